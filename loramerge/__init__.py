@@ -1,0 +1,45 @@
+"""loramerge: adapter algebra for diffusion models.
+
+Layers, each importing only those to its right: `cli` → `verbs` → `library` → `stream` → `algebra` →
+`adapter`, `checkpoint` → `dialects` → `families` → `files` → `errors`, `events`. The names below are
+loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Adapter": "loramerge.adapter",
+    "LoramergeError": "loramerge.errors",
+    "Weight": "loramerge.algebra.weights",
+    "bake": "loramerge.api",
+    "diff": "loramerge.api",
+    "inspect": "loramerge.api",
+    "load": "loramerge.api",
+    "mix": "loramerge.api",
+    "resize": "loramerge.api",
+    "save": "loramerge.api",
+}
+
+__all__ = [*sorted(_LAZY), "__version__"]
+
+if TYPE_CHECKING:
+    from loramerge.adapter import Adapter
+    from loramerge.algebra.weights import Weight
+    from loramerge.api import bake, diff, inspect, load, mix, resize, save
+    from loramerge.errors import LoramergeError
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,169 @@
+"""The adapter: an ordered mapping from sites to deltas, and everything known about its file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loramerge.adapter.delta import Delta, Site
+from loramerge.dialects.detect import Detection
+from loramerge.errors import AdapterError, listed
+from loramerge.families import Family
+from loramerge.files.tensors import Tensor
+
+__all__ = ["Account", "Adapter", "Info", "Problem", "WIDTH", "widest"]
+
+# order of width; what two different types of one width widen to is in `widest`
+WIDTH = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 1, "F32": 2, "F64": 3}
+
+
+def widest(dtypes: set[str]) -> str:
+    """Return the narrowest type that holds every value of the given float types; never float8.
+
+    The result does not depend on an order: float16 and bfloat16 together need float32.
+    """
+    floats = {dtype for dtype in dtypes if dtype in WIDTH}
+    top = max((WIDTH[dtype] for dtype in floats), default=2)
+    if top == 0:
+        return "F16"
+    if top == 1:
+        halves = {dtype for dtype in floats if WIDTH[dtype] == 1}
+        return halves.pop() if len(halves) == 1 else "F32"
+    return "F32" if top == 2 else "F64"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with an adapter's content, as `inspect` lists it.
+
+    Args:
+        severity: `error` (operations refuse), `warning` or `note`.
+        code: short and stable, e.g. `missing-partner`.
+    """
+
+    severity: str
+    code: str
+    module: str | None
+    message: str
+    remedy: str
+
+
+@dataclass
+class Account:
+    """What became of every tensor of the file; each key is in exactly one of the three."""
+
+    used: list[str] = field(default_factory=list)
+    carried: list[str] = field(default_factory=list)
+    unknown: dict[str, str | None] = field(default_factory=dict)  # key → nearest known key
+
+
+@dataclass
+class Info:
+    """What is known about an adapter beside its deltas.
+
+    Args:
+        path: where it was read from, None for a computed one.
+        size: bytes of that file or folder.
+        dialects: dialect → number of modules spelled so.
+        spelling: (site, role) → (dialect, key) as the file spells it, in file order.
+        configs: component → PEFT configuration (`''` where there is one for all).
+        dtype: float type to write by default (safetensors name), None: the widest stored.
+    """
+
+    path: str | None = None
+    size: int | None = None
+    dialects: dict[str, int] = field(default_factory=dict)
+    detection: Detection = field(default_factory=lambda: Detection((), "made in memory"))
+    metadata: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    problems: list[Problem] = field(default_factory=list)
+    spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
+    dtype: str | None = None
+
+    @property
+    def dialect(self) -> str | None:
+        """The one dialect of the file, or the one most of its modules are in."""
+        return max(self.dialects, key=lambda name: self.dialects[name], default=None)
+
+
+@dataclass
+class Adapter:
+    """Deltas by site, embeddings carried along, and `info`."""
+
+    deltas: dict[Site, Delta]
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    info: Info = field(default_factory=Info)
+
+    @property
+    def family(self) -> Family | None:
+        """The family, if it is known for sure."""
+        return self.info.detection.family
+
+    @property
+    def label(self) -> str:
+        """The file's path, or a word for one that was computed."""
+        return self.info.path or "the computed adapter"
+
+    @property
+    def dtype(self) -> str:
+        """The float type results are written in by default."""
+        if self.info.dtype is not None:
+            return self.info.dtype
+        return widest({t.dtype for delta in self.deltas.values() for t in delta.stored().values()})
+
+    def modules(self) -> Iterator[tuple[str, Delta]]:
+        """Yield (name, delta) of every site."""
+        for site, delta in self.deltas.items():
+            yield site.name, delta
+
+    def kinds(self) -> dict[str, int]:
+        """Count sites by kind."""
+        return dict(Counter(delta.kind for delta in self.deltas.values()))
+
+    def components(self) -> dict[str, int]:
+        """Count sites by component."""
+        return dict(Counter(site.component for site in self.deltas))
+
+    def ranks(self) -> dict[int, int]:
+        """Count sites by rank, low-rank kinds only."""
+        found = Counter(d.rank for d in self.deltas.values() if d.rank is not None)
+        return dict(sorted(found.items()))
+
+    def alphas(self) -> dict[float, int]:
+        """Count sites by the alpha the file states."""
+        found = Counter(d.alpha for d in self.deltas.values() if d.alpha is not None)
+        return dict(sorted(found.items()))
+
+    def dtypes(self) -> dict[str, int]:
+        """Count stored tensors by type (alphas apart)."""
+        return dict(Counter(t.dtype for d in self.deltas.values() for t in d.stored().values()))
+
+    def with_deltas(self, deltas: Mapping[Site, Delta], **info: Any) -> Adapter:
+        """Return an adapter of other deltas that keeps embeddings and what is known."""
+        return Adapter(dict(deltas), dict(self.embeddings), replace(self.info, **info))
+
+    def require_sound(self) -> Adapter:
+        """Return self, or refuse to compute with an adapter whose content is broken.
+
+        Raises:
+            AdapterError: listing every error found when the file was read.
+        """
+        errors = [p for p in self.info.problems if p.severity == "error"]
+        if errors:
+            raise AdapterError(
+                "; ".join(sorted({p.message for p in errors})[:5]),
+                file=self.info.path,
+                module=listed([p.module for p in errors if p.module], 5),
+                hint=errors[0].remedy,
+            )
+        if not self.deltas:
+            raise AdapterError(
+                "no tensor of this file belongs to an adapter that loramerge knows",
+                file=self.info.path,
+                found=listed(list(self.info.account.unknown), 3) or "an empty file",
+                hint="loramerge dialects lists what can be read",
+            )
+        return self

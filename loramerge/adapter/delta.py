@@ -1,0 +1,156 @@
+"""The canonical model's small parts: sites, and the abstract delta that every kind implements."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from loramerge.errors import NotLowRank, NumericsError
+from loramerge.families import Parameter
+from loramerge.files.tensors import ArrayTensor, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["AddRows", "Delta", "Site", "cast", "values"]
+
+# (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
+# `base rows` are the same rows of the unmodified weight, as floats.
+AddRows = Callable[[int, int, Any, Any, bool], None]
+
+
+class Site(NamedTuple):
+    """Where a delta lies: one module, or the several that a file stores fused; and the parameter."""
+
+    modules: tuple[str, ...]
+    parameter: Parameter = "weight"
+
+    @property
+    def name(self) -> str:
+        """The name for people: the module's, with `.bias` where it is the bias."""
+        joined = "+".join(self.modules)
+        return joined if self.parameter == "weight" else f"{joined}.{self.parameter}"
+
+    @property
+    def component(self) -> str:
+        """The component all its modules belong to."""
+        return self.modules[0].partition(".")[0]
+
+
+class Delta(ABC):
+    """ΔW of one site. Immutable; one final class per kind.
+
+    Attributes:
+        kind: `lora`, `tucker`, `full`, `bias`, `norm`, `set`, or a kind not computed with yet.
+        shape: `(out, in)`, `(out, in, kh, kw)`, or `(n,)` for biases and norms.
+    """
+
+    needs_base: ClassVar[bool] = False
+    splits_exactly: ClassVar[bool] = True
+
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the exact low-rank form, or None if there is none."""
+        return None
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha the file states (scale = alpha / rank), or None where it states none."""
+        return None
+
+    def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
+        """Return the exact low-rank form with the scale folded into up.
+
+        Returns:
+            up `(out, r)` and down `(r, in·kh·kw)` of numpy dtype `dtype`.
+
+        Raises:
+            NotLowRank: if this kind has no such form.
+        """
+        raise NotLowRank(f"a delta of kind {self.kind} has no exact low-rank form")
+
+    @abstractmethod
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        """Return ΔW as an array of `shape`.
+
+        Args:
+            base: the unmodified weight, needed where `needs_base`.
+            dtype: numpy float dtype of the computation and the result.
+        """
+
+    @abstractmethod
+    def scaled(self, weight: float) -> Delta:
+        """Return `weight · ΔW`, exactly."""
+
+    @abstractmethod
+    def stored(self) -> Mapping[str, Tensor]:
+        """Return the tensors as they are in the file, by role."""
+
+    @abstractmethod
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        """Return the tensors to write, by role.
+
+        Args:
+            dtype: safetensors name of the float type to write, or None to keep the stored one.
+            alpha: whether the target keeps alpha; otherwise the scale is folded into up.
+
+        Raises:
+            NumericsError: if a value does not fit the type.
+        """
+
+    def conformed(self, shape: tuple[int, ...]) -> Delta:
+        """Return the same delta with the axes of `shape`, if only 1×1 kernels tell them apart."""
+        return self
+
+    @abstractmethod
+    def row_adder(self, dtype: str = "float32") -> AddRows:
+        """Return a function that puts or adds row ranges of ΔW (flattened to `(out, in·kh·kw)`).
+
+        Its memory is that of the factors and one block of rows, never of ΔW.
+        """
+
+    @property
+    def flat_shape(self) -> tuple[int, int]:
+        """`(out, in·kh·kw)`; a vector counts as one column."""
+        return self.shape[0], math.prod(self.shape[1:])
+
+
+def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> Array:
+    """Return a tensor's values as floats of a numpy dtype, reshaped."""
+    array = tensor.numpy()
+    array = array.astype(dtype, copy=False)
+    return array if shape is None else array.reshape(shape)
+
+
+def cast(array: Array, dtype: str, what: str) -> ArrayTensor:
+    """Return an array rounded to a safetensors float type, to nearest.
+
+    Raises:
+        NumericsError: if a finite value becomes infinite, or a value is not finite to begin with.
+    """
+    import numpy as np
+
+    from loramerge.files.dtypes import DTYPES, numpy_dtype
+
+    if not np.isfinite(array).all():
+        raise NumericsError(
+            "NaN or infinity in the result",
+            module=what,
+            hint="inspect --deep shows which input holds it",
+        )
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = array.astype(numpy_dtype(dtype))
+    if not np.isfinite(rounded.astype("float32")).all():
+        raise NumericsError(
+            f"values up to {np.abs(array).max():.3g} do not fit {DTYPES[dtype].word}",
+            module=what,
+            hint="give --dtype float32 or --dtype bfloat16",
+        )
+    return ArrayTensor(rounded)

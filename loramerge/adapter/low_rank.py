@@ -1,0 +1,272 @@
+"""Low-rank deltas: LoRA of linear layers and convolutions, and LoCon with a Tucker core."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from loramerge.adapter.delta import AddRows, Delta, cast, values
+from loramerge.errors import NumericsError, ShapeError
+from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["LowRank", "Scale", "Tucker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the factors are multiplied by: `weight · alpha / rank` (rsLoRA: `/ sqrt(rank)`).
+
+    Args:
+        alpha: as the file states it; None means alpha = rank.
+        stored: the tensor alpha was read from, if it was one.
+        root: rsLoRA, divide by the square root of the rank.
+        weight: the user's coefficient.
+    """
+
+    alpha: float | None = None
+    stored: Tensor | None = None
+    root: bool = False
+    weight: float = 1.0
+
+    def value(self, rank: int) -> float:
+        """Return the factor for a rank."""
+        if self.alpha is None:
+            return self.weight
+        return self.weight * self.alpha / (math.sqrt(rank) if self.root else rank)
+
+
+def _scaled_up(up: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
+    """Return up times a factor in its own or another float type; untouched if nothing changes."""
+    target = dtype or up.dtype
+    if factor == 1.0 and target == up.dtype:
+        return up
+    wide = "float64" if "F64" in (target, up.dtype) else "float32"
+    return cast(values(up, wide) * factor, target, what)
+
+
+def _converted(tensor: Tensor, dtype: str | None, what: str) -> Tensor:
+    return _scaled_up(tensor, 1.0, dtype, what)
+
+
+def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tensor | None]:
+    """Return what to multiply up by, and the alpha tensor to write.
+
+    Alpha is written as it was read where nothing changed; otherwise as float32, never negative: a
+    sign goes into up, because some programs search for a positive scale in a loop.
+    """
+    value = scale.value(rank)
+    if not alpha:
+        return value, None
+    if scale.stored is not None and scale.weight == 1.0 and not scale.root:
+        return 1.0, scale.stored
+    sign = -1.0 if value < 0 else 1.0
+    single = struct.pack("<f", abs(value) * rank)
+    # what float32 cannot hold of alpha (a rounding of 6e-8) is not worth rounding up again
+    if abs(value) * rank != 0 and struct.unpack("<f", single)[0] in (0.0, math.inf):
+        raise NumericsError(f"alpha {abs(value) * rank:.3g} does not fit float32")
+    return sign, RawTensor(single, "F32", ())
+
+
+def _product_adder(up: Array, down: Array) -> AddRows:
+    import numpy as np
+
+    def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+        if fresh:
+            np.matmul(up[start:stop], down, out=out)
+        else:
+            out += up[start:stop] @ down
+
+    return add
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank(Delta):
+    """`ΔW = scale · up @ down`.
+
+    Args:
+        up: `(out, r)`, or `(out, r, 1, 1)` for convolutions.
+        down: `(r, in)`, or `(r, in, kh, kw)`.
+        shape: of ΔW.
+    """
+
+    up: Tensor
+    down: Tensor
+    shape: tuple[int, ...]
+    scale: Scale = Scale()
+
+    kind: ClassVar[str] = "lora"  # type: ignore[misc]  # fixed by the class, per instance elsewhere
+
+    @classmethod
+    def of(cls, up: Tensor, down: Tensor, scale: Scale = Scale(), what: str = "") -> LowRank:
+        """Make the delta of two stored factors, checking that they fit.
+
+        Raises:
+            ShapeError: if the inner ranks differ or the axes cannot be those of a LoRA.
+        """
+        inner = len(up.shape) in (2, 4) and math.prod(up.shape[2:]) == 1
+        if not inner or len(down.shape) not in (2, 3, 4, 5) or up.shape[1] != down.shape[0]:
+            raise ShapeError(
+                "up and down do not fit together",
+                module=what,
+                expected="up (out, r) and down (r, in) or (r, in, kh, kw)",
+                found=f"up {list(up.shape)} and down {list(down.shape)}",
+            )
+        return cls(up, down, (up.shape[0], *down.shape[1:]), scale)
+
+    @classmethod
+    def from_arrays(cls, up: Array, down: Array, shape: tuple[int, ...]) -> LowRank:
+        """Make the delta of computed factors `(out, r)` and `(r, in·kh·kw)`; alpha is the rank."""
+        rank = up.shape[1]
+        tail = (1, 1) if len(shape) == 4 else ()
+        return cls(
+            ArrayTensor(up.reshape(shape[0], rank, *tail)),
+            ArrayTensor(down.reshape(rank, *shape[1:])),
+            shape,
+            Scale(float(rank)),
+        )
+
+    def conformed(self, shape: tuple[int, ...]) -> LowRank:
+        """Return the same delta with the axes of `shape`, where they differ by 1×1 kernels only."""
+        if len(shape) == len(self.shape) or shape[:2] != self.shape[:2]:
+            return self
+        tail = (1, 1) if len(shape) == 4 else ()
+        if math.prod(shape[2:]) != 1 or math.prod(self.shape[2:]) != 1:
+            return self
+        return replace(
+            self,
+            up=self.up.reshaped((*self.up.shape[:2], *tail)),
+            down=self.down.reshaped((*self.down.shape[:2], *tail)),
+            shape=shape,
+        )
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def alpha(self) -> float | None:
+        return self.scale.alpha
+
+    def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
+        up = values(self.up, dtype, (self.shape[0], self.rank))
+        down = values(self.down, dtype, (self.rank, math.prod(self.shape[1:])))
+        scale = self.scale.value(self.rank)
+        return (up if scale == 1.0 else up * scale), down
+
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        up, down = self.factors(dtype)
+        return (up @ down).reshape(self.shape)
+
+    def scaled(self, weight: float) -> LowRank:
+        return replace(self, scale=replace(self.scale, weight=self.scale.weight * weight))
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return {"up": self.up, "down": self.down}
+
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
+        roles: dict[str, Tensor] = {
+            "up": _scaled_up(self.up, factor, dtype, "up"),
+            "down": _converted(self.down, dtype, "down"),
+        }
+        if tensor is not None:
+            roles["alpha"] = tensor
+        return roles
+
+    def row_adder(self, dtype: str = "float32") -> AddRows:
+        return _product_adder(*self.factors(dtype))
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Tucker(Delta):
+    """`ΔW[o,i,h,w] = scale · Σ_pq up[o,p] mid[p,q,h,w] down[q,i]`: a convolution with a small core.
+
+    Args:
+        up: `(out, r, 1, 1)`; mid: `(r, r, kh, kw)`; down: `(r, in, 1, 1)`.
+
+    Its exact low-rank form contracts mid with down and keeps the rank.
+    """
+
+    up: Tensor
+    down: Tensor
+    mid: Tensor
+    shape: tuple[int, ...]
+    scale: Scale = Scale()
+
+    kind: ClassVar[str] = "tucker"  # type: ignore[misc]
+
+    @classmethod
+    def of(
+        cls, up: Tensor, down: Tensor, mid: Tensor, scale: Scale = Scale(), what: str = ""
+    ) -> Tucker:
+        """Make the delta of three stored factors, checking that they fit.
+
+        Raises:
+            ShapeError: if the ranks differ.
+        """
+        fits = (
+            len(mid.shape) == 4
+            and up.shape[1:2] == mid.shape[:1]
+            and down.shape[:1] == mid.shape[1:2]
+            and math.prod(up.shape[2:]) == math.prod(down.shape[2:]) == 1
+        )
+        if not fits:
+            raise ShapeError(
+                "up, mid and down do not fit together",
+                module=what,
+                expected="up (out, r, 1, 1), mid (r, r, kh, kw), down (r, in, 1, 1)",
+                found=f"up {list(up.shape)}, mid {list(mid.shape)}, down {list(down.shape)}",
+            )
+        return cls(up, down, mid, (up.shape[0], down.shape[1], *mid.shape[2:]), scale)
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def alpha(self) -> float | None:
+        return self.scale.alpha
+
+    def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
+        import numpy as np
+
+        rank, inner = self.mid.shape[:2]
+        up = values(self.up, dtype, (self.shape[0], rank)) * self.scale.value(rank)
+        mid = values(self.mid, dtype)
+        down = values(self.down, dtype, (inner, self.shape[1]))
+        joined = np.einsum("pqhw,qi->pihw", mid, down, optimize=True)
+        return up, joined.reshape(rank, -1)
+
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        up, down = self.factors(dtype)
+        return (up @ down).reshape(self.shape)
+
+    def scaled(self, weight: float) -> Tucker:
+        return replace(self, scale=replace(self.scale, weight=self.scale.weight * weight))
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return {"up": self.up, "down": self.down, "mid": self.mid}
+
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
+        roles: dict[str, Tensor] = {
+            "up": _scaled_up(self.up, factor, dtype, "up"),
+            "down": _converted(self.down, dtype, "down"),
+            "mid": _converted(self.mid, dtype, "mid"),
+        }
+        if tensor is not None:
+            roles["alpha"] = tensor
+        return roles
+
+    def row_adder(self, dtype: str = "float32") -> AddRows:
+        return _product_adder(*self.factors(dtype))

@@ -1,0 +1,135 @@
+"""The strings in an adapter's header: what survives an operation, and what must be made anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.delta import Site
+
+__all__ = ["combined", "tags", "training_metadata", "trigger_words"]
+
+# Describe the stored tensors and would be wrong after any change.
+_STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})
+_STRUCTURE = frozenset({"lora_adapter_metadata", "unet", "text_encoder"})
+_TAGS = "ss_tag_frequency"
+_BASE_VERSIONS = {
+    "sd15": "sd_v1",
+    "sd21": "sd_v2",
+    "sdxl": "sdxl_base_v1-0",
+    "sdxl-refiner": "sdxl_refiner_v1-0",
+}
+
+
+def _is_structure(key: str, value: str) -> bool:
+    """Say whether an entry describes how the file is laid out, and not how it was trained."""
+    positional = key.endswith(":rank") and key.startswith(("unet:", "text_encoder:"))
+    return key in _STALE or key in _STRUCTURE or positional or value == "<embed>"
+
+
+def training_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries that stay true when the tensors change."""
+    return {k: v for k, v in metadata.items() if not _is_structure(k, v)}
+
+
+def combined(metadatas: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Unite the training metadata of several adapters, whatever their order.
+
+    What all that have it agree on is kept; tag counts are added up; the rest contradicts itself in
+    the result and is left out.
+    """
+    cleaned = [training_metadata(metadata) for metadata in metadatas]
+    keys = sorted({key for metadata in cleaned for key in metadata})
+    result: dict[str, str] = {}
+    for key in keys:
+        found = {metadata[key] for metadata in cleaned if key in metadata}
+        if len(found) == 1:
+            result[key] = found.pop()
+        elif key == _TAGS:
+            result[key] = _united_tags(m[key] for m in cleaned if key in m)
+    return result
+
+
+def _tag_tables(raw: str) -> dict[str, dict[str, int]]:
+    try:
+        content = json.loads(raw)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    tables = {}
+    for folder, table in content.items():
+        if isinstance(table, dict):
+            tables[str(folder)] = {
+                str(tag): int(n) for tag, n in table.items() if isinstance(n, (int, float))
+            }
+    return tables
+
+
+def _united_tags(raws: Iterable[str]) -> str:
+    united: dict[str, dict[str, int]] = {}
+    for raw in raws:
+        for folder, table in _tag_tables(raw).items():
+            counts = united.setdefault(folder, {})
+            for tag, n in table.items():
+                counts[tag] = counts.get(tag, 0) + n
+    ordered = {f: dict(sorted(t.items())) for f, t in sorted(united.items())}
+    return json.dumps(ordered, ensure_ascii=False)
+
+
+def tags(metadata: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Return (tag, count) over all training folders, most frequent first."""
+    counts: dict[str, int] = {}
+    for table in _tag_tables(metadata.get(_TAGS, "")).values():
+        for tag, n in table.items():
+            name = tag.strip()
+            counts[name] = counts.get(name, 0) + n
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
+    """Return the words that call what the adapter learned, as far as its metadata tells.
+
+    `modelspec.trigger_phrase` is what the author states. Without it, kohya's folder names
+    (`10_zuzu cat`, repeats and words) are what the trainer used.
+    """
+    stated = metadata.get("modelspec.trigger_phrase", "")
+    if stated.strip():
+        return [word.strip() for word in stated.split(",") if word.strip()]
+    words = []
+    for folder in _tag_tables(metadata.get(_TAGS, "")):
+        repeats, _, name = folder.partition("_")
+        if repeats.isdigit() and name:
+            words.append(name)
+    embedded = [key for key, value in metadata.items() if value == "<embed>"]
+    return words + embedded
+
+
+def trained_on(metadata: Mapping[str, str]) -> str | None:
+    """Return what the metadata says the adapter was trained on."""
+    for key in ("ss_sd_model_name", "modelspec.architecture", "ss_base_model_version"):
+        if metadata.get(key):
+            return metadata[key]
+    return None
+
+
+def network_metadata(adapter: Adapter, deltas: Mapping[Site, Any]) -> dict[str, str]:
+    """Return kohya's `ss_network_*` entries and base version for the deltas as written."""
+    ranks = {d.rank for d in deltas.values() if d.rank is not None}
+    alphas = {d.scale.value(d.rank) * d.rank for d in deltas.values() if hasattr(d, "scale")}
+    if not ranks:
+        return {}
+    entries = {
+        "ss_network_module": adapter.info.metadata.get("ss_network_module", "networks.lora"),
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{abs(alphas.pop()):g}" if len(alphas) == 1 else "Dynamic",
+    }
+    family = adapter.family
+    if family is not None and family.name in _BASE_VERSIONS:
+        version = adapter.info.metadata.get("ss_base_model_version", _BASE_VERSIONS[family.name])
+        entries["ss_base_model_version"] = version
+        if family.name in ("sd15", "sd21"):
+            entries["ss_v2"] = str(family.name == "sd21")
+    return entries

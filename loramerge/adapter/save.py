@@ -1,0 +1,481 @@
+"""Adapter → file in a dialect."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.low_rank import LowRank
+from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
+from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
+from loramerge.dialects.tables import PEFT_ALONE, positions
+from loramerge.errors import (
+    FormatError,
+    LoramergeError,
+    MissingExtra,
+    NotExpressible,
+    NumericsError,
+    listed,
+)
+from loramerge.families import Family
+from loramerge.families.clip import without_text_model
+from loramerge.files.dtypes import DTYPES
+from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.files.writer import AtomicFile, AtomicFolder, check_target, write_bytes, write_tensors
+
+__all__ = ["Encoded", "choose_dialect", "encode", "save", "suffix_of"]
+
+_SECTION_TITLES = {"unet": '["CrossAttention", "Attention", "GEGLU"]', "text_encoder": '["CLIPAttention"]'}
+
+
+@dataclass
+class Encoded:
+    """What will be written: tensors in order, the header's strings, PEFT configurations.
+
+    Args:
+        components: key → component, where a configuration of each component is written.
+    """
+
+    dialect: Dialect
+    tensors: list[tuple[str, Tensor]]
+    metadata: dict[str, str]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    components: dict[str, str] = field(default_factory=dict)
+
+
+def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
+    """Return the dialect to write: the one named, else the inputs' if they agree, else the common.
+
+    Args:
+        to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
+    """
+    if to is not None:
+        return dialect(PROGRAMS.get(to, to) if to not in DIALECTS else to)
+    found = {adapter.info.dialect for adapter in adapters if adapter.info.dialect}
+    if len(found) == 1:
+        return DIALECTS[found.pop()]
+    families = {a.family.common_dialect for a in adapters if a.family is not None}
+    return DIALECTS[families.pop()] if len(families) == 1 else DIALECTS["kohya"]
+
+
+def suffix_of(target: Dialect) -> str:
+    """Return the file name suffix of a dialect's outputs: none for folders."""
+    return "" if target.folder else ".safetensors"
+
+
+def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encoded:
+    """Spell an adapter in a dialect.
+
+    Sites that the file already spelled in this dialect keep their keys and bytes as far as they did
+    not change.
+
+    Args:
+        dtype: safetensors name of the float type to write; None for the adapter's own, which for
+            one that was just loaded means every tensor as it is stored.
+
+    Raises:
+        NotExpressible: listing every module the dialect has no words for.
+        NumericsError: if values do not fit the type.
+    """
+    dtype = dtype or adapter.info.dtype
+    pairs: dict[str, Tensor] = {}
+    order = {entry: i for i, entry in enumerate(adapter.info.spelling.values())}
+    missing: list[str] = []
+    written: dict[Site, Delta] = {}
+    components: dict[str, str] = {}
+    for site, delta in adapter.deltas.items():
+        spelled = _spelled_before(adapter, site, target)
+        delta = delta if spelled else _conformed(adapter, site, delta)
+        try:
+            roles = _roles(adapter, site, delta, target, dtype, spelled)
+        except LoramergeError as error:
+            error.module = f"{site.name} ({error.module})" if error.module else site.name
+            error.file = error.file or adapter.info.path
+            raise
+        for role, tensor in roles.items():
+            key = _key(adapter, site, role, target)
+            if key is None:
+                missing.append(f"{site.name} ({role})")
+            elif key in pairs:
+                raise FormatError("two deltas would be written under one key", module=key)
+            else:
+                pairs[key] = tensor
+                components[key] = site.component
+        written[site] = delta
+    if missing:
+        raise NotExpressible(
+            f"{len(missing)} tensors cannot be said in the dialect {target.name}",
+            file=adapter.info.path,
+            module=listed(missing, 8),
+            expected=target.writable,
+            hint=_way_out(adapter, target),
+        )
+    _add_embeddings(adapter, target, pairs)
+    if target.name == "lora_diffusion":
+        _fill_positions(adapter, pairs, dtype)
+    encoded = Encoded(target, _ordered(pairs, order, target), _metadata(adapter, target, pairs, written))
+    if target.alpha == "config":
+        encoded.configs = {
+            component: _peft_config(adapter, component, deltas)
+            for component, deltas in _by_component(adapter, written).items()
+        }
+        encoded.components = components
+    return encoded
+
+
+def _spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
+    return any(
+        adapter.info.spelling.get((site, role), ("",))[0] == target.name
+        for role in ("up", "diff", "diff_b", "w_norm", "b_norm", "set_weight", "set_bias")
+    )
+
+
+def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
+    """Give a delta the axes its module has in the family (1×1 kernels only)."""
+    naming = adapter.info.detection.naming
+    module = naming.find(site.modules[0]) if naming else None
+    return delta.conformed(module.shape) if module is not None else delta
+
+
+def _keeps_alpha(adapter: Adapter, site: Site, target: Dialect) -> bool:
+    """Say whether alpha is kept beside the factors, rather than folded into up.
+
+    The header of a diffusers file can hold alphas, but programs other than diffusers ignore them;
+    so they stay there only for files that came with them.
+    """
+    if target.alpha == "header":
+        return site.component in adapter.info.configs and _spelled_before(adapter, site, target)
+    return target.alpha in ("tensor", "config")
+
+
+def _roles(
+    adapter: Adapter, site: Site, delta: Delta, target: Dialect, dtype: str | None, spelled: bool
+) -> dict[str, Tensor]:
+    keeps = _keeps_alpha(adapter, site, target)
+    if keeps and target.alpha != "tensor" and isinstance(delta, LowRank):
+        # the scale goes into the configuration, its sign into up
+        sign = math.copysign(1.0, delta.scale.value(delta.rank))
+        bare = LowRank(delta.up, delta.down, delta.shape).scaled(sign)
+        return bare.encoded(dtype, alpha=False)
+    roles = delta.encoded(dtype, alpha=keeps)
+    if spelled and "alpha" in roles and (site, "alpha") not in adapter.info.spelling:
+        rank = delta.rank
+        if rank is not None and roles["alpha"].item() == rank:
+            del roles["alpha"]  # the file had none, and it would say nothing
+    return roles
+
+
+def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None:
+    known = adapter.info.spelling.get((site, role))
+    if known is not None and known[0] == target.name:
+        return known[1]
+    if len(site.modules) != 1:
+        return None
+    module = site.modules[0]
+    naming = adapter.info.detection.naming
+    if naming is not None:
+        return target.key(naming, module, role)
+    if target.name not in adapter.info.dialects:
+        return None
+    suffixes = next((f.suffixes[role] for f in target.forms if role in f.suffixes), None)
+    return target.opaque_stem(module) + suffixes[0] if suffixes else None
+
+
+def _way_out(adapter: Adapter, target: Dialect) -> str:
+    if adapter.info.detection.naming is None:
+        return (
+            "the family is unknown, so only the file's own dialect can be written: "
+            f"--to {adapter.info.dialect}"
+        )
+    others = [d.name for d in DIALECTS.values() if d.name not in (target.name, "lora_diffusion")]
+    return f"write another dialect: --to {others[0]}"
+
+
+def _ordered(
+    pairs: Mapping[str, Tensor], order: Mapping[tuple[str, str], int], target: Dialect
+) -> list[tuple[str, Tensor]]:
+    """Lay tensors out as the source file did where it spelled all of them, else as safetensors does.
+
+    The second order (wide types first, then by name) keeps every tensor aligned.
+    """
+    if all((target.name, key) in order for key in pairs):
+        return sorted(pairs.items(), key=lambda pair: order[target.name, pair[0]])
+    return sorted(pairs.items(), key=lambda pair: (-DTYPES[pair[1].dtype].bits, pair[0]))
+
+
+def _metadata(
+    adapter: Adapter, target: Dialect, pairs: Mapping[str, Tensor], written: Mapping[Site, Delta]
+) -> dict[str, str]:
+    metadata = training_metadata(adapter.info.metadata)
+    if target.name == "kohya":
+        metadata |= network_metadata(adapter, written)
+    if target.name == "diffusers":
+        metadata |= {"lora_adapter_metadata": _header_config(adapter, target, written)}
+        metadata.setdefault("format", "pt")
+    if target.name == "lora_diffusion":
+        for component, title in _SECTION_TITLES.items():
+            ups = [k for k in pairs if k.startswith(f"{component}:") and k.endswith(":up")]
+            if ups:
+                metadata[component] = title
+                metadata |= {f"{k[:-3]}:rank": str(pairs[k].shape[1]) for k in ups}
+        metadata |= {key: "<embed>" for key in pairs if key.startswith("<")}
+    return metadata
+
+
+def _by_component(
+    adapter: Adapter, deltas: Mapping[Site, Delta]
+) -> dict[str, dict[str, Delta]]:
+    """Group deltas by component and path; an unknown family has one component, ''.
+
+    Configurations name modules, and PEFT matches the ends of names: without `text_model.` they fit
+    the text encoders of every version of transformers.
+    """
+    opaque = adapter.info.detection.naming is None
+    found: dict[str, dict[str, Delta]] = {}
+    for site, delta in deltas.items():
+        component, _, path = site.modules[0].partition(".")
+        if opaque:
+            component, path = "", site.modules[0]
+        found.setdefault(component, {})[without_text_model(path)] = delta
+    return found
+
+
+def _patterns(deltas: Mapping[str, Delta], *, scaled: bool) -> dict[str, Any]:
+    """Return r, lora_alpha and the patterns that give every module its rank and scale."""
+    low_rank = {path: d for path, d in deltas.items() if isinstance(d, LowRank)}
+    ranks = {path: d.rank for path, d in low_rank.items()}
+    alphas = {
+        path: abs(d.scale.value(d.rank)) * d.rank if scaled else float(d.rank)
+        for path, d in low_rank.items()
+    }
+    rank = _commonest(ranks.values(), 8)
+    alpha = _commonest(alphas.values(), float(rank))
+    return {
+        "r": rank,
+        "lora_alpha": _plain(alpha),
+        "rank_pattern": {p: r for p, r in sorted(ranks.items()) if r != rank},
+        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != alpha},
+    }
+
+
+def _commonest(found: Any, default: Any) -> Any:
+    counts = Counter(found)
+    return min(counts, key=lambda v: (-counts[v], v)) if counts else default
+
+
+def _plain(alpha: float) -> float | int:
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Delta]) -> str:
+    """Return diffusers' `lora_adapter_metadata`: the configuration of every component, flattened.
+
+    Ranks and alphas are stated for every module, so that files of mixed ranks load at the right
+    strength also where a reader would guess one alpha for all.
+    """
+    flat: dict[str, Any] = {}
+    for component, deltas in _by_component(adapter, written).items():
+        scaled = any(
+            _keeps_alpha(adapter, site, target) for site in written if site.component == component
+        )
+        own = adapter.info.configs.get(component, {})
+        config = own | _patterns(deltas, scaled=scaled)
+        config |= {"target_modules": sorted(deltas), "use_rslora": False, "peft_type": "LORA"}
+        flat |= {f"{component}.{name}": value for name, value in config.items()}
+    return json.dumps(flat, sort_keys=True)
+
+
+def _peft_config(
+    adapter: Adapter, component: str, deltas: Mapping[str, Delta]
+) -> dict[str, Any]:
+    """Return adapter_config.json of a component; what the source stated beside is kept."""
+    configs = adapter.info.configs
+    own = configs.get(component, configs.get("", {})) if adapter.info.dialect == "peft" else {}
+    config: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "inference_mode": True, **own}
+    config |= _patterns(deltas, scaled=True) | {"use_rslora": False, "use_dora": False}
+    targets = sorted(path for path, d in deltas.items() if d.rank is not None)
+    kept = own.get("target_modules")
+    covered = isinstance(kept, list) and all(
+        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
+    )
+    config["target_modules"] = kept if covered else targets
+    replaced = sorted(path for path, d in deltas.items() if d.kind == "set")
+    if replaced or own.get("modules_to_save"):
+        config["modules_to_save"] = own.get("modules_to_save") or replaced
+    return config
+
+
+def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) -> None:
+    for key, tensor in adapter.embeddings.items():
+        if target.folder or target.name in ("diffusers", "diffusers-legacy"):
+            raise NotExpressible(
+                f"the dialect {target.name} cannot carry the embeddings of this adapter",
+                file=adapter.info.path,
+                module=key,
+                hint="write kohya (--to kohya), or leave them out with --embeddings none",
+            )
+        spelled, shape = _embedding_spelling(key, tensor.shape, target)
+        pairs[spelled] = tensor.reshaped(shape)
+
+
+_BUNDLE, _BUNDLE_TAIL = "bundle_emb.", ".string_to_param.*"
+
+
+def _embedding_spelling(
+    key: str, shape: tuple[int, ...], target: Dialect
+) -> tuple[str, tuple[int, ...]]:
+    """Return key and shape of a carried embedding.
+
+    lora_diffusion has `<token>` with one vector `(dim,)`; kohya files carry A1111's and LyCORIS'
+    `bundle_emb.token.string_to_param.*` with `(vectors, dim)`.
+    """
+    if target.name == "kohya" and not key.startswith(_BUNDLE):
+        return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (1, *shape)
+    if target.name == "lora_diffusion" and key.startswith(_BUNDLE):
+        if key.endswith(_BUNDLE_TAIL) and len(shape) == 2 and shape[0] == 1:
+            return f"<{key[len(_BUNDLE) : -len(_BUNDLE_TAIL)]}>", shape[1:]
+        raise NotExpressible(
+            "lora_diffusion holds one vector per embedding", module=key, found=list(shape)
+        )
+    return key, shape
+
+
+def _fill_positions(adapter: Adapter, pairs: dict[str, Tensor], dtype: str | None) -> None:
+    """Write zeros where a positional list has no delta: loaders count, so no place may be empty."""
+    family = adapter.info.detection.naming
+    assert family is not None  # unknown families are not expressible and were refused before
+    kind = dtype or adapter.dtype
+    for component in ("unet", "text_encoder"):
+        stems = _positional_stems(family, component)
+        if not any(f"{stem}:up" in pairs for stem in stems):
+            continue
+        for stem, module in stems.items():
+            if f"{stem}:up" not in pairs:
+                found = family.find(module)
+                assert found is not None
+                rows, columns = found.shape[0], math.prod(found.shape[1:])
+                for role, shape in (("up", (rows, 1)), ("down", (1, columns))):
+                    size = math.prod(shape) * DTYPES[kind].bits // 8
+                    pairs[f"{stem}:{role}"] = RawTensor(bytes(size), kind, shape)
+
+
+def _positional_stems(family: Family, component: str) -> dict[str, str]:
+    count = len(positions(family, component))
+    table = stem_table(DIALECTS["lora_diffusion"], family)
+    return {f"{component}:{i}": table[f"{component}:{i}"].module for i in range(count)}
+
+
+def save(
+    adapter: Adapter,
+    path: str | PathLike[str],
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Write an adapter atomically.
+
+    Args:
+        path: file, or folder for the dialect `peft`; `.pt` writes lora_diffusion's lists.
+        to: dialect or program; None keeps the adapter's own.
+        dtype: safetensors name of the float type, None for the adapter's.
+        metadata: entries to add to the header.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        OutputExists: unless `force`.
+        NotExpressible, NumericsError: see `encode`.
+    """
+    target = choose_dialect(to, [adapter])
+    encoded = encode(adapter, target, dtype)
+    encoded.metadata |= metadata or {}
+    return write_encoded(encoded, path, force=force)
+
+
+def write_encoded(encoded: Encoded, path: str | PathLike[str], *, force: bool = False) -> int:
+    """Write what `encode` gave; see `save`."""
+    place = Path(path)
+    try:
+        if encoded.dialect.folder:
+            return _write_folder(encoded, place, force)
+        if place.suffix == ".pt":
+            return _write_lists(encoded, place, force)
+        return write_tensors(place, encoded.tensors, encoded.metadata, force=force)
+    except NumericsError as error:
+        error.file = error.file or str(place)
+        raise
+
+
+def _write_folder(encoded: Encoded, place: Path, force: bool) -> int:
+    if place.suffix in (".safetensors", ".pt", ".bin"):
+        raise FormatError(
+            "a PEFT adapter is a folder", file=place, hint=f"-o {place.with_suffix('')}"
+        )
+    total = 0
+    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *PEFT_ALONE}
+    with AtomicFolder(place, force=force) as folder:
+        for component, config in encoded.configs.items():
+            part = folder if single else folder / component
+            own = [
+                (key.removeprefix(f"{component}/"), tensor)
+                for key, tensor in encoded.tensors
+                if single or encoded.components[key] == component
+            ]
+            total += write_tensors(part / WEIGHTS_NAME, own, encoded.metadata)
+            raw = json.dumps(config, indent=2, sort_keys=True).encode()
+            write_bytes(part / CONFIG_NAME, raw)
+            total += len(raw)
+    return total
+
+
+def _write_lists(encoded: Encoded, place: Path, force: bool) -> int:
+    """Write lora_diffusion's pickled lists: UNet, text encoder and embeddings beside each other."""
+    if encoded.dialect.name != "lora_diffusion":
+        raise FormatError(
+            "only lora_diffusion lists are written as .pt",
+            file=place,
+            hint="give -o a name that ends in .safetensors",
+        )
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra(
+            "writing .pt files needs torch", file=place, hint="pip install 'loramerge[train]'"
+        ) from None
+    tensors = dict(encoded.tensors)
+    outputs: dict[Path, Any] = {}
+    for component, suffix in (("unet", ""), ("text_encoder", ".text_encoder")):
+        count = sum(key.startswith(f"{component}:") for key in tensors) // 2
+        if count:
+            outputs[place.with_name(f"{place.stem}{suffix}.pt")] = [
+                torch.from_numpy(tensors[f"{component}:{i}:{role}"].numpy().copy())
+                for i in range(count)
+                for role in ("up", "down")
+            ]
+    embeddings = {k: torch.from_numpy(t.numpy().copy()) for k, t in tensors.items() if k[0] == "<"}
+    if embeddings:
+        outputs[place.with_name(f"{place.stem}.ti.pt")] = embeddings
+    for path in outputs:
+        check_target(path, force=force)
+    import io
+
+    total = 0
+    for path, content in outputs.items():
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with AtomicFile(path, force=force) as file:
+            file.write(0, buffer.getbuffer())
+        total += len(buffer.getbuffer())
+    return total

@@ -1,0 +1,208 @@
+"""How two adapters differ: norms, cosines and best fits, from factors and never from ΔW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.algebra.svd import inner_product
+from loramerge.algebra.workers import ordered
+from loramerge.errors import NumericsError, ShapeError
+from loramerge.events import Notify, ignore
+
+__all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "verdict"]
+
+_EQUAL = 1e-6  # relative distance below which two adapters are the same up to float32
+_ROUNDED = 2e-3  # … up to rounding to half precision
+
+
+@dataclass(frozen=True)
+class Moments:
+    """⟨A, A⟩, ⟨B, B⟩ and ⟨A, B⟩ of two deltas; they add up over sites."""
+
+    aa: float
+    bb: float
+    ab: float
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.aa + other.aa, self.bb + other.bb, self.ab + other.ab)
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨A, B⟩ / ‖A‖‖B‖, or None where one is zero."""
+        size = math.sqrt(self.aa * self.bb)
+        return max(-1.0, min(1.0, self.ab / size)) if size > 0 else None
+
+    @property
+    def distance(self) -> float:
+        """‖A − B‖ / max(‖A‖, ‖B‖), 0 where both are zero."""
+        most = max(self.aa, self.bb)
+        return math.sqrt(max(0.0, self.aa + self.bb - 2 * self.ab) / most) if most > 0 else 0.0
+
+    @property
+    def fit(self) -> float | None:
+        """The c that makes ‖B − c·A‖ smallest, or None where A is zero."""
+        return self.ab / self.aa if self.aa > 0 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two adapters side by side.
+
+    Args:
+        sites: moments of every shared site that could be compared.
+        only_a, only_b: names of sites that one side lacks.
+        skipped: shared sites whose kinds need a base or are not computed with yet.
+        outside: moments of the sites that one side lacks.
+    """
+
+    sites: Mapping[Site, Moments]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    skipped: tuple[str, ...]
+    outside: Moments
+
+    @property
+    def shared(self) -> Moments:
+        """Moments over the shared sites."""
+        return sum(self.sites.values(), Moments(0.0, 0.0, 0.0))
+
+    @property
+    def total(self) -> Moments:
+        """Moments over everything; a site that one side lacks is zero there."""
+        return self.shared + self.outside
+
+    def blocks(self) -> dict[str, Moments]:
+        """Moments by block of the network, in the order of the sites."""
+        found: dict[str, Moments] = {}
+        for site, moments in self.sites.items():
+            name = block_of(site)
+            found[name] = found.get(name, Moments(0.0, 0.0, 0.0)) + moments
+        return found
+
+
+_NUMBERED = frozenset({"down_blocks", "up_blocks", "layers", "transformer_blocks", "h"})
+
+
+def block_of(site: Site) -> str:
+    """Return the block a site lies in: `unet.down_blocks.1`, `unet.mid_block`, `text_encoder.layers.3`.
+
+    The outermost numbered part counts; modules outside of any have their first two parts.
+    """
+    parts = site.modules[0].split(".")
+    if "mid_block" in parts:
+        return f"{parts[0]}.mid_block"
+    for i, part in enumerate(parts[:-1]):
+        if part in _NUMBERED and parts[i + 1].isdigit():
+            return ".".join((*parts[: min(i, 1)], part, parts[i + 1]))
+    return ".".join(parts[:2])
+
+
+def delta_product(a: Delta, b: Delta) -> float:
+    """Return ⟨ΔW_a, ΔW_b⟩ in float64: through factors where both have them, else dense."""
+    if a.rank is not None and b.rank is not None:
+        return inner_product(a.factors("float64"), b.factors("float64"))
+    return float((a.dense().reshape(-1) * b.dense().reshape(-1)).sum())
+
+
+def _moments(a: Delta, b: Delta) -> Moments:
+    if a.flat_shape != b.flat_shape:
+        raise ShapeError(
+            "the two deltas differ in shape", expected=list(a.shape), found=list(b.shape)
+        )
+    if a.rank is not None and b.rank is not None:
+        fa, fb = a.factors("float64"), b.factors("float64")
+        return Moments(inner_product(fa, fa), inner_product(fb, fb), inner_product(fa, fb))
+    return Moments(delta_product(a, a), delta_product(b, b), delta_product(a, b))
+
+
+def _comparable(*deltas: Delta) -> bool:
+    return all(
+        not d.needs_base and d.kind in ("lora", "tucker", "full", "bias", "norm") for d in deltas
+    )
+
+
+def compare(
+    a: Adapter, b: Adapter, *, threads: int | None = None, notify: Notify = ignore
+) -> Comparison:
+    """Compare two adapters site by site.
+
+    Raises:
+        ShapeError: if a shared site has two shapes.
+        NumericsError: if a delta holds NaN or infinity.
+    """
+    shared = [site for site in a.deltas if site in b.deltas]
+    usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
+
+    def work(site: Site) -> Moments:
+        try:
+            moments = _moments(a.deltas[site], b.deltas[site])
+        except ShapeError as error:
+            error.module = site.name
+            raise
+        _require_finite(site, moments.aa, moments.bb, moments.ab)
+        return moments
+
+    moments = ordered(work, usable, threads=threads, task="comparing", notify=notify)
+    sites = dict(zip(usable, moments, strict=True))
+    alone_a = {s: d for s, d in a.deltas.items() if s not in b.deltas}
+    alone_b = {s: d for s, d in b.deltas.items() if s not in a.deltas}
+    return Comparison(
+        sites,
+        tuple(s.name for s in alone_a),
+        tuple(s.name for s in alone_b),
+        tuple(s.name for s in shared if s not in sites),
+        Moments(_energy(alone_a), _energy(alone_b), 0.0),
+    )
+
+
+def _energy(deltas: Mapping[Site, Delta]) -> float:
+    found = {site: delta_product(d, d) for site, d in deltas.items() if _comparable(d)}
+    for site, energy in found.items():
+        _require_finite(site, energy)
+    return math.fsum(found.values())
+
+
+def _require_finite(site: Site, *products: float) -> None:
+    if not all(map(math.isfinite, products)):
+        raise NumericsError(
+            "NaN or infinity in the input",
+            module=site.name,
+            hint="loramerge inspect --deep lists the modules that hold it",
+        )
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say in a sentence how two adapters are related."""
+    total, shared = comparison.total, comparison.shared
+    if not comparison.sites:
+        if comparison.skipped:
+            return "None of the modules in common can be compared."
+        return "The two have no module in common."
+    if total.aa == 0 or total.bb == 0:
+        both = total.aa == total.bb
+        return "Both change nothing." if both else "One of the two changes nothing."
+    rest = ""
+    if comparison.only_a or comparison.only_b:
+        rest = (
+            f" They are compared on {len(comparison.sites)} shared modules; "
+            f"{len(comparison.only_a)} are only in A and {len(comparison.only_b)} only in B."
+        )
+    cosine, fit = shared.cosine, shared.fit
+    if cosine is None or fit is None:
+        return "On the modules in common, one of the two changes nothing." + rest
+    if shared.distance <= _EQUAL:
+        return "The two change the weights in the same way." + rest
+    if shared.distance <= _ROUNDED:
+        return "The two are the same up to rounding." + rest
+    if cosine > 1 - _ROUNDED**2:
+        return f"B is A times {fit:.4g}." + rest
+    if cosine > 0.9:
+        return f"B is close to A times {fit:.3g} (cosine {cosine:.3f})." + rest
+    if cosine > 0.3:
+        return f"The two are related (cosine {cosine:.2f})." + rest
+    if cosine < -0.3:
+        return f"The two pull in opposite directions (cosine {cosine:.2f})." + rest
+    return f"The two are unrelated (cosine {cosine:.3f})." + rest

@@ -1,0 +1,168 @@
+"""The exact weighted sum of adapters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from loramerge.adapter import Adapter, Delta, Info, Site, widest
+from loramerge.adapter.metadata import combined as combined_metadata
+from loramerge.algebra.combine import Combined, SizeModel, combine, naming
+from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.algebra.weights import Weight
+from loramerge.dialects.detect import Detection
+from loramerge.errors import AdapterError, FamilyError, ShapeError, UsageError
+from loramerge.events import Notify, Warn, ignore
+from loramerge.files.tensors import Tensor
+
+__all__ = ["EMBEDDING_CHOICES", "mix", "mixed_frame"]
+
+EMBEDDING_CHOICES = ("all", "first", "none")
+
+
+def mix(
+    inputs: Sequence[tuple[Adapter, Weight]],
+    rule: RankRule = RankRule(),
+    *,
+    embeddings: str = "all",
+    sizes: SizeModel | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> tuple[Adapter, Combined]:
+    """Return `Σ wᵢ ΔWᵢ` site by site, exactly, and cut only if the rule says so.
+
+    Ranks may differ, an adapter may lack sites, weights may be negative; a weight of 0 removes the
+    adapter from the site. Sites that only one adapter has keep its factors.
+
+    Args:
+        inputs: adapters with weights, at least one.
+        embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
+            win, `none` leaves them out.
+
+    Raises:
+        FamilyError: if two adapters belong to different families.
+        AdapterError: on a clash of embeddings, or broken content.
+        ShapeError: if two deltas of a site differ in shape.
+    """
+    if not inputs:
+        raise UsageError("mix needs at least one adapter")
+    for adapter, _ in inputs:
+        adapter.require_sound()
+    terms: dict[Site, list[Delta]] = {}
+    for adapter, weight in inputs:
+        for site, delta in adapter.deltas.items():
+            w = weight.of(site)
+            if w != 0.0:
+                with naming(site, adapter.info.path):
+                    scaled = delta if w == 1.0 else delta.scaled(w)
+                terms.setdefault(site, []).append(scaled)
+    frame = mixed_frame([adapter for adapter, _ in inputs], embeddings, notify)
+    if not terms:
+        raise UsageError("all weights are 0, so nothing is left to write")
+    try:
+        result = combine(
+            terms,
+            rule,
+            sizes=sizes,
+            device=device,
+            threads=threads,
+            task="mixing",
+            notify=notify,
+        )
+    except ShapeError as error:
+        error.file = error.file or " and ".join(adapter.label for adapter, _ in inputs)
+        raise
+    check_errors(rule, result.relative_error, result.worst)
+    frame.deltas = result.deltas
+    return frame, result
+
+
+def mixed_frame(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
+    """Return an adapter without deltas that holds what a mix of these has beside them."""
+    info = Info(
+        dialects=dict(sum((Counter(a.info.dialects) for a in adapters), Counter())),
+        detection=_common_detection(adapters, notify),
+        metadata=combined_metadata(a.info.metadata for a in adapters)
+        if len(adapters) > 1
+        else dict(adapters[0].info.metadata),
+        configs=adapters[0].info.configs if len(adapters) == 1 else _common_configs(adapters),
+        spelling=_common_spelling(adapters),
+        dtype=widest({adapter.dtype for adapter in adapters}),
+    )
+    return Adapter({}, _united_embeddings(adapters, embeddings), info)
+
+
+def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
+    detections = [adapter.info.detection for adapter in adapters]
+    first = detections[0]
+    for adapter, detection in zip(adapters, detections, strict=True):
+        if bool(detection.candidates) != bool(first.candidates):
+            raise FamilyError(
+                "one adapter belongs to a known family and the other does not",
+                file=f"{adapters[0].label} and {adapter.label}",
+                expected=first.name or "an unknown family",
+                found=detection.name or "an unknown family",
+            )
+    if not first.candidates:
+        shared = set.intersection(*({s for s in a.deltas} for a in adapters))
+        if len(adapters) > 1 and not shared:
+            notify(Warn("the adapters have no module in common; is this one base?"))
+        return first
+    common = [f for f in first.candidates if all(f in d.candidates for d in detections)]
+    if not common:
+        raise FamilyError(
+            "the adapters belong to different families and cannot be mixed",
+            file=" and ".join(adapter.label for adapter in adapters),
+            found=" and ".join(dict.fromkeys(d.name or "?" for d in detections)),
+            hint="an adapter works only with bases of its own family",
+        )
+    return Detection(tuple(common), "; ".join(dict.fromkeys(d.reason for d in detections)))
+
+
+def _common_spelling(
+    adapters: Sequence[Adapter],
+) -> dict[tuple[Site, str], tuple[str, str]]:
+    """Return spellings that no two adapters contradict, so that the order of inputs is no matter."""
+    found: dict[tuple[Site, str], tuple[str, str]] = {}
+    contradicted: set[tuple[Site, str]] = set()
+    for adapter in adapters:
+        for place, spelled in adapter.info.spelling.items():
+            if found.setdefault(place, spelled) != spelled:
+                contradicted.add(place)
+    return {place: spelled for place, spelled in found.items() if place not in contradicted}
+
+
+def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, object]]:
+    """Return the fields that all configurations of a component agree on."""
+    result: dict[str, dict[str, object]] = {}
+    for component in adapters[0].info.configs:
+        configs = [a.info.configs.get(component, {}) for a in adapters]
+        result[component] = {
+            name: value
+            for name, value in configs[0].items()
+            if all(config.get(name, _ABSENT) == value for config in configs)
+        }
+    return result
+
+
+_ABSENT = object()
+
+
+def _united_embeddings(adapters: Sequence[Adapter], choice: str) -> dict[str, Tensor]:
+    if choice == "none":
+        return {}
+    united: dict[str, Tensor] = {}
+    owner: dict[str, str] = {}
+    for adapter in adapters:
+        for key, tensor in adapter.embeddings.items():
+            if key not in united:
+                united[key], owner[key] = tensor, adapter.label
+            elif choice != "first" and bytes(united[key].raw()) != bytes(tensor.raw()):
+                raise AdapterError(
+                    "two adapters bring different embeddings of one name",
+                    file=f"{owner[key]} and {adapter.label}",
+                    module=key,
+                    hint="--embeddings first keeps the first adapter's, --embeddings none neither",
+                )
+    return united

@@ -1,0 +1,48 @@
+"""Re-rank an adapter by truncated SVD."""
+
+from __future__ import annotations
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.combine import Combined, SizeModel, combine
+from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.errors import UsageError
+from loramerge.events import Notify, ignore
+
+__all__ = ["resize"]
+
+
+def resize(
+    adapter: Adapter,
+    rule: RankRule,
+    *,
+    sizes: SizeModel | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> tuple[Adapter, Combined]:
+    """Return the adapter cut by a rule, with the error of every site.
+
+    Each site is replaced by the best approximation of its rank (Eckart–Young). Sites whose rank is
+    not above what they may keep stay as they are; vectors are carried over.
+
+    Raises:
+        UsageError: if the rule cuts nothing.
+        NumericsError: if an input is not finite, or an error limit is exceeded.
+    """
+    if not rule.truncates:
+        raise UsageError(
+            "resize needs to know what to keep",
+            hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
+        )
+    adapter.require_sound()
+    combined = combine(
+        {site: [delta] for site, delta in adapter.deltas.items()},
+        rule,
+        sizes=sizes,
+        device=device,
+        threads=threads,
+        task="resizing",
+        notify=notify,
+    )
+    check_errors(rule, combined.relative_error, combined.worst)
+    return adapter.with_deltas(combined.deltas, path=None, dtype=adapter.dtype), combined

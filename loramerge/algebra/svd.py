@@ -1,0 +1,170 @@
+"""The singular value decomposition of a delta, through its factors and never through ΔW.
+
+For `ΔW = up @ down` with `up (m, R)`, `down (R, n)` the cost is `O((m + n) R² + R³)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from loramerge.algebra.arrays import Array, namespace, to_numpy
+
+__all__ = ["Decomposition", "decompose", "decompose_dense", "inner_product"]
+
+_GRAM_CONDITION = 1e8
+_NUMERICAL_RANK = 1e-7
+_NOISE = 1e-14  # of ‖up‖‖down‖: what float64 leaves where factors cancel
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Singular values of a delta, and its truncations.
+
+    Args:
+        singular_values: descending, as a numpy float64 vector.
+        truncate: function of a rank `k` that gives `up (m, k)` and `down (k, n)` of the best
+            approximation of that rank, √σ on both sides, as numpy arrays.
+        noise: size below which singular values are only rounding.
+    """
+
+    singular_values: Array
+    truncate: Callable[[int], tuple[Array, Array]]
+    noise: float = 0.0
+
+    @property
+    def energy(self) -> float:
+        """‖ΔW‖_F²."""
+        return float((self.singular_values**2).sum())
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank: singular values above the noise and above 1e-7 of the largest."""
+        s = self.singular_values
+        return int((s > max(_NUMERICAL_RANK * s[0], self.noise)).sum()) if len(s) else 0
+
+    def lost(self, rank: int) -> float:
+        """Return ‖ΔW − ΔW_k‖_F², the tail of the energy (Eckart–Young)."""
+        return float((self.singular_values[rank:] ** 2).sum())
+
+
+def _signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
+    """Make the largest-magnitude entry of every left vector positive."""
+    if up.shape[1] == 0:
+        return up, down
+    import numpy as np
+
+    largest = np.take_along_axis(up, np.abs(up).argmax(axis=0)[None], axis=0)
+    signs = np.where(largest < 0, -1.0, 1.0).astype(up.dtype)
+    return up * signs, down * signs.T
+
+
+def decompose(up: Array, down: Array) -> Decomposition:
+    """Decompose `up @ down`.
+
+    The two R×R Gram matrices are used while both are conditioned below 1e8 (after balancing, three
+    times faster); otherwise thin QR of both factors, which loses no digits to squaring. Where R
+    exceeds the smaller side, the product itself is smaller than its factors and is decomposed.
+
+    Args:
+        up: `(m, R)` float64 with the scale folded in.
+        down: `(R, n)` float64.
+
+    Source: Eckart–Young; the R×R core is the standard compressed SVD.
+    """
+    xp = namespace(up)
+    m, inner = up.shape
+    n = down.shape[1]
+    if inner == 0:
+        import numpy as np
+
+        empty = np.zeros(0)
+        return Decomposition(empty, lambda k: (np.zeros((m, 0)), np.zeros((0, n))))
+    if inner > min(m, n):
+        found = decompose_dense(up @ down)
+    else:
+        found = _by_gram(up, down) or _by_qr(up, down)
+    size = xp.linalg.vector_norm(up) * xp.linalg.vector_norm(down)
+    return replace(found, noise=_NOISE * float(size))
+
+
+def _by_gram(up: Array, down: Array) -> Decomposition | None:
+    """Decompose through Gram matrices, or return None where they are conditioned too badly.
+
+    With `upᵀup = LᵤLᵤᵀ` and `down downᵀ = L_dL_dᵀ`, the core `LᵤᵀL_d = X Σ Yᵀ` has the singular
+    values of the product, and `up L_d Y = U Σ`, `Xᵀ Lᵤᵀ down = Σ Vᵀ`.
+    """
+    xp = namespace(up)
+    size_up, size_down = xp.linalg.vector_norm(up), xp.linalg.vector_norm(down)
+    if not (size_up > 0 and size_down > 0):
+        return None
+    values_up, vectors_up = xp.linalg.eigh((up.T @ up) / size_up**2)
+    values_down, vectors_down = xp.linalg.eigh((down @ down.T) / size_down**2)
+    for values in (values_up, values_down):
+        if not values[0] * _GRAM_CONDITION > values[-1]:
+            return None
+    left = vectors_up * xp.sqrt(values_up)  # Lᵤ / ‖up‖
+    right = vectors_down * xp.sqrt(values_down)
+    x, s, yt = xp.linalg.svd(left.T @ right, full_matrices=False)
+
+    def truncate(k: int) -> tuple[Array, Array]:
+        root = 1.0 / xp.sqrt(s[:k])
+        balance = xp.sqrt(size_down / size_up)  # √(‖up‖‖down‖) on both sides
+        new_up = up @ (right @ yt[:k].T * root) * balance
+        new_down = ((left @ x[:, :k]) * root).T @ down / balance
+        return _signs_fixed(to_numpy(new_up), to_numpy(new_down))
+
+    return Decomposition(to_numpy(s * (size_up * size_down)), truncate)
+
+
+def _by_qr(up: Array, down: Array) -> Decomposition:
+    xp = namespace(up)
+    q_up, r_up = xp.linalg.qr(up)
+    q_down, r_down = xp.linalg.qr(down.T)
+    x, s, yt = xp.linalg.svd(r_up @ r_down.T, full_matrices=False)
+
+    def truncate(k: int) -> tuple[Array, Array]:
+        root = xp.sqrt(s[:k])
+        new_up = q_up @ (x[:, :k] * root)
+        new_down = (q_down @ (yt[:k].T * root)).T
+        return _signs_fixed(to_numpy(new_up), to_numpy(new_down))
+
+    return Decomposition(to_numpy(s), truncate)
+
+
+def decompose_dense(matrix: Array) -> Decomposition:
+    """Decompose a dense `(m, n)` matrix.
+
+    A matrix at least twice as long as wide is first reduced by QR of its long side, which is exact
+    and several times faster than a direct SVD.
+    """
+    xp = namespace(matrix)
+    m, n = matrix.shape
+    if max(m, n) < 2 * min(m, n):
+        x, s, yt = xp.linalg.svd(matrix, full_matrices=False)
+    elif m > n:
+        q, r = xp.linalg.qr(matrix)
+        x, s, yt = xp.linalg.svd(r, full_matrices=False)
+        x = q @ x
+    else:
+        q, r = xp.linalg.qr(matrix.T)
+        x, s, yt = xp.linalg.svd(r.T, full_matrices=False)
+        yt = yt @ q.T
+
+    def truncate(k: int) -> tuple[Array, Array]:
+        root = xp.sqrt(s[:k])
+        return _signs_fixed(to_numpy(x[:, :k] * root), to_numpy(yt[:k] * root[:, None]))
+
+    return Decomposition(to_numpy(s), truncate)
+
+
+def inner_product(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
+    """Return ⟨ΔW_a, ΔW_b⟩ = tr((U_bᵀ U_a)(D_a D_bᵀ)) of two deltas given by factors.
+
+    Args:
+        a, b: (up `(m, r)`, down `(r, n)`), ranks may differ.
+    """
+    (up_a, down_a), (up_b, down_b) = a, b
+    product = float(((up_b.T @ up_a).T * (down_a @ down_b.T)).sum())
+    return product if math.isfinite(product) else math.nan

@@ -1,0 +1,184 @@
+"""A base: its family, and for every module the tensors (and rows) that hold it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
+from loramerge.errors import FamilyError
+from loramerge.families import FAMILIES, Component, Family, Parameter, Spelling
+from loramerge.files.tensors import Tensor
+
+__all__ = ["Checkpoint", "Place", "open_checkpoint"]
+
+_SHARE = 0.5  # of a component's parameters must be there for it to be taken
+_SHARD = re.compile(r"-\d+-of-\d+")
+
+
+class Place(NamedTuple):
+    """Where a parameter lies: `part` of `parts` equal row ranges of a tensor of a file."""
+
+    file: CheckpointFile
+    tensor: Tensor
+    name: str
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """First and last-plus-one row of the stored tensor."""
+        height = self.tensor.shape[0] // self.parts
+        return self.part * height, (self.part + 1) * height
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameter, as `(out, in, …)`."""
+        if self.transposed:
+            return tuple(reversed(self.tensor.shape))
+        start, stop = self.rows
+        return (stop - start, *self.tensor.shape[1:])
+
+
+@dataclass
+class Checkpoint:
+    """A base checkpoint, opened: headers only.
+
+    Args:
+        layouts: layout name of each component found.
+        slots: (module, parameter) → places; a folder with several variants of a component has
+            several.
+        candidates: families that fit; more than one where nothing tells them apart.
+    """
+
+    path: Path
+    files: CheckpointFiles
+    candidates: tuple[Family, ...]
+    reason: str
+    layouts: dict[str, str]
+    slots: dict[tuple[str, Parameter], list[Place]]
+
+    @property
+    def family_name(self) -> str:
+        """`sd21`, or `sd15 or sd21`."""
+        return " or ".join(family.name for family in self.candidates)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weight files."""
+        return sum(file.path.stat().st_size for file in self.files.weights)
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Open a base of any known layout.
+
+    Raises:
+        MissingFile, CorruptFile, UnsafeFile: as the files are.
+        FamilyError: if no known family fits.
+    """
+    files = find_files(Path(path))
+    found: list[tuple[tuple[int, int, int], Family, _Match]] = []
+    for family in FAMILIES.values():
+        match = _match(family, files)
+        if match.matched:
+            found.append((match.score, family, match))
+    if not found:
+        raise FamilyError(
+            "the checkpoint belongs to no known family",
+            file=path,
+            expected=", ".join(FAMILIES),
+            found=_first_names(files),
+            hint="loramerge families lists what can be baked into",
+        )
+    best = max(score for score, _, _ in found)
+    tied = [(family, match) for score, family, match in found if score == best]
+    family, match = tied[0]
+    reason = f"{match.matched} of its parameters by name, {match.exact} of exactly its shapes"
+    return Checkpoint(
+        Path(path), files, tuple(f for f, _ in tied), reason, match.layouts, match.slots
+    )
+
+
+def _first_names(files: CheckpointFiles) -> str:
+    tensors, _ = files.weights[0].open()
+    return ", ".join(list(tensors)[:3]) or "no tensors"
+
+
+@dataclass
+class _Match:
+    """How much of a family a checkpoint has."""
+
+    matched: int
+    exact: int
+    axes: int
+    layouts: dict[str, str]
+    slots: dict[tuple[str, Parameter], list[Place]]
+
+    @property
+    def score(self) -> tuple[int, int, int]:
+        return self.matched, self.exact, self.axes
+
+
+def _match(family: Family, files: CheckpointFiles) -> _Match:
+    """Look every parameter of a family up in every file it may lie in.
+
+    A tensor that two components could be (a lone text encoder) counts once.
+    """
+    match = _Match(0, 0, 0, {}, {})
+    counted: set[tuple[CheckpointFile, str, int]] = set()
+    for component in family.components:
+        for group in _variants(component, files):
+            names = {name: (f, t) for f in group for name, t in f.open()[0].items()}
+            spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
+            if spelling is None:
+                continue
+            match.layouts[component.name] = spelling.layout
+            for module, parameter, slot in spelling.slots(component):
+                stored = names.get(slot.tensor)
+                if stored is None:
+                    continue
+                place = Place(*stored, *slot)
+                match.slots.setdefault(
+                    (f"{component.name}.{module.path}", parameter), []
+                ).append(place)
+                shape = module.shape if parameter == "weight" else module.shape[:1]
+                match.exact += place.shape == shape
+                if (place.file, place.name, place.part) not in counted:
+                    counted.add((place.file, place.name, place.part))
+                    match.matched += 1
+                    match.axes += len(place.shape) == len(shape)
+    return match
+
+
+def _variants(component: Component, files: CheckpointFiles) -> list[list[CheckpointFile]]:
+    """Group the files of a component: shards belong together, variants (fp16, …) are apart."""
+    groups: dict[tuple[str, str], list[CheckpointFile]] = {}
+    for file in files.weights:
+        if file.component in (component.name, ""):
+            variant = _SHARD.sub("", file.relative.name)
+            groups.setdefault((file.component, variant), []).append(file)
+    return list(groups.values())
+
+
+def _best_spelling(
+    family: Family,
+    component: Component,
+    names: Mapping[str, tuple[CheckpointFile, Tensor]],
+    *,
+    folder: bool,
+) -> Spelling | None:
+    """Return the spelling that finds most of a component, if it finds enough."""
+    best: tuple[int, Spelling] | None = None
+    for spelling in family.spellings[component.name]:
+        if folder and (spelling.layout != "diffusers" or spelling.prefix):
+            continue
+        slots = [slot.tensor for _, _, slot in spelling.slots(component)]
+        count = sum(name in names for name in slots)
+        if count >= _SHARE * len(slots) and (best is None or count > best[0]):
+            best = (count, spelling)
+    return best[1] if best else None

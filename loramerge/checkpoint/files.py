@@ -1,0 +1,155 @@
+"""The files a checkpoint consists of: one, shards with an index, or a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from loramerge.errors import CorruptFile, FormatError, MissingFile
+from loramerge.files.pickled import is_pickle, pickled_tensors
+from loramerge.files.reader import TensorFile
+from loramerge.files.tensors import Tensor
+
+__all__ = ["CheckpointFile", "CheckpointFiles", "find_files"]
+
+_INDEX = ".safetensors.index"
+_COMPONENTS = (
+    "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae",
+)  # fmt: skip
+_SAFE_NAMES = {"pytorch_model.bin": "model.safetensors"}
+
+
+@dataclass(eq=False)
+class CheckpointFile:
+    """One file of tensors.
+
+    Args:
+        path: where it is.
+        relative: where it goes below the output folder; a pickle's name is that of the safetensors
+            file it becomes.
+        component: the component whose folder it lies in, `''` for a file that holds all.
+    """
+
+    path: Path
+    relative: PurePosixPath
+    component: str = ""
+    _opened: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = field(default=None, repr=False)
+
+    @property
+    def pickled(self) -> bool:
+        """Whether it is read through torch and written as safetensors."""
+        return is_pickle(self.path)
+
+    def open(self) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+        """Return tensors in file order and the header's metadata."""
+        if self._opened is None:
+            if self.pickled:
+                self._opened = (pickled_tensors(self.path), {"format": "pt"})
+            else:
+                file = TensorFile(self.path)
+                self._opened = (file.tensors, file.metadata)
+        return self._opened
+
+
+@dataclass
+class CheckpointFiles:
+    """What `find_files` found.
+
+    Args:
+        root: the folder, or None for a single file.
+        weights: files of tensors that belong to a component.
+        others: further files to copy (configurations, tokenizers, indexes), relative to the root.
+        notes: what will not come out as it went in, in words.
+    """
+
+    root: Path | None
+    weights: list[CheckpointFile]
+    others: list[PurePosixPath] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_files(path: Path) -> CheckpointFiles:
+    """Find the files of a checkpoint.
+
+    Raises:
+        MissingFile: if there is nothing at `path`, or a shard is missing.
+        FormatError: if a folder holds no weights.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        raise MissingFile("no such checkpoint", file=path)
+    if path.name.endswith(".json") and _INDEX in path.name:
+        return _folder(path.parent)
+    file = CheckpointFile(path, PurePosixPath(path.name))
+    notes = [f"{path.name} is pickled; it will be written as safetensors"] if file.pickled else []
+    return CheckpointFiles(None, [file], notes=notes)
+
+
+def _folder(root: Path) -> CheckpointFiles:
+    """Find the weights of a folder: below component folders, or in it directly."""
+    found = CheckpointFiles(root, [])
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        relative = PurePosixPath(file.relative_to(root).as_posix())
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        component = relative.parts[0] if len(relative.parts) == 2 else ""
+        if component not in _COMPONENTS:
+            component = ""
+        inside = bool(component) or len(relative.parts) == 1
+        if inside and relative.suffix == ".safetensors":
+            found.weights.append(CheckpointFile(file, relative, component))
+        elif inside and is_pickle(file):
+            _add_pickle(found, file, relative, component)
+        else:
+            found.others.append(relative)
+            if inside and relative.suffix == ".json" and _INDEX in relative.name:
+                _check_index(file)
+    if not found.weights:
+        raise FormatError(
+            "the folder holds no weights",
+            file=root,
+            expected="unet/diffusion_pytorch_model.safetensors and the like",
+            hint="give the folder that holds model_index.json, or a single file",
+        )
+    return found
+
+
+def _add_pickle(
+    found: CheckpointFiles, file: Path, relative: PurePosixPath, component: str
+) -> None:
+    """Add a pickled weight file, unless a safetensors file says the same."""
+    if not component:
+        found.others.append(relative)
+        return
+    name = relative.name
+    for old, new in _SAFE_NAMES.items():
+        name = name.replace(old.removesuffix(".bin"), new.removesuffix(".safetensors"))
+    safe = relative.with_name(name).with_suffix(".safetensors")
+    if (file.parent / safe.name).is_file():
+        found.notes.append(f"{relative} is left out: {safe.name} holds the same weights")
+        return
+    found.weights.append(CheckpointFile(file, safe, component))
+    found.notes.append(f"{relative} is pickled; it will be written as {safe}")
+
+
+def _check_index(path: Path) -> None:
+    """Check that all shards of an index are there.
+
+    Raises:
+        MissingFile: naming the first that is not.
+    """
+    try:
+        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"the index cannot be read ({error})", file=path) from None
+    for shard in shards:
+        if not (path.parent / shard).is_file():
+            raise MissingFile(
+                "a shard is missing",
+                file=path,
+                expected=shard,
+                hint="download the checkpoint again",
+            )

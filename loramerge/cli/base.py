@@ -1,0 +1,64 @@
+"""The command `base`: named checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, json_options
+from loramerge.errors import NotFound
+from loramerge.library.registry import load_registry
+
+_EXAMPLE = "Example: loramerge base add sd21-custom models/sd21-custom.safetensors"
+
+
+@click.group("base", epilog=_EXAMPLE)
+def command() -> None:
+    """Name the checkpoints you use often; the name then works wherever a base is asked for."""
+
+
+@command.command("add", epilog=_EXAMPLE)
+@click.argument("name", metavar="NAME")
+@click.argument("path", metavar="PATH")
+@click.option("--force", "-f", is_flag=True, help="Replace a base of the same name.")
+def add(name: str, path: str, force: bool) -> None:
+    """Register the checkpoint at PATH (a file or a diffusers folder) as NAME."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise NotFound("no such checkpoint", file=path)
+    registry = load_registry()
+    registry.add_base(name, place, force=force)
+    registry.save()
+    show.console().print(f"{name} is {place.resolve()}", markup=False)
+
+
+@command.command("list", params=json_options(), epilog="Example: loramerge base list --json")
+def list_bases(as_json: bool, json_file: str | None) -> None:
+    """List the registered checkpoints."""
+    bases: dict[str, str] = load_registry().bases
+
+    def render() -> None:
+        if not bases:
+            show.console().print("no base is registered; loramerge base add NAME PATH adds one")
+        show.table(
+            ((n, p, "" if Path(p).exists() else "gone") for n, p in sorted(bases.items())),
+            ("name", "path", ""),
+        )
+
+    content: list[dict[str, Any]] = [
+        {"name": n, "path": p, "exists": Path(p).exists()} for n, p in sorted(bases.items())
+    ]
+    emit(content, as_json, json_file, render)
+
+
+@command.command("remove", epilog="Example: loramerge base remove sd21-custom")
+@click.argument("name", metavar="NAME")
+def remove(name: str) -> None:
+    """Forget a registered checkpoint; its files stay."""
+    registry = load_registry()
+    registry.remove_base(name)
+    registry.save()
+    show.console().print(f"{name} is forgotten; its files stay", markup=False)

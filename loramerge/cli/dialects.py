@@ -1,0 +1,34 @@
+"""The command `dialects`."""
+
+from __future__ import annotations
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, json_options
+from loramerge.dialects import DIALECTS, PROGRAMS
+
+
+@click.command("dialects", params=json_options(), epilog="Example: loramerge dialects")
+def command(as_json: bool, json_file: str | None) -> None:
+    """List the dialects that adapters are read and written in."""
+    content = [
+        {
+            "name": dialect.name,
+            "title": dialect.title,
+            "example": dialect.example,
+            "alpha": dialect.alpha,
+            "writes": dialect.writable,
+            "loads_in": list(dialect.loads_in),
+            "programs": [program for program, name in PROGRAMS.items() if name == dialect.name],
+        }
+        for dialect in DIALECTS.values()
+    ]
+
+    def render() -> None:
+        show.table(
+            ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
+            ("dialect", "what it is", "can hold", "loads in"),
+        )
+
+    emit(content, as_json, json_file, render)

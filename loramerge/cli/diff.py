@@ -1,0 +1,63 @@
+"""The command `diff`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.algebra.compare import Moments
+from loramerge.cli import show
+from loramerge.cli.options import verb_command
+from loramerge.errors import listed
+from loramerge.verbs.diff import Diff, DiffResult
+
+_LONGEST = 60
+
+
+def render(result: DiffResult) -> None:
+    """Show the verdict, what differs, and the figures per block."""
+    show.console().print(result.verdict, markup=False)
+    facts = [(name, _fact(a), _fact(b)) for name, (a, b) in result.facts.items() if a != b]
+    facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items()]
+    show.table(facts, ("", "A", "B"))
+    found = result.comparison
+    for side, names in (("A", found.only_a), ("B", found.only_b)):
+        if names:
+            show.console().print(f"only in {side}: {listed(list(names), 4)}", markup=False)
+    if found.skipped:
+        show.console().print(f"not compared: {listed(list(found.skipped), 4)}", markup=False)
+    rows = [_figures(name, moments) for name, moments in found.blocks().items()]
+    rows.append(_figures("all shared", found.shared))
+    show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
+
+
+def _fact(value: Any) -> str:
+    return show.counted(value) if isinstance(value, dict) else str(value)
+
+
+def _cut(value: str | None) -> str:
+    text = "–" if value is None else value
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _figures(name: str, moments: Moments) -> tuple[str, ...]:
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4f}"
+
+    return (
+        name,
+        shown(moments.cosine),
+        shown(moments.distance),
+        shown(moments.fit),
+        f"{moments.aa**0.5:.4g}",
+        f"{moments.bb**0.5:.4g}",
+    )
+
+
+command = verb_command(
+    "diff",
+    Diff,
+    "loramerge.verbs.diff:diff",
+    render,
+    "loramerge diff character.safetensors character-r8.safetensors",
+    lambda result: 1 if result.exit_code and result.differs else 0,
+)

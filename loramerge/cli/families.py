@@ -1,0 +1,43 @@
+"""The command `families`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, json_options
+from loramerge.families import FAMILIES
+
+
+@click.command("families", params=json_options(), epilog="Example: loramerge families")
+def command(as_json: bool, json_file: str | None) -> None:
+    """List the base architectures that are known, and what their tables are verified against."""
+    content: list[dict[str, Any]] = [
+        {
+            "name": family.name,
+            "title": family.title,
+            "components": {c.name: len(c.modules) for c in family.components},
+            "layouts": sorted({s.layout for found in family.spellings.values() for s in found}),
+            "verified": family.verified,
+        }
+        for family in FAMILIES.values()
+    ]
+
+    def render() -> None:
+        show.table(
+            (
+                (
+                    f["name"],
+                    f["title"],
+                    ", ".join(f"{name} {n}" for name, n in f["components"].items()),
+                    ", ".join(f["layouts"]),
+                    f["verified"],
+                )
+                for f in content
+            ),
+            ("family", "what it is", "modules", "layouts", "verified against"),
+        )
+
+    emit(content, as_json, json_file, render)

@@ -1,0 +1,155 @@
+"""The command `inspect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.adapter import Problem
+from loramerge.cli import show
+from loramerge.cli.options import verb_command
+from loramerge.errors import listed
+from loramerge.verbs.inspect import Inspect, Inspected, InspectResult
+
+_TAGS = 12
+_METADATA_SHOWN = (
+    "ss_output_name", "ss_network_module", "ss_learning_rate", "ss_num_epochs", "ss_steps",
+    "ss_num_train_images", "ss_resolution", "ss_optimizer", "ss_training_comment",
+    "modelspec.title", "modelspec.author", "modelspec.description", "modelspec.license",
+    "loramerge.version",
+)  # fmt: skip
+
+
+def render(result: InspectResult) -> None:
+    """Show every file."""
+    for index, file in enumerate(result.files):
+        if index:
+            show.console().print()
+        _file(file, all_metadata=result.all_metadata)
+
+
+def _file(file: Inspected, all_metadata: bool) -> None:
+    show.console().print(f"{file.path} ({show.size(file.size)})", markup=False, style="bold")
+    if file.error:
+        show.console().print(f"  cannot be read: {file.error}", markup=False)
+        return
+    lines: list[tuple[str, str]] = [
+        ("what", f"{file.what}, {file.dialect or 'no known dialect'}"),
+        ("family", f"{file.family or 'unknown'} ({file.family_reason})"),
+    ]
+    if file.trained_on:
+        lines.append(("trained on", file.trained_on))
+    lines.append(("modules", f"{file.modules}: {show.counted(file.components)}"
+                  if len(file.components) > 1 else
+                  f"{file.modules} in {show.counted(file.components)}"))  # fmt: skip
+    if file.what == "adapter":
+        lines.append(("kinds", show.counted(file.kinds)))
+        lines.append(("rank", show.ranks(file.ranks)))
+        alphas = {f"{alpha:g}": n for alpha, n in file.alphas.items()}
+        lines.append(("alpha", show.counted(alphas) if alphas else "none stated: alpha = rank"))
+    lines.append(("types", show.counted(file.dtypes)))
+    if file.embeddings:
+        lines.append(("embeddings", listed(file.embeddings, 6)))
+    if file.trigger_words:
+        lines.append(("trigger words", ", ".join(file.trigger_words)))
+    if file.tags:
+        shown = [f"{tag} ×{n}" for tag, n in file.tags[:_TAGS]]
+        more = len(file.tags) - _TAGS
+        lines.append(("tags", ", ".join(shown) + (f", … {more} more" if more > 0 else "")))
+    if file.loads_in:
+        lines.append(("loads in", ", ".join(file.loads_in)))
+    lines += _metadata(file, all_metadata)
+    if file.hashes:
+        lines += list(file.hashes.items())
+    if file.norm is not None:
+        lines.append(("norm", f"{file.norm:.4g} (of the whole change)"))
+    if file.base is not None:
+        lines.append(("on this base", _base(file.base)))
+    if file.unknown_keys:
+        lines.append(("unknown keys", _unknown(file)))
+    show.table(lines)
+    _findings(file.findings)
+    if file.table is not None:
+        _modules(file.table)
+    if file.what == "adapter" and file.checked == "header":
+        show.console().print(
+            "weights not read: --deep looks for NaN, untrained modules, and the true norm"
+        )
+
+
+def _metadata(file: Inspected, everything: bool) -> list[tuple[str, str]]:
+    if everything:
+        return list(file.metadata.items())
+    return [(key, file.metadata[key]) for key in _METADATA_SHOWN if file.metadata.get(key)]
+
+
+def _base(base: dict[str, Any]) -> str:
+    word = "works" if base["works"] else "does not work"
+    text = f"{word} ({base['family']}): {base['reason']}"
+    if base.get("change") is not None:
+        text += f"; the change is {show.percent(base['change'])} of the weights"
+    return text
+
+
+def _unknown(file: Inspected) -> str:
+    parts = []
+    for key in file.unknown_keys[:4]:
+        near = file.nearest_keys.get(key)
+        parts.append(f"{key} (nearest known: {near})" if near else key)
+    more = len(file.unknown_keys) - 4
+    return "; ".join(parts) + (f"; … {more} more" if more > 0 else "")
+
+
+def _findings(findings: list[Problem]) -> None:
+    """Show findings, one row per sort, with the modules they concern."""
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for problem in findings:
+        key = (problem.severity, problem.code, problem.message, problem.remedy)
+        groups.setdefault(key, []).append(problem.module or "")
+    show.table(
+        (
+            (severity, f"{message}: {listed([m for m in modules if m], 3)}"
+             if any(modules) else message, remedy)
+            for (severity, _, message, remedy), modules in groups.items()
+        ),
+        ("finding", "what", "what to do"),
+    )  # fmt: skip
+
+
+def _modules(rows: list[dict[str, Any]]) -> None:
+    spectra = any("largest" in row for row in rows)
+    columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
+    if spectra:
+        columns += ["largest", "effective rank", "rank for 99 %"]
+    show.table(
+        (
+            [
+                row["module"],
+                row["kind"],
+                "×".join(map(str, row["shape"])),
+                "" if row["rank"] is None else row["rank"],
+                "" if row["alpha"] is None else f"{row['alpha']:g}",
+                "" if row["norm"] is None else f"{row['norm']:.4g}",
+                *(
+                    [
+                        f"{row['largest']:.3g}" if "largest" in row else "",
+                        f"{row['effective_rank']:.1f}" if "largest" in row else "",
+                        row.get("rank_99", ""),
+                    ]
+                    if spectra
+                    else []
+                ),
+            ]
+            for row in rows
+        ),
+        columns,
+    )
+
+
+command = verb_command(
+    "inspect",
+    Inspect,
+    "loramerge.verbs.inspect:inspect",
+    render,
+    "loramerge inspect --deep character.safetensors",
+    lambda result: result.exit_code,
+)

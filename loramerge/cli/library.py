@@ -1,0 +1,80 @@
+"""The command `library`: folders whose adapters are known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, json_options
+from loramerge.errors import UsageError
+from loramerge.library.lookup import names_in_library
+from loramerge.library.registry import HOLDS, load_registry
+
+_EXAMPLE = "Example: loramerge library add ~/loras"
+
+
+@click.group("library", epilog=_EXAMPLE)
+def command() -> None:
+    """Folders in which names are looked up: `loramerge mix style:0.7` then finds style.safetensors."""
+
+
+@command.command("add", epilog=f"{_EXAMPLE}; loramerge library add --comfyui ~/ComfyUI")
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1)
+@click.option("--comfyui", metavar="DIR", help="ComfyUI's folders (and extra_model_paths.yaml).")
+@click.option("--a1111", metavar="DIR", help="The folders of A1111 or Forge.")
+@click.option(
+    "--holds", type=click.Choice(HOLDS), default="both", help="What FOLDER holds [default: both]."
+)
+def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds: str) -> None:
+    """Add folders to the library."""
+    from loramerge.library.programs import program_folders
+
+    if not folders and not comfyui and not a1111:
+        raise UsageError("which folder?", hint="loramerge library add FOLDER")
+    registry = load_registry()
+    wanted = [(Path(folder).expanduser(), holds) for folder in folders]
+    for program, root in (("comfyui", comfyui), ("a1111", a1111)):
+        if root:
+            found = program_folders(program, Path(root).expanduser())
+            wanted += [(Path(f.path), f.holds) for f in found]
+    lines = []
+    for path, what in wanted:
+        new = registry.add_folder(path, what)
+        lines.append(f"{'added' if new else 'is there already'}: {path.resolve()}")
+    registry.save()
+    for line in lines:
+        show.console().print(line, markup=False)
+
+
+@command.command("list", params=json_options(), epilog="Example: loramerge library list")
+def list_folders(as_json: bool, json_file: str | None) -> None:
+    """List the folders of the library, with how many files each holds."""
+    registry = load_registry()
+    content: list[dict[str, Any]] = []
+    for folder in registry.folders:
+        alone = type(registry)(folders=[folder])
+        holds = "bases" if folder.holds == "bases" else "adapters"
+        count = sum(1 for _ in names_in_library(alone, holds))
+        content.append({"path": folder.path, "holds": folder.holds, "files": count})
+
+    def render() -> None:
+        if not content:
+            show.console().print("the library is empty; loramerge library add FOLDER adds one")
+        show.table(
+            ((c["path"], c["holds"], c["files"]) for c in content), ("folder", "holds", "files")
+        )
+
+    emit(content, as_json, json_file, render)
+
+
+@command.command("remove", epilog="Example: loramerge library remove ~/loras")
+@click.argument("folder", metavar="FOLDER")
+def remove(folder: str) -> None:
+    """Take a folder off the library; its files stay."""
+    registry = load_registry()
+    registry.remove_folder(Path(folder).expanduser())
+    registry.save()
+    show.console().print("taken off the library; its files stay")

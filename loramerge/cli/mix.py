@@ -1,0 +1,46 @@
+"""The command `mix`."""
+
+from __future__ import annotations
+
+from loramerge.cli import show
+from loramerge.cli.options import verb_command
+from loramerge.verbs.mix import Mix, MixResult
+
+
+def render(result: MixResult) -> None:
+    """Show what was mixed."""
+    lines: list[tuple[str, str]] = [
+        ("written", f"{result.output} ({show.size(result.size)})"),
+        ("is", f"{result.dialect}, {result.dtype}, {result.family or 'unknown family'}"),
+        ("modules", f"{result.modules}, rank {show.ranks(result.ranks)}"),
+    ]
+    lines += error_lines(result.lossy, result.relative_error, result.norm_kept, result.worst)
+    if result.left_out:
+        lines.append(("left out", f"{len(result.left_out)} modules of rank 0"))
+    for one in result.inputs:
+        words = ", ".join(one["trigger_words"]) or "none known"
+        lines.append(("from", f"{one['adapter']} at {one['weight']}; trigger words: {words}"))
+    show.table(lines)
+
+
+def error_lines(
+    lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
+) -> list[tuple[str, str]]:
+    """Return the lines that say what was lost."""
+    if not lossy:
+        return [("lost", "nothing: the result is exact before rounding to its type")]
+    lines = [
+        ("lost", f"relative error {relative_error:.4g}, norm kept {show.percent(norm_kept)}"),
+    ]
+    if worst is not None:
+        lines.append(("worst", f"{worst[0]}: relative error {worst[1]:.4g}"))
+    return lines
+
+
+command = verb_command(
+    "mix",
+    Mix,
+    "loramerge.verbs.mix:mix",
+    render,
+    "loramerge mix style:0.7 character:0.3 --rank 16",
+)

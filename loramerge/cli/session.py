@@ -1,0 +1,81 @@
+"""Events on the terminal: progress bars while something runs, notes and warnings as lines."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from loramerge.events import Event, Note, Progress, Warn
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Shows the events of one command on standard error.
+
+    Args:
+        quiet: show warnings only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._said: set[str] = set()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def notify(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif isinstance(event, Warn):
+            self._line("warning", event.text)
+        elif isinstance(event, Note) and not self.quiet:
+            self._line("note", event.text)
+
+    def _line(self, word: str, text: str) -> None:
+        if text in self._said:
+            return
+        self._said.add(text)
+        if self._bars is not None:
+            self._bars.console.print(f"{word}: {text}", markup=False, highlight=False)
+        else:
+            print(f"{word}: {text}", file=sys.stderr)  # noqa: T201
+
+    def _progress(self, event: Progress) -> None:
+        if self.quiet or not sys.stderr.isatty():
+            return
+        if self._bars is None:
+            self._bars = _bars()
+            self._bars.start()
+        task = self._tasks.get(event.task)
+        if task is None:
+            task = self._tasks[event.task] = self._bars.add_task(event.task, total=event.total)
+        self._bars.update(task, completed=event.done, total=event.total)
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,41 @@
+"""Adapter key conventions as data. See `spec` for what a dialect is and `tables` for the literals."""
+
+from __future__ import annotations
+
+from loramerge.dialects.spec import Dialect, Form, Stem, stem_table
+from loramerge.dialects.tables import DIFFUSERS, DIFFUSERS_LEGACY, KOHYA, LORA_DIFFUSION, PEFT
+from loramerge.errors import FormatError, nearest
+
+__all__ = ["DIALECTS", "PROGRAMS", "Dialect", "Form", "Stem", "dialect", "stem_table"]
+
+DIALECTS: dict[str, Dialect] = {
+    d.name: d for d in (KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION)
+}
+
+# program (as in --for) → the dialect it reads best
+PROGRAMS: dict[str, str] = {
+    "comfyui": "kohya",
+    "a1111": "kohya",
+    "forge": "kohya",
+    "kohya": "kohya",
+    "invokeai": "kohya",
+    "diffusers": "diffusers",
+    "peft": "peft",
+}
+
+
+def dialect(name: str) -> Dialect:
+    """Return a dialect by name.
+
+    Raises:
+        FormatError: if there is none, naming the nearest.
+    """
+    try:
+        return DIALECTS[name]
+    except KeyError:
+        close = nearest(name, DIALECTS)
+        raise FormatError(
+            f"unknown dialect {name!r}",
+            expected=", ".join(DIALECTS),
+            hint=f"did you mean {close}?" if close else None,
+        ) from None

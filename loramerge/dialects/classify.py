@@ -1,0 +1,125 @@
+"""Sort the keys of a file: which dialect, which stem, which role. Classified per key, not per file,
+because files mix dialects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from loramerge.dialects import DIALECTS
+
+__all__ = ["Classified", "Group", "classify", "is_embedding"]
+
+# Roles whose suffix is so short that only a known prefix makes it one.
+_NEEDS_PREFIX = frozenset({"set_weight", "set_bias", "ia3_weight"})
+# Suffixes that belong to stems ending in `_lora` only.
+_SHORT = frozenset({".down.weight", ".up.weight"})
+_BUNDLED = "bundle_emb."
+
+
+class Group(NamedTuple):
+    """The tensors of one module, as one dialect spells it: role → key."""
+
+    dialect: str
+    stem: str
+    roles: dict[str, str]
+
+
+@dataclass
+class Classified:
+    """What classifying gave: groups, embeddings to carry, and keys of no known shape."""
+
+    groups: list[Group] = field(default_factory=list)
+    embeddings: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+@cache
+def _suffixes() -> Mapping[str, tuple[tuple[str, str], ...]]:
+    """Suffix → (dialect, role) of every dialect that has it."""
+    table: dict[str, dict[tuple[str, str], None]] = {}
+    for dialect in DIALECTS.values():
+        for form in dialect.forms:
+            for role, suffixes in form.suffixes.items():
+                for suffix in suffixes:
+                    table.setdefault(suffix, {})[dialect.name, role] = None
+    return {suffix: tuple(found) for suffix, found in table.items()}
+
+
+def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
+    """Say whether a tensor is a textual-inversion embedding that travels with the adapter."""
+    return metadata.get(key) == "<embed>" or key[:1] == "<" or key.startswith(_BUNDLED)
+
+
+def _split(key: str) -> tuple[str, str, str] | None:
+    """Return (dialect, stem, role) of a key, or None."""
+    table = _suffixes()
+    starts: list[int] = []
+    position = len(key)
+    for _ in range(3):  # no suffix has more than three parts
+        position = max(key.rfind(".", 0, position), key.rfind(":", 0, position))
+        if position < 0:
+            break
+        starts.append(position)
+    for position in reversed(starts):  # the longest suffix wins
+        suffix = key[position:]
+        if suffix not in table:
+            continue
+        stem = key[:position]
+        if suffix in _SHORT and not stem.endswith("_lora"):
+            continue  # `down` is also a part of many module names
+        head = _prefix().match(stem)
+        found = _meaning(suffix, head[0] if head else "")
+        if found is not None:
+            return found[0], stem, found[1]
+    return None
+
+
+@cache
+def _prefix() -> re.Pattern[str]:
+    """A pattern of every prefix some dialect knows, the longest first."""
+    known = {prefix for dialect in DIALECTS.values() for prefix in dialect.prefixes}
+    return re.compile("|".join(re.escape(p) for p in sorted(known, key=lambda p: (-len(p), p))))
+
+
+@cache
+def _meaning(suffix: str, head: str) -> tuple[str, str] | None:
+    """Return (dialect, role) of a suffix after a stem that begins with the known prefix `head`.
+
+    Of the dialects that have the suffix, the one with the longest prefix is meant; without a prefix
+    the first, unless the role needs one.
+    """
+    best: tuple[int, str, str] | None = None
+    for name, role in _suffixes()[suffix]:
+        fitting = [len(p) for p in DIALECTS[name].prefixes if head.startswith(p)]
+        length = max(fitting, default=-1)
+        if length < 0 and role in _NEEDS_PREFIX:
+            continue
+        if best is None or length > best[0]:
+            best = (length, name, role)
+    return None if best is None else (best[1], best[2])
+
+
+def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
+    """Sort keys into groups of one module each, in the order of the first key of each group."""
+    result = Classified()
+    groups: dict[tuple[str, str], Group] = {}
+    for key in keys:
+        if is_embedding(key, metadata):
+            result.embeddings.append(key)
+            continue
+        split = _split(key)
+        if split is None:
+            result.unknown.append(key)
+            continue
+        name, stem, role = split
+        group = groups.setdefault((name, stem), Group(name, stem, {}))
+        if role in group.roles:  # the same role in two spellings
+            result.unknown.append(key)
+        else:
+            group.roles[role] = key
+    result.groups = list(groups.values())
+    return result

@@ -1,0 +1,123 @@
+"""Which family an adapter belongs to: by its stems first, then by shapes, then by metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loramerge.dialects import DIALECTS, stem_table
+from loramerge.dialects.spec import probe_stems
+from loramerge.dialects.classify import Group
+from loramerge.families import FAMILIES, Family
+
+__all__ = ["Detection", "detect"]
+
+_METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
+_SHARE = 0.5  # of the modules must belong to a family for it to be taken
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The families that fit, best first, and why.
+
+    One candidate: the family is known. Several: nothing in the file tells them apart (their module
+    names agree for what the file holds). None: an unknown family.
+    """
+
+    candidates: tuple[Family, ...]
+    reason: str
+
+    @property
+    def family(self) -> Family | None:
+        """The family, if there is just one candidate."""
+        return self.candidates[0] if len(self.candidates) == 1 else None
+
+    @property
+    def naming(self) -> Family | None:
+        """The family whose tables name the modules; candidates agree on these names."""
+        return self.candidates[0] if self.candidates else None
+
+    @property
+    def name(self) -> str | None:
+        """`sd21`, `sd15 or sd21`, or None."""
+        return " or ".join(f.name for f in self.candidates) or None
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without 1×1 kernels, which some files leave out."""
+    return shape[:2] if math.prod(shape[2:]) == 1 else shape
+
+
+def _score(
+    family: Family, groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
+) -> tuple[int, int, int]:
+    """Count modules the family has, those of its shape (1×1 kernels apart), and of as many axes."""
+    matched = exact = axes = 0
+    tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
+    for dialect, name, _ in groups:
+        stem = tables[dialect].get(name)
+        if stem is None:
+            continue
+        matched += 1
+        shape = shapes.get((dialect, name))
+        if shape is not None:
+            exact += _flat(shape) == _flat(stem.shape)
+            axes += len(shape) == len(stem.shape)
+    return matched, exact, axes
+
+
+def _plausible(
+    groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
+) -> list[Family]:
+    """Return the families of which a probe occurs, and every one that occurs has its shape."""
+    stems = {(group.dialect, group.stem) for group in groups}
+    names = {group.dialect for group in groups}
+    found = []
+    for family in FAMILIES.values():
+        fits = [
+            _flat(shapes.get((name, stem), shape)) == _flat(shape)
+            for name in names
+            for stem, shape in probe_stems(DIALECTS[name], family).items()
+            if (name, stem) in stems
+        ]
+        if fits and all(fits):
+            found.append(family)
+    return found
+
+
+def detect(
+    groups: Sequence[Group],
+    shapes: Mapping[tuple[str, str], tuple[int, ...]],
+    metadata: Mapping[str, str],
+) -> Detection:
+    """Detect the family of an adapter.
+
+    Args:
+        groups: the file's modules as classified.
+        shapes: (dialect, stem) → `(out, in[, kh, kw])` of the weight, where the factors tell it.
+        metadata: the header's strings; decides only where stems and shapes do not.
+    """
+    if not groups:
+        return Detection((), "the file has no module with a known suffix")
+    scores = {f.name: _score(f, groups, shapes) for f in _plausible(groups, shapes)}
+    whole = len(groups), len(shapes)
+    if not any(score[:2] == whole for score in scores.values()):
+        # no perfect fit among those whose probes occur: count every family
+        rest = [family for family in FAMILIES.values() if family.name not in scores]
+        scores |= {family.name: _score(family, groups, shapes) for family in rest}
+    scores = {name: s for name, s in scores.items() if s[0] >= _SHARE * len(groups)}
+    if not scores:
+        return Detection((), "no known family has modules of these names")
+    best = max(scores.values())
+    tied = [FAMILIES[name] for name, score in scores.items() if score == best]
+    matched, exact, _ = best
+    if len(tied) == 1:
+        what = f"{matched} of {len(groups)} modules have its names, {exact} exactly its shapes"
+        return Detection((tied[0],), what)
+    for key in _METADATA_KEYS:
+        value = metadata.get(key, "")
+        named = [f for f in tied if any(value.startswith(m) for m in f.metadata)]
+        if value and len(named) == 1:
+            return Detection((named[0],), f"names and shapes fit several; {key} says {value}")
+    return Detection(tuple(tied), "names and shapes fit all of these, and the metadata is silent")

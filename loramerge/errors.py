@@ -1,0 +1,175 @@
+"""Every error loramerge raises on purpose, and the exit code each one ends the command with.
+
+An error says which file, which module, what was expected, what was found, and one thing to do.
+Only the standard library is imported here, so that any layer may raise without cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+
+__all__ = [
+    "AdapterError",
+    "CorruptFile",
+    "DiskFull",
+    "FamilyError",
+    "FileError",
+    "FormatError",
+    "LoramergeError",
+    "MissingExtra",
+    "MissingFile",
+    "NotExpressible",
+    "NotFound",
+    "NotLowRank",
+    "NumericsError",
+    "OutputExists",
+    "RecipeError",
+    "ShapeError",
+    "UnsafeFile",
+    "UnsupportedKind",
+    "UsageError",
+    "listed",
+    "nearest",
+]
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word of `words` most like `word`, or None if none is close."""
+    from difflib import get_close_matches
+
+    matches = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Join names for a message, cut after `most` with a count of the rest."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} … and {len(names) - most} more"
+
+
+class LoramergeError(Exception):
+    """Base of all errors that a user can meet.
+
+    Args:
+        problem: what is wrong, in one sentence without a full stop.
+        file: the file it is about.
+        module: the module (or tensor) it is about.
+        expected, found: both sides of a mismatch.
+        hint: one thing to do.
+    """
+
+    exit_code = 70
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | PathLike[str] | None = None,
+        module: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.file = fspath(file) if file is not None else None
+        self.module = module
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.file, self.module) if part)
+        text = f"{where}: {self.problem}" if where else self.problem
+        if self.expected is not None:
+            text += f"\n  expected: {self.expected}"
+        if self.found is not None:
+            text += f"\n  found: {self.found}"
+        if self.hint:
+            text += f"\n  hint: {self.hint}"
+        return text
+
+
+class UsageError(LoramergeError):
+    """An option or value on the command line that cannot be meant."""
+
+    exit_code = 2
+
+
+class MissingExtra(UsageError):
+    """The command needs a package of an optional extra that is not installed."""
+
+
+class FileError(LoramergeError):
+    """A file that cannot be read or written."""
+
+    exit_code = 3
+
+
+class MissingFile(FileError):
+    """There is no such file."""
+
+
+class NotFound(MissingFile):
+    """A name that is neither a path, a registered base, nor in a library folder."""
+
+
+class CorruptFile(FileError):
+    """A file whose bytes contradict themselves: truncated, overlapping, out of bounds."""
+
+
+class UnsafeFile(FileError):
+    """A pickle that holds more than tensors and plain containers."""
+
+
+class OutputExists(FileError):
+    """The output exists and `--force` was not given."""
+
+
+class DiskFull(FileError):
+    """There is not enough room for the output."""
+
+
+class FormatError(LoramergeError):
+    """A file that is whole, but not of a dialect or layout that loramerge can use here."""
+
+    exit_code = 4
+
+
+class NotExpressible(FormatError):
+    """The target dialect has no way to say what the adapter holds."""
+
+
+class FamilyError(FormatError):
+    """Adapter and base, or two adapters, belong to different families."""
+
+
+class AdapterError(LoramergeError):
+    """The content of an adapter forbids the operation."""
+
+    exit_code = 5
+
+
+class ShapeError(AdapterError):
+    """Two shapes that must agree do not."""
+
+
+class NotLowRank(AdapterError):
+    """The delta has no exact low-rank form."""
+
+
+class UnsupportedKind(AdapterError):
+    """The kind is recognised, but this version cannot compute with it."""
+
+
+class RecipeError(LoramergeError):
+    """One or several mistakes in a recipe."""
+
+    exit_code = 6
+
+
+class NumericsError(LoramergeError):
+    """NaN or infinity, an overflow on the way out, or an error above `--max-error`."""
+
+    exit_code = 7

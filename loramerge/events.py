@@ -1,0 +1,44 @@
+"""What a running operation tells whoever watches: progress, notes and warnings.
+
+Operations take `notify`, a function of one event, and call it; they never print. The command line
+shows events with rich, the Python interface ignores them by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units (modules or bytes) of `task` are finished."""
+
+    task: str
+    done: int
+    total: int
+    unit: str = "modules"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth knowing that needs no action."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that probably needs attention."""
+
+    text: str
+
+
+Event = Progress | Note | Warn
+Notify = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Ignore the event."""

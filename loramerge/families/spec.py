@@ -1,0 +1,149 @@
+"""What a family is: components made of modules, and where each layout stores them.
+
+A module is one layer of the network, named `component.path` with the diffusers path. A parameter is
+its `weight` or `bias`. A layout says, for each parameter, the `Slot` it lies in: a tensor's name, and
+for fused tensors which of several equal parts of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, NamedTuple
+
+__all__ = [
+    "Component",
+    "Family",
+    "Layer",
+    "Module",
+    "Parameter",
+    "Slot",
+    "Spelling",
+    "parameters",
+]
+
+Parameter = Literal["weight", "bias"]
+Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
+
+
+class Module(NamedTuple):
+    """One layer: its path inside the component, its type, and the shape of its weight.
+
+    A `matrix` is a bare parameter (no `.weight` after its name), as `class_embedding` is.
+    """
+
+    path: str
+    layer: Layer
+    shape: tuple[int, ...]
+    bias: bool
+
+
+class Slot(NamedTuple):
+    """Where a parameter lies in a checkpoint.
+
+    `part` of `parts` equal row ranges of the tensor `tensor`; `transposed` if the tensor holds the
+    transpose of the weight.
+    """
+
+    tensor: str
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A network of a family: `unet`, `text_encoder`, …"""
+
+    name: str
+    modules: tuple[Module, ...]
+
+    @property
+    def by_path(self) -> Mapping[str, Module]:
+        """Modules by path."""
+        return _by_path(self)
+
+
+@cache
+def _by_path(component: Component) -> Mapping[str, Module]:
+    return {module.path: module for module in component.modules}
+
+
+@dataclass(frozen=True, eq=False)
+class Spelling:
+    """One way in which checkpoints name the parameters of a component.
+
+    Args:
+        layout: `ldm`, `sgm` or `diffusers`: the kind of checkpoint that spells so.
+        prefix: what stands before the names in a single file.
+        slot: function of (module, parameter) that gives the slot without the prefix, or None where
+            this spelling does not store the parameter.
+    """
+
+    layout: str
+    prefix: str
+    slot: Callable[[Module, Parameter], Slot | None] = field(repr=False)
+
+    def slots(self, component: Component) -> Iterator[tuple[Module, Parameter, Slot]]:
+        """Yield every parameter of the component with its slot, the prefix included."""
+        for module in component.modules:
+            for parameter in parameters(module):
+                slot = self.slot(module, parameter)
+                if slot is not None:
+                    yield module, parameter, slot._replace(tensor=self.prefix + slot.tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A base architecture.
+
+    Args:
+        name: the word users type, e.g. `sd21`.
+        title: for people.
+        build: makes the components; called once, when first needed.
+        spellings: for each component, how checkpoints may name it, the commonest first.
+        metadata: beginnings of `ss_base_model_version` and `modelspec.architecture` values that
+            name the family.
+        verified: which reference the tables are tested against.
+        probes: paths of a few modules that most adapters have, so that detection need not spell all.
+        common_dialect: the dialect most programs of this family write.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], tuple[Component, ...]] = field(repr=False)
+    spellings: Mapping[str, tuple[Spelling, ...]] = field(repr=False)
+    metadata: tuple[str, ...]
+    verified: str
+    probes: tuple[str, ...] = ()
+    common_dialect: str = "kohya"
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components, expanded."""
+        return _components(self)
+
+    def modules(self) -> Iterator[tuple[str, Module]]:
+        """Yield (full name, module) of every module of every component."""
+        for component in self.components:
+            for module in component.modules:
+                yield f"{component.name}.{module.path}", module
+
+    def find(self, name: str) -> Module | None:
+        """Return the module of a full name (`unet.conv_in`), or None."""
+        component, _, path = name.partition(".")
+        for candidate in self.components:
+            if candidate.name == component:
+                return candidate.by_path.get(path)
+        return None
+
+
+@cache
+def _components(family: Family) -> tuple[Component, ...]:
+    return family.build()
+
+
+def parameters(module: Module) -> tuple[Parameter, ...]:
+    """Return the parameters a module has."""
+    return ("weight", "bias") if module.bias else ("weight",)

@@ -1,0 +1,115 @@
+"""The element types of safetensors files, as one table.
+
+Only `numpy_dtype` imports numpy (and ml_dtypes for bfloat16 and float8); sizes and names are free.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from loramerge.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["DTYPES", "FLOATS", "dtype_name", "dtype_of", "is_float", "numpy_dtype", "scalar"]
+
+
+class DType(NamedTuple):
+    """Bits per element, numpy (or ml_dtypes) name or None, and the word users type."""
+
+    bits: int
+    numpy: str | None
+    word: str
+
+
+DTYPES: dict[str, DType] = {
+    "F64": DType(64, "float64", "float64"),
+    "F32": DType(32, "float32", "float32"),
+    "F16": DType(16, "float16", "float16"),
+    "BF16": DType(16, "bfloat16", "bfloat16"),
+    "F8_E4M3": DType(8, "float8_e4m3fn", "float8_e4m3"),
+    "F8_E5M2": DType(8, "float8_e5m2", "float8_e5m2"),
+    "I64": DType(64, "int64", "int64"),
+    "I32": DType(32, "int32", "int32"),
+    "I16": DType(16, "int16", "int16"),
+    "I8": DType(8, "int8", "int8"),
+    "U64": DType(64, "uint64", "uint64"),
+    "U32": DType(32, "uint32", "uint32"),
+    "U16": DType(16, "uint16", "uint16"),
+    "U8": DType(8, "uint8", "uint8"),
+    "BOOL": DType(8, "bool", "bool"),
+    # Copied through, never computed with.
+    "C64": DType(64, "complex64", "complex64"),
+    "F8_E8M0": DType(8, "float8_e8m0fnu", "float8_e8m0"),
+    "F6_E2M3": DType(6, None, "float6_e2m3"),
+    "F6_E3M2": DType(6, None, "float6_e3m2"),
+    "F4": DType(4, None, "float4"),
+}
+
+FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+_ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"})
+_WORDS = {dtype.word: name for name, dtype in DTYPES.items()} | {
+    "fp64": "F64", "fp32": "F32", "fp16": "F16", "bf16": "BF16", "half": "F16", "float": "F32",
+    "fp8": "F8_E4M3", "float8": "F8_E4M3",
+}  # fmt: skip
+_STRUCT = {
+    "F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b",
+    "U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B", "BOOL": "<?",
+}  # fmt: skip
+
+
+def is_float(dtype: str) -> bool:
+    """Say whether tensors of this type can hold weights that loramerge computes with."""
+    return dtype in FLOATS
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the numpy dtype of a safetensors dtype name, e.g. `BF16`.
+
+    Raises:
+        UsageError: if numpy cannot represent it (sub-byte types).
+    """
+    import numpy as np
+
+    name = DTYPES[dtype].numpy
+    if name is None:
+        raise UsageError(f"tensors of type {dtype} can be copied but not computed with")
+    if name in _ML_DTYPES:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return the safetensors name of a numpy dtype, the inverse of `numpy_dtype`."""
+    for name, entry in DTYPES.items():
+        if entry.numpy == dtype.name:
+            return name
+    raise UsageError(f"arrays of type {dtype.name} cannot be stored in a safetensors file")
+
+
+def dtype_of(word: str) -> str:
+    """Return the safetensors name for what a user typed: `float16`, `fp16`, `F16`, `bf16`, …"""
+    if word.upper() in DTYPES:
+        return word.upper()
+    try:
+        return _WORDS[word.lower()]
+    except KeyError:
+        known = [DTYPES[name].word for name in FLOATS]
+        raise UsageError(f"unknown dtype {word!r}", expected=", ".join(known)) from None
+
+
+def scalar(raw: bytes, dtype: str) -> float:
+    """Decode one element without numpy, so that alphas can be read in a header-only inspection."""
+    if dtype == "BF16":
+        return float(struct.unpack("<f", b"\0\0" + raw)[0])
+    code = _STRUCT.get(dtype)
+    if code is not None:
+        return float(struct.unpack(code, raw)[0])
+    import numpy as np
+
+    return float(np.frombuffer(raw, numpy_dtype(dtype))[0])

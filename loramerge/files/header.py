@@ -1,0 +1,183 @@
+"""The safetensors header: parse, validate, build. Standard library only.
+
+A file is `length (8 bytes, little endian) · header (JSON, `length` bytes) · data`. The header maps
+tensor names to dtype, shape and data offsets, and `__metadata__` to a map of strings. Everything the
+format promises is checked before any tensor is touched.
+
+Source: the format section of the safetensors README.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any, NamedTuple
+
+from loramerge.errors import CorruptFile
+from loramerge.files.dtypes import DTYPES
+
+__all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
+
+MAX_HEADER_BYTES = 100_000_000
+_DIMENSION_LIMIT = 1 << 62
+
+
+class TensorInfo(NamedTuple):
+    """Where one tensor lies: `start` and `stop` are byte offsets from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(NamedTuple):
+    """A validated header: tensors in the order of their data, metadata, and where data starts."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    data_start: int
+
+
+def nbytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return the stored size in bytes of a tensor."""
+    return math.prod(shape) * DTYPES[dtype].bits // 8
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} occurs twice")
+    for name, value in pairs:
+        name.encode()  # a lone surrogate is no Unicode, and could not be written again
+        if isinstance(value, str):
+            value.encode()
+    return found
+
+
+def parse_header(
+    length_field: bytes, read: Any, file_size: int, path: str | PathLike[str]
+) -> Header:
+    """Parse and validate a header.
+
+    Args:
+        length_field: the first 8 bytes of the file.
+        read: function of a byte count that returns that many bytes after the length field.
+        file_size: size of the whole file in bytes.
+        path: named in errors.
+
+    Raises:
+        CorruptFile: if any promise of the format is broken.
+    """
+
+    def corrupt(problem: str, **details: Any) -> CorruptFile:
+        details.setdefault("hint", "download or export the file again")
+        return CorruptFile(f"not a valid safetensors file: {problem}", file=path, **details)
+
+    if len(length_field) < 8:
+        raise corrupt("shorter than the 8 bytes of the header length", found=f"{file_size} bytes")
+    (length,) = struct.unpack("<Q", length_field)
+    if length > MAX_HEADER_BYTES:
+        raise corrupt(
+            "the header length is impossible", expected=f"≤ {MAX_HEADER_BYTES}", found=length
+        )
+    if 8 + length > file_size:
+        raise corrupt(
+            "the header ends after the file", expected=f"≥ {8 + length} bytes", found=file_size
+        )
+    raw = read(length)
+    if raw[:1] != b"{":
+        raise corrupt("the header does not start with '{'", found=raw[:1])
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise corrupt("the header is nested too deeply") from None
+    except ValueError as error:  # bad UTF-8, bad JSON, a name twice
+        raise corrupt(f"the header cannot be read ({error})") from None
+
+    metadata = content.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise corrupt("__metadata__ must map strings to strings")
+    data_start = 8 + length
+    infos = []
+    for name, entry in content.items():
+        problem = _entry_problem(entry)
+        if problem:
+            raise corrupt(problem, module=name)
+        start, stop = entry["data_offsets"]
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        if math.prod(shape) * DTYPES[dtype].bits != (stop - start) * 8:
+            raise corrupt(
+                "dtype × shape is not the number of bytes",
+                module=name,
+                expected=f"{nbytes(dtype, shape)} bytes for {dtype} {list(shape)}",
+                found=stop - start,
+            )
+        infos.append(TensorInfo(name, dtype, shape, data_start + start, data_start + stop))
+    infos.sort(key=lambda info: (info.start, info.stop))
+    position = data_start
+    for info in infos:
+        if info.start != position:
+            what = "overlaps the one before it" if info.start < position else "leaves a gap"
+            raise corrupt(f"a tensor {what}", module=info.name, expected=position, found=info.start)
+        position = info.stop
+    if position != file_size:
+        raise corrupt(
+            "the data does not end with the file", expected=f"{position} bytes", found=file_size
+        )
+    return Header({info.name: info for info in infos}, metadata, data_start)
+
+
+def _entry_problem(entry: Any) -> str | None:
+    """Say what is wrong with one tensor's entry, or None."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        return "an entry lacks dtype, shape or data_offsets"
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        return f"unknown dtype {entry['dtype']!r}"
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or any(
+        type(n) is not int or not 0 <= n < _DIMENSION_LIMIT for n in shape
+    ):
+        return f"impossible shape {shape!r}"
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or any(type(n) is not int for n in offsets)
+        or not 0 <= offsets[0] <= offsets[1]
+    ):
+        return f"impossible data_offsets {offsets!r}"
+    return None
+
+
+def build_header(
+    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    """Build the bytes before the data (length field included) for tensors laid out in order.
+
+    The result is a pure function of its arguments: metadata is sorted, separators are fixed, and the
+    header is padded with spaces to a multiple of 8 bytes.
+    """
+    content: dict[str, Any] = {}
+    if metadata:
+        content["__metadata__"] = dict(sorted(metadata.items()))
+    position, places = 0, []
+    for name, dtype, shape in entries:
+        stop = position + nbytes(dtype, shape)
+        content[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, stop]}
+        places.append((name, dtype, shape, position, stop))
+        position = stop
+    raw = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw += b" " * (-len(raw) % 8)
+    data_start = 8 + len(raw)
+    infos = {
+        name: TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + stop)
+        for name, dtype, shape, start, stop in places
+    }
+    return struct.pack("<Q", len(raw)) + raw, infos

@@ -1,0 +1,96 @@
+"""Pickled tensors (`.pt`, `.bin`, `.ckpt`), only through torch's restricted loader."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from loramerge.errors import CorruptFile, FileError, MissingExtra, MissingFile, UnsafeFile
+from loramerge.files.tensors import ArrayTensor, Tensor
+
+__all__ = ["PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "tensor_from_torch"]
+
+PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+
+
+def is_pickle(path: str | PathLike[str]) -> bool:
+    """Say whether the name is that of a pickled file."""
+    return os.path.splitext(os.fspath(path))[1].lower() in PICKLE_SUFFIXES
+
+
+def load_pickle(path: str | PathLike[str]) -> Any:
+    """Load a pickle that may hold tensors and plain containers, and nothing else.
+
+    Raises:
+        MissingExtra: if torch is not installed.
+        UnsafeFile: if the file asks for anything else to be created.
+        CorruptFile: if it is no whole pickle.
+    """
+    if not os.path.isfile(path):
+        raise MissingFile("no such file", file=path)
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra(
+            "reading pickled files needs torch",
+            file=path,
+            hint="pip install 'loramerge[train]', or convert the file to safetensors elsewhere",
+        ) from None
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        told = re.search(r"GLOBAL \S+", text) or re.search(r"Unsupported [^\n]+", text)
+        raise UnsafeFile(
+            "the pickle holds more than tensors, and loading it could run code, so it is refused",
+            file=path,
+            found=told[0] if told else "an object of unknown type",
+            hint="get the file as safetensors, or convert it in a place you trust",
+        ) from None
+    except Exception as error:  # a broken byte may make torch raise anything at all
+        reason = str(error).split(". ")[0] or type(error).__name__
+        raise CorruptFile(
+            f"torch cannot read the file ({reason})",
+            file=path,
+            hint="download or export the file again",
+        ) from None
+
+
+def tensor_from_torch(value: Any) -> ArrayTensor:
+    """Return a torch tensor (on the CPU) as a `Tensor`, bit for bit."""
+    import numpy as np
+    import torch
+
+    value = value.detach().contiguous()
+    views = {
+        torch.bfloat16: ("bfloat16", torch.int16),
+        torch.float8_e4m3fn: ("float8_e4m3fn", torch.int8),
+        torch.float8_e5m2: ("float8_e5m2", torch.int8),
+    }
+    if value.dtype in views:
+        import ml_dtypes
+
+        name, integer = views[value.dtype]
+        return ArrayTensor(value.view(integer).numpy().view(np.dtype(getattr(ml_dtypes, name))))
+    return ArrayTensor(value.numpy())
+
+
+def pickled_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Return the named tensors of a pickled state dict (also one nested under `state_dict`)."""
+    content = load_pickle(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise FileError(
+            "expected a dictionary of tensors", file=path, found=type(content).__name__
+        )
+    return {
+        str(name): tensor_from_torch(value)
+        for name, value in content.items()
+        if hasattr(value, "detach")
+    }

@@ -1,0 +1,128 @@
+"""Handles on tensors: stored in a file and read when asked, or computed and in memory.
+
+Everything above this layer works with `Tensor`; only `numpy()` touches data and imports numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from loramerge.files.dtypes import dtype_name, numpy_dtype, scalar
+from loramerge.files.header import TensorInfo, nbytes
+from loramerge.files.positioned import PositionedFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from loramerge.files.reader import TensorFile
+
+__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor"]
+
+
+class Tensor(ABC):
+    """A tensor with a dtype (safetensors name) and a shape, whose data can be had on demand."""
+
+    __slots__ = ()
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def raw(self) -> bytes | memoryview:
+        """Return the stored bytes, little endian and C-contiguous."""
+
+    @abstractmethod
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return the values as an array of the stored dtype (ml_dtypes for bfloat16, float8)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the stored bytes."""
+        return nbytes(self.dtype, self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        """Return a handle on the same data with another shape of as many elements."""
+        other = copy(self)
+        other.shape = shape
+        return other
+
+    def item(self) -> float:
+        """Return the value of a tensor of one element, without importing numpy."""
+        return scalar(bytes(self.raw()), self.dtype)
+
+
+class StoredTensor(Tensor):
+    """A tensor in a safetensors file."""
+
+    __slots__ = ("_file", "dtype", "info", "shape")
+
+    def __init__(self, file: TensorFile, info: TensorInfo) -> None:
+        self._file = file
+        self.info = info
+        self.dtype = info.dtype
+        self.shape = info.shape
+
+    @property
+    def source(self) -> PositionedFile:
+        """The open file the tensor lies in."""
+        return self._file.handle()
+
+    def raw(self) -> bytes:
+        return self.source.read(self.info.start, self.info.stop - self.info.start)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        array = np.empty(self.shape, numpy_dtype(self.dtype))
+        if array.size:
+            self.source.read_into(self.info.start, array.reshape(-1).view(np.uint8))
+        return array
+
+
+class ArrayTensor(Tensor):
+    """A tensor in memory."""
+
+    __slots__ = ("_array", "dtype", "shape")
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        import numpy as np
+
+        native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        self._array = np.ascontiguousarray(native).reshape(array.shape)
+        self.dtype = dtype_name(self._array.dtype)
+        self.shape = tuple(self._array.shape)
+
+    def raw(self) -> memoryview:
+        import numpy as np
+
+        return memoryview(self._array.reshape(-1).view(np.uint8))
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._array.reshape(self.shape)
+
+
+class RawTensor(Tensor):
+    """A small tensor given by its bytes, e.g. an alpha; needs no numpy."""
+
+    __slots__ = ("_raw", "dtype", "shape")
+
+    def __init__(self, raw: bytes, dtype: str, shape: tuple[int, ...]) -> None:
+        self._raw = raw
+        self.dtype = dtype
+        self.shape = shape
+
+    def raw(self) -> bytes:
+        return self._raw
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        return np.frombuffer(self._raw, numpy_dtype(self.dtype)).reshape(self.shape)

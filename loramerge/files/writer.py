@@ -1,0 +1,219 @@
+"""Atomic writing: a temporary file beside the target, flushed to disk, then renamed.
+
+Whatever happens before the rename, the target is untouched; the temporary file has no header until
+all its data is in place, so even a killed run leaves nothing that looks whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+
+from loramerge.errors import DiskFull, FileError, OutputExists
+from loramerge.files.header import build_header
+from loramerge.files.positioned import PositionedFile
+from loramerge.files.reader import release
+from loramerge.files.tensors import Tensor
+
+__all__ = [
+    "AtomicFile",
+    "AtomicFolder",
+    "check_space",
+    "check_target",
+    "write_bytes",
+    "write_tensors",
+]
+
+_RENAME_TRIES = 6
+
+
+def check_target(path: str | PathLike[str], *, force: bool) -> Path:
+    """Return the output path, or refuse an existing one without `force`; creates no folder.
+
+    Raises:
+        OutputExists: if it exists.
+        FileError: if the path names an existing thing of the other sort.
+    """
+    target = Path(path)
+    if target.exists() and not force:
+        raise OutputExists(
+            "the output exists", file=target, hint="give --force to replace it, or another -o"
+        )
+    return target
+
+
+def check_space(path: str | PathLike[str], size: int) -> None:
+    """Refuse early if the disk of `path` has fewer than `size` bytes free."""
+    folder = Path(path).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DiskFull(
+            "not enough room for the output",
+            file=path,
+            expected=f"{size / 1e6:.1f} MB",
+            found=f"{free / 1e6:.1f} MB free",
+            hint="free some room or write to another disk with -o",
+        )
+
+
+def _partial(target: Path) -> Path:
+    """Return a name beside the target, short enough for every file system."""
+    stem = target.name.encode()[:80].decode("utf-8", "ignore")
+    return target.with_name(f".{stem}.{os.getpid()}-{time.monotonic_ns() & 0xFFFFFF:06x}.partial")
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Replace `target`, retrying briefly where another program holds it (Windows)."""
+    for attempt in range(_RENAME_TRIES):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if attempt == _RENAME_TRIES - 1:
+                raise FileError(
+                    "cannot replace the file: another program holds it open",
+                    file=target,
+                    hint="close that program and run again",
+                ) from None
+            time.sleep(0.05 * 2**attempt)
+        except OSError as error:
+            raise FileError(f"cannot rename: {error.strerror}", file=target) from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse; the rename is still atomic
+        pass
+    finally:
+        os.close(descriptor)
+
+
+class AtomicFile:
+    """A file that appears under its name only when complete.
+
+    Use as a context manager: on a normal exit it is flushed and renamed, on an exception removed.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        self.target = check_target(path, force=force)
+        if self.target.is_dir():
+            raise FileError("the output is an existing folder", file=self.target)
+        self._force = force
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"cannot make the folder: {error.strerror}", file=self.target.parent
+            ) from None
+        self._temporary = _partial(self.target)
+        self.file = PositionedFile(self._temporary, "x")
+
+    def __enter__(self) -> PositionedFile:
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.file.flush()
+                self.file.close()
+                check_target(self.target, force=self._force)
+                release(self.target)
+                _rename(self._temporary, self.target)
+                _flush_folder(self.target.parent)
+        finally:
+            self.file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+class AtomicFolder:
+    """A folder built as `NAME.partial` and renamed when complete."""
+
+    def __init__(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        self.target = check_target(path, force=force)
+        if self.target.exists() and not self.target.is_dir():
+            raise FileError("the output is an existing file, expected a folder", file=self.target)
+        self.partial = self.target.with_name(self.target.name + ".partial")
+
+    def __enter__(self) -> Path:
+        try:
+            if self.partial.exists():
+                shutil.rmtree(self.partial)  # left by a killed run
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise FileError(
+                f"cannot make the folder: {error.strerror}", file=self.partial
+            ) from None
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self.target.exists():
+                    for path in self.target.rglob("*"):
+                        release(path)
+                    self._replace()
+                else:
+                    _rename(self.partial, self.target)
+                _flush_folder(self.target.parent)
+        finally:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _replace(self) -> None:
+        """Put the new folder in the place of the old one, or the old one back."""
+        old = self.target.with_name(self.target.name + ".old.partial")
+        shutil.rmtree(old, ignore_errors=True)  # left by a killed run
+        _rename(self.target, old)
+        try:
+            _rename(self.partial, self.target)
+        except BaseException:
+            _rename(old, self.target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bytes(path: str | PathLike[str], data: bytes, *, force: bool = False) -> None:
+    """Write a small file atomically."""
+    with AtomicFile(path, force=force) as file:
+        file.write(0, data)
+
+
+def write_tensors(
+    path: str | PathLike[str],
+    tensors: Iterable[tuple[str, Tensor]],
+    metadata: Mapping[str, str],
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write a safetensors file atomically; tensors are laid out in the order given.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        OutputExists: if the file exists and `force` is false.
+    """
+    pairs = list(tensors)
+    target = check_target(path, force=force)
+    head, infos = build_header(((n, t.dtype, t.shape) for n, t in pairs), metadata)
+    size = len(head) + sum(tensor.nbytes for _, tensor in pairs)
+    check_space(target, size)
+    with AtomicFile(target, force=force) as file:
+        for done, (name, tensor) in enumerate(pairs, 1):
+            if tensor.nbytes:
+                file.write(infos[name].start, tensor.raw())
+            if progress:
+                progress(done, len(pairs))
+        file.write(0, head)
+    return size

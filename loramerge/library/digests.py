@@ -1,0 +1,62 @@
+"""Digests of files, remembered by path, size, time and inode so that a base is hashed once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from loramerge.errors import LoramergeError
+from loramerge.files.digest import sha256_of_file
+from loramerge.files.writer import write_bytes
+from loramerge.library.registry import home
+
+__all__ = ["digest_of", "digest_of_files"]
+
+_FILE = "digests.json"
+_MOST = 10_000  # entries kept
+
+
+def _identity(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _read() -> dict[str, list[object]]:
+    try:
+        content = json.loads((home() / _FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # a cache may be lost at any time
+    return content if isinstance(content, dict) else {}
+
+
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file, from the cache if the file is the same as then."""
+    key = os.path.realpath(path)
+    identity = _identity(path)
+    known = _read().get(key)
+    if known is not None and known[:3] == identity and len(known) == 4:
+        return str(known[3])
+    digest = sha256_of_file(path)
+    if _identity(path) == identity:
+        entries = _read()
+        entries.pop(key, None)
+        entries[key] = [*identity, digest]
+        kept = dict(list(entries.items())[-_MOST:])
+        try:
+            write_bytes(home() / _FILE, json.dumps(kept).encode("utf-8"), force=True)
+        except (LoramergeError, OSError):
+            pass  # a read-only home costs time, not correctness
+    return digest
+
+
+def digest_of_files(root: Path, files: Sequence[Path]) -> str:
+    """Return the digest of a folder: over sorted (relative path, digest) of its files."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for path in sorted(files):
+        relative = path.relative_to(root).as_posix()
+        total.update(f"{relative}\0{digest_of(path)}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,167 @@
+"""From a name to a file: a path, a registered base, or a name in a library folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+from loramerge.errors import NotFound, UsageError, listed, nearest
+from loramerge.library.registry import Registry, load_registry
+
+__all__ = ["expand", "find", "names_in_library"]
+
+_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
+_ADAPTER_CONFIG = "adapter_config.json"
+_BASE_CONFIG = "model_index.json"
+
+
+def find(name: str, holds: str, registry: Registry | None = None) -> Path:
+    """Return the file (or folder) a name stands for.
+
+    Looked up as a path, as a registered base (for bases), then in the library folders: the whole
+    name first, then with a suffix added.
+
+    Args:
+        holds: `adapters` or `bases`, what is wanted.
+
+    Raises:
+        NotFound: naming the closest, and where it was looked for.
+        UsageError: if the library has the name twice.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    for suffix in _SUFFIXES[:1]:
+        if path.with_name(path.name + suffix).is_file() and path.name:
+            return path.with_name(path.name + suffix)
+    registry = registry or load_registry()
+    if holds == "bases" and name in registry.bases:
+        place = Path(registry.bases[name])
+        if not place.exists():
+            raise NotFound(
+                f"the base {name!r} is registered, but its file is gone",
+                file=place,
+                hint=f"loramerge base add {name} PATH --force",
+            )
+        return place
+    wanted = PurePath(name.replace("\\", "/")).as_posix()
+    matches: dict[str, Path] = {}
+    known: list[str] = []
+    for relative, place in names_in_library(registry, holds):
+        known.append(_bare(relative))
+        if _matches(relative, wanted):
+            matches[os.path.realpath(place)] = place
+    exact = {real: p for real, p in matches.items() if _is_whole(p, wanted)}
+    matches = exact or matches
+    if len(matches) > 1:
+        raise UsageError(
+            f"the name {name!r} stands for several files",
+            found=listed(sorted(str(p) for p in matches.values())),
+            hint="give more of the path",
+        )
+    if matches:
+        return next(iter(matches.values()))
+    raise _not_found(name, holds, registry, known)
+
+
+def _not_found(name: str, holds: str, registry: Registry, known: Sequence[str]) -> NotFound:
+    names = [*known, *(registry.bases if holds == "bases" else ())]
+    names += [n for full in known if (n := full.rpartition("/")[2]) != full]
+    close = nearest(name, names)
+    places = ["as a path"]
+    if holds == "bases":
+        places.append(f"among {len(registry.bases)} registered bases")
+    folders = [f.path for f in registry.folders if f.holds in (holds, "both")]
+    places += [f"in {folder}" for folder in folders]
+    what = "adapter" if holds == "adapters" else "base"
+    hint = f"did you mean {close}?" if close else None
+    if not hint and what == "adapter":
+        hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
+    if not hint:
+        hint = "loramerge base add NAME PATH makes a base known by name"
+    return NotFound(f"no {what} {name!r}", found=f"looked {', '.join(places)}", hint=hint)
+
+
+def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path]]:
+    """Yield (path relative to its library folder, path) of every candidate file or folder."""
+    for folder in registry.folders:
+        if folder.holds not in (holds, "both"):
+            continue
+        yield from _walk(folder.path, holds)
+
+
+def _walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
+    marker = _ADAPTER_CONFIG if holds == "adapters" else _BASE_CONFIG
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        if marker in files and folder != root:
+            folders.clear()
+            yield Path(folder).relative_to(root).as_posix(), Path(folder)
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in sorted(files):
+            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+                path = Path(folder, name)
+                yield path.relative_to(root).as_posix(), path
+
+
+def _bare(relative: str) -> str:
+    """Return a name without its file suffix."""
+    for suffix in _SUFFIXES:
+        if relative.lower().endswith(suffix):
+            return relative[: -len(suffix)]
+    return relative
+
+
+def _matches(relative: str, wanted: str) -> bool:
+    """Say whether the last parts of a relative path are the wanted name, suffix given or not."""
+    return any(
+        candidate == wanted or candidate.endswith("/" + wanted)
+        for candidate in (relative, _bare(relative))
+    )
+
+
+def _is_whole(path: Path, wanted: str) -> bool:
+    return path.as_posix().endswith("/" + wanted)
+
+
+def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
+    """Return the adapter files that names, folders (recursively) and patterns stand for.
+
+    A pattern is one only where no file has that very name, so `face [v2].safetensors` is a name.
+
+    Returns:
+        (path, path relative to what was given) pairs, in the order given and sorted within folders.
+
+    Raises:
+        NotFound: if a name or pattern stands for nothing.
+    """
+    found: dict[str, tuple[Path, PurePath]] = {}
+
+    def add(path: Path, relative: PurePath) -> None:
+        found.setdefault(os.path.realpath(path), (path, relative))
+
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir() and not (path / _ADAPTER_CONFIG).is_file():
+            inside = list(_walk(str(path), "adapters"))
+            if not inside:
+                raise NotFound("the folder holds no adapters", file=path)
+            for relative, place in inside:
+                add(place, PurePath(relative))
+        elif path.exists():
+            add(path, PurePath(path.name))
+        elif any(c in name for c in "*?["):
+            import glob
+
+            matched = sorted(glob.glob(str(path), recursive=True))
+            matched = [m for m in matched if m.lower().endswith(_SUFFIXES)]
+            if not matched:
+                raise NotFound(f"no file matches {name!r}")
+            for match in matched:
+                add(Path(match), PurePath(Path(match).name))
+        else:
+            place = find(name, "adapters")
+            add(place, PurePath(place.name))
+    return list(found.values())

@@ -1,0 +1,140 @@
+"""The registry: named bases and library folders, one small JSON file in the user's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loramerge.errors import CorruptFile, NotFound, UsageError, nearest
+from loramerge.files.writer import write_bytes
+
+__all__ = ["HOLDS", "Folder", "Registry", "home", "load_registry"]
+
+HOLDS = ("adapters", "bases", "both")
+_FILE = "registry.json"
+
+
+def home() -> Path:
+    """Return the folder of registry and caches: `$LORAMERGE_HOME`, else the platform's own."""
+    chosen = os.environ.get("LORAMERGE_HOME")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_config_dir
+
+    return Path(user_config_dir("loramerge", appauthor=False))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A library folder. `holds` says whether names in it are adapters, bases, or both."""
+
+    path: str
+    holds: str = "both"
+
+
+@dataclass
+class Registry:
+    """Named bases and library folders."""
+
+    bases: dict[str, str] = field(default_factory=dict)
+    folders: list[Folder] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write the registry atomically."""
+        content = {
+            "version": 1,
+            "bases": dict(sorted(self.bases.items())),
+            "folders": [{"path": f.path, "holds": f.holds} for f in self.folders],
+        }
+        raw = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8")
+        write_bytes(home() / _FILE, raw, force=True)
+
+    def add_base(self, name: str, path: Path, *, force: bool = False) -> None:
+        """Register a base under a name.
+
+        Raises:
+            UsageError: if the name cannot be one, or is taken and `force` is false.
+        """
+        if not name or any(c in name for c in ':/\\<>"|?*') or name != name.strip():
+            raise UsageError(
+                "this cannot be the name of a base", found=name, hint="letters, digits, - _ . +"
+            )
+        place = str(path.resolve())
+        if self.bases.get(name, place) != place and not force:
+            raise UsageError(
+                f"the base {name!r} is already registered",
+                found=self.bases[name],
+                hint="give --force to replace it",
+            )
+        self.bases[name] = place
+
+    def remove_base(self, name: str) -> None:
+        """Forget a base; its files stay.
+
+        Raises:
+            NotFound: if there is none of this name.
+        """
+        if name not in self.bases:
+            close = nearest(name, self.bases)
+            raise NotFound(
+                f"no base named {name!r} is registered",
+                hint=f"did you mean {close}?" if close else "loramerge base list shows them",
+            )
+        del self.bases[name]
+
+    def add_folder(self, path: Path, holds: str = "both") -> bool:
+        """Add a library folder; False if it is there already.
+
+        Raises:
+            NotFound: if it is not a folder.
+        """
+        if not path.is_dir():
+            raise NotFound("no such folder", file=path)
+        folder = Folder(str(path.resolve()), holds)
+        if any(known.path == folder.path for known in self.folders):
+            return False
+        self.folders.append(folder)
+        return True
+
+    def remove_folder(self, path: Path) -> None:
+        """Forget a library folder; its files stay.
+
+        Raises:
+            NotFound: if it is not in the list.
+        """
+        place = str(path.resolve())
+        kept = [f for f in self.folders if f.path not in (place, str(path))]
+        if len(kept) == len(self.folders):
+            raise NotFound(
+                "this folder is not in the library",
+                file=path,
+                hint="loramerge library list shows them",
+            )
+        self.folders = kept
+
+
+def load_registry() -> Registry:
+    """Read the registry; an absent file is an empty registry.
+
+    Raises:
+        CorruptFile: if it cannot be understood.
+    """
+    path = home() / _FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return Registry()
+    except (OSError, ValueError) as error:
+        raise CorruptFile(
+            f"the registry cannot be read ({error})", file=path, hint="repair or delete it"
+        ) from None
+    try:
+        bases = {str(name): str(place) for name, place in content["bases"].items()}
+        folders = [Folder(str(f["path"]), str(f["holds"])) for f in content["folders"]]
+    except (KeyError, TypeError, AttributeError):
+        raise CorruptFile(
+            "the registry is not of a known form", file=path, hint="repair or delete it"
+        ) from None
+    return Registry(bases, folders)

@@ -1,0 +1,657 @@
+"""Bake adapters into a checkpoint: the same layout out, everything untouched byte for byte.
+
+Files are walked in byte order. Untouched ranges are copied by the kernel where it can; touched
+tensors are computed in blocks of rows in reused buffers. Memory is a few blocks per thread, whatever
+the size of the checkpoint. Tasks write at fixed positions and block borders do not depend on the
+number of threads, so the bytes do not either.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.algebra.weights import Weight
+from loramerge.algebra.workers import ordered
+from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.errors import (
+    AdapterError,
+    FamilyError,
+    FormatError,
+    ShapeError,
+    UsageError,
+    listed,
+)
+from loramerge.events import Notify, Progress, ignore
+from loramerge.families import Parameter
+from loramerge.files.dtypes import DTYPES, FLOATS, is_float, numpy_dtype
+from loramerge.files.header import TensorInfo, build_header
+from loramerge.files.positioned import COPY_BLOCK, PositionedFile
+from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
+from loramerge.stream.rounding import Rounder
+
+__all__ = ["BakePlan", "Edit", "Survival", "bake", "plan_bake", "survey"]
+
+BLOCK_ELEMENTS = 1 << 18
+_COPY_TASK = 4 * COPY_BLOCK
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted."""
+
+    site: Site
+    place: Place
+    deltas: tuple[Delta, ...]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How much of the requested change of one module is in the written weights.
+
+    Args:
+        asked: ‖ΔW_asked‖_F².
+        along: ⟨ΔW_written, ΔW_asked⟩.
+        error: ‖ΔW_written − ΔW_asked‖_F².
+        base: ‖W‖_F² of the rows before.
+    """
+
+    module: str
+    tensor: str
+    asked: float
+    along: float
+    error: float
+    base: float
+
+    @property
+    def survived(self) -> float:
+        """Share of the change that survived rounding; 1 where nothing was asked."""
+        return self.along / self.asked if self.asked > 0 else 1.0
+
+    @property
+    def relative_error(self) -> float:
+        """‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖."""
+        return math.sqrt(self.error / self.asked) if self.asked > 0 else 0.0
+
+
+@dataclass
+class BakePlan:
+    """What a bake will do; made from headers alone.
+
+    Args:
+        edits: tensor → what is added to it, by file.
+        skipped: names of adapter modules that the base lacks and that were allowed to be left out.
+        bytes_out: size of all files that will be written.
+    """
+
+    checkpoint: Checkpoint
+    edits: dict[CheckpointFile, dict[str, list[Edit]]]
+    skipped: list[str]
+    dtype: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of all sites that change, each once."""
+        names = (e.site.name for f in self.edits.values() for es in f.values() for e in es)
+        return list(dict.fromkeys(names))
+
+    @property
+    def tensors(self) -> int:
+        """Number of tensors that change."""
+        return sum(len(tensors) for tensors in self.edits.values())
+
+
+def plan_bake(
+    checkpoint: Checkpoint,
+    inputs: Sequence[tuple[Adapter, Weight]],
+    *,
+    skip_missing: Sequence[str] = (),
+    dtype: str | None = None,
+) -> BakePlan:
+    """Match adapters to a base and say what will change.
+
+    Args:
+        skip_missing: components whose missing modules may be left out, or `all`.
+        dtype: safetensors name of a type that all floating tensors shall have.
+
+    Raises:
+        FamilyError: if an adapter belongs to another family.
+        AdapterError: if the base lacks modules of an adapter.
+        FormatError: if the base stores modules of an adapter as integers.
+        ShapeError: listing the modules whose shapes differ.
+    """
+    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], tuple[Place, list[Delta]]]]] = {}
+    missing: dict[str, list[str]] = {}
+    misfits: list[str] = []
+    quantised: list[str] = []
+    for adapter, weight in inputs:
+        adapter.require_sound()
+        _require_family(adapter, checkpoint)
+        for site, delta in adapter.deltas.items():
+            w = weight.of(site)
+            if w == 0.0:
+                continue
+            places = _places(checkpoint, site)
+            if not places:
+                missing.setdefault(site.component, []).append(site.name)
+                continue
+            scaled = delta if w == 1.0 else delta.scaled(w)
+            for place in places:
+                if not is_float(place.tensor.dtype):
+                    quantised.append(f"{place.name} ({place.tensor.dtype})")
+                    continue
+                if _flat(place.shape) != delta.flat_shape:
+                    misfits.append(
+                        f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
+                    )
+                    continue
+                tensors = edits.setdefault(place.file, {})
+                entry = tensors.setdefault(place.name, {}).setdefault(
+                    (site, place.part), (place, [])
+                )
+                entry[1].append(scaled)
+    if quantised:
+        raise FormatError(
+            f"{len(quantised)} tensors of the base are quantised and cannot be baked into",
+            file=checkpoint.path,
+            module=listed(quantised, 4),
+            expected=", ".join(DTYPES[name].word for name in FLOATS),
+            hint="bake into the base it was made from, then quantise that",
+        )
+    if misfits:
+        raise ShapeError(
+            f"{len(misfits)} modules of the adapter do not have the base's shapes",
+            file=checkpoint.path,
+            module=listed(misfits, 4),
+            hint="the adapter was trained on a base of another size or family",
+        )
+    skipped = _require_modules(missing, skip_missing, checkpoint)
+    ready = {
+        file: {
+            name: [Edit(site, place, tuple(deltas)) for (site, _), (place, deltas) in e.items()]
+            for name, e in tensors.items()
+        }
+        for file, tensors in edits.items()
+    }
+    if not ready and dtype is None:
+        raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
+    return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], math.prod(shape[1:])
+
+
+def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
+    if len(site.modules) != 1:
+        return []
+    return checkpoint.slots.get((site.modules[0], site.parameter), [])
+
+
+def _require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    candidates = adapter.info.detection.candidates
+    if not any(family in checkpoint.candidates for family in candidates):
+        raise FamilyError(
+            "the adapter and the base belong to different families",
+            file=adapter.label,
+            expected=f"an adapter of {checkpoint.family_name}, the family of {checkpoint.path.name}"
+            f" ({checkpoint.reason})",
+            found=f"{adapter.info.detection.name or 'an unknown family'}"
+            f" ({adapter.info.detection.reason})",
+            hint="choose a base of the adapter's family; weights cannot be carried across families",
+        )
+
+
+def _require_modules(
+    missing: Mapping[str, list[str]], skip_missing: Sequence[str], checkpoint: Checkpoint
+) -> list[str]:
+    """Refuse modules that the base lacks, unless their component may be skipped."""
+    refused = {
+        component: names
+        for component, names in missing.items()
+        if component not in skip_missing and "all" not in skip_missing
+    }
+    if refused:
+        count = sum(len(names) for names in refused.values())
+        component = next(iter(refused)) if len(refused) == 1 else "all"
+        raise AdapterError(
+            f"the base lacks {count} modules of the adapter",
+            file=checkpoint.path,
+            module=listed([name for names in refused.values() for name in names], 6),
+            found=f"the base has {', '.join(checkpoint.layouts) or 'nothing known'}",
+            hint=f"--skip-missing {component} bakes the rest",
+        )
+    return [name for names in missing.values() for name in names]
+
+
+@dataclass
+class _Task:
+    """One unit of work: copy a range, or compute a tensor."""
+
+    size: int
+    run: Callable[[_Buffers], list[Survival]]
+
+
+class _Buffers(threading.local):
+    """Arrays of one thread, kept from block to block."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Any] = {}
+
+    def get(self, use: str, dtype: Any, shape: tuple[int, int]) -> Any:
+        """Return an uninitialised array of `shape` for one use."""
+        import numpy as np
+
+        count = shape[0] * shape[1]
+        key = (use, str(dtype))
+        held = self._held.get(key)
+        if held is None or held.size < count:
+            held = self._held[key] = np.empty(max(count, BLOCK_ELEMENTS), dtype)
+        return held[:count].reshape(shape)
+
+
+@dataclass
+class _Output:
+    """One file to be written: its layout and where its bytes come from."""
+
+    file: CheckpointFile
+    head: bytes
+    infos: dict[str, TensorInfo]
+    tensors: Mapping[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        return max((info.stop for info in self.infos.values()), default=len(self.head))
+
+
+def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> _Output:
+    tensors, metadata = file.open()
+    if not plan.edits.get(file) and plan.dtype is None and not file.pickled:
+        return _unchanged(file)
+    merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
+    entries = [
+        (name, plan.dtype if plan.dtype and is_float(t.dtype) else t.dtype, t.shape)
+        for name, t in tensors.items()
+    ]
+    head, infos = build_header(entries, merged)
+    return _Output(file, head, infos, tensors, merged)
+
+
+def _unchanged(file: CheckpointFile) -> _Output:
+    """Return the layout of a file that is copied as it is, its header included."""
+    tensors, metadata = file.open()
+    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
+    head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
+    return _Output(file, head, {t.info.name: t.info for t in stored}, tensors, dict(metadata))
+
+
+def bake(
+    plan: BakePlan,
+    output: Path,
+    *,
+    force: bool = False,
+    seed: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    late: Future[Mapping[str, str]] | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> list[Survival]:
+    """Carry out a plan.
+
+    Args:
+        output: file, or folder for a base that is a folder.
+        seed: rounds stochastically with this seed; None rounds to nearest.
+        metadata: entries to add to the header of every file that changes.
+        late: gives replacements for entries of `metadata`, of the same lengths, before the files get
+            their names (digests that are computed meanwhile).
+
+    Returns:
+        What survived, per module and place, in file order.
+
+    Raises:
+        OutputExists, DiskFull, NumericsError.
+    """
+    files = plan.checkpoint.files
+    check_target(output, force=force)
+    outputs = [
+        _layout(f, plan, metadata or {} if plan.edits.get(f) else {}) for f in files.weights
+    ]
+    check_space(output, sum(o.size for o in outputs))
+    total = sum(o.size for o in outputs)
+    progress = _Bytes(total, notify)
+    if files.root is None:
+        return _write_file(outputs[0], output, plan, force, seed, late, threads, progress)
+    survivals: list[Survival] = []
+    with AtomicFolder(output, force=force) as folder:
+        for relative in files.others:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            _copy_other(files.root / relative, folder / relative, plan)
+        for one in outputs:
+            target = folder / one.file.relative
+            survivals += _write_file(one, target, plan, False, seed, late, threads, progress)
+    return survivals
+
+
+class _Nowhere:
+    """Takes the place of an output that nobody wants."""
+
+    def write(self, offset: int, data: Any) -> None:
+        """Forget the data."""
+
+
+def survey(
+    plan: BakePlan,
+    *,
+    seed: int | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> list[Survival]:
+    """Compute what a bake would write and how much of it survives, without writing anything."""
+    buffers = _Buffers()
+    nowhere = _Nowhere()
+    tasks = []
+    for file, edits in plan.edits.items():
+        output = _layout(file, plan, {})
+        tasks += [
+            _computed(output.tensors[name], output.infos[name], edits[name], nowhere, seed)
+            for name in output.tensors
+            if name in edits
+        ]
+    found = ordered(
+        lambda task: task.run(buffers), tasks, threads=threads, task="surveying", notify=notify
+    )
+    return [survival for one in found for survival in one]
+
+
+def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
+    """Copy a file that holds no weights; an index states its new total where the type changes."""
+    if plan.dtype is None or not source.name.endswith(".index.json"):
+        shutil.copyfile(source, target)
+        return
+    index = json.loads(source.read_text("utf-8"))
+    shards = set(index.get("weight_map", {}).values())
+    total = 0
+    for file in plan.checkpoint.files.weights:
+        if file.path.parent == source.parent and file.path.name in shards:
+            total += sum(
+                tensor.size * DTYPES[plan.dtype if is_float(tensor.dtype) else tensor.dtype].bits // 8
+                for tensor in file.open()[0].values()
+            )
+    index.setdefault("metadata", {})["total_size"] = total
+    target.write_text(json.dumps(index, indent=2), "utf-8")
+
+
+class _Bytes:
+    """Counts bytes done and tells about it."""
+
+    def __init__(self, total: int, notify: Notify) -> None:
+        self.total, self.notify, self.done = total, notify, 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        self.notify(Progress("baking", self.done, self.total, "bytes"))
+
+
+def _write_file(
+    output: _Output,
+    target: Path,
+    plan: BakePlan,
+    force: bool,
+    seed: int | None,
+    late: Future[Mapping[str, str]] | None,
+    threads: int | None,
+    progress: _Bytes,
+) -> list[Survival]:
+    edits = plan.edits.get(output.file, {})
+    survivals: list[Survival] = []
+    buffers = _Buffers()
+    with AtomicFile(target, force=force) as out:
+        out.resize(output.size)
+        tasks = _tasks(output, edits, out, seed)
+
+        def work(task: _Task) -> tuple[int, list[Survival]]:
+            return task.size, task.run(buffers)
+
+        with _WriteBehind(out) as behind:
+            for size, found in ordered(work, tasks, threads=threads):
+                survivals += found
+                progress.add(size)
+                behind.wrote(size)
+        head = output.head
+        if late is not None and edits:
+            entries = [(i.name, i.dtype, i.shape) for i in output.infos.values()]
+            head, _ = build_header(entries, output.metadata | dict(late.result()))
+            assert len(head) == len(output.head), "late entries must keep their lengths"
+        out.write(0, head)
+    return survivals
+
+
+class _WriteBehind:
+    """Flushes what was written from time to time in a thread of its own.
+
+    The disk works while the next tensors are computed, and little is left for the final flush.
+    """
+
+    _EVERY = 256 << 20
+
+    def __init__(self, file: PositionedFile) -> None:
+        self._file, self._since = file, 0
+        self._pool = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+
+    def wrote(self, count: int) -> None:
+        self._since += count
+        if self._since >= self._EVERY and (self._running is None or self._running.done()):
+            self._since = 0
+            self._running = self._pool.submit(self._file.flush)
+
+    def __enter__(self) -> _WriteBehind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+
+
+def _tasks(
+    output: _Output, edits: Mapping[str, list[Edit]], out: PositionedFile, seed: int | None
+) -> list[_Task]:
+    """Cut a file into tasks in byte order; neighbouring untouched tensors become one range."""
+    tasks: list[_Task] = []
+    run: tuple[StoredTensor, int, int, int] | None = None  # first tensor, start, offset, count
+
+    def close_run() -> None:
+        nonlocal run
+        if run is not None:
+            tasks.extend(_copies(*run, out))
+            run = None
+
+    for name, tensor in output.tensors.items():
+        info = output.infos[name]
+        if name in edits or info.dtype != tensor.dtype:
+            close_run()
+            tasks.append(_computed(tensor, info, edits.get(name, []), out, seed))
+        elif isinstance(tensor, StoredTensor):
+            size = info.stop - info.start
+            if run is not None and run[1] + run[3] == tensor.info.start:
+                run = (*run[:3], run[3] + size)
+            else:
+                close_run()
+                run = (tensor, tensor.info.start, info.start, size)
+        else:
+            close_run()
+            tasks.append(_plain(tensor, info, out))
+    close_run()
+    return tasks
+
+
+def _copies(
+    first: StoredTensor, start: int, offset: int, count: int, out: PositionedFile
+) -> list[_Task]:
+    def copy(done: int, size: int) -> _Task:
+        def run(buffers: _Buffers) -> list[Survival]:
+            out.copy_from(first.source, start + done, offset + done, size)
+            return []
+
+        return _Task(size, run)
+
+    return [
+        copy(done, min(_COPY_TASK, count - done)) for done in range(0, count, _COPY_TASK)
+    ]
+
+
+def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> _Task:
+    def run(buffers: _Buffers) -> list[Survival]:
+        if tensor.nbytes:
+            out.write(info.start, tensor.raw())
+        return []
+
+    return _Task(info.stop - info.start, run)
+
+
+@dataclass
+class _Sums:
+    asked: float = 0.0
+    along: float = 0.0
+    error: float = 0.0
+    base: float = 0.0
+
+
+def _computed(
+    tensor: Tensor,
+    info: TensorInfo,
+    edits: Sequence[Edit],
+    out: PositionedFile | _Nowhere,
+    seed: int | None,
+) -> _Task:
+    """Make the task of one tensor that changes, or that only changes its type."""
+
+    def run(buffers: _Buffers) -> list[Survival]:
+        import numpy as np
+
+        compute = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
+        rows = tensor.shape[0] if tensor.shape else 1
+        columns = math.prod(tensor.shape[1:])
+        if rows * columns == 0:
+            return []
+        rounder = Rounder(info.dtype, info.name, seed)
+        stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
+        adders = [_adders(edit, compute) for edit in edits]
+        sums = [_Sums() for _ in edits]
+        height = max(1, BLOCK_ELEMENTS // columns)
+        whole = tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
+        for start in range(0, rows, height):
+            stop = min(start + height, rows)
+            shape = (stop - start, columns)
+            if whole is None:
+                assert isinstance(tensor, StoredTensor)
+                read = buffers.get("read", stored, shape)
+                offset = tensor.info.start + start * columns * stored.itemsize
+                tensor.source.read_into(offset, read.reshape(-1).view(np.uint8))
+            else:
+                read = whole[start:stop]
+            base = buffers.get("base", compute, shape)
+            np.copyto(base, read, casting="unsafe")
+            rounded = buffers.get("rounded", target, shape)
+            asked = buffers.get("asked", compute, shape)
+            covered = _ask(edits, adders, start, stop, base, asked)
+            if covered is None:  # only the type changes
+                rounder.round(base, rounded)
+                rounder.check(rounded.astype(compute))
+            else:
+                back = buffers.get("back", compute, shape)
+                np.add(base, asked, out=back)
+                rounder.round(back, rounded)
+                np.copyto(back, rounded, casting="unsafe")
+                rounder.check(back)
+                back -= base  # ΔW as written
+                _measure(covered, start, sums, asked, back, base)
+            out.write(info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8))
+        return [
+            Survival(e.site.name, info.name, s.asked, s.along, s.error, s.base)
+            for e, s in zip(edits, sums, strict=True)
+        ]
+
+    return _Task(info.stop - info.start, run)
+
+
+def _adders(edit: Edit, compute: str) -> list[Any]:
+    """Return row adders in the rows of the stored tensor."""
+    if not edit.place.transposed:
+        return [delta.row_adder(compute) for delta in edit.deltas]
+
+    def transposed(delta: Delta) -> Any:
+        if isinstance(delta, Replacement):
+            raise AdapterError(
+                "a replacement of a transposed tensor is not supported", module=edit.site.name
+            )
+        flipped = delta.dense(dtype=compute).reshape(delta.flat_shape).T
+
+        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+            if fresh:
+                out[:] = flipped[start:stop]
+            else:
+                out += flipped[start:stop]
+
+        return add
+
+    return [transposed(delta) for delta in edit.deltas]
+
+
+def _ask(
+    edits: Sequence[Edit],
+    adders: Sequence[Sequence[Any]],
+    start: int,
+    stop: int,
+    base: Any,
+    asked: Any,
+) -> list[tuple[int, int, int]] | None:
+    """Fill `asked` with ΔW of rows start:stop; return (edit, first, last) rows covered, or None."""
+    covered = []
+    for index, edit in enumerate(edits):
+        low, high = edit.place.rows
+        first, last = max(low, start), min(high, stop)
+        if first < last:
+            covered.append((index, first, last))
+    if not edits:
+        return None
+    if sum(last - first for _, first, last in covered) != stop - start:
+        asked[:] = 0.0
+    for index, first, last in covered:
+        low = edits[index].place.rows[0]
+        rows = slice(first - start, last - start)
+        for number, add in enumerate(adders[index]):
+            add(first - low, last - low, base[rows], asked[rows], number == 0)
+    return covered
+
+
+def _measure(
+    covered: Sequence[tuple[int, int, int]],
+    start: int,
+    sums: Sequence[_Sums],
+    asked: Any,
+    written: Any,
+    base: Any,
+) -> None:
+    """Add one block's products to the sums of the edits it covers."""
+    import numpy as np
+
+    for index, first, last in covered:
+        rows = slice(first - start, last - start)
+        a, w, b = (x[rows].reshape(-1) for x in (asked, written, base))
+        one = sums[index]
+        one.asked += float(np.dot(a, a))
+        one.along += float(np.dot(w, a))
+        one.base += float(np.dot(b, b))
+        w -= a
+        one.error += float(np.dot(w, w))

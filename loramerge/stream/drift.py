@@ -1,0 +1,130 @@
+"""How far two bases of one family are apart, at the modules an adapter changes.
+
+An adapter is trained against one base. Where another base has moved far, above all inside the
+subspace the adapter reads and writes, the adapter meets weights it was not made for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.algebra.workers import ordered
+from loramerge.checkpoint import Checkpoint, Place
+from loramerge.errors import FamilyError, ShapeError
+from loramerge.events import Notify, ignore
+
+__all__ = ["Drift", "drift"]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Squared norms of one module; they add up over modules.
+
+    Args:
+        base: ‖W_A‖². moved: ‖W_B − W_A‖².
+        inside: ‖Q_uᵀ W_A Q_d‖² with Q the orthonormal bases of the adapter's columns and rows.
+        inside_moved: ‖Q_uᵀ (W_B − W_A) Q_d‖².
+    """
+
+    base: float
+    moved: float
+    inside: float
+    inside_moved: float
+
+    def __add__(self, other: Drift) -> Drift:
+        return Drift(
+            self.base + other.base,
+            self.moved + other.moved,
+            self.inside + other.inside,
+            self.inside_moved + other.inside_moved,
+        )
+
+    @property
+    def distance(self) -> float:
+        """‖W_B − W_A‖ / ‖W_A‖."""
+        return math.sqrt(self.moved / self.base) if self.base > 0 else 0.0
+
+    @property
+    def subspace(self) -> float:
+        """How much of what the adapter's own subspace sees of W_A has moved, relative."""
+        return math.sqrt(self.inside_moved / self.inside) if self.inside > 0 else 0.0
+
+
+def drift(
+    adapters: Sequence[Adapter],
+    trained_on: Checkpoint,
+    base: Checkpoint,
+    *,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> dict[Site, Drift]:
+    """Measure, for every low-rank site of the adapters, how far `base` is from `trained_on`.
+
+    Raises:
+        FamilyError: if the two bases belong to different families.
+        ShapeError: if a module has another shape in the adapter than in a base.
+    """
+    if not any(family in base.candidates for family in trained_on.candidates):
+        raise FamilyError(
+            "the two bases belong to different families",
+            file=f"{trained_on.path} and {base.path}",
+            expected=base.family_name,
+            found=trained_on.family_name,
+        )
+    work: list[tuple[Site, Delta, Place, Place]] = []
+    for adapter in adapters:
+        for site, delta in adapter.deltas.items():
+            key = (site.modules[0], site.parameter)
+            if delta.rank is None or key not in trained_on.slots or key not in base.slots:
+                continue
+            a, b = trained_on.slots[key][0], base.slots[key][0]
+            for place, file in ((a, trained_on.path), (b, base.path)):
+                if (place.shape[0], math.prod(place.shape[1:])) != delta.flat_shape:
+                    raise ShapeError(
+                        "the base and the adapter differ in shape",
+                        file=file,
+                        module=site.name,
+                        expected=list(delta.shape),
+                        found=list(place.shape),
+                    )
+            work.append((site, delta, a, b))
+    found = ordered(_one, work, threads=threads, task="comparing bases", notify=notify)
+    result: dict[Site, Drift] = {}
+    for (site, *_), one in zip(work, found, strict=True):
+        result[site] = result[site] + one if site in result else one
+    return result
+
+
+def _weights(place: Place) -> Any:
+    """Return a module's weight as float64 `(out, in·kh·kw)`."""
+    start, stop = place.rows
+    array = place.tensor.numpy().reshape(place.tensor.shape[0], -1)[start:stop].astype("float64")
+    return array.T if place.transposed else array
+
+
+def _one(item: tuple[Site, Delta, Place, Place]) -> Drift:
+    import numpy as np
+
+    _, delta, place_a, place_b = item
+    before = _weights(place_a)
+    moved = _weights(place_b) - before
+    up, down = delta.factors("float64")
+    left, right = _orthonormal(up), _orthonormal(down.T)
+    return Drift(
+        float((before**2).sum()),
+        float((moved**2).sum()),
+        float(np.sum((left.T @ before @ right) ** 2)),
+        float(np.sum((left.T @ moved @ right) ** 2)),
+    )
+
+
+def _orthonormal(columns: Any) -> Any:
+    """Return an orthonormal basis of the columns' span, dead directions left out."""
+    import numpy as np
+
+    u, s, _ = np.linalg.svd(columns, full_matrices=False)
+    return u[:, s > 1e-7 * s[0]] if len(s) and s[0] > 0 else u[:, :0]

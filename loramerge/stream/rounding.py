@@ -1,0 +1,92 @@
+"""From float32 (or float64) to the storage type of a base: to nearest, or stochastically."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from loramerge.errors import NumericsError
+from loramerge.files.dtypes import DTYPES, numpy_dtype
+
+__all__ = ["Rounder", "generator"]
+
+
+def generator(seed: int, name: str) -> Any:
+    """Return the random stream of one tensor: Philox keyed by the seed and the tensor's name."""
+    import numpy as np
+
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+class Rounder:
+    """Rounds blocks of one tensor.
+
+    Args:
+        dtype: safetensors name of the storage type.
+        name: of the tensor, for errors and for the random stream.
+        seed: None rounds to nearest; a number rounds up or down at random, so that the expected
+            value is the exact one.
+    """
+
+    def __init__(self, dtype: str, name: str, seed: int | None) -> None:
+        self.dtype = numpy_dtype(dtype)
+        self.name = name
+        self._word = DTYPES[dtype].word
+        self._random = None if seed is None else generator(seed, name)
+
+    def round(self, exact: Any, out: Any) -> None:
+        """Round `exact` into `out`, an array of the storage type and the same shape.
+
+        Raises:
+            NumericsError: if a finite value does not fit.
+        """
+        import numpy as np
+
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            np.copyto(out, exact, casting="unsafe")
+        if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
+            self._stochastic(exact, out)
+
+    def check(self, written: Any) -> None:
+        """Refuse a block that holds NaN or infinity after rounding.
+
+        Args:
+            written: the block, read back as floats.
+        """
+        import numpy as np
+
+        if not np.isfinite(written.sum()) and not np.isfinite(written).all():
+            raise NumericsError(
+                f"NaN or infinity, or values that do not fit {self._word}, after adding",
+                module=self.name,
+                hint="inspect --deep the adapters, lower their weights, or give --dtype float32",
+            )
+
+    def _stochastic(self, exact: Any, out: Any) -> None:
+        """Move values to their neighbour on the other side of `exact`, as often as it is near."""
+        import numpy as np
+
+        assert self._random is not None
+        back = out.astype(exact.dtype)
+        rest = exact - back
+        moved = np.flatnonzero(rest)
+        if not len(moved):
+            return
+        bits_type = np.dtype(f"u{out.dtype.itemsize}")
+        flat, nearest, rest = out.reshape(-1), back.reshape(-1)[moved], rest.reshape(-1)[moved]
+        bits = flat.view(bits_type)[moved]
+        sign_bit = bits_type.type(1 << (8 * out.dtype.itemsize - 1))
+        negative = (bits & sign_bit) != 0
+        zero = (bits & ~sign_bit) == 0
+        outward = (rest < 0) == negative
+        step = np.where(outward, 1, -1).astype(np.int64)
+        neighbour = (bits.astype(np.int64) + step).astype(bits_type)
+        smallest = np.where(rest < 0, sign_bit | bits_type.type(1), bits_type.type(1))
+        neighbour = np.where(zero, smallest, neighbour).astype(bits_type)
+        other = neighbour.view(out.dtype).astype(exact.dtype)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            chance = np.abs(rest) / np.abs(other - nearest)
+        draw = self._random.random(len(moved), dtype=np.float32)
+        take = np.isfinite(other) & (draw < chance)
+        flat.view(bits_type)[moved[take]] = neighbour[take]

@@ -1,0 +1,140 @@
+"""diff: how two adapters differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.load import load
+from loramerge.adapter.metadata import training_metadata
+from loramerge.algebra.compare import Comparison, Moments, compare, verdict
+from loramerge.errors import AdapterError, FamilyError
+from loramerge.library.references import parse_reference
+from loramerge.verbs.outputs import warn_of_unknown
+from loramerge.verbs.parameters import Context, Doc
+
+__all__ = ["Diff", "DiffResult", "diff", "diff_adapters"]
+
+_SAME = 2e-3  # relative distance up to which rounding explains a difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Compare two adapters of any dialect and rank, by what they change (ΔW)."""
+
+    a: Annotated[str, Doc("First adapter.", ("A",), None, "adapters")]
+    b: Annotated[str, Doc("Second adapter.", ("B",), None, "adapters")]
+    exit_code: Annotated[
+        bool, Doc("End with exit code 1 if the two differ by more than rounding.")
+    ] = False
+
+
+@dataclass
+class DiffResult:
+    """A verdict in words, and the figures behind it."""
+
+    a: str
+    b: str
+    verdict: str
+    differs: bool
+    comparison: Comparison
+    facts: dict[str, tuple[Any, Any]]
+    metadata: dict[str, tuple[str | None, str | None]]
+    exit_code: bool = False
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        found = self.comparison
+        return {
+            "a": self.a,
+            "b": self.b,
+            "verdict": self.verdict,
+            "differs": self.differs,
+            "modules": len(found.sites),
+            "only_a": list(found.only_a),
+            "only_b": list(found.only_b),
+            "not_compared": list(found.skipped),
+            "total": _figures(found.total),
+            "shared": _figures(found.shared),
+            "blocks": {name: _figures(m) for name, m in found.blocks().items()},
+            "facts": {name: list(pair) for name, pair in self.facts.items()},
+            "metadata": {name: list(pair) for name, pair in self.metadata.items()},
+        }
+
+
+def _figures(moments: Moments) -> dict[str, float | None]:
+    return {
+        "cosine": moments.cosine,
+        "relative_distance": moments.distance,
+        "best_fit": moments.fit,
+        "norm_a": moments.aa**0.5,
+        "norm_b": moments.bb**0.5,
+    }
+
+
+def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
+    """Run the verb.
+
+    Raises:
+        FamilyError: if the two belong to different families.
+        ShapeError: if a shared module has two shapes.
+    """
+    references = [parse_reference(parameters.a), parse_reference(parameters.b)]
+    a, b = (load(reference.path()) for reference in references)
+    for adapter in (a, b):
+        warn_of_unknown(adapter, context.notify)
+    a, b = (
+        adapter.with_deltas({s: d.scaled(r.weight.of(s)) for s, d in adapter.deltas.items()})
+        if r.weight.text() != "1"
+        else adapter
+        for adapter, r in zip((a, b), references, strict=True)
+    )
+    result = diff_adapters(a, b, context)
+    result.exit_code = parameters.exit_code
+    return result
+
+
+def diff_adapters(a: Adapter, b: Adapter, context: Context = Context()) -> DiffResult:
+    """Compare two loaded adapters; see `diff`."""
+    a.require_sound()
+    b.require_sound()
+    names = a.info.detection.name, b.info.detection.name
+    families = [set(x.info.detection.candidates) for x in (a, b)]
+    if all(families) and not families[0] & families[1]:
+        raise FamilyError(
+            "the two adapters belong to different families and have no common modules",
+            file=f"{a.label} and {b.label}",
+            found=f"{names[0]} and {names[1]}",
+        )
+    found = compare(a, b, threads=context.threads, notify=context.notify)
+    if not found.sites and not found.only_a and not found.only_b:
+        raise AdapterError(
+            "nothing in the two can be compared",
+            file=f"{a.label} and {b.label}",
+            found=f"kinds {', '.join({**a.kinds(), **b.kinds()})}",
+        )
+    facts = {
+        name: (of(a), of(b))
+        for name, of in (
+            ("family", lambda x: x.info.detection.name),
+            ("dialect", lambda x: x.info.dialect),
+            ("kinds", lambda x: x.kinds()),
+            ("modules", lambda x: len(x.deltas)),
+            ("ranks", lambda x: x.ranks()),
+            ("dtypes", lambda x: x.dtypes()),
+            ("embeddings", lambda x: sorted(x.embeddings)),
+        )
+    }
+    differs = (
+        found.total.distance > _SAME
+        or bool(found.skipped)
+        or facts["embeddings"][0] != facts["embeddings"][1]
+    )
+    one, two = (training_metadata(x.info.metadata) for x in (a, b))
+    metadata = {
+        key: (one.get(key), two.get(key))
+        for key in sorted({**one, **two})
+        if one.get(key) != two.get(key)
+    }
+    return DiffResult(a.label, b.label, verdict(found), differs, found, facts, metadata)

@@ -1,0 +1,297 @@
+"""inspect: what a file is, from its header alone or with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from loramerge.adapter import Adapter, Problem
+from loramerge.adapter.load import load
+from loramerge.adapter.metadata import tags, trained_on, trigger_words
+from loramerge.dialects import DIALECTS
+from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.files.dtypes import DTYPES
+from loramerge.library.lookup import expand, find
+from loramerge.verbs.parameters import Context, Doc
+
+__all__ = ["Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Say what files are: dialect, family, kinds, ranks, training metadata, findings.
+
+    Only headers and alphas are read, which is instant. --deep reads the weights and looks for NaN,
+    untrained modules and the like.
+    """
+
+    files: Annotated[
+        tuple[str, ...],
+        Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"),
+    ]
+    deep: Annotated[bool, Doc("Read the weights: true norms and findings.")] = False
+    modules: Annotated[bool, Doc("List every module with rank, alpha and norm (reads the weights).")
+    ] = False  # fmt: skip
+    spectrum: Annotated[
+        bool, Doc("List every module's singular values in short (reads the weights).")
+    ] = False
+    check: Annotated[
+        bool, Doc("End with exit code 5 if a finding is an error (reads the weights).")
+    ] = False
+    base: Annotated[
+        str | None,
+        Doc(
+            "Say whether the adapter works with this base, and how much survives its type.",
+            ("--base", "-b"),
+            "BASE",
+            "bases",
+        ),
+    ] = None
+    hash: Annotated[bool, Doc("Show digests: of the file, and of its tensors.")] = False
+    metadata: Annotated[bool, Doc("Show every entry of the header's metadata.")] = False
+
+
+@dataclass
+class Inspected:
+    """What is known of one file. The names are those of `--json`."""
+
+    path: str
+    size: int | None
+    what: str
+    dialect: str | None = None
+    family: str | None = None
+    family_reason: str | None = None
+    trained_on: str | None = None
+    kinds: dict[str, int] = field(default_factory=dict)
+    modules: int = 0
+    components: dict[str, int] = field(default_factory=dict)
+    ranks: dict[int, int] = field(default_factory=dict)
+    alphas: dict[float, int] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    embeddings: list[str] = field(default_factory=list)
+    unknown_keys: list[str] = field(default_factory=list)
+    nearest_keys: dict[str, str] = field(default_factory=dict)
+    tags: list[tuple[str, int]] = field(default_factory=list)
+    trigger_words: list[str] = field(default_factory=list)
+    loads_in: list[str] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] | None = None
+    checked: str = "header"
+    findings: list[Problem] = field(default_factory=list)
+    norm: float | None = None
+    table: list[dict[str, Any]] | None = None
+    base: dict[str, Any] | None = None
+    error: str | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return this file's object in `--json`; keys are always present, null if not computed."""
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shown["findings"] = [
+            {name: getattr(f, name) for name in ("severity", "code", "module", "message", "remedy")}
+            for f in self.findings
+        ]
+        return shown
+
+
+@dataclass
+class InspectResult:
+    """All files, in order."""
+
+    files: list[Inspected]
+    exit_code: int = 0
+    all_metadata: bool = False
+
+    def json(self) -> list[dict[str, Any]]:
+        """Return the list that `--json` prints."""
+        return [file.json() for file in self.files]
+
+
+def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
+    """Run the verb. With a single file errors are raised; with several they are reported.
+
+    Raises:
+        LoramergeError: for a single file that cannot be read.
+    """
+    files = _targets(parameters.files)
+    found = []
+    code = 0
+    for path in files:
+        try:
+            found.append(_one(path, parameters, context))
+        except LoramergeError as error:
+            if len(files) == 1:
+                raise
+            found.append(Inspected(str(path), None, "unreadable", error=error.problem))
+            code = code or error.exit_code
+    if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
+        code = 5
+    return InspectResult(found, code, parameters.metadata)
+
+
+def _targets(names: tuple[str, ...]) -> list[Path]:
+    """Return the files to look at; a folder that is a checkpoint or adapter counts as one."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        one = path.is_dir() and any(
+            (path / marker).is_file() for marker in ("model_index.json", "adapter_config.json")
+        )
+        found += [path] if one else [place for place, _ in expand([name])]
+    return list(dict.fromkeys(found))
+
+
+def _one(path: Path, parameters: Inspect, context: Context) -> Inspected:
+    if (path / "model_index.json").is_file():
+        return _checkpoint(path)
+    try:
+        adapter = load(path)
+    except FormatError:
+        if path.is_dir():
+            return _checkpoint(path)
+        raise
+    if not adapter.deltas and not adapter.embeddings and not adapter.info.problems:
+        try:
+            return _checkpoint(path)
+        except FamilyError:
+            pass  # neither: shown with its unknown keys
+    return inspect_adapter(adapter, parameters, context)
+
+
+def inspect_adapter(
+    adapter: Adapter,
+    parameters: Inspect = Inspect(files=()),
+    context: Context = Context(),
+) -> Inspected:
+    """Inspect a loaded adapter; see `inspect`."""
+    info = adapter.info
+    dialects = [DIALECTS[name] for name in info.dialects]
+    loads = [p for p in (dialects[0].loads_in if dialects else ()) if
+             all(p in d.loads_in for d in dialects)]  # fmt: skip
+    account = info.account
+    found = Inspected(
+        path=adapter.label,
+        size=info.size,
+        what="adapter" if adapter.deltas else "embeddings" if adapter.embeddings else "unknown",
+        dialect=" + ".join(info.dialects) or None,
+        family=info.detection.name,
+        family_reason=info.detection.reason,
+        trained_on=trained_on(info.metadata),
+        kinds=adapter.kinds(),
+        modules=len(adapter.deltas),
+        components=adapter.components(),
+        ranks=adapter.ranks(),
+        alphas=adapter.alphas(),
+        dtypes={DTYPES[name].word: n for name, n in adapter.dtypes().items()},
+        embeddings=sorted(adapter.embeddings),
+        unknown_keys=list(account.unknown),
+        nearest_keys={key: near for key, near in account.unknown.items() if near},
+        tags=tags(info.metadata),
+        trigger_words=trigger_words(info.metadata),
+        loads_in=loads,
+        metadata=dict(sorted(info.metadata.items())),
+        findings=list(info.problems),
+    )
+    if parameters.hash and info.path is not None:
+        found.hashes = _hashes(adapter)
+    if parameters.deep or parameters.modules or parameters.spectrum or parameters.check:
+        _deep(found, adapter, parameters, context)
+    if parameters.base is not None:
+        _against(found, adapter, parameters.base, context)
+    return found
+
+
+def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
+    from loramerge.algebra.health import examine
+
+    report = examine(
+        adapter, spectra=parameters.spectrum, threads=context.threads, notify=context.notify
+    )
+    found.checked = "weights"
+    found.findings += report.problems
+    found.norm = report.norm
+    if parameters.modules or parameters.spectrum:
+        found.table = report.table
+
+
+def _against(found: Inspected, adapter: Adapter, base: str, context: Context) -> None:
+    """Say in one verdict whether the adapter works with a base."""
+    from loramerge.algebra.weights import Weight
+    from loramerge.checkpoint import open_checkpoint
+    from loramerge.stream.bake import plan_bake, survey
+
+    checkpoint = open_checkpoint(find(base, "bases"))
+    found.base = {"path": str(checkpoint.path), "family": checkpoint.family_name}
+    try:
+        plan = plan_bake(checkpoint, [(adapter, Weight())], skip_missing=("all",))
+    except LoramergeError as error:
+        found.base |= {"works": False, "reason": error.problem, "matched": 0}
+        return
+    survivals = survey(plan, threads=context.threads, notify=context.notify)
+    asked = sum(s.asked for s in survivals)
+    kept = sum(s.along for s in survivals) / asked if asked else 1.0
+    weights = sum(s.base for s in survivals)
+    total = len(adapter.deltas)
+    matched = total - len(plan.skipped)
+    reason = f"{matched} of {total} modules fit; {kept:.0%} of the change survives the base's type"
+    found.checked = "weights"
+    found.base |= {
+        "works": bool(matched),
+        "matched": matched,
+        "modules": total,
+        "skipped": plan.skipped,
+        "change": (asked / weights) ** 0.5 if weights else None,
+        "survives": kept,
+        "reason": reason,
+    }
+
+
+def _hashes(adapter: Adapter) -> dict[str, str]:
+    """Return the digests by which people and sites name a file."""
+    from loramerge.adapter.source import open_source
+    from loramerge.files.digest import tensors_sha256
+    from loramerge.library.digests import digest_of, digest_of_files
+
+    assert adapter.info.path is not None
+    path = Path(adapter.info.path)
+    source = open_source(path)
+    whole = (
+        digest_of(source.files[0])
+        if len(source.files) == 1
+        else digest_of_files(path if path.is_dir() else path.parent, source.files)
+    )
+    return {
+        "sha256": whole,
+        "autov2": whole[:10],
+        "tensors_sha256": tensors_sha256(source.tensors),
+    }
+
+
+def _checkpoint(path: Path) -> Inspected:
+    """Describe a base, since people point at those too."""
+    from loramerge.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(path)
+    dtypes: dict[str, int] = {}
+    for file in checkpoint.files.weights:
+        for tensor in file.open()[0].values():
+            word = DTYPES[tensor.dtype].word
+            dtypes[word] = dtypes.get(word, 0) + 1
+    _, metadata = checkpoint.files.weights[0].open()
+    modules = {module for module, _ in checkpoint.slots}
+    components = {
+        name: sum(m.startswith(f"{name}.") for m in modules) for name in checkpoint.layouts
+    }
+    layouts = sorted(set(checkpoint.layouts.values()))
+    return Inspected(
+        path=str(path),
+        size=checkpoint.size,
+        what="checkpoint",
+        dialect=f"layout {', '.join(layouts)}",
+        family=checkpoint.family_name,
+        family_reason=checkpoint.reason,
+        modules=len(modules),
+        components=components,
+        dtypes=dtypes,
+        metadata=dict(metadata),
+    )

@@ -1,0 +1,260 @@
+"""resize: re-rank adapters by SVD, one or a folder full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.load import load
+from loramerge.adapter.save import choose_dialect, encode, suffix_of, write_encoded
+from loramerge.algebra.arrays import check_device
+from loramerge.algebra.combine import Combined
+from loramerge.algebra.resize import resize as resize_adapter
+from loramerge.errors import LoramergeError, UsageError
+from loramerge.events import Note
+from loramerge.files.dtypes import DTYPES, dtype_of
+from loramerge.files.writer import check_target
+from loramerge.library.lookup import expand
+from loramerge.verbs.mix import lossy_json
+from loramerge.verbs.outputs import (
+    default_name,
+    file_size,
+    size_model,
+    version_entry,
+    warn_of_unknown,
+)
+from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.writing import RankParameters, WriteParameters
+
+__all__ = ["Resize", "ResizeResult", "Resized", "resize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize(RankParameters, WriteParameters):
+    """Re-rank adapters by SVD.
+
+    Every module gets the best approximation of its new rank, and the report says what that lost.
+    With several files, a file that fails or would not get smaller is reported and the rest goes on;
+    running again does only what is missing.
+    """
+
+    files: Annotated[
+        tuple[str, ...],
+        Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"),
+    ]
+    out_dir: Annotated[
+        str | None,
+        Doc("Folder for the results of several files; names and sub-folders are kept.", metavar="DIR"),
+    ] = None
+    results: Annotated[
+        str | None, Doc("Also write the table of results as CSV.", metavar="FILE.csv")
+    ] = None
+
+
+@dataclass
+class Resized:
+    """What became of one file. `status` is `done`, `kept` (already there), `skipped` or `failed`."""
+
+    path: str
+    status: str
+    output: str | None = None
+    size_before: int | None = None
+    size_after: int | None = None
+    dialect: str | None = None
+    dtype: str | None = None
+    ranks_before: dict[int, int] = field(default_factory=dict)
+    ranks_after: dict[int, int] = field(default_factory=dict)
+    relative_error: float | None = None
+    norm_kept: float | None = None
+    worst: tuple[str, float] | None = None
+    left_out: list[str] = field(default_factory=list)
+    reason: str | None = None
+    exit_code: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """Return the object of this file in `--json`."""
+        return {
+            "path": self.path,
+            "status": self.status,
+            "output": self.output,
+            "size_before": self.size_before,
+            "size_after": self.size_after,
+            "dialect": self.dialect,
+            "dtype": self.dtype,
+            "ranks_before": self.ranks_before,
+            "ranks_after": self.ranks_after,
+            **lossy_json(
+                bool(self.relative_error),
+                self.relative_error or 0.0,
+                1.0 if self.norm_kept is None else self.norm_kept,
+                self.worst,
+            ),
+            "left_out": self.left_out,
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class ResizeResult:
+    """The outcome of every file."""
+
+    files: list[Resized]
+
+    @property
+    def exit_code(self) -> int:
+        """The code of the first failure, 0 if none."""
+        return next((f.exit_code for f in self.files if f.exit_code), 0)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints; one file's figures also stand at the top."""
+        outputs = [f.output for f in self.files if f.output and f.status in ("done", "kept")]
+        first = self.files[0].json() if len(self.files) == 1 else {}
+        figures = {k: first[k] for k in ("relative_error", "norm_kept", "worst") if k in first}
+        return {"outputs": outputs, **figures, "files": [f.json() for f in self.files]}
+
+
+def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
+    """Run the verb. With a single file errors are raised; with several they are reported.
+
+    Raises:
+        UsageError: for options that cannot go together.
+        LoramergeError: for a single file, see `algebra.resize.resize` and `adapter.save.encode`.
+    """
+    check_device(context.device)
+    if not parameters.rule(1).truncates:
+        raise UsageError(
+            "resize needs to know what to keep",
+            hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
+        )
+    files = expand(parameters.files)
+    several = len(files) > 1 or parameters.out_dir is not None
+    if several and parameters.output is not None:
+        raise UsageError(
+            "--output names one file, and there are several" if len(files) > 1 else
+            "give --output or --out-dir, not both",
+            hint="--out-dir DIR keeps the names",
+        )
+    if len(files) > 1 and parameters.out_dir is None:
+        raise UsageError(
+            f"{len(files)} files need a folder for their results", hint="--out-dir DIR"
+        )
+    done = [
+        _tolerant(path, relative, parameters, context)
+        if several
+        else _one(path, relative, parameters, context)
+        for path, relative in files
+    ]
+    result = ResizeResult(done)
+    if parameters.results:
+        _write_csv(result, Path(parameters.results))
+    return result
+
+
+def _tolerant(
+    path: Path, relative: PurePath, parameters: Resize, context: Context
+) -> Resized:
+    """Resize one of several files; an error becomes a line of the report."""
+    try:
+        return _one(path, relative, parameters, context)
+    except LoramergeError as error:
+        return Resized(
+            str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
+        )
+
+
+def _output(
+    path: Path, relative: PurePath, parameters: Resize, suffix: Callable[[], str]
+) -> Path:
+    if parameters.out_dir is not None:
+        name = relative if relative.suffix == ".safetensors" else PurePath(f"{relative}{suffix()}")
+        return Path(parameters.out_dir) / name
+    if parameters.output is not None:
+        return Path(parameters.output)
+    stem = path.stem if path.is_file() else path.name
+    return default_name(f"{stem}-{parameters.rank_label()}", suffix())
+
+
+def _one(path: Path, relative: PurePath, parameters: Resize, context: Context) -> Resized:
+    adapter = load(path)
+    target = choose_dialect(parameters.target(), [adapter])
+    output = _output(path, relative, parameters, lambda: suffix_of(target))
+    batch = parameters.out_dir is not None
+    before = adapter.info.size or 0
+    if batch and output.exists() and not parameters.force:
+        return Resized(
+            str(path), "kept", str(output), before, reason="the output is there already"
+        )
+    check_target(output, force=parameters.force)
+    warn_of_unknown(adapter, context.notify)
+    dtype = dtype_of(parameters.dtype) if parameters.dtype else None
+    small, combined = _resized(adapter, parameters, dtype, context)
+    encoded = encode(small, target, dtype)
+    encoded.metadata |= version_entry()
+    found = Resized(
+        str(path),
+        "done",
+        str(output),
+        before,
+        None,
+        target.name,
+        DTYPES[dtype or small.dtype].word,
+        adapter.ranks(),
+        small.ranks(),
+        combined.relative_error if combined.lossy else 0.0,
+        combined.norm_kept if combined.lossy else 1.0,
+        combined.worst,
+        combined.left_out,
+    )
+    if batch and not target.folder and file_size(small, target, dtype) >= before:
+        found.status, found.output = "skipped", None
+        found.reason = "the result would not be smaller"
+        return found
+    found.size_after = write_encoded(encoded, output, force=parameters.force)
+    if not combined.lossy:
+        context.notify(Note(f"{path.name}: nothing was cut; its ranks are not above what is kept"))
+    return found
+
+
+def _resized(
+    adapter: Adapter, parameters: Resize, dtype: str | None, context: Context
+) -> tuple[Adapter, Combined]:
+    rule = parameters.rule(adapter.info.size or 0)
+    sizes = None
+    if rule.max_size is not None:
+        target = choose_dialect(parameters.target(), [adapter])
+        frame = adapter.with_deltas({})
+        frame.info.metadata = frame.info.metadata | version_entry()
+        sizes = size_model(frame, adapter.deltas, target, dtype or adapter.dtype)
+    return resize_adapter(
+        adapter,
+        rule,
+        sizes=sizes,
+        device=check_device(context.device),
+        threads=context.threads,
+        notify=context.notify,
+    )
+
+
+def _write_csv(result: ResizeResult, path: Path) -> None:
+    """Write the table of results; an older one of the same run is replaced."""
+    import csv
+    import io
+
+    from loramerge.files.writer import write_bytes
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
+         "worst_module", "worst_error", "reason"]
+    )  # fmt: skip
+    for file in result.files:
+        worst = file.worst or ("", "")
+        writer.writerow(
+            [file.path, file.output or "", file.status, file.size_before, file.size_after,
+             file.norm_kept, file.relative_error, *worst, file.reason or ""]
+        )  # fmt: skip
+    write_bytes(path, text.getvalue().encode("utf-8"), force=True)

@@ -1,0 +1,144 @@
+"""Parameters of every verb that writes an adapter: which ranks, where, and how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from loramerge.algebra.ranks import RankRule
+from loramerge.errors import UsageError
+from loramerge.verbs.parameters import Doc
+
+__all__ = ["RankParameters", "WriteParameters", "size_in_bytes"]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def size_in_bytes(text: str, whole: int) -> int:
+    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number. MB = 10⁶.
+
+    Raises:
+        UsageError: if it cannot be understood or is not positive.
+    """
+    stripped = text.strip().upper().replace(" ", "")
+    number = stripped.rstrip("KMGB%")
+    unit = stripped[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not value > 0 or not math.isfinite(value) or (unit not in _UNITS and unit != "%"):
+        raise UsageError(f"{text!r} is no size", expected="20MB, 800KB, or 50% of the input")
+    return int(value * whole / 100) if unit == "%" else int(value * _UNITS[unit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankParameters:
+    """The criteria that lower ranks."""
+
+    rank: Annotated[
+        int | None, Ge(1), Doc("Keep at most this rank in every module.", ("--rank", "-r"))
+    ] = None
+    conv_rank: Annotated[
+        int | None, Ge(1), Doc("The same for kernels larger than 1×1 [default: --rank].")
+    ] = None
+    energy: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Keep the smallest rank with this share of the energy Σσ² of each module."),
+    ] = None
+    ratio: Annotated[
+        float | None, Gt(1), Doc("Keep singular values above the largest divided by this.")
+    ] = None
+    cumulative: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Keep the smallest rank with this share of the sum Σσ of each module."),
+    ] = None
+    max_size: Annotated[
+        str | None,
+        Doc(
+            "Lose as little as possible in a file of at most this size: 20MB, 800KB, or 50% of "
+            "the input.",
+            metavar="SIZE",
+        ),
+    ] = None
+    max_error: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc(
+            "Alone: the smallest ranks whose total relative error is at most this. Beside another "
+            "criterion: refuse if the error is larger."
+        ),
+    ] = None
+    max_module_error: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Refuse if the relative error of any module is larger."),
+    ] = None
+
+    def rule(self, input_bytes: int) -> RankRule:
+        """Return the rule; percentages of `max_size` are of `input_bytes`."""
+        return RankRule(
+            rank=self.rank,
+            conv_rank=self.conv_rank,
+            energy=self.energy,
+            ratio=self.ratio,
+            cumulative=self.cumulative,
+            max_size=None if self.max_size is None else size_in_bytes(self.max_size, input_bytes),
+            max_error=self.max_error,
+            max_module_error=self.max_module_error,
+        )
+
+    def rank_label(self) -> str:
+        """Return what a default output name says of the criteria, e.g. `r8`."""
+        parts = [
+            f"{letter}{value:g}" if isinstance(value, (int, float)) else f"{letter}{value}"
+            for letter, value in (
+                ("r", self.rank), ("c", self.conv_rank), ("e", self.energy),
+                ("ratio", self.ratio), ("cum", self.cumulative), ("", self.max_size),
+                ("err", self.max_error),
+            )
+            if value is not None
+        ]  # fmt: skip
+        return "-".join(parts).replace("%", "pct").replace(" ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteParameters:
+    """Where and how an adapter is written."""
+
+    output: Annotated[
+        str | None,
+        Doc("File to write [default: a name made of the inputs].", ("--output", "-o"), "FILE"),
+    ] = None
+    to: Annotated[
+        str | None,
+        Doc(
+            "Dialect to write [default: the inputs' own, if they agree].",
+            metavar="DIALECT",
+            completes="dialects",
+        ),
+    ] = None
+    program: Annotated[
+        Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None,
+        Doc("Program the file is for; chooses the dialect.", ("--for",)),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Doc(
+            "Float type to write: float32, float16, bfloat16 [default: the widest of the inputs].",
+            metavar="TYPE",
+        ),
+    ] = None
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
+
+    def target(self) -> str | None:
+        """Return the dialect or program asked for."""
+        if self.to and self.program:
+            raise UsageError("give --to or --for, not both")
+        return self.to or self.program
+

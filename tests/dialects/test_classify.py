@@ -1,0 +1,181 @@
+"""Keys are classified one by one, and by known beginnings and ends only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loramerge.dialects.classify import Classified, classify
+from loramerge.dialects.roles import FOREIGN, kind_of
+
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
+
+
+def only(key: str) -> tuple[str, str, str]:
+    """(dialect, stem, role) of a key that must be known."""
+    result = classify([key], {})
+    assert not result.unknown, key
+    (group,) = result.groups
+    ((role, _),) = group.roles.items()
+    return group.dialect, group.stem, role
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f"unet.{BLOCK}.attn1.to_q.lora_A.weight", ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down")),
+        (f"unet.{BLOCK}.attn1.to_q.lora_A.default.weight", ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down")),
+        (f"unet.{BLOCK}.attn1.to_q.lora.down.weight", ("diffusers-legacy", f"unet.{BLOCK}.attn1.to_q", "down")),
+        (f"{BLOCK}.attn1.to_q.lora.up.weight", ("diffusers-legacy", f"{BLOCK}.attn1.to_q", "up")),
+        (f"{BLOCK}.attn1.processor.to_q_lora.down.weight",
+         ("diffusers-legacy", f"{BLOCK}.attn1.processor.to_q_lora", "down")),
+        ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
+         ("diffusers-legacy", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "up")),
+        ("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight",
+         ("peft", "base_model.model.transformer.h.0.attn.c_attn", "up")),
+        ("base_model.model.classifier.weight", ("peft", "base_model.model.classifier", "set_weight")),
+        ("unet:17:up", ("lora_diffusion", "unet:17", "up")),
+        ("lora_unet_x.hada_w1_a", ("kohya", "lora_unet_x", "hada_w1_a")),
+        ("lora_unet_x.a1.weight", ("kohya", "lora_unet_x", "a1")),
+        ("lora_unet_x.weight", ("kohya", "lora_unet_x", "ia3_weight")),
+        ("lora_unet_x.lora_mid.weight", ("kohya", "lora_unet_x", "mid")),
+        ("lora_unet_x.lora_A.weight", ("kohya", "lora_unet_x", "down")),
+        ("lora_te2_x.dora_scale", ("kohya", "lora_te2_x", "dora_scale")),
+    ],
+)  # fmt: skip
+def test_a_key_says_its_dialect_stem_and_role(key: str, expected: tuple[str, str, str]) -> None:
+    assert only(key) == expected
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "down_blocks.0.weight",
+        "down_blocks.0.down.weight",
+        "model.down.weight",
+        "up_blocks.0.attentions.0.up.weight",
+        "unet.down_blocks.0.down.weight",
+        "unet.mid_block.down_proj.weight",
+        "conv_in.weight",
+        "first_stage_model.encoder.down.0.block.0.conv1.weight",
+        "nonsense",
+        "a.b.c",
+        "",
+    ],
+)
+def test_down_in_a_name_is_no_role(key: str) -> None:
+    result = classify([key], {})
+    assert result.unknown == [key]
+
+
+def test_looking_for_down_anywhere_would_be_seen() -> None:
+    """The field's short cut: `"down" in key`."""
+
+    def careless(key: str) -> str:
+        return "down" if "down" in key else "up"
+
+    key = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora.up.weight"
+    assert only(key)[2] == "up" != careless(key)
+
+
+def test_dialects_may_be_mixed_in_one_file() -> None:
+    keys = [
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight",
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
+        "lora_unet_mid_block_attentions_0_proj_in.alpha",
+        f"unet.{BLOCK}.attn1.to_q.lora_A.weight",
+        f"unet.{BLOCK}.attn1.to_q.lora_B.weight",
+        f"unet.{BLOCK}.attn1.to_k.lora.down.weight",
+        f"unet.{BLOCK}.attn1.to_k.lora.up.weight",
+    ]
+    result = classify(keys, {})
+    assert [g.dialect for g in result.groups] == ["kohya", "diffusers", "diffusers-legacy"]
+    assert [set(g.roles) for g in result.groups] == [
+        {"down", "up", "alpha"}, {"down", "up"}, {"down", "up"},
+    ]  # fmt: skip
+    assert not result.unknown
+
+
+def test_a_role_twice_is_not_taken_twice() -> None:
+    keys = ["lora_unet_x.lora_down.weight", "lora_unet_x.lora_A.weight"]
+    result = classify(keys, {})
+    assert result.groups[0].roles == {"down": keys[0]}
+    assert result.unknown == [keys[1]]
+
+
+def test_embeddings_are_carried() -> None:
+    keys = ["<s1>", "bundle_emb.cat.string_to_param.*", "token"]
+    result = classify(keys, {"token": "<embed>"})
+    assert result.embeddings == keys
+    assert not result.groups and not result.unknown
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_any_role_of_a_foreign_kind_names_it(kind: str) -> None:
+    for role in FOREIGN[kind]:
+        assert kind_of({role}) == kind
+        if kind not in ("loha", "lokr"):
+            assert kind_of({role, "up", "down", "alpha"}) == kind
+
+
+@pytest.mark.parametrize(
+    ("roles", "kind"),
+    [
+        ({"up", "down"}, "lora"),
+        ({"up", "down", "alpha"}, "lora"),
+        ({"up", "down", "mid"}, "tucker"),
+        ({"diff"}, "full"),
+        ({"diff", "diff_b"}, "full"),
+        ({"diff_b"}, "bias"),
+        ({"w_norm", "b_norm"}, "norm"),
+        ({"set_weight"}, "set"),
+        ({"up"}, None),
+        ({"down", "alpha"}, None),
+        ({"alpha"}, None),
+        ({"up", "mid"}, None),
+    ],
+)
+def test_roles_make_kinds(roles: set[str], kind: str | None) -> None:
+    assert kind_of(roles) == kind
+
+
+# --- real listings -----------------------------------------------------------------------------
+
+
+def listing(shared_data: Path, name: str) -> list[str]:
+    content = json.loads((shared_data / "listings" / f"{name}.json").read_text("utf-8"))
+    return list(content["keys"])
+
+
+def complete(result: Classified) -> bool:
+    return all({"up", "down"} <= set(group.roles) for group in result.groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        ("invoke_flux_lora_kohya_with_te1_format", "kohya"),
+        ("invoke_flux_lora_diffusers_format", "diffusers"),
+    ],
+)
+def test_real_listings_of_known_dialects_leave_no_key(
+    shared_data: Path, name: str, dialect: str
+) -> None:
+    keys = listing(shared_data, name)
+    result = classify(keys, {})
+    assert not result.unknown
+    assert {group.dialect for group in result.groups} == {dialect}
+    assert complete(result)
+    assert sum(len(group.roles) for group in result.groups) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "name", ["invoke_flux_lora_aitoolkit_format", "invoke_qwen_image_lora_diffusers_format"]
+)
+def test_real_listings_of_other_dialects_lose_no_key(shared_data: Path, name: str) -> None:
+    keys = listing(shared_data, name)
+    result = classify(keys, {})
+    taken = [key for group in result.groups for key in group.roles.values()]
+    assert sorted(taken + result.unknown + result.embeddings) == sorted(keys)

@@ -1,0 +1,137 @@
+"""Which family an adapter belongs to, and when nothing can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from loramerge.dialects.classify import classify
+from loramerge.dialects.detect import Detection, detect
+from loramerge.families import FAMILIES, Module
+from tests.samples import adaptable, attention, sayable, stem_of, suffixes_of
+
+DIALECTS = ("kohya", "diffusers", "diffusers-legacy", "peft")
+
+
+def keys_of(dialect: str, family: str, names: Iterable[str]) -> list[str]:
+    return [
+        stem_of(dialect, family, name) + suffixes_of(dialect, name)[role]
+        for name in names
+        for role in ("down", "up")
+    ]
+
+
+def detected(
+    dialect: str,
+    family: str,
+    modules: Mapping[str, Module],
+    metadata: Mapping[str, str] = {},
+    *,
+    shapes: bool = True,
+) -> Detection:
+    keys = keys_of(dialect, family, modules)
+    groups = classify(keys, metadata).groups
+    by_stem = {stem_of(dialect, family, name): m.shape for name, m in modules.items()}
+    known = {(g.dialect, g.stem): by_stem[g.stem] for g in groups} if shapes else {}
+    return detect(groups, known, metadata)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_adapter_tells_its_family(dialect: str, family: str) -> None:
+    found = detected(dialect, family, attention(family, full=True))
+    assert found.name == family
+    assert "exactly its shapes" in found.reason
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cross_attention_alone_tells_the_family(dialect: str, family: str) -> None:
+    chosen = {n: m for n, m in attention(family, full=True).items() if "attn2.to_k" in n}
+    assert detected(dialect, family, chosen).name == family
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21"])
+def test_positions_and_shapes_tell_the_family(family: str) -> None:
+    chosen = sayable("lora_diffusion", family, attention(family, full=True))
+    assert detected("lora_diffusion", family, chosen).name == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_encoder_alone_names_the_family_among_few(family: str) -> None:
+    chosen = {n: m for n, m in attention(family, full=True).items() if n.startswith("text")}
+    found = detected("diffusers", family, chosen)
+    assert FAMILIES[family] in found.candidates
+    assert {f.name for f in found.candidates} <= {family, "sdxl", "sd15", "sdxl-refiner"}
+
+
+def test_convolutions_tell_sd1_from_sd2_without_shapes_of_attention() -> None:
+    for family in ("sd15", "sd21"):
+        chosen = {n: m for n, m in adaptable(family, full=True).items() if n.endswith("proj_in")}
+        assert detected("kohya", family, chosen).name == family
+
+
+def test_pointwise_convolutions_stored_flat_do_not_make_sd1_sd2() -> None:
+    chosen = {
+        n: m._replace(shape=m.shape[:2] if m.shape[2:] == (1, 1) else m.shape)
+        for n, m in adaptable("sd15", full=True).items()
+        if ".attentions." in n
+    }
+    assert detected("kohya", "sd15", chosen).name == "sd15"
+
+
+def ambiguous() -> dict[str, Module]:
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    return {name: adaptable("sd15", full=True)[name]}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_one_module_that_two_families_share_is_not_guessed(dialect: str) -> None:
+    found = detected(dialect, "sd15", ambiguous())
+    assert found.family is None
+    assert found.name == "sd15 or sd21"
+    assert found.naming is FAMILIES["sd15"]
+    assert "all of these" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("metadata", "family"),
+    [
+        ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "sd21"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, "sd15"),
+        ({"ss_base_model_version": "sd_v2_768_v"}, "sd21"),
+        ({"ss_base_model_version": "sd_v1"}, "sd15"),
+    ],
+)
+def test_metadata_decides_where_nothing_else_does(
+    metadata: dict[str, str], family: str
+) -> None:
+    found = detected("kohya", "sd15", ambiguous(), metadata)
+    assert found.name == family
+    assert next(iter(metadata)) in found.reason
+
+
+def test_metadata_that_contradicts_names_is_not_believed() -> None:
+    lie = {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}
+    assert detected("kohya", "sd21", attention("sd21", full=True), lie).name == "sd21"
+    assert detected("kohya", "sd15", ambiguous(), lie).family is None
+
+
+def test_no_family_is_said() -> None:
+    keys = ["lora_unet_single_blocks_0_linear1.lora_down.weight",
+            "lora_unet_single_blocks_0_linear1.lora_up.weight"]  # fmt: skip
+    found = detect(classify(keys, {}).groups, {}, {})
+    assert found.candidates == () and found.naming is None and found.name is None
+    assert detect([], {}, {}).reason == "the file has no module with a known suffix"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
+    keys = keys_of("kohya", family, attention(family, full=True))
+    strangers = [f"lora_unet_stranger_{i}.lora_down.weight" for i in range(20)]
+    shapes = {
+        ("kohya", stem_of("kohya", family, n)): m.shape
+        for n, m in attention(family, full=True).items()
+    }
+    assert detect(classify(strangers + keys, {}).groups, shapes, {}).name == family

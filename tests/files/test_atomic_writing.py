@@ -1,0 +1,239 @@
+"""A file appears whole under its name or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loramerge.errors import DiskFull, FileError, OutputExists
+from loramerge.files import writer
+from loramerge.files.reader import TensorFile
+from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
+from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, write_bytes, write_tensors
+
+
+class Failing(RawTensor):
+    def raw(self) -> bytes:
+        raise RuntimeError("the power went out")
+
+
+def one(value: int = 1) -> list[tuple[str, Tensor]]:
+    return [("a", RawTensor(bytes([value]) * 8, "F64", (1,)))]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record waiting instead of waiting."""
+    waits: list[float] = []
+    monkeypatch.setattr(writer.time, "sleep", waits.append)
+    return waits
+
+
+def only(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_an_existing_output_is_refused_without_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputExists) as caught:
+        write_tensors(path, one(), {})
+    assert caught.value.exit_code == 3 and "--force" in str(caught.value)
+    assert path.read_bytes() == b"precious"
+    write_tensors(path, one(), {}, force=True)
+    assert list(TensorFile(path).tensors) == ["a"]
+    assert only(tmp_path) == {path.name}
+
+
+def test_a_failure_in_the_middle_leaves_the_target_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"precious")
+    with pytest.raises(RuntimeError, match="power"):
+        write_tensors(path, [*one(), ("b", Failing(b"", "F64", (1,)))], {}, force=True)
+    assert path.read_bytes() == b"precious"
+    assert only(tmp_path) == {path.name}
+
+
+def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(OutputExists), AtomicFile(path) as file:
+        file.write(0, b"ours")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert only(tmp_path) == {"a"}
+
+
+def test_an_output_may_be_an_input(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, [("x", ArrayTensor(np.arange(4.0))), ("y", ArrayTensor(np.ones(3)))], {})
+    file = TensorFile(path)
+    swapped = [("y", file.tensors["y"]), ("x", file.tensors["x"])]
+    write_tensors(path, swapped, {"again": "yes"}, force=True)
+    again = TensorFile(path)
+    assert list(again.tensors) == ["y", "x"]
+    assert np.array_equal(again.tensors["x"].numpy(), np.arange(4.0))
+    with pytest.raises(FileError, match="changed"):
+        file.tensors["x"].numpy()
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "new" / "deeper" / "a", b"x")
+    assert (tmp_path / "new" / "deeper" / "a").read_bytes() == b"x"
+
+
+def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileError, match="existing folder"):
+        write_bytes(tmp_path / "a", b"x", force=True)
+    (tmp_path / "f").write_bytes(b"x")
+    with pytest.raises(FileError, match="cannot make the folder"):
+        write_bytes(tmp_path / "f" / "a", b"x")
+    assert only(tmp_path) == {"a", "f"}
+
+
+def test_long_and_foreign_names_are_written(tmp_path: Path) -> None:
+    for name in ("ü 名 [v2] — x.safetensors", "n" * 250, "é" * 120):
+        write_bytes(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_a_file_held_for_a_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: list[float]
+) -> None:
+    replace, tries = os.replace, iter([PermissionError, PermissionError, None])
+
+    def held(source: Any, target: Any) -> None:
+        failure = next(tries)
+        if failure:
+            raise failure(errno.EACCES, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(writer.os, "replace", held)
+    write_bytes(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert len(patient) == 2
+
+
+def test_a_file_held_for_good_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: list[float]
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"precious")
+
+    def held(source: Any, target: Any) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(writer.os, "replace", held)
+    with pytest.raises(FileError, match="another program holds it open") as caught:
+        write_bytes(path, b"x", force=True)
+    assert caught.value.file == str(path)
+    assert sum(patient) < 5
+    assert path.read_bytes() == b"precious" and only(tmp_path) == {"a"}
+
+
+def test_too_small_a_disk_is_said_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(DiskFull, match="not enough room") as caught:
+        write_tensors(tmp_path / "not" / "yet" / "a", one(), {})
+    assert caught.value.exit_code == 3 and "-o" in str(caught.value)
+    assert only(tmp_path) == set()
+    check_space(tmp_path / "a", 10)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_is_said(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DiskFull, match="the disk is full"):
+        write_bytes(tmp_path / "a", b"x")
+    assert only(tmp_path) == set()
+
+
+def test_another_write_error_is_a_file_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    with pytest.raises(FileError, match="cannot write: Input/output error"):
+        write_bytes(tmp_path / "a", b"x")
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "adapter"
+    with AtomicFolder(path) as partial:
+        (partial / "f").write_bytes(b"old")
+    yield path
+    assert only(tmp_path) == {"adapter"}
+
+
+def test_a_folder_appears_whole(folder: Path) -> None:
+    assert (folder / "f").read_bytes() == b"old"
+    with pytest.raises(OutputExists):
+        AtomicFolder(folder)
+
+
+def test_a_folder_is_replaced(folder: Path) -> None:
+    with AtomicFolder(folder, force=True) as partial:
+        (partial / "g").write_bytes(b"new")
+    assert only(folder) == {"g"}
+
+
+def test_a_folder_survives_a_failure(folder: Path) -> None:
+    with pytest.raises(RuntimeError), AtomicFolder(folder, force=True) as partial:
+        (partial / "g").write_bytes(b"new")
+        raise RuntimeError("stop")
+    assert only(folder) == {"f"}
+
+
+def test_a_folder_survives_a_failing_rename(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, patient: list[float]
+) -> None:
+    replace = os.replace
+
+    def held(source: Any, target: Any) -> None:
+        if str(source).endswith("adapter.partial"):
+            raise PermissionError(errno.EACCES, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(writer.os, "replace", held)
+    with (
+        pytest.raises(FileError, match="holds it open"),
+        AtomicFolder(folder, force=True) as partial,
+    ):
+        (partial / "g").write_bytes(b"new")
+    assert only(folder) == {"f"}
+
+
+def test_what_a_killed_run_left_is_no_hindrance(folder: Path) -> None:
+    for left in ("adapter.partial", "adapter.old.partial"):
+        (folder.parent / left).mkdir()
+        (folder.parent / left / "half").write_bytes(b"x")
+    with AtomicFolder(folder, force=True) as partial:
+        (partial / "g").write_bytes(b"new")
+    assert only(folder) == {"g"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    with pytest.raises(FileError, match="expected a folder"):
+        AtomicFolder(tmp_path / "f", force=True)

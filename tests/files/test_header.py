@@ -1,0 +1,126 @@
+"""A header that breaks a promise of the format is refused, by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loramerge.errors import CorruptFile, FileError, MissingFile
+from loramerge.files.header import MAX_HEADER_BYTES
+from loramerge.files.reader import TensorFile
+
+ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def raw_file(header: Any, data: bytes = bytes(8), length: int | None = None) -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+
+
+def two(first: list[int], second: list[int]) -> dict[str, Any]:
+    return {
+        "a": {"dtype": "U8", "shape": [first[1] - first[0]], "data_offsets": first},
+        "b": {"dtype": "U8", "shape": [second[1] - second[0]], "data_offsets": second},
+    }
+
+
+# what is wrong → (bytes, tensor that must be named, words of the message)
+ATTACKS: dict[str, tuple[bytes, str | None, str]] = {
+    "empty file": (b"", None, "shorter than the 8 bytes"),
+    "seven bytes": (bytes(7), None, "shorter than the 8 bytes"),
+    "length beyond the file": (raw_file({"a": ONE}, length=4096), None, "ends after the file"),
+    "length over the limit": (raw_file({}, length=MAX_HEADER_BYTES + 1), None, "impossible"),
+    "length of all ones": (b"\xff" * 16, None, "impossible"),
+    "header of no bytes": (bytes(8), None, "does not start with '{'"),
+    "not JSON": (raw_file(b"{nonsense"), None, "cannot be read"),
+    "not an object": (raw_file([]), None, "does not start with '{'"),
+    "leading space": (raw_file(b" {}"), None, "does not start with '{'"),
+    "not UTF-8": (raw_file(b'{"\xff": 1}'), None, "cannot be read"),
+    "half a character": (raw_file(b'{"\\ud800": {}}'), None, "cannot be read"),
+    "nested too deeply": (raw_file(b'{"a":' + b"[" * 200_000), None, "nested too deeply"),
+    "a name twice": (raw_file(b'{"a": 1, "a": 1}'), None, "'a' occurs twice"),
+    "an entry's key twice": (raw_file(b'{"a": {"dtype": 1, "dtype": 1}}'), None, "occurs twice"),
+    "entry without offsets": (raw_file({"a": {"dtype": "F32", "shape": [2]}}), "a", "lacks"),
+    "entry that is a list": (raw_file({"a": [1]}), "a", "lacks"),
+    "unknown dtype": (raw_file({"a": ONE | {"dtype": "F33"}}), "a", "unknown dtype 'F33'"),
+    "dtype that is a list": (raw_file({"a": ONE | {"dtype": ["F32"]}}), "a", "unknown dtype"),
+    "negative offset": (raw_file({"a": ONE | {"data_offsets": [-8, 0]}}), "a", "data_offsets"),
+    "offsets backwards": (raw_file({"a": ONE | {"data_offsets": [8, 0]}}), "a", "data_offsets"),
+    "three offsets": (raw_file({"a": ONE | {"data_offsets": [0, 4, 8]}}), "a", "data_offsets"),
+    "offset as text": (raw_file({"a": ONE | {"data_offsets": ["0", 8]}}), "a", "data_offsets"),
+    "offset true": (raw_file({"a": ONE | {"data_offsets": [False, 8]}}), "a", "data_offsets"),
+    "negative dimension": (raw_file({"a": ONE | {"shape": [-2]}}), "a", "impossible shape"),
+    "fractional dimension": (raw_file({"a": ONE | {"shape": [2.0]}}), "a", "impossible shape"),
+    "NaN dimension": (raw_file(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}'),
+                      "a", "impossible shape"),
+    "shape that overflows": (raw_file({"a": ONE | {"shape": [1 << 40, 1 << 40]}}), "a", "bytes"),
+    "wrong byte count": (raw_file({"a": ONE | {"shape": [3]}}), "a", "12 bytes for F32 [3]"),
+    "overlap": (raw_file(two([0, 5], [4, 8])), "b", "overlaps"),
+    "the same place twice": (raw_file(two([0, 8], [0, 8])), "b", "overlaps"),
+    "gap": (raw_file(two([0, 3], [4, 8])), "b", "gap"),
+    "gap at the start": (raw_file(two([1, 4], [4, 8])), "a", "gap"),
+    "trailing bytes": (raw_file({"a": ONE}, bytes(9)), None, "does not end with the file"),
+    "data cut off": (raw_file({"a": ONE}, bytes(7)), None, "does not end with the file"),
+    "metadata of numbers": (raw_file({"__metadata__": {"n": 1}, "a": ONE}), None, "__metadata__"),
+    "metadata that is a list": (raw_file({"__metadata__": [], "a": ONE}), None, "__metadata__"),
+    "metadata that is text": (raw_file({"__metadata__": "x", "a": ONE}), None, "__metadata__"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_broken_header_is_refused(attack: str, tmp_path: Path) -> None:
+    raw, module, words = ATTACKS[attack]
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(CorruptFile) as caught:
+        TensorFile(path)
+    assert caught.value.exit_code == 3
+    assert caught.value.file == str(path)
+    assert caught.value.module == module
+    assert words in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_whole_header_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "whole.safetensors"
+    path.write_bytes(raw_file({"__metadata__": {"k": "v"}, "a": ONE}))
+    file = TensorFile(path)
+    assert file.metadata == {"k": "v"}
+    assert file.tensors["a"].shape == (2,)
+
+
+def test_metadata_may_be_null_and_the_header_padded(tmp_path: Path) -> None:
+    path = tmp_path / "padded.safetensors"
+    raw = json.dumps({"__metadata__": None, "a": ONE}).encode() + b"   "
+    path.write_bytes(raw_file(raw))
+    assert TensorFile(path).metadata == {}
+
+
+def test_tensors_come_in_the_order_of_their_data(tmp_path: Path) -> None:
+    path = tmp_path / "order.safetensors"
+    path.write_bytes(raw_file(two([4, 8], [0, 4])))
+    assert list(TensorFile(path).tensors) == ["b", "a"]
+
+
+def test_a_missing_file_and_a_folder_say_so(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="no such file"):
+        TensorFile(tmp_path / "none.safetensors")
+    with pytest.raises(FileError, match="found a folder"):
+        TensorFile(tmp_path)
+
+
+def test_a_file_replaced_after_opening_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(raw_file({"a": ONE}))
+    file = TensorFile(path)
+    file.close()
+    path.write_bytes(raw_file({"a": ONE}) + b"")
+    import os
+
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FileError, match="changed after its header was read"):
+        file.tensors["a"].numpy()

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.laws import laws, wrong
+
+
+@pytest.mark.parametrize("law", laws.MIX_LAWS, ids=lambda law: law.__name__)
+def test_ours_holds(law: Any) -> None:
+    law(wrong.ours_mix)
+
+
+@pytest.mark.parametrize(
+    ("law", "implementation"),
+    [
+        (laws.mix_agrees_with_the_dense_oracle, wrong.ratio_on_both_factors),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.factors_added),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.first_alpha),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.double_scale),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.sign_lost),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.clamped),
+        (laws.mix_agrees_with_the_dense_oracle, wrong.last_sites_only),
+        (laws.mix_is_invariant_to_the_gauge, wrong.factors_added),
+        (laws.mix_is_invariant_to_the_gauge, wrong.clamped),
+        (laws.mix_is_homogeneous, wrong.ratio_on_both_factors),
+        (laws.mix_is_homogeneous, wrong.sign_lost),
+        (laws.mix_ignores_the_order_of_inputs, wrong.first_alpha),
+        (laws.mix_ignores_the_order_of_inputs, wrong.last_sites_only),
+        (laws.weight_zero_is_neutral, wrong.zero_counts),
+        (laws.halves_make_a_whole, wrong.ratio_on_both_factors),
+        (laws.halves_make_a_whole, wrong.first_alpha),
+        (laws.halves_make_a_whole, wrong.double_scale),
+        (laws.halves_make_a_whole, wrong.clamped),
+        (laws.mix_is_linear, wrong.ratio_on_both_factors),
+        (laws.mix_is_linear, wrong.factors_added),
+        (laws.mix_is_linear, wrong.sign_lost),
+        (laws.opposites_cancel, wrong.ratio_on_both_factors),
+        (laws.opposites_cancel, wrong.sign_lost),
+        (laws.mix_has_the_numerical_rank, wrong.ranks_added),
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_the_law_finds_the_error(law: Any, implementation: Any) -> None:
+    with pytest.raises(AssertionError):
+        law(implementation)
+
+
+def test_every_law_has_a_wrong_implementation_that_breaks_it() -> None:
+    (marks,) = test_the_law_finds_the_error.pytestmark  # type: ignore[attr-defined]
+    assert {law for law, _ in marks.args[1]} == set(laws.MIX_LAWS)
