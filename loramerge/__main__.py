@@ -1,8 +1,6 @@
 """`python -m loramerge`."""
 
-import sys
-
-from loramerge.cli.main import main
+from loramerge.cli.main import console_entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console_entry()

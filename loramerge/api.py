@@ -27,15 +27,15 @@ from loramerge.algebra.resize import resize as _resize
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.events import Notify, ignore
-from loramerge.files.dtypes import dtype_of
+from loramerge.files.dtypes import FLOATS
 from loramerge.library.lookup import find
 from loramerge.stream.bake import Survival, plan_bake
 from loramerge.stream.bake import bake as _bake
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
-from loramerge.verbs.outputs import size_model
+from loramerge.verbs.outputs import adapter_output, checkpoint_output, size_model
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.writing import size_in_bytes
+from loramerge.verbs.writing import ADAPTER_FLOATS, float_type, size_in_bytes
 
 __all__ = ["bake", "diff", "inspect", "load", "mix", "resize", "save"]
 
@@ -70,7 +70,8 @@ def save(
     Raises:
         NotExpressible: if the dialect cannot say what the adapter holds.
     """
-    kind = dtype_of(dtype) if dtype else None
+    kind = float_type(dtype, ADAPTER_FLOATS)
+    adapter_output(Path(path), choose_dialect(dialect, [adapter]), force=force)
     return _save(adapter, path, to=dialect, dtype=kind, force=force)
 
 
@@ -170,14 +171,19 @@ def bake(
         open_checkpoint(find(fspath(base), "bases")),
         [(a, w if isinstance(w, Weight) else Weight(float(w))) for a, w in adapters],
         skip_missing=skip_missing,
-        dtype=dtype_of(dtype) if dtype else None,
+        dtype=float_type(dtype, FLOATS),
     )
+    folder = plan.checkpoint.files.root is not None
+    checkpoint_output(Path(path), folder=folder, force=force)
     return _bake(plan, Path(path), force=force, seed=seed, threads=threads, notify=notify)
 
 
-def inspect(adapter: Adapter, *, deep: bool = False, base: str | None = None) -> Inspected:
+def inspect(
+    adapter: Adapter, *, deep: bool = False, base: str | PathLike[str] | None = None
+) -> Inspected:
     """Say what an adapter is; the result's fields are those of `inspect --json`."""
-    return inspect_adapter(adapter, Inspect(files=(), deep=deep, base=base))
+    name = None if base is None else fspath(base)
+    return inspect_adapter(adapter, Inspect(files=(), deep=deep, base=name))
 
 
 def diff(a: Adapter, b: Adapter) -> DiffResult:

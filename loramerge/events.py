@@ -12,7 +12,7 @@ from dataclasses import dataclass
 __all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Progress:
     """`done` of `total` units (modules or bytes) of `task` are finished."""
 
@@ -22,14 +22,14 @@ class Progress:
     unit: str = "modules"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Note:
     """Something worth knowing that needs no action."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Warn:
     """Something that probably needs attention."""
 

@@ -91,10 +91,10 @@ def sgm_path(path: str, family: str) -> str:
         return top[path]
     part = path.split(".")
     rest = ".".join(part[4:])
-    leaves = dict(
-        norm1="in_layers.0", conv1="in_layers.2", time_emb_proj="emb_layers.1",
-        norm2="out_layers.0", conv2="out_layers.3", conv_shortcut="skip_connection",
-    )  # fmt: skip
+    leaves = {
+        "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+    }  # fmt: skip
     if part[0] == "mid_block":
         rest = ".".join(part[3:])
         if part[1] == "attentions":
@@ -106,7 +106,11 @@ def sgm_path(path: str, family: str) -> str:
     if part[2] == "upsamplers":
         attended = {"sd15": (1, 2, 3), "sd21": (1, 2, 3), "sdxl": (0, 1), "sdxl-refiner": (1, 2)}
         return f"output_blocks.{3 * b + 2}.{2 if b in attended[family] else 1}.conv"
-    block = f"input_blocks.{3 * b + i + 1}" if part[0] == "down_blocks" else f"output_blocks.{3 * b + i}"
+    block = (
+        f"input_blocks.{3 * b + i + 1}"
+        if part[0] == "down_blocks"
+        else f"output_blocks.{3 * b + i}"
+    )
     return f"{block}.1.{rest}" if part[2] == "attentions" else f"{block}.0.{leaves[rest]}"
 
 
@@ -147,7 +151,10 @@ def stem_of(dialect: str, family: str, name: str) -> str:
             spelled = sgm_path(path, family) if family.startswith("sdxl") else path
             return "lora_unet_" + spelled.replace(".", "_")
         single = {"sd15": "lora_te_", "sd21": "lora_te_", "sdxl-refiner": "lora_te_"}
-        prefix = single.get(family) or {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}[component]
+        prefix = (
+            single.get(family)
+            or {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}[component]
+        )
         return prefix + path.replace(".", "_")
     if dialect == "peft":
         return f"{component}/base_model.model.{path}"
@@ -204,7 +211,7 @@ def factors_for(
     modules: Mapping[str, Module],
     *,
     rank: int | Sequence[int] = 3,
-    alpha: float | None | Sequence[float | None] = None,
+    alpha: float | Sequence[float | None] | None = None,
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> dict[str, Factors]:
@@ -393,7 +400,10 @@ def oracle(sample: Sample, names: Iterable[str]) -> dict[str, Array]:
     """Dense float64 ΔW of the modules named, from raw keys and arrays."""
     found = {}
     for name in names:
-        stem, suffix = stem_of(sample.dialect, sample.family, name), suffixes_of(sample.dialect, name)
+        stem, suffix = (
+            stem_of(sample.dialect, sample.family, name),
+            suffixes_of(sample.dialect, name),
+        )
         if stem + suffix["up"] not in sample.tensors:
             continue
         up, down = sample.tensors[stem + suffix["up"]], sample.tensors[stem + suffix["down"]]

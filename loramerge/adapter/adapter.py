@@ -34,7 +34,7 @@ def widest(dtypes: set[str]) -> str:
     return "F32" if top == 2 else "F64"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Problem:
     """Something wrong with an adapter's content, as `inspect` lists it.
 
@@ -67,7 +67,8 @@ class Info:
         path: where it was read from, None for a computed one.
         size: bytes of that file or folder.
         dialects: dialect → number of modules spelled so.
-        spelling: (site, role) → (dialect, key) as the file spells it, in file order.
+        spelling: (site, role) → (dialect, key) as the file spells it.
+        order: every key of the file, in the order of the data; none for a computed adapter.
         configs: component → PEFT configuration (`''` where there is one for all).
         dtype: float type to write by default (safetensors name), None: the widest stored.
     """
@@ -81,6 +82,7 @@ class Info:
     account: Account = field(default_factory=Account)
     problems: list[Problem] = field(default_factory=list)
     spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     dtype: str | None = None
 
     @property

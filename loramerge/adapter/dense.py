@@ -19,7 +19,7 @@ __all__ = ["Full", "Replacement"]
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Full(Delta):
     """`ΔW = weight · value`. No alpha.
 
@@ -74,7 +74,7 @@ class Full(Delta):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Replacement(Delta):
     """`W' = W + weight · (value − W)`: a tensor that takes the place of the base's.
 

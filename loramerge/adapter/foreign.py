@@ -19,7 +19,7 @@ __all__ = ["Foreign"]
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Foreign(Delta):
     """The tensors of a kind such as LoHa or DoRA; everything but listing them is an error."""
 

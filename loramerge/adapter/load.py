@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from os import PathLike
 from typing import Any
 
@@ -51,6 +52,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         detection=detection,
         metadata=source.metadata,
         configs=source.configs,
+        order=tuple(source.tensors),
     )
     adapter = Adapter({}, {key: source.tensors[key] for key in classified.embeddings}, info)
     info.account.carried += classified.embeddings
@@ -152,11 +154,16 @@ def _scale(
         config, path = source.configs.get(""), _peft_path(group.stem)
     if config is None:
         return Scale()
-    alpha = _pattern_value(config.get("alpha_pattern") or {}, path)
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise ShapeError("alpha_pattern is not a mapping", module=module, found=patterns)
+    alpha = _pattern_value(patterns, path)
     if alpha is None:
         alpha = config.get("lora_alpha")
     if alpha is None:
         return Scale()
+    if not isinstance(alpha, (int, float)):
+        raise ShapeError("alpha is not a number", module=module, found=alpha)
     return Scale(float(alpha), root=bool(config.get("use_rslora")))
 
 
@@ -170,13 +177,27 @@ def _pattern_value(patterns: Mapping[str, Any], path: str) -> Any:
     PEFT matches each key as a regular expression on the path or on its end after a dot.
     """
     for pattern, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                return value
-        except re.error:
-            if path.endswith(pattern):
-                return value
+        if _matches(pattern, path):
+            return value
     return None
+
+
+_PLAIN = re.compile(r"[\w.]*\.(\w+)")
+
+
+@cache
+def _pattern(pattern: str) -> tuple[str, re.Pattern[str] | None]:
+    """Return what a path must end with, and the expression; None if it is not one."""
+    plain = _PLAIN.fullmatch(pattern)
+    try:
+        return plain[1] if plain else "", re.compile(rf"(.*\.)?({pattern})$")
+    except re.error:
+        return pattern, None
+
+
+def _matches(pattern: str, path: str) -> bool:
+    end, expression = _pattern(pattern)
+    return path.endswith(end) and (expression is None or expression.match(path) is not None)
 
 
 def _place(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LowRank", "Scale", "Tucker"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scale:
     """What the factors are multiplied by: `weight · alpha / rank` (rsLoRA: `/ sqrt(rank)`).
 
@@ -88,7 +88,7 @@ def _product_adder(up: Array, down: Array) -> AddRows:
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LowRank(Delta):
     """`ΔW = scale · up @ down`.
 
@@ -187,7 +187,7 @@ class LowRank(Delta):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Tucker(Delta):
     """`ΔW[o,i,h,w] = scale · Σ_pq up[o,p] mid[p,q,h,w] down[q,i]`: a convolution with a small core.
 

@@ -88,7 +88,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     """
     dtype = dtype or adapter.info.dtype
     pairs: dict[str, Tensor] = {}
-    order = {entry: i for i, entry in enumerate(adapter.info.spelling.values())}
+    order = {key: i for i, key in enumerate(adapter.info.order)}
     missing: list[str] = []
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
@@ -122,7 +122,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     _add_embeddings(adapter, target, pairs)
     if target.name == "lora_diffusion":
         _fill_positions(adapter, pairs, dtype)
-    encoded = Encoded(target, _ordered(pairs, order, target), _metadata(adapter, target, pairs, written))
+    encoded = Encoded(target, _ordered(pairs, order), _metadata(adapter, target, pairs, written))
     if target.alpha == "config":
         encoded.configs = {
             component: _peft_config(adapter, component, deltas)
@@ -201,14 +201,14 @@ def _way_out(adapter: Adapter, target: Dialect) -> str:
 
 
 def _ordered(
-    pairs: Mapping[str, Tensor], order: Mapping[tuple[str, str], int], target: Dialect
+    pairs: Mapping[str, Tensor], order: Mapping[str, int]
 ) -> list[tuple[str, Tensor]]:
     """Lay tensors out as the source file did where it spelled all of them, else as safetensors does.
 
     The second order (wide types first, then by name) keeps every tensor aligned.
     """
-    if all((target.name, key) in order for key in pairs):
-        return sorted(pairs.items(), key=lambda pair: order[target.name, pair[0]])
+    if pairs.keys() <= order.keys():
+        return sorted(pairs.items(), key=lambda pair: order[pair[0]])
     return sorted(pairs.items(), key=lambda pair: (-DTYPES[pair[1].dtype].bits, pair[0]))
 
 
@@ -234,7 +234,7 @@ def _metadata(
 def _by_component(
     adapter: Adapter, deltas: Mapping[Site, Delta]
 ) -> dict[str, dict[str, Delta]]:
-    """Group deltas by component and path; an unknown family has one component, ''.
+    """Group deltas by component and path; an unknown family has those of its folders, or just ''.
 
     Configurations name modules, and PEFT matches the ends of names: without `text_model.` they fit
     the text encoders of every version of transformers.
@@ -243,7 +243,7 @@ def _by_component(
     found: dict[str, dict[str, Delta]] = {}
     for site, delta in deltas.items():
         component, _, path = site.modules[0].partition(".")
-        if opaque:
+        if opaque and component not in adapter.info.configs:
             component, path = "", site.modules[0]
         found.setdefault(component, {})[without_text_model(path)] = delta
     return found

@@ -165,9 +165,9 @@ def _pickled(path: Path) -> Source:
             source.files.append(encoder)
         embeddings = path.with_name(f"{path.stem}.ti{path.suffix}")
         if embeddings.is_file():
-            for token, value in load_pickle(embeddings).items():
-                source.tensors[token] = tensor_from_torch(value)
-                source.metadata[token] = "<embed>"
+            tokens = pickled_tensors(embeddings)
+            source.tensors |= tokens
+            source.metadata |= dict.fromkeys(tokens, "<embed>")
             source.files.append(embeddings)
     return source
 

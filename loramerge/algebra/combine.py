@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,7 @@ def combine(
         chosen = _ranks_over_all(terms, rule, sizes, device, threads, notify)
 
     def work(site: Site) -> Outcome:
-        with naming(site):
+        with naming(site), _quiet():
             return _site(site, terms[site], rule, chosen, device)
 
     return Combined(tuple(ordered(work, terms, threads=threads, task=task, notify=notify)))
@@ -157,6 +157,13 @@ def naming(site: Site, file: str | None = None) -> Iterator[None]:
         error.module = error.module or site.name
         error.file = error.file or file
         raise
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """Silence numpy where what is not finite is found and named afterwards."""
+    import numpy as np
+
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _can_cut(terms: Sequence[Delta]) -> bool:
@@ -204,8 +211,7 @@ def _uncut(site: Site, terms: Sequence[Delta]) -> Outcome:
         return Outcome(site, terms[0], terms[0].rank, math.nan, 0.0)
     if any(isinstance(term, Replacement) for term in terms):
         return Outcome(site, _same_replacement(terms), None, math.nan, 0.0)
-    total = sum(term.dense(dtype="float64").reshape(terms[0].shape) for term in terms)
-    _require_finite(total)
+    total = _dense_sum(terms)
     full = next(term for term in terms if isinstance(term, Full))
     return Outcome(site, full.with_array(total), None, math.nan, 0.0)
 
@@ -243,9 +249,7 @@ def _decomposed(terms: Sequence[Delta], device: str | None) -> Decomposition:
     import numpy as np
 
     if any(term.rank is None for term in terms):
-        total = sum(term.dense(dtype="float64").reshape(terms[0].flat_shape) for term in terms)
-        _require_finite(total)
-        return decompose_dense(on_device(total, device))
+        return decompose_dense(on_device(_dense_sum(terms), device))
     factors = [term.factors("float64") for term in terms]
     if len(factors) == 1:
         up, down = factors[0]
@@ -256,15 +260,22 @@ def _decomposed(terms: Sequence[Delta], device: str | None) -> Decomposition:
     return decompose(on_device(up, device), on_device(down, device))
 
 
+def _dense_sum(terms: Sequence[Delta]) -> Any:
+    """Return Σ ΔW, flattened to `(out, in·kh·kw)`, checking that it is finite."""
+    total, *rest = (term.dense(dtype="float64").reshape(term.flat_shape) for term in terms)
+    for one in rest:
+        total = total + one
+    _require_finite(total)
+    return total
+
+
 def _require_finite(*arrays: Any) -> None:
     import numpy as np
 
     for array in arrays:
         wide = array.astype("float32") if array.dtype.itemsize < 4 else array
         # a finite sum has finite parts; the sum of huge finite parts is checked in full
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = bool(np.isfinite(wide.sum()))
-        if not finite and not np.isfinite(wide).all():
+        if not np.isfinite(wide.sum()) and not np.isfinite(wide).all():
             raise NumericsError(
                 "NaN or infinity in the input",
                 hint="loramerge inspect --deep lists the modules that hold it",
@@ -283,7 +294,7 @@ def _ranks_over_all(
     cut = [site for site, deltas in terms.items() if _can_cut(deltas)]
 
     def spectrum(site: Site) -> tuple[list[float], int, float]:
-        with naming(site):
+        with naming(site), _quiet():
             _same_shape(terms[site])
             found = _decomposed(terms[site], device)
             kernel = math.prod(terms[site][0].shape[2:])

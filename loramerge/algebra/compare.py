@@ -87,7 +87,7 @@ _NUMBERED = frozenset({"down_blocks", "up_blocks", "layers", "transformer_blocks
 
 
 def block_of(site: Site) -> str:
-    """Return the block a site lies in: `unet.down_blocks.1`, `unet.mid_block`, `text_encoder.layers.3`.
+    """Return the block a site lies in: `unet.down_blocks.1`, `text_encoder.layers.3`, …
 
     The outermost numbered part counts; modules outside of any have their first two parts.
     """
@@ -102,20 +102,37 @@ def block_of(site: Site) -> str:
 
 def delta_product(a: Delta, b: Delta) -> float:
     """Return ⟨ΔW_a, ΔW_b⟩ in float64: through factors where both have them, else dense."""
+    import numpy as np
+
     if a.rank is not None and b.rank is not None:
         return inner_product(a.factors("float64"), b.factors("float64"))
-    return float((a.dense().reshape(-1) * b.dense().reshape(-1)).sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float((a.dense().reshape(-1) * b.dense().reshape(-1)).sum())
 
 
-def _moments(a: Delta, b: Delta) -> Moments:
+def _moments(site: Site, a: Delta, b: Delta) -> Moments:
     if a.flat_shape != b.flat_shape:
         raise ShapeError(
-            "the two deltas differ in shape", expected=list(a.shape), found=list(b.shape)
+            "the two deltas differ in shape",
+            module=site.name,
+            expected=list(a.shape),
+            found=list(b.shape),
         )
     if a.rank is not None and b.rank is not None:
         fa, fb = a.factors("float64"), b.factors("float64")
-        return Moments(inner_product(fa, fa), inner_product(fb, fb), inner_product(fa, fb))
-    return Moments(delta_product(a, a), delta_product(b, b), delta_product(a, b))
+        pairs = (fa, fa), (fb, fb), (fa, fb)
+        return Moments(*(_finite(site, inner_product(x, y)) for x, y in pairs))
+    return Moments(*(_finite(site, delta_product(x, y)) for x, y in ((a, a), (b, b), (a, b))))
+
+
+def _finite(site: Site, product: float) -> float:
+    if not math.isfinite(product):
+        raise NumericsError(
+            "NaN or infinity in the input",
+            module=site.name,
+            hint="loramerge inspect --deep lists the modules that hold it",
+        )
+    return product
 
 
 def _comparable(*deltas: Delta) -> bool:
@@ -137,13 +154,7 @@ def compare(
     usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
 
     def work(site: Site) -> Moments:
-        try:
-            moments = _moments(a.deltas[site], b.deltas[site])
-        except ShapeError as error:
-            error.module = site.name
-            raise
-        _require_finite(site, moments.aa, moments.bb, moments.ab)
-        return moments
+        return _moments(site, a.deltas[site], b.deltas[site])
 
     moments = ordered(work, usable, threads=threads, task="comparing", notify=notify)
     sites = dict(zip(usable, moments, strict=True))
@@ -159,19 +170,7 @@ def compare(
 
 
 def _energy(deltas: Mapping[Site, Delta]) -> float:
-    found = {site: delta_product(d, d) for site, d in deltas.items() if _comparable(d)}
-    for site, energy in found.items():
-        _require_finite(site, energy)
-    return math.fsum(found.values())
-
-
-def _require_finite(site: Site, *products: float) -> None:
-    if not all(map(math.isfinite, products)):
-        raise NumericsError(
-            "NaN or infinity in the input",
-            module=site.name,
-            hint="loramerge inspect --deep lists the modules that hold it",
-        )
+    return math.fsum(_finite(s, delta_product(d, d)) for s, d in deltas.items() if _comparable(d))
 
 
 def verdict(comparison: Comparison) -> str:

@@ -58,9 +58,7 @@ def examine(
     return Examination(problems, total, table)
 
 
-def _module(
-    site: Site, delta: Delta, *, spectra: bool
-) -> tuple[list[Problem], dict[str, Any]]:
+def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], dict[str, Any]]:
     row: dict[str, Any] = {
         "module": site.name,
         "kind": delta.kind,

@@ -105,7 +105,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
                 found=detection.name or "an unknown family",
             )
     if not first.candidates:
-        shared = set.intersection(*({s for s in a.deltas} for a in adapters))
+        shared = set.intersection(*(set(a.deltas) for a in adapters))
         if len(adapters) > 1 and not shared:
             notify(Warn("the adapters have no module in common; is this one base?"))
         return first
@@ -123,7 +123,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
 def _common_spelling(
     adapters: Sequence[Adapter],
 ) -> dict[tuple[Site, str], tuple[str, str]]:
-    """Return spellings that no two adapters contradict, so that the order of inputs is no matter."""
+    """Return spellings that no two adapters contradict: the order of inputs is no matter."""
     found: dict[tuple[Site, str], tuple[str, str]] = {}
     contradicted: set[tuple[Site, str]] = set()
     for adapter in adapters:

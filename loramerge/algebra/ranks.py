@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from loramerge.errors import NumericsError, UsageError
@@ -134,7 +135,7 @@ def _hull(candidate: Candidate) -> list[tuple[float, int, int]]:
         while len(hull) >= 2 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point):
             hull.pop()
         hull.append(point)
-    return [(_slope(a, b), a[2], b[2]) for a, b in zip(hull, hull[1:], strict=False)]
+    return [(_slope(a, b), a[2], b[2]) for a, b in pairwise(hull)]
 
 
 def _slope(a: tuple[int, float, int], b: tuple[int, float, int]) -> float:
@@ -146,9 +147,9 @@ def ranks_for_size(
 ) -> list[int]:
     """Return the ranks that lose the least energy in a file of at most `budget` bytes.
 
-    Steps of each site's concave hull are taken by density while they fit, the first that does not as
-    far as it does, which solves the relaxed problem; then single directions fill what is left. The
-    lost energy is at most that of the relaxed optimum plus one direction.
+    Steps of each site's concave hull are taken by density while they fit, the first that does not
+    as far as it does, which solves the relaxed problem; then single directions fill what is left.
+    The lost energy is at most that of the relaxed optimum plus one direction.
 
     Args:
         candidates: every site that may be cut.
@@ -226,9 +227,7 @@ def _fill(
             heapq.heappush(heap, (-candidate.energies[ranks[i]] / candidate.direction, i))
 
 
-def ranks_for_error(
-    candidates: Sequence[Candidate], energy: float, max_error: float
-) -> list[int]:
+def ranks_for_error(candidates: Sequence[Candidate], energy: float, max_error: float) -> list[int]:
     """Return small ranks that keep the total relative error at most `max_error`.
 
     Directions are dropped by energy per byte, the weakest first, while what is dropped stays within

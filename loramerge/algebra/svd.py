@@ -80,7 +80,7 @@ def decompose(up: Array, down: Array) -> Decomposition:
         import numpy as np
 
         empty = np.zeros(0)
-        return Decomposition(empty, lambda k: (np.zeros((m, 0)), np.zeros((0, n))))
+        return Decomposition(empty, lambda _: (np.zeros((m, 0)), np.zeros((0, n))))
     if inner > min(m, n):
         found = decompose_dense(up @ down)
     else:
@@ -165,6 +165,9 @@ def inner_product(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
     Args:
         a, b: (up `(m, r)`, down `(r, n)`), ranks may differ.
     """
+    import numpy as np
+
     (up_a, down_a), (up_b, down_b) = a, b
-    product = float(((up_b.T @ up_a).T * (down_a @ down_b.T)).sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = float(((up_b.T @ up_a).T * (down_a @ down_b.T)).sum())
     return product if math.isfinite(product) else math.nan

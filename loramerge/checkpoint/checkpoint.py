@@ -142,10 +142,10 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
                 stored = names.get(slot.tensor)
                 if stored is None:
                     continue
-                place = Place(*stored, *slot)
-                match.slots.setdefault(
-                    (f"{component.name}.{module.path}", parameter), []
-                ).append(place)
+                place = Place(*stored, slot.tensor, slot.part, slot.parts, slot.transposed)
+                match.slots.setdefault((f"{component.name}.{module.path}", parameter), []).append(
+                    place
+                )
                 shape = module.shape if parameter == "weight" else module.shape[:1]
                 match.exact += place.shape == shape
                 if (place.file, place.name, place.part) not in counted:

@@ -33,5 +33,6 @@ def render(result: DemoResult) -> None:
 
 
 command = verb_command(
-    "demo", Demo, "loramerge.verbs.demo:demo", render, "loramerge demo my-demo"
+    "demo", Demo, "loramerge.verbs.demo:demo", render, "loramerge demo my-demo",
+    decomposes=True,
 )

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from loramerge import __version__
-from loramerge.errors import LoramergeError
+from loramerge.errors import FileError, LoramergeError
 
 __all__ = ["COMMANDS", "group", "main"]
 
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             windows_expand_args=False,
         )
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -105,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence()
         return 0
+    except OSError as error:  # what the layers below did not foresee of files and disks
+        _say(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+        return FileError.exit_code
     except Exception as error:  # a bug: say so, without a wall of text
         return _bug(error)
 
@@ -134,9 +138,13 @@ def _bug(error: Exception) -> int:
 def _silence() -> None:
     """Leave without a second complaint when the reader of our output has gone."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def console_entry() -> NoReturn:
-    """Run as a console script."""
-    sys.exit(main())
+    """Run as a process of its own."""
+    code = main()
+    gc.freeze()  # what is left need not be searched for cycles on the way out
+    sys.exit(code)

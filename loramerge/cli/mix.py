@@ -43,4 +43,5 @@ command = verb_command(
     "loramerge.verbs.mix:mix",
     render,
     "loramerge mix style:0.7 character:0.3 --rank 16",
+    decomposes=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from loramerge.cli.session import Session
+from loramerge.events import Note
 from loramerge.verbs.parameters import Context, Doc
 
 __all__ = ["emit", "json_options", "verb_command"]
@@ -61,6 +63,8 @@ def verb_command(
     render: Render,
     example: str,
     exit_code: Callable[[Any], int] = lambda _: 0,
+    *,
+    decomposes: bool = False,
 ) -> click.Command:
     """Make the command of a verb.
 
@@ -70,6 +74,7 @@ def verb_command(
         render: shows a result to people.
         example: a command line that works, shown in the help.
         exit_code: function of the result that gives the exit code.
+        decomposes: whether the verb uses `--device`.
     """
 
     def callback(**values: Any) -> int:
@@ -77,10 +82,15 @@ def verb_command(
         from importlib import import_module
 
         module, _, function = run.partition(":")
-        with Session(quiet=common["quiet"]) as session:
+        quiet, json_file = common["quiet"], common["json_file"]
+        _check_json_file(json_file)
+        with Session(quiet=quiet) as session:
+            if common["device"] is not None and not decomposes:
+                _check_device(name, common["device"], session)
             context = Context(common["threads"], common["device"], session.notify)
             result = getattr(import_module(module), function)(parameters(**values), context)
-        emit(result.json(), common["as_json"], common["json_file"], lambda: render(result))
+        shown = (lambda: None) if quiet else lambda: render(result)
+        emit(result.json(), common["as_json"], json_file, shown)
         return exit_code(result)
 
     fields = [_parameter(field, hint) for field, hint in _fields(parameters)]
@@ -95,6 +105,33 @@ def verb_command(
     )
 
 
+def _check_device(name: str, device: str, session: Session) -> None:
+    """Refuse a device that is not there, and say that one that is changes nothing."""
+    from loramerge.algebra.arrays import check_device
+
+    if check_device(device) is not None:
+        session.notify(Note(f"{name} decomposes nothing and runs on the CPU, whatever --device says"))
+
+
+def _check_json_file(text: str | None) -> None:
+    """Refuse to write JSON over something else.
+
+    Raises:
+        OutputExists: if the path is a folder, or a file that holds no JSON.
+    """
+    if text is None or not os.path.exists(text):
+        return
+    path = Path(text)
+    if path.is_dir() or path.read_bytes()[:1] not in (b"[", b"{", b""):
+        from loramerge.errors import OutputExists
+
+        raise OutputExists(
+            "--json-file would replace something that is no JSON",
+            file=path,
+            hint="give --json-file another name",
+        )
+
+
 def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], None]) -> None:
     """Show a result: as JSON on standard output or in a file, else for people."""
     if as_json or json_file:
@@ -102,7 +139,7 @@ def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], 
         if json_file:
             from loramerge.files.writer import write_bytes
 
-            write_bytes(Path(json_file), (text + "\n").encode("utf-8"), force=True)
+            write_bytes(Path(json_file), (text + "\n").encode("utf-8", "replace"), force=True)
         if as_json:
             sys.stdout.write(text + "\n")
             return
@@ -137,30 +174,35 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> click.Parameter:
     inner, many = _unwrapped(inner)
     kind = _click_type(inner, extras)
     completion = _completion(doc.completes)
+    # an explicit None would count as a value, so what is required is given no default at all
+    default: dict[str, Any] = {} if required or many else {"default": field.default}
     if doc.positional:
         return click.Argument(
             [field.name],
             nargs=-1 if many else 1,
             required=required,
-            default=None if required or many else field.default,
-            metavar=f"{doc.flags[0]}{'...' if many else ''}",
+            **default,
+            metavar=_metavar(doc.flags[0], required=required, many=many),
             shell_complete=completion,
         )
     flags = doc.flags or (f"--{field.name.replace('_', '-')}",)
     if inner is bool:
         return click.Option([*flags, field.name], is_flag=True, default=False, help=doc.help)
-    default = None if required or many else field.default
     return click.Option(
         [*flags, field.name],
         type=kind,
         multiple=many,
         required=required,
-        default=() if many and not required else default,
-        show_default=default is not None,
+        **default,
+        show_default=default.get("default") is not None,
         metavar=doc.metavar,
         help=doc.help,
         shell_complete=completion,
     )
+
+
+def _metavar(word: str, *, required: bool, many: bool) -> str:
+    return (word if required else f"[{word}]") + ("..." if many else "")
 
 
 def _unwrapped(inner: Any) -> tuple[Any, bool]:
@@ -220,7 +262,7 @@ def _names(what: str) -> list[str]:
 
         return list(DIALECTS)
     from loramerge.errors import LoramergeError
-    from loramerge.library.lookup import names_in_library
+    from loramerge.library.lookup import bare, names_in_library
     from loramerge.library.registry import load_registry
 
     try:
@@ -228,5 +270,5 @@ def _names(what: str) -> list[str]:
     except LoramergeError:
         return []
     names = list(registry.bases) if what == "bases" else []
-    names += [Path(relative).stem for relative, _ in names_in_library(registry, what)]
+    names += [bare(relative.rpartition("/")[2]) for relative, _ in names_in_library(registry, what)]
     return sorted(dict.fromkeys(names))

@@ -59,4 +59,5 @@ command = verb_command(
     render,
     "loramerge resize --rank 8 character.safetensors",
     lambda result: result.exit_code,
+    decomposes=True,
 )

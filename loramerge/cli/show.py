@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "counted", "percent", "ranks", "size", "table"]
 
-_PIPED_WIDTH = 160
+_PIPED_WIDTH = 100_000  # lines are for programs there, and never broken
 
 
 def console() -> Console:
-    """Return a console on standard output; wide and plain where that is no terminal."""
+    """Return a console on standard output; where that is no terminal, plain and without a width."""
     from rich.console import Console
 
     return Console(
@@ -47,7 +47,14 @@ def table(
         )
     for row in rows:
         shown.add_row(*row)
-    console().print(shown)
+    out = console()
+    if out.is_terminal:
+        out.print(shown)
+        return
+    with out.capture() as captured:
+        out.print(shown)
+    for line in captured.get().splitlines():
+        out.file.write(line.rstrip() + "\n")
 
 
 def _box() -> Any:

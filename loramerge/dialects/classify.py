@@ -54,28 +54,48 @@ def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
     return metadata.get(key) == "<embed>" or key[:1] == "<" or key.startswith(_BUNDLED)
 
 
-def _split(key: str) -> tuple[str, str, str] | None:
-    """Return (dialect, stem, role) of a key, or None."""
-    table = _suffixes()
-    starts: list[int] = []
+class _Split(NamedTuple):
+    """A key taken apart; `head` is the known prefix its stem begins with, or ''."""
+
+    dialect: str
+    stem: str
+    role: str
+    head: str
+
+
+def _split(key: str, before: _Split | None) -> _Split | None:
+    """Take a key apart, or return None.
+
+    Args:
+        before: the key before this one, whose stem most keys share.
+    """
+    if before is not None and key.startswith(before.stem):
+        found = _with_suffix(key[len(before.stem) :], before.stem, before.head)
+        if found is not None:
+            return found
     position = len(key)
+    starts: list[int] = []
     for _ in range(3):  # no suffix has more than three parts
         position = max(key.rfind(".", 0, position), key.rfind(":", 0, position))
         if position < 0:
             break
         starts.append(position)
     for position in reversed(starts):  # the longest suffix wins
-        suffix = key[position:]
-        if suffix not in table:
-            continue
-        stem = key[:position]
-        if suffix in _SHORT and not stem.endswith("_lora"):
-            continue  # `down` is also a part of many module names
-        head = _prefix().match(stem)
-        found = _meaning(suffix, head[0] if head else "")
+        found = _with_suffix(key[position:], key[:position], None)
         if found is not None:
-            return found[0], stem, found[1]
+            return found
     return None
+
+
+def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
+    """Return what a stem and a suffix make together, or None if the suffix is none."""
+    if suffix not in _suffixes() or (suffix in _SHORT and not stem.endswith("_lora")):
+        return None
+    if head is None:
+        matched = _prefix().match(stem)
+        head = matched[0] if matched else ""
+    meaning = _meaning(suffix, head)
+    return None if meaning is None else _Split(meaning[0], stem, meaning[1], head)
 
 
 @cache
@@ -107,15 +127,17 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
     """Sort keys into groups of one module each, in the order of the first key of each group."""
     result = Classified()
     groups: dict[tuple[str, str], Group] = {}
+    before: _Split | None = None
     for key in keys:
         if is_embedding(key, metadata):
             result.embeddings.append(key)
             continue
-        split = _split(key)
+        split = _split(key, before)
         if split is None:
             result.unknown.append(key)
             continue
-        name, stem, role = split
+        before = split
+        name, stem, role, _ = split
         group = groups.setdefault((name, stem), Group(name, stem, {}))
         if role in group.roles:  # the same role in two spellings
             result.unknown.append(key)

@@ -7,7 +7,6 @@ templates below with diffusers names; `ldm_name` gives the name of the same laye
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -161,10 +160,6 @@ _RESNET_LEAVES = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_BLOCK = re.compile(
-    r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
-)
-_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def ldm_name(path: str, unet: Unet) -> str:
@@ -174,30 +169,27 @@ def ldm_name(path: str, unet: Unet) -> str:
     of every resolution; output blocks count `layers + 1` resnets of every resolution, and the
     upsampler is the last child of the resolution's last block.
 
+    Raises:
+        KeyError: if the UNet has no such layer.
+
     Source: the module order of CompVis' and Stability's `openaimodel.py`, as read from checkpoints.
     """
     if path in _TOP:
         return _TOP[path]
-    middle = _MIDDLE.fullmatch(path)
-    if middle:
-        sort, index, leaf = middle.groups()
+    if path.startswith("mid_block."):
+        _, sort, index, leaf = path.split(".", 3)
         if sort == "attentions":
             return f"middle_block.1.{leaf}"
         return f"middle_block.{2 * int(index)}.{_RESNET_LEAVES[leaf]}"
-    matched = _BLOCK.fullmatch(path)
-    if not matched:
-        raise KeyError(path)
-    side, block, sort, index, leaf = matched.groups()
-    b, i = int(block), int(index)
-    per_down, per_up = unet.layers + 1, unet.layers + 1
+    side, block, sort, index, leaf = path.split(".", 4)
+    b, i, per_block = int(block), int(index), unet.layers + 1
     if sort == "downsamplers":
-        return f"input_blocks.{per_down * b + per_down}.0.op"
+        return f"input_blocks.{per_block * b + per_block}.0.op"
     if sort == "upsamplers":
         attended = unet.depths[len(unet.widths) - 1 - b] > 0
-        return f"output_blocks.{per_up * b + per_up - 1}.{2 if attended else 1}.conv"
-    first = (
-        f"input_blocks.{per_down * b + i + 1}" if side == "down" else f"output_blocks.{per_up * b + i}"
-    )
+        return f"output_blocks.{per_block * b + per_block - 1}.{2 if attended else 1}.conv"
+    number = per_block * b + i
+    first = f"input_blocks.{number + 1}" if side == "down_blocks" else f"output_blocks.{number}"
     if sort == "attentions":
         return f"{first}.1.{leaf}"
     return f"{first}.0.{_RESNET_LEAVES[leaf]}"

@@ -6,14 +6,24 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.errors import NotFound, UsageError, listed, nearest
 from loramerge.library.registry import Registry, load_registry
 
-__all__ = ["expand", "find", "names_in_library"]
+__all__ = ["bare", "expand", "find", "is_adapter_folder", "names_in_library"]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
+_MAGIC = "*?["
+_ONE_OF = {"adapters": "adapter", "bases": "base"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
+_COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
+
+
+def is_adapter_folder(path: str | Path) -> bool:
+    """Say whether a folder is one adapter: a PEFT folder, or one PEFT folder per component."""
+    folders = (path, *(os.path.join(path, name) for name in _COMPONENTS))
+    return any(os.path.isfile(os.path.join(folder, _ADAPTER_CONFIG)) for folder in folders)
 
 
 def find(name: str, holds: str, registry: Registry | None = None) -> Path:
@@ -29,12 +39,12 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
         NotFound: naming the closest, and where it was looked for.
         UsageError: if the library has the name twice.
     """
+    if not name.strip():
+        raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
     path = Path(name).expanduser()
-    if path.exists():
-        return path
-    for suffix in _SUFFIXES[:1]:
-        if path.with_name(path.name + suffix).is_file() and path.name:
-            return path.with_name(path.name + suffix)
+    for place in (path, Path(f"{path}{_SUFFIXES[0]}")):
+        if os.path.exists(place):  # unlike Path.exists, also for names no file system could hold
+            return place
     registry = registry or load_registry()
     if holds == "bases" and name in registry.bases:
         place = Path(registry.bases[name])
@@ -49,7 +59,7 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
     matches: dict[str, Path] = {}
     known: list[str] = []
     for relative, place in names_in_library(registry, holds):
-        known.append(_bare(relative))
+        known.append(bare(relative))
         if _matches(relative, wanted):
             matches[os.path.realpath(place)] = place
     exact = {real: p for real, p in matches.items() if _is_whole(p, wanted)}
@@ -66,21 +76,31 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
 
 
 def _not_found(name: str, holds: str, registry: Registry, known: Sequence[str]) -> NotFound:
-    names = [*known, *(registry.bases if holds == "bases" else ())]
+    names = [*known, *(registry.bases if holds == "bases" else ()), *_siblings(name)]
     names += [n for full in known if (n := full.rpartition("/")[2]) != full]
-    close = nearest(name, names)
+    close = nearest(bare(name), names)
     places = ["as a path"]
     if holds == "bases":
         places.append(f"among {len(registry.bases)} registered bases")
     folders = [f.path for f in registry.folders if f.holds in (holds, "both")]
     places += [f"in {folder}" for folder in folders]
-    what = "adapter" if holds == "adapters" else "base"
+    what = _ONE_OF[holds]
     hint = f"did you mean {close}?" if close else None
     if not hint and what == "adapter":
         hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
     if not hint:
         hint = "loramerge base add NAME PATH makes a base known by name"
-    return NotFound(f"no {what} {name!r}", found=f"looked {', '.join(places)}", hint=hint)
+    return NotFound(f"no {what} {name!r}", found=f"nothing {', '.join(places)}", hint=hint)
+
+
+def _siblings(name: str) -> list[str]:
+    """Return the names, without suffix, of the files in the folder where `name` was looked for."""
+    folder, _ = os.path.split(name)
+    try:
+        found = [path.name for path in Path(folder).expanduser().iterdir()]
+    except OSError:
+        return []
+    return [os.path.join(folder, bare(n)) for n in found if n.lower().endswith(_SUFFIXES)]
 
 
 def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path]]:
@@ -92,10 +112,10 @@ def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path
 
 
 def _walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
-    marker = _ADAPTER_CONFIG if holds == "adapters" else _BASE_CONFIG
     for folder, folders, files in os.walk(root):
         folders.sort()
-        if marker in files and folder != root:
+        one = is_adapter_folder(folder) if holds == "adapters" else _BASE_CONFIG in files
+        if one and folder != root:
             folders.clear()
             yield Path(folder).relative_to(root).as_posix(), Path(folder)
             continue
@@ -106,7 +126,7 @@ def _walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(root).as_posix(), path
 
 
-def _bare(relative: str) -> str:
+def bare(relative: str) -> str:
     """Return a name without its file suffix."""
     for suffix in _SUFFIXES:
         if relative.lower().endswith(suffix):
@@ -118,7 +138,7 @@ def _matches(relative: str, wanted: str) -> bool:
     """Say whether the last parts of a relative path are the wanted name, suffix given or not."""
     return any(
         candidate == wanted or candidate.endswith("/" + wanted)
-        for candidate in (relative, _bare(relative))
+        for candidate in (relative, bare(relative))
     )
 
 
@@ -132,7 +152,8 @@ def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
     A pattern is one only where no file has that very name, so `face [v2].safetensors` is a name.
 
     Returns:
-        (path, path relative to what was given) pairs, in the order given and sorted within folders.
+        (path, path relative to the folder given or to where the pattern begins) pairs, in the order
+        given and sorted within folders.
 
     Raises:
         NotFound: if a name or pattern stands for nothing.
@@ -144,24 +165,36 @@ def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
 
     for name in names:
         path = Path(name).expanduser()
-        if path.is_dir() and not (path / _ADAPTER_CONFIG).is_file():
+        if os.path.isdir(path) and name and not is_adapter_folder(path):
             inside = list(_walk(str(path), "adapters"))
             if not inside:
-                raise NotFound("the folder holds no adapters", file=path)
+                raise NotFound(
+                    "the folder holds no adapters",
+                    file=path,
+                    expected=f"files that end in {', '.join(_SUFFIXES)}, or PEFT folders",
+                )
             for relative, place in inside:
                 add(place, PurePath(relative))
-        elif path.exists():
-            add(path, PurePath(path.name))
-        elif any(c in name for c in "*?["):
-            import glob
-
-            matched = sorted(glob.glob(str(path), recursive=True))
-            matched = [m for m in matched if m.lower().endswith(_SUFFIXES)]
-            if not matched:
-                raise NotFound(f"no file matches {name!r}")
-            for match in matched:
-                add(Path(match), PurePath(Path(match).name))
+        elif any(c in name for c in _MAGIC) and not os.path.exists(path):
+            for match, below in _matched(path):
+                add(match, below)
         else:
             place = find(name, "adapters")
-            add(place, PurePath(place.name))
+            add(place, PurePath(place.name or place.resolve().name))
     return list(found.values())
+
+
+def _matched(pattern: Path) -> list[tuple[Path, PurePath]]:
+    """Return the adapters a pattern matches, and where they lie below its part without wildcards."""
+    import glob
+    from itertools import takewhile
+
+    fixed = Path(*takewhile(lambda part: not any(c in part for c in _MAGIC), pattern.parts))
+    paths = [Path(text) for text in sorted(glob.glob(str(pattern), recursive=True))]
+    paths = [p for p in paths if p.name.lower().endswith(_SUFFIXES) or is_adapter_folder(p)]
+    if not paths:
+        raise NotFound(
+            f"no adapter matches {str(pattern)!r}",
+            expected=f"files that end in {', '.join(_SUFFIXES)}, or PEFT folders",
+        )
+    return [(path, path.relative_to(fixed)) for path in paths]

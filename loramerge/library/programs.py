@@ -63,13 +63,16 @@ def _extra_folders(path: Path) -> list[Folder]:
 
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
-    except (YAMLError, ValueError) as error:
-        raise CorruptFile(f"cannot be read as YAML ({error})", file=path) from None
+    except (YAMLError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CorruptFile(f"cannot be read as YAML ({reason})", file=path) from None
+    if not isinstance(content or {}, dict):
+        raise CorruptFile("the file does not map names to folders", file=path)
     found = []
     for section in (content or {}).values():
         if not isinstance(section, dict):
             continue
-        base = path.parent / str(section.get("base_path") or ".")
+        base = path.parent / Path(str(section.get("base_path") or ".")).expanduser()
         for sort, holds in _EXTRA_HOLDS.items():
             for line in str(section.get(sort) or "").splitlines():
                 folder = base / line.strip()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.algebra.weights import COMPONENT_WORDS, Weight
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import NotFound, UsageError, nearest
 from loramerge.library.lookup import find
 from loramerge.library.registry import Registry
 
@@ -16,18 +18,32 @@ __all__ = ["Reference", "parse_reference"]
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
+_NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A name and the weight written behind it."""
+    """A name and the weight written behind it.
+
+    Args:
+        written: the weight in the user's words, for output names and tables.
+    """
 
     name: str
     weight: Weight = Weight()
+    written: str = "1"
 
     def path(self, registry: Registry | None = None) -> Path:
         """Return the adapter's path; see `lookup.find`."""
-        return find(self.name, "adapters", registry)
+        try:
+            return find(self.name, "adapters", registry)
+        except NotFound:
+            head, _, tail = self.name.rpartition(":")
+            if not _is_found(head, registry):
+                raise
+            raise UsageError(
+                f"{self.name!r}: {tail!r} is no weight", hint=f"{head}:0.8 or {head}:unet=0.8:te=0"
+            ) from None
 
     @property
     def label(self) -> str:
@@ -36,11 +52,21 @@ class Reference:
         return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
 
 
-def _number(text: str) -> float | None:
+def _is_found(name: str, registry: Registry | None) -> bool:
     try:
-        return float(text)
-    except ValueError:
-        return None
+        return bool(find(name, "adapters", registry))
+    except (NotFound, UsageError):
+        return False
+
+
+def _number(text: str) -> float | None:
+    return float(text) if _NUMBER.fullmatch(text.strip()) else None
+
+
+def _shown(number: float) -> str:
+    """Return a number in the fewest digits that say it exactly."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def parse_reference(text: str) -> Reference:
@@ -55,20 +81,25 @@ def parse_reference(text: str) -> Reference:
     """
     prompt = _PROMPT.fullmatch(text.strip())
     rest = prompt.group(1) if prompt else text
-    if not prompt and Path(rest).exists():
+    if not prompt and rest.strip() and os.path.exists(rest):
         return Reference(rest)
     default: list[float] = []
     components: dict[str, float] = {}
+    written: list[str] = []
     while True:
         head, colon, tail = rest.rpartition(":")
-        if not colon or not head:
+        if not colon:
             break
         number = _number(tail)
         assigned = _ASSIGNED.fullmatch(tail)
         if number is not None:
             default.append(number)
         elif assigned:
-            components = _component(assigned.group(1), assigned.group(2), text) | components
+            found = _component(assigned.group(1), assigned.group(2), text)
+            if twice := found.keys() & components.keys():
+                raise UsageError(f"{text!r} gives {sorted(twice)[0]} two weights")
+            components = found | components
+            written.insert(0, f"{assigned.group(1)}={_shown(next(iter(found.values())))}")
         elif _VECTOR.fullmatch(tail):
             raise UsageError(
                 f"{text!r} gives a weight per block, which this version does not have yet",
@@ -85,8 +116,12 @@ def parse_reference(text: str) -> Reference:
             f"or {rest}:te={first:g}:unet={second:g} (as A1111 reads it)",
         )
     if not rest.strip():
-        raise UsageError(f"{text!r} names no adapter")
-    return Reference(rest, Weight(default[0] if default else 1.0, components))
+        raise UsageError(f"{text!r} names no adapter", hint="write NAME:0.8")
+    if not all(math.isfinite(number) for number in (*default, *components.values())):
+        raise UsageError(f"{text!r}: a weight must be a finite number")
+    if default or not written:
+        written.insert(0, _shown(default[0]) if default else "1")
+    return Reference(rest, Weight(default[0] if default else 1.0, components), ":".join(written))
 
 
 def _component(word: str, value: str, text: str) -> dict[str, float]:

@@ -85,7 +85,7 @@ class Registry:
         del self.bases[name]
 
     def add_folder(self, path: Path, holds: str = "both") -> bool:
-        """Add a library folder; False if it is there already.
+        """Add a library folder, or change what one holds; False if it is there already.
 
         Raises:
             NotFound: if it is not a folder.
@@ -93,8 +93,9 @@ class Registry:
         if not path.is_dir():
             raise NotFound("no such folder", file=path)
         folder = Folder(str(path.resolve()), holds)
-        if any(known.path == folder.path for known in self.folders):
+        if folder in self.folders:
             return False
+        self.folders = [known for known in self.folders if known.path != folder.path]
         self.folders.append(folder)
         return True
 

@@ -1,1 +1,1 @@
-"""What walks checkpoints: `bake` adds adapters, `drift` compares two bases where an adapter acts."""
+"""What walks checkpoints: `bake` adds adapters, `drift` compares bases where an adapter acts."""

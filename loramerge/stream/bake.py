@@ -1,9 +1,9 @@
 """Bake adapters into a checkpoint: the same layout out, everything untouched byte for byte.
 
 Files are walked in byte order. Untouched ranges are copied by the kernel where it can; touched
-tensors are computed in blocks of rows in reused buffers. Memory is a few blocks per thread, whatever
-the size of the checkpoint. Tasks write at fixed positions and block borders do not depend on the
-number of threads, so the bytes do not either.
+tensors are computed in blocks of rows in reused buffers. Memory is a few blocks per thread,
+whatever the size of the checkpoint. Tasks write at fixed positions and block borders do not depend
+on the number of threads, so the bytes do not either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Foreign, Replacement, Site
+from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
@@ -31,7 +32,6 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.events import Notify, Progress, ignore
-from loramerge.families import Parameter
 from loramerge.files.dtypes import DTYPES, FLOATS, is_float, numpy_dtype
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
@@ -127,6 +127,7 @@ def plan_bake(
     Raises:
         FamilyError: if an adapter belongs to another family.
         AdapterError: if the base lacks modules of an adapter.
+        UnsupportedKind: if an adapter holds a kind that this version cannot compute with.
         FormatError: if the base stores modules of an adapter as integers.
         ShapeError: listing the modules whose shapes differ.
     """
@@ -145,7 +146,10 @@ def plan_bake(
             if not places:
                 missing.setdefault(site.component, []).append(site.name)
                 continue
-            scaled = delta if w == 1.0 else delta.scaled(w)
+            with naming(site, adapter.info.path):
+                if isinstance(delta, Foreign):
+                    delta.dense()  # refuses
+                scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
                 if not is_float(place.tensor.dtype):
                     quantised.append(f"{place.name} ({place.tensor.dtype})")
@@ -313,8 +317,8 @@ def bake(
         output: file, or folder for a base that is a folder.
         seed: rounds stochastically with this seed; None rounds to nearest.
         metadata: entries to add to the header of every file that changes.
-        late: gives replacements for entries of `metadata`, of the same lengths, before the files get
-            their names (digests that are computed meanwhile).
+        late: gives replacements for entries of `metadata`, of the same lengths, before the files
+            get their names (digests that are computed meanwhile).
 
     Returns:
         What survived, per module and place, in file order.
@@ -324,12 +328,9 @@ def bake(
     """
     files = plan.checkpoint.files
     check_target(output, force=force)
-    outputs = [
-        _layout(f, plan, metadata or {} if plan.edits.get(f) else {}) for f in files.weights
-    ]
+    outputs = [_layout(f, plan, metadata or {} if plan.edits.get(f) else {}) for f in files.weights]
     check_space(output, sum(o.size for o in outputs))
-    total = sum(o.size for o in outputs)
-    progress = _Bytes(total, notify)
+    progress = _Bytes(sum(o.size - len(o.head) for o in outputs), notify)
     if files.root is None:
         return _write_file(outputs[0], output, plan, force, seed, late, threads, progress)
     survivals: list[Survival] = []
@@ -357,11 +358,14 @@ def survey(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> list[Survival]:
-    """Compute what a bake would write and how much of it survives, without writing anything."""
+    """Return what `bake` would, without writing anything."""
     buffers = _Buffers()
     nowhere = _Nowhere()
     tasks = []
-    for file, edits in plan.edits.items():
+    for file in plan.checkpoint.files.weights:
+        edits = plan.edits.get(file)
+        if not edits:
+            continue
         output = _layout(file, plan, {})
         tasks += [
             _computed(output.tensors[name], output.infos[name], edits[name], nowhere, seed)
@@ -385,7 +389,9 @@ def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
     for file in plan.checkpoint.files.weights:
         if file.path.parent == source.parent and file.path.name in shards:
             total += sum(
-                tensor.size * DTYPES[plan.dtype if is_float(tensor.dtype) else tensor.dtype].bits // 8
+                tensor.size
+                * DTYPES[plan.dtype if is_float(tensor.dtype) else tensor.dtype].bits
+                // 8
                 for tensor in file.open()[0].values()
             )
     index.setdefault("metadata", {})["total_size"] = total
@@ -499,19 +505,17 @@ def _copies(
     first: StoredTensor, start: int, offset: int, count: int, out: PositionedFile
 ) -> list[_Task]:
     def copy(done: int, size: int) -> _Task:
-        def run(buffers: _Buffers) -> list[Survival]:
+        def run(_: _Buffers) -> list[Survival]:
             out.copy_from(first.source, start + done, offset + done, size)
             return []
 
         return _Task(size, run)
 
-    return [
-        copy(done, min(_COPY_TASK, count - done)) for done in range(0, count, _COPY_TASK)
-    ]
+    return [copy(done, min(_COPY_TASK, count - done)) for done in range(0, count, _COPY_TASK)]
 
 
 def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> _Task:
-    def run(buffers: _Buffers) -> list[Survival]:
+    def run(_: _Buffers) -> list[Survival]:
         if tensor.nbytes:
             out.write(info.start, tensor.raw())
         return []
@@ -539,17 +543,25 @@ def _computed(
     def run(buffers: _Buffers) -> list[Survival]:
         import numpy as np
 
-        compute = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
+        with np.errstate(over="ignore", invalid="ignore"):  # the rounder finds what is not finite
+            return compute(buffers)
+
+    def compute(buffers: _Buffers) -> list[Survival]:
+        import numpy as np
+
+        kind = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
         rows = tensor.shape[0] if tensor.shape else 1
         columns = math.prod(tensor.shape[1:])
         if rows * columns == 0:
             return []
         rounder = Rounder(info.dtype, info.name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, compute) for edit in edits]
+        adders = [_adders(edit, kind) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
-        whole = tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
+        whole = (
+            tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
+        )
         for start in range(0, rows, height):
             stop = min(start + height, rows)
             shape = (stop - start, columns)
@@ -560,23 +572,25 @@ def _computed(
                 tensor.source.read_into(offset, read.reshape(-1).view(np.uint8))
             else:
                 read = whole[start:stop]
-            base = buffers.get("base", compute, shape)
+            base = buffers.get("base", kind, shape)
             np.copyto(base, read, casting="unsafe")
             rounded = buffers.get("rounded", target, shape)
-            asked = buffers.get("asked", compute, shape)
+            asked = buffers.get("asked", kind, shape)
             covered = _ask(edits, adders, start, stop, base, asked)
             if covered is None:  # only the type changes
                 rounder.round(base, rounded)
-                rounder.check(rounded.astype(compute))
+                rounder.check(rounded.astype(kind))
             else:
-                back = buffers.get("back", compute, shape)
+                back = buffers.get("back", kind, shape)
                 np.add(base, asked, out=back)
                 rounder.round(back, rounded)
                 np.copyto(back, rounded, casting="unsafe")
                 rounder.check(back)
                 back -= base  # ΔW as written
                 _measure(covered, start, sums, asked, back, base)
-            out.write(info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8))
+            out.write(
+                info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
+            )
         return [
             Survival(e.site.name, info.name, s.asked, s.along, s.error, s.base)
             for e, s in zip(edits, sums, strict=True)
@@ -597,7 +611,7 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
             )
         flipped = delta.dense(dtype=compute).reshape(delta.flat_shape).T
 
-        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+        def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
             if fresh:
                 out[:] = flipped[start:stop]
             else:

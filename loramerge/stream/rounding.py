@@ -45,8 +45,8 @@ class Rounder:
 
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.copyto(out, exact, casting="unsafe")
-        if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
-            self._stochastic(exact, out)
+            if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
+                self._stochastic(exact, out)
 
     def check(self, written: Any) -> None:
         """Refuse a block that holds NaN or infinity after rounding.
@@ -56,7 +56,9 @@ class Rounder:
         """
         import numpy as np
 
-        if not np.isfinite(written.sum()) and not np.isfinite(written).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(written.sum()))
+        if not finite and not np.isfinite(written).all():
             raise NumericsError(
                 f"NaN or infinity, or values that do not fit {self._word}, after adding",
                 module=self.name,
@@ -85,8 +87,7 @@ class Rounder:
         smallest = np.where(rest < 0, sign_bit | bits_type.type(1), bits_type.type(1))
         neighbour = np.where(zero, smallest, neighbour).astype(bits_type)
         other = neighbour.view(out.dtype).astype(exact.dtype)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            chance = np.abs(rest) / np.abs(other - nearest)
+        chance = np.abs(rest) / np.abs(other - nearest)
         draw = self._random.random(len(moved), dtype=np.float32)
         take = np.isfinite(other) & (draw < chance)
         flat.view(bits_type)[moved[take]] = neighbour[take]

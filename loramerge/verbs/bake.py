@@ -17,20 +17,22 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.adapter.source import open_source
 from loramerge.algebra.compare import block_of
+from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.checkpoint import Checkpoint, open_checkpoint
-from loramerge.errors import UsageError, listed
+from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError, listed, nearest
 from loramerge.events import Note, Warn
 from loramerge.files.digest import PLACEHOLDER
-from loramerge.files.dtypes import DTYPES, dtype_of
-from loramerge.files.writer import check_target
+from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference, parse_reference
 from loramerge.stream.bake import BakePlan, Survival, plan_bake
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
-from loramerge.verbs.outputs import default_name, sum_name, warn_of_unknown
+from loramerge.verbs.inputs import open_adapter
+from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
 from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.writing import float_type
 
 __all__ = ["Bake", "BakeResult", "bake"]
 
@@ -151,6 +153,7 @@ class BakeResult:
             "survived": self.survived,
             "relative_error": self.relative_error,
             "norm_kept": norm_kept,
+            "scale_applied": 1.0,
             "change": self.change,
             "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
             "drift": self.drift,
@@ -168,20 +171,19 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     references = [parse_reference(text) for text in (*parameters.adapters, *parameters.lora)]
     if not references and parameters.dtype is None:
         raise UsageError("bake needs an adapter", hint="--lora NAME:0.8")
-    checkpoint = open_checkpoint(find(parameters.base, "bases"))
-    adapters = [load(reference.path()) for reference in references]
-    for adapter in adapters:
-        warn_of_unknown(adapter, context.notify)
+    dtype, skip = float_type(parameters.dtype, FLOATS), _skipped(parameters.skip_missing)
+    checkpoint = _open_base(parameters.base)
+    output = _output(parameters, checkpoint, references)
+    folder = checkpoint.files.root is not None
+    checkpoint_output(output, folder=folder, force=parameters.force or parameters.dry_run)
+    adapters = [open_adapter(reference.path(), context.notify) for reference in references]
     pairs = [(a, r.weight) for a, r in zip(adapters, references, strict=True)]
     plan = plan_bake(
         checkpoint,
         pairs,
-        skip_missing=parameters.skip_missing,
-        dtype=dtype_of(parameters.dtype) if parameters.dtype else None,
+        skip_missing=skip,
+        dtype=dtype,
     )
-    output = _output(parameters, checkpoint, references)
-    if not parameters.dry_run:
-        check_target(output, force=parameters.force)
     result = BakeResult(
         str(output),
         parameters.dry_run,
@@ -190,7 +192,10 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         checkpoint.layouts,
         len(plan.modules),
         plan.tensors,
-        [{"path": a.info.path, "weight": w.text()} for a, w in pairs],
+        [
+            {"path": a.info.path, "weight": r.written}
+            for a, r in zip(adapters, references, strict=True)
+        ],
         plan.skipped,
         list(plan.notes),
     )
@@ -215,12 +220,50 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     return result
 
 
+def _open_base(name: str) -> Checkpoint:
+    """Open the base; an adapter in its place is called one."""
+    path = find(name, "bases")
+    try:
+        return open_checkpoint(path)
+    except FamilyError:
+        try:
+            adapter = bool(load(path).deltas)
+        except LoramergeError:
+            adapter = False
+        if not adapter:
+            raise
+        raise FormatError(
+            "this is an adapter, and --base needs a checkpoint",
+            file=path,
+            hint="loramerge bake --base CHECKPOINT --lora ADAPTER",
+        ) from None
+
+
+def _skipped(words: tuple[str, ...]) -> list[str]:
+    """Return the components that may lack modules.
+
+    Raises:
+        UsageError: if a word is no component.
+    """
+    found: list[str] = []
+    for word in words:
+        if word != "all" and word not in COMPONENT_WORDS:
+            close = nearest(word, COMPONENT_WORDS)
+            raise UsageError(
+                f"--skip-missing: {word!r} is no component",
+                expected=", ".join(("all", *COMPONENT_WORDS)),
+                hint=f"did you mean {close}?" if close else None,
+            )
+        found += COMPONENT_WORDS.get(word, (word,))
+    return found
+
+
 def _output(parameters: Bake, checkpoint: Checkpoint, references: list[Reference]) -> Path:
     if parameters.output is not None:
         return Path(parameters.output)
     name = Path(parameters.base.replace("\\", "/"))
     label = name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
-    added = sum_name([(r.label, r.weight) for r in references])
+    added = sum_name(references)
     stem = f"{label}+{added}" if added else f"{label}-{parameters.dtype}"
     return default_name(stem, "" if checkpoint.files.root is not None else ".safetensors")
 
@@ -233,12 +276,6 @@ def _written(
     late: Future[Mapping[str, str]],
     context: Context,
 ) -> list[Survival]:
-    if plan.checkpoint.files.root is None and output.suffix != ".safetensors":
-        raise UsageError(
-            "checkpoints are written as safetensors",
-            found=output.name,
-            hint=f"-o {output.with_suffix('.safetensors')}",
-        )
     return bake_checkpoint(
         plan,
         output,
@@ -259,8 +296,14 @@ def _receipts(adapters: list[Adapter], references: list[Reference]) -> list[dict
         path = Path(adapter.info.path)
         files = open_source(path).files
         digest = digest_of(files[0]) if len(files) == 1 else digest_of_files(path, files)
-        receipts.append({"name": path.name, "sha256": digest, "weight": reference.weight.text()})
+        name = _encodable(path.name)
+        receipts.append({"name": name, "sha256": digest, "weight": reference.weight.text()})
     return receipts
+
+
+def _encodable(name: str) -> str:
+    """Return a file name that any header can hold; bytes that are no Unicode become `?`."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _receipt(
@@ -268,7 +311,7 @@ def _receipt(
 ) -> str:
     content: dict[str, Any] = {
         "version": __version__,
-        "base": {"name": checkpoint.path.name, "sha256": digest},
+        "base": {"name": _encodable(checkpoint.path.name), "sha256": digest},
         "adapters": receipts,
     }
     if parameters.rounding == "stochastic":

@@ -165,9 +165,11 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
         OutputExists: if the folder exists and `force` is not set.
     """
     folder = Path(parameters.folder)
-    if folder.exists() and not parameters.force:
+    if folder.exists() and not (parameters.force and folder.is_dir()):
         raise OutputExists(
-            "the folder exists", file=folder, hint="give another name, or --force to use it"
+            f"the {'folder' if folder.is_dir() else 'file'} exists",
+            file=folder,
+            hint="give another name" + (", or --force to use it" if folder.is_dir() else ""),
         )
     base, flat, zuzu = (folder / n for n in (_BASE, "flat.safetensors", "zuzu.safetensors"))
     made = {

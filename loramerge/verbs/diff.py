@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load
 from loramerge.adapter.metadata import training_metadata
 from loramerge.algebra.compare import Comparison, Moments, compare, verdict
-from loramerge.errors import AdapterError, FamilyError
+from loramerge.algebra.weights import Weight
+from loramerge.errors import AdapterError, FamilyError, LoramergeError
 from loramerge.library.references import parse_reference
-from loramerge.verbs.outputs import warn_of_unknown
+from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.parameters import Context, Doc
 
 __all__ = ["Diff", "DiffResult", "diff", "diff_adapters"]
@@ -47,6 +47,7 @@ class DiffResult:
         """Return the object that `--json` prints."""
         found = self.comparison
         return {
+            "outputs": [],
             "a": self.a,
             "b": self.b,
             "verdict": self.verdict,
@@ -81,12 +82,10 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         ShapeError: if a shared module has two shapes.
     """
     references = [parse_reference(parameters.a), parse_reference(parameters.b)]
-    a, b = (load(reference.path()) for reference in references)
-    for adapter in (a, b):
-        warn_of_unknown(adapter, context.notify)
+    a, b = (open_adapter(reference.path(), context.notify) for reference in references)
     a, b = (
         adapter.with_deltas({s: d.scaled(r.weight.of(s)) for s, d in adapter.deltas.items()})
-        if r.weight.text() != "1"
+        if r.weight != Weight()
         else adapter
         for adapter, r in zip((a, b), references, strict=True)
     )
@@ -107,7 +106,11 @@ def diff_adapters(a: Adapter, b: Adapter, context: Context = Context()) -> DiffR
             file=f"{a.label} and {b.label}",
             found=f"{names[0]} and {names[1]}",
         )
-    found = compare(a, b, threads=context.threads, notify=context.notify)
+    try:
+        found = compare(a, b, threads=context.threads, notify=context.notify)
+    except LoramergeError as error:
+        error.file = error.file or f"{a.label} and {b.label}"
+        raise
     if not found.sites and not found.only_a and not found.only_b:
         raise AdapterError(
             "nothing in the two can be compared",

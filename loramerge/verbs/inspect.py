@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,11 @@ from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
 from loramerge.dialects import DIALECTS
-from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, NotFound
+from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import expand, find
+from loramerge.library.registry import load_registry
 from loramerge.verbs.parameters import Context, Doc
 
 __all__ = ["Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
@@ -94,6 +97,15 @@ class Inspected:
         return shown
 
 
+_NOTHING_KNOWN = Problem(
+    "error",
+    "nothing-known",
+    None,
+    "no tensor of the file belongs to an adapter or a checkpoint of a known kind",
+    "loramerge dialects and loramerge families list what can be read",
+)
+
+
 @dataclass
 class InspectResult:
     """All files, in order."""
@@ -122,6 +134,7 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
         except LoramergeError as error:
             if len(files) == 1:
                 raise
+            context.notify(Warn(f"{path}: {error.problem}"))
             found.append(Inspected(str(path), None, "unreadable", error=error.problem))
             code = code or error.exit_code
     if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
@@ -134,11 +147,19 @@ def _targets(names: tuple[str, ...]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
-        one = path.is_dir() and any(
-            (path / marker).is_file() for marker in ("model_index.json", "adapter_config.json")
-        )
-        found += [path] if one else [place for place, _ in expand([name])]
+        one = os.path.isfile(path / "model_index.json")
+        found += [path] if one else _found(name)
     return list(dict.fromkeys(found))
+
+
+def _found(name: str) -> list[Path]:
+    """Return the files a name stands for; a registered base may be inspected by its name too."""
+    try:
+        return [place for place, _ in expand([name])]
+    except NotFound:
+        if name in load_registry().bases:
+            return [find(name, "bases")]
+        raise
 
 
 def _one(path: Path, parameters: Inspect, context: Context) -> Inspected:
@@ -194,7 +215,10 @@ def inspect_adapter(
     )
     if parameters.hash and info.path is not None:
         found.hashes = _hashes(adapter)
-    if parameters.deep or parameters.modules or parameters.spectrum or parameters.check:
+    if not adapter.deltas and not adapter.embeddings and not info.problems:
+        found.findings.append(_NOTHING_KNOWN)
+    wanted = (parameters.deep, parameters.modules, parameters.spectrum, parameters.check)
+    if any(wanted) or parameters.base is not None:
         _deep(found, adapter, parameters, context)
     if parameters.base is not None:
         _against(found, adapter, parameters.base, context)
@@ -234,7 +258,6 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     total = len(adapter.deltas)
     matched = total - len(plan.skipped)
     reason = f"{matched} of {total} modules fit; {kept:.0%} of the change survives the base's type"
-    found.checked = "weights"
     found.base |= {
         "works": bool(matched),
         "matched": matched,

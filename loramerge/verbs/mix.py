@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load
 from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.save import choose_dialect, encode, suffix_of, write_encoded
 from loramerge.algebra.arrays import check_device
@@ -17,15 +16,15 @@ from loramerge.algebra.mix import mixed_frame
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
 from loramerge.events import Note
-from loramerge.files.dtypes import DTYPES, dtype_of
-from loramerge.files.writer import check_target
+from loramerge.files.dtypes import DTYPES
 from loramerge.library.references import Reference, parse_reference
+from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.outputs import (
+    adapter_output,
     default_name,
     size_model,
     sum_name,
     version_entry,
-    warn_of_unknown,
 )
 from loramerge.verbs.parameters import Context, Doc
 from loramerge.verbs.writing import RankParameters, WriteParameters
@@ -97,10 +96,15 @@ class MixResult:
 def lossy_json(
     lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
 ) -> dict[str, Any]:
-    """Return the figures every lossy step reports; exact steps report an error of 0."""
+    """Return the figures every lossy step reports; exact steps report an error of 0.
+
+    `scale_applied` is what the result was multiplied by to make up for what was cut: 1, since this
+    version never does so.
+    """
     return {
         "relative_error": relative_error if lossy else 0.0,
         "norm_kept": norm_kept if lossy else 1.0,
+        "scale_applied": 1.0,
         "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
     }
 
@@ -111,28 +115,24 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     Raises:
         LoramergeError: see `algebra.mix.mix` and `adapter.save.encode`.
     """
+    asked, dtype = parameters.target(), parameters.float_type()
     references = [parse_reference(text) for text in parameters.adapters]
-    adapters = [load(reference.path()) for reference in references]
-    for adapter in adapters:
-        warn_of_unknown(adapter, context.notify)
-    target = choose_dialect(parameters.target(), adapters)
-    pairs = [(reference.label, reference.weight) for reference in references]
-    output = Path(parameters.output) if parameters.output else None
+    adapters = [open_adapter(reference.path(), context.notify) for reference in references]
+    target = choose_dialect(asked, adapters)
+    output = None if parameters.output is None else Path(parameters.output)
     if output is None:
-        stem = sum_name(pairs)
+        stem = sum_name(references)
         if label := parameters.rank_label():
             stem += f"-{label}"
         output = default_name(stem, suffix_of(target))
-    check_target(output, force=parameters.force)
+    adapter_output(output, target, force=parameters.force)
     inputs = [(a, r.weight) for a, r in zip(adapters, references, strict=True)]
     rule = parameters.rule(sum(adapter.info.size or 0 for adapter in adapters))
-    dtype = dtype_of(parameters.dtype) if parameters.dtype else None
     mixed, combined = _mixed(inputs, rule, parameters, dtype, context)
     encoded = encode(mixed, target, dtype)
     encoded.metadata |= version_entry()
     size = write_encoded(encoded, output, force=parameters.force)
-    if not combined.lossy:
-        context.notify(Note("use it at weight 1: the weights are in the file"))
+    context.notify(Note("use it at weight 1: the weights are in the file"))
     return MixResult(
         output=str(output),
         size=size,
@@ -182,7 +182,7 @@ def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:
     return {
         "adapter": reference.label,
         "path": adapter.info.path,
-        "weight": reference.weight.text(),
+        "weight": reference.written,
         "ranks": adapter.ranks(),
         "trigger_words": trigger_words(adapter.info.metadata),
     }

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load
 from loramerge.adapter.save import choose_dialect, encode, suffix_of, write_encoded
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined
 from loramerge.algebra.resize import resize as resize_adapter
-from loramerge.errors import LoramergeError, UsageError
-from loramerge.events import Note
-from loramerge.files.dtypes import DTYPES, dtype_of
-from loramerge.files.writer import check_target
-from loramerge.library.lookup import expand
+from loramerge.dialects import Dialect
+from loramerge.errors import LoramergeError, OutputExists, UsageError
+from loramerge.events import Note, Warn
+from loramerge.files.dtypes import DTYPES
+from loramerge.library.lookup import bare, expand
+from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.mix import lossy_json
 from loramerge.verbs.outputs import (
+    adapter_output,
     default_name,
-    file_size,
+    encoded_size,
     size_model,
     version_entry,
-    warn_of_unknown,
 )
 from loramerge.verbs.parameters import Context, Doc
 from loramerge.verbs.writing import RankParameters, WriteParameters
@@ -76,6 +76,12 @@ class Resized:
 
     def json(self) -> dict[str, Any]:
         """Return the object of this file in `--json`."""
+        figures = lossy_json(
+            bool(self.relative_error),
+            self.relative_error or 0.0,
+            1.0 if self.norm_kept is None else self.norm_kept,
+            self.worst,
+        )
         return {
             "path": self.path,
             "status": self.status,
@@ -86,12 +92,7 @@ class Resized:
             "dtype": self.dtype,
             "ranks_before": self.ranks_before,
             "ranks_after": self.ranks_after,
-            **lossy_json(
-                bool(self.relative_error),
-                self.relative_error or 0.0,
-                1.0 if self.norm_kept is None else self.norm_kept,
-                self.worst,
-            ),
+            **(dict.fromkeys(figures) if self.relative_error is None else figures),
             "left_out": self.left_out,
             "reason": self.reason,
         }
@@ -112,7 +113,8 @@ class ResizeResult:
         """Return the object that `--json` prints; one file's figures also stand at the top."""
         outputs = [f.output for f in self.files if f.output and f.status in ("done", "kept")]
         first = self.files[0].json() if len(self.files) == 1 else {}
-        figures = {k: first[k] for k in ("relative_error", "norm_kept", "worst") if k in first}
+        shown = ("relative_error", "norm_kept", "scale_applied", "worst")
+        figures = {name: first[name] for name in shown if name in first}
         return {"outputs": outputs, **figures, "files": [f.json() for f in self.files]}
 
 
@@ -124,12 +126,15 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
         LoramergeError: for a single file, see `algebra.resize.resize` and `adapter.save.encode`.
     """
     check_device(context.device)
+    parameters.target(), parameters.float_type()
+    if parameters.results:
+        _check_csv(Path(parameters.results))
     if not parameters.rule(1).truncates:
         raise UsageError(
             "resize needs to know what to keep",
             hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
         )
-    files = expand(parameters.files)
+    files = _without_outputs(expand(parameters.files), parameters.out_dir)
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
         raise UsageError(
@@ -141,10 +146,11 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
         raise UsageError(
             f"{len(files)} files need a folder for their results", hint="--out-dir DIR"
         )
+    taken: dict[str, Path] = {}
     done = [
-        _tolerant(path, relative, parameters, context)
+        _tolerant(path, relative, parameters, context, taken)
         if several
-        else _one(path, relative, parameters, context)
+        else _one(path, relative, parameters, context, taken)
         for path, relative in files
     ]
     result = ResizeResult(done)
@@ -153,44 +159,90 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     return result
 
 
+def _without_outputs(
+    files: list[tuple[Path, PurePath]], out_dir: str | None
+) -> list[tuple[Path, PurePath]]:
+    """Leave out what an earlier run wrote, where the results lie inside a folder that is resized."""
+    if out_dir is None:
+        return files
+    results = Path(out_dir).resolve()
+    kept = []
+    for path, relative in files:
+        place = path.resolve()
+        root = place.parents[len(relative.parts) - 1]
+        if not (results != root and root in results.parents and results in place.parents):
+            kept.append((path, relative))
+    return kept
+
+
 def _tolerant(
-    path: Path, relative: PurePath, parameters: Resize, context: Context
+    path: Path,
+    relative: PurePath,
+    parameters: Resize,
+    context: Context,
+    taken: dict[str, Path],
 ) -> Resized:
     """Resize one of several files; an error becomes a line of the report."""
     try:
-        return _one(path, relative, parameters, context)
+        return _one(path, relative, parameters, context, taken)
     except LoramergeError as error:
+        context.notify(Warn(f"{path}: {error.problem}"))
         return Resized(
             str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
         )
 
 
-def _output(
-    path: Path, relative: PurePath, parameters: Resize, suffix: Callable[[], str]
-) -> Path:
+def _output(path: Path, relative: PurePath, parameters: Resize, target: Dialect) -> Path:
     if parameters.out_dir is not None:
-        name = relative if relative.suffix == ".safetensors" else PurePath(f"{relative}{suffix()}")
-        return Path(parameters.out_dir) / name
+        stem = str(relative) if path.is_dir() else bare(str(relative))
+        return Path(parameters.out_dir) / f"{stem}{suffix_of(target)}"
     if parameters.output is not None:
         return Path(parameters.output)
-    stem = path.stem if path.is_file() else path.name
-    return default_name(f"{stem}-{parameters.rank_label()}", suffix())
+    stem = bare(path.name) if path.is_file() else path.name
+    return default_name(f"{stem}-{parameters.rank_label()}", suffix_of(target))
 
 
-def _one(path: Path, relative: PurePath, parameters: Resize, context: Context) -> Resized:
-    adapter = load(path)
+def _is_there(path: Path, output: Path, parameters: Resize, taken: dict[str, Path]) -> bool:
+    """Say whether the result of one of several files exists, and need not be made again.
+
+    Raises:
+        UsageError: if another file of this run has the same output.
+        OutputExists: if the output is the file itself.
+    """
+    other = taken.setdefault(os.path.realpath(output), path)
+    if other != path:
+        raise UsageError(f"its result would lie where that of {other} does: {output}")
+    if parameters.force or not output.exists():
+        return False
+    if output.samefile(path):
+        raise OutputExists("its result would lie where the file itself does; --force replaces it")
+    return True
+
+
+def _one(
+    path: Path,
+    relative: PurePath,
+    parameters: Resize,
+    context: Context,
+    taken: dict[str, Path],
+) -> Resized:
+    """Resize one file. `taken` maps the outputs of this run to the files they are made from."""
+    adapter = open_adapter(path, context.notify)
     target = choose_dialect(parameters.target(), [adapter])
-    output = _output(path, relative, parameters, lambda: suffix_of(target))
+    output = _output(path, relative, parameters, target)
     batch = parameters.out_dir is not None
     before = adapter.info.size or 0
-    if batch and output.exists() and not parameters.force:
+    if batch and _is_there(path, output, parameters, taken):
         return Resized(
             str(path), "kept", str(output), before, reason="the output is there already"
         )
-    check_target(output, force=parameters.force)
-    warn_of_unknown(adapter, context.notify)
-    dtype = dtype_of(parameters.dtype) if parameters.dtype else None
-    small, combined = _resized(adapter, parameters, dtype, context)
+    adapter_output(output, target, force=parameters.force)
+    dtype = parameters.float_type()
+    try:
+        small, combined = _resized(adapter, parameters, dtype, context)
+    except LoramergeError as error:
+        error.file = error.file or str(path)
+        raise
     encoded = encode(small, target, dtype)
     encoded.metadata |= version_entry()
     found = Resized(
@@ -208,7 +260,7 @@ def _one(path: Path, relative: PurePath, parameters: Resize, context: Context) -
         combined.worst,
         combined.left_out,
     )
-    if batch and not target.folder and file_size(small, target, dtype) >= before:
+    if batch and encoded_size(encoded) >= before:
         found.status, found.output = "skipped", None
         found.reason = "the result would not be smaller"
         return found
@@ -236,6 +288,22 @@ def _resized(
         threads=context.threads,
         notify=context.notify,
     )
+
+
+def _check_csv(path: Path) -> None:
+    """Refuse to write the table of results over something else.
+
+    Raises:
+        OutputExists: if the path is a folder, or a file that is no such table.
+    """
+    if not path.exists():
+        return
+    if path.is_dir() or path.read_bytes()[:5] not in (b"file,", b""):
+        raise OutputExists(
+            "--results would replace something that is no table of results",
+            file=path,
+            hint="give --results another name",
+        )
 
 
 def _write_csv(result: ResizeResult, path: Path) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
 from loramerge.algebra.ranks import RankRule
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, listed, nearest
+from loramerge.files.dtypes import DTYPES, dtype_of
 from loramerge.verbs.parameters import Doc
 
-__all__ = ["RankParameters", "WriteParameters", "size_in_bytes"]
+__all__ = [
+    "ADAPTER_FLOATS",
+    "RankParameters",
+    "WriteParameters",
+    "float_type",
+    "size_in_bytes",
+]
+
+ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -33,6 +43,29 @@ def size_in_bytes(text: str, whole: int) -> int:
     if not value > 0 or not math.isfinite(value) or (unit not in _UNITS and unit != "%"):
         raise UsageError(f"{text!r} is no size", expected="20MB, 800KB, or 50% of the input")
     return int(value * whole / 100) if unit == "%" else int(value * _UNITS[unit])
+
+
+def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
+    """Return the safetensors name of a float type to write, None for None.
+
+    Raises:
+        UsageError: if there is none of this name, or it is not `allowed`.
+    """
+    if word is None:
+        return None
+    words = {name: DTYPES[name].word for name in allowed}
+    try:
+        kind = dtype_of(word)
+    except UsageError:
+        kind = None
+    if kind not in words:
+        close = nearest(word, words.values())
+        raise UsageError(
+            f"{word!r} is no type that this can be written in",
+            expected=listed(list(words.values())),
+            hint=f"did you mean {close}?" if close else None,
+        )
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +170,26 @@ class WriteParameters:
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
 
     def target(self) -> str | None:
-        """Return the dialect or program asked for."""
+        """Return the dialect or program asked for.
+
+        Raises:
+            UsageError: if there is none of this name, or both are given.
+        """
+        from loramerge.dialects import DIALECTS, PROGRAMS
+
         if self.to and self.program:
             raise UsageError("give --to or --for, not both")
-        return self.to or self.program
+        asked = self.to or self.program
+        if asked is not None and asked not in DIALECTS and asked not in PROGRAMS:
+            close = nearest(asked, (*DIALECTS, *PROGRAMS))
+            raise UsageError(
+                f"{asked!r} is no dialect",
+                expected=", ".join(DIALECTS),
+                hint=f"did you mean {close}?" if close else None,
+            )
+        return asked
+
+    def float_type(self) -> str | None:
+        """Return the safetensors name of the type asked for; see `float_type`."""
+        return float_type(self.dtype, ADAPTER_FLOATS)
 

@@ -31,8 +31,13 @@ from tests.samples import (
 
 RANK = 4
 ALPHAS: dict[str, float | None] = {
-    "absent": None, "the rank": 4.0, "half the rank": 2.0, "odd": 3.7, "zero": 0.0, "negative": -2.0,
-}  # fmt: skip
+    "absent": None,
+    "the rank": 4.0,
+    "half the rank": 2.0,
+    "odd": 3.7,
+    "zero": 0.0,
+    "negative": -2.0,
+}
 BLOCK = "unet.down_blocks.1.attentions.1"
 FEW = (
     f"{BLOCK}.transformer_blocks.0.attn1.to_q",
@@ -138,9 +143,7 @@ def test_every_other_dialect_says_the_same(
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("target", DIALECTS)
 @pytest.mark.parametrize("source", ["kohya", "peft"])
-def test_half_types_are_rounded_once(
-    source: str, target: str, dtype: str, tmp_path: Path
-) -> None:
+def test_half_types_are_rounded_once(source: str, target: str, dtype: str, tmp_path: Path) -> None:
     from loramerge.files.dtypes import dtype_of, numpy_dtype
 
     modules = some("sd15", source, target)
@@ -170,7 +173,9 @@ def test_values_are_those_of_the_nearest_float16(tmp_path: Path) -> None:
 # --- wrong readings, each of which the check must refuse ----------------------------------------
 
 
-def misread(sample: Sample, modules: Mapping[str, Module], change: Callable[..., Any]) -> dict[str, Array]:
+def misread(
+    sample: Sample, modules: Mapping[str, Module], change: Callable[..., Any]
+) -> dict[str, Array]:
     found = {}
     for name in modules:
         stem, suffix = samples.stem_of("kohya", "sd15", name), samples.suffixes_of("kohya", name)
@@ -190,13 +195,17 @@ def swapped(up: Array, down: Array, alpha: float, rank: int) -> Array:
 WRONG: dict[str, Callable[[Array, Array, float, int], Array]] = {
     "alpha ignored": lambda up, down, alpha, rank: samples.dense(up, down, 1.0),
     "alpha not divided by the rank": lambda up, down, alpha, rank: samples.dense(up, down, alpha),
-    "alpha over three ranks": lambda up, down, alpha, rank: samples.dense(up, down, alpha / 3 / rank),
+    "alpha over three ranks": lambda up, down, alpha, rank: samples.dense(
+        up, down, alpha / 3 / rank
+    ),
     "ratio squared": lambda up, down, alpha, rank: samples.dense(up, down, (alpha / rank) ** 2),
     "root of the rank": lambda up, down, alpha, rank: samples.dense(up, down, alpha / rank**0.5),
     "double scale": lambda up, down, alpha, rank: samples.dense(up, down, 2 * alpha / rank),
     "rows of queries and values swapped": swapped,
-    "rank and axes mixed up": lambda up, down, alpha, rank: samples.dense(up[:, ::-1], down, alpha / rank),
-}  # fmt: skip
+    "rank and axes mixed up": lambda up, down, alpha, rank: samples.dense(
+        up[:, ::-1], down, alpha / rank
+    ),
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -51,9 +51,7 @@ def low_rank(
     return LowRank(tensor(up, dtype), tensor(down, dtype), shape, Scale(alpha, weight=weight))
 
 
-def of_spectrum(
-    shape: tuple[int, ...], singular_values: Sequence[float], seed: int = 0
-) -> LowRank:
+def of_spectrum(shape: tuple[int, ...], singular_values: Sequence[float], seed: int = 0) -> LowRank:
     """A float64 LoRA whose ΔW has these singular values."""
     random, rank = rng(seed), len(singular_values)
     columns = math.prod(shape[1:])
@@ -116,9 +114,7 @@ def oracle(a: Adapter) -> Dense:
             alpha = rank if d.scale.alpha is None else d.scale.alpha
             up = stored["up"].reshape(stored["up"].shape[0], rank)
             if isinstance(d, Tucker):
-                value = np.einsum(
-                    "op,pqhw,qi->oihw", up, stored["mid"], stored["down"][:, :, 0, 0]
-                )
+                value = np.einsum("op,pqhw,qi->oihw", up, stored["mid"], stored["down"][:, :, 0, 0])
             else:
                 value = np.tensordot(up, stored["down"], 1)
             value = value * (d.scale.weight * alpha / (rank**0.5 if d.scale.root else rank))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, LowRank
+from loramerge.adapter import Adapter, Delta, Foreign, LowRank
 from loramerge.algebra.compare import Moments, block_of, compare, verdict
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
@@ -158,8 +158,13 @@ def test_shapes_must_agree() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("shared", [True, False])
-def test_values_that_are_not_finite_are_no_equality(bad: float, shared: bool) -> None:
-    broken = LowRank(tensor(np.full((4, 1), bad)), tensor(np.ones((1, 3))), (4, 3))
+@pytest.mark.parametrize("whole", [True, False])
+def test_values_that_are_not_finite_are_no_equality(bad: float, shared: bool, whole: bool) -> None:
+    values, down = np.ones((4, 2)), np.ones((2, 3))
+    values[2, 0], down[0, 1] = bad, 0.0
+    broken: Delta = LowRank(tensor(values), tensor(down), (4, 3))
+    if whole:
+        broken = full((4, 2), 1).with_array(values)
     a = adapter({"unet.x": broken, "unet.y": low_rank((4, 3), 1)})
     b = a if shared else adapter({"unet.y": low_rank((4, 3), 1)})
     with pytest.raises(NumericsError) as caught:

@@ -219,14 +219,16 @@ def test_unknown_families_without_a_common_module_warn() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", ["shared", "alone", "vector", "dense", "cut"])
+@pytest.mark.parametrize("place", ["shared", "alone", "with full", "vector", "dense", "cut"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_values_that_are_not_finite_name_the_module(bad: float, place: str, dtype: str) -> None:
-    values = np.ones((6, 2))
-    values[3, 1] = bad
-    broken = LowRank(tensor(values, dtype), tensor(np.ones((2, 5)), dtype), (6, 5))
+    values, down = np.ones((6, 2)), np.ones((2, 5))
+    values[3, 1], down[1, 2] = bad, 0.0
+    broken = LowRank(tensor(values, dtype), tensor(down, dtype), (6, 5))
     fine = low_rank((6, 5), 2, 1)
     other = adapter({"unet.x": fine}) if place == "shared" else adapter({"unet.fine": fine})
+    if place == "with full":
+        other = adapter({"unet.x": full((6, 5), 1)})
     rule = RankRule(rank=1) if place == "cut" else RankRule()
     if place == "vector":
         broken = full((6,), 1, "w_norm").with_array(values[:, 1])  # type: ignore[assignment]
@@ -321,7 +323,8 @@ def test_embeddings() -> None:
 
 def test_dtype_is_the_widest_of_the_inputs() -> None:
     half, brain, single = (
-        adapter({"unet.x": low_rank((6, 5), 2, dtype=d)}) for d in ("float16", "bfloat16", "float32")
+        adapter({"unet.x": low_rank((6, 5), 2, dtype=d)})
+        for d in ("float16", "bfloat16", "float32")
     )
     assert mixed((half, 1.0), (half, 1.0)).dtype == "F16"
     assert mixed((half, 1.0), (brain, 1.0)).dtype == "F32"
@@ -336,11 +339,14 @@ def test_metadata_is_what_the_inputs_agree_on() -> None:
 
 
 def big(seed: int) -> Adapter:
-    shapes: dict[str, tuple[int, ...]] = {
-        f"unet.l{i}": (40 + 3 * i, 60 - i) for i in range(12)
-    } | {f"unet.c{i}": (12, 8 + i, 3, 3) for i in range(6)}
+    shapes: dict[str, tuple[int, ...]] = {f"unet.l{i}": (40 + 3 * i, 60 - i) for i in range(12)} | {
+        f"unet.c{i}": (12, 8 + i, 3, 3) for i in range(6)
+    }
     return adapter(
-        {name: low_rank(shape, 3 + i % 5, seed + i) for i, (name, shape) in enumerate(shapes.items())}
+        {
+            name: low_rank(shape, 3 + i % 5, seed + i)
+            for i, (name, shape) in enumerate(shapes.items())
+        }
     )
 
 

@@ -154,8 +154,11 @@ def energies(s: Sequence[float]) -> list[float]:
 
 
 def additive(candidates: Sequence[Candidate], fixed: int = 0) -> Callable[[Sequence[int]], int]:
-    return lambda ranks: fixed + sum(
-        k * c.direction + (c.first if k else 0) for k, c in zip(ranks, candidates, strict=True)
+    return lambda ranks: (
+        fixed
+        + sum(
+            k * c.direction + (c.first if k else 0) for k, c in zip(ranks, candidates, strict=True)
+        )
     )
 
 
@@ -263,7 +266,7 @@ def test_never_above_the_budget_with_awkward_headers(
 
 
 def test_equal_directions_are_taken_one_by_one() -> None:
-    """A flat spectrum is one step of the hull; where it does not fit as a whole, most of it does."""
+    """A flat spectrum is one step of the hull; where it does not fit whole, most of it does."""
     flat, weak = Candidate([1.0] * 100, 10, 0), Candidate([1e-3] * 99, 10, 0)
     assert ranks_for_size([flat, weak], 995, additive([flat, weak])) == [99, 0]
     headed = [Candidate([1.0] * 100, 10, 5), Candidate([1e-3] * 99, 10, 5)]
@@ -338,9 +341,7 @@ def test_the_error_costs_at_most_a_direction_more_than_the_optimum(
 
 @quick
 @given(candidates(equal=True), st.floats(0.01, 1.0))
-def test_equal_costs_reach_the_optimum_for_an_error(
-    found: list[Candidate], limit: float
-) -> None:
+def test_equal_costs_reach_the_optimum_for_an_error(found: list[Candidate], limit: float) -> None:
     energy, size = lost(found, [0] * len(found)), additive(found)
     best = min(size(r) for r in every_choice(found) if errors(found, r) <= limit * (1 - 1e-9))
     assert size(ranks_for_error(found, energy, limit)) <= best

@@ -110,7 +110,9 @@ def test_tucker_becomes_lora_only_where_it_is_cut() -> None:
 
 
 def test_what_is_small_enough_stays_as_it_is() -> None:
-    a = adapter({"unet.x": low_rank((9, 8), 2, 1, dtype="float16"), "unet.y": low_rank((9, 8), 5, 2)})
+    a = adapter(
+        {"unet.x": low_rank((9, 8), 2, 1, dtype="float16"), "unet.y": low_rank((9, 8), 5, 2)}
+    )
     small, combined = resize(a, RankRule(rank=3), threads=1)
     assert small.deltas[site("unet.x")] is a.deltas[site("unet.x")]
     assert combined.outcomes[0].lost == 0.0

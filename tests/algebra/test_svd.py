@@ -8,14 +8,25 @@ from loramerge.algebra.svd import decompose, decompose_dense, inner_product
 from tests.algebra.builders import Array, rng
 
 
-def factors(m: int, n: int, rank: int, condition: float = 1.0, seed: int = 0) -> tuple[Array, Array]:
+def factors(
+    m: int, n: int, rank: int, condition: float = 1.0, seed: int = 0
+) -> tuple[Array, Array]:
     random = rng(seed)
     up, down = random.standard_normal((m, rank)), random.standard_normal((rank, n))
     values = np.logspace(0, np.log10(condition), rank)
     return up * values, down / values[:, None]
 
 
-SHAPES = [(20, 30, 4), (30, 20, 4), (9, 9, 9), (5, 40, 5), (40, 5, 3), (6, 7, 12), (1, 8, 1), (8, 1, 1)]
+SHAPES = [
+    (20, 30, 4),
+    (30, 20, 4),
+    (9, 9, 9),
+    (5, 40, 5),
+    (40, 5, 3),
+    (6, 7, 12),
+    (1, 8, 1),
+    (8, 1, 1),
+]
 
 
 @pytest.mark.parametrize(("m", "n", "rank"), SHAPES)

@@ -37,8 +37,7 @@ def test_the_first_error_stops_the_rest(threads: int) -> None:
 
     got: list[int] = []
     with pytest.raises(ValueError, match="item 5"):
-        for result in ordered(work, range(1000), threads=threads):
-            got.append(result)
+        got.extend(ordered(work, range(1000), threads=threads))
     assert got == list(range(5))
     assert len(started) < 5 + 5 * threads + 1
 

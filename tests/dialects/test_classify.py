@@ -25,17 +25,35 @@ def only(key: str) -> tuple[str, str, str]:
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        (f"unet.{BLOCK}.attn1.to_q.lora_A.weight", ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down")),
-        (f"unet.{BLOCK}.attn1.to_q.lora_A.default.weight", ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down")),
-        (f"unet.{BLOCK}.attn1.to_q.lora.down.weight", ("diffusers-legacy", f"unet.{BLOCK}.attn1.to_q", "down")),
+        (
+            f"unet.{BLOCK}.attn1.to_q.lora_A.weight",
+            ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down"),
+        ),
+        (
+            f"unet.{BLOCK}.attn1.to_q.lora_A.default.weight",
+            ("diffusers", f"unet.{BLOCK}.attn1.to_q", "down"),
+        ),
+        (
+            f"unet.{BLOCK}.attn1.to_q.lora.down.weight",
+            ("diffusers-legacy", f"unet.{BLOCK}.attn1.to_q", "down"),
+        ),
         (f"{BLOCK}.attn1.to_q.lora.up.weight", ("diffusers-legacy", f"{BLOCK}.attn1.to_q", "up")),
-        (f"{BLOCK}.attn1.processor.to_q_lora.down.weight",
-         ("diffusers-legacy", f"{BLOCK}.attn1.processor.to_q_lora", "down")),
-        ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
-         ("diffusers-legacy", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "up")),
-        ("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight",
-         ("peft", "base_model.model.transformer.h.0.attn.c_attn", "up")),
-        ("base_model.model.classifier.weight", ("peft", "base_model.model.classifier", "set_weight")),
+        (
+            f"{BLOCK}.attn1.processor.to_q_lora.down.weight",
+            ("diffusers-legacy", f"{BLOCK}.attn1.processor.to_q_lora", "down"),
+        ),
+        (
+            "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
+            ("diffusers-legacy", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "up"),
+        ),
+        (
+            "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight",
+            ("peft", "base_model.model.transformer.h.0.attn.c_attn", "up"),
+        ),
+        (
+            "base_model.model.classifier.weight",
+            ("peft", "base_model.model.classifier", "set_weight"),
+        ),
         ("unet:17:up", ("lora_diffusion", "unet:17", "up")),
         ("lora_unet_x.hada_w1_a", ("kohya", "lora_unet_x", "hada_w1_a")),
         ("lora_unet_x.a1.weight", ("kohya", "lora_unet_x", "a1")),
@@ -44,7 +62,7 @@ def only(key: str) -> tuple[str, str, str]:
         ("lora_unet_x.lora_A.weight", ("kohya", "lora_unet_x", "down")),
         ("lora_te2_x.dora_scale", ("kohya", "lora_te2_x", "dora_scale")),
     ],
-)  # fmt: skip
+)
 def test_a_key_says_its_dialect_stem_and_role(key: str, expected: tuple[str, str, str]) -> None:
     assert only(key) == expected
 

@@ -104,9 +104,7 @@ def test_one_module_that_two_families_share_is_not_guessed(dialect: str) -> None
         ({"ss_base_model_version": "sd_v1"}, "sd15"),
     ],
 )
-def test_metadata_decides_where_nothing_else_does(
-    metadata: dict[str, str], family: str
-) -> None:
+def test_metadata_decides_where_nothing_else_does(metadata: dict[str, str], family: str) -> None:
     found = detected("kohya", "sd15", ambiguous(), metadata)
     assert found.name == family
     assert next(iter(metadata)) in found.reason

@@ -104,7 +104,7 @@ def test_kohya_has_as_many_modules_as_its_files(family: str, unet: int, encoders
     targets = [
         name
         for name in adaptable(family, full=True)
-        if name.startswith("text_encoder") and "text_projection" not in name
+        if (name.startswith("text_encoder") and "text_projection" not in name)
         or ".attentions." in name
     ]  # fmt: skip
     keys = [DIALECTS["kohya"].key(FAMILIES[family], name, "down") for name in targets]
@@ -119,7 +119,9 @@ def test_kohya_writes_sdxl_with_the_names_of_its_single_file() -> None:
     assert kohya.key(sdxl, module, "down") == f"{stem}.lora_down.weight"
     assert kohya.key(sdxl, "unet.conv_in", "alpha") == "lora_unet_input_blocks_0_0.alpha"
     te2 = "text_encoder_2.text_model.encoder.layers.31.mlp.fc2"
-    assert kohya.key(sdxl, te2, "up") == "lora_te2_text_model_encoder_layers_31_mlp_fc2.lora_up.weight"
+    assert (
+        kohya.key(sdxl, te2, "up") == "lora_te2_text_model_encoder_layers_31_mlp_fc2.lora_up.weight"
+    )
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sdxl-refiner"])
@@ -154,7 +156,9 @@ def test_peft_writes_the_first_text_encoder_as_transformers_names_it(family: str
 def test_peft_keeps_the_level_that_models_with_a_projection_keep() -> None:
     module = "text_encoder_2.text_model.encoder.layers.3.mlp.fc1"
     key = DIALECTS["peft"].key(FAMILIES["sdxl"], module, "down")
-    assert key == "text_encoder_2/base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_A.weight"
+    assert (
+        key == "text_encoder_2/base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_A.weight"
+    )
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd21"])

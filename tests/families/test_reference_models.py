@@ -15,40 +15,51 @@ transformers: Any = pytest.importorskip("transformers")
 
 # What the configuration files of the published repositories say.
 UNETS: dict[str, dict[str, Any]] = {
-    "sd15": dict(cross_attention_dim=768, attention_head_dim=8),
-    "sd21": dict(
-        cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
-    ),
-    "sdxl": dict(
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    ),
-    "sdxl-refiner": dict(
-        block_out_channels=(384, 768, 1536, 1536),
-        down_block_types=(
+    "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21": {
+        "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "sdxl-refiner": {
+        "block_out_channels": (384, 768, 1536, 1536),
+        "down_block_types": (
             "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D",
         ),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=4,
-        attention_head_dim=(6, 12, 24, 24),
-        cross_attention_dim=1280,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2560,
-    ),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": 4,
+        "attention_head_dim": (6, 12, 24, 24),
+        "cross_attention_dim": 1280,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2560,
+    },
 }  # fmt: skip
-_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, projection_dim=768)
-_H = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, projection_dim=512)
-_G = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, projection_dim=1280)
+_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768}
+_H = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "projection_dim": 512,
+}
+_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+}
 ENCODERS: dict[tuple[str, str], tuple[str, dict[str, int]]] = {
     ("sd15", "text_encoder"): ("CLIPTextModel", _L),
     ("sd21", "text_encoder"): ("CLIPTextModel", _H),
@@ -140,7 +151,11 @@ def test_a_wrong_table_would_be_seen(wrong: str) -> None:
 
 
 def test_components_and_lookup() -> None:
-    assert [c.name for c in FAMILIES["sdxl"].components] == ["unet", "text_encoder", "text_encoder_2"]
+    assert [c.name for c in FAMILIES["sdxl"].components] == [
+        "unet",
+        "text_encoder",
+        "text_encoder_2",
+    ]
     found = FAMILIES["sd21"].find("unet.conv_in")
     assert found is not None and found.shape == (320, 4, 3, 3)
     assert FAMILIES["sd21"].find("unet.nothing") is None

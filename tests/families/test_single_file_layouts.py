@@ -52,7 +52,11 @@ def test_counting_two_output_blocks_a_resolution_would_be_seen() -> None:
     def miscounted(path: str) -> str:
         up = re.match(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.", path)
         right = sgm_path(path, "sd15")
-        return re.sub(r"^output_blocks\.\d+", f"output_blocks.{2 * int(up[1]) + int(up[3])}", right) if up else right
+        return (
+            re.sub(r"^output_blocks\.\d+", f"output_blocks.{2 * int(up[1]) + int(up[3])}", right)
+            if up
+            else right
+        )
 
     names = [miscounted(m.path) for m in modules_of("sd15", "unet")]
     assert len(set(names)) < len(names)
@@ -60,16 +64,16 @@ def test_counting_two_output_blocks_a_resolution_would_be_seen() -> None:
 
 # diffusers converts by the configuration's block counts only
 CONFIGS: dict[str, dict[str, Any]] = {
-    "sd15": dict(layers_per_block=2, down_block_types=["", "", "", ""], up_block_types=[""] * 4),
-    "sd21": dict(layers_per_block=2, down_block_types=["", "", "", ""], up_block_types=[""] * 4),
-    "sdxl": dict(
-        layers_per_block=2, down_block_types=[""] * 3, up_block_types=[""] * 3,
-        addition_embed_type="text_time", class_embed_type=None,
-    ),
-    "sdxl-refiner": dict(
-        layers_per_block=2, down_block_types=[""] * 4, up_block_types=[""] * 4,
-        addition_embed_type="text_time", class_embed_type=None,
-    ),
+    "sd15": {"layers_per_block": 2, "down_block_types": [""] * 4, "up_block_types": [""] * 4},
+    "sd21": {"layers_per_block": 2, "down_block_types": [""] * 4, "up_block_types": [""] * 4},
+    "sdxl": {
+        "layers_per_block": 2, "down_block_types": [""] * 3, "up_block_types": [""] * 3,
+        "addition_embed_type": "text_time", "class_embed_type": None,
+    },
+    "sdxl-refiner": {
+        "layers_per_block": 2, "down_block_types": [""] * 4, "up_block_types": [""] * 4,
+        "addition_embed_type": "text_time", "class_embed_type": None,
+    },
 }  # fmt: skip
 
 
@@ -186,12 +190,16 @@ def test_what_the_file_of_sd21_holds_beside_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "component", "key"),
     [
-        ("sd15", "text_encoder", "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"),
-        ("sdxl", "text_encoder", "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"),
+        ("sd15", "text_encoder", "cond_stage_model.transformer.text_model.final_layer_norm.bias"),
+        (
+            "sdxl",
+            "text_encoder",
+            "conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.bias",
+        ),
         ("sdxl", "text_encoder_2", "conditioner.embedders.1.model.text_projection"),
         ("sdxl-refiner", "text_encoder_2", "conditioner.embedders.0.model.ln_final.weight"),
         ("sdxl", "unet", "model.diffusion_model.label_emb.0.2.weight"),
     ],
-)  # fmt: skip
+)
 def test_known_keys_are_there(name: str, component: str, key: str) -> None:
     assert key in {slot.tensor for _, _, slot in in_file_order(name, component)}

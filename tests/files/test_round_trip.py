@@ -42,7 +42,9 @@ def tensors(draw: st.DrawFn) -> dict[str, RawTensor]:
 @settings(max_examples=60, deadline=None)
 @given(tensors(), st.dictionaries(NAMES, NAMES, max_size=3))
 def test_every_dtype_and_shape_survives(
-    tmp_path_factory: pytest.TempPathFactory, given_tensors: dict[str, RawTensor], metadata: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    given_tensors: dict[str, RawTensor],
+    metadata: dict[str, str],
 ) -> None:
     path = tmp_path_factory.mktemp("round") / "file.safetensors"
     size = write_tensors(path, given_tensors.items(), metadata)
@@ -76,12 +78,17 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "ours.safetensors"
-    ours = of_every_dtype() | {"scalar": RawTensor(b"\0\0\x80?", "F32", ()), "ünï — 名": RawTensor(b"", "F16", (0, 4))}
+    ours = of_every_dtype() | {
+        "scalar": RawTensor(b"\0\0\x80?", "F32", ()),
+        "ünï — 名": RawTensor(b"", "F16", (0, 4)),
+    }
     write_tensors(path, ours.items(), {"a": "b — ü"})
     theirs = safetensors.load_file(path)
     assert set(theirs) == set(ours)
     for name, tensor in ours.items():
-        raw = theirs[name].contiguous().flatten().view(torch.uint8) if theirs[name].numel() else None
+        raw = (
+            theirs[name].contiguous().flatten().view(torch.uint8) if theirs[name].numel() else None
+        )
         assert tuple(theirs[name].shape) == tensor.shape
         assert (b"" if raw is None else raw.numpy().tobytes()) == bytes(tensor.raw())
     with pytest.importorskip("safetensors").safe_open(path, "pt") as file:
@@ -155,7 +162,9 @@ def test_types_below_a_byte_are_copied_but_not_computed_with(tmp_path: Path) -> 
         found.numpy()
 
 
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3"])
+@pytest.mark.parametrize(
+    "dtype", ["F64", "F32", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3"]
+)
 def test_a_scalar_is_decoded_without_numpy_as_with(dtype: str) -> None:
     array = np.ones((), numpy_dtype(dtype))
     assert scalar(array.tobytes(), dtype) == float(array) == 1.0

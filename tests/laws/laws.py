@@ -1,6 +1,7 @@
 """What any implementation of mix and resize must obey; each law takes the implementation.
 
-A mix is a function of [(adapter, weight), …] that gives an adapter; a resize one of (adapter, rank).
+A mix is a function of [(adapter, weight), …] that gives an adapter; a resize is one of
+(adapter, rank).
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta, LowRank
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import adapter, dense, distance, low_rank, norm, of_spectrum, rng, weighted
+from tests.algebra.builders import (
+    adapter,
+    dense,
+    distance,
+    low_rank,
+    norm,
+    of_spectrum,
+    rng,
+    weighted,
+)
 from tests.laws.strategies import adapters, forall, inputs, low_ranks, seeds, weights
 
 Mix = Callable[[Sequence[tuple[Adapter, float]]], Adapter]
@@ -65,7 +75,11 @@ def mix_is_invariant_to_the_gauge(mix: Mix) -> None:
     def check(a: Adapter, b: Adapter, seed: int, condition: float) -> None:
         # the first file's own rounding is not the gauge's matter
         plain = in_gauge(a, seed, 1.0)
-        close(mix([(plain, 0.7), (b, 0.5)]), mix([(in_gauge(a, seed, condition), 0.7), (b, 0.5)]), 1e-6)
+        close(
+            mix([(plain, 0.7), (b, 0.5)]),
+            mix([(in_gauge(a, seed, condition), 0.7), (b, 0.5)]),
+            1e-6,
+        )
 
 
 def mix_is_homogeneous(mix: Mix) -> None:

@@ -38,7 +38,13 @@ STORAGE = {
 }
 _NAMES = {dtype: name for name, dtype in STORAGE.items()}
 # bits of the mantissa, smallest normal exponent
-_PRECISION = {"F32": (23, -126), "F16": (10, -14), "BF16": (7, -126), "F8_E4M3": (3, -6), "F8_E5M2": (2, -14)}
+_PRECISION = {
+    "F32": (23, -126),
+    "F16": (10, -14),
+    "BF16": (7, -126),
+    "F8_E4M3": (3, -6),
+    "F8_E5M2": (2, -14),
+}
 
 
 def ulp(values: Array, dtype: str) -> Array:
@@ -82,7 +88,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     data = raw[8 + length :]
     order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
     return {
-        name: np.frombuffer(data[slice(*e["data_offsets"])], STORAGE[e["dtype"]]).reshape(e["shape"])
+        name: np.frombuffer(data[slice(*e["data_offsets"])], STORAGE[e["dtype"]]).reshape(
+            e["shape"]
+        )
         for name, e in order
     }, metadata
 
@@ -168,7 +176,9 @@ def _openclip(weights: Weights, component: str, clip: Clip, prefix: str) -> dict
     return {prefix + name: array for name, array in found.items()}
 
 
-def _plain(weights: Weights, component: str, prefix: str = "", *, short: bool = False) -> dict[str, Array]:
+def _plain(
+    weights: Weights, component: str, prefix: str = "", *, short: bool = False
+) -> dict[str, Array]:
     return {
         prefix + (name.removeprefix("text_model.") if short else name): array
         for name, array in _component(weights, component).items()
@@ -179,7 +189,9 @@ def extras(dtype: str) -> dict[str, Array]:
     """What a single file holds beside: a VAE, a schedule, integers, a scalar, an empty tensor."""
     random, kind = rng(99), STORAGE[dtype]
     return {
-        "first_stage_model.decoder.conv_in.weight": random.standard_normal((4, 3, 3, 3)).astype(kind),
+        "first_stage_model.decoder.conv_in.weight": random.standard_normal((4, 3, 3, 3)).astype(
+            kind
+        ),
         "first_stage_model.decoder.conv_in.bias": random.standard_normal(4).astype(kind),
         "alphas_cumprod": np.linspace(1, 0, 50).astype("float32"),
         "cond_stage_model.position_ids": np.arange(7, dtype="int64").reshape(1, 7),
@@ -358,6 +370,23 @@ def asked(weights: Weights, inputs: Iterable[tuple[Adapter, float]]) -> dict[str
                 value = delta.dense()
             value = w * value.reshape(before.shape)
             total[key] = total.get(key, np.zeros(before.shape)) + value
+    return total
+
+
+def magnitudes(weights: Weights, inputs: Iterable[tuple[Adapter, float]]) -> dict[str, Array]:
+    """|W| + Σ |w| |up| |down|: what the rounding of a float32 computation is relative to."""
+    total = {k: np.abs(v.astype("float64")) for k, v in weights.items()}
+    for a, w in inputs:
+        for site, delta in a.deltas.items():
+            key = f"{site.modules[0]}.{site.parameter}"
+            if key not in weights:
+                continue
+            if delta.rank is not None:
+                up, down = (np.abs(x) for x in delta.factors("float64"))
+                value = up @ down
+            else:
+                value = np.abs(delta.dense(weights[key].astype("float64")))
+            total[key] = total[key] + abs(w) * value.reshape(weights[key].shape)
     return total
 
 

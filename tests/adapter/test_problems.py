@@ -1,0 +1,170 @@
+"""What is wrong with a file is listed on reading, and refused on computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.load import load
+from loramerge.errors import AdapterError
+from tests.samples import Array, Sample, adaptable, attention, make, stem_of, write
+
+Spoil = Callable[[dict[str, Array], str], None]
+NAME = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
+STEM = stem_of("kohya", "sd15", NAME)
+
+
+def few(alpha: float | None = 2.0) -> Sample:
+    modules = {n: m for n, m in attention("sd15").items() if "mid_block" in n}
+    return make("sd15", "kohya", modules, alpha=alpha)
+
+
+def loaded(sample: Sample, folder: Path) -> Adapter:
+    return load(write(sample, folder / "a.safetensors"))
+
+
+def drop(end: str) -> Spoil:
+    def spoil(tensors: dict[str, Array], stem: str) -> None:
+        del tensors[stem + end]
+
+    return spoil
+
+
+def put(end: str, value: Array) -> Spoil:
+    def spoil(tensors: dict[str, Array], stem: str) -> None:
+        tensors[stem + end] = value
+
+    return spoil
+
+
+SPOILED: dict[str, tuple[Spoil, str, str]] = {
+    "no up": (drop(".lora_up.weight"), "missing-partner", "alpha, down without"),
+    "no down": (drop(".lora_down.weight"), "missing-partner", "alpha, up without"),
+    "a core that does not fit": (
+        put(".lora_mid.weight", np.zeros((3, 2, 3, 3))),
+        "shape",
+        "up, mid and down",
+    ),
+    "ranks differ": (
+        put(".lora_down.weight", np.zeros((2, 24))),
+        "shape",
+        "up [24, 3] and down [2, 24]",
+    ),
+    "alpha is no number": (
+        put(".alpha", np.array(np.nan)),
+        "alpha-not-finite",
+        "not a finite number",
+    ),
+    "alpha is infinite": (
+        put(".alpha", np.array(np.inf)),
+        "alpha-not-finite",
+        "not a finite number",
+    ),
+    "two alphas": (put(".alpha", np.ones(2)), "shape", "alpha [2]"),
+    "factors and a difference": (
+        put(".diff", np.zeros((24, 24))),
+        "missing-partner",
+        "diff without",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_broken_module_is_a_problem_and_then_an_error(case: str, tmp_path: Path) -> None:
+    spoil, code, words = SPOILED[case]
+    sample = few()
+    spoil(sample.tensors, STEM)
+    adapter = loaded(sample, tmp_path)
+    (problem,) = adapter.info.problems
+    assert (problem.severity, problem.code, problem.module) == ("error", code, NAME)
+    assert words in problem.message
+    assert problem.remedy
+    with pytest.raises(AdapterError) as caught:
+        adapter.require_sound()
+    assert caught.value.exit_code == 5
+    assert NAME in str(caught.value) and str(tmp_path / "a.safetensors") in str(caught.value)
+    account = adapter.info.account
+    assert sorted([*account.used, *account.unknown]) == sorted(sample.tensors)
+
+
+def test_a_whole_adapter_has_no_problems(tmp_path: Path) -> None:
+    adapter = loaded(few(), tmp_path)
+    assert not adapter.info.problems
+    assert adapter.require_sound() is adapter
+
+
+def test_alpha_zero_is_a_warning(tmp_path: Path) -> None:
+    adapter = loaded(few(alpha=0.0), tmp_path).require_sound()
+    assert {(p.severity, p.code) for p in adapter.info.problems} == {("warning", "alpha-zero")}
+    assert not any(delta.dense().any() for delta in adapter.deltas.values())
+
+
+def test_an_unknown_key_comes_with_the_nearest(tmp_path: Path) -> None:
+    sample = few()
+    wrong = STEM.replace("attn1_to_k", "attn1_to_kk")
+    sample.tensors |= {f"{wrong}.lora_{half}.weight": np.zeros((1, 1)) for half in ("up", "down")}
+    sample.tensors["stranger"] = np.zeros(3)
+    adapter = loaded(sample, tmp_path).require_sound()
+    unknown = adapter.info.account.unknown
+    assert unknown[f"{wrong}.lora_up.weight"] == STEM
+    assert set(unknown) == {f"{wrong}.lora_up.weight", f"{wrong}.lora_down.weight", "stranger"}
+    assert unknown["stranger"] is None
+
+
+def test_a_module_spelled_twice_is_not_guessed(tmp_path: Path) -> None:
+    sample = few()
+    twin = make("sd15", "diffusers", {NAME: adaptable("sd15")[NAME]}, seed=1)
+    sample.tensors |= twin.tensors
+    adapter = loaded(sample, tmp_path)
+    assert "spelled-twice" in {p.code for p in adapter.info.problems}
+    assert set(adapter.info.account.unknown) == set(twin.tensors)
+    with pytest.raises(AdapterError, match="occurs twice"):
+        adapter.require_sound()
+
+
+def test_a_mixed_file_is_read_whole(tmp_path: Path) -> None:
+    sample = few()
+    other = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    sample.tensors |= make("sd15", "diffusers", {other: adaptable("sd15")[other]}).tensors
+    adapter = loaded(sample, tmp_path).require_sound()
+    assert adapter.info.dialects == {"kohya": 10, "diffusers": 1}
+    assert adapter.info.dialect == "kohya"
+    assert not adapter.info.account.unknown
+
+
+def test_a_file_that_is_no_adapter_says_so(tmp_path: Path) -> None:
+    sample = Sample("sd15", "kohya", {"model.diffusion_model.out.2.bias": np.zeros(4)})
+    adapter = loaded(sample, tmp_path)
+    assert not adapter.deltas
+    assert list(adapter.info.account.unknown) == ["model.diffusion_model.out.2.bias"]
+    with pytest.raises(AdapterError, match="no tensor of this file belongs to an adapter"):
+        adapter.require_sound()
+    empty = loaded(Sample("sd15", "kohya", {}), tmp_path)
+    with pytest.raises(AdapterError, match="an empty file"):
+        empty.require_sound()
+
+
+def test_an_unknown_family_is_opaque_but_usable(tmp_path: Path) -> None:
+    from loramerge.adapter.save import save
+    from loramerge.errors import NotExpressible
+    from tests.samples import data_section
+
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    sample = Sample("sd15", "kohya", {
+        f"{stem}.lora_down.weight": np.ones((2, 6), np.float32),
+        f"{stem}.lora_up.weight": np.ones((9, 2), np.float32),
+        f"{stem}.alpha": np.array(1.0, np.float32),
+    })  # fmt: skip
+    adapter = loaded(sample, tmp_path).require_sound()
+    assert adapter.family is None
+    ((name, delta),) = adapter.modules()
+    assert name == "unet.double_blocks_0_img_attn_qkv"
+    assert np.array_equal(delta.dense(), np.ones((9, 6)))
+    save(adapter, tmp_path / "b.safetensors")
+    assert data_section(tmp_path / "b.safetensors") == data_section(tmp_path / "a.safetensors")
+    with pytest.raises(NotExpressible, match="the family is unknown"):
+        save(adapter, tmp_path / "c", to="diffusers")

@@ -1,0 +1,169 @@
+"""bake: the command. What it computes is tested beside the code."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.cli.world import rewrite, write_folder
+from tests.samples import data_section, read_safetensors
+
+KEYS = {
+    "outputs", "output", "dry_run", "base", "family", "layouts", "modules", "tensors", "adapters",
+    "skipped", "notes", "size", "survived", "relative_error", "norm_kept", "scale_applied", "change",
+    "worst", "drift", "drift_total", "touched",
+}  # fmt: skip
+
+
+@pytest.fixture
+def unet_only(run):
+    """The base without its text encoder."""
+
+    def cut(arrays, metadata):
+        for key in [k for k in arrays if k.startswith("cond_stage_model")]:
+            del arrays[key]
+
+    return rewrite(run.folder / "base.safetensors", run.folder / "unet.safetensors", cut)
+
+
+def test_json_says_everything(run):
+    found = run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "o.safetensors", "--json").json
+    assert set(found) == KEYS and found["outputs"] == ["o.safetensors"]
+    assert found["size"] == (run.folder / "o.safetensors").stat().st_size
+    assert found["survived"] > 0.99 and found["family"] == "sd21"
+    assert found["modules"] == len(found["touched"]) == 160
+    assert [a["weight"] for a in found["adapters"]] == ["0.8"]
+    before, after = (read_safetensors(run.folder / n)[0] for n in ("base.safetensors", "o.safetensors"))
+    touched = {entry["tensor"] for entry in found["touched"]}
+    assert before.keys() == after.keys()
+    for key in before:
+        assert (before[key].tobytes() == after[key].tobytes()) == (key not in touched)
+
+
+def test_a_dry_run_writes_nothing(run):
+    before = run.state()
+    result = run.ok("bake", "--base", "base.safetensors", "a", "b:0.5", "--dry-run")
+    for words in ("would write", "base+a+b@0.5.safetensors", "float16", "model.diffusion_model"):
+        assert words in result.out
+    found = run.ok("bake", "--base", "base.safetensors", "a", "--dry-run", "--json").json
+    assert set(found) == KEYS and found["outputs"] == [] and len(found["touched"]) == 160
+    assert found["survived"] is None
+    assert run.state() == before
+    run.refused(2, "bake", "--base", "base.safetensors", "a", "-o", "o.ckpt", "--dry-run")
+
+
+def test_adapters_either_way(run):
+    run.ok("bake", "--base", "base.safetensors", "a:0.5", "b:0.3", "-o", "one.safetensors")
+    run.ok("bake", "-b", "base.safetensors", "-l", "a:0.5", "--lora", "b:0.3", "-o", "two.safetensors")
+    assert (run.folder / "one.safetensors").read_bytes() == (run.folder / "two.safetensors").read_bytes()
+
+
+def test_missing_components_are_named_and_may_be_left_out(run, unet_only):
+    command = ("bake", "--base", "unet.safetensors", "b", "-o", "out.safetensors")
+    run.refused(5, *command, says=("text_encoder", "--skip-missing"))
+    for word in ("text_encoder", "te", "te1", "all"):
+        result = run.ok(*command, "--skip-missing", word, "--force", "--json")
+        assert len(result.json["skipped"]) == 92 and "left out" in result.err
+    run.refused(5, *command, "--skip-missing", "unet", "--force", says="text_encoder")
+    run.refused(2, *command, "--skip-missing", "text_encode", says="did you mean text_encoder?")
+
+
+def test_how_far_the_bases_are_apart(run):
+    def move(arrays, metadata):
+        random = np.random.default_rng(5)
+        for key, value in arrays.items():
+            if key.endswith("attn2.to_k.weight"):
+                value += (0.05 * random.standard_normal(value.shape)).astype(value.dtype)
+
+    rewrite(run.folder / "base.safetensors", run.folder / "other.safetensors", move)
+    command = ("bake", "--base", "other.safetensors", "a", "--trained-on", "base.safetensors")
+    result = run.ok(*command)
+    assert "away by" in result.out and "unet.down_blocks.0" in result.out
+    found = run.ok(*command, "--force", "--json").json
+    assert found["drift_total"][0] > 0 and "unet.mid_block" in found["drift"]
+    same = run.ok("bake", "--base", "base.safetensors", "a", "--trained-on", "base.safetensors", "--json")
+    assert same.json["drift_total"][0] == 0
+    run.refused(3, *command[:-1], "nothing", "--force", says="no base 'nothing'")
+
+
+def test_stochastic_rounding_is_seeded(run):
+    def bake(name, *options):
+        run.ok("bake", "--base", "base.safetensors", "a:0.05", "-o", f"{name}.safetensors", *options)
+        return data_section(run.folder / f"{name}.safetensors")
+
+    one = bake("one", "--rounding", "stochastic", "--seed", "3")
+    assert one == bake("two", "--rounding", "stochastic", "--seed", "3", "--threads", "1")
+    assert one != bake("three", "--rounding", "stochastic", "--seed", "4")
+    assert one != bake("four")
+    run.refused(2, "bake", "--base", "base.safetensors", "a", "--rounding", "random")
+    run.refused(2, "bake", "--base", "base.safetensors", "a", "--seed", "-1")
+
+
+def test_dtype(run):
+    run.ok("bake", "--base", "base.safetensors", "a", "--dtype", "float32", "-o", "out.safetensors")
+    assert {a.dtype.name for a in read_safetensors(run.folder / "out.safetensors")[0].values()} == {"float32"}
+    run.ok("bake", "--base", "base.safetensors", "--dtype", "bfloat16")  # no adapter: only the type
+    assert (run.folder / "base-bfloat16.safetensors").is_file()
+    for word in ("int8", "float17"):
+        run.refused(2, "bake", "--base", "base.safetensors", "a", "--dtype", word, says="float16")
+
+
+def test_weak_adapters_are_told_of(run):
+    result = run.ok("bake", "--base", "base.safetensors", "a:0.001", "-o", "out.safetensors")
+    assert "warning: only" in result.err
+    assert "--rounding stochastic" in result.err and "--dtype float32" in result.err
+
+
+def test_pickled_bases(run):
+    torch = pytest.importorskip("torch")
+    arrays, _ = read_safetensors(run.folder / "base.safetensors")
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+    torch.save({"state_dict": tensors, "global_step": 7}, run.folder / "old.ckpt")
+    result = run.ok("bake", "--base", "old.ckpt", "a:0.8", "--json")
+    assert result.json["outputs"] == ["old+a@0.8.safetensors"]
+    run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "out.safetensors")
+    one, _ = read_safetensors(run.folder / "old+a@0.8.safetensors")
+    two, _ = read_safetensors(run.folder / "out.safetensors")
+    assert one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_what_was_baked_is_written_down(run):
+    run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "once.safetensors")
+    _, metadata = read_safetensors(run.folder / "once.safetensors")
+    receipt = json.loads(metadata["loramerge.bake"])
+    assert receipt["base"]["name"] == "base.safetensors" and len(receipt["base"]["sha256"]) == 64
+    assert [(a["name"], a["weight"]) for a in receipt["adapters"]] == [("a.safetensors", "0.8")]
+    assert str(run.folder) not in metadata["loramerge.bake"]
+    twice = run.ok("bake", "--base", "once.safetensors", "a:0.8", "-o", "twice.safetensors")
+    assert "baked into this base already" in twice.err
+
+
+def test_named_bases(run):
+    run.ok("base", "add", "sd2.1", "base.safetensors")
+    assert run.ok("bake", "--base", "sd2.1", "a", "--json").json["outputs"] == ["sd2.1+a.safetensors"]
+    run.refused(3, "bake", "--base", "sd2.2", "a", says=("did you mean sd2.1?", "registered bases"))
+    (run.folder / "base.safetensors").rename(run.folder / "moved.safetensors")
+    run.refused(3, "bake", "--base", "sd2.1", "a", says=("gone", "--force"))
+
+
+def test_other_families_and_no_adapter(run, shared_data):
+    real = shared_data / "adapters" / "analog_svd_rank4.safetensors"
+    run.refused(4, "bake", "--base", "base.safetensors", real, says=("sd15", "sd21", "hint"))
+    run.refused(2, "bake", "--base", "base.safetensors", says="--lora")
+    run.refused(2, "bake", "a", says="--base")
+    run.refused(2, "bake", "--base", "base.safetensors", "a:0", says="nothing would change")
+
+
+def test_folders(run):
+    """A diffusers folder in, a diffusers folder out."""
+    write_folder(run.folder / "base.safetensors", run.folder / "model")
+    found = run.ok("bake", "--base", "model", "a:0.8", "--json").json
+    assert found["outputs"] == ["model+a@0.8"] and found["layouts"]["unet"] == "diffusers"
+    assert (run.folder / "model+a@0.8" / "model_index.json").is_file()
+    run.refused(2, "bake", "--base", "model", "a", "-o", "x.safetensors", says="-o x")
+    (run.folder / "mine").mkdir()
+    (run.folder / "mine" / "thesis.txt").write_text("years of work")
+    run.refused(3, "bake", "--base", "model", "a", "-o", "mine", "--force", says="would remove")
+    run.ok("bake", "--base", "model", "a", "-o", "model+a@0.8", "--force")

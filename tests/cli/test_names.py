@@ -1,0 +1,158 @@
+"""base, library, dialects, families and demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from loramerge.dialects import DIALECTS
+from loramerge.families import FAMILIES
+
+
+def test_base(run):
+    assert "no base is registered" in run.ok("base", "list").out
+    assert run.ok("base", "list", "--json").json == []
+    place = str((run.folder / "base.safetensors").resolve())
+    assert place in run.ok("base", "add", "sd21-custom", "base.safetensors").out
+    assert run.ok("base", "list", "--json").json == [
+        {"name": "sd21-custom", "path": place, "exists": True}
+    ]
+    run.ok("base", "add", "sd21-custom", "base.safetensors")  # the same again
+    run.refused(2, "base", "add", "sd21-custom", "a.safetensors", says=("--force", place))
+    run.ok("base", "add", "sd21-custom", "a.safetensors", "--force")
+    os.remove("a.safetensors")
+    assert "gone" in run.ok("base", "list").out
+    run.refused(3, "base", "remove", "sd21-costum", says="did you mean sd21-custom?")
+    run.ok("base", "remove", "sd21-custom")
+    assert run.ok("base", "list", "--json").json == []
+    assert (run.folder / "base.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["", " x", "a:b", "a/b", "a\\b", "a?", "*"])
+def test_names_a_base_cannot_have(run, name):
+    run.refused(2, "base", "add", name, "base.safetensors", says="name of a base")
+
+
+def test_bases_that_are_not_there(run):
+    run.refused(3, "base", "add", "x", "nothing.safetensors", says="nothing.safetensors")
+    run.refused(2, "base", "add", "x", says="Missing argument")
+
+
+def test_library(run):
+    assert "empty" in run.ok("library", "list").out
+    (run.folder / "loras" / "x").mkdir(parents=True)
+    shutil.copy("a.safetensors", "loras/x/one.safetensors")
+    assert "added" in run.ok("library", "add", "loras").out
+    assert "there already" in run.ok("library", "add", "loras").out
+    (entry,) = run.ok("library", "list", "--json").json
+    assert entry == {"path": str((run.folder / "loras").resolve()), "holds": "both", "files": 1}
+    run.ok("library", "add", "loras", "--holds", "bases")
+    assert run.ok("library", "list", "--json").json[0]["holds"] == "bases"
+    run.refused(3, "mix", "one", says="'one'")
+    run.refused(3, "library", "remove", "other", says="other")
+    run.ok("library", "remove", "loras")
+    assert run.ok("library", "list", "--json").json == []
+    assert (run.folder / "loras" / "x" / "one.safetensors").exists()
+
+
+def test_library_refusals(run):
+    run.refused(2, "library", "add", says="library add FOLDER")
+    run.refused(3, "library", "add", "nothing", says="nothing")
+    run.refused(3, "library", "add", "a.safetensors", says="a.safetensors")
+    run.refused(2, "library", "add", ".", "--holds", "pictures", says="pictures")
+    run.refused(3, "library", "add", "--comfyui", ".", says="models/loras")
+    run.refused(3, "library", "add", "--a1111", "nothing", says="models/Lora")
+
+
+def test_comfyui(run):
+    root = run.folder / "ComfyUI"
+    for folder in ("models/loras/sub", "models/checkpoints", "extra/Lora", "extra/LyCORIS"):
+        (run.folder / "more" / folder if "extra" in folder else root / folder).mkdir(parents=True)
+    shutil.copy("a.safetensors", root / "models/loras/sub/style.safetensors")
+    shutil.copy("b.safetensors", run.folder / "more/extra/LyCORIS/other.safetensors")
+    os.link("base.safetensors", root / "models/checkpoints/model.safetensors")
+    (root / "extra_model_paths.yaml").write_text(
+        "# comment\na111:\n    base_path: ../more/\n    is_default: true\n"
+        "    loras: |\n         extra/Lora\n         extra/LyCORIS\n    checkpoints: nowhere\n",
+        "utf-8",
+    )
+    run.ok("library", "add", "--comfyui", root)
+    held = {os.path.basename(e["path"]): e["holds"] for e in run.ok("library", "list", "--json").json}
+    assert held == {
+        "loras": "adapters", "checkpoints": "bases", "Lora": "adapters", "LyCORIS": "adapters",
+    }  # fmt: skip
+    run.ok("bake", "--base", "model", "style:0.5", "other", "-o", "out.safetensors")
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "x: \x00", "\ttab: 1"])
+def test_extra_paths_that_cannot_be_read(run, content):
+    (run.folder / "models" / "loras").mkdir(parents=True)
+    (run.folder / "extra_model_paths.yaml").write_text(content, "utf-8")
+    run.refused(3, "library", "add", "--comfyui", ".", says="extra_model_paths.yaml")
+
+
+def test_a1111(run):
+    root = run.folder / "webui"
+    for folder in ("models/Lora", "models/LyCORIS", "models/Stable-diffusion"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy("a.safetensors", root / "models/Lora/style.safetensors")
+    run.ok("library", "add", "--a1111", root)
+    assert [e["holds"] for e in run.ok("library", "list", "--json").json] == ["adapters", "adapters", "bases"]
+    run.ok("mix", "<lora:style:0.8>")
+    run.refused(3, "bake", "--base", "style", "style")  # no base lies there
+
+
+def test_dialects(run):
+    found = run.ok("dialects", "--json").json
+    assert [d["name"] for d in found] == list(DIALECTS)
+    assert all(d["title"] and d["example"] and d["writes"] and d["loads_in"] for d in found)
+    assert all(name in run.ok("dialects").out for name in DIALECTS)
+
+
+def test_families(run):
+    found = run.ok("families", "--json").json
+    assert [f["name"] for f in found] == list(FAMILIES)
+    assert all(f["verified"] and f["layouts"] and f["components"] for f in found)
+    assert all(name in run.ok("families").out for name in FAMILIES)
+
+
+def test_demo(run):
+    result = run.ok("demo", "my demo")
+    shown = [line[2:] for line in result.out.splitlines() if line.startswith("$ ")]
+    assert [line.split()[1] for line in shown] == ["mix", "resize", "bake", "inspect"]
+    assert (run.folder / "my demo" / "baked.safetensors").is_file()
+    run.refused(3, "demo", "my demo", says=("my demo", "--force"))
+    run.refused(3, "demo", "a.safetensors", says="another name")
+    run.refused(3, "demo", "a.safetensors", "--force", says="another name")
+    found = run.ok("demo", "my demo", "--force", "--json").json
+    assert len(found["outputs"]) == 6 and len(found["steps"]) == 4
+    assert all(os.path.exists(output) for output in found["outputs"])
+
+
+def test_the_tours_commands_run_as_they_are_shown(run):
+    import shlex
+
+    result = run.ok("demo", "my demo")
+    for line in result.out.splitlines():
+        if line.startswith("$ "):
+            words = shlex.split(line[2:])[1:]
+            run.ok(*words, *(["--force"] if "-o" in words else []))
+
+
+def test_a_corrupt_registry_is_named(run, tmp_path):
+    home = tmp_path / "loramerge-home"
+    home.mkdir(exist_ok=True)
+    for content in ("{", "[]", '{"bases": 1, "folders": []}', '{"bases": {}, "folders": [1]}'):
+        (home / "registry.json").write_text(content, "utf-8")
+        for command in (("base", "list"), ("library", "list"), ("mix", "x"), ("bake", "-b", "x", "a")):
+            run.refused(3, *command, says=("registry.json", "repair or delete it"))
+        run.ok("mix", "a:0.5", "-o", "out.safetensors", "--force")  # paths need no registry
+        os.remove("out.safetensors")
+
+
+def test_json_files(run):
+    run.ok("base", "list", "--json-file", "x.json")
+    assert json.loads((run.folder / "x.json").read_text("utf-8")) == []

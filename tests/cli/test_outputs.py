@@ -1,0 +1,186 @@
+"""Where results go: names, refusals, batches."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+
+import pytest
+
+from tests.samples import data_section
+
+COMMANDS = {
+    "mix": ("mix", "a:0.5", "b:0.5"),
+    "resize": ("resize", "--rank", "2", "a"),
+    "bake": ("bake", "--base", "base.safetensors", "a"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_an_existing_output_needs_force(run, command):
+    run.ok(*command, "-o", "new/deep/out.safetensors")
+    run.refused(3, *command, "-o", "new/deep/out.safetensors", says=("out.safetensors", "--force"))
+    run.ok(*command, "-o", "new/deep/out.safetensors", "--force")
+    run.ok(*command)
+    run.refused(3, *command, says="--force")  # default names too
+    assert not list(run.folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("out.ckpt", "-o out.safetensors"), ("out.bin", "-o out.safetensors"),
+        ("out.v1", "-o out.v1.safetensors"), ("out", "-o out.safetensors"), ("", "-o"),
+        (".", "-o"), ("..", "-o"),
+    ],
+)  # fmt: skip
+def test_outputs_of_another_name(run, command, output, words):
+    run.refused(2, *command, "-o", output, "--force", says=words)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_outputs_that_cannot_be(run, command):
+    (run.folder / "folder.safetensors").mkdir()
+    run.refused(3, *command, "-o", "folder.safetensors", says="folder.safetensors")
+    run.refused(3, *command, "-o", "folder.safetensors", "--force", says="existing folder")
+    run.refused(3, *command, "-o", "b.safetensors/out.safetensors", says="b.safetensors")
+
+
+def test_an_output_may_be_an_input(run):
+    expected = run.ok("mix", "a:0.5", "-o", "half.safetensors") and data_section(
+        run.folder / "half.safetensors"
+    )
+    run.ok("mix", "a:0.5", "-o", "a.safetensors", "--force")
+    assert data_section(run.folder / "a.safetensors") == expected
+    run.ok("resize", "--rank", "2", "a", "-o", "a.safetensors", "--force")
+    run.ok("bake", "--base", "base.safetensors", "a", "-o", "apart.safetensors")
+    run.ok("bake", "--base", "base.safetensors", "a", "-o", "base.safetensors", "--force")
+    assert data_section(run.folder / "base.safetensors") == data_section(run.folder / "apart.safetensors")
+
+
+@pytest.mark.parametrize("holds", ["notes.txt", "sub/a.safetensors", "adapter_config.json+README.md"])
+def test_a_folder_of_other_things_is_never_replaced(run, holds):
+    for name in holds.split("+"):
+        path = run.folder / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    run.refused(3, "mix", "a", "--to", "peft", "-o", "mine", "--force", says="would remove them")
+    run.refused(3, "mix", "a", "--to", "peft", "-o", "mine", says="mine")
+
+
+def test_a_peft_folder_is_replaced_with_force(run):
+    run.ok("mix", "b", "--to", "peft", "-o", "out")
+    run.refused(3, "mix", "b", "--to", "peft", "-o", "out", says="--force")
+    run.ok("mix", "a", "--to", "peft", "-o", "out", "--force")
+    assert not (run.folder / "out" / "text_encoder").exists()
+    run.refused(2, "mix", "a", "--to", "peft", "-o", "x.safetensors", says="-o x")
+
+
+def test_json_and_tables_replace_only_their_like(run):
+    for option in ("--json-file", "--results"):
+        command = ("resize", "--rank", "2", "a", "-o", "out.safetensors")
+        run.refused(3, *command, option, "b.safetensors", says="b.safetensors")
+        run.refused(3, *command, option, run.folder, says="replace")
+    command = ("resize", "--rank", "2", "a", "-o", "out.safetensors", "--force")
+    for _ in range(2):
+        run.ok(*command, "--json-file", "x.json", "--results", "x.csv")
+
+
+@pytest.fixture
+def loras(run):
+    for name in ("one.safetensors", "x/two.safetensors", "x/y/face [v2].safetensors"):
+        path = run.folder / "loras" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("a.safetensors", path)
+    (run.folder / "loras" / "broken.safetensors").write_bytes(b"not at all")
+    return run.folder / "loras"
+
+
+def _status(result):
+    return {os.path.basename(f["path"]): f["status"] for f in result.json["files"]}
+
+
+def test_batches_keep_sub_folders_and_go_on_after_failures(run, loras):
+    command = ("resize", "--rank", "2", "loras", "--out-dir", "small", "--results", "r.csv", "--json")
+    result = run(*command)
+    assert result.code == 3
+    assert _status(result) == {
+        "broken.safetensors": "failed", "one.safetensors": "done", "two.safetensors": "done",
+        "face [v2].safetensors": "done",
+    }  # fmt: skip
+    assert "broken.safetensors" in result.err and "Traceback" not in result.err
+    small = run.folder / "small"
+    written = sorted(p.relative_to(small).as_posix() for p in small.rglob("*.*"))
+    assert written == ["one.safetensors", "x/two.safetensors", "x/y/face [v2].safetensors"]
+    with open("r.csv", encoding="utf-8", newline="") as file:
+        rows = {os.path.basename(row["file"]): row for row in csv.DictReader(file)}
+    assert set(rows) == set(_status(result))
+    done = rows["one.safetensors"]
+    assert int(done["size_after"]) == (run.folder / "small" / "one.safetensors").stat().st_size
+    assert 0 < float(done["norm_kept"]) < 1 and done["worst_module"].startswith("unet.")
+    assert "not a valid safetensors file" in rows["broken.safetensors"]["reason"]
+
+    (run.folder / "small" / "one.safetensors").unlink()
+    again = run(*command)
+    assert _status(again)["one.safetensors"] == "done"
+    assert _status(again)["two.safetensors"] == "kept"
+    shown = run("resize", "--rank", "2", "loras", "--out-dir", "small")
+    assert "1 failed" in shown.out and "3 kept" in shown.out and shown.code == 3
+
+
+def test_results_inside_the_folder_are_not_taken_for_inputs(run, loras):
+    (loras / "broken.safetensors").unlink()
+    command = ("resize", "--rank", "2", "loras", "--out-dir", "loras/small", "--json")
+    assert set(_status(run.ok(*command)).values()) == {"done"}
+    again = run.ok(*command)
+    assert set(_status(again).values()) == {"kept"} and len(again.json["files"]) == 3
+    assert not (loras / "small" / "small").exists()
+
+
+def test_two_files_never_share_an_output(run, loras):
+    shutil.copy("b.safetensors", loras / "x" / "one.safetensors")
+    result = run("resize", "--rank", "2", loras / "one.safetensors", loras / "x" / "one.safetensors",
+                 "--out-dir", "small", "--json")  # fmt: skip
+    assert result.code == 2
+    assert [f["status"] for f in result.json["files"]] == ["done", "failed"]
+    run.ok("resize", "--rank", "2", "loras/**/one*", "--out-dir", "p")  # patterns keep sub-folders
+    assert (run.folder / "p" / "x" / "one.safetensors").is_file()
+
+
+def test_a_batch_onto_itself(run, loras):
+    (loras / "broken.safetensors").unlink()
+    before = run.state()
+    result = run("resize", "--rank", "2", "loras", "--out-dir", "loras", "--json")
+    assert result.code == 3 and set(_status(result).values()) == {"failed"}
+    assert run.state() == before
+    result = run.ok("resize", "--rank", "2", "loras", "--out-dir", "loras", "--force", "--json")
+    assert set(_status(result).values()) == {"done"}
+
+
+def test_what_would_not_get_smaller_is_skipped(run, loras):
+    (loras / "broken.safetensors").unlink()
+    result = run.ok("resize", "--rank", "64", "loras", "--out-dir", "small", "--json")
+    assert set(_status(result).values()) == {"skipped"}
+    assert not (run.folder / "small").exists()
+    run.ok("mix", "a", "--to", "peft", "-o", "folders/p")
+    result = run.ok("resize", "--rank", "64", "folders", "--out-dir", "small", "--json")
+    assert _status(result) == {"p": "skipped"}
+
+
+def test_batches_into_and_out_of_folders(run, loras):
+    (loras / "broken.safetensors").unlink()
+    run.ok("resize", "--rank", "2", "loras", "--out-dir", "peft", "--to", "peft")
+    assert (run.folder / "peft" / "x" / "two" / "adapter_config.json").is_file()
+    run.ok("mix", "b", "--to", "peft", "-o", "peft/both")  # a folder per component is one adapter
+    result = run.ok("resize", "--rank", "1", "peft", "--out-dir", "files", "--to", "diffusers", "--json")
+    assert len(result.json["files"]) == 4 and set(_status(result).values()) == {"done"}
+    assert (run.folder / "files" / "both.safetensors").is_file()
+    assert (run.folder / "files" / "x" / "y" / "face [v2].safetensors").is_file()
+
+
+def test_one_output_for_several_files(run):
+    run.refused(2, "resize", "--rank", "2", "a", "b", says="--out-dir")
+    run.refused(2, "resize", "--rank", "2", "a", "b", "-o", "x.safetensors", says="--out-dir")
+    run.refused(2, "resize", "--rank", "2", "a", "--out-dir", "d", "-o", "x.safetensors", says="both")
