@@ -24,7 +24,19 @@ _LAZY = {
     "save": "loramerge.api",
 }
 
-__all__ = [*sorted(_LAZY), "__version__"]
+__all__ = [
+    "Adapter",
+    "LoramergeError",
+    "Weight",
+    "__version__",
+    "bake",
+    "diff",
+    "inspect",
+    "load",
+    "mix",
+    "resize",
+    "save",
+]
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter

@@ -13,7 +13,7 @@ from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Account", "Adapter", "Info", "Problem", "WIDTH", "widest"]
+__all__ = ["WIDTH", "Account", "Adapter", "Info", "Problem", "widest"]
 
 # order of width; what two different types of one width widen to is in `widest`
 WIDTH = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 1, "F32": 2, "F64": 3}

@@ -100,7 +100,8 @@ class Replacement(Delta):
                 "a replacement tensor is a difference only against a base",
                 hint="bake the adapter, or drop this module",
             )
-        return self.weight * (values(self.value, dtype) - base.astype(dtype))
+        change: Array = self.weight * (values(self.value, dtype) - base.astype(dtype))
+        return change
 
     def scaled(self, weight: float) -> Replacement:
         return replace(self, weight=self.weight * weight)

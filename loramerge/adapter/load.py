@@ -137,9 +137,7 @@ def _sites(group: Group, module: str, source: Source) -> dict[Site, tuple[Delta,
     return found
 
 
-def _scale(
-    group: Group, module: str, tensors: Mapping[str, Tensor], source: Source
-) -> Scale:
+def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Source) -> Scale:
     """Return the scale of a low-rank group: from its alpha, or its configuration, or none."""
     if "alpha" in tensors:
         stored = tensors["alpha"]
@@ -301,7 +299,9 @@ def _check_alphas(adapter: Adapter) -> None:
     ]
     for name in odd:
         adapter.info.problems.append(
-            Problem("error", "alpha-not-finite", name, "alpha is not a finite number", _EXPORT_AGAIN)
+            Problem(
+                "error", "alpha-not-finite", name, "alpha is not a finite number", _EXPORT_AGAIN
+            )
         )
 
 
@@ -317,4 +317,3 @@ def _check_configs(adapter: Adapter, source: Source) -> None:
                 "put adapter_config.json beside the file",
             )
         )
-

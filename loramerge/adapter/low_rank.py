@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, cast, values
 from loramerge.errors import NumericsError, ShapeError
@@ -35,6 +35,13 @@ class Scale:
     stored: Tensor | None = None
     root: bool = False
     weight: float = 1.0
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it says what the file said, so that it can be written again as it was."""
+        return (
+            self.weight == 1.0 and not self.root and (self.alpha is None or self.stored is not None)
+        )
 
     def value(self, rank: int) -> float:
         """Return the factor for a rank."""
@@ -65,7 +72,7 @@ def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tens
     value = scale.value(rank)
     if not alpha:
         return value, None
-    if scale.stored is not None and scale.weight == 1.0 and not scale.root:
+    if scale.stored is not None and scale.unchanged:
         return 1.0, scale.stored
     sign = -1.0 if value < 0 else 1.0
     single = struct.pack("<f", abs(value) * rank)
@@ -73,6 +80,40 @@ def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tens
     if abs(value) * rank != 0 and struct.unpack("<f", single)[0] in (0.0, math.inf):
         raise NumericsError(f"alpha {abs(value) * rank:.3g} does not fit float32")
     return sign, RawTensor(single, "F32", ())
+
+
+class _Scaled(Tensor):
+    """A tensor times a number, in the tensor's own type; computed when read."""
+
+    def __init__(self, tensor: Tensor, factor: float) -> None:
+        self.dtype, self.shape = tensor.dtype, tensor.shape
+        self._tensor, self._factor = tensor, factor
+
+    def numpy(self) -> Array:
+        wide = "float64" if self.dtype == "F64" else "float32"
+        scaled = values(self._tensor, wide) * self._factor
+        return cast(scaled, self.dtype, "up").numpy().reshape(self.shape)
+
+    def raw(self) -> memoryview:
+        return ArrayTensor(self.numpy()).raw()
+
+
+_Scalable = TypeVar("_Scalable", "LowRank", "Tucker")
+
+
+def _with_alpha(delta: _Scalable, alpha: float) -> _Scalable:
+    """Return the same ΔW with a stated alpha; the rest of the scale goes into the factors.
+
+    Wide types split it as √ on up and down; half types take it in up, which rounds once.
+    """
+    factor = delta.scale.value(delta.rank) * delta.rank / alpha
+    up, down = delta.up, delta.down
+    if factor != 1.0 and up.dtype in ("F32", "F64"):
+        root = math.sqrt(abs(factor))
+        up, down = _Scaled(up, math.copysign(root, factor)), _Scaled(down, root)
+    elif factor != 1.0:
+        up = _Scaled(up, factor)
+    return replace(delta, up=up, down=down, scale=Scale(alpha))
 
 
 def _product_adder(up: Array, down: Array) -> AddRows:
@@ -147,6 +188,10 @@ class LowRank(Delta):
             down=self.down.reshaped((*self.down.shape[:2], *tail)),
             shape=shape,
         )
+
+    def with_alpha(self, alpha: float) -> LowRank:
+        """Return the same ΔW stated with another alpha (> 0)."""
+        return _with_alpha(self, alpha)
 
     @property
     def rank(self) -> int:
@@ -228,6 +273,10 @@ class Tucker(Delta):
                 found=f"up {list(up.shape)}, mid {list(mid.shape)}, down {list(down.shape)}",
             )
         return cls(up, down, mid, (up.shape[0], down.shape[1], *mid.shape[2:]), scale)
+
+    def with_alpha(self, alpha: float) -> Tucker:
+        """Return the same ΔW stated with another alpha (> 0)."""
+        return _with_alpha(self, alpha)
 
     @property
     def rank(self) -> int:

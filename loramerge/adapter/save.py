@@ -13,7 +13,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.low_rank import LowRank
+from loramerge.adapter.low_rank import LowRank, Tucker
 from loramerge.adapter.metadata import network_metadata, training_metadata
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
@@ -30,11 +30,20 @@ from loramerge.families import Family
 from loramerge.families.clip import without_text_model
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.tensors import RawTensor, Tensor
-from loramerge.files.writer import AtomicFile, AtomicFolder, check_target, write_bytes, write_tensors
+from loramerge.files.writer import (
+    AtomicFile,
+    AtomicFolder,
+    check_target,
+    write_bytes,
+    write_tensors,
+)
 
 __all__ = ["Encoded", "choose_dialect", "encode", "save", "suffix_of"]
 
-_SECTION_TITLES = {"unet": '["CrossAttention", "Attention", "GEGLU"]', "text_encoder": '["CLIPAttention"]'}
+_SECTION_TITLES = {
+    "unet": '["CrossAttention", "Attention", "GEGLU"]',
+    "text_encoder": '["CLIPAttention"]',
+}
 
 
 @dataclass
@@ -92,7 +101,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     missing: list[str] = []
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
-    for site, delta in adapter.deltas.items():
+    deltas = _one_alpha(adapter, target) if target.alpha == "tensor" else adapter.deltas
+    for site, delta in deltas.items():
         spelled = _spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         try:
@@ -139,6 +149,46 @@ def _spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
     )
 
 
+def _one_alpha(adapter: Adapter, target: Dialect) -> Mapping[Site, Delta]:
+    """State one alpha for all modules of a component, where it is ours to choose.
+
+    diffusers takes the alpha of one module for all of its component, so alphas that differ load at
+    a wrong strength there. Files whose own alphas differ are written again as they are.
+    """
+    found: dict[str, dict[Site, LowRank | Tucker]] = {}
+    changed: set[str] = set()
+    for site, delta in adapter.deltas.items():
+        if not isinstance(delta, (LowRank, Tucker)) or not delta.scale.value(delta.rank):
+            continue
+        spelled = _spelled_before(adapter, site, target)
+        if spelled and _drops_alpha(adapter, site, delta):
+            continue
+        found.setdefault(site.component, {})[site] = delta
+        if not (spelled and delta.scale.unchanged):
+            changed.add(site.component)
+    deltas = dict(adapter.deltas)
+    for component in changed:
+        alphas = {
+            site: abs(delta.scale.value(delta.rank)) * delta.rank
+            for site, delta in found[component].items()
+        }
+        # half types would be rounded once more, so theirs is kept if it can be
+        narrow = [alphas[s] for s, d in found[component].items() if d.up.dtype in ("F16", "BF16")]
+        counts = Counter(narrow or alphas.values())
+        one = max(counts, key=lambda alpha: (counts[alpha], alpha))
+        for site, alpha in alphas.items():
+            if alpha != one:
+                deltas[site] = found[component][site].with_alpha(one)
+    return deltas
+
+
+def _drops_alpha(adapter: Adapter, site: Site, delta: Delta) -> bool:
+    """Say whether a site of a file without alphas stays without: its alpha is its rank."""
+    if (site, "alpha") in adapter.info.spelling or not isinstance(delta, (LowRank, Tucker)):
+        return False
+    return delta.scale.value(delta.rank) == 1.0
+
+
 def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
     """Give a delta the axes its module has in the family (1×1 kernels only)."""
     naming = adapter.info.detection.naming
@@ -167,10 +217,8 @@ def _roles(
         bare = LowRank(delta.up, delta.down, delta.shape).scaled(sign)
         return bare.encoded(dtype, alpha=False)
     roles = delta.encoded(dtype, alpha=keeps)
-    if spelled and "alpha" in roles and (site, "alpha") not in adapter.info.spelling:
-        rank = delta.rank
-        if rank is not None and roles["alpha"].item() == rank:
-            del roles["alpha"]  # the file had none, and it would say nothing
+    if spelled and _drops_alpha(adapter, site, delta):
+        roles.pop("alpha", None)  # the file had none, and it would say nothing
     return roles
 
 
@@ -200,9 +248,7 @@ def _way_out(adapter: Adapter, target: Dialect) -> str:
     return f"write another dialect: --to {others[0]}"
 
 
-def _ordered(
-    pairs: Mapping[str, Tensor], order: Mapping[str, int]
-) -> list[tuple[str, Tensor]]:
+def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:
     """Lay tensors out as the source file did where it spelled all of them, else as safetensors does.
 
     The second order (wide types first, then by name) keeps every tensor aligned.
@@ -231,9 +277,7 @@ def _metadata(
     return metadata
 
 
-def _by_component(
-    adapter: Adapter, deltas: Mapping[Site, Delta]
-) -> dict[str, dict[str, Delta]]:
+def _by_component(adapter: Adapter, deltas: Mapping[Site, Delta]) -> dict[str, dict[str, Delta]]:
     """Group deltas by component and path; an unknown family has those of its folders, or just ''.
 
     Configurations name modules, and PEFT matches the ends of names: without `text_model.` they fit
@@ -294,9 +338,7 @@ def _header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Del
     return json.dumps(flat, sort_keys=True)
 
 
-def _peft_config(
-    adapter: Adapter, component: str, deltas: Mapping[str, Delta]
-) -> dict[str, Any]:
+def _peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> dict[str, Any]:
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if adapter.info.dialect == "peft" else {}
@@ -339,7 +381,10 @@ def _embedding_spelling(
     `bundle_emb.token.string_to_param.*` with `(vectors, dim)`.
     """
     if target.name == "kohya" and not key.startswith(_BUNDLE):
-        return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (1, *shape)
+        return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (
+            1,
+            *shape,
+        )
     if target.name == "lora_diffusion" and key.startswith(_BUNDLE):
         if key.endswith(_BUNDLE_TAIL) and len(shape) == 2 and shape[0] == 1:
             return f"<{key[len(_BUNDLE) : -len(_BUNDLE_TAIL)]}>", shape[1:]

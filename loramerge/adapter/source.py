@@ -110,9 +110,7 @@ def _folder(folder: Path) -> Source:
     """Open a PEFT folder, one with a PEFT folder per component, or a saved pipeline adapter."""
     if (folder / CONFIG_NAME).is_file():
         tensors, metadata, files = _peft_weights(folder)
-        return Source(
-            str(folder), tensors, metadata, {"": _config(folder / CONFIG_NAME)}, files
-        )
+        return Source(str(folder), tensors, metadata, {"": _config(folder / CONFIG_NAME)}, files)
     parts = sorted(p.parent for p in folder.glob(f"*/{CONFIG_NAME}"))
     if parts:
         source = Source(str(folder), {})

@@ -116,12 +116,21 @@ class Combined:
         return [o.site.name for o in self.outcomes if o.delta is None]
 
 
+@dataclass(frozen=True)
+class _How:
+    """Where and how carefully decompositions are computed."""
+
+    device: str | None
+    precise: bool
+
+
 def combine(
     terms: Mapping[Site, Sequence[Delta]],
     rule: RankRule,
     *,
     sizes: SizeModel | None = None,
     device: str | None = None,
+    precise: bool = False,
     threads: int | None = None,
     task: str = "",
     notify: Notify = ignore,
@@ -132,18 +141,20 @@ def combine(
         terms: site → deltas to add, each already scaled by its weight; none may be empty.
         sizes: needed where the rule has `max_size`.
         device: torch device, or None for numpy.
+        precise: decompose without Gram matrices, for float64 output.
 
     Raises:
         ShapeError: if the terms of a site differ in shape.
         NumericsError: if an input holds NaN or infinity.
     """
+    how = _How(device, precise)
     chosen: dict[Site, int] | None = None
     if rule.max_size is not None or rule.error_chooses:
-        chosen = _ranks_over_all(terms, rule, sizes, device, threads, notify)
+        chosen = _ranks_over_all(terms, rule, sizes, how, threads, notify)
 
     def work(site: Site) -> Outcome:
         with naming(site), _quiet():
-            return _site(site, terms[site], rule, chosen, device)
+            return _site(site, terms[site], rule, chosen, how)
 
     return Combined(tuple(ordered(work, terms, threads=threads, task=task, notify=notify)))
 
@@ -176,7 +187,7 @@ def _site(
     terms: Sequence[Delta],
     rule: RankRule,
     chosen: Mapping[Site, int] | None,
-    device: str | None,
+    how: _How,
 ) -> Outcome:
     _same_shape(terms)
     only = terms[0] if len(terms) == 1 else None
@@ -187,7 +198,7 @@ def _site(
     dense = any(term.rank is None for term in terms)
     if dense and not rule.truncates:
         return _uncut(site, terms)
-    decomposition = _decomposed(terms, device)
+    decomposition = _decomposed(terms, how)
     energy, numerical = decomposition.energy, decomposition.rank
     before = None if dense else sum(term.rank or 0 for term in terms)
     kernel = math.prod(terms[0].shape[2:])
@@ -244,12 +255,12 @@ def _same_shape(terms: Sequence[Delta]) -> None:
         )
 
 
-def _decomposed(terms: Sequence[Delta], device: str | None) -> Decomposition:
+def _decomposed(terms: Sequence[Delta], how: _How) -> Decomposition:
     """Decompose the sum of terms, checking that every input is finite."""
     import numpy as np
 
     if any(term.rank is None for term in terms):
-        return decompose_dense(on_device(_dense_sum(terms), device))
+        return decompose_dense(on_device(_dense_sum(terms), how.device))
     factors = [term.factors("float64") for term in terms]
     if len(factors) == 1:
         up, down = factors[0]
@@ -257,7 +268,7 @@ def _decomposed(terms: Sequence[Delta], device: str | None) -> Decomposition:
         up = np.concatenate([up for up, _ in factors], axis=1)
         down = np.concatenate([down for _, down in factors])
     _require_finite(up, down)
-    return decompose(on_device(up, device), on_device(down, device))
+    return decompose(on_device(up, how.device), on_device(down, how.device), precise=how.precise)
 
 
 def _dense_sum(terms: Sequence[Delta]) -> Any:
@@ -286,7 +297,7 @@ def _ranks_over_all(
     terms: Mapping[Site, Sequence[Delta]],
     rule: RankRule,
     sizes: SizeModel | None,
-    device: str | None,
+    how: _How,
     threads: int | None,
     notify: Notify,
 ) -> dict[Site, int]:
@@ -296,7 +307,7 @@ def _ranks_over_all(
     def spectrum(site: Site) -> tuple[list[float], int, float]:
         with naming(site), _quiet():
             _same_shape(terms[site])
-            found = _decomposed(terms[site], device)
+            found = _decomposed(terms[site], how)
             kernel = math.prod(terms[site][0].shape[2:])
             s = to_numpy(found.singular_values)
             most = site_rank(s, rule, kernel, found.rank)

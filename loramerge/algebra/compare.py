@@ -75,12 +75,17 @@ class Comparison:
         return self.shared + self.outside
 
     def blocks(self) -> dict[str, Moments]:
-        """Moments by block of the network, in the order of the sites."""
+        """Moments by block of the network, in natural order of their names."""
         found: dict[str, Moments] = {}
         for site, moments in self.sites.items():
             name = block_of(site)
             found[name] = found.get(name, Moments(0.0, 0.0, 0.0)) + moments
-        return found
+        return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts `layers.2` before `layers.10`."""
+    return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
 _NUMBERED = frozenset({"down_blocks", "up_blocks", "layers", "transformer_blocks", "h"})

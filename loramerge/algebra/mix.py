@@ -27,6 +27,7 @@ def mix(
     embeddings: str = "all",
     sizes: SizeModel | None = None,
     device: str | None = None,
+    precise: bool = False,
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
@@ -39,6 +40,7 @@ def mix(
         inputs: adapters with weights, at least one.
         embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
             win, `none` leaves them out.
+        precise: for float64 output, see `svd.decompose`.
 
     Raises:
         FamilyError: if two adapters belong to different families.
@@ -66,6 +68,7 @@ def mix(
             rule,
             sizes=sizes,
             device=device,
+            precise=precise or frame.dtype == "F64",
             threads=threads,
             task="mixing",
             notify=notify,

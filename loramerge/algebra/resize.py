@@ -17,6 +17,7 @@ def resize(
     *,
     sizes: SizeModel | None = None,
     device: str | None = None,
+    precise: bool = False,
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
@@ -24,6 +25,11 @@ def resize(
 
     Each site is replaced by the best approximation of its rank (Eckart–Young). Sites whose rank is
     not above what they may keep stay as they are; vectors are carried over.
+
+    Args:
+        rule: what to keep.
+        sizes: needed where the rule has `max_size`.
+        precise: for float64 output, see `svd.decompose`.
 
     Raises:
         UsageError: if the rule cuts nothing.
@@ -40,6 +46,7 @@ def resize(
         rule,
         sizes=sizes,
         device=device,
+        precise=precise or adapter.dtype == "F64",
         threads=threads,
         task="resizing",
         notify=notify,

@@ -123,7 +123,14 @@ def _add_pickle(
     """Add a pickled weight file, unless a safetensors file says the same."""
     if not component:
         found.others.append(relative)
+        found.notes.append(f"{relative} is copied as it is: nothing is baked into pickles beside")
         return
+    if (file.parent / f"{file.name.partition('-00')[0]}.bin.index.json").is_file():
+        raise FormatError(
+            "shards of pickled weights cannot be baked",
+            file=file,
+            hint="save the component as safetensors, e.g. with save_pretrained",
+        )
     name = relative.name
     for old, new in _SAFE_NAMES.items():
         name = name.replace(old.removesuffix(".bin"), new.removesuffix(".safetensors"))

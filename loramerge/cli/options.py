@@ -85,8 +85,8 @@ def verb_command(
         quiet, json_file = common["quiet"], common["json_file"]
         _check_json_file(json_file)
         with Session(quiet=quiet) as session:
-            if common["device"] is not None and not decomposes:
-                _check_device(name, common["device"], session)
+            if common["device"] is not None:
+                _check_device(name, common["device"], session, used=decomposes)
             context = Context(common["threads"], common["device"], session.notify)
             result = getattr(import_module(module), function)(parameters(**values), context)
         shown = (lambda: None) if quiet else lambda: render(result)
@@ -105,12 +105,12 @@ def verb_command(
     )
 
 
-def _check_device(name: str, device: str, session: Session) -> None:
-    """Refuse a device that is not there, and say that one that is changes nothing."""
+def _check_device(name: str, device: str, session: Session, *, used: bool) -> None:
+    """Refuse a device that is not there before any work, and say so if one that is goes unused."""
     from loramerge.algebra.arrays import check_device
 
-    if check_device(device) is not None:
-        session.notify(Note(f"{name} decomposes nothing and runs on the CPU, whatever --device says"))
+    if check_device(device) is not None and not used:
+        session.notify(Note(f"{name} runs on the CPU: --device changes nothing here"))
 
 
 def _check_json_file(text: str | None) -> None:

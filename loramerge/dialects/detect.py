@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loramerge.dialects import DIALECTS, stem_table
-from loramerge.dialects.spec import probe_stems
 from loramerge.dialects.classify import Group
+from loramerge.dialects.spec import probe_stems
 from loramerge.families import FAMILIES, Family
 
 __all__ = ["Detection", "detect"]

@@ -12,9 +12,7 @@ __all__ = ["FOREIGN", "LYCORIS_ROLES", "kind_of"]
 
 # kind → the roles any of which betrays it; checked in this order
 FOREIGN: Mapping[str, frozenset[str]] = {
-    "loha": frozenset(
-        {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"}
-    ),
+    "loha": frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"}),
     "lokr": frozenset(
         {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}
     ),

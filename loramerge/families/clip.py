@@ -40,9 +40,7 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 def clip_modules(clip: Clip) -> Iterator[Module]:
     """Yield every layer with its transformers path and full-width shape."""
     w = clip.width
-    yield Module(
-        "text_model.embeddings.token_embedding", "embedding", (clip.vocabulary, w), False
-    )
+    yield Module("text_model.embeddings.token_embedding", "embedding", (clip.vocabulary, w), False)
     yield Module(
         "text_model.embeddings.position_embedding", "embedding", (clip.positions, w), False
     )

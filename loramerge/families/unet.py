@@ -113,7 +113,9 @@ def unet_modules(unet: Unet) -> Iterator[Module]:
             skips.append(width)
         if unet.depths[b]:
             for i in range(unet.layers):
-                yield from _attention(f"down_blocks.{b}.attentions.{i}", width, unet.depths[b], unet)
+                yield from _attention(
+                    f"down_blocks.{b}.attentions.{i}", width, unet.depths[b], unet
+                )
         if b < last:
             path = f"down_blocks.{b}.downsamplers.0.conv"
             yield Module(path, "conv", (width, width, 3, 3), True)

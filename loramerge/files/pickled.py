@@ -86,9 +86,7 @@ def pickled_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise FileError(
-            "expected a dictionary of tensors", file=path, found=type(content).__name__
-        )
+        raise FileError("expected a dictionary of tensors", file=path, found=type(content).__name__)
     return {
         str(name): tensor_from_torch(value)
         for name, value in content.items()

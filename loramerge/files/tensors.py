@@ -50,8 +50,8 @@ class Tensor(ABC):
 
     def reshaped(self, shape: tuple[int, ...]) -> Tensor:
         """Return a handle on the same data with another shape of as many elements."""
-        other = copy(self)
-        other.shape = shape
+        other: Tensor = copy(self)
+        object.__setattr__(other, "shape", shape)
         return other
 
     def item(self) -> float:
@@ -103,7 +103,7 @@ class ArrayTensor(Tensor):
     def raw(self) -> memoryview:
         import numpy as np
 
-        return memoryview(self._array.reshape(-1).view(np.uint8))
+        return self._array.reshape(-1).view(np.uint8).data
 
     def numpy(self) -> np.ndarray[Any, Any]:
         return self._array.reshape(self.shape)

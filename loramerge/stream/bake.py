@@ -128,7 +128,7 @@ def plan_bake(
         FamilyError: if an adapter belongs to another family.
         AdapterError: if the base lacks modules of an adapter.
         UnsupportedKind: if an adapter holds a kind that this version cannot compute with.
-        FormatError: if the base stores modules of an adapter as integers.
+        FormatError: if the base stores modules of an adapter as integers, or with scales beside.
         ShapeError: listing the modules whose shapes differ.
     """
     edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], tuple[Place, list[Delta]]]]] = {}
@@ -151,7 +151,7 @@ def plan_bake(
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
-                if not is_float(place.tensor.dtype):
+                if not is_float(place.tensor.dtype) or _has_scale(place):
                     quantised.append(f"{place.name} ({place.tensor.dtype})")
                     continue
                 if _flat(place.shape) != delta.flat_shape:
@@ -194,6 +194,19 @@ def plan_bake(
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
+
+
+# Endings of tensors that hold the scale of a quantised weight of the same stem.
+_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", "_scale", ".scale")
+
+
+def _has_scale(place: Place) -> bool:
+    """Say whether a float8 weight is stored with a scale, without which its values mean nothing."""
+    if not place.tensor.dtype.startswith("F8"):
+        return False
+    tensors, _ = place.file.open()
+    stem = place.name.removesuffix(".weight")
+    return any(stem + ending in tensors or place.name + ending in tensors for ending in _SCALES)
 
 
 def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +190,8 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
     baked = folder / "baked.safetensors"
 
     def command(*words: str | Path) -> str:
-        return " ".join(["loramerge", *(str(word) for word in words)])
+        join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        return join(["loramerge", *(str(word) for word in words)])
 
     adapters = (f"{zuzu}:0.7", f"{flat}:0.3")
     result.steps += [

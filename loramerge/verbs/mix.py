@@ -173,6 +173,7 @@ def _mixed(
         embeddings=parameters.embeddings,
         sizes=sizes,
         device=check_device(context.device),
+        precise=dtype == "F64",
         threads=context.threads,
         notify=context.notify,
     )

@@ -285,6 +285,7 @@ def _resized(
         rule,
         sizes=sizes,
         device=check_device(context.device),
+        precise=dtype == "F64",
         threads=context.threads,
         notify=context.notify,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 
 import pytest
@@ -133,8 +134,6 @@ def test_demo(run):
 
 
 def test_the_tours_commands_run_as_they_are_shown(run):
-    import shlex
-
     result = run.ok("demo", "my demo")
     for line in result.out.splitlines():
         if line.startswith("$ "):

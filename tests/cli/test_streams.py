@@ -28,12 +28,9 @@ COMMANDS = (
 def test_json_stands_alone_on_stdout(run, command):
     result = run.ok(*command, "--json")
     assert isinstance(result.json, (dict, list))
-    os.makedirs("again")
-    again = run.ok(*command, "--json-file", "x.json", *(["--force"] if "-" in str(result.err) else [])) \
-        if command[0] in ("inspect", "diff", "base", "library", "dialects", "families") else None
-    if again is not None:
-        assert json.loads((run.folder / "x.json").read_text("utf-8")) == result.json
-        assert again.out  # the table is shown too
+    again = run.ok(*command, "--json-file", "x.json", *_force(command))
+    assert json.loads((run.folder / "x.json").read_text("utf-8")) == result.json
+    assert again.out  # people are shown the result too
 
 
 @pytest.mark.parametrize("command", COMMANDS[:5], ids=lambda c: c[0])
@@ -82,7 +79,8 @@ def test_old_code_pages_never_crash(run, encoding):
         done = run.process(*command, env=env)
         assert done.returncode == (3 if "nichts" in command[-1] else 0), done.stderr
         assert b"Traceback" not in done.stderr and b"bug" not in done.stderr
-        done.stdout.decode(encoding)
+        if encoding != "ascii":  # which click takes for a mistake, and writes UTF-8
+            done.stdout.decode(encoding)
 
 
 def test_json_files_are_utf8_whatever_the_console(run):
@@ -220,7 +218,7 @@ def test_usage(run, capsys):
 def test_devices(run):
     torch = pytest.importorskip("torch")
     run.ok("mix", "a:0.5", "-o", "cpu.safetensors", "--device", "cpu")
-    for command in (("mix", "a"), ("resize", "--rank", "2", "a"), ("diff", "a", "b"), ("inspect", "a"),
+    for command in (("mix", "a:2"), ("resize", "--rank", "2", "a"), ("diff", "a", "b"), ("inspect", "a"),
                     ("bake", "-b", "base", "a"), ("demo",)):  # fmt: skip
         run.refused(2, *command, "--device", "nonsense", says="nonsense")
         if not torch.cuda.is_available():

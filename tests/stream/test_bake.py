@@ -757,3 +757,24 @@ def test_float64_bases_are_computed_in_float64(tmp_path: Path) -> None:
     after = read_safetensors(tmp_path / "out.safetensors")[0]
     for name, want in base.tensors(exact(base.weights, [(a, 1.0)]))[""].items():
         assert np.allclose(after[name], want, rtol=1e-14, atol=1e-15)
+
+
+def test_float8_with_scales_beside_is_refused(tmp_path: Path) -> None:
+    """Without its scale a quantised value means nothing; adding to it would be noise."""
+    base = unet_alone(tmp_path / "base.safetensors", "sd15", "", "F8_E4M3")
+    a = adapter_for("sd15", only=lambda n: n.startswith("unet."))
+    tensors = read_safetensors(base.path)[0]
+    touched = next(name for name in tensors if name.endswith("attn1.to_q.weight"))
+    scale = touched.removesuffix(".weight") + ".scale_weight"
+    write_safetensors(base.path, tensors | {scale: np.ones((), np.float32)})
+    with pytest.raises(FormatError, match="quantised"):
+        plan_bake(open_checkpoint(base.path), [(a, Weight())])
+
+
+def test_pickled_shards_are_refused(tmp_path: Path) -> None:
+    base = folder(tmp_path / "base", "sd15")
+    encoder = base.path / "text_encoder"
+    for name in ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"):
+        (encoder / name).write_bytes(b"{}")
+    with pytest.raises(FormatError, match="shards of pickled"):
+        open_checkpoint(base.path)

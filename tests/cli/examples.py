@@ -1,0 +1,71 @@
+"""The examples of help and documents, and the files that they speak of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli.main import group
+
+__all__ = ["blocks", "commands_of", "examples_of", "prepare", "walk"]
+
+
+def walk() -> Iterator[tuple[str, click.Command]]:
+    """Yield (words, command) of the program, its commands, and theirs."""
+    context = click.Context(group)
+    yield "", group
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, click.Group):
+            for part, inner in command.commands.items():
+                yield f"{name} {part}", inner
+
+
+def examples_of(command: click.Command) -> list[str]:
+    """Return the command lines that a command's help shows."""
+    epilog = command.epilog or ""
+    return [line.strip() for line in epilog.removeprefix("Example: ").split(";")] if epilog else []
+
+
+def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
+    """Make the files that examples name, fresh, with the library and the base registered."""
+    folder, home = run.folder, run.folder.parent / "home"
+    for place in (folder, home):
+        if place == folder:
+            for path in folder.iterdir():
+                if path.name not in ("a.safetensors", "b.safetensors", "base.safetensors"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    (folder / "models").mkdir()
+    os.link(folder / "base.safetensors", folder / "models" / "sd21-custom.safetensors")
+    for source, name in (("a", "style"), ("b", "character"), ("b", "gochiusa")):
+        shutil.copy(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
+    if resized:
+        run.ok("resize", "--rank", "4", "character", "-o", "character-r8.safetensors")
+    for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):
+        place.mkdir(parents=True)
+        shutil.copy(folder / "a.safetensors", place / "style.safetensors")
+    run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")
+    run.ok("library", "add", home / "loras")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands_of(block: str) -> list[str]:
+    """Return the command lines of a console block, without comments; `a && b` are two."""
+    lines = [line[2:].partition("  #")[0] for line in block.splitlines() if line.startswith("$ ")]
+    return [part.strip() for line in lines for part in line.split("&&")]
