@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _RENAME_TRIES = 6
+_PARTIAL = ".partial"
+_swept: set[Path] = set()
 
 
 def check_target(path: str | PathLike[str], *, force: bool) -> Path:
@@ -63,10 +65,42 @@ def check_space(path: str | PathLike[str], size: int) -> None:
         )
 
 
+def _mark(process: int) -> str:
+    """Return what tells whose a temporary file is: the machine, and the process on it."""
+    import zlib
+
+    machine = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    return f"{zlib.crc32(machine.encode()):08x}-{process}"
+
+
 def _partial(target: Path) -> Path:
-    """Return a name beside the target, short enough for every file system."""
+    """Return a new name for a temporary file beside the target, short enough for every system."""
     stem = target.name.encode()[:80].decode("utf-8", "ignore")
-    return target.with_name(f".{stem}.{os.getpid()}-{time.monotonic_ns() & 0xFFFFFF:06x}.partial")
+    unique = f"{time.monotonic_ns() & 0xFFFFFF:06x}"
+    return target.with_name(f".{stem}.{_mark(os.getpid())}-{unique}{_PARTIAL}")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary files that killed processes of this machine left, once for each folder."""
+    if os.name != "posix" or folder in _swept:
+        return  # elsewhere it cannot be asked whether a process lives without touching it
+    _swept.add(folder)
+    here = _mark(0)[:-1]
+    for path in folder.glob(f".*{_PARTIAL}"):
+        mark = path.name[: -len(_PARTIAL)].rpartition(".")[2]
+        process = mark.removeprefix(here).partition("-")[0]
+        if mark.startswith(here) and process.isdigit() and not _lives(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it lives, and belongs to somebody else
+        return True
+    return True
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -117,6 +151,7 @@ class AtomicFile:
             raise FileError(
                 f"cannot make the folder: {error.strerror}", file=self.target.parent
             ) from None
+        _remove_abandoned(self.target.parent.absolute())
         self._temporary = _partial(self.target)
         self.file = PositionedFile(self._temporary, "x")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,3 +239,18 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     with pytest.raises(FileError, match="expected a folder"):
         AtomicFolder(tmp_path / "f", force=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there can a process be asked whether it lives")
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    abandoned = tmp_path / f".out.safetensors.{writer._mark(dead.pid)}-0a1b2c.partial"
+    living = tmp_path / f".out.safetensors.{writer._mark(os.getpid())}-0a1b2c.partial"
+    elsewhere = tmp_path / f".out.safetensors.00000000-{dead.pid}-0a1b2c.partial"
+    for path in (abandoned, living, elsewhere):
+        path.write_bytes(b"half")
+    write_bytes(tmp_path / "out.safetensors", b"whole")
+    assert not abandoned.exists()
+    assert living.exists() and elsewhere.exists()
+    assert (tmp_path / "out.safetensors").read_bytes() == b"whole"
