@@ -1,11 +1,13 @@
 """The Python interface: the same verbs on adapters in memory.
 
-import loramerge as lm
+    import loramerge as lm
 
-a, b = lm.load("a.safetensors"), lm.load("b.safetensors")
-small = lm.resize(lm.mix([(a, 0.7), (b, 0.3)]), rank=8)
-lm.save(small, "ab-r8.safetensors")
-lm.bake("sd21-custom", [(small, 1.0)], "out.safetensors")
+    a, b = lm.load("a.safetensors"), lm.load("b.safetensors")
+    small = lm.resize(lm.mix([(a, 0.7), (b, 0.3)]), rank=8)
+    lm.save(small, "ab-r8.safetensors")
+    lm.bake("sd21-custom", [(small, 1.0)], "out.safetensors")
+
+Errors, names and defaults are those of the command line; docs/python.md has runnable examples.
 """
 
 from __future__ import annotations

@@ -29,10 +29,16 @@ def render(result: DemoResult) -> None:
         name = _COMMAND_OF[type(step.result).__name__]
         import_module(f"loramerge.cli.{name}").render(step.result)
     out.print()
-    out.print(f"Everything is in {result.folder}; try the commands with your own files.", markup=False)
+    out.print(
+        f"Everything is in {result.folder}; try the commands with your own files.", markup=False
+    )
 
 
 command = verb_command(
-    "demo", Demo, "loramerge.verbs.demo:demo", render, "loramerge demo my-demo",
+    "demo",
+    Demo,
+    "loramerge.verbs.demo:demo",
+    render,
+    "loramerge demo my-demo",
     decomposes=True,
 )

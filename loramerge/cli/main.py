@@ -29,7 +29,12 @@ COMMANDS: dict[str, str] = {
     "families": "List the base architectures that are known.",
     "demo": "A tour on a small generated base.",
 }
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_ONE_THREAD = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 class _Group(click.Group):

@@ -42,9 +42,7 @@ def table(
         return
     for index in range(len(rows[0])):
         name = columns[index] if columns else ""
-        shown.add_column(
-            name, style="bold" if index == 0 and not columns else "", overflow="fold"
-        )
+        shown.add_column(name, style="bold" if index == 0 and not columns else "", overflow="fold")
     for row in rows:
         shown.add_row(*row)
     out = console()

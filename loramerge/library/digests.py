@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from loramerge.errors import LoramergeError
@@ -23,7 +24,7 @@ def _identity(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _read() -> dict[str, list[object]]:
+def _read() -> dict[str, object]:
     try:
         content = json.loads((home() / _FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -36,7 +37,7 @@ def digest_of(path: Path) -> str:
     key = os.path.realpath(path)
     identity = _identity(path)
     known = _read().get(key)
-    if known is not None and known[:3] == identity and len(known) == 4:
+    if isinstance(known, list) and known[:3] == identity and len(known) == 4:
         return str(known[3])
     digest = sha256_of_file(path)
     if _identity(path) == identity:
@@ -44,10 +45,8 @@ def digest_of(path: Path) -> str:
         entries.pop(key, None)
         entries[key] = [*identity, digest]
         kept = dict(list(entries.items())[-_MOST:])
-        try:
+        with suppress(LoramergeError, OSError):  # a read-only home costs time, not correctness
             write_bytes(home() / _FILE, json.dumps(kept).encode("utf-8"), force=True)
-        except (LoramergeError, OSError):
-            pass  # a read-only home costs time, not correctness
     return digest
 
 

@@ -72,7 +72,7 @@ def _shown(number: float) -> str:
 def parse_reference(text: str) -> Reference:
     """Split a reference into name and weight.
 
-    Only last parts that parse as a weight are one, so `C:\\x` and `a:b` stay names; a text that is
+    Only last parts that parse as a weight are one, so `C:/x` and `a:b` stay names; a text that is
     an existing path is a name as a whole.
 
     Raises:

@@ -434,4 +434,3 @@ def _size(output: Path) -> int:
     if output.is_file():
         return output.stat().st_size
     return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-

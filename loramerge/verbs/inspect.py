@@ -31,7 +31,9 @@ class Inspect:
 
     files: Annotated[
         tuple[str, ...],
-        Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"),
+        Doc(
+            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
+        ),
     ]
     deep: Annotated[bool, Doc("Read the weights: true norms and findings.")] = False
     modules: Annotated[bool, Doc("List every module with rank, alpha and norm (reads the weights).")

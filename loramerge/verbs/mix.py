@@ -187,4 +187,3 @@ def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:
         "ranks": adapter.ranks(),
         "trigger_words": trigger_words(adapter.info.metadata),
     }
-

@@ -17,6 +17,7 @@ from loramerge.errors import LoramergeError, OutputExists, UsageError
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import bare, expand
+from loramerge.verbs.batch import check_table, without_outputs, write_table
 from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.mix import lossy_json
 from loramerge.verbs.outputs import (
@@ -31,6 +32,11 @@ from loramerge.verbs.writing import RankParameters, WriteParameters
 
 __all__ = ["Resize", "ResizeResult", "Resized", "resize"]
 
+_COLUMNS = (
+    "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
+    "worst_module", "worst_error", "reason",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(RankParameters, WriteParameters):
@@ -43,11 +49,16 @@ class Resize(RankParameters, WriteParameters):
 
     files: Annotated[
         tuple[str, ...],
-        Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"),
+        Doc(
+            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
+        ),
     ]
     out_dir: Annotated[
         str | None,
-        Doc("Folder for the results of several files; names and sub-folders are kept.", metavar="DIR"),
+        Doc(
+            "Folder for the results of several files; names and sub-folders are kept.",
+            metavar="DIR",
+        ),
     ] = None
     results: Annotated[
         str | None, Doc("Also write the table of results as CSV.", metavar="FILE.csv")
@@ -73,6 +84,12 @@ class Resized:
     left_out: list[str] = field(default_factory=list)
     reason: str | None = None
     exit_code: int = 0
+
+    def row(self) -> list[Any]:
+        """Return the row of this file in the table of results."""
+        worst = self.worst or (None, None)
+        figures = [self.size_before, self.size_after, self.norm_kept, self.relative_error]
+        return [self.path, self.output, self.status, *figures, *worst, self.reason]
 
     def json(self) -> dict[str, Any]:
         """Return the object of this file in `--json`."""
@@ -128,18 +145,19 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     check_device(context.device)
     parameters.target(), parameters.float_type()
     if parameters.results:
-        _check_csv(Path(parameters.results))
+        check_table(Path(parameters.results))
     if not parameters.rule(1).truncates:
         raise UsageError(
             "resize needs to know what to keep",
             hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
         )
-    files = _without_outputs(expand(parameters.files), parameters.out_dir)
+    files = without_outputs(expand(parameters.files), parameters.out_dir)
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
         raise UsageError(
-            "--output names one file, and there are several" if len(files) > 1 else
-            "give --output or --out-dir, not both",
+            "--output names one file, and there are several"
+            if len(files) > 1
+            else "give --output or --out-dir, not both",
             hint="--out-dir DIR keeps the names",
         )
     if len(files) > 1 and parameters.out_dir is None:
@@ -155,24 +173,8 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     ]
     result = ResizeResult(done)
     if parameters.results:
-        _write_csv(result, Path(parameters.results))
+        write_table(Path(parameters.results), _COLUMNS, [file.row() for file in result.files])
     return result
-
-
-def _without_outputs(
-    files: list[tuple[Path, PurePath]], out_dir: str | None
-) -> list[tuple[Path, PurePath]]:
-    """Leave out what an earlier run wrote, where the results lie inside a folder that is resized."""
-    if out_dir is None:
-        return files
-    results = Path(out_dir).resolve()
-    kept = []
-    for path, relative in files:
-        place = path.resolve()
-        root = place.parents[len(relative.parts) - 1]
-        if not (results != root and root in results.parents and results in place.parents):
-            kept.append((path, relative))
-    return kept
 
 
 def _tolerant(
@@ -187,9 +189,7 @@ def _tolerant(
         return _one(path, relative, parameters, context, taken)
     except LoramergeError as error:
         context.notify(Warn(f"{path}: {error.problem}"))
-        return Resized(
-            str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
-        )
+        return Resized(str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code)
 
 
 def _output(path: Path, relative: PurePath, parameters: Resize, target: Dialect) -> Path:
@@ -233,9 +233,7 @@ def _one(
     batch = parameters.out_dir is not None
     before = adapter.info.size or 0
     if batch and _is_there(path, output, parameters, taken):
-        return Resized(
-            str(path), "kept", str(output), before, reason="the output is there already"
-        )
+        return Resized(str(path), "kept", str(output), before, reason="the output is there already")
     adapter_output(output, target, force=parameters.force)
     dtype = parameters.float_type()
     try:
@@ -289,41 +287,3 @@ def _resized(
         threads=context.threads,
         notify=context.notify,
     )
-
-
-def _check_csv(path: Path) -> None:
-    """Refuse to write the table of results over something else.
-
-    Raises:
-        OutputExists: if the path is a folder, or a file that is no such table.
-    """
-    if not path.exists():
-        return
-    if path.is_dir() or path.read_bytes()[:5] not in (b"file,", b""):
-        raise OutputExists(
-            "--results would replace something that is no table of results",
-            file=path,
-            hint="give --results another name",
-        )
-
-
-def _write_csv(result: ResizeResult, path: Path) -> None:
-    """Write the table of results; an older one of the same run is replaced."""
-    import csv
-    import io
-
-    from loramerge.files.writer import write_bytes
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
-         "worst_module", "worst_error", "reason"]
-    )  # fmt: skip
-    for file in result.files:
-        worst = file.worst or ("", "")
-        writer.writerow(
-            [file.path, file.output or "", file.status, file.size_before, file.size_after,
-             file.norm_kept, file.relative_error, *worst, file.reason or ""]
-        )  # fmt: skip
-    write_bytes(path, text.getvalue().encode("utf-8"), force=True)

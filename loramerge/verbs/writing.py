@@ -192,4 +192,3 @@ class WriteParameters:
     def float_type(self) -> str | None:
         """Return the safetensors name of the type asked for; see `float_type`."""
         return float_type(self.dtype, ADAPTER_FLOATS)
-

@@ -53,7 +53,9 @@ class Runner:
         assert result.code == 0, result.err or result.out
         return result
 
-    def refused(self, code: int, *arguments: str | Path, says: str | tuple[str, ...] = ()) -> Result:
+    def refused(
+        self, code: int, *arguments: str | Path, says: str | tuple[str, ...] = ()
+    ) -> Result:
         """Run a command that must end with `code`, say why in its own words, and write nothing."""
         before = self.state()
         result = self(*arguments)
@@ -75,9 +77,7 @@ class Runner:
             if "loramerge-home" not in p.parts and p.is_file()
         }
 
-    def process(
-        self, *arguments: str, **options: Any
-    ) -> subprocess.CompletedProcess[bytes]:
+    def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         """Run a command in a process of its own."""
         environment = {**os.environ, **options.pop("env", {}), "PYTHONPATH": str(ROOT)}
         options.setdefault("stdout", subprocess.PIPE)

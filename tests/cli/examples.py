@@ -62,7 +62,9 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
 
 def blocks(path: Path, language: str) -> list[str]:
     """Return the fenced blocks of a language in a document."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def commands_of(block: str) -> list[str]:

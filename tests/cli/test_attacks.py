@@ -1,4 +1,4 @@
-"""Files and circumstances that nobody means well with: a clear message, an exit code, nothing written."""
+"""Files and circumstances nobody means well with: a clear message, an exit code, nothing written."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def test_folders_in_place_of_files(quick, use):
 
 @pytest.mark.parametrize("use", USES)
 def test_files_that_are_not_there(quick, use):
-    quick.refused(3, *[word.format("bad.safetensors") for word in USES[use]], says="bad.safetensors")
+    quick.refused(
+        3, *[word.format("bad.safetensors") for word in USES[use]], says="bad.safetensors"
+    )
 
 
 @pytest.mark.parametrize("use", [u for u in USES if u not in ("inspect", "deep")])
@@ -125,7 +127,7 @@ def test_weights_no_type_can_hold(run, weight):
             if result.code == 7:
                 assert run.state() == before
             else:  # an alpha in the header holds any number
-                os.remove("out.safetensors")
+                (run.folder / "out.safetensors").unlink()
     run.refused(7, "bake", "-b", "base", f"a:{weight}", "-o", "out.safetensors")
 
 
@@ -182,7 +184,8 @@ def test_files_nobody_may_read_and_folders_nobody_may_write(run):
     try:
         before = run.state()
         for command in (("mix", "a:0.5"), ("resize", "--rank", "2", "a"), ("bake", "-b", "base", "a"),
-                        ("mix", "a", "--to", "peft", "-o", "out"), ("inspect", "a", "--json-file", "x.json"),
+                        ("mix", "a", "--to", "peft", "-o", "out"),
+                        ("inspect", "a", "--json-file", "x.json"),
                         ("resize", "--rank", "2", "a", "--out-dir", "new"), ("demo", "d")):  # fmt: skip
             done = _bound(run, *command)
             assert done.returncode == 3, (command, done.stderr)

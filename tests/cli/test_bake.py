@@ -29,13 +29,17 @@ def unet_only(run):
 
 
 def test_json_says_everything(run):
-    found = run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "o.safetensors", "--json").json
+    found = run.ok(
+        "bake", "--base", "base.safetensors", "a:0.8", "-o", "o.safetensors", "--json"
+    ).json
     assert set(found) == KEYS and found["outputs"] == ["o.safetensors"]
     assert found["size"] == (run.folder / "o.safetensors").stat().st_size
     assert found["survived"] > 0.99 and found["family"] == "sd21"
     assert found["modules"] == len(found["touched"]) == 160
     assert [a["weight"] for a in found["adapters"]] == ["0.8"]
-    before, after = (read_safetensors(run.folder / n)[0] for n in ("base.safetensors", "o.safetensors"))
+    before, after = (
+        read_safetensors(run.folder / n)[0] for n in ("base.safetensors", "o.safetensors")
+    )
     touched = {entry["tensor"] for entry in found["touched"]}
     assert before.keys() == after.keys()
     for key in before:
@@ -56,8 +60,12 @@ def test_a_dry_run_writes_nothing(run):
 
 def test_adapters_either_way(run):
     run.ok("bake", "--base", "base.safetensors", "a:0.5", "b:0.3", "-o", "one.safetensors")
-    run.ok("bake", "-b", "base.safetensors", "-l", "a:0.5", "--lora", "b:0.3", "-o", "two.safetensors")
-    assert (run.folder / "one.safetensors").read_bytes() == (run.folder / "two.safetensors").read_bytes()
+    run.ok(
+        "bake", "-b", "base.safetensors", "-l", "a:0.5", "--lora", "b:0.3", "-o", "two.safetensors"
+    )
+    assert (run.folder / "one.safetensors").read_bytes() == (
+        run.folder / "two.safetensors"
+    ).read_bytes()
 
 
 def test_missing_components_are_named_and_may_be_left_out(run, unet_only):
@@ -83,14 +91,18 @@ def test_how_far_the_bases_are_apart(run):
     assert "away by" in result.out and "unet.down_blocks.0" in result.out
     found = run.ok(*command, "--force", "--json").json
     assert found["drift_total"][0] > 0 and "unet.mid_block" in found["drift"]
-    same = run.ok("bake", "--base", "base.safetensors", "a", "--trained-on", "base.safetensors", "--json")
+    same = run.ok(
+        "bake", "--base", "base.safetensors", "a", "--trained-on", "base.safetensors", "--json"
+    )
     assert same.json["drift_total"][0] == 0
     run.refused(3, *command[:-1], "nothing", "--force", says="no base 'nothing'")
 
 
 def test_stochastic_rounding_is_seeded(run):
     def bake(name, *options):
-        run.ok("bake", "--base", "base.safetensors", "a:0.05", "-o", f"{name}.safetensors", *options)
+        run.ok(
+            "bake", "--base", "base.safetensors", "a:0.05", "-o", f"{name}.safetensors", *options
+        )
         return data_section(run.folder / f"{name}.safetensors")
 
     one = bake("one", "--rounding", "stochastic", "--seed", "3")
@@ -103,7 +115,9 @@ def test_stochastic_rounding_is_seeded(run):
 
 def test_dtype(run):
     run.ok("bake", "--base", "base.safetensors", "a", "--dtype", "float32", "-o", "out.safetensors")
-    assert {a.dtype.name for a in read_safetensors(run.folder / "out.safetensors")[0].values()} == {"float32"}
+    assert {a.dtype.name for a in read_safetensors(run.folder / "out.safetensors")[0].values()} == {
+        "float32"
+    }
     run.ok("bake", "--base", "base.safetensors", "--dtype", "bfloat16")  # no adapter: only the type
     assert (run.folder / "base-bfloat16.safetensors").is_file()
     for word in ("int8", "float17"):
@@ -142,7 +156,9 @@ def test_what_was_baked_is_written_down(run):
 
 def test_named_bases(run):
     run.ok("base", "add", "sd2.1", "base.safetensors")
-    assert run.ok("bake", "--base", "sd2.1", "a", "--json").json["outputs"] == ["sd2.1+a.safetensors"]
+    assert run.ok("bake", "--base", "sd2.1", "a", "--json").json["outputs"] == [
+        "sd2.1+a.safetensors"
+    ]
     run.refused(3, "bake", "--base", "sd2.2", "a", says=("did you mean sd2.1?", "registered bases"))
     (run.folder / "base.safetensors").rename(run.folder / "moved.safetensors")
     run.refused(3, "bake", "--base", "sd2.1", "a", says=("gone", "--force"))

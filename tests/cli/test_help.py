@@ -16,7 +16,14 @@ ALL = dict(walk())
 
 def test_every_command_is_reached():
     assert {name.split()[0] for name in ALL if name} == set(COMMANDS)
-    assert {"base add", "base list", "base remove", "library add", "library list", "library remove"} <= set(ALL)
+    assert {
+        "base add",
+        "base list",
+        "base remove",
+        "library add",
+        "library list",
+        "library remove",
+    } <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL, ids=lambda n: n or "loramerge")
@@ -30,7 +37,9 @@ def test_help(run, name, flag):
         assert command.help and command.help.rstrip().endswith(".")
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name != "help":
-            assert parameter.help and parameter.help.rstrip().endswith((".", "]", ")")), parameter.name
+            assert parameter.help and parameter.help.rstrip().endswith((".", "]", ")")), (
+                parameter.name
+            )
 
 
 def test_the_list_says_what_the_commands_say():
@@ -45,7 +54,9 @@ def test_examples_run(run, name, monkeypatch):
     for line in examples:
         prepare(run, monkeypatch, resized=name == "diff")
         words = shlex.split(line)
-        assert words[0] == "loramerge" and " ".join(words).startswith(f"loramerge {name.split()[0]}")
+        assert words[0] == "loramerge" and " ".join(words).startswith(
+            f"loramerge {name.split()[0]}"
+        )
         run.ok(*words[1:])
 
 

@@ -11,7 +11,16 @@ import pytest
 
 from tests.cli.conftest import ROOT
 
-HEAVY = {"torch", "numpy", "pydantic", "diffusers", "transformers", "accelerate", "ml_dtypes", "safetensors"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "pydantic",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "ml_dtypes",
+    "safetensors",
+}
 TORCH = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "pydantic"}
 
 _AFTER = """
@@ -30,7 +39,6 @@ sys.exit(code)
 def _start(run, arguments, *, before="", env=None):
     """Run a command in a fresh process; return its exit code, what it imported, and its errors."""
 
-
     code = _AFTER.format(before=before, names=sorted(HEAVY | TORCH), arguments=list(arguments))
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=run.folder, capture_output=True, text=True, check=False,
@@ -39,7 +47,12 @@ def _start(run, arguments, *, before="", env=None):
     lines = done.stderr.splitlines()
     imported = next(line for line in lines if line.startswith("IMPORTED "))
     errors = "\n".join(line for line in lines if not line.startswith("IMPORTED "))
-    return done.returncode, set(ast.literal_eval(imported.removeprefix("IMPORTED "))), errors, done.stdout
+    return (
+        done.returncode,
+        set(ast.literal_eval(imported.removeprefix("IMPORTED "))),
+        errors,
+        done.stdout,
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +60,8 @@ def _start(run, arguments, *, before="", env=None):
     [
         ("--help",), ("--version",), ("mix", "--help"), ("bake", "--help"), ("base", "list"),
         ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
-        ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"), ("inspect", "p"),
+        ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
+        ("inspect", "p"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -68,7 +82,10 @@ def test_completion_imports_nothing_heavy(run):
 
 
 def test_importing_the_package_imports_nothing_heavy(run):
-    code = "import sys, loramerge as lm; dir(lm); assert not {'torch', 'numpy', 'click'} & set(sys.modules)"
+    code = (
+        "import sys, loramerge as lm; dir(lm)\n"
+        "assert not {'torch', 'numpy', 'click'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -87,7 +104,9 @@ def test_work_on_the_cpu_leaves_torch_out(run, arguments):
     assert not imported & TORCH and "numpy" in imported
 
 
-NO_TORCH = "sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'diffusers', 'transformers']))"
+NO_TORCH = (
+    "sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'diffusers', 'transformers']))"
+)
 
 
 @pytest.mark.parametrize("arguments", [w for w in WORK if "--" not in w[-1]], ids=" ".join)
@@ -110,7 +129,9 @@ def test_what_needs_torch_says_so(run, arguments):
         (run.folder / f"x{suffix}").write_bytes(b"pickled")
     before = run.state()
     code, _, errors, out = _start(run, arguments, before=NO_TORCH)
-    assert code == 2 and "needs torch" in errors and "pip install" in errors and "loramerge[" in errors
+    assert (
+        code == 2 and "needs torch" in errors and "pip install" in errors and "loramerge[" in errors
+    )
     assert "Traceback" not in errors and out == ""
     assert run.state() == before
 

@@ -87,7 +87,9 @@ def test_untrained_modules_are_found(run):
         arrays[_first(arrays, ".lora_up.weight")][:] = 0
 
     (found,) = _spoiled(run, zero, "--deep").json
-    assert _codes(found) == {"untrained"} and "up is exactly zero" in found["findings"][0]["message"]
+    assert (
+        _codes(found) == {"untrained"} and "up is exactly zero" in found["findings"][0]["message"]
+    )
     assert _spoiled(run, zero, "--check").code == 0  # a warning is no error
 
     def all_zero(arrays, metadata):
@@ -185,7 +187,9 @@ def test_peft_folders(run, shared_data):
     shutil.copytree(shared_data / "adapters" / "peft_gpt2", run.folder / "p" / "gpt2")
     for name in ("p/gpt2", "p", "p/gpt2/", os.path.join("p", "gpt2")):
         (found,) = run.ok("inspect", name, "--json").json
-        assert found["dialect"] == "peft" and found["ranks"] == {"8": 36} and found["family"] is None
+        assert (
+            found["dialect"] == "peft" and found["ranks"] == {"8": 36} and found["family"] is None
+        )
     run.ok("mix", "b", "--to", "peft", "-o", "both")
     (found,) = run.ok("inspect", "both", "--json").json  # a folder per component is one adapter
     assert set(found["components"]) == {"unet", "text_encoder"}

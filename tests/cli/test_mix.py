@@ -104,7 +104,10 @@ def run_diff(run):
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_half_is_exactly_half(run, name):
     run.ok("mix", f"{name}:0.5", "-o", "half.safetensors")
-    whole, half = weights(run.folder / f"{name}.safetensors"), weights(run.folder / "half.safetensors")
+    whole, half = (
+        weights(run.folder / f"{name}.safetensors"),
+        weights(run.folder / "half.safetensors"),
+    )
     assert whole.keys() == half.keys()
     for stem, value in whole.items():
         assert np.array_equal(half[stem], 0.5 * value)
@@ -144,7 +147,9 @@ def test_what_is_shown(run):
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "diffusers-legacy", "lora_diffusion"])
 def test_dialects(run, to):
-    run.ok("mix", "a:unet=1", "--to", to, "-o", "out.safetensors") if to != "lora_diffusion" else None
+    run.ok(
+        "mix", "a:unet=1", "--to", to, "-o", "out.safetensors"
+    ) if to != "lora_diffusion" else None
     if to == "lora_diffusion":
         run.refused(4, "mix", "a", "--to", to, "-o", "out.safetensors", says="lora_diffusion")
         return
@@ -183,6 +188,13 @@ def test_different_families(run, shared_data):
     run.refused(4, "mix", "a", "hf_timoha", says=("different families", "sd21", "sd15"))
 
 
+def test_peft_folders_mix_with_files(run):
+    run.ok("mix", "b", "--to", "peft", "-o", "folder.v1")
+    run.ok("mix", "folder.v1:0.5", "a:0.5", "-o", "one.safetensors", "--to", "kohya")
+    run.ok("mix", "b:0.5", "a:0.5", "-o", "two.safetensors", "--to", "kohya")
+    assert run_diff(run) <= 1e-3
+
+
 def test_nan_is_refused(run):
     def spoil(arrays, metadata):
         key = next(k for k in arrays if k.endswith("lora_up.weight"))
@@ -194,7 +206,9 @@ def test_nan_is_refused(run):
 
 def test_unknown_tensors_are_named(run):
     def add(arrays, metadata):
-        arrays["lora_unet_down_blocks_0_attentions_9_nothing.lora_up.weight"] = np.ones((2, 2), "float16")
+        arrays["lora_unet_down_blocks_0_attentions_9_nothing.lora_up.weight"] = np.ones(
+            (2, 2), "float16"
+        )
 
     rewrite(run.folder / "a.safetensors", run.folder / "more.safetensors", add)
     result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json")

@@ -24,7 +24,7 @@ def test_base(run):
     run.ok("base", "add", "sd21-custom", "base.safetensors")  # the same again
     run.refused(2, "base", "add", "sd21-custom", "a.safetensors", says=("--force", place))
     run.ok("base", "add", "sd21-custom", "a.safetensors", "--force")
-    os.remove("a.safetensors")
+    (run.folder / "a.safetensors").unlink()
     assert "gone" in run.ok("base", "list").out
     run.refused(3, "base", "remove", "sd21-costum", says="did you mean sd21-custom?")
     run.ok("base", "remove", "sd21-custom")
@@ -81,7 +81,9 @@ def test_comfyui(run):
         "utf-8",
     )
     run.ok("library", "add", "--comfyui", root)
-    held = {os.path.basename(e["path"]): e["holds"] for e in run.ok("library", "list", "--json").json}
+    held = {
+        os.path.basename(e["path"]): e["holds"] for e in run.ok("library", "list", "--json").json
+    }
     assert held == {
         "loras": "adapters", "checkpoints": "bases", "Lora": "adapters", "LyCORIS": "adapters",
     }  # fmt: skip
@@ -101,7 +103,11 @@ def test_a1111(run):
         (root / folder).mkdir(parents=True)
     shutil.copy("a.safetensors", root / "models/Lora/style.safetensors")
     run.ok("library", "add", "--a1111", root)
-    assert [e["holds"] for e in run.ok("library", "list", "--json").json] == ["adapters", "adapters", "bases"]
+    assert [e["holds"] for e in run.ok("library", "list", "--json").json] == [
+        "adapters",
+        "adapters",
+        "bases",
+    ]
     run.ok("mix", "<lora:style:0.8>")
     run.refused(3, "bake", "--base", "style", "style")  # no base lies there
 
@@ -146,10 +152,15 @@ def test_a_corrupt_registry_is_named(run, tmp_path):
     home.mkdir(exist_ok=True)
     for content in ("{", "[]", '{"bases": 1, "folders": []}', '{"bases": {}, "folders": [1]}'):
         (home / "registry.json").write_text(content, "utf-8")
-        for command in (("base", "list"), ("library", "list"), ("mix", "x"), ("bake", "-b", "x", "a")):
+        for command in (
+            ("base", "list"),
+            ("library", "list"),
+            ("mix", "x"),
+            ("bake", "-b", "x", "a"),
+        ):
             run.refused(3, *command, says=("registry.json", "repair or delete it"))
         run.ok("mix", "a:0.5", "-o", "out.safetensors", "--force")  # paths need no registry
-        os.remove("out.safetensors")
+        (run.folder / "out.safetensors").unlink()
 
 
 def test_json_files(run):

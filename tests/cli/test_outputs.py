@@ -57,10 +57,14 @@ def test_an_output_may_be_an_input(run):
     run.ok("resize", "--rank", "2", "a", "-o", "a.safetensors", "--force")
     run.ok("bake", "--base", "base.safetensors", "a", "-o", "apart.safetensors")
     run.ok("bake", "--base", "base.safetensors", "a", "-o", "base.safetensors", "--force")
-    assert data_section(run.folder / "base.safetensors") == data_section(run.folder / "apart.safetensors")
+    assert data_section(run.folder / "base.safetensors") == data_section(
+        run.folder / "apart.safetensors"
+    )
 
 
-@pytest.mark.parametrize("holds", ["notes.txt", "sub/a.safetensors", "adapter_config.json+README.md"])
+@pytest.mark.parametrize(
+    "holds", ["notes.txt", "sub/a.safetensors", "adapter_config.json+README.md"]
+)
 def test_a_folder_of_other_things_is_never_replaced(run, holds):
     for name in holds.split("+"):
         path = run.folder / "mine" / name
@@ -103,7 +107,17 @@ def _status(result):
 
 
 def test_batches_keep_sub_folders_and_go_on_after_failures(run, loras):
-    command = ("resize", "--rank", "2", "loras", "--out-dir", "small", "--results", "r.csv", "--json")
+    command = (
+        "resize",
+        "--rank",
+        "2",
+        "loras",
+        "--out-dir",
+        "small",
+        "--results",
+        "r.csv",
+        "--json",
+    )
     result = run(*command)
     assert result.code == 3
     assert _status(result) == {
@@ -114,7 +128,7 @@ def test_batches_keep_sub_folders_and_go_on_after_failures(run, loras):
     small = run.folder / "small"
     written = sorted(p.relative_to(small).as_posix() for p in small.rglob("*.*"))
     assert written == ["one.safetensors", "x/two.safetensors", "x/y/face [v2].safetensors"]
-    with open("r.csv", encoding="utf-8", newline="") as file:
+    with (run.folder / "r.csv").open(encoding="utf-8", newline="") as file:
         rows = {os.path.basename(row["file"]): row for row in csv.DictReader(file)}
     assert set(rows) == set(_status(result))
     done = rows["one.safetensors"]
@@ -174,7 +188,9 @@ def test_batches_into_and_out_of_folders(run, loras):
     run.ok("resize", "--rank", "2", "loras", "--out-dir", "peft", "--to", "peft")
     assert (run.folder / "peft" / "x" / "two" / "adapter_config.json").is_file()
     run.ok("mix", "b", "--to", "peft", "-o", "peft/both")  # a folder per component is one adapter
-    result = run.ok("resize", "--rank", "1", "peft", "--out-dir", "files", "--to", "diffusers", "--json")
+    result = run.ok(
+        "resize", "--rank", "1", "peft", "--out-dir", "files", "--to", "diffusers", "--json"
+    )
     assert len(result.json["files"]) == 4 and set(_status(result).values()) == {"done"}
     assert (run.folder / "files" / "both.safetensors").is_file()
     assert (run.folder / "files" / "x" / "y" / "face [v2].safetensors").is_file()
@@ -183,4 +199,6 @@ def test_batches_into_and_out_of_folders(run, loras):
 def test_one_output_for_several_files(run):
     run.refused(2, "resize", "--rank", "2", "a", "b", says="--out-dir")
     run.refused(2, "resize", "--rank", "2", "a", "b", "-o", "x.safetensors", says="--out-dir")
-    run.refused(2, "resize", "--rank", "2", "a", "--out-dir", "d", "-o", "x.safetensors", says="both")
+    run.refused(
+        2, "resize", "--rank", "2", "a", "--out-dir", "d", "-o", "x.safetensors", says="both"
+    )

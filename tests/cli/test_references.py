@@ -21,11 +21,16 @@ def library(run, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", ["style", "style.safetensors", "detail_v1.1", "sub/detail", "detail"])
+@pytest.mark.parametrize(
+    "name", ["style", "style.safetensors", "detail_v1.1", "sub/detail", "detail"]
+)
 def test_bare_names_are_looked_up_in_the_library(run, library, name):
     result = run.ok("mix", f"{name}:0.5", "-o", "out.safetensors", "--json")
     assert result.json["inputs"][0]["weight"] == "0.5"
-    assert weights(run.folder / "out.safetensors").keys() == weights(library / "style.safetensors").keys()
+    assert (
+        weights(run.folder / "out.safetensors").keys()
+        == weights(library / "style.safetensors").keys()
+    )
 
 
 def test_a_path_wins_over_the_library(run, library):
@@ -135,7 +140,9 @@ def test_awkward_file_names(run, name):
     shown = run.ok("inspect", "--", name)
     assert name in shown.out
     run.ok("resize", "--rank", "2", "--", name)
-    assert (run.folder / f"{name.removesuffix('.safetensors').replace('*', '_')}-r2.safetensors").is_file()
+    assert (
+        run.folder / f"{name.removesuffix('.safetensors').replace('*', '_')}-r2.safetensors"
+    ).is_file()
     run.ok("mix", "--", f"{name}:0.5")
 
 
@@ -168,7 +175,9 @@ def test_very_long_names_and_paths(run):
 def test_default_names_are_cut_with_a_hash(run, letter):
     name = letter * (200 if letter == "m" else 70)
     shutil.copy("a.safetensors", f"{name}.safetensors")
-    outputs = [run.ok("mix", f"{name}:{w}", f"a:{w}", "--json").json["outputs"][0] for w in (0.25, 0.5)]
+    outputs = [
+        run.ok("mix", f"{name}:{w}", f"a:{w}", "--json").json["outputs"][0] for w in (0.25, 0.5)
+    ]
     assert outputs[0] != outputs[1]
     for output in outputs:
         assert len(output) <= 120 and len(output.encode()) <= 255
@@ -200,7 +209,9 @@ def test_folders_and_patterns(run):
     (run.folder / "x" / "notes.txt").write_text("no adapter")
 
     def seen(*names):
-        return [entry["path"].replace(os.sep, "/") for entry in run.ok("inspect", *names, "--json").json]
+        return [
+            entry["path"].replace(os.sep, "/") for entry in run.ok("inspect", *names, "--json").json
+        ]
 
     assert seen("x") == ["x/one.safetensors", "x/y/two.safetensors"]
     assert seen("x/*.safetensors") == ["x/one.safetensors"]

@@ -18,7 +18,9 @@ FILE_KEYS = {
 
 
 def _bytes(path):
-    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+    return sum(
+        p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
+    )
 
 
 def test_rank(run):
@@ -57,14 +59,18 @@ def test_a_budget_is_never_exceeded(run, size, to):
 
 def test_mixing_within_a_budget(run):
     for size in ("200KB", "40%"):
-        found = run.ok("mix", "a", "b:0.5", "--max-size", size, "-o", "o.safetensors", "-f", "--json")
+        found = run.ok(
+            "mix", "a", "b:0.5", "--max-size", size, "-o", "o.safetensors", "-f", "--json"
+        )
         whole = sum((run.folder / f"{n}.safetensors").stat().st_size for n in ("a", "b"))
         assert found.json["size"] <= (200_000 if size == "200KB" else 0.4 * whole)
 
 
 @pytest.mark.parametrize("size", ["1B", "0.5B", "1e-300%", "100B"])
 def test_budgets_below_what_any_file_takes(run, size):
-    run.refused(2, "resize", "a", "--max-size", size, says=("cannot be that small", "a.safetensors"))
+    run.refused(
+        2, "resize", "a", "--max-size", size, says=("cannot be that small", "a.safetensors")
+    )
 
 
 @pytest.mark.parametrize("size", ["1e400", "nan", "-5MB", "0", "20MiB", "MB", ""])
@@ -77,7 +83,9 @@ def test_max_error_alone(run, error):
     found = run.ok("resize", "b", "--max-error", str(error), "-o", "out.safetensors", "--json").json
     assert found["relative_error"] <= error
     before, after = (weights(run.folder / f"{n}.safetensors") for n in ("b", "out"))
-    after = {s: after.get(s, np.zeros_like(value)) for s, value in before.items()}  # rank 0: left out
+    after = {
+        s: after.get(s, np.zeros_like(value)) for s, value in before.items()
+    }  # rank 0: left out
     total = relative(*(np.concatenate([d[s].ravel() for s in before]) for d in (after, before)))
     assert total <= error + 1e-3
 
@@ -89,7 +97,9 @@ def test_max_error_beside_another_criterion_refuses(run):
     run.ok("resize", "b", "--rank", "2", "--max-error", "0.9")
 
 
-@pytest.mark.parametrize("criterion", [("--energy", "0.9"), ("--ratio", "3"), ("--cumulative", "0.8")])
+@pytest.mark.parametrize(
+    "criterion", [("--energy", "0.9"), ("--ratio", "3"), ("--cumulative", "0.8")]
+)
 def test_other_criteria(run, criterion):
     found = run.ok("resize", "b", *criterion, "--json").json
     assert 0 < found["relative_error"] < 1
@@ -101,7 +111,8 @@ def test_other_criteria(run, criterion):
     "options",
     [("--rank", "0"), ("--rank", "-1"), ("--rank", "x"), ("--rank", "1.5"), ("--energy", "0"),
      ("--energy", "1.1"), ("--energy", "nan"), ("--ratio", "1"), ("--ratio", "nan"),
-     ("--cumulative", "2"), ("--max-error", "nan"), ("--max-error", "0"), ("--rank", "2", "--threads", "0"),
+     ("--cumulative", "2"), ("--max-error", "nan"), ("--max-error", "0"),
+     ("--rank", "2", "--threads", "0"),
      ("--rank", "2", "--nonsense"), (), ("--max-module-error", "0.1"), ("--conv-rank", "0")],
     ids=" ".join,
 )  # fmt: skip

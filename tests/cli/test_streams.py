@@ -74,7 +74,8 @@ def test_python_m(run):
 def test_old_code_pages_never_crash(run, encoding):
     shutil.copy("a.safetensors", "猫 ü.safetensors")
     env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    for command in (("--help",), ("mix", "--help"), ("inspect", "猫 ü.safetensors", "--deep", "--modules"),
+    for command in (("--help",), ("mix", "--help"),
+                    ("inspect", "猫 ü.safetensors", "--deep", "--modules"),
                     ("inspect", "猫 ü.safetensors", "--json"), ("mix", "猫 nichts")):  # fmt: skip
         done = run.process(*command, env=env)
         assert done.returncode == (3 if "nichts" in command[-1] else 0), done.stderr
@@ -85,13 +86,16 @@ def test_old_code_pages_never_crash(run, encoding):
 
 def test_json_files_are_utf8_whatever_the_console(run):
     shutil.copy("a.safetensors", "猫.safetensors")
-    done = run.process("inspect", "猫.safetensors", "--json-file", "x.json", env={"PYTHONIOENCODING": "cp1252"})
+    done = run.process(
+        "inspect", "猫.safetensors", "--json-file", "x.json", env={"PYTHONIOENCODING": "cp1252"}
+    )
     assert done.returncode == 0
     assert json.loads((run.folder / "x.json").read_text("utf-8"))[0]["path"] == "猫.safetensors"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise there")
-@pytest.mark.parametrize("command", [("--help",), ("inspect", "a", "b", "--json"), ("inspect", "a", "--modules"),
+@pytest.mark.parametrize("command", [("--help",), ("inspect", "a", "b", "--json"),
+                                     ("inspect", "a", "--modules"),
                                      ("dialects",), ("families", "--json")], ids=" ".join)  # fmt: skip
 def test_a_broken_pipe_is_no_error(run, command):
     reader, writer = os.pipe()
@@ -190,7 +194,11 @@ def test_a_signal_leaves_nothing_behind(run):
 def test_bugs_are_said_to_be_ours(run, monkeypatch):
     monkeypatch.setattr("loramerge.verbs.mix.mix_adapters", _raise(RuntimeError("oh")))
     result = run("mix", "a", "-o", "out.safetensors")
-    assert result.code == 70 and "RuntimeError: oh" in result.err and "LORAMERGE_TRACEBACK" in result.err
+    assert (
+        result.code == 70
+        and "RuntimeError: oh" in result.err
+        and "LORAMERGE_TRACEBACK" in result.err
+    )
     assert "Traceback" not in result.err and result.out == ""
     monkeypatch.setenv("LORAMERGE_TRACEBACK", "1")
     assert "Traceback" in run("mix", "a", "-o", "out.safetensors").err
@@ -198,7 +206,8 @@ def test_bugs_are_said_to_be_ours(run, monkeypatch):
 
 def test_the_systems_errors_are_errors_of_files(run, monkeypatch):
     monkeypatch.setattr(
-        "loramerge.verbs.mix.mix_adapters", _raise(OSError(5, "Input/output error", "a.safetensors"))
+        "loramerge.verbs.mix.mix_adapters",
+        _raise(OSError(5, "Input/output error", "a.safetensors")),
     )
     run.refused(3, "mix", "a", "-o", "out.safetensors", says="a.safetensors: Input/output error")
 

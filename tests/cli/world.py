@@ -60,4 +60,6 @@ def write_folder(base: Path, folder: Path) -> None:
     (folder / "unet").mkdir(parents=True)
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (folder / "unet" / "config.json").write_text("{}")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(safetensors_bytes(tensors))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(
+        safetensors_bytes(tensors)
+    )

@@ -15,7 +15,8 @@ from loramerge.library.registry import Folder, Registry
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("lib/one.safetensors", "lib/sub/two.pt", "lib/.hidden/x.safetensors", "lib/.y.safetensors",
+    for name in ("lib/one.safetensors", "lib/sub/two.pt", "lib/.hidden/x.safetensors",
+                 "lib/.y.safetensors",
                  "lib/notes.txt", "lib/v1.5/adapter_config.json", "lib/v1.5/adapter_model.safetensors",
                  "lib/both/unet/adapter_config.json", "lib/both/unet/adapter_model.safetensors",
                  "bases/model.safetensors", "bases/pipe/model_index.json",
@@ -51,7 +52,8 @@ def test_adapters_by_name(folder, registry, name, found):
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("named", "model.safetensors"), ("model", "model.safetensors"), ("pipe", "pipe")]
+    ("name", "found"),
+    [("named", "model.safetensors"), ("model", "model.safetensors"), ("pipe", "pipe")],
 )
 def test_bases_by_name(folder, registry, name, found):
     assert find(name, "bases", registry) == folder / "bases" / found
@@ -84,7 +86,9 @@ def test_texts_no_file_system_could_hold(registry, name):
 def test_not_found(folder, registry):
     with pytest.raises(NotFound) as caught:
         find("tow", "adapters", registry)
-    assert str(folder / "lib") in str(caught.value) and str(folder / "bases") not in str(caught.value)
+    assert str(folder / "lib") in str(caught.value) and str(folder / "bases") not in str(
+        caught.value
+    )
     assert caught.value.hint == "did you mean two?"
     with pytest.raises(NotFound, match="2 registered bases") as caught:
         find("nmaed", "bases", registry)

@@ -16,7 +16,8 @@ from loramerge.library.references import parse_reference
     [
         ("A", "A", "1"), ("A:0.8", "A", "0.8"), ("A:1", "A", "1"), ("A:1.0", "A", "1"),
         ("A:-.5", "A", "-0.5"), ("A:+2e-1", "A", "0.2"), ("A:0.123456789", "A", "0.123456789"),
-        ("C:\\x", "C:\\x", "1"), ("C:\\x:0.8", "C:\\x", "0.8"), ("C:/x.safetensors:2", "C:/x.safetensors", "2"),
+        ("C:\\x", "C:\\x", "1"), ("C:\\x:0.8", "C:\\x", "0.8"),
+        ("C:/x.safetensors:2", "C:/x.safetensors", "2"),
         ("a:b", "a:b", "1"), ("a:b:0.5", "a:b", "0.5"), ("x_v1.5", "x_v1.5", "1"), ("0.5", "0.5", "1"),
         ("A:unet=0.8:te=0", "A", "unet=0.8:te=0"), ("A:0.7:te=0", "A", "0.7:te=0"),
         ("A:te=0:0.7", "A", "0.7:te=0"), ("<lora:A:0.8>", "A", "0.8"), ("  <lora:A:0.8>  ", "A", "0.8"),
@@ -35,12 +36,18 @@ def test_components():
     def of(component):
         return weight.of(Site((f"{component}.x",)))
 
-    assert [of(c) for c in ("unet", "transformer", "text_encoder", "text_encoder_2")] == [0.5, 0.5, 0.7, 0.0]
+    assert [of(c) for c in ("unet", "transformer", "text_encoder", "text_encoder_2")] == [
+        0.5,
+        0.5,
+        0.7,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["A:0.8:0.5", "A:1:1:1", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>", "A:foo=1",
+    ["A:0.8:0.5", "A:1:1:1", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>",
+     "A:foo=1",
      "A:unet=", "A:unet=a", "A:te=1:te1=2", "A:te=1:te=1", "A:0.5:te=0:0.3"],
 )  # fmt: skip
 def test_refusals(text):
@@ -66,7 +73,9 @@ def test_any_text_is_a_reference_or_refused(text):
 
 
 @given(
-    st.text(st.characters(blacklist_characters=":<>=,", codec="utf-8"), min_size=1).filter(str.strip),
+    st.text(st.characters(blacklist_characters=":<>=,", codec="utf-8"), min_size=1).filter(
+        str.strip
+    ),
     st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_every_number_survives(name, weight):

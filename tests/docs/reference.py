@@ -1,0 +1,154 @@
+# ruff: noqa: E501
+"""Documents that follow from the code: the commands, and the tables of what is supported."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+
+import click
+
+from loramerge.cli.main import COMMANDS
+from loramerge.dialects import DIALECTS, PROGRAMS
+from loramerge.families import FAMILIES
+from tests.cli.examples import examples_of, walk
+
+__all__ = ["commands", "tables", "with_tables"]
+
+_COMMON = ("as_json", "json_file", "quiet", "threads", "device")
+_ALPHA = {
+    "tensor": "a tensor beside the factors",
+    "header": "the header's metadata, else folded into up",
+    "config": "adapter_config.json",
+    "none": "folded into up",
+}
+_HEAD = """# Commands
+
+`loramerge COMMAND --help` says the same in the terminal. This page follows from the code; `LORAMERGE_UPDATE_DOCS=1 python -m
+pytest tests/docs` rewrites it.
+
+| command | what it does |
+|---|---|
+{index}
+
+"""
+_SHARED = """
+## Options that commands share
+
+| option | meaning |
+|---|---|
+{rows}
+
+Exit codes: 0 done, 1 a difference was found (`diff --exit-code`), 2 bad option or value, 3 file, 4 format or family, 5 adapter
+content, 7 numerics (NaN, or an error above the one allowed), 130 interrupted, 70 a bug.
+
+## Names and weights
+
+An adapter is a path, or a bare name that is looked up in the folders of the library: `style`, `style.safetensors`, `sub/style`.
+A base is a path or a registered name. The whole name is tried before `.safetensors` is added, so `detail_v1.1` works.
+
+| written | meaning |
+|---|---|
+| `style:0.8` | the whole adapter at 0.8 |
+| `style:unet=0.8:te=0` | a weight per component: `unet`, `te` (all text encoders), `te1`, `te2` |
+| `style:0.8:te=0` | 0.8, but the text encoders at 0 |
+| `"<lora:style:0.8>"` | pasted from a prompt |
+
+`style:0.8:0.5` is refused: programs disagree on which of the two is the text encoder's. Where several files may stand, folders
+(with all below them) and patterns (`loras/*.safetensors`, `**` for any depth) may too; a name with brackets that exists is a name.
+"""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _option(parameter: click.Option) -> str:
+    kind = parameter.type
+    flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+    if parameter.is_flag:
+        return flags
+    if isinstance(kind, click.Choice):
+        return f"{flags} " + ", ".join(f"`{choice}`" for choice in kind.choices)
+    return f"{flags} {parameter.metavar or 'N'}"
+
+
+def _meaning(parameter: click.Option) -> str:
+    text = parameter.help or ""
+    kind = parameter.type
+    extra = []
+    if isinstance(kind, (click.IntRange, click.FloatRange)):
+        extra.append(kind._describe_range())
+    if parameter.show_default and not parameter.is_flag:
+        extra.append(f"default {parameter.default}")
+    if parameter.required:
+        extra.append("required")
+    return text + (f" ({', '.join(extra)})" if extra else "")
+
+
+def _command(name: str, command: click.Command, level: str) -> str:
+    context = click.Context(command, info_name=f"loramerge {name}")
+    lines = [f"{level} {name}", "", "```", f"loramerge {name} {' '.join(command.collect_usage_pieces(context))}",
+             "```", "", inspect.cleandoc(command.help or ""), ""]  # fmt: skip
+    options = [
+        _row((_option(p), _meaning(p)))
+        for p in command.params
+        if isinstance(p, click.Option) and p.name not in _COMMON
+    ]
+    if options:
+        lines += ["| option | meaning |", "|---|---|", *options, ""]
+    shared = [
+        p.opts[0] for p in command.params if isinstance(p, click.Option) and p.name in _COMMON
+    ]
+    if shared:
+        lines += ["Also " + ", ".join(f"`{flag}`" for flag in shared) + ".", ""]
+    lines += ["```console", *(f"$ {line}" for line in examples_of(command)), "```", ""]
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """Return the text of docs/commands.md."""
+    found = dict(walk())
+    index = "\n".join(_row((f"[`{name}`](#{name})", text)) for name, text in COMMANDS.items())
+    parts = [_HEAD.format(index=index).rstrip() + "\n"]
+    for name, command in found.items():
+        if not name:
+            continue
+        if isinstance(command, click.Group):
+            parts.append(f"## {name}\n\n{(command.help or '').strip()}\n")
+        else:
+            parts.append(_command(name, command, "###" if " " in name else "##"))
+    common = [p for p in found["mix"].params if isinstance(p, click.Option) and p.name in _COMMON]
+    parts.append(
+        _SHARED.format(rows="\n".join(_row((_option(p), _meaning(p))) for p in common)).lstrip()
+    )
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def tables() -> dict[str, str]:
+    """Return the generated tables of docs/formats.md by name."""
+    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
+                "|---" * 7 + "|"]  # fmt: skip
+    for d in DIALECTS.values():
+        programs = [f"`{p}`" for p, name in PROGRAMS.items() if name == d.name]
+        dialects.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
+                              ", ".join(d.loads_in), ", ".join(programs) or "–")))  # fmt: skip
+    families = [_row(("family", "what it is", "components (modules)", "layouts", "verified against")),
+                "|---" * 5 + "|"]  # fmt: skip
+    for f in FAMILIES.values():
+        layouts = sorted({s.layout for found in f.spellings.values() for s in found})
+        components = ", ".join(f"{c.name} ({len(c.modules)})" for c in f.components)
+        families.append(_row((f"`{f.name}`", f.title, components, ", ".join(layouts), f.verified)))
+    return {"dialects": "\n".join(dialects), "families": "\n".join(families)}
+
+
+def with_tables(text: str) -> str:
+    """Return a document with its tables, which stand between `<!-- name -->` and `<!-- end -->`, made anew."""
+    for name, table in tables().items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+        )
+        assert count == 1, f"one place for the table of {name}"
+    return text

@@ -1,0 +1,133 @@
+"""Documents say what the code does: tables are equal, blocks run, nothing is left out."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import loramerge
+from loramerge.cli.main import COMMANDS, main
+from loramerge.dialects import DIALECTS
+from loramerge.dialects.roles import FOREIGN
+from loramerge.families import FAMILIES
+from tests.cli.conftest import run, work, world  # noqa: F401
+from tests.cli.examples import blocks, commands_of, prepare, walk
+from tests.docs import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+UPDATE = bool(os.environ.get("LORAMERGE_UPDATE_DOCS"))
+# what a block may do beside loramerge, and is not done here
+ELSEWHERE = (
+    "python -m venv",
+    ". .venv",
+    "python -m pip install",
+    "python -m pytest",
+    "ruff ",
+    "mypy",
+)
+
+
+def _check(path: Path, expected: str) -> None:
+    if UPDATE:
+        path.write_text(expected, "utf-8", newline="\n")
+    assert path.read_text("utf-8") == expected, (
+        f"{path.name} is not what the code says; LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/docs"
+    )
+
+
+def test_commands():
+    _check(DOCS / "commands.md", reference.commands())
+
+
+def test_tables():
+    path = DOCS / "formats.md"
+    _check(path, reference.with_tables(path.read_text("utf-8")))
+
+
+def test_nothing_is_left_out():
+    commands, formats = ((DOCS / f"{n}.md").read_text("utf-8") for n in ("commands", "formats"))
+    for name, command in walk():
+        assert not name or re.search(rf"^##+ {name}$", commands, re.MULTILINE), name
+        for parameter in command.params:
+            for flag in parameter.opts:
+                assert not flag.startswith("-") or f"`{flag}`" in commands or flag == "--version", (
+                    flag
+                )
+    readme = README.read_text("utf-8")
+    for name in COMMANDS:
+        assert name in readme + commands
+    for name in (*DIALECTS, *FAMILIES, *FOREIGN, "lora", "tucker", "full", "bias", "norm", "set"):
+        assert f"`{name}`" in formats, name
+    python = (DOCS / "python.md").read_text("utf-8")
+    for name in loramerge.__all__:
+        assert name in ("Adapter", "__version__") or f"lm.{name}" in python, name
+
+
+def test_the_changelog_has_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert re.search(rf"^## {re.escape(loramerge.__version__)}\b", text, re.MULTILINE)
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'version = "{loramerge.__version__}"' in project
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/commands.md",
+                                      "docs/formats.md", "docs/python.md"])  # fmt: skip
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+    assert not re.search(r"(?<![\w.])/(home|work|tmp|root)/", text)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/commands.md"])
+def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
+    """Every line of every console block, in order, with the files that it speaks of."""
+    for block in blocks(ROOT / document, "console"):
+        prepare(run, monkeypatch, resized="resize" not in block)
+        for line in commands_of(block):
+            if line.startswith(ELSEWHERE):
+                continue
+            words = shlex.split(line)
+            assert words[0] == "loramerge", line
+            run.ok(*words[1:])
+
+
+def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811
+    found = blocks(README, "python")
+    assert found
+    prepare(run, monkeypatch)
+    for block in found:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (run.folder / "both-r8.safetensors").is_file()
+    assert (run.folder / "baked.safetensors").is_file()
+
+
+def test_python_examples_run(tmp_path, monkeypatch, capsys):
+    assert main(["demo", str(tmp_path / "demo"), "-q"]) == 0
+    monkeypatch.chdir(tmp_path / "demo")
+    text = "\n".join(blocks(DOCS / "python.md", "python"))
+    test = doctest.DocTestParser().get_doctest(text, {}, "python.md", "python.md", 0)
+    assert len(test.examples) > 20
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    capsys.readouterr()
+    stdout, report = sys.stdout, []
+    runner.run(test, out=report.append)
+    sys.stdout = stdout
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_readme_says_what_exists():
+    """Names in backticks that look like commands are commands."""
+    text = README.read_text("utf-8")
+    for name in re.findall(r"`loramerge (\w+)", text):
+        assert name in COMMANDS
+    for line in re.findall(r"^\$ loramerge (\w+)", text, re.MULTILINE):
+        assert line in COMMANDS
