@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["AddRows", "Delta", "Site", "cast", "values"]
+__all__ = ["AddRows", "Delta", "Site", "cast", "times", "values"]
 
 # (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
 # `base rows` are the same rows of the unmodified weight, as floats.
@@ -127,6 +127,15 @@ def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> 
     array = tensor.numpy()
     array = array.astype(dtype, copy=False)
     return array if shape is None else array.reshape(shape)
+
+
+def times(array: Array, factor: float) -> Array:
+    """Return an array times a number; what overflows becomes infinite, which `cast` refuses."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: Array = array * factor
+    return product
 
 
 def cast(array: Array, dtype: str, what: str) -> ArrayTensor:

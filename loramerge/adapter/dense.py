@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, cast, values
+from loramerge.adapter.delta import AddRows, Delta, cast, times, values
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor, Tensor
 
@@ -46,7 +46,7 @@ class Full(Delta):
         return replace(self, value=ArrayTensor(array.reshape(self.shape)), weight=1.0)
 
     def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        return values(self.value, dtype) * self.weight
+        return times(values(self.value, dtype), self.weight)
 
     def scaled(self, weight: float) -> Full:
         return replace(self, weight=self.weight * weight)

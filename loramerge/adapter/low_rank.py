@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, cast, values
+from loramerge.adapter.delta import AddRows, Delta, cast, times, values
 from loramerge.errors import NumericsError, ShapeError
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 
@@ -56,11 +56,14 @@ def _scaled_up(up: Tensor, factor: float, dtype: str | None, what: str) -> Tenso
     if factor == 1.0 and target == up.dtype:
         return up
     wide = "float64" if "F64" in (target, up.dtype) else "float32"
-    return cast(values(up, wide) * factor, target, what)
+    return cast(times(values(up, wide), factor), target, what)
 
 
 def _converted(tensor: Tensor, dtype: str | None, what: str) -> Tensor:
     return _scaled_up(tensor, 1.0, dtype, what)
+
+
+_INFINITE = struct.pack("<f", math.inf)
 
 
 def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tensor | None]:
@@ -75,10 +78,15 @@ def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tens
     if scale.stored is not None and scale.unchanged:
         return 1.0, scale.stored
     sign = -1.0 if value < 0 else 1.0
-    single = struct.pack("<f", abs(value) * rank)
+    try:
+        single = struct.pack("<f", abs(value) * rank)
+    except OverflowError:
+        single = _INFINITE
     # what float32 cannot hold of alpha (a rounding of 6e-8) is not worth rounding up again
     if abs(value) * rank != 0 and struct.unpack("<f", single)[0] in (0.0, math.inf):
-        raise NumericsError(f"alpha {abs(value) * rank:.3g} does not fit float32")
+        raise NumericsError(
+            f"alpha {abs(value) * rank:.3g} does not fit float32", hint="use a smaller weight"
+        )
     return sign, RawTensor(single, "F32", ())
 
 
@@ -91,7 +99,7 @@ class _Scaled(Tensor):
 
     def numpy(self) -> Array:
         wide = "float64" if self.dtype == "F64" else "float32"
-        scaled = values(self._tensor, wide) * self._factor
+        scaled = times(values(self._tensor, wide), self._factor)
         return cast(scaled, self.dtype, "up").numpy().reshape(self.shape)
 
     def raw(self) -> memoryview:
@@ -205,7 +213,7 @@ class LowRank(Delta):
         up = values(self.up, dtype, (self.shape[0], self.rank))
         down = values(self.down, dtype, (self.rank, math.prod(self.shape[1:])))
         scale = self.scale.value(self.rank)
-        return (up if scale == 1.0 else up * scale), down
+        return (up if scale == 1.0 else times(up, scale)), down
 
     def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
         up, down = self.factors(dtype)
@@ -290,7 +298,7 @@ class Tucker(Delta):
         import numpy as np
 
         rank, inner = self.mid.shape[:2]
-        up = values(self.up, dtype, (self.shape[0], rank)) * self.scale.value(rank)
+        up = times(values(self.up, dtype, (self.shape[0], rank)), self.scale.value(rank))
         mid = values(self.mid, dtype)
         down = values(self.down, dtype, (inner, self.shape[1]))
         joined = np.einsum("pqhw,qi->pihw", mid, down, optimize=True)

@@ -29,7 +29,7 @@ from loramerge.errors import (
 from loramerge.families import Family
 from loramerge.families.clip import without_text_model
 from loramerge.files.dtypes import DTYPES
-from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.files.tensors import RawTensor, StoredTensor, Tensor
 from loramerge.files.writer import (
     AtomicFile,
     AtomicFolder,
@@ -102,11 +102,12 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
     deltas = _one_alpha(adapter, target) if target.alpha == "tensor" else adapter.deltas
+    kept = {site.component: _keeps_alpha(adapter, site, target) for site in _of_each(adapter)}
     for site, delta in deltas.items():
         spelled = _spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         try:
-            roles = _roles(adapter, site, delta, target, dtype, spelled)
+            roles = _roles(adapter, site, delta, target, dtype, kept[site.component])
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
@@ -161,7 +162,7 @@ def _one_alpha(adapter: Adapter, target: Dialect) -> Mapping[Site, Delta]:
         if not isinstance(delta, (LowRank, Tucker)) or not delta.scale.value(delta.rank):
             continue
         spelled = _spelled_before(adapter, site, target)
-        if spelled and _drops_alpha(adapter, site, delta):
+        if _spelled_before(adapter, site, target) and _drops_alpha(adapter, site, delta):
             continue
         found.setdefault(site.component, {})[site] = delta
         if not (spelled and delta.scale.unchanged):
@@ -200,24 +201,43 @@ def _keeps_alpha(adapter: Adapter, site: Site, target: Dialect) -> bool:
     """Say whether alpha is kept beside the factors, rather than folded into up.
 
     The header of a diffusers file can hold alphas, but programs other than diffusers ignore them;
-    so they stay there only for files that came with them.
+    so they stay there only where a component is written again just as it came.
     """
     if target.alpha == "header":
-        return site.component in adapter.info.configs and _spelled_before(adapter, site, target)
+        return site.component in adapter.info.configs and all(
+            _as_loaded(adapter, other, delta, target)
+            for other, delta in adapter.deltas.items()
+            if other.component == site.component
+        )
     return target.alpha in ("tensor", "config")
 
 
+def _of_each(adapter: Adapter) -> list[Site]:
+    """Return one site of each component."""
+    return list({site.component: site for site in adapter.deltas}.values())
+
+
+def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> bool:
+    """Say whether a delta is the one its file holds, in the target's spelling."""
+    return (
+        isinstance(delta, LowRank)
+        and isinstance(delta.up, StoredTensor)
+        and delta.scale.weight == 1.0
+        and _spelled_before(adapter, site, target)
+    )
+
+
 def _roles(
-    adapter: Adapter, site: Site, delta: Delta, target: Dialect, dtype: str | None, spelled: bool
+    adapter: Adapter, site: Site, delta: Delta, target: Dialect, dtype: str | None, keeps: bool
 ) -> dict[str, Tensor]:
-    keeps = _keeps_alpha(adapter, site, target)
+    """Return the tensors of one site; `keeps` says whether alpha stays beside the factors."""
     if keeps and target.alpha != "tensor" and isinstance(delta, LowRank):
         # the scale goes into the configuration, its sign into up
         sign = math.copysign(1.0, delta.scale.value(delta.rank))
         bare = LowRank(delta.up, delta.down, delta.shape).scaled(sign)
         return bare.encoded(dtype, alpha=False)
     roles = delta.encoded(dtype, alpha=keeps)
-    if spelled and _drops_alpha(adapter, site, delta):
+    if _spelled_before(adapter, site, target) and _drops_alpha(adapter, site, delta):
         roles.pop("alpha", None)  # the file had none, and it would say nothing
     return roles
 
@@ -329,7 +349,9 @@ def _header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Del
     flat: dict[str, Any] = {}
     for component, deltas in _by_component(adapter, written).items():
         scaled = any(
-            _keeps_alpha(adapter, site, target) for site in written if site.component == component
+            _keeps_alpha(adapter, site, target)
+            for site in _of_each(adapter)
+            if site.component == component
         )
         own = adapter.info.configs.get(component, {})
         config = own | _patterns(deltas, scaled=scaled)

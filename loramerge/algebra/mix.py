@@ -106,6 +106,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
                 file=f"{adapters[0].label} and {adapter.label}",
                 expected=first.name or "an unknown family",
                 found=detection.name or "an unknown family",
+                hint="loramerge inspect FILE shows the modules of each",
             )
     if not first.candidates:
         shared = set.intersection(*(set(a.deltas) for a in adapters))

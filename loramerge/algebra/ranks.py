@@ -165,8 +165,8 @@ def ranks_for_size(
     if empty > budget:
         raise UsageError(
             "the file cannot be that small: what cannot be cut is larger",
-            expected=f"at least {empty / 1e6:.2f} MB",
-            found=f"{budget / 1e6:.2f} MB",
+            expected=f"at least {empty:,} bytes",
+            found=f"{budget:,} bytes",
         )
     steps = sorted(
         (

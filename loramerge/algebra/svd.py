@@ -6,10 +6,12 @@ For `ΔW = up @ down` with `up (m, R)`, `down (R, n)` the cost is `O((m + n) R²
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from loramerge.algebra.arrays import Array, namespace, to_numpy
+from loramerge.errors import NumericsError
 
 __all__ = ["Decomposition", "decompose", "decompose_dense", "inner_product"]
 
@@ -60,6 +62,20 @@ def _signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
     return up * signs, down * signs.T
 
 
+@contextmanager
+def _converging() -> Iterator[None]:
+    """Turn the failure of a LAPACK routine, numpy's or torch's, into an error of ours."""
+    try:
+        yield
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        if not type(error).__name__.endswith("LinAlgError"):
+            raise
+        raise NumericsError(
+            f"the singular value decomposition failed ({error})",
+            hint="the values are too large or too wild; loramerge inspect --deep shows where",
+        ) from None
+
+
 def decompose(up: Array, down: Array, *, precise: bool = False) -> Decomposition:
     """Decompose `up @ down`.
 
@@ -82,10 +98,11 @@ def decompose(up: Array, down: Array, *, precise: bool = False) -> Decomposition
 
         empty = np.zeros(0)
         return Decomposition(empty, lambda _: (np.zeros((m, 0)), np.zeros((0, n))))
-    if inner > min(m, n):
-        found = decompose_dense(up @ down)
-    else:
-        found = (None if precise else _by_gram(up, down)) or _by_qr(up, down)
+    with _converging():
+        if inner > min(m, n):
+            found = decompose_dense(up @ down)
+        else:
+            found = (None if precise else _by_gram(up, down)) or _by_qr(up, down)
     size = xp.linalg.vector_norm(up) * xp.linalg.vector_norm(down)
     return replace(found, noise=_NOISE * float(size))
 
@@ -98,7 +115,7 @@ def _by_gram(up: Array, down: Array) -> Decomposition | None:
     """
     xp = namespace(up)
     size_up, size_down = xp.linalg.vector_norm(up), xp.linalg.vector_norm(down)
-    if not (size_up > 0 and size_down > 0):
+    if not (0 < size_up < math.inf and 0 < size_down < math.inf):
         return None
     values_up, vectors_up = xp.linalg.eigh((up.T @ up) / size_up**2)
     values_down, vectors_down = xp.linalg.eigh((down @ down.T) / size_down**2)

@@ -43,5 +43,12 @@ class Weight:
 
     def text(self) -> str:
         """Return the weight as users write it."""
-        parts = [f"{self.default:g}"] if self.default != 1.0 or not self.components else []
-        return ":".join(parts + [f"{name}={value:g}" for name, value in self.components.items()])
+        parts = [_shown(self.default)] if self.default != 1.0 or not self.components else []
+        named = [f"{name}={_shown(value)}" for name, value in self.components.items()]
+        return ":".join(parts + named)
+
+
+def _shown(value: float) -> str:
+    """Return a number in as few digits as say it exactly."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

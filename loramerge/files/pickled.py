@@ -53,7 +53,9 @@ def load_pickle(path: str | PathLike[str]) -> Any:
             hint="get the file as safetensors, or convert it in a place you trust",
         ) from None
     except Exception as error:  # a broken byte may make torch raise anything at all
-        reason = str(error).split(". ")[0] or type(error).__name__
+        reason = str(error).split(". ")[0]
+        if len(reason) < 8:  # torch may say no more than a number
+            reason = f"{type(error).__name__} {reason}".strip()
         raise CorruptFile(
             f"torch cannot read the file ({reason})",
             file=path,

@@ -35,6 +35,8 @@ class PositionedFile:
         try:
             self._descriptor = os.open(self.path, flags, 0o666)
         except FileNotFoundError:
+            if mode != "r":
+                raise FileError("cannot create the file here", file=self.path) from None
             raise MissingFile("no such file", file=self.path) from None
         except OSError as error:
             raise FileError(f"cannot open: {error.strerror}", file=self.path) from None

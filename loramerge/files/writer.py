@@ -75,7 +75,7 @@ def _mark(process: int) -> str:
 
 def _partial(target: Path) -> Path:
     """Return a new name for a temporary file beside the target, short enough for every system."""
-    stem = target.name.encode()[:80].decode("utf-8", "ignore")
+    stem = os.fsencode(target.name)[:80].decode("utf-8", "ignore")
     unique = f"{time.monotonic_ns() & 0xFFFFFF:06x}"
     return target.with_name(f".{stem}.{_mark(os.getpid())}-{unique}{_PARTIAL}")
 

@@ -284,7 +284,7 @@ def test_everything_fits() -> None:
 def test_what_cannot_be_cut_is_named_with_its_size() -> None:
     with pytest.raises(UsageError, match="cannot be that small") as caught:
         ranks_for_size([Candidate([1.0], 10, 0)], 1_000_000, lambda _: 2_500_000)
-    assert caught.value.expected == "at least 2.50 MB"
+    assert caught.value.expected == "at least 2,500,000 bytes"
 
 
 def test_real_sizes_are_quick() -> None:
