@@ -102,7 +102,10 @@ def decompose(up: Array, down: Array, *, precise: bool = False) -> Decomposition
         if inner > min(m, n):
             found = decompose_dense(up @ down)
         else:
-            found = (None if precise else _by_gram(up, down)) or _by_qr(up, down)
+            quick = None if precise else _by_gram(up, down)
+            if quick is not None:
+                return quick
+            found = _by_qr(up, down)
     size = xp.linalg.vector_norm(up) * xp.linalg.vector_norm(down)
     return replace(found, noise=_NOISE * float(size))
 
@@ -114,11 +117,12 @@ def _by_gram(up: Array, down: Array) -> Decomposition | None:
     values of the product, and `up L_d Y = U Σ`, `Xᵀ Lᵤᵀ down = Σ Vᵀ`.
     """
     xp = namespace(up)
-    size_up, size_down = xp.linalg.vector_norm(up), xp.linalg.vector_norm(down)
+    gram_up, gram_down = up.T @ up, down @ down.T
+    size_up, size_down = math.sqrt(xp.linalg.trace(gram_up)), math.sqrt(xp.linalg.trace(gram_down))
     if not (0 < size_up < math.inf and 0 < size_down < math.inf):
         return None
-    values_up, vectors_up = xp.linalg.eigh((up.T @ up) / size_up**2)
-    values_down, vectors_down = xp.linalg.eigh((down @ down.T) / size_down**2)
+    values_up, vectors_up = xp.linalg.eigh(gram_up / size_up**2)
+    values_down, vectors_down = xp.linalg.eigh(gram_down / size_down**2)
     for values in (values_up, values_down):
         if not values[0] * _GRAM_CONDITION > values[-1]:
             return None
@@ -128,12 +132,13 @@ def _by_gram(up: Array, down: Array) -> Decomposition | None:
 
     def truncate(k: int) -> tuple[Array, Array]:
         root = 1.0 / xp.sqrt(s[:k])
-        balance = xp.sqrt(size_down / size_up)  # √(‖up‖‖down‖) on both sides
+        balance = math.sqrt(size_down / size_up)  # √(‖up‖‖down‖) on both sides
         new_up = up @ (right @ yt[:k].T * root) * balance
         new_down = ((left @ x[:, :k]) * root).T @ down / balance
         return _signs_fixed(to_numpy(new_up), to_numpy(new_down))
 
-    return Decomposition(to_numpy(s * (size_up * size_down)), truncate)
+    size = size_up * size_down
+    return Decomposition(to_numpy(s * size), truncate, noise=_NOISE * size)
 
 
 def _by_qr(up: Array, down: Array) -> Decomposition:

@@ -6,6 +6,7 @@ Only `numpy_dtype` imports numpy (and ml_dtypes for bfloat16 and float8); sizes 
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loramerge.errors import UsageError
@@ -85,6 +86,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
+@cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return the safetensors name of a numpy dtype, the inverse of `numpy_dtype`."""
     for name, entry in DTYPES.items():
