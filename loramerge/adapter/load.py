@@ -14,7 +14,7 @@ from loramerge.adapter.adapter import Adapter, Info, Problem
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.dense import Full, Replacement
 from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.low_rank import LowRank, Scale, Tucker
+from loramerge.adapter.low_rank import Factored, LowRank, Scale, Tucker
 from loramerge.adapter.source import Source, open_source
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
@@ -280,7 +280,7 @@ def _check_alphas(adapter: Adapter) -> None:
     zeros = [
         site.name
         for site, delta in adapter.deltas.items()
-        if isinstance(delta, (LowRank, Tucker)) and delta.alpha == 0
+        if isinstance(delta, Factored) and delta.alpha == 0
     ]
     for name in zeros:
         adapter.info.problems.append(

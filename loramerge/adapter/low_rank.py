@@ -6,7 +6,8 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+from typing import cast as cast_type
 
 from loramerge.adapter.delta import AddRows, Delta, cast, times, values
 from loramerge.errors import NumericsError, ShapeError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["LowRank", "Scale", "Tucker"]
+__all__ = ["Factored", "LowRank", "Scale", "Tucker"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,6 @@ def _scaled_up(up: Tensor, factor: float, dtype: str | None, what: str) -> Tenso
         return up
     wide = "float64" if "F64" in (target, up.dtype) else "float32"
     return cast(times(values(up, wide), factor), target, what)
-
-
-def _converted(tensor: Tensor, dtype: str | None, what: str) -> Tensor:
-    return _scaled_up(tensor, 1.0, dtype, what)
 
 
 _INFINITE = struct.pack("<f", math.inf)
@@ -106,39 +103,74 @@ class _Scaled(Tensor):
         return ArrayTensor(self.numpy()).raw()
 
 
-_Scalable = TypeVar("_Scalable", "LowRank", "Tucker")
+class Factored(Delta):
+    """What kinds of factors with one scale have in common; abstract.
 
-
-def _with_alpha(delta: _Scalable, alpha: float) -> _Scalable:
-    """Return the same ΔW with a stated alpha; the rest of the scale goes into the factors.
-
-    Wide types split it as √ on up and down; half types take it in up, which rounds once.
+    A final class adds its fields, `factors`, and `stored` with `up` and `down` among the roles.
     """
-    factor = delta.scale.value(delta.rank) * delta.rank / alpha
-    up, down = delta.up, delta.down
-    if factor != 1.0 and up.dtype in ("F32", "F64"):
-        root = math.sqrt(abs(factor))
-        up, down = _Scaled(up, math.copysign(root, factor)), _Scaled(down, root)
-    elif factor != 1.0:
-        up = _Scaled(up, factor)
-    return replace(delta, up=up, down=down, scale=Scale(alpha))
 
+    up: Tensor
+    down: Tensor
+    scale: Scale
 
-def _product_adder(up: Array, down: Array) -> AddRows:
-    import numpy as np
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
 
-    def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
-        if fresh:
-            np.matmul(up[start:stop], down, out=out)
-        else:
-            out += up[start:stop] @ down
+    @property
+    def alpha(self) -> float | None:
+        return self.scale.alpha
 
-    return add
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        up, down = self.factors(dtype)
+        return (up @ down).reshape(self.shape)
+
+    def _replaced(self, **fields: Any) -> Self:
+        changed: Self = replace(cast_type(Any, self), **fields)
+        return changed
+
+    def scaled(self, weight: float) -> Self:
+        return self._replaced(scale=replace(self.scale, weight=self.scale.weight * weight))
+
+    def with_alpha(self, alpha: float) -> Self:
+        """Return the same ΔW stated with another alpha (> 0); the rest goes into the factors.
+
+        Wide types split it as √ on up and down; half types take it in up, which rounds once.
+        """
+        factor = self.scale.value(self.rank) * self.rank / alpha
+        up, down = self.up, self.down
+        if factor != 1.0 and up.dtype in ("F32", "F64"):
+            root = math.sqrt(abs(factor))
+            up, down = _Scaled(up, math.copysign(root, factor)), _Scaled(down, root)
+        elif factor != 1.0:
+            up = _Scaled(up, factor)
+        return self._replaced(up=up, down=down, scale=Scale(alpha))
+
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
+        roles = {
+            role: _scaled_up(stored, factor if role == "up" else 1.0, dtype, role)
+            for role, stored in self.stored().items()
+        }
+        return roles if tensor is None else roles | {"alpha": tensor}
+
+    def row_adder(self, dtype: str = "float32") -> AddRows:
+        import numpy as np
+
+        up, down = self.factors(dtype)
+
+        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+            if fresh:
+                np.matmul(up[start:stop], down, out=out)
+            else:
+                out += up[start:stop] @ down
+
+        return add
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class LowRank(Delta):
+class LowRank(Factored):
     """`ΔW = scale · up @ down`.
 
     Args:
@@ -197,51 +229,19 @@ class LowRank(Delta):
             shape=shape,
         )
 
-    def with_alpha(self, alpha: float) -> LowRank:
-        """Return the same ΔW stated with another alpha (> 0)."""
-        return _with_alpha(self, alpha)
-
-    @property
-    def rank(self) -> int:
-        return self.up.shape[1]
-
-    @property
-    def alpha(self) -> float | None:
-        return self.scale.alpha
-
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
         up = values(self.up, dtype, (self.shape[0], self.rank))
         down = values(self.down, dtype, (self.rank, math.prod(self.shape[1:])))
         scale = self.scale.value(self.rank)
         return (up if scale == 1.0 else times(up, scale)), down
 
-    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        up, down = self.factors(dtype)
-        return (up @ down).reshape(self.shape)
-
-    def scaled(self, weight: float) -> LowRank:
-        return replace(self, scale=replace(self.scale, weight=self.scale.weight * weight))
-
     def stored(self) -> Mapping[str, Tensor]:
         return {"up": self.up, "down": self.down}
-
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
-        factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
-        roles: dict[str, Tensor] = {
-            "up": _scaled_up(self.up, factor, dtype, "up"),
-            "down": _converted(self.down, dtype, "down"),
-        }
-        if tensor is not None:
-            roles["alpha"] = tensor
-        return roles
-
-    def row_adder(self, dtype: str = "float32") -> AddRows:
-        return _product_adder(*self.factors(dtype))
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tucker(Delta):
+class Tucker(Factored):
     """`ΔW[o,i,h,w] = scale · Σ_pq up[o,p] mid[p,q,h,w] down[q,i]`: a convolution with a small core.
 
     Args:
@@ -282,18 +282,6 @@ class Tucker(Delta):
             )
         return cls(up, down, mid, (up.shape[0], down.shape[1], *mid.shape[2:]), scale)
 
-    def with_alpha(self, alpha: float) -> Tucker:
-        """Return the same ΔW stated with another alpha (> 0)."""
-        return _with_alpha(self, alpha)
-
-    @property
-    def rank(self) -> int:
-        return self.up.shape[1]
-
-    @property
-    def alpha(self) -> float | None:
-        return self.scale.alpha
-
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
         import numpy as np
 
@@ -304,26 +292,5 @@ class Tucker(Delta):
         joined = np.einsum("pqhw,qi->pihw", mid, down, optimize=True)
         return up, joined.reshape(rank, -1)
 
-    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        up, down = self.factors(dtype)
-        return (up @ down).reshape(self.shape)
-
-    def scaled(self, weight: float) -> Tucker:
-        return replace(self, scale=replace(self.scale, weight=self.scale.weight * weight))
-
     def stored(self) -> Mapping[str, Tensor]:
         return {"up": self.up, "down": self.down, "mid": self.mid}
-
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
-        factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
-        roles: dict[str, Tensor] = {
-            "up": _scaled_up(self.up, factor, dtype, "up"),
-            "down": _converted(self.down, dtype, "down"),
-            "mid": _converted(self.mid, dtype, "mid"),
-        }
-        if tensor is not None:
-            roles["alpha"] = tensor
-        return roles
-
-    def row_adder(self, dtype: str = "float32") -> AddRows:
-        return _product_adder(*self.factors(dtype))

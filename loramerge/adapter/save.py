@@ -13,7 +13,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.low_rank import LowRank, Tucker
+from loramerge.adapter.low_rank import Factored, LowRank
 from loramerge.adapter.metadata import network_metadata, training_metadata
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
@@ -156,10 +156,10 @@ def _one_alpha(adapter: Adapter, target: Dialect) -> Mapping[Site, Delta]:
     diffusers takes the alpha of one module for all of its component, so alphas that differ load at
     a wrong strength there. Files whose own alphas differ are written again as they are.
     """
-    found: dict[str, dict[Site, LowRank | Tucker]] = {}
+    found: dict[str, dict[Site, Factored]] = {}
     changed: set[str] = set()
     for site, delta in adapter.deltas.items():
-        if not isinstance(delta, (LowRank, Tucker)) or not delta.scale.value(delta.rank):
+        if not isinstance(delta, Factored) or not delta.scale.value(delta.rank):
             continue
         spelled = _spelled_before(adapter, site, target)
         if _spelled_before(adapter, site, target) and _drops_alpha(adapter, site, delta):
@@ -185,7 +185,7 @@ def _one_alpha(adapter: Adapter, target: Dialect) -> Mapping[Site, Delta]:
 
 def _drops_alpha(adapter: Adapter, site: Site, delta: Delta) -> bool:
     """Say whether a site of a file without alphas stays without: its alpha is its rank."""
-    if (site, "alpha") in adapter.info.spelling or not isinstance(delta, (LowRank, Tucker)):
+    if (site, "alpha") in adapter.info.spelling or not isinstance(delta, Factored):
         return False
     return delta.scale.value(delta.rank) == 1.0
 
