@@ -35,7 +35,12 @@ from loramerge.stream.bake import Survival, plan_bake
 from loramerge.stream.bake import bake as _bake
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
-from loramerge.verbs.outputs import adapter_output, checkpoint_output, size_model
+from loramerge.verbs.outputs import (
+    adapter_output,
+    checkpoint_output,
+    size_model,
+    weighted_shapes,
+)
 from loramerge.verbs.parameters import Context
 from loramerge.verbs.writing import ADAPTER_FLOATS, float_type, size_in_bytes
 
@@ -98,7 +103,7 @@ def mix(
     sizes = None
     if rule.max_size is not None:
         frame = mixed_frame([a for a, _ in inputs], embeddings)
-        shapes = {s: d for a, w in inputs for s, d in a.deltas.items() if w.of(s) != 0}
+        shapes = weighted_shapes(inputs)
         target = choose_dialect(None, [a for a, _ in inputs])
         sizes = size_model(frame, shapes, target, frame.dtype)
     mixed, _ = _mix(

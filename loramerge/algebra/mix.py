@@ -53,8 +53,9 @@ def mix(
         adapter.require_sound()
     terms: dict[Site, list[Delta]] = {}
     for adapter, weight in inputs:
+        of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
-            w = weight.of(site)
+            w = of(site)
             if w != 0.0:
                 with naming(site, adapter.info.path):
                     scaled = delta if w == 1.0 else delta.scaled(w)

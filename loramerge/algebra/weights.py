@@ -1,15 +1,20 @@
-"""The user's coefficient of an adapter: one number, or one per component."""
+"""The user's coefficient of an adapter: one number, or one per component, block or module."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
 
-from loramerge.adapter import Site
-from loramerge.errors import UsageError
+from loramerge.adapter import Adapter, Site
+from loramerge.algebra.blocks import VECTORS, block_label, block_order, check_vector, preset
+from loramerge.errors import UsageError, nearest
+from loramerge.families import Family
 
-__all__ = ["COMPONENT_WORDS", "Weight"]
+__all__ = ["COMPONENT_WORDS", "Weight", "shown_number", "weight_of"]
 
 # what users write → component names
 COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
@@ -25,30 +30,159 @@ COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def shown_number(value: float) -> str:
+    """Return a number in the fewest digits that say it exactly."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 @dataclass(frozen=True)
 class Weight:
-    """A coefficient for every site: that of its component if one is given, else `default`."""
+    """A coefficient for every site. The most particular one counts; they never multiply.
+
+    The last pattern that matches the module's name, else its component's, else its block's, else
+    `default`.
+
+    Args:
+        default: also for blocks that a vector does not name (some programs take 0 for those).
+        components: component name → weight; `text_encoder` does not include `text_encoder_2`.
+        blocks: a block vector of 12, 17, 20 or 26 values, see `algebra.blocks`.
+        depth: weights at equal steps from the first block of the UNet to the last, interpolated.
+        match: (case-sensitive pattern on the module's name, weight) pairs, the last match counts.
+    """
 
     default: float = 1.0
     components: Mapping[str, float] = field(default_factory=dict)
+    blocks: tuple[float, ...] = ()
+    depth: tuple[float, ...] = ()
+    match: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for value in (self.default, *self.components.values()):
+        numbers = (self.default, *self.components.values(), *self.blocks, *self.depth)
+        for value in (*numbers, *(value for _, value in self.match)):
             if not math.isfinite(value):
                 raise UsageError("a weight must be a finite number", found=value)
+        if self.blocks and len(self.blocks) not in VECTORS:
+            raise UsageError(
+                f"a block vector of {len(self.blocks)} values has no meaning",
+                expected="12 or 20 values for SDXL, 17 for SD1 and SD2, or 26",
+            )
+        if self.blocks and self.depth:
+            raise UsageError("give a weight per block or by depth, not both")
 
-    def of(self, site: Site) -> float:
-        """Return the coefficient of a site."""
-        return self.components.get(site.component, self.default)
+    def of(self, site: Site, family: Family | None = None) -> float:
+        """Return the coefficient of a site; blocks count only where the family is known."""
+        for pattern, value in reversed(self.match):
+            if fnmatchcase(site.modules[0], pattern):
+                return value
+        if site.component in self.components:
+            return self.components[site.component]
+        if family is not None and (self.blocks or self.depth):
+            by_block = _by_block(self.blocks, self.depth, family)
+            return by_block.get(block_label(site, family) or "", self.default)
+        return self.default
+
+    def on(self, adapter: Adapter) -> Callable[[Site], float]:
+        """Return the function that gives the coefficient of each site of an adapter.
+
+        Raises:
+            UsageError: if the weight goes by blocks that the adapter's family does not have.
+        """
+        family = adapter.info.detection.naming
+        if self.blocks or self.depth:
+            if family is None or not block_order(family):
+                raise UsageError(
+                    "weights per block need an adapter of a family whose blocks are known",
+                    file=adapter.info.path,
+                    found=adapter.info.detection.name or "an unknown family",
+                )
+            _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
+        return lambda site: self.of(site, family)
 
     def text(self) -> str:
         """Return the weight as users write it."""
-        parts = [_shown(self.default)] if self.default != 1.0 or not self.components else []
-        named = [f"{name}={_shown(value)}" for name, value in self.components.items()]
-        return ":".join(parts + named)
+        rest = [f"{name}={shown_number(value)}" for name, value in self.components.items()]
+        if self.blocks:
+            rest.insert(0, ",".join(shown_number(value) for value in self.blocks))
+        if self.depth:
+            rest.insert(0, "depth=" + ",".join(shown_number(value) for value in self.depth))
+        rest += [f"{pattern}={shown_number(value)}" for pattern, value in self.match]
+        parts = [shown_number(self.default)] if self.default != 1.0 or not rest else []
+        return ":".join(parts + rest)
 
 
-def _shown(value: float) -> str:
-    """Return a number in as few digits as say it exactly."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+@cache
+def _by_block(
+    blocks: tuple[float, ...], depth: tuple[float, ...], family: Family
+) -> Mapping[str, float]:
+    """Return block → weight of a vector, or of weights by depth interpolated linearly."""
+    if blocks:
+        return check_vector(blocks, family)
+    order = block_order(family)
+    last = len(depth) - 1
+    found = {}
+    for index, label in enumerate(order):
+        place = last * index / (len(order) - 1)
+        low = min(int(place), max(last - 1, 0))
+        share = place - low
+        found[label] = depth[low] * (1 - share) + depth[min(low + 1, last)] * share
+    return found
+
+
+_FIELDS = ("default", "match", "blocks", "preset", "depth")
+
+
+def weight_of(content: Any, where: str) -> Weight:
+    """Return the weight that a number or a mapping states, as recipes and weight files have it.
+
+    Args:
+        content: a number, or a mapping of `default`, component words, `match` (pattern → number),
+            and one of `blocks` (a vector), `preset` (a name), `depth` (numbers).
+        where: named in errors.
+
+    Raises:
+        UsageError: naming what is wrong, with the nearest known word.
+    """
+    if not isinstance(content, Mapping):
+        return Weight(_checked(content, where))
+    components: dict[str, float] = {}
+    fields: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in COMPONENT_WORDS:
+            components |= dict.fromkeys(COMPONENT_WORDS[key], _checked(value, f"{where}: {key}"))
+        elif key in _FIELDS:
+            fields[key] = value
+        else:
+            close = nearest(str(key), [*_FIELDS, *COMPONENT_WORDS])
+            raise UsageError(
+                f"{where}: {key!r} is no part of a weight",
+                expected=", ".join((*_FIELDS, *COMPONENT_WORDS)),
+                hint=f"did you mean {close}?" if close else None,
+            )
+    if "preset" in fields and "blocks" in fields:
+        raise UsageError(f"{where}: give preset or blocks, not both")
+    blocks = _numbers(fields.get("blocks", ()), f"{where}: blocks")
+    if "preset" in fields:
+        blocks = preset(str(fields["preset"]))
+    match = fields.get("match", {})
+    if not isinstance(match, Mapping):
+        raise UsageError(f"{where}: match must map patterns to numbers", found=match)
+    return Weight(
+        _checked(fields.get("default", 1.0), f"{where}: default"),
+        components,
+        blocks,
+        _numbers(fields.get("depth", ()), f"{where}: depth"),
+        tuple((str(p), _checked(v, f"{where}: match {p}")) for p, v in match.items()),
+    )
+
+
+def _checked(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UsageError(f"{where}: expected a number", found=value)
+    return float(value)
+
+
+def _numbers(values: Any, where: str) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, (list, tuple)):
+        raise UsageError(f"{where}: expected a list of numbers", found=values)
+    return tuple(_checked(value, where) for value in values)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramerge.algebra.weights import COMPONENT_WORDS, Weight
-from loramerge.errors import NotFound, UsageError, nearest
+from loramerge.algebra.blocks import PRESETS
+from loramerge.algebra.weights import COMPONENT_WORDS, Weight, shown_number, weight_of
+from loramerge.errors import CorruptFile, MissingFile, NotFound, UsageError, nearest
 from loramerge.library.lookup import find
 from loramerge.library.registry import Registry
 
-__all__ = ["Reference", "parse_reference"]
+__all__ = ["Reference", "parse_reference", "with_weight_files"]
 
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
@@ -63,12 +65,6 @@ def _number(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text.strip()) else None
 
 
-def _shown(number: float) -> str:
-    """Return a number in the fewest digits that say it exactly."""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)
-
-
 def parse_reference(text: str) -> Reference:
     """Split a reference into name and weight.
 
@@ -76,8 +72,8 @@ def parse_reference(text: str) -> Reference:
     an existing path is a name as a whole.
 
     Raises:
-        UsageError: for two bare numbers, whose meaning differs between programs, a block vector,
-            or an empty name.
+        UsageError: for two bare numbers, whose meaning differs between programs, a number beside a
+            block vector, or an empty name.
     """
     prompt = _PROMPT.fullmatch(text.strip())
     rest = prompt.group(1) if prompt else text
@@ -86,6 +82,7 @@ def parse_reference(text: str) -> Reference:
     default: list[float] = []
     components: dict[str, float] = {}
     written: list[str] = []
+    blocks: tuple[float, ...] = ()
     while True:
         head, colon, tail = rest.rpartition(":")
         if not colon:
@@ -99,15 +96,19 @@ def parse_reference(text: str) -> Reference:
             if twice := found.keys() & components.keys():
                 raise UsageError(f"{text!r} gives {sorted(twice)[0]} two weights")
             components = found | components
-            written.insert(0, f"{assigned.group(1)}={_shown(next(iter(found.values())))}")
-        elif _VECTOR.fullmatch(tail):
-            raise UsageError(
-                f"{text!r} gives a weight per block, which this version does not have yet",
-                hint="give one weight, or one per component: A:unet=0.8:te=0",
-            )
+            written.insert(0, f"{assigned.group(1)}={shown_number(next(iter(found.values())))}")
+        elif (_VECTOR.fullmatch(tail) or tail in PRESETS) and not blocks:
+            values = PRESETS.get(tail) or tuple(float(value) for value in tail.split(","))
+            blocks = tuple(map(float, values))
+            written.insert(0, tail if tail in PRESETS else f"{len(blocks)} blocks")
         else:
             break
         rest = head
+    if default and blocks:
+        raise UsageError(
+            f"{text!r} gives a number and a weight per block, which never multiply here",
+            hint="write the products into the vector",
+        )
     if len(default) > 1:
         first, second = default[1], default[0]
         raise UsageError(
@@ -120,8 +121,9 @@ def parse_reference(text: str) -> Reference:
     if not all(math.isfinite(number) for number in (*default, *components.values())):
         raise UsageError(f"{text!r}: a weight must be a finite number")
     if default or not written:
-        written.insert(0, _shown(default[0]) if default else "1")
-    return Reference(rest, Weight(default[0] if default else 1.0, components), ":".join(written))
+        written.insert(0, shown_number(default[0]) if default else "1")
+    weight = Weight(default[0] if default else 1.0, components, blocks)
+    return Reference(rest, weight, ":".join(written))
 
 
 def _component(word: str, value: str, text: str) -> dict[str, float]:
@@ -137,3 +139,45 @@ def _component(word: str, value: str, text: str) -> dict[str, float]:
     if number is None:
         raise UsageError(f"{text!r}: {value!r} is no number")
     return dict.fromkeys(COMPONENT_WORDS[word], number)
+
+
+def with_weight_files(
+    references: Sequence[Reference], assignments: Sequence[str]
+) -> list[Reference]:
+    """Give references the weights that `NAME=FILE.yaml` assignments state for them.
+
+    Raises:
+        UsageError: if an assignment names no reference, or one that has a weight already.
+        MissingFile, CorruptFile: if a file cannot be read.
+    """
+    result = list(references)
+    for assignment in assignments:
+        name, equals, path = assignment.rpartition("=")
+        if not equals:
+            raise UsageError(f"{assignment!r} is no weight file", hint="--weights NAME=FILE.yaml")
+        places = [i for i, r in enumerate(result) if name in (r.name, r.label)]
+        if len(places) != 1:
+            known = ", ".join(r.label for r in result)
+            problem = f"{name!r} names no adapter of this command"
+            raise UsageError(
+                problem if not places else f"{name!r} names several adapters", expected=known
+            )
+        old = result[places[0]]
+        if old.weight != Weight():
+            raise UsageError(f"{name!r} has a weight already: {old.written}")
+        weight = weight_of(_read_yaml(Path(path)), Path(path).name)
+        result[places[0]] = Reference(old.name, weight, Path(path).stem)
+    return result
+
+
+def _read_yaml(path: Path) -> object:
+    """Read a small YAML 1.2 file."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise MissingFile("no such file", file=path) from None
+    except (YAMLError, ValueError, OSError) as error:
+        raise CorruptFile(f"cannot be read as YAML ({error})", file=path) from None

@@ -138,8 +138,9 @@ def plan_bake(
     for adapter, weight in inputs:
         adapter.require_sound()
         _require_family(adapter, checkpoint)
+        of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
-            w = weight.of(site)
+            w = of(site)
             if w == 0.0:
                 continue
             places = _places(checkpoint, site)

@@ -25,14 +25,14 @@ from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import find
-from loramerge.library.references import Reference, parse_reference
+from loramerge.library.references import Reference, parse_reference, with_weight_files
 from loramerge.stream.bake import BakePlan, Survival, plan_bake
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
 from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
 from loramerge.verbs.parameters import Context, Doc
-from loramerge.verbs.writing import float_type
+from loramerge.verbs.writing import WeightParameters, float_type
 
 __all__ = ["Bake", "BakeResult", "bake"]
 
@@ -41,7 +41,7 @@ _RECEIPT = "loramerge.bake"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bake:
+class Bake(WeightParameters):
     """Add adapters to a checkpoint; the result has the same layout as the base.
 
     Tensors that no adapter touches stay byte-identical. The report says how much of the requested
@@ -168,7 +168,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     Raises:
         LoramergeError: see `stream.bake.plan_bake` and `stream.bake.bake`.
     """
-    references = [parse_reference(text) for text in (*parameters.adapters, *parameters.lora)]
+    texts = (*parameters.adapters, *parameters.lora)
+    references = with_weight_files([parse_reference(text) for text in texts], parameters.weights)
     if not references and parameters.dtype is None:
         raise UsageError("bake needs an adapter", hint="--lora NAME:0.8")
     dtype, skip = float_type(parameters.dtype, FLOATS), _skipped(parameters.skip_missing)

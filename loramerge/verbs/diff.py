@@ -84,7 +84,9 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
     references = [parse_reference(parameters.a), parse_reference(parameters.b)]
     a, b = (open_adapter(reference.path(), context.notify) for reference in references)
     a, b = (
-        adapter.with_deltas({s: d.scaled(r.weight.of(s)) for s, d in adapter.deltas.items()})
+        adapter.with_deltas(
+            {s: d.scaled(r.weight.on(adapter)(s)) for s, d in adapter.deltas.items()}
+        )
         if r.weight != Weight()
         else adapter
         for adapter, r in zip((a, b), references, strict=True)

@@ -17,7 +17,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
 from loramerge.events import Note
 from loramerge.files.dtypes import DTYPES
-from loramerge.library.references import Reference, parse_reference
+from loramerge.library.references import Reference, parse_reference, with_weight_files
 from loramerge.verbs.inputs import open_adapter
 from loramerge.verbs.outputs import (
     adapter_output,
@@ -25,15 +25,16 @@ from loramerge.verbs.outputs import (
     size_model,
     sum_name,
     version_entry,
+    weighted_shapes,
 )
 from loramerge.verbs.parameters import Context, Doc
-from loramerge.verbs.writing import RankParameters, WriteParameters
+from loramerge.verbs.writing import RankParameters, WeightParameters, WriteParameters
 
 __all__ = ["Mix", "MixResult", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(RankParameters, WriteParameters):
+class Mix(WeightParameters, RankParameters, WriteParameters):
     """Combine adapters with weights, exactly.
 
     The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
@@ -43,7 +44,8 @@ class Mix(RankParameters, WriteParameters):
     adapters: Annotated[
         tuple[str, ...],
         Doc(
-            "Adapters with weights: NAME:0.7, NAME:unet=0.8:te=0, or a pasted <lora:NAME:0.8>.",
+            "Adapters with weights: NAME:0.7, NAME:unet=0.8:te=0, NAME:OUTALL, NAME:1,0,0,… or a "
+            "pasted <lora:NAME:0.8>.",
             ("ADAPTER",),
             completes="adapters",
         ),
@@ -116,7 +118,9 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
         LoramergeError: see `algebra.mix.mix` and `adapter.save.encode`.
     """
     asked, dtype = parameters.target(), parameters.float_type()
-    references = [parse_reference(text) for text in parameters.adapters]
+    references = with_weight_files(
+        [parse_reference(text) for text in parameters.adapters], parameters.weights
+    )
     adapters = [open_adapter(reference.path(), context.notify) for reference in references]
     target = choose_dialect(asked, adapters)
     output = None if parameters.output is None else Path(parameters.output)
@@ -163,7 +167,7 @@ def _mixed(
     sizes = None
     if rule.max_size is not None:
         frame = mixed_frame([adapter for adapter, _ in inputs], parameters.embeddings)
-        shapes = {s: d for a, w in inputs for s, d in a.deltas.items() if w.of(s) != 0}
+        shapes = weighted_shapes(inputs)
         target = choose_dialect(parameters.target(), [adapter for adapter, _ in inputs])
         frame.info.metadata |= version_entry()
         sizes = size_model(frame, shapes, target, dtype or frame.dtype)

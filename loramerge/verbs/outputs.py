@@ -11,6 +11,7 @@ from loramerge import __version__
 from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.save import Encoded, encode
 from loramerge.algebra.combine import SizeModel
+from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.errors import FileError, OutputExists, UsageError
@@ -162,6 +163,17 @@ class _Unread(RawTensor):
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         super().__init__(b"", dtype, shape)
+
+
+def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, Delta]:
+    """Return a delta of every site that a mix will have, for its shape."""
+    return {
+        site: delta
+        for adapter, weight in inputs
+        for of in (weight.on(adapter),)
+        for site, delta in adapter.deltas.items()
+        if of(site) != 0
+    }
 
 
 def size_model(

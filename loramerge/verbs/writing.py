@@ -69,6 +69,20 @@ def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightParameters:
+    """Weights that are too long to write behind a name."""
+
+    weights: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Weight of an adapter from a YAML file: per component, block, depth or pattern of "
+            "module names; may be repeated.",
+            metavar="NAME=FILE",
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankParameters:
     """The criteria that lower ranks."""
 

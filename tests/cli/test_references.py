@@ -105,7 +105,7 @@ def test_two_bare_numbers_are_refused_with_both_readings(run):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a:1,0,0,0.5", "weight per block"),
+        ("a:1,0,0,0.5", "4 values has no meaning"),
         ("a:nan", "finite"),
         ("a:inf", "finite"),
         ("a:1e400", "finite"),
@@ -114,7 +114,7 @@ def test_two_bare_numbers_are_refused_with_both_readings(run):
         ("a:unit=1", "did you mean unet?"),
         ("a:unet=1:unet=2", "two weights"),
         ("a:te1=1:te=2", "two weights"),
-        ("a:OUTALL", "'OUTALL' is no weight"),
+        ("a:OUTAL", "'OUTAL' is no weight"),
         ("a:0.5x", "'0.5x' is no weight"),
         ("a:1_0", "'1_0' is no weight"),
         ("a:", "'' is no weight"),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.cli.main import COMMANDS
 from loramerge.dialects import DIALECTS, PROGRAMS
 from loramerge.families import FAMILIES
@@ -127,7 +128,7 @@ def commands() -> str:
 
 
 def tables() -> dict[str, str]:
-    """Return the generated tables of docs/formats.md by name."""
+    """Return the generated tables of the documents by name."""
     dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
                 "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
@@ -140,12 +141,25 @@ def tables() -> dict[str, str]:
         layouts = sorted({s.layout for found in f.spellings.values() for s in found})
         components = ", ".join(f"{c.name} ({len(c.modules)})" for c in f.components)
         families.append(_row((f"`{f.name}`", f.title, components, ", ".join(layouts), f.verified)))
-    return {"dialects": "\n".join(dialects), "families": "\n".join(families)}
+    vectors = [_row(("values", "blocks they name")), "|---|---|"]
+    vectors += [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]
+    presets = [_row(("preset", "vector")), "|---|---|"]
+    presets += [
+        _row((f"`{name}`", f"`{','.join(map(str, values))}`")) for name, values in PRESETS.items()
+    ]
+    return {
+        "dialects": "\n".join(dialects),
+        "families": "\n".join(families),
+        "vectors": "\n".join(vectors),
+        "presets": "\n".join(presets),
+    }
 
 
 def with_tables(text: str) -> str:
     """Return a document with its tables, which stand between `<!-- name -->` and `<!-- end -->`, made anew."""
     for name, table in tables().items():
+        if f"<!-- {name} -->" not in text:
+            continue
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(
             pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL

@@ -47,8 +47,13 @@ def test_commands():
     _check(DOCS / "commands.md", reference.commands())
 
 
-def test_tables():
-    path = DOCS / "formats.md"
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [("formats", ("dialects", "families")), ("weights", ("vectors", "presets"))],
+)
+def test_tables(document, names):
+    path = DOCS / f"{document}.md"
+    assert all(f"<!-- {name} -->" in path.read_text("utf-8") for name in names)
     _check(path, reference.with_tables(path.read_text("utf-8")))
 
 
@@ -78,8 +83,12 @@ def test_the_changelog_has_this_version():
     assert f'version = "{loramerge.__version__}"' in project
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/commands.md",
-                                      "docs/formats.md", "docs/python.md"])  # fmt: skip
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
+    f"docs/{name}.md" for name in ("commands", "formats", "python", "weights")
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     text = (ROOT / document).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
@@ -87,7 +96,9 @@ def test_links_lead_somewhere(document):
     assert not re.search(r"(?<![\w.])/(home|work|tmp|root)/", text)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/commands.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/weights.md"]
+)
 def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
     """Every line of every console block, in order, with the files that it speaks of."""
     for block in blocks(ROOT / document, "console"):
@@ -131,3 +142,13 @@ def test_readme_says_what_exists():
         assert name in COMMANDS
     for line in re.findall(r"^\$ loramerge (\w+)", text, re.MULTILINE):
         assert line in COMMANDS
+
+
+def test_the_weight_file_of_the_page_is_one(tmp_path):
+    from loramerge.library.references import parse_reference, with_weight_files
+
+    (block,) = blocks(DOCS / "weights.md", "yaml")
+    (tmp_path / "page.yaml").write_text(block, "utf-8")
+    (reference,) = with_weight_files([parse_reference("a")], [f"a={tmp_path / 'page.yaml'}"])
+    assert reference.weight.components == {"text_encoder": 0.0}
+    assert len(reference.weight.blocks) == 17 and reference.weight.match == (("*attn2*", 0.5),)
