@@ -13,6 +13,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
 from loramerge.adapter.low_rank import Factored, LowRank
 from loramerge.adapter.metadata import network_metadata, training_metadata
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
@@ -283,7 +284,7 @@ def _metadata(
 ) -> dict[str, str]:
     metadata = training_metadata(adapter.info.metadata)
     if target.name == "kohya":
-        metadata |= network_metadata(adapter, written)
+        metadata |= network_metadata(adapter, written) | HASH_PLACEHOLDERS
     if target.name == "diffusers":
         metadata |= {"lora_adapter_metadata": _header_config(adapter, target, written)}
         metadata.setdefault("format", "pt")
@@ -477,6 +478,8 @@ def write_encoded(encoded: Encoded, path: str | PathLike[str], *, force: bool = 
     try:
         if encoded.dialect.folder:
             return _write_folder(encoded, place, force)
+        if encoded.dialect.name == "kohya":
+            encoded.metadata |= kohya_hashes(encoded.tensors, encoded.metadata)
         if place.suffix == ".pt":
             return _write_lists(encoded, place, force)
         return write_tensors(place, encoded.tensors, encoded.metadata, force=force)

@@ -100,7 +100,8 @@ def test_kohya_states_ranks_and_alphas(tmp_path: Path) -> None:
     assert found["ss_network_module"] == "networks.lora"
     assert (found["ss_base_model_version"], found["ss_v2"]) == ("sd_v1", "False")
     assert KEPT.items() <= found.items()
-    assert not STALE.keys() & found.keys()
+    assert not STALE.items() & found.items()  # computed anew, or left out
+    assert "modelspec.hash_sha256" not in found
 
 
 def test_mixed_ranks_and_alphas_are_dynamic(tmp_path: Path) -> None:
