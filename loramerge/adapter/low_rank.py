@@ -51,13 +51,60 @@ class Scale:
         return self.weight * self.alpha / (math.sqrt(rank) if self.root else rank)
 
 
-def _scaled_up(up: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
-    """Return up times a factor in its own or another float type; untouched if nothing changes."""
-    target = dtype or up.dtype
-    if factor == 1.0 and target == up.dtype:
-        return up
-    wide = "float64" if "F64" in (target, up.dtype) else "float32"
-    return cast(times(values(up, wide), factor), target, what)
+def _scaled_tensor(tensor: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
+    """Return a tensor times a factor in its own or another float type, rounded once."""
+    target = dtype or tensor.dtype
+    if factor == 1.0 and target == tensor.dtype:
+        return tensor
+    if tensor.unread:
+        return RawTensor(b"", target, tensor.shape)
+    wide = "float64" if "F64" in (target, tensor.dtype) else "float32"
+    return cast(times(values(tensor, wide), factor), target, what)
+
+
+def _folded(up: Tensor, down: Tensor, factor: float, dtype: str | None) -> tuple[Tensor, Tensor]:
+    """Return up and down to write, with a factor folded in.
+
+    Computed factors (float64) share it as √, so that both stay where half types are precise. Stored
+    ones take it in up; where that would leave the range in which a half type is precise, a power of
+    two goes into down instead.
+    """
+    if factor != 1.0 and up.dtype == "F64" and not up.unread:
+        root = math.sqrt(abs(factor))
+        return (
+            _scaled_tensor(up, math.copysign(root, factor), dtype, "up"),
+            _scaled_tensor(down, root, dtype, "down"),
+        )
+    shift = _shift(up, down, factor, dtype or up.dtype)
+    return (
+        _scaled_tensor(up, factor / 2.0**shift, dtype, "up"),
+        _scaled_tensor(down, 2.0**shift, dtype, "down"),
+    )
+
+
+# smallest normal and largest numbers of half types
+_RANGE = {"F16": (2.0**-14, 65504.0), "BF16": (2.0**-126, 3.38e38)}
+_MARGIN = 2.0  # above it, what subnormal numbers lose is less than what the type rounds anyway
+
+
+def _shift(up: Tensor, down: Tensor, factor: float, dtype: str) -> int:
+    """Return the power of two that goes into down, 0 where up can take the factor alone.
+
+    If it cannot, the typical sizes of both are made equal.
+    """
+    import numpy as np
+
+    if factor in (0.0, 1.0, -1.0) or dtype not in _RANGE or up.unread:
+        return 0
+    smallest, largest = _RANGE[dtype]
+    u = np.abs(times(values(up, "float64"), factor))
+    with np.errstate(over="ignore", invalid="ignore"):
+        typical = math.sqrt(float(np.mean(u * u)))
+        other = math.sqrt(float(np.mean(values(down, "float64") ** 2)))
+    precise = typical >= _MARGIN * smallest and float(u.max()) <= largest
+    if precise or not 0 < typical < math.inf or not 0 < other < math.inf:
+        return 0
+    return round((math.log2(typical) - math.log2(other)) / 2)
 
 
 _INFINITE = struct.pack("<f", math.inf)
@@ -85,22 +132,6 @@ def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tens
             f"alpha {abs(value) * rank:.3g} does not fit float32", hint="use a smaller weight"
         )
     return sign, RawTensor(single, "F32", ())
-
-
-class _Scaled(Tensor):
-    """A tensor times a number, in the tensor's own type; computed when read."""
-
-    def __init__(self, tensor: Tensor, factor: float) -> None:
-        self.dtype, self.shape = tensor.dtype, tensor.shape
-        self._tensor, self._factor = tensor, factor
-
-    def numpy(self) -> Array:
-        wide = "float64" if self.dtype == "F64" else "float32"
-        scaled = times(values(self._tensor, wide), self._factor)
-        return cast(scaled, self.dtype, "up").numpy().reshape(self.shape)
-
-    def raw(self) -> memoryview:
-        return ArrayTensor(self.numpy()).raw()
 
 
 class Factored(Delta):
@@ -132,27 +163,30 @@ class Factored(Delta):
     def scaled(self, weight: float) -> Self:
         return self._replaced(scale=replace(self.scale, weight=self.scale.weight * weight))
 
-    def with_alpha(self, alpha: float) -> Self:
-        """Return the same ΔW stated with another alpha (> 0); the rest goes into the factors.
-
-        Wide types split it as √ on up and down; half types take it in up, which rounds once.
-        """
-        factor = self.scale.value(self.rank) * self.rank / alpha
-        up, down = self.up, self.down
-        if factor != 1.0 and up.dtype in ("F32", "F64"):
-            root = math.sqrt(abs(factor))
-            up, down = _Scaled(up, math.copysign(root, factor)), _Scaled(down, root)
-        elif factor != 1.0:
-            up = _Scaled(up, factor)
-        return self._replaced(up=up, down=down, scale=Scale(alpha))
-
     def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
         factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
-        roles = {
-            role: _scaled_up(stored, factor if role == "up" else 1.0, dtype, role)
-            for role, stored in self.stored().items()
-        }
+        roles = self._written(factor, dtype)
         return roles if tensor is None else roles | {"alpha": tensor}
+
+    def stated(self, dtype: str | None, alpha: float) -> dict[str, Tensor]:
+        """Return the tensors to write with a given alpha (> 0); the rest goes into the factors.
+
+        Raises:
+            NumericsError: if a value does not fit the type.
+        """
+        factor = self.scale.value(self.rank) * self.rank / alpha
+        _, tensor = _encoded_scale(Scale(alpha), self.rank, alpha=True)
+        assert tensor is not None
+        return self._written(factor, dtype) | {"alpha": tensor}
+
+    def _written(self, factor: float, dtype: str | None) -> dict[str, Tensor]:
+        up, down = _folded(self.up, self.down, factor, dtype)
+        rest = {
+            role: _scaled_tensor(tensor, 1.0, dtype, role)
+            for role, tensor in self.stored().items()
+            if role not in ("up", "down")
+        }
+        return {"up": up, "down": down, **rest}
 
     def row_adder(self, dtype: str = "float32") -> AddRows:
         import numpy as np

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Set
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Site
+from loramerge.adapter.delta import Delta, Site
 
 __all__ = ["combined", "tags", "training_metadata", "trigger_words"]
 
@@ -115,16 +114,21 @@ def trained_on(metadata: Mapping[str, str]) -> str | None:
     return None
 
 
-def network_metadata(adapter: Adapter, deltas: Mapping[Site, Any]) -> dict[str, str]:
-    """Return kohya's `ss_network_*` entries and base version for the deltas as written."""
+def network_metadata(
+    adapter: Adapter, deltas: Mapping[Site, Delta], alphas: Set[float]
+) -> dict[str, str]:
+    """Return kohya's `ss_network_*` entries and base version for the deltas as written.
+
+    Args:
+        alphas: those that are written, the rank where none is.
+    """
     ranks = {d.rank for d in deltas.values() if d.rank is not None}
-    alphas = {d.scale.value(d.rank) * d.rank for d in deltas.values() if hasattr(d, "scale")}
     if not ranks:
         return {}
     entries = {
         "ss_network_module": adapter.info.metadata.get("ss_network_module", "networks.lora"),
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{abs(alphas.pop()):g}" if len(alphas) == 1 else "Dynamic",
+        "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
     }
     family = adapter.family
     if family is not None and family.name in _BASE_VERSIONS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -102,17 +102,22 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     missing: list[str] = []
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
-    deltas = _one_alpha(adapter, target) if target.alpha == "tensor" else adapter.deltas
+    alphas = _plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: _keeps_alpha(adapter, site, target) for site in _of_each(adapter)}
-    for site, delta in deltas.items():
+    stated: set[float] = set()
+    for site, delta in adapter.deltas.items():
         spelled = _spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         try:
-            roles = _roles(adapter, site, delta, target, dtype, kept[site.component])
+            plan = alphas.get(site.component, _Alphas())
+            had = not spelled or (site, "alpha") in adapter.info.spelling
+            roles = _roles(delta, target, dtype, kept[site.component], plan, had)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
             raise
+        if delta.rank is not None:
+            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.rank))
         for role, tensor in roles.items():
             key = _key(adapter, site, role, target)
             if key is None:
@@ -134,7 +139,9 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     _add_embeddings(adapter, target, pairs)
     if target.name == "lora_diffusion":
         _fill_positions(adapter, pairs, dtype)
-    encoded = Encoded(target, _ordered(pairs, order), _metadata(adapter, target, pairs, written))
+    encoded = Encoded(
+        target, _ordered(pairs, order), _metadata(adapter, target, pairs, written, stated)
+    )
     if target.alpha == "config":
         encoded.configs = {
             component: _peft_config(adapter, component, deltas)
@@ -151,44 +158,47 @@ def _spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
     )
 
 
-def _one_alpha(adapter: Adapter, target: Dialect) -> Mapping[Site, Delta]:
-    """State one alpha for all modules of a component, where it is ours to choose.
+@dataclass(frozen=True)
+class _Alphas:
+    """How alphas of a component are written where they stand beside the factors.
 
-    diffusers takes the alpha of one module for all of its component, so alphas that differ load at
-    a wrong strength there. Files whose own alphas differ are written again as they are.
+    Args:
+        one: the alpha to state for every module; None where the file's own are kept.
+        none: no module has one: alpha is the rank, as in the file.
+    """
+
+    one: float | None = None
+    none: bool = False
+
+
+def _plan_alphas(adapter: Adapter, target: Dialect) -> dict[str, _Alphas]:
+    """Choose the alphas of each component.
+
+    diffusers takes the alpha of one module for all of its component, so alphas that differ, or that
+    only some modules have, load at a wrong strength there. A component that did not change is
+    written as it came; of others, every module states the same alpha, or none does.
     """
     found: dict[str, dict[Site, Factored]] = {}
-    changed: set[str] = set()
     for site, delta in adapter.deltas.items():
-        if not isinstance(delta, Factored) or not delta.scale.value(delta.rank):
-            continue
-        spelled = _spelled_before(adapter, site, target)
-        if _spelled_before(adapter, site, target) and _drops_alpha(adapter, site, delta):
-            continue
-        found.setdefault(site.component, {})[site] = delta
-        if not (spelled and delta.scale.unchanged):
-            changed.add(site.component)
-    deltas = dict(adapter.deltas)
-    for component in changed:
-        alphas = {
-            site: abs(delta.scale.value(delta.rank)) * delta.rank
-            for site, delta in found[component].items()
-        }
-        # half types would be rounded once more, so theirs is kept if it can be
-        narrow = [alphas[s] for s, d in found[component].items() if d.up.dtype in ("F16", "BF16")]
-        counts = Counter(narrow or alphas.values())
-        one = max(counts, key=lambda alpha: (counts[alpha], alpha))
-        for site, alpha in alphas.items():
-            if alpha != one:
-                deltas[site] = found[component][site].with_alpha(one)
-    return deltas
+        if isinstance(delta, Factored) and delta.scale.value(delta.rank):
+            found.setdefault(site.component, {})[site] = delta
+    return {component: _component_alphas(adapter, target, d) for component, d in found.items()}
 
 
-def _drops_alpha(adapter: Adapter, site: Site, delta: Delta) -> bool:
-    """Say whether a site of a file without alphas stays without: its alpha is its rank."""
-    if (site, "alpha") in adapter.info.spelling or not isinstance(delta, Factored):
-        return False
-    return delta.scale.value(delta.rank) == 1.0
+def _component_alphas(
+    adapter: Adapter, target: Dialect, deltas: Mapping[Site, Factored]
+) -> _Alphas:
+    spelled = all(_spelled_before(adapter, site, target) for site in deltas)
+    stated = any((site, "alpha") in adapter.info.spelling for site in deltas)
+    if spelled and not stated and all(d.scale.value(d.rank) == 1.0 for d in deltas.values()):
+        return _Alphas(none=True)
+    if spelled and all(d.scale.unchanged for d in deltas.values()):
+        return _Alphas()
+    alphas = {s: abs(d.scale.value(d.rank)) * d.rank for s, d in deltas.items()}
+    # half types would be rounded once more, so theirs is kept if it can be
+    narrow = [alphas[s] for s, d in deltas.items() if d.up.dtype in ("F16", "BF16")]
+    counts = Counter(narrow or alphas.values())
+    return _Alphas(one=max(counts, key=lambda alpha: (counts[alpha], alpha)))
 
 
 def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
@@ -229,16 +239,27 @@ def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> b
 
 
 def _roles(
-    adapter: Adapter, site: Site, delta: Delta, target: Dialect, dtype: str | None, keeps: bool
+    delta: Delta, target: Dialect, dtype: str | None, keeps: bool, alphas: _Alphas, had: bool
 ) -> dict[str, Tensor]:
-    """Return the tensors of one site; `keeps` says whether alpha stays beside the factors."""
+    """Return the tensors of one site, by role.
+
+    Args:
+        keeps: alpha stays beside the factors, rather than in up.
+        alphas: how the component's alphas are written.
+        had: the file has an alpha for the site.
+    """
     if keeps and target.alpha != "tensor" and isinstance(delta, LowRank):
         # the scale goes into the configuration, its sign into up
         sign = math.copysign(1.0, delta.scale.value(delta.rank))
         bare = LowRank(delta.up, delta.down, delta.shape).scaled(sign)
         return bare.encoded(dtype, alpha=False)
+    if target.alpha == "tensor" and isinstance(delta, Factored) and alphas.one is not None:
+        value = delta.scale.value(delta.rank)
+        if value and abs(value) * delta.rank != alphas.one:
+            return delta.stated(dtype, alphas.one)
+        return delta.encoded(dtype, alpha=keeps)
     roles = delta.encoded(dtype, alpha=keeps)
-    if _spelled_before(adapter, site, target) and _drops_alpha(adapter, site, delta):
+    if alphas.none or (isinstance(delta, Factored) and delta.scale.alpha is None and not had):
         roles.pop("alpha", None)  # the file had none, and it would say nothing
     return roles
 
@@ -280,11 +301,15 @@ def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tupl
 
 
 def _metadata(
-    adapter: Adapter, target: Dialect, pairs: Mapping[str, Tensor], written: Mapping[Site, Delta]
+    adapter: Adapter,
+    target: Dialect,
+    pairs: Mapping[str, Tensor],
+    written: Mapping[Site, Delta],
+    alphas: Set[float],
 ) -> dict[str, str]:
     metadata = training_metadata(adapter.info.metadata)
     if target.name == "kohya":
-        metadata |= network_metadata(adapter, written) | HASH_PLACEHOLDERS
+        metadata |= network_metadata(adapter, written, alphas) | HASH_PLACEHOLDERS
     if target.name == "diffusers":
         metadata |= {"lora_adapter_metadata": _header_config(adapter, target, written)}
         metadata.setdefault("format", "pt")

@@ -234,7 +234,7 @@ def ranks_for_error(candidates: Sequence[Candidate], energy: float, max_error: f
     `max_error² · energy`; a direction that would exceed it is kept, lighter ones are still tried.
 
     Args:
-        energy: Σ‖ΔW‖_F² over everything that is written, cut or not.
+        energy: Σ‖ΔW‖_F² over all sites that can be cut.
     """
     ranks = [len(candidate.energies) for candidate in candidates]
     allowed = max_error**2 * energy * (1 + 1e-12)

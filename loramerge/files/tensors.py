@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from loramerge.files.dtypes import dtype_name, numpy_dtype, scalar
 from loramerge.files.header import TensorInfo, nbytes
@@ -29,6 +29,7 @@ class Tensor(ABC):
 
     dtype: str
     shape: tuple[int, ...]
+    unread: ClassVar[bool] = False  # true for stand-ins, of which only type and shape matter
 
     @abstractmethod
     def raw(self) -> bytes | memoryview:

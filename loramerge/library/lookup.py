@@ -26,6 +26,15 @@ def is_adapter_folder(path: str | Path) -> bool:
     return any(os.path.isfile(os.path.join(folder, _ADAPTER_CONFIG)) for folder in folders)
 
 
+def _is_one(folder: Path, holds: str) -> bool:
+    """Say whether a folder is an adapter, or a checkpoint, as a whole."""
+    if holds == "adapters":
+        return is_adapter_folder(folder) or any(folder.glob("pytorch_lora_weights.*"))
+    return (folder / _BASE_CONFIG).is_file() or any(
+        next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*/*.safetensors")
+    )
+
+
 def find(name: str, holds: str, registry: Registry | None = None) -> Path:
     """Return the file (or folder) a name stands for.
 
@@ -42,8 +51,11 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
     if not name.strip():
         raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
     path = Path(name).expanduser()
+    folder = None
     for place in (path, Path(f"{path}{_SUFFIXES[0]}")):
-        if os.path.exists(place):  # unlike Path.exists, also for names no file system could hold
+        if os.path.isdir(place) and not _is_one(place, holds):
+            folder = folder or place  # some folder of that name; meant only if nothing else is
+        elif os.path.exists(place):  # unlike Path.exists, also for names no file system could hold
             return place
     registry = registry or load_registry()
     if holds == "bases" and name in registry.bases:
@@ -72,6 +84,8 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
         )
     if matches:
         return next(iter(matches.values()))
+    if folder is not None:
+        return folder
     raise _not_found(name, holds, registry, known)
 
 
@@ -112,7 +126,12 @@ def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path
 
 
 def _walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
-    for folder, folders, files in os.walk(root):
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):  # people link model folders
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         one = is_adapter_folder(folder) if holds == "adapters" else _BASE_CONFIG in files
         if one and folder != root:

@@ -90,7 +90,8 @@ class BakePlan:
     Args:
         edits: tensor → what is added to it, by file.
         skipped: names of adapter modules that the base lacks and that were allowed to be left out.
-        bytes_out: size of all files that will be written.
+        dtype: safetensors name of a type that all floating tensors shall have, or None.
+        notes: what will not come out as it went in, in words.
     """
 
     checkpoint: Checkpoint
@@ -654,7 +655,7 @@ def _ask(
     if not edits:
         return None
     if sum(last - first for _, first, last in covered) != stop - start:
-        asked[:] = 0.0
+        asked[:] = -0.0  # leaves every value as it is, the sign of a zero included
     for index, first, last in covered:
         low = edits[index].place.rows[0]
         rows = slice(first - start, last - start)

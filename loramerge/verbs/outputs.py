@@ -161,6 +161,8 @@ def _tensor_file_size(tensors: Sequence[tuple[str, Tensor]], metadata: Mapping[s
 class _Unread(RawTensor):
     """Stands for a tensor of which only type and shape matter."""
 
+    unread = True
+
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         super().__init__(b"", dtype, shape)
 

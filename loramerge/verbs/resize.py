@@ -38,6 +38,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_LITTLE = 0.5  # share of the norm below which a resize is worth a warning
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resize(RankParameters, WriteParameters):
     """Re-rank adapters by SVD.
@@ -265,6 +268,14 @@ def _one(
     found.size_after = write_encoded(encoded, output, force=parameters.force)
     if not combined.lossy:
         context.notify(Note(f"{path.name}: nothing was cut; its ranks are not above what is kept"))
+    elif combined.norm_kept < _LITTLE:
+        gone = f" and {len(combined.left_out)} modules are gone" if combined.left_out else ""
+        context.notify(
+            Warn(
+                f"{path.name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; keep more, "
+                "or write fewer bytes for each direction with --dtype float16 or --to kohya"
+            )
+        )
     return found
 
 

@@ -283,8 +283,8 @@ def test_embeddings_that_cannot_be_said_are_named(tmp_path: Path) -> None:
 def test_an_overflow_names_the_module(tmp_path: Path) -> None:
     stem = LINEAR_MODULE
     tensors = {
-        f"{LINEAR}.lora_up.weight": np.full((16, 2), 300.0, np.float32),
-        f"{LINEAR}.lora_down.weight": values(2, 16),
+        f"{LINEAR}.lora_up.weight": np.full((16, 2), 6e4, np.float32),
+        f"{LINEAR}.lora_down.weight": np.full((2, 16), 6e4, np.float32),  # no room here either
         f"{LINEAR}.alpha": np.array(1000.0, np.float32),
     }
     adapter = loaded(tensors, tmp_path)

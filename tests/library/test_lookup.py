@@ -138,3 +138,26 @@ def test_bare():
     assert [bare(n) for n in ("a.safetensors", "a.SafeTensors", "a.v1", "a.pt", "x/a.ckpt", "a")] == [
         "a", "a", "a.v1", "a", "x/a", "a",
     ]  # fmt: skip
+
+
+def test_folders_of_the_same_name_are_no_answer(folder, registry):
+    """A folder that is neither adapter nor checkpoint is meant only if nothing else is."""
+    (folder / "one").mkdir()
+    (folder / "named").mkdir()
+    assert find("one", "adapters", registry) == folder / "lib" / "one.safetensors"
+    assert find("named", "bases", registry) == folder / "bases" / "model.safetensors"
+    (folder / "here").mkdir()
+    (folder / "here.safetensors").write_bytes(b"")
+    assert find("here", "adapters", registry) == Path("here.safetensors")
+    (folder / "alone").mkdir()
+    assert find("alone", "adapters", registry) == Path("alone")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_linked_folders_are_part_of_the_library(folder, registry):
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.safetensors").write_bytes(b"")
+    (folder / "lib" / "link").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder / "lib")  # a circle ends
+    assert find("linked", "adapters", registry).name == "linked.safetensors"

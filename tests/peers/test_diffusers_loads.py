@@ -27,8 +27,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loramerge.adapter import Site
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
+from loramerge.algebra.mix import mix
+from loramerge.algebra.weights import Weight
 from loramerge.families import Module
 from tests.samples import Array, Sample, dense, factors_for, oracle, spell, write
 
@@ -419,3 +422,18 @@ def test_a_module_left_out_or_added_would_be_seen(tmp_path: Path) -> None:
     assert agrees(found, expected)
     assert not agrees(found, dict(list(expected.items())[1:]))
     assert not agrees(dict(list(found.items())[1:]), expected)
+
+
+def test_pipelines_load_block_weights_of_a_file_without_alphas(tmp_path: Path) -> None:
+    """Modules that a vector changes get an alpha, so all must: diffusers takes one for the rest."""
+    modules = usual("sd15")
+    source = spell(factors_for(modules, rank=4, alpha=None), "sd15", "kohya")
+    adapter = load(write(source, tmp_path / "source.safetensors"))
+    vector = tuple(0.5 if i > 7 else 1.0 for i in range(17))
+    of = Weight(blocks=vector).on(adapter)
+    mixed, _ = mix([(adapter, Weight(blocks=vector))])
+    path = tmp_path / "out.safetensors"
+    save(mixed, path)
+    expected = {name: value * of(Site((name,))) for name, value in oracle(source, modules).items()}
+    assert len({of(Site((name,))) for name in expected}) == 2
+    assert agrees(changes(load_as_pipelines_do(path, "sd15"), "sd15"), expected)

@@ -778,3 +778,18 @@ def test_pickled_shards_are_refused(tmp_path: Path) -> None:
         (encoder / name).write_bytes(b"{}")
     with pytest.raises(FormatError, match="shards of pickled"):
         open_checkpoint(base.path)
+
+
+def test_rows_without_a_delta_keep_their_bits(tmp_path: Path) -> None:
+    """Zeros keep their sign in the rows of a fused tensor that no delta touches."""
+    base = single(tmp_path / "base.safetensors", "sd21")
+    tensors = read_safetensors(base.path)[0]
+    fused = next(name for name in tensors if name.endswith("in_proj_weight"))
+    tensors[fused] = np.full_like(tensors[fused], -0.0)
+    write_safetensors(base.path, tensors)
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    a = adapter_for("sd21", only=lambda n: n == name)
+    run(base, [(a, 1.0)], tmp_path / "out.safetensors")
+    after = read_safetensors(tmp_path / "out.safetensors")[0][fused]
+    third = len(after) // 3
+    assert after[:third].any() and np.signbit(after[third:]).all()
