@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -153,7 +154,7 @@ def _adapter(seed: int, rank: int, title: str, *, text: bool) -> Adapter:
         )
     metadata = {
         "ss_output_name": title,
-        "ss_tag_frequency": '{"10_%s": {"%s": 24, "outdoors": 7}}' % (title, title),  # noqa: UP031
+        "ss_tag_frequency": json.dumps({f"10_{title}": {title: 24, "outdoors": 7}}),
     }
     info = Info(
         detection=Detection((family("sd21"),), "made by the demo"), metadata=metadata, dtype="F16"
