@@ -1,8 +1,8 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `verbs` → `library` → `stream` → `algebra` →
-`adapter`, `checkpoint` → `dialects` → `families` → `files` → `errors`, `events`. The names below are
-loaded when first used, so that importing the package costs nothing.
+Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `library` →
+`stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` → `errors`,
+`events`. The names below are loaded when first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Adapter": "loramerge.adapter",
+    "Adapter": "loramerge.api",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
@@ -21,6 +21,7 @@ _LAZY = {
     "load": "loramerge.api",
     "mix": "loramerge.api",
     "resize": "loramerge.api",
+    "run": "loramerge.api",
     "save": "loramerge.api",
 }
 
@@ -35,13 +36,14 @@ __all__ = [
     "load",
     "mix",
     "resize",
+    "run",
     "save",
 ]
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, diff, inspect, load, mix, resize, save
+    from loramerge.api import bake, diff, inspect, load, mix, resize, run, save
     from loramerge.errors import LoramergeError
 
 

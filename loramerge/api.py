@@ -3,9 +3,10 @@
     import loramerge as lm
 
     a, b = lm.load("a.safetensors"), lm.load("b.safetensors")
-    small = lm.resize(lm.mix([(a, 0.7), (b, 0.3)]), rank=8)
+    small = lm.resize(0.7 * a + 0.3 * b, rank=8)
     lm.save(small, "ab-r8.safetensors")
     lm.bake("sd21-custom", [(small, 1.0)], "out.safetensors")
+    lm.run("recipe.yaml", set={"w": 0.5})
 
 Errors, names and defaults are those of the command line; docs/python.md has runnable examples.
 """
@@ -18,33 +19,39 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.adapter import define_sum
 from loramerge.adapter.load import load as _load
-from loramerge.adapter.save import choose_dialect
-from loramerge.adapter.save import save as _save
-from loramerge.algebra.arrays import check_device
-from loramerge.algebra.mix import mix as _mix
-from loramerge.algebra.mix import mixed_frame
-from loramerge.algebra.ranks import RankRule
-from loramerge.algebra.resize import resize as _resize
+from loramerge.adapter.save import choose_dialect, write_encoded
 from loramerge.algebra.weights import Weight
-from loramerge.checkpoint import open_checkpoint
 from loramerge.events import Notify, ignore
-from loramerge.files.dtypes import FLOATS
 from loramerge.library.lookup import find
-from loramerge.stream.bake import Survival, plan_bake
-from loramerge.stream.bake import bake as _bake
+from loramerge.library.references import Reference
+from loramerge.recipe.run import RunResult, run
+from loramerge.verbs.adapters import Target, encoded_for
+from loramerge.verbs.bake import Bake, BakeResult
+from loramerge.verbs.bake import bake as _bake
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
-from loramerge.verbs.outputs import (
-    adapter_output,
-    checkpoint_output,
-    size_model,
-    weighted_shapes,
-)
+from loramerge.verbs.mix import Mix, mixed
+from loramerge.verbs.outputs import adapter_output
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.writing import ADAPTER_FLOATS, float_type, size_in_bytes
+from loramerge.verbs.resize import Resize, resized
+from loramerge.verbs.writing import ADAPTER_FLOATS, float_type
 
-__all__ = ["bake", "diff", "inspect", "load", "mix", "resize", "save"]
+__all__ = [
+    "Adapter",
+    "RunResult",
+    "bake",
+    "diff",
+    "inspect",
+    "load",
+    "mix",
+    "resize",
+    "run",
+    "save",
+]
+
+Weighted = tuple[Adapter, float | Weight]
 
 
 def load(path: str | PathLike[str]) -> Adapter:
@@ -66,56 +73,49 @@ def save(
     dialect: str | None = None,
     dtype: str | None = None,
     force: bool = False,
+    strip: bool = False,
 ) -> int:
     """Write an adapter atomically and return the bytes written.
+
+    The header of one that was computed says what made it, unless it was changed by hand since.
 
     Args:
         dialect: a dialect or program; None keeps the adapter's own.
         dtype: `float32`, `float16`, `bfloat16`; None keeps the adapter's.
         force: replace an existing file.
+        strip: write nothing into the header about what made it.
 
     Raises:
         NotExpressible: if the dialect cannot say what the adapter holds.
     """
-    kind = float_type(dtype, ADAPTER_FLOATS)
-    adapter_output(Path(path), choose_dialect(dialect, [adapter]), force=force)
-    return _save(adapter, path, to=dialect, dtype=kind, force=force)
+    target = choose_dialect(dialect, [adapter])
+    adapter_output(Path(path), target, force=force)
+    how = Target(Path(path), target, float_type(dtype, ADAPTER_FLOATS), force)
+    encoded = encoded_for(adapter, how, Context(strip=strip))
+    return write_encoded(encoded, path, force=force)
 
 
 def mix(
-    adapters: Iterable[tuple[Adapter, float | Weight]],
+    adapters: Iterable[Weighted],
     *,
-    embeddings: str = "all",
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
-    **criteria: Any,
+    **parameters: Any,
 ) -> Adapter:
     """Return the exact weighted sum; see `algebra.mix.mix`.
 
+    `0.7 * a + 0.3 * b` is the same.
+
     Args:
         adapters: (adapter, weight) pairs.
-        criteria: fields of `RankRule` that lower ranks (`rank=8`, `max_error=0.1`, …).
+        parameters: fields of `verbs.mix.Mix`: criteria that lower ranks (`rank=8`, `max_error=0.1`,
+            `max_size="20MB"` or bytes, …), `embeddings`, `compat`.
     """
-    inputs = [(a, w if isinstance(w, Weight) else Weight(float(w))) for a, w in adapters]
-    whole = sum(a.info.size or 0 for a, _ in inputs)
-    rule = _rule(criteria, whole)
-    sizes = None
-    if rule.max_size is not None:
-        frame = mixed_frame([a for a, _ in inputs], embeddings)
-        shapes = weighted_shapes(inputs)
-        target = choose_dialect(None, [a for a, _ in inputs])
-        sizes = size_model(frame, shapes, target, frame.dtype)
-    mixed, _ = _mix(
-        inputs,
-        rule,
-        embeddings=embeddings,
-        sizes=sizes,
-        device=check_device(device),
-        threads=threads,
-        notify=notify,
-    )
-    return mixed
+    references, context = _given(adapters, Context(threads, device, notify))
+    found = mixed(Mix(adapters=references, **_sized(parameters)), context).adapter
+    assert found is not None
+    return found
 
 
 def resize(
@@ -124,65 +124,64 @@ def resize(
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
-    **criteria: Any,
+    **parameters: Any,
 ) -> Adapter:
     """Return the adapter at lower ranks; see `algebra.resize.resize`.
 
     Args:
-        criteria: fields of `RankRule`: `rank`, `conv_rank`, `energy`, `ratio`, `cumulative`,
-            `max_size` (bytes, or text such as `"20MB"`), `max_error`, `max_module_error`.
+        parameters: fields of `verbs.resize.Resize`: `rank`, `conv_rank`, `energy`, `ratio`,
+            `cumulative`, `max_size` (bytes, or text such as `"20MB"`), `max_error`,
+            `max_module_error`.
     """
-    rule = _rule(criteria, adapter.info.size or 0)
-    sizes = None
-    if rule.max_size is not None:
-        target = choose_dialect(None, [adapter])
-        sizes = size_model(adapter.with_deltas({}), adapter.deltas, target, adapter.dtype)
-    small, _ = _resize(
-        adapter,
-        rule,
-        sizes=sizes,
-        device=check_device(device),
-        threads=threads,
-        notify=notify,
-    )
-    return small
+    (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
+    found = resized(Resize(adapter=reference, **_sized(parameters)), context).adapter
+    assert found is not None
+    return found
 
 
-def _rule(criteria: dict[str, Any], whole: int) -> RankRule:
-    if isinstance(criteria.get("max_size"), str):
-        criteria = criteria | {"max_size": size_in_bytes(criteria["max_size"], whole)}
-    return RankRule(**criteria)
+def _given(adapters: Iterable[Weighted], context: Context) -> tuple[tuple[Reference, ...], Context]:
+    """Return references that stand for adapters in memory, and the context in which they do."""
+    known: dict[str, Adapter] = {}
+    references = []
+    for index, (adapter, weight) in enumerate(adapters, 1):
+        name = f"{index}:{adapter.label}"
+        known[name] = adapter
+        whole = weight if isinstance(weight, Weight) else Weight(float(weight))
+        references.append(Reference(name, whole, whole.text()))
+    how = Context(context.threads, context.device, context.notify, context.strip, known)
+    return tuple(references), how
+
+
+def _sized(parameters: dict[str, Any]) -> dict[str, Any]:
+    size = parameters.get("max_size")
+    return parameters if size is None else parameters | {"max_size": str(size)}
 
 
 def bake(
     base: str | PathLike[str],
-    adapters: Sequence[tuple[Adapter, float | Weight]],
+    adapters: Sequence[Weighted],
     path: str | PathLike[str],
     *,
-    skip_missing: Sequence[str] = (),
-    dtype: str | None = None,
     seed: int | None = None,
-    force: bool = False,
     threads: int | None = None,
     notify: Notify = ignore,
-) -> list[Survival]:
-    """Bake adapters into a checkpoint and return what survived rounding, per module.
+    strip: bool = False,
+    **parameters: Any,
+) -> BakeResult:
+    """Bake adapters into a checkpoint and return what survived rounding, as `bake --json` says it.
 
     Args:
         base: a path, or a registered name.
         adapters: (adapter, weight) pairs.
         path: file, or folder where the base is one.
         seed: round stochastically with this seed; None rounds to nearest.
+        parameters: further fields of `verbs.bake.Bake`: `skip_missing`, `dtype`, `force`, ….
     """
-    plan = plan_bake(
-        open_checkpoint(find(fspath(base), "bases")),
-        [(a, w if isinstance(w, Weight) else Weight(float(w))) for a, w in adapters],
-        skip_missing=skip_missing,
-        dtype=float_type(dtype, FLOATS),
-    )
-    folder = plan.checkpoint.files.root is not None
-    checkpoint_output(Path(path), folder=folder, force=force)
-    return _bake(plan, Path(path), force=force, seed=seed, threads=threads, notify=notify)
+    references, context = _given(adapters, Context(threads, None, notify, strip))
+    if seed is not None:
+        parameters = parameters | {"rounding": "stochastic", "seed": seed}
+    asked = Bake(base=fspath(base), adapters=references, output=fspath(path), **parameters)
+    return _bake(asked, context)
 
 
 def inspect(
@@ -196,3 +195,6 @@ def inspect(
 def diff(a: Adapter, b: Adapter) -> DiffResult:
     """Compare two adapters by what they change."""
     return diff_adapters(a, b, Context())
+
+
+define_sum(mix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
+from typing import Any
 
 __all__ = [
     "AdapterError",
@@ -78,9 +79,11 @@ class LoramergeError(Exception):
         self.expected = expected
         self.found = found
         self.hint = hint
+        self.step: str | None = None  # of a recipe, set where steps are run
 
     def __str__(self) -> str:
-        where = ": ".join(part for part in (self.file, self.module) if part)
+        step = f"step {self.step}" if self.step else None
+        where = ": ".join(part for part in (step, self.file, self.module) if part)
         text = f"{where}: {self.problem}" if where else self.problem
         if self.expected is not None:
             text += f"\n  expected: {self.expected}"
@@ -164,9 +167,20 @@ class UnsupportedKind(AdapterError):
 
 
 class RecipeError(LoramergeError):
-    """One or several mistakes in a recipe."""
+    """One or several mistakes in a recipe.
+
+    Args:
+        mistakes: a line for each, with its place.
+    """
 
     exit_code = 6
+
+    def __init__(self, problem: str, *, mistakes: Sequence[str] = (), **details: Any) -> None:
+        super().__init__(problem, **details)
+        self.mistakes = tuple(mistakes)
+
+    def __str__(self) -> str:
+        return "\n  ".join((super().__str__(), *self.mistakes))
 
 
 class NumericsError(LoramergeError):

@@ -13,6 +13,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("api",),
+    ("recipe",),
     ("verbs",),
     ("library",),
     ("stream",),
@@ -24,7 +25,7 @@ FLOORS = (
     ("errors", "events"),
 )
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
-ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "pydantic": set(), "diffusers": set()}
+ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "pydantic": {"recipe"}, "diffusers": set()}
 NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "ruamel"}
 
 

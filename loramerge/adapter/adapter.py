@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.delta import Delta, Site
@@ -13,7 +14,7 @@ from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
 
-__all__ = ["WIDTH", "Account", "Adapter", "Info", "Problem", "widest"]
+__all__ = ["WIDTH", "Account", "Adapter", "Info", "Origin", "Problem", "define_sum", "widest"]
 
 # order of width; what two different types of one width widen to is in `widest`
 WIDTH = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 1, "F32": 2, "F64": 3}
@@ -59,21 +60,38 @@ class Account:
     unknown: dict[str, str | None] = field(default_factory=dict)  # key → nearest known key
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What made an adapter, and what it held then: it counts only while that is still so.
+
+    Args:
+        maker: the path it was read from, or the step that computed it.
+    """
+
+    maker: Any
+    deltas: Mapping[Site, Delta]
+    embeddings: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
 @dataclass
 class Info:
     """What is known about an adapter beside its deltas.
 
     Args:
         path: where it was read from, None for a computed one.
+        files: every file it was read from.
         size: bytes of that file or folder.
         dialects: dialect → number of modules spelled so.
         spelling: (site, role) → (dialect, key) as the file spells it.
         order: every key of the file, in the order of the data; none for a computed adapter.
         configs: component → PEFT configuration (`''` where there is one for all).
         dtype: float type to write by default (safetensors name), None: the widest stored.
+        origin: what made it, if that is known; see `Adapter.maker`.
     """
 
     path: str | None = None
+    files: tuple[Path, ...] = ()
     size: int | None = None
     dialects: dict[str, int] = field(default_factory=dict)
     detection: Detection = field(default_factory=lambda: Detection((), "made in memory"))
@@ -84,6 +102,7 @@ class Info:
     spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     dtype: str | None = None
+    origin: Origin | None = None
 
     @property
     def dialect(self) -> str | None:
@@ -116,6 +135,22 @@ class Adapter:
             return self.info.dtype
         return widest({t.dtype for delta in self.deltas.values() for t in delta.stored().values()})
 
+    @property
+    def maker(self) -> Any:
+        """What made it: a path or a step, or None if it was changed since, or made by hand."""
+        origin = self.info.origin
+        if origin is None:
+            return None
+        then = (origin.deltas, origin.embeddings, origin.metadata)
+        return origin.maker if then == (self.deltas, self.embeddings, self.info.metadata) else None
+
+    def made_by(self, maker: Any) -> Adapter:
+        """Return self, remembering what made it."""
+        self.info.origin = Origin(
+            maker, dict(self.deltas), dict(self.embeddings), dict(self.info.metadata)
+        )
+        return self
+
     def modules(self) -> Iterator[tuple[str, Delta]]:
         """Yield (name, delta) of every site."""
         for site, delta in self.deltas.items():
@@ -147,6 +182,25 @@ class Adapter:
         """Return an adapter of other deltas that keeps embeddings and what is known."""
         return Adapter(dict(deltas), dict(self.embeddings), replace(self.info, **info))
 
+    def __mul__(self, weight: float) -> Adapter:
+        """Return `weight · ΔW`, exactly."""
+        return _sum([(self, weight)]) if isinstance(weight, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Adapter:
+        return self * (1.0 / divisor) if isinstance(divisor, (int, float)) else NotImplemented
+
+    def __neg__(self) -> Adapter:
+        return self * -1.0
+
+    def __add__(self, other: Adapter) -> Adapter:
+        """Return the exact sum of what two adapters change."""
+        return _sum([(self, 1.0), (other, 1.0)]) if isinstance(other, Adapter) else NotImplemented
+
+    def __sub__(self, other: Adapter) -> Adapter:
+        return _sum([(self, 1.0), (other, -1.0)]) if isinstance(other, Adapter) else NotImplemented
+
     def require_sound(self) -> Adapter:
         """Return self, or refuse to compute with an adapter whose content is broken.
 
@@ -169,3 +223,18 @@ class Adapter:
                 hint="loramerge dialects lists what can be read",
             )
         return self
+
+
+Sum = Callable[[list[tuple[Adapter, float]]], Adapter]
+_defined: list[Sum] = []
+
+
+def define_sum(function: Sum) -> None:
+    """Say how `0.7 * a + 0.3 * b` is computed: by the mix of a layer above this one."""
+    _defined[:] = [function]
+
+
+def _sum(terms: list[tuple[Adapter, float]]) -> Adapter:
+    if not _defined:
+        raise TypeError("adapters can be added once loramerge is imported as a whole: lm.mix")
+    return _defined[0](terms)

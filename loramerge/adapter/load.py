@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter, Info, Problem
@@ -48,6 +49,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     detection = detect(classified.groups, shapes, source.metadata)
     info = Info(
         path=source.path,
+        files=tuple(source.files),
         size=source.size,
         detection=detection,
         metadata=source.metadata,
@@ -82,7 +84,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     info.account.unknown = _with_nearest(unknown, detection, info.dialect)
     _check_alphas(adapter)
     _check_configs(adapter, source)
-    return adapter
+    return adapter.made_by(Path(source.path))
 
 
 _EXPORT_AGAIN = "export or download the file again; it cannot be used as it is"

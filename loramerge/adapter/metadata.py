@@ -8,10 +8,22 @@ from collections.abc import Iterable, Mapping, Set
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
 
-__all__ = ["combined", "tags", "training_metadata", "trigger_words"]
+__all__ = [
+    "RECIPE_KEY",
+    "VERSION_KEY",
+    "combined",
+    "tags",
+    "training_metadata",
+    "trigger_words",
+]
+
+RECIPE_KEY = "loramerge.recipe"  # what made the file, as a recipe
+VERSION_KEY = "loramerge.version"
 
 # Describe the stored tensors and would be wrong after any change.
-_STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})
+_STALE = frozenset(
+    {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", RECIPE_KEY, VERSION_KEY}
+)
 _STRUCTURE = frozenset({"lora_adapter_metadata", "unet", "text_encoder"})
 _TAGS = "ss_tag_frequency"
 _BASE_VERSIONS = {

@@ -70,11 +70,18 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
     """
     if to is not None:
         return dialect(PROGRAMS.get(to, to) if to not in DIALECTS else to)
-    found = {adapter.info.dialect for adapter in adapters if adapter.info.dialect}
+    found = {name for adapter in adapters for name in _own_dialects(adapter)}
     if len(found) == 1:
         return DIALECTS[found.pop()]
     families = {a.family.common_dialect for a in adapters if a.family is not None}
     return DIALECTS[families.pop()] if len(families) == 1 else DIALECTS["kohya"]
+
+
+def _own_dialects(adapter: Adapter) -> Set[str]:
+    """Return a file's dialect; of a computed adapter those of everything it was made from."""
+    if adapter.info.path is None:
+        return adapter.info.dialects.keys()
+    return {adapter.info.dialect} if adapter.info.dialect else set()
 
 
 def suffix_of(target: Dialect) -> str:

@@ -1,22 +1,35 @@
 """Weights per block: the vectors and presets that the block-weight tools of the field share.
 
 A vector gives one number for the text encoders (`BASE`) and one for each block that its length
-names, in the numbering of the original single files: `IN00`…, `MID`, `OUT00`….
+names, in the numbering of the original single files: `IN00`…, `MID`, `OUT00`…. Those of Flux name
+double blocks (`D00`…) and single blocks (`S00`…); the long one both text encoders, the layers that
+read the inputs, and the final layer, too.
 
 Source: the vectors and presets of sd-webui-lora-block-weight, by their meaning.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from loramerge.adapter import Site
-from loramerge.errors import UsageError, nearest
+from loramerge.adapter import Adapter, Site
+from loramerge.errors import UsageError, listed, nearest
 from loramerge.families import Family
+from loramerge.families.blocks import FLUX_DOUBLE, FLUX_SINGLE, flux_blocks, unet_blocks
 
-__all__ = ["PRESETS", "VECTORS", "block_label", "block_order", "check_vector", "preset"]
+__all__ = [
+    "FLUX_LENGTHS",
+    "LENGTHS",
+    "PRESETS",
+    "VECTORS",
+    "block_label",
+    "block_order",
+    "check_vector",
+    "flux_labels",
+    "preset",
+    "unet_family",
+]
 
 
 def _numbered(word: str, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -29,7 +42,11 @@ VECTORS: Mapping[int, tuple[str, ...]] = {
     17: ("BASE", *_numbered("IN", (1, 2, 4, 5, 7, 8)), "MID", *_numbered("OUT", range(3, 12))),
     20: ("BASE", *_numbered("IN", range(9)), "MID", *_numbered("OUT", range(9))),
     26: ("BASE", *_numbered("IN", range(12)), "MID", *_numbered("OUT", range(12))),
+    57: (*FLUX_DOUBLE, *FLUX_SINGLE),
+    61: ("CLIP", "T5", "IN", *FLUX_DOUBLE, *FLUX_SINGLE, "OUT"),
 }
+FLUX_LENGTHS = (57, 61)
+LENGTHS = "12 or 20 values for SDXL, 17 for SD1 and SD2, 26 for either, 57 or 61 for Flux"
 
 # the named vectors, of 17 values
 PRESETS: Mapping[str, tuple[float, ...]] = {
@@ -44,39 +61,18 @@ PRESETS: Mapping[str, tuple[float, ...]] = {
     "OUTALL": (1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1),
 }
 
-_LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.|middle_block\.")
-_WORDS = {"input_blocks": "IN", "output_blocks": "OUT"}
-
 
 def block_label(site: Site, family: Family) -> str | None:
     """Return `BASE`, `IN04`, `MID`, `OUT11`, or None for a module outside of all blocks."""
     if site.component.startswith("text_encoder"):
         return "BASE"
-    return _labels(family).get(site.modules[0])
-
-
-@cache
-def _labels(family: Family) -> Mapping[str, str]:
-    """Module name → block, for the modules of the UNet that lie in one."""
-    found = {}
-    for component in family.components:
-        spellings = family.spellings[component.name]
-        if component.name != "unet" or not spellings:
-            continue
-        for module in component.modules:
-            slot = spellings[0].slot(module, "weight")
-            matched = _LDM.search(slot.tensor) if slot else None
-            if matched:
-                word = _WORDS.get(matched[1] or "")
-                label = f"{word}{int(matched[2]):02d}" if word else "MID"
-                found[f"{component.name}.{module.path}"] = label
-    return found
+    return unet_blocks(family).get(site.modules[0])
 
 
 @cache
 def block_order(family: Family) -> tuple[str, ...]:
     """Return the blocks of the family's UNet from the input to the output."""
-    labels = set(_labels(family).values())
+    labels = set(unet_blocks(family).values())
 
     def depth(label: str) -> tuple[int, str]:
         return (("IN", "MI", "OU").index(label[:2]), label)
@@ -96,10 +92,58 @@ def check_vector(values: Sequence[float], family: Family) -> Mapping[str, float]
     if strange and len(values) != 26:
         raise UsageError(
             f"a block vector of {len(values)} values names blocks that {family.name} lacks",
-            found=", ".join(strange),
-            hint="12 or 20 values are for SDXL, 17 for SD1 and SD2, 26 for either",
+            found=listed(strange, 5),
+            hint=LENGTHS,
         )
     return dict(zip(names, map(float, values), strict=True))
+
+
+def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
+    """Return the adapter's family, for weights per block of its UNet.
+
+    Args:
+        values: the block vector, or nothing where the weights go by depth.
+
+    Raises:
+        UsageError: if its blocks are not known, or are those of Flux.
+    """
+    family = adapter.info.detection.naming
+    if family is not None and block_order(family):
+        return family
+    if family is None and flux_blocks(s.modules[0] for s in adapter.deltas).doubt is None:
+        raise UsageError(
+            f"a block vector of {len(values)} values is for the UNet of Stable Diffusion"
+            if values
+            else "weights by depth are for the UNet of Stable Diffusion",
+            file=adapter.info.path,
+            expected="57 or 61 values",
+            found="an adapter of Flux",
+        )
+    raise UsageError(
+        "weights per block need an adapter of a family whose blocks are known",
+        file=adapter.info.path,
+        found=adapter.info.detection.name or "an unknown family",
+    )
+
+
+def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
+    """Return module name → block of an adapter of Flux.
+
+    Raises:
+        UsageError: if it is another family's, or its names do not say for sure that it is Flux.
+    """
+    family = adapter.info.detection.naming
+    found = flux_blocks(site.modules[0] for site in adapter.deltas)
+    doubt = f"an adapter of {adapter.info.detection.name}" if family else found.doubt
+    if doubt is not None:
+        raise UsageError(
+            f"a block vector of {len(values)} values is for Flux",
+            file=adapter.info.path,
+            expected="modules of double_blocks and single_blocks, in any program's spelling",
+            found=doubt,
+            hint=LENGTHS if family else 'patterns name modules themselves: match: {"*.3.*": 0}',
+        )
+    return found.labels
 
 
 def preset(name: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Delta, Full, LowRank, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Full, LowRank, Replacement, Site
 from loramerge.algebra.arrays import on_device, to_numpy
 from loramerge.algebra.ranks import (
     Candidate,
@@ -23,12 +23,13 @@ from loramerge.algebra.ranks import (
     site_rank,
 )
 from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
+from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, LoramergeError, NumericsError, ShapeError
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import is_float
 
-__all__ = ["Combined", "Outcome", "SizeModel", "combine", "naming"]
+__all__ = ["Combined", "Outcome", "SizeModel", "combine", "naming", "terms_of", "uncut"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,30 @@ class _How:
 
     device: str | None
     precise: bool
+
+
+def uncut(adapter: Adapter) -> Combined:
+    """Return the outcome of a sum that was made elsewhere and of which nothing was cut."""
+    return Combined(
+        tuple(
+            Outcome(site, delta, delta.rank, math.nan, 0.0)
+            for site, delta in adapter.deltas.items()
+        )
+    )
+
+
+def terms_of(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, list[Delta]]:
+    """Return site → weighted deltas to add; a weight of 0 removes an adapter from a site."""
+    terms: dict[Site, list[Delta]] = {}
+    for adapter, weight in inputs:
+        of = weight.on(adapter)
+        for site, delta in adapter.deltas.items():
+            w = of(site)
+            if w != 0.0:
+                with naming(site, adapter.info.path):
+                    scaled = delta if w == 1.0 else delta.scaled(w)
+                terms.setdefault(site, []).append(scaled)
+    return terms
 
 
 def combine(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from loramerge.adapter import Adapter, Delta, Info, Site, widest
+from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.metadata import combined as combined_metadata
-from loramerge.algebra.combine import Combined, SizeModel, combine, naming
+from loramerge.algebra.combine import Combined, SizeModel, combine, terms_of
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.weights import Weight
 from loramerge.dialects.detect import Detection
@@ -51,15 +51,7 @@ def mix(
         raise UsageError("mix needs at least one adapter")
     for adapter, _ in inputs:
         adapter.require_sound()
-    terms: dict[Site, list[Delta]] = {}
-    for adapter, weight in inputs:
-        of = weight.on(adapter)
-        for site, delta in adapter.deltas.items():
-            w = of(site)
-            if w != 0.0:
-                with naming(site, adapter.info.path):
-                    scaled = delta if w == 1.0 else delta.scaled(w)
-                terms.setdefault(site, []).append(scaled)
+    terms = terms_of(inputs)
     frame = mixed_frame([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")

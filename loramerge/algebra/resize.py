@@ -52,4 +52,7 @@ def resize(
         notify=notify,
     )
     check_errors(rule, combined.relative_error, combined.worst)
-    return adapter.with_deltas(combined.deltas, path=None, dtype=adapter.dtype), combined
+    small = adapter.with_deltas(
+        combined.deltas, path=None, files=(), size=None, dtype=adapter.dtype
+    )
+    return small, combined

@@ -10,11 +10,21 @@ from functools import cache
 from typing import Any
 
 from loramerge.adapter import Adapter, Site
-from loramerge.algebra.blocks import VECTORS, block_label, block_order, check_vector, preset
+from loramerge.algebra.blocks import (
+    FLUX_LENGTHS,
+    LENGTHS,
+    VECTORS,
+    block_label,
+    block_order,
+    check_vector,
+    flux_labels,
+    preset,
+    unet_family,
+)
 from loramerge.errors import UsageError, nearest
 from loramerge.families import Family
 
-__all__ = ["COMPONENT_WORDS", "Weight", "shown_number", "weight_of"]
+__all__ = ["COMPONENT_WORDS", "Weight", "shown_number", "weight_content", "weight_of"]
 
 # what users write → component names
 COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
@@ -46,7 +56,7 @@ class Weight:
     Args:
         default: also for blocks that a vector does not name (some programs take 0 for those).
         components: component name → weight; `text_encoder` does not include `text_encoder_2`.
-        blocks: a block vector of 12, 17, 20 or 26 values, see `algebra.blocks`.
+        blocks: a block vector of 12, 17, 20, 26, 57 or 61 values, see `algebra.blocks`.
         depth: weights at equal steps from the first block of the UNet to the last, interpolated.
         match: (case-sensitive pattern on the module's name, weight) pairs, the last match counts.
     """
@@ -65,22 +75,18 @@ class Weight:
         if self.blocks and len(self.blocks) not in VECTORS:
             raise UsageError(
                 f"a block vector of {len(self.blocks)} values has no meaning",
-                expected="12 or 20 values for SDXL, 17 for SD1 and SD2, or 26",
+                expected=LENGTHS,
             )
         if self.blocks and self.depth:
             raise UsageError("give a weight per block or by depth, not both")
 
     def of(self, site: Site, family: Family | None = None) -> float:
         """Return the coefficient of a site; blocks count only where the family is known."""
-        for pattern, value in reversed(self.match):
-            if fnmatchcase(site.modules[0], pattern):
-                return value
-        if site.component in self.components:
-            return self.components[site.component]
+        by_block: Mapping[str, float] = {}
         if family is not None and (self.blocks or self.depth):
             by_block = _by_block(self.blocks, self.depth, family)
-            return by_block.get(block_label(site, family) or "", self.default)
-        return self.default
+        label = block_label(site, family) if by_block and family is not None else None
+        return self._chosen(site, by_block.get(label or ""))
 
     def on(self, adapter: Adapter) -> Callable[[Site], float]:
         """Return the function that gives the coefficient of each site of an adapter.
@@ -88,16 +94,24 @@ class Weight:
         Raises:
             UsageError: if the weight goes by blocks that the adapter's family does not have.
         """
-        family = adapter.info.detection.naming
-        if self.blocks or self.depth:
-            if family is None or not block_order(family):
-                raise UsageError(
-                    "weights per block need an adapter of a family whose blocks are known",
-                    file=adapter.info.path,
-                    found=adapter.info.detection.name or "an unknown family",
-                )
-            _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
+        if not (self.blocks or self.depth):
+            return self.of
+        if len(self.blocks) in FLUX_LENGTHS:
+            labels = flux_labels(adapter, self.blocks)
+            by_block = dict(zip(VECTORS[len(self.blocks)], self.blocks, strict=True))
+            return lambda site: self._chosen(site, by_block.get(labels.get(site.modules[0], "")))
+        family = unet_family(adapter, self.blocks)
+        _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
         return lambda site: self.of(site, family)
+
+    def _chosen(self, site: Site, block: float | None) -> float:
+        """Return the most particular weight of a site whose block has this one, if any."""
+        for pattern, value in reversed(self.match):
+            if fnmatchcase(site.modules[0], pattern):
+                return value
+        if site.component in self.components:
+            return self.components[site.component]
+        return self.default if block is None else block
 
     def text(self) -> str:
         """Return the weight as users write it."""
@@ -186,3 +200,16 @@ def _numbers(values: Any, where: str) -> tuple[float, ...]:
     if isinstance(values, str) or not isinstance(values, (list, tuple)):
         raise UsageError(f"{where}: expected a list of numbers", found=values)
     return tuple(_checked(value, where) for value in values)
+
+
+def weight_content(weight: Weight) -> float | dict[str, Any]:
+    """Return what `weight_of` takes for a weight: a number, or a mapping of what is not default."""
+    parts: dict[str, Any] = {
+        "default": weight.default if weight.default != 1.0 else None,
+        **dict(sorted(weight.components.items())),
+        "blocks": list(weight.blocks) or None,
+        "depth": list(weight.depth) or None,
+        "match": dict(weight.match) or None,
+    }
+    stated = {name: value for name, value in parts.items() if value is not None}
+    return weight.default if stated.keys() <= {"default"} else stated

@@ -67,4 +67,5 @@ command = verb_command(
     "loramerge.verbs.bake:bake",
     render,
     "loramerge bake --base sd21-custom --lora character:0.8",
+    writes=True,
 )

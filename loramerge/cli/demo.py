@@ -11,7 +11,7 @@ from loramerge.verbs.demo import Demo, DemoResult
 # type of a step's result → the command that shows it
 _COMMAND_OF = {
     "MixResult": "mix",
-    "ResizeResult": "resize",
+    "FilesResult": "resize",
     "BakeResult": "bake",
     "InspectResult": "inspect",
 }
@@ -41,4 +41,5 @@ command = verb_command(
     render,
     "loramerge demo my-demo",
     decomposes=True,
+    recipe=False,
 )

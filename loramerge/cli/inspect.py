@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from loramerge.adapter import Problem
@@ -152,4 +153,7 @@ command = verb_command(
     render,
     "loramerge inspect --deep character.safetensors",
     lambda result: result.exit_code,
+    steps=lambda asked, result: [
+        ("inspect", replace(asked, files=tuple(file.path for file in result.files)), result)
+    ],
 )

@@ -9,9 +9,11 @@ from loramerge.verbs.mix import Mix, MixResult
 
 def render(result: MixResult) -> None:
     """Show what was mixed."""
-    lines: list[tuple[str, str]] = [
-        ("written", f"{result.output} ({show.size(result.size)})"),
-        ("is", f"{result.dialect}, {result.dtype}, {result.family or 'unknown family'}"),
+    lines = show.written(result.output, show.size(result.size))
+    family = result.family or "unknown family"
+    how = [] if result.output is None else [str(result.dialect), str(result.dtype)]
+    lines += [
+        ("is", ", ".join([*how, family])),
         ("modules", f"{result.modules}, rank {show.ranks(result.ranks)}"),
     ]
     lines += error_lines(result.lossy, result.relative_error, result.norm_kept, result.worst)
@@ -44,4 +46,5 @@ command = verb_command(
     render,
     "loramerge mix style:0.7 character:0.3 --rank 16",
     decomposes=True,
+    writes=True,
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import sys
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,15 @@ import click
 
 from loramerge.cli.session import Session
 from loramerge.events import Note
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.parameters import Context, Parameter, parameters_of
 
-__all__ = ["emit", "json_options", "verb_command"]
+__all__ = ["emit", "json_options", "run_options", "verb_command"]
 
 Render = Callable[[Any], None]
 
-_COMMON = ("as_json", "json_file", "quiet", "threads", "device")
+Steps = list[tuple[str, Any, Any]]  # verb, parameters, result
+
+_COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
 
 def json_options() -> list[click.Parameter]:
@@ -38,7 +38,8 @@ def json_options() -> list[click.Parameter]:
     ]
 
 
-def _run_options() -> list[click.Parameter]:
+def run_options() -> list[click.Parameter]:
+    """Return the options of every command that computes something."""
     return [
         *json_options(),
         click.Option(["--quiet", "-q"], is_flag=True, help="Show warnings only."),
@@ -65,6 +66,9 @@ def verb_command(
     exit_code: Callable[[Any], int] = lambda _: 0,
     *,
     decomposes: bool = False,
+    writes: bool = False,
+    recipe: bool = True,
+    steps: Callable[[Any, Any], Steps] | None = None,
 ) -> click.Command:
     """Make the command of a verb.
 
@@ -75,34 +79,82 @@ def verb_command(
         example: a command line that works, shown in the help.
         exit_code: function of the result that gives the exit code.
         decomposes: whether the verb uses `--device`.
+        writes: whether it writes adapters or checkpoints, which then say what made them.
+        recipe: whether recipes can do the same.
+        steps: function of parameters and result that gives the steps of a recipe that does the
+            same; by default the verb itself.
     """
+    said = parameters_of(parameters)
 
     def callback(**values: Any) -> int:
-        common = {key: values.pop(key) for key in _COMMON}
+        common = {key: values.pop(key, None) for key in _COMMON}
         from importlib import import_module
 
         module, _, function = run.partition(":")
         quiet, json_file = common["quiet"], common["json_file"]
         _check_json_file(json_file)
+        save_recipe = common["save_recipe"]
+        if save_recipe is not None:
+            _check_recipe_file(save_recipe)
+        asked = parameters(**{one.name: _read(one, values[one.name]) for one in said})
         with Session(quiet=quiet) as session:
             if common["device"] is not None:
                 _check_device(name, common["device"], session, used=decomposes)
-            context = Context(common["threads"], common["device"], session.notify)
-            result = getattr(import_module(module), function)(parameters(**values), context)
+            context = Context(
+                common["threads"], common["device"], session.notify, bool(common["strip"])
+            )
+            result = getattr(import_module(module), function)(asked, context)
+            if save_recipe is not None:
+                _save_recipe(
+                    save_recipe, steps(asked, result) if steps else [(name, asked, result)]
+                )
         shown = (lambda: None) if quiet else lambda: render(result)
         emit(result.json(), common["as_json"], json_file, shown)
         return exit_code(result)
 
-    fields = [_parameter(field, hint) for field, hint in _fields(parameters)]
+    fields = [_parameter(one) for one in said]
     fields.sort(key=lambda p: not isinstance(p, click.Argument))
     return click.Command(
         name,
         callback=callback,
-        params=[*fields, *_run_options()],
+        params=[*fields, *(_recipe_options(writes=writes) if recipe else []), *run_options()],
         help=parameters.__doc__,
         epilog=f"Example: {example}",
         no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in fields),
     )
+
+
+def _recipe_options(*, writes: bool) -> list[click.Parameter]:
+    """Return the options that say where the recipe of a command goes."""
+    found: list[click.Parameter] = [
+        click.Option(
+            ["--save-recipe"],
+            metavar="FILE.yaml",
+            help="Also write a recipe that does the same.",
+        )
+    ]
+    if writes:
+        strip = "Write nothing into the header about what made the file."
+        found.append(click.Option(["--strip"], is_flag=True, help=strip))
+    return found
+
+
+def _save_recipe(text: str, steps: Steps) -> None:
+    from loramerge.recipe.writing import write_recipe
+
+    write_recipe(Path(text), steps)
+
+
+def _check_recipe_file(text: str) -> None:
+    """Refuse to write a recipe over something.
+
+    Raises:
+        OutputExists: if the path exists.
+    """
+    if os.path.exists(text):
+        from loramerge.errors import OutputExists
+
+        raise OutputExists("the recipe exists", file=text, hint="give --save-recipe another name")
 
 
 def _check_device(name: str, device: str, session: Session, *, used: bool) -> None:
@@ -161,38 +213,29 @@ def _key(key: Any) -> str:
     return f"{key:g}" if isinstance(key, float) else str(key)
 
 
-def _fields(parameters: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(parameters, include_extras=True)
-    return [(field, hints[field.name]) for field in dataclasses.fields(parameters)]
-
-
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> click.Parameter:
-    """Make the click parameter of a field."""
-    inner, *extras = typing.get_args(hint)
-    doc = next(extra for extra in extras if isinstance(extra, Doc))
-    required = field.default is dataclasses.MISSING
-    inner, many = _unwrapped(inner)
-    kind = _click_type(inner, extras)
+def _parameter(one: Parameter) -> click.Parameter:
+    """Make the click parameter of a verb's parameter."""
+    doc = one.doc
     completion = _completion(doc.completes)
     # an explicit None would count as a value, so what is required is given no default at all
-    default: dict[str, Any] = {} if required or many else {"default": field.default}
+    default: dict[str, Any] = {} if one.required or one.many else {"default": one.default}
     if doc.positional:
         return click.Argument(
-            [field.name],
-            nargs=-1 if many else 1,
-            required=required,
+            [one.name],
+            nargs=-1 if one.many else 1,
+            required=one.required,
             **default,
-            metavar=_metavar(doc.flags[0], required=required, many=many),
+            metavar=_metavar(doc.flags[0], required=one.required, many=one.many),
             shell_complete=completion,
         )
-    flags = doc.flags or (f"--{field.name.replace('_', '-')}",)
-    if inner is bool:
-        return click.Option([*flags, field.name], is_flag=True, default=False, help=doc.help)
+    flags = doc.flags or (f"--{one.name.replace('_', '-')}",)
+    if one.kind is bool:
+        return click.Option([*flags, one.name], is_flag=True, default=False, help=doc.help)
     return click.Option(
-        [*flags, field.name],
-        type=kind,
-        multiple=many,
-        required=required,
+        [*flags, one.name],
+        type=_click_type(one),
+        multiple=one.many,
+        required=one.required,
         **default,
         show_default=default.get("default") is not None,
         metavar=doc.metavar,
@@ -201,28 +244,30 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> click.Parameter:
     )
 
 
+def _read(one: Parameter, value: Any) -> Any:
+    """Return a value from the command line as the verb takes it."""
+    if getattr(one.kind, "__name__", "") != "Reference":
+        return value
+    from loramerge.library.references import parse_reference
+
+    if one.many:
+        return tuple(parse_reference(text) for text in value)
+    return None if value is None else parse_reference(value)
+
+
 def _metavar(word: str, *, required: bool, many: bool) -> str:
     return (word if required else f"[{word}]") + ("..." if many else "")
 
 
-def _unwrapped(inner: Any) -> tuple[Any, bool]:
-    """Return the type without `| None` and `tuple[…, ...]`, and whether it was a tuple."""
-    if isinstance(inner, types.UnionType) or typing.get_origin(inner) is typing.Union:
-        inner = next(arg for arg in typing.get_args(inner) if arg is not type(None))
-    if typing.get_origin(inner) is tuple:
-        return typing.get_args(inner)[0], True
-    return inner, False
-
-
-def _click_type(inner: Any, extras: list[Any]) -> click.ParamType[Any]:
-    if typing.get_origin(inner) is typing.Literal:
-        return click.Choice(typing.get_args(inner))
-    if inner in (int, float):
-        return _range(inner, extras)
+def _click_type(one: Parameter) -> click.ParamType[Any]:
+    if typing.get_origin(one.kind) is typing.Literal:
+        return click.Choice(typing.get_args(one.kind))
+    if one.kind in (int, float):
+        return _range(one.kind, one.bounds)
     return click.STRING
 
 
-def _range(inner: type, extras: list[Any]) -> click.ParamType[Any]:
+def _range(inner: type, extras: Sequence[Any]) -> click.ParamType[Any]:
     """Return a click range from annotated_types bounds.
 
     Bounds are known by their fields, so that commands without any need not import the package.
@@ -249,7 +294,7 @@ def _completion(what: str | None) -> Any:
         from click.shell_completion import CompletionItem
 
         items = [CompletionItem(name) for name in _names(what) if name.startswith(incomplete)]
-        if what in ("adapters", "bases"):
+        if what in ("adapters", "bases", "files"):
             items.append(CompletionItem(incomplete, type="file"))
         return items
 
@@ -269,6 +314,8 @@ def _names(what: str) -> list[str]:
         registry = load_registry()
     except LoramergeError:
         return []
-    names = list(registry.bases) if what == "bases" else []
-    names += [bare(relative.rpartition("/")[2]) for relative, _ in names_in_library(registry, what)]
+    names = [] if what == "adapters" else list(registry.bases)
+    holds = "bases" if what == "bases" else "adapters"
+    found = names_in_library(registry, holds)
+    names += [bare(relative.rpartition("/")[2]) for relative, _ in found]
     return sorted(dict.fromkeys(names))

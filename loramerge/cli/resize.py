@@ -7,28 +7,18 @@ from pathlib import Path
 from loramerge.cli import show
 from loramerge.cli.mix import error_lines
 from loramerge.cli.options import verb_command
-from loramerge.verbs.resize import Resize, Resized, ResizeResult
+from loramerge.verbs.resize import FilesResult, Resized, ResizeFiles, ResizeResult
 
 
-def render(result: ResizeResult) -> None:
+def render(result: FilesResult) -> None:
     """Show one file in lines, several as a table."""
     if len(result.files) == 1 and result.files[0].status == "done":
-        _one(result.files[0])
+        found = result.files[0].result
+        assert found is not None
+        render_one(found)
         return
     show.table(
-        (
-            (
-                Path(file.path).name,
-                file.status,
-                f"{show.size(file.size_before)} to {show.size(file.size_after)}"
-                if file.size_after
-                else "",
-                show.percent(file.norm_kept) if file.norm_kept is not None else "",
-                f"{file.worst[0]} ({file.worst[1]:.3g})" if file.worst else "",
-                file.reason or "",
-            )
-            for file in result.files
-        ),
+        (_row(file) for file in result.files),
         ("file", "status", "size", "norm kept", "worst module", "why"),
     )
     counts: dict[str, int] = {}
@@ -37,27 +27,46 @@ def render(result: ResizeResult) -> None:
     show.console().print(", ".join(f"{n} {status}" for status, n in counts.items()))
 
 
-def _one(file: Resized) -> None:
-    lines: list[tuple[str, str]] = [
-        ("written", f"{file.output}"),
-        ("size", f"{show.size(file.size_before)} to {show.size(file.size_after)}"),
-        ("is", f"{file.dialect}, {file.dtype}"),
-        ("rank", f"{show.ranks(file.ranks_before)} to {show.ranks(file.ranks_after)}"),
-        *error_lines(
-            bool(file.relative_error), file.relative_error or 0.0, file.norm_kept or 1.0, file.worst
-        ),
+def _row(file: Resized) -> tuple[str, ...]:
+    name, found = Path(file.path).name, file.result
+    if found is None:
+        return name, file.status, "", "", "", file.reason or ""
+    return (
+        name,
+        file.status,
+        f"{show.size(file.size_before)} to {show.size(found.size)}" if found.size else "",
+        show.percent(found.norm_kept),
+        f"{found.worst[0]} ({found.worst[1]:.3g})" if found.worst else "",
+        file.reason or "",
+    )
+
+
+def render_one(found: ResizeResult) -> None:
+    """Show what became of one adapter."""
+    lines = show.written(found.output, f"{show.size(found.size_before)} to {show.size(found.size)}")
+    if found.output is not None:
+        lines.append(("is", f"{found.dialect}, {found.dtype}"))
+    lines += [
+        ("rank", f"{show.ranks(found.ranks_before)} to {show.ranks(found.ranks)}"),
+        *error_lines(found.lossy, found.relative_error, found.norm_kept, found.worst),
     ]
-    if file.left_out:
-        lines.append(("left out", f"{len(file.left_out)} modules of rank 0"))
+    if found.left_out:
+        lines.append(("left out", f"{len(found.left_out)} modules of rank 0"))
     show.table(lines)
 
 
 command = verb_command(
     "resize",
-    Resize,
-    "loramerge.verbs.resize:resize",
+    ResizeFiles,
+    "loramerge.verbs.resize:resize_files",
     render,
     "loramerge resize --rank 8 character.safetensors",
     lambda result: result.exit_code,
     decomposes=True,
+    writes=True,
+    steps=lambda asked, result: [
+        ("resize", asked.of(Path(file.path)), file.result)
+        for file in result.files
+        if file.status == "done"
+    ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "counted", "percent", "ranks", "size", "table"]
+__all__ = ["console", "counted", "percent", "ranks", "size", "table", "written"]
 
 _PIPED_WIDTH = 100_000  # lines are for programs there, and never broken
 
@@ -59,6 +59,13 @@ def _box() -> Any:
     from rich import box
 
     return box.SIMPLE
+
+
+def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
+    """Return the lines that say where a result is."""
+    if output is None:
+        return [("written", "nothing: later steps of the recipe take it from memory")]
+    return [("written", output), ("size", weighs)]
 
 
 def size(count: int | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.errors import NotFound, UsageError, listed, nearest
 from loramerge.library.registry import Registry, load_registry
 
-__all__ = ["bare", "expand", "find", "is_adapter_folder", "names_in_library"]
+__all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
@@ -18,6 +19,14 @@ _ONE_OF = {"adapters": "adapter", "bases": "base"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
+
+
+def below(root: Path | None, name: str) -> Path:
+    """Return a path, relative to `root` if it is not absolute."""
+    path = Path(name)
+    with suppress(RuntimeError):  # `~0` where there is no such user
+        path = path.expanduser()
+    return path if root is None else root / path
 
 
 def is_adapter_folder(path: str | Path) -> bool:
@@ -35,7 +44,7 @@ def _is_one(folder: Path, holds: str) -> bool:
     )
 
 
-def find(name: str, holds: str, registry: Registry | None = None) -> Path:
+def find(name: str, holds: str, registry: Registry | None = None, root: Path | None = None) -> Path:
     """Return the file (or folder) a name stands for.
 
     Looked up as a path, as a registered base (for bases), then in the library folders: the whole
@@ -43,6 +52,7 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
 
     Args:
         holds: `adapters` or `bases`, what is wanted.
+        root: folder that relative paths start from; None is the current one.
 
     Raises:
         NotFound: naming the closest, and where it was looked for.
@@ -50,7 +60,7 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
     """
     if not name.strip():
         raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
-    path = Path(name).expanduser()
+    path = below(root, name)
     folder = None
     for place in (path, Path(f"{path}{_SUFFIXES[0]}")):
         if os.path.isdir(place) and not _is_one(place, holds):
@@ -86,13 +96,15 @@ def find(name: str, holds: str, registry: Registry | None = None) -> Path:
         return next(iter(matches.values()))
     if folder is not None:
         return folder
-    raise _not_found(name, holds, registry, known)
+    raise _not_found(name, holds, registry, known, root)
 
 
-def _not_found(name: str, holds: str, registry: Registry, known: Sequence[str]) -> NotFound:
-    names = [*known, *(registry.bases if holds == "bases" else ()), *_siblings(name)]
+def _not_found(
+    name: str, holds: str, registry: Registry, known: Sequence[str], root: Path | None
+) -> NotFound:
+    names = [*known, *(registry.bases if holds == "bases" else ()), *_siblings(name, root)]
     names += [n for full in known if (n := full.rpartition("/")[2]) != full]
-    close = nearest(bare(name), names)
+    close = nearest(bare(name), names) or nearest(name, _siblings(name, root, whole=True))
     places = ["as a path"]
     if holds == "bases":
         places.append(f"among {len(registry.bases)} registered bases")
@@ -107,14 +119,15 @@ def _not_found(name: str, holds: str, registry: Registry, known: Sequence[str]) 
     return NotFound(f"no {what} {name!r}", found=f"nothing {', '.join(places)}", hint=hint)
 
 
-def _siblings(name: str) -> list[str]:
-    """Return the names, without suffix, of the files in the folder where `name` was looked for."""
+def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]:
+    """Return the names of the files in the folder where `name` was looked for, suffixes apart."""
     folder, _ = os.path.split(name)
     try:
-        found = [path.name for path in Path(folder).expanduser().iterdir()]
+        found = [path.name for path in below(root, folder).iterdir()]
     except OSError:
         return []
-    return [os.path.join(folder, bare(n)) for n in found if n.lower().endswith(_SUFFIXES)]
+    names = [name for name in found if name.lower().endswith(_SUFFIXES)]
+    return [os.path.join(folder, name if whole else bare(name)) for name in names]
 
 
 def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path]]:
@@ -165,7 +178,7 @@ def _is_whole(path: Path, wanted: str) -> bool:
     return path.as_posix().endswith("/" + wanted)
 
 
-def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
+def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, PurePath]]:
     """Return the adapter files that names, folders (recursively) and patterns stand for.
 
     A pattern is one only where no file has that very name, so `face [v2].safetensors` is a name.
@@ -183,7 +196,7 @@ def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
         found.setdefault(os.path.realpath(path), (path, relative))
 
     for name in names:
-        path = Path(name).expanduser()
+        path = below(root, name)
         if os.path.isdir(path) and name and not is_adapter_folder(path):
             inside = list(_walk(str(path), "adapters"))
             if not inside:
@@ -195,12 +208,33 @@ def expand(names: Sequence[str]) -> list[tuple[Path, PurePath]]:
             for relative, place in inside:
                 add(place, PurePath(relative))
         elif any(c in name for c in _MAGIC) and not os.path.exists(path):
-            for match, below in _matched(path):
-                add(match, below)
+            for place, part in _matched(path):
+                add(place, part)
         else:
-            place = find(name, "adapters")
+            place = find(name, "adapters", root=root)
             add(place, PurePath(place.name or place.resolve().name))
     return list(found.values())
+
+
+def files_of(name: str, root: Path | None = None) -> list[Path]:
+    """Return the adapters or the checkpoint that a name stands for, to look at.
+
+    A folder that is a checkpoint or an adapter counts as one; others stand for all adapters in them.
+
+    Raises:
+        NotFound: if it stands for nothing.
+    """
+    path = below(root, name)
+    if os.path.isfile(path / _BASE_CONFIG):
+        return [path]
+    try:
+        return [place for place, _ in expand([name], root)]
+    except NotFound:
+        with suppress(NotFound):
+            base = find(name, "bases", root=root)
+            if base != path:  # a name; what lies at the path holds nothing
+                return [base]
+        raise
 
 
 def _matched(pattern: Path) -> list[tuple[Path, PurePath]]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import COMPONENT_WORDS, Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, UsageError, nearest
-from loramerge.library.lookup import find
+from loramerge.library.lookup import below, find
 from loramerge.library.registry import Registry
 
-__all__ = ["Reference", "parse_reference", "with_weight_files"]
+__all__ = ["Reference", "parse_reference", "references", "with_weight_files"]
 
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
@@ -35,13 +35,13 @@ class Reference:
     weight: Weight = Weight()
     written: str = "1"
 
-    def path(self, registry: Registry | None = None) -> Path:
+    def path(self, registry: Registry | None = None, root: Path | None = None) -> Path:
         """Return the adapter's path; see `lookup.find`."""
         try:
-            return find(self.name, "adapters", registry)
+            return find(self.name, "adapters", registry, root)
         except NotFound:
             head, _, tail = self.name.rpartition(":")
-            if not _is_found(head, registry):
+            if not _is_found(head, registry, root):
                 raise
             raise UsageError(
                 f"{self.name!r}: {tail!r} is no weight", hint=f"{head}:0.8 or {head}:unet=0.8:te=0"
@@ -54,9 +54,9 @@ class Reference:
         return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
 
 
-def _is_found(name: str, registry: Registry | None) -> bool:
+def _is_found(name: str, registry: Registry | None, root: Path | None) -> bool:
     try:
-        return bool(find(name, "adapters", registry))
+        return bool(find(name, "adapters", registry, root))
     except (NotFound, UsageError):
         return False
 
@@ -65,11 +65,11 @@ def _number(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text.strip()) else None
 
 
-def parse_reference(text: str) -> Reference:
+def parse_reference(text: str, root: Path | None = None) -> Reference:
     """Split a reference into name and weight.
 
     Only last parts that parse as a weight are one, so `C:/x` and `a:b` stay names; a text that is
-    an existing path is a name as a whole.
+    an existing path (relative ones from `root`) is a name as a whole.
 
     Raises:
         UsageError: for two bare numbers, whose meaning differs between programs, a number beside a
@@ -77,7 +77,7 @@ def parse_reference(text: str) -> Reference:
     """
     prompt = _PROMPT.fullmatch(text.strip())
     rest = prompt.group(1) if prompt else text
-    if not prompt and rest.strip() and os.path.exists(rest):
+    if not prompt and rest.strip() and os.path.exists(below(root, rest)):
         return Reference(rest)
     default: list[float] = []
     components: dict[str, float] = {}
@@ -124,6 +124,11 @@ def parse_reference(text: str) -> Reference:
         written.insert(0, shown_number(default[0]) if default else "1")
     weight = Weight(default[0] if default else 1.0, components, blocks)
     return Reference(rest, weight, ":".join(written))
+
+
+def references(*texts: str) -> tuple[Reference, ...]:
+    """Parse several references; see `parse_reference`."""
+    return tuple(parse_reference(text) for text in texts)
 
 
 def _component(word: str, value: str, text: str) -> dict[str, float]:

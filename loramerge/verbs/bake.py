@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from loramerge import __version__
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
-from loramerge.adapter.source import open_source
+from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.algebra.compare import block_of
 from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.checkpoint import Checkpoint, open_checkpoint
@@ -23,21 +21,28 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageErro
 from loramerge.events import Note, Warn
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
-from loramerge.library.digests import digest_of, digest_of_files
-from loramerge.library.lookup import find
-from loramerge.library.references import Reference, parse_reference, with_weight_files
+from loramerge.library.references import Reference, with_weight_files
 from loramerge.stream.bake import BakePlan, Survival, plan_bake
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
-from loramerge.verbs.inputs import open_adapter
+from loramerge.verbs.inputs import adapter_of, base_path
 from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction, predict_checkpoint
+from loramerge.verbs.provenance import (
+    FileInput,
+    Made,
+    base_input,
+    header_entries,
+    input_of,
+    recipe_in,
+    step_of,
+)
 from loramerge.verbs.writing import WeightParameters, float_type
 
-__all__ = ["Bake", "BakeResult", "bake"]
+__all__ = ["VERB", "Bake", "BakeResult", "bake"]
 
 _WEAK = 0.9  # share of the change below which the report names remedies
-_RECEIPT = "loramerge.bake"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +63,27 @@ class Bake(WeightParameters):
         ),
     ]
     adapters: Annotated[
-        tuple[str, ...], Doc("Adapters with weights: NAME:0.8.", ("ADAPTER",), None, "adapters")
+        tuple[Reference, ...],
+        Doc("Adapters with weights: NAME:0.8.", ("ADAPTER",), None, "adapters"),
     ] = ()
     lora: Annotated[
-        tuple[str, ...],
-        Doc("An adapter with its weight, as NAME:0.8; may be repeated.", ("--lora", "-l"),
-            "ADAPTER", "adapters"),
-    ] = ()  # fmt: skip
+        tuple[Reference, ...],
+        Doc(
+            "An adapter with its weight, as NAME:0.8; may be repeated.",
+            ("--lora", "-l"),
+            "ADAPTER",
+            "adapters",
+            recipe=False,
+        ),
+    ] = ()
     output: Annotated[
         str | None,
-        Doc("File or folder to write [default: BASE+ADAPTER].", ("--output", "-o"), "PATH"),
+        Doc(
+            "File or folder to write [default: BASE+ADAPTER].",
+            ("--output", "-o"),
+            "PATH",
+            recipe=False,
+        ),
     ] = None
     skip_missing: Annotated[
         tuple[str, ...],
@@ -84,6 +100,7 @@ class Bake(WeightParameters):
             "adapter acts.",
             metavar="BASE",
             completes="bases",
+            result=False,
         ),
     ] = None
     rounding: Annotated[
@@ -98,8 +115,25 @@ class Bake(WeightParameters):
         str | None,
         Doc("Give all floating tensors this type [default: as in the base].", metavar="TYPE"),
     ] = None
-    dry_run: Annotated[bool, Doc("Say what would change, and write nothing.")] = False
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
+    dry_run: Annotated[bool, Doc("Say what would change, and write nothing.", recipe=False)] = False
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
+        False
+    )
+
+    def settled(self) -> Bake:
+        """Return the same with all adapters in one place, and the weights of files in theirs."""
+        references = with_weight_files([*self.adapters, *self.lora], self.weights)
+        return replace(self, adapters=tuple(references), lora=(), weights=())
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
+
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        if not self.adapters and not self.lora and self.dtype is None:
+            raise UsageError("bake needs an adapter", hint="--lora NAME:0.8")
+        float_type(self.dtype, FLOATS), _skipped(self.skip_missing)
 
 
 @dataclass
@@ -168,23 +202,15 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     Raises:
         LoramergeError: see `stream.bake.plan_bake` and `stream.bake.bake`.
     """
-    texts = (*parameters.adapters, *parameters.lora)
-    references = with_weight_files([parse_reference(text) for text in texts], parameters.weights)
-    if not references and parameters.dtype is None:
-        raise UsageError("bake needs an adapter", hint="--lora NAME:0.8")
-    dtype, skip = float_type(parameters.dtype, FLOATS), _skipped(parameters.skip_missing)
-    checkpoint = _open_base(parameters.base)
-    output = _output(parameters, checkpoint, references)
+    parameters.check()
+    parameters = parameters.settled()
+    references = parameters.adapters
+    checkpoint = _open_base(parameters.base, context)
+    output = _output(parameters, checkpoint)
     folder = checkpoint.files.root is not None
     checkpoint_output(output, folder=folder, force=parameters.force or parameters.dry_run)
-    adapters = [open_adapter(reference.path(), context.notify) for reference in references]
-    pairs = [(a, r.weight) for a, r in zip(adapters, references, strict=True)]
-    plan = plan_bake(
-        checkpoint,
-        pairs,
-        skip_missing=skip,
-        dtype=dtype,
-    )
+    adapters = [adapter_of(reference, context) for reference in references]
+    plan = _plan(parameters, checkpoint, adapters)
     result = BakeResult(
         str(output),
         parameters.dry_run,
@@ -193,10 +219,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         checkpoint.layouts,
         len(plan.modules),
         plan.tensors,
-        [
-            {"path": a.info.path, "weight": r.written}
-            for a, r in zip(adapters, references, strict=True)
-        ],
+        [{"path": a.label, "weight": r.written} for a, r in zip(adapters, references, strict=True)],
         plan.skipped,
         list(plan.notes),
     )
@@ -210,20 +233,55 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     if parameters.dry_run:
         result.touched = _touched(plan)
         return result
-    receipts = _receipts(adapters, references)
-    _warn_of_double_bake(checkpoint, receipts, context)
+    base = base_input(checkpoint)
+    made = _made(parameters, base, adapters)
+    _warn_of_double_bake(base, made, context)
     with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(_late, checkpoint, receipts, parameters)
-        metadata = {_RECEIPT: _receipt(checkpoint, PLACEHOLDER, receipts, parameters)}
-        survivals = _written(plan, output, parameters, metadata, late, context)
+
+        def digest(one: FileInput) -> str:
+            return PLACEHOLDER if one is base else one.digest()
+
+        early = {} if context.strip else header_entries(made, {}, digest)
+        late: Future[Mapping[str, str]] | None = None
+        if not context.strip:
+            late = pool.submit(lambda: header_entries(made, {}))
+        survivals = _written(plan, output, parameters, early, late, context)
     _add_survival(result, survivals, plan, context)
     result.size = _size(output)
     return result
 
 
-def _open_base(name: str) -> Checkpoint:
+def predict(parameters: Bake, context: Context = Context()) -> Prediction:
+    """Foretell the result from headers.
+
+    Raises:
+        LoramergeError: see `stream.bake.plan_bake`.
+    """
+    parameters = parameters.settled()
+    checkpoint = _open_base(parameters.base, context)
+    adapters = [adapter_of(reference, context) for reference in parameters.adapters]
+    plan = _plan(parameters, checkpoint, adapters)
+    found = predict_checkpoint(checkpoint, plan.dtype, context)
+    found.modules = len(plan.modules)
+    return found
+
+
+VERB = Verb("bake", Bake, "checkpoint", bake, predict)
+
+
+def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: list[Adapter]) -> BakePlan:
+    weights = [reference.weight for reference in parameters.adapters]
+    return plan_bake(
+        checkpoint,
+        list(zip(adapters, weights, strict=True)),
+        skip_missing=_skipped(parameters.skip_missing),
+        dtype=float_type(parameters.dtype, FLOATS),
+    )
+
+
+def _open_base(name: str, context: Context) -> Checkpoint:
     """Open the base; an adapter in its place is called one."""
-    path = find(name, "bases")
+    path = base_path(name, context)
     try:
         return open_checkpoint(path)
     except FamilyError:
@@ -259,12 +317,12 @@ def _skipped(words: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _output(parameters: Bake, checkpoint: Checkpoint, references: list[Reference]) -> Path:
+def _output(parameters: Bake, checkpoint: Checkpoint) -> Path:
     if parameters.output is not None:
         return Path(parameters.output)
     name = Path(parameters.base.replace("\\", "/"))
     label = name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
-    added = sum_name(references)
+    added = sum_name(parameters.adapters)
     stem = f"{label}+{added}" if added else f"{label}-{parameters.dtype}"
     return default_name(stem, "" if checkpoint.files.root is not None else ".safetensors")
 
@@ -274,7 +332,7 @@ def _written(
     output: Path,
     parameters: Bake,
     metadata: Mapping[str, str],
-    late: Future[Mapping[str, str]],
+    late: Future[Mapping[str, str]] | None,
     context: Context,
 ) -> list[Survival]:
     return bake_checkpoint(
@@ -289,60 +347,36 @@ def _written(
     )
 
 
-def _receipts(adapters: list[Adapter], references: list[Reference]) -> list[dict[str, Any]]:
-    """Say which adapters go in: names without folders, weights, digests."""
-    receipts = []
-    for adapter, reference in zip(adapters, references, strict=True):
-        assert adapter.info.path is not None
-        path = Path(adapter.info.path)
-        files = open_source(path).files
-        digest = digest_of(files[0]) if len(files) == 1 else digest_of_files(path, files)
-        name = _encodable(path.name)
-        receipts.append({"name": name, "sha256": digest, "weight": reference.weight.text()})
-    return receipts
+def _made(parameters: Bake, base: FileInput, adapters: list[Adapter]) -> Made | None:
+    """Return the step for the header of the result."""
+    given: dict[tuple[str, str], Any] = {("bases", parameters.base): base}
+    for reference, adapter in zip(parameters.adapters, adapters, strict=True):
+        given["adapters", reference.name] = input_of(adapter)
+    if parameters.rounding == "nearest":
+        parameters = replace(parameters, seed=0)  # it changes nothing
+    return step_of("bake", parameters, given)
 
 
-def _encodable(name: str) -> str:
-    """Return a file name that any header can hold; bytes that are no Unicode become `?`."""
-    return name.encode("utf-8", "replace").decode()
-
-
-def _receipt(
-    checkpoint: Checkpoint, digest: str, receipts: list[dict[str, Any]], parameters: Bake
-) -> str:
-    content: dict[str, Any] = {
-        "version": __version__,
-        "base": {"name": _encodable(checkpoint.path.name), "sha256": digest},
-        "adapters": receipts,
-    }
-    if parameters.rounding == "stochastic":
-        content["rounding"] = {"stochastic": parameters.seed}
-    return json.dumps(content, sort_keys=True, ensure_ascii=False)
-
-
-def _late(
-    checkpoint: Checkpoint, receipts: list[dict[str, Any]], parameters: Bake
-) -> Mapping[str, str]:
-    """Compute the base's digest while the bake runs; it has the placeholder's length."""
-    files = [file.path for file in checkpoint.files.weights]
-    root = checkpoint.files.root
-    digest = digest_of(files[0]) if root is None else digest_of_files(root, files)
-    return {_RECEIPT: _receipt(checkpoint, digest, receipts, parameters)}
-
-
-def _warn_of_double_bake(
-    checkpoint: Checkpoint, receipts: list[dict[str, Any]], context: Context
-) -> None:
+def _warn_of_double_bake(base: FileInput, made: Made | None, context: Context) -> None:
     """Warn where the base says that one of the adapters is in it already."""
-    _, metadata = checkpoint.files.weights[0].open()
-    try:
-        before = json.loads(metadata.get(_RECEIPT, "{}")).get("adapters", [])
-        digests = {entry["sha256"] for entry in before}
-    except (ValueError, AttributeError, KeyError, TypeError):
+    before = recipe_in({RECIPE_KEY: base.recipe or ""})
+    if before is None or made is None:
         return
-    for receipt in receipts:
-        if receipt["sha256"] in digests:
-            context.notify(Warn(f"{receipt['name']} is baked into this base already"))
+    digests = {entry["sha256"] for entry in _inputs_in(before)}
+    for part in made.content.get("adapters", ()):
+        node = part["adapter"]
+        if isinstance(node, FileInput) and node.digest() in digests:
+            context.notify(Warn(f"{node.name} is baked into this base already"))
+
+
+def _inputs_in(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every input of a recipe that has a digest, those of its inputs' own recipes too."""
+    for entry in recipe["inputs"].values():
+        if isinstance(entry, Mapping):
+            if "sha256" in entry:
+                yield entry
+            if isinstance(entry.get("recipe"), Mapping):
+                yield from _inputs_in(entry["recipe"])
 
 
 def _warn_of_embeddings(adapters: list[Adapter], context: Context) -> None:
@@ -414,7 +448,7 @@ def _add_drift(
     trained_on: str,
     context: Context,
 ) -> None:
-    other = open_checkpoint(find(trained_on, "bases"))
+    other = open_checkpoint(base_path(trained_on, context))
     found = drift(adapters, other, checkpoint, threads=context.threads, notify=context.notify)
     if not found:
         raise UsageError(

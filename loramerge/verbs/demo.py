@@ -20,11 +20,12 @@ from loramerge.errors import OutputExists
 from loramerge.families import Module, Slot, family, parameters
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
+from loramerge.library.references import references
 from loramerge.verbs.bake import Bake, BakeResult, bake
 from loramerge.verbs.inspect import Inspect, InspectResult, inspect
 from loramerge.verbs.mix import Mix, MixResult, mix
 from loramerge.verbs.parameters import Context, Doc
-from loramerge.verbs.resize import Resize, ResizeResult, resize
+from loramerge.verbs.resize import FilesResult, ResizeFiles, resize_files
 
 __all__ = ["Demo", "DemoResult", "Step", "demo", "write_base"]
 
@@ -49,7 +50,7 @@ class Step:
 
     title: str
     command: str
-    result: MixResult | ResizeResult | BakeResult | InspectResult
+    result: MixResult | FilesResult | BakeResult | InspectResult
 
 
 @dataclass
@@ -200,15 +201,20 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
             "Two adapters of different rank and dialect, mixed exactly",
             command("mix", *adapters, "--to", "kohya", "-o", mixed),
             mix(
-                Mix(adapters=adapters, to="kohya", output=str(mixed), force=parameters.force),
+                Mix(
+                    adapters=references(*adapters),
+                    to="kohya",
+                    output=str(mixed),
+                    force=parameters.force,
+                ),
                 context,
             ),
         ),
         Step(
             "Re-ranked by SVD; the report says what that lost",
             command("resize", "--rank", "8", mixed, "-o", small),
-            resize(
-                Resize(files=(str(mixed),), rank=8, output=str(small), force=parameters.force),
+            resize_files(
+                ResizeFiles(files=(str(mixed),), rank=8, output=str(small), force=parameters.force),
                 context,
             ),
         ),
@@ -218,7 +224,7 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
             bake(
                 Bake(
                     base=str(base),
-                    lora=(f"{small}:1",),
+                    lora=references(f"{small}:1"),
                     output=str(baked),
                     force=parameters.force,
                 ),

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import training_metadata
 from loramerge.algebra.compare import Comparison, Moments, compare, verdict
-from loramerge.algebra.weights import Weight
 from loramerge.errors import AdapterError, FamilyError, LoramergeError
-from loramerge.library.references import parse_reference
-from loramerge.verbs.inputs import open_adapter
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.library.references import Reference
+from loramerge.verbs.inputs import adapter_of, weighted
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction, predict_report
 
-__all__ = ["Diff", "DiffResult", "diff", "diff_adapters"]
+__all__ = ["VERB", "Diff", "DiffResult", "diff", "diff_adapters"]
 
 _SAME = 2e-3  # relative distance up to which rounding explains a difference
 
@@ -23,10 +23,10 @@ _SAME = 2e-3  # relative distance up to which rounding explains a difference
 class Diff:
     """Compare two adapters of any dialect and rank, by what they change (ΔW)."""
 
-    a: Annotated[str, Doc("First adapter.", ("A",), None, "adapters")]
-    b: Annotated[str, Doc("Second adapter.", ("B",), None, "adapters")]
+    a: Annotated[Reference, Doc("First adapter.", ("A",), None, "adapters")]
+    b: Annotated[Reference, Doc("Second adapter.", ("B",), None, "adapters")]
     exit_code: Annotated[
-        bool, Doc("End with exit code 1 if the two differ by more than rounding.")
+        bool, Doc("End with exit code 1 if the two differ by more than rounding.", recipe=False)
     ] = False
 
 
@@ -81,19 +81,21 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         FamilyError: if the two belong to different families.
         ShapeError: if a shared module has two shapes.
     """
-    references = [parse_reference(parameters.a), parse_reference(parameters.b)]
-    a, b = (open_adapter(reference.path(), context.notify) for reference in references)
     a, b = (
-        adapter.with_deltas(
-            {s: d.scaled(r.weight.on(adapter)(s)) for s, d in adapter.deltas.items()}
-        )
-        if r.weight != Weight()
-        else adapter
-        for adapter, r in zip((a, b), references, strict=True)
+        weighted(adapter_of(reference, context), reference.weight)
+        for reference in (parameters.a, parameters.b)
     )
     result = diff_adapters(a, b, context)
     result.exit_code = parameters.exit_code
     return result
+
+
+def predict(parameters: Diff, context: Context = Context()) -> Prediction:
+    """Foretell what comparing takes."""
+    return predict_report([adapter_of(r, context) for r in (parameters.a, parameters.b)])
+
+
+VERB = Verb("diff", Diff, "report", diff, predict)
 
 
 def diff_adapters(a: Adapter, b: Adapter, context: Context = Context()) -> DiffResult:

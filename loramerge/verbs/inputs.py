@@ -1,4 +1,4 @@
-"""Opening what a verb works on: the adapters that references name, with what is wrong said once."""
+"""Opening what a verb works on: the adapters and bases that names stand for, faults said once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,51 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
-from loramerge.errors import FormatError, LoramergeError
+from loramerge.algebra.weights import Weight
+from loramerge.errors import FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn
+from loramerge.library.lookup import find
+from loramerge.library.references import Reference
+from loramerge.verbs.parameters import Context
 
-__all__ = ["is_checkpoint", "open_adapter"]
+__all__ = ["adapter_of", "base_path", "is_checkpoint", "open_adapter", "weighted"]
+
+
+def adapter_of(reference: Reference, context: Context) -> Adapter:
+    """Return the adapter a reference names; its weight is not applied.
+
+    Raises:
+        NotFound: if there is none of this name.
+        LoramergeError: see `open_adapter`.
+    """
+    known = context.known.get(reference.name)
+    if isinstance(known, Adapter):
+        return known
+    path = known if known is not None else reference.path(root=context.root)
+    return open_adapter(path, context.notify)
+
+
+def weighted(adapter: Adapter, weight: Weight) -> Adapter:
+    """Return the adapter multiplied by a weight; sites of weight 0 are left out."""
+    if weight == Weight():
+        return adapter
+    of = weight.on(adapter)
+    return adapter.with_deltas(
+        {site: delta.scaled(of(site)) for site, delta in adapter.deltas.items() if of(site) != 0.0}
+    )
+
+
+def base_path(name: str, context: Context) -> Path:
+    """Return the path of the base a name stands for.
+
+    Raises:
+        NotFound: if there is none of this name.
+        UsageError: if the name is that of an adapter in memory.
+    """
+    known = context.known.get(name)
+    if isinstance(known, Adapter):
+        raise UsageError(f"{name!r} is an adapter, and a base is needed here")
+    return known if known is not None else find(name, "bases", root=context.root)
 
 
 def open_adapter(path: Path, notify: Notify) -> Adapter:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
 from loramerge.dialects import DIALECTS
-from loramerge.errors import FamilyError, FormatError, LoramergeError, NotFound
+from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
-from loramerge.library.lookup import expand, find
-from loramerge.library.registry import load_registry
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.library.lookup import files_of
+from loramerge.verbs.parameters import Context, Doc, Verb
 
-__all__ = ["Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
+if TYPE_CHECKING:
+    from loramerge.verbs.prediction import Prediction
+
+__all__ = ["VERB", "Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,7 @@ class Inspect:
 
     files: Annotated[
         tuple[str, ...],
-        Doc(
-            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
-        ),
+        Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "files"),
     ]
     deep: Annotated[bool, Doc("Read the weights: true norms and findings.")] = False
     modules: Annotated[bool, Doc("List every module with rank, alpha and norm (reads the weights).")
@@ -54,7 +53,9 @@ class Inspect:
         ),
     ] = None
     hash: Annotated[bool, Doc("Show digests: of the file, and of its tensors.")] = False
-    metadata: Annotated[bool, Doc("Show every entry of the header's metadata.")] = False
+    metadata: Annotated[bool, Doc("Show every entry of the header's metadata.", recipe=False)] = (
+        False
+    )
 
 
 @dataclass
@@ -127,44 +128,49 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
     Raises:
         LoramergeError: for a single file that cannot be read.
     """
-    files = _targets(parameters.files)
     found = []
     code = 0
-    for path in files:
+    things = [thing for name in parameters.files for thing in _things(name, context)]
+    for thing in dict.fromkeys(things):
         try:
-            found.append(_one(path, parameters, context))
+            found.append(_one(thing, parameters, context))
         except LoramergeError as error:
-            if len(files) == 1:
+            if len(things) == 1:
                 raise
-            context.notify(Warn(f"{path}: {error.problem}"))
-            found.append(Inspected(str(path), None, "unreadable", error=error.problem))
+            context.notify(Warn(f"{thing}: {error.problem}"))
+            found.append(Inspected(str(thing), None, "unreadable", error=error.problem))
             code = code or error.exit_code
     if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
         code = 5
     return InspectResult(found, code, parameters.metadata)
 
 
-def _targets(names: tuple[str, ...]) -> list[Path]:
-    """Return the files to look at; a folder that is a checkpoint or adapter counts as one."""
-    found: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        one = os.path.isfile(path / "model_index.json")
-        found += [path] if one else _found(name)
-    return list(dict.fromkeys(found))
+def _things(name: str, context: Context) -> list[Path | _InMemory]:
+    """Return what a name stands for."""
+    known = context.known.get(name)
+    if isinstance(known, Adapter):
+        return [_InMemory(name, known)]
+    if known is not None:
+        return [known]
+    return list(files_of(name, context.root))
 
 
-def _found(name: str) -> list[Path]:
-    """Return the files a name stands for; a registered base may be inspected by its name too."""
-    try:
-        return [place for place, _ in expand([name])]
-    except NotFound:
-        if name in load_registry().bases:
-            return [find(name, "bases")]
-        raise
+@dataclass(frozen=True, eq=False)
+class _InMemory:
+    """An adapter that a recipe computed, and its name there."""
+
+    name: str
+    adapter: Adapter
+
+    def __str__(self) -> str:
+        return self.name
 
 
-def _one(path: Path, parameters: Inspect, context: Context) -> Inspected:
+def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspected:
+    if isinstance(path, _InMemory):
+        found = inspect_adapter(path.adapter, parameters, context)
+        found.path = path.name
+        return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
     try:
@@ -179,6 +185,20 @@ def _one(path: Path, parameters: Inspect, context: Context) -> Inspected:
         except FamilyError:
             pass  # neither: shown with its unknown keys
     return inspect_adapter(adapter, parameters, context)
+
+
+def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
+    """Foretell what looking takes."""
+    from loramerge.verbs.prediction import predict_report
+
+    adapters = []
+    for thing in (t for name in parameters.files for t in _things(name, context)):
+        adapter = thing.adapter if isinstance(thing, _InMemory) else load(thing)
+        adapters.append(adapter)
+    return predict_report(adapters)
+
+
+VERB = Verb("inspect", Inspect, "report", inspect, predict)
 
 
 def inspect_adapter(
@@ -245,8 +265,9 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
     from loramerge.stream.bake import plan_bake, survey
+    from loramerge.verbs.inputs import base_path
 
-    checkpoint = open_checkpoint(find(base, "bases"))
+    checkpoint = open_checkpoint(base_path(base, context))
     found.base = {"path": str(checkpoint.path), "family": checkpoint.family_name}
     try:
         plan = plan_bake(checkpoint, [(adapter, Weight())], skip_missing=("all",))

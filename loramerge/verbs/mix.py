@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import trigger_words
-from loramerge.adapter.save import choose_dialect, encode, suffix_of, write_encoded
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import Combined
+from loramerge.algebra.combine import Combined, terms_of, uncut
+from loramerge.algebra.compat import mix_like
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.mix import mixed_frame
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
+from loramerge.errors import UsageError
 from loramerge.events import Note
-from loramerge.files.dtypes import DTYPES
-from loramerge.library.references import Reference, parse_reference, with_weight_files
-from loramerge.verbs.inputs import open_adapter
-from loramerge.verbs.outputs import (
-    adapter_output,
-    default_name,
-    size_model,
-    sum_name,
-    version_entry,
-    weighted_shapes,
-)
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.library.references import Reference, with_weight_files
+from loramerge.verbs.adapters import AdapterResult, budget, target_of, whole_size, written
+from loramerge.verbs.inputs import adapter_of
+from loramerge.verbs.outputs import sum_name, weighted_shapes
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction, predict_adapter
+from loramerge.verbs.provenance import Made, input_of, step_of
 from loramerge.verbs.writing import RankParameters, WeightParameters, WriteParameters
 
-__all__ = ["Mix", "MixResult", "mix"]
+__all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,7 @@ class Mix(WeightParameters, RankParameters, WriteParameters):
     """
 
     adapters: Annotated[
-        tuple[str, ...],
+        tuple[Reference, ...],
         Doc(
             "Adapters with weights: NAME:0.7, NAME:unet=0.8:te=0, NAME:OUTALL, NAME:1,0,0,… or a "
             "pasted <lora:NAME:0.8>.",
@@ -50,6 +46,16 @@ class Mix(WeightParameters, RankParameters, WriteParameters):
             completes="adapters",
         ),
     ]
+    method: Annotated[
+        Literal["linear"], Doc("How the weighted changes are combined: `linear` is their sum.")
+    ] = "linear"
+    compat: Annotated[
+        Literal["kohya", "kohya-concat", "peft-linear"] | None,
+        Doc(
+            "Give what another tool's merge of these gives, for old results: merge_lora.py of "
+            "sd-scripts, the same with --concat, or PEFT's linear combination."
+        ),
+    ] = None
     embeddings: Annotated[
         Literal["all", "first", "none"],
         Doc(
@@ -58,129 +64,140 @@ class Mix(WeightParameters, RankParameters, WriteParameters):
         ),
     ] = "all"
 
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
 
-@dataclass
-class MixResult:
-    """What was written, and what it lost."""
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        self.target(), self.float_type()
+        if self.rule(1).truncates and self.compat is not None:
+            raise UsageError(
+                "compat gives another tool's result as it is, and no criterion cuts it",
+                hint="resize the result in a second step",
+            )
+        if not self.adapters:
+            raise UsageError("mix needs at least one adapter")
 
-    output: str
-    size: int
-    dialect: str
-    dtype: str
-    family: str | None
-    modules: int
-    ranks: dict[int, int]
+    def settled(self) -> Mix:
+        """Return the same with the weights of files in place."""
+        return replace(
+            self, adapters=tuple(with_weight_files(self.adapters, self.weights)), weights=()
+        )
+
+
+@dataclass(kw_only=True)
+class MixResult(AdapterResult):
+    """What was mixed, what that lost, and what of the inputs is in it."""
+
     inputs: list[dict[str, Any]]
-    lossy: bool
-    relative_error: float
-    norm_kept: float
-    worst: tuple[str, float] | None
-    left_out: list[str]
     unknown_keys: dict[str, list[str]]
 
     def json(self) -> dict[str, Any]:
-        """Return the object that `--json` prints."""
-        return {
-            "outputs": [self.output],
-            "size": self.size,
-            "dialect": self.dialect,
-            "dtype": self.dtype,
-            "family": self.family,
-            "modules": self.modules,
-            "ranks": self.ranks,
-            "inputs": self.inputs,
-            **lossy_json(self.lossy, self.relative_error, self.norm_kept, self.worst),
-            "left_out": self.left_out,
-            "unknown_keys": self.unknown_keys,
-        }
+        return super().json() | {"inputs": self.inputs, "unknown_keys": self.unknown_keys}
 
 
-def lossy_json(
-    lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
-) -> dict[str, Any]:
-    """Return the figures every lossy step reports; exact steps report an error of 0.
-
-    `scale_applied` is what the result was multiplied by to make up for what was cut: 1, since this
-    version never does so.
-    """
-    return {
-        "relative_error": relative_error if lossy else 0.0,
-        "norm_kept": norm_kept if lossy else 1.0,
-        "scale_applied": 1.0,
-        "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
-    }
+Inputs = list[tuple[Adapter, Reference]]
 
 
 def mix(parameters: Mix, context: Context = Context()) -> MixResult:
-    """Run the verb.
+    """Mix and write.
 
     Raises:
         LoramergeError: see `algebra.mix.mix` and `adapter.save.encode`.
     """
-    asked, dtype = parameters.target(), parameters.float_type()
-    references = with_weight_files(
-        [parse_reference(text) for text in parameters.adapters], parameters.weights
-    )
-    adapters = [open_adapter(reference.path(), context.notify) for reference in references]
-    target = choose_dialect(asked, adapters)
-    output = None if parameters.output is None else Path(parameters.output)
-    if output is None:
-        stem = sum_name(references)
-        if label := parameters.rank_label():
-            stem += f"-{label}"
-        output = default_name(stem, suffix_of(target))
-    adapter_output(output, target, force=parameters.force)
-    inputs = [(a, r.weight) for a, r in zip(adapters, references, strict=True)]
-    rule = parameters.rule(sum(adapter.info.size or 0 for adapter in adapters))
-    mixed, combined = _mixed(inputs, rule, parameters, dtype, context)
-    encoded = encode(mixed, target, dtype)
-    encoded.metadata |= version_entry()
-    size = write_encoded(encoded, output, force=parameters.force)
+    parameters = parameters.settled()
+    parameters.check()
+    inputs = _inputs(parameters, context)
+    stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
+    target = target_of(parameters, [adapter for adapter, _ in inputs], stem)
+    result = written(_mixed(inputs, parameters, context), target, context)
     context.notify(Note("use it at weight 1: the weights are in the file"))
+    return result
+
+
+def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
+    """Mix without writing.
+
+    Raises:
+        LoramergeError: see `algebra.mix.mix`.
+    """
+    parameters = parameters.settled()
+    parameters.check()
+    return _mixed(_inputs(parameters, context), parameters, context)
+
+
+def _inputs(parameters: Mix, context: Context) -> Inputs:
+    return [(adapter_of(reference, context), reference) for reference in parameters.adapters]
+
+
+def _mixed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
+    adapters = [adapter for adapter, _ in inputs]
+    weighted = [(adapter, reference.weight) for adapter, reference in inputs]
+    rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
+    if rule.max_size is not None:
+        parameters = replace(parameters, max_size=str(rule.max_size))
+    made = step_of(
+        "mix", parameters, {("adapters", r.name): input_of(adapter) for adapter, r in inputs}
+    )
+    adapter, combined = _summed(weighted, rule, parameters, made, context)
+    if made is not None:
+        adapter.made_by(made)
     return MixResult(
-        output=str(output),
-        size=size,
-        dialect=target.name,
-        dtype=DTYPES[dtype or mixed.dtype].word,
-        family=mixed.info.detection.name,
-        modules=len(mixed.deltas),
-        ranks=mixed.ranks(),
-        inputs=[_described(a, r) for a, r in zip(adapters, references, strict=True)],
-        lossy=combined.lossy,
-        relative_error=combined.relative_error if combined.lossy else 0.0,
-        norm_kept=combined.norm_kept if combined.lossy else 1.0,
-        worst=combined.worst,
-        left_out=combined.left_out,
+        **AdapterResult.figures(adapter, combined),
+        inputs=[_described(a, r) for a, r in inputs],
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
     )
 
 
-def _mixed(
-    inputs: list[tuple[Adapter, Weight]],
+def _summed(
+    inputs: Sequence[tuple[Adapter, Weight]],
     rule: RankRule,
     parameters: Mix,
-    dtype: str | None,
+    made: Made | None,
     context: Context,
 ) -> tuple[Adapter, Combined]:
+    if parameters.compat is not None:
+        found = mix_like(
+            parameters.compat, inputs, embeddings=parameters.embeddings, notify=context.notify
+        )
+        return found, uncut(found)
     sizes = None
     if rule.max_size is not None:
-        frame = mixed_frame([adapter for adapter, _ in inputs], parameters.embeddings)
-        shapes = weighted_shapes(inputs)
-        target = choose_dialect(parameters.target(), [adapter for adapter, _ in inputs])
-        frame.info.metadata |= version_entry()
-        sizes = size_model(frame, shapes, target, dtype or frame.dtype)
+        adapters = [adapter for adapter, _ in inputs]
+        frame = mixed_frame(adapters, parameters.embeddings)
+        sizes = budget(adapters, frame, weighted_shapes(inputs), parameters, made, context)
     return mix_adapters(
         inputs,
         rule,
         embeddings=parameters.embeddings,
         sizes=sizes,
         device=check_device(context.device),
-        precise=dtype == "F64",
+        precise=parameters.float_type() == "F64",
         threads=context.threads,
         notify=context.notify,
     )
+
+
+def predict(parameters: Mix, context: Context = Context()) -> Prediction:
+    """Foretell the result from headers."""
+    parameters = parameters.settled()
+    inputs = _inputs(parameters, context)
+    adapters = [adapter for adapter, _ in inputs]
+    terms = terms_of([(adapter, reference.weight) for adapter, reference in inputs])
+    if parameters.compat in ("kohya", "peft-linear"):
+        terms = {site: deltas[:1] for site, deltas in terms.items()}
+    made = step_of(
+        "mix", parameters, {("adapters", r.name): input_of(adapter) for adapter, r in inputs}
+    )
+    rule = parameters.rule(whole_size(adapters, parameters))
+    frame = mixed_frame(adapters, parameters.embeddings)
+    return predict_adapter(adapters, frame, terms, rule, parameters, made, context)
+
+
+VERB = Verb("mix", Mix, "adapter", mix, predict, mixed)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

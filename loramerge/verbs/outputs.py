@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from loramerge import __version__
 from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.save import Encoded, encode
 from loramerge.algebra.combine import SizeModel
@@ -28,8 +27,9 @@ __all__ = [
     "default_name",
     "encoded_size",
     "size_model",
+    "stand_in",
     "sum_name",
-    "version_entry",
+    "weighted_shapes",
 ]
 
 _LONGEST = 120
@@ -158,13 +158,24 @@ def _tensor_file_size(tensors: Sequence[tuple[str, Tensor]], metadata: Mapping[s
     return len(head) + sum(tensor.nbytes for _, tensor in tensors)
 
 
-class _Unread(RawTensor):
+class Unread(RawTensor):
     """Stands for a tensor of which only type and shape matter."""
 
     unread = True
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         super().__init__(b"", dtype, shape)
+
+
+def stand_in(shape: tuple[int, ...], rank: int, dtype: str) -> LowRank:
+    """Return a delta of a shape and rank that has no values."""
+    tail = (1, 1) if len(shape) == 4 else ()
+    return LowRank(
+        Unread(dtype, (shape[0], rank, *tail)),
+        Unread(dtype, (rank, *shape[1:])),
+        shape,
+        Scale(float(rank)),
+    )
 
 
 def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, Delta]:
@@ -179,7 +190,11 @@ def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, Delt
 
 
 def size_model(
-    frame: Adapter, shapes: Mapping[Site, Delta], target: Dialect, dtype: str
+    frame: Adapter,
+    shapes: Mapping[Site, Delta],
+    target: Dialect,
+    dtype: str,
+    entries: Mapping[str, str],
 ) -> SizeModel:
     """Return what files of given ranks weigh, by encoding adapters of those ranks without data.
 
@@ -187,17 +202,8 @@ def size_model(
         frame: the adapter whose metadata and embeddings will be written.
         shapes: a delta of every site, for shapes; sites not asked for by rank are written whole.
         dtype: safetensors name of the type that will be written.
+        entries: that are added to the header.
     """
-
-    def delta(site: Site, rank: int) -> LowRank:
-        shape = shapes[site].shape
-        tail = (1, 1) if len(shape) == 4 else ()
-        return LowRank(
-            _Unread(dtype, (shape[0], rank, *tail)),
-            _Unread(dtype, (rank, *shape[1:])),
-            shape,
-            Scale(float(rank)),
-        )
 
     def exact(ranks: Mapping[Site, int]) -> int:
         deltas: dict[Site, Delta] = {}
@@ -205,15 +211,12 @@ def size_model(
             if site not in ranks:
                 deltas[site] = whole
             elif ranks[site]:
-                deltas[site] = delta(site, ranks[site])
-        return encoded_size(encode(frame.with_deltas(deltas, dtype=dtype), target, dtype))
+                deltas[site] = stand_in(shapes[site].shape, ranks[site], dtype)
+        encoded = encode(frame.with_deltas(deltas, dtype=dtype), target, dtype)
+        encoded.metadata |= entries
+        return encoded_size(encoded)
 
     def first(site: Site) -> int:
         return 3 * (len(site.name) + _HEADER_ENTRY) + 4
 
     return SizeModel(exact, DTYPES[dtype].bits // 8, first)
-
-
-def version_entry() -> dict[str, str]:
-    """Return the metadata entry that says what wrote a file."""
-    return {"loramerge.version": __version__}

@@ -1,16 +1,27 @@
-"""How a verb's field says what it means, and how a verb is run.
+"""How a verb is said: parameters with their meaning, the verb itself, and how it is run.
 
 A parameter is a dataclass field `Annotated` with `Doc` (its help) and bounds from `annotated_types`.
-The command line derives its options from these fields.
+Options of the command line, the schema of recipes and the record of what made a file are derived
+from these fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from loramerge.events import Notify, ignore
 
-__all__ = ["Context", "Doc"]
+if TYPE_CHECKING:
+    from loramerge.adapter import Adapter
+
+__all__ = ["Context", "Doc", "Parameter", "Verb", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -22,18 +33,82 @@ class Doc:
         flags: option names; `()` derives one from the field's name, `("ARGUMENT",)` style upper case
             makes it positional.
         metavar: what stands for the value in help.
-        completes: what shell completion offers: `adapters`, `bases`, `dialects`, or nothing.
+        completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
+            (either), `dialects`, or nothing.
+        recipe: whether a step of a recipe has it; false for what only a command line needs.
+        result: whether it changes what is computed; false for what is only reported.
     """
 
     help: str
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     completes: str | None = None
+    recipe: bool = True
+    result: bool = True
 
     @property
     def positional(self) -> bool:
         """Whether the value stands without an option name."""
         return bool(self.flags) and not self.flags[0].startswith("-")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of a verb's parameters, taken apart.
+
+    Args:
+        name: of the field; `word`: as recipes and options say it (`for`, where `program` is the field).
+        kind: the type of one value, without `| None` and `tuple[…, ...]`.
+        many: whether several values may stand.
+        optional: whether None may.
+        bounds: further annotations, those of `annotated_types`.
+        default: `dataclasses.MISSING` where a value must be given.
+    """
+
+    name: str
+    word: str
+    kind: Any
+    many: bool
+    optional: bool
+    doc: Doc
+    bounds: tuple[Any, ...]
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def refers(self) -> bool:
+        """Whether its values are names of adapters or bases."""
+        return self.doc.completes in ("adapters", "bases", "files")
+
+
+def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:
+    """Return the fields of a verb's dataclass of parameters, in order."""
+    return _parameters_of(cast(Any, kind))
+
+
+@cache
+def _parameters_of(kind: Any) -> tuple[Parameter, ...]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return tuple(_parameter(f, hints[f.name]) for f in dataclasses.fields(kind))
+
+
+def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
+    inner, *extras = typing.get_args(hint)
+    doc = next(extra for extra in extras if isinstance(extra, Doc))
+    optional = isinstance(inner, types.UnionType) or typing.get_origin(inner) is typing.Union
+    if optional:
+        inner = next(arg for arg in typing.get_args(inner) if arg is not type(None))
+    many = typing.get_origin(inner) is tuple
+    if many:
+        inner = typing.get_args(inner)[0]
+    long = next((flag for flag in doc.flags if flag.startswith("--")), f"--{found.name}")
+    bounds = tuple(extra for extra in extras if not isinstance(extra, Doc))
+    word = long.removeprefix("--").replace("-", "_")
+    return Parameter(found.name, word, inner, many, optional, doc, bounds, found.default)
 
 
 @dataclass(frozen=True)
@@ -44,8 +119,42 @@ class Context:
         threads: worker threads; None takes all processors.
         device: torch device for decompositions, None for numpy.
         notify: told of progress, notes and warnings.
+        strip: write no record of what made a file into it.
+        known: what names stand for, before they are looked up: adapters in memory, or paths.
+        root: folder that relative paths start from; None is the current one.
     """
 
     threads: int | None = None
     device: str | None = None
     notify: Notify = ignore
+    strip: bool = False
+    known: Mapping[str, Adapter | Path] = field(default_factory=dict)
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Something that can be done: one step of a recipe, one command, one function.
+
+    Args:
+        parameters: the frozen dataclass that says what to do.
+        gives: an adapter, a checkpoint (always written), or a report.
+        run: function of parameters and context that does it all, writing included.
+        compute: for adapters, the same without writing; the result holds the adapter.
+        predict: function of parameters and context that foretells the result from headers.
+    """
+
+    name: str
+    parameters: type[Any]
+    gives: Literal["adapter", "checkpoint", "report"]
+    run: Callable[[Any, Context], Any]
+    predict: Callable[[Any, Context], Any]
+    compute: Callable[[Any, Context], Any] | None = None
+
+
+def stated(parameters: Any) -> Iterator[tuple[Parameter, Any]]:
+    """Yield the parameters of a recipe step whose values are not the defaults, with the values."""
+    for one in parameters_of(type(parameters)):
+        value = getattr(parameters, one.name)
+        if one.doc.recipe and (one.required or value != one.default):
+            yield one, value

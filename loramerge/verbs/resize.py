@@ -3,46 +3,86 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.save import choose_dialect, encode, suffix_of, write_encoded
+from loramerge.adapter.save import choose_dialect, suffix_of, write_encoded
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import Combined
 from loramerge.algebra.resize import resize as resize_adapter
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, UsageError
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import bare, expand
-from loramerge.verbs.batch import check_table, without_outputs, write_table
-from loramerge.verbs.inputs import open_adapter
-from loramerge.verbs.mix import lossy_json
-from loramerge.verbs.outputs import (
-    adapter_output,
-    default_name,
-    encoded_size,
-    size_model,
-    version_entry,
+from loramerge.library.references import Reference
+from loramerge.verbs.adapters import (
+    AdapterResult,
+    Target,
+    budget,
+    encoded_for,
+    target_of,
+    whole_size,
+    written,
 )
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.batch import check_table, without_outputs, write_table
+from loramerge.verbs.inputs import adapter_of, weighted
+from loramerge.verbs.outputs import adapter_output, encoded_size
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction, predict_adapter
+from loramerge.verbs.provenance import input_of, step_of
 from loramerge.verbs.writing import RankParameters, WriteParameters
 
-__all__ = ["Resize", "ResizeResult", "Resized", "resize"]
+__all__ = [
+    "VERB",
+    "FilesResult",
+    "Resize",
+    "ResizeFiles",
+    "ResizeResult",
+    "Resized",
+    "resize",
+    "resize_files",
+    "resized",
+]
 
 _COLUMNS = (
     "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
     "worst_module", "worst_error", "reason",
 )  # fmt: skip
-
-
 _LITTLE = 0.5  # share of the norm below which a resize is worth a warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resize(RankParameters, WriteParameters):
+class _How(RankParameters, WriteParameters):
+    """What a resize of one adapter and of many files have in common."""
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
+
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        self.target(), self.float_type()
+        if not self.rule(1).truncates:
+            raise UsageError(
+                "resize needs to know what to keep",
+                hint="give rank (--rank 8), or energy, ratio, cumulative, max_size, max_error",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize(_How):
+    """Re-rank an adapter by SVD.
+
+    Every module gets the best approximation of its new rank, and the report says what that lost.
+    """
+
+    adapter: Annotated[Reference, Doc("Adapter to re-rank.", ("ADAPTER",), completes="adapters")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeFiles(_How):
     """Re-rank adapters by SVD.
 
     Every module gets the best approximation of its new rank, and the report says what that lost.
@@ -67,59 +107,158 @@ class Resize(RankParameters, WriteParameters):
         str | None, Doc("Also write the table of results as CSV.", metavar="FILE.csv")
     ] = None
 
+    def of(self, path: Path) -> Resize:
+        """Return the parameters that resize one of the files."""
+        shared = {f.name: getattr(self, f.name) for f in fields(_How)}
+        return Resize(adapter=Reference(str(path)), **shared)
+
+
+@dataclass(kw_only=True)
+class ResizeResult(AdapterResult):
+    """What was re-ranked, and what that lost."""
+
+    path: str
+    size_before: int | None
+    ranks_before: dict[int, int]
+
+    def json(self) -> dict[str, Any]:
+        return {"path": self.path} | super().json() | {
+            "size_before": self.size_before,
+            "size_after": self.size,
+            "ranks_before": self.ranks_before,
+            "ranks_after": self.ranks,
+        }  # fmt: skip
+
+
+def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
+    """Re-rank and write.
+
+    Raises:
+        LoramergeError: see `algebra.resize.resize` and `adapter.save.encode`.
+    """
+    parameters.check()
+    adapter = adapter_of(parameters.adapter, context)
+    stem = f"{parameters.adapter.label}-{parameters.rank_label()}"
+    target = target_of(parameters, [adapter], stem)
+    return written(_resized(adapter, parameters, context), target, context)
+
+
+def resized(parameters: Resize, context: Context = Context()) -> ResizeResult:
+    """Re-rank without writing.
+
+    Raises:
+        LoramergeError: see `algebra.resize.resize`.
+    """
+    parameters.check()
+    return _resized(adapter_of(parameters.adapter, context), parameters, context)
+
+
+def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeResult:
+    rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    if rule.max_size is not None:
+        parameters = replace(parameters, max_size=str(rule.max_size))
+    made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
+    source = weighted(adapter, parameters.adapter.weight)
+    sizes = None
+    if rule.max_size is not None:
+        frame = source.with_deltas({}, dtype=adapter.dtype)
+        sizes = budget([adapter], frame, source.deltas, parameters, made, context)
+    try:
+        small, combined = resize_adapter(
+            source,
+            rule,
+            sizes=sizes,
+            device=check_device(context.device),
+            precise=parameters.float_type() == "F64",
+            threads=context.threads,
+            notify=context.notify,
+        )
+    except LoramergeError as error:
+        error.file = error.file or adapter.info.path
+        raise
+    if made is not None:
+        small.made_by(made)
+    if not combined.lossy:
+        name = parameters.adapter.label
+        context.notify(Note(f"{name}: nothing was cut; its ranks are not above what is kept"))
+    elif combined.norm_kept < _LITTLE:
+        gone = f" and {len(combined.left_out)} modules are gone" if combined.left_out else ""
+        context.notify(
+            Warn(
+                f"{parameters.adapter.label}: only {combined.norm_kept:.0%} of the norm is kept"
+                f"{gone}; keep more, or write fewer bytes for each direction with --dtype float16 "
+                "or --to kohya"
+            )
+        )
+    return ResizeResult(
+        **AdapterResult.figures(small, combined),
+        path=adapter.label,
+        size_before=adapter.info.size,
+        ranks_before=adapter.ranks(),
+    )
+
+
+def predict(parameters: Resize, context: Context = Context()) -> Prediction:
+    """Foretell the result from headers."""
+    adapter = adapter_of(parameters.adapter, context)
+    made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
+    source = weighted(adapter, parameters.adapter.weight)
+    terms = {site: [delta] for site, delta in source.deltas.items()}
+    rule = parameters.rule(whole_size([adapter], parameters))
+    frame = source.with_deltas({}, dtype=adapter.dtype)
+    return predict_adapter([adapter], frame, terms, rule, parameters, made, context)
+
+
+VERB = Verb("resize", Resize, "adapter", resize, predict, resized)
+
 
 @dataclass
 class Resized:
-    """What became of one file. `status` is `done`, `kept` (already there), `skipped` or `failed`."""
+    """What became of one of several files.
+
+    Args:
+        status: `done`, `kept` (already there), `skipped` (would not get smaller) or `failed`.
+        result: of what was computed.
+    """
 
     path: str
     status: str
     output: str | None = None
+    result: ResizeResult | None = None
     size_before: int | None = None
-    size_after: int | None = None
-    dialect: str | None = None
-    dtype: str | None = None
-    ranks_before: dict[int, int] = field(default_factory=dict)
-    ranks_after: dict[int, int] = field(default_factory=dict)
-    relative_error: float | None = None
-    norm_kept: float | None = None
-    worst: tuple[str, float] | None = None
-    left_out: list[str] = field(default_factory=list)
     reason: str | None = None
     exit_code: int = 0
 
     def row(self) -> list[Any]:
-        """Return the row of this file in the table of results."""
-        worst = self.worst or (None, None)
-        figures = [self.size_before, self.size_after, self.norm_kept, self.relative_error]
-        return [self.path, self.output, self.status, *figures, *worst, self.reason]
+        """Return the file's line in the CSV table."""
+        r = self.result
+        worst = r.worst if r and r.worst else (None, None)
+        return [
+            self.path, self.output, self.status, self.size_before, r.size if r else None,
+            r.norm_kept if r else None, r.relative_error if r else None, *worst, self.reason,
+        ]  # fmt: skip
 
     def json(self) -> dict[str, Any]:
-        """Return the object of this file in `--json`."""
-        figures = lossy_json(
-            bool(self.relative_error),
-            self.relative_error or 0.0,
-            1.0 if self.norm_kept is None else self.norm_kept,
-            self.worst,
-        )
+        """Return this file's object in `--json`; keys are always present, null if not computed."""
+        figures = {} if self.result is None else self.result.json()
         return {
             "path": self.path,
             "status": self.status,
             "output": self.output,
             "size_before": self.size_before,
-            "size_after": self.size_after,
-            "dialect": self.dialect,
-            "dtype": self.dtype,
-            "ranks_before": self.ranks_before,
-            "ranks_after": self.ranks_after,
-            **(dict.fromkeys(figures) if self.relative_error is None else figures),
-            "left_out": self.left_out,
+            **{name: figures.get(name) for name in _FIGURES},
             "reason": self.reason,
         }
 
 
+_FIGURES = (
+    "size_after", "dialect", "dtype", "ranks_before", "ranks_after", "relative_error", "norm_kept",
+    "scale_applied", "worst", "left_out",
+)  # fmt: skip
+
+
 @dataclass
-class ResizeResult:
+class FilesResult:
     """The outcome of every file."""
 
     files: list[Resized]
@@ -138,23 +277,18 @@ class ResizeResult:
         return {"outputs": outputs, **figures, "files": [f.json() for f in self.files]}
 
 
-def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
-    """Run the verb. With a single file errors are raised; with several they are reported.
+def resize_files(parameters: ResizeFiles, context: Context = Context()) -> FilesResult:
+    """Resize files. With a single one errors are raised; with several they are reported.
 
     Raises:
         UsageError: for options that cannot go together.
-        LoramergeError: for a single file, see `algebra.resize.resize` and `adapter.save.encode`.
+        LoramergeError: for a single file, see `resize`.
     """
     check_device(context.device)
-    parameters.target(), parameters.float_type()
+    parameters.check()
     if parameters.results:
         check_table(Path(parameters.results))
-    if not parameters.rule(1).truncates:
-        raise UsageError(
-            "resize needs to know what to keep",
-            hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
-        )
-    files = without_outputs(expand(parameters.files), parameters.out_dir)
+    files = without_outputs(expand(parameters.files, context.root), parameters.out_dir)
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
         raise UsageError(
@@ -171,19 +305,25 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     done = [
         _tolerant(path, relative, parameters, context, taken)
         if several
-        else _one(path, relative, parameters, context, taken)
+        else _alone(path, parameters, context)
         for path, relative in files
     ]
-    result = ResizeResult(done)
+    result = FilesResult(done)
     if parameters.results:
         write_table(Path(parameters.results), _COLUMNS, [file.row() for file in result.files])
     return result
 
 
+def _alone(path: Path, parameters: ResizeFiles, context: Context) -> Resized:
+    """Resize the only file."""
+    found = resize(parameters.of(path), context)
+    return Resized(str(path), "done", found.output, found, found.size_before)
+
+
 def _tolerant(
     path: Path,
     relative: PurePath,
-    parameters: Resize,
+    parameters: ResizeFiles,
     context: Context,
     taken: dict[str, Path],
 ) -> Resized:
@@ -195,17 +335,12 @@ def _tolerant(
         return Resized(str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code)
 
 
-def _output(path: Path, relative: PurePath, parameters: Resize, target: Dialect) -> Path:
-    if parameters.out_dir is not None:
-        stem = str(relative) if path.is_dir() else bare(str(relative))
-        return Path(parameters.out_dir) / f"{stem}{suffix_of(target)}"
-    if parameters.output is not None:
-        return Path(parameters.output)
-    stem = bare(path.name) if path.is_file() else path.name
-    return default_name(f"{stem}-{parameters.rank_label()}", suffix_of(target))
+def _output(path: Path, relative: PurePath, out_dir: str, target: Dialect) -> Path:
+    stem = str(relative) if path.is_dir() else bare(str(relative))
+    return Path(out_dir) / f"{stem}{suffix_of(target)}"
 
 
-def _is_there(path: Path, output: Path, parameters: Resize, taken: dict[str, Path]) -> bool:
+def _is_there(path: Path, output: Path, parameters: ResizeFiles, taken: dict[str, Path]) -> bool:
     """Say whether the result of one of several files exists, and need not be made again.
 
     Raises:
@@ -225,76 +360,31 @@ def _is_there(path: Path, output: Path, parameters: Resize, taken: dict[str, Pat
 def _one(
     path: Path,
     relative: PurePath,
-    parameters: Resize,
+    parameters: ResizeFiles,
     context: Context,
     taken: dict[str, Path],
 ) -> Resized:
-    """Resize one file. `taken` maps the outputs of this run to the files they are made from."""
-    adapter = open_adapter(path, context.notify)
-    target = choose_dialect(parameters.target(), [adapter])
-    output = _output(path, relative, parameters, target)
-    batch = parameters.out_dir is not None
+    """Resize one of several files; `taken` maps the outputs of this run to their files."""
+    one = parameters.of(path)
+    adapter = adapter_of(one.adapter, context)
+    dialect = choose_dialect(one.target(), [adapter])
+    assert parameters.out_dir is not None
+    output = _output(path, relative, parameters.out_dir, dialect)
     before = adapter.info.size or 0
-    if batch and _is_there(path, output, parameters, taken):
-        return Resized(str(path), "kept", str(output), before, reason="the output is there already")
-    adapter_output(output, target, force=parameters.force)
-    dtype = parameters.float_type()
-    try:
-        small, combined = _resized(adapter, parameters, dtype, context)
-    except LoramergeError as error:
-        error.file = error.file or str(path)
-        raise
-    encoded = encode(small, target, dtype)
-    encoded.metadata |= version_entry()
-    found = Resized(
-        str(path),
-        "done",
-        str(output),
-        before,
-        None,
-        target.name,
-        DTYPES[dtype or small.dtype].word,
-        adapter.ranks(),
-        small.ranks(),
-        combined.relative_error if combined.lossy else 0.0,
-        combined.norm_kept if combined.lossy else 1.0,
-        combined.worst,
-        combined.left_out,
-    )
-    if batch and encoded_size(encoded) >= before:
-        found.status, found.output = "skipped", None
-        found.reason = "the result would not be smaller"
-        return found
-    found.size_after = write_encoded(encoded, output, force=parameters.force)
-    if not combined.lossy:
-        context.notify(Note(f"{path.name}: nothing was cut; its ranks are not above what is kept"))
-    elif combined.norm_kept < _LITTLE:
-        gone = f" and {len(combined.left_out)} modules are gone" if combined.left_out else ""
-        context.notify(
-            Warn(
-                f"{path.name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; keep more, "
-                "or write fewer bytes for each direction with --dtype float16 or --to kohya"
-            )
+    if _is_there(path, output, parameters, taken):
+        why = "the output is there already"
+        return Resized(str(path), "kept", str(output), None, before, why)
+    adapter_output(output, dialect, force=parameters.force)
+    target = Target(output, dialect, one.float_type(), parameters.force)
+    computed = _resized(adapter, one, context)
+    assert computed.adapter is not None
+    encoded = encoded_for(computed.adapter, target, context)
+    computed.dialect = dialect.name
+    computed.dtype = DTYPES[target.dtype or computed.adapter.dtype].word
+    if encoded_size(encoded) >= before:
+        return Resized(
+            str(path), "skipped", None, computed, before, "the result would not be smaller"
         )
-    return found
-
-
-def _resized(
-    adapter: Adapter, parameters: Resize, dtype: str | None, context: Context
-) -> tuple[Adapter, Combined]:
-    rule = parameters.rule(adapter.info.size or 0)
-    sizes = None
-    if rule.max_size is not None:
-        target = choose_dialect(parameters.target(), [adapter])
-        frame = adapter.with_deltas({})
-        frame.info.metadata = frame.info.metadata | version_entry()
-        sizes = size_model(frame, adapter.deltas, target, dtype or adapter.dtype)
-    return resize_adapter(
-        adapter,
-        rule,
-        sizes=sizes,
-        device=check_device(context.device),
-        precise=dtype == "F64",
-        threads=context.threads,
-        notify=context.notify,
-    )
+    computed.size = write_encoded(encoded, output, force=target.force)
+    computed.output = str(output)
+    return Resized(str(path), "done", str(output), computed, before)

@@ -78,6 +78,7 @@ class WeightParameters:
             "Weight of an adapter from a YAML file: per component, block, depth or pattern of "
             "module names; may be repeated.",
             metavar="NAME=FILE",
+            recipe=False,
         ),
     ] = ()
 
@@ -160,7 +161,12 @@ class WriteParameters:
 
     output: Annotated[
         str | None,
-        Doc("File to write [default: a name made of the inputs].", ("--output", "-o"), "FILE"),
+        Doc(
+            "File to write [default: a name made of the inputs].",
+            ("--output", "-o"),
+            "FILE",
+            recipe=False,
+        ),
     ] = None
     to: Annotated[
         str | None,
@@ -181,7 +187,14 @@ class WriteParameters:
             metavar="TYPE",
         ),
     ] = None
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
+        False
+    )
+
+    @property
+    def says_how(self) -> bool:
+        """Whether anything is asked of the written file beside its name."""
+        return bool(self.to or self.program or self.dtype)
 
     def target(self) -> str | None:
         """Return the dialect or program asked for.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Info, Site
+from loramerge.adapter import Adapter, Info, LowRank, Site
+from loramerge.adapter.load import load
 from loramerge.algebra.blocks import PRESETS, VECTORS, block_label, block_order, check_vector
+from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.dialects.detect import Detection
 from loramerge.errors import UsageError
 from loramerge.families import FAMILIES, Family
+from tests.algebra.builders import rng
+from tests.samples import safetensors_bytes
 
 SD15, SDXL = FAMILIES["sd15"], FAMILIES["sdxl"]
 
@@ -131,3 +140,217 @@ def test_mistakes_are_named(content: object, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         weight_of(content, "here")
     assert words in str(caught.value)
+
+
+# ---- Flux, whose modules are named as each program spells them
+
+SINGLES = [f"lora_unet_single_blocks_{n}_linear2" for n in range(4)]
+# what a stem has → the suffixes its program writes
+SUFFIXES = (
+    (r"_lora$", (".down.weight", ".up.weight")),
+    (r"\.", (".lora_A.weight", ".lora_B.weight")),
+    (r"", (".lora_down.weight", ".lora_up.weight")),
+)
+# real listing → modules of each double and each single block
+MODULES_PER_BLOCK = {
+    "invoke_flux_lora_aitoolkit_format": (8, 2),
+    "invoke_flux_lora_diffusers_format": (14, 6),
+    "invoke_flux_lora_kohya_with_te1_format": (10, 3),
+}
+LISTINGS = tuple(MODULES_PER_BLOCK)
+EACH = tuple(1.0 + n / 100 for n in range(61))  # no two blocks have the same
+BLOCK_3 = re.compile(r"double_blocks[._]3[._]|(?<!single_)transformer_blocks[._]3[._]")
+
+
+def of_stems(folder: Path, stems: Iterable[str]) -> Adapter:
+    """An adapter read from a file with these stems."""
+    tensors = {}
+    for stem in stems:
+        down, up = next(pair for sign, pair in SUFFIXES if re.search(sign, stem))
+        tensors[stem + down] = np.ones((1, 3), "float32")
+        tensors[stem + up] = np.ones((2, 1), "float32")
+    (folder / "made.safetensors").write_bytes(safetensors_bytes(tensors))
+    return load(folder / "made.safetensors").require_sound()
+
+
+def of_listing(data: Path, folder: Path, name: str) -> Adapter:
+    """An adapter with the keys of a real one and seeded weights of its shapes, at rank 1."""
+    content = json.loads((data / "listings" / f"{name}.json").read_text("utf-8"))
+    random, tensors = rng(7), {}
+    for key, (shape, *_) in content["keys"].items():
+        small = [1 if ("down" in key or "lora_A" in key) == (axis == 0) else n
+                 for axis, n in enumerate(shape)]  # fmt: skip
+        tensors[key] = (
+            random.standard_normal(small, "float32") if shape else np.array(1.0, "float32")
+        )
+    (folder / "real.safetensors").write_bytes(safetensors_bytes(tensors))
+    return load(folder / "real.safetensors").require_sound()
+
+
+def vector(length: int, **changed: float) -> Weight:
+    """1 everywhere but at some blocks."""
+    return Weight(blocks=tuple(changed.get(label, 1.0) for label in VECTORS[length]))
+
+
+@pytest.mark.parametrize(
+    ("stem", "label"),
+    [
+        # sd-scripts
+        ("lora_unet_double_blocks_3_img_attn_qkv", "D03"),
+        ("lora_unet_single_blocks_37_modulation_lin", "S37"),
+        ("lora_unet__double_blocks_18_txt_mlp_0", "D18"),
+        ("lora_unet_img_in", "IN"),
+        ("lora_unet_txt_in", "IN"),
+        ("lora_unet_time_in_in_layer", "IN"),
+        ("lora_unet_vector_in_out_layer", "IN"),
+        ("lora_unet_guidance_in_in_layer", "IN"),
+        ("lora_unet_final_layer_linear", "OUT"),
+        ("lora_unet_final_layer_adaLN_modulation_1", "OUT"),
+        ("lora_te1_text_model_encoder_layers_3_mlp_fc1", "CLIP"),
+        ("lora_te3_encoder_block_3_layer_0_SelfAttention_q", "T5"),
+        # OneTrainer
+        ("lora_transformer_transformer_blocks_11_attn_to_k", "D11"),
+        ("lora_transformer_single_transformer_blocks_11_attn_to_k", "S11"),
+        ("lora_te2_encoder_block_3_layer_1_DenseReluDense_wi_0", "T5"),
+        ("transformer.double_blocks.7.img_attn.qkv.1", "D07"),
+        ("transformer.single_blocks.7.linear1.3", "S07"),
+        # ai-toolkit, ComfyUI, the original names
+        ("diffusion_model.double_blocks.10.txt_mlp.2", "D10"),
+        ("diffusion_model.single_blocks.10.linear1", "S10"),
+        ("diffusion_model.final_layer.linear", "OUT"),
+        ("diffusion_model.img_in", "IN"),
+        ("text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1", "CLIP"),
+        ("text_encoders.t5xxl.transformer.encoder.block.3.layer.0.SelfAttention.q", "T5"),
+        ("double_blocks.0.img_attn.qkv", "D00"),
+        # XLabs
+        ("single_blocks.4.processor.qkv_lora", "S04"),
+        # diffusers and PEFT
+        ("transformer.transformer_blocks.3.attn.add_q_proj", "D03"),
+        ("transformer.single_transformer_blocks.3.proj_out", "S03"),
+        ("transformer.proj_out", "OUT"),
+        ("transformer.norm_out.linear", "OUT"),
+        ("transformer.x_embedder", "IN"),
+        ("transformer.context_embedder", "IN"),
+        ("transformer.time_text_embed.guidance_embedder.linear_1", "IN"),
+        ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "CLIP"),
+        ("text_encoder.encoder.layers.0.self_attn.q_proj", "CLIP"),
+        ("text_encoder_2.encoder.block.0.layer.0.SelfAttention.q", "T5"),
+        ("base_model.model.transformer_blocks.12.ff.net.2", "D12"),
+        ("base_model.model.transformer.single_transformer_blocks.9.proj_mlp", "S09"),
+        ("lora_unet_pos_embed", None),
+        ("transformer.pos_embed.double_blocks", None),
+    ],
+)
+def test_a_block_of_flux_is_found_in_every_spelling(
+    stem: str, label: str | None, tmp_path: Path
+) -> None:
+    a = of_stems(tmp_path, [stem, *SINGLES])
+    (name,) = [s for s in a.deltas if "single_blocks_" not in s.name or "37" in s.name]
+    expected = dict(zip(VECTORS[61], EACH, strict=True)).get(label or "", 9.0)
+    assert Weight(9.0, blocks=EACH).on(a)(name) == expected
+    short = dict(zip(VECTORS[57], EACH, strict=False)).get(label or "", 9.0)
+    assert Weight(9.0, blocks=EACH[:57]).on(a)(name) == short
+
+
+def test_the_vectors_of_flux_name_the_fields_blocks() -> None:
+    assert (len(VECTORS[57]), len(VECTORS[61])) == (57, 61)
+    long = VECTORS[61]
+    assert long[:4] == ("CLIP", "T5", "IN", "D00") and long[3:60] == VECTORS[57]
+    assert (long[21], long[22], long[59], long[60]) == ("D18", "S00", "S37", "OUT")
+
+
+@pytest.mark.parametrize("length", [57, 61])
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_zero_removes_exactly_the_modules_of_its_block(
+    name: str, length: int, shared_data: Path, tmp_path: Path
+) -> None:
+    a = of_listing(shared_data, tmp_path, name)
+    result, _ = mix([(a, vector(length, D03=0.0))])
+    gone = {site.name for site in a.deltas.keys() - result.deltas.keys()}
+    assert gone == {site.name for site in a.deltas if BLOCK_3.search(site.name)}
+    assert len(gone) == MODULES_PER_BLOCK[name][0]
+    assert all(result.deltas[site] is a.deltas[site] for site in result.deltas)
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_weight_counts_once_and_keeps_its_sign(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    a = of_listing(shared_data, tmp_path, name)
+    result, _ = mix([(a, vector(57, D03=-0.5, S20=2.0))])
+    found: Counter[float] = Counter()
+    for site, delta in result.deltas.items():
+        before = a.deltas[site]
+        assert isinstance(delta, LowRank) and isinstance(before, LowRank)
+        (up, down), (up_before, down_before) = delta.factors(), before.factors()
+        ratio = (up * down.sum() / (up_before * down_before.sum())).mean()
+        found[round(float(ratio), 5)] += 1
+    assert set(found) == {1.0, -0.5, 2.0}
+    assert (found[-0.5], found[2.0]) == MODULES_PER_BLOCK[name]
+
+
+def test_text_encoders_are_blocks_of_their_own(shared_data: Path, tmp_path: Path) -> None:
+    a = of_listing(shared_data, tmp_path, LISTINGS[2])
+    result, _ = mix([(a, vector(61, CLIP=0.0))])
+    gone = a.deltas.keys() - result.deltas.keys()
+    assert len(gone) == 72 and {site.component for site in gone} == {"text_encoder"}
+    assert len(mix([(a, vector(57))])[0].deltas) == len(a.deltas)  # 57 values name none of them
+
+
+def test_patterns_and_components_go_before_blocks_of_flux(tmp_path: Path) -> None:
+    a = of_stems(tmp_path, [*SINGLES, "lora_te1_text_model_encoder_layers_0_mlp_fc1"])
+    content = {"default": 9, "te": 0.25, "match": {"*blocks_2_*": 0.5}, "blocks": list(EACH)}
+    of = weight_of(content, "here").on(a)
+    found = {site.name: of(site) for site in a.deltas}
+    assert found["unet.single_blocks_2_linear2"] == 0.5
+    assert found["unet.single_blocks_1_linear2"] == EACH[VECTORS[61].index("S01")]
+    assert found["text_encoder.text_model_encoder_layers_0_mlp_fc1"] == 0.25
+
+
+def test_qwen_image_is_not_taken_for_flux(shared_data: Path, tmp_path: Path) -> None:
+    a = of_listing(shared_data, tmp_path, "invoke_qwen_image_lora_diffusers_format")
+    for length in (57, 61):
+        with pytest.raises(UsageError) as caught:
+            vector(length).on(a)
+        text = str(caught.value)
+        assert "real.safetensors" in text and "Flux, SD3 and Qwen-Image" in text
+
+
+@pytest.mark.parametrize(
+    ("stems", "words"),
+    [
+        (["transformer.transformer_blocks.0.attn.to_q"], "transformer_blocks alone"),
+        (["lora_transformer_transformer_blocks_0_attn_to_k"], "transformer_blocks alone"),
+        ([*SINGLES, "lora_unet_double_blocks_19_img_mlp_0"], "such as D19"),
+        ([*SINGLES, "lora_unet_single_blocks_47_linear1"], "such as S47"),
+        (["diffusion_model.double_blocks.0.img_attn_qkv", *SINGLES], "HunyuanVideo"),
+        (["diffusion_model.joint_blocks.0.x_block.attn.qkv"], "SD3"),
+        (["lora_unet_blocks_0_cross_attn_k"], "no block of Flux"),
+    ],
+)
+def test_what_may_be_another_model_is_refused(stems: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        vector(57).on(of_stems(tmp_path, stems))
+    assert words in str(caught.value) and "made.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [57, 61])
+def test_vectors_of_flux_are_refused_for_stable_diffusion(length: int) -> None:
+    for adapter in (empty(SD15), empty(SDXL), empty(SD15, FAMILIES["sd21"])):
+        with pytest.raises(UsageError) as caught:
+            vector(length).on(adapter)
+        text = str(caught.value)
+        assert f"{length} values is for Flux" in text and "12 or 20 values for SDXL" in text
+    with pytest.raises(UsageError, match="names blocks that sdxl lacks"):
+        check_vector((1.0,) * length, SDXL)
+
+
+def test_vectors_of_stable_diffusion_are_refused_for_flux(tmp_path: Path) -> None:
+    a = of_stems(tmp_path, SINGLES)
+    with pytest.raises(UsageError) as caught:
+        Weight(blocks=(1.0,) * 17).on(a)
+    text = str(caught.value)
+    assert "17 values is for the UNet" in text and "found: an adapter of Flux" in text
+    assert "57 or 61" in text
+    with pytest.raises(UsageError, match="by depth are for the UNet"):
+        Weight(depth=(0.0, 1.0)).on(a)

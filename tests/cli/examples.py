@@ -16,6 +16,17 @@ from loramerge.cli.main import group
 __all__ = ["blocks", "commands_of", "examples_of", "prepare", "walk"]
 
 
+_RECIPE = """\
+version: 1
+vars: {w: 0.7}
+inputs: {character: character.safetensors, style: style.safetensors}
+steps:
+  blend:
+    mix: {adapters: ["character:${w}", "style:0.3"]}
+    save: out/blend.safetensors
+"""
+
+
 def walk() -> Iterator[tuple[str, click.Command]]:
     """Yield (words, command) of the program, its commands, and theirs."""
     context = click.Context(group)
@@ -51,6 +62,8 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
     os.link(folder / "base.safetensors", folder / "models" / "sd21-custom.safetensors")
     for source, name in (("a", "style"), ("b", "character"), ("b", "gochiusa")):
         shutil.copy(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
+    (folder / "recipe.yaml").write_text(_RECIPE, "utf-8")
+    run.ok("mix", "style:0.5", "character:0.5", "-o", "mixed.safetensors")
     if resized:
         run.ok("resize", "--rank", "4", "character", "-o", "character-r8.safetensors")
     for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from loramerge.files.digest import sha256_of_file
 from tests.cli.world import rewrite, write_folder
 from tests.samples import data_section, read_safetensors
 
@@ -146,10 +147,17 @@ def test_pickled_bases(run):
 def test_what_was_baked_is_written_down(run):
     run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "once.safetensors")
     _, metadata = read_safetensors(run.folder / "once.safetensors")
-    receipt = json.loads(metadata["loramerge.bake"])
-    assert receipt["base"]["name"] == "base.safetensors" and len(receipt["base"]["sha256"]) == 64
-    assert [(a["name"], a["weight"]) for a in receipt["adapters"]] == [("a.safetensors", "0.8")]
-    assert str(run.folder) not in metadata["loramerge.bake"]
+    recipe = json.loads(metadata["loramerge.recipe"])
+    inputs = {
+        name: (entry["path"], entry["sha256"]) for name, entry in recipe.pop("inputs").items()
+    }
+    assert inputs == {
+        n: (f"{n}.safetensors", sha256_of_file(run.folder / f"{n}.safetensors"))
+        for n in ("a", "base")
+    }
+    bake = {"base": "base", "adapters": [{"adapter": "a", "weight": 0.8}]}
+    assert recipe == {"version": 1, "steps": {"result": {"bake": bake}}}
+    assert str(run.folder) not in metadata["loramerge.recipe"]
     twice = run.ok("bake", "--base", "once.safetensors", "a:0.8", "-o", "twice.safetensors")
     assert "baked into this base already" in twice.err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -93,7 +94,10 @@ def test_the_order_of_inputs_does_not_matter(real):
     real.ok("mix", f"{REAL[0]}:0.7", f"{REAL[1]}:0.3", "-o", "one.safetensors")
     real.ok("mix", f"{REAL[1]}:0.3", f"{REAL[0]}:0.7", "-o", "two.safetensors")
     one, two = (read_safetensors(real.folder / f"{n}.safetensors") for n in ("one", "two"))
+    recipes = [json.loads(metadata.pop("loramerge.recipe")) for _, metadata in (one, two)]
     assert one[1] == two[1] and one[0].keys() == two[0].keys()
+    first, second = (r["steps"]["result"]["mix"].pop("adapters") for r in recipes)
+    assert first == second[::-1] and recipes[0]["steps"] == recipes[1]["steps"]
     assert run_diff(real) <= 1e-6
 
 

@@ -1,0 +1,95 @@
+"""The command `plan`: what a run of a recipe would do."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, run_options
+from loramerge.cli.run import assignments, recipe_options, values
+from loramerge.cli.session import Session
+from loramerge.verbs.parameters import Context
+
+
+@click.command(
+    "plan",
+    params=[
+        click.Argument(["recipe"], metavar="RECIPE", required=True),
+        *recipe_options(),
+        click.Option(["--dot"], is_flag=True, help="Print the graph for Graphviz instead."),
+        click.Option(["--mermaid"], is_flag=True, help="Print the graph for Mermaid instead."),
+        *run_options(),
+    ],
+    epilog="Example: loramerge plan recipe.yaml; loramerge plan recipe.yaml --mermaid",
+)
+def command(recipe: str, **options: Any) -> int:
+    """Check a recipe and show what a run would do, from headers alone.
+
+    For every task: what it will give (modules, ranks, bytes; never more than foretold), the memory and
+    time it will take (good to a factor of two), and whether it is up to date. All mistakes are
+    reported at once.
+    """
+    from loramerge.recipe.picture import dot, mermaid
+    from loramerge.recipe.plan import plan_recipe
+    from loramerge.recipe.recipe import load_recipe
+
+    found = load_recipe(
+        recipe, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
+    )
+    for wanted, text in (("dot", dot), ("mermaid", mermaid)):
+        if options[wanted]:
+            sys.stdout.write(text(found))
+            return 0
+    with Session(quiet=options["quiet"]) as session:
+        context = Context(options["threads"], options["device"], session.notify)
+        plan = plan_recipe(found, context, fresh=options["fresh"])
+    shown = (lambda: None) if options["quiet"] else lambda: _show(plan)
+    emit(plan.json(), options["as_json"], options["json_file"], shown)
+    return 0
+
+
+def _show(plan: Any) -> None:
+    show.table(
+        (_row(planned) for planned in plan.tasks.values()),
+        ("task", "does", "from", "modules", "rank", "file", "size", "memory", "time", "state"),
+    )
+    show.console().print(
+        f"will write {show.size(plan.size)}, needs about {show.size(plan.memory)} of memory and "
+        f"{_time(plan.seconds)} on one core"
+    )
+    for name, planned in plan.tasks.items():
+        if planned.reason:
+            show.console().print(f"{name}: {planned.reason}", markup=False)
+
+
+def _row(planned: Any) -> tuple[str, ...]:
+    task, found = planned.task, planned.prediction
+    cells = ("", "", "", "", "")
+    if found is not None:
+        most = "≤ " if found.at_most else ""
+        cells = (
+            "" if found.modules is None else str(found.modules),
+            most + show.ranks(found.ranks) if found.ranks else "",
+            "" if found.size is None or task.save is None else most + show.size(found.size),
+            show.size(found.memory),
+            _time(found.seconds),
+        )
+    modules, rank, size, memory, seconds = cells
+    names = ", ".join(dict.fromkeys((*task.files, *task.needs)))
+    file = "in memory" if task.save is None else str(task.save)
+    if not task.lasts and task.save is None:
+        size = ""
+    if task.verb.gives == "report" and task.save is None:
+        file = "report"
+    return (task.name, task.verb.name, names, modules, rank, file, size, memory, seconds,
+            planned.state)  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"

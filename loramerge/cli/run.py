@@ -1,0 +1,239 @@
+"""The command `run`: a recipe, or a file whose header says what made it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, run_options
+from loramerge.cli.session import Session
+from loramerge.errors import UsageError
+from loramerge.verbs.parameters import Context
+
+# type of a result → function of cli/ that shows it
+_RENDER = {
+    "MixResult": "mix:render",
+    "ResizeResult": "resize:render_one",
+    "BakeResult": "bake:render",
+    "InspectResult": "inspect:render",
+    "DiffResult": "diff:render",
+}
+_MANY = 8  # tasks of which more are shown as a table only
+
+
+def recipe_options() -> list[click.Parameter]:
+    """Return the options that say what a recipe is run with."""
+    return [
+        click.Option(
+            ["--set", "-s", "assigned"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Give a variable this value; may be repeated.",
+        ),
+        click.Option(
+            ["--input", "-i", "paths"],
+            multiple=True,
+            metavar="NAME=PATH",
+            help="Take an input from this path; may be repeated.",
+        ),
+        click.Option(["--fresh"], is_flag=True, help="Make again what is up to date."),
+    ]
+
+
+def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
+    """Return what `NAME=VALUE` texts say.
+
+    Raises:
+        UsageError: if one is none, or two are for one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"{option}: {text!r} gives nothing a value", hint=f"{option} NAME=VALUE"
+            )
+        if name in found:
+            raise UsageError(f"{option}: {name!r} stands twice")
+        found[name] = value
+    return found
+
+
+def values(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return variables with their values, read as in YAML."""
+    from loramerge.recipe.text import scalar_of
+
+    return {name: scalar_of(text) for name, text in assignments(texts, "--set").items()}
+
+
+@click.command(
+    "run",
+    params=[
+        click.Argument(["target"], metavar="RECIPE|OUTPUT", required=True),
+        *recipe_options(),
+        click.Option(
+            ["--jobs", "-j"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Tasks at a time.",
+        ),
+        click.Option(
+            ["--dask"], metavar="ADDRESS", help="Run the tasks on the Dask cluster at this address."
+        ),
+        click.Option(
+            ["--results"], metavar="FILE.csv", help="Also write a table with a row for each case."
+        ),
+        click.Option(
+            ["--lock"],
+            is_flag=True,
+            help="Write the digests of all inputs beside the recipe; a locked recipe refuses others.",
+        ),
+        click.Option(
+            ["--keep-going"],
+            is_flag=True,
+            help="After a failure, go on with what does not need it.",
+        ),
+        click.Option(
+            ["--output", "-o"],
+            metavar="PATH",
+            help="Keep the repetition of an OUTPUT here [default: it is only compared].",
+        ),
+        click.Option(["--force", "-f"], is_flag=True, help="Replace outputs made by others."),
+        click.Option(
+            ["--strip"],
+            is_flag=True,
+            help="Write nothing into the headers about what made the files.",
+        ),
+        *run_options(),
+    ],
+    epilog="Example: loramerge run recipe.yaml --set w=0.5; loramerge run mixed.safetensors",
+)
+def command(target: str, **options: Any) -> int:
+    """Run a recipe, doing only what is not up to date; or repeat an OUTPUT and compare.
+
+    The header of every file that loramerge writes says what made it. Given such a file, its recipe is
+    run again, into a temporary file, and the two are compared: same file, same tensors, or the same
+    weights up to how much (exit code 1 if the tensors differ).
+    """
+    from loramerge.recipe.repeat import is_output
+
+    with Session(quiet=options["quiet"]) as session:
+        context = Context(
+            options["threads"], _device(options["device"]), session.notify, options["strip"]
+        )
+        if is_output(Path(target)):
+            return _repeat(Path(target), options, context)
+        return _run(target, options, context)
+
+
+def _device(device: str | None) -> str | None:
+    if device is None:
+        return None
+    from loramerge.algebra.arrays import check_device
+
+    check_device(device)
+    return device
+
+
+# --- recipes ------------------------------------------------------------------------------------------
+
+
+def _run(target: str, options: dict[str, Any], context: Context) -> int:
+    from loramerge.recipe.executors import dask_executor
+    from loramerge.recipe.recipe import load_recipe
+    from loramerge.recipe.run import run_recipe
+    from loramerge.verbs.batch import check_table, write_table
+
+    if options["output"] is not None:
+        raise UsageError("--output is for repeating a file; a recipe says itself where it saves")
+    if options["results"]:
+        check_table(Path(options["results"]))
+    recipe = load_recipe(
+        target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
+    )
+    with ExitStack() as stack:
+        where = options["dask"] and stack.enter_context(dask_executor(options["dask"]))
+        result = run_recipe(
+            recipe,
+            context,
+            jobs=options["jobs"],
+            executor=where or None,
+            fresh=options["fresh"],
+            force=options["force"],
+            lock=options["lock"],
+            keep_going=options["keep_going"],
+        )
+    if options["results"]:
+        write_table(Path(options["results"]), result.columns(), result.rows())
+    shown = (lambda: None) if options["quiet"] else lambda: _show(result)
+    emit(result.json(), options["as_json"], options["json_file"], shown)
+    return result.exit_code
+
+
+def _show(result: Any) -> None:
+    outcomes = list(result.outcomes.values())
+    told = [o for o in outcomes if o.result is not None and o.task.lasts]
+    if len(told) <= _MANY:
+        for outcome in told:
+            module, _, function = _RENDER[type(outcome.result).__name__].partition(":")
+            show.console().print(outcome.task.name, style="bold", markup=False)
+            getattr(import_module(f"loramerge.cli.{module}"), function)(outcome.result)
+            show.console().print()
+    show.table(
+        (
+            (
+                o.task.name,
+                o.task.verb.name,
+                o.status,
+                o.output or "",
+                _lost(o.figures),
+                o.error.splitlines()[0] if o.error else "",
+            )
+            for o in outcomes
+        ),
+        ("task", "does", "status", "file", "norm kept", "why"),
+    )
+    if result.lock:
+        show.console().print(f"locked: {result.lock}", markup=False)
+
+
+def _lost(figures: dict[str, Any]) -> str:
+    kept = figures.get("norm_kept")
+    return show.percent(kept) if isinstance(kept, (int, float)) else ""
+
+
+# --- outputs ------------------------------------------------------------------------------------------
+
+
+def _repeat(path: Path, options: dict[str, Any], context: Context) -> int:
+    from loramerge.recipe.repeat import repeat
+
+    for option, name in (
+        ("assigned", "--set"), ("results", "--results"), ("lock", "--lock"), ("dask", "--dask"),
+    ):  # fmt: skip
+        if options[option]:
+            raise UsageError(f"{name} is for recipes; {path.name} is repeated as it was made")
+    output = None if options["output"] is None else Path(options["output"])
+    found = repeat(
+        path,
+        inputs=assignments(options["paths"], "--input"),
+        output=output,
+        force=options["force"],
+        context=context,
+    )
+
+    def render() -> None:
+        lines = [("repeated", found.path), ("verdict", found.verdict)]
+        if found.output is not None:
+            lines.append(("kept as", found.output))
+        show.table(lines)
+
+    shown = (lambda: None) if options["quiet"] else render
+    emit(found.json(), options["as_json"], options["json_file"], shown)
+    return 1 if found.differs else 0

@@ -1,0 +1,1 @@
+"""Recipes: YAML to a validated graph, its plan, and its run."""

@@ -1,0 +1,172 @@
+"""The inputs of a recipe: files by name, pinned by their digest where the recipe says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.source import open_source
+from loramerge.checkpoint.files import find_files
+from loramerge.errors import LoramergeError, NotFound
+from loramerge.library.digests import digest_of, digest_of_files
+from loramerge.library.lookup import find, names_in_library
+from loramerge.library.registry import load_registry
+from loramerge.recipe.mistakes import Mistakes, Place, meant
+from loramerge.recipe.variables import filled
+
+__all__ = ["Input", "digest_at", "find_by_digest", "read_inputs"]
+
+_WORDS = ("path", "sha256", "recipe")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A named file.
+
+    Args:
+        sha256: the digest it must have, None if any will do.
+        recipe: what makes it, if it is gone; only recipes in headers have one.
+    """
+
+    name: str
+    path: Path
+    sha256: str | None = None
+    recipe: Mapping[str, Any] | None = None
+
+
+def digest_at(path: Path) -> str:
+    """Return the digest of an adapter or a checkpoint: a file's, or that of a folder's weights.
+
+    Raises:
+        LoramergeError: if it cannot be read.
+    """
+    if not path.is_dir():
+        return digest_of(path)
+    try:
+        files = [file.path for file in find_files(path).weights]
+    except LoramergeError:
+        files = open_source(path).files
+    if (path / "adapter_config.json").is_file() or any(path.glob("*/adapter_config.json")):
+        files = open_source(path).files
+    return digest_of(files[0]) if len(files) == 1 else digest_of_files(path, files)
+
+
+def find_by_digest(sha256: str, first: str) -> Path | None:
+    """Return a file of the library that has a digest, None if there is none.
+
+    Args:
+        first: a file name; files of that name are looked at before the others.
+    """
+    registry = load_registry()
+    places: dict[Path, None] = {}
+    for holds in ("adapters", "bases"):
+        places |= dict.fromkeys(path for _, path in names_in_library(registry, holds))
+    places |= dict.fromkeys(Path(path) for path in registry.bases.values())
+    for path in sorted(places, key=lambda path: path.name != first):
+        try:
+            if digest_at(path) == sha256:
+                return path
+        except (LoramergeError, OSError):
+            continue  # what cannot be read is not what is looked for
+    return None
+
+
+def read_inputs(
+    content: Any,
+    root: Path,
+    variables: Mapping[str, Any],
+    paths: Mapping[str, str],
+    mistakes: Mistakes,
+) -> dict[str, Input]:
+    """Return the inputs a recipe states, found and checked against their digests.
+
+    Args:
+        paths: input → path, instead of the recipe's.
+    """
+    if not isinstance(content, Mapping):
+        mistakes.add(("inputs",), "inputs must map names to paths")
+        return {}
+    found = {}
+    for name, said in content.items():
+        place: Place = ("inputs", name)
+        said = filled(said, place, variables, mistakes)
+        fields = {"path": said} if isinstance(said, str) else said
+        if not isinstance(fields, Mapping):
+            mistakes.add(place, f"the input {name!r} is a path, or a mapping of path and sha256")
+            continue
+        for problem, hint, where in _problems(name, fields):
+            mistakes.add((*place, *where), problem, hint)
+        if isinstance(fields.get("path"), str):
+            one = _located(name, fields, place, root, paths.get(name), mistakes)
+            found[name] = one
+    return found
+
+
+def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Place]]:
+    if not name.strip() or any(c in name for c in ":/\\[]{}"):
+        yield f"{name!r} cannot be the name of an input", None, ()
+    for word in fields:
+        if word not in _WORDS:
+            yield f"an input has no {word!r}", meant(word, _WORDS), (word,)
+    if not isinstance(fields.get("path"), str) or not fields["path"].strip():
+        yield f"the input {name!r} needs a path", None, ("path",)
+    digest = fields.get("sha256")
+    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        yield "sha256 must be 64 hexadecimal digits", None, ("sha256", "=")
+    if not isinstance(fields.get("recipe", {}), Mapping):
+        yield "the recipe of an input is a recipe", None, ("recipe",)
+
+
+def _located(
+    name: str,
+    fields: Mapping[str, Any],
+    place: Place,
+    root: Path,
+    instead: str | None,
+    mistakes: Mistakes,
+) -> Input:
+    """Return an input where it is: at its path, by its name in the library, or by its digest."""
+    digest = fields.get("sha256")
+    digest = digest.lower() if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
+    text = instead if instead is not None else fields["path"]
+    path, error = _found(text, None if instead is not None else root)
+    if path is None and digest is not None and instead is None:
+        path = find_by_digest(digest, Path(text).name)
+    if path is None:
+        assert error is not None
+        mistakes.add((*place, "="), f"the input {name!r} is not there: {error.problem}", error.hint)
+        return Input(name, Path(text), digest, fields.get("recipe"))
+    if digest is not None:
+        _check_digest(name, path, digest, place, mistakes)
+    return Input(name, path, digest, fields.get("recipe"))
+
+
+def _check_digest(name: str, path: Path, digest: str, place: Place, mistakes: Mistakes) -> None:
+    try:
+        now = digest_at(path)
+    except LoramergeError as error:
+        mistakes.caught(place, error)
+        return
+    if now != digest:
+        mistakes.add(
+            (*place, "sha256"),
+            f"the input {name!r} has changed: {path.name} has sha256 {now[:12]}…, "
+            f"and {digest[:12]}… is asked for",
+            "bring the old file back, or state the new digest",
+        )
+
+
+def _found(text: str, root: Path | None) -> tuple[Path | None, LoramergeError | None]:
+    """Return the adapter or base that a path or name stands for, or why there is none."""
+    first: LoramergeError | None = None
+    for holds in ("adapters", "bases"):
+        try:
+            return find(text, holds, root=root), None
+        except LoramergeError as error:
+            if first is None or (isinstance(first, NotFound) and not isinstance(error, NotFound)):
+                first = error
+    return None, first

@@ -1,0 +1,79 @@
+"""Mistakes in a recipe: collected with their places, and reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loramerge.errors import LoramergeError, RecipeError, nearest
+
+__all__ = ["Mark", "Mistakes", "Place", "meant"]
+
+Place = tuple[str | int, ...]  # keys and positions from the top of the recipe
+
+
+class Mark(NamedTuple):
+    """A place in a text: line and column, from 1."""
+
+    line: int
+    column: int
+
+
+def meant(word: str, words: Iterable[str]) -> str | None:
+    """Return `did you mean …?` with the nearest of the words, None if none is near."""
+    close = nearest(word, words)
+    return f"did you mean {close}?" if close else None
+
+
+@dataclass
+class Mistakes:
+    """What is wrong with a recipe, as far as it has been looked at.
+
+    Args:
+        name: of the recipe's file.
+        marks: place → where it stands in the text; empty for recipes that are no text.
+    """
+
+    name: str
+    marks: Mapping[Place, Mark]
+    found: dict[tuple[Mark, str], str] = field(default_factory=dict)
+
+    def add(self, place: Place, problem: str, hint: str | None = None) -> None:
+        """Note a mistake; the same one is noted once."""
+        mark = self.mark(place)
+        where = f"{self.name}:{mark.line}:{mark.column}" if self.marks else _path(place)
+        self.found[mark, problem] = f"{where}: {problem}" + (f" ({hint})" if hint else "")
+
+    def caught(self, place: Place, error: LoramergeError) -> None:
+        """Note what an error says."""
+        parts = [error.problem]
+        if error.module:
+            parts.append(error.module)
+        if error.found is not None:
+            parts.append(f"found {error.found}")
+        if error.expected is not None:
+            parts.append(f"expected {error.expected}")
+        self.add(place, "; ".join(parts), error.hint)
+
+    def mark(self, place: Place) -> Mark:
+        """Return where a place stands, or the nearest place around it."""
+        while place and place not in self.marks:
+            place = place[:-1]
+        return self.marks.get(place, Mark(1, 1))
+
+    def refuse(self) -> None:
+        """Raise what was found, if anything was.
+
+        Raises:
+            RecipeError: with a line for each mistake, in the order of the text.
+        """
+        if not self.found:
+            return
+        lines = [self.found[key] for key in sorted(self.found, key=lambda key: key[0])]
+        count = f"{len(lines)} mistakes" if len(lines) > 1 else "1 mistake"
+        raise RecipeError(f"{count}, and nothing was done", file=self.name, mistakes=lines)
+
+
+def _path(place: Place) -> str:
+    return ".".join(str(part) for part in place) or "recipe"

@@ -1,0 +1,53 @@
+"""The graph of a recipe as text for Graphviz or Mermaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loramerge.recipe.recipe import Recipe
+
+__all__ = ["dot", "mermaid"]
+
+Node = tuple[str, str, bool]  # name, what stands in its box, whether it is a file
+
+
+def _nodes(recipe: Recipe) -> Iterator[Node]:
+    files = dict.fromkeys(name for task in recipe.tasks.values() for name in task.files)
+    for name in files:
+        yield name, name, True
+    for task in recipe.tasks.values():
+        save = "" if task.save is None else f"\n→ {task.save.name}"
+        yield task.name, f"{task.name}\n{task.verb.name}{save}", False
+
+
+def _edges(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    for task in recipe.tasks.values():
+        for name in (*task.files, *task.needs):
+            yield name, task.name
+
+
+def dot(recipe: Recipe) -> str:
+    """Return the graph in the language of Graphviz."""
+    ids = {node[0]: f"n{index}" for index, node in enumerate(_nodes(recipe))}
+
+    def quoted(text: str) -> str:
+        clean = text.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + clean.replace("\n", "\\n") + '"'
+
+    lines = ["digraph recipe {", "  rankdir=LR;", "  node [fontname=Helvetica];"]
+    for name, text, is_file in _nodes(recipe):
+        lines.append(f"  {ids[name]} [label={quoted(text)}, shape={'note' if is_file else 'box'}];")
+    lines += [f"  {ids[a]} -> {ids[b]};" for a, b in _edges(recipe)]
+    return "\n".join([*lines, "}", ""])
+
+
+def mermaid(recipe: Recipe) -> str:
+    """Return the graph in the language of Mermaid."""
+    ids = {node[0]: f"n{index}" for index, node in enumerate(_nodes(recipe))}
+    lines = ["flowchart LR"]
+    for name, text, is_file in _nodes(recipe):
+        clean = text.replace('"', "#quot;").replace("\n", "<br/>")
+        left, right = ("([", "])") if is_file else ("[", "]")
+        lines.append(f'  {ids[name]}{left}"{clean}"{right}')
+    lines += [f"  {ids[a]} --> {ids[b]}" for a, b in _edges(recipe)]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,151 @@
+"""What a run would do: every task with what it will give, foretold from headers, and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.errors import LoramergeError
+from loramerge.events import ignore
+from loramerge.recipe.lock import check_lock
+from loramerge.recipe.recipe import Recipe, Task
+from loramerge.recipe.state import Fact, State, file_fact, task_key
+from loramerge.verbs.parameters import Context
+from loramerge.verbs.prediction import Prediction
+
+__all__ = ["Plan", "Planned", "plan_recipe"]
+
+
+@dataclass
+class Planned:
+    """What is known of a task before it runs.
+
+    Args:
+        state: `up to date`, `will run`, or `not needed`.
+        prediction: None where it cannot be told; `reason` says why.
+    """
+
+    task: Task
+    state: str
+    prediction: Prediction | None
+    reason: str | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return this task's object in `plan --json`."""
+        blank = Prediction(modules=None).json() if self.prediction is None else {}
+        found = dict.fromkeys(blank) if self.prediction is None else self.prediction.json()
+        return {
+            "step": self.task.step,
+            "case": dict(self.task.case),
+            "verb": self.task.verb.name,
+            "needs": list(self.task.needs),
+            "save": None if self.task.save is None else str(self.task.save),
+            "state": self.state,
+            **found,
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class Plan:
+    """What a run would do, task by task."""
+
+    recipe: Recipe
+    tasks: dict[str, Planned]
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of all that will run, one after the other."""
+        return sum(p.prediction.seconds for p in self._running if p.prediction)
+
+    @property
+    def memory(self) -> int:
+        """Estimated peak bytes: the largest task, and the results that are kept in memory for others."""
+        found = [p.prediction.memory for p in self._running if p.prediction]
+        return max(found, default=0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that will be written."""
+        saved = (p for p in self._running if p.task.save is not None and p.prediction)
+        return sum(p.prediction.size or 0 for p in saved if p.prediction)
+
+    @property
+    def _running(self) -> list[Planned]:
+        return [p for p in self.tasks.values() if p.state == "will run"]
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "recipe": self.recipe.name,
+            "seconds": round(self.seconds, 3),
+            "memory": self.memory,
+            "size": self.size,
+            "tasks": {name: planned.json() for name, planned in self.tasks.items()},
+        }
+
+
+def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = False) -> Plan:
+    """Foretell a run.
+
+    Raises:
+        RecipeError: if the recipe is locked, and what it reads has changed.
+    """
+    check_lock(recipe)
+    states = _states(recipe, State.beside(recipe.path, recipe.root), context, fresh)
+    known: dict[str, Adapter | Path] = {}
+    recorded = State.beside(recipe.path, recipe.root).records
+    planned: dict[str, Planned] = {}
+    for name, task in recipe.tasks.items():
+        prediction, reason = _predicted(task, {**known, **task.files}, context)
+        if prediction is not None:
+            if prediction.adapter is not None:
+                known[name] = prediction.adapter
+            if name in recorded and recorded[name].seconds:
+                prediction.seconds = recorded[name].seconds  # measured beats estimated
+        if task.save is not None and task.save.exists() and states[name] == "up to date":
+            known[name] = task.save
+        planned[name] = Planned(task, states[name], prediction, reason)
+    return Plan(recipe, planned)
+
+
+def _predicted(
+    task: Task, known: Mapping[str, Adapter | Path], context: Context
+) -> tuple[Prediction | None, str | None]:
+    if any(name not in known for name in task.needs):
+        return None, "follows from results that cannot be told yet"
+    try:
+        how = replace(context, known=known, notify=ignore)
+        return task.verb.predict(task.parameters, how), None
+    except LoramergeError as error:
+        return None, str(error)
+
+
+def _states(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:
+    """Return task → whether it will run; a task whose inputs will be made again will."""
+    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for name, task in recipe.tasks.items():
+        facts: dict[str, Fact] = {n: file_fact(path) for n, path in task.files.items()}
+        for needed in task.needs:
+            other = recipe.tasks[needed]
+            if not other.lasts and needed in keys:
+                facts[needed] = {"task": keys[needed]}
+            elif other.save is not None and found[needed] == "up to date":
+                facts[needed] = file_fact(other.save)
+        if all(needed in facts for needed in task.needs):
+            keys[name] = task_key(task, facts, strip=context.strip)
+        current = name in keys and task.lasts and state.is_current(task, keys[name])
+        found[name] = "up to date" if current and not fresh else "will run"
+    needed_by: dict[str, list[str]] = {name: [] for name in recipe.tasks}
+    for name, task in recipe.tasks.items():
+        for needed in task.needs:
+            needed_by[needed].append(name)
+    for name in reversed(list(recipe.tasks)):
+        used = any(found[user] == "will run" for user in needed_by[name])
+        if not recipe.tasks[name].lasts and not used:
+            found[name] = "not needed"
+    return found

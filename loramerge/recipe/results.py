@@ -1,0 +1,116 @@
+"""What a run of a recipe did: an outcome for each task, as objects, as JSON, and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.recipe.recipe import Recipe, Task
+from loramerge.recipe.variables import project, shown
+
+__all__ = ["Outcome", "RunResult", "figures_of"]
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass
+class Outcome:
+    """What became of a task.
+
+    Args:
+        status: `done`, `up to date`, `not needed` (nothing that uses it was made again), `failed`, or
+            `left out` (something it needs failed).
+        result: the verb's result, where it was run now.
+        figures: what it reported, now or when it was last run; numbers and words only.
+    """
+
+    task: Task
+    status: str
+    output: str | None = None
+    result: Any = None
+    figures: dict[str, Scalar] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+    exit_code: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """Return this task's object in `--json`."""
+        return {
+            "step": self.task.step,
+            "case": dict(self.task.case),
+            "verb": self.task.verb.name,
+            "status": self.status,
+            "output": self.output,
+            "figures": self.figures,
+            "error": self.error,
+        }
+
+
+@dataclass
+class RunResult:
+    """What a run did, task by task."""
+
+    recipe: Recipe
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    lock: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The code of the first failure, 0 if there was none."""
+        return next((o.exit_code for o in self.outcomes.values() if o.exit_code), 0)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "recipe": self.recipe.name,
+            "outputs": [o.output for o in self.outcomes.values() if o.output is not None],
+            "lock": self.lock,
+            "tasks": {name: outcome.json() for name, outcome in self.outcomes.items()},
+        }
+
+    def columns(self) -> list[str]:
+        """Return the columns of the table: the sweep's variables, then every figure of every step."""
+        names = list(dict.fromkeys(name for case in self.recipe.cases for name in case))
+        figures = [
+            f"{o.task.step}.{name}"
+            for o in self.outcomes.values()
+            for name in ("status", "output", *o.figures)
+        ]
+        return list(dict.fromkeys([*names, *figures]))
+
+    def rows(self) -> Iterator[list[Scalar]]:
+        """Yield a row for each case of the sweep, one if there is none."""
+        columns = self.columns()
+        for case in self.recipe.cases:
+            row: dict[str, Scalar] = {name: shown(value) for name, value in case.items()}
+            for outcome in self.outcomes.values():
+                if project(case, list(outcome.task.case)) == dict(outcome.task.case):
+                    step = outcome.task.step
+                    row |= {f"{step}.{name}": value for name, value in outcome.figures.items()}
+                    row[f"{step}.status"] = outcome.status
+                    row[f"{step}.output"] = outcome.output
+            yield [row.get(column) for column in columns]
+
+
+def figures_of(result: Any) -> dict[str, Scalar]:
+    """Return the numbers and words of a result's JSON, nested ones under joined names."""
+    content = result.json()
+    if isinstance(content, list):
+        whole: dict[str, Scalar] = {"files": len(content)}
+        return whole | (dict(_scalars(content[0])) if len(content) == 1 else {})
+    return dict(_scalars(content))
+
+
+_APART = ("output", "outputs", "metadata", "facts", "touched", "blocks", "table", "case")
+
+
+def _scalars(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if key in _APART:
+            continue
+        if isinstance(value, (str, int, float, bool)):
+            yield name, value
+        elif isinstance(value, Mapping) and len(value) <= 16:
+            yield from _scalars(value, f"{name}.")

@@ -1,0 +1,280 @@
+"""What a step may say: models of pydantic made from the verbs' parameters, and the JSON Schema."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from loramerge import __version__
+from loramerge.algebra.weights import Weight, weight_of
+from loramerge.errors import LoramergeError, UsageError
+from loramerge.library.references import Reference, parse_reference
+from loramerge.recipe.mistakes import Mistakes, Place, meant
+from loramerge.recipe.registry import known_verbs
+from loramerge.recipe.variables import shown
+from loramerge.verbs.parameters import Parameter, Verb, parameters_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationInfo
+
+__all__ = ["Each", "json_schema", "validated"]
+
+
+@dataclass(frozen=True)
+class Each(Reference):
+    """Stands for the results of a step in all cases of a sweep."""
+
+
+def validated(
+    verb: Verb, content: Mapping[str, Any], place: Place, root: Path | None, mistakes: Mistakes
+) -> Any:
+    """Return the parameters that a step's content says, after noting its mistakes.
+
+    What is wrong is left out, so that the rest can be looked at; None if nothing can be. References to
+    all cases stand as `Each`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found = _model(verb).model_validate(dict(content), context={"root": root})
+    except ValidationError as errors:
+        words = [one.word for one in _parameters(verb)]
+        found_errors = errors.errors(include_url=False)
+        for error in found_errors:
+            _note(error, verb, words, place, mistakes)
+        rest = _without(content, [error["loc"] for error in found_errors])
+        return validated(verb, rest, place, root, mistakes) if rest != content else None
+    values = {name: getattr(found, name) for name in found.model_fields_set}
+    return verb.parameters(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    )
+
+
+def _without(content: Mapping[str, Any], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Return a step's content without what stands at some places: words, or items of lists."""
+    kept = dict(content)
+    for word in {str(loc[0]) for loc in places if loc}:
+        items = {loc[1] for loc in places if len(loc) > 1 and str(loc[0]) == word}
+        value = kept.get(word)
+        whole = any(len(loc) == 1 and str(loc[0]) == word for loc in places)
+        if isinstance(value, list) and not whole:
+            kept[word] = [item for i, item in enumerate(value) if i not in items]
+        else:
+            kept.pop(word, None)
+    return kept
+
+
+def _parameters(verb: Verb) -> list[Parameter]:
+    return [one for one in parameters_of(verb.parameters) if one.doc.recipe]
+
+
+@cache
+def _model(verb: Verb) -> type[BaseModel]:
+    from pydantic import ConfigDict, Field, create_model
+
+    fields: dict[str, Any] = {
+        one.name: (
+            _type(one),
+            Field(... if one.required else _default(one), alias=one.word, description=one.doc.help),
+        )
+        for one in _parameters(verb)
+    }
+    return create_model(
+        verb.parameters.__name__,
+        __config__=ConfigDict(extra="forbid"),
+        __doc__=verb.parameters.__doc__,
+        **fields,
+    )
+
+
+def _default(one: Parameter) -> Any:
+    return list(one.default) if isinstance(one.default, tuple) else one.default
+
+
+def _type(one: Parameter) -> Any:
+    """Return the type of a parameter in a recipe: no number is a text, no text a number."""
+    from pydantic import Strict
+
+    if one.refers:
+        inner: Any = _reference_type(one)
+    elif typing.get_origin(one.kind) is typing.Literal:
+        inner = one.kind
+    else:
+        inner = Annotated[one.kind, Strict(), *one.bounds]
+    whole = list[inner] if one.many else inner
+    return whole | None if one.optional else whole
+
+
+def _reference_type(one: Parameter) -> Any:
+    from pydantic import PlainValidator, WithJsonSchema
+
+    weighted = one.kind is Reference
+
+    def read(value: Any, info: ValidationInfo) -> Any:
+        root = (info.context or {}).get("root")
+        return _reference(value, root, weighted=weighted, many=one.many)
+
+    schema: dict[str, Any] = {"type": "string"}
+    if weighted or one.many:
+        schema = {"anyOf": [{"type": "string"}, _mapping_schema(weighted, one.many)]}
+    return Annotated[Any, PlainValidator(read), WithJsonSchema(schema)]
+
+
+def _mapping_schema(weighted: bool, many: bool) -> dict[str, Any]:
+    names = (["adapter"] if weighted else []) + (["each"] if many else [])
+    properties: dict[str, Any] = {name: {"type": "string"} for name in names}
+    if weighted:
+        properties["weight"] = {"anyOf": [{"type": ["number", "string"]}, {"type": "object"}]}
+    return {
+        "type": "object",
+        "properties": properties,
+        "oneOf": [{"required": [name]} for name in names],
+        "additionalProperties": False,
+    }
+
+
+def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> Any:
+    """Return what a step says of an adapter or base: text, `{adapter:, weight:}`, or `{each:}`.
+
+    Raises:
+        ValueError: holding the error that says what is wrong.
+    """
+    try:
+        if isinstance(value, str):
+            return parse_reference(value, root) if weighted else _named(value)
+        if isinstance(value, Mapping) and (weighted or many):
+            return _mapped(value, weighted=weighted, many=many)
+        raise UsageError("expected a name", found=_short(value))
+    except LoramergeError as error:
+        raise _Refused(error) from None
+
+
+class _Refused(ValueError):
+    """Carries an error through the validation."""
+
+    def __init__(self, error: LoramergeError) -> None:
+        super().__init__(error.problem)
+        self.error = error
+
+
+def _named(value: str) -> str:
+    if not value.strip():
+        raise UsageError("an empty name stands for nothing")
+    return value
+
+
+def _mapped(value: Mapping[str, Any], *, weighted: bool, many: bool) -> Reference:
+    words = (["adapter"] if weighted else []) + (["each"] if many else [])
+    known = [*words, "weight"] if weighted else words
+    strange = [word for word in value if word not in known]
+    if strange:
+        raise UsageError(
+            f"{strange[0]!r} is no part of a reference",
+            expected=" or ".join(known),
+            hint=meant(strange[0], known),
+        )
+    given = [word for word in words if word in value]
+    if len(given) != 1:
+        raise UsageError(f"a reference names one {' or '.join(words)}", found=_short(value))
+    name = value[given[0]]
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError("expected a name", found=_short(name))
+    weight = weight_of(value.get("weight", 1.0), "weight")
+    kind = Each if given[0] == "each" else Reference
+    return kind(name, weight, "1" if weight == Weight() else weight.text())
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mistakes) -> None:
+    """Say what pydantic found in our words."""
+    kind, where = error["type"], (*place, *error["loc"])
+    word, context = str(error["loc"][0]) if error["loc"] else "", error.get("ctx", {})
+    if kind == "extra_forbidden":
+        hint = meant(word, words) or f"{verb.name} takes {', '.join(words)}"
+        mistakes.add(where, f"{verb.name} has no {word!r}", hint)
+    elif kind == "missing":
+        mistakes.add(place, f"{verb.name} needs {word!r}")
+    elif isinstance(context.get("error"), _Refused):
+        mistakes.caught((*where, "="), context["error"].error)
+    else:
+        expected = error["msg"].removeprefix("Input should be ")
+        found = _short(shown(error["input"]))
+        mistakes.add((*where, "="), f"{word}: expected {expected}, found {found!r}"
+                     if isinstance(error["input"], str)
+                     else f"{word}: expected {expected}, found {found}")  # fmt: skip
+
+
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
+_TEXT = {"type": "string"}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of recipes; any value may also be a variable, as text."""
+    verbs: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for verb in known_verbs().values():
+        schema = _model(verb).model_json_schema(by_alias=True)
+        definitions |= schema.pop("$defs", {})
+        for name, one in schema.get("properties", {}).items():
+            schema["properties"][name] = _or_variable(one)
+        verbs[verb.name] = schema
+    step = {
+        "type": "object",
+        "properties": verbs | {"save": _TEXT | {"description": "File to write, a barrier."}},
+        "oneOf": [{"required": [name]} for name in verbs],
+        "additionalProperties": False,
+    }
+    pinned = {
+        "type": "object",
+        "properties": {
+            "path": _TEXT,
+            "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+            "recipe": {"type": "object", "description": "What made it, if it is gone."},
+        },
+        "required": ["path"],
+        "additionalProperties": False,
+    }
+    values = {"anyOf": [{"type": "array"}, {"type": "object", "properties": {"files": _TEXT},
+              "required": ["files"], "additionalProperties": False}]}  # fmt: skip
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A recipe of loramerge {__version__}",
+        "type": "object",
+        "properties": {
+            "version": {"const": 1},
+            "vars": {"type": "object"},
+            "inputs": {"type": "object", "additionalProperties": {"anyOf": [_TEXT, pinned]}},
+            "sweep": {
+                "anyOf": [
+                    {"type": "object", "additionalProperties": values},
+                    {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                ]
+            },
+            "steps": {"type": "object", "additionalProperties": step, "minProperties": 1},
+        },
+        "required": ["version", "steps"],
+        "additionalProperties": False,
+    }
+    return schema | ({"$defs": definitions} if definitions else {})
+
+
+def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        key: schema[key] for key in ("description", "default", "title") if key in schema
+    }
+    rest = {key: value for key, value in schema.items() if key not in about}
+    if any(part.get("type") == "string" and len(part) == 1 for part in _options(rest)):
+        return schema
+    return {"anyOf": [*_options(rest), _VARIABLE], **about}
+
+
+def _options(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from schema["anyOf"] if set(schema) == {"anyOf"} else (schema,)

@@ -1,0 +1,173 @@
+"""What a recipe has made so far, in a small file beside it: who made which output, from what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import loramerge
+from loramerge.algebra.weights import weight_content
+from loramerge.errors import CorruptFile, LoramergeError
+from loramerge.files.writer import write_bytes
+from loramerge.library.references import Reference
+from loramerge.recipe.inputs import digest_at
+from loramerge.recipe.recipe import Task
+from loramerge.verbs.parameters import stated
+
+__all__ = ["Fact", "Record", "State", "file_fact", "package_digest", "task_key"]
+
+Fact = Mapping[str, str]  # what a result depends on: a file's name and digest, or a task's key
+
+
+@cache
+def package_digest() -> str:
+    """Return the digest of the package's source: results of other code are made again."""
+    root = Path(loramerge.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def file_fact(path: Path) -> Fact:
+    """Return what a file is to the results made from it; headers name it, so its name counts."""
+    return {"name": path.name, "sha256": digest_at(path)}
+
+
+def task_key(task: Task, facts: Mapping[str, Fact], *, strip: bool) -> str:
+    """Return the digest of everything that a task's result follows from.
+
+    Args:
+        facts: name in the parameters → what stands behind it.
+    """
+
+    def said(value: Any) -> Any:
+        if isinstance(value, Reference):
+            return {"of": dict(facts[value.name]), "weight": weight_content(value.weight)}
+        return value
+
+    content = {}
+    for one, value in stated(task.parameters):
+        values = value if one.many else (value,)
+        if one.refers:
+            values = [said(v) if isinstance(v, Reference) else dict(facts[v]) for v in values]
+        content[one.word] = list(values)
+    whole = [package_digest(), strip, task.verb.name, content]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Record:
+    """One finished task.
+
+    Args:
+        output: path relative to the recipe, None for a report that is not saved.
+        sha256: of the output.
+        figures: what it reported.
+        seconds: that it took.
+    """
+
+    key: str
+    output: str | None = None
+    sha256: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """The records of a recipe, by task; kept in memory where the recipe is in no file.
+
+    Args:
+        running: outputs that were being made when it was last written.
+    """
+
+    path: Path | None
+    root: Path
+    records: dict[str, Record] = field(default_factory=dict)
+    running: list[str] = field(default_factory=list)
+
+    @classmethod
+    def beside(cls, recipe: Path | None, root: Path) -> State:
+        """Read the state beside a recipe; there may be none yet.
+
+        Raises:
+            CorruptFile: if it cannot be understood.
+        """
+        if recipe is None:
+            return cls(None, root)
+        path = recipe.with_name(f"{recipe.stem}.state.json")
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            records = {name: Record(**fields) for name, fields in content["tasks"].items()}
+            found = cls(path, root, records)
+            # what a stopped run was making and never came to be is not this recipe's
+            found.running = [str(n) for n in content["running"] if (root / str(n)).exists()]
+            return found
+        except FileNotFoundError:
+            return cls(path, root)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFile(
+                f"the state of the recipe cannot be read ({type(error).__name__})",
+                file=path,
+                hint="delete it; outputs are then made again with --force",
+            ) from None
+
+    def relative(self, output: Path) -> str:
+        """Return an output's path as records have it."""
+        try:
+            return Path(os.path.relpath(output, self.root)).as_posix()
+        except ValueError:  # another drive
+            return output.as_posix()
+
+    def is_current(self, task: Task, key: str) -> bool:
+        """Say whether a task was done from just these things and what it made is still there."""
+        record = self.records.get(task.name)
+        if record is None or record.key != key:
+            return False
+        if task.save is None:
+            return True
+        return record.output == self.relative(task.save) and _has(task.save, record.sha256)
+
+    def owns(self, output: Path) -> bool:
+        """Say whether this recipe made what lies at a path, or was about to."""
+        name = self.relative(output)
+        if name in self.running:
+            return True
+        return any(r.output == name and _has(output, r.sha256) for r in self.records.values())
+
+    def begin(self, task: Task) -> None:
+        """Note that a task's output is being made."""
+        if task.save is not None:
+            self.running = sorted({*self.running, self.relative(task.save)})
+            self.write()
+
+    def finish(self, task: Task, record: Record) -> None:
+        """Note that a task is done."""
+        self.records[task.name] = record
+        if task.save is not None:
+            self.running = [name for name in self.running if name != self.relative(task.save)]
+        self.write()
+
+    def write(self) -> None:
+        """Write the state atomically."""
+        if self.path is None:
+            return
+        tasks = {name: asdict(record) for name, record in sorted(self.records.items())}
+        content = {"version": 1, "running": self.running, "tasks": tasks}
+        raw = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+        write_bytes(self.path, raw, force=True)
+
+
+def _has(path: Path, sha256: str | None) -> bool:
+    try:
+        return path.exists() and digest_at(path) == sha256
+    except (LoramergeError, OSError):
+        return False

@@ -1,0 +1,138 @@
+"""A recipe's text: YAML 1.2 with the place of everything in it.
+
+`1e-4` is a number, `on` and `no` are words, keys are text whatever they look like, and a key that
+stands twice is a mistake. A BOM and CRLF are fine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loramerge.errors import FileError, MissingFile, RecipeError
+from loramerge.recipe.mistakes import Mark, Mistakes, Place
+
+__all__ = ["parse_text", "read_text", "scalar_of"]
+
+_MOST = 1 << 20  # characters of a recipe
+_MOST_NODES = 200_000  # aliases can make few characters many nodes
+_PLAIN = ("int", "float", "bool", "null")
+_TAG = "tag:yaml.org,2002:"
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a recipe.
+
+    Raises:
+        MissingFile, FileError: if there is none that can be read.
+        RecipeError: if it is no text.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile("no such recipe", file=path) from None
+    except OSError as error:
+        raise FileError(f"the recipe cannot be read: {error.strerror}", file=path) from None
+    if len(raw) > _MOST:
+        raise RecipeError("this is too large to be a recipe", file=path, found=f"{len(raw)} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError("a recipe is a text in UTF-8, and this is none", file=path) from None
+
+
+def parse_text(text: str, name: str) -> tuple[Any, Mistakes]:
+    """Return what a YAML text says, and the mistakes found so far with the place of everything.
+
+    Raises:
+        RecipeError: if it is no YAML, so that nothing in it can be understood.
+    """
+    root, construct = _composed(text, name)
+    mistakes = Mistakes(name, {(): Mark(1, 1)})
+    reader = _Reader(construct, mistakes)
+    content = None if root is None else reader.read(root, ())
+    return content, mistakes
+
+
+def scalar_of(text: str) -> Any:
+    """Return the value of a YAML text given on a command line, e.g. after `--set w=`.
+
+    Raises:
+        RecipeError: if it is no YAML.
+    """
+    content, mistakes = parse_text(text, "value")
+    mistakes.refuse()
+    return "" if content is None and not text.strip() else content
+
+
+def _composed(text: str, name: str) -> tuple[Any, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        return yaml.compose(text), yaml.constructor.construct_object
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        what = " ".join(filter(None, (error.problem, error.context)))
+        raise RecipeError(f"this is no YAML: {what}", file=where) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise RecipeError(f"this is no YAML: {what}", file=name) from None
+
+
+class _Reader:
+    """Turns nodes into plain values, and keeps where each stands."""
+
+    def __init__(self, construct: Any, mistakes: Mistakes) -> None:
+        self._construct = construct
+        self._mistakes = mistakes
+        self._marks: dict[Place, Mark] = dict(mistakes.marks)
+        mistakes.marks = self._marks
+        self._nodes = 0
+
+    def read(self, node: Any, place: Place) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES or len(place) > 40:
+            raise RecipeError("the recipe is too large or too deep", file=self._mistakes.name)
+        self._marks.setdefault(place, _mark(node))
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "map" and isinstance(node.value, list):
+            return self._mapping(node, place)
+        if kind == "seq" and isinstance(node.value, list):
+            return [self.read(part, (*place, i)) for i, part in enumerate(node.value)]
+        if not isinstance(node.value, str) or node.tag.startswith("!") or kind.startswith("python"):
+            self._mistakes.add(place, f"a recipe has no values of the type {node.tag}")
+            return None
+        if kind not in _PLAIN:
+            return node.value  # text; dates and the like are words, too
+        try:
+            return self._construct(node)
+        except (ValueError, OverflowError):
+            return node.value
+
+    def _mapping(self, node: Any, place: Place) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key.value, str):
+                self._mistakes.add(place, "a key must be a word")
+                continue
+            inner = (*place, key.value)
+            if key.value in found:
+                first = self._marks[inner]
+                self._marks[(*inner, "")] = _mark(key)
+                self._mistakes.add(
+                    (*inner, ""), f"{key.value!r} stands twice; first in line {first.line}"
+                )
+                continue
+            self._marks[inner] = _mark(key)
+            found[key.value] = None
+            found[key.value] = self.read(value, inner)
+            if not isinstance(found[key.value], (dict, list)):
+                self._marks[(*inner, "=")] = _mark(value)
+        return found
+
+
+def _mark(node: Any) -> Mark:
+    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)

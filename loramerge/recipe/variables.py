@@ -1,0 +1,197 @@
+"""Variables: `${w}` in the text of a recipe, and the cases of a sweep.
+
+A text that is a variable and nothing else takes its value with its type; inside a longer text the value
+is written out. `${file.stem}` and `${file.name}` are parts of a path, `$${w}` stands for `${w}` itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from loramerge.algebra.weights import shown_number
+from loramerge.errors import LoramergeError
+from loramerge.library.lookup import expand
+from loramerge.recipe.mistakes import Mistakes, Place, meant
+
+__all__ = ["case_label", "cases_of", "filled", "project", "used_in", "variables_of"]
+
+_USE = re.compile(r"\$(\$?)\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_PARTS = {"stem": lambda path: path.stem, "name": lambda path: path.name}
+_MOST_CASES = 10_000
+
+Case = Mapping[str, Any]
+
+
+def variables_of(
+    content: Any, place: Place, overrides: Mapping[str, Any], mistakes: Mistakes
+) -> dict[str, Any]:
+    """Return the variables that `vars` states, with those given from outside in place."""
+    found: dict[str, Any] = {}
+    if not isinstance(content, Mapping):
+        mistakes.add(place, "vars must map names to values")
+        content = {}
+    for name, value in content.items():
+        if _usable(name, (*place, name), mistakes):
+            found[name] = overrides.get(name, value)
+            if any(used_in(value)):
+                mistakes.add((*place, name, "="), f"the variable {name} cannot use another one")
+    return found
+
+
+def _usable(name: str, place: Place, mistakes: Mistakes) -> bool:
+    if _NAME.fullmatch(name):
+        return True
+    mistakes.add(place, f"{name!r} cannot be the name of a variable", "letters, digits, _ and -")
+    return False
+
+
+def cases_of(
+    content: Any, place: Place, overrides: Mapping[str, Any], root: Path, mistakes: Mistakes
+) -> list[dict[str, Any]]:
+    """Return the cases of a `sweep`: all combinations of a mapping, or those of a list.
+
+    Args:
+        overrides: values given from outside; they take the place of a variable's own.
+        root: folder that patterns of files start from.
+    """
+    if isinstance(content, Mapping):
+        ranges = {}
+        for name, values in content.items():
+            if _usable(name, (*place, name), mistakes):
+                values = overrides.get(name, values)
+                values = values if isinstance(values, (list, Mapping)) else [values]
+                ranges[name] = _values(values, (*place, name), root, mistakes)
+        count = 1
+        for values in ranges.values():
+            count *= len(values)
+        if count > _MOST_CASES:
+            mistakes.add(place, f"{count} cases are more than {_MOST_CASES}")
+            return []
+        return [
+            dict(zip(ranges, values, strict=True)) for values in itertools.product(*ranges.values())
+        ]
+    if isinstance(content, list) and content and all(isinstance(c, Mapping) for c in content):
+        return _listed(content, place, overrides, mistakes)
+    mistakes.add(place, "sweep must map variables to lists of values, or list cases", None)
+    return []
+
+
+def _listed(
+    content: Sequence[Mapping[str, Any]], place: Place, overrides: Case, mistakes: Mistakes
+) -> list[dict[str, Any]]:
+    """Return the cases of a list; what only some state is nothing in the others."""
+    names = list(dict.fromkeys(name for case in content for name in case))
+    for index, case in enumerate(content):
+        for name in names:
+            if name not in case:
+                mistakes.add((*place, index), f"this case gives no {name}, and another one does")
+            else:
+                _usable(name, (*place, index, name), mistakes)
+    cases = [{n: overrides.get(n, case.get(n)) for n in names} for case in content]
+    return [case for i, case in enumerate(cases) if case not in cases[:i]]
+
+
+def _values(values: Any, place: Place, root: Path, mistakes: Mistakes) -> list[Any]:
+    """Return the values of one variable of a sweep: a list, or the files of a pattern."""
+    if isinstance(values, Mapping):
+        if values.keys() != {"files"} or not isinstance(values.get("files"), str):
+            mistakes.add(place, "a sweep takes a list of values, or {files: PATTERN}")
+            return []
+        try:
+            found = [path for path, _ in expand([values["files"]], root)]
+        except LoramergeError as error:
+            mistakes.caught((*place, "files"), error)
+            return []
+        return [_relative(path, root) for path in found]
+    if not values:
+        mistakes.add(place, "a sweep over no values has no cases")
+    return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def used_in(value: Any) -> Iterator[str]:
+    """Yield the names of the variables that a value uses, wherever in it they stand."""
+    if isinstance(value, str):
+        for escaped, name in _USE.findall(value):
+            if not escaped:
+                yield name.partition(".")[0].strip()
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from used_in(key)
+            yield from used_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from used_in(part)
+
+
+def filled(value: Any, place: Place, variables: Case, mistakes: Mistakes) -> Any:
+    """Return a value with the variables in it replaced by theirs."""
+    if isinstance(value, Mapping):
+        return {
+            _text(key, (*place, key), variables, mistakes): filled(
+                part, (*place, key), variables, mistakes
+            )
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [filled(part, (*place, i), variables, mistakes) for i, part in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    whole = _USE.fullmatch(value)
+    if whole and not whole[1]:
+        return _value(whole[2], place, variables, mistakes)
+    return _text(value, place, variables, mistakes)
+
+
+def _text(text: str, place: Place, variables: Case, mistakes: Mistakes) -> str:
+    def one(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0][1:]
+        return shown(_value(match[2], place, variables, mistakes))
+
+    return _USE.sub(one, text)
+
+
+def _value(use: str, place: Place, variables: Case, mistakes: Mistakes) -> Any:
+    name, dot, part = (word.strip() for word in use.partition("."))
+    if name not in variables:
+        mistakes.add((*place, "="), f"there is no variable {name!r}", meant(name, variables))
+        return 1  # so that the rest can be looked at
+    value = variables[name]
+    if not dot:
+        return value
+    if part not in _PARTS or not isinstance(value, str):
+        mistakes.add((*place, "="), f"{name} has no part {part!r}", "paths have .stem and .name")
+        return ""
+    return _PARTS[part](PurePosixPath(value.replace("\\", "/")))
+
+
+def shown(value: Any) -> str:
+    """Return a value as it stands inside a text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return shown_number(value)
+    return str(value)
+
+
+def project(case: Case, names: Sequence[str]) -> dict[str, Any]:
+    """Return the part of a case that some variables make up, in the order of the case."""
+    return {name: value for name, value in case.items() if name in names}
+
+
+def case_label(case: Case) -> str:
+    """Return `[w=0.5,seed=1]`, or nothing for no case."""
+    parts = ",".join(f"{name}={shown(value)}" for name, value in case.items())
+    return f"[{parts}]" if parts else ""

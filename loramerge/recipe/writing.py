@@ -1,0 +1,112 @@
+"""Recipes written out: the one that a command was, as YAML that people can go on with."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loramerge.algebra.weights import Weight, weight_content
+from loramerge.errors import LoramergeError
+from loramerge.files.writer import write_bytes
+from loramerge.library.lookup import bare, below, find
+from loramerge.library.references import Reference
+from loramerge.verbs.parameters import stated
+
+__all__ = ["recipe_content", "write_recipe", "yaml_text"]
+
+
+def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
+    """Write the recipe of what a command did.
+
+    Args:
+        steps: (verb, parameters, result) of each thing done.
+
+    Raises:
+        OutputExists: if the path exists.
+    """
+    content = recipe_content(steps, path.parent)
+    write_bytes(path, yaml_text(content).encode("utf-8", "replace"))
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """Return a recipe as YAML."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.allow_unicode = True
+    text = io.StringIO()
+    yaml.dump(dict(content), text)
+    return text.getvalue()
+
+
+def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[str, Any]:
+    """Return the recipe of steps that were done, with paths relative to a folder."""
+    inputs: dict[str, str] = {}
+    names: dict[str, str] = {}
+    written: dict[str, Any] = {}
+
+    def named(text: str, holds: str) -> str:
+        """Return the name of the input that a name or path stood for."""
+        place = _located(text, holds)
+        real = os.path.realpath(place)
+        if real not in names:
+            stem = bare(place.name) or "input"
+            names[real] = _free(stem, {*inputs, *written})
+            inputs[names[real]] = _relative(place, root)
+        return names[real]
+
+    for verb, parameters, result in steps:
+        settled = parameters.settled() if hasattr(parameters, "settled") else parameters
+        content: dict[str, Any] = {}
+        for one, value in stated(settled):
+            values: Sequence[Any] = value if one.many else (value,)
+            if one.refers:
+                values = [_said(v, named, str(one.doc.completes)) for v in values]
+            content[one.word] = list(values) if one.many else values[0]
+        step: dict[str, Any] = {verb: content}
+        output = getattr(result, "output", None)
+        if output is not None:
+            step["save"] = _relative(Path(output), root)
+        written[_free(verb, {*inputs, *written})] = step
+    return {"version": 1, "inputs": inputs, "steps": written}
+
+
+def _said(value: Any, named: Any, holds: str) -> Any:
+    if not isinstance(value, Reference):
+        return named(value, holds)
+    name = named(value.name, holds)
+    weight = weight_content(value.weight)
+    if value.weight == Weight():
+        return name
+    if isinstance(weight, float):
+        return f"{name}:{weight!r}"
+    return {"adapter": name, "weight": weight}
+
+
+def _located(text: str, holds: str) -> Path:
+    try:
+        return find(text, "bases" if holds == "bases" else "adapters")
+    except LoramergeError:
+        return find(text, "bases") if holds == "files" else below(None, text)
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return a path as the recipe has it: from its folder, if it lies on the same drive."""
+    try:
+        return Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    clean = "".join("_" if c in ":/\\[]{}" or ord(c) < 32 else c for c in stem).strip() or "input"
+    name, count = clean, 1
+    while name in taken:
+        count += 1
+        name = f"{clean}-{count}"
+    return name

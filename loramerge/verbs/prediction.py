@@ -1,0 +1,150 @@
+"""What a step will give, foretold from headers: modules, ranks, bytes, memory, time.
+
+Ranks are the largest that the criteria allow; a file is never larger than foretold. Times are those of
+one core of 2024 and good to a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.save import choose_dialect, encode
+from loramerge.algebra.ranks import RankRule
+from loramerge.checkpoint import Checkpoint
+from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.verbs.adapters import header_of
+from loramerge.verbs.outputs import encoded_size, stand_in
+from loramerge.verbs.parameters import Context
+from loramerge.verbs.provenance import Made
+from loramerge.verbs.writing import WriteParameters
+
+__all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
+
+_START = 45_000_000  # bytes of an interpreter with numpy
+_BLOCKS = 12_000_000  # bytes of a bake's buffers for each thread
+_FLOPS = 1.2e10  # of float64 products and decompositions of these sizes, for each second
+_BYTES = 1.0e9  # that are read, computed or copied, and written, for each second
+_SITE = 2.5e-4  # seconds for each site beside its arithmetic
+
+
+@dataclass
+class Prediction:
+    """What a step will give.
+
+    Args:
+        adapter: stands for the result where its shapes are asked for; holds no values.
+        at_most: whether ranks and size are upper bounds only.
+        size: bytes of the file.
+        memory: peak bytes of the process while the step runs alone.
+        seconds: on one thread.
+    """
+
+    modules: int | None = None
+    ranks: dict[int, int] = field(default_factory=dict)
+    at_most: bool = False
+    size: int | None = None
+    memory: int = _START
+    seconds: float = 0.0
+    adapter: Adapter | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `plan --json` prints."""
+        return {
+            "modules": self.modules,
+            "ranks": self.ranks,
+            "at_most": self.at_most,
+            "size": self.size,
+            "memory": self.memory,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def predict_adapter(
+    adapters: Sequence[Adapter],
+    frame: Adapter,
+    terms: Mapping[Site, Sequence[Delta]],
+    rule: RankRule,
+    parameters: WriteParameters,
+    made: Made | None,
+    context: Context,
+) -> Prediction:
+    """Foretell the sum of terms, cut by a rule.
+
+    Args:
+        adapters: the inputs.
+        frame: what the result holds beside its deltas.
+        terms: site → deltas to add.
+    """
+    dtype = parameters.float_type() or frame.dtype
+    shapes = {site: _summed(deltas, rule, dtype) for site, deltas in terms.items()}
+    shadow = frame.with_deltas(shapes, dtype=dtype, path=None, files=(), size=None)
+    if made is not None:
+        shadow.made_by(made)
+    dialect = choose_dialect(parameters.target(), list(adapters))
+    encoded = encode(shadow, dialect, dtype)
+    encoded.metadata |= header_of(shadow, dialect, dtype, context, exact=False)
+    size = encoded_size(encoded)
+    open_ended = (rule.energy, rule.ratio, rule.cumulative, rule.max_size, rule.max_error)
+    if rule.max_size is not None:
+        size = min(size, rule.max_size)
+    flops = sum(_flops(deltas, shapes[site]) for site, deltas in terms.items())
+    elements = sum(t.size for d in shapes.values() for t in d.stored().values())
+    largest = max((sum(_elements(d) for d in deltas) for deltas in terms.values()), default=0)
+    return Prediction(
+        modules=len(shapes),
+        ranks=shadow.ranks(),
+        at_most=any(value is not None for value in open_ended),
+        size=size,
+        memory=_START + 8 * elements + (context.threads or 1) * 6 * 8 * largest,
+        seconds=_SITE * len(terms) + flops / _FLOPS + size / _BYTES,
+        adapter=shadow,
+    )
+
+
+def _summed(deltas: Sequence[Delta], rule: RankRule, dtype: str) -> Delta:
+    """Return a stand-in for the sum of deltas under the criteria that need no spectrum."""
+    first = deltas[0]
+    if any(delta.rank is None for delta in deltas):
+        return next(delta for delta in deltas if delta.rank is None)
+    if len(deltas) == 1 and not rule.truncates:
+        return first
+    rank = min(sum(delta.rank or 0 for delta in deltas), *first.flat_shape)
+    kernel = math.prod(first.shape[2:])
+    cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
+    return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
+
+
+def _elements(delta: Delta) -> int:
+    return sum(tensor.size for tensor in delta.stored().values())
+
+
+def _flops(deltas: Sequence[Delta], result: Delta) -> float:
+    """Return the operations of a decomposition through Gram matrices."""
+    if len(deltas) == 1 and result is deltas[0]:
+        return 0.0
+    inner = sum(delta.rank or min(delta.flat_shape) for delta in deltas)
+    outer = sum(deltas[0].flat_shape)
+    return 2.0 * outer * inner**2 + 2.0 * outer * inner * (result.rank or inner) + 60.0 * inner**3
+
+
+def predict_checkpoint(checkpoint: Checkpoint, dtype: str | None, context: Context) -> Prediction:
+    """Foretell a bake: a checkpoint as large as the base, or as its other type makes it."""
+    size = 0
+    for file in checkpoint.files.weights:
+        tensors, _ = file.open()
+        for tensor in tensors.values():
+            bits = DTYPES[dtype if dtype and is_float(tensor.dtype) else tensor.dtype].bits
+            size += tensor.size * bits // 8
+    memory = _START + (context.threads or 1) * _BLOCKS
+    return Prediction(size=size, memory=memory, seconds=size / _BYTES)
+
+
+def predict_report(adapters: Sequence[Adapter]) -> Prediction:
+    """Foretell a step that only looks."""
+    total = sum(_elements(delta) for adapter in adapters for delta in adapter.deltas.values())
+    sites = sum(len(adapter.deltas) for adapter in adapters)
+    return Prediction(modules=sites, seconds=_SITE * sites + 8 * total / _BYTES)
