@@ -1,8 +1,8 @@
-"""Writes the benchmarks' data: two adapters and one checkpoint, seeded, with numpy alone.
+"""Writes the benchmarks' data: three adapters and one checkpoint, seeded, with numpy alone.
 
-    python benchmarks/generate.py [lora] [base] [sdxl] [--data DIR] [--seed N] [--force]
+    python benchmarks/generate.py [lora] [other] [base] [sdxl] [--data DIR] [--seed N] [--force]
 
-`lora` is sd21_r64.safetensors (kohya, 192 modules, rank 64, 55 MB), `base` is
+`lora` is sd21_r64.safetensors (kohya, 192 modules, rank 64, 55 MB), `other` another of its kind, `base` is
 sd21_base.safetensors (LDM single file, float16, 2.6 GB), `sdxl` is sdxl_r32.safetensors (kohya,
 SGM names, 722 modules, rank 32, 170 MB). The safetensors writer is the script's own: whatever
 reads these files is checked against it.
@@ -23,6 +23,7 @@ from shapes import SD21, SDXL, Shape, Unet, adapted, kohya_name, sd21_checkpoint
 
 FILES = {
     "lora": "sd21_r64.safetensors",
+    "other": "sd21_r64_other.safetensors",
     "base": "sd21_base.safetensors",
     "sdxl": "sdxl_r32.safetensors",
 }
@@ -164,7 +165,7 @@ def write_base(path: Path, seed: int) -> None:
 def main() -> None:
     """Parses the command line and writes what was asked for."""
     parser = argparse.ArgumentParser(description="Write the data of the benchmarks.")
-    parser.add_argument("which", nargs="*", metavar="{lora,base,sdxl}", help="default: all")
+    parser.add_argument("which", nargs="*", metavar="{lora,other,base,sdxl}", help="default: all")
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="write again what exists")
@@ -179,6 +180,8 @@ def main() -> None:
             continue
         if kind == "lora":
             write_adapter(path, SD21, 64, options.seed)
+        elif kind == "other":
+            write_adapter(path, SD21, 64, options.seed + 1)
         elif kind == "sdxl":
             write_adapter(path, SDXL, 32, options.seed)
         else:
