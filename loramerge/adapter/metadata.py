@@ -26,6 +26,9 @@ _STALE = frozenset(
 )
 _STRUCTURE = frozenset({"lora_adapter_metadata", "unet", "text_encoder"})
 _TAGS = "ss_tag_frequency"
+# of the model specification of Stability AI (modelspec, version 1.0.1)
+_TITLE, _MERGED = "modelspec.title", "modelspec.merged_from"
+_WORDS, _MODEL_TAGS = "modelspec.trigger_phrase", "modelspec.tags"
 _BASE_VERSIONS = {
     "sd15": "sd_v1",
     "sd21": "sd_v2",
@@ -48,8 +51,9 @@ def training_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 def combined(metadatas: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Unite the training metadata of several adapters, whatever their order.
 
-    What all that have it agree on is kept; tag counts are added up; the rest contradicts itself in
-    the result and is left out.
+    What all that have it agree on is kept; tag counts are added up, trigger phrases and tags united,
+    and `modelspec.merged_from` lists the titles; the rest contradicts itself in the result and is
+    left out.
     """
     cleaned = [training_metadata(metadata) for metadata in metadatas]
     keys = sorted({key for metadata in cleaned for key in metadata})
@@ -60,7 +64,18 @@ def combined(metadatas: Iterable[Mapping[str, str]]) -> dict[str, str]:
             result[key] = found.pop()
         elif key == _TAGS:
             result[key] = _united_tags(m[key] for m in cleaned if key in m)
+        elif key == _WORDS:
+            result[key] = ", ".join(_united(trigger_words(m) for m in cleaned))
+        elif key == _MODEL_TAGS:
+            result[key] = ", ".join(_united(m[key].split(",") for m in cleaned if key in m))
+        elif key == _TITLE:
+            result[_MERGED] = ", ".join(_united([m[key]] for m in cleaned if key in m))
     return result
+
+
+def _united(lists: Iterable[Iterable[str]]) -> list[str]:
+    """Return all words of several lists, each once, in an order that theirs does not change."""
+    return sorted({word.strip() for words in lists for word in words if word.strip()})
 
 
 def _tag_tables(raw: str) -> dict[str, dict[str, int]]:
@@ -106,7 +121,7 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     `modelspec.trigger_phrase` is what the author states. Without it, kohya's folder names
     (`10_zuzu cat`, repeats and words) are what the trainer used.
     """
-    stated = metadata.get("modelspec.trigger_phrase", "")
+    stated = metadata.get(_WORDS, "")
     if stated.strip():
         return [word.strip() for word in stated.split(",") if word.strip()]
     words = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,13 +12,14 @@ from loramerge.cli import show
 from loramerge.cli.options import emit, run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
+from loramerge.events import Note
 from loramerge.verbs.parameters import Context
 
 
 @click.command(
     "plan",
     params=[
-        click.Argument(["recipe"], metavar="RECIPE", required=True),
+        click.Argument(["target"], metavar="RECIPE|OUTPUT", required=True),
         *recipe_options(),
         click.Option(["--dot"], is_flag=True, help="Print the graph for Graphviz instead."),
         click.Option(["--mermaid"], is_flag=True, help="Print the graph for Mermaid instead."),
@@ -25,19 +27,24 @@ from loramerge.verbs.parameters import Context
     ],
     epilog="Example: loramerge plan recipe.yaml; loramerge plan recipe.yaml --mermaid",
 )
-def command(recipe: str, **options: Any) -> int:
+def command(target: str, **options: Any) -> int:
     """Check a recipe and show what a run would do, from headers alone.
 
     For every task: what it will give (modules, ranks, bytes; never more than foretold), the memory and
     time it will take (good to a factor of two), and whether it is up to date. All mistakes are
-    reported at once.
+    reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
+    that sd-webui-supermerger leaves counts as one.
     """
+    from loramerge.recipe.repeat import is_output
+
+    if is_output(Path(target)):
+        return _of_output(Path(target), options)
     from loramerge.recipe.picture import dot, mermaid
     from loramerge.recipe.plan import plan_recipe
     from loramerge.recipe.recipe import load_recipe
 
     found = load_recipe(
-        recipe, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
+        target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
     )
     for wanted, text in (("dot", dot), ("mermaid", mermaid)):
         if options[wanted]:
@@ -49,6 +56,26 @@ def command(recipe: str, **options: Any) -> int:
     shown = (lambda: None) if options["quiet"] else lambda: _show(plan)
     emit(plan.json(), options["as_json"], options["json_file"], shown)
     return 0
+
+
+def _of_output(path: Path, options: dict[str, Any]) -> int:
+    """Print the recipe in a file's header."""
+    from loramerge.recipe.repeat import recipe_of_file
+    from loramerge.recipe.writing import yaml_text
+
+    recipe, notes = recipe_of_file(path)
+    with Session(quiet=options["quiet"]) as session:
+        for note in notes:
+            session.notify(Note(note))
+    last = list(recipe["steps"])[-1]
+    recipe["steps"][last] = {**recipe["steps"][last], "save": path.name}
+    text = yaml_text(recipe)
+    emit(recipe, options["as_json"], options["json_file"], lambda: _print(text))
+    return 0
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
 
 
 def _show(plan: Any) -> None:

@@ -64,6 +64,9 @@ class Session:
         task = self._tasks.get(event.task)
         if task is None:
             task = self._tasks[event.task] = self._bars.add_task(event.task, total=event.total)
+        if event.done >= event.total:  # a run of many tasks has room for those under way
+            self._bars.remove_task(self._tasks.pop(event.task))
+            return
         self._bars.update(task, completed=event.done, total=event.total)
 
 
@@ -78,7 +81,7 @@ def _bars() -> Any:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # `[w=0.5]` is no style
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),

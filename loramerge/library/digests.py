@@ -17,6 +17,9 @@ __all__ = ["digest_of", "digest_of_files"]
 
 _FILE = "digests.json"
 _MOST = 10_000  # entries kept
+_WORTH = 4 << 20  # bytes below which hashing again is as fast as looking it up
+
+_this_process: dict[str, tuple[list[int], str]] = {}
 
 
 def _identity(path: Path) -> list[int]:
@@ -36,11 +39,17 @@ def digest_of(path: Path) -> str:
     """Return the sha256 of a file, from the cache if the file is the same as then."""
     key = os.path.realpath(path)
     identity = _identity(path)
-    known = _read().get(key)
+    if _this_process.get(key, ([], ""))[0] == identity:
+        return _this_process[key][1]
+    small = identity[0] < _WORTH
+    known = None if small else _read().get(key)
     if isinstance(known, list) and known[:3] == identity and len(known) == 4:
         return str(known[3])
     digest = sha256_of_file(path)
-    if _identity(path) == identity:
+    if _identity(path) != identity:
+        return digest
+    _this_process[key] = (identity, digest)
+    if not small:
         entries = _read()
         entries.pop(key, None)
         entries[key] = [*identity, digest]

@@ -46,6 +46,26 @@ def test_what_inputs_agree_on_is_kept_whatever_their_order() -> None:
     assert united == {"cat": {"cat": 5, "sofa": 1}, "dog": {"dog": 1}}
 
 
+def test_trigger_words_titles_and_tags_are_united() -> None:
+    spec = {"modelspec.architecture": "stable-diffusion-v2/lora"}
+    one = spec | {"modelspec.title": "cat", "modelspec.trigger_phrase": "zuzu, cat",
+                  "modelspec.tags": "animal, cute"}  # fmt: skip
+    two = (
+        spec
+        | {"modelspec.title": "flat", "modelspec.tags": "cute"}
+        | tagged(**{"5_flat": {"x": 1}})
+    )
+    three = spec | {"modelspec.title": "ink", "modelspec.trigger_phrase": "ink style"}
+    result = combined([one, two, three])
+    assert result == combined([three, one, two])
+    assert result["modelspec.trigger_phrase"] == "cat, flat, ink style, zuzu"
+    assert trigger_words(result) == ["cat", "flat", "ink style", "zuzu"]
+    assert result["modelspec.merged_from"] == "cat, flat, ink"
+    assert result["modelspec.tags"] == "animal, cute" and "modelspec.title" not in result
+    assert result["modelspec.architecture"] == "stable-diffusion-v2/lora"
+    assert combined([one, one]) == one  # nothing contradicts
+
+
 def test_tags_of_one_alone_stay_as_they_are() -> None:
     one = tagged(cat={"cat": 2})
     assert combined([one, {}])["ss_tag_frequency"] == one["ss_tag_frequency"]

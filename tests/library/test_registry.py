@@ -72,6 +72,40 @@ def test_home(monkeypatch, tmp_path):
 # --- digests --------------------------------------------------------------------------------------
 
 
+class _Forgetful(dict):
+    """What a new process remembers."""
+
+    def __setitem__(self, key, value):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _cache_on_disk(monkeypatch):
+    """Small files are looked up, and in the file alone."""
+    monkeypatch.setattr(digests, "_WORTH", 0)
+    monkeypatch.setattr(digests, "_this_process", _Forgetful())
+
+
+def test_small_files_need_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_WORTH", 100)
+    file = tmp_path / "small"
+    file.write_bytes(b"abc")
+    assert digest_of(file) == hashlib.sha256(b"abc").hexdigest()
+    assert not (home() / "digests.json").exists()
+
+
+def test_a_process_hashes_a_file_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_this_process", {})
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    first = digest_of(file)
+    monkeypatch.setattr(digests, "sha256_of_file", lambda path: "again")
+    (home() / "digests.json").unlink()
+    assert digest_of(file) == first
+    file.write_bytes(b"abcd")
+    assert digest_of(file) == "again"
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """Counts how often a file is really hashed."""
