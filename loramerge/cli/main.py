@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "run": "Run a recipe, or repeat a file from its header.",
     "plan": "Say what a run of a recipe would do.",
     "schema": "Print the JSON Schema of recipes.",
+    "recipes": "List the recipes that come with loramerge, or print one.",
     "base": "Name the checkpoints you use often.",
     "library": "Folders whose adapters are known by name.",
     "dialects": "List the dialects that are read and written.",

@@ -12,7 +12,7 @@ import click
 from loramerge.cli import show
 from loramerge.cli.options import emit, run_options
 from loramerge.cli.session import Session
-from loramerge.errors import UsageError
+from loramerge.errors import OutputExists, UsageError
 from loramerge.verbs.parameters import Context
 
 # type of a result → function of cli/ that shows it
@@ -148,12 +148,12 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
     from loramerge.recipe.executors import dask_executor
     from loramerge.recipe.recipe import load_recipe
     from loramerge.recipe.run import run_recipe
-    from loramerge.verbs.batch import check_table, write_table
+    from loramerge.verbs.batch import write_table
 
     if options["output"] is not None:
         raise UsageError("--output is for repeating a file; a recipe says itself where it saves")
     if options["results"]:
-        check_table(Path(options["results"]))
+        _check_table(Path(options["results"]))
     recipe = load_recipe(
         target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
     )
@@ -174,6 +174,26 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
     shown = (lambda: None) if options["quiet"] else lambda: _show(result)
     emit(result.json(), options["as_json"], options["json_file"], shown)
     return result.exit_code
+
+
+def _check_table(path: Path) -> None:
+    """Refuse to write the table over something that is none.
+
+    Raises:
+        OutputExists: if the path is a folder, or a file that is no table of a run.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        with path.open("rb") as file:
+            first = file.readline(1 << 16)
+        if not first or b".status" in first:
+            return
+    raise OutputExists(
+        "--results would replace something that is no table of results",
+        file=path,
+        hint="give --results another name",
+    )
 
 
 def _show(result: Any) -> None:

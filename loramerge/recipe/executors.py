@@ -1,16 +1,47 @@
-"""Where tasks run: in this thread, in a pool of threads, or wherever `concurrent.futures` reaches."""
+"""Where tasks run: in this thread, in a pool of threads, or wherever `concurrent.futures` reaches.
+
+On the way to another process an open file becomes its path, and a family its name.
+"""
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.workers import one_heap
-from loramerge.errors import MissingExtra, UsageError
+from loramerge.errors import FileError, MissingExtra, UsageError
+from loramerge.families import Family, family
+from loramerge.files.reader import TensorFile
 
 __all__ = ["dask_executor", "pool"]
+
+
+def _opened(path: str, identity: tuple[int, int]) -> TensorFile:
+    """Open a file that another process has open.
+
+    Raises:
+        FileError: if it is not the same any more.
+    """
+    file = TensorFile(path)
+    if file.identity[:2] != identity:
+        raise FileError("the file changed after its header was read", file=path, hint="run again")
+    return file
+
+
+def _file_parts(file: TensorFile) -> tuple[Any, ...]:
+    return _opened, (str(Path(file.path).absolute()), file.identity[:2])
+
+
+def _family_parts(one: Family) -> tuple[Any, ...]:
+    return family, (one.name,)
+
+
+copyreg.pickle(TensorFile, _file_parts)
+copyreg.pickle(Family, _family_parts)
 
 
 @contextmanager

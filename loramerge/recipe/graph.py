@@ -13,21 +13,21 @@ def find_cycle(needs: Needs) -> list[str] | None:
     """Return names of which each needs the next and the last the first, or None."""
     finished: set[str] = set()
     for start in needs:
-        path: list[str] = []
         stack = [(start, iter(needs[start]))] if start not in finished else []
-        path += [start] * bool(stack)
+        path = {name: None for name, _ in stack}  # in order, and quick to look into
         while stack:
             name, rest = stack[-1]
             following = next((n for n in rest if n in needs and n not in finished), None)
             if following is None:
                 finished.add(name)
                 stack.pop()
-                path.pop()
+                path.popitem()
             elif following in path:
-                return path[path.index(following) :]
+                names = list(path)
+                return names[names.index(following) :]
             else:
                 stack.append((following, iter(needs[following])))
-                path.append(following)
+                path[following] = None
     return None
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, NotFound
+from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
-from loramerge.library.lookup import find, names_in_library
+from loramerge.library.lookup import below, find, names_in_library
 from loramerge.library.registry import load_registry
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 from loramerge.recipe.variables import filled
@@ -41,11 +43,17 @@ class Input:
 def digest_at(path: Path) -> str:
     """Return the digest of an adapter or a checkpoint: a file's, or that of a folder's weights.
 
+    A pickled adapter may have more files beside it.
+
     Raises:
         LoramergeError: if it cannot be read.
     """
     if not path.is_dir():
-        return digest_of(path)
+        alone = not is_pickle(path) or not any(
+            path.parent.glob(f"{escape(path.stem)}.*{escape(path.suffix)}")
+        )
+        files = [path] if alone else open_source(path).files
+        return digest_of(path) if len(files) == 1 else digest_of_files(path.parent, files)
     try:
         files = [file.path for file in find_files(path).weights]
     except LoramergeError:
@@ -161,12 +169,17 @@ def _check_digest(name: str, path: Path, digest: str, place: Place, mistakes: Mi
 
 
 def _found(text: str, root: Path | None) -> tuple[Path | None, LoramergeError | None]:
-    """Return the adapter or base that a path or name stands for, or why there is none."""
+    """Return the adapter or base that a path or name stands for, or why there is none.
+
+    What has just this path comes before what would have it with a suffix.
+    """
+    found: list[Path] = []
     first: LoramergeError | None = None
     for holds in ("adapters", "bases"):
         try:
-            return find(text, holds, root=root), None
+            found.append(find(text, holds, root=root))
         except LoramergeError as error:
             if first is None or (isinstance(first, NotFound) and not isinstance(error, NotFound)):
                 first = error
-    return None, first
+    exact = below(root, text)
+    return next((path for path in found if path == exact), found[0] if found else None), first

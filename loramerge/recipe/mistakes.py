@@ -33,14 +33,17 @@ class Mistakes:
     Args:
         name: of the recipe's file.
         marks: place → where it stands in the text; empty for recipes that are no text.
+        noted: how often something was noted, the same thing twice included.
     """
 
     name: str
     marks: Mapping[Place, Mark]
     found: dict[tuple[Mark, str], str] = field(default_factory=dict)
+    noted: int = 0
 
     def add(self, place: Place, problem: str, hint: str | None = None) -> None:
         """Note a mistake; the same one is noted once."""
+        self.noted += 1
         mark = self.mark(place)
         where = f"{self.name}:{mark.line}:{mark.column}" if self.marks else _path(place)
         self.found[mark, problem] = f"{where}: {problem}" + (f" ({hint})" if hint else "")

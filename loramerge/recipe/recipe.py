@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loramerge.dialects import DIALECTS
 from loramerge.errors import LoramergeError, NotFound, UsageError
 from loramerge.library.lookup import below, files_of, find
 from loramerge.library.references import Reference
@@ -28,6 +29,7 @@ from loramerge.recipe.variables import (
     used_in,
     variables_of,
 )
+from loramerge.verbs.outputs import adapter_output
 from loramerge.verbs.parameters import Parameter, Verb, parameters_of
 from loramerge.verbs.writing import WriteParameters
 
@@ -270,11 +272,11 @@ class _Reader:
         found = []
         for case in _distinct(cases, own):
             place = (*step.place, step.verb.name)
-            before = len(self.mistakes.found)
+            before = self.mistakes.noted
             content = filled(step.content, place, {**self.variables, **case}, self.mistakes)
             parameters = validated(step.verb, content, place, self.root, self.mistakes)
             if parameters is not None:
-                if len(self.mistakes.found) == before:
+                if self.mistakes.noted == before:
                     self._check(step, parameters, place)
                 found.append((case, parameters))
         return found
@@ -282,8 +284,8 @@ class _Reader:
     def _check(self, step: _Said, parameters: Any, place: Place) -> None:
         """Note what a verb itself finds wrong with its parameters."""
         try:
-            if hasattr(parameters, "check"):
-                parameters.check()
+            if callable(check := getattr(parameters, "check", None)):
+                check()
         except LoramergeError as error:
             self.mistakes.caught(place, error)
         writes = isinstance(parameters, WriteParameters) and parameters.says_how
@@ -354,6 +356,8 @@ class _Reader:
         save = filled(step.save, (*step.place, "save"), variables, self.mistakes)
         known = all(name in variables for name in used_in(step.save))
         path = self._save_path(step, save) if known else None
+        if path is not None:
+            self._check_name(step, path, getattr(parameters, "to", None))
         return Task(
             step.name + case_label(case), step.name, case, step.verb,
             replace(parameters, **changed), path, tuple(dict.fromkeys(needs)), files,
@@ -426,12 +430,21 @@ class _Reader:
                               f"save: {Path(save).with_suffix('.json').as_posix()}")  # fmt: skip
         return path
 
+    def _check_name(self, step: _Said, path: Path, dialect: str | None) -> None:
+        """Note a name that a file of the dialect asked for cannot have."""
+        if dialect not in DIALECTS:
+            return
+        try:
+            adapter_output(path, DIALECTS[dialect], force=True)
+        except LoramergeError as error:
+            self.mistakes.add((*step.place, "save", "="), error.problem)
+
     # --- the whole --------------------------------------------------------------------------------
 
     def _check_uses(self, used: Collection[str]) -> None:
         """Note steps whose results go nowhere."""
         for name, step in self.steps.items():
-            if step.save is None and step.verb.gives != "report" and name not in used:
+            if step.save is None and step.verb.gives == "adapter" and name not in used:
                 problem = f"nothing uses the step {name!r}, and it saves nothing"
                 self.mistakes.add(step.place, problem, "give it a save: FILE")
 

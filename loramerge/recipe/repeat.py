@@ -26,6 +26,7 @@ from loramerge.recipe.inputs import digest_at, find_by_digest
 from loramerge.recipe.recipe import Recipe, recipe_of
 from loramerge.recipe.run import run_recipe
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
+from loramerge.recipe.variables import escaped
 from loramerge.verbs.diff import diff_adapters
 from loramerge.verbs.parameters import Context
 from loramerge.verbs.provenance import recipe_in
@@ -173,7 +174,7 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
             shown = entry.get("path", name) if isinstance(entry, Mapping) else name
             missing.append(f"{name} ({shown})" if name != shown else name)
         else:
-            inputs[name] = str(found.absolute())
+            inputs[name] = escaped(str(found.absolute()))
     if missing:
         raise NotFound(
             f"{len(missing)} inputs of its recipe cannot be found",
@@ -181,11 +182,13 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
             module=listed(missing, 6),
             hint="--input NAME=PATH says where one is; folders of the library are searched",
         )
-    steps = {
-        name: dict(step) for name, step in recipe["steps"].items() if isinstance(step, Mapping)
+    steps = {  # a header may be a stranger's: where it would save counts for nothing
+        name: {word: value for word, value in step.items() if word != "save"}
+        for name, step in recipe["steps"].items()
+        if isinstance(step, Mapping)
     }
     last = _last(steps)
-    steps[last]["save"] = str(target.absolute())
+    steps[last]["save"] = escaped(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
     found_recipe: Recipe = recipe_of(content, place.scratch)
     run_recipe(found_recipe, place.context, force=force)
@@ -252,11 +255,11 @@ def _digest(path: Path) -> str | None:
 
 def _under_its_name(found: Path, wanted: str, place: _Place) -> Path:
     """Return a path to a file under the name it had then, since headers hold names."""
-    if found.name == wanted or found.is_dir():
+    if found.name == wanted:
         return found
     link = place.scratch / f"named-{len(list(place.scratch.iterdir()))}" / wanted
     link.parent.mkdir()
-    for way in (os.symlink, os.link, shutil.copyfile):
+    for way in (os.symlink,) if found.is_dir() else (os.symlink, os.link, shutil.copyfile):
         try:
             way(found.absolute(), link)
         except OSError:

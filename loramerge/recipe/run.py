@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
+from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError, OutputExists, listed
 from loramerge.events import Event, Notify, Progress, ignore
 from loramerge.files.writer import write_bytes
@@ -99,6 +100,8 @@ def run_recipe(
     keep_going: bool = False,
 ) -> RunResult:
     """Run a checked recipe; see `run`."""
+    if jobs > 1 and context.threads is None:
+        context = replace(context, threads=max(1, available_cpus() // jobs))
     result = RunResult(recipe)
     if lock:
         result.lock = str(write_lock(recipe))
@@ -251,10 +254,17 @@ class _Run:
             for future in self.running:
                 future.cancel()
             wait([f for f in self.running if not f.cancelled()])
+            self._keep_finished()
             raise
         for name, task in self.tasks.items():
             if name not in self.result.outcomes:
                 self.result.outcomes[name] = Outcome(task, "not needed")
+
+    def _keep_finished(self) -> None:
+        """Record the tasks that ended well while the others were stopped: they need not run again."""
+        for future, task in self.running.items():
+            if not future.cancelled() and future.exception() is None:
+                self._take(task, future)
 
     def _decide(self) -> None:
         """Decide for every task that leaves something whether it must be run, as soon as it is known."""
@@ -349,9 +359,12 @@ class _Run:
     def _submit(self, task: Task) -> None:
         assert self.executor is not None
         self.state.begin(task)
-        future = self.executor.submit(
-            perform, task, self._known(task), self._how(task), told=self.told
-        )
+        known = self._known(task)
+        sent = task
+        if not self.told:  # the folder that paths start from may be another one there
+            known = {n: v.absolute() if isinstance(v, Path) else v for n, v in known.items()}
+            sent = replace(task, save=task.save and task.save.absolute(), files={})
+        future = self.executor.submit(perform, sent, known, self._how(task), told=self.told)
         self.running[future] = task
 
     def _take(self, task: Task, future: Future[Done]) -> None:

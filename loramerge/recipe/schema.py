@@ -39,15 +39,20 @@ def validated(
     """
     from pydantic import ValidationError
 
-    try:
-        found = _model(verb).model_validate(dict(content), context={"root": root})
-    except ValidationError as errors:
-        words = [one.word for one in _parameters(verb)]
-        found_errors = errors.errors(include_url=False)
-        for error in found_errors:
-            _note(error, verb, words, place, mistakes)
-        rest = _without(content, [error["loc"] for error in found_errors])
-        return validated(verb, rest, place, root, mistakes) if rest != content else None
+    words, stated = [one.word for one in _parameters(verb)], set(content)
+    while True:
+        try:
+            found = _model(verb).model_validate(dict(content), context={"root": root})
+            break
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        for one in errors:  # what was left out for another mistake is not absent
+            if one["type"] != "missing" or one["loc"][0] not in stated:
+                _note(one, verb, words, place, mistakes)
+        rest = _without(content, [one["loc"] for one in errors])
+        if rest == content:
+            return None
+        content = rest
     values = {name: getattr(found, name) for name in found.model_fields_set}
     return verb.parameters(
         **{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

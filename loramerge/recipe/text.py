@@ -18,6 +18,12 @@ _MOST = 1 << 20  # characters of a recipe
 _MOST_NODES = 200_000  # aliases can make few characters many nodes
 _PLAIN = ("int", "float", "bool", "null")
 _TAG = "tag:yaml.org,2002:"
+# sort of node → types that it may be of; dates and the like are words
+_TYPES = {
+    "mapping": ("map",),
+    "sequence": ("seq",),
+    "scalar": (*_PLAIN, "str", "timestamp", "merge", "value"),
+}
 
 
 def read_text(path: Path) -> str:
@@ -98,19 +104,20 @@ class _Reader:
             raise RecipeError("the recipe is too large or too deep", file=self._mistakes.name)
         self._marks.setdefault(place, _mark(node))
         kind = node.tag.removeprefix(_TAG)
-        if kind == "map" and isinstance(node.value, list):
-            return self._mapping(node, place)
-        if kind == "seq" and isinstance(node.value, list):
-            return [self.read(part, (*place, i)) for i, part in enumerate(node.value)]
-        if not isinstance(node.value, str) or node.tag.startswith("!") or kind.startswith("python"):
-            self._mistakes.add(place, f"a recipe has no values of the type {node.tag}")
+        if kind == node.tag or kind not in _TYPES[node.id]:
+            self._mistakes.add((*place, "="), f"a recipe has no values of the type {node.tag}")
             return None
-        if kind not in _PLAIN:
-            return node.value  # text; dates and the like are words, too
+        if node.id == "mapping":
+            return self._mapping(node, place)
+        if node.id == "sequence":
+            return [self.read(part, (*place, i)) for i, part in enumerate(node.value)]
+        if kind not in _PLAIN or "_" in node.value:  # 1_000 is a word since YAML 1.2
+            return node.value
         try:
             return self._construct(node)
-        except (ValueError, OverflowError):
-            return node.value
+        except (ValueError, ArithmeticError, LookupError):
+            self._mistakes.add((*place, "="), f"this cannot be read as {kind}")
+            return None
 
     def _mapping(self, node: Any, place: Place) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -127,10 +134,9 @@ class _Reader:
                 )
                 continue
             self._marks[inner] = _mark(key)
-            found[key.value] = None
-            found[key.value] = self.read(value, inner)
-            if not isinstance(found[key.value], (dict, list)):
+            if value.id == "scalar":
                 self._marks[(*inner, "=")] = _mark(value)
+            found[key.value] = self.read(value, inner)
         return found
 
 

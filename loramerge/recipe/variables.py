@@ -17,7 +17,7 @@ from loramerge.errors import LoramergeError
 from loramerge.library.lookup import expand
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 
-__all__ = ["case_label", "cases_of", "filled", "project", "used_in", "variables_of"]
+__all__ = ["case_label", "cases_of", "escaped", "filled", "project", "used_in", "variables_of"]
 
 _USE = re.compile(r"\$(\$?)\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -152,6 +152,15 @@ def filled(value: Any, place: Place, variables: Case, mistakes: Mistakes) -> Any
     if whole and not whole[1]:
         return _value(whole[2], place, variables, mistakes)
     return _text(value, place, variables, mistakes)
+
+
+def escaped(value: Any) -> Any:
+    """Return a value that stands for this one when it is filled: `$${w}` for `${w}`."""
+    if isinstance(value, Mapping):
+        return {escaped(key): escaped(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [escaped(part) for part in value]
+    return _USE.sub(r"$\g<0>", value) if isinstance(value, str) else value
 
 
 def _text(text: str, place: Place, variables: Case, mistakes: Mistakes) -> str:

@@ -13,6 +13,7 @@ from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
 from loramerge.library.references import Reference
+from loramerge.recipe.variables import escaped
 from loramerge.verbs.parameters import stated
 
 __all__ = ["recipe_content", "write_recipe", "yaml_text"]
@@ -73,7 +74,7 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
         if output is not None:
             step["save"] = _relative(Path(output), root)
         written[_free(verb, {*inputs, *written})] = step
-    return {"version": 1, "inputs": inputs, "steps": written}
+    return {"version": 1, "inputs": escaped(inputs), "steps": escaped(written)}
 
 
 def _said(value: Any, named: Any, holds: str) -> Any:

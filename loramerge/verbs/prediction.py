@@ -88,7 +88,8 @@ def predict_adapter(
     encoded = encode(shadow, dialect, dtype)
     encoded.metadata |= header_of(shadow, dialect, dtype, context, exact=False)
     size = encoded_size(encoded)
-    open_ended = (rule.energy, rule.ratio, rule.cumulative, rule.max_size, rule.max_error)
+    # what is decomposed may turn out to have fewer directions than its terms together
+    computed = any(shapes[site] is not deltas[0] for site, deltas in terms.items())
     if rule.max_size is not None:
         size = min(size, rule.max_size)
     flops = sum(_flops(deltas, shapes[site]) for site, deltas in terms.items())
@@ -97,7 +98,7 @@ def predict_adapter(
     return Prediction(
         modules=len(shapes),
         ranks=shadow.ranks(),
-        at_most=any(value is not None for value in open_ended),
+        at_most=computed,
         size=size,
         memory=_START + 8 * elements + (context.threads or 1) * 6 * 8 * largest,
         seconds=_SITE * len(terms) + flops / _FLOPS + size / _BYTES,

@@ -100,7 +100,7 @@ def base_input(checkpoint: Checkpoint) -> FileInput:
     return FileInput(
         checkpoint.path,
         tuple(file.path for file in files.weights),
-        files.root,
+        files.root if len(files.weights) > 1 else None,
         next((recipe for recipe in recipes if recipe), None),
     )
 

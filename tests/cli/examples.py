@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 
 from loramerge.cli.main import group
 
-__all__ = ["blocks", "commands_of", "examples_of", "prepare", "walk"]
+__all__ = ["Shown", "blocks", "examples_of", "named_files", "prepare", "shown_in", "walk"]
 
 
 _RECIPE = """\
@@ -80,7 +81,39 @@ def blocks(path: Path, language: str) -> list[str]:
     )
 
 
-def commands_of(block: str) -> list[str]:
+def named_files(path: Path) -> dict[str, str]:
+    """Return the files that a document shows: YAML blocks whose first line is `# NAME.yaml`."""
+    found = {}
+    for block in blocks(path, "yaml"):
+        name = re.match(r"# (\S+\.yaml)\n", block)
+        if name:
+            found[name[1]] = block
+    return found
+
+
+@dataclass
+class Shown:
+    """A command line in a console block.
+
+    Args:
+        code: the exit code it ends with, as a comment `# exit code 6` says.
+        output: the lines below it; none where the document does not show what it prints.
+    """
+
+    command: str
+    code: int = 0
+    output: list[str] = field(default_factory=list)
+
+
+def shown_in(block: str) -> list[Shown]:
     """Return the command lines of a console block, without comments; `a && b` are two."""
-    lines = [line[2:].partition("  #")[0] for line in block.splitlines() if line.startswith("$ ")]
-    return [part.strip() for line in lines for part in line.split("&&")]
+    found: list[Shown] = []
+    for line in block.splitlines():
+        if not line.startswith("$ "):
+            found[-1].output.append(line)
+            continue
+        text, _, comment = line[2:].partition("  #")
+        code = re.search(r"exit code (\d+)", comment)
+        found += [Shown(part.strip()) for part in text.split("&&")]
+        found[-1].code = int(code[1]) if code else 0
+    return found

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 import click
 
 from loramerge.algebra.blocks import PRESETS, VECTORS
-from loramerge.cli.main import COMMANDS
+from loramerge.cli.main import COMMANDS, group
 from loramerge.dialects import DIALECTS, PROGRAMS
 from loramerge.families import FAMILIES
+from loramerge.recipe.registry import known_verbs
+from loramerge.recipe.shipped import shipped_recipes
+from loramerge.verbs.parameters import Verb, parameters_of
 from tests.cli.examples import examples_of, walk
 
 __all__ = ["commands", "tables", "with_tables"]
@@ -41,8 +44,8 @@ _SHARED = """
 |---|---|
 {rows}
 
-Exit codes: 0 done, 1 a difference was found (`diff --exit-code`), 2 bad option or value, 3 file, 4 format or family, 5 adapter
-content, 7 numerics (NaN, or an error above the one allowed), 130 interrupted, 70 a bug.
+Exit codes: 0 done, 1 a difference was found (`diff --exit-code`, `run OUTPUT`), 2 bad option or value, 3 file, 4 format or family,
+5 adapter content, 6 recipe, 7 numerics (NaN, or an error above the one allowed), 130 interrupted, 70 a bug.
 
 ## Names and weights
 
@@ -89,7 +92,9 @@ def _meaning(parameter: click.Option) -> str:
 
 
 def _command(name: str, command: click.Command, level: str) -> str:
-    context = click.Context(command, info_name=f"loramerge {name}")
+    # click keeps the help option of the first context, so it must be the program's
+    settings = group.context_settings
+    context = click.Context(command, info_name=f"loramerge {name}", **settings)
     lines = [f"{level} {name}", "", "```", f"loramerge {name} {' '.join(command.collect_usage_pieces(context))}",
              "```", "", inspect.cleandoc(command.help or ""), ""]  # fmt: skip
     options = [
@@ -127,6 +132,17 @@ def commands() -> str:
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
+def _step(verb: Verb) -> str:
+    """Return the row of a verb: what it must be given stands first and bold."""
+    said = [one for one in parameters_of(verb.parameters) if one.doc.recipe]
+    said.sort(key=lambda one: not one.required)
+    words = [f"**`{one.word}`**" if one.required else f"`{one.word}`" for one in said]
+    title = inspect.cleandoc(verb.parameters.__doc__ or "").partition("\n\n")[0]
+    article = "an" if verb.gives == "adapter" else "a"
+    saved = ", always saved" if verb.gives == "checkpoint" else ""
+    return _row((f"`{verb.name}`", title, ", ".join(words), f"{article} {verb.gives}{saved}"))
+
+
 def tables() -> dict[str, str]:
     """Return the generated tables of the documents by name."""
     dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
@@ -147,7 +163,15 @@ def tables() -> dict[str, str]:
     presets += [
         _row((f"`{name}`", f"`{','.join(map(str, values))}`")) for name, values in PRESETS.items()
     ]
+    steps = [_row(("step", "what it does", "takes", "gives")), "|---" * 4 + "|"]
+    steps += [_step(verb) for verb in known_verbs().values()]
+    shipped = [_row(("recipe", "what it is for")), "|---|---|"]
+    shipped += [
+        _row((f"[`{r.name}`](../recipes/{r.name}.yaml)", r.title)) for r in shipped_recipes()
+    ]
     return {
+        "steps": "\n".join(steps),
+        "shipped": "\n".join(shipped),
         "dialects": "\n".join(dialects),
         "families": "\n".join(families),
         "vectors": "\n".join(vectors),

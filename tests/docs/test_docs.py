@@ -17,7 +17,7 @@ from loramerge.dialects import DIALECTS
 from loramerge.dialects.roles import FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.conftest import run, work, world  # noqa: F401
-from tests.cli.examples import blocks, commands_of, prepare, walk
+from tests.cli.examples import Shown, blocks, named_files, prepare, shown_in, walk
 from tests.docs import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,11 @@ def test_commands():
 
 @pytest.mark.parametrize(
     ("document", "names"),
-    [("formats", ("dialects", "families")), ("weights", ("vectors", "presets"))],
+    [
+        ("formats", ("dialects", "families")),
+        ("weights", ("vectors", "presets")),
+        ("recipes", ("steps", "shipped")),
+    ],
 )
 def test_tables(document, names):
     path = DOCS / f"{document}.md"
@@ -84,7 +88,7 @@ def test_the_changelog_has_this_version():
 
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
-    f"docs/{name}.md" for name in ("commands", "formats", "python", "weights")
+    f"docs/{name}.md" for name in ("commands", "formats", "python", "recipes", "weights")
 ]
 
 
@@ -96,19 +100,128 @@ def test_links_lead_somewhere(document):
     assert not re.search(r"(?<![\w.])/(home|work|tmp|root)/", text)
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/weights.md"]
-)
+WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
+    f"docs/{name}.md" for name in ("commands", "recipes", "weights")
+]
+
+
+@pytest.mark.parametrize("document", WITH_COMMANDS)
 def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
-    """Every line of every console block, in order, with the files that it speaks of."""
-    for block in blocks(ROOT / document, "console"):
+    """Every line of every console block, in order, with the files that it speaks of.
+
+    Where a document shows what a line prints, it prints just that, apart from times.
+    """
+    path = ROOT / document
+    for block in blocks(path, "console"):
         prepare(run, monkeypatch, resized="resize" not in block)
-        for line in commands_of(block):
-            if line.startswith(ELSEWHERE):
+        for name, text in named_files(path).items():
+            (run.folder / name).write_text(text, "utf-8")
+        for line in shown_in(block):
+            if line.command.startswith(ELSEWHERE):
                 continue
-            words = shlex.split(line)
+            words = shlex.split(line.command)
             assert words[0] == "loramerge", line
-            run.ok(*words[1:])
+            result = run(*words[1:])
+            assert result.code == line.code, result.err or result.out
+            if any(line.output):
+                printed = (result.err + result.out).rstrip().lstrip("\n").splitlines()
+                if UPDATE:
+                    block = _show_instead(path, block, line, printed)
+                else:
+                    assert _timeless(printed) == _timeless(line.output), line.command
+
+
+def _timeless(lines: list[str]) -> list[str]:
+    """Lines without times, and with spaces that follow from their width left out."""
+    text = re.sub(r"\b\d+\.\d s\b", "T s", "\n".join(lines).strip())
+    return [re.sub(r" {2,}", "  ", line).rstrip() for line in text.splitlines()]
+
+
+def _show_instead(path: Path, block: str, line: Shown, printed: list[str]) -> str:
+    """Write what a line prints into the document; return the block as it is then."""
+    text, old = path.read_text("utf-8"), "\n".join(["", *line.output, ""])
+    assert text.count(block) == 1 and old in block
+    new = block.replace(old, "\n".join(["", *printed, ""]), 1)
+    path.write_text(text.replace(block, new), "utf-8", newline="\n")
+    return new
+
+
+def _recipe_words() -> dict[str, tuple[str, ...]]:
+    """Every word of a recipe and of what runs say, by where it comes from."""
+    from loramerge.algebra import weights
+    from loramerge.algebra.compat import COMPATS
+    from loramerge.cli.plan import command as plan
+    from loramerge.cli.run import command as run_command
+    from loramerge.recipe import inputs, recipe
+    from loramerge.recipe.registry import known_verbs
+    from loramerge.recipe.schema import json_schema
+
+    verbs = json_schema()["properties"]["steps"]["additionalProperties"]["properties"]
+    flags = {
+        max(p.opts, key=len)
+        for command in (plan, run_command)
+        for p in command.params
+        if p.opts[0].startswith("-")
+    }
+    return {
+        "recipe": recipe._TOP,
+        "input": tuple(word for word in inputs._WORDS if word != "recipe"),  # headers only
+        "verb": tuple(known_verbs()),
+        "step": tuple(verbs),
+        "parameter": tuple(w for v in verbs.values() for w in v.get("properties", ())),
+        "reference": ("adapter", "weight", "each", "files"),
+        "weight": tuple(weights._FIELDS),
+        "compat": tuple(COMPATS),
+        "status": ("done", "up to date", "not needed", "failed", "left out"),
+        "option": tuple(flags - {"--json-file", "--quiet", "--help"}),
+    }
+
+
+def test_no_word_of_recipes_is_left_out():
+    text = (DOCS / "recipes.md").read_text("utf-8")
+    for kind, words in _recipe_words().items():
+        assert words
+        for word in words:
+            assert re.search(rf"`{re.escape(word)}[`: ]", text), f"{kind}: {word}"
+
+
+def test_a_word_that_is_left_out_would_be_found(monkeypatch):
+    from loramerge.recipe import recipe
+
+    monkeypatch.setattr(recipe, "_TOP", (*recipe._TOP, "hooks"))
+    with pytest.raises(AssertionError, match="recipe: hooks"):
+        test_no_word_of_recipes_is_left_out()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
+def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
+    """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
+    from loramerge.errors import RecipeError
+    from loramerge.files.digest import sha256_of_file
+    from loramerge.recipe.recipe import load_recipe
+
+    prepare(run, monkeypatch)
+    (run.folder / "loras").mkdir()
+    os.link(run.folder / "a.safetensors", run.folder / "loras" / "a.safetensors")
+    rest = {
+        "version": "version: 1\n",
+        "inputs": "inputs: {style: style.safetensors, character: character.safetensors}\n",
+        "steps": "steps: {blend: {mix: {adapters: [character, style]}, save: out/blend.safetensors}}\n",
+    }
+    path, found = run.folder / "page.yaml", blocks(ROOT / document, "yaml")
+    for block in found:
+        pins = re.findall(r"sha256: (\w{64})", block)
+        for pin in pins:
+            block = block.replace(pin, sha256_of_file(run.folder / "style.safetensors"))
+        words = re.findall(r"^(\w+):", block, re.MULTILINE)
+        missing = [] if "version" in words else [text for w, text in rest.items() if w not in words]
+        path.write_text(block + "".join(missing), "utf-8")
+        if "mistaken" in block:
+            with pytest.raises(RecipeError):
+                load_recipe(path)
+        else:
+            assert load_recipe(path).tasks
+    assert found
 
 
 def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811

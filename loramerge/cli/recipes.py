@@ -1,0 +1,73 @@
+"""The command `recipes`: those that come with loramerge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli import show
+from loramerge.cli.options import emit, json_options
+from loramerge.errors import LoramergeError, UsageError
+from loramerge.recipe.shipped import shipped_recipe, shipped_recipes
+
+
+def _complete(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    try:
+        names = [recipe.name for recipe in shipped_recipes()]
+    except (LoramergeError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+@click.command(
+    "recipes",
+    params=[
+        click.Argument(["name"], metavar="[NAME]", required=False, shell_complete=_complete),
+        click.Option(["--output", "-o"], metavar="FILE.yaml", help="Write the recipe here."),
+        click.Option(["--force", "-f"], is_flag=True, help="Replace an existing file."),
+        *json_options(),
+    ],
+    epilog="Example: loramerge recipes; loramerge recipes style-and-character -o mine.yaml",
+)
+def command(
+    name: str | None, output: str | None, force: bool, as_json: bool, json_file: str | None
+) -> None:
+    """List the recipes that come with loramerge, or print one.
+
+    Written to a file they are yours: change the paths of their inputs (which start from the recipe's
+    folder) and the values in `vars`, or give them with --input and --set.
+    """
+    if name is None:
+        if output is not None:
+            raise UsageError("which recipe?", hint="loramerge recipes NAME -o FILE.yaml")
+        found = shipped_recipes()
+        content = [{"name": recipe.name, "title": recipe.title} for recipe in found]
+        rows = [(recipe.name, recipe.title) for recipe in found]
+        emit(content, as_json, json_file, lambda: show.table(rows, ("recipe", "what it is for")))
+        return
+    recipe = shipped_recipe(name)
+    if output is not None:
+        from loramerge.files.writer import write_bytes
+
+        write_bytes(Path(output), recipe.text.encode("utf-8"), force=force)
+    one: dict[str, Any] = {
+        "outputs": [] if output is None else [output],
+        "name": recipe.name,
+        "title": recipe.title,
+        "text": recipe.text,
+    }
+
+    def shown() -> None:
+        if output is None:
+            sys.stdout.write(recipe.text)
+        else:
+            show.table([("written", output), ("is", recipe.title)])
+
+    emit(one, as_json, json_file, shown)
