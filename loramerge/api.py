@@ -197,4 +197,13 @@ def diff(a: Adapter, b: Adapter) -> DiffResult:
     return diff_adapters(a, b, Context())
 
 
-define_sum(mix)
+def _linear(terms: Sequence[tuple[Adapter, float]]) -> Adapter:
+    """Return a weighted sum, for the operators of `Adapter`; one of nothing is zero."""
+    if any(weight != 0.0 for _, weight in terms):
+        return mix(terms)
+    zero = terms[0][0]
+    deltas = {site: delta.scaled(0.0) for site, delta in zero.deltas.items()}
+    return zero.with_deltas(deltas, path=None, files=(), size=None)
+
+
+define_sum(_linear)

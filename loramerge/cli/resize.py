@@ -43,7 +43,8 @@ def _row(file: Resized) -> tuple[str, ...]:
 
 def render_one(found: ResizeResult) -> None:
     """Show what became of one adapter."""
-    lines = show.written(found.output, f"{show.size(found.size_before)} to {show.size(found.size)}")
+    before = "" if found.size_before is None else f"{show.size(found.size_before)} to "
+    lines = show.written(found.output, before + show.size(found.size))
     if found.output is not None:
         lines.append(("is", f"{found.dialect}, {found.dtype}"))
     lines += [

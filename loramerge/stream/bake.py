@@ -39,7 +39,7 @@ from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
 from loramerge.stream.rounding import Rounder
 
-__all__ = ["BakePlan", "Edit", "Survival", "bake", "plan_bake", "survey"]
+__all__ = ["BakePlan", "Edit", "Survival", "bake", "output_size", "plan_bake", "survey"]
 
 BLOCK_ELEMENTS = 1 << 18
 _COPY_TASK = 4 * COPY_BLOCK
@@ -296,7 +296,7 @@ class _Output:
 
 def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> _Output:
     tensors, metadata = file.open()
-    if not plan.edits.get(file) and plan.dtype is None and not file.pickled:
+    if not _changes(file, plan) and not file.pickled:
         return _unchanged(file)
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
     entries = [
@@ -305,6 +305,11 @@ def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> _
     ]
     head, infos = build_header(entries, merged)
     return _Output(file, head, infos, tensors, merged)
+
+
+def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
+    """Say whether a file comes out as another: by what is added, or by another type."""
+    return bool(plan.edits.get(file)) or plan.dtype is not None
 
 
 def _unchanged(file: CheckpointFile) -> _Output:
@@ -343,7 +348,7 @@ def bake(
     """
     files = plan.checkpoint.files
     check_target(output, force=force)
-    outputs = [_layout(f, plan, metadata or {} if plan.edits.get(f) else {}) for f in files.weights]
+    outputs = [_layout(f, plan, metadata or {} if _changes(f, plan) else {}) for f in files.weights]
     check_space(output, sum(o.size for o in outputs))
     progress = _Bytes(sum(o.size - len(o.head) for o in outputs), notify)
     if files.root is None:
@@ -357,6 +362,15 @@ def bake(
             target = folder / one.file.relative
             survivals += _write_file(one, target, plan, False, seed, late, threads, progress)
     return survivals
+
+
+def output_size(plan: BakePlan, metadata: Mapping[str, str]) -> int:
+    """Return the exact bytes of the weight files that a plan writes."""
+    layouts = (
+        _layout(f, plan, metadata if _changes(f, plan) else {})
+        for f in plan.checkpoint.files.weights
+    )
+    return sum(layout.size for layout in layouts)
 
 
 class _Nowhere:
@@ -450,7 +464,7 @@ def _write_file(
                 progress.add(size)
                 behind.wrote(size)
         head = output.head
-        if late is not None and edits:
+        if late is not None and _changes(output.file, plan):
             entries = [(i.name, i.dtype, i.shape) for i in output.infos.values()]
             head, _ = build_header(entries, output.metadata | dict(late.result()))
             assert len(head) == len(output.head), "late entries must keep their lengths"

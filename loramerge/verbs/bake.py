@@ -261,9 +261,8 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     checkpoint = _open_base(parameters.base, context)
     adapters = [adapter_of(reference, context) for reference in parameters.adapters]
     plan = _plan(parameters, checkpoint, adapters)
-    found = predict_checkpoint(checkpoint, plan.dtype, context)
-    found.modules = len(plan.modules)
-    return found
+    made = _made(parameters, base_input(checkpoint), adapters)
+    return predict_checkpoint(plan, made, context)
 
 
 VERB = Verb("bake", Bake, "checkpoint", bake, predict)

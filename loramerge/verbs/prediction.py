@@ -14,12 +14,11 @@ from typing import Any
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.save import choose_dialect, encode
 from loramerge.algebra.ranks import RankRule
-from loramerge.checkpoint import Checkpoint
-from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.stream.bake import BakePlan, output_size
 from loramerge.verbs.adapters import header_of
 from loramerge.verbs.outputs import encoded_size, stand_in
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import Made
+from loramerge.verbs.provenance import Made, header_entries, placeholder
 from loramerge.verbs.writing import WriteParameters
 
 __all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
@@ -132,16 +131,12 @@ def _flops(deltas: Sequence[Delta], result: Delta) -> float:
     return 2.0 * outer * inner**2 + 2.0 * outer * inner * (result.rank or inner) + 60.0 * inner**3
 
 
-def predict_checkpoint(checkpoint: Checkpoint, dtype: str | None, context: Context) -> Prediction:
-    """Foretell a bake: a checkpoint as large as the base, or as its other type makes it."""
-    size = 0
-    for file in checkpoint.files.weights:
-        tensors, _ = file.open()
-        for tensor in tensors.values():
-            bits = DTYPES[dtype if dtype and is_float(tensor.dtype) else tensor.dtype].bits
-            size += tensor.size * bits // 8
+def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> Prediction:
+    """Foretell a bake: its weight files to the byte; folders have further files, copied as they are."""
+    entries = {} if context.strip else header_entries(made, {}, placeholder)
+    size = output_size(plan, entries)
     memory = _START + (context.threads or 1) * _BLOCKS
-    return Prediction(size=size, memory=memory, seconds=size / _BYTES)
+    return Prediction(modules=len(plan.modules), size=size, memory=memory, seconds=size / _BYTES)
 
 
 def predict_report(adapters: Sequence[Adapter]) -> Prediction:

@@ -309,3 +309,10 @@ def test_results_of_other_tools(tool: str, formula: Any, pair, recipe, run) -> N
 
 def test_compat_refuses_to_cut(pair, run) -> None:
     run.refused(2, "mix", *pair, "--compat", "kohya", "--rank", "2", says="no criterion cuts it")
+
+
+def test_nothing_of_an_adapter_is_zero_and_can_be_added():
+    a, b = make(1, 2, None), make(2, 3, 1.0, "ab")
+    assert norm(dense(0.0 * a)) == 0.0 and (0.0 * a).deltas.keys() == a.deltas.keys()
+    assert near(0.0 * a + b, oracle(b))
+    assert near(b - 0 * a, oracle(b))

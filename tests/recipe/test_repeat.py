@@ -59,14 +59,7 @@ def make(name: str, run: Any) -> Path:
     return Path(command.split()[-1])
 
 
-TO_DO = {
-    "bake to a type": pytest.mark.xfail(
-        strict=True, reason="stream.bake gives no entries to files that change in type only"
-    )
-}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=TO_DO.get(n, ())) for n in MAKES])
+@pytest.mark.parametrize("name", MAKES)
 def test_a_repetition_is_the_same_file(name: str, run) -> None:
     out = make(name, run)
     before = run.state()
