@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -30,6 +30,7 @@ from loramerge.errors import (
 from loramerge.families import Family
 from loramerge.families.clip import without_text_model
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.reader import release
 from loramerge.files.tensors import RawTensor, StoredTensor, Tensor
 from loramerge.files.writer import (
     AtomicFile,
@@ -40,6 +41,8 @@ from loramerge.files.writer import (
 )
 
 __all__ = ["Encoded", "choose_dialect", "encode", "save", "suffix_of"]
+
+Check = Callable[[Path], None]
 
 _SECTION_TITLES = {
     "unet": '["CrossAttention", "Attention", "GEGLU"]',
@@ -504,23 +507,33 @@ def save(
     return write_encoded(encoded, path, force=force)
 
 
-def write_encoded(encoded: Encoded, path: str | PathLike[str], *, force: bool = False) -> int:
-    """Write what `encode` gave; see `save`."""
+def write_encoded(
+    encoded: Encoded,
+    path: str | PathLike[str],
+    *,
+    force: bool = False,
+    check: Check | None = None,
+) -> int:
+    """Write what `encode` gave; see `save`.
+
+    Args:
+        check: looks at the file or folder before it gets its name; what it raises leaves nothing.
+    """
     place = Path(path)
     try:
         if encoded.dialect.folder:
-            return _write_folder(encoded, place, force)
+            return _write_folder(encoded, place, force, check)
         if encoded.dialect.name == "kohya":
             encoded.metadata |= kohya_hashes(encoded.tensors, encoded.metadata)
         if place.suffix == ".pt":
-            return _write_lists(encoded, place, force)
-        return write_tensors(place, encoded.tensors, encoded.metadata, force=force)
+            return _write_lists(encoded, place, force, check)
+        return write_tensors(place, encoded.tensors, encoded.metadata, force=force, check=check)
     except NumericsError as error:
         error.file = error.file or str(place)
         raise
 
 
-def _write_folder(encoded: Encoded, place: Path, force: bool) -> int:
+def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
     if place.suffix in (".safetensors", ".pt", ".bin"):
         raise FormatError(
             "a PEFT adapter is a folder", file=place, hint=f"-o {place.with_suffix('')}"
@@ -539,10 +552,14 @@ def _write_folder(encoded: Encoded, place: Path, force: bool) -> int:
             raw = json.dumps(config, indent=2, sort_keys=True).encode()
             write_bytes(part / CONFIG_NAME, raw)
             total += len(raw)
+        if check is not None:
+            check(folder)
+            for path in folder.rglob("*"):
+                release(path)
     return total
 
 
-def _write_lists(encoded: Encoded, place: Path, force: bool) -> int:
+def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
     """Write lora_diffusion's pickled lists: UNet, text encoder and embeddings beside each other."""
     if encoded.dialect.name != "lora_diffusion":
         raise FormatError(
@@ -572,7 +589,13 @@ def _write_lists(encoded: Encoded, place: Path, force: bool) -> int:
     for path in outputs:
         check_target(path, force=force)
     import io
+    from tempfile import TemporaryDirectory
 
+    if check is not None:
+        with TemporaryDirectory(prefix=".loramerge-", dir=place.parent) as folder:
+            for path, content in outputs.items():
+                torch.save(content, Path(folder) / path.name)
+            check(Path(folder) / place.name)
     total = 0
     for path, content in outputs.items():
         buffer = io.BytesIO()

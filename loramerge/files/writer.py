@@ -238,8 +238,12 @@ def write_tensors(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> int:
     """Write a safetensors file atomically; tensors are laid out in the order given.
+
+    Args:
+        check: looks at the whole file before it gets its name; what it raises leaves no file.
 
     Returns:
         The size of the file in bytes.
@@ -259,4 +263,7 @@ def write_tensors(
             if progress:
                 progress(done, len(pairs))
         file.write(0, head)
+        if check is not None:
+            check(Path(file.path))
+            release(file.path)
     return size

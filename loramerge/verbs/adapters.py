@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class AdapterResult:
         output, size, dialect, dtype: of the file; None until it is written.
         worst: site of the largest relative error, and that error.
         left_out: sites of rank 0.
+        size_before: bytes of the one file it was made from, None if there is none such.
     """
 
     adapter: Adapter | None
@@ -54,6 +55,7 @@ class AdapterResult:
     size: int | None = None
     dialect: str | None = None
     dtype: str | None = None
+    size_before: int | None = None
 
     @staticmethod
     def figures(adapter: Adapter, combined: Combined) -> dict[str, Any]:
@@ -157,19 +159,34 @@ def header_of(
 Result = TypeVar("Result", bound=AdapterResult)
 
 
-def written(result: Result, target: Target, context: Context) -> Result:
-    """Write a computed adapter and return its result, which then says where."""
+def written(
+    result: Result,
+    target: Target,
+    context: Context,
+    *,
+    wanted: Callable[[int], bool] = lambda _: True,
+    check: Callable[[Result, Path, Target, Context], None] | None = None,
+) -> Result:
+    """Write a computed adapter and return its result, which then says where.
+
+    Args:
+        wanted: function of the bytes it will take; if false, nothing is written.
+        check: looks at the written file before it gets its name; what it raises leaves no file.
+    """
     adapter = result.adapter
     assert adapter is not None
     encoded = encoded_for(adapter, target, context)
-    size = write_encoded(encoded, target.path, force=target.force)
-    return replace(
-        result,
-        output=str(target.path),
-        size=size,
-        dialect=target.dialect.name,
-        dtype=DTYPES[target.dtype or adapter.dtype].word,
-    )
+    dtype = DTYPES[target.dtype or adapter.dtype].word
+    result = replace(result, dialect=target.dialect.name, dtype=dtype)
+    if not wanted(encoded_size(encoded)):
+        return result
+
+    def look(path: Path) -> None:
+        if check is not None:
+            check(result, path, target, context)
+
+    size = write_encoded(encoded, target.path, force=target.force, check=look if check else None)
+    return replace(result, output=str(target.path), size=size)
 
 
 def budget(
