@@ -121,7 +121,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         try:
             plan = alphas.get(site.component, _Alphas())
             had = not spelled or (site, "alpha") in adapter.info.spelling
-            roles = _roles(delta, target, dtype, kept[site.component], plan, had)
+            kind = dtype or adapter.info.types.get(site)
+            roles = _roles(delta, target, kind, kept[site.component], plan, had)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
@@ -421,7 +422,8 @@ def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor])
                 f"the dialect {target.name} cannot carry the embeddings of this adapter",
                 file=adapter.info.path,
                 module=key,
-                hint="write kohya (--to kohya), or leave them out with --embeddings none",
+                hint="write kohya (--to kohya), or leave them out: mix --embeddings none, or "
+                "convert --drop embeddings",
             )
         spelled, shape = _embedding_spelling(key, tensor.shape, target)
         pairs[spelled] = tensor.reshaped(shape)

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "diff": "Compare two adapters by what they change.",
     "mix": "Combine adapters with weights, exactly.",
     "resize": "Re-rank adapters by SVD.",
+    "convert": "Write adapters in another dialect or type, proven equal.",
     "bake": "Add adapters to a checkpoint.",
     "run": "Run a recipe, or repeat a file from its header.",
     "plan": "Say what a run of a recipe would do.",

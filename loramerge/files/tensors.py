@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from loramerge.files.reader import TensorFile
 
-__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor"]
+__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor", "same_bytes"]
 
 
 class Tensor(ABC):
@@ -127,3 +127,30 @@ class RawTensor(Tensor):
         import numpy as np
 
         return np.frombuffer(self._raw, numpy_dtype(self.dtype)).reshape(self.shape)
+
+
+_COMPARED = 1 << 20  # bytes compared at a time
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors have the same type, as many elements, and the same bytes.
+
+    Shapes may differ by axes of length 1; stored tensors are compared in blocks.
+    """
+    if a.dtype != b.dtype or a.size != b.size:
+        return False
+    if a is b:
+        return True
+    if not (isinstance(a, StoredTensor) and isinstance(b, StoredTensor)):
+        return bytes(a.raw()) == bytes(b.raw())
+    size = a.nbytes
+    ours, theirs = bytearray(min(size, _COMPARED)), bytearray(min(size, _COMPARED))
+    for done in range(0, size, _COMPARED):
+        count = min(_COMPARED, size - done)
+        if count < len(ours):
+            ours, theirs = bytearray(count), bytearray(count)
+        a.source.read_into(a.info.start + done, ours)
+        b.source.read_into(b.info.start + done, theirs)
+        if ours != theirs:
+            return False
+    return True

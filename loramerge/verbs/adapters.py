@@ -14,7 +14,7 @@ from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
 from loramerge.verbs.outputs import adapter_output, default_name, encoded_size, size_model
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import Made, header_entries, placeholder
+from loramerge.verbs.provenance import Made, header_entries, made_of, placeholder
 from loramerge.verbs.writing import WriteParameters
 
 __all__ = [
@@ -150,9 +150,10 @@ def header_of(
     """
     if context.strip:
         return {}
-    maker = adapter.maker
-    made = maker if isinstance(maker, Made) else None
-    how = {"to": dialect.name, "dtype": DTYPES[dtype or adapter.dtype].word}
+    how = {"to": dialect.name}
+    if dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
+        how["dtype"] = DTYPES[dtype or adapter.dtype].word
+    made = made_of(adapter)
     return header_entries(made, how) if exact else header_entries(made, how, placeholder)
 
 

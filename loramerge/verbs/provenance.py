@@ -30,6 +30,7 @@ __all__ = [
     "base_input",
     "header_entries",
     "input_of",
+    "made_of",
     "recipe_in",
     "recipe_text",
     "step_of",
@@ -91,6 +92,15 @@ def input_of(adapter: Adapter) -> Node | None:
     files = adapter.info.files
     root = None if len(files) == 1 else maker if maker.is_dir() else maker.parent
     return FileInput(maker, files, root, adapter.info.metadata.get(RECIPE_KEY))
+
+
+def made_of(adapter: Adapter) -> Made | None:
+    """Return the step that made an adapter; one that was just read was converted, if to itself."""
+    maker = adapter.maker
+    if isinstance(maker, Made):
+        return maker
+    read = input_of(adapter)
+    return None if read is None else Made("convert", {"adapter": {"adapter": read}})
 
 
 def base_input(checkpoint: Checkpoint) -> FileInput:
