@@ -88,7 +88,9 @@ def verb_command(
     own = {one.name for one in said}  # meta has a --strip of its own
 
     def callback(**values: Any) -> int:
-        common = {key: None if key in own else values.pop(key, None) for key in _COMMON}
+        common: dict[str, Any] = {
+            key: None if key in own else values.pop(key, None) for key in _COMMON
+        }
         from importlib import import_module
 
         module, _, function = run.partition(":")
