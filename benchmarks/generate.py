@@ -2,9 +2,9 @@
 
     python benchmarks/generate.py [lora] [other] [base] [sdxl] [--data DIR] [--seed N] [--force]
 
-`lora` is sd21_r64.safetensors (kohya, 192 modules, rank 64, 55 MB), `other` another of its kind, `base` is
-sd21_base.safetensors (LDM single file, float16, 2.6 GB), `sdxl` is sdxl_r32.safetensors (kohya,
-SGM names, 722 modules, rank 32, 170 MB). The safetensors writer is the script's own: whatever
+`lora` is sd21_r64.safetensors (kohya, 192 modules, rank 64, 55 MB), `other` another of its kind,
+`base` is sd21_base.safetensors (LDM single file, float16, 2.6 GB), `sdxl` is sdxl_r32.safetensors
+(kohya, SGM names, 722 modules, rank 32, 170 MB). The safetensors writer is the script's own: whatever
 reads these files is checked against it.
 """
 

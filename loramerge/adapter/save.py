@@ -56,6 +56,8 @@ class Encoded:
 
     Args:
         components: key → component, where a configuration of each component is written.
+        late: give replacements for entries of `metadata`, of the same lengths, while the tensors are
+            written: digests take as long as they do.
     """
 
     dialect: Dialect
@@ -63,6 +65,11 @@ class Encoded:
     metadata: dict[str, str]
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
+    late: list[Callable[[], Mapping[str, str]]] = field(default_factory=list)
+
+    def late_entries(self) -> dict[str, str]:
+        """Return the entries that take as long as the writing."""
+        return {key: value for make in self.late for key, value in make().items()}
 
 
 def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
@@ -524,12 +531,17 @@ def write_encoded(
     place = Path(path)
     try:
         if encoded.dialect.folder:
+            encoded.metadata |= encoded.late_entries()
             return _write_folder(encoded, place, force, check)
-        if encoded.dialect.name == "kohya":
-            encoded.metadata |= kohya_hashes(encoded.tensors, encoded.metadata)
         if place.suffix == ".pt":
             return _write_lists(encoded, place, force, check)
-        return write_tensors(place, encoded.tensors, encoded.metadata, force=force, check=check)
+        if encoded.dialect.name == "kohya":
+            metadata = dict(encoded.metadata)
+            encoded.late.append(lambda: kohya_hashes(encoded.tensors, metadata))
+        late = encoded.late_entries if encoded.late else None
+        return write_tensors(
+            place, encoded.tensors, encoded.metadata, force=force, check=check, late=late
+        )
     except NumericsError as error:
         error.file = error.file or str(place)
         raise

@@ -173,9 +173,11 @@ def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
 
     with np.errstate(over="ignore", invalid="ignore"):
         if asked.rank is not None and written.rank is not None:
-            relative, size = factored_difference(
-                asked.factors("float64"), written.factors("float64")
-            )
+            kind = "float32" if {t.dtype for t in theirs.values()} == {"F16"} else "float64"
+            relative, size = factored_difference(asked.factors(kind), written.factors(kind))
+            if not (math.isfinite(relative) and math.isfinite(size)):
+                pair = asked.factors("float64"), written.factors("float64")
+                relative, size = factored_difference(*pair)
             return Difference(relative, _allowed(theirs, written, size))
         if asked.needs_base:
             pairs = [(ours[role].numpy(), theirs[role].numpy()) for role in ours if alike]
@@ -190,25 +192,37 @@ def factored_difference(
     """Return ‖written − asked‖ / ‖asked‖, and ‖asked‖, of deltas given by factors.
 
     Args:
-        asked, written: (up `(m, r)`, down `(r, n)`) in float64; ranks may differ.
+        asked, written: (up `(m, r)`, down `(r, n)`) in one float type, which for half types may be
+            float32: what it rounds is far below what they do; ranks may differ.
     """
     import numpy as np
 
     (up, down), (new_up, new_down) = asked, written
-    size = math.sqrt(max(0.0, inner_product(asked, asked)))
     if down.shape == new_down.shape:
         square = float((down * down).sum())
         ratio = float((down * new_down).sum()) / square if square else 1.0
         ratio = ratio if ratio and math.isfinite(ratio) else 1.0
-        rest = (
-            np.hstack([new_up - up / ratio, up / ratio]),
-            np.vstack([new_down, new_down - ratio * down]),
-        )
+        part = up / ratio
+        off_up, off_down = new_up - part, new_down - ratio * down
+        if not off_down.any():  # the usual case: one Gram matrix of down serves both
+            gram = new_down @ new_down.T
+            return _ratio(_square(off_up, gram), _square(part, gram))
+        rest = np.hstack([off_up, part]), np.vstack([new_down, off_down])
     else:
         rest = np.hstack([new_up, -up]), np.vstack([new_down, down])
-    square = inner_product(rest, rest)
-    error = math.sqrt(max(0.0, square)) if math.isfinite(square) else math.inf
-    return (error / size if size else error), size
+    return _ratio(inner_product(rest, rest), inner_product(asked, asked))
+
+
+def _square(up: Array, gram: Array) -> float:
+    """Return ‖up @ down‖² where `gram = down @ downᵀ`."""
+    return float(((up.T @ up) * gram).sum())
+
+
+def _ratio(error: float, whole: float) -> tuple[float, float]:
+    """Return √(error / whole) and √whole; the first is absolute where the whole is 0."""
+    size = math.sqrt(max(0.0, whole))
+    off = math.sqrt(max(0.0, error)) if math.isfinite(error) else math.inf
+    return (off / size if size else off), size
 
 
 def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
@@ -223,7 +237,8 @@ def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
     for tensor in tensors.values():
         if not is_float(tensor.dtype):
             continue
-        norm = float(np.linalg.norm(tensor.numpy().astype("float64").reshape(-1)))
+        wide = "float32" if tensor.dtype == "F16" else "float64"
+        norm = float(np.linalg.norm(tensor.numpy().astype(wide).reshape(-1)))
         relative, absolute = _ROUNDING[tensor.dtype]
         product *= norm
         share += relative + (absolute * math.sqrt(tensor.size) / norm if norm else 0.0)

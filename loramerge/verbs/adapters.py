@@ -136,7 +136,9 @@ def target_of(parameters: WriteParameters, adapters: Sequence[Adapter], stem: st
 def encoded_for(adapter: Adapter, target: Target, context: Context) -> Encoded:
     """Return an adapter as it will be written, with the record of what made it in the header."""
     encoded = encode(adapter, target.dialect, target.dtype)
-    encoded.metadata |= header_of(adapter, target.dialect, target.dtype, context)
+    how = adapter, target.dialect, target.dtype, context
+    encoded.metadata |= header_of(*how, exact=False)
+    encoded.late.append(lambda: header_of(*how))
     return encoded
 
 
