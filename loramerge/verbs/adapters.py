@@ -14,7 +14,13 @@ from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
 from loramerge.verbs.outputs import adapter_output, default_name, encoded_size, size_model
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import Made, header_entries, made_of, placeholder
+from loramerge.verbs.provenance import (
+    Made,
+    header_entries,
+    length_is_known,
+    made_of,
+    placeholder,
+)
 from loramerge.verbs.writing import WriteParameters
 
 __all__ = [
@@ -137,8 +143,10 @@ def encoded_for(adapter: Adapter, target: Target, context: Context) -> Encoded:
     """Return an adapter as it will be written, with the record of what made it in the header."""
     encoded = encode(adapter, target.dialect, target.dtype)
     how = adapter, target.dialect, target.dtype, context
-    encoded.metadata |= header_of(*how, exact=False)
-    encoded.late.append(lambda: header_of(*how))
+    late = length_is_known(made_of(adapter))
+    encoded.metadata |= header_of(*how, exact=not late)
+    if late:
+        encoded.late.append(lambda: header_of(*how))
     return encoded
 
 

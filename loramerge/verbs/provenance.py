@@ -30,6 +30,7 @@ __all__ = [
     "base_input",
     "header_entries",
     "input_of",
+    "length_is_known",
     "made_of",
     "recipe_in",
     "recipe_text",
@@ -140,6 +141,29 @@ def _said(value: Any, holds: str, given: Given) -> Any:
     weight = weight_content(value.weight)
     found: dict[str, Any] = {"adapter": given[holds, value.name]}
     return found if weight == 1.0 else found | {"weight": weight}
+
+
+def length_is_known(made: Made | None) -> bool:
+    """Say whether the length of what `recipe_text` gives is known before the digests are.
+
+    Inputs of one name become one if their digests agree, so only different names tell it.
+    """
+    names: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, FileInput):
+            names.append(value.name)
+        elif isinstance(value, Made):
+            walk(value.content)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                walk(part)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                walk(part)
+
+    walk(made)
+    return len(set(names)) == len(names)
 
 
 def recipe_text(

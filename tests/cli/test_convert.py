@@ -16,7 +16,7 @@ from loramerge.algebra import proof as proofs
 from loramerge.verbs import convert as verb
 from tests.algebra.builders import adapter, full, low_rank, site, tensor
 from tests.cli.world import rewrite, weights
-from tests.samples import data_section, read_safetensors, relative
+from tests.samples import data_section, read_safetensors, relative, safetensors_bytes
 
 FILE_DIALECTS = ("kohya", "diffusers", "diffusers-legacy")
 
@@ -324,3 +324,39 @@ def test_the_difference_is_that_of_the_dense_oracle(dtype, ranks):
     found, size = proofs.factored_difference((up, down), new)
     assert found == pytest.approx(relative(new[0] @ new[1], up @ down), rel=1e-6)
     assert size == pytest.approx(np.linalg.norm(up @ down))
+
+
+def test_kinds_that_are_not_computed_with_stay_as_they_are(run):
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    r = np.random.default_rng(0)
+    shapes = {
+        "hada_w1_a": (20, 2),
+        "hada_w1_b": (2, 20),
+        "hada_w2_a": (20, 2),
+        "hada_w2_b": (2, 20),
+    }
+    arrays = {f"{stem}.{k}": r.standard_normal(s).astype("float16") for k, s in shapes.items()}
+    arrays[f"{stem}.alpha"] = np.array(1.0, "float16")
+    (run.folder / "h.safetensors").write_bytes(safetensors_bytes(arrays))
+    run.ok("convert", "h", "-o", "same.safetensors")
+    assert data_section(run.folder / "same.safetensors") == data_section(
+        run.folder / "h.safetensors"
+    )
+    run.refused(4, "convert", "h", "--to", "diffusers", says="hint")
+
+
+def test_both_reads_of_the_proof_are_of_the_file_that_is_kept(run, monkeypatch):
+    """What lands under the name is what was looked at, but for entries that came late."""
+    seen = {}
+    real = verb.load
+
+    def read(path):
+        seen[str(path)] = data_section(path)
+        return real(path)
+
+    monkeypatch.setattr(verb, "load", read)
+    run.ok("convert", "b", "--to", "kohya", "-o", "o.safetensors")
+    ((path, data),) = seen.items()
+    assert path.endswith(".partial") and data == data_section(run.folder / "o.safetensors")
+    metadata = _header(run.folder / "o.safetensors")
+    assert len(set(metadata["sshs_model_hash"])) > 1 and '"sha256":"000000' not in str(metadata)
