@@ -338,3 +338,27 @@ def test_an_adapter_that_is_not_finite_is_an_error_not_a_scale(tmp_path: Path) -
     with pytest.raises(NumericsError):
         _bake(path, a, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_report_says_that_scales_grew(tmp_path: Path) -> None:
+    import loramerge as lm
+
+    path = tmp_path / "base.safetensors"
+    _quantised(path, "F8_E4M3", "row", room=1.0)
+    events: list[Any] = []
+    result = lm.bake(
+        path, [(_sample(3.0), 1.0)], tmp_path / "out.safetensors", notify=events.append, strip=True
+    )
+    told = [event.text for event in events if hasattr(event, "text")]
+    assert any("larger float8 scale" in message for message in told), told
+    assert result.survived is not None and result.survived > 0.5
+    weak = lm.bake(
+        path,
+        [(_sample(0.0005), 1.0)],
+        tmp_path / "weak.safetensors",
+        notify=events.append,
+        strip=True,
+    )
+    assert weak.survived is not None and weak.survived < 0.9
+    (warning,) = [e.text for e in events if "survived rounding" in getattr(e, "text", "")]
+    assert "float8_e4m3" in warning and "stochastic" in warning and "--dtype" not in warning
