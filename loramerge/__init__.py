@@ -16,6 +16,7 @@ _LAZY = {
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
+    "convert": "loramerge.api",
     "diff": "loramerge.api",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
@@ -31,6 +32,7 @@ __all__ = [
     "Weight",
     "__version__",
     "bake",
+    "convert",
     "diff",
     "inspect",
     "load",
@@ -43,7 +45,7 @@ __all__ = [
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, diff, inspect, load, mix, resize, run, save
+    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save
     from loramerge.errors import LoramergeError
 
 

@@ -30,6 +30,7 @@ from loramerge.recipe.run import RunResult, run
 from loramerge.verbs.adapters import Target, encoded_for
 from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.bake import bake as _bake
+from loramerge.verbs.convert import Convert, converted
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.mix import Mix, mixed
@@ -42,6 +43,7 @@ __all__ = [
     "Adapter",
     "RunResult",
     "bake",
+    "convert",
     "diff",
     "inspect",
     "load",
@@ -135,6 +137,33 @@ def resize(
     """
     (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
     found = resized(Resize(adapter=reference, **_sized(parameters)), context).adapter
+    assert found is not None
+    return found
+
+
+def convert(
+    adapter: Adapter,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    **parameters: Any,
+) -> Adapter:
+    """Return the adapter with some of its modules, rescaled, or as ordinary LoRA.
+
+    Dialect and type are chosen where it is written: `save(adapter, path, dialect="diffusers")`.
+
+    Args:
+        parameters: fields of `verbs.convert.Convert`: `to_lora=True` (with criteria such as
+            `rank=8` where a kind has no exact low-rank form), `keep=["unet"]`,
+            `drop=["text_encoder"]`, `rescale=0.5`.
+    """
+    for name in ("keep", "drop"):
+        if name in parameters:
+            words = parameters[name]
+            parameters[name] = (words,) if isinstance(words, str) else tuple(words)
+    (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
+    found = converted(Convert(adapter=reference, **_sized(parameters)), context).adapter
     assert found is not None
     return found
 

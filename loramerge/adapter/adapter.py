@@ -87,6 +87,7 @@ class Info:
         order: every key of the file, in the order of the data; none for a computed adapter.
         configs: component → PEFT configuration (`''` where there is one for all).
         dtype: float type to write by default (safetensors name), None: the widest stored.
+        types: site → float type to write, for sites that were computed where `dtype` is None.
         origin: what made it, if that is known; see `Adapter.maker`.
     """
 
@@ -102,6 +103,7 @@ class Info:
     spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     dtype: str | None = None
+    types: dict[Site, str] = field(default_factory=dict)
     origin: Origin | None = None
 
     @property
@@ -133,7 +135,14 @@ class Adapter:
         """The float type results are written in by default."""
         if self.info.dtype is not None:
             return self.info.dtype
-        return widest({t.dtype for delta in self.deltas.values() for t in delta.stored().values()})
+        types = self.info.types
+        return widest(
+            {
+                types.get(site, tensor.dtype)
+                for site, delta in self.deltas.items()
+                for tensor in delta.stored().values()
+            }
+        )
 
     @property
     def maker(self) -> Any:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from loramerge.files.header import build_header
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import Tensor, blocks
 
 __all__ = ["HASH_PLACEHOLDERS", "kohya_hashes"]
 
@@ -41,14 +41,16 @@ def kohya_hashes(
     _update_window(window, head, 0)
     position = len(head)
     for _, tensor in laid:
-        raw = tensor.raw()
-        whole.update(raw)
-        _update_window(window, raw, position)
-        position += tensor.nbytes
+        for part in blocks(tensor):
+            whole.update(part)
+            _update_window(window, part, position)
+            position += len(part)
     return {"sshs_model_hash": whole.hexdigest(), "sshs_legacy_hash": window.hexdigest()[:8]}
 
 
-def _update_window(window: hashlib._Hash, raw: bytes | memoryview, position: int) -> None:
+def _update_window(
+    window: hashlib._Hash, raw: bytes | bytearray | memoryview, position: int
+) -> None:
     """Add the part of `raw`, which starts at `position` of the file, that lies in the window."""
     start, stop = (max(0, edge - position) for edge in _WINDOW)
     if start < len(raw) and stop > 0:

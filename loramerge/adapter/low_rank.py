@@ -92,10 +92,10 @@ def _shift(up: Tensor, down: Tensor, factor: float, dtype: str) -> int:
 
     If it cannot, the typical sizes of both are made equal.
     """
-    import numpy as np
-
     if factor in (0.0, 1.0, -1.0) or dtype not in _RANGE or up.unread:
         return 0
+    import numpy as np
+
     smallest, largest = _RANGE[dtype]
     u = np.abs(times(values(up, "float64"), factor))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -12,6 +12,7 @@ __all__ = [
     "RECIPE_KEY",
     "VERSION_KEY",
     "combined",
+    "structure",
     "tags",
     "training_metadata",
     "trigger_words",
@@ -41,6 +42,15 @@ def _is_structure(key: str, value: str) -> bool:
     """Say whether an entry describes how the file is laid out, and not how it was trained."""
     positional = key.endswith(":rank") and key.startswith(("unet:", "text_encoder:"))
     return key in _STALE or key in _STRUCTURE or positional or value == "<embed>"
+
+
+def structure(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries that a program needs to load the file."""
+    return {
+        k: v
+        for k, v in metadata.items()
+        if k == "format" or (k not in _STALE and _is_structure(k, v))
+    }
 
 
 def training_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -30,6 +30,7 @@ from loramerge.errors import (
 from loramerge.families import Family
 from loramerge.families.clip import without_text_model
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.reader import release
 from loramerge.files.tensors import RawTensor, StoredTensor, Tensor
 from loramerge.files.writer import (
     AtomicFile,
@@ -40,6 +41,8 @@ from loramerge.files.writer import (
 )
 
 __all__ = ["Encoded", "choose_dialect", "encode", "save", "suffix_of"]
+
+Check = Callable[[Path], None]
 
 _SECTION_TITLES = {
     "unet": '["CrossAttention", "Attention", "GEGLU"]',
@@ -53,6 +56,8 @@ class Encoded:
 
     Args:
         components: key → component, where a configuration of each component is written.
+        late: give replacements for entries of `metadata`, of the same lengths, while the tensors are
+            written: digests take as long as they do.
     """
 
     dialect: Dialect
@@ -60,6 +65,11 @@ class Encoded:
     metadata: dict[str, str]
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
+    late: list[Callable[[], Mapping[str, str]]] = field(default_factory=list)
+
+    def late_entries(self) -> dict[str, str]:
+        """Return the entries that take as long as the writing."""
+        return {key: value for make in self.late for key, value in make().items()}
 
 
 def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
@@ -118,7 +128,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         try:
             plan = alphas.get(site.component, _Alphas())
             had = not spelled or (site, "alpha") in adapter.info.spelling
-            roles = _roles(delta, target, dtype, kept[site.component], plan, had)
+            kind = dtype or adapter.info.types.get(site)
+            roles = _roles(delta, target, kind, kept[site.component], plan, had)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
@@ -418,7 +429,8 @@ def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor])
                 f"the dialect {target.name} cannot carry the embeddings of this adapter",
                 file=adapter.info.path,
                 module=key,
-                hint="write kohya (--to kohya), or leave them out with --embeddings none",
+                hint="write kohya (--to kohya), or leave them out: mix --embeddings none, or "
+                "convert --drop embeddings",
             )
         spelled, shape = _embedding_spelling(key, tensor.shape, target)
         pairs[spelled] = tensor.reshaped(shape)
@@ -504,23 +516,38 @@ def save(
     return write_encoded(encoded, path, force=force)
 
 
-def write_encoded(encoded: Encoded, path: str | PathLike[str], *, force: bool = False) -> int:
-    """Write what `encode` gave; see `save`."""
+def write_encoded(
+    encoded: Encoded,
+    path: str | PathLike[str],
+    *,
+    force: bool = False,
+    check: Check | None = None,
+) -> int:
+    """Write what `encode` gave; see `save`.
+
+    Args:
+        check: looks at the file or folder before it gets its name; what it raises leaves nothing.
+    """
     place = Path(path)
     try:
         if encoded.dialect.folder:
-            return _write_folder(encoded, place, force)
-        if encoded.dialect.name == "kohya":
-            encoded.metadata |= kohya_hashes(encoded.tensors, encoded.metadata)
+            encoded.metadata |= encoded.late_entries()
+            return _write_folder(encoded, place, force, check)
         if place.suffix == ".pt":
-            return _write_lists(encoded, place, force)
-        return write_tensors(place, encoded.tensors, encoded.metadata, force=force)
+            return _write_lists(encoded, place, force, check)
+        if encoded.dialect.name == "kohya":
+            metadata = dict(encoded.metadata)
+            encoded.late.append(lambda: kohya_hashes(encoded.tensors, metadata))
+        late = encoded.late_entries if encoded.late else None
+        return write_tensors(
+            place, encoded.tensors, encoded.metadata, force=force, check=check, late=late
+        )
     except NumericsError as error:
         error.file = error.file or str(place)
         raise
 
 
-def _write_folder(encoded: Encoded, place: Path, force: bool) -> int:
+def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
     if place.suffix in (".safetensors", ".pt", ".bin"):
         raise FormatError(
             "a PEFT adapter is a folder", file=place, hint=f"-o {place.with_suffix('')}"
@@ -539,10 +566,14 @@ def _write_folder(encoded: Encoded, place: Path, force: bool) -> int:
             raw = json.dumps(config, indent=2, sort_keys=True).encode()
             write_bytes(part / CONFIG_NAME, raw)
             total += len(raw)
+        if check is not None:
+            check(folder)
+            for path in folder.rglob("*"):
+                release(path)
     return total
 
 
-def _write_lists(encoded: Encoded, place: Path, force: bool) -> int:
+def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
     """Write lora_diffusion's pickled lists: UNet, text encoder and embeddings beside each other."""
     if encoded.dialect.name != "lora_diffusion":
         raise FormatError(
@@ -572,7 +603,13 @@ def _write_lists(encoded: Encoded, place: Path, force: bool) -> int:
     for path in outputs:
         check_target(path, force=force)
     import io
+    from tempfile import TemporaryDirectory
 
+    if check is not None:
+        with TemporaryDirectory(prefix=".loramerge-", dir=place.parent) as folder:
+            for path, content in outputs.items():
+                torch.save(content, Path(folder) / path.name)
+            check(Path(folder) / place.name)
     total = 0
     for path, content in outputs.items():
         buffer = io.BytesIO()

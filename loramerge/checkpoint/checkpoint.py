@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
+from loramerge.checkpoint.scales import Scale, scale_of
 from loramerge.errors import FamilyError
 from loramerge.families import FAMILIES, Component, Family, Parameter, Spelling
 from loramerge.files.tensors import Tensor
@@ -35,6 +36,15 @@ class Place(NamedTuple):
         """First and last-plus-one row of the stored tensor."""
         height = self.tensor.shape[0] // self.parts
         return self.part * height, (self.part + 1) * height
+
+    @property
+    def scale(self) -> Scale | None:
+        """What stored float8 values are multiplied by, None where there is no scale.
+
+        Raises:
+            FormatError: if there is one of a convention that is not understood.
+        """
+        return scale_of(self.file.open()[0], self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:

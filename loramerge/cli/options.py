@@ -85,9 +85,12 @@ def verb_command(
             same; by default the verb itself.
     """
     said = parameters_of(parameters)
+    own = {one.name for one in said}  # meta has a --strip of its own
 
     def callback(**values: Any) -> int:
-        common = {key: values.pop(key, None) for key in _COMMON}
+        common: dict[str, Any] = {
+            key: None if key in own else values.pop(key, None) for key in _COMMON
+        }
         from importlib import import_module
 
         module, _, function = run.partition(":")

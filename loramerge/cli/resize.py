@@ -7,10 +7,11 @@ from pathlib import Path
 from loramerge.cli import show
 from loramerge.cli.mix import error_lines
 from loramerge.cli.options import verb_command
-from loramerge.verbs.resize import FilesResult, Resized, ResizeFiles, ResizeResult
+from loramerge.verbs.batch import FileOutcome, FilesResult
+from loramerge.verbs.resize import ResizeFiles, ResizeResult
 
 
-def render(result: FilesResult) -> None:
+def render(result: FilesResult[ResizeResult]) -> None:
     """Show one file in lines, several as a table."""
     if len(result.files) == 1 and result.files[0].status == "done":
         found = result.files[0].result
@@ -27,7 +28,7 @@ def render(result: FilesResult) -> None:
     show.console().print(", ".join(f"{n} {status}" for status, n in counts.items()))
 
 
-def _row(file: Resized) -> tuple[str, ...]:
+def _row(file: FileOutcome[ResizeResult]) -> tuple[str, ...]:
     name, found = Path(file.path).name, file.result
     if found is None:
         return name, file.status, "", "", "", file.reason or ""

@@ -19,6 +19,7 @@ from loramerge.verbs.parameters import Context
 _RENDER = {
     "MixResult": "mix:render",
     "ResizeResult": "resize:render_one",
+    "ConvertResult": "convert:render_one",
     "BakeResult": "bake:render",
     "InspectResult": "inspect:render",
     "DiffResult": "diff:render",

@@ -69,6 +69,10 @@ class PositionedFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes from `offset`."""
+        if hasattr(os, "pread"):
+            data = os.pread(self._descriptor, count, offset)
+            if len(data) == count:  # nearly always; a file that is too short is said below
+                return data
         buffer = bytearray(count)
         self.read_into(offset, buffer)
         return bytes(buffer)

@@ -6,7 +6,9 @@ Everything above this layer works with `Tensor`; only `numpy()` touches data and
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from loramerge.files.reader import TensorFile
 
-__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor"]
+__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor", "blocks", "same_bytes"]
 
 
 class Tensor(ABC):
@@ -127,3 +129,50 @@ class RawTensor(Tensor):
         import numpy as np
 
         return np.frombuffer(self._raw, numpy_dtype(self.dtype)).reshape(self.shape)
+
+
+_BLOCK = 1 << 18  # bytes read at a time: they stay in the processor's cache
+
+
+class _Blocks(threading.local):
+    """Two buffers of one thread, kept from tensor to tensor."""
+
+    def __init__(self) -> None:
+        self.pair = bytearray(_BLOCK), bytearray(_BLOCK)
+
+
+_blocks = _Blocks()
+
+
+def blocks(tensor: Tensor) -> Iterator[bytes | bytearray | memoryview]:
+    """Yield the bytes of a tensor; each piece is good until the next is asked for."""
+    if not isinstance(tensor, StoredTensor):
+        yield tensor.raw()
+        return
+    buffer, source = _blocks.pair[0], tensor.source
+    for start in range(tensor.info.start, tensor.info.stop, _BLOCK):
+        part = memoryview(buffer)[: min(_BLOCK, tensor.info.stop - start)]
+        source.read_into(start, part)
+        yield part
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors have the same type, as many elements, and the same bytes.
+
+    Shapes may differ by axes of length 1; stored tensors are compared in blocks.
+    """
+    if a.dtype != b.dtype or a.size != b.size:
+        return False
+    if a is b:
+        return True
+    if not (isinstance(a, StoredTensor) and isinstance(b, StoredTensor)):
+        return bytes(a.raw()) == bytes(b.raw())
+    ours, theirs = _blocks.pair
+    one, other, size = a.source, b.source, a.nbytes
+    for done in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - done)
+        one.read_into(a.info.start + done, memoryview(ours)[:count])
+        other.read_into(b.info.start + done, memoryview(theirs)[:count])
+        if ours[:count] != theirs[:count] if count < _BLOCK else ours != theirs:
+            return False
+    return True

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 from loramerge.errors import DiskFull, FileError, OutputExists
-from loramerge.files.header import build_header
+from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import release
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = [
     "AtomicFile",
@@ -238,8 +238,15 @@ def write_tensors(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
+    late: Callable[[], Mapping[str, str]] | None = None,
 ) -> int:
     """Write a safetensors file atomically; tensors are laid out in the order given.
+
+    Args:
+        check: looks at the whole file before it gets its name; what it raises leaves no file.
+        late: gives replacements for entries of `metadata`, of the same lengths, in a thread of its
+            own while the data is written and checked (digests, which take as long).
 
     Returns:
         The size of the file in bytes.
@@ -247,16 +254,58 @@ def write_tensors(
     Raises:
         OutputExists: if the file exists and `force` is false.
     """
+    from concurrent.futures import ThreadPoolExecutor  # costs an inspection 10 ms for nothing
+
     pairs = list(tensors)
     target = check_target(path, force=force)
     head, infos = build_header(((n, t.dtype, t.shape) for n, t in pairs), metadata)
     size = len(head) + sum(tensor.nbytes for _, tensor in pairs)
     check_space(target, size)
-    with AtomicFile(target, force=force) as file:
-        for done, (name, tensor) in enumerate(pairs, 1):
-            if tensor.nbytes:
-                file.write(infos[name].start, tensor.raw())
-            if progress:
-                progress(done, len(pairs))
+    with AtomicFile(target, force=force) as file, ThreadPoolExecutor(2) as pool:
+        entries = pool.submit(late) if late is not None else None
+        _write_data(file, pairs, infos, progress)
+        if check is not None:
+            file.write(0, head)
+            flushed = pool.submit(file.flush)  # the disk works while the file is looked at
+            check(Path(file.path))
+            release(file.path)
+            flushed.result()
+        if entries is not None:
+            merged = {**metadata, **entries.result()}
+            final, _ = build_header(((n, t.dtype, t.shape) for n, t in pairs), merged)
+            assert len(final) == len(head), "late entries must keep their lengths"
+            head = final
         file.write(0, head)
     return size
+
+
+def _write_data(
+    file: PositionedFile,
+    pairs: Sequence[tuple[str, Tensor]],
+    infos: Mapping[str, TensorInfo],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write tensors at their places; what lies together in a file is copied as one range."""
+    run: tuple[PositionedFile, int, int, int] | None = None  # source, start, offset, count
+    for done, (name, tensor) in enumerate(pairs, 1):
+        offset, size = infos[name].start, tensor.nbytes
+        if isinstance(tensor, StoredTensor):
+            source, start = tensor.source, tensor.info.start
+            if run is not None and run[0] is source and run[1] + run[3] == start:
+                run = (*run[:3], run[3] + size)
+            else:
+                _copy(file, run)
+                run = (source, start, offset, size)
+        else:
+            _copy(file, run)
+            run = None
+            if size:
+                file.write(offset, tensor.raw())
+        if progress:
+            progress(done, len(pairs))
+    _copy(file, run)
+
+
+def _copy(file: PositionedFile, run: tuple[PositionedFile, int, int, int] | None) -> None:
+    if run is not None and run[3]:
+        file.copy_from(*run)

@@ -22,7 +22,8 @@ from loramerge.adapter import Adapter, Delta, Foreign, Replacement, Site
 from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
-from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.checkpoint import Checkpoint, CheckpointFile, Place, Scale
+from loramerge.checkpoint.scales import is_scaled, quantised_by
 from loramerge.errors import (
     AdapterError,
     FamilyError,
@@ -35,9 +36,9 @@ from loramerge.events import Notify, Progress, ignore
 from loramerge.files.dtypes import DTYPES, FLOATS, is_float, numpy_dtype
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
-from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.files.tensors import ArrayTensor, StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
-from loramerge.stream.rounding import Rounder
+from loramerge.stream.rounding import Quantiser, Rounder
 
 __all__ = ["BakePlan", "Edit", "Survival", "bake", "output_size", "plan_bake", "survey"]
 
@@ -63,6 +64,7 @@ class Survival:
         along: ⟨ΔW_written, ΔW_asked⟩.
         error: ‖ΔW_written − ΔW_asked‖_F².
         base: ‖W‖_F² of the rows before.
+        rescaled: whether the scale of the stored float8 values had to grow.
     """
 
     module: str
@@ -71,6 +73,7 @@ class Survival:
     along: float
     error: float
     base: float
+    rescaled: bool = False
 
     @property
     def survived(self) -> float:
@@ -129,7 +132,8 @@ def plan_bake(
         FamilyError: if an adapter belongs to another family.
         AdapterError: if the base lacks modules of an adapter.
         UnsupportedKind: if an adapter holds a kind that this version cannot compute with.
-        FormatError: if the base stores modules of an adapter as integers, or with scales beside.
+        FormatError: if the base stores modules of an adapter as integers, or with scales that are not
+            understood.
         ShapeError: listing the modules whose shapes differ.
     """
     edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], tuple[Place, list[Delta]]]]] = {}
@@ -153,9 +157,12 @@ def plan_bake(
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
-                if not is_float(place.tensor.dtype) or _has_scale(place):
-                    quantised.append(f"{place.name} ({place.tensor.dtype})")
+                if not is_float(place.tensor.dtype):
+                    sort = quantised_by(place.file.open()[0], place.name)
+                    quantised.append(f"{place.name} ({sort})")
                     continue
+                with naming(site, str(place.file.path)):
+                    _check_scale(place, checkpoint, dtype)
                 if _flat(place.shape) != delta.flat_shape:
                     misfits.append(
                         f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
@@ -172,7 +179,8 @@ def plan_bake(
             file=checkpoint.path,
             module=listed(quantised, 4),
             expected=", ".join(DTYPES[name].word for name in FLOATS),
-            hint="bake into the base it was made from, then quantise that",
+            hint="bake into the base it was made from, then quantise that; or load the adapter "
+            "beside the base",
         )
     if misfits:
         raise ShapeError(
@@ -182,6 +190,12 @@ def plan_bake(
             hint="the adapter was trained on a base of another size or family",
         )
     skipped = _require_modules(missing, skip_missing, checkpoint)
+    if dtype is not None and any(is_scaled(f.open()[0]) for f in checkpoint.files.weights):
+        raise FormatError(
+            "a float8 base with scales cannot be given another type",
+            file=checkpoint.path,
+            hint="leave --dtype out, or bake into the base it was made from",
+        )
     ready = {
         file: {
             name: [Edit(site, place, tuple(deltas)) for (site, _), (place, deltas) in e.items()]
@@ -198,17 +212,32 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-# Endings of tensors that hold the scale of a quantised weight of the same stem.
-_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", "_scale", ".scale")
+def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
+    """Refuse scales that cannot be used as they are.
 
-
-def _has_scale(place: Place) -> bool:
-    """Say whether a float8 weight is stored with a scale, without which its values mean nothing."""
+    Raises:
+        FormatError: if a float8 weight has a scale of an unknown convention, in another file, or that
+            a change of type would leave without a meaning.
+    """
     if not place.tensor.dtype.startswith("F8"):
-        return False
-    tensors, _ = place.file.open()
-    stem = place.name.removesuffix(".weight")
-    return any(stem + ending in tensors or place.name + ending in tensors for ending in _SCALES)
+        return
+    scale = place.scale
+    if scale is None and len(checkpoint.files.weights) > 1:
+        stem = place.name.removesuffix(".weight")
+        for file in checkpoint.files.weights:
+            names = file.open()[0].keys() if file.component == place.file.component else ()
+            if stem + ".scale_weight" in names or stem + ".weight_scale" in names:
+                raise FormatError(
+                    "the scale of this float8 weight lies in another file",
+                    found=str(file.path),
+                    hint="join the shards into one file first",
+                )
+    if scale is not None and dtype is not None:
+        raise FormatError(
+            "a float8 base with scales cannot be given another type",
+            found=scale.name,
+            hint="leave --dtype out, or bake into the base it was made from",
+        )
 
 
 def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
@@ -397,7 +426,7 @@ def survey(
             continue
         output = _layout(file, plan, {})
         tasks += [
-            _computed(output.tensors[name], output.infos[name], edits[name], nowhere, seed)
+            _computed(output, name, edits[name], nowhere, seed)
             for name in output.tensors
             if name in edits
         ]
@@ -503,6 +532,8 @@ def _tasks(
 ) -> list[_Task]:
     """Cut a file into tasks in byte order; neighbouring untouched tensors become one range."""
     tasks: list[_Task] = []
+    scales = {e[0].place.scale for e in edits.values()}
+    with_weights = {scale.name for scale in scales if scale is not None}  # written with theirs
     run: tuple[StoredTensor, int, int, int] | None = None  # first tensor, start, offset, count
 
     def close_run() -> None:
@@ -513,9 +544,11 @@ def _tasks(
 
     for name, tensor in output.tensors.items():
         info = output.infos[name]
-        if name in edits or info.dtype != tensor.dtype:
+        if name in with_weights:
             close_run()
-            tasks.append(_computed(tensor, info, edits.get(name, []), out, seed))
+        elif name in edits or info.dtype != tensor.dtype:
+            close_run()
+            tasks.append(_computed(output, name, edits.get(name, []), out, seed))
         elif isinstance(tensor, StoredTensor):
             size = info.stop - info.start
             if run is not None and run[1] + run[3] == tensor.info.start:
@@ -560,14 +593,23 @@ class _Sums:
     base: float = 0.0
 
 
+def _quantiser(scale: Scale | None, dtype: str, rows: int) -> Quantiser:
+    """Return what stands between the weights and the stored values of a tensor."""
+    if scale is None:
+        return Quantiser(None, dtype, shared=True)
+    return Quantiser(scale.column(rows), dtype, shared=scale.tensor.size == 1)
+
+
 def _computed(
-    tensor: Tensor,
-    info: TensorInfo,
+    output: _Output,
+    name: str,
     edits: Sequence[Edit],
     out: PositionedFile | _Nowhere,
     seed: int | None,
 ) -> _Task:
     """Make the task of one tensor that changes, or that only changes its type."""
+    tensor, info = output.tensors[name], output.infos[name]
+    scale = edits[0].place.scale if edits else None  # beside the tensor
 
     def run(buffers: _Buffers) -> list[Survival]:
         import numpy as np
@@ -576,14 +618,32 @@ def _computed(
             return compute(buffers)
 
     def compute(buffers: _Buffers) -> list[Survival]:
+        rows = tensor.shape[0] if tensor.shape else 1
+        if tensor.size == 0:
+            return []
+        quantiser = _quantiser(scale, info.dtype, rows)
+        sums = one_pass(buffers, quantiser)
+        if quantiser.overflowed():
+            assert scale is not None
+            quantiser.fit(scale.tensor.dtype)
+            sums = one_pass(buffers, quantiser)
+        if scale is not None:
+            stored = quantiser.fit(scale.tensor.dtype)[: scale.tensor.size]
+            raw = ArrayTensor(stored).raw() if quantiser.changed else scale.tensor.raw()
+            out.write(output.infos[scale.name].start, raw)
+        changed = quantiser.changed
+        return [
+            Survival(e.site.name, name, s.asked, s.along, s.error, s.base, changed)
+            for e, s in zip(edits, sums, strict=True)
+        ]
+
+    def one_pass(buffers: _Buffers, quantiser: Quantiser) -> list[_Sums]:
         import numpy as np
 
         kind = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
         rows = tensor.shape[0] if tensor.shape else 1
         columns = math.prod(tensor.shape[1:])
-        if rows * columns == 0:
-            return []
-        rounder = Rounder(info.dtype, info.name, seed)
+        rounder = Rounder(info.dtype, name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
         adders = [_adders(edit, kind) for edit in edits]
         sums = [_Sums() for _ in edits]
@@ -591,6 +651,7 @@ def _computed(
         whole = (
             tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
         )
+        fits = True
         for start in range(0, rows, height):
             stop = min(start + height, rows)
             shape = (stop - start, columns)
@@ -605,27 +666,29 @@ def _computed(
             np.copyto(base, read, casting="unsafe")
             rounded = buffers.get("rounded", target, shape)
             asked = buffers.get("asked", kind, shape)
-            covered = _ask(edits, adders, start, stop, base, asked)
+            weights = base
+            if not quantiser.plain:
+                weights = quantiser.weights(base, start, buffers.get("weights", kind, shape))
+            covered = _ask(edits, adders, start, stop, weights, asked)
             if covered is None:  # only the type changes
                 rounder.round(base, rounded)
                 rounder.check(rounded.astype(kind))
             else:
                 back = buffers.get("back", kind, shape)
-                np.add(base, asked, out=back)
+                quantiser.added(base, asked, start, back)
+                fits = fits and quantiser.fits(start, stop)
                 rounder.round(back, rounded)
                 np.copyto(back, rounded, casting="unsafe")
-                rounder.check(back)
-                back -= base  # ΔW as written
-                _measure(covered, start, sums, asked, back, base)
+                if fits:
+                    rounder.check(back)
+                quantiser.change(back, weights, start)
+                _measure(covered, start, sums, asked, back, weights)
             out.write(
                 info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
             )
-        return [
-            Survival(e.site.name, info.name, s.asked, s.along, s.error, s.base)
-            for e, s in zip(edits, sums, strict=True)
-        ]
+        return sums
 
-    return _Task(info.stop - info.start, run)
+    return _Task(info.stop - info.start + (scale.tensor.nbytes if scale else 0), run)
 
 
 def _adders(edit: Edit, compute: str) -> list[Any]:

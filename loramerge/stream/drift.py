@@ -103,6 +103,9 @@ def _weights(place: Place) -> Any:
     """Return a module's weight as float64 `(out, in·kh·kw)`."""
     start, stop = place.rows
     array = place.tensor.numpy().reshape(place.tensor.shape[0], -1)[start:stop].astype("float64")
+    scale = place.scale
+    if scale is not None:
+        array *= scale.column(place.tensor.shape[0])[start:stop]
     return array.T if place.transposed else array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,13 @@ from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
 from loramerge.verbs.outputs import adapter_output, default_name, encoded_size, size_model
 from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import Made, header_entries, placeholder
+from loramerge.verbs.provenance import (
+    Made,
+    header_entries,
+    length_is_known,
+    made_of,
+    placeholder,
+)
 from loramerge.verbs.writing import WriteParameters
 
 __all__ = [
@@ -39,6 +45,7 @@ class AdapterResult:
         output, size, dialect, dtype: of the file; None until it is written.
         worst: site of the largest relative error, and that error.
         left_out: sites of rank 0.
+        size_before: bytes of the one file it was made from, None if there is none such.
     """
 
     adapter: Adapter | None
@@ -54,6 +61,7 @@ class AdapterResult:
     size: int | None = None
     dialect: str | None = None
     dtype: str | None = None
+    size_before: int | None = None
 
     @staticmethod
     def figures(adapter: Adapter, combined: Combined) -> dict[str, Any]:
@@ -134,7 +142,11 @@ def target_of(parameters: WriteParameters, adapters: Sequence[Adapter], stem: st
 def encoded_for(adapter: Adapter, target: Target, context: Context) -> Encoded:
     """Return an adapter as it will be written, with the record of what made it in the header."""
     encoded = encode(adapter, target.dialect, target.dtype)
-    encoded.metadata |= header_of(adapter, target.dialect, target.dtype, context)
+    how = adapter, target.dialect, target.dtype, context
+    late = length_is_known(made_of(adapter))
+    encoded.metadata |= header_of(*how, exact=not late)
+    if late:
+        encoded.late.append(lambda: header_of(*how))
     return encoded
 
 
@@ -148,28 +160,44 @@ def header_of(
     """
     if context.strip:
         return {}
-    maker = adapter.maker
-    made = maker if isinstance(maker, Made) else None
-    how = {"to": dialect.name, "dtype": DTYPES[dtype or adapter.dtype].word}
+    how = {"to": dialect.name}
+    if dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
+        how["dtype"] = DTYPES[dtype or adapter.dtype].word
+    made = made_of(adapter)
     return header_entries(made, how) if exact else header_entries(made, how, placeholder)
 
 
 Result = TypeVar("Result", bound=AdapterResult)
 
 
-def written(result: Result, target: Target, context: Context) -> Result:
-    """Write a computed adapter and return its result, which then says where."""
+def written(
+    result: Result,
+    target: Target,
+    context: Context,
+    *,
+    wanted: Callable[[int], bool] = lambda _: True,
+    check: Callable[[Result, Path, Target, Context], None] | None = None,
+) -> Result:
+    """Write a computed adapter and return its result, which then says where.
+
+    Args:
+        wanted: function of the bytes it will take; if false, nothing is written.
+        check: looks at the written file before it gets its name; what it raises leaves no file.
+    """
     adapter = result.adapter
     assert adapter is not None
     encoded = encoded_for(adapter, target, context)
-    size = write_encoded(encoded, target.path, force=target.force)
-    return replace(
-        result,
-        output=str(target.path),
-        size=size,
-        dialect=target.dialect.name,
-        dtype=DTYPES[target.dtype or adapter.dtype].word,
-    )
+    dtype = DTYPES[target.dtype or adapter.dtype].word
+    result = replace(result, dialect=target.dialect.name, dtype=dtype)
+    if not wanted(encoded_size(encoded)):
+        return result
+
+    def look(path: Path) -> None:
+        if check is not None:
+            check(result, path, target, context)
+
+    size = write_encoded(encoded, target.path, force=target.force, check=look if check else None)
+    return replace(result, output=str(target.path), size=size)
 
 
 def budget(

@@ -426,7 +426,16 @@ def _add_survival(
         }
         for s in survivals
     ]
+    grown = {s.tensor for s in survivals if s.rescaled}
+    if grown:
+        context.notify(
+            Note(
+                f"{len(grown)} tensors got a larger float8 scale, because their new values did not "
+                f"fit the old one: {listed(sorted(grown), 3)}"
+            )
+        )
     if result.survived < _WEAK:
+        scaled = any(e[0].place.scale for f in plan.edits.values() for e in f.values())
         types = sorted(
             {DTYPES[e.place.tensor.dtype].word for f in plan.edits.values() for es in f.values()
              for e in es}
@@ -434,8 +443,12 @@ def _add_survival(
         context.notify(
             Warn(
                 f"only {result.survived:.0%} of the change survived rounding to {', '.join(types)}; "
-                "--rounding stochastic keeps it in expectation, --dtype float32 (or bfloat16 for "
-                "float8 bases) keeps it exactly"
+                "--rounding stochastic keeps it in expectation"
+                + (
+                    ""
+                    if scaled
+                    else ", --dtype float32 (or bfloat16 for float8 bases) keeps it exactly"
+                )
             )
         )
 

@@ -1,17 +1,289 @@
-"""What verbs on several files share: which files, and the table of results."""
+"""What verbs on several files share: which files, one after the other, and the table of results.
+
+A verb that makes one adapter of one adapter says how in a `FileWork`; `in_batch` does it to every
+file that was given. With a single file errors are raised; with several they become lines of a report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from loramerge.errors import OutputExists
+from loramerge.adapter import Adapter
+from loramerge.adapter.save import choose_dialect, suffix_of
+from loramerge.algebra.arrays import check_device
+from loramerge.dialects import Dialect
+from loramerge.errors import LoramergeError, OutputExists, UsageError
+from loramerge.events import Warn
+from loramerge.library.lookup import bare, expand
+from loramerge.library.references import Reference
+from loramerge.verbs.adapters import AdapterResult, Target, written
+from loramerge.verbs.inputs import adapter_of
+from loramerge.verbs.outputs import adapter_output
+from loramerge.verbs.parameters import Context, Doc
+from loramerge.verbs.writing import WriteParameters
 
-__all__ = ["check_table", "without_outputs", "write_table"]
+__all__ = [
+    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "check_table", "in_batch",
+    "write_table",
+]  # fmt: skip
+
+_COLUMNS = (
+    "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
+    "worst_module", "worst_error", "reason",
+)  # fmt: skip
+_TOP = ("relative_error", "norm_kept", "scale_applied", "worst")  # figures one file has at the top
 
 
-def without_outputs(
+@dataclass(frozen=True, kw_only=True)
+class FileParameters(WriteParameters):
+    """Which files, and where their results go."""
+
+    files: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
+        ),
+    ]
+    out_dir: Annotated[
+        str | None,
+        Doc(
+            "Folder for the results of several files; names and sub-folders are kept.",
+            metavar="DIR",
+        ),
+    ] = None
+    results: Annotated[
+        str | None, Doc("Also write the table of results as CSV.", metavar="FILE.csv")
+    ] = None
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant; verbs say more."""
+
+
+class OneFile(Protocol):
+    """The parameters that say what is done to one of the files."""
+
+    @property
+    def adapter(self) -> Reference:
+        """The file."""
+
+    def target(self) -> str | None:
+        """Return the dialect or program asked for."""
+
+    def float_type(self) -> str | None:
+        """Return the safetensors name of the type asked for."""
+
+
+One = TypeVar("One", bound=OneFile)
+Result = TypeVar("Result", bound=AdapterResult)
+
+
+@dataclass(frozen=True)
+class FileWork(Generic[One, Result]):
+    """How one file is done.
+
+    Args:
+        of: gives the parameters for one file.
+        whole: does it all to a single file, default name and writing included.
+        compute: gives the result without writing it.
+        check: looks at the written file before it gets its name, and notes in the result what it
+            saw; see `adapters.written`.
+        unwanted: says why a result of so many bytes, made of so many, is not written; None where
+            it is.
+        figures: names of what `result.json()` says of a file in `--json`.
+    """
+
+    of: Callable[[Path], One]
+    whole: Callable[[One, Context], Result]
+    compute: Callable[[Adapter, One, Context], Result]
+    figures: Sequence[str]
+    check: Callable[[Result, Path, Target, Context], None] | None = None
+    unwanted: Callable[[int, int], str | None] | None = None
+
+
+@dataclass
+class FileOutcome(Generic[Result]):
+    """What became of one of several files.
+
+    Args:
+        status: `done`, `kept` (already there), `skipped` (not wanted) or `failed`.
+        result: of what was computed.
+    """
+
+    path: str
+    status: str
+    output: str | None = None
+    result: Result | None = None
+    size_before: int | None = None
+    reason: str | None = None
+    exit_code: int = 0
+
+    def row(self) -> list[Any]:
+        """Return the file's line in the CSV table."""
+        r = self.result
+        worst = r.worst if r and r.worst else (None, None)
+        return [
+            self.path, self.output, self.status, self.size_before, r.size if r else None,
+            r.norm_kept if r else None, r.relative_error if r else None, *worst, self.reason,
+        ]  # fmt: skip
+
+    def json(self, figures: Sequence[str]) -> dict[str, Any]:
+        """Return this file's object in `--json`; keys are always present, null if not computed."""
+        found = {} if self.result is None else self.result.json()
+        return {
+            "path": self.path,
+            "status": self.status,
+            "output": self.output,
+            "size_before": self.size_before,
+            **{name: found.get(name) for name in figures},
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class FilesResult(Generic[Result]):
+    """The outcome of every file."""
+
+    files: list[FileOutcome[Result]]
+    figures: Sequence[str] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """The code of the first failure, 0 if none."""
+        return next((f.exit_code for f in self.files if f.exit_code), 0)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints; one file's figures also stand at the top."""
+        outputs = [f.output for f in self.files if f.output and f.status in ("done", "kept")]
+        first = self.files[0].json(self.figures) if len(self.files) == 1 else {}
+        figures = {name: first[name] for name in _TOP if name in first}
+        files = [f.json(self.figures) for f in self.files]
+        return {"outputs": outputs, **figures, "files": files}
+
+
+def in_batch(
+    parameters: FileParameters, work: FileWork[One, Result], context: Context
+) -> FilesResult[Result]:
+    """Do every file. With a single one errors are raised; with several they are reported.
+
+    Raises:
+        UsageError: for options that cannot go together.
+        LoramergeError: for a single file, as its work does.
+    """
+    check_device(context.device)
+    parameters.check()
+    if parameters.results:
+        check_table(Path(parameters.results))
+    files = _without_outputs(expand(parameters.files, context.root), parameters.out_dir)
+    several = len(files) > 1 or parameters.out_dir is not None
+    if several and parameters.output is not None:
+        raise UsageError(
+            "--output names one file, and there are several"
+            if len(files) > 1
+            else "give --output or --out-dir, not both",
+            hint="--out-dir DIR keeps the names",
+        )
+    if len(files) > 1 and parameters.out_dir is None:
+        raise UsageError(
+            f"{len(files)} files need a folder for their results", hint="--out-dir DIR"
+        )
+    taken: dict[str, Path] = {}
+    done = [
+        _tolerant(path, relative, parameters, work, context, taken)
+        if several
+        else _alone(path, work, context)
+        for path, relative in files
+    ]
+    result = FilesResult(done, work.figures)
+    if parameters.results:
+        write_table(Path(parameters.results), _COLUMNS, [file.row() for file in result.files])
+    return result
+
+
+def _alone(path: Path, work: FileWork[One, Result], context: Context) -> FileOutcome[Result]:
+    """Do the only file."""
+    found = work.whole(work.of(path), context)
+    return FileOutcome(str(path), "done", found.output, found, found.size_before)
+
+
+def _tolerant(
+    path: Path,
+    relative: PurePath,
+    parameters: FileParameters,
+    work: FileWork[One, Result],
+    context: Context,
+    taken: dict[str, Path],
+) -> FileOutcome[Result]:
+    """Do one of several files; an error becomes a line of the report."""
+    try:
+        return _one(path, relative, parameters, work, context, taken)
+    except LoramergeError as error:
+        context.notify(Warn(f"{path}: {error.problem}"))
+        return FileOutcome(
+            str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
+        )
+
+
+def _output(path: Path, relative: PurePath, out_dir: str, target: Dialect) -> Path:
+    stem = str(relative) if path.is_dir() else bare(str(relative))
+    return Path(out_dir) / f"{stem}{suffix_of(target)}"
+
+
+def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[str, Path]) -> bool:
+    """Say whether the result of one of several files exists, and need not be made again.
+
+    Raises:
+        UsageError: if another file of this run has the same output.
+        OutputExists: if the output is the file itself.
+    """
+    other = taken.setdefault(os.path.realpath(output), path)
+    if other != path:
+        raise UsageError(f"its result would lie where that of {other} does: {output}")
+    if parameters.force or not output.exists():
+        return False
+    if output.samefile(path):
+        raise OutputExists("its result would lie where the file itself does; --force replaces it")
+    return True
+
+
+def _one(
+    path: Path,
+    relative: PurePath,
+    parameters: FileParameters,
+    work: FileWork[One, Result],
+    context: Context,
+    taken: dict[str, Path],
+) -> FileOutcome[Result]:
+    """Do one of several files; `taken` maps the outputs of this run to their files."""
+    one = work.of(path)
+    adapter = adapter_of(one.adapter, context)
+    dialect = choose_dialect(one.target(), [adapter])
+    assert parameters.out_dir is not None
+    output = _output(path, relative, parameters.out_dir, dialect)
+    before = adapter.info.size or 0
+    if _is_there(path, output, parameters, taken):
+        why = "the output is there already"
+        return FileOutcome(str(path), "kept", str(output), None, before, why)
+    adapter_output(output, dialect, force=parameters.force)
+    target = Target(output, dialect, one.float_type(), parameters.force)
+    computed = work.compute(adapter, one, context)
+    refused: list[str] = []
+
+    def wanted(size: int) -> bool:
+        why = work.unwanted(size, before) if work.unwanted else None
+        refused.extend([why] if why else [])
+        return not refused
+
+    found = written(computed, target, context, wanted=wanted, check=work.check)
+    if refused:
+        return FileOutcome(str(path), "skipped", None, found, before, refused[0])
+    return FileOutcome(str(path), "done", str(output), found, before)
+
+
+def _without_outputs(
     files: list[tuple[Path, PurePath]], out_dir: str | None
 ) -> list[tuple[Path, PurePath]]:
     """Leave out what an earlier run wrote, where results lie inside a folder that was given.

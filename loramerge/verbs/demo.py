@@ -22,10 +22,11 @@ from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
 from loramerge.library.references import references
 from loramerge.verbs.bake import Bake, BakeResult, bake
+from loramerge.verbs.batch import FilesResult
 from loramerge.verbs.inspect import Inspect, InspectResult, inspect
 from loramerge.verbs.mix import Mix, MixResult, mix
 from loramerge.verbs.parameters import Context, Doc
-from loramerge.verbs.resize import FilesResult, ResizeFiles, resize_files
+from loramerge.verbs.resize import ResizeFiles, ResizeResult, resize_files
 
 __all__ = ["Demo", "DemoResult", "Step", "demo", "write_base"]
 
@@ -50,7 +51,7 @@ class Step:
 
     title: str
     command: str
-    result: MixResult | FilesResult | BakeResult | InspectResult
+    result: MixResult | FilesResult[ResizeResult] | BakeResult | InspectResult
 
 
 @dataclass

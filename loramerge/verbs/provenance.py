@@ -30,6 +30,8 @@ __all__ = [
     "base_input",
     "header_entries",
     "input_of",
+    "length_is_known",
+    "made_of",
     "recipe_in",
     "recipe_text",
     "step_of",
@@ -93,6 +95,15 @@ def input_of(adapter: Adapter) -> Node | None:
     return FileInput(maker, files, root, adapter.info.metadata.get(RECIPE_KEY))
 
 
+def made_of(adapter: Adapter) -> Made | None:
+    """Return the step that made an adapter; one that was just read was converted, if to itself."""
+    maker = adapter.maker
+    if isinstance(maker, Made):
+        return maker
+    read = input_of(adapter)
+    return None if read is None else Made("convert", {"adapter": {"adapter": read}})
+
+
 def base_input(checkpoint: Checkpoint) -> FileInput:
     """Return what a base is to a step that uses it."""
     files = checkpoint.files
@@ -130,6 +141,29 @@ def _said(value: Any, holds: str, given: Given) -> Any:
     weight = weight_content(value.weight)
     found: dict[str, Any] = {"adapter": given[holds, value.name]}
     return found if weight == 1.0 else found | {"weight": weight}
+
+
+def length_is_known(made: Made | None) -> bool:
+    """Say whether the length of what `recipe_text` gives is known before the digests are.
+
+    Inputs of one name become one if their digests agree, so only different names tell it.
+    """
+    names: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, FileInput):
+            names.append(value.name)
+        elif isinstance(value, Made):
+            walk(value.content)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                walk(part)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                walk(part)
+
+    walk(made)
+    return len(set(names)) == len(names)
 
 
 def recipe_text(

@@ -61,7 +61,7 @@ def _start(run, arguments, *, before="", env=None):
         ("--help",), ("--version",), ("mix", "--help"), ("bake", "--help"), ("base", "list"),
         ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
         ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
-        ("inspect", "p"),
+        ("inspect", "p"), ("meta", "a"), ("meta", "b", "--strip", "--json"), ("convert", "--help"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -93,7 +93,8 @@ WORK = [
     ("mix", "a:0.5", "b:0.5"), ("mix", "a", "b", "--rank", "2"), ("resize", "--rank", "2", "a"),
     ("resize", "--max-size", "50%", "b"), ("bake", "-b", "base", "a:0.8"), ("diff", "a", "b"),
     ("inspect", "a", "--deep", "--spectrum"), ("inspect", "a", "--base", "base"), ("demo",),
-    ("mix", "a", "--to", "peft"), ("bake", "-b", "base", "a", "--rounding", "stochastic"),
+    ("mix", "a", "--to", "peft"), ("convert", "a", "--to", "diffusers"),
+    ("bake", "-b", "base", "a", "--rounding", "stochastic"),
 ]  # fmt: skip
 
 

@@ -220,3 +220,18 @@ def test_unknown_tensors_are_named(run):
     result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json")
     assert "attentions_9_nothing" in result.err and "warning" in result.err
     assert len(result.json["unknown_keys"]["more.safetensors"]) == 1
+
+
+def test_inputs_of_one_name(run):
+    """Their digests decide whether the header's recipe has one input or two."""
+    import shutil
+
+    for folder, source in (("x", "a"), ("y", "b"), ("z", "a")):
+        (run.folder / folder).mkdir()
+        shutil.copy(run.folder / f"{source}.safetensors", run.folder / folder / "n.safetensors")
+    for i, (one, other) in enumerate((("x", "y"), ("x", "z"), ("x", "x"))):
+        names = f"{one}/n.safetensors", f"{other}/n.safetensors:0.5"
+        run.ok("mix", *names, "-o", f"{i}.safetensors")
+        places = [f"--input=n={run.folder / one / 'n.safetensors'}"]
+        places += [f"--input=n-2={run.folder / other / 'n.safetensors'}"] if i == 0 else []
+        assert "same file" in run.ok("run", f"{i}.safetensors", *places).out

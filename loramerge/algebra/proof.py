@@ -1,0 +1,265 @@
+"""Proof that a written adapter changes the weights as was asked: site by site, through factors.
+
+Tensors that were written as they were are compared by their bytes, the others by what they give. For
+`asked = U D` and `written = U' D'` choose t with `D' ≈ t D`; then
+
+    written − asked = (U' − U/t) D' + (U/t) (D' − t D),
+
+whose norm has no cancellation in it, and costs two small Gram matrices. ΔW is never formed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.low_rank import Factored
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.svd import inner_product
+from loramerge.algebra.workers import ordered
+from loramerge.errors import NumericsError, listed
+from loramerge.events import Notify, ignore
+from loramerge.files.dtypes import is_float
+from loramerge.files.tensors import Tensor, same_bytes
+
+__all__ = ["Difference", "Proof", "factored_difference", "prove"]
+
+# half the distance to the next number, relative; and half the smallest number, absolute
+_ROUNDING = {
+    "F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-150), "F16": (2.0**-11, 2.0**-25),
+    "BF16": (2.0**-8, 2.0**-134), "F8_E4M3": (2.0**-4, 2.0**-10), "F8_E5M2": (2.0**-3, 2.0**-17),
+}  # fmt: skip
+_SINGLE = 2.0**-21  # alphas are float32, and so is what is computed of half types
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a written site differs from what was asked.
+
+    Args:
+        relative: ‖written − asked‖ / ‖asked‖; absolute where nothing was asked.
+        allowed: what one rounding of every tensor to its written type can make of it.
+        same: whether it is what was asked, to the last bit.
+    """
+
+    relative: float
+    allowed: float
+    same: bool = False
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a written adapter differs from what was asked, over all sites.
+
+    Args:
+        same: sites that are equal to the last bit.
+        largest: the largest relative difference.
+        site: where that is; None where every site is equal.
+        allowed: bound of that site.
+    """
+
+    sites: int
+    same: int
+    largest: float
+    site: str | None
+    allowed: float
+
+
+def prove(
+    asked: Adapter, written: Adapter, *, threads: int | None = None, notify: Notify = ignore
+) -> Proof:
+    """Compare a written adapter with what was asked.
+
+    Raises:
+        NumericsError: if a site is missing, is not of the shape asked for, or differs by more than
+            one rounding of its tensors.
+    """
+    _require_sites(asked, written)
+
+    def work(site: Site) -> Difference:
+        return _difference(site, asked.deltas[site], written.deltas[site])
+
+    found = dict(
+        zip(
+            asked.deltas,
+            ordered(work, asked.deltas, threads=threads, task="comparing", notify=notify),
+            strict=True,
+        )
+    )
+    wrong = {s: d for s, d in found.items() if not d.relative <= d.allowed}
+    if wrong:
+        site = max(wrong, key=lambda s: wrong[s].relative / (wrong[s].allowed or 1.0))
+        raise NumericsError(
+            f"the written file is not what was asked in {len(wrong)} modules, and was not kept",
+            module=listed([s.name for s in wrong], 4),
+            expected=f"a relative difference ≤ {wrong[site].allowed:.3g}, one rounding of its type",
+            found=f"{wrong[site].relative:.3g} in {site.name}",
+            hint="give a wider --dtype; if it is wide already, this is a fault of loramerge: report it",
+        )
+    different = {s: d for s, d in found.items() if not d.same}
+    worst = max(different, key=lambda s: different[s].relative, default=None)
+    return Proof(
+        len(found),
+        len(found) - len(different),
+        different[worst].relative if worst else 0.0,
+        worst.name if worst else None,
+        different[worst].allowed if worst else 0.0,
+    )
+
+
+def _require_sites(asked: Adapter, written: Adapter) -> None:
+    """Refuse a file that lacks modules, or has others; zeros that fill places do not count."""
+    if not _same_embeddings(asked, written):
+        raise NumericsError(
+            "the written file does not hold the embeddings of the adapter, and was not kept",
+            expected=listed(list(asked.embeddings), 4) or "none",
+            found=listed(list(written.embeddings), 4) or "none",
+            hint="this is a fault of loramerge: report it",
+        )
+    missing = [site.name for site in asked.deltas if site not in written.deltas]
+    extra = [
+        site.name
+        for site, delta in written.deltas.items()
+        if site not in asked.deltas and not _is_zero(delta)
+    ]
+    unknown = list(written.info.account.unknown)
+    if missing or extra or unknown:
+        raise NumericsError(
+            "the written file does not read back as what was asked, and was not kept",
+            module=listed(missing or extra or unknown, 4),
+            expected=f"the {len(asked.deltas)} modules that were asked for",
+            found=f"{len(missing)} missing, {len(extra)} more, {len(unknown)} tensors not known "
+            f"({written.info.detection.name or 'an unknown family'})",
+            hint="without these modules the family may not be recognised: keep more of them, or "
+            "write the file's own dialect",
+        )
+
+
+def _same_embeddings(asked: Adapter, written: Adapter) -> bool:
+    """Say whether the same embeddings are there; dialects spell their names differently."""
+    ours, theirs = asked.embeddings.values(), list(written.embeddings.values())
+    return len(ours) == len(theirs) and all(
+        any(same_bytes(one, other) for other in theirs) for one in ours
+    )
+
+
+def _is_zero(delta: Delta) -> bool:
+    return any(not tensor.numpy().any() for tensor in delta.stored().values())
+
+
+def _scale(delta: Delta) -> float:
+    """Return what the stored tensors are multiplied by, where they are factors with a scale."""
+    return delta.scale.value(delta.rank) if isinstance(delta, Factored) else 1.0
+
+
+def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
+    if asked.flat_shape != written.flat_shape or asked.needs_base != written.needs_base:
+        raise NumericsError(
+            "the written file does not read back as what was asked, and was not kept",
+            module=site.name,
+            expected=f"{asked.kind} {list(asked.shape)}",
+            found=f"{written.kind} {list(written.shape)}",
+            hint="this is a fault of loramerge: report it",
+        )
+    ours, theirs = asked.stored(), written.stored()
+    alike = ours.keys() == theirs.keys() and asked.kind == written.kind
+    if alike and all(same_bytes(ours[role], theirs[role]) for role in ours):
+        factor, other = _scale(asked), _scale(written)
+        off = abs(other - factor) / abs(factor) if factor else abs(other)
+        return Difference(off, _SINGLE, same=off == 0.0)
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        if asked.rank is not None and written.rank is not None:
+            kind = "float32" if {t.dtype for t in theirs.values()} == {"F16"} else "float64"
+            relative, size = factored_difference(asked.factors(kind), written.factors(kind))
+            if not (math.isfinite(relative) and math.isfinite(size)):
+                pair = asked.factors("float64"), written.factors("float64")
+                relative, size = factored_difference(*pair)
+            return Difference(relative, _allowed(theirs, written, size))
+        if asked.needs_base:
+            pairs = [(ours[role].numpy(), theirs[role].numpy()) for role in ours if alike]
+        else:
+            pairs = [(asked.dense(dtype="float64"), written.dense(dtype="float64"))]
+        return _by_values(pairs, theirs)
+
+
+def factored_difference(
+    asked: tuple[Array, Array], written: tuple[Array, Array]
+) -> tuple[float, float]:
+    """Return ‖written − asked‖ / ‖asked‖, and ‖asked‖, of deltas given by factors.
+
+    Args:
+        asked, written: (up `(m, r)`, down `(r, n)`) in one float type, which for half types may be
+            float32: what it rounds is far below what they do; ranks may differ.
+    """
+    import numpy as np
+
+    (up, down), (new_up, new_down) = asked, written
+    if down.shape == new_down.shape:
+        square = float((down * down).sum())
+        ratio = float((down * new_down).sum()) / square if square else 1.0
+        ratio = ratio if ratio and math.isfinite(ratio) else 1.0
+        part = up / ratio
+        off_up, off_down = new_up - part, new_down - ratio * down
+        if not off_down.any():  # the usual case: one Gram matrix of down serves both
+            gram = new_down @ new_down.T
+            return _ratio(_square(off_up, gram), _square(part, gram))
+        rest = np.hstack([off_up, part]), np.vstack([new_down, off_down])
+    else:
+        rest = np.hstack([new_up, -up]), np.vstack([new_down, down])
+    return _ratio(inner_product(rest, rest), inner_product(asked, asked))
+
+
+def _square(up: Array, gram: Array) -> float:
+    """Return ‖up @ down‖² where `gram = down @ downᵀ`."""
+    return float(((up.T @ up) * gram).sum())
+
+
+def _ratio(error: float, whole: float) -> tuple[float, float]:
+    """Return √(error / whole) and √whole; the first is absolute where the whole is 0."""
+    size = math.sqrt(max(0.0, whole))
+    off = math.sqrt(max(0.0, error)) if math.isfinite(error) else math.inf
+    return (off / size if size else off), size
+
+
+def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
+    """Return the relative difference that rounding each tensor once can make of a delta.
+
+    A delta is linear in each of its tensors, and no larger than the product of their norms with its
+    scale; what rounding changes a tensor by is relative to its own norm.
+    """
+    import numpy as np
+
+    product, share = abs(_scale(delta)), _SINGLE
+    for tensor in tensors.values():
+        if not is_float(tensor.dtype):
+            continue
+        wide = "float32" if tensor.dtype == "F16" else "float64"
+        norm = float(np.linalg.norm(tensor.numpy().astype(wide).reshape(-1)))
+        relative, absolute = _ROUNDING[tensor.dtype]
+        product *= norm
+        share += relative + (absolute * math.sqrt(tensor.size) / norm if norm else 0.0)
+    most = share * (1.0 + share) ** len(tensors) * product
+    return most / size if size else most
+
+
+def _by_values(pairs: list[tuple[Array, Array]], tensors: Mapping[str, Tensor]) -> Difference:
+    """Compare arrays element by element, as far as rounding to their written type goes."""
+    import numpy as np
+
+    if not pairs:
+        return Difference(math.inf, 0.0)
+    relative = max(_ROUNDING.get(t.dtype, (0.0, 0.0))[0] for t in tensors.values())
+    absolute = max(_ROUNDING.get(t.dtype, (0.0, 0.0))[1] for t in tensors.values())
+    worst, allowed = 0.0, 0.0
+    for a, b in pairs:
+        a, b = (x.astype("float64").reshape(-1) for x in (a, b))
+        size = float(np.linalg.norm(a))
+        off = float(np.linalg.norm(b - a))
+        bound = relative * size + absolute * math.sqrt(a.size)
+        worst = max(worst, off / size if size else off)
+        allowed = max(allowed, (bound / size if size else bound) + _SINGLE)
+    return Difference(worst, allowed, same=worst == 0.0)

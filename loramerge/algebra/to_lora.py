@@ -1,0 +1,105 @@
+"""Any kind of delta as an ordinary LoRA: exactly where it has a low-rank form, else cut by a rule."""
+
+from __future__ import annotations
+
+from loramerge.adapter import Adapter, Delta, LowRank, Site
+from loramerge.adapter.adapter import widest
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.combine import Combined, SizeModel, combine, naming, uncut
+from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.algebra.svd import decompose
+from loramerge.algebra.workers import ordered
+from loramerge.errors import AdapterError, UsageError, listed
+from loramerge.events import Notify, ignore
+
+__all__ = ["to_lora"]
+
+
+def to_lora(
+    adapter: Adapter,
+    rule: RankRule,
+    *,
+    sizes: SizeModel | None = None,
+    device: str | None = None,
+    precise: bool = False,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> tuple[Adapter, Combined]:
+    """Return the adapter with every matrix as a LoRA, and what that lost.
+
+    Vectors (biases, norms) have no rank and stay as they are. A criterion cuts all modules, those
+    that are ordinary LoRA already included.
+
+    Args:
+        rule: needed where a kind has no exact low-rank form; may cut nothing otherwise.
+        sizes: needed where the rule has `max_size`.
+
+    Raises:
+        UsageError: if a kind has no exact low-rank form and the rule cuts nothing.
+        AdapterError: naming the modules whose change depends on the base.
+        NumericsError: if an input is not finite, or an error limit is exceeded.
+    """
+    adapter.require_sound()
+    matrices = {site: d for site, d in adapter.deltas.items() if len(d.shape) > 1}
+    _require_base_free(adapter, matrices)
+    rankless = [site.name for site, d in matrices.items() if d.rank is None]
+    if rankless and not rule.truncates:
+        raise UsageError(
+            f"{len(rankless)} modules have no exact low-rank form, so a rank must be chosen",
+            file=adapter.info.path,
+            module=listed(rankless, 4),
+            hint="--to-lora --rank 32, or --energy, --max-error, --max-size",
+        )
+    if rule.truncates:
+        combined = combine(
+            {site: [delta] for site, delta in adapter.deltas.items()},
+            rule,
+            sizes=sizes,
+            device=device,
+            precise=precise or adapter.dtype == "F64",
+            threads=threads,
+            task="converting",
+            notify=notify,
+        )
+        check_errors(rule, combined.relative_error, combined.worst)
+    else:
+        combined = uncut(adapter)
+    found = combined.deltas
+    rest = [s for s, d in found.items() if len(d.shape) > 1 and not isinstance(d, LowRank)]
+
+    def work(site: Site) -> LowRank:
+        with naming(site, adapter.info.path):
+            return _exact(found[site])
+
+    plain = ordered(work, rest, threads=threads, task="converting", notify=notify)
+    found |= dict(zip(rest, plain, strict=True))
+    types = {
+        site: widest({t.dtype for t in adapter.deltas[site].stored().values()})
+        for site, delta in found.items()
+        if delta is not adapter.deltas[site]
+    }
+    return adapter.with_deltas(found, types=adapter.info.types | types), combined
+
+
+def _require_base_free(adapter: Adapter, matrices: dict[Site, Delta]) -> None:
+    bound = [f"{site.name} ({d.kind})" for site, d in matrices.items() if d.needs_base]
+    if bound:
+        raise AdapterError(
+            f"what {len(bound)} modules change depends on the base",
+            file=adapter.info.path,
+            module=listed(bound, 4),
+            hint="bake the adapter into its base instead, or leave these modules out with --drop",
+        )
+
+
+def _exact(delta: Delta) -> LowRank:
+    """Return the LoRA of a delta that has an exact low-rank form, of no more rank than its sides."""
+    up, down = delta.factors("float64")
+    if up.shape[1] > min(up.shape[0], down.shape[1]):
+        up, down = _reduced(up, down)
+    return LowRank.from_arrays(up, down, delta.shape)
+
+
+def _reduced(up: Array, down: Array) -> tuple[Array, Array]:
+    found = decompose(up, down, precise=True)
+    return found.truncate(max(1, found.rank))

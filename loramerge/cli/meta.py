@@ -1,0 +1,30 @@
+"""The command `meta`."""
+
+from __future__ import annotations
+
+from loramerge.cli import show
+from loramerge.cli.options import verb_command
+from loramerge.verbs.meta import Meta, MetaResult
+
+
+def render(result: MetaResult) -> None:
+    """Show the metadata, or what was changed of it."""
+    if result.output is None:
+        if not result.metadata:
+            show.console().print("no metadata")
+        show.table(sorted(result.metadata.items()))
+        return
+    lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size))
+    for key, (_, after) in result.changed.items():
+        lines.append(("removed", key) if after is None else ("set", f"{key} = {after}"))
+    show.table(lines)
+
+
+command = verb_command(
+    "meta",
+    Meta,
+    "loramerge.verbs.meta:meta",
+    render,
+    'loramerge meta character.safetensors --set "modelspec.title=My character"',
+    recipe=False,
+)

@@ -1,0 +1,368 @@
+"""convert: adapters to another dialect or type, or some of their modules, proven equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.load import load
+from loramerge.adapter.save import choose_dialect
+from loramerge.algebra.arrays import check_device
+from loramerge.algebra.combine import Combined, naming, uncut
+from loramerge.algebra.proof import Proof, prove
+from loramerge.algebra.to_lora import to_lora
+from loramerge.algebra.weights import COMPONENT_WORDS, shown_number
+from loramerge.errors import LoramergeError, UsageError, listed
+from loramerge.events import Note, Warn
+from loramerge.files.dtypes import DTYPES
+from loramerge.library.references import Reference
+from loramerge.verbs.adapters import (
+    AdapterResult,
+    Target,
+    budget,
+    target_of,
+    whole_size,
+    written,
+)
+from loramerge.verbs.batch import FileParameters, FilesResult, FileWork, in_batch
+from loramerge.verbs.inputs import adapter_of, weighted
+from loramerge.verbs.outputs import stand_in
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction, predict_adapter
+from loramerge.verbs.provenance import input_of, step_of
+from loramerge.verbs.writing import RankParameters, WriteParameters
+
+__all__ = [
+    "VERB",
+    "Convert",
+    "ConvertFiles",
+    "ConvertResult",
+    "convert",
+    "convert_files",
+    "converted",
+]
+
+_EMBEDDINGS = "embeddings"  # the word for them in --keep and --drop
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How(RankParameters, WriteParameters):
+    """What a conversion of one adapter and of many files have in common."""
+
+    dtype: Annotated[
+        str | None,
+        Doc(
+            "Float type to write: float32, float16, bfloat16 [default: every tensor's own].",
+            metavar="TYPE",
+        ),
+    ] = None
+    to_lora: Annotated[
+        bool,
+        Doc(
+            "Make every module an ordinary LoRA: exactly where it has a low-rank form, else by the "
+            "rank options, with the error stated."
+        ),
+    ] = False
+    keep: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Keep only these modules: a component (unet, te, text_encoder, …), `embeddings`, or a "
+            "case-sensitive pattern of module names; may be repeated.",
+            metavar="PATTERN",
+        ),
+    ] = ()
+    drop: Annotated[
+        tuple[str, ...],
+        Doc("Leave these modules out, after --keep; may be repeated.", metavar="PATTERN"),
+    ] = ()
+    rescale: Annotated[
+        float | None,
+        Doc("Multiply what the adapter changes by this number.", metavar="W"),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
+
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        self.target(), self.float_type()
+        if self.rule(1).truncates and not self.to_lora:
+            raise UsageError(
+                "rank options need --to-lora", hint="loramerge resize re-ranks and converts as well"
+            )
+        if self.rescale is not None and (not math.isfinite(self.rescale) or self.rescale == 0):
+            raise UsageError(
+                "--rescale needs a finite number that is not 0",
+                found=self.rescale,
+                hint="--drop leaves modules out",
+            )
+
+    def label(self, dialect: str | None) -> str:
+        """Return what a default output name says of the conversion.
+
+        Args:
+            dialect: that is written, None where it is the adapter's own.
+        """
+        parts = [
+            dialect,
+            self.dtype and DTYPES[self.float_type() or ""].word,
+            "lora" if self.to_lora else None,
+            self.rank_label() or None,
+            None if self.rescale is None else f"x{shown_number(self.rescale)}",
+            *(f"only-{word}" for word in self.keep),
+            *(f"no-{word}" for word in self.drop),
+        ]
+        return "-".join(part for part in parts if part) or "converted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(_How):
+    """Write an adapter in another dialect or type, proven equal.
+
+    Every tensor keeps its type unless another is asked for. Before the result gets its name it is
+    read back and compared with what was asked, module by module.
+    """
+
+    adapter: Annotated[Reference, Doc("Adapter to convert.", ("ADAPTER",), completes="adapters")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertFiles(_How, FileParameters):
+    """Write adapters in another dialect or type, proven equal.
+
+    Every tensor keeps its type unless another is asked for. Before a result gets its name it is read
+    back and compared with what was asked, module by module; the largest difference is reported, and
+    a file that differs by more than one rounding of its type is not kept. With several files, one
+    that fails is reported and the rest goes on; running again does only what is missing.
+    """
+
+    def of(self, path: Path) -> Convert:
+        """Return the parameters that convert one of the files."""
+        shared = {f.name: getattr(self, f.name) for f in fields(_How)}
+        return Convert(adapter=Reference(str(path)), **shared)
+
+
+@dataclass(kw_only=True)
+class ConvertResult(AdapterResult):
+    """What was converted, and how the written file compares with what was asked.
+
+    Args:
+        dropped: names of modules that were left out on demand.
+        proof: None until it is written.
+    """
+
+    path: str
+    kinds_before: dict[str, int]
+    kinds: dict[str, int]
+    dropped: list[str] = field(default_factory=list)
+    proof: Proof | None = None
+
+    def json(self) -> dict[str, Any]:
+        proof = self.proof
+        return {"path": self.path} | super().json() | {
+            "size_before": self.size_before,
+            "size_after": self.size,
+            "kinds_before": self.kinds_before,
+            "kinds_after": self.kinds,
+            "dropped": self.dropped,
+            "proof": None if proof is None else {
+                "modules": proof.sites,
+                "identical": proof.same,
+                "largest_difference": proof.largest,
+                "module": proof.site,
+                "allowed": proof.allowed,
+            },
+        }  # fmt: skip
+
+
+def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
+    """Convert, write and prove.
+
+    Raises:
+        NotExpressible: if the dialect cannot say what the adapter holds.
+        NumericsError: if the written file is not what was asked.
+        LoramergeError: see `algebra.to_lora.to_lora` and `adapter.save.encode`.
+    """
+    parameters.check()
+    adapter = adapter_of(parameters.adapter, context)
+    dialect = choose_dialect(parameters.target(), [adapter]).name
+    stem = f"{parameters.adapter.label}-"
+    stem += parameters.label(None if dialect == adapter.info.dialect else dialect)
+    target = target_of(parameters, [adapter], stem)
+    return written(_converted(adapter, parameters, context), target, context, check=_prove)
+
+
+def converted(parameters: Convert, context: Context = Context()) -> ConvertResult:
+    """Convert without writing: the dialect counts only once it is written.
+
+    Raises:
+        LoramergeError: see `algebra.to_lora.to_lora`.
+    """
+    parameters.check()
+    return _converted(adapter_of(parameters.adapter, context), parameters, context)
+
+
+def _prove(result: ConvertResult, path: Path, target: Target, context: Context) -> None:
+    """Read the written file back and compare it with what was asked."""
+    assert result.adapter is not None
+    try:
+        back = load(path)
+        result.proof = prove(result.adapter, back, threads=context.threads, notify=context.notify)
+    except LoramergeError as error:
+        error.file = str(target.path)
+        raise
+
+
+def _converted(adapter: Adapter, parameters: Convert, context: Context) -> ConvertResult:
+    adapter.require_sound()
+    rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    if rule.max_size is not None:
+        parameters = replace(parameters, max_size=str(rule.max_size))
+    made = step_of(
+        "convert", parameters, {("adapters", parameters.adapter.name): input_of(adapter)}
+    )
+    chosen = _chosen(adapter, parameters, context)
+    source = _rescaled(weighted(chosen, parameters.adapter.weight), parameters.rescale)
+    combined: Combined
+    if parameters.to_lora:
+        sizes = None
+        if rule.max_size is not None:
+            sizes = budget([adapter], source, source.deltas, parameters, made, context)
+        found, combined = to_lora(
+            source,
+            rule,
+            sizes=sizes,
+            device=check_device(context.device),
+            precise=parameters.float_type() == "F64",
+            threads=context.threads,
+            notify=context.notify,
+        )
+    else:
+        found, combined = source, uncut(source)
+    found = found.with_deltas(found.deltas, path=None, files=(), size=None)
+    if made is not None:
+        found.made_by(made)
+    return ConvertResult(
+        **AdapterResult.figures(found, combined),
+        path=adapter.label,
+        size_before=adapter.info.size,
+        kinds_before=adapter.kinds(),
+        kinds=found.kinds(),
+        dropped=[site.name for site in adapter.deltas if site not in chosen.deltas],
+    )
+
+
+def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
+    """Return the adapter with what it changes multiplied by a number."""
+    if weight is None or weight == 1.0:
+        return adapter
+    deltas: dict[Site, Delta] = {}
+    for site, delta in adapter.deltas.items():
+        with naming(site, adapter.info.path):
+            deltas[site] = delta.scaled(weight)
+    return adapter.with_deltas(deltas)
+
+
+def _chosen(adapter: Adapter, parameters: _How, context: Context) -> Adapter:
+    """Return the modules that `keep` and `drop` leave.
+
+    Raises:
+        UsageError: if none is left.
+    """
+    if not parameters.keep and not parameters.drop:
+        return adapter
+    deltas, embeddings = dict(adapter.deltas), dict(adapter.embeddings)
+    for words, keeps in ((parameters.keep, True), (parameters.drop, False)):
+        if words:
+            hit = {site for site in deltas if any(_names(word, site) for word in words)}
+            deltas = {site: d for site, d in deltas.items() if (site in hit) == keeps}
+            embeddings = embeddings if (_EMBEDDINGS in words) == keeps else {}
+    _tell_of_idle(adapter, (*parameters.keep, *parameters.drop), context)
+    if not deltas:
+        raise UsageError(
+            "no module would be left",
+            file=adapter.info.path,
+            expected="modules of " + ", ".join(adapter.components()),
+            found=" ".join(
+                [f"--keep {word}" for word in parameters.keep]
+                + [f"--drop {word}" for word in parameters.drop]
+            ),
+            hint="patterns are matched with whole names, such as "
+            + next((site.modules[0] for site in adapter.deltas), "unet.conv_in"),
+        )
+    left = adapter.with_deltas(deltas)
+    left.embeddings = embeddings
+    return left
+
+
+def _names(word: str, site: Site) -> bool:
+    """Say whether a component's word or a pattern means a site."""
+    if word in COMPONENT_WORDS:
+        return site.component in COMPONENT_WORDS[word]
+    return any(fnmatchcase(module, word) for module in site.modules)
+
+
+def _tell_of_idle(adapter: Adapter, words: Sequence[str], context: Context) -> None:
+    """Say which words mean nothing in an adapter: a pattern may be misspelt, a component absent."""
+    idle = [
+        word
+        for word in words
+        if word != _EMBEDDINGS and not any(_names(word, site) for site in adapter.deltas)
+    ]
+    absent = [word for word in idle if word in COMPONENT_WORDS]
+    strange = [word for word in idle if word not in COMPONENT_WORDS]
+    if absent:
+        context.notify(Note(f"{adapter.label}: has no {listed(absent)}"))
+    if strange:
+        context.notify(Warn(f"{adapter.label}: no module is named {listed(strange)}"))
+
+
+def predict(parameters: Convert, context: Context = Context()) -> Prediction:
+    """Foretell the result from headers."""
+    adapter = adapter_of(parameters.adapter, context)
+    made = step_of(
+        "convert", parameters, {("adapters", parameters.adapter.name): input_of(adapter)}
+    )
+    quiet = replace(context, notify=lambda _: None)
+    source = weighted(_chosen(adapter, parameters, quiet), parameters.adapter.weight)
+    rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    terms = {
+        site: [_plain(delta, source.dtype) if parameters.to_lora else delta]
+        for site, delta in source.deltas.items()
+    }
+    return predict_adapter([adapter], source, terms, rule, parameters, made, context)
+
+
+def _plain(delta: Delta, dtype: str) -> Delta:
+    """Return a stand-in for the LoRA of a delta; a dense one may have full rank before it is cut."""
+    if len(delta.shape) < 2:
+        return delta
+    most = min(delta.flat_shape)
+    return stand_in(delta.shape, min(delta.rank or most, most), dtype)
+
+
+VERB = Verb("convert", Convert, "adapter", convert, predict, converted)
+
+_FIGURES = (
+    "size_after", "dialect", "dtype", "modules", "ranks", "kinds_before", "kinds_after", "dropped",
+    "relative_error", "norm_kept", "scale_applied", "worst", "left_out", "proof",
+)  # fmt: skip
+
+
+def convert_files(
+    parameters: ConvertFiles, context: Context = Context()
+) -> FilesResult[ConvertResult]:
+    """Convert files. With a single one errors are raised; with several they are reported.
+
+    Raises:
+        UsageError: for options that cannot go together.
+        LoramergeError: for a single file, see `convert`.
+    """
+    work = FileWork(parameters.of, convert, _converted, _FIGURES, _prove)
+    return in_batch(parameters, work, context)

@@ -1,0 +1,298 @@
+"""meta: the strings in a file's header, shown or edited without touching tensors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.load import load
+from loramerge.adapter.metadata import structure
+from loramerge.adapter.source import WEIGHTS_NAME
+from loramerge.errors import (
+    AdapterError,
+    FormatError,
+    LoramergeError,
+    NotFound,
+    UsageError,
+    listed,
+    nearest,
+)
+from loramerge.events import Note, Warn
+from loramerge.files.pickled import is_pickle
+from loramerge.files.reader import TensorFile
+from loramerge.files.rewrite import rewrite_header
+from loramerge.files.writer import AtomicFolder
+from loramerge.library.lookup import find
+from loramerge.verbs.outputs import checkpoint_output
+from loramerge.verbs.parameters import Context, Doc
+
+__all__ = ["Meta", "MetaResult", "meta"]
+
+_PIPELINE = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """Show or edit the metadata in a file's header; tensors stay byte-identical.
+
+    Works on every safetensors file, checkpoints too. Without options it shows what is there; with
+    options the file is replaced, atomically, or another is written with -o.
+    """
+
+    file: Annotated[
+        str,
+        Doc("File, PEFT folder, or name of an adapter or base.", ("FILE",), None, "files"),
+    ]
+    set: Annotated[
+        tuple[str, ...],
+        Doc("Set an entry; may be repeated.", metavar="KEY=VALUE"),
+    ] = ()
+    unset: Annotated[
+        tuple[str, ...],
+        Doc("Remove an entry, or all that match a pattern; may be repeated.", metavar="KEY"),
+    ] = ()
+    strip: Annotated[
+        bool,
+        Doc("Remove everything that programs do not need to load the file, before --set."),
+    ] = False
+    output: Annotated[
+        str | None,
+        Doc("Write another file [default: replace FILE].", ("--output", "-o"), "FILE"),
+    ] = None
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
+
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        for text in self.set:
+            key, sign, value = text.partition("=")
+            if not sign or not key.strip():
+                raise UsageError(f"--set {text!r} is no entry", expected="KEY=VALUE")
+            if key == "__metadata__" or not _is_text(key) or not _is_text(value):
+                raise UsageError(f"--set {key!r}: this cannot stand in a header")
+
+    @property
+    def edits(self) -> bool:
+        """Whether anything shall be changed or written."""
+        return bool(self.set or self.unset or self.strip or self.output)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass
+class MetaResult:
+    """The metadata, and what was changed.
+
+    Args:
+        changed: key → (before, after), None where there is none.
+        output: None where nothing was written.
+    """
+
+    path: str
+    metadata: dict[str, str]
+    changed: dict[str, tuple[str | None, str | None]]
+    output: str | None = None
+    size: int | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "outputs": [] if self.output is None else [self.output],
+            "path": self.path,
+            "size": self.size,
+            "metadata": self.metadata,
+            "changed": {key: list(pair) for key, pair in self.changed.items()},
+        }
+
+
+def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
+    """Show or edit.
+
+    Raises:
+        UsageError: for entries that cannot be, or are not there.
+        AdapterError: if the edit would change what the adapter does.
+        FormatError: if the file has no such header.
+    """
+    parameters.check()
+    path = _place(parameters.file, context)
+    weights = _weights(path)
+    source = TensorFile(weights)
+    before = dict(source.metadata)
+    after = _edited(before, parameters, weights)
+    changed = {
+        key: (before.get(key), after.get(key))
+        for key in sorted({**before, **after})
+        if before.get(key) != after.get(key)
+    }
+    hashed = [key for key in HASH_PLACEHOLDERS if key in after]
+    if hashed and any(key.startswith("ss_") for key in changed):
+        found = kohya_hashes(source.tensors.items(), after)
+        for key in hashed:
+            after[key] = found[key]
+            changed |= {key: (before.get(key), found[key])} if before.get(key) != found[key] else {}
+    result = MetaResult(str(path), after, dict(sorted(changed.items())), size=source.size)
+    if not parameters.edits:
+        return result
+    if not changed and parameters.output is None:
+        context.notify(Note("nothing to change: the metadata is so already"))
+        return result
+    return _written(result, path, source, parameters, context)
+
+
+def _place(name: str, context: Context) -> Path:
+    """Return the path that a name stands for: an adapter's, or else a base's."""
+    try:
+        return find(name, "adapters", root=context.root)
+    except NotFound as error:
+        try:
+            return find(name, "bases", root=context.root)
+        except LoramergeError:
+            raise error from None
+
+
+def _weights(path: Path) -> Path:
+    """Return the file whose header is meant.
+
+    Raises:
+        FormatError: if there is none.
+    """
+    if is_pickle(path):
+        raise FormatError(
+            "a pickled file has no metadata",
+            file=path,
+            hint="loramerge convert writes an adapter as safetensors",
+        )
+    if not path.is_dir():
+        return path
+    for name in (WEIGHTS_NAME, _PIPELINE):
+        if (path / name).is_file():
+            return path / name
+    files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.safetensors"))
+    raise FormatError(
+        "a folder with several files has several headers" if files else "the folder has no header",
+        file=path,
+        found=listed(files, 4) or "no safetensors file",
+        hint=f"loramerge meta {path / files[0]}" if files else None,
+    )
+
+
+def _edited(before: Mapping[str, str], parameters: Meta, file: Path) -> dict[str, str]:
+    """Return the metadata after strip, unset and set, in this order.
+
+    Raises:
+        UsageError: if an entry to remove is not there.
+    """
+    found = structure(before) if parameters.strip else dict(before)
+    for word in parameters.unset:
+        gone = [word] if word in before else [key for key in before if fnmatchcase(key, word)]
+        if not gone:
+            close = nearest(word, before)
+            raise UsageError(
+                f"there is no entry {word!r}",
+                file=file,
+                found=listed(list(before), 8) or "no metadata",
+                hint=f"did you mean {close}?" if close else None,
+            )
+        for key in gone:
+            found.pop(key, None)
+    for text in parameters.set:
+        key, _, value = text.partition("=")
+        found[key] = value
+    return found
+
+
+def _written(
+    result: MetaResult, path: Path, source: TensorFile, parameters: Meta, context: Context
+) -> MetaResult:
+    weights = Path(source.path)
+    target = path if parameters.output is None else Path(parameters.output)
+    here = target.exists() and target.resolve() == path.resolve()
+    if not here:
+        checkpoint_output(target, folder=path.is_dir(), force=parameters.force)
+    before = _loaded(weights)
+
+    def check(edited: Path) -> None:
+        if before is not None:
+            _require_same(before, _loaded(edited, like=weights), weights, context)
+
+    if here or not path.is_dir():
+        place = weights if here else target
+        result.size = rewrite_header(source, place, result.metadata, force=True, check=check)
+    else:
+        with AtomicFolder(target, force=parameters.force) as folder:
+            for file in path.rglob("*"):
+                copy = folder / file.relative_to(path)
+                if file.is_dir():
+                    copy.mkdir(parents=True, exist_ok=True)
+                elif file != weights:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
+            copy = folder / weights.relative_to(path)
+            result.size = rewrite_header(source, copy, result.metadata, check=check)
+    result.output = str(target)
+    return result
+
+
+def _loaded(path: Path, like: Path | None = None) -> Adapter | None:
+    """Return the file as an adapter, None if it is none; only the header is read.
+
+    Args:
+        like: the file it takes the place of; where that is part of a PEFT folder, the metadata says
+            nothing of the weights, and nothing needs to be compared.
+    """
+    if (like or path).name == WEIGHTS_NAME:
+        return None
+    try:
+        found = load(path)
+    except LoramergeError:
+        if like is not None:
+            raise
+        return None
+    return found if found.deltas else None
+
+
+def _require_same(before: Adapter, after: Adapter | None, file: Path, context: Context) -> None:
+    """Refuse an edit that changes what the adapter does: some dialects keep alphas in the header.
+
+    Raises:
+        AdapterError: naming the modules.
+    """
+    deltas = {} if after is None else after.deltas
+    changed = [
+        site.name
+        for site, delta in before.deltas.items()
+        if site not in deltas or (delta.kind, delta.shape, delta.alpha) != _facts(deltas[site])
+    ]
+    if changed or len(deltas) != len(before.deltas):
+        raise AdapterError(
+            "this edit would change what the adapter does: its header says how to read the tensors",
+            file=file,
+            module=listed(changed, 4) or None,
+            hint="leave lora_adapter_metadata and the like as they are; loramerge convert changes "
+            "how a file is laid out",
+        )
+    names = before.info.detection.name, after.info.detection.name if after else None
+    if names[0] != names[1]:
+        context.notify(
+            Warn(f"the family reads as {names[1]} now, where it was {names[0]}: only the metadata "
+                 "told it")
+        )  # fmt: skip
+
+
+def _facts(delta: Any) -> tuple[Any, ...]:
+    return delta.kind, delta.shape, delta.alpha
