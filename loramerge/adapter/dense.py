@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, cast, times, values
+from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor, Tensor
 
@@ -61,7 +61,7 @@ class Full(Delta):
         wide = "float64" if "F64" in (target, self.value.dtype) else "float32"
         return {self.role: cast(self.dense(dtype=wide), target, self.role)}
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         rows = self.dense(dtype=dtype).reshape(self.flat_shape)
 
         def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
@@ -121,7 +121,7 @@ class Replacement(Delta):
             return {self.role: self.value}
         return {self.role: cast(values(self.value, "float64"), target, self.role)}
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         rows = values(self.value, dtype).reshape(self.flat_shape)
 
         def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:

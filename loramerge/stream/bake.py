@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Foreign, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Replacement, Site
 from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
@@ -145,18 +145,20 @@ def plan_bake(
             if w == 0.0:
                 continue
             places = _places(checkpoint, site)
+            if not places and delta.optional:
+                continue
             if not places:
                 missing.setdefault(site.component, []).append(site.name)
                 continue
             with naming(site, adapter.info.path):
-                if isinstance(delta, Foreign):
+                if not delta.computable:
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
                 if not is_float(place.tensor.dtype) or _has_scale(place):
                     quantised.append(f"{place.name} ({place.tensor.dtype})")
                     continue
-                if _flat(place.shape) != delta.flat_shape:
+                if not delta.fits(place.shape):
                     misfits.append(
                         f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
                     )
@@ -192,10 +194,6 @@ def plan_bake(
     if not ready and dtype is None:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
 
 
 # Endings of tensors that hold the scale of a quantised weight of the same stem.
@@ -571,7 +569,7 @@ def _computed(
             return []
         rounder = Rounder(info.dtype, info.name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, kind) for edit in edits]
+        adders = [_adders(edit, kind, tensor) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
         whole = (
@@ -614,17 +612,20 @@ def _computed(
     return _Task(info.stop - info.start, run)
 
 
-def _adders(edit: Edit, compute: str) -> list[Any]:
+def _adders(edit: Edit, compute: str, tensor: Tensor) -> list[Any]:
     """Return row adders in the rows of the stored tensor."""
+    read = _reader(edit, compute, tensor)
     if not edit.place.transposed:
-        return [delta.row_adder(compute) for delta in edit.deltas]
+        return [delta.row_adder(compute, read) for delta in edit.deltas]
 
     def transposed(delta: Delta) -> Any:
         if isinstance(delta, Replacement):
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
-        flipped = delta.dense(dtype=compute).reshape(delta.flat_shape).T
+        # the whole tensor at once: the few that are stored so are small
+        base = read(*edit.place.rows).T if delta.needs_base else None
+        flipped = delta.dense(base, dtype=compute).reshape(edit.place.shape[0], -1).T
 
         def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
             if fresh:
@@ -635,6 +636,26 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
         return add
 
     return [transposed(delta) for delta in edit.deltas]
+
+
+def _reader(edit: Edit, compute: str, tensor: Tensor) -> Callable[[int, int], Any]:
+    """Return the function that reads any rows of an edit's part of the unmodified tensor."""
+    low = edit.place.rows[0]
+    columns = math.prod(tensor.shape[1:])
+
+    def read(start: int, stop: int) -> Any:
+        import numpy as np
+
+        shape = (stop - start, columns)
+        if not isinstance(tensor, StoredTensor):
+            return tensor.numpy().reshape(-1, columns)[low + start : low + stop].astype(compute)
+        stored = numpy_dtype(tensor.dtype)
+        rows = np.empty(shape, stored)
+        offset = tensor.info.start + (low + start) * columns * stored.itemsize
+        tensor.source.read_into(offset, rows.reshape(-1).view(np.uint8))
+        return rows.astype(compute)
+
+    return read
 
 
 def _ask(
