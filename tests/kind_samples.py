@@ -63,14 +63,13 @@ def wide(array: Array) -> Array:
 
 
 def product(up: Array, down: Array, shape: tuple[int, ...]) -> Array:
-    return np.einsum(
-        "or,rc->oc", wide(up).reshape(shape[0], -1), wide(down).reshape(len(down), -1)
-    ).reshape(shape)
+    left, right = wide(up).reshape(shape[0], -1), wide(down).reshape(len(down), -1)
+    return np.asarray(np.einsum("or,rc->oc", left, right).reshape(shape))
 
 
 def tucker(core: Array, left: Array, right: Array) -> Array:
     """W[o,i,h,w] = Σ_pq core[p,q,h,w] left[p,o] right[q,i]."""
-    return np.einsum("pqhw,po,qi->oihw", wide(core), wide(left), wide(right))
+    return np.asarray(np.einsum("pqhw,po,qi->oihw", wide(core), wide(left), wide(right)))
 
 
 def kron(w1: Array, w2: Array) -> Array:

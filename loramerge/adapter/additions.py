@@ -121,13 +121,13 @@ class AddedBias(Scaled):
 
     Args:
         value: `(out,)`.
-        scale_dim: rank of the factors it stands beside.
+        inner: rank of the factors it stands beside.
     """
 
     value: Tensor
     shape: tuple[int, ...]
     scale: Scale
-    scale_dim: int
+    inner: int
 
     kind: ClassVar[str] = "bias"  # type: ignore[misc]
     peft_type: ClassVar[str | None] = "LORA"
@@ -140,6 +140,10 @@ class AddedBias(Scaled):
     @property
     def core(self) -> Scaled | None:
         return None
+
+    @property
+    def scale_dim(self) -> int:
+        return self.inner
 
     @property
     def alpha(self) -> float | None:
