@@ -53,12 +53,14 @@ class Delta(ABC):
         shape: `(out, in)`, `(out, in, kh, kw)`, or `(n,)` for biases and norms; 0 where neither the
             file nor the family tells a size.
         needs_base: whether ΔW depends on the weight it is added to.
+        weighs: whether a file can say the kind at another weight than 1.
         computable: whether ΔW can be had at all.
         optional: whether a base that lacks the parameter is no fault.
         peft_type: the type of PEFT configuration that holds the kind, None where none does.
     """
 
     needs_base: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     computable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = None
     splits_exactly: ClassVar[bool] = True

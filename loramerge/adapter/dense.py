@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import AdapterError
-from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,8 @@ class Full(Delta):
         target = dtype or self.value.dtype
         if self.weight == 1.0 and target == self.value.dtype:
             return {self.role: self.value}
+        if self.value.unread:
+            return {self.role: RawTensor(b"", target, self.value.shape)}
         wide = "float64" if "F64" in (target, self.value.dtype) else "float32"
         return {self.role: cast(self.dense(dtype=wide), target, self.role)}
 

@@ -24,6 +24,7 @@ class Dependent(Delta):
     """A delta that is a function of the base: a final class adds its fields and `changer`."""
 
     needs_base: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     weight: float
 

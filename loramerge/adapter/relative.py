@@ -42,6 +42,7 @@ class IA3(Dependent):
     weight: float = 1.0
     companion: bool = False
 
+    weighs: ClassVar[bool] = True
     kind: ClassVar[str] = "ia3"  # type: ignore[misc]
     peft_type: ClassVar[str | None] = "IA3"
 
@@ -115,6 +116,7 @@ class GLoRA(Scaled, Dependent):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    weighs: ClassVar[bool] = True
     kind: ClassVar[str] = "glora"  # type: ignore[misc]
 
     @classmethod

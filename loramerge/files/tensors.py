@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from loramerge.files.reader import TensorFile
 
-__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor"]
+__all__ = ["ArrayTensor", "ComputedTensor", "RawTensor", "StoredTensor", "Tensor"]
 
 
 class Tensor(ABC):
@@ -108,6 +109,25 @@ class ArrayTensor(Tensor):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         return self._array.reshape(self.shape)
+
+
+class ComputedTensor(Tensor):
+    """A tensor whose values are computed each time they are asked for, and never kept."""
+
+    __slots__ = ("_make", "dtype", "shape")
+
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], make: Callable[[], np.ndarray[Any, Any]]
+    ) -> None:
+        self._make = make
+        self.dtype = dtype
+        self.shape = shape
+
+    def raw(self) -> bytes:
+        return self.numpy().tobytes()
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._make().reshape(self.shape)
 
 
 class RawTensor(Tensor):

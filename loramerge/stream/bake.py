@@ -39,7 +39,16 @@ from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
 from loramerge.stream.rounding import Rounder
 
-__all__ = ["BakePlan", "Edit", "Survival", "bake", "plan_bake", "survey"]
+__all__ = [
+    "BakePlan",
+    "Edit",
+    "Survival",
+    "bake",
+    "has_scale",
+    "plan_bake",
+    "require_family",
+    "survey",
+]
 
 BLOCK_ELEMENTS = 1 << 18
 _COPY_TASK = 4 * COPY_BLOCK
@@ -138,7 +147,7 @@ def plan_bake(
     quantised: list[str] = []
     for adapter, weight in inputs:
         adapter.require_sound()
-        _require_family(adapter, checkpoint)
+        require_family(adapter, checkpoint)
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
             w = of(site)
@@ -155,7 +164,7 @@ def plan_bake(
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
-                if not is_float(place.tensor.dtype) or _has_scale(place):
+                if not is_float(place.tensor.dtype) or has_scale(place):
                     quantised.append(f"{place.name} ({place.tensor.dtype})")
                     continue
                 if not delta.fits(place.shape):
@@ -200,7 +209,7 @@ def plan_bake(
 _SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", "_scale", ".scale")
 
 
-def _has_scale(place: Place) -> bool:
+def has_scale(place: Place) -> bool:
     """Say whether a float8 weight is stored with a scale, without which its values mean nothing."""
     if not place.tensor.dtype.startswith("F8"):
         return False
@@ -215,7 +224,12 @@ def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
     return checkpoint.slots.get((site.modules[0], site.parameter), [])
 
 
-def _require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter of another family than the base's.
+
+    Raises:
+        FamilyError: saying how each was told.
+    """
     candidates = adapter.info.detection.candidates
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
