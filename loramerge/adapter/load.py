@@ -305,6 +305,18 @@ def _check_alphas(adapter: Adapter) -> None:
                 "if the module should act, set alpha to its rank",
             )
         )
+    for site, delta in adapter.deltas.items():
+        if delta.kind in ("oft", "boft") and delta.alpha == 0:
+            adapter.info.problems.append(
+                Problem(
+                    "note",
+                    "no-constraint",
+                    site.name,
+                    "alpha, the constraint of the rotation, is 0, which is read as none, as LyCORIS "
+                    "does (kohya's oft would clamp the rotation to nothing)",
+                    "if it was trained with kohya's oft, it changes nothing",
+                )
+            )
     odd = [
         site.name
         for site, delta in adapter.deltas.items()

@@ -11,7 +11,7 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from loramerge.errors import AdapterError, NotLowRank
+from loramerge.errors import AdapterError, NotExpressible, NotLowRank
 from tests.kind_samples import METADATA, MODULES, Array, KindSample, samples, values
 from tests.samples import data_section, relative, safetensors_bytes
 
@@ -131,6 +131,38 @@ def test_without_a_base_there_is_no_difference(name: str, tmp_path: Path) -> Non
     with pytest.raises(AdapterError, match="depends on the base") as caught:
         delta.dense()
     assert "--base B" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in SAMPLES if n.startswith(("loha", "scale", "dora-out", "dora-in"))]
+)
+def test_a_peft_folder_says_the_same_or_names_what_it_cannot(name: str, tmp_path: Path) -> None:
+    layer, sample = SAMPLES[name]
+    adapter, _ = loaded(sample, layer, tmp_path)
+    folder = tmp_path / "folder"
+    if name.startswith("dora-in"):
+        with pytest.raises(NotExpressible, match="peft"):
+            save(adapter, folder, to="peft")
+        return
+    save(adapter, folder, to="peft")
+    (delta,) = load(folder).require_sound().deltas.values()
+    base = base_of(sample)
+    assert relative(dense(delta, base), sample.change(base)) < 1e-6
+    save(load(folder), tmp_path / "b.safetensors", to="kohya")
+    (again,) = load(tmp_path / "b.safetensors").require_sound().deltas.values()
+    assert again.kind == sample.kind
+    assert relative(dense(again, base), sample.change(base)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["lokr-full-full-linear", "oft-linear", "ia3-in-linear"])
+def test_a_peft_configuration_is_not_made_up(name: str, tmp_path: Path) -> None:
+    layer, sample = SAMPLES[name]
+    adapter, _ = loaded(sample, layer, tmp_path)
+    for target in ("peft", "diffusers"):
+        with pytest.raises(NotExpressible) as caught:
+            save(adapter, tmp_path / "folder", to=target)
+        assert MODULES[layer] in str(caught.value) or "attn1.to_q" in str(caught.value)
+        assert "--to kohya" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
