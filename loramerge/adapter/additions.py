@@ -11,6 +11,7 @@ from loramerge.adapter.delta import AddRows, Delta, ReadRows, put, times, values
 from loramerge.adapter.dense import Full
 from loramerge.adapter.low_rank import Factored, Scale, Scaled
 from loramerge.errors import ShapeError
+from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, Tensor
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class SparseSum(Scaled):
             ShapeError: if the sparse part is not of the size of ΔW.
         """
         indices, amounts = parts["bias_indices"], parts["bias_values"]
-        size = [int(n) for n in parts["bias_size"].numpy().reshape(-1)]
+        whole = not is_float(parts["bias_size"].dtype) and not is_float(indices.dtype)
+        size = [int(n) for n in parts["bias_size"].numpy().reshape(-1)] if whole else []
         fits = (
-            len(indices.shape) == 2
+            whole
+            and len(indices.shape) == 2
             and indices.shape == (len(size), amounts.size)
             and len(size) in (2, 4)
             and (size[0], math.prod(size[1:])) == product.flat_shape
@@ -85,7 +88,12 @@ class SparseSum(Scaled):
 
         size = tuple(int(n) for n in self.parts["bias_size"].numpy().reshape(-1))
         indices = self.parts["bias_indices"].numpy().astype("int64")
-        flat = np.ravel_multi_index(tuple(indices), size)
+        try:
+            flat = np.ravel_multi_index(tuple(indices), size)
+        except ValueError as error:
+            raise ShapeError(
+                "the sparse part has entries outside of the weight", found=str(error)
+            ) from None
         rows, columns = np.divmod(flat, math.prod(size[1:]))
         return rows, columns, times(values(self.parts["bias_values"], dtype), self.factor)
 

@@ -61,7 +61,8 @@ class LoHa(Scaled):
             ShapeError: if they do not.
         """
         halves = [_shape(parts, half) for half in "12"]
-        if halves[0] is None or halves[0] != halves[1]:
+        empty = not all(tensor.size for tensor in parts.values())
+        if empty or halves[0] is None or halves[0] != halves[1]:
             raise ShapeError(
                 "the factors of a LoHa do not fit together",
                 module=what,

@@ -137,6 +137,12 @@ def _ia3(asked: Asked) -> Made | None:
     parts = asked.only("ia3_weight", "on_input")
     if len(parts) < 2:
         return None
+    if parts["on_input"].size != 1 or not parts["ia3_weight"].size:
+        raise ShapeError(
+            "on_input is no flag, or the vector beside it is empty",
+            module=asked.module,
+            found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
+        )
     axis: Axis = "in" if parts["on_input"].item() else "out"
     return Made(IA3.of(parts, axis, asked.like), tuple(parts))
 
@@ -159,8 +165,12 @@ def _peft_ia3(asked: Asked) -> Made | None:
 def _named(names: Any, path: str) -> bool:
     """Say whether PEFT's list of modules, or its expression, means a module."""
     if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names or ())
+        try:
+            return re.fullmatch(names, path) is not None
+        except re.error:
+            return False
+    listed = names if isinstance(names, list) else []
+    return any(path == name or path.endswith(f".{name}") for name in listed)
 
 
 def _oft(asked: Asked) -> Made | None:

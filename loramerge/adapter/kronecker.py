@@ -59,7 +59,8 @@ class LoKr(Scaled):
             ShapeError: if they do not.
         """
         first, second = _shape(parts, "1"), _shape(parts, "2")
-        if first is None or second is None or len(first) != 2:
+        empty = not all(tensor.size for tensor in parts.values())
+        if empty or first is None or second is None or len(first) != 2:
             raise ShapeError(
                 "the factors of a LoKr do not fit together",
                 module=what,

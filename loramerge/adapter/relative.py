@@ -68,7 +68,8 @@ class IA3(Dependent):
         return self.parts["ia3_l"] if "ia3_l" in self.parts else self.parts["ia3_weight"]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return shape[0 if self.axis == "out" else 1] == self._value.size
+        axis = 0 if self.axis == "out" else 1
+        return len(shape) > axis and shape[axis] == self._value.size
 
     def scaled(self, weight: float) -> IA3:
         return replace(self, weight=self.weight * weight)
@@ -129,7 +130,9 @@ class GLoRA(Scaled, Dependent):
         a1, a2, b1, b2 = (parts[role].shape for role in ("a1", "a2", "b1", "b2"))
         kernel = parts["bm"].shape[2:] if "bm" in parts else b2[2:]
         fits = (
-            a1[1:2] == a2[:1]
+            min(len(a1), len(a2), len(b1), len(b2)) >= 2
+            and all(tensor.size for tensor in parts.values())
+            and a1[1:2] == a2[:1]
             and a1[:1] == a2[1:2] == b2[1:2]
             and b1[1:2] == (parts["bm"].shape[:1] if "bm" in parts else b2[:1])
             and ("bm" not in parts or parts["bm"].shape[1:2] == b2[:1])

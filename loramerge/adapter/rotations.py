@@ -92,12 +92,13 @@ def _check_blocks(parts: Mapping[str, Tensor], axes: int, what: str) -> int:
     shape = parts["oft_blocks"].shape
     outputs = math.prod(shape[-3:-1])
     rescale = parts.get("rescale")
-    square = len(shape) == axes and shape[-1] == shape[-2]
+    square = len(shape) == axes and shape[-1] == shape[-2] and outputs > 0
+    square = square and ("alpha" not in parts or parts["alpha"].size == 1)
     if not square or (rescale is not None and rescale.size != outputs):
         raise ShapeError(
             "the blocks of an OFT do not fit together",
             module=what,
-            expected="square blocks (n, b, b) or (stages, n, b, b), and n·b factors if any",
+            expected="square blocks (n, b, b) or (stages, n, b, b), one alpha, and n·b factors if any",
             found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
         )
     return outputs
@@ -262,7 +263,7 @@ class InputRotation(Dependent):
         """
         stored = parts["oft_r"].shape
         block = round((1 + math.sqrt(1 + 8 * stored[-1])) / 2) if stored else 0
-        if len(stored) != 2 or block * (block - 1) != 2 * stored[1]:
+        if len(stored) != 2 or not stored[0] or block * (block - 1) != 2 * stored[1]:
             raise ShapeError(
                 "this is no upper triangle of a block",
                 module=what,
@@ -275,7 +276,11 @@ class InputRotation(Dependent):
             )
         shared = bool(config.get("block_share"))
         terms = config.get("num_cayley_neumann_terms", 5)
-        neumann = int(terms) if config.get("use_cayley_neumann", True) else None
+        if not isinstance(terms, int):
+            raise ShapeError(
+                "num_cayley_neumann_terms is not a number", module=what, found=repr(terms)
+            )
+        neumann = terms if config.get("use_cayley_neumann", True) else None
         columns = 0 if shared else stored[0] * block
         return cls(dict(parts), block, _input_shape(columns, 0, like), neumann)
 
@@ -290,7 +295,7 @@ class InputRotation(Dependent):
             UnsupportedKind: with more than one stage, which PEFT itself runs only on CUDA.
         """
         blocks, factors = parts["boft_r"].shape, parts["boft_s"]
-        if len(blocks) != 4 or blocks[2] != blocks[3]:
+        if len(blocks) != 4 or blocks[2] != blocks[3] or not parts["boft_r"].size:
             raise ShapeError(
                 "these are no blocks of a BOFT",
                 module=what,

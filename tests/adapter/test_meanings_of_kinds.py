@@ -11,7 +11,7 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from loramerge.errors import AdapterError, NotExpressible, NotLowRank
+from loramerge.errors import AdapterError, LoramergeError, NotExpressible, NotLowRank
 from tests.kind_samples import METADATA, MODULES, Array, KindSample, samples, values
 from tests.samples import data_section, relative, safetensors_bytes
 
@@ -178,3 +178,30 @@ def test_a_lost_partner_is_reported(name: str, tmp_path: Path) -> None:
         adapter = load(path)
         with pytest.raises(AdapterError):
             adapter.require_sound()
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLES if n.endswith(("-linear", "tucker-conv3x3"))])
+def test_tensors_of_absurd_shapes_are_faults_of_the_file(name: str, tmp_path: Path) -> None:
+    layer, sample = SAMPLES[name]
+    base = base_of(sample)
+    shapes: list[tuple[int, ...]] = [
+        (),
+        (0,),
+        (1,),
+        (2, 0),
+        (3, 5),
+        (1, 1),
+        (2, 2, 2),
+        (2, 3, 4, 5),
+    ]
+    path = tmp_path / "a.safetensors"
+    for end, value in sample.keys(layer).items():
+        for shape in shapes:
+            tensors = sample.keys(layer) | {end: np.ones(shape).astype(value.dtype)}
+            path.write_bytes(safetensors_bytes(tensors, METADATA))
+            adapter = load(path)
+            for delta in adapter.deltas.values():
+                try:
+                    delta.dense(base if delta.needs_base else None)
+                except LoramergeError:
+                    continue
