@@ -6,7 +6,7 @@ from loramerge.adapter.adapter import Account, Adapter, Info, Problem, widest
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.dense import Full, Replacement
 from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.low_rank import LowRank, Scale, Tucker
+from loramerge.adapter.low_rank import LowRank, Scale, Scaled, Tucker
 
 __all__ = [
     "Account",
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "Replacement",
     "Scale",
+    "Scaled",
     "Site",
     "Tucker",
     "widest",

@@ -174,8 +174,8 @@ class Adapter:
         return dict(Counter(site.component for site in self.deltas))
 
     def ranks(self) -> dict[int, int]:
-        """Count sites by rank, low-rank kinds only."""
-        found = Counter(d.rank for d in self.deltas.values() if d.rank is not None)
+        """Count sites by rank as the file counts it, kinds of factors only."""
+        found = Counter(d.dim for d in self.deltas.values() if d.dim is not None)
         return dict(sorted(found.items()))
 
     def alphas(self) -> dict[float, int]:

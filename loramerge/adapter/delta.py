@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from loramerge.errors import NotLowRank, NumericsError
@@ -14,13 +14,17 @@ from loramerge.files.tensors import ArrayTensor, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
+    from loramerge.adapter.low_rank import Scaled
+
     Array = np.ndarray[Any, Any]
 
-__all__ = ["AddRows", "Delta", "Site", "cast", "times", "values"]
+__all__ = ["AddRows", "Delta", "ReadRows", "Site", "cast", "kernel_of", "put", "times", "values"]
 
 # (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
 # `base rows` are the same rows of the unmodified weight, as floats.
 AddRows = Callable[[int, int, Any, Any, bool], None]
+# (start, stop) → those rows of the unmodified weight, as floats, flattened to `(rows, in·kh·kw)`.
+ReadRows = Callable[[int, int], Any]
 
 
 class Site(NamedTuple):
@@ -45,15 +49,40 @@ class Delta(ABC):
     """ΔW of one site. Immutable; one final class per kind.
 
     Attributes:
-        kind: `lora`, `tucker`, `full`, `bias`, `norm`, `set`, or a kind not computed with yet.
-        shape: `(out, in)`, `(out, in, kh, kw)`, or `(n,)` for biases and norms.
+        kind: `lora`, `tucker`, `loha`, `lokr`, `dora`, … as `inspect` names it.
+        shape: `(out, in)`, `(out, in, kh, kw)`, or `(n,)` for biases and norms; 0 where neither the
+            file nor the family tells a size.
+        needs_base: whether ΔW depends on the weight it is added to.
+        weighs: whether a file can say the kind at another weight than 1.
+        computable: whether ΔW can be had at all.
+        optional: whether a base that lacks the parameter is no fault.
+        peft_type: the type of PEFT configuration that holds the kind, None where none does.
     """
 
     needs_base: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
+    computable: ClassVar[bool] = True
+    peft_type: ClassVar[str | None] = None
     splits_exactly: ClassVar[bool] = True
 
     kind: str
     shape: tuple[int, ...]
+    optional: bool = False
+
+    @property
+    def dim(self) -> int | None:
+        """The rank as the file counts it: the inner size of its factors."""
+        return self.rank
+
+    @property
+    def hides_kernel(self) -> bool:
+        """Whether the factors are those of a linear layer or of any kernel, flattened."""
+        return False
+
+    @property
+    def core(self) -> Scaled | None:
+        """The factors with one scale that the kind is made of, if it is."""
+        return None
 
     @property
     def rank(self) -> int | None:
@@ -89,6 +118,10 @@ class Delta(ABC):
     def scaled(self, weight: float) -> Delta:
         """Return `weight · ΔW`, exactly."""
 
+    def bare(self) -> Delta:
+        """Return the same without the scale of its factors, a sign apart, if there is one."""
+        return self
+
     @abstractmethod
     def stored(self) -> Mapping[str, Tensor]:
         """Return the tensors as they are in the file, by role."""
@@ -109,11 +142,27 @@ class Delta(ABC):
         """Return the same delta with the axes of `shape`, if only 1×1 kernels tell them apart."""
         return self
 
+    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
+        """Return the same ΔW under other roles, if that is what it takes to say it in `roles`.
+
+        Args:
+            beside: the delta of the weight, where this is one of the bias.
+        """
+        return self
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Say whether a weight of `shape` can be changed so (1×1 kernels apart)."""
+        return (shape[0], math.prod(shape[1:])) == self.flat_shape
+
     @abstractmethod
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         """Return a function that puts or adds row ranges of ΔW (flattened to `(out, in·kh·kw)`).
 
-        Its memory is that of the factors and one block of rows, never of ΔW.
+        Its memory is that of the factors and one block of rows, never of ΔW; only BOFT, whose
+        stages mix all rows, holds the whole weight.
+
+        Args:
+            read: gives any rows of the unmodified weight, for kinds whose rows depend on others.
         """
 
     @property
@@ -163,3 +212,25 @@ def cast(array: Array, dtype: str, what: str) -> ArrayTensor:
             hint="give --dtype float32 or --dtype bfloat16",
         )
     return ArrayTensor(rounded)
+
+
+def put(rows: Array, out: Any, fresh: bool) -> None:
+    """Put rows into `out`, or add them: what a row adder ends with."""
+    if fresh:
+        out[:] = rows
+    else:
+        out += rows
+
+
+def kernel_of(shape: tuple[int, ...], like: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return a shape with the kernel its module has, where the factors of ΔW hide it.
+
+    Args:
+        shape: `(out, in[, kh, kw])`, or `(out, in·kh·kw)` of flattened factors.
+        like: the module's shape in its family, if that is known; only its kernel counts.
+    """
+    if like is None or len(shape) != 2 or len(like) < 3:
+        return shape
+    kernel = like[2:]
+    size = math.prod(kernel)
+    return shape if shape[1] % size else (shape[0], shape[1] // size, *kernel)

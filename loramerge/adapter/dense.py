@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, cast, times, values
+from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import AdapterError
-from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,10 +58,12 @@ class Full(Delta):
         target = dtype or self.value.dtype
         if self.weight == 1.0 and target == self.value.dtype:
             return {self.role: self.value}
+        if self.value.unread:
+            return {self.role: RawTensor(b"", target, self.value.shape)}
         wide = "float64" if "F64" in (target, self.value.dtype) else "float32"
         return {self.role: cast(self.dense(dtype=wide), target, self.role)}
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         rows = self.dense(dtype=dtype).reshape(self.flat_shape)
 
         def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
@@ -121,7 +123,7 @@ class Replacement(Delta):
             return {self.role: self.value}
         return {self.role: cast(values(self.value, "float64"), target, self.role)}
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         rows = values(self.value, dtype).reshape(self.flat_shape)
 
         def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta
+from loramerge.adapter.delta import AddRows, Delta, ReadRows
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
 
@@ -21,16 +21,18 @@ __all__ = ["Foreign"]
 @final
 @dataclass(frozen=True, eq=False)
 class Foreign(Delta):
-    """The tensors of a kind such as LoHa or DoRA; everything but listing them is an error."""
+    """The tensors of a kind that is not computed with; everything but listing them is an error."""
 
     roles: Mapping[str, Tensor]
     kind: str
     shape: tuple[int, ...] = (0, 0)
 
+    computable: ClassVar[bool] = False
+
     def _refuse(self) -> UnsupportedKind:
         return UnsupportedKind(
             f"this version reads {self.kind} adapters but cannot compute with them",
-            hint="inspect works; mix, resize and bake need lora, tucker, full, bias or norm",
+            hint="inspect works; convert it with the program that made it",
         )
 
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
@@ -52,5 +54,5 @@ class Foreign(Delta):
             raise self._refuse()
         return dict(self.roles)
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         raise self._refuse()

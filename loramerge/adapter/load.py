@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ from typing import Any
 from loramerge.adapter.adapter import Adapter, Info, Problem
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.dense import Full, Replacement
-from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.low_rank import Factored, LowRank, Scale, Tucker
+from loramerge.adapter.kinds import Asked, make_bias, make_weight
+from loramerge.adapter.low_rank import Factored, Scale
+from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.source import Source, open_source
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
-from loramerge.dialects.roles import kind_of
 from loramerge.dialects.tables import positions
-from loramerge.errors import FormatError, ShapeError, nearest
+from loramerge.errors import FormatError, LoramergeError, ShapeError, nearest
 from loramerge.files.tensors import Tensor
 
 __all__ = ["load"]
@@ -67,7 +65,7 @@ def load(path: str | PathLike[str]) -> Adapter:
             unknown += group.roles.values()
             continue
         try:
-            sites = _sites(group, module, source)
+            sites = _sites(group, module, source, detection)
         except ShapeError as error:
             info.problems.append(
                 Problem("error", "shape", module, f"{error.problem}: {error.found}", _EXPORT_AGAIN)
@@ -91,7 +89,7 @@ _EXPORT_AGAIN = "export or download the file again; it cannot be used as it is"
 
 
 def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """Return the shape of a group's weight, if its factors tell it."""
+    """Return the shape of a group's weight, if its factors tell it, as `detect` takes it."""
     roles = group.roles
     if "up" in roles and "down" in roles:
         up, down = tensors[roles["up"]].shape, tensors[roles["down"]].shape
@@ -100,7 +98,15 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     for role in ("diff", "w_norm", "set_weight"):
         if role in roles:
             return tensors[roles[role]].shape
-    return None
+    parts = {role: tensors[key] for role, key in roles.items()}
+    try:
+        made = make_weight(Asked(parts, Scale, group.stem))
+    except LoramergeError:
+        return None
+    shape = made.delta.shape if made is not None else ()
+    if made is None or not shape or not all(shape):
+        return None
+    return (*shape, 0) if made.delta.hides_kernel else shape
 
 
 def _module(group: Group, detection: Detection) -> str | None:
@@ -112,92 +118,97 @@ def _module(group: Group, detection: Detection) -> str | None:
     return stem.module if stem else None
 
 
-def _sites(group: Group, module: str, source: Source) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
+def _sites(
+    group: Group, module: str, source: Source, detection: Detection
+) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
-    kind = kind_of(tensors.keys())
-    weight = Site((module,))
-    if kind in ("lora", "tucker"):
-        scale = _scale(group, module, tensors, source)
-        delta: Delta
-        if kind == "tucker":
-            delta = Tucker.of(tensors["up"], tensors["down"], tensors["mid"], scale, module)
-        else:
-            delta = LowRank.of(tensors["up"], tensors["down"], scale, module)
-        found[weight] = (delta, ("up", "down", "mid", "alpha"))
-    elif kind is not None and kind not in ("full", "bias", "norm", "set"):
-        apart = {role: t for role, t in tensors.items() if role not in _BIASES}
-        shape = _shape(group, source.tensors) or (0, 0)
-        found[weight] = (Foreign(apart, kind, shape), tuple(apart))
+    weight, bias = Site((module,)), Site((module,), "bias")
+    known = detection.naming.find(module) if detection.naming else None
+    config, path = _config_of(group, module, source)
+    asked = Asked(
+        {role: t for role, t in tensors.items() if role not in _BIASES},
+        lambda: _scale(group, module, tensors, source),
+        module,
+        known.shape if known else None,
+        config or {},
+        path,
+    )
+    made = make_weight(asked)
+    if made is not None:
+        found[weight] = made
+    beside = make_bias(asked, made)
+    if beside is not None:
+        found[bias] = beside
     for role in _WHOLE:
         if role not in tensors or (weight in found and role not in _BIASES):
             continue
-        site = Site((module,), "bias" if role in _BIASES else "weight")
+        site = bias if role in _BIASES else weight
         make = Replacement.of if role.startswith("set") else Full.of
         found[site] = (make(tensors[role], role), (role,))
     return found
 
 
-def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Source) -> Scale:
-    """Return the scale of a low-rank group: from its alpha, or its configuration, or none."""
-    if "alpha" in tensors:
-        stored = tensors["alpha"]
-        if stored.size != 1:
-            raise ShapeError(
-                "alpha is not one number", module=module, found=f"alpha {list(stored.shape)}"
-            )
-        return Scale(stored.item(), stored)
+def _config_of(group: Group, module: str, source: Source) -> tuple[Mapping[str, Any] | None, str]:
+    """Return PEFT's configuration of a module, if there is one, and the name it goes by there."""
     component, _, path = module.partition(".")
     config = source.configs.get(component)
-    if config is None:
-        config, path = source.configs.get(""), _peft_path(group.stem)
+    return (source.configs.get(""), _peft_path(group.stem)) if config is None else (config, path)
+
+
+def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Source) -> Scale:
+    """Return the scale of a group's factors: from its tensors, or its configuration, or none."""
+    stated = {role: tensors[role] for role in ("alpha", "scale") if role in tensors}
+    for role, tensor in stated.items():
+        if tensor.size != 1:
+            raise ShapeError(
+                f"{role} is not one number",
+                module=module,
+                found=f"{role} {list(tensor.shape)}",
+            )
+    if stated:
+        alpha, ratio = stated.get("alpha"), stated.get("scale")
+        return Scale(
+            None if alpha is None else alpha.item(),
+            alpha,
+            ratio=None if ratio is None else ratio.item(),
+            stated=ratio,
+        )
+    config, path = _config_of(group, module, source)
     if config is None:
         return Scale()
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, Mapping):
-        raise ShapeError("alpha_pattern is not a mapping", module=module, found=patterns)
-    alpha = _pattern_value(patterns, path)
-    if alpha is None:
-        alpha = config.get("lora_alpha")
-    if alpha is None:
+    word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
+    alpha_here = _configured(config, "alpha_pattern", word, path, module)
+    if alpha_here is None:
         return Scale()
-    if not isinstance(alpha, (int, float)):
-        raise ShapeError("alpha is not a number", module=module, found=alpha)
-    return Scale(float(alpha), root=bool(config.get("use_rslora")))
+    if config.get("peft_type") == "LOKR" and {"lokr_w1", "lokr_w2"} <= tensors.keys():
+        # PEFT divides by the rank it was given also where no factor shows it
+        rank = _configured(config, "rank_pattern", "r", path, module)
+        return Scale(alpha_here, ratio=alpha_here / (rank or 8))
+    return Scale(alpha_here, root=bool(config.get("use_rslora")))
+
+
+def _configured(
+    config: Mapping[str, Any], patterns: str, word: str, path: str, module: str
+) -> float | None:
+    """Return a number of a PEFT configuration: that of the first pattern that matches, or of all."""
+    table = config.get(patterns) or {}
+    if not isinstance(table, Mapping):
+        raise ShapeError(f"{patterns} is not a mapping", module=module, found=table)
+    value = pattern_value(table, path)
+    if value is None:
+        value = config.get(word)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        what = "alpha" if word.endswith("alpha") else word
+        raise ShapeError(f"{what} is not a number", module=module, found=value)
+    return float(value)
 
 
 def _peft_path(stem: str) -> str:
     return stem.removeprefix("base_model.model.")
-
-
-def _pattern_value(patterns: Mapping[str, Any], path: str) -> Any:
-    """Return the value of the first PEFT pattern that matches a module's path.
-
-    PEFT matches each key as a regular expression on the path or on its end after a dot.
-    """
-    for pattern, value in patterns.items():
-        if _matches(pattern, path):
-            return value
-    return None
-
-
-_PLAIN = re.compile(r"[\w.]*\.(\w+)")
-
-
-@cache
-def _pattern(pattern: str) -> tuple[str, re.Pattern[str] | None]:
-    """Return what a path must end with, and the expression; None if it is not one."""
-    plain = _PLAIN.fullmatch(pattern)
-    try:
-        return plain[1] if plain else "", re.compile(rf"(.*\.)?({pattern})$")
-    except re.error:
-        return pattern, None
-
-
-def _matches(pattern: str, path: str) -> bool:
-    end, expression = _pattern(pattern)
-    return path.endswith(end) and (expression is None or expression.match(path) is not None)
 
 
 def _place(
@@ -294,6 +305,18 @@ def _check_alphas(adapter: Adapter) -> None:
                 "if the module should act, set alpha to its rank",
             )
         )
+    for site, delta in adapter.deltas.items():
+        if delta.kind in ("oft", "boft") and delta.alpha == 0:
+            adapter.info.problems.append(
+                Problem(
+                    "note",
+                    "no-constraint",
+                    site.name,
+                    "alpha, the constraint of the rotation, is 0, which is read as none, as LyCORIS "
+                    "does (kohya's oft would clamp the rotation to nothing)",
+                    "if it was trained with kohya's oft, it changes nothing",
+                )
+            )
     odd = [
         site.name
         for site, delta in adapter.deltas.items()

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from typing import cast as cast_type
 
-from loramerge.adapter.delta import AddRows, Delta, cast, times, values
+from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import NumericsError, ShapeError
+from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Factored", "LowRank", "Scale", "Tucker"]
+__all__ = ["Factored", "LowRank", "Scale", "Scaled", "Tucker"]
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,37 @@ class Scale:
         stored: the tensor alpha was read from, if it was one.
         root: rsLoRA, divide by the square root of the rank.
         weight: the user's coefficient.
+        ratio: what the file states in the place of alpha / rank, which it overrides.
+        stated: the tensor the ratio was read from, if it was one.
     """
 
     alpha: float | None = None
     stored: Tensor | None = None
     root: bool = False
     weight: float = 1.0
+    ratio: float | None = None
+    stated: Tensor | None = None
 
     @property
     def unchanged(self) -> bool:
         """Whether it says what the file said, so that it can be written again as it was."""
-        return (
-            self.weight == 1.0 and not self.root and (self.alpha is None or self.stored is not None)
+        if self.weight != 1.0 or self.root:
+            return False
+        return (self.alpha is None or self.stored is not None) and (
+            self.ratio is None or self.stated is not None
         )
 
-    def value(self, rank: int) -> float:
-        """Return the factor for a rank."""
-        if self.alpha is None:
+    @property
+    def beside(self) -> dict[str, Tensor]:
+        """The tensors it was read from, by role."""
+        read = {"alpha": self.stored, "scale": self.stated}
+        return {role: tensor for role, tensor in read.items() if tensor is not None}
+
+    def value(self, rank: int | None) -> float:
+        """Return the factor for a rank; None where alpha does not count."""
+        if self.ratio is not None:
+            return self.weight * self.ratio
+        if self.alpha is None or rank is None:
             return self.weight
         return self.weight * self.alpha / (math.sqrt(rank) if self.root else rank)
 
@@ -54,7 +69,7 @@ class Scale:
 def _scaled_tensor(tensor: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
     """Return a tensor times a factor in its own or another float type, rounded once."""
     target = dtype or tensor.dtype
-    if factor == 1.0 and target == tensor.dtype:
+    if not is_float(tensor.dtype) or (factor == 1.0 and target == tensor.dtype):
         return tensor
     if tensor.unread:
         return RawTensor(b"", target, tensor.shape)
@@ -134,27 +149,37 @@ def _encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tens
     return sign, RawTensor(single, "F32", ())
 
 
-class Factored(Delta):
-    """What kinds of factors with one scale have in common; abstract.
+class Scaled(Delta):
+    """What kinds with one scale before everything have in common; abstract.
 
-    A final class adds its fields, `factors`, and `stored` with `up` and `down` among the roles.
+    A final class adds its fields, what it computes, and `carriers`: the roles that take in what
+    alpha cannot.
     """
 
-    up: Tensor
-    down: Tensor
     scale: Scale
 
     @property
-    def rank(self) -> int:
-        return self.up.shape[1]
+    def core(self) -> Scaled | None:
+        return self
 
     @property
     def alpha(self) -> float | None:
         return self.scale.alpha
 
-    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        up, down = self.factors(dtype)
-        return (up @ down).reshape(self.shape)
+    @property
+    def scale_dim(self) -> int | None:
+        """What alpha is divided by; None where alpha does not count."""
+        return self.dim
+
+    @property
+    def factor(self) -> float:
+        """What everything is multiplied by."""
+        return self.scale.value(self.scale_dim)
+
+    @property
+    def carriers(self) -> tuple[str, ...]:
+        """The roles to multiply so that ΔW is multiplied."""
+        raise NotImplementedError
 
     def _replaced(self, **fields: Any) -> Self:
         changed: Self = replace(cast_type(Any, self), **fields)
@@ -163,7 +188,51 @@ class Factored(Delta):
     def scaled(self, weight: float) -> Self:
         return self._replaced(scale=replace(self.scale, weight=self.scale.weight * weight))
 
+    def bare(self) -> Self:
+        """Return the same without a scale, a sign apart: the configuration states the rest."""
+        return self._replaced(scale=Scale(weight=math.copysign(1.0, self.factor)))
+
     def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        scale, dim = self.scale, self.scale_dim
+        beside: dict[str, Tensor] = scale.beside if alpha else {}
+        factor = self.factor
+        if alpha and scale.unchanged:
+            factor = 1.0
+        elif alpha and dim is not None:
+            factor, tensor = _encoded_scale(scale, dim, alpha=True)
+            beside = {} if tensor is None else {"alpha": tensor}
+        else:
+            beside.pop("scale", None)
+        return self._written(factor, dtype) | beside
+
+    def _written(self, factor: float, dtype: str | None) -> dict[str, Tensor]:
+        """Return the tensors to write, times a factor."""
+        return {
+            role: _scaled_tensor(tensor, factor if role in self.carriers else 1.0, dtype, role)
+            for role, tensor in self.stored().items()
+        }
+
+
+class Factored(Scaled):
+    """What kinds of two factors have in common; abstract.
+
+    A final class adds its fields, `factors`, and `stored` with `up` and `down` among the roles.
+    """
+
+    up: Tensor
+    down: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        up, down = self.factors(dtype)
+        return (up @ down).reshape(self.shape)
+
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        if alpha and self.scale.ratio is not None and self.scale.unchanged:
+            return self._written(1.0, dtype) | self.scale.beside
         factor, tensor = _encoded_scale(self.scale, self.rank, alpha=alpha)
         roles = self._written(factor, dtype)
         return roles if tensor is None else roles | {"alpha": tensor}
@@ -188,7 +257,7 @@ class Factored(Delta):
         }
         return {"up": up, "down": down, **rest}
 
-    def row_adder(self, dtype: str = "float32") -> AddRows:
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         import numpy as np
 
         up, down = self.factors(dtype)
@@ -218,6 +287,7 @@ class LowRank(Factored):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    peft_type: ClassVar[str | None] = "LORA"
     kind: ClassVar[str] = "lora"  # type: ignore[misc]  # fixed by the class, per instance elsewhere
 
     @classmethod

@@ -159,11 +159,13 @@ def network_metadata(
     Args:
         alphas: those that are written, the rank where none is.
     """
-    ranks = {d.rank for d in deltas.values() if d.rank is not None}
+    ranks = {d.dim for d in deltas.values() if d.core is not None and d.dim is not None}
     if not ranks:
         return {}
+    plain = all(d.kind == "lora" for d in deltas.values() if d.core is not None)
+    module = "networks.lora" if plain else "lycoris.kohya"
     entries = {
-        "ss_network_module": adapter.info.metadata.get("ss_network_module", "networks.lora"),
+        "ss_network_module": adapter.info.metadata.get("ss_network_module", module),
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
     }

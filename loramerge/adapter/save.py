@@ -14,8 +14,9 @@ from typing import Any
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
-from loramerge.adapter.low_rank import Factored, LowRank
+from loramerge.adapter.low_rank import Factored
 from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.tables import PEFT_ALONE, positions
@@ -122,9 +123,12 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     alphas = _plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: _keeps_alpha(adapter, site, target) for site in _of_each(adapter)}
     stated: set[float] = set()
+    words = target.roles()
     for site, delta in adapter.deltas.items():
         spelled = _spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
+        beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
+        delta = delta.respelled(words, beside)
         try:
             plan = alphas.get(site.component, _Alphas())
             had = not spelled or (site, "alpha") in adapter.info.spelling
@@ -134,8 +138,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
             raise
-        if delta.rank is not None:
-            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.rank))
+        if delta.core is not None and delta.dim is not None:
+            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.dim))
         for role, tensor in roles.items():
             key = _key(adapter, site, role, target)
             if key is None:
@@ -171,9 +175,16 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
 
 def _spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
     return any(
-        adapter.info.spelling.get((site, role), ("",))[0] == target.name
-        for role in ("up", "diff", "diff_b", "w_norm", "b_norm", "set_weight", "set_bias")
+        adapter.info.spelling.get((site, role), ("",))[0] == target.name for role in _LEADING
     )
+
+
+# of every kind a role that it always has, or one of two
+_LEADING = (
+    "up", "diff", "diff_b", "w_norm", "b_norm", "set_weight", "set_bias", "up_bias", "hada_w1_a",
+    "lokr_w1", "lokr_w1_a", "oft_blocks", "ia3_weight", "ia3_l", "oft_r", "boft_r", "a1",
+    "embedding_up",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -249,9 +260,8 @@ def _of_each(adapter: Adapter) -> list[Site]:
 def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> bool:
     """Say whether a delta is the one its file holds, in the target's spelling."""
     return (
-        isinstance(delta, LowRank)
-        and isinstance(delta.up, StoredTensor)
-        and delta.scale.weight == 1.0
+        all(isinstance(tensor, StoredTensor) for tensor in delta.stored().values())
+        and (delta.core is None or delta.core.scale.weight == 1.0)
         and _spelled_before(adapter, site, target)
     )
 
@@ -266,18 +276,18 @@ def _roles(
         alphas: how the component's alphas are written.
         had: the file has an alpha for the site.
     """
-    if keeps and target.alpha != "tensor" and isinstance(delta, LowRank):
-        # the scale goes into the configuration, its sign into up
-        sign = math.copysign(1.0, delta.scale.value(delta.rank))
-        bare = LowRank(delta.up, delta.down, delta.shape).scaled(sign)
-        return bare.encoded(dtype, alpha=False)
+    if keeps and target.alpha != "tensor" and delta.core is not None:
+        # the scale goes into the configuration, its sign into the factors
+        return delta.bare().encoded(dtype, alpha=False)
     if target.alpha == "tensor" and isinstance(delta, Factored) and alphas.one is not None:
         value = delta.scale.value(delta.rank)
         if value and abs(value) * delta.rank != alphas.one:
             return delta.stated(dtype, alphas.one)
         return delta.encoded(dtype, alpha=keeps)
     roles = delta.encoded(dtype, alpha=keeps)
-    if alphas.none or (isinstance(delta, Factored) and delta.scale.alpha is None and not had):
+    if isinstance(delta, Factored) and (
+        alphas.none or (delta.scale.alpha is None and delta.scale.ratio is None and not had)
+    ):
         roles.pop("alpha", None)  # the file had none, and it would say nothing
     return roles
 
@@ -353,25 +363,31 @@ def _by_component(adapter: Adapter, deltas: Mapping[Site, Delta]) -> dict[str, d
         component, _, path = site.modules[0].partition(".")
         if opaque and component not in adapter.info.configs:
             component, path = "", site.modules[0]
-        found.setdefault(component, {})[without_text_model(path)] = delta
+        here = found.setdefault(component, {})
+        if site.parameter == "weight" or without_text_model(path) not in here:
+            here[without_text_model(path)] = delta
     return found
 
 
-def _patterns(deltas: Mapping[str, Delta], *, scaled: bool) -> dict[str, Any]:
-    """Return r, lora_alpha and the patterns that give every module its rank and scale."""
-    low_rank = {path: d for path, d in deltas.items() if isinstance(d, LowRank)}
-    ranks = {path: d.rank for path, d in low_rank.items()}
+def _patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> dict[str, Any]:
+    """Return r, alpha and the patterns that give every module its rank and scale.
+
+    Args:
+        alpha: what the configuration calls alpha.
+    """
+    cores = {path: (c, c.dim or 1) for path, d in deltas.items() if (c := d.core) is not None}
+    ranks = {path: dim for path, (_, dim) in cores.items()}
     alphas = {
-        path: abs(d.scale.value(d.rank)) * d.rank if scaled else float(d.rank)
-        for path, d in low_rank.items()
+        path: abs(core.factor) * dim if scaled else float(dim)
+        for path, (core, dim) in cores.items()
     }
     rank = _commonest(ranks.values(), 8)
-    alpha = _commonest(alphas.values(), float(rank))
+    common = _commonest(alphas.values(), float(rank))
     return {
         "r": rank,
-        "lora_alpha": _plain(alpha),
+        alpha: _plain(common),
         "rank_pattern": {p: r for p, r in sorted(ranks.items()) if r != rank},
-        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != alpha},
+        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != common},
     }
 
 
@@ -398,8 +414,10 @@ def _header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Del
             if site.component == component
         )
         own = adapter.info.configs.get(component, {})
-        config = own | _patterns(deltas, scaled=scaled)
+        config = own | _patterns(deltas, scaled=scaled, alpha="lora_alpha")
         config |= {"target_modules": sorted(deltas), "use_rslora": False, "peft_type": "LORA"}
+        if any(delta.kind == "dora" for delta in deltas.values()):
+            config["use_dora"] = True
         flat |= {f"{component}.{name}": value for name, value in config.items()}
     return json.dumps(flat, sort_keys=True)
 
@@ -408,9 +426,20 @@ def _peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) 
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if adapter.info.dialect == "peft" else {}
-    config: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "inference_mode": True, **own}
-    config |= _patterns(deltas, scaled=True) | {"use_rslora": False, "use_dora": False}
-    targets = sorted(path for path, d in deltas.items() if d.rank is not None)
+    kind = _peft_type(adapter, component, deltas)
+    config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
+    if kind == "LORA":
+        dora = any(delta.kind == "dora" for delta in deltas.values())
+        config = {"bias": "none", **config} | _patterns(deltas, scaled=True, alpha="lora_alpha")
+        config |= {"use_rslora": False, "use_dora": dora}
+        if any(site.parameter == "bias" and d.peft_type for site, d in adapter.deltas.items()):
+            config["lora_bias"] = True
+    elif kind == "LOHA":
+        config |= _patterns(deltas, scaled=True, alpha="alpha")
+        config["use_effective_conv2d"] = any("hada_t1" in d.stored() for d in deltas.values())
+    elif kind == "LOKR":
+        config |= _patterns(deltas, scaled=True, alpha="alpha") | _lokr_ranks(deltas, own)
+    targets = sorted(path for path, d in deltas.items() if d.peft_type is not None)
     kept = own.get("target_modules")
     covered = isinstance(kept, list) and all(
         any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
@@ -420,6 +449,50 @@ def _peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) 
     if replaced or own.get("modules_to_save"):
         config["modules_to_save"] = own.get("modules_to_save") or replaced
     return config
+
+
+def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> str:
+    """Return the one PEFT type of a component's deltas.
+
+    Raises:
+        NotExpressible: if there are several; if only some modules are DoRA, of which PEFT would
+            make all; or if shapes follow from a configuration that was never read (LoKr, (IA)³ and
+            rotations can be written only if they came from PEFT).
+    """
+    found = {d.peft_type for d in deltas.values() if d.peft_type is not None} or {"LORA"}
+    dora = {d.kind == "dora" for d in deltas.values() if d.peft_type == "LORA"}
+    configs = adapter.info.configs
+    own = configs.get(component, configs.get("", {})).get("peft_type", "LORA")
+    unread = found - {"LORA", "LOHA", own}
+    if len(found) == 1 and len(dora) < 2 and not unread:
+        return found.pop()
+    kinds = sorted({delta.kind for delta in deltas.values()})
+    raise NotExpressible(
+        f"a PEFT configuration cannot say {' beside '.join(kinds)}"
+        if not unread
+        else f"a PEFT configuration of {' and '.join(kinds)} cannot be made up",
+        file=adapter.info.path,
+        module=listed(list(deltas), 4),
+        expected="one kind in all modules of a component",
+        hint="write kohya (--to kohya), or give --base and a rank to make it plain LoRA",
+    )
+
+
+def _lokr_ranks(deltas: Mapping[str, Delta], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ranks and alphas of a LoKr configuration that was read: where no factor shows the rank,
+    it is the configuration's, and the scale is alpha divided by it."""
+    rank = own.get("r", 8)
+    table = own.get("rank_pattern") or {}
+    ranks = {p: pattern_value(table, p) or rank for p in deltas}
+    cores = {path: core for path, d in deltas.items() if (core := d.core) is not None}
+    alphas = {p: abs(core.factor) * (core.dim or ranks[p]) for p, core in cores.items()}
+    common = _commonest(alphas.values(), float(rank))
+    return {
+        "r": rank,
+        "rank_pattern": table,
+        "alpha": _plain(common),
+        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != common},
+    }
 
 
 def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) -> None:

@@ -14,10 +14,11 @@ from loramerge.files.pickled import is_pickle, load_pickle, pickled_tensors, ten
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import Tensor
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "Source", "open_source"]
+__all__ = ["CONFIG_NAME", "PEFT_TYPES", "WEIGHTS_NAME", "Source", "open_source"]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+PEFT_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _HEADER_CONFIG = "lora_adapter_metadata"
@@ -96,11 +97,11 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CorruptFile("the configuration is not a JSON object", file=path)
     kind = content.get("peft_type", "LORA")
-    if kind != "LORA":
+    if kind not in PEFT_TYPES:
         raise FormatError(
             f"a PEFT adapter of type {kind} cannot be read",
             file=path,
-            expected="peft_type LORA",
+            expected=f"peft_type {', '.join(PEFT_TYPES)}",
             found=kind,
         )
     return content

@@ -7,6 +7,7 @@ and brought to their numerical rank; a term without a low-rank form makes the su
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,20 @@ from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, LoramergeError, NumericsError, ShapeError
-from loramerge.events import Notify, ignore
+from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
+from loramerge.files.tensors import ArrayTensor
 
-__all__ = ["Combined", "Outcome", "SizeModel", "combine", "naming", "terms_of", "uncut"]
+__all__ = [
+    "Combined",
+    "Outcome",
+    "SizeModel",
+    "combine",
+    "naming",
+    "require_base_free",
+    "terms_of",
+    "uncut",
+]
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,35 @@ def terms_of(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, list[Delta]
     return terms
 
 
+def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) -> None:
+    """Refuse kinds that depend on the base where more is asked than carrying them along.
+
+    Replacements are apart: equal ones can be mixed.
+
+    Raises:
+        AdapterError: naming file, module and kind.
+    """
+    uses: Counter[Site] = Counter()
+    for adapter, weight in inputs:
+        of = weight.on(adapter)
+        uses.update(site for site in adapter.deltas if of(site) != 0.0)
+    for adapter, weight in inputs:
+        of = weight.on(adapter)
+        for site, delta in adapter.deltas.items():
+            w = of(site)
+            if not delta.needs_base or isinstance(delta, Replacement) or w == 0.0:
+                continue
+            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.weighs):
+                raise AdapterError(
+                    f"what a {delta.kind} delta changes depends on the base, so without the base "
+                    "it cannot be added to others, weighted or re-ranked",
+                    file=adapter.info.path,
+                    module=site.name,
+                    found=f"kind {delta.kind}",
+                    hint="give the base it is for: --base B",
+                )
+
+
 def combine(
     terms: Mapping[Site, Sequence[Delta]],
     rule: RankRule,
@@ -181,7 +221,38 @@ def combine(
         with naming(site), _quiet():
             return _site(site, terms[site], rule, chosen, how)
 
-    return Combined(tuple(ordered(work, terms, threads=threads, task=task, notify=notify)))
+    combined = Combined(tuple(ordered(work, terms, threads=threads, task=task, notify=notify)))
+    _tell_of_kinds(terms, combined, notify)
+    return combined
+
+
+def _tell_of_kinds(
+    terms: Mapping[Site, Sequence[Delta]], combined: Combined, notify: Notify
+) -> None:
+    """Say what sums of other kinds than LoRA have become."""
+    became: Counter[str] = Counter()
+    kinds: set[str] = set()
+    for outcome in combined.outcomes:
+        other = {term.kind for term in terms[outcome.site]} & _PRODUCTS
+        if outcome.delta is not None and other and outcome.delta.kind not in other:
+            kinds |= other
+            became[outcome.delta.kind] += 1
+    words = {"lora": "as plain LoRA", "full": "as whole differences, which are smaller"}
+    if became:
+        how = " and ".join(f"{n} {words[kind]}" for kind, n in sorted(became.items()))
+        notify(Note(f"modules of {', '.join(sorted(kinds))} are written {how}"))
+
+
+# kinds with exact low-rank forms, or none, that are not those of a LoRA
+_PRODUCTS = frozenset({"loha", "lokr", "sparse-bias"})
+
+
+def _is_smaller_whole(terms: Sequence[Delta], rank: int) -> bool:
+    """Say whether factors of a rank would be larger than ΔW, for kinds whose ranks multiply."""
+    rows, columns = terms[0].flat_shape
+    return (
+        any(term.kind in _PRODUCTS for term in terms) and rank * (rows + columns) >= rows * columns
+    )
 
 
 @contextmanager
@@ -236,6 +307,8 @@ def _site(
         return Outcome(site, None, before, energy, lost)
     if only is not None and only.rank is not None and k >= only.rank:
         return Outcome(site, only, before, energy, 0.0)  # nothing to cut: the factors stay
+    if not rule.truncates and _is_smaller_whole(terms, k):
+        return _uncut(site, terms)
     up, down = decomposition.truncate(k)
     return Outcome(site, LowRank.from_arrays(up, down, terms[0].shape), before, energy, lost)
 
@@ -248,7 +321,11 @@ def _uncut(site: Site, terms: Sequence[Delta]) -> Outcome:
     if any(isinstance(term, Replacement) for term in terms):
         return Outcome(site, _same_replacement(terms), None, math.nan, 0.0)
     total = _dense_sum(terms)
-    full = next(term for term in terms if isinstance(term, Full))
+    shape = max((term.shape for term in terms), key=len)  # a kernel some factors hide
+    full = next((term for term in terms if isinstance(term, Full)), None)
+    if full is None:
+        role = "diff" if site.parameter == "weight" else "diff_b"
+        full = Full.of(ArrayTensor(total.reshape(shape)), role)
     return Outcome(site, full.with_array(total), None, math.nan, 0.0)
 
 

@@ -54,7 +54,7 @@ class Comparison:
     Args:
         sites: moments of every shared site that could be compared.
         only_a, only_b: names of sites that one side lacks.
-        skipped: shared sites whose kinds need a base or are not computed with yet.
+        skipped: shared sites whose kinds need a base or are not computed with.
         outside: moments of the sites that one side lacks.
     """
 
@@ -141,9 +141,7 @@ def _finite(site: Site, product: float) -> float:
 
 
 def _comparable(*deltas: Delta) -> bool:
-    return all(
-        not d.needs_base and d.kind in ("lora", "tucker", "full", "bias", "norm") for d in deltas
-    )
+    return all(d.computable and not d.needs_base for d in deltas)
 
 
 def compare(

@@ -63,12 +63,12 @@ def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], 
         "module": site.name,
         "kind": delta.kind,
         "shape": list(delta.shape),
-        "rank": delta.rank,
+        "rank": delta.dim,
         "alpha": delta.alpha,
         "norm": None,
     }
     problems = _not_finite(site, delta)
-    computable = delta.kind in ("lora", "tucker", "full", "bias", "norm")
+    computable = delta.computable and not delta.needs_base
     if problems or not computable:
         return problems, row
     if delta.rank is None:

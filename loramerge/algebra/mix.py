@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.metadata import combined as combined_metadata
-from loramerge.algebra.combine import Combined, SizeModel, combine, terms_of
+from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free, terms_of
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.weights import Weight
 from loramerge.dialects.detect import Detection
@@ -51,6 +51,7 @@ def mix(
         raise UsageError("mix needs at least one adapter")
     for adapter, _ in inputs:
         adapter.require_sound()
+    require_base_free(inputs, rule)
     terms = terms_of(inputs)
     frame = mixed_frame([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:

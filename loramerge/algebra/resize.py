@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
-from loramerge.algebra.combine import Combined, SizeModel, combine
+from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free
 from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
 
@@ -41,6 +42,7 @@ def resize(
             hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
         )
     adapter.require_sound()
+    require_base_free([(adapter, Weight())], rule)
     combined = combine(
         {site: [delta] for site, delta in adapter.deltas.items()},
         rule,

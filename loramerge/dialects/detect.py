@@ -49,6 +49,16 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if math.prod(shape[2:]) == 1 else shape
 
 
+def _same(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Say whether a shape is a module's, 1×1 kernels apart.
+
+    `(out, in·kh·kw, 0)` stands for one whose factors hide the kernel, and so how many axes it has.
+    """
+    if found[2:] == (0,):
+        return found[:2] == (shape[0], math.prod(shape[1:]))
+    return _flat(found) == _flat(shape)
+
+
 def _score(
     family: Family, groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
 ) -> tuple[int, int, int]:
@@ -62,8 +72,8 @@ def _score(
         matched += 1
         shape = shapes.get((dialect, name))
         if shape is not None:
-            exact += _flat(shape) == _flat(stem.shape)
-            axes += len(shape) == len(stem.shape)
+            exact += _same(shape, stem.shape)
+            axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
     return matched, exact, axes
 
 
@@ -76,7 +86,7 @@ def _plausible(
     found = []
     for family in FAMILIES.values():
         fits = [
-            _flat(shapes.get((name, stem), shape)) == _flat(shape)
+            _same(shapes.get((name, stem), shape), shape)
             for name in names
             for stem, shape in probe_stems(DIALECTS[name], family).items()
             if (name, stem) in stems
@@ -95,7 +105,8 @@ def detect(
 
     Args:
         groups: the file's modules as classified.
-        shapes: (dialect, stem) → `(out, in[, kh, kw])` of the weight, where the factors tell it.
+        shapes: (dialect, stem) → `(out, in[, kh, kw])` of the weight, where the factors tell it, or
+            `(out, in·kh·kw, 0)` where they hide the kernel.
         metadata: the header's strings; decides only where stems and shapes do not.
     """
     if not groups:

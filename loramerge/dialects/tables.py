@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from loramerge.dialects.roles import LYCORIS_ROLES
+from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form, Modules, Stems
 from loramerge.families import Family, Module
 from loramerge.families.clip import without_text_model
@@ -134,7 +134,7 @@ _PEFT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "down": (".lora_A.weight", ".lora_A.default.weight"),
     "up": (".lora_B.weight", ".lora_B.default.weight"),
     "up_bias": (".lora_B.bias", ".lora_B.default.bias"),
-    "dora_scale": (
+    "magnitude": (
         ".lora_magnitude_vector",
         ".lora_magnitude_vector.weight",
         ".lora_magnitude_vector.default.weight",
@@ -235,7 +235,7 @@ PEFT = Dialect(
     forms=(
         Form(
             _spell(_fixed(_PEFT_PREFIXES), _transformers_path, _path, _short_path),
-            {**_PEFT_SUFFIXES, "set_weight": (".weight",), "set_bias": (".bias",)},
+            {**_PEFT_SUFFIXES, **PEFT_ROLES, "set_weight": (".weight",), "set_bias": (".bias",)},
         ),
     ),
     alpha="config",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from loramerge.files.reader import TensorFile
 
-__all__ = ["ArrayTensor", "RawTensor", "StoredTensor", "Tensor", "blocks", "same_bytes"]
+__all__ = [
+    "ArrayTensor",
+    "ComputedTensor",
+    "RawTensor",
+    "StoredTensor",
+    "Tensor",
+    "blocks",
+    "same_bytes",
+]
 
 
 class Tensor(ABC):
@@ -110,6 +118,25 @@ class ArrayTensor(Tensor):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         return self._array.reshape(self.shape)
+
+
+class ComputedTensor(Tensor):
+    """A tensor whose values are computed each time they are asked for, and never kept."""
+
+    __slots__ = ("_make", "dtype", "shape")
+
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], make: Callable[[], np.ndarray[Any, Any]]
+    ) -> None:
+        self._make = make
+        self.dtype = dtype
+        self.shape = shape
+
+    def raw(self) -> bytes:
+        return self.numpy().tobytes()
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._make().reshape(self.shape)
 
 
 class RawTensor(Tensor):

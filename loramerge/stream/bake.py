@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Foreign, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Replacement, Site
 from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
@@ -40,7 +40,16 @@ from loramerge.files.tensors import ArrayTensor, StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
 from loramerge.stream.rounding import Quantiser, Rounder
 
-__all__ = ["BakePlan", "Edit", "Survival", "bake", "output_size", "plan_bake", "survey"]
+__all__ = [
+    "BakePlan",
+    "Edit",
+    "Survival",
+    "bake",
+    "output_size",
+    "plan_bake",
+    "require_family",
+    "survey",
+]
 
 BLOCK_ELEMENTS = 1 << 18
 _COPY_TASK = 4 * COPY_BLOCK
@@ -142,18 +151,20 @@ def plan_bake(
     quantised: list[str] = []
     for adapter, weight in inputs:
         adapter.require_sound()
-        _require_family(adapter, checkpoint)
+        require_family(adapter, checkpoint)
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
             w = of(site)
             if w == 0.0:
                 continue
             places = _places(checkpoint, site)
+            if not places and delta.optional:
+                continue
             if not places:
                 missing.setdefault(site.component, []).append(site.name)
                 continue
             with naming(site, adapter.info.path):
-                if isinstance(delta, Foreign):
+                if not delta.computable:
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             for place in places:
@@ -163,7 +174,7 @@ def plan_bake(
                     continue
                 with naming(site, str(place.file.path)):
                     _check_scale(place, checkpoint, dtype)
-                if _flat(place.shape) != delta.flat_shape:
+                if not delta.fits(place.shape):
                     misfits.append(
                         f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
                     )
@@ -208,10 +219,6 @@ def plan_bake(
     return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
-
-
 def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
     """Refuse scales that cannot be used as they are.
 
@@ -246,7 +253,12 @@ def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
     return checkpoint.slots.get((site.modules[0], site.parameter), [])
 
 
-def _require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter of another family than the base's.
+
+    Raises:
+        FamilyError: saying how each was told.
+    """
     candidates = adapter.info.detection.candidates
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
@@ -645,7 +657,7 @@ def _computed(
         columns = math.prod(tensor.shape[1:])
         rounder = Rounder(info.dtype, name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, kind) for edit in edits]
+        adders = [_adders(edit, kind, tensor) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
         whole = (
@@ -691,17 +703,20 @@ def _computed(
     return _Task(info.stop - info.start + (scale.tensor.nbytes if scale else 0), run)
 
 
-def _adders(edit: Edit, compute: str) -> list[Any]:
+def _adders(edit: Edit, compute: str, tensor: Tensor) -> list[Any]:
     """Return row adders in the rows of the stored tensor."""
+    read = _reader(edit, compute, tensor)
     if not edit.place.transposed:
-        return [delta.row_adder(compute) for delta in edit.deltas]
+        return [delta.row_adder(compute, read) for delta in edit.deltas]
 
     def transposed(delta: Delta) -> Any:
         if isinstance(delta, Replacement):
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
-        flipped = delta.dense(dtype=compute).reshape(delta.flat_shape).T
+        # the whole tensor at once: the few that are stored so are small
+        base = read(*edit.place.rows).T if delta.needs_base else None
+        flipped = delta.dense(base, dtype=compute).reshape(edit.place.shape[0], -1).T
 
         def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
             if fresh:
@@ -712,6 +727,31 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
         return add
 
     return [transposed(delta) for delta in edit.deltas]
+
+
+def _reader(edit: Edit, compute: str, tensor: Tensor) -> Callable[[int, int], Any]:
+    """Return the function that reads any rows of an edit's part of the unmodified tensor."""
+    low, scale = edit.place.rows[0], edit.place.scale
+    columns = math.prod(tensor.shape[1:])
+
+    def stored(start: int, stop: int) -> Any:
+        import numpy as np
+
+        if not isinstance(tensor, StoredTensor):
+            return tensor.numpy().reshape(-1, columns)[low + start : low + stop].astype(compute)
+        kind = numpy_dtype(tensor.dtype)
+        rows = np.empty((stop - start, columns), kind)
+        offset = tensor.info.start + (low + start) * columns * kind.itemsize
+        tensor.source.read_into(offset, rows.reshape(-1).view(np.uint8))
+        return rows.astype(compute)
+
+    def read(start: int, stop: int) -> Any:
+        rows = stored(start, stop)
+        if scale is not None:
+            rows *= scale.column(tensor.shape[0])[low + start : low + stop]
+        return rows
+
+    return read
 
 
 def _ask(

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.algebra.compare import block_of
 from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.checkpoint import Checkpoint, open_checkpoint
-from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError, listed, nearest
+from loramerge.errors import UsageError, listed, nearest
 from loramerge.events import Note, Warn
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
@@ -25,7 +24,7 @@ from loramerge.library.references import Reference, with_weight_files
 from loramerge.stream.bake import BakePlan, Survival, plan_bake
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
-from loramerge.verbs.inputs import adapter_of, base_path
+from loramerge.verbs.inputs import adapter_of, base_path, open_base
 from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
 from loramerge.verbs.parameters import Context, Doc, Verb
 from loramerge.verbs.prediction import Prediction, predict_checkpoint
@@ -205,7 +204,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     parameters.check()
     parameters = parameters.settled()
     references = parameters.adapters
-    checkpoint = _open_base(parameters.base, context)
+    checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
     folder = checkpoint.files.root is not None
     checkpoint_output(output, folder=folder, force=parameters.force or parameters.dry_run)
@@ -258,7 +257,7 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
         LoramergeError: see `stream.bake.plan_bake`.
     """
     parameters = parameters.settled()
-    checkpoint = _open_base(parameters.base, context)
+    checkpoint = open_base(parameters.base, context)
     adapters = [adapter_of(reference, context) for reference in parameters.adapters]
     plan = _plan(parameters, checkpoint, adapters)
     made = _made(parameters, base_input(checkpoint), adapters)
@@ -276,25 +275,6 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: list[Adapter]) -> 
         skip_missing=_skipped(parameters.skip_missing),
         dtype=float_type(parameters.dtype, FLOATS),
     )
-
-
-def _open_base(name: str, context: Context) -> Checkpoint:
-    """Open the base; an adapter in its place is called one."""
-    path = base_path(name, context)
-    try:
-        return open_checkpoint(path)
-    except FamilyError:
-        try:
-            adapter = bool(load(path).deltas)
-        except LoramergeError:
-            adapter = False
-        if not adapter:
-            raise
-        raise FormatError(
-            "this is an adapter, and --base needs a checkpoint",
-            file=path,
-            hint="loramerge bake --base CHECKPOINT --lora ADAPTER",
-        ) from None
 
 
 def _skipped(words: tuple[str, ...]) -> list[str]:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.algebra.weights import Weight
-from loramerge.errors import FormatError, LoramergeError, UsageError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference
 from loramerge.verbs.parameters import Context
 
-__all__ = ["adapter_of", "base_path", "is_checkpoint", "open_adapter", "weighted"]
+if TYPE_CHECKING:
+    from loramerge.checkpoint import Checkpoint
+
+__all__ = [
+    "adapter_of",
+    "at_base",
+    "base_path",
+    "is_checkpoint",
+    "open_adapter",
+    "open_base",
+    "weighted",
+]
 
 
 def adapter_of(reference: Reference, context: Context) -> Adapter:
@@ -51,6 +63,41 @@ def base_path(name: str, context: Context) -> Path:
     if isinstance(known, Adapter):
         raise UsageError(f"{name!r} is an adapter, and a base is needed here")
     return known if known is not None else find(name, "bases", root=context.root)
+
+
+def open_base(name: str, context: Context) -> Checkpoint:
+    """Open a base; an adapter in its place is called one.
+
+    Raises:
+        NotFound: if there is none of this name.
+        FamilyError, FormatError: if it is no checkpoint of a known family.
+    """
+    from loramerge.checkpoint import open_checkpoint
+
+    path = base_path(name, context)
+    try:
+        return open_checkpoint(path)
+    except FamilyError:
+        try:
+            adapter = bool(load(path).deltas)
+        except LoramergeError:
+            adapter = False
+        if not adapter:
+            raise
+        raise FormatError(
+            "this is an adapter, and --base needs a checkpoint",
+            file=path,
+            hint="loramerge bake --base CHECKPOINT --lora ADAPTER",
+        ) from None
+
+
+def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:
+    """Return the adapter with what depends on the base computed for it; see `stream.against`."""
+    if base is None:
+        return adapter
+    from loramerge.stream.against import against
+
+    return against(adapter.require_sound(), base)
 
 
 def open_adapter(path: Path, notify: Notify) -> Adapter:

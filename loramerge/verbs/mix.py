@@ -19,18 +19,18 @@ from loramerge.errors import UsageError
 from loramerge.events import Note
 from loramerge.library.references import Reference, with_weight_files
 from loramerge.verbs.adapters import AdapterResult, budget, target_of, whole_size, written
-from loramerge.verbs.inputs import adapter_of
+from loramerge.verbs.inputs import adapter_of, at_base, open_base
 from loramerge.verbs.outputs import sum_name, weighted_shapes
 from loramerge.verbs.parameters import Context, Doc, Verb
 from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import Made, input_of, step_of
-from loramerge.verbs.writing import RankParameters, WeightParameters, WriteParameters
+from loramerge.verbs.provenance import Made, Node, base_input, input_of, step_of
+from loramerge.verbs.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
 __all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(WeightParameters, RankParameters, WriteParameters):
+class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
     """Combine adapters with weights, exactly.
 
     The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
@@ -132,14 +132,12 @@ def _inputs(parameters: Mix, context: Context) -> Inputs:
 
 
 def _mixed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
-    adapters = [adapter for adapter, _ in inputs]
-    weighted = [(adapter, reference.weight) for adapter, reference in inputs]
+    adapters, given = _given(inputs, parameters, context)
+    weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    made = step_of(
-        "mix", parameters, {("adapters", r.name): input_of(adapter) for adapter, r in inputs}
-    )
+    made = step_of("mix", parameters, given)
     adapter, combined = _summed(weighted, rule, parameters, made, context)
     if made is not None:
         adapter.made_by(made)
@@ -150,6 +148,20 @@ def _mixed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
     )
+
+
+def _given(
+    inputs: Inputs, parameters: Mix, context: Context
+) -> tuple[list[Adapter], dict[tuple[str, str], Node | None]]:
+    """Return the adapters, at the base if there is one, and what the step is given."""
+    given: dict[tuple[str, str], Node | None] = {
+        ("adapters", reference.name): input_of(adapter) for adapter, reference in inputs
+    }
+    base = None
+    if parameters.base is not None:
+        base = open_base(parameters.base, context)
+        given["bases", parameters.base] = base_input(base)
+    return [at_base(adapter, base) for adapter, _ in inputs], given
 
 
 def _summed(
@@ -185,13 +197,11 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Foretell the result from headers."""
     parameters = parameters.settled()
     inputs = _inputs(parameters, context)
-    adapters = [adapter for adapter, _ in inputs]
-    terms = terms_of([(adapter, reference.weight) for adapter, reference in inputs])
+    adapters, given = _given(inputs, parameters, context)
+    terms = terms_of([(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)])
     if parameters.compat in ("kohya", "peft-linear"):
         terms = {site: deltas[:1] for site, deltas in terms.items()}
-    made = step_of(
-        "mix", parameters, {("adapters", r.name): input_of(adapter) for adapter, r in inputs}
-    )
+    made = step_of("mix", parameters, given)
     rule = parameters.rule(whole_size(adapters, parameters))
     frame = mixed_frame(adapters, parameters.embeddings)
     return predict_adapter(adapters, frame, terms, rule, parameters, made, context)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter import Adapter, Delta, Full, Site
 from loramerge.adapter.save import choose_dialect, encode
 from loramerge.algebra.ranks import RankRule
 from loramerge.stream.bake import BakePlan, output_size
 from loramerge.verbs.adapters import header_of
-from loramerge.verbs.outputs import encoded_size, stand_in
+from loramerge.verbs.outputs import Unread, encoded_size, stand_in
 from loramerge.verbs.parameters import Context
 from loramerge.verbs.provenance import Made, header_entries, placeholder
 from loramerge.verbs.writing import WriteParameters
@@ -109,13 +109,20 @@ def _summed(deltas: Sequence[Delta], rule: RankRule, dtype: str) -> Delta:
     """Return a stand-in for the sum of deltas under the criteria that need no spectrum."""
     first = deltas[0]
     if any(delta.rank is None for delta in deltas):
-        return next(delta for delta in deltas if delta.rank is None)
+        whole = next(delta for delta in deltas if delta.rank is None)
+        return _unread(whole) if isinstance(whole, Full) else whole
     if len(deltas) == 1 and not rule.truncates:
         return first
     rank = min(sum(delta.rank or 0 for delta in deltas), *first.flat_shape)
     kernel = math.prod(first.shape[2:])
     cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
+
+
+def _unread(delta: Full) -> Delta:
+    """Return a stand-in for a difference: its values may have to be computed, and only their number
+    matters."""
+    return replace(delta, value=Unread(delta.value.dtype, delta.shape))
 
 
 def _elements(delta: Delta) -> int:

@@ -14,11 +14,11 @@ from loramerge.events import Note, Warn
 from loramerge.library.references import Reference
 from loramerge.verbs.adapters import AdapterResult, budget, target_of, whole_size, written
 from loramerge.verbs.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.verbs.inputs import adapter_of, weighted
+from loramerge.verbs.inputs import adapter_of, at_base, open_base, weighted
 from loramerge.verbs.parameters import Context, Doc, Verb
 from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import input_of, step_of
-from loramerge.verbs.writing import RankParameters, WriteParameters
+from loramerge.verbs.provenance import Made, base_input, input_of, step_of
+from loramerge.verbs.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
     "VERB",
@@ -34,7 +34,7 @@ _LITTLE = 0.5  # share of the norm below which a resize is worth a warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How(RankParameters, WriteParameters):
+class _How(RankParameters, BaseParameter, WriteParameters):
     """What a resize of one adapter and of many files have in common."""
 
     def check(self) -> None:
@@ -115,12 +115,22 @@ def resized(parameters: Resize, context: Context = Context()) -> ResizeResult:
     return _resized(adapter_of(parameters.adapter, context), parameters, context)
 
 
+def _source(adapter: Adapter, parameters: Resize, context: Context) -> tuple[Adapter, Made | None]:
+    """Return what is re-ranked, weighted and at the base if there is one, and the step."""
+    given = {("adapters", parameters.adapter.name): input_of(adapter)}
+    base = None
+    if parameters.base is not None:
+        base = open_base(parameters.base, context)
+        given["bases", parameters.base] = base_input(base)
+    source = weighted(at_base(adapter, base), parameters.adapter.weight)
+    return source, step_of("resize", parameters, given)
+
+
 def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeResult:
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
-    source = weighted(adapter, parameters.adapter.weight)
+    source, made = _source(adapter, parameters, context)
     sizes = None
     if rule.max_size is not None:
         frame = source.with_deltas({}, dtype=adapter.dtype)
@@ -163,8 +173,7 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
 def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     """Foretell the result from headers."""
     adapter = adapter_of(parameters.adapter, context)
-    made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
-    source = weighted(adapter, parameters.adapter.weight)
+    source, made = _source(adapter, parameters, context)
     terms = {site: [delta] for site, delta in source.deltas.items()}
     rule = parameters.rule(whole_size([adapter], parameters))
     frame = source.with_deltas({}, dtype=adapter.dtype)

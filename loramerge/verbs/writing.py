@@ -16,6 +16,7 @@ from loramerge.verbs.parameters import Doc
 
 __all__ = [
     "ADAPTER_FLOATS",
+    "BaseParameter",
     "RankParameters",
     "WriteParameters",
     "float_type",
@@ -153,6 +154,22 @@ class RankParameters:
             if value is not None
         ]  # fmt: skip
         return "-".join(parts).replace("%", "pct").replace(" ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseParameter:
+    """The base that kinds which depend on it are turned into ordinary differences with."""
+
+    base: Annotated[
+        str | None,
+        Doc(
+            "Base for the modules whose change depends on it (DoRA, (IA)³, OFT, BOFT, GLoRA): they "
+            "become ordinary differences, or plain LoRA where a criterion lowers ranks.",
+            ("--base", "-b"),
+            "BASE",
+            "bases",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Info
-from loramerge.adapter.load import _pattern_value, load
+from loramerge.adapter.load import load
+from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.save import save
 from loramerge.errors import AdapterError, CorruptFile, FormatError, MissingFile
 from tests.samples import (
@@ -121,7 +122,7 @@ def test_patterns_agree_with_peft(tmp_path: Path) -> None:
         for name in (Q, K, OUT):
             path = name.removeprefix("unet.")
             key = other.get_pattern_key(patterns.keys(), path)
-            assert _pattern_value(patterns, path) == patterns.get(key)
+            assert pattern_value(patterns, path) == patterns.get(key)
 
 
 def test_a_wrong_rule_would_be_seen(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     [
         ("{", CorruptFile, "cannot be read"),
         ("[]", CorruptFile, "not a JSON object"),
-        ('{"peft_type": "IA3"}', FormatError, "type IA3"),
+        ('{"peft_type": "VERA"}', FormatError, "type VERA"),
     ],
 )
 def test_a_broken_configuration_is_said(

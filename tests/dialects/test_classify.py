@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loramerge.dialects.classify import Classified, classify
-from loramerge.dialects.roles import FOREIGN, kind_of
+from loramerge.dialects.roles import BETRAYING, kind_of
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 
@@ -130,9 +130,9 @@ def test_embeddings_are_carried() -> None:
     assert not result.groups and not result.unknown
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_any_role_of_a_foreign_kind_names_it(kind: str) -> None:
-    for role in FOREIGN[kind]:
+@pytest.mark.parametrize("kind", BETRAYING)
+def test_any_role_of_a_kind_names_it(kind: str) -> None:
+    for role in BETRAYING[kind]:
         assert kind_of({role}) == kind
         if kind not in ("loha", "lokr"):
             assert kind_of({role, "up", "down", "alpha"}) == kind

@@ -14,7 +14,7 @@ import pytest
 import loramerge
 from loramerge.cli.main import COMMANDS, main
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.roles import FOREIGN
+from loramerge.dialects.roles import BETRAYING
 from loramerge.families import FAMILIES
 from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, shown_in, walk
@@ -73,7 +73,8 @@ def test_nothing_is_left_out():
     readme = README.read_text("utf-8")
     for name in COMMANDS:
         assert name in readme + commands
-    for name in (*DIALECTS, *FAMILIES, *FOREIGN, "lora", "tucker", "full", "bias", "norm", "set"):
+    kinds = [kind.removeprefix("peft-") for kind in (*BETRAYING, "boft")]
+    for name in (*DIALECTS, *FAMILIES, *kinds, "lora", "tucker", "full", "bias", "norm", "set"):
         assert f"`{name}`" in formats, name
     python = (DOCS / "python.md").read_text("utf-8")
     for name in loramerge.__all__:

@@ -1,0 +1,177 @@
+"""DoRA: a change of direction by low-rank factors, and a magnitude of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from loramerge.adapter.delta import Delta, ReadRows, cast, values
+from loramerge.adapter.dependent import ChangeRows, Dependent
+from loramerge.adapter.low_rank import Scaled
+from loramerge.adapter.relative import Axis
+from loramerge.errors import ShapeError
+from loramerge.files.dtypes import is_float
+from loramerge.files.tensors import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["DoRA"]
+
+_BLOCK = 1 << 18  # elements of the base at a time in the first pass over it
+_FINFO_EPS = 2.0**-23  # LyCORIS adds finfo(float32).eps to the norm, PEFT nothing
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DoRA(Dependent):
+    """`ΔW = weight · (m ⊙ V / (‖V‖ + eps) − W)` with `V = W + ΔV` (Liu et al. 2024).
+
+    Norms and magnitudes are of rows (an output and all its inputs) or of columns (an input, over
+    all outputs and kernel places). At a weight other than 1 this interpolates W and W' linearly, as
+    ComfyUI does; LyCORIS interpolates the factor m / ‖V‖ and means another thing.
+
+    Args:
+        inner: ΔV, of any kind that needs no base.
+        magnitude: m; its role says who wrote it: `dora_scale` (LyCORIS and others; `(out, 1[, 1, 1])`,
+            `(1, in[, 1, 1])` or `(out,)`) or `magnitude` (PEFT, always of outputs: `(out,)`, for
+            convolutions `(1, out, 1, 1)`).
+        axis: whose magnitudes they are.
+    """
+
+    inner: Scaled
+    magnitude: Tensor
+    role: str
+    axis: Axis
+    weight: float = 1.0
+
+    kind: ClassVar[str] = "dora"  # type: ignore[misc]
+
+    @classmethod
+    def of(cls, inner: Scaled, magnitude: Tensor, role: str, what: str = "") -> DoRA:
+        """Make the delta, telling the axis from the shape of the magnitudes.
+
+        Raises:
+            ShapeError: if they are neither of the outputs nor of the inputs.
+        """
+        shape = magnitude.shape
+        axis: Axis = "out"
+        if role == "dora_scale" and len(shape) > 1 and shape[0] == 1 and shape[1] != 1:
+            axis = "in"
+        size = inner.shape[0] if axis == "out" else inner.flat_shape[1]
+        whole = magnitude.size == size or (axis == "in" and magnitude.size == inner.shape[1])
+        if not whole or math.prod(shape) != max(shape, default=0):
+            raise ShapeError(
+                "the magnitudes of a DoRA do not fit its factors",
+                module=what,
+                expected=f"({inner.shape[0]}, 1) of outputs or (1, {inner.shape[1]}) of inputs",
+                found=list(shape),
+            )
+        return cls(inner, magnitude, role, axis)
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.inner.shape
+
+    @property
+    def peft_type(self) -> str | None:  # type: ignore[override]
+        return self.inner.peft_type if self.inner.kind == "lora" else None
+
+    @property
+    def hides_kernel(self) -> bool:
+        return self.inner.hides_kernel
+
+    @property
+    def core(self) -> Scaled:
+        return self.inner
+
+    @property
+    def dim(self) -> int | None:
+        return self.inner.dim
+
+    @property
+    def alpha(self) -> float | None:
+        return self.inner.alpha
+
+    def scaled(self, weight: float) -> DoRA:
+        return replace(self, weight=self.weight * weight)
+
+    def bare(self) -> DoRA:
+        """Return the same without a scale of the factors, a sign apart."""
+        return replace(self, inner=self.inner.bare())
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return {**self.inner.stored(), self.role: self.magnitude}
+
+    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+        self.require_whole()
+        magnitude = self.magnitude
+        if dtype not in (None, magnitude.dtype) and is_float(magnitude.dtype):
+            magnitude = cast(values(magnitude, "float64"), str(dtype), self.role)
+        return self.inner.encoded(dtype, alpha=alpha) | {self.role: magnitude}
+
+    def conformed(self, shape: tuple[int, ...]) -> Delta:
+        inner = self.inner.conformed(shape)
+        if not isinstance(inner, Scaled) or inner is self.inner:
+            return self
+        return replace(self, inner=inner, magnitude=self._spelled(self.role, inner.shape))
+
+    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
+        other = "magnitude" if self.role == "dora_scale" else "dora_scale"
+        if self.role in roles or other not in roles or self.axis == "in":
+            return self
+        return replace(self, role=other, magnitude=self._spelled(other, self.shape))
+
+    def _spelled(self, role: str, shape: tuple[int, ...]) -> Tensor:
+        """Return the magnitudes in the axes that a role and a shape want."""
+        ones = (1,) * (len(shape) - 1)
+        if self.axis == "in":
+            return self.magnitude.reshaped((1, self.magnitude.size, *ones[1:]))
+        if role == "dora_scale":
+            return self.magnitude.reshaped((shape[0], *ones))
+        return self.magnitude.reshaped((1, shape[0], *ones[1:]) if len(shape) > 2 else (shape[0],))
+
+    def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
+        import numpy as np
+
+        add_inner = self.inner.row_adder(dtype)
+        m = values(self.magnitude, "float64").reshape(-1)
+        eps = _FINFO_EPS if self.role == "dora_scale" else 0.0
+        rows, columns = self.inner.flat_shape
+
+        def moved(start: int, stop: int, base: Any) -> tuple[Any, Any]:
+            """Return rows of ΔV and of V."""
+            step = np.empty_like(base)
+            add_inner(start, stop, base, step, True)
+            return step, base + step
+
+        def gains(squares: Any) -> Any:
+            return m / (np.sqrt(squares) + eps)
+
+        g: Any = None
+        if self.axis == "in":
+            squares = np.zeros(columns)
+            height = max(1, _BLOCK // columns)
+            for start in range(0, rows, height):
+                stop = min(start + height, rows)
+                _, v = moved(start, stop, read(start, stop))
+                squares += np.einsum("oi,oi->i", v, v, dtype="float64")
+            places = columns // len(m)
+            g = gains(squares.reshape(len(m), places).sum(1)).repeat(places)
+
+        def change(start: int, stop: int, base: Any) -> Any:
+            step, v = moved(start, stop, base)
+            gain = g
+            if gain is None:
+                squares = np.einsum("oi,oi->o", v, v, dtype="float64")
+                gain = (m[start:stop] / (np.sqrt(squares) + eps))[:, None]
+            # g V − W, without the difference of two near equals
+            step *= (self.weight * gain).astype(dtype)
+            step += (self.weight * (gain - 1.0)).astype(dtype) * base
+            return step
+
+        return change

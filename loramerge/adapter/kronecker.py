@@ -1,0 +1,174 @@
+"""LoKr: ΔW as a Kronecker product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from loramerge.adapter.delta import AddRows, ReadRows, kernel_of, put, times, values
+from loramerge.adapter.low_rank import Scale, Scaled
+from loramerge.errors import NotLowRank, ShapeError
+from loramerge.files.tensors import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["LoKr"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LoKr(Scaled):
+    """`ΔW = scale · kron(w1, w2)` (KronA, Edalati et al. 2022; LyCORIS).
+
+    Args:
+        parts: by role. `lokr_w1 (a, c)`, or `lokr_w1_a (a, r)` and `lokr_w1_b (r, c)`;
+            `lokr_w2 (b, d[, kh, kw])`, or `lokr_w2_a (b, r)` and `lokr_w2_b (r, d·kh·kw)`, or with a
+            core `lokr_t2 (r, r, kh, kw)` `lokr_w2_a (r, b)` and `lokr_w2_b (r, d)`.
+
+    ΔW is `(a·b, c·d[, kh, kw])`. Where neither half is factored there is no rank, and alpha does not
+    count (LyCORIS; PEFT divides by the rank of its configuration all the same, which then comes as
+    `scale.ratio`). Low-rank forms are exact: `kron(u1 d1, u2 d2) = kron(u1, u2) @ kron(d1, d2)`.
+    """
+
+    parts: Mapping[str, Tensor]
+    shape: tuple[int, ...]
+    scale: Scale = Scale()
+
+    kind: ClassVar[str] = "lokr"  # type: ignore[misc]
+    peft_type: ClassVar[str | None] = "LOKR"
+
+    @classmethod
+    def of(
+        cls,
+        parts: Mapping[str, Tensor],
+        scale: Scale = Scale(),
+        like: tuple[int, ...] | None = None,
+        what: str = "",
+    ) -> LoKr:
+        """Make the delta of stored factors, checking that they fit.
+
+        Args:
+            like: shape of the module in the family, for kernels that the factors do not tell.
+
+        Raises:
+            ShapeError: if they do not.
+        """
+        first, second = _shape(parts, "1"), _shape(parts, "2")
+        empty = not all(tensor.size for tensor in parts.values())
+        if empty or first is None or second is None or len(first) != 2:
+            raise ShapeError(
+                "the factors of a LoKr do not fit together",
+                module=what,
+                expected="w1 or w1_a, w1_b; w2 or w2_a, w2_b, with inner sizes that agree",
+                found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
+            )
+        shape = (first[0] * second[0], first[1] * second[1], *second[2:])
+        return cls(dict(parts), kernel_of(shape, like), scale)
+
+    @property
+    def dim(self) -> int | None:
+        inner = self.parts.get("lokr_w1_b") or self.parts.get("lokr_w2_b")
+        return None if inner is None else inner.shape[0]
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """The inner sizes of the low-rank forms of both halves."""
+        found = []
+        for half in "12":
+            b = self.parts.get(f"lokr_w{half}_b")
+            if b is None:
+                rows, *rest = self.parts[f"lokr_w{half}"].shape
+                found.append(min(rows, math.prod(rest)))
+            else:
+                found.append(b.shape[0])
+        return found[0], found[1]
+
+    @property
+    def rank(self) -> int | None:
+        rank, least = math.prod(self._ranks), min(self.flat_shape)
+        return rank if 2 * rank < (least if self.dim is None else 2 * least) else None
+
+    @property
+    def hides_kernel(self) -> bool:
+        flat = self.parts.get("lokr_w2_b")
+        return flat is not None and "lokr_t2" not in self.parts and len(flat.shape) == 2
+
+    @property
+    def carriers(self) -> tuple[str, ...]:
+        return ("lokr_w1",) if "lokr_w1" in self.parts else ("lokr_w1_a",)
+
+    def _half(self, half: str, dtype: str) -> tuple[Array, Array]:
+        """Return one half as a product of exact factors; one of them is I where it is not factored."""
+        import numpy as np
+
+        whole = self.parts.get(f"lokr_w{half}")
+        if whole is not None:
+            matrix = values(whole, dtype).reshape(whole.shape[0], -1)
+            rows, columns = matrix.shape
+            eye = np.eye(min(rows, columns), dtype=dtype)
+            return (eye, matrix) if rows <= columns else (matrix, eye)
+        a, b = (values(self.parts[f"lokr_w{half}_{side}"], dtype) for side in "ab")
+        core = self.parts.get(f"lokr_t{half}")
+        if core is None:
+            return a, b.reshape(len(b), -1)
+        joined = np.einsum("pq...,qi->pi...", values(core, dtype), b, optimize=True)
+        return a.T, joined.reshape(len(joined), -1)
+
+    def _halves(self, dtype: str) -> tuple[Array, Array]:
+        """Return w1 `(a, c)` with the scale, and w2 `(b, d·kh·kw)`."""
+        (u1, d1), (u2, d2) = self._half("1", dtype), self._half("2", dtype)
+        return times(u1 @ d1, self.factor), u2 @ d2
+
+    def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
+        import numpy as np
+
+        if self.rank is None:
+            raise NotLowRank("this LoKr has no low-rank form that is smaller than ΔW")
+        (u1, d1), (u2, d2) = self._half("1", dtype), self._half("2", dtype)
+        return np.kron(times(u1, self.factor), u2), np.kron(d1, d2)
+
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        import numpy as np
+
+        return np.kron(*self._halves(dtype)).reshape(self.shape)
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return self.parts
+
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
+        w1, w2 = self._halves(dtype)
+        height, columns = len(w2), w1.shape[1] * w2.shape[1]
+
+        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+            row = start
+            while row < stop:
+                block, first = divmod(row, height)
+                last = min(height, first + stop - row)
+                product = w1[block][None, :, None] * w2[first:last, None, :]
+                rows = slice(row - start, row - start + last - first)
+                put(product.reshape(last - first, columns), out[rows], fresh)
+                row += last - first
+
+        return add
+
+
+def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
+    """Return the shape of one half, None if its factors do not fit."""
+    whole = parts.get(f"lokr_w{half}")
+    a, b = parts.get(f"lokr_w{half}_a"), parts.get(f"lokr_w{half}_b")
+    core = parts.get(f"lokr_t{half}")
+    if whole is not None:
+        alone = a is None and b is None and core is None
+        return whole.shape if alone and len(whole.shape) >= 2 else None
+    if a is None or b is None or len(a.shape) != 2 or len(b.shape) < 2:
+        return None
+    if core is None:
+        return (a.shape[0], *b.shape[1:]) if a.shape[1] == b.shape[0] else None
+    if len(b.shape) != 2 or core.shape[:2] != (a.shape[0], b.shape[0]):
+        return None
+    return (a.shape[1], b.shape[1], *core.shape[2:])

@@ -1,0 +1,115 @@
+"""PEFT merges what it saved as we say it changes the weights: every type, variant and sort of layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loramerge.adapter import Site
+from loramerge.adapter.load import load
+from loramerge.adapter.save import save
+from tests.samples import data_section, relative
+
+pytestmark = pytest.mark.peers
+torch: Any = pytest.importorskip("torch")
+peft: Any = pytest.importorskip("peft")
+
+TARGETS = ["linear", "square", "conv1x1", "conv3x3"]
+
+
+def model() -> Any:
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict(
+        {
+            "linear": torch.nn.Linear(16, 24),
+            "square": torch.nn.Linear(16, 16, bias=False),
+            "conv1x1": torch.nn.Conv2d(16, 16, 1),
+            "conv3x3": torch.nn.Conv2d(16, 16, 3),
+        }
+    )
+
+
+CONFIGS: dict[str, Any] = {
+    "lora": lambda: peft.LoraConfig(r=4, lora_alpha=2),
+    "rslora": lambda: peft.LoraConfig(r=4, lora_alpha=2, use_rslora=True),
+    "patterns": lambda: peft.LoraConfig(
+        r=4, lora_alpha=2, rank_pattern={"conv3x3": 3}, alpha_pattern={"square": 7, "conv.*": 5}
+    ),
+    "lora-bias": lambda: peft.LoraConfig(
+        r=4, lora_alpha=2, lora_bias=True, target_modules=["linear", "conv1x1"]
+    ),
+    "dora": lambda: peft.LoraConfig(r=4, lora_alpha=2, use_dora=True),
+    "dora-rs": lambda: peft.LoraConfig(r=4, lora_alpha=2, use_dora=True, use_rslora=True),
+    "loha": lambda: peft.LoHaConfig(r=3, alpha=2),
+    "loha-cores": lambda: peft.LoHaConfig(r=3, alpha=2, use_effective_conv2d=True),
+    "lokr": lambda: peft.LoKrConfig(r=2, alpha=3),
+    "lokr-both": lambda: peft.LoKrConfig(r=1, alpha=3, decompose_both=True),
+    "lokr-full": lambda: peft.LoKrConfig(r=64, alpha=3),
+    "lokr-cores": lambda: peft.LoKrConfig(r=1, alpha=3, use_effective_conv2d=True),
+    "ia3": lambda: peft.IA3Config(feedforward_modules=["square", "conv3x3"]),
+    "oft": lambda: peft.OFTConfig(r=0, oft_block_size=4),
+    "oft-exact": lambda: peft.OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False),
+    "oft-shared": lambda: peft.OFTConfig(r=0, oft_block_size=4, block_share=True),
+    "oft-terms": lambda: peft.OFTConfig(r=0, oft_block_size=4, num_cayley_neumann_terms=3),
+    "boft": lambda: peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=1),
+}
+
+
+def wrapped_of(case: str) -> Any:
+    config = CONFIGS[case]()
+    config.target_modules = config.target_modules or TARGETS
+    wrapped = peft.get_peft_model(model(), config)
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            random = torch.randn_like(parameter) / 4
+            whole = any(word in name for word in ("magnitude", "ia3_l", "boft_s"))
+            parameter.data = (random.abs() + 0.5) if whole else random
+    return wrapped
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CONFIGS)
+def test_peft_merges_what_we_say(case: str, tmp_path: Path) -> None:
+    wrapped = wrapped_of(case)
+    wrapped.save_pretrained(tmp_path / "a")
+    adapter = load(tmp_path / "a").require_sound()
+    assert not adapter.info.account.unknown
+    before = {name: value.double().numpy() for name, value in model().state_dict().items()}
+    merged = wrapped.merge_and_unload(safe_merge=False).state_dict()
+    changed = 0
+    for name, value in merged.items():
+        path, _, parameter = name.rpartition(".")
+        delta = adapter.deltas.get(Site((path,), parameter))  # type: ignore[arg-type]
+        expected = value.double().numpy() - before[name]
+        if delta is None:
+            assert np.abs(expected).max() == 0, name
+            continue
+        changed += 1
+        assert delta.fits(before[name].shape)
+        found = delta.dense(before[name] if delta.needs_base else None)
+        # differences of float32 weights: an ulp of the weight stays
+        room = 1e-6 * (np.linalg.norm(before[name]) + np.linalg.norm(expected))
+        assert np.linalg.norm(found.reshape(expected.shape) - expected) < room, name
+        assert np.linalg.norm(expected) > 1e-3 * np.linalg.norm(before[name]), name
+    assert changed >= len(wrapped.peft_config["default"].target_modules)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CONFIGS)
+def test_what_we_write_again_peft_loads_to_the_same(case: str, tmp_path: Path) -> None:
+    wrapped = wrapped_of(case)
+    wrapped.save_pretrained(tmp_path / "a")
+    save(load(tmp_path / "a"), tmp_path / "b", to="peft")
+    weights = "adapter_model.safetensors"
+    assert data_section(tmp_path / "b" / weights) == data_section(tmp_path / "a" / weights)
+    config = json.loads((tmp_path / "b" / "adapter_config.json").read_text("utf-8"))
+    assert config["peft_type"] == wrapped.peft_config["default"].peft_type.value
+    again = peft.PeftModel.from_pretrained(model(), tmp_path / "b")
+    expected = wrapped.merge_and_unload().state_dict()
+    for name, value in again.merge_and_unload().state_dict().items():
+        assert relative(value.double().numpy(), expected[name].double().numpy()) < 1e-6, name
