@@ -1,8 +1,9 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `library` →
-`stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` → `errors`,
-`events`. The names below are loaded when first used, so that importing the package costs nothing.
+Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `train`,
+`library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
+`errors`, `events`. The names below are loaded when first used, so that importing the package costs
+nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ _LAZY = {
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
+    "collapse_lora": "loramerge.train.modules",
     "diff": "loramerge.api",
+    "extract_lora_ups_down": "loramerge.train.modules",
+    "inject_trainable_lora": "loramerge.train.modules",
+    "inject_trainable_lora_extended": "loramerge.train.modules",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
     "mix": "loramerge.api",
+    "remove_lora": "loramerge.train.modules",
     "resize": "loramerge.api",
     "run": "loramerge.api",
     "save": "loramerge.api",
+    "tune_lora_scale": "loramerge.train.modules",
 }
 
 __all__ = [
@@ -31,13 +38,19 @@ __all__ = [
     "Weight",
     "__version__",
     "bake",
+    "collapse_lora",
     "diff",
+    "extract_lora_ups_down",
+    "inject_trainable_lora",
+    "inject_trainable_lora_extended",
     "inspect",
     "load",
     "mix",
+    "remove_lora",
     "resize",
     "run",
     "save",
+    "tune_lora_scale",
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +58,14 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, diff, inspect, load, mix, resize, run, save
     from loramerge.errors import LoramergeError
+    from loramerge.train.modules import (
+        collapse_lora,
+        extract_lora_ups_down,
+        inject_trainable_lora,
+        inject_trainable_lora_extended,
+        remove_lora,
+        tune_lora_scale,
+    )
 
 
 def __getattr__(name: str) -> Any:
