@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "GradientAudit": "loramerge.train.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
@@ -24,16 +25,19 @@ _LAZY = {
     "inject_trainable_lora_extended": "loramerge.train.modules",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
+    "load_lora_weight": "loramerge.train.saving",
     "mix": "loramerge.api",
     "remove_lora": "loramerge.train.modules",
     "resize": "loramerge.api",
     "run": "loramerge.api",
     "save": "loramerge.api",
+    "save_lora_weight": "loramerge.train.saving",
     "tune_lora_scale": "loramerge.train.modules",
 }
 
 __all__ = [
     "Adapter",
+    "GradientAudit",
     "LoramergeError",
     "Weight",
     "__version__",
@@ -45,11 +49,13 @@ __all__ = [
     "inject_trainable_lora_extended",
     "inspect",
     "load",
+    "load_lora_weight",
     "mix",
     "remove_lora",
     "resize",
     "run",
     "save",
+    "save_lora_weight",
     "tune_lora_scale",
 ]
 
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, diff, inspect, load, mix, resize, run, save
     from loramerge.errors import LoramergeError
+    from loramerge.train.audit import GradientAudit
     from loramerge.train.modules import (
         collapse_lora,
         extract_lora_ups_down,
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
         remove_lora,
         tune_lora_scale,
     )
+    from loramerge.train.saving import load_lora_weight, save_lora_weight
 
 
 def __getattr__(name: str) -> Any:
