@@ -17,7 +17,7 @@ from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import NO_FAMILY, Detection, detect
 from loramerge.errors import AdapterError, FamilyError, UnsupportedKind, UsageError, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.families import Family
@@ -76,7 +76,10 @@ def lora_adapter(
     """
     named = _by_component(models)
     chosen = None if family is None else family_of(family)
-    detection = _detection(named) if chosen is None else Detection((chosen,), "as it was stated")
+    places = [(c, path) for c, model in named.items() for path in lora_layers(model)]
+    detection = (
+        _detection(named, places) if chosen is None else Detection((chosen,), "as it was stated")
+    )
     deltas: dict[Site, Delta] = {}
     for component, model in named.items():
         for path, layer in lora_layers(model).items():
@@ -85,6 +88,7 @@ def lora_adapter(
     info = Info(detection=detection, metadata=header)
     if detection.naming is None:
         info.dialects = {_NAMING.name: len(deltas)}
+        info.metadata |= [NO_FAMILY]
     return Adapter(deltas, info=info)
 
 
@@ -141,12 +145,14 @@ def load_lora_weight(
 
     Raises:
         LoramergeError: if it cannot be read.
-        AdapterError: if a module is not in the model or has another shape there, if nothing is for
-            these models, or if a model has a LoRA already; then no model is changed.
+        AdapterError: if the file holds tensors of unknown meaning, if a module is not in the model
+            or has another shape there, if nothing is for these models, or if a model has a LoRA
+            already; then no model is changed.
         UnsupportedKind: if a module is no LoRA.
     """
     adapter = source if isinstance(source, Adapter) else load(source)
     adapter.require_sound()
+    _refuse_unknown(adapter)
     named = _by_component(models)
     for model in named.values():
         refuse_injected(model)
@@ -195,14 +201,21 @@ def _joined(component: str, path: str) -> str:
     return f"{component}.{path}" if component else path
 
 
-def _detection(models: Mapping[str, nn.Module]) -> Detection:
-    """Find the family by all layers of the models, adapted or not."""
+def _detection(models: Mapping[str, nn.Module], injected: list[tuple[str, str]]) -> Detection:
+    """Find the family by all layers of the models; it must have every one that is injected.
+
+    A small UNet may resemble a family by most of its names and yet be none.
+    """
     layers = _layers(models)
     groups = [Group(_NAMING.name, _joined(*place), {}) for place in layers]
     shapes = {
         (_NAMING.name, _joined(*place)): weight_shape(layer) for place, layer in layers.items()
     }
-    return detect(groups, shapes, {})
+    found = detect(groups, shapes, {})
+    known = {} if found.naming is None else stem_table(_NAMING, found.naming)
+    if all(_joined(*place) in known for place in injected):
+        return found
+    return Detection((), "no known family has all modules that are injected")
 
 
 def _canonical(component: str, path: str, naming: Family | None) -> str:
@@ -295,6 +308,17 @@ def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
         for half, values in ((branch.up, up), (branch.down, down)):
             half.copy_(torch.from_numpy(values.astype("float32").reshape(half.shape)))
     return branch
+
+
+def _refuse_unknown(adapter: Adapter) -> None:
+    unknown = list(adapter.info.account.unknown)
+    if unknown:
+        raise AdapterError(
+            f"{len(unknown)} tensors of the file belong to no module that loramerge knows",
+            file=adapter.info.path,
+            found=listed(unknown, 3),
+            hint="training on would lose them; loramerge inspect FILE lists them",
+        )
 
 
 def _refuse_strangers(

@@ -94,6 +94,19 @@ def test_a_file_is_not_replaced_unasked_and_an_adapter_is_a_copy(tmp_path: Path)
     assert {t.dtype for t in read_safetensors(path)[0].values()} == {np.dtype("float16")}
 
 
+def test_a_base_of_no_family_is_said_to_be_none_and_that_decides(tmp_path: Path) -> None:
+    """Also for a file all of whose names are a family's."""
+    from tests.samples import make, write
+
+    sample = make("sd15", "diffusers")
+    assert lm.load(write(sample, tmp_path / "a.safetensors")).family is not None
+    sample.metadata["loramerge.family"] = "none"
+    assert lm.load(write(sample, tmp_path / "b.safetensors")).info.detection.naming is None
+    own = tmp_path / "own.safetensors"
+    lm.save_lora_weight(trained(), own)
+    assert read_safetensors(own)[1]["loramerge.family"] == "none"
+
+
 def test_several_models_need_names() -> None:
     with pytest.raises(UsageError, match="name of its component"):
         lora_adapter({"": trained(), "unet": trained()})
@@ -141,11 +154,22 @@ def test_loading_draws_no_random_numbers() -> None:
     assert torch.equal(drawn, torch.rand(1))
 
 
+def test_tensors_of_unknown_meaning_are_not_lost(tmp_path: Path) -> None:
+    from tests.samples import safetensors_bytes
+
+    lm.save_lora_weight(trained(), tmp_path / "own.safetensors")
+    tensors, metadata = read_safetensors(tmp_path / "own.safetensors")
+    path = tmp_path / "more.safetensors"
+    path.write_bytes(safetensors_bytes({**tensors, "odd": np.ones(3, np.float32)}, metadata))
+    with pytest.raises(AdapterError, match=r"1 tensors of the file belong(.|\n)*odd"):
+        lm.load_lora_weight(small(), path)
+
+
 def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
     model = trained()
     with pytest.raises(NotExpressible):
         lm.save_lora_weight(model, tmp_path / "a.safetensors", dialect="kohya")
-    with pytest.raises(FamilyError, match="sd15 has no such module"):
+    with pytest.raises(FamilyError, match="sd15 has no such module"):  # stated, so not guessed
         lm.save_lora_weight(model, tmp_path / "a.safetensors", family="sd15")
     with pytest.raises(UsageError, match="prediction"):
         lm.save_lora_weight(model, tmp_path / "a.safetensors", prediction="v")

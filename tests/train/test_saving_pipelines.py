@@ -153,3 +153,26 @@ def test_a_unet_alone_names_itself(tmp_path: Path) -> None:
     assert torch.allclose(
         expected[0], outputs({"unet": fresh["unet"].eval()}, "sd15")[0], atol=2e-5
     )
+
+
+def test_a_unet_that_only_resembles_a_family_keeps_its_own_names(tmp_path: Path) -> None:
+    """Most of its names are SDXL's, but not all: none may be lost."""
+    from tests.train.unets import loss_of, tiny_unet
+
+    unet, fresh = tiny_unet(blocks=2), tiny_unet(blocks=2)
+    _, names = lm.inject_trainable_lora(unet, 2)
+    stirred(unet)
+    path = tmp_path / "tiny.safetensors"
+    lm.save_lora_weight(unet, path)
+    adapter = lm.load(path)
+    assert adapter.info.detection.naming is None and not adapter.info.account.unknown
+    assert {name for name, _ in adapter.modules()} == {f"unet.{name}" for name in names}
+    assert lm.load_lora_weight(fresh, path)[1] == names
+    assert torch.allclose(loss_of(fresh), loss_of(unet), atol=1e-6)
+    assert not torch.allclose(loss_of(tiny_unet(blocks=2)), loss_of(unet), atol=1e-3)
+    small = lm.resize(adapter, rank=1)
+    lm.save(small, tmp_path / "small.safetensors")
+    assert len(lm.load(tmp_path / "small.safetensors").deltas) == len(names)
+    fresh = tiny_unet(blocks=2)
+    fresh.load_lora_adapter(str(path), prefix="unet")  # diffusers' own loader
+    assert torch.allclose(loss_of(fresh), loss_of(unet), atol=1e-5)

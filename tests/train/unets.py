@@ -11,14 +11,16 @@ import torch
 diffusers: Any = pytest.importorskip("diffusers")
 
 
-def tiny_unet(seed: int = 0) -> Any:
+def tiny_unet(seed: int = 0, blocks: int = 3) -> Any:
+    """Of three blocks, whose names are a part of SD2's, or of two, whose names are of no family."""
     torch.manual_seed(seed)
+    inner = ["CrossAttn"] * 2
     return diffusers.UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1,
-        block_out_channels=(8, 16, 16), norm_num_groups=4, attention_head_dim=4,
+        block_out_channels=(8, 16, 16)[:blocks], norm_num_groups=4, attention_head_dim=4,
         cross_attention_dim=12, use_linear_projection=True,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=[f"{s}DownBlock2D" for s in [*inner, ""][:blocks]],
+        up_block_types=[f"{s}UpBlock2D" for s in ["", *inner][-blocks:]],
     )  # fmt: skip
 
 
