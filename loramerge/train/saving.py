@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,42 +15,25 @@ from torch import nn
 from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from loramerge.dialects import DIALECTS, stem_table
-from loramerge.dialects.classify import Group
-from loramerge.dialects.detect import NO_FAMILY, Detection, detect
-from loramerge.errors import AdapterError, FamilyError, UnsupportedKind, UsageError, listed
+from loramerge.dialects.detect import NO_FAMILY, Detection
+from loramerge.errors import AdapterError, UnsupportedKind, listed
 from loramerge.events import Note, Notify, ignore
-from loramerge.families import Family
 from loramerge.families import family as family_of
+from loramerge.files.dtypes import dtype_of
 from loramerge.files.tensors import ArrayTensor
-from loramerge.train.branch import Branch, supported, weight_shape
+from loramerge.train.branch import Branch, weight_shape
 from loramerge.train.header import training_header
 from loramerge.train.modules import attach_all, lora_layers, refuse_injected
+from loramerge.train.names import (
+    NAMING,
+    Models,
+    by_component,
+    canonical,
+    detection_of,
+    homes_of,
+)
 
-__all__ = ["component_of", "load_lora_weight", "lora_adapter", "save_lora_weight"]
-
-Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
-
-_COMPONENTS = {
-    "UNet2DConditionModel": "unet",
-    "CLIPTextModel": "text_encoder",
-    "CLIPTextModelWithProjection": "text_encoder_2",
-}
-_NAMING = DIALECTS["diffusers"]  # spells a module as `component.path`, as models do
-
-
-def component_of(model: nn.Module) -> str:
-    """Return the component a model is by its class: `unet`, …; '' for any other class."""
-    name = type(model).__name__
-    return _COMPONENTS.get(name, "transformer" if name.endswith("Transformer2DModel") else "")
-
-
-def _by_component(models: Models) -> dict[str, nn.Module]:
-    if not isinstance(models, Mapping):
-        return {component_of(models): models}
-    if len(models) > 1 and "" in models:
-        raise UsageError("with several models, each needs the name of its component")
-    return dict(models)
+__all__ = ["load_lora_weight", "lora_adapter", "save_lora_weight"]
 
 
 def lora_adapter(
@@ -74,20 +57,20 @@ def lora_adapter(
         AdapterError: if a model has no LoRA, or its scale is tuned to 0.
         FamilyError: if there is no such family, or it lacks a module that is injected.
     """
-    named = _by_component(models)
+    named = by_component(models)
     chosen = None if family is None else family_of(family)
     places = [(c, path) for c, model in named.items() for path in lora_layers(model)]
     detection = (
-        _detection(named, places) if chosen is None else Detection((chosen,), "as it was stated")
+        detection_of(named, places) if chosen is None else Detection((chosen,), "as it was stated")
     )
     deltas: dict[Site, Delta] = {}
     for component, model in named.items():
         for path, layer in lora_layers(model).items():
-            deltas[Site((_canonical(component, path, detection.naming),))] = _delta(path, layer)
+            deltas[Site((canonical(component, path, detection.naming),))] = _delta(path, layer)
     header = training_header(detection.family, prediction) | dict(metadata or {})
     info = Info(detection=detection, metadata=header)
     if detection.naming is None:
-        info.dialects = {_NAMING.name: len(deltas)}
+        info.dialects = {NAMING.name: len(deltas)}
         info.metadata |= [NO_FAMILY]
     return Adapter(deltas, info=info)
 
@@ -117,13 +100,11 @@ def save_lora_weight(
     Raises:
         LoramergeError: see `lora_adapter` and `adapter.save.save`.
     """
-    from loramerge.files.dtypes import dtype_of
-
     adapter = lora_adapter(models, family=family, prediction=prediction, metadata=metadata)
     if dialect is None and adapter.info.detection.naming is not None:
         dialect = adapter.info.detection.naming.common_dialect
     stored = None if dtype is None else dtype_of(dtype)
-    return save(adapter, path, to=dialect or _NAMING.name, dtype=stored, force=force)
+    return save(adapter, path, to=dialect or NAMING.name, dtype=stored, force=force)
 
 
 def load_lora_weight(
@@ -153,10 +134,10 @@ def load_lora_weight(
     adapter = source if isinstance(source, Adapter) else load(source)
     adapter.require_sound()
     _refuse_unknown(adapter)
-    named = _by_component(models)
+    named = by_component(models)
     for model in named.values():
         refuse_injected(model)
-    homes = _homes(named, adapter.info.detection.naming)
+    homes = homes_of(named, adapter.info.detection.naming)
     made: dict[str, dict[str, Branch]] = {component: {} for component in named}
     strangers: list[str] = []
     elsewhere: dict[str, int] = {}
@@ -182,81 +163,6 @@ def load_lora_weight(
         parameters += own
         names += [f"{component}.{p}" if len(named) > 1 else p for p in paths]
     return parameters, names
-
-
-# --- names -------------------------------------------------------------------------------------
-
-
-def _layers(models: Mapping[str, nn.Module]) -> dict[tuple[str, str], Any]:
-    """Return (component, path) → layer of every layer that could have a LoRA."""
-    return {
-        (component, path): layer
-        for component, model in models.items()
-        for path, layer in model.named_modules()
-        if supported(layer)
-    }
-
-
-def _joined(component: str, path: str) -> str:
-    return f"{component}.{path}" if component else path
-
-
-def _detection(models: Mapping[str, nn.Module], injected: list[tuple[str, str]]) -> Detection:
-    """Find the family by all layers of the models; it must have every one that is injected.
-
-    A small UNet may resemble a family by most of its names and yet be none.
-    """
-    layers = _layers(models)
-    groups = [Group(_NAMING.name, _joined(*place), {}) for place in layers]
-    shapes = {
-        (_NAMING.name, _joined(*place)): weight_shape(layer) for place, layer in layers.items()
-    }
-    found = detect(groups, shapes, {})
-    known = {} if found.naming is None else stem_table(_NAMING, found.naming)
-    if all(_joined(*place) in known for place in injected):
-        return found
-    return Detection((), "no known family has all modules that are injected")
-
-
-def _canonical(component: str, path: str, naming: Family | None) -> str:
-    """Return the canonical name of a model's module."""
-    name = _joined(component, path)
-    if naming is None:
-        return name
-    stem = stem_table(_NAMING, naming).get(name)
-    if stem is None:
-        raise FamilyError(
-            f"the family {naming.name} has no such module",
-            module=name,
-            hint="leave it out with exclude=, or give the component: {'text_encoder': model}",
-        )
-    return stem.module
-
-
-def _homes(models: Mapping[str, nn.Module], naming: Family | None) -> dict[str, tuple[str, str]]:
-    """Return the names an adapter may have for each layer → (component, path).
-
-    Adapters of no known family are named as their dialect spells stems.
-    """
-    homes: dict[str, tuple[str, str]] = {}
-    known = {} if naming is None else stem_table(_NAMING, naming)
-    for place in _layers(models):
-        name = _joined(*place)
-        stem = known.get(name)
-        spelled = [stem.module] if stem else [name, _flat(*place), *_in_folder(*place)]
-        for one in spelled:
-            homes.setdefault(one, place)
-    return homes
-
-
-def _flat(component: str, path: str) -> str:
-    """Return kohya's spelling of a module, as it is called where the family is unknown."""
-    return _joined(component, path.replace(".", "_"))
-
-
-def _in_folder(component: str, path: str) -> list[str]:
-    """Return what PEFT's folders call a module, where the family is unknown."""
-    return [f"{path}", f"base_model.model.{path}", f"{component}.base_model.model.{path}"]
 
 
 # --- values ------------------------------------------------------------------------------------
