@@ -1,8 +1,9 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `library` →
-`stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` → `errors`,
-`events`. The names below are loaded when first used, so that importing the package costs nothing.
+Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `train`,
+`library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
+`errors`, `events`. The names below are loaded when first used, so that importing the package costs
+nothing.
 """
 
 from __future__ import annotations
@@ -13,33 +14,51 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "GradientAudit": "loramerge.train.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
+    "collapse_lora": "loramerge.train.modules",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
+    "extract_lora_ups_down": "loramerge.train.modules",
+    "inject_trainable_lora": "loramerge.train.modules",
+    "inject_trainable_lora_extended": "loramerge.train.modules",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
+    "load_lora_weight": "loramerge.train.saving",
     "mix": "loramerge.api",
+    "remove_lora": "loramerge.train.modules",
     "resize": "loramerge.api",
     "run": "loramerge.api",
     "save": "loramerge.api",
+    "save_lora_weight": "loramerge.train.saving",
+    "tune_lora_scale": "loramerge.train.modules",
 }
 
 __all__ = [
     "Adapter",
+    "GradientAudit",
     "LoramergeError",
     "Weight",
     "__version__",
     "bake",
+    "collapse_lora",
     "convert",
     "diff",
+    "extract_lora_ups_down",
+    "inject_trainable_lora",
+    "inject_trainable_lora_extended",
     "inspect",
     "load",
+    "load_lora_weight",
     "mix",
+    "remove_lora",
     "resize",
     "run",
     "save",
+    "save_lora_weight",
+    "tune_lora_scale",
 ]
 
 if TYPE_CHECKING:
@@ -47,6 +66,16 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save
     from loramerge.errors import LoramergeError
+    from loramerge.train.audit import GradientAudit
+    from loramerge.train.modules import (
+        collapse_lora,
+        extract_lora_ups_down,
+        inject_trainable_lora,
+        inject_trainable_lora_extended,
+        remove_lora,
+        tune_lora_scale,
+    )
+    from loramerge.train.saving import load_lora_weight, save_lora_weight
 
 
 def __getattr__(name: str) -> Any:

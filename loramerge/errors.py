@@ -17,6 +17,7 @@ __all__ = [
     "FamilyError",
     "FileError",
     "FormatError",
+    "GradientFlowError",
     "LoramergeError",
     "MissingExtra",
     "MissingFile",
@@ -187,3 +188,15 @@ class NumericsError(LoramergeError):
     """NaN or infinity, an overflow on the way out, or an error above `--max-error`."""
 
     exit_code = 7
+
+
+class GradientFlowError(NumericsError):
+    """Injected modules that get no gradient, a broken one, or learned nothing.
+
+    Args:
+        modules: the full name of every one.
+    """
+
+    def __init__(self, problem: str, *, modules: Sequence[str] = (), **details: Any) -> None:
+        super().__init__(problem, **details)
+        self.modules = tuple(modules)

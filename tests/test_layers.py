@@ -15,7 +15,7 @@ FLOORS = (
     ("api",),
     ("recipe",),
     ("verbs",),
-    ("library",),
+    ("train", "library"),
     ("stream",),
     ("algebra",),
     ("adapter", "checkpoint"),
@@ -27,6 +27,7 @@ FLOORS = (
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
 ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "pydantic": {"recipe"}, "diffusers": set()}
 NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "ruamel"}
+AT_MODULE_LEVEL = {"train": {"torch"}}  # whoever imports train wants it
 
 
 def _imports(path, *, top_level_only=False):
@@ -79,4 +80,12 @@ def test_packages_stay_where_they_belong(path):
         package = name.split(".")[0]
         assert floor in ONLY_IN.get(package, {floor}), f"{name} does not belong in {floor}"
     for name in _imports(path, top_level_only=True):
-        assert name.split(".")[0] not in NEVER_AT_MODULE_LEVEL, f"{name} at module level"
+        never = NEVER_AT_MODULE_LEVEL - AT_MODULE_LEVEL.get(floor, set())
+        assert name.split(".")[0] not in never, f"{name} at module level"
+
+
+def test_nothing_imports_train_at_module_level():
+    """It brings torch, which only training, and nothing else, may cost."""
+    for path in FILES:
+        if _floor_of(path) != "train":
+            assert not [n for n in _imports(path, top_level_only=True) if "loramerge.train" in n]

@@ -11,7 +11,10 @@ from loramerge.dialects.classify import Group
 from loramerge.dialects.spec import probe_stems
 from loramerge.families import FAMILIES, Family
 
-__all__ = ["Detection", "detect"]
+__all__ = ["NO_FAMILY", "Detection", "detect"]
+
+# what the trainer writes for a base of no known family, which may resemble one by its names
+NO_FAMILY = ("loramerge.family", "none")
 
 _METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
 _SHARE = 0.5  # of the modules must belong to a family for it to be taken
@@ -111,6 +114,8 @@ def detect(
     """
     if not groups:
         return Detection((), "the file has no module with a known suffix")
+    if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
+        return Detection((), "it was trained on a base of no known family, says its header")
     scores = {f.name: _score(f, groups, shapes) for f in _plausible(groups, shapes)}
     whole = len(groups), len(shapes)
     if not any(score[:2] == whole for score in scores.values()):

@@ -89,7 +89,8 @@ def test_the_changelog_has_this_version():
 
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
-    f"docs/{name}.md" for name in ("commands", "formats", "python", "recipes", "weights")
+    f"docs/{name}.md"
+    for name in ("commands", "formats", "python", "recipes", "training", "weights")
 ]
 
 
@@ -235,11 +236,14 @@ def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811
     assert (run.folder / "baked.safetensors").is_file()
 
 
-def test_python_examples_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("document", ["python.md", "training.md"])
+def test_python_examples_run(document, tmp_path, monkeypatch, capsys):
+    if document == "training.md":
+        pytest.importorskip("diffusers")
     assert main(["demo", str(tmp_path / "demo"), "-q"]) == 0
     monkeypatch.chdir(tmp_path / "demo")
-    text = "\n".join(blocks(DOCS / "python.md", "python"))
-    test = doctest.DocTestParser().get_doctest(text, {}, "python.md", "python.md", 0)
+    text = "\n".join(blocks(DOCS / document, "python"))
+    test = doctest.DocTestParser().get_doctest(text, {}, document, document, 0)
     assert len(test.examples) > 20
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     capsys.readouterr()
@@ -256,6 +260,16 @@ def test_readme_says_what_exists():
         assert name in COMMANDS
     for line in re.findall(r"^\$ loramerge (\w+)", text, re.MULTILINE):
         assert line in COMMANDS
+
+
+def test_the_page_of_training_has_every_preset():
+    pytest.importorskip("torch")
+    from loramerge.train.targets import PRESETS
+
+    text = (DOCS / "training.md").read_text("utf-8")
+    for name, preset in PRESETS.items():
+        row = re.search(rf"^\| `{name}` \|.*$", text, re.MULTILINE)
+        assert row and all(f"`{alias}`" in row[0] for alias in preset.aliases), name
 
 
 def test_the_weight_file_of_the_page_is_one(tmp_path):

@@ -1,0 +1,91 @@
+"""What a denoising model learns: noised latents, the target, and the weight of each time step.
+
+Everything follows from the scheduler: its `alphas_cumprod` ᾱ (zero-terminal if it rescales them) and
+its `prediction_type`. With x₀ the latents and ε the noise, `x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε`.
+
+Source: Ho et al., DDPM (arXiv:2006.11239), equation 4; Salimans and Ho (arXiv:2202.00512), section 4,
+for v; Hang et al., min-SNR (arXiv:2303.09556), section 3.4; Lin et al. (arXiv:2305.08891) for zero
+terminal SNR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loramerge.errors import UsageError
+
+__all__ = ["Noising"]
+
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class Noising:
+    """How latents are noised and what is predicted.
+
+    Args:
+        alphas: ᾱ by time step, `(T,)`, float64, in `[0, 1)`.
+        prediction: `epsilon`, `v_prediction` or `sample`.
+    """
+
+    alphas: Any
+    prediction: str
+
+    @classmethod
+    def of(cls, scheduler: Any) -> Noising:
+        """Read it from a diffusers scheduler (DDPM, DDIM, PNDM, Euler, …).
+
+        Raises:
+            UsageError: if the scheduler is of another kind of model, or predicts the noise from
+                latents of which its last step leaves nothing.
+        """
+        alphas = getattr(scheduler, "alphas_cumprod", None)
+        prediction = getattr(scheduler.config, "prediction_type", "epsilon")
+        if alphas is None or prediction not in _PREDICTIONS:
+            raise UsageError(
+                "this scheduler cannot be trained with",
+                expected=f"alphas_cumprod, and a prediction type of {', '.join(_PREDICTIONS)}",
+                found=f"{type(scheduler).__name__}, {prediction}",
+            )
+        alphas = alphas.detach().to("cpu", torch.float64)
+        if prediction == "epsilon" and float(alphas[-1]) < 1e-6:
+            raise UsageError(
+                "with zero terminal SNR the noise of the last step tells nothing of the picture",
+                expected="prediction_type v_prediction (or sample)",
+                found=f"epsilon, rescale_betas_zero_snr, and ᾱ {float(alphas[-1]):.1e} at the end",
+            )
+        return cls(alphas, prediction)
+
+    def _roots(self, times: Any, like: Any) -> tuple[Any, Any]:
+        """Return √ᾱ and √(1 − ᾱ) of each example, shaped to multiply `like`."""
+        alphas = self.alphas[times.cpu()].reshape(-1, *[1] * (like.ndim - 1))
+        return alphas.sqrt().to(like), (1 - alphas).sqrt().to(like)
+
+    def noised(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return `√ᾱ x₀ + √(1 − ᾱ) ε`."""
+        signal, spread = self._roots(times, latents)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return what the model should give: ε, `√ᾱ ε − √(1 − ᾱ) x₀`, or x₀."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return latents
+        signal, spread = self._roots(times, latents)
+        return signal * noise - spread * latents
+
+    def weights(self, times: Any, gamma: float) -> Any:
+        """Return the min-SNR weight of each example, `(n,)` float32.
+
+        `min(SNR, γ)` times the weight that turns a loss on x₀ into one on what is predicted: 1 / SNR
+        for ε, 1 / (SNR + 1) for v, 1 for x₀; finite where SNR is 0.
+        """
+        alphas = self.alphas[times.cpu()]
+        snr = alphas / (1 - alphas)
+        capped = snr.clamp(max=gamma)
+        over = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
+        return (capped / over[self.prediction]).to(torch.float32)
