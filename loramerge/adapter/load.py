@@ -16,8 +16,9 @@ from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.dense import Full, Replacement
 from loramerge.adapter.foreign import Foreign
 from loramerge.adapter.low_rank import Factored, LowRank, Scale, Tucker
+from loramerge.adapter.sites import halves
 from loramerge.adapter.source import Source, open_source
-from loramerge.dialects import DIALECTS, stem_table
+from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.dialects.roles import kind_of
@@ -61,20 +62,22 @@ def load(path: str | PathLike[str]) -> Adapter:
     _check_positions(classified.groups, detection, source)
     unknown = list(classified.unknown)
     dialects: Counter[str] = Counter()
+    covered: set[tuple[str, str]] = set()
     for group in classified.groups:
-        module = _module(group, detection)
-        if module is None:
+        target = _target(group, detection)
+        if target is None:
             unknown += group.roles.values()
             continue
+        module = Site(target.modules, "weight", target.spans).name
         try:
-            sites = _sites(group, module, source)
+            sites = _sites(group, target, source)
         except ShapeError as error:
             info.problems.append(
                 Problem("error", "shape", module, f"{error.problem}: {error.found}", _EXPORT_AGAIN)
             )
             unknown += group.roles.values()
             continue
-        taken = _place(adapter, group, sites)
+        taken = _place(adapter, group, sites, covered)
         dialects[group.dialect] += 1
         left = [key for role, key in group.roles.items() if role not in taken]
         if left:
@@ -103,22 +106,25 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     return None
 
 
-def _module(group: Group, detection: Detection) -> str | None:
-    """Return the module a group's stem stands for, or None if the family has none such."""
+def _target(group: Group, detection: Detection) -> Fused | None:
+    """Return the modules a group's stem stands for, or None if the family has none such."""
     dialect = DIALECTS[group.dialect]
     if detection.naming is None:
-        return dialect.opaque_module(group.stem)
+        return Fused((dialect.opaque_module(group.stem),))
     stem = stem_table(dialect, detection.naming).get(group.stem)
-    return stem.module if stem else None
+    return Fused(stem.modules, stem.spans, stem.swapped) if stem else None
 
 
-def _sites(group: Group, module: str, source: Source) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
+def _sites(
+    group: Group, target: Fused, source: Source
+) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
     kind = kind_of(tensors.keys())
-    weight = Site((module,))
+    weight = Site(target.modules, "weight", target.spans)
     if kind in ("lora", "tucker"):
+        module = weight.name
         scale = _scale(group, module, tensors, source)
         delta: Delta
         if kind == "tucker":
@@ -133,9 +139,13 @@ def _sites(group: Group, module: str, source: Source) -> dict[Site, tuple[Delta,
     for role in _WHOLE:
         if role not in tensors or (weight in found and role not in _BIASES):
             continue
-        site = Site((module,), "bias" if role in _BIASES else "weight")
+        site = weight._replace(parameter="bias" if role in _BIASES else "weight")
         make = Replacement.of if role.startswith("set") else Full.of
         found[site] = (make(tensors[role], role), (role,))
+    for site, (delta, roles) in found.items():
+        site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
+        if target.swapped:
+            found[site] = (delta.rows(halves(delta.shape[0])), roles)
     return found
 
 
@@ -204,14 +214,19 @@ def _place(
     adapter: Adapter,
     group: Group,
     sites: Mapping[Site, tuple[Delta, tuple[str, ...]]],
+    covered: set[tuple[str, str]],
 ) -> set[str]:
     """Put a group's deltas into the adapter; return the roles that were taken.
 
     A module that the file spells twice is an error: which of the two is meant cannot be known.
+
+    Args:
+        covered: every module and parameter that has a delta; added to.
     """
     info, taken = adapter.info, set[str]()
     for site, (delta, roles) in sites.items():
-        if site in adapter.deltas:
+        places = {(module, site.parameter) for module in site.modules}
+        if not covered.isdisjoint(places):
             info.problems.append(
                 Problem(
                     "error",
@@ -223,6 +238,7 @@ def _place(
             )
             continue
         adapter.deltas[site] = delta
+        covered |= places
         for role in roles:
             if role in group.roles:
                 taken.add(role)

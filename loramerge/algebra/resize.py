@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.combine import Combined, SizeModel, combine
 from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.dialects import Dialect
 from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
 
@@ -16,6 +18,7 @@ def resize(
     rule: RankRule,
     *,
     sizes: SizeModel | None = None,
+    target: Dialect | None = None,
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
@@ -29,6 +32,7 @@ def resize(
     Args:
         rule: what to keep.
         sizes: needed where the rule has `max_size`.
+        target: the dialect that will be written: ranks count per site that it stores.
         precise: for float64 output, see `svd.decompose`.
 
     Raises:
@@ -41,6 +45,8 @@ def resize(
             hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
         )
     adapter.require_sound()
+    if target is not None:
+        adapter = for_dialect(adapter, target)
     combined = combine(
         {site: [delta] for site, delta in adapter.deltas.items()},
         rule,

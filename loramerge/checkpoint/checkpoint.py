@@ -21,7 +21,7 @@ _SHARD = re.compile(r"-\d+-of-\d+")
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: `part` of `parts` equal row ranges of a tensor of a file."""
+    """Where a parameter lies in a tensor of a file; see `families.Slot`."""
 
     file: CheckpointFile
     tensor: Tensor
@@ -29,12 +29,23 @@ class Place(NamedTuple):
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    span: int = 1
+    swapped: bool = False
 
     @property
     def rows(self) -> tuple[int, int]:
         """First and last-plus-one row of the stored tensor."""
         height = self.tensor.shape[0] // self.parts
-        return self.part * height, (self.part + 1) * height
+        return self.part * height, (self.part + self.span) * height
+
+    @property
+    def pieces(self) -> tuple[tuple[int, int, int], ...]:
+        """Ranges of stored rows as (first, last plus one, row of the parameter it begins at)."""
+        start, stop = self.rows
+        if not self.swapped:
+            return ((start, stop, 0),)
+        half = (stop - start) // 2
+        return ((start, start + half, half), (start + half, stop, 0))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,7 +153,15 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
                 stored = names.get(slot.tensor)
                 if stored is None:
                     continue
-                place = Place(*stored, slot.tensor, slot.part, slot.parts, slot.transposed)
+                place = Place(
+                    *stored,
+                    slot.tensor,
+                    slot.part,
+                    slot.parts,
+                    slot.transposed,
+                    slot.span,
+                    slot.swapped,
+                )
                 match.slots.setdefault((f"{component.name}.{module.path}", parameter), []).append(
                     place
                 )

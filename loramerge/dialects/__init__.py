@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.spec import Dialect, Form, Stem, stem_table
+from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
 from loramerge.dialects.tables import DIFFUSERS, DIFFUSERS_LEGACY, KOHYA, LORA_DIFFUSION, PEFT
+from loramerge.dialects.transformer_tables import BARE, COMFYUI, ONETRAINER, XLABS
 from loramerge.errors import FormatError, nearest
 
-__all__ = ["DIALECTS", "PROGRAMS", "Dialect", "Form", "Stem", "dialect", "stem_table"]
+__all__ = ["DIALECTS", "PROGRAMS", "Dialect", "Form", "Fused", "Stem", "dialect", "stem_table"]
 
-DIALECTS: dict[str, Dialect] = {
-    d.name: d for d in (KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION)
-}
+_ALL = (
+    KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION, COMFYUI, ONETRAINER, XLABS, BARE,
+)  # fmt: skip
+DIALECTS: dict[str, Dialect] = {d.name: d for d in _ALL}
 
-# program (as in --for) → the dialect it reads best
+# program (as in --for) → the dialect it reads best, if the family does not say another
 PROGRAMS: dict[str, str] = {
     "comfyui": "kohya",
     "a1111": "kohya",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,14 @@ def _plausible(
     return found
 
 
+def _ruled_out(family: Family, groups: Sequence[Group]) -> bool:
+    """Say whether a stem occurs that only a relative of the family has."""
+    if family.never is None:
+        return False
+    pattern = re.compile(family.never)
+    return any(pattern.search(group.stem) for group in groups)
+
+
 def detect(
     groups: Sequence[Group],
     shapes: Mapping[tuple[str, str], tuple[int, ...]],
@@ -106,7 +115,11 @@ def detect(
         # no perfect fit among those whose probes occur: count every family
         rest = [family for family in FAMILIES.values() if family.name not in scores]
         scores |= {family.name: _score(family, groups, shapes) for family in rest}
-    scores = {name: s for name, s in scores.items() if s[0] >= _SHARE * len(groups)}
+    scores = {
+        name: s
+        for name, s in scores.items()
+        if s[0] >= _SHARE * len(groups) and not _ruled_out(FAMILIES[name], groups)
+    }
     if not scores:
         return Detection((), "no known family has modules of these names")
     best = max(scores.values())

@@ -8,6 +8,8 @@ reference model.
 from __future__ import annotations
 
 from loramerge.errors import FamilyError, nearest
+from loramerge.families.flux import FLUX1
+from loramerge.families.qwen import QWEN_IMAGE
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, parameters
 from loramerge.families.stable_diffusion import SD15, SD21, SDXL, SDXL_REFINER
 
@@ -23,7 +25,9 @@ __all__ = [
     "parameters",
 ]
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (SD15, SD21, SDXL, SDXL_REFINER)}
+FAMILIES: dict[str, Family] = {
+    f.name: f for f in (SD15, SD21, SDXL, SDXL_REFINER, FLUX1, QWEN_IMAGE)
+}
 
 
 def family(name: str) -> Family:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,17 @@ _COPY_TASK = 4 * COPY_BLOCK
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted."""
+    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted.
+
+    Args:
+        site: the module, alone.
+        offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+    """
 
     site: Site
     place: Place
     deltas: tuple[Delta, ...]
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def plan_bake(
         FormatError: if the base stores modules of an adapter as integers, or with scales beside.
         ShapeError: listing the modules whose shapes differ.
     """
-    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], tuple[Place, list[Delta]]]]] = {}
+    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _Planned]]] = {}
     missing: dict[str, list[str]] = {}
     misfits: list[str] = []
     quantised: list[str] = []
@@ -144,28 +151,33 @@ def plan_bake(
             w = of(site)
             if w == 0.0:
                 continue
-            places = _places(checkpoint, site)
-            if not places:
-                missing.setdefault(site.component, []).append(site.name)
-                continue
             with naming(site, adapter.info.path):
                 if isinstance(delta, Foreign):
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
-            for place in places:
-                if not is_float(place.tensor.dtype) or _has_scale(place):
-                    quantised.append(f"{place.name} ({place.tensor.dtype})")
+            bounds = site.bounds(delta.shape[0])
+            for module, (start, stop) in zip(site.modules, pairwise(bounds), strict=True):
+                own = Site((module,), site.parameter)
+                places = checkpoint.slots.get((module, site.parameter), [])
+                if not places:
+                    missing.setdefault(site.component, []).append(own.name)
                     continue
-                if _flat(place.shape) != delta.flat_shape:
-                    misfits.append(
-                        f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
+                shape = (stop - start, *delta.shape[1:])
+                for place in places:
+                    if not is_float(place.tensor.dtype) or _has_scale(place):
+                        quantised.append(f"{place.name} ({place.tensor.dtype})")
+                        continue
+                    if _flat(place.shape) != _flat(shape):
+                        misfits.append(
+                            f"{own.name}: base {list(place.shape)}, adapter {list(shape)}"
+                        )
+                        continue
+                    tensors = edits.setdefault(place.file, {})
+                    entry = tensors.setdefault(place.name, {}).setdefault(
+                        (own, place.part), _Planned(place)
                     )
-                    continue
-                tensors = edits.setdefault(place.file, {})
-                entry = tensors.setdefault(place.name, {}).setdefault(
-                    (site, place.part), (place, [])
-                )
-                entry[1].append(scaled)
+                    entry.deltas.append(scaled)
+                    entry.offsets.append(start)
     if quantised:
         raise FormatError(
             f"{len(quantised)} tensors of the base are quantised and cannot be baked into",
@@ -184,7 +196,9 @@ def plan_bake(
     skipped = _require_modules(missing, skip_missing, checkpoint)
     ready = {
         file: {
-            name: [Edit(site, place, tuple(deltas)) for (site, _), (place, deltas) in e.items()]
+            name: [
+                Edit(site, p.place, tuple(p.deltas), tuple(p.offsets)) for (site, _), p in e.items()
+            ]
             for name, e in tensors.items()
         }
         for file, tensors in edits.items()
@@ -192,6 +206,15 @@ def plan_bake(
     if not ready and dtype is None:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
+
+
+@dataclass
+class _Planned:
+    """An edit as it grows, adapter by adapter."""
+
+    place: Place
+    deltas: list[Delta] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -209,12 +232,6 @@ def _has_scale(place: Place) -> bool:
     tensors, _ = place.file.open()
     stem = place.name.removesuffix(".weight")
     return any(stem + ending in tensors or place.name + ending in tensors for ending in _SCALES)
-
-
-def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
-    if len(site.modules) != 1:
-        return []
-    return checkpoint.slots.get((site.modules[0], site.parameter), [])
 
 
 def _require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
@@ -619,22 +636,25 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
     if not edit.place.transposed:
         return [delta.row_adder(compute) for delta in edit.deltas]
 
-    def transposed(delta: Delta) -> Any:
+    def transposed(delta: Delta, offset: int) -> Any:
         if isinstance(delta, Replacement):
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
-        flipped = delta.dense(dtype=compute).reshape(delta.flat_shape).T
+        height = edit.place.shape[0]
+        whole = delta.dense(dtype=compute).reshape(delta.flat_shape)
+        flipped = whole[offset : offset + height].T
 
         def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
+            rows = flipped[start - offset : stop - offset]
             if fresh:
-                out[:] = flipped[start:stop]
+                out[:] = rows
             else:
-                out += flipped[start:stop]
+                out += rows
 
         return add
 
-    return [transposed(delta) for delta in edit.deltas]
+    return [transposed(d, offset) for d, offset in zip(edit.deltas, edit.offsets, strict=True)]
 
 
 def _ask(
@@ -646,22 +666,22 @@ def _ask(
     asked: Any,
 ) -> list[tuple[int, int, int]] | None:
     """Fill `asked` with ΔW of rows start:stop; return (edit, first, last) rows covered, or None."""
-    covered = []
+    covered = []  # index, first, last, what to add to a stored row to have the module's
     for index, edit in enumerate(edits):
-        low, high = edit.place.rows
-        first, last = max(low, start), min(high, stop)
-        if first < last:
-            covered.append((index, first, last))
+        for low, high, begin in edit.place.pieces:
+            first, last = max(low, start), min(high, stop)
+            if first < last:
+                covered.append((index, first, last, begin - low))
     if not edits:
         return None
-    if sum(last - first for _, first, last in covered) != stop - start:
+    if sum(last - first for _, first, last, _ in covered) != stop - start:
         asked[:] = -0.0  # leaves every value as it is, the sign of a zero included
-    for index, first, last in covered:
-        low = edits[index].place.rows[0]
+    for index, first, last, shift in covered:
         rows = slice(first - start, last - start)
         for number, add in enumerate(adders[index]):
-            add(first - low, last - low, base[rows], asked[rows], number == 0)
-    return covered
+            begin = shift + edits[index].offsets[number]
+            add(first + begin, last + begin, base[rows], asked[rows], number == 0)
+    return [(index, first, last) for index, first, last, _ in covered]
 
 
 def _measure(

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import trigger_words
+from loramerge.adapter.save import choose_dialect
+from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, terms_of, uncut
 from loramerge.algebra.compat import mix_like
@@ -165,15 +167,18 @@ def _summed(
         )
         return found, uncut(found)
     sizes = None
+    adapters = [adapter for adapter, _ in inputs]
+    target = choose_dialect(parameters.target(), adapters)
     if rule.max_size is not None:
-        adapters = [adapter for adapter, _ in inputs]
         frame = mixed_frame(adapters, parameters.embeddings)
-        sizes = budget(adapters, frame, weighted_shapes(inputs), parameters, made, context)
+        shapes = weighted_shapes(inputs, target)
+        sizes = budget(adapters, frame, shapes, parameters, made, context)
     return mix_adapters(
         inputs,
         rule,
         embeddings=parameters.embeddings,
         sizes=sizes,
+        target=target,
         device=check_device(context.device),
         precise=parameters.float_type() == "F64",
         threads=context.threads,
@@ -186,7 +191,8 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     parameters = parameters.settled()
     inputs = _inputs(parameters, context)
     adapters = [adapter for adapter, _ in inputs]
-    terms = terms_of([(adapter, reference.weight) for adapter, reference in inputs])
+    target = choose_dialect(parameters.target(), adapters)
+    terms = terms_of([(without_values(a, target), r.weight) for a, r in inputs], target)
     if parameters.compat in ("kohya", "peft-linear"):
         terms = {site: deltas[:1] for site, deltas in terms.items()}
     made = step_of(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.save import choose_dialect, suffix_of, write_encoded
+from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.resize import resize as resize_adapter
 from loramerge.dialects import Dialect
@@ -160,7 +161,9 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
     made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
     source = weighted(adapter, parameters.adapter.weight)
     sizes = None
+    target = choose_dialect(parameters.target(), [adapter])
     if rule.max_size is not None:
+        source = for_dialect(source, target)
         frame = source.with_deltas({}, dtype=adapter.dtype)
         sizes = budget([adapter], frame, source.deltas, parameters, made, context)
     try:
@@ -168,6 +171,7 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
             source,
             rule,
             sizes=sizes,
+            target=target,
             device=check_device(context.device),
             precise=parameters.float_type() == "F64",
             threads=context.threads,
@@ -202,7 +206,9 @@ def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     """Foretell the result from headers."""
     adapter = adapter_of(parameters.adapter, context)
     made = step_of("resize", parameters, {("adapters", parameters.adapter.name): input_of(adapter)})
-    source = weighted(adapter, parameters.adapter.weight)
+    target = choose_dialect(parameters.target(), [adapter])
+    source = weighted(without_values(adapter, target), parameters.adapter.weight)
+    source = for_dialect(source, target)
     terms = {site: [delta] for site, delta in source.deltas.items()}
     rule = parameters.rule(whole_size([adapter], parameters))
     frame = source.with_deltas({}, dtype=adapter.dtype)
