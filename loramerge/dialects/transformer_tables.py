@@ -193,6 +193,10 @@ _DIFFUSERS_HEADS = (
 )  # fmt: skip
 
 
+# `.scale` is the weight of a norm here, and replaces the base's
+_UNSCALED = {role: suffixes for role, suffixes in _PLAIN.items() if role != "scale"}
+
+
 def _bare(family: Family, component: str) -> tuple[str, ...]:
     return ("",) if component == "transformer" else ()
 
@@ -202,8 +206,8 @@ BARE = Dialect(
     title="Dotted names without a prefix (BFL's control adapters, Lightning)",
     example="double_blocks.0.img_attn.qkv.lora_A.weight",
     forms=(
-        Form(spell_native(_bare), {**_PEFT_FIRST, **_PLAIN, "set_weight": (".scale",)}),
-        Form(_paths({"transformer": ("",)}), {**_KOHYA_FIRST, **_PLAIN}),
+        Form(spell_native(_bare), {**_PEFT_FIRST, **_UNSCALED, "set_weight": (".scale",)}),
+        Form(_paths({"transformer": ("",)}), {**_KOHYA_FIRST, **_UNSCALED}),
     ),
     alpha="tensor",
     prefixes={},
