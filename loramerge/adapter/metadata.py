@@ -31,7 +31,9 @@ _BASE_VERSIONS = {
     "sd21": "sd_v2",
     "sdxl": "sdxl_base_v1-0",
     "sdxl-refiner": "sdxl_refiner_v1-0",
+    "flux1": "flux1",
 }
+_NETWORK_MODULES = {"flux1": "networks.lora_flux"}
 
 
 def _is_structure(key: str, value: str) -> bool:
@@ -137,12 +139,13 @@ def network_metadata(
     ranks = {d.rank for d in deltas.values() if d.rank is not None}
     if not ranks:
         return {}
+    family = adapter.family
+    usual = _NETWORK_MODULES.get(family.name if family else "", "networks.lora")
     entries = {
-        "ss_network_module": adapter.info.metadata.get("ss_network_module", "networks.lora"),
+        "ss_network_module": adapter.info.metadata.get("ss_network_module", usual),
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
     }
-    family = adapter.family
     if family is not None and family.name in _BASE_VERSIONS:
         version = adapter.info.metadata.get("ss_base_model_version", _BASE_VERSIONS[family.name])
         entries["ss_base_model_version"] = version

@@ -15,6 +15,7 @@ from loramerge.families import Family
 
 __all__ = ["BARE", "COMFYUI", "ONETRAINER", "XLABS"]
 
+_SD3 = ("sd3", "sd35-medium", "sd35-large")
 _PLAIN: Mapping[str, tuple[str, ...]] = {
     "mid": (".lora_mid.weight",),
     "alpha": (".alpha",),
@@ -58,9 +59,15 @@ def _both(*parts: Stems) -> Stems:
 # --- ComfyUI -----------------------------------------------------------------------------------
 
 # family → component → the name ComfyUI gives a text encoder
+_COMFYUI_SD3 = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 _COMFYUI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
-    "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"},
+    **{
+        name: dict(
+            {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
+        )
+        for name in _SD3
+    },
 }
 _DIFFUSION_MODEL = ("diffusion_model.",)
 
@@ -135,11 +142,12 @@ XLABS = Dialect(
 
 # --- OneTrainer --------------------------------------------------------------------------------
 
+_ONETRAINER_SD3 = {
+    "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_", "text_encoder_3": "lora_te3_",
+}  # fmt: skip
 _ONETRAINER_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
-    "sd3": {
-        "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_", "text_encoder_3": "lora_te3_",
-    },
+    **dict.fromkeys(_SD3, _ONETRAINER_SD3),
 }  # fmt: skip
 _BFL = (
     "double_blocks.",
@@ -179,17 +187,32 @@ ONETRAINER = Dialect(
     ),
     alpha="tensor",
     prefixes={"lora_transformer_": "transformer"},
-    marks=tuple(f"transformer.{name}" for name in (*_BFL, "img_in", "txt_in.", "txt_in")),
+    marks=tuple(f"transformer.{name}" for name in (*_BFL, "img_in.proj")),
     loads_in=("OneTrainer", "ComfyUI", "InvokeAI"),
     writable="any module of a known diffusion transformer",
 )
 
 # --- bare --------------------------------------------------------------------------------------
 
-_NATIVE_HEADS = (*_BFL, "img_in", "txt_in", "joint_blocks.", "blocks.")
+_NATIVE_HEADS = (
+    *_BFL,
+    "img_in",
+    "txt_in",
+    "joint_blocks.",
+    "x_embedder.",
+    "t_embedder.",
+    "y_embedder.",
+    "blocks.",
+    "patch_embedding",
+    "time_embedding.",
+    "text_embedding.",
+    "time_projection.",
+    "img_emb.",
+    "head.",
+)
 _DIFFUSERS_HEADS = (
     "transformer_blocks.", "single_transformer_blocks.", "time_text_embed.", "context_embedder",
-    "x_embedder", "norm_out.", "proj_out",
+    "x_embedder", "norm_out.", "proj_out", "pos_embed.", "txt_norm", "condition_embedder.",
 )  # fmt: skip
 
 

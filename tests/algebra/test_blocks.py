@@ -321,8 +321,9 @@ def test_qwen_image_is_not_taken_for_flux(shared_data: Path, tmp_path: Path) -> 
         ([*SINGLES, "lora_unet_double_blocks_19_img_mlp_0"], "such as D19"),
         ([*SINGLES, "lora_unet_single_blocks_47_linear1"], "such as S47"),
         (["diffusion_model.double_blocks.0.img_attn_qkv", *SINGLES], "HunyuanVideo"),
-        (["diffusion_model.joint_blocks.0.x_block.attn.qkv"], "SD3"),
-        (["lora_unet_blocks_0_cross_attn_k"], "no block of Flux"),
+        (["diffusion_model.joint_blocks.0.x_block.attn.qkv"], "an adapter of sd3"),
+        (["lora_unet_blocks_0_cross_attn_k"], "an adapter of wan"),
+        (["lora_unet_some_blocks_0_attn_k"], "no block of Flux"),
     ],
 )
 def test_what_may_be_another_model_is_refused(stems: list[str], words: str, tmp_path: Path) -> None:

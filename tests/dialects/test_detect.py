@@ -70,7 +70,7 @@ def test_the_text_encoder_alone_names_the_family_among_few(family: str) -> None:
     chosen = {n: m for n, m in attention(family, full=True).items() if n.startswith("text")}
     found = detected("diffusers", family, chosen)
     assert FAMILIES[family] in found.candidates
-    encoders = {family, "sdxl", "sd15", "sdxl-refiner", "flux1", "sd3"}
+    encoders = {family, "sdxl", "sd15", "sdxl-refiner", "flux1", "sd3", "sd35-medium", "sd35-large"}
     assert {f.name for f in found.candidates} <= encoders
 
 
