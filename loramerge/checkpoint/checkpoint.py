@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
+from loramerge.checkpoint.generic import is_transformers, named_tensors
 from loramerge.errors import FamilyError
 from loramerge.families import FAMILIES, Component, Family, Parameter, Spelling
 from loramerge.files.tensors import Tensor
@@ -64,7 +65,8 @@ class Checkpoint:
         layouts: layout name of each component found.
         slots: (module, parameter) → places; a folder with several variants of a component has
             several.
-        candidates: families that fit; more than one where nothing tells them apart.
+        candidates: families that fit; more than one where nothing tells them apart, none for other
+            models of transformers.
     """
 
     path: Path
@@ -77,7 +79,7 @@ class Checkpoint:
     @property
     def family_name(self) -> str:
         """`sd21`, or `sd15 or sd21`."""
-        return " or ".join(family.name for family in self.candidates)
+        return " or ".join(family.name for family in self.candidates) or "transformers"
 
     @property
     def size(self) -> int:
@@ -98,13 +100,18 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         match = _match(family, files)
         if match.matched:
             found.append((match.score, family, match))
+    if not found and is_transformers(Path(path)):
+        named = named_tensors(files)
+        slots = {key: [Place(*where)] for key, where in named.items()}
+        reason = "a model of transformers, by the names of its modules"
+        return Checkpoint(Path(path), files, (), reason, {"model": "transformers"}, slots)
     if not found:
         raise FamilyError(
             "the checkpoint belongs to no known family",
             file=path,
             expected=", ".join(FAMILIES),
             found=_first_names(files),
-            hint="loramerge families lists what can be baked into",
+            hint="loramerge families lists what can be baked into, beside folders of transformers",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]

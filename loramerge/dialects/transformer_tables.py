@@ -62,12 +62,7 @@ def _both(*parts: Stems) -> Stems:
 _COMFYUI_SD3 = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 _COMFYUI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
-    **{
-        name: dict(
-            {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
-        )
-        for name in _SD3
-    },
+    **dict.fromkeys(_SD3, _COMFYUI_SD3),
 }
 _DIFFUSION_MODEL = ("diffusion_model.",)
 

@@ -24,6 +24,7 @@ from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.checkpoint.generic import renaming
 from loramerge.errors import (
     AdapterError,
     FamilyError,
@@ -33,6 +34,7 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.events import Notify, Progress, ignore
+from loramerge.families import Parameter
 from loramerge.files.dtypes import DTYPES, FLOATS, is_float, numpy_dtype
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
@@ -147,6 +149,7 @@ def plan_bake(
         adapter.require_sound()
         _require_family(adapter, checkpoint)
         of = weight.on(adapter)
+        places_of = _finder(adapter, checkpoint)
         for site, delta in adapter.deltas.items():
             w = of(site)
             if w == 0.0:
@@ -158,11 +161,11 @@ def plan_bake(
             bounds = site.bounds(delta.shape[0])
             for module, (start, stop) in zip(site.modules, pairwise(bounds), strict=True):
                 own = Site((module,), site.parameter)
-                places = checkpoint.slots.get((module, site.parameter), [])
+                shape = (stop - start, *delta.shape[1:])
+                places = places_of(module, site.parameter, shape)
                 if not places:
                     missing.setdefault(site.component, []).append(own.name)
                     continue
-                shape = (stop - start, *delta.shape[1:])
                 for place in places:
                     if not is_float(place.tensor.dtype) or _has_scale(place):
                         quantised.append(f"{place.name} ({place.tensor.dtype})")
@@ -208,6 +211,35 @@ def plan_bake(
     return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
 
 
+def _finder(
+    adapter: Adapter, checkpoint: Checkpoint
+) -> Callable[[str, Parameter, tuple[int, ...]], Sequence[Place]]:
+    """Return the function that gives where a parameter of the adapter lies in the base."""
+    if checkpoint.candidates:
+        return lambda module, parameter, _: checkpoint.slots.get((module, parameter), ())
+    modules = [module for site in adapter.deltas for module in site.modules]
+    renamed = renaming(modules, (module for module, _ in checkpoint.slots))
+    flipped = any(config.get("fan_in_fan_out") for config in adapter.info.configs.values())
+
+    def find(module: str, parameter: Parameter, shape: tuple[int, ...]) -> Sequence[Place]:
+        places = checkpoint.slots.get((renamed(module), parameter), ())
+        return [_oriented(place, shape, flipped=flipped) for place in places]
+
+    return find
+
+
+def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
+    """Return a place of a matrix, transposed where it is that of a layer that stores it so.
+
+    Args:
+        flipped: the adapter says so (`fan_in_fan_out`, for the Conv1D of GPT-2); where the shape
+            allows just one way, that counts.
+    """
+    turned = place._replace(transposed=True)
+    fits, fits_turned = place.shape == shape, len(shape) == 2 and turned.shape == shape
+    return turned if fits_turned and (flipped or not fits) else place
+
+
 @dataclass
 class _Planned:
     """An edit as it grows, adapter by adapter."""
@@ -236,6 +268,8 @@ def _has_scale(place: Place) -> bool:
 
 def _require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
     candidates = adapter.info.detection.candidates
+    if not candidates and not checkpoint.candidates:
+        return  # names decide
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
             "the adapter and the base belong to different families",

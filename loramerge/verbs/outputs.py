@@ -133,7 +133,8 @@ def _holds_only_adapter(folder: Path) -> bool:
 
 
 def _is_checkpoint_folder(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file() or (folder / "unet" / "config.json").is_file()
+    configs = ("model_index.json", "config.json", "unet/config.json", "transformer/config.json")
+    return any((folder / name).is_file() for name in configs)
 
 
 def encoded_size(encoded: Encoded) -> int:
