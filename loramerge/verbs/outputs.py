@@ -11,6 +11,7 @@ from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.save import Encoded, encode
 from loramerge.algebra.combine import SizeModel, terms_of
 from loramerge.algebra.weights import Weight
+from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.errors import FileError, OutputExists, UsageError
@@ -133,8 +134,9 @@ def _holds_only_adapter(folder: Path) -> bool:
 
 
 def _is_checkpoint_folder(folder: Path) -> bool:
-    configs = ("model_index.json", "config.json", "unet/config.json", "transformer/config.json")
-    return any((folder / name).is_file() for name in configs)
+    configs = ("model_index.json", "unet/config.json", "transformer/config.json")
+    pipeline = any((folder / name).is_file() for name in configs)
+    return pipeline or (is_transformers(folder) and any(folder.glob("*.safetensors")))
 
 
 def encoded_size(encoded: Encoded) -> int:
