@@ -70,11 +70,11 @@ def _score(
 
 def _plausible(
     groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
-) -> list[Family]:
-    """Return the families of which a probe occurs, and every one that occurs has its shape."""
+) -> dict[str, bool]:
+    """Return the families of which a probe occurs, and whether all that occur have its shapes."""
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
-    found = []
+    found = {}
     for family in FAMILIES.values():
         fits = [
             _flat(shapes.get((name, stem), shape)) == _flat(shape)
@@ -82,8 +82,8 @@ def _plausible(
             for stem, shape in probe_stems(DIALECTS[name], family).items()
             if (name, stem) in stems
         ]
-        if fits and all(fits):
-            found.append(family)
+        if fits:
+            found[family.name] = all(fits)
     return found
 
 
@@ -109,12 +109,13 @@ def detect(
     """
     if not groups:
         return Detection((), "the file has no module with a known suffix")
-    scores = {f.name: _score(f, groups, shapes) for f in _plausible(groups, shapes)}
+    probed = _plausible(groups, shapes)
+    scores = {n: _score(FAMILIES[n], groups, shapes) for n, fits in probed.items() if fits}
     whole = len(groups), len(shapes)
     if not any(score[:2] == whole for score in scores.values()):
-        # no perfect fit among those whose probes occur: count every family
-        rest = [family for family in FAMILIES.values() if family.name not in scores]
-        scores |= {family.name: _score(family, groups, shapes) for family in rest}
+        # no perfect fit: count every family whose probes occur, or all if none do
+        rest = [name for name in probed or FAMILIES if name not in scores]
+        scores |= {name: _score(FAMILIES[name], groups, shapes) for name in rest}
     scores = {
         name: s
         for name, s in scores.items()

@@ -65,8 +65,7 @@ QWEN_IMAGE = Family(
     metadata=("qwen", "Qwen"),
     verified="diffusers model on the meta device, names and shapes",
     probes=(
-        "transformer_blocks.0.attn.to_q",
-        "transformer_blocks.0.attn.to_k",
+        *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         "transformer_blocks.0.img_mlp.net.2",
     ),
     never=r"single_(?:transformer_)?blocks|norm1|\.ff|_ff_",

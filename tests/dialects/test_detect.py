@@ -141,3 +141,42 @@ def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
         for n, m in attention(family, full=True).items()
     }
     assert detect(classify(strangers + keys, {}).groups, shapes, {}).name == family
+
+
+@pytest.mark.parametrize("block", [0, 5])
+@pytest.mark.parametrize("leaf", ["to_q", "to_out.0", "add_k_proj"])
+@pytest.mark.parametrize(
+    ("width", "families"),
+    [
+        (3072, {"flux1", "qwen-image"}),
+        (2432, {"sd35-large"}),
+        (1536, {"sd3", "sd35-medium"}),
+    ],
+)
+def test_what_transformers_share_is_told_apart_by_width_or_not_at_all(
+    width: int, families: set[str], leaf: str, block: int
+) -> None:
+    stem = f"transformer.transformer_blocks.{block}.attn.{leaf}"
+    keys = [f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"]
+    groups = classify(keys, {}).groups
+    found = detect(groups, {("diffusers", stem): (width, width)}, {})
+    assert {family.name for family in found.candidates} == families
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "lora_unet_double_blocks_19_img_attn_qkv",
+        "lora_unet_single_blocks_0_modulation_linear",
+        "diffusion_model.double_blocks.0.img_attn_qkv",
+        "lora_unet_double_blocks_0_txt_mlp_fc1",
+    ],
+)
+def test_relatives_of_flux_are_not_taken_for_it(stem: str) -> None:
+    """HunyuanVideo has one block more of either sort, and other words for some layers."""
+    keys = [
+        f"{one}.lora_{role}.weight"
+        for one in ("lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_single_blocks_0_linear1", stem)
+        for role in ("down", "up")
+    ]  # fmt: skip
+    assert detect(classify(keys, {}).groups, {}, {}).candidates == ()
