@@ -70,7 +70,7 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
         to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
     """
     if to is not None:
-        return dialect(to if to in DIALECTS else _of_program(to, adapters))
+        return dialect(_of_program(to, adapters) if to in PROGRAMS else to)
     found = {name for adapter in adapters for name in _own_dialects(adapter)}
     if len(found) == 1:
         return DIALECTS[found.pop()]
@@ -79,10 +79,15 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
 
 
 def _of_program(program: str, adapters: list[Adapter]) -> str:
-    """Return the dialect that a program reads best of the adapters' family."""
-    namings = [a.info.detection.naming for a in adapters]
-    own = {family.programs.get(program) for family in namings if family is not None}
-    return (own.pop() if len(own) == 1 else None) or PROGRAMS.get(program, program)
+    """Return the dialect that a program reads best of the adapters' family.
+
+    `comfyui` is both a program and the dialect it reads best of some families.
+    """
+    namings = {f.name: f for a in adapters if (f := a.info.detection.naming) is not None}
+    if not namings and program in DIALECTS:
+        return program
+    own = {family.programs.get(program) for family in namings.values()}
+    return (own.pop() if len(own) == 1 else None) or PROGRAMS[program]
 
 
 def _own_dialects(adapter: Adapter) -> Set[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge.adapter.load import load
-from loramerge.adapter.save import save
+from loramerge.adapter.save import choose_dialect, save
 from tests.flux.builders import LISTINGS, SPELLINGS, dense, filled, listing, meaning, worst, write
 from tests.samples import read_safetensors
 
@@ -223,3 +223,22 @@ def test_a_module_spelled_fused_and_split_is_an_error(tmp_path: Path) -> None:
     }
     adapter = load(write(tensors, tmp_path / "a.safetensors"))
     assert [p.code for p in adapter.info.problems] == ["spelled-twice", "missing-partner"]
+
+
+@pytest.mark.parametrize(
+    ("program", "dialect"),
+    [("comfyui", "comfyui"), ("a1111", "kohya"), ("forge", "kohya"), ("kohya", "kohya"),
+     ("diffusers", "diffusers"), ("invokeai", "kohya")],
+)  # fmt: skip
+def test_programs_read_flux_in_dialects_of_their_own(
+    shared_data: Path, tmp_path: Path, program: str, dialect: str
+) -> None:
+    adapter = load(real(shared_data, tmp_path, "invoke_flux_lora_diffusers_format"))
+    assert choose_dialect(program, [adapter]).name == dialect
+    opaque = {"diffusion_model.layers.0.x.lora_A.weight": np.ones((1, 2), "float32"),
+              "diffusion_model.layers.0.x.lora_B.weight": np.ones((2, 1), "float32")}  # fmt: skip
+    other = load(write(opaque, tmp_path / "other.safetensors"))
+    assert other.info.dialects == {"comfyui": 1}
+    assert choose_dialect("comfyui", [other]).name == "comfyui"
+    save(other, tmp_path / "again.safetensors", to="comfyui")
+    assert read_safetensors(tmp_path / "again.safetensors")[0].keys() == opaque.keys()
