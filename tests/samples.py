@@ -41,6 +41,7 @@ SMALL_CLIPS = {
     },
     "sdxl-refiner": {"text_encoder_2": Clip(20, 32, projection=20, vocabulary=30, positions=7)},
 }
+STABLE_DIFFUSION = tuple(SMALL_UNETS)
 ARCHITECTURES = {
     "sd15": "stable-diffusion-v1/lora",
     "sd21": "stable-diffusion-v2-512/lora",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from loramerge.errors import NotLowRank, NumericsError
+from loramerge.errors import NotLowRank, NumericsError, ShapeError, UnsupportedKind
 from loramerge.families import Parameter
 from loramerge.files.tensors import ArrayTensor, Tensor
 
@@ -28,21 +29,63 @@ ReadRows = Callable[[int, int], Any]
 
 
 class Site(NamedTuple):
-    """Where a delta lies: one module, or the several that a file stores fused; and the parameter."""
+    """Where a delta lies: one module, or the several that a file stores fused; and the parameter.
+
+    `spans` says how many equal parts of the rows each of several modules takes, in their order.
+    """
 
     modules: tuple[str, ...]
     parameter: Parameter = "weight"
+    spans: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        """The name for people: the module's, with `.bias` where it is the bias."""
-        joined = "+".join(self.modules)
+        """The name for people: the module's, with `.bias` where it is the bias.
+
+        What several modules have in common is said once: `block.0.attn.to_q+to_k+to_v`.
+        """
+        joined = self.modules[0] if len(self.modules) == 1 else _joined(self.modules)
         return joined if self.parameter == "weight" else f"{joined}.{self.parameter}"
+
+    def bounds(self, rows: int) -> tuple[int, ...]:
+        """Return where the rows of each module begin, and the end, in a delta of so many rows.
+
+        Raises:
+            ShapeError: if the rows cannot be divided so.
+        """
+        if len(self.modules) == 1:
+            return (0, rows)
+        unit, rest = divmod(rows, sum(self.spans))
+        if rest:
+            raise ShapeError(
+                "the rows of a fused delta cannot be divided among its modules",
+                module=self.name,
+                expected=f"a multiple of {sum(self.spans)}",
+                found=rows,
+            )
+        return tuple(unit * sum(self.spans[:i]) for i in range(len(self.spans) + 1))
+
+    def part(self, modules: Sequence[str]) -> Site:
+        """Return the site of some of the modules."""
+        spans = tuple(
+            span for m, span in zip(self.modules, self.spans, strict=False) if m in modules
+        )
+        kept = tuple(m for m in self.modules if m in modules)
+        return Site(kept, self.parameter, spans if len(kept) > 1 else ())
 
     @property
     def component(self) -> str:
         """The component all its modules belong to."""
         return self.modules[0].partition(".")[0]
+
+
+def _joined(modules: tuple[str, ...]) -> str:
+    paths = [module.split(".") for module in modules]
+    common = 0
+    while len({tuple(path[: common + 1]) for path in paths}) == 1:
+        common += 1
+    head = "".join(f"{word}." for word in paths[0][:common])
+    return head + "+".join(".".join(path[common:]) for path in paths)
 
 
 class Delta(ABC):
@@ -164,6 +207,28 @@ class Delta(ABC):
         Args:
             read: gives any rows of the unmodified weight, for kinds whose rows depend on others.
         """
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Delta:
+        """Return the delta of row ranges (first, last plus one), one after the other.
+
+        Raises:
+            UnsupportedKind: if this kind cannot be cut.
+        """
+        raise UnsupportedKind(
+            f"a delta of kind {self.kind} cannot be cut into rows",
+            hint="keep the dialect of the file, which stores these modules as one",
+        )
+
+    def split(self, bounds: Sequence[int]) -> list[Delta | None]:
+        """Cut the delta at rows, exactly and at the smallest rank; None stands for a zero part.
+
+        Args:
+            bounds: where each part begins, and the end.
+
+        Raises:
+            UnsupportedKind: if this kind cannot be cut.
+        """
+        return [self.rows((pair,)) for pair in pairwise(bounds)]
 
     @property
     def flat_shape(self) -> tuple[int, int]:

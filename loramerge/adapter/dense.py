@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
+from loramerge.files.views import rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,10 @@ class Full(Delta):
 
     def scaled(self, weight: float) -> Full:
         return replace(self, weight=self.weight * weight)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Full:
+        value = rows_of(self.value, ranges)
+        return replace(self, value=value, shape=value.shape)
 
     def stored(self) -> Mapping[str, Tensor]:
         return {self.role: self.value}
@@ -107,6 +112,10 @@ class Replacement(Delta):
 
     def scaled(self, weight: float) -> Replacement:
         return replace(self, weight=self.weight * weight)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Replacement:
+        value = rows_of(self.value, ranges)
+        return replace(self, value=value, shape=value.shape)
 
     def stored(self) -> Mapping[str, Tensor]:
         return {self.role: self.value}

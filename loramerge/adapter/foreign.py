@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -22,6 +22,8 @@ __all__ = ["Foreign"]
 @dataclass(frozen=True, eq=False)
 class Foreign(Delta):
     """The tensors of a kind that is not computed with; everything but listing them is an error."""
+
+    splits_exactly: ClassVar[bool] = False
 
     roles: Mapping[str, Tensor]
     kind: str
@@ -43,6 +45,12 @@ class Foreign(Delta):
 
     def scaled(self, weight: float) -> Foreign:
         if weight == 1.0:
+            return self
+        raise self._refuse()
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Foreign:
+        """Return self where only the order of rows changes: the tensors stay as they are stored."""
+        if sum(stop - start for start, stop in ranges) == self.shape[0]:
             return self
         raise self._refuse()
 

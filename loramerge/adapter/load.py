@@ -15,8 +15,9 @@ from loramerge.adapter.dense import Full, Replacement
 from loramerge.adapter.kinds import Asked, make_bias, make_weight
 from loramerge.adapter.low_rank import Factored, Scale
 from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.sites import halves
 from loramerge.adapter.source import Source, open_source
-from loramerge.dialects import DIALECTS, stem_table
+from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.dialects.tables import positions
@@ -59,20 +60,22 @@ def load(path: str | PathLike[str]) -> Adapter:
     _check_positions(classified.groups, detection, source)
     unknown = list(classified.unknown)
     dialects: Counter[str] = Counter()
+    covered: set[tuple[str, str]] = set()
     for group in classified.groups:
-        module = _module(group, detection)
-        if module is None:
+        target = _target(group, detection)
+        if target is None:
             unknown += group.roles.values()
             continue
+        module = Site(target.modules, "weight", target.spans).name
         try:
-            sites = _sites(group, module, source, detection)
+            sites = _sites(group, target, source, detection)
         except ShapeError as error:
             info.problems.append(
                 Problem("error", "shape", module, f"{error.problem}: {error.found}", _EXPORT_AGAIN)
             )
             unknown += group.roles.values()
             continue
-        taken = _place(adapter, group, sites)
+        taken = _place(adapter, group, sites, covered)
         dialects[group.dialect] += 1
         left = [key for role, key in group.roles.items() if role not in taken]
         if left:
@@ -109,23 +112,25 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     return (*shape, 0) if made.delta.hides_kernel else shape
 
 
-def _module(group: Group, detection: Detection) -> str | None:
-    """Return the module a group's stem stands for, or None if the family has none such."""
+def _target(group: Group, detection: Detection) -> Fused | None:
+    """Return the modules a group's stem stands for, or None if the family has none such."""
     dialect = DIALECTS[group.dialect]
     if detection.naming is None:
-        return dialect.opaque_module(group.stem)
+        return Fused((dialect.opaque_module(group.stem),))
     stem = stem_table(dialect, detection.naming).get(group.stem)
-    return stem.module if stem else None
+    return Fused(stem.modules, stem.spans, stem.swapped) if stem else None
 
 
 def _sites(
-    group: Group, module: str, source: Source, detection: Detection
+    group: Group, target: Fused, source: Source, detection: Detection
 ) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
-    weight, bias = Site((module,)), Site((module,), "bias")
-    known = detection.naming.find(module) if detection.naming else None
+    weight = Site(target.modules, "weight", target.spans)
+    bias, module = weight._replace(parameter="bias"), weight.name
+    alone = detection.naming is not None and len(target.modules) == 1
+    known = detection.naming.find(module) if alone and detection.naming else None
     config, path = _config_of(group, module, source)
     asked = Asked(
         {role: t for role, t in tensors.items() if role not in _BIASES},
@@ -147,6 +152,10 @@ def _sites(
         site = bias if role in _BIASES else weight
         make = Replacement.of if role.startswith("set") else Full.of
         found[site] = (make(tensors[role], role), (role,))
+    for site, (delta, roles) in found.items():
+        site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
+        if target.swapped:
+            found[site] = (delta.rows(halves(delta.shape[0])), roles)
     return found
 
 
@@ -215,14 +224,19 @@ def _place(
     adapter: Adapter,
     group: Group,
     sites: Mapping[Site, tuple[Delta, tuple[str, ...]]],
+    covered: set[tuple[str, str]],
 ) -> set[str]:
     """Put a group's deltas into the adapter; return the roles that were taken.
 
     A module that the file spells twice is an error: which of the two is meant cannot be known.
+
+    Args:
+        covered: every module and parameter that has a delta; added to.
     """
     info, taken = adapter.info, set[str]()
     for site, (delta, roles) in sites.items():
-        if site in adapter.deltas:
+        places = {(module, site.parameter) for module in site.modules}
+        if not covered.isdisjoint(places):
             info.problems.append(
                 Problem(
                     "error",
@@ -234,6 +248,7 @@ def _place(
             )
             continue
         adapter.deltas[site] = delta
+        covered |= places
         for role in roles:
             if role in group.roles:
                 taken.add(role)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from typing import cast as cast_type
 
+from loramerge.adapter.block_diagonal import block_columns
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, cast, times, values
 from loramerge.errors import NumericsError, ShapeError
-from loramerge.files.dtypes import is_float
+from loramerge.files.dtypes import is_float, scalar_bytes
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
+from loramerge.files.views import Derived, rows_of, unread_like
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +67,21 @@ class Scale:
         if self.alpha is None or rank is None:
             return self.weight
         return self.weight * self.alpha / (math.sqrt(rank) if self.root else rank)
+
+    def moved(self, rank: int, other: int) -> Scale:
+        """Return the scale that is worth at rank `other` what this one is at `rank`.
+
+        An alpha that was read keeps its type if that can say the new one.
+        """
+        if self.alpha is None or rank == other:
+            return self
+        share = other / rank
+        alpha = self.alpha * (math.sqrt(share) if self.root else share)
+        raw = None if self.stored is None else scalar_bytes(alpha, self.stored.dtype)
+        stored = None
+        if raw is not None and self.stored is not None:
+            stored = RawTensor(raw, self.stored.dtype, self.stored.shape)
+        return replace(self, alpha=alpha, stored=stored)
 
 
 def _scaled_tensor(tensor: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
@@ -257,6 +275,10 @@ class Factored(Scaled):
         }
         return {"up": up, "down": down, **rest}
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Self:
+        up = rows_of(self.up, ranges)
+        return self._replaced(up=up, shape=(up.shape[0], *self.shape[1:]))
+
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         import numpy as np
 
@@ -341,6 +363,38 @@ class LowRank(Factored):
 
     def stored(self) -> Mapping[str, Tensor]:
         return {"up": self.up, "down": self.down}
+
+    def without_values(self) -> LowRank:
+        """Return a stand-in of the same types and shapes."""
+        return replace(
+            self,
+            up=unread_like(self.up.dtype, self.up.shape),
+            down=unread_like(self.down.dtype, self.down.shape),
+        )
+
+    def split(self, bounds: Sequence[int]) -> list[Delta | None]:
+        """Cut at rows: a block-diagonal up gives each part its own directions, others share all."""
+        columns = None
+        if len(bounds) > 2 and not self.up.unread:
+            columns = block_columns(self.up.numpy().reshape(self.up.shape[:2]), bounds)
+        if columns is None:
+            return [self.rows((pair,)) for pair in pairwise(bounds)]
+        return [
+            self._block(rows, c) if c[0] < c[1] else None
+            for rows, c in zip(pairwise(bounds), columns, strict=True)
+        ]
+
+    def _block(self, rows: tuple[int, int], columns: tuple[int, int]) -> LowRank:
+        """Return the delta of a range of rows and the directions that alone act there."""
+        first, last = columns
+        whole, rank = rows_of(self.up, (rows,)), last - first
+        shape = (whole.shape[0], rank, *whole.shape[2:])
+        return LowRank(
+            Derived(whole.dtype, shape, lambda: whole.numpy()[:, first:last]),
+            rows_of(self.down, (columns,)),
+            (shape[0], *self.shape[1:]),
+            self.scale.moved(self.rank, rank),
+        )
 
 
 @final

@@ -35,7 +35,9 @@ _BASE_VERSIONS = {
     "sd21": "sd_v2",
     "sdxl": "sdxl_base_v1-0",
     "sdxl-refiner": "sdxl_refiner_v1-0",
+    "flux1": "flux1",
 }
+_NETWORK_MODULES = {"flux1": "networks.lora_flux"}
 
 
 def _is_structure(key: str, value: str) -> bool:
@@ -162,14 +164,16 @@ def network_metadata(
     ranks = {d.dim for d in deltas.values() if d.core is not None and d.dim is not None}
     if not ranks:
         return {}
+    family = adapter.family
     plain = all(d.kind == "lora" for d in deltas.values() if d.core is not None)
-    module = "networks.lora" if plain else "lycoris.kohya"
+    usual = _NETWORK_MODULES.get(family.name if family else "", "networks.lora")
     entries = {
-        "ss_network_module": adapter.info.metadata.get("ss_network_module", module),
+        "ss_network_module": adapter.info.metadata.get(
+            "ss_network_module", usual if plain else "lycoris.kohya"
+        ),
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
     }
-    family = adapter.family
     if family is not None and family.name in _BASE_VERSIONS:
         version = adapter.info.metadata.get("ss_base_model_version", _BASE_VERSIONS[family.name])
         entries["ss_base_model_version"] = version

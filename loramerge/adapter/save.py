@@ -17,6 +17,7 @@ from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
 from loramerge.adapter.low_rank import Factored
 from loramerge.adapter.metadata import network_metadata, training_metadata
 from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.sites import for_dialect, halves, spelled_before
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.tables import PEFT_ALONE, positions
@@ -80,12 +81,24 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
         to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
     """
     if to is not None:
-        return dialect(PROGRAMS.get(to, to) if to not in DIALECTS else to)
+        return dialect(_of_program(to, adapters) if to in PROGRAMS else to)
     found = {name for adapter in adapters for name in _own_dialects(adapter)}
     if len(found) == 1:
         return DIALECTS[found.pop()]
     families = {a.family.common_dialect for a in adapters if a.family is not None}
     return DIALECTS[families.pop()] if len(families) == 1 else DIALECTS["kohya"]
+
+
+def _of_program(program: str, adapters: list[Adapter]) -> str:
+    """Return the dialect that a program reads best of the adapters' family.
+
+    `comfyui` is both a program and the dialect it reads best of some families.
+    """
+    namings = {f.name: f for a in adapters if (f := a.info.detection.naming) is not None}
+    if not namings and program in DIALECTS:
+        return program
+    own = {family.programs.get(program) for family in namings.values()}
+    return (own.pop() if len(own) == 1 else None) or PROGRAMS[program]
 
 
 def _own_dialects(adapter: Adapter) -> Set[str]:
@@ -114,6 +127,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         NotExpressible: listing every module the dialect has no words for.
         NumericsError: if values do not fit the type.
     """
+    adapter = for_dialect(adapter, target)
     dtype = dtype or adapter.info.dtype
     pairs: dict[str, Tensor] = {}
     order = {key: i for i, key in enumerate(adapter.info.order)}
@@ -125,15 +139,16 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     stated: set[float] = set()
     words = target.roles()
     for site, delta in adapter.deltas.items():
-        spelled = _spelled_before(adapter, site, target)
+        spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
         delta = delta.respelled(words, beside)
         try:
             plan = alphas.get(site.component, _Alphas())
-            had = not spelled or (site, "alpha") in adapter.info.spelling
+            had = _had_alpha(adapter, site, delta, spelled=spelled)
             kind = dtype or adapter.info.types.get(site)
-            roles = _roles(delta, target, kind, kept[site.component], plan, had)
+            stored = _as_stored(adapter, site, delta, target)
+            roles = _roles(stored, target, kind, kept[site.component], plan, had)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
@@ -173,18 +188,23 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     return encoded
 
 
-def _spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
-    return any(
-        adapter.info.spelling.get((site, role), ("",))[0] == target.name for role in _LEADING
-    )
+def _had_alpha(adapter: Adapter, site: Site, delta: Delta, *, spelled: bool) -> bool:
+    """Say whether an alpha is written even where it says no more than the rank."""
+    if (site, "alpha") in adapter.info.spelling:
+        return True
+    naming = adapter.info.detection.naming
+    if naming is None or naming.one_alpha or not isinstance(delta, Factored):
+        return not spelled
+    return delta.scale.weight != 1.0
 
 
-# of every kind a role that it always has, or one of two
-_LEADING = (
-    "up", "diff", "diff_b", "w_norm", "b_norm", "set_weight", "set_bias", "up_bias", "hada_w1_a",
-    "lokr_w1", "lokr_w1_a", "oft_blocks", "ia3_weight", "ia3_l", "oft_r", "boft_r", "a1",
-    "embedding_up",
-)  # fmt: skip
+def _as_stored(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> Delta:
+    """Return a delta with its rows in the order in which the dialect stores them."""
+    naming = adapter.info.detection.naming
+    stem = target.stem(naming, site.modules) if naming is not None else None
+    if stem is None or not stem.swapped:
+        return delta
+    return delta.rows(halves(delta.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,9 @@ def _plan_alphas(adapter: Adapter, target: Dialect) -> dict[str, _Alphas]:
     only some modules have, load at a wrong strength there. A component that did not change is
     written as it came; of others, every module states the same alpha, or none does.
     """
+    naming = adapter.info.detection.naming
+    if naming is not None and not naming.one_alpha:
+        return {}
     found: dict[str, dict[Site, Factored]] = {}
     for site, delta in adapter.deltas.items():
         if isinstance(delta, Factored) and delta.scale.value(delta.rank):
@@ -217,7 +240,7 @@ def _plan_alphas(adapter: Adapter, target: Dialect) -> dict[str, _Alphas]:
 def _component_alphas(
     adapter: Adapter, target: Dialect, deltas: Mapping[Site, Factored]
 ) -> _Alphas:
-    spelled = all(_spelled_before(adapter, site, target) for site in deltas)
+    spelled = all(spelled_before(adapter, site, target) for site in deltas)
     stated = any((site, "alpha") in adapter.info.spelling for site in deltas)
     if spelled and not stated and all(d.scale.value(d.rank) == 1.0 for d in deltas.values()):
         return _Alphas(none=True)
@@ -233,7 +256,7 @@ def _component_alphas(
 def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
     """Give a delta the axes its module has in the family (1×1 kernels only)."""
     naming = adapter.info.detection.naming
-    module = naming.find(site.modules[0]) if naming else None
+    module = naming.find(site.modules[0]) if naming and len(site.modules) == 1 else None
     return delta.conformed(module.shape) if module is not None else delta
 
 
@@ -262,7 +285,7 @@ def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> b
     return (
         all(isinstance(tensor, StoredTensor) for tensor in delta.stored().values())
         and (delta.core is None or delta.core.scale.weight == 1.0)
-        and _spelled_before(adapter, site, target)
+        and spelled_before(adapter, site, target)
     )
 
 
@@ -296,12 +319,10 @@ def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None
     known = adapter.info.spelling.get((site, role))
     if known is not None and known[0] == target.name:
         return known[1]
-    if len(site.modules) != 1:
-        return None
-    module = site.modules[0]
     naming = adapter.info.detection.naming
     if naming is not None:
-        return target.key(naming, module, role)
+        return target.key(naming, site.modules, role)
+    module = site.modules[0]
     if target.name not in adapter.info.dialects:
         return None
     suffixes = next((f.suffixes[role] for f in target.forms if role in f.suffixes), None)

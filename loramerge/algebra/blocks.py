@@ -110,7 +110,7 @@ def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
     family = adapter.info.detection.naming
     if family is not None and block_order(family):
         return family
-    if family is None and flux_blocks(s.modules[0] for s in adapter.deltas).doubt is None:
+    if _is_flux(adapter):
         raise UsageError(
             f"a block vector of {len(values)} values is for the UNet of Stable Diffusion"
             if values
@@ -126,6 +126,17 @@ def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
     )
 
 
+_FLUX = "flux1"
+
+
+def _is_flux(adapter: Adapter) -> bool:
+    """Say whether an adapter is one of Flux for sure."""
+    if adapter.family is not None:
+        return adapter.family.name == _FLUX
+    modules = (module for site in adapter.deltas for module in site.modules)
+    return not adapter.info.detection.candidates and flux_blocks(modules).doubt is None
+
+
 def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
     """Return module name → block of an adapter of Flux.
 
@@ -133,8 +144,10 @@ def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
         UsageError: if it is another family's, or its names do not say for sure that it is Flux.
     """
     family = adapter.info.detection.naming
-    found = flux_blocks(site.modules[0] for site in adapter.deltas)
-    doubt = f"an adapter of {adapter.info.detection.name}" if family else found.doubt
+    found = flux_blocks(module for site in adapter.deltas for module in site.modules)
+    doubt = None if _is_flux(adapter) else found.doubt
+    if family is not None and family.name != _FLUX:
+        doubt = f"an adapter of {adapter.info.detection.name}"
     if doubt is not None:
         raise UsageError(
             f"a block vector of {len(values)} values is for Flux",

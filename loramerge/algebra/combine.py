@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Full, LowRank, Replacement, Site
+from loramerge.adapter.sites import aligned, cut, for_dialect
 from loramerge.algebra.arrays import on_device, to_numpy
 from loramerge.algebra.ranks import (
     Candidate,
@@ -26,6 +27,7 @@ from loramerge.algebra.ranks import (
 from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
+from loramerge.dialects import Dialect
 from loramerge.errors import AdapterError, LoramergeError, NumericsError, ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
@@ -40,6 +42,7 @@ __all__ = [
     "require_base_free",
     "terms_of",
     "uncut",
+    "weighed",
 ]
 
 
@@ -146,17 +149,25 @@ def uncut(adapter: Adapter) -> Combined:
     )
 
 
-def terms_of(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, list[Delta]]:
-    """Return site → weighted deltas to add; a weight of 0 removes an adapter from a site."""
+def terms_of(
+    inputs: Sequence[tuple[Adapter, Weight]], target: Dialect | None = None
+) -> dict[Site, list[Delta]]:
+    """Return site → weighted deltas to add; a weight of 0 removes an adapter from a site.
+
+    Args:
+        target: the dialect that will be written, whose sites count; None for the finest of the
+            inputs'.
+
+    Raises:
+        UnsupportedKind, ShapeError: if a delta cannot be brought to the sites of the others.
+    """
     terms: dict[Site, list[Delta]] = {}
-    for adapter, weight in inputs:
-        of = weight.on(adapter)
+    adapters = [weighed(adapter, weight) for adapter, weight in inputs]
+    if target is not None:
+        adapters = [for_dialect(adapter, target) for adapter in adapters]
+    for adapter in aligned(adapters):
         for site, delta in adapter.deltas.items():
-            w = of(site)
-            if w != 0.0:
-                with naming(site, adapter.info.path):
-                    scaled = delta if w == 1.0 else delta.scaled(w)
-                terms.setdefault(site, []).append(scaled)
+            terms.setdefault(site, []).append(delta)
     return terms
 
 
@@ -187,6 +198,30 @@ def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) 
                     found=f"kind {delta.kind}",
                     hint="give the base it is for: --base B",
                 )
+
+
+def weighed(adapter: Adapter, weight: Weight) -> Adapter:
+    """Return the adapter multiplied by a weight; sites of weight 0 are left out.
+
+    A fused delta is cut where the weights of its modules differ.
+    """
+    of = weight.on(adapter)
+    deltas: dict[Site, Delta] = {}
+    for site, delta in adapter.deltas.items():
+        alone = [Site((module,), site.parameter) for module in site.modules]
+        weights = {one: of(one) for one in alone}
+        with naming(site, adapter.info.path):
+            if len(set(weights.values())) == 1:
+                weights = {site: of(alone[0])}
+            for part, piece in cut(site, delta, list(weights)):
+                w = weights[part]
+                if w != 0.0:
+                    deltas[part] = piece if w == 1.0 else piece.scaled(w)
+    if len(deltas) == len(adapter.deltas) and all(
+        delta is adapter.deltas.get(site) for site, delta in deltas.items()
+    ):
+        return adapter
+    return adapter.with_deltas(deltas, dtype=adapter.info.dtype)
 
 
 def combine(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.sites import aligned
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
 from loramerge.errors import NumericsError, ShapeError
@@ -153,6 +154,7 @@ def compare(
         ShapeError: if a shared site has two shapes.
         NumericsError: if a delta holds NaN or infinity.
     """
+    a, b = aligned([a, b])
     shared = [site for site in a.deltas if site in b.deltas]
     usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
 

@@ -10,6 +10,7 @@ from loramerge.adapter.metadata import combined as combined_metadata
 from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free, terms_of
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.weights import Weight
+from loramerge.dialects import Dialect
 from loramerge.dialects.detect import Detection
 from loramerge.errors import AdapterError, FamilyError, ShapeError, UsageError
 from loramerge.events import Notify, Warn, ignore
@@ -26,6 +27,7 @@ def mix(
     *,
     embeddings: str = "all",
     sizes: SizeModel | None = None,
+    target: Dialect | None = None,
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
@@ -40,6 +42,7 @@ def mix(
         inputs: adapters with weights, at least one.
         embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
             win, `none` leaves them out.
+        target: the dialect that will be written: ranks count per site that it stores.
         precise: for float64 output, see `svd.decompose`.
 
     Raises:
@@ -52,7 +55,7 @@ def mix(
     for adapter, _ in inputs:
         adapter.require_sound()
     require_base_free(inputs, rule)
-    terms = terms_of(inputs)
+    terms = terms_of(inputs, target)
     frame = mixed_frame([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.weights import Weight
+from loramerge.dialects import Dialect
 from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
 
@@ -17,6 +19,7 @@ def resize(
     rule: RankRule,
     *,
     sizes: SizeModel | None = None,
+    target: Dialect | None = None,
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
@@ -30,6 +33,7 @@ def resize(
     Args:
         rule: what to keep.
         sizes: needed where the rule has `max_size`.
+        target: the dialect that will be written: ranks count per site that it stores.
         precise: for float64 output, see `svd.decompose`.
 
     Raises:
@@ -43,6 +47,8 @@ def resize(
         )
     adapter.require_sound()
     require_base_free([(adapter, Weight())], rule)
+    if target is not None:
+        adapter = for_dialect(adapter, target)
     combined = combine(
         {site: [delta] for site, delta in adapter.deltas.items()},
         rule,

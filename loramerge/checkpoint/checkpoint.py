@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
+from loramerge.checkpoint.generic import is_transformers, named_tensors
 from loramerge.checkpoint.scales import Scale, scale_of
 from loramerge.errors import FamilyError
 from loramerge.families import FAMILIES, Component, Family, Parameter, Spelling
@@ -22,7 +23,7 @@ _SHARD = re.compile(r"-\d+-of-\d+")
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: `part` of `parts` equal row ranges of a tensor of a file."""
+    """Where a parameter lies in a tensor of a file; see `families.Slot`."""
 
     file: CheckpointFile
     tensor: Tensor
@@ -30,12 +31,23 @@ class Place(NamedTuple):
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    span: int = 1
+    swapped: bool = False
 
     @property
     def rows(self) -> tuple[int, int]:
         """First and last-plus-one row of the stored tensor."""
         height = self.tensor.shape[0] // self.parts
-        return self.part * height, (self.part + 1) * height
+        return self.part * height, (self.part + self.span) * height
+
+    @property
+    def pieces(self) -> tuple[tuple[int, int, int], ...]:
+        """Ranges of stored rows as (first, last plus one, row of the parameter it begins at)."""
+        start, stop = self.rows
+        if not self.swapped:
+            return ((start, stop, 0),)
+        half = (stop - start) // 2
+        return ((start, start + half, half), (start + half, stop, 0))
 
     @property
     def scale(self) -> Scale | None:
@@ -63,7 +75,8 @@ class Checkpoint:
         layouts: layout name of each component found.
         slots: (module, parameter) → places; a folder with several variants of a component has
             several.
-        candidates: families that fit; more than one where nothing tells them apart.
+        candidates: families that fit; more than one where nothing tells them apart, none for other
+            models of transformers.
     """
 
     path: Path
@@ -76,7 +89,7 @@ class Checkpoint:
     @property
     def family_name(self) -> str:
         """`sd21`, or `sd15 or sd21`."""
-        return " or ".join(family.name for family in self.candidates)
+        return " or ".join(family.name for family in self.candidates) or "transformers"
 
     @property
     def size(self) -> int:
@@ -97,13 +110,18 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         match = _match(family, files)
         if match.matched:
             found.append((match.score, family, match))
+    if not found and is_transformers(Path(path)):
+        named = named_tensors(files)
+        slots = {key: [Place(*where)] for key, where in named.items()}
+        reason = "a model of transformers, by the names of its modules"
+        return Checkpoint(Path(path), files, (), reason, {"model": "transformers"}, slots)
     if not found:
         raise FamilyError(
             "the checkpoint belongs to no known family",
             file=path,
             expected=", ".join(FAMILIES),
             found=_first_names(files),
-            hint="loramerge families lists what can be baked into",
+            hint="loramerge families lists what can be baked into, beside folders of transformers",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
@@ -152,7 +170,15 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
                 stored = names.get(slot.tensor)
                 if stored is None:
                     continue
-                place = Place(*stored, slot.tensor, slot.part, slot.parts, slot.transposed)
+                place = Place(
+                    *stored,
+                    slot.tensor,
+                    slot.part,
+                    slot.parts,
+                    slot.transposed,
+                    slot.span,
+                    slot.swapped,
+                )
                 match.slots.setdefault((f"{component.name}.{module.path}", parameter), []).append(
                     place
                 )

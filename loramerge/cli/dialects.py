@@ -6,7 +6,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.options import emit, json_options
-from loramerge.dialects import DIALECTS, PROGRAMS
+from loramerge.dialects import DIALECTS, programs_of
 
 
 @click.command("dialects", params=json_options(), epilog="Example: loramerge dialects")
@@ -20,7 +20,7 @@ def command(as_json: bool, json_file: str | None) -> None:
             "alpha": dialect.alpha,
             "writes": dialect.writable,
             "loads_in": list(dialect.loads_in),
-            "programs": [program for program, name in PROGRAMS.items() if name == dialect.name],
+            "programs": programs_of(dialect.name),
         }
         for dialect in DIALECTS.values()
     ]

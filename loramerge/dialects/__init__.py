@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.spec import Dialect, Form, Stem, stem_table
+from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
 from loramerge.dialects.tables import DIFFUSERS, DIFFUSERS_LEGACY, KOHYA, LORA_DIFFUSION, PEFT
+from loramerge.dialects.transformer_tables import BARE, COMFYUI, ONETRAINER, XLABS
 from loramerge.errors import FormatError, nearest
+from loramerge.families import FAMILIES
 
-__all__ = ["DIALECTS", "PROGRAMS", "Dialect", "Form", "Stem", "dialect", "stem_table"]
+__all__ = [
+    "DIALECTS",
+    "PROGRAMS",
+    "Dialect",
+    "Form",
+    "Fused",
+    "Stem",
+    "dialect",
+    "programs_of",
+    "stem_table",
+]
 
-DIALECTS: dict[str, Dialect] = {
-    d.name: d for d in (KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION)
-}
+_ALL = (
+    KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION, COMFYUI, ONETRAINER, XLABS, BARE,
+)  # fmt: skip
+DIALECTS: dict[str, Dialect] = {d.name: d for d in _ALL}
 
-# program (as in --for) → the dialect it reads best
+# program (as in --for) → the dialect it reads best, if the family does not say another
 PROGRAMS: dict[str, str] = {
     "comfyui": "kohya",
     "a1111": "kohya",
@@ -22,6 +35,17 @@ PROGRAMS: dict[str, str] = {
     "diffusers": "diffusers",
     "peft": "peft",
 }
+
+
+def programs_of(name: str) -> list[str]:
+    """Return the programs that `--for` means a dialect by; some only for certain families."""
+    usual = [program for program, dialect in PROGRAMS.items() if dialect == name]
+    special: dict[str, list[str]] = {}
+    for family in FAMILIES.values():
+        for program, dialect in family.programs.items():
+            if dialect == name:
+                special.setdefault(program, []).append(family.name)
+    return usual + [f"{program} ({', '.join(found)})" for program, found in special.items()]
 
 
 def dialect(name: str) -> Dialect:

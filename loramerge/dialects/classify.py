@@ -15,8 +15,11 @@ __all__ = ["Classified", "Group", "classify", "is_embedding"]
 
 # Roles whose suffix is so short that only a known prefix makes it one.
 _NEEDS_PREFIX = frozenset({"set_weight", "set_bias", "ia3_weight"})
-# Suffixes that belong to stems ending in `_lora` only.
+# Suffixes that belong to stems ending in `_lora` (XLabs: and a number) only.
 _SHORT = frozenset({".down.weight", ".up.weight"})
+_SHORT_STEM = re.compile(r"_lora\d?$")
+# Suffixes of mangled exports, which no dot sets apart from the stem.
+_MANGLED = ("_lora_down.weight", "_lora_up.weight")
 _BUNDLED = "bundle_emb."
 
 
@@ -73,6 +76,9 @@ def _split(key: str, before: _Split | None) -> _Split | None:
         found = _with_suffix(key[len(before.stem) :], before.stem, before.head)
         if found is not None:
             return found
+    if key.endswith(_MANGLED):
+        start = key.rfind("_lora_")
+        return _with_suffix(key[start:], key[:start], None)
     position = len(key)
     starts: list[int] = []
     for _ in range(3):  # no suffix has more than three parts
@@ -89,7 +95,7 @@ def _split(key: str, before: _Split | None) -> _Split | None:
 
 def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
     """Return what a stem and a suffix make together, or None if the suffix is none."""
-    if suffix not in _suffixes() or (suffix in _SHORT and not stem.endswith("_lora")):
+    if suffix not in _suffixes() or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
         return None
     if head is None:
         matched = _prefix().match(stem)
@@ -101,7 +107,7 @@ def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
 @cache
 def _prefix() -> re.Pattern[str]:
     """A pattern of every prefix some dialect knows, the longest first."""
-    known = {prefix for dialect in DIALECTS.values() for prefix in dialect.prefixes}
+    known = {prefix for dialect in DIALECTS.values() for prefix in dialect.heads}
     return re.compile("|".join(re.escape(p) for p in sorted(known, key=lambda p: (-len(p), p))))
 
 
@@ -114,7 +120,7 @@ def _meaning(suffix: str, head: str) -> tuple[str, str] | None:
     """
     best: tuple[int, str, str] | None = None
     for name, role in _suffixes()[suffix]:
-        fitting = [len(p) for p in DIALECTS[name].prefixes if head.startswith(p)]
+        fitting = [len(p) for p in DIALECTS[name].heads if head.startswith(p)]
         length = max(fitting, default=-1)
         if length < 0 and role in _NEEDS_PREFIX:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,11 +83,11 @@ def _score(
 
 def _plausible(
     groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
-) -> list[Family]:
-    """Return the families of which a probe occurs, and every one that occurs has its shape."""
+) -> dict[str, bool]:
+    """Return the families of which a probe occurs, and whether all that occur have its shapes."""
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
-    found = []
+    found = {}
     for family in FAMILIES.values():
         fits = [
             _same(shapes.get((name, stem), shape), shape)
@@ -94,9 +95,17 @@ def _plausible(
             for stem, shape in probe_stems(DIALECTS[name], family).items()
             if (name, stem) in stems
         ]
-        if fits and all(fits):
-            found.append(family)
+        if fits:
+            found[family.name] = all(fits)
     return found
+
+
+def _ruled_out(family: Family, groups: Sequence[Group]) -> bool:
+    """Say whether a stem occurs that only a relative of the family has."""
+    if family.never is None:
+        return False
+    pattern = re.compile(family.never)
+    return any(pattern.search(group.stem) for group in groups)
 
 
 def detect(
@@ -116,13 +125,18 @@ def detect(
         return Detection((), "the file has no module with a known suffix")
     if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
         return Detection((), "it was trained on a base of no known family, says its header")
-    scores = {f.name: _score(f, groups, shapes) for f in _plausible(groups, shapes)}
+    probed = _plausible(groups, shapes)
+    scores = {n: _score(FAMILIES[n], groups, shapes) for n, fits in probed.items() if fits}
     whole = len(groups), len(shapes)
     if not any(score[:2] == whole for score in scores.values()):
-        # no perfect fit among those whose probes occur: count every family
-        rest = [family for family in FAMILIES.values() if family.name not in scores]
-        scores |= {family.name: _score(family, groups, shapes) for family in rest}
-    scores = {name: s for name, s in scores.items() if s[0] >= _SHARE * len(groups)}
+        # no perfect fit: count every family whose probes occur, or all if none do
+        rest = [name for name in probed or FAMILIES if name not in scores]
+        scores |= {name: _score(FAMILIES[name], groups, shapes) for name in rest}
+    scores = {
+        name: s
+        for name, s in scores.items()
+        if s[0] >= _SHARE * len(groups) and not _ruled_out(FAMILIES[name], groups)
+    }
     if not scores:
         return Detection((), "no known family has modules of these names")
     best = max(scores.values())

@@ -2,7 +2,8 @@
 
 A key is `stem + suffix`: the stem says which module, the suffix which role a tensor plays there.
 Keys are never parsed into module names: for a family every stem a form can spell is generated
-forward (`stem_table`), and reading is a look-up in that table.
+forward (`stem_table`), and reading is a look-up in that table. A stem may stand for several modules that
+the dialect stores fused (`Fused`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,46 @@ from typing import Literal, NamedTuple
 
 from loramerge.families import Family, Module
 
-__all__ = ["Dialect", "Form", "Stem", "Stems", "probe_stems", "stem_table"]
+__all__ = ["Dialect", "Form", "Fused", "Modules", "Stem", "Stems", "probe_stems", "stem_table"]
+
+
+class Fused(NamedTuple):
+    """What a stem stands for where it is not just one module.
+
+    Args:
+        modules: full names, in the order of their rows.
+        spans: how many equal parts of the rows each takes; nothing for a single module.
+        swapped: the two halves of a module's rows stand in the other order.
+    """
+
+    modules: tuple[str, ...]
+    spans: tuple[int, ...] = ()
+    swapped: bool = False
+
 
 Modules = Iterable[tuple[str, Module]]  # component name, module
-Stems = Callable[[Family, Modules], Iterator[tuple[str, str]]]
+Stems = Callable[[Family, Modules], Iterator[tuple[str, "str | Fused"]]]
 AlphaPlace = Literal["tensor", "header", "config", "none"]
 
 
 class Stem(NamedTuple):
-    """What a stem stands for: a module (name and full-width shape), and the form that spells it."""
+    """What a stem stands for: modules and their full-width shape, and the form that spells them.
 
-    module: str
+    Args:
+        modules, spans, swapped: see `Fused`; nearly always one module.
+        shape: of all modules together.
+    """
+
+    modules: tuple[str, ...]
     form: int
     shape: tuple[int, ...]
+    spans: tuple[int, ...] = ()
+    swapped: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module, or all of them joined by `+`."""
+        return "+".join(self.modules)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +62,8 @@ class Form:
     """One way of spelling keys.
 
     Args:
-        stems: function of a family and some of its modules that yields (stem, full module name);
-            the first stem of a module is the one that is written.
+        stems: function of a family and some of its modules that yields (stem, full module name or
+            `Fused`); the first stem of a module is the one that is written.
         suffixes: role → accepted suffixes, separator included; the first is written.
     """
 
@@ -55,6 +83,7 @@ class Dialect:
         alpha: where the scale is kept: beside the factors, in the header's metadata, in a config
             file, or nowhere (then it is folded into up on writing).
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
+        marks: further beginnings of stems that betray the dialect and name no component.
         loads_in: programs that load it.
         writable: what is needed to write it, in words.
         folder: written as a folder.
@@ -69,6 +98,12 @@ class Dialect:
     loads_in: tuple[str, ...]
     writable: str
     folder: bool = False
+    marks: tuple[str, ...] = ()
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Every beginning of a stem that betrays the dialect."""
+        return (*self.prefixes, *self.marks)
 
     def roles(self) -> frozenset[str]:
         """Return every role some form can write."""
@@ -93,16 +128,33 @@ class Dialect:
         bare = next((p for p, named in self.prefixes.items() if not named), "")
         return bare + module
 
-    def key(self, family: Family, module: str, role: str) -> str | None:
-        """Return the key to write for a role of a module, or None if there is none."""
-        spelled = _written(self, family).get(module)
-        if spelled is None:
-            return None
-        for stem, form in spelled:
+    def key(self, family: Family, modules: str | tuple[str, ...], role: str) -> str | None:
+        """Return the key to write for a role of a module, or of a site, or None if there is none."""
+        site = (modules,) if isinstance(modules, str) else modules
+        for stem, form in _written(self, family).get(site, ()):
             suffixes = self.forms[form].suffixes.get(role)
             if suffixes:
                 return stem + suffixes[0]
         return None
+
+    def stem(self, family: Family, modules: tuple[str, ...]) -> Stem | None:
+        """Return how a site is written, or None if the dialect has no such site."""
+        spelled = _written(self, family).get(modules)
+        return stem_table(self, family)[spelled[0][0]] if spelled else None
+
+    def layout(self, family: Family) -> Mapping[str, Fused]:
+        """Return module → the modules it is stored with; those stored alone are absent."""
+        return _layout(self, family)
+
+
+def _fused(target: str | Fused) -> Fused:
+    return Fused((target,)) if isinstance(target, str) else target
+
+
+def _shape(target: Fused, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of all modules of a stem together, one above the other."""
+    first, *rest = (shapes[name] for name in target.modules)
+    return (first[0] + sum(shape[0] for shape in rest), *first[1:])
 
 
 @cache
@@ -116,12 +168,14 @@ def stem_table(dialect: Dialect, family: Family) -> Mapping[str, Stem]:
     everything = [(c.name, module) for c in family.components for module in c.modules]
     shapes = {f"{component}.{module.path}": module.shape for component, module in everything}
     for index, form in enumerate(dialect.forms):
-        for stem, module in form.stems(family, everything):
-            known = table.setdefault(stem, Stem(module, index, shapes[module]))
-            if known.module != module:
+        for spelled, what in form.stems(family, everything):
+            target = _fused(what)
+            stem = Stem(target.modules, index, _shape(target, shapes), target.spans, target.swapped)
+            known = table.setdefault(spelled, stem)
+            if (known.modules, known.swapped) != (stem.modules, stem.swapped):
                 raise ValueError(
                     f"{dialect.name} spells two modules of {family.name} alike: "
-                    f"{stem} is {known.module} and {module}"
+                    f"{spelled} is {known.module} and {stem.module}"
                 )
     return table
 
@@ -136,21 +190,37 @@ def probe_stems(dialect: Dialect, family: Family) -> Mapping[str, tuple[int, ...
         if (module := component.by_path.get(path)) is not None
     ]
     shapes = {f"{component}.{module.path}": module.shape for component, module in probes}
+    spelled = (
+        (stem, _fused(what)) for form in dialect.forms for stem, what in form.stems(family, probes)
+    )
     return {
-        stem: shapes[name]
-        for form in dialect.forms
-        for stem, name in form.stems(family, probes)
-        if name in shapes
+        stem: _shape(target, shapes)
+        for stem, target in spelled
+        if all(name in shapes for name in target.modules)
     }
 
 
 @cache
-def _written(dialect: Dialect, family: Family) -> Mapping[str, list[tuple[str, int]]]:
-    """Module → the first stem of each form that has it, with the form's index."""
-    table: dict[str, dict[int, str]] = {}
-    for stem, (module, form, _) in stem_table(dialect, family).items():
-        table.setdefault(module, {}).setdefault(form, stem)
+def _written(dialect: Dialect, family: Family) -> Mapping[tuple[str, ...], list[tuple[str, int]]]:
+    """Modules of a site → the first stem of each form that has it, with the form's index."""
+    table: dict[tuple[str, ...], dict[int, str]] = {}
+    for stem, (modules, form, *_) in stem_table(dialect, family).items():
+        table.setdefault(modules, {}).setdefault(form, stem)
     return {
-        module: [(stem, form) for form, stem in sorted(stems.items())]
-        for module, stems in table.items()
+        modules: [(stem, form) for form, stem in sorted(stems.items())]
+        for modules, stems in table.items()
+    }
+
+
+@cache
+def _layout(dialect: Dialect, family: Family) -> Mapping[str, Fused]:
+    """Module → the fused modules of the first form that has it, where they are several."""
+    first: dict[str, Stem] = {}
+    for stem in stem_table(dialect, family).values():  # in the order of the forms
+        for module in stem.modules:
+            first.setdefault(module, stem)
+    return {
+        module: Fused(stem.modules, stem.spans)
+        for module, stem in first.items()
+        if len(stem.modules) > 1
     }

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from loramerge.dialects.native import spell_native
 from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
-from loramerge.dialects.spec import Dialect, Form, Modules, Stems
+from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family, Module
 from loramerge.families.clip import without_text_model
 
@@ -61,11 +62,14 @@ _KOHYA_PREFIXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sd15": {"text_encoder": ("lora_te_", "lora_te1_")},
     "sd21": {"text_encoder": ("lora_te_", "lora_te1_")},
     "sdxl-refiner": {"text_encoder_2": ("lora_te_", "lora_te1_", "lora_te2_")},
+    "flux1": {"text_encoder_2": ("lora_te3_", "lora_te2_")},  # T5, the second OneTrainer's
 }
 _KOHYA_DEFAULT: Mapping[str, tuple[str, ...]] = {
     "unet": ("lora_unet_",),
     "text_encoder": ("lora_te1_",),
     "text_encoder_2": ("lora_te2_",),
+    "text_encoder_3": ("lora_te3_",),
+    "transformer": ("lora_unet_", "lora_unet__"),
 }
 
 
@@ -92,13 +96,26 @@ def _flat_sgm(family: Family, component: str, module: Module) -> str | None:
     return slot.tensor.removesuffix(".weight").replace(".", "_")
 
 
+def _kohya_native(family: Family, component: str) -> tuple[str, ...]:
+    return _kohya_prefixes(family, component) if component == "transformer" else ()
+
+
+def _kohya(family: Family, modules: Modules) -> Iterator[tuple[str, str | Fused]]:
+    """Diffusion transformers by the original's names, fused as it is; diffusers' are read, too."""
+    known = list(modules)
+    yield from spell_native(_kohya_native, flat=True)(family, known)
+    yield from _spell(_kohya_prefixes, _flat_sgm, _flat, _flat_short)(family, known)
+
+
+_MANGLED = {"unet": ("lora_unet_unet_",)}
+
 KOHYA = Dialect(
     name="kohya",
     title="kohya-ss sd-scripts (A1111, Forge, ComfyUI)",
     example="lora_unet_down_blocks_0_attentions_0_…_attn1_to_q.lora_down.weight",
     forms=(
         Form(
-            _spell(_kohya_prefixes, _flat_sgm, _flat, _flat_short),
+            _kohya,
             {
                 "up": (".lora_up.weight", ".lora_B.weight"),
                 "down": (".lora_down.weight", ".lora_A.weight"),
@@ -111,6 +128,10 @@ KOHYA = Dialect(
                 **LYCORIS_ROLES,
             },
         ),
+        Form(
+            _spell(_fixed(_MANGLED), _flat),
+            {"up": ("_lora_up.weight",), "down": ("_lora_down.weight",)},
+        ),
     ),
     alpha="tensor",
     prefixes={
@@ -119,7 +140,6 @@ KOHYA = Dialect(
         "lora_te_": "text_encoder",
         "lora_te2_": "text_encoder_2",
         "lora_te3_": "text_encoder_3",
-        "lora_transformer_": "transformer",
     },
     loads_in=("A1111", "Forge", "ComfyUI", "diffusers", "InvokeAI", "kohya"),
     writable="any module of a known family",
@@ -150,7 +170,12 @@ DIFFUSERS = Dialect(
     forms=(
         Form(
             _spell(_fixed(_DOTTED), _path, _short_path),
-            {**_PEFT_SUFFIXES, "alpha": (".alpha",)},
+            {
+                **_PEFT_SUFFIXES,
+                "down": (*_PEFT_SUFFIXES["down"], ".lora_down.weight"),
+                "up": (*_PEFT_SUFFIXES["up"], ".lora_up.weight"),
+                "alpha": (".alpha",),
+            },
         ),
     ),
     alpha="header",

@@ -8,8 +8,12 @@ reference model.
 from __future__ import annotations
 
 from loramerge.errors import FamilyError, nearest
+from loramerge.families.flux import FLUX1
+from loramerge.families.qwen import QWEN_IMAGE
+from loramerge.families.sd3 import SD3, SD35_LARGE, SD35_MEDIUM
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, parameters
 from loramerge.families.stable_diffusion import SD15, SD21, SDXL, SDXL_REFINER
+from loramerge.families.wan import WAN
 
 __all__ = [
     "FAMILIES",
@@ -23,7 +27,10 @@ __all__ = [
     "parameters",
 ]
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (SD15, SD21, SDXL, SDXL_REFINER)}
+_ALL = (
+    SD15, SD21, SDXL, SDXL_REFINER, FLUX1, SD3, SD35_MEDIUM, SD35_LARGE, QWEN_IMAGE, WAN,
+)  # fmt: skip
+FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
 
 
 def family(name: str) -> Family:

@@ -2,7 +2,8 @@
 
 A module is one layer of the network, named `component.path` with the diffusers path. A parameter is
 its `weight` or `bias`. A layout says, for each parameter, the `Slot` it lies in: a tensor's name, and
-for fused tensors which of several equal parts of its rows.
+for fused tensors which range of its rows. Ranges are counted in equal parts of the tensor's height, so
+that they hold for networks of every width.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ class Module(NamedTuple):
 class Slot(NamedTuple):
     """Where a parameter lies in a checkpoint.
 
-    `part` of `parts` equal row ranges of the tensor `tensor`; `transposed` if the tensor holds the
-    transpose of the weight.
+    `span` parts from `part` on, of `parts` equal row ranges of the tensor `tensor`; `transposed` if
+    the tensor holds the transpose of the weight, `swapped` if it holds the two halves of its rows
+    in the other order.
     """
 
     tensor: str
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    span: int = 1
+    swapped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +110,12 @@ class Family:
         metadata: beginnings of `ss_base_model_version` and `modelspec.architecture` values that
             name the family.
         verified: which reference the tables are tested against.
-        probes: paths of a few modules that most adapters have, so that detection need not spell all.
+        probes: paths of a few modules that most adapters have, so that detection need not spell all;
+            of modules that a layout stores fused, all of them.
         common_dialect: the dialect most programs of this family write.
+        never: pattern of a stem that only a relative of the family has, and that rules it out.
+        one_alpha: whether diffusers takes the alpha of one module for all of its component.
+        programs: program → the dialect it reads best, where it is not the one for most families.
     """
 
     name: str
@@ -118,6 +126,9 @@ class Family:
     verified: str
     probes: tuple[str, ...] = ()
     common_dialect: str = "kohya"
+    never: str | None = None
+    one_alpha: bool = True
+    programs: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def components(self) -> tuple[Component, ...]:

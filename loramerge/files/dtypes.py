@@ -14,7 +14,16 @@ from loramerge.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DTYPES", "FLOATS", "dtype_name", "dtype_of", "is_float", "numpy_dtype", "scalar"]
+__all__ = [
+    "DTYPES",
+    "FLOATS",
+    "dtype_name",
+    "dtype_of",
+    "is_float",
+    "numpy_dtype",
+    "scalar",
+    "scalar_bytes",
+]
 
 
 class DType(NamedTuple):
@@ -116,3 +125,12 @@ def scalar(raw: bytes, dtype: str) -> float:
     import numpy as np
 
     return float(np.frombuffer(raw, numpy_dtype(dtype))[0])
+
+
+def scalar_bytes(value: float, dtype: str) -> bytes | None:
+    """Encode one float, or return None if the type cannot say it exactly."""
+    import numpy as np
+
+    with np.errstate(over="ignore", under="ignore"):
+        raw = np.array(value).astype(numpy_dtype(dtype)).tobytes()
+    return raw if scalar(raw, dtype) == value else None

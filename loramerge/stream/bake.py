@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,19 @@ from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place, Scale
+from loramerge.checkpoint.generic import renaming
 from loramerge.checkpoint.scales import is_scaled, quantised_by
 from loramerge.errors import (
     AdapterError,
     FamilyError,
     FormatError,
     ShapeError,
+    UnsupportedKind,
     UsageError,
     listed,
 )
 from loramerge.events import Notify, Progress, ignore
+from loramerge.families import Parameter
 from loramerge.files.dtypes import DTYPES, FLOATS, is_float, numpy_dtype
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
@@ -57,11 +61,17 @@ _COPY_TASK = 4 * COPY_BLOCK
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted."""
+    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted.
+
+    Args:
+        site: the module, alone.
+        offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+    """
 
     site: Site
     place: Place
     deltas: tuple[Delta, ...]
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
-    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], tuple[Place, list[Delta]]]]] = {}
+    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _Planned]]] = {}
     missing: dict[str, list[str]] = {}
     misfits: list[str] = []
     quantised: list[str] = []
@@ -153,37 +163,53 @@ def plan_bake(
         adapter.require_sound()
         require_family(adapter, checkpoint)
         of = weight.on(adapter)
+        places_of = _finder(adapter, checkpoint)
         for site, delta in adapter.deltas.items():
             w = of(site)
             if w == 0.0:
-                continue
-            places = _places(checkpoint, site)
-            if not places and delta.optional:
-                continue
-            if not places:
-                missing.setdefault(site.component, []).append(site.name)
                 continue
             with naming(site, adapter.info.path):
                 if not delta.computable:
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
-            for place in places:
-                if not is_float(place.tensor.dtype):
-                    sort = quantised_by(place.file.open()[0], place.name)
-                    quantised.append(f"{place.name} ({sort})")
-                    continue
-                with naming(site, str(place.file.path)):
-                    _check_scale(place, checkpoint, dtype)
-                if not delta.fits(place.shape):
-                    misfits.append(
-                        f"{site.name}: base {list(place.shape)}, adapter {list(delta.shape)}"
-                    )
-                    continue
-                tensors = edits.setdefault(place.file, {})
-                entry = tensors.setdefault(place.name, {}).setdefault(
-                    (site, place.part), (place, [])
+            if delta.needs_base and len(site.modules) > 1 and not isinstance(delta, Replacement):
+                raise UnsupportedKind(
+                    f"a {delta.kind} delta of several modules stored as one cannot be baked",
+                    file=adapter.info.path,
+                    module=site.name,
+                    hint="convert the adapter to a dialect that stores each module for itself",
                 )
-                entry[1].append(scaled)
+            bounds = site.bounds(delta.shape[0])
+            for module, (start, stop) in zip(site.modules, pairwise(bounds), strict=True):
+                own = Site((module,), site.parameter)
+                shape = (stop - start, *delta.shape[1:])
+                places = places_of(module, site.parameter, shape)
+                if not places and delta.optional:
+                    continue
+                if not places:
+                    missing.setdefault(site.component, []).append(own.name)
+                    continue
+                for place in places:
+                    if not is_float(place.tensor.dtype):
+                        sort = quantised_by(place.file.open()[0], place.name)
+                        quantised.append(f"{place.name} ({sort})")
+                        continue
+                    with naming(site, str(place.file.path)):
+                        _check_scale(place, checkpoint, dtype)
+                    whole = len(site.modules) == 1
+                    if not (
+                        delta.fits(place.shape) if whole else _flat(place.shape) == _flat(shape)
+                    ):
+                        misfits.append(
+                            f"{own.name}: base {list(place.shape)}, adapter {list(shape)}"
+                        )
+                        continue
+                    tensors = edits.setdefault(place.file, {})
+                    entry = tensors.setdefault(place.name, {}).setdefault(
+                        (own, place.part), _Planned(place)
+                    )
+                    entry.deltas.append(scaled)
+                    entry.offsets.append(start)
     if quantised:
         raise FormatError(
             f"{len(quantised)} tensors of the base are quantised and cannot be baked into",
@@ -209,7 +235,9 @@ def plan_bake(
         )
     ready = {
         file: {
-            name: [Edit(site, place, tuple(deltas)) for (site, _), (place, deltas) in e.items()]
+            name: [
+                Edit(site, p.place, tuple(p.deltas), tuple(p.offsets)) for (site, _), p in e.items()
+            ]
             for name, e in tensors.items()
         }
         for file, tensors in edits.items()
@@ -217,6 +245,48 @@ def plan_bake(
     if not ready and dtype is None:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
+
+
+def _finder(
+    adapter: Adapter, checkpoint: Checkpoint
+) -> Callable[[str, Parameter, tuple[int, ...]], Sequence[Place]]:
+    """Return the function that gives where a parameter of the adapter lies in the base."""
+    if checkpoint.candidates:
+        return lambda module, parameter, _: checkpoint.slots.get((module, parameter), ())
+    modules = [module for site in adapter.deltas for module in site.modules]
+    renamed = renaming(modules, (module for module, _ in checkpoint.slots))
+    flipped = any(config.get("fan_in_fan_out") for config in adapter.info.configs.values())
+
+    def find(module: str, parameter: Parameter, shape: tuple[int, ...]) -> Sequence[Place]:
+        places = checkpoint.slots.get((renamed(module), parameter), ())
+        return [_oriented(place, shape, flipped=flipped) for place in places]
+
+    return find
+
+
+def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
+    """Return a place of a matrix, transposed where it is that of a layer that stores it so.
+
+    Args:
+        flipped: the adapter says so (`fan_in_fan_out`, for the Conv1D of GPT-2); where the shape
+            allows just one way, that counts.
+    """
+    turned = place._replace(transposed=True)
+    fits, fits_turned = place.shape == shape, len(shape) == 2 and turned.shape == shape
+    return turned if fits_turned and (flipped or not fits) else place
+
+
+@dataclass
+class _Planned:
+    """An edit as it grows, adapter by adapter."""
+
+    place: Place
+    deltas: list[Delta] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], math.prod(shape[1:])
 
 
 def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
@@ -247,12 +317,6 @@ def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> Non
         )
 
 
-def _places(checkpoint: Checkpoint, site: Site) -> list[Place]:
-    if len(site.modules) != 1:
-        return []
-    return checkpoint.slots.get((site.modules[0], site.parameter), [])
-
-
 def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
     """Refuse an adapter of another family than the base's.
 
@@ -260,6 +324,8 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
         FamilyError: saying how each was told.
     """
     candidates = adapter.info.detection.candidates
+    if not candidates and not checkpoint.candidates:
+        return  # names decide
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
             "the adapter and the base belong to different families",
@@ -709,47 +775,58 @@ def _adders(edit: Edit, compute: str, tensor: Tensor) -> list[Any]:
     if not edit.place.transposed:
         return [delta.row_adder(compute, read) for delta in edit.deltas]
 
-    def transposed(delta: Delta) -> Any:
+    def transposed(delta: Delta, offset: int) -> Any:
         if isinstance(delta, Replacement):
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
         # the whole tensor at once: the few that are stored so are small
-        base = read(*edit.place.rows).T if delta.needs_base else None
-        flipped = delta.dense(base, dtype=compute).reshape(edit.place.shape[0], -1).T
+        height = edit.place.shape[0]
+        base = read(0, edit.place.shape[1]).T if delta.needs_base else None
+        whole = delta.dense(base, dtype=compute).reshape(-1, edit.place.shape[1])
+        flipped = whole[offset : offset + height].T
 
         def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
+            rows = flipped[start - offset : stop - offset]
             if fresh:
-                out[:] = flipped[start:stop]
+                out[:] = rows
             else:
-                out += flipped[start:stop]
+                out += rows
 
         return add
 
-    return [transposed(delta) for delta in edit.deltas]
+    return [transposed(d, offset) for d, offset in zip(edit.deltas, edit.offsets, strict=True)]
 
 
 def _reader(edit: Edit, compute: str, tensor: Tensor) -> Callable[[int, int], Any]:
     """Return the function that reads any rows of an edit's part of the unmodified tensor."""
-    low, scale = edit.place.rows[0], edit.place.scale
+    place, scale = edit.place, edit.place.scale
     columns = math.prod(tensor.shape[1:])
 
     def stored(start: int, stop: int) -> Any:
         import numpy as np
 
         if not isinstance(tensor, StoredTensor):
-            return tensor.numpy().reshape(-1, columns)[low + start : low + stop].astype(compute)
-        kind = numpy_dtype(tensor.dtype)
-        rows = np.empty((stop - start, columns), kind)
-        offset = tensor.info.start + (low + start) * columns * kind.itemsize
-        tensor.source.read_into(offset, rows.reshape(-1).view(np.uint8))
-        return rows.astype(compute)
+            rows = tensor.numpy().reshape(-1, columns)[start:stop].astype(compute)
+        else:
+            kind = numpy_dtype(tensor.dtype)
+            raw = np.empty((stop - start, columns), kind)
+            offset = tensor.info.start + start * columns * kind.itemsize
+            tensor.source.read_into(offset, raw.reshape(-1).view(np.uint8))
+            rows = raw.astype(compute)
+        if scale is not None:
+            rows *= scale.column(tensor.shape[0])[start:stop]
+        return rows
 
     def read(start: int, stop: int) -> Any:
-        rows = stored(start, stop)
-        if scale is not None:
-            rows *= scale.column(tensor.shape[0])[low + start : low + stop]
-        return rows
+        import numpy as np
+
+        found = []
+        for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
+            first, last = max(start, begin), min(stop, begin + high - low)
+            if first < last:
+                found.append(stored(low + first - begin, low + last - begin))
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     return read
 
@@ -763,22 +840,22 @@ def _ask(
     asked: Any,
 ) -> list[tuple[int, int, int]] | None:
     """Fill `asked` with ΔW of rows start:stop; return (edit, first, last) rows covered, or None."""
-    covered = []
+    covered = []  # index, first, last, what to add to a stored row to have the module's
     for index, edit in enumerate(edits):
-        low, high = edit.place.rows
-        first, last = max(low, start), min(high, stop)
-        if first < last:
-            covered.append((index, first, last))
+        for low, high, begin in edit.place.pieces:
+            first, last = max(low, start), min(high, stop)
+            if first < last:
+                covered.append((index, first, last, begin - low))
     if not edits:
         return None
-    if sum(last - first for _, first, last in covered) != stop - start:
+    if sum(last - first for _, first, last, _ in covered) != stop - start:
         asked[:] = -0.0  # leaves every value as it is, the sign of a zero included
-    for index, first, last in covered:
-        low = edits[index].place.rows[0]
+    for index, first, last, shift in covered:
         rows = slice(first - start, last - start)
         for number, add in enumerate(adders[index]):
-            add(first - low, last - low, base[rows], asked[rows], number == 0)
-    return covered
+            begin = shift + edits[index].offsets[number]
+            add(first + begin, last + begin, base[rows], asked[rows], number == 0)
+    return [(index, first, last) for index, first, last, _ in covered]
 
 
 def _measure(

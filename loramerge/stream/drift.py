@@ -7,11 +7,12 @@ subspace the adapter reads and writes, the adapter meets weights it was not made
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.sites import cut
 from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, Place
 from loramerge.errors import FamilyError, ShapeError
@@ -77,7 +78,7 @@ def drift(
         )
     work: list[tuple[Site, Delta, Place, Place]] = []
     for adapter in adapters:
-        for site, delta in adapter.deltas.items():
+        for site, delta in _alone(adapter):
             key = (site.modules[0], site.parameter)
             if delta.rank is None or key not in trained_on.slots or key not in base.slots:
                 continue
@@ -99,13 +100,23 @@ def drift(
     return result
 
 
+def _alone(adapter: Adapter) -> Iterator[tuple[Site, Delta]]:
+    """Yield the deltas of single modules; fused ones are cut."""
+    for site, delta in adapter.deltas.items():
+        if delta.rank is not None:
+            yield from cut(site, delta, [Site((m,), site.parameter) for m in site.modules])
+
+
 def _weights(place: Place) -> Any:
     """Return a module's weight as float64 `(out, in·kh·kw)`."""
-    start, stop = place.rows
-    array = place.tensor.numpy().reshape(place.tensor.shape[0], -1)[start:stop].astype("float64")
+    import numpy as np
+
+    whole = place.tensor.numpy().reshape(place.tensor.shape[0], -1).astype("float64")
     scale = place.scale
     if scale is not None:
-        array *= scale.column(place.tensor.shape[0])[start:stop]
+        whole *= scale.column(place.tensor.shape[0])
+    pieces = sorted(place.pieces, key=lambda piece: piece[2])
+    array = np.concatenate([whole[start:stop] for start, stop, _ in pieces])
     return array.T if place.transposed else array
 
 

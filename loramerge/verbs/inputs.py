@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
+from loramerge.algebra.combine import weighed
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn
@@ -44,12 +45,7 @@ def adapter_of(reference: Reference, context: Context) -> Adapter:
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:
     """Return the adapter multiplied by a weight; sites of weight 0 are left out."""
-    if weight == Weight():
-        return adapter
-    of = weight.on(adapter)
-    return adapter.with_deltas(
-        {site: delta.scaled(of(site)) for site, delta in adapter.deltas.items() if of(site) != 0.0}
-    )
+    return adapter if weight == Weight() else weighed(adapter, weight)
 
 
 def base_path(name: str, context: Context) -> Path:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import trigger_words
+from loramerge.adapter.save import choose_dialect
+from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, terms_of, uncut
 from loramerge.algebra.compat import mix_like
@@ -177,15 +179,18 @@ def _summed(
         )
         return found, uncut(found)
     sizes = None
+    adapters = [adapter for adapter, _ in inputs]
+    target = choose_dialect(parameters.target(), adapters)
     if rule.max_size is not None:
-        adapters = [adapter for adapter, _ in inputs]
         frame = mixed_frame(adapters, parameters.embeddings)
-        sizes = budget(adapters, frame, weighted_shapes(inputs), parameters, made, context)
+        shapes = weighted_shapes(inputs, target)
+        sizes = budget(adapters, frame, shapes, parameters, made, context)
     return mix_adapters(
         inputs,
         rule,
         embeddings=parameters.embeddings,
         sizes=sizes,
+        target=target,
         device=check_device(context.device),
         precise=parameters.float_type() == "F64",
         threads=context.threads,
@@ -198,7 +203,9 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     parameters = parameters.settled()
     inputs = _inputs(parameters, context)
     adapters, given = _given(inputs, parameters, context)
-    terms = terms_of([(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)])
+    target = choose_dialect(parameters.target(), adapters)
+    weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
+    terms = terms_of([(without_values(a, target), weight) for a, weight in weighted], target)
     if parameters.compat in ("kohya", "peft-linear"):
         terms = {site: deltas[:1] for site, deltas in terms.items()}
     made = step_of("mix", parameters, given)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.save import Encoded, encode
-from loramerge.algebra.combine import SizeModel
+from loramerge.algebra.combine import SizeModel, terms_of
 from loramerge.algebra.weights import Weight
+from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.errors import FileError, OutputExists, UsageError
@@ -133,7 +134,9 @@ def _holds_only_adapter(folder: Path) -> bool:
 
 
 def _is_checkpoint_folder(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file() or (folder / "unet" / "config.json").is_file()
+    configs = ("model_index.json", "unet/config.json", "transformer/config.json")
+    pipeline = any((folder / name).is_file() for name in configs)
+    return pipeline or (is_transformers(folder) and any(folder.glob("*.safetensors")))
 
 
 def encoded_size(encoded: Encoded) -> int:
@@ -178,15 +181,9 @@ def stand_in(shape: tuple[int, ...], rank: int, dtype: str) -> LowRank:
     )
 
 
-def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, Delta]:
-    """Return a delta of every site that a mix will have, for its shape."""
-    return {
-        site: delta
-        for adapter, weight in inputs
-        for of in (weight.on(adapter),)
-        for site, delta in adapter.deltas.items()
-        if of(site) != 0
-    }
+def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]], target: Dialect) -> dict[Site, Delta]:
+    """Return a delta of every site that a mix in a dialect will have, for its shape."""
+    return {site: deltas[-1] for site, deltas in terms_of(inputs, target).items()}
 
 
 def size_model(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.save import choose_dialect
+from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.resize import resize as resize_adapter
 from loramerge.errors import LoramergeError, UsageError
@@ -132,7 +134,9 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
         parameters = replace(parameters, max_size=str(rule.max_size))
     source, made = _source(adapter, parameters, context)
     sizes = None
+    target = choose_dialect(parameters.target(), [adapter])
     if rule.max_size is not None:
+        source = for_dialect(source, target)
         frame = source.with_deltas({}, dtype=adapter.dtype)
         sizes = budget([adapter], frame, source.deltas, parameters, made, context)
     try:
@@ -140,6 +144,7 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
             source,
             rule,
             sizes=sizes,
+            target=target,
             device=check_device(context.device),
             precise=parameters.float_type() == "F64",
             threads=context.threads,
@@ -173,7 +178,9 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
 def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     """Foretell the result from headers."""
     adapter = adapter_of(parameters.adapter, context)
-    source, made = _source(adapter, parameters, context)
+    target = choose_dialect(parameters.target(), [adapter])
+    source, made = _source(without_values(adapter, target), parameters, context)
+    source = for_dialect(source, target)
     terms = {site: [delta] for site, delta in source.deltas.items()}
     rule = parameters.rule(whole_size([adapter], parameters))
     frame = source.with_deltas({}, dtype=adapter.dtype)

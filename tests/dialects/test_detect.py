@@ -9,7 +9,14 @@ import pytest
 from loramerge.dialects.classify import classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.families import FAMILIES, Module
-from tests.samples import adaptable, attention, sayable, stem_of, suffixes_of
+from tests.samples import (
+    STABLE_DIFFUSION,
+    adaptable,
+    attention,
+    sayable,
+    stem_of,
+    suffixes_of,
+)
 
 DIALECTS = ("kohya", "diffusers", "diffusers-legacy", "peft")
 
@@ -38,7 +45,7 @@ def detected(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STABLE_DIFFUSION)
 def test_a_whole_adapter_tells_its_family(dialect: str, family: str) -> None:
     found = detected(dialect, family, attention(family, full=True))
     assert found.name == family
@@ -46,7 +53,7 @@ def test_a_whole_adapter_tells_its_family(dialect: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STABLE_DIFFUSION)
 def test_cross_attention_alone_tells_the_family(dialect: str, family: str) -> None:
     chosen = {n: m for n, m in attention(family, full=True).items() if "attn2.to_k" in n}
     assert detected(dialect, family, chosen).name == family
@@ -58,12 +65,13 @@ def test_positions_and_shapes_tell_the_family(family: str) -> None:
     assert detected("lora_diffusion", family, chosen).name == family
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STABLE_DIFFUSION)
 def test_the_text_encoder_alone_names_the_family_among_few(family: str) -> None:
     chosen = {n: m for n, m in attention(family, full=True).items() if n.startswith("text")}
     found = detected("diffusers", family, chosen)
     assert FAMILIES[family] in found.candidates
-    assert {f.name for f in found.candidates} <= {family, "sdxl", "sd15", "sdxl-refiner"}
+    encoders = {family, "sdxl", "sd15", "sdxl-refiner", "flux1", "sd3", "sd35-medium", "sd35-large"}
+    assert {f.name for f in found.candidates} <= encoders
 
 
 def test_convolutions_tell_sd1_from_sd2_without_shapes_of_attention() -> None:
@@ -117,14 +125,14 @@ def test_metadata_that_contradicts_names_is_not_believed() -> None:
 
 
 def test_no_family_is_said() -> None:
-    keys = ["lora_unet_single_blocks_0_linear1.lora_down.weight",
-            "lora_unet_single_blocks_0_linear1.lora_up.weight"]  # fmt: skip
+    keys = ["lora_unet_some_blocks_0_linear1.lora_down.weight",
+            "lora_unet_some_blocks_0_linear1.lora_up.weight"]  # fmt: skip
     found = detect(classify(keys, {}).groups, {}, {})
     assert found.candidates == () and found.naming is None and found.name is None
     assert detect([], {}, {}).reason == "the file has no module with a known suffix"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STABLE_DIFFUSION)
 def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
     keys = keys_of("kohya", family, attention(family, full=True))
     strangers = [f"lora_unet_stranger_{i}.lora_down.weight" for i in range(20)]
@@ -133,3 +141,42 @@ def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
         for n, m in attention(family, full=True).items()
     }
     assert detect(classify(strangers + keys, {}).groups, shapes, {}).name == family
+
+
+@pytest.mark.parametrize("block", [0, 5])
+@pytest.mark.parametrize("leaf", ["to_q", "to_out.0", "add_k_proj"])
+@pytest.mark.parametrize(
+    ("width", "families"),
+    [
+        (3072, {"flux1", "qwen-image"}),
+        (2432, {"sd35-large"}),
+        (1536, {"sd3", "sd35-medium"}),
+    ],
+)
+def test_what_transformers_share_is_told_apart_by_width_or_not_at_all(
+    width: int, families: set[str], leaf: str, block: int
+) -> None:
+    stem = f"transformer.transformer_blocks.{block}.attn.{leaf}"
+    keys = [f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"]
+    groups = classify(keys, {}).groups
+    found = detect(groups, {("diffusers", stem): (width, width)}, {})
+    assert {family.name for family in found.candidates} == families
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "lora_unet_double_blocks_19_img_attn_qkv",
+        "lora_unet_single_blocks_0_modulation_linear",
+        "diffusion_model.double_blocks.0.img_attn_qkv",
+        "lora_unet_double_blocks_0_txt_mlp_fc1",
+    ],
+)
+def test_relatives_of_flux_are_not_taken_for_it(stem: str) -> None:
+    """HunyuanVideo has one block more of either sort, and other words for some layers."""
+    keys = [
+        f"{one}.lora_{role}.weight"
+        for one in ("lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_single_blocks_0_linear1", stem)
+        for role in ("down", "up")
+    ]  # fmt: skip
+    assert detect(classify(keys, {}).groups, {}, {}).candidates == ()

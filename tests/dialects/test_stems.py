@@ -10,9 +10,18 @@ from loramerge.dialects.spec import Form
 from loramerge.dialects.tables import positions
 from loramerge.errors import FormatError
 from loramerge.families import FAMILIES, Module
-from tests.samples import adaptable, attention, encoder_order, positional_order, sayable, stem_of
+from tests.samples import (
+    STABLE_DIFFUSION,
+    adaptable,
+    attention,
+    encoder_order,
+    positional_order,
+    sayable,
+    stem_of,
+)
 
-BOTH = [(d, f) for d in DIALECTS for f in FAMILIES]
+STABLE = ("kohya", "diffusers", "diffusers-legacy", "peft", "lora_diffusion")
+BOTH = [(d, f) for d in STABLE for f in STABLE_DIFFUSION]
 NEVER_HAD = {("lora_diffusion", "sdxl"), ("lora_diffusion", "sdxl-refiner")}
 
 
@@ -134,7 +143,7 @@ def test_kohya_reads_sdxl_with_diffusers_names_too(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["kohya", "diffusers", "diffusers-legacy", "peft"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STABLE_DIFFUSION)
 def test_text_encoders_are_read_with_and_without_text_model(name: str, family: str) -> None:
     table = stem_table(DIALECTS[name], FAMILIES[family])
     for component in FAMILIES[family].components:

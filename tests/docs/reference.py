@@ -11,7 +11,7 @@ import click
 
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.cli.main import COMMANDS, group
-from loramerge.dialects import DIALECTS, PROGRAMS
+from loramerge.dialects import DIALECTS, programs_of
 from loramerge.families import FAMILIES
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.shipped import shipped_recipes
@@ -148,7 +148,7 @@ def tables() -> dict[str, str]:
     dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
                 "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
-        programs = [f"`{p}`" for p, name in PROGRAMS.items() if name == d.name]
+        programs = [f"`{p}`" for p in programs_of(d.name)]
         dialects.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
                               ", ".join(d.loads_in), ", ".join(programs) or "–")))  # fmt: skip
     families = [_row(("family", "what it is", "components (modules)", "layouts", "verified against")),

@@ -11,9 +11,9 @@ import pytest
 
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
-from tests.samples import sgm_path
+from tests.samples import STABLE_DIFFUSION, sgm_path
 
-EVERY = list(FAMILIES)
+EVERY = list(STABLE_DIFFUSION)
 
 
 def single(name: str, component: str) -> Spelling:

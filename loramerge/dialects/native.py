@@ -1,0 +1,77 @@
+"""Spelling modules by the names of the original single file, fused as that file stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from loramerge.dialects.spec import Fused, Modules, Stems
+from loramerge.families import Family, Module, Slot
+
+__all__ = ["native_names", "spell_native", "spell_parts"]
+
+Prefixes = Callable[[Family, str], tuple[str, ...]]
+_WORDS = (".weight", ".scale")
+
+
+def _stem(tensor: str) -> str:
+    """Return a tensor's name without the word for the weight."""
+    for word in _WORDS:
+        if tensor.endswith(word):
+            return tensor[: -len(word)]
+    return tensor
+
+
+def _slots(family: Family, component: str, module: Module) -> Slot | None:
+    """Return where the family's original single file stores a weight, its prefix left out."""
+    return family.spellings[component][0].slot(module, "weight")
+
+
+def native_names(family: Family, modules: Modules) -> Iterator[tuple[str, str, Fused]]:
+    """Yield (component, original name, modules it stands for) of every tensor.
+
+    Modules of which not all partners are among those given are left out.
+    """
+    groups: dict[tuple[str, str], list[tuple[Slot, str]]] = {}
+    for component, module in modules:
+        slot = _slots(family, component, module)
+        if slot is not None:
+            entry = groups.setdefault((component, slot.tensor), [])
+            entry.append((slot, f"{component}.{module.path}"))
+    for (component, tensor), found in groups.items():
+        found.sort()
+        if sum(slot.span for slot, _ in found) == found[0][0].parts:
+            names = tuple(name for _, name in found)
+            spans = tuple(slot.span for slot, _ in found) if len(found) > 1 else ()
+            yield component, _stem(tensor), Fused(names, spans, found[0][0].swapped)
+
+
+def spell_native(
+    prefixes: Prefixes, *, flat: bool = False, aliases: Mapping[str, str] = {}
+) -> Stems:
+    """Make a generator of stems: each prefix before the original name of each tensor.
+
+    Args:
+        flat: dots become underscores.
+        aliases: original name → another spelling that is accepted.
+    """
+
+    def stems(family: Family, modules: Modules) -> Iterator[tuple[str, Fused]]:
+        for component, name, target in native_names(family, modules):
+            for spelled in filter(None, (name, aliases.get(name))):
+                for prefix in prefixes(family, component):
+                    yield prefix + (spelled.replace(".", "_") if flat else spelled), target
+
+    return stems
+
+
+def spell_parts(prefixes: Prefixes) -> Stems:
+    """Make a generator of stems that number the modules of a fused tensor: `linear1.3`."""
+
+    def stems(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
+        for component, name, target in native_names(family, modules):
+            if len(target.modules) > 1:
+                for prefix in prefixes(family, component):
+                    for number, module in enumerate(target.modules):
+                        yield f"{prefix}{name}.{number}", module
+
+    return stems

@@ -1,0 +1,34 @@
+"""How text encoders are stored beside diffusion transformers: alone, in folders, or all in one file.
+
+ComfyUI's files that hold everything keep transformers' names behind a prefix for each encoder.
+"""
+
+from __future__ import annotations
+
+from loramerge.families.clip import without_text_model
+from loramerge.families.spec import Module, Parameter, Slot, Spelling
+
+__all__ = ["clip_spellings", "t5_spellings"]
+
+
+def _plain(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"{module.path}.{parameter}")
+
+
+def _short(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"{without_text_model(module.path)}.{parameter}")
+
+
+def clip_spellings(prefix: str) -> tuple[Spelling, ...]:
+    """Return the spellings of a CLIP text encoder; `prefix` is the one in a single file."""
+    return (
+        Spelling("comfyui", prefix, _plain),
+        Spelling("comfyui", prefix, _short),
+        Spelling("diffusers", "", _plain),
+        Spelling("diffusers", "", _short),
+    )
+
+
+def t5_spellings(prefix: str) -> tuple[Spelling, ...]:
+    """Return the spellings of a T5 encoder; `prefix` is the one in a single file."""
+    return (Spelling("comfyui", prefix, _plain), Spelling("diffusers", "", _plain))

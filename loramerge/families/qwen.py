@@ -1,0 +1,74 @@
+"""Qwen-Image: one transformer, whose original names are diffusers' own.
+
+Source of the names: diffusers' `QwenImageTransformer2DModel` (verified). The text encoder, a vision and
+language model, is not covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loramerge.families.spec import Component, Family, Layer, Module, Parameter, Slot, Spelling
+
+__all__ = ["QWEN_IMAGE", "qwen_modules"]
+
+_BLOCK: tuple[tuple[str, Layer, tuple[int, ...], bool], ...] = (
+    ("img_mod.1", "linear", (6, 1), True),
+    ("attn.norm_q", "norm", (), False),
+    ("attn.norm_k", "norm", (), False),
+    *((f"attn.{name}", "linear", (1, 1), True)
+      for name in ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "add_q_proj", "to_out.0",
+                   "to_add_out")),
+    ("attn.norm_added_q", "norm", (), False),
+    ("attn.norm_added_k", "norm", (), False),
+    ("img_mlp.net.0.proj", "linear", (4, 1), True),
+    ("img_mlp.net.2", "linear", (1, 4), True),
+    ("txt_mod.1", "linear", (6, 1), True),
+    ("txt_mlp.net.0.proj", "linear", (4, 1), True),
+    ("txt_mlp.net.2", "linear", (1, 4), True),
+)  # fmt: skip
+
+
+def qwen_modules(width: int = 3072, blocks: int = 60, context: int = 3584) -> Iterator[Module]:
+    """Yield every layer with its path and full-width shape."""
+    w = width
+    embedder = "time_text_embed.timestep_embedder"
+    yield Module(f"{embedder}.linear_1", "linear", (w, 256), True)
+    yield Module(f"{embedder}.linear_2", "linear", (w, w), True)
+    yield Module("txt_norm", "norm", (context,), False)
+    yield Module("img_in", "linear", (w, 64), True)
+    yield Module("txt_in", "linear", (w, context), True)
+    for i in range(blocks):
+        for name, layer, dims, bias in _BLOCK:
+            shape = tuple(d * w for d in dims) if dims else (128,)
+            yield Module(f"transformer_blocks.{i}.{name}", layer, shape, bias)
+    yield Module("norm_out.linear", "linear", (2 * w, w), True)
+    yield Module("proj_out", "linear", (64, w), True)
+
+
+def _plain(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"{module.path}.{parameter}")
+
+
+QWEN_IMAGE = Family(
+    name="qwen-image",
+    title="Qwen-Image",
+    build=lambda: (Component("transformer", tuple(qwen_modules())),),
+    spellings={
+        "transformer": (
+            Spelling("original", "", _plain),
+            Spelling("original", "model.diffusion_model.", _plain),
+            Spelling("diffusers", "", _plain),
+            Spelling("diffusers", "transformer.", _plain),
+        )
+    },
+    metadata=("qwen", "Qwen"),
+    verified="diffusers model on the meta device, names and shapes",
+    probes=(
+        *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
+        "transformer_blocks.0.img_mlp.net.2",
+    ),
+    never=r"single_(?:transformer_)?blocks|norm1|\.ff|_ff_",
+    one_alpha=False,
+    programs={"comfyui": "comfyui"},
+)

@@ -1,0 +1,172 @@
+"""Stable Diffusion 3 and 3.5: the joint transformer, two CLIP text encoders with projections, T5-XXL.
+
+Source of the names: diffusers' `SD3Transformer2DModel` (verified), and the original single files as
+diffusers' `convert_sd3_transformer_checkpoint_to_diffusers` reads them (verified by conversion). The
+positional embedding, which is no layer, is left alone.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+from loramerge.families.clip import Clip, clip_modules
+from loramerge.families.encoders import clip_spellings, t5_spellings
+from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
+from loramerge.families.stacks import Native, Row, Stack, expand, native_slot, natives
+from loramerge.families.t5 import T5, t5_modules
+
+__all__ = ["SD3", "SD35_LARGE", "SD35_MEDIUM", "sd3_stacks"]
+
+
+def _attention(name: str, native: str, *, normed: bool) -> tuple[Row, ...]:
+    """Queries, keys, values and output of the image's attention."""
+    rows = tuple(
+        Row(f"{name}.to_{x}", "linear", ("w", "w"), True, Native(f"{native}.qkv", i, 3))
+        for i, x in enumerate("qkv")
+    )
+    norms = tuple(
+        Row(f"{name}.norm_{x}", "norm", ("head",), False, Native(f"{native}.ln_{x}")) for x in "qk"
+    )
+    out = Row(f"{name}.to_out.0", "linear", ("w", "w"), True, Native(f"{native}.proj"))
+    return (*rows, out, *(norms if normed else ()))
+
+
+def _feed_forward(name: str, native: str) -> tuple[Row, ...]:
+    return (
+        Row(f"{name}.net.0.proj", "linear", ("4w", "w"), True, Native(f"{native}.mlp.fc1")),
+        Row(f"{name}.net.2", "linear", ("w", "4w"), True, Native(f"{native}.mlp.fc2")),
+    )
+
+
+def _block(*, last: bool, dual: bool, normed: bool) -> tuple[Row, ...]:
+    """The layers of one block; the last one only reads the text, and swaps its modulation."""
+    text = "context_block"
+    added = tuple(
+        Row(f"attn.add_{x}_proj", "linear", ("w", "w"), True, Native(f"{text}.attn.qkv", i, 3))
+        for i, x in enumerate("qkv")
+    )
+    norms = tuple(
+        Row(f"attn.norm_added_{x}", "norm", ("head",), False, Native(f"{text}.attn.ln_{x}"))
+        for x in "qk"
+    )
+    rest = (
+        Row("attn.to_add_out", "linear", ("w", "w"), True, Native(f"{text}.attn.proj")),
+        *_feed_forward("ff_context", text),
+    )
+    return (
+        Row("norm1.linear", "linear", ("9w" if dual else "6w", "w"), True,
+            Native("x_block.adaLN_modulation.1")),
+        Row("norm1_context.linear", "linear", ("2w" if last else "6w", "w"), True,
+            Native(f"{text}.adaLN_modulation.1", swapped=last)),
+        *_attention("attn", "x_block.attn", normed=normed),
+        *added,
+        *(norms if normed else ()),
+        *(_attention("attn2", "x_block.attn2", normed=normed) if dual else ()),
+        *_feed_forward("ff", "x_block"),
+        *(() if last else rest),
+    )  # fmt: skip
+
+
+_TOP = (
+    Row("pos_embed.proj", "conv", ("w", 16, 2, 2), True, Native("x_embedder.proj")),
+    *(
+        row
+        for name, native, width in (
+            ("timestep_embedder", "t_embedder", 256), ("text_embedder", "y_embedder", 2048),
+        )
+        for row in (
+            Row(f"time_text_embed.{name}.linear_1", "linear", ("w", width), True,
+                Native(f"{native}.mlp.0")),
+            Row(f"time_text_embed.{name}.linear_2", "linear", ("w", "w"), True,
+                Native(f"{native}.mlp.2")),
+        )
+    ),
+    Row("context_embedder", "linear", ("w", 4096), True, Native("context_embedder")),
+)  # fmt: skip
+_LAST = (
+    Row("norm_out.linear", "linear", ("2w", "w"), True,
+        Native("final_layer.adaLN_modulation.1", swapped=True)),
+    Row("proj_out", "linear", (64, "w"), True, Native("final_layer.linear")),
+)  # fmt: skip
+
+
+def sd3_stacks(blocks: int, *, dual: int = 0, normed: bool = True) -> tuple[Stack, ...]:
+    """Return the layers of a transformer of so many blocks.
+
+    Args:
+        dual: so many of the first blocks have a second attention of the image.
+        normed: queries and keys are normalised (3.5).
+    """
+    names = ("transformer_blocks.{}.", "joint_blocks.{}.")
+    last = blocks - 1
+    return (
+        Stack("", "", (0,), _TOP),
+        Stack(*names, range(dual), _block(last=False, dual=True, normed=normed)),
+        Stack(*names, range(dual, last), _block(last=False, dual=False, normed=normed)),
+        Stack(*names, (last,), _block(last=True, dual=False, normed=normed)),
+        Stack("", "", (0,), _LAST),
+    )
+
+
+def _plain(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"{module.path}.{parameter}")
+
+
+def _family(
+    name: str, title: str, stacks: tuple[Stack, ...], width: int, metadata: tuple[str, ...]
+) -> Family:
+    sizes = {"w": width, "head": 64, **{f"{n}w": n * width for n in (2, 4, 6, 9)}}
+
+    def build() -> tuple[Component, ...]:
+        return (
+            Component("transformer", tuple(expand(stacks, sizes))),
+            Component("text_encoder", tuple(clip_modules(Clip(768, 12, projection=768)))),
+            Component("text_encoder_2", tuple(clip_modules(Clip(1280, 32, projection=1280)))),
+            Component("text_encoder_3", tuple(t5_modules(T5()))),
+        )
+
+    table = cache(partial(natives, stacks))
+
+    def native(module: Module, parameter: Parameter) -> Slot | None:
+        return native_slot(table(), module, parameter)
+
+    return Family(
+        name=name,
+        title=title,
+        build=build,
+        spellings={
+            "transformer": (
+                *(
+                    Spelling("mmdit", prefix, native)
+                    for prefix in ("", "model.diffusion_model.", "diffusion_model.")
+                ),
+                *(Spelling("diffusers", prefix, _plain) for prefix in ("", "transformer.")),
+            ),
+            "text_encoder": clip_spellings("text_encoders.clip_l.transformer."),
+            "text_encoder_2": clip_spellings("text_encoders.clip_g.transformer."),
+            "text_encoder_3": t5_spellings("text_encoders.t5xxl.transformer."),
+        },
+        metadata=metadata,
+        verified="diffusers and transformers models on the meta device, names and shapes",
+        probes=(
+            *(f"transformer_blocks.0.attn.to_{x}" for x in "qkv"),
+            "transformer_blocks.0.attn.to_out.0",
+            "text_model.encoder.layers.0.self_attn.q_proj",
+            "encoder.block.0.layer.0.SelfAttention.q",
+        ),
+        never=r"single_(?:transformer_)?blocks|double_blocks|img_mlp|txt_mlp",
+        one_alpha=False,
+        programs={"comfyui": "comfyui"},
+    )
+
+
+SD3 = _family(
+    "sd3", "Stable Diffusion 3", sd3_stacks(24, normed=False), 1536, ("stable-diffusion-3-medium", "sd3")
+)  # fmt: skip
+SD35_MEDIUM = _family(
+    "sd35-medium", "Stable Diffusion 3.5 medium", sd3_stacks(24, dual=13), 1536,
+    ("stable-diffusion-3.5-medium",),
+)  # fmt: skip
+SD35_LARGE = _family(
+    "sd35-large", "Stable Diffusion 3.5 large", sd3_stacks(38), 2432, ("stable-diffusion-3.5-large",)
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""Diffusion transformers as templates: stacks of equal blocks, with diffusers' and native names.
+
+A family states its layers once, as rows of tables; `expand` gives its modules with diffusers' paths,
+and `native_slot` where the original single file stores each of their parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from loramerge.families.spec import Layer, Module, Parameter, Slot
+
+__all__ = ["Native", "Row", "Stack", "expand", "native_slot", "natives"]
+
+
+class Native(NamedTuple):
+    """The original name of a layer: `span` parts from `part` on, of `parts`, of its rows.
+
+    `weight` is the word for the weight (`scale` in some norms; nothing for a bare parameter);
+    `swapped`: its halves stand in the other order.
+    """
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    span: int = 1
+    weight: str = ".weight"
+    swapped: bool = False
+
+
+class Row(NamedTuple):
+    """One layer of a block: its name in diffusers, type, shape, bias, and its original name.
+
+    A dimension is a number or a name among the sizes of the family; no original name means that
+    the original network has no such layer.
+    """
+
+    name: str
+    layer: Layer
+    dims: tuple[str | int, ...]
+    bias: bool
+    native: Native | None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks that follow each other: `{}` in the names is the number of the block.
+
+    Args:
+        name, native: beginnings of the names, dot included; both empty for the layers of no block.
+        numbers: of the blocks.
+        rows: the layers of each.
+    """
+
+    name: str
+    native: str
+    numbers: Sequence[int]
+    rows: tuple[Row, ...]
+
+
+def expand(stacks: Sequence[Stack], sizes: Mapping[str, int]) -> Iterator[Module]:
+    """Yield every layer with its diffusers path and full-width shape."""
+    for stack in stacks:
+        for number in stack.numbers:
+            head = stack.name.format(number)
+            for row in stack.rows:
+                shape = tuple(sizes[d] if isinstance(d, str) else d for d in row.dims)
+                yield Module(head + row.name, row.layer, shape, row.bias)
+
+
+def natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
+    """Return diffusers path → original name of every layer that has one."""
+    return {
+        stack.name.format(number) + row.name: row.native._replace(
+            name=stack.native.format(number) + row.native.name
+        )
+        for stack in stacks
+        for number in stack.numbers
+        for row in stack.rows
+        if row.native is not None
+    }
+
+
+def native_slot(table: Mapping[str, Native], module: Module, parameter: Parameter) -> Slot | None:
+    """Return where the original single file stores a parameter, or None if it does not."""
+    found = table.get(module.path)
+    if found is None:
+        return None
+    word = found.weight if parameter == "weight" else ".bias"
+    name, part, parts, span, _, swapped = found
+    return Slot(name + word, part, parts, span=span, swapped=swapped)

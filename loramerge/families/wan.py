@@ -1,0 +1,108 @@
+"""Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
+
+The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
+fewer blocks of the same names and are matched by these. Modulation tables, which are no layers, are left
+alone; so is the text encoder.
+
+Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
+diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
+from loramerge.families.stacks import Native, Row, Stack, expand, native_slot, natives
+
+__all__ = ["WAN", "wan_stacks"]
+
+_TOP = (
+    Row("patch_embedding", "conv", ("w", "channels", 1, 2, 2), True, Native("patch_embedding")),
+    Row("condition_embedder.time_embedder.linear_1", "linear", ("w", 256), True,
+        Native("time_embedding.0")),
+    Row("condition_embedder.time_embedder.linear_2", "linear", ("w", "w"), True,
+        Native("time_embedding.2")),
+    Row("condition_embedder.time_proj", "linear", ("6w", "w"), True, Native("time_projection.1")),
+    Row("condition_embedder.text_embedder.linear_1", "linear", ("w", 4096), True,
+        Native("text_embedding.0")),
+    Row("condition_embedder.text_embedder.linear_2", "linear", ("w", "w"), True,
+        Native("text_embedding.2")),
+    Row("condition_embedder.image_embedder.norm1", "norm", ("image",), True,
+        Native("img_emb.proj.0")),
+    Row("condition_embedder.image_embedder.ff.net.0.proj", "linear", ("image", "image"), True,
+        Native("img_emb.proj.1")),
+    Row("condition_embedder.image_embedder.ff.net.2", "linear", ("w", "image"), True,
+        Native("img_emb.proj.3")),
+    Row("condition_embedder.image_embedder.norm2", "norm", ("w",), True,
+        Native("img_emb.proj.4")),
+)  # fmt: skip
+
+
+def _attention(name: str, native: str) -> tuple[Row, ...]:
+    return (
+        *(
+            Row(f"{name}.{ours}", "linear", ("w", "w"), True, Native(f"{native}.{theirs}"))
+            for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+        ),
+        Row(f"{name}.norm_q", "norm", ("w",), False, Native(f"{native}.norm_q")),
+        Row(f"{name}.norm_k", "norm", ("w",), False, Native(f"{native}.norm_k")),
+    )
+
+
+_BLOCK = (
+    *_attention("attn1", "self_attn"),
+    *_attention("attn2", "cross_attn"),
+    Row("attn2.add_k_proj", "linear", ("w", "w"), True, Native("cross_attn.k_img")),
+    Row("attn2.add_v_proj", "linear", ("w", "w"), True, Native("cross_attn.v_img")),
+    Row("attn2.norm_added_k", "norm", ("w",), False, Native("cross_attn.norm_k_img")),
+    Row("norm2", "norm", ("w",), True, Native("norm3")),
+    Row("ffn.net.0.proj", "linear", ("hidden", "w"), True, Native("ffn.0")),
+    Row("ffn.net.2", "linear", ("w", "hidden"), True, Native("ffn.2")),
+)
+
+
+def wan_stacks(blocks: int = 40) -> tuple[Stack, ...]:
+    """Return the layers of a transformer of so many blocks."""
+    return (
+        Stack("", "", (0,), _TOP),
+        Stack("blocks.{}.", "blocks.{}.", range(blocks), _BLOCK),
+        Stack("", "", (0,), (Row("proj_out", "linear", (64, "w"), True, Native("head.head")),)),
+    )
+
+
+_SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
+
+
+@cache
+def _natives() -> dict[str, Native]:
+    return dict(natives(wan_stacks()))
+
+
+def _native(module: Module, parameter: Parameter) -> Slot | None:
+    return native_slot(_natives(), module, parameter)
+
+
+def _plain(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"{module.path}.{parameter}")
+
+
+WAN = Family(
+    name="wan",
+    title="Wan 2.1 and 2.2",
+    build=lambda: (Component("transformer", tuple(expand(wan_stacks(), _SIZES))),),
+    spellings={
+        "transformer": (
+            *(
+                Spelling("original", prefix, _native)
+                for prefix in ("", "model.diffusion_model.", "diffusion_model.")
+            ),
+            *(Spelling("diffusers", prefix, _plain) for prefix in ("", "transformer.")),
+        )
+    },
+    metadata=("wan", "Wan"),
+    verified="diffusers model on the meta device, names and shapes",
+    probes=("blocks.0.attn1.to_q", "blocks.0.attn2.to_k", "blocks.0.ffn.net.2"),
+    one_alpha=False,
+    programs={"comfyui": "comfyui"},
+)

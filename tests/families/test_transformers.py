@@ -1,0 +1,132 @@
+"""Diffusion transformers against diffusers: every name and shape, and how the single file is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loramerge.dialects import DIALECTS, stem_table
+from loramerge.dialects.classify import classify
+from loramerge.families import FAMILIES, Family, parameters
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd3": ("SD3Transformer2DModel", {
+        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
+        "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "attention_head_dim": 64,
+        "in_channels": 16, "out_channels": 16, "patch_size": 2,
+    }),
+    "qwen-image": ("QwenImageTransformer2DModel", {}),
+    "wan": ("WanTransformer3DModel", {
+        "image_dim": 1280, "added_kv_proj_dim": 5120, "in_channels": 36,
+    }),
+}  # fmt: skip
+MODELS["sd35-medium"] = (
+    MODELS["sd3"][0],
+    MODELS["sd3"][1] | {"dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm"},
+)
+MODELS["sd35-large"] = (
+    MODELS["sd3"][0],
+    MODELS["sd3"][1]
+    | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
+       "qk_norm": "rms_norm"},
+)  # fmt: skip
+# what is no layer, and no adapter changes
+TABLES = ("pos_embed.pos_embed", "scale_shift_table")
+CONVERTERS = {
+    "sd3": "convert_sd3_transformer_checkpoint_to_diffusers",
+    "sd35-medium": "convert_sd3_transformer_checkpoint_to_diffusers",
+    "sd35-large": "convert_sd3_transformer_checkpoint_to_diffusers",
+    "wan": "convert_wan_transformer_to_diffusers",
+}
+SPELLINGS = ("kohya", "comfyui", "diffusers", "onetrainer", "bare", "peft")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_transformer_has_the_names_and_shapes_of_diffusers(name: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    diffusers: Any = pytest.importorskip("diffusers")
+    sort, config = MODELS[name]
+    with torch.device("meta"):
+        model = getattr(diffusers, sort)(**config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith(TABLES)}
+    found = {}
+    for module in FAMILIES[name].components[0].modules:
+        for parameter in parameters(module):
+            found[f"{module.path}.{parameter}"] = (
+                module.shape if parameter == "weight" else module.shape[:1]
+            )
+    assert found == expected
+
+
+def small(family: Family, unit: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+    """Every tensor of the original file, narrow, with random values."""
+    random = np.random.default_rng(1)
+    heights: dict[str, int] = {}
+    for module, _, slot in family.spellings["transformer"][0].slots(family.components[0]):
+        height = unit * max(1, module.shape[0] // family.components[0].by_path[
+            module.path].shape[0])  # fmt: skip
+        heights[slot.tensor] = heights.get(slot.tensor, 0) + height
+    return {
+        name: random.standard_normal((rows, 2)).astype("float32") for name, rows in heights.items()
+    }
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_the_single_file_is_cut_as_diffusers_cuts_it(name: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.single_file_utils")
+    family = FAMILIES[name]
+    file = small(family)
+    found = {}
+    for module, parameter, slot in family.spellings["transformer"][0].slots(family.components[0]):
+        whole = file[slot.tensor]
+        unit = whole.shape[0] // slot.parts
+        value = whole[unit * slot.part : unit * (slot.part + slot.span)]
+        if slot.swapped:
+            value = np.concatenate(np.split(value, 2)[::-1])
+        found[f"{module.path}.{parameter}"] = value
+    given = {key: torch.from_numpy(value) for key, value in file.items()}
+    if name.startswith("sd3"):
+        given |= {"pos_embed": torch.zeros(1), "context_embedder.weight": torch.from_numpy(
+            file["context_embedder.weight"])}  # fmt: skip
+    converted = getattr(utils, CONVERTERS[name])(given)
+    expected = {k: v.numpy() for k, v in converted.items() if not k.endswith(TABLES)}
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("family", [*MODELS, "flux1"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_key_written_is_read_back_as_the_same_site(name: str, family: str) -> None:
+    dialect, chosen = DIALECTS[name], FAMILIES[family]
+    table = stem_table(dialect, chosen)
+    layout = dialect.layout(chosen)
+    keys: dict[str, tuple[tuple[str, ...], str]] = {}
+    for module, _ in chosen.modules():
+        site = layout[module].modules if module in layout else (module,)
+        for role in ("up", "down", "alpha"):
+            key = dialect.key(chosen, site, role)
+            if key is not None:
+                assert keys.setdefault(key, (site, role)) == (site, role)
+    assert keys
+    result = classify(keys, {})
+    assert not result.unknown and not result.embeddings
+    shared = {"kohya"} if name == "onetrainer" else set()  # both name text encoders alike
+    assert {group.dialect for group in result.groups} <= {name} | shared
+    for group in result.groups:
+        found = stem_table(DIALECTS[group.dialect], chosen)[group.stem]
+        assert all(keys[key] == (found.modules, role) for role, key in group.roles.items())
+    assert {m for stem in table.values() for m in stem.modules} <= dict(chosen.modules()).keys()
+
+
+@pytest.mark.parametrize("family", [*MODELS, "flux1"])
+def test_no_two_parameters_share_a_place(family: str) -> None:
+    for component in FAMILIES[family].components:
+        for spelling in FAMILIES[family].spellings[component.name]:
+            parts: dict[str, list[int]] = {}
+            for _, _, slot in spelling.slots(component):
+                parts.setdefault(slot.tensor, []).extend(range(slot.part, slot.part + slot.span))
+            for _, _, slot in spelling.slots(component):
+                assert sorted(parts[slot.tensor]) == list(range(slot.parts))
