@@ -93,7 +93,8 @@ WORK = [
     ("mix", "a:0.5", "b:0.5"), ("mix", "a", "b", "--rank", "2"), ("resize", "--rank", "2", "a"),
     ("resize", "--max-size", "50%", "b"), ("bake", "-b", "base", "a:0.8"), ("diff", "a", "b"),
     ("inspect", "a", "--deep", "--spectrum"), ("inspect", "a", "--base", "base"), ("demo",),
-    ("mix", "a", "--to", "peft"), ("convert", "a", "--to", "diffusers"),
+    ("mix", "a", "--to", "peft"),
+    ("convert", "a", "--to", "diffusers", "--dtype", "float32"),
     ("bake", "-b", "base", "a", "--rounding", "stochastic"),
 ]  # fmt: skip
 

@@ -288,9 +288,13 @@ def test_an_adapter_of_other_deltas_is_not_what_it_was_made_from(work) -> None:
     assert replace(adapter).maker is not None
 
 
-def test_saving_what_was_read_is_no_step(run) -> None:
+def test_saving_what_was_read_converts_it(run) -> None:
     run.ok("mix", "a.safetensors:0.5", "-o", "mixed.safetensors")
     lm.save(lm.load("mixed.safetensors"), "copy.safetensors")
-    assert KEY not in header(Path("copy.safetensors"))
+    copy = made("copy.safetensors")
+    assert copy["inputs"]["mixed"]["recipe"] == made("mixed.safetensors")
+    steps = {"result": {"convert": {"adapter": {"adapter": "mixed"}, "to": "kohya"}}}
+    assert copy["steps"] == steps
+    assert run.ok("run", "copy.safetensors", "--json").json["verdict"] == "same file"
     lm.save(1.0 * lm.load("mixed.safetensors"), "times.safetensors")
     assert made("times.safetensors")["inputs"]["mixed"]["recipe"] == made("mixed.safetensors")
