@@ -100,7 +100,10 @@ CASES = {
                       "'x' has changed: a.safetensors has sha256"),
     "input named badly": (MIX + "inputs: {§'x:1': a.safetensors}\n", "'x:1' cannot be the name"),
     # steps
-    "step a text": (one("  §x: resize\n"), "a step maps one of bake, convert, diff, inspect, mix, resize"),
+    "step a text": (
+        one("  §x: resize\n"),
+        "a step maps one of bake, convert, diff, inspect, mix, resize",
+    ),
     "step empty": (one("  §x: {}\n"), "a step does one thing, and 'x' does 0"),
     "step only saves": (one("  §x: {save: x.safetensors}\n"), "a step does one thing"),
     "step of two things": (one("  §x: {mix: {adapters: [alpha]}, resize: {adapter: alpha, rank: 1}}\n"),
