@@ -630,8 +630,8 @@ def write_encoded(
         if place.suffix == ".pt":
             return _write_lists(encoded, place, force, check)
         if encoded.dialect.name == "kohya":
-            metadata = dict(encoded.metadata)
-            encoded.late.append(lambda: kohya_hashes(encoded.tensors, metadata))
+            tensors, metadata = encoded.tensors, dict(encoded.metadata)  # no cycle through `late`
+            encoded.late.append(lambda: kohya_hashes(tensors, metadata))
         late = encoded.late_entries if encoded.late else None
         return write_tensors(
             place, encoded.tensors, encoded.metadata, force=force, check=check, late=late

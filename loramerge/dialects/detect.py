@@ -81,14 +81,21 @@ def _score(
     return matched, exact, axes
 
 
+# in the stems of UNets, and of nothing else
+_UNET_ALONE = re.compile(r"attentions|(?:input|middle|output)_block")
+
+
 def _plausible(
     groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
 ) -> dict[str, bool]:
     """Return the families of which a probe occurs, and whether all that occur have its shapes."""
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
+    has_unet = any(_UNET_ALONE.search(group.stem) for group in groups)
     found = {}
     for family in FAMILIES.values():
+        if has_unet and "unet" not in family.spellings:
+            continue  # and its tables need not be made
         fits = [
             _same(shapes.get((name, stem), shape), shape)
             for name in names
