@@ -56,7 +56,8 @@ def spell_native(
     """
 
     def stems(family: Family, modules: Modules) -> Iterator[tuple[str, Fused]]:
-        for component, name, target in native_names(family, modules):
+        spelled_so = [(component, m) for component, m in modules if prefixes(family, component)]
+        for component, name, target in native_names(family, spelled_so):
             for spelled in filter(None, (name, aliases.get(name))):
                 for prefix in prefixes(family, component):
                     yield prefix + (spelled.replace(".", "_") if flat else spelled), target
