@@ -204,12 +204,16 @@ def _numbers(values: Any, where: str) -> tuple[float, ...]:
 
 def weight_content(weight: Weight) -> float | dict[str, Any]:
     """Return what `weight_of` takes for a weight: a number, or a mapping of what is not default."""
+    components = dict(weight.components)
+    denoiser = components.pop("transformer", components.get("unet"))
+    if denoiser is not None:  # the word `unet` means either, and no adapter has both
+        components.setdefault("unet", denoiser)
     parts: dict[str, Any] = {
-        "default": weight.default if weight.default != 1.0 else None,
-        **dict(sorted(weight.components.items())),
-        "blocks": list(weight.blocks) or None,
-        "depth": list(weight.depth) or None,
-        "match": dict(weight.match) or None,
+        "default": float(weight.default) if weight.default != 1.0 else None,
+        **{name: float(value) for name, value in sorted(components.items())},
+        "blocks": list(map(float, weight.blocks)) or None,
+        "depth": list(map(float, weight.depth)) or None,
+        "match": {pattern: float(value) for pattern, value in weight.match} or None,
     }
     stated = {name: value for name, value in parts.items() if value is not None}
-    return weight.default if stated.keys() <= {"default"} else stated
+    return float(weight.default) if stated.keys() <= {"default"} else stated

@@ -128,6 +128,8 @@ def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
     for one, value in stated(parameters):
         if one.doc.result:
             values = value if one.many else (value,)
+            if one.kind is float:  # a whole number given from Python says the same
+                values = [float(v) for v in values]
             if one.refers:
                 values = [_said(v, str(one.doc.completes), given) for v in values]
             content[one.word] = list(values) if one.many else values[0]

@@ -340,3 +340,19 @@ def test_what_a_recipe_made_repeats(recipe, run) -> None:
     run.ok("run", "recipe.yaml")
     for name in ("small 0.5", "small 1", "model"):
         assert run.ok("run", f"{name}.safetensors", "--json").json["verdict"] == "same file"
+
+
+def test_whole_numbers_say_the_same_as_others(run) -> None:
+    """A preset in a recipe, and integers given from Python, repeat to the byte."""
+    weight = {"preset": "OUTALL", "te1": 0, "match": {"*attn1*": 2}}
+    mix = {
+        "mix": {"adapters": [{"adapter": "a", "weight": weight}], "ratio": 50},
+        "save": "x.safetensors",
+    }
+    lm.run({"version": 1, "inputs": {"a": "a.safetensors"}, "steps": {"mix": mix}})
+    lm.save(
+        lm.resize(lm.mix([(lm.load("b.safetensors"), lm.Weight(1, {"unet": 2}))]), energy=1),
+        "y.safetensors",
+    )
+    for name in ("x.safetensors", "y.safetensors"):
+        assert run.ok("run", name, "--json").json["verdict"] == "same file"
