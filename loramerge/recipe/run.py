@@ -379,6 +379,7 @@ class _Run:
         try:
             done = get()
         except LoramergeError as error:
+            self.state.abandon(task)
             if not self.keep_going:
                 raise
             self._fail(task, error)

@@ -149,6 +149,15 @@ class State:
             self.running = sorted({*self.running, self.relative(task.save)})
             self.write()
 
+    def abandon(self, task: Task) -> None:
+        """Note that a task failed: nothing of it is there."""
+        if task.save is not None:
+            self.running = [name for name in self.running if name != self.relative(task.save)]
+            if self.path is not None and not self.running and not self.records:
+                self.path.unlink(missing_ok=True)
+            else:
+                self.write()
+
     def finish(self, task: Task, record: Record) -> None:
         """Note that a task is done."""
         self.records[task.name] = record

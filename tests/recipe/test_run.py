@@ -575,3 +575,16 @@ def test_a_quiet_run_prints_nothing(recipe, run) -> None:
     shown = run.ok("run", "recipe.yaml").out
     assert "small[w=0.3]" in shown
     assert "up to date" in shown
+
+
+def test_a_failure_leaves_nothing_behind(run) -> None:
+    Path("cut.safetensors").write_bytes(Path("a.safetensors").read_bytes()[:200])
+    step = "  {0}:\n    mix: {{adapters: [{0}.safetensors]}}\n    save: out-{0}.safetensors\n"
+    Path("r.yaml").write_text("version: 1\nsteps:\n" + step.format("cut"), "utf-8")
+    run.refused(3, "run", "r.yaml", says="step cut")
+    Path("r.yaml").write_text(
+        "version: 1\nsteps:\n" + step.format("a") + step.format("cut"), "utf-8"
+    )
+    assert run("run", "r.yaml").code == 3
+    state = json.loads(Path("r.state.json").read_text("utf-8"))
+    assert state["running"] == [] and list(state["tasks"]) == ["a"]
