@@ -1,23 +1,23 @@
-"""Roles → deltas: what the tensors of one module make together."""
+"""Roles → deltas: what the tensors of one module make together.
+
+The rarer kinds are imported where a file has one: `inspect` of a plain LoRA shall not wait for them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loramerge.adapter.additions import AddedBias, Embedding, SparseSum
-from loramerge.adapter.decomposed import DoRA
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.hadamard import LoHa
-from loramerge.adapter.kronecker import LoKr
 from loramerge.adapter.low_rank import LowRank, Scale, Tucker
-from loramerge.adapter.relative import IA3, Axis, GLoRA
-from loramerge.adapter.rotations import BOFT, OFT, InputRotation
 from loramerge.dialects.roles import BETRAYING, FOREIGN, kind_of
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
+
+if TYPE_CHECKING:
+    from loramerge.adapter.relative import Axis
 
 __all__ = ["Asked", "Made", "make_bias", "make_weight"]
 
@@ -69,9 +69,14 @@ def make_bias(asked: Asked, weight: Made | None) -> Made | None:
     """Return the delta of the bias that comes with the tensors of the weight, if there is one."""
     delta = weight.delta if weight else None
     if "up_bias" in asked.parts and delta is not None and delta.dim is not None:
+        from loramerge.adapter.additions import AddedBias
+
         return Made(AddedBias.of(asked.parts["up_bias"], asked.scale(), delta.dim), ("up_bias",))
-    if isinstance(delta, IA3) and "ia3_l" in delta.parts and delta.axis == "out":
-        return Made(delta.of_bias(), ())
+    if delta is not None and delta.kind == "ia3":
+        from loramerge.adapter.relative import IA3
+
+        if isinstance(delta, IA3) and "ia3_l" in delta.parts and delta.axis == "out":
+            return Made(delta.of_bias(), ())
     return None
 
 
@@ -88,6 +93,8 @@ def _lora(asked: Asked) -> Made | None:
 
 
 def _loha(asked: Asked) -> Made | None:
+    from loramerge.adapter.hadamard import LoHa
+
     parts = asked.only(*sorted(BETRAYING["loha"]))
     factors = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
     if not factors <= parts.keys():
@@ -97,6 +104,8 @@ def _loha(asked: Asked) -> Made | None:
 
 
 def _lokr(asked: Asked) -> Made | None:
+    from loramerge.adapter.kronecker import LoKr
+
     parts = asked.only(*sorted(BETRAYING["lokr"]))
     for half in "12":
         pair = {f"lokr_w{half}_a", f"lokr_w{half}_b"}
@@ -107,6 +116,10 @@ def _lokr(asked: Asked) -> Made | None:
 
 
 def _dora(asked: Asked) -> Made | None:
+    from loramerge.adapter.decomposed import DoRA
+    from loramerge.adapter.hadamard import LoHa
+    from loramerge.adapter.kronecker import LoKr
+
     (role,) = list(asked.only("magnitude", "dora_scale"))[:1]
     rest = {r: t for r, t in asked.parts.items() if r not in ("magnitude", "dora_scale")}
     inner = make_weight(asked._replace(parts=rest))
@@ -117,6 +130,8 @@ def _dora(asked: Asked) -> Made | None:
 
 
 def _sparse(asked: Asked) -> Made | None:
+    from loramerge.adapter.additions import SparseSum
+
     parts = asked.only("bias_indices", "bias_values", "bias_size")
     product = _lora(asked._replace(scale=Scale))
     if len(parts) < 3 or product is None or not isinstance(product.delta, (LowRank, Tucker)):
@@ -126,6 +141,8 @@ def _sparse(asked: Asked) -> Made | None:
 
 
 def _glora(asked: Asked) -> Made | None:
+    from loramerge.adapter.relative import GLoRA
+
     parts = asked.only("a1", "a2", "b1", "b2", "bm")
     if not {"a1", "a2", "b1", "b2"} <= parts.keys():
         return None
@@ -134,6 +151,8 @@ def _glora(asked: Asked) -> Made | None:
 
 
 def _ia3(asked: Asked) -> Made | None:
+    from loramerge.adapter.relative import IA3
+
     parts = asked.only("ia3_weight", "on_input")
     if len(parts) < 2:
         return None
@@ -148,6 +167,8 @@ def _ia3(asked: Asked) -> Made | None:
 
 
 def _peft_ia3(asked: Asked) -> Made | None:
+    from loramerge.adapter.relative import IA3
+
     vector = asked.parts["ia3_l"]
     axis: Axis = "in" if _named(asked.config.get("feedforward_modules"), asked.path) else "out"
     if len(vector.shape) == 2 and 1 in vector.shape and vector.size > 1:
@@ -174,6 +195,8 @@ def _named(names: Any, path: str) -> bool:
 
 
 def _oft(asked: Asked) -> Made | None:
+    from loramerge.adapter.rotations import BOFT, OFT
+
     parts = asked.only("oft_blocks", "rescale", "alpha")
     if "oft_blocks" not in parts:
         return None
@@ -182,12 +205,16 @@ def _oft(asked: Asked) -> Made | None:
 
 
 def _peft_oft(asked: Asked) -> Made | None:
+    from loramerge.adapter.rotations import InputRotation
+
     parts = asked.only("oft_r")
     delta = InputRotation.of_oft(parts, asked.config, asked.like, asked.module)
     return Made(delta, tuple(parts))
 
 
 def _peft_boft(asked: Asked) -> Made | None:
+    from loramerge.adapter.rotations import InputRotation
+
     parts = asked.only("boft_r", "boft_s")
     if len(parts) < 2:
         return None
@@ -195,6 +222,8 @@ def _peft_boft(asked: Asked) -> Made | None:
 
 
 def _embedding(asked: Asked) -> Made | None:
+    from loramerge.adapter.additions import Embedding
+
     parts = asked.only("embedding_down", "embedding_up")
     if len(parts) < 2:
         return None

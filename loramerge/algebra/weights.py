@@ -23,21 +23,9 @@ from loramerge.algebra.blocks import (
 )
 from loramerge.errors import UsageError, nearest
 from loramerge.families import Family
+from loramerge.families.components import COMPONENT_WORDS
 
-__all__ = ["COMPONENT_WORDS", "Weight", "shown_number", "weight_content", "weight_of"]
-
-# what users write → component names
-COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
-    "unet": ("unet", "transformer"),
-    "transformer": ("transformer", "unet"),
-    "te": ("text_encoder", "text_encoder_2", "text_encoder_3"),
-    "te1": ("text_encoder",),
-    "te2": ("text_encoder_2",),
-    "te3": ("text_encoder_3",),
-    "text_encoder": ("text_encoder",),
-    "text_encoder_2": ("text_encoder_2",),
-    "text_encoder_3": ("text_encoder_3",),
-}
+__all__ = ["Weight", "shown_number", "weight_content", "weight_of"]
 
 
 def shown_number(value: float) -> str:

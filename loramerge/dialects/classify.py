@@ -98,17 +98,24 @@ def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
     if suffix not in _suffixes() or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
         return None
     if head is None:
-        matched = _prefix().match(stem)
-        head = matched[0] if matched else ""
+        head = _head(stem)
     meaning = _meaning(suffix, head)
     return None if meaning is None else _Split(meaning[0], stem, meaning[1], head)
 
 
+def _head(stem: str) -> str:
+    """Return the longest prefix some dialect knows that a stem begins with, or ''."""
+    return next((head for head in _heads().get(stem[:1], ()) if stem.startswith(head)), "")
+
+
 @cache
-def _prefix() -> re.Pattern[str]:
-    """A pattern of every prefix some dialect knows, the longest first."""
+def _heads() -> Mapping[str, list[str]]:
+    """First letter → prefixes some dialect knows, the longest first."""
+    table: dict[str, list[str]] = {}
     known = {prefix for dialect in DIALECTS.values() for prefix in dialect.heads}
-    return re.compile("|".join(re.escape(p) for p in sorted(known, key=lambda p: (-len(p), p))))
+    for prefix in sorted(known, key=len, reverse=True):
+        table.setdefault(prefix[:1], []).append(prefix)
+    return table
 
 
 @cache

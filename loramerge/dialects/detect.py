@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.spec import probe_stems
-from loramerge.families import FAMILIES, Family
+from loramerge.families import FAMILIES, UNETS, Family
 
 __all__ = ["NO_FAMILY", "Detection", "detect"]
 
@@ -93,9 +93,8 @@ def _plausible(
     names = {group.dialect for group in groups}
     has_unet = any(_UNET_ALONE.search(group.stem) for group in groups)
     found = {}
-    for family in FAMILIES.values():
-        if has_unet and "unet" not in family.spellings:
-            continue  # and its tables need not be made
+    for family_name in UNETS if has_unet else FAMILIES:  # tables of others need not be made
+        family = FAMILIES[family_name]
         fits = [
             _same(shapes.get((name, stem), shape), shape)
             for name in names
@@ -103,7 +102,7 @@ def _plausible(
             if (name, stem) in stems
         ]
         if fits:
-            found[family.name] = all(fits)
+            found[family_name] = all(fits)
     return found
 
 

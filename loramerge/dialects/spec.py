@@ -8,14 +8,25 @@ the dialect stores fused (`Fused`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple
 
 from loramerge.families import Family, Module
 
-__all__ = ["Dialect", "Form", "Fused", "Modules", "Stem", "Stems", "probe_stems", "stem_table"]
+__all__ = [
+    "Dialect",
+    "Form",
+    "Fused",
+    "Modules",
+    "Stem",
+    "StemTable",
+    "Stems",
+    "probe_stems",
+    "stem_table",
+]
 
 
 class Fused(NamedTuple):
@@ -157,27 +168,94 @@ def _shape(target: Fused, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, .
     return (first[0] + sum(shape[0] for shape in rest), *first[1:])
 
 
+class StemTable(Mapping[str, Stem]):
+    """Every stem a dialect can spell for a family, and what it stands for.
+
+    Made part by part, one component in one form after the other: a file that has but the usual stems
+    of a UNet need not wait for those of text encoders. Whoever walks over it sees all.
+    """
+
+    def __init__(self, dialect: Dialect, family: Family) -> None:
+        self._dialect, self._family = dialect, family
+        self._known: dict[str, Stem] = {}
+        self._parts = self._make_parts()
+        self._lock = threading.Lock()
+
+    def _make_parts(self) -> Iterator[None]:
+        """Add one part at each step.
+
+        Raises:
+            ValueError: if two modules are spelled alike (a bug in the dialect's table).
+        """
+        for index, form in enumerate(self._dialect.forms):
+            for component in self._family.components:
+                modules = [(component.name, module) for module in component.modules]
+                shapes = {f"{component.name}.{m.path}": m.shape for m in component.modules}
+                single: dict[str, Stem] = {}  # nearly all, and one module has several stems
+                for spelled, what in form.stems(self._family, modules):
+                    if isinstance(what, Fused):
+                        shape = _shape(what, shapes)
+                        stem = Stem(what.modules, index, shape, what.spans, what.swapped)
+                    elif what in single:
+                        stem = single[what]
+                    else:
+                        stem = single[what] = Stem((what,), index, shapes[what])
+                    self._add(spelled, stem)
+                yield
+
+    def _add(self, spelled: str, stem: Stem) -> None:
+        known = self._known.setdefault(spelled, stem)
+        if known is stem or (known.modules == stem.modules and known.swapped == stem.swapped):
+            return
+        raise ValueError(
+            f"{self._dialect.name} spells two modules of {self._family.name} alike: "
+            f"{spelled} is {known.module} and {stem.module}"
+        )
+
+    def _grow(self) -> bool:
+        """Add a part; say whether there was one left."""
+        with self._lock:
+            return next(self._parts, self) is None
+
+    def __getitem__(self, stem: str) -> Stem:
+        found = self.get(stem)
+        if found is None:
+            raise KeyError(stem)
+        return found
+
+    def _whole(self) -> dict[str, Stem]:
+        while self._grow():
+            pass
+        return self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole())
+
+    def __len__(self) -> int:
+        return len(self._whole())
+
+    def get(self, stem: str, default: None = None) -> Stem | None:  # type: ignore[override]
+        """Return what a stem stands for, or None."""
+        found = self._known.get(stem)
+        while found is None and self._grow():
+            found = self._known.get(stem)
+        return found
+
+    def items(self) -> ItemsView[str, Stem]:
+        return self._whole().items()
+
+    def values(self) -> ValuesView[Stem]:
+        return self._whole().values()
+
+
 @cache
-def stem_table(dialect: Dialect, family: Family) -> Mapping[str, Stem]:
-    """Return every stem the dialect can spell for the family, and what it stands for.
+def stem_table(dialect: Dialect, family: Family) -> StemTable:
+    """Return the stems of a dialect for a family.
 
     Raises:
-        ValueError: if two modules are spelled alike (a bug in the dialect's table).
+        ValueError: here or later, if two modules are spelled alike (a bug in the dialect's table).
     """
-    table: dict[str, Stem] = {}
-    everything = [(c.name, module) for c in family.components for module in c.modules]
-    shapes = {f"{component}.{module.path}": module.shape for component, module in everything}
-    for index, form in enumerate(dialect.forms):
-        for spelled, what in form.stems(family, everything):
-            target = _fused(what)
-            stem = Stem(target.modules, index, _shape(target, shapes), target.spans, target.swapped)
-            known = table.setdefault(spelled, stem)
-            if (known.modules, known.swapped) != (stem.modules, stem.swapped):
-                raise ValueError(
-                    f"{dialect.name} spells two modules of {family.name} alike: "
-                    f"{spelled} is {known.module} and {stem.module}"
-                )
-    return table
+    return StemTable(dialect, family)
 
 
 @cache

@@ -7,6 +7,8 @@ into the generator a form wants.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 
 from loramerge.dialects.native import spell_native
 from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
@@ -32,12 +34,15 @@ def _spell(prefixes: Prefixes, *paths: Path) -> Stems:
     """Make a generator of stems: each prefix before each spelling of each module's path."""
 
     def stems(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
-        for component, module in modules:
-            name = f"{component}.{module.path}"
-            spelled = [s for path in paths if (s := path(family, component, module)) is not None]
-            for prefix in prefixes(family, component):
-                for one in spelled:
-                    yield prefix + one, name
+        for component, group in groupby(modules, itemgetter(0)):
+            heads = prefixes(family, component)
+            for _, module in group if heads else ():
+                name = f"{component}.{module.path}"
+                spelled = [path(family, component, module) for path in paths]
+                for head in heads:
+                    for one in spelled:
+                        if one is not None:
+                            yield head + one, name
 
     return stems
 
@@ -304,7 +309,7 @@ def positions(family: Family, component: str) -> list[str]:
 
 
 def _positional(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
-    for component in ("unet", "text_encoder"):
+    for component in dict.fromkeys(component for component, _ in modules):
         for index, path in enumerate(positions(family, component)):
             yield f"{component}:{index}", f"{component}.{path}"
 

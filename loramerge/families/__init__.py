@@ -1,22 +1,21 @@
 """Base architectures as data: their modules, shapes, and names in each kind of checkpoint.
 
 `FAMILIES` maps the words users type to `Family` literals. To add one: write a literal (with its own
-templates if the architecture is new), add it to the tuple below, and the tests compare it with the
+templates if the architecture is new), add a line to the table below, and the tests compare it with the
 reference model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from loramerge.errors import FamilyError, nearest
-from loramerge.families.flux import FLUX1
-from loramerge.families.qwen import QWEN_IMAGE
-from loramerge.families.sd3 import SD3, SD35_LARGE, SD35_MEDIUM
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, parameters
-from loramerge.families.stable_diffusion import SD15, SD21, SDXL, SDXL_REFINER
-from loramerge.families.wan import WAN
 
 __all__ = [
     "FAMILIES",
+    "UNETS",
     "Component",
     "Family",
     "Module",
@@ -27,10 +26,42 @@ __all__ = [
     "parameters",
 ]
 
-_ALL = (
-    SD15, SD21, SDXL, SDXL_REFINER, FLUX1, SD3, SD35_MEDIUM, SD35_LARGE, QWEN_IMAGE, WAN,
-)  # fmt: skip
-FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
+# those whose denoiser is a UNet; the others have a transformer
+UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner")
+# family → the module and the name of its literal
+_LITERALS = {
+    "sd15": ("stable_diffusion", "SD15"),
+    "sd21": ("stable_diffusion", "SD21"),
+    "sdxl": ("stable_diffusion", "SDXL"),
+    "sdxl-refiner": ("stable_diffusion", "SDXL_REFINER"),
+    "flux1": ("flux", "FLUX1"),
+    "sd3": ("sd3", "SD3"),
+    "sd35-medium": ("sd3", "SD35_MEDIUM"),
+    "sd35-large": ("sd3", "SD35_LARGE"),
+    "qwen-image": ("qwen", "QWEN_IMAGE"),
+    "wan": ("wan", "WAN"),
+}
+
+
+class _Families(Mapping[str, Family]):
+    """Families by name; the module of a literal is imported when one of its families is wanted."""
+
+    def __getitem__(self, name: str) -> Family:
+        module, literal = _LITERALS[name]
+        found: Family = getattr(import_module(f"{__name__}.{module}"), literal)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in _LITERALS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_LITERALS)
+
+    def __len__(self) -> int:
+        return len(_LITERALS)
+
+
+FAMILIES: Mapping[str, Family] = _Families()
 
 
 def family(name: str) -> Family:

@@ -69,20 +69,21 @@ _TRANSFORMER: tuple[tuple[str, Layer, tuple[str, ...], bool], ...] = (
 )
 
 
-def _fill(
-    prefix: str,
-    rows: tuple[tuple[str, Layer, tuple[str, ...], bool], ...],
-    sizes: dict[str, int],
-) -> Iterator[Module]:
-    """Expand template rows below `prefix`; a size is a name in `sizes` or a number."""
-    for name, layer, dims, bias in rows:
-        shape = tuple(sizes[dim] if dim in sizes else int(dim) for dim in dims)
-        yield Module(f"{prefix}.{name}", layer, shape, bias)
+def _sized(
+    rows: tuple[tuple[str, Layer, tuple[str, ...], bool], ...], sizes: dict[str, int]
+) -> list[tuple[str, Layer, tuple[int, ...], bool]]:
+    """Give template rows their shapes; a size is a name in `sizes` or a number."""
+    return [
+        (name, layer, tuple(sizes[dim] if dim in sizes else int(dim) for dim in dims), bias)
+        for name, layer, dims, bias in rows
+    ]
 
 
 def _resnet(prefix: str, width_in: int, width_out: int, time: int) -> Iterator[Module]:
     rows = _RESNET if width_in == width_out else (*_RESNET, _SHORTCUT)
-    yield from _fill(prefix, rows, {"in": width_in, "out": width_out, "time": time})
+    sizes = {"in": width_in, "out": width_out, "time": time}
+    for name, layer, dims, bias in _sized(rows, sizes):
+        yield Module(f"{prefix}.{name}", layer, dims, bias)
 
 
 def _attention(prefix: str, width: int, depth: int, unet: Unet) -> Iterator[Module]:
@@ -91,8 +92,10 @@ def _attention(prefix: str, width: int, depth: int, unet: Unet) -> Iterator[Modu
     sizes = {"w": width, "4w": 4 * width, "8w": 8 * width, "context": unet.context}
     yield Module(f"{prefix}.norm", "norm", (width,), True)
     yield Module(f"{prefix}.proj_in", projection, shape, True)
+    rows = _sized(_TRANSFORMER, sizes)
     for block in range(depth):
-        yield from _fill(f"{prefix}.transformer_blocks.{block}", _TRANSFORMER, sizes)
+        for name, layer, dims, bias in rows:
+            yield Module(f"{prefix}.transformer_blocks.{block}.{name}", layer, dims, bias)
     yield Module(f"{prefix}.proj_out", projection, shape, True)
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -48,17 +49,42 @@ def nbytes(dtype: str, shape: Iterable[int]) -> int:
     return math.prod(shape) * DTYPES[dtype].bits // 8
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = tuple(pairs)
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} occurs twice")
-    for name, value in pairs:
-        name.encode()  # a lone surrogate is no Unicode, and could not be written again
-        if isinstance(value, str):
-            value.encode()
     return found
+
+
+def _encodable(words: Iterable[Any]) -> None:
+    """Refuse lone surrogates, which are no Unicode and could not be written again."""
+    for word in words:
+        if isinstance(word, str):
+            word.encode()
+
+
+def _content(text: str) -> tuple[dict[str, Any], Any]:
+    """Return a header's entries, each a tuple of pairs, and its metadata, null if it has none.
+
+    Objects are read as tuples of their pairs, so that names that occur twice can be seen; a hook in
+    Python for each of thousands of objects would take longer than all the rest.
+
+    Raises:
+        ValueError: if it is no JSON, or a name occurs twice.
+    """
+    content = _unique(json.loads(text, object_pairs_hook=tuple))
+    metadata = content.pop("__metadata__", None)
+    if isinstance(metadata, tuple):
+        metadata = _unique(metadata)
+        if "\\u" in text:
+            _encodable(metadata)
+            _encodable(metadata.values())
+    if "\\u" in text:  # no other spelling of JSON in UTF-8 gives surrogates
+        _encodable(content)
+    return content, metadata
 
 
 def parse_header(
@@ -95,32 +121,23 @@ def parse_header(
     if raw[:1] != b"{":
         raise corrupt("the header does not start with '{'", found=raw[:1])
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        content, metadata = _content(raw.decode("utf-8"))
     except RecursionError:
         raise corrupt("the header is nested too deeply") from None
     except ValueError as error:  # bad UTF-8, bad JSON, a name twice
         raise corrupt(f"the header cannot be read ({error})") from None
 
-    metadata = content.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise corrupt("__metadata__ must map strings to strings")
     data_start = 8 + length
     infos = []
-    for name, entry in content.items():
-        if not _plain_entry(entry) and (problem := _entry_problem(entry)):
-            raise corrupt(problem, module=name)
-        start, stop = entry["data_offsets"]
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        if math.prod(shape) * DTYPES[dtype].bits != (stop - start) * 8:
-            raise corrupt(
-                "dtype × shape is not the number of bytes",
-                module=name,
-                expected=f"{nbytes(dtype, shape)} bytes for {dtype} {list(shape)}",
-                found=stop - start,
-            )
-        infos.append(TensorInfo(name, dtype, shape, data_start + start, data_start + stop))
-    infos.sort(key=lambda info: (info.start, info.stop))
+    for name, pairs in content.items():
+        info = _plain_info(name, pairs, data_start) or _strict_info(
+            name, pairs, data_start, corrupt
+        )
+        infos.append(info)
+    infos.sort(key=_BY_PLACE)
     position = data_start
     for info in infos:
         if info.start != position:
@@ -134,22 +151,52 @@ def parse_header(
     return Header({info.name: info for info in infos}, metadata, data_start)
 
 
+_BY_PLACE = itemgetter(3, 4)
 _INTEGERS = {int}
+_BITS = {name: dtype.bits for name, dtype in DTYPES.items()}
 
 
-def _plain_entry(entry: Any) -> bool:
-    """Say quickly that an entry is surely right; the rare rest is looked at one by one."""
+def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
+    """Return an entry that is surely right; None says that it must be looked at."""
     try:
+        entry = dict(pairs)
         start, stop = entry["data_offsets"]
-        shape = entry["shape"]
-        return (
-            entry["dtype"] in DTYPES
+        dtype, shape = entry["dtype"], entry["shape"]
+        right = (
+            type(pairs) is tuple  # an array of pairs is no object
+            and len(entry) == len(pairs) == 3
             and {type(start), type(stop), *map(type, shape)} == _INTEGERS
-            and 0 <= start <= stop
-            and 0 <= min(shape, default=0) <= max(shape, default=0) < _DIMENSION_LIMIT
+            and start >= 0
+            and math.prod(shape) * _BITS[dtype] == (stop - start) * 8
+            and (not shape or (min(shape) >= 0 and max(shape) < _DIMENSION_LIMIT))
         )
     except (KeyError, TypeError, ValueError):
-        return False
+        return None
+    if not right:
+        return None
+    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def _strict_info(
+    name: str, pairs: Any, data_start: int, corrupt: Callable[..., CorruptFile]
+) -> TensorInfo:
+    """Return an entry looked at part by part, or say what is wrong with it."""
+    try:
+        entry = _unique(pairs) if isinstance(pairs, tuple) else pairs
+    except ValueError as error:
+        raise corrupt(f"the header cannot be read ({error})", module=name) from None
+    if problem := _entry_problem(entry):
+        raise corrupt(problem, module=name)
+    start, stop = entry["data_offsets"]
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if math.prod(shape) * _BITS[dtype] != (stop - start) * 8:
+        raise corrupt(
+            "dtype × shape is not the number of bytes",
+            module=name,
+            expected=f"{nbytes(dtype, shape)} bytes for {dtype} {list(shape)}",
+            found=stop - start,
+        )
+    return TensorInfo(name, dtype, shape, data_start + start, data_start + stop)
 
 
 def _entry_problem(entry: Any) -> str | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.errors import NotFound, UsageError, listed, nearest
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.registry import Registry, load_registry
 
 __all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]

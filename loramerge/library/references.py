@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.algebra.blocks import PRESETS
-from loramerge.algebra.weights import COMPONENT_WORDS, Weight, shown_number, weight_of
+from loramerge.algebra.weights import Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, UsageError, nearest
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import Registry
 

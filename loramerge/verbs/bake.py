@@ -14,10 +14,10 @@ from annotated_types import Ge
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.algebra.compare import block_of
-from loramerge.algebra.weights import COMPONENT_WORDS
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.events import Note, Warn
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.library.references import Reference, with_weight_files

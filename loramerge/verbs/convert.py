@@ -16,9 +16,10 @@ from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, naming, uncut
 from loramerge.algebra.proof import Proof, prove
 from loramerge.algebra.to_lora import to_lora
-from loramerge.algebra.weights import COMPONENT_WORDS, shown_number
+from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.events import Note, Warn
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.references import Reference
 from loramerge.verbs.adapters import (

@@ -6,7 +6,7 @@ import pytest
 
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.classify import classify
-from loramerge.dialects.spec import Form
+from loramerge.dialects.spec import Form, StemTable
 from loramerge.dialects.tables import positions
 from loramerge.errors import FormatError
 from loramerge.families import FAMILIES, Module
@@ -94,7 +94,7 @@ def test_a_dialect_that_spells_two_modules_alike_is_refused() -> None:
         alpha="none", prefixes={}, loads_in=(), writable="",
     )  # fmt: skip
     with pytest.raises(ValueError, match="careless spells two modules of sd15 alike"):
-        stem_table(broken, FAMILIES["sd15"])
+        dict(stem_table(broken, FAMILIES["sd15"]))
 
 
 def test_underscores_and_dots_stay_apart() -> None:
@@ -195,3 +195,18 @@ def test_an_unknown_dialect_names_the_nearest() -> None:
     with pytest.raises(FormatError, match=r"did you mean kohya\?"):
         dialect("koyha")
     assert set(PROGRAMS.values()) <= set(DIALECTS)
+
+
+def test_a_table_gives_the_same_in_parts_and_as_a_whole() -> None:
+    """Parts that are made on demand are those of the whole, in whatever order they are asked for."""
+    family, kohya = FAMILIES["sdxl"], DIALECTS["kohya"]
+    whole = dict(stem_table(kohya, family))
+    asked = StemTable(kohya, family)
+    for stem in reversed(whole):
+        assert asked.get(stem) == whole[stem]
+    fresh = StemTable(kohya, family)
+    assert (
+        fresh["lora_unet_input_blocks_4_1_proj_in"] == whole["lora_unet_input_blocks_4_1_proj_in"]
+    )
+    assert fresh.get("lora_unet_nothing") is None and "lora_unet_nothing" not in fresh
+    assert dict(fresh) == whole and len(fresh) == len(whole)

@@ -1,0 +1,18 @@
+"""The words people use for components, and the components they mean."""
+
+from __future__ import annotations
+
+__all__ = ["COMPONENT_WORDS"]
+
+# what users write → component names
+COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
+    "unet": ("unet", "transformer"),
+    "transformer": ("transformer", "unet"),
+    "te": ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    "te1": ("text_encoder",),
+    "te2": ("text_encoder_2",),
+    "te3": ("text_encoder_3",),
+    "text_encoder": ("text_encoder",),
+    "text_encoder_2": ("text_encoder_2",),
+    "text_encoder_3": ("text_encoder_3",),
+}
