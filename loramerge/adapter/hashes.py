@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from loramerge.files.header import build_header
-from loramerge.files.tensors import Tensor, blocks
+from loramerge.files.tensors import Tensor, stream
 
 __all__ = ["HASH_PLACEHOLDERS", "kohya_hashes"]
 
@@ -40,11 +40,10 @@ def kohya_hashes(
     whole, window = hashlib.sha256(), hashlib.sha256()
     _update_window(window, head, 0)
     position = len(head)
-    for _, tensor in laid:
-        for part in blocks(tensor):
-            whole.update(part)
-            _update_window(window, part, position)
-            position += len(part)
+    for part in stream(tensor for _, tensor in laid):
+        whole.update(part)
+        _update_window(window, part, position)
+        position += len(part)
     return {"sshs_model_hash": whole.hexdigest(), "sshs_legacy_hash": window.hexdigest()[:8]}
 
 

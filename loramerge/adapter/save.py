@@ -632,9 +632,8 @@ def write_encoded(
         if encoded.dialect.name == "kohya":
             tensors, metadata = encoded.tensors, dict(encoded.metadata)  # no cycle through `late`
             encoded.late.append(lambda: kohya_hashes(tensors, metadata))
-        late = encoded.late_entries if encoded.late else None
         return write_tensors(
-            place, encoded.tensors, encoded.metadata, force=force, check=check, late=late
+            place, encoded.tensors, encoded.metadata, force=force, check=check, late=encoded.late
         )
     except NumericsError as error:
         error.file = error.file or str(place)

@@ -13,7 +13,7 @@ from loramerge.files.tensors import Tensor
 __all__ = ["PLACEHOLDER", "sha256_of_file", "tensors_sha256"]
 
 PLACEHOLDER: Final = "0" * 64  # as long as a digest, so that a header can be filled in later
-_BLOCK = 1 << 20
+_BLOCK = 1 << 21
 
 
 def sha256_of_file(path: str | PathLike[str]) -> str:

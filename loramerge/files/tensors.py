@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,8 +27,8 @@ __all__ = [
     "RawTensor",
     "StoredTensor",
     "Tensor",
-    "blocks",
     "same_bytes",
+    "stream",
 ]
 
 
@@ -158,7 +158,8 @@ class RawTensor(Tensor):
         return np.frombuffer(self._raw, numpy_dtype(self.dtype)).reshape(self.shape)
 
 
-_BLOCK = 1 << 18  # bytes read at a time: they stay in the processor's cache
+_BLOCK = 1 << 18  # bytes compared at a time: they stay in the processor's cache
+_PIECE = 1 << 21  # bytes streamed at a time
 
 
 class _Blocks(threading.local):
@@ -171,16 +172,41 @@ class _Blocks(threading.local):
 _blocks = _Blocks()
 
 
-def blocks(tensor: Tensor) -> Iterator[bytes | bytearray | memoryview]:
-    """Yield the bytes of a tensor; each piece is good until the next is asked for."""
-    if not isinstance(tensor, StoredTensor):
-        yield tensor.raw()
-        return
-    buffer, source = _blocks.pair[0], tensor.source
-    for start in range(tensor.info.start, tensor.info.stop, _BLOCK):
-        part = memoryview(buffer)[: min(_BLOCK, tensor.info.stop - start)]
-        source.read_into(start, part)
-        yield part
+def stream(tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of tensors one after another; each piece is good until the next is asked for.
+
+    What lies together in a file is read together, in few large pieces: a thread that only reads and
+    hashes then seldom has to wait for its turn at the interpreter.
+    """
+    buffer: bytearray | None = None
+    for source, start, stop in _runs(tensors):
+        if isinstance(source, Tensor):
+            yield source.raw()
+            continue
+        buffer = buffer or bytearray(_PIECE)
+        for position in range(start, stop, _PIECE):
+            part = memoryview(buffer)[: min(_PIECE, stop - position)]
+            source.read_into(position, part)
+            yield part
+
+
+def _runs(tensors: Iterable[Tensor]) -> Iterator[tuple[PositionedFile | Tensor, int, int]]:
+    """Yield (file, start, stop) of what lies together in a file, and tensors that lie in none."""
+    run: tuple[PositionedFile, int, int] | None = None
+    for tensor in tensors:
+        if not isinstance(tensor, StoredTensor):
+            if run is not None:
+                yield run
+            run = None
+            yield tensor, 0, 0
+        elif run is not None and run[0] is tensor.source and run[2] == tensor.info.start:
+            run = (run[0], run[1], tensor.info.stop)
+        else:
+            if run is not None:
+                yield run
+            run = (tensor.source, tensor.info.start, tensor.info.stop)
+    if run is not None:
+        yield run
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:

@@ -239,14 +239,14 @@ def write_tensors(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Path], None] | None = None,
-    late: Callable[[], Mapping[str, str]] | None = None,
+    late: Sequence[Callable[[], Mapping[str, str]]] = (),
 ) -> int:
     """Write a safetensors file atomically; tensors are laid out in the order given.
 
     Args:
         check: looks at the whole file before it gets its name; what it raises leaves no file.
-        late: gives replacements for entries of `metadata`, of the same lengths, in a thread of its
-            own while the data is written and checked (digests, which take as long).
+        late: give replacements for entries of `metadata`, of the same lengths, each in a thread of
+            its own while the data is written and checked (digests, which take as long).
 
     Returns:
         The size of the file in bytes.
@@ -261,8 +261,8 @@ def write_tensors(
     head, infos = build_header(((n, t.dtype, t.shape) for n, t in pairs), metadata)
     size = len(head) + sum(tensor.nbytes for _, tensor in pairs)
     check_space(target, size)
-    with AtomicFile(target, force=force) as file, ThreadPoolExecutor(2) as pool:
-        entries = pool.submit(late) if late is not None else None
+    with AtomicFile(target, force=force) as file, ThreadPoolExecutor(len(late) + 1) as pool:
+        entries = [pool.submit(make) for make in late]
         _write_data(file, pairs, infos, progress)
         if check is not None:
             file.write(0, head)
@@ -270,8 +270,10 @@ def write_tensors(
             check(Path(file.path))
             release(file.path)
             flushed.result()
-        if entries is not None:
-            merged = {**metadata, **entries.result()}
+        if entries:
+            merged = dict(metadata)
+            for entry in entries:
+                merged |= entry.result()
             final, _ = build_header(((n, t.dtype, t.shape) for n, t in pairs), merged)
             assert len(final) == len(head), "late entries must keep their lengths"
             head = final
