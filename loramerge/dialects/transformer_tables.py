@@ -204,10 +204,13 @@ _NATIVE_HEADS = (
     "time_projection.",
     "img_emb.",
     "head.",
+    "double_stream_modulation_",
+    "single_stream_modulation.",
 )
 _DIFFUSERS_HEADS = (
     "transformer_blocks.", "single_transformer_blocks.", "time_text_embed.", "context_embedder",
     "x_embedder", "norm_out.", "proj_out", "pos_embed.", "txt_norm", "condition_embedder.",
+    "time_guidance_embed.",
 )  # fmt: skip
 
 

@@ -40,6 +40,9 @@ _LITERALS = {
     "sd35-large": ("sd3", "SD35_LARGE"),
     "qwen-image": ("qwen", "QWEN_IMAGE"),
     "wan": ("wan", "WAN"),
+    "flux2-dev": ("flux2", "FLUX2_DEV"),
+    "flux2-klein-4b": ("flux2", "FLUX2_KLEIN_4B"),
+    "flux2-klein-9b": ("flux2", "FLUX2_KLEIN_9B"),
 }
 
 

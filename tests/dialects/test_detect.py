@@ -143,14 +143,16 @@ def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
     assert detect(classify(strangers + keys, {}).groups, shapes, {}).name == family
 
 
-@pytest.mark.parametrize("block", [0, 5])
 @pytest.mark.parametrize("leaf", ["to_q", "to_out.0", "add_k_proj"])
 @pytest.mark.parametrize(
-    ("width", "families"),
+    ("width", "block", "families"),
     [
-        (3072, {"flux1", "qwen-image"}),
-        (2432, {"sd35-large"}),
-        (1536, {"sd3", "sd35-medium"}),
+        (3072, 0, {"flux1", "qwen-image", "flux2-klein-4b"}),
+        (3072, 5, {"flux1", "qwen-image"}),  # klein 4B has five double blocks
+        (6144, 7, {"flux2-dev"}),
+        (4096, 7, {"flux2-klein-9b"}),
+        *((2432, block, {"sd35-large"}) for block in (0, 5)),
+        *((1536, block, {"sd3", "sd35-medium"}) for block in (0, 5)),
     ],
 )
 def test_what_transformers_share_is_told_apart_by_width_or_not_at_all(
