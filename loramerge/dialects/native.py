@@ -8,8 +8,10 @@ from loramerge.dialects.spec import Fused, Modules, Stems
 from loramerge.families import Family, Slot
 from loramerge.families.stacks import Slots
 
-__all__ = ["native_names", "spell_native", "spell_parts"]
+__all__ = ["NETWORK", "native_names", "spell_native", "spell_parts"]
 
+# what the original single file of a diffusion transformer holds under names without components
+NETWORK = ("transformer", "text_conditioner")
 Prefixes = Callable[[Family, str], tuple[str, ...]]
 _WORDS = (".weight", ".scale")
 

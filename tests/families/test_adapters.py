@@ -16,7 +16,7 @@ from loramerge.adapter.save import save
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS, stem_table
-from loramerge.families import FAMILIES, Family, Spelling
+from loramerge.families import FAMILIES, Family, Spelling, parameters
 from loramerge.stream.bake import bake, plan_bake
 from tests.samples import Array, read_safetensors, safetensors_bytes
 
@@ -85,6 +85,23 @@ CONVERTERS = (
                   "double_blocks|single_blocks|img_in|txt_in|time_in|final_layer_linear")
         for name in ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
     ),
+    Converter("_convert_non_diffusers_lumina2_lora_to_diffusers", "lumina2", "comfyui",
+              "layers|refiner"),
+    Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "comfyui"),
+    Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "kohya"),
+    # of the refiner's attention it cuts the factor that is not to be cut
+    Converter("_convert_hunyuan_video_lora_to_diffusers", "hunyuan-video", "comfyui",
+              but="final_layer.adaLN|self_attn_qkv"),
+    # it renames nothing
+    *(
+        Converter("_convert_non_diffusers_ltxv_lora_to_diffusers", name, "comfyui",
+                  r"attn|\.ff\.|caption|proj_out")
+        for name in ("ltx-video", "ltx-video-13b")
+    ),
+    *(
+        Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui")
+        for name in ("anima", "cosmos2-14b")
+    ),
 )  # fmt: skip
 SUFFIXES = {
     "comfyui": (".lora_B.weight", ".lora_A.weight"),
@@ -108,7 +125,7 @@ def linear_stems(family: Family, dialect: str) -> Iterator[tuple[str, tuple[int,
             yield stem, (target.shape[0], target.shape[1])
 
 
-@pytest.mark.parametrize("wrong", [None, "q and v"])
+@pytest.mark.parametrize("wrong", [None, "k and v"])
 @pytest.mark.parametrize("case", CONVERTERS, ids=lambda c: f"{c.family}-{c.dialect}")
 def test_adapters_mean_what_diffusers_makes_of_them(
     tmp_path: Path, case: Converter, wrong: str | None
@@ -131,14 +148,43 @@ def test_adapters_mean_what_diffusers_makes_of_them(
     save(adapter, tmp_path / "b.safetensors", to="diffusers")
     ours, _ = read_safetensors(tmp_path / "b.safetensors")
     if wrong:
-        q, v = (next(k for k in ours if k.endswith(f"to_{x}.lora_B.weight")) for x in "qv")
-        ours[q], ours[v] = ours[v], ours[q]
+        k, v = (next(k for k in ours if k.endswith(f"to_{x}.lora_B.weight")) for x in "kv")
+        ours[k], ours[v] = ours[v], ours[k]
     assert same(changes(ours, probed=True), expected) is (wrong is None)
+
+
+def test_fused_names_of_z_image_are_read_as_diffusers_reads_them(tmp_path: Path) -> None:
+    """Trainers on ComfyUI's single file have them; written are the names of the published network."""
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    shapes = {f"lora_unet_layers_{i}_attention_qkv": (3 * 3840, 3840) for i in (0, 29)}
+    shapes["lora_unet_context_refiner_1_attention_out"] = (3840, 3840)
+    up, down = SUFFIXES["kohya"]
+    tensors = factors(shapes, up=up, down=down)
+    theirs = utils._convert_non_diffusers_z_image_lora_to_diffusers(
+        {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
+    )
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == "z-image"
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    ours, _ = read_safetensors(tmp_path / "b.safetensors")
+    expected = changes({key: value.numpy() for key, value in theirs.items()}, probed=True)
+    assert same(changes(ours, probed=True), expected)
+    save(adapter, tmp_path / "c.safetensors")  # as it came
+    again, _ = read_safetensors(tmp_path / "c.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[key], tensors[key]) for key in tensors)
+    save(adapter, tmp_path / "d.safetensors", to="comfyui")
+    split, _ = read_safetensors(tmp_path / "d.safetensors")
+    assert "diffusion_model.layers.0.attention.to_k.lora_B.weight" in split
 
 
 # --- baking ------------------------------------------------------------------------------------
 
-NEW = ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
+NEW = (
+    "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "z-image", "lumina2", "hunyuan-video",
+    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b",
+)  # fmt: skip
 
 
 def network(family: Family) -> Tensors:
@@ -218,3 +264,28 @@ def test_every_layout_is_baked_to_the_same_network(tmp_path: Path, name: str) ->
     (folder / "model_index.json").write_text("{}", "utf-8")
     assert close(baked(folder, adapter, tmp_path / "out"), expected)
     assert not close(net, expected)
+
+
+def test_the_text_conditioner_of_anima_is_baked_where_the_single_file_has_it(
+    tmp_path: Path,
+) -> None:
+    family = FAMILIES["anima"]
+    net = network(family)
+    spelling = next(s for s in family.spellings["transformer"] if s.prefix == "net.")
+    random = np.random.default_rng(1)
+    stem = "blocks.0.cross_attn.q_proj"
+    full = {
+        f"net.llm_adapter.{m.path}.{p}": random.standard_normal((4, 3), dtype="float32")
+        for m in family.components[1].modules
+        for p in parameters(m)
+    }
+    base = write(stored(family, spelling, net) | full, tmp_path / "full.safetensors")
+    tensors = factors(
+        {f"diffusion_model.llm_adapter.{stem}": (4, 3)}, up=".lora_B.weight", down=".lora_A.weight"
+    )
+    adapter = write(tensors, tmp_path / "a.safetensors")
+    found = baked(base, adapter, tmp_path / "out.safetensors")
+    up, down = (tensors[f"diffusion_model.llm_adapter.{stem}.lora_{x}.weight"] for x in "BA")
+    key = f"net.llm_adapter.{stem}.weight"
+    assert np.allclose(found[key], full[key] + 0.5 * up @ down, atol=1e-6)
+    assert [name for name in full if not np.array_equal(found[name], full[name])] == [key]

@@ -10,7 +10,7 @@ import pytest
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import classify
-from loramerge.families import FAMILIES, Family, Spelling, parameters
+from loramerge.families import FAMILIES, Component, Family, Spelling, parameters
 from tests.samples import Array
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,8 +43,21 @@ MODELS["flux2-klein-9b"] = ("Flux2Transformer2DModel", {
     "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
     "joint_attention_dim": 12288, "guidance_embeds": False,
 })  # fmt: skip
+MODELS["z-image"] = ("ZImageTransformer2DModel", {})
+MODELS["lumina2"] = ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304})
+MODELS["hunyuan-video"] = ("HunyuanVideoTransformer3DModel", {})
+MODELS["ltx-video"] = ("LTXVideoTransformer3DModel", {})
+MODELS["ltx-video-13b"] = ("LTXVideoTransformer3DModel", {
+    "num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096,
+})  # fmt: skip
+MODELS["anima"] = ("CosmosTransformer3DModel", {
+    "num_attention_heads": 16, "extra_pos_embed_type": None,
+})  # fmt: skip
+MODELS["cosmos2-14b"] = ("CosmosTransformer3DModel", {
+    "num_attention_heads": 40, "num_layers": 36, "extra_pos_embed_type": None,
+})  # fmt: skip
 # what is no layer, and no adapter changes
-TABLES = ("pos_embed.pos_embed", "scale_shift_table")
+TABLES = ("pos_embed.pos_embed", "scale_shift_table", "_pad_token")
 CONVERTERS = {
     "sd3": "convert_sd3_transformer_checkpoint_to_diffusers",
     "sd35-medium": "convert_sd3_transformer_checkpoint_to_diffusers",
@@ -53,8 +66,24 @@ CONVERTERS = {
     "flux2-dev": "convert_flux2_transformer_checkpoint_to_diffusers",
     "flux2-klein-4b": "convert_flux2_transformer_checkpoint_to_diffusers",
     "flux2-klein-9b": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "z-image": "convert_z_image_transformer_checkpoint_to_diffusers",
+    "lumina2": "convert_lumina2_to_diffusers",
+    "hunyuan-video": "convert_hunyuan_video_transformer_to_diffusers",
+    "ltx-video": "convert_ltx_transformer_checkpoint_to_diffusers",
+    "ltx-video-13b": "convert_ltx_transformer_checkpoint_to_diffusers",
+    "anima": "convert_cosmos_transformer_checkpoint_to_diffusers",
+    "cosmos2-14b": "convert_cosmos_transformer_checkpoint_to_diffusers",
 }
 SPELLINGS = ("kohya", "comfyui", "diffusers", "onetrainer", "bare", "peft")
+
+
+def told(component: Component) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a component's parameters."""
+    return {
+        f"{module.path}.{parameter}": module.shape if parameter == "weight" else module.shape[:1]
+        for module in component.modules
+        for parameter in parameters(module)
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,13 +94,16 @@ def test_the_transformer_has_the_names_and_shapes_of_diffusers(name: str) -> Non
     with torch.device("meta"):
         model = getattr(diffusers, sort)(**config)
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith(TABLES)}
-    found = {}
-    for module in FAMILIES[name].components[0].modules:
-        for parameter in parameters(module):
-            found[f"{module.path}.{parameter}"] = (
-                module.shape if parameter == "weight" else module.shape[:1]
-            )
-    assert found == expected
+    assert told(FAMILIES[name].components[0]) == expected
+
+
+def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    diffusers: Any = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        model = diffusers.AnimaTextConditioner()
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert told(FAMILIES["anima"].components[1]) == expected
 
 
 def tall(family: Family, spelling: Spelling) -> dict[str, Array]:
