@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from loramerge.errors import FamilyError
-from loramerge.families import FAMILIES, Family, Module, Spelling, family, parameters
+from loramerge.families import FAMILIES, UNETS, Family, Module, Spelling, family, parameters
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
@@ -160,6 +162,17 @@ def test_components_and_lookup() -> None:
     assert found is not None and found.shape == (320, 4, 3, 3)
     assert FAMILIES["sd21"].find("unet.nothing") is None
     assert FAMILIES["sdxl-refiner"].find("text_encoder.text_projection") is None
+
+
+def test_families_are_imported_when_asked_for_and_agree_with_the_list() -> None:
+    assert all(found.name == name for name, found in FAMILIES.items())
+    assert {n for n, f in FAMILIES.items() if "unet" in f.spellings} == set(UNETS)
+    code = (
+        "import sys; import loramerge.families as f; f.FAMILIES['sd15'];"
+        "print([m for m in sys.modules if m.startswith('loramerge.families.')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "stable_diffusion" in found.stdout and "flux" not in found.stdout
 
 
 def test_an_unknown_family_names_the_nearest() -> None:
