@@ -106,7 +106,10 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """
     files = find_files(Path(path))
     found: list[tuple[tuple[int, int, int], Family, _Match]] = []
+    names = "\n".join(name for file in files.weights for name in file.open()[0])
     for family in FAMILIES.values():
+        if not family.occurs_in(names):
+            continue  # and its tables need not be made
         match = _match(family, files)
         if match.matched:
             found.append((match.score, family, match))

@@ -16,7 +16,8 @@ __all__ = ["CheckpointFile", "CheckpointFiles", "find_files"]
 
 _INDEX = ".safetensors.index"
 _COMPONENTS = (
-    "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae",
+    "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner",
+    "vae",
 )  # fmt: skip
 _SAFE_NAMES = {"pytorch_model.bin": "model.safetensors"}
 

@@ -85,16 +85,24 @@ def _score(
 _UNET_ALONE = re.compile(r"attentions|(?:input|middle|output)_block")
 
 
+def _possible(groups: Sequence[Group]) -> list[Family]:
+    """Return the families that the names alone do not rule out; tables of others are not made."""
+    if any(_UNET_ALONE.search(group.stem) for group in groups):
+        return [FAMILIES[name] for name in UNETS]
+    names = "\n".join(group.stem for group in groups)
+    return [family for family in FAMILIES.values() if family.occurs_in(names)]
+
+
 def _plausible(
-    groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
+    families: Sequence[Family],
+    groups: Sequence[Group],
+    shapes: Mapping[tuple[str, str], tuple[int, ...]],
 ) -> dict[str, bool]:
     """Return the families of which a probe occurs, and whether all that occur have its shapes."""
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
-    has_unet = any(_UNET_ALONE.search(group.stem) for group in groups)
     found = {}
-    for family_name in UNETS if has_unet else FAMILIES:  # tables of others need not be made
-        family = FAMILIES[family_name]
+    for family in families:
         fits = [
             _same(shapes.get((name, stem), shape), shape)
             for name in names
@@ -102,7 +110,7 @@ def _plausible(
             if (name, stem) in stems
         ]
         if fits:
-            found[family_name] = all(fits)
+            found[family.name] = all(fits)
     return found
 
 
@@ -131,12 +139,13 @@ def detect(
         return Detection((), "the file has no module with a known suffix")
     if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
         return Detection((), "it was trained on a base of no known family, says its header")
-    probed = _plausible(groups, shapes)
+    possible = _possible(groups)
+    probed = _plausible(possible, groups, shapes)
     scores = {n: _score(FAMILIES[n], groups, shapes) for n, fits in probed.items() if fits}
     whole = len(groups), len(shapes)
     if not any(score[:2] == whole for score in scores.values()):
         # no perfect fit: count every family whose probes occur, or all if none do
-        rest = [name for name in probed or FAMILIES if name not in scores]
+        rest = [name for name in probed or [f.name for f in possible] if name not in scores]
         scores |= {name: _score(FAMILIES[name], groups, shapes) for name in rest}
     scores = {
         name: s
@@ -145,15 +154,47 @@ def detect(
     }
     if not scores:
         return Detection((), "no known family has modules of these names")
+    if shapes:
+        firm = max((s[0] for name, s in scores.items() if not FAMILIES[name].by_shape), default=0)
+        scores = {
+            name: s
+            for name, s in scores.items()
+            if s[1] or s[0] > firm or not FAMILIES[name].by_shape
+        }
     best = max(scores.values())
     tied = [FAMILIES[name] for name, score in scores.items() if score == best]
     matched, exact, _ = best
     if len(tied) == 1:
         what = f"{matched} of {len(groups)} modules have its names, {exact} exactly its shapes"
         return Detection((tied[0],), what)
+    if any(f.by_shape and _meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
+        names = " and ".join(family.name for family in tied)
+        return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
     for key in _METADATA_KEYS:
-        value = metadata.get(key, "")
-        named = [f for f in tied if any(value.startswith(m) for m in f.metadata)]
-        if value and len(named) == 1:
-            return Detection((named[0],), f"names and shapes fit several; {key} says {value}")
+        named = _named(tied, metadata.get(key, ""))
+        if named is not None:
+            what = f"names and shapes fit several; {key} says {metadata[key]}"
+            return Detection((named,), what)
+    for family in tied:
+        if all(g.dialect == family.alone_in and "alpha" in g.roles for g in groups):
+            what = f"names and shapes fit several; only its programs write {family.alone_in} names"
+            return Detection((family,), f"{what} with alphas")
     return Detection(tuple(tied), "names and shapes fit all of these, and the metadata is silent")
+
+
+def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] | None, ...]:
+    """Return the modules that a family means by each stem, None where it has none."""
+    tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
+    stems = (tables[group.dialect].get(group.stem) for group in groups)
+    return tuple(None if stem is None else stem.modules for stem in stems)
+
+
+def _named(tied: Sequence[Family], value: str) -> Family | None:
+    """Return the one family that a value of the metadata names, by its longest beginning."""
+    lengths = {
+        family.name: max((len(m) for m in family.metadata if value.startswith(m)), default=0)
+        for family in tied
+    }
+    best = max(lengths.values())
+    named = [family for family in tied if lengths[family.name] == best]
+    return named[0] if best and len(named) == 1 else None

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from loramerge.dialects.spec import Fused, Modules, Stems
-from loramerge.families import Family, Module, Slot
+from loramerge.families import Family, Slot
+from loramerge.families.spec import Slots
 
-__all__ = ["native_names", "spell_native", "spell_parts"]
+__all__ = ["NETWORK", "native_names", "spell_native", "spell_parts"]
 
+# what the original single file of a diffusion transformer holds under names without components
+NETWORK = ("transformer", "text_conditioner")
 Prefixes = Callable[[Family, str], tuple[str, ...]]
 _WORDS = (".weight", ".scale")
 
@@ -21,19 +24,33 @@ def _stem(tensor: str) -> str:
     return tensor
 
 
-def _slots(family: Family, component: str, module: Module) -> Slot | None:
-    """Return where the family's original single file stores a weight, its prefix left out."""
-    return family.spellings[component][0].slot(module, "weight")
+def _layouts(family: Family, component: str) -> tuple[Slots, ...]:
+    """Return how each layout of original single files stores parameters, the commonest first."""
+    found: dict[str, Slots] = {}
+    for spelling in family.spellings[component]:
+        if spelling.layout != "diffusers":
+            found.setdefault(spelling.layout, spelling.slot)
+    return tuple(found.values())
 
 
 def native_names(family: Family, modules: Modules) -> Iterator[tuple[str, str, Fused]]:
     """Yield (component, original name, modules it stands for) of every tensor.
 
-    Modules of which not all partners are among those given are left out.
+    Where there are several layouts, the names of the commonest come first. Modules of which not all
+    partners are among those given are left out.
     """
+    known = list(modules)
+    by_component = {component: _layouts(family, component) for component, _ in known}
+    for turn in range(max(map(len, by_component.values()), default=0)):
+        chosen = {c: slots[turn] for c, slots in by_component.items() if turn < len(slots)}
+        yield from _names(known, chosen)
+
+
+def _names(modules: Modules, slots: Mapping[str, Slots]) -> Iterator[tuple[str, str, Fused]]:
+    """Yield (component, original name, modules) of every tensor of one layout of each component."""
     groups: dict[tuple[str, str], list[tuple[Slot, str]]] = {}
     for component, module in modules:
-        slot = _slots(family, component, module)
+        slot = slots[component](module, "weight") if component in slots else None
         if slot is not None:
             entry = groups.setdefault((component, slot.tensor), [])
             entry.append((slot, f"{component}.{module.path}"))

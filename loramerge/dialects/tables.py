@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 
-from loramerge.dialects.native import spell_native
+from loramerge.dialects.native import NETWORK, spell_native
 from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family, Module
@@ -102,7 +102,7 @@ def _flat_sgm(family: Family, component: str, module: Module) -> str | None:
 
 
 def _kohya_native(family: Family, component: str) -> tuple[str, ...]:
-    return _kohya_prefixes(family, component) if component == "transformer" else ()
+    return _KOHYA_DEFAULT["transformer"] if component in NETWORK else ()
 
 
 def _kohya(family: Family, modules: Modules) -> Iterator[tuple[str, str | Fused]]:
@@ -152,7 +152,9 @@ KOHYA = Dialect(
 
 # --- diffusers ---------------------------------------------------------------------------------
 
-_COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")
+_COMPONENTS = (
+    "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "text_conditioner",
+)  # fmt: skip
 _DOTTED = {name: (f"{name}.",) for name in _COMPONENTS}
 _DOTTED_PREFIXES = {f"{name}.": name for name in _COMPONENTS}
 _PEFT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
@@ -206,7 +208,7 @@ def _processor(family: Family, component: str, module: Module) -> str | None:
 
 
 _BARE_UNET = {"unet": ("unet.", "")}
-_ENCODERS = {name: (f"{name}.",) for name in _COMPONENTS if name.startswith("text")}
+_ENCODERS = {name: (f"{name}.",) for name in _COMPONENTS if name.startswith("text_encoder")}
 
 DIFFUSERS_LEGACY = Dialect(
     name="diffusers-legacy",
@@ -253,6 +255,7 @@ _PEFT_PREFIXES = {
     "text_encoder": (f"text_encoder/{_PEFT_HEAD}", _PEFT_HEAD),
     "text_encoder_2": (f"text_encoder_2/{_PEFT_HEAD}",),
     "text_encoder_3": (f"text_encoder_3/{_PEFT_HEAD}",),
+    "text_conditioner": (f"text_conditioner/{_PEFT_HEAD}",),
 }
 
 # Components that a folder without sub-folders can be read back as.

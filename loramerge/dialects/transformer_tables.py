@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loramerge.dialects.native import native_names, spell_native, spell_parts
+from loramerge.dialects.native import NETWORK, native_names, spell_native, spell_parts
 from loramerge.dialects.roles import LYCORIS_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family
@@ -68,7 +68,7 @@ _DIFFUSION_MODEL = ("diffusion_model.",)
 
 
 def _comfyui_network(family: Family, component: str) -> tuple[str, ...]:
-    return _DIFFUSION_MODEL if component == "transformer" else ()
+    return _DIFFUSION_MODEL if component in NETWORK else ()
 
 
 def _comfyui_encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
@@ -163,7 +163,8 @@ def _onetrainer_flat(family: Family, modules: Modules) -> Iterator[tuple[str, st
 
 
 def _onetrainer_bfl(family: Family, component: str) -> tuple[str, ...]:
-    return ("transformer.",) if family.name == "flux1" and component == "transformer" else ()
+    named_so = family.name in ("flux1", "hunyuan-video") and component == "transformer"
+    return ("transformer.",) if named_so else ()
 
 
 ONETRAINER = Dialect(
@@ -204,10 +205,23 @@ _NATIVE_HEADS = (
     "time_projection.",
     "img_emb.",
     "head.",
+    "double_stream_modulation_",
+    "single_stream_modulation.",
+    "layers.",
+    "noise_refiner.",
+    "context_refiner.",
+    "cap_embedder.",
+    "txt_in.",
+    "patchify_proj",
+    "adaln_single.",
+    "llm_adapter.",
+    "t_embedding_norm",
 )
 _DIFFUSERS_HEADS = (
     "transformer_blocks.", "single_transformer_blocks.", "time_text_embed.", "context_embedder",
     "x_embedder", "norm_out.", "proj_out", "pos_embed.", "txt_norm", "condition_embedder.",
+    "time_guidance_embed.", "time_caption_embed.", "all_x_embedder.", "all_final_layer.",
+    "time_embed.", "proj_in", "patch_embed.", "caption_projection.",
 )  # fmt: skip
 
 
@@ -216,7 +230,7 @@ _UNSCALED = {role: suffixes for role, suffixes in _PLAIN.items() if role != "sca
 
 
 def _bare(family: Family, component: str) -> tuple[str, ...]:
-    return ("",) if component == "transformer" else ()
+    return ("",) if component in NETWORK else ()
 
 
 BARE = Dialect(

@@ -40,6 +40,16 @@ _LITERALS = {
     "sd35-large": ("sd3", "SD35_LARGE"),
     "qwen-image": ("qwen", "QWEN_IMAGE"),
     "wan": ("wan", "WAN"),
+    "flux2-dev": ("flux2", "FLUX2_DEV"),
+    "flux2-klein-4b": ("flux2", "FLUX2_KLEIN_4B"),
+    "flux2-klein-9b": ("flux2", "FLUX2_KLEIN_9B"),
+    "z-image": ("z_image", "Z_IMAGE"),
+    "lumina2": ("lumina2", "LUMINA2"),
+    "hunyuan-video": ("hunyuan_video", "HUNYUAN_VIDEO"),
+    "ltx-video": ("ltx_video", "LTX_VIDEO_2B"),
+    "ltx-video-13b": ("ltx_video", "LTX_VIDEO_13B"),
+    "anima": ("cosmos", "ANIMA"),
+    "cosmos2-14b": ("cosmos", "COSMOS2_14B"),
 }
 
 

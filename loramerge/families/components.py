@@ -15,4 +15,5 @@ COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder",),
     "text_encoder_2": ("text_encoder_2",),
     "text_encoder_3": ("text_encoder_3",),
+    "text_conditioner": ("text_conditioner",),
 }

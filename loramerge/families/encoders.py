@@ -6,13 +6,9 @@ ComfyUI's files that hold everything keep transformers' names behind a prefix fo
 from __future__ import annotations
 
 from loramerge.families.clip import without_text_model
-from loramerge.families.spec import Module, Parameter, Slot, Spelling
+from loramerge.families.spec import Module, Parameter, Slot, Spelling, plain_slot
 
 __all__ = ["clip_spellings", "t5_spellings"]
-
-
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
 
 
 def _short(module: Module, parameter: Parameter) -> Slot:
@@ -22,13 +18,13 @@ def _short(module: Module, parameter: Parameter) -> Slot:
 def clip_spellings(prefix: str) -> tuple[Spelling, ...]:
     """Return the spellings of a CLIP text encoder; `prefix` is the one in a single file."""
     return (
-        Spelling("comfyui", prefix, _plain),
+        Spelling("comfyui", prefix, plain_slot),
         Spelling("comfyui", prefix, _short),
-        Spelling("diffusers", "", _plain),
+        Spelling("diffusers", "", plain_slot),
         Spelling("diffusers", "", _short),
     )
 
 
 def t5_spellings(prefix: str) -> tuple[Spelling, ...]:
     """Return the spellings of a T5 encoder; `prefix` is the one in a single file."""
-    return (Spelling("comfyui", prefix, _plain), Spelling("diffusers", "", _plain))
+    return (Spelling("comfyui", prefix, plain_slot), Spelling("diffusers", "", plain_slot))

@@ -6,12 +6,17 @@ diffusers' `convert_flux_transformer_checkpoint_to_diffusers` reads them (verifi
 
 from __future__ import annotations
 
-from functools import cache
-
 from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.encoders import clip_spellings, t5_spellings
-from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
-from loramerge.families.stacks import Native, Row, Stack, expand, native_slot, natives
+from loramerge.families.spec import Component, Family
+from loramerge.families.stacks import (
+    Native,
+    Row,
+    Stack,
+    expand,
+    native_slots,
+    transformer_spellings,
+)
 from loramerge.families.t5 import T5, t5_modules
 
 __all__ = ["FLUX1", "flux_stacks"]
@@ -113,19 +118,6 @@ def _build() -> tuple[Component, ...]:
     )
 
 
-@cache
-def _natives() -> dict[str, Native]:
-    return dict(natives(flux_stacks()))
-
-
-def _native(module: Module, parameter: Parameter) -> Slot | None:
-    return native_slot(_natives(), module, parameter)
-
-
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
-
-
 # 19 double and 38 single blocks: HunyuanVideo has 20 and 40, Flux.2 48 single ones; HunyuanVideo
 # names the layers of its blocks in other words, too
 _NEVER = (
@@ -141,13 +133,7 @@ FLUX1 = Family(
     title="Flux.1",
     build=_build,
     spellings={
-        "transformer": (
-            *(
-                Spelling("bfl", prefix, _native)
-                for prefix in ("", "model.diffusion_model.", "diffusion_model.")
-            ),
-            *(Spelling("diffusers", prefix, _plain) for prefix in ("", "transformer.")),
-        ),
+        "transformer": transformer_spellings("bfl", native_slots(flux_stacks())),
         "text_encoder": clip_spellings("text_encoders.clip_l.transformer."),
         "text_encoder_2": t5_spellings("text_encoders.t5xxl.transformer."),
     },

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loramerge.families.spec import Component, Family, Layer, Module, Parameter, Slot, Spelling
+from loramerge.families.spec import Component, Family, Layer, Module, plain_slot
+from loramerge.families.stacks import transformer_spellings
 
 __all__ = ["QWEN_IMAGE", "qwen_modules"]
 
@@ -46,22 +47,11 @@ def qwen_modules(width: int = 3072, blocks: int = 60, context: int = 3584) -> It
     yield Module("proj_out", "linear", (64, w), True)
 
 
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
-
-
 QWEN_IMAGE = Family(
     name="qwen-image",
     title="Qwen-Image",
     build=lambda: (Component("transformer", tuple(qwen_modules())),),
-    spellings={
-        "transformer": (
-            Spelling("original", "", _plain),
-            Spelling("original", "model.diffusion_model.", _plain),
-            Spelling("diffusers", "", _plain),
-            Spelling("diffusers", "transformer.", _plain),
-        )
-    },
+    spellings={"transformer": transformer_spellings("original", plain_slot)},
     metadata=("qwen", "Qwen"),
     verified="diffusers model on the meta device, names and shapes",
     probes=(
@@ -69,6 +59,7 @@ QWEN_IMAGE = Family(
         "transformer_blocks.0.img_mlp.net.2",
     ),
     never=r"single_(?:transformer_)?blocks|norm1|\.ff|_ff_",
+    alone_in="bare",  # the Lightning adapters
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -7,12 +7,17 @@ positional embedding, which is no layer, is left alone.
 
 from __future__ import annotations
 
-from functools import cache, partial
-
 from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.encoders import clip_spellings, t5_spellings
-from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
-from loramerge.families.stacks import Native, Row, Stack, expand, native_slot, natives
+from loramerge.families.spec import Component, Family
+from loramerge.families.stacks import (
+    Native,
+    Row,
+    Stack,
+    expand,
+    native_slots,
+    transformer_spellings,
+)
 from loramerge.families.t5 import T5, t5_modules
 
 __all__ = ["SD3", "SD35_LARGE", "SD35_MEDIUM", "sd3_stacks"]
@@ -108,10 +113,6 @@ def sd3_stacks(blocks: int, *, dual: int = 0, normed: bool = True) -> tuple[Stac
     )
 
 
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
-
-
 def _family(
     name: str, title: str, stacks: tuple[Stack, ...], width: int, metadata: tuple[str, ...]
 ) -> Family:
@@ -125,23 +126,12 @@ def _family(
             Component("text_encoder_3", tuple(t5_modules(T5()))),
         )
 
-    table = cache(partial(natives, stacks))
-
-    def native(module: Module, parameter: Parameter) -> Slot | None:
-        return native_slot(table(), module, parameter)
-
     return Family(
         name=name,
         title=title,
         build=build,
         spellings={
-            "transformer": (
-                *(
-                    Spelling("mmdit", prefix, native)
-                    for prefix in ("", "model.diffusion_model.", "diffusion_model.")
-                ),
-                *(Spelling("diffusers", prefix, _plain) for prefix in ("", "transformer.")),
-            ),
+            "transformer": transformer_spellings("mmdit", native_slots(stacks)),
             "text_encoder": clip_spellings("text_encoders.clip_l.transformer."),
             "text_encoder_2": clip_spellings("text_encoders.clip_g.transformer."),
             "text_encoder_3": t5_spellings("text_encoders.t5xxl.transformer."),

@@ -8,6 +8,7 @@ that they hold for networks of every width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,8 +21,10 @@ __all__ = [
     "Module",
     "Parameter",
     "Slot",
+    "Slots",
     "Spelling",
     "parameters",
+    "plain_slot",
 ]
 
 Parameter = Literal["weight", "bias"]
@@ -56,6 +59,10 @@ class Slot(NamedTuple):
     swapped: bool = False
 
 
+# where a parameter is stored, or None where it is not
+Slots = Callable[[Module, Parameter], Slot | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Component:
     """A network of a family: `unet`, `text_encoder`, …"""
@@ -81,13 +88,12 @@ class Spelling:
     Args:
         layout: `ldm`, `sgm` or `diffusers`: the kind of checkpoint that spells so.
         prefix: what stands before the names in a single file.
-        slot: function of (module, parameter) that gives the slot without the prefix, or None where
-            this spelling does not store the parameter.
+        slot: gives the slot of a parameter without the prefix.
     """
 
     layout: str
     prefix: str
-    slot: Callable[[Module, Parameter], Slot | None] = field(repr=False)
+    slot: Slots = field(repr=False)
 
     def slots(self, component: Component) -> Iterator[tuple[Module, Parameter, Slot]]:
         """Yield every parameter of the component with its slot, the prefix included."""
@@ -109,11 +115,18 @@ class Family:
         spellings: for each component, how checkpoints may name it, the commonest first.
         metadata: beginnings of `ss_base_model_version` and `modelspec.architecture` values that
             name the family.
-        verified: which reference the tables are tested against.
+        verified: which reference the tables are tested against; empty if none, and then the family is
+            read-only: its adapters are looked at, mixed and resized, but not baked or converted.
         probes: paths of a few modules that most adapters have, so that detection need not spell all;
             of modules that a layout stores fused, all of them.
         common_dialect: the dialect most programs of this family write.
+        sign: pattern that some name of every adapter and checkpoint of the family has; where none
+            has it, the tables need not be made.
         never: pattern of a stem that only a relative of the family has, and that rules it out.
+        by_shape: relatives have modules of the same names, so that where shapes are known, names
+            that a relative has as well do not make it.
+        alone_in: a dialect in which, with alphas, only programs of this family write the names that
+            it shares with relatives.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         programs: program → the dialect it reads best, where it is not the one for most families.
     """
@@ -123,12 +136,24 @@ class Family:
     build: Callable[[], tuple[Component, ...]] = field(repr=False)
     spellings: Mapping[str, tuple[Spelling, ...]] = field(repr=False)
     metadata: tuple[str, ...]
-    verified: str
+    verified: str = ""
     probes: tuple[str, ...] = ()
     common_dialect: str = "kohya"
+    sign: str | None = None
     never: str | None = None
+    by_shape: bool = False
+    alone_in: str | None = None
     one_alpha: bool = True
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the tables are verified; if not, the family is read-only."""
+        return bool(self.verified)
+
+    def occurs_in(self, names: str) -> bool:
+        """Say whether names, one a line, may be those of an adapter or a checkpoint of the family."""
+        return self.sign is None or re.search(self.sign, names) is not None
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -158,3 +183,8 @@ def _components(family: Family) -> tuple[Component, ...]:
 def parameters(module: Module) -> tuple[Parameter, ...]:
     """Return the parameters a module has."""
     return ("weight", "bias") if module.bias else ("weight",)
+
+
+def plain_slot(module: Module, parameter: Parameter) -> Slot:
+    """Return where a folder of diffusers or transformers stores a parameter: by its own name."""
+    return Slot(f"{module.path}.{parameter}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from loramerge.families.clip import Clip, clip_modules, openclip_slot, without_text_model
-from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
+from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, plain_slot
 from loramerge.families.unet import Unet, ldm_slot, unet_modules
 
 __all__ = ["SD15", "SD21", "SDXL", "SDXL_REFINER"]
@@ -27,10 +27,6 @@ _PROBES = (
     "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
     "text_model.encoder.layers.0.self_attn.q_proj",
 )
-
-
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
 
 
 def _short(module: Module, parameter: Parameter) -> Slot:
@@ -62,9 +58,9 @@ def _family(
     def in_single(prefix: str) -> tuple[Spelling, ...]:
         if prefix.endswith(".model."):
             return (Spelling(single, prefix, openclip_slot),)
-        return (Spelling(single, prefix, _plain), Spelling(single, prefix, _short))
+        return (Spelling(single, prefix, plain_slot), Spelling(single, prefix, _short))
 
-    in_folder = (Spelling("diffusers", "", _plain), Spelling("diffusers", "", _short))
+    in_folder = (Spelling("diffusers", "", plain_slot), Spelling("diffusers", "", _short))
     return Family(
         name=name,
         title=title,
@@ -72,7 +68,7 @@ def _family(
         spellings={
             "unet": (
                 *(Spelling(single, prefix, partial(ldm_slot, unet)) for prefix in _LDM_PREFIXES),
-                *(Spelling("diffusers", prefix, _plain) for prefix in _DIFFUSERS_PREFIXES),
+                *(Spelling("diffusers", prefix, plain_slot) for prefix in _DIFFUSERS_PREFIXES),
             ),
             **{name: (*in_single(prefix), *in_folder) for name, prefix in stored.items()},
         },

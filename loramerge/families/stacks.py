@@ -1,18 +1,19 @@
 """Diffusion transformers as templates: stacks of equal blocks, with diffusers' and native names.
 
 A family states its layers once, as rows of tables; `expand` gives its modules with diffusers' paths,
-and `native_slot` where the original single file stores each of their parameters.
+and `native_slots` where the original single file stores each of their parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
-from loramerge.families.spec import Layer, Module, Parameter, Slot
+from loramerge.families.spec import Layer, Module, Parameter, Slot, Slots, Spelling, plain_slot
 
-__all__ = ["Native", "Row", "Stack", "expand", "native_slot", "natives"]
+__all__ = ["Native", "Row", "Stack", "expand", "native_slots", "transformer_spellings"]
 
 
 class Native(NamedTuple):
@@ -70,7 +71,25 @@ def expand(stacks: Sequence[Stack], sizes: Mapping[str, int]) -> Iterator[Module
                 yield Module(head + row.name, row.layer, shape, row.bias)
 
 
-def natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
+def native_slots(stacks: Sequence[Stack]) -> Slots:
+    """Return the function that says where the original single file stores a parameter."""
+
+    @cache
+    def table() -> Mapping[str, Native]:
+        return _natives(stacks)
+
+    def slot(module: Module, parameter: Parameter) -> Slot | None:
+        found = table().get(module.path)
+        if found is None:
+            return None
+        name, part, parts, span, weight, swapped = found
+        word = weight if parameter == "weight" else ".bias"
+        return Slot(name + word, part, parts, span=span, swapped=swapped)
+
+    return slot
+
+
+def _natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
     """Return diffusers path → original name of every layer that has one."""
     return {
         stack.name.format(number) + row.name: row.native._replace(
@@ -83,11 +102,19 @@ def natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
     }
 
 
-def native_slot(table: Mapping[str, Native], module: Module, parameter: Parameter) -> Slot | None:
-    """Return where the original single file stores a parameter, or None if it does not."""
-    found = table.get(module.path)
-    if found is None:
-        return None
-    word = found.weight if parameter == "weight" else ".bias"
-    name, part, parts, span, _, swapped = found
-    return Slot(name + word, part, parts, span=span, swapped=swapped)
+def transformer_spellings(
+    layout: str,
+    slot: Slots,
+    prefixes: Sequence[str] = ("", "model.diffusion_model.", "diffusion_model."),
+) -> tuple[Spelling, ...]:
+    """Return how checkpoints name a transformer: by the original's names, and by diffusers'.
+
+    Args:
+        layout: what the original's layout is called.
+        slot: what it is; see `native_slots`.
+        prefixes: what stands before its names in single files.
+    """
+    return (
+        *(Spelling(layout, prefix, slot) for prefix in prefixes),
+        *(Spelling("diffusers", prefix, plain_slot) for prefix in ("", "transformer.")),
+    )

@@ -10,10 +10,15 @@ diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conver
 
 from __future__ import annotations
 
-from functools import cache
-
-from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling
-from loramerge.families.stacks import Native, Row, Stack, expand, native_slot, natives
+from loramerge.families.spec import Component, Family
+from loramerge.families.stacks import (
+    Native,
+    Row,
+    Stack,
+    expand,
+    native_slots,
+    transformer_spellings,
+)
 
 __all__ = ["WAN", "wan_stacks"]
 
@@ -74,32 +79,11 @@ def wan_stacks(blocks: int = 40) -> tuple[Stack, ...]:
 _SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
 
 
-@cache
-def _natives() -> dict[str, Native]:
-    return dict(natives(wan_stacks()))
-
-
-def _native(module: Module, parameter: Parameter) -> Slot | None:
-    return native_slot(_natives(), module, parameter)
-
-
-def _plain(module: Module, parameter: Parameter) -> Slot:
-    return Slot(f"{module.path}.{parameter}")
-
-
 WAN = Family(
     name="wan",
     title="Wan 2.1 and 2.2",
     build=lambda: (Component("transformer", tuple(expand(wan_stacks(), _SIZES))),),
-    spellings={
-        "transformer": (
-            *(
-                Spelling("original", prefix, _native)
-                for prefix in ("", "model.diffusion_model.", "diffusion_model.")
-            ),
-            *(Spelling("diffusers", prefix, _plain) for prefix in ("", "transformer.")),
-        )
-    },
+    spellings={"transformer": transformer_spellings("original", native_slots(wan_stacks()))},
     metadata=("wan", "Wan"),
     verified="diffusers model on the meta device, names and shapes",
     probes=("blocks.0.attn1.to_q", "blocks.0.attn2.to_k", "blocks.0.ffn.net.2"),

@@ -143,14 +143,16 @@ def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
     assert detect(classify(strangers + keys, {}).groups, shapes, {}).name == family
 
 
-@pytest.mark.parametrize("block", [0, 5])
 @pytest.mark.parametrize("leaf", ["to_q", "to_out.0", "add_k_proj"])
 @pytest.mark.parametrize(
-    ("width", "families"),
+    ("width", "block", "families"),
     [
-        (3072, {"flux1", "qwen-image"}),
-        (2432, {"sd35-large"}),
-        (1536, {"sd3", "sd35-medium"}),
+        (3072, 0, {"flux1", "qwen-image", "flux2-klein-4b"}),
+        (3072, 5, {"flux1", "qwen-image"}),  # klein 4B has five double blocks
+        (6144, 7, {"flux2-dev"}),
+        (4096, 7, {"flux2-klein-9b"}),
+        *((2432, block, {"sd35-large"}) for block in (0, 5)),
+        *((1536, block, {"sd3", "sd35-medium"}) for block in (0, 5)),
     ],
 )
 def test_what_transformers_share_is_told_apart_by_width_or_not_at_all(
@@ -179,4 +181,79 @@ def test_relatives_of_flux_are_not_taken_for_it(stem: str) -> None:
         for one in ("lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_single_blocks_0_linear1", stem)
         for role in ("down", "up")
     ]  # fmt: skip
-    assert detect(classify(keys, {}).groups, {}, {}).candidates == ()
+    assert detect(classify(keys, {}).groups, {}, {}).name == "hunyuan-video"
+
+
+def told(stems: Mapping[str, tuple[int, int]], *, known: bool = True) -> Detection:
+    """What is detected of factors of given stems; `known`: their shapes are."""
+    keys = [f"{stem}.lora_{role}.weight" for stem in stems for role in ("A", "B")]
+    groups = classify(keys, {}).groups
+    return detect(groups, {(g.dialect, g.stem): stems[g.stem] for g in groups} if known else {}, {})
+
+
+@pytest.mark.parametrize(
+    ("family", "stems"),
+    [
+        ("flux2-dev", {"diffusion_model.single_blocks.0.linear1": (55296, 6144)}),
+        ("flux2-klein-9b", {"diffusion_model.single_blocks.0.linear1": (36864, 4096)}),
+        ("flux2-klein-4b", {"diffusion_model.single_blocks.0.linear1": (27648, 3072)}),
+        ("flux1", {"diffusion_model.single_blocks.0.linear1": (21504, 3072)}),
+        ("flux2-klein-4b", {"lora_unet_double_blocks_0_img_mlp_0": (18432, 3072)}),
+        ("flux1", {"lora_unet_double_blocks_0_img_mlp_0": (12288, 3072)}),
+        ("hunyuan-video", {"lora_unet_double_blocks_0_img_mlp_fc1": (12288, 3072)}),
+        ("hunyuan-video", {"diffusion_model.double_blocks.0.img_attn_qkv": (9216, 3072)}),
+        ("hunyuan-video", {"transformer.double_blocks.0.img_attn_qkv": (9216, 3072)}),
+        ("hunyuan-video", {"transformer.single_transformer_blocks.0.attn.to_q": (3072, 3072),
+                           "transformer.single_transformer_blocks.39.attn.to_q": (3072, 3072)}),
+        ("lumina2", {"diffusion_model.layers.0.attention.qkv": (3840, 2304)}),
+        ("z-image", {"diffusion_model.layers.0.attention.qkv": (11520, 3840)}),
+        ("z-image", {"diffusion_model.layers.0.attention.to_q": (3840, 3840)}),
+        ("lumina2", {"transformer.layers.0.attn.to_k": (768, 2304)}),
+        ("ltx-video", {"diffusion_model.transformer_blocks.0.attn2.to_k": (2048, 2048)}),
+        ("ltx-video-13b", {"diffusion_model.transformer_blocks.0.attn2.to_k": (4096, 4096)}),
+        ("anima", {"transformer.transformer_blocks.0.attn2.to_k": (2048, 1024)}),
+        ("anima", {"lora_unet_blocks_0_cross_attn_k_proj": (2048, 1024)}),
+        ("anima", {"lora_unet_llm_adapter_blocks_0_cross_attn_k_proj": (1024, 1024)}),
+        ("cosmos2-14b", {"diffusion_model.blocks.0.self_attn.q_proj": (5120, 5120)}),
+        ("wan", {"diffusion_model.blocks.0.self_attn.q": (5120, 5120)}),
+    ],
+)  # fmt: skip
+def test_one_layer_tells_a_transformer(family: str, stems: dict[str, tuple[int, int]]) -> None:
+    found = told(stems)
+    assert found.name == family
+    assert "exactly its shapes" in found.reason
+
+
+def test_relatives_that_name_other_modules_alike_are_not_guessed_between() -> None:
+    """`linear1` is four modules of Flux.1 and one of Flux.2; only its height tells which."""
+    stems = {"diffusion_model.single_blocks.0.linear1": (0, 0)}
+    found = told(stems, known=False)
+    assert found.candidates == () and "which mean different modules" in found.reason
+    assert told({"diffusion_model.single_blocks.0.linear1": (224, 32)}).name == "flux1"
+
+
+def test_layers_that_networks_of_equal_width_share_are_not_guessed_between() -> None:
+    stem = "transformer.transformer_blocks.0.attn1.to_q"
+    assert told({stem: (2048, 2048)}).name == "ltx-video or anima"
+
+
+def test_bare_names_with_alphas_are_of_qwen_image() -> None:
+    """As Lightning writes them, whose names and widths are those of Flux.1, too."""
+    stem = "transformer_blocks.0.attn.to_k"
+    shapes = {("bare", stem): (3072, 3072)}
+    keys = [f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"]
+    found = detect(classify([*keys, f"{stem}.alpha"], {}).groups, shapes, {})
+    assert found.name == "qwen-image" and "bare names" in found.reason
+    assert detect(classify(keys, {}).groups, shapes, {}).family is None
+    lie = {"modelspec.architecture": "flux-1-dev/lora"}
+    assert detect(classify([*keys, f"{stem}.alpha"], lie).groups, shapes, lie).name == "flux1"
+
+
+def test_tables_of_families_that_cannot_be_meant_are_not_made() -> None:
+    from loramerge.families.spec import _components
+
+    before = _components.cache_info().currsize
+    seen = {family.name for family in FAMILIES.values() if family.occurs_in("lora_te_text_model")}
+    assert not seen & {"flux2-dev", "z-image", "lumina2", "hunyuan-video", "ltx-video", "anima"}
+    assert detected("kohya", "sd15", attention("sd15", full=True)).name == "sd15"
+    assert _components.cache_info().currsize - before <= 4

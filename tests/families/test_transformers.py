@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import classify
-from loramerge.families import FAMILIES, Family, parameters
+from loramerge.families import FAMILIES, Component, Family, Spelling, parameters
+from tests.samples import Array
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3": ("SD3Transformer2DModel", {
@@ -32,15 +34,56 @@ MODELS["sd35-large"] = (
     | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
        "qk_norm": "rms_norm"},
 )  # fmt: skip
+MODELS["flux2-dev"] = ("Flux2Transformer2DModel", {})
+MODELS["flux2-klein-4b"] = ("Flux2Transformer2DModel", {
+    "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+    "joint_attention_dim": 7680, "guidance_embeds": False,
+})  # fmt: skip
+MODELS["flux2-klein-9b"] = ("Flux2Transformer2DModel", {
+    "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
+    "joint_attention_dim": 12288, "guidance_embeds": False,
+})  # fmt: skip
+MODELS["z-image"] = ("ZImageTransformer2DModel", {})
+MODELS["lumina2"] = ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304})
+MODELS["hunyuan-video"] = ("HunyuanVideoTransformer3DModel", {})
+MODELS["ltx-video"] = ("LTXVideoTransformer3DModel", {})
+MODELS["ltx-video-13b"] = ("LTXVideoTransformer3DModel", {
+    "num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096,
+})  # fmt: skip
+MODELS["anima"] = ("CosmosTransformer3DModel", {
+    "num_attention_heads": 16, "extra_pos_embed_type": None,
+})  # fmt: skip
+MODELS["cosmos2-14b"] = ("CosmosTransformer3DModel", {
+    "num_attention_heads": 40, "num_layers": 36, "extra_pos_embed_type": None,
+})  # fmt: skip
 # what is no layer, and no adapter changes
-TABLES = ("pos_embed.pos_embed", "scale_shift_table")
+TABLES = ("pos_embed.pos_embed", "scale_shift_table", "_pad_token")
 CONVERTERS = {
     "sd3": "convert_sd3_transformer_checkpoint_to_diffusers",
     "sd35-medium": "convert_sd3_transformer_checkpoint_to_diffusers",
     "sd35-large": "convert_sd3_transformer_checkpoint_to_diffusers",
     "wan": "convert_wan_transformer_to_diffusers",
+    "flux2-dev": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "flux2-klein-4b": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "flux2-klein-9b": "convert_flux2_transformer_checkpoint_to_diffusers",
+    "z-image": "convert_z_image_transformer_checkpoint_to_diffusers",
+    "lumina2": "convert_lumina2_to_diffusers",
+    "hunyuan-video": "convert_hunyuan_video_transformer_to_diffusers",
+    "ltx-video": "convert_ltx_transformer_checkpoint_to_diffusers",
+    "ltx-video-13b": "convert_ltx_transformer_checkpoint_to_diffusers",
+    "anima": "convert_cosmos_transformer_checkpoint_to_diffusers",
+    "cosmos2-14b": "convert_cosmos_transformer_checkpoint_to_diffusers",
 }
 SPELLINGS = ("kohya", "comfyui", "diffusers", "onetrainer", "bare", "peft")
+
+
+def told(component: Component) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a component's parameters."""
+    return {
+        f"{module.path}.{parameter}": module.shape if parameter == "weight" else module.shape[:1]
+        for module in component.modules
+        for parameter in parameters(module)
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -51,26 +94,47 @@ def test_the_transformer_has_the_names_and_shapes_of_diffusers(name: str) -> Non
     with torch.device("meta"):
         model = getattr(diffusers, sort)(**config)
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith(TABLES)}
-    found = {}
-    for module in FAMILIES[name].components[0].modules:
-        for parameter in parameters(module):
-            found[f"{module.path}.{parameter}"] = (
-                module.shape if parameter == "weight" else module.shape[:1]
-            )
-    assert found == expected
+    assert told(FAMILIES[name].components[0]) == expected
 
 
-def small(family: Family, unit: int = 2) -> dict[str, np.ndarray[Any, Any]]:
-    """Every tensor of the original file, narrow, with random values."""
-    random = np.random.default_rng(1)
+def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    diffusers: Any = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        model = diffusers.AnimaTextConditioner()
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert told(FAMILIES["anima"].components[1]) == expected
+
+
+def tall(family: Family, spelling: Spelling) -> dict[str, Array]:
+    """Every tensor of the original file with all of its rows and one column."""
     heights: dict[str, int] = {}
-    for module, _, slot in family.spellings["transformer"][0].slots(family.components[0]):
-        height = unit * max(1, module.shape[0] // family.components[0].by_path[
-            module.path].shape[0])  # fmt: skip
-        heights[slot.tensor] = heights.get(slot.tensor, 0) + height
+    for module, _, slot in spelling.slots(family.components[0]):
+        heights[slot.tensor] = heights.get(slot.tensor, 0) + module.shape[0]
+    random = np.random.default_rng(1)
     return {
-        name: random.standard_normal((rows, 2)).astype("float32") for name, rows in heights.items()
+        name: random.standard_normal((rows, 1), dtype="float32") for name, rows in heights.items()
     }
+
+
+def cut(family: Family, spelling: Spelling, file: Mapping[str, Array]) -> dict[str, Array]:
+    """Every parameter of diffusers' model, taken from the original file as the slots say."""
+    found = {}
+    for module, parameter, slot in spelling.slots(family.components[0]):
+        whole = file[slot.tensor]
+        unit = whole.shape[0] // slot.parts
+        value = whole[unit * slot.part : unit * (slot.part + slot.span)]
+        if slot.swapped:
+            value = np.concatenate(np.split(value, 2)[::-1])
+        found[f"{module.path}.{parameter}"] = value
+    return found
+
+
+def original(family: Family) -> Spelling:
+    """The spelling of the single files that diffusers converts: the last that is not its own."""
+    return [s for s in family.spellings["transformer"] if s.layout != "diffusers" and not s.prefix][
+        -1
+    ]
 
 
 @pytest.mark.parametrize("name", CONVERTERS)
@@ -78,19 +142,11 @@ def test_the_single_file_is_cut_as_diffusers_cuts_it(name: str) -> None:
     torch: Any = pytest.importorskip("torch")
     utils: Any = pytest.importorskip("diffusers.loaders.single_file_utils")
     family = FAMILIES[name]
-    file = small(family)
-    found = {}
-    for module, parameter, slot in family.spellings["transformer"][0].slots(family.components[0]):
-        whole = file[slot.tensor]
-        unit = whole.shape[0] // slot.parts
-        value = whole[unit * slot.part : unit * (slot.part + slot.span)]
-        if slot.swapped:
-            value = np.concatenate(np.split(value, 2)[::-1])
-        found[f"{module.path}.{parameter}"] = value
+    file = tall(family, original(family))
+    found = cut(family, original(family), file)
     given = {key: torch.from_numpy(value) for key, value in file.items()}
     if name.startswith("sd3"):
-        given |= {"pos_embed": torch.zeros(1), "context_embedder.weight": torch.from_numpy(
-            file["context_embedder.weight"])}  # fmt: skip
+        given |= {"pos_embed": torch.zeros(1)}
     converted = getattr(utils, CONVERTERS[name])(given)
     expected = {k: v.numpy() for k, v in converted.items() if not k.endswith(TABLES)}
     assert found.keys() == expected.keys()

@@ -1,0 +1,291 @@
+"""Adapters of diffusion transformers: read as diffusers reads them, and baked alike everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loramerge.adapter.load import load
+from loramerge.adapter.save import save
+from loramerge.algebra.weights import Weight
+from loramerge.checkpoint import open_checkpoint
+from loramerge.dialects import DIALECTS, stem_table
+from loramerge.families import FAMILIES, Family, Spelling, parameters
+from loramerge.stream.bake import bake, plan_bake
+from tests.samples import Array, read_safetensors, safetensors_bytes
+
+Tensors = dict[str, Array]
+
+
+def write(tensors: Tensors, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(safetensors_bytes(tensors, {}))
+    return path
+
+
+def factors(stems: Mapping[str, tuple[int, int]], *, up: str, down: str) -> Tensors:
+    """Seeded factors of rank 2 for stems of given heights and widths."""
+    random = np.random.default_rng(7)
+    found: Tensors = {}
+    for stem, (rows, columns) in stems.items():
+        found[stem + down] = random.standard_normal((2, columns), dtype="float32")
+        found[stem + up] = random.standard_normal((rows, 2), dtype="float32")
+    return found
+
+
+def changes(tensors: Mapping[str, Array], *, probed: bool = False) -> Tensors:
+    """ΔW by module, of keys in diffusers' spelling; or its product with a random matrix."""
+    found = {}
+    for key, up in tensors.items():
+        if key.endswith(".lora_B.weight"):
+            stem = key.removesuffix(".lora_B.weight")
+            down = tensors[f"{stem}.lora_A.weight"]
+            probe = np.random.default_rng(0).standard_normal((down.shape[1], 3)) if probed else None
+            found[stem] = up @ (down if probe is None else down @ probe)
+    return found
+
+
+def same(found: Tensors, expected: Tensors) -> bool:
+    return found.keys() == expected.keys() and all(
+        np.allclose(found[name], expected[name], rtol=1e-4, atol=1e-4) for name in expected
+    )
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A converter of diffusers: what it reads, and what of it is left out here.
+
+    Args:
+        modules: pattern of the stems that it takes.
+        but: pattern of stems that it reads wrongly or not at all.
+    """
+
+    name: str
+    family: str
+    dialect: str
+    modules: str = ""
+    but: str = "$^"
+
+
+CONVERTERS = (
+    # the halves of the last modulation stand in the other order, which diffusers forgets for adapters
+    *(
+        Converter("_convert_non_diffusers_flux2_lora_to_diffusers", name, "comfyui",
+                  "linear|qkv|proj|mlp|_in|modulation", "adaLN")
+        for name in ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
+    ),
+    *(
+        Converter("_convert_kohya_flux2_lora_to_diffusers", name, "kohya",
+                  "double_blocks|single_blocks|img_in|txt_in|time_in|final_layer_linear")
+        for name in ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
+    ),
+    Converter("_convert_non_diffusers_lumina2_lora_to_diffusers", "lumina2", "comfyui",
+              "layers|refiner"),
+    Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "comfyui"),
+    Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "kohya"),
+    # of the refiner's attention it cuts the factor that is not to be cut
+    Converter("_convert_hunyuan_video_lora_to_diffusers", "hunyuan-video", "comfyui",
+              but="final_layer.adaLN|self_attn_qkv"),
+    # it renames nothing
+    *(
+        Converter("_convert_non_diffusers_ltxv_lora_to_diffusers", name, "comfyui",
+                  r"attn|\.ff\.|caption|proj_out")
+        for name in ("ltx-video", "ltx-video-13b")
+    ),
+    *(
+        Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui")
+        for name in ("anima", "cosmos2-14b")
+    ),
+)  # fmt: skip
+SUFFIXES = {
+    "comfyui": (".lora_B.weight", ".lora_A.weight"),
+    "kohya": (".lora_up.weight", ".lora_down.weight"),
+}
+
+
+def linear_stems(family: Family, dialect: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (stem, shape) of every layer the dialect writes, as it stores them."""
+    known = dict(family.modules())
+    written = DIALECTS[dialect]
+    seen: set[tuple[str, ...]] = set()
+    for stem, target in stem_table(written, family).items():
+        if target.modules in seen or any(known[m].layer != "linear" for m in target.modules):
+            continue
+        seen.add(target.modules)
+        layout = written.layout(family)
+        if all(
+            (layout[m].modules if m in layout else (m,)) == target.modules for m in target.modules
+        ):
+            yield stem, (target.shape[0], target.shape[1])
+
+
+@pytest.mark.parametrize("wrong", [None, "k and v"])
+@pytest.mark.parametrize("case", CONVERTERS, ids=lambda c: f"{c.family}-{c.dialect}")
+def test_adapters_mean_what_diffusers_makes_of_them(
+    tmp_path: Path, case: Converter, wrong: str | None
+) -> None:
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    stems = {
+        stem: shape
+        for stem, shape in linear_stems(FAMILIES[case.family], case.dialect)
+        if re.search(case.modules, stem) and not re.search(case.but, stem)
+    }
+    up, down = SUFFIXES[case.dialect]
+    tensors = factors(stems, up=up, down=down)
+    theirs = getattr(utils, case.name)({k: torch.from_numpy(v.copy()) for k, v in tensors.items()})
+    expected = changes({key: value.numpy() for key, value in theirs.items()}, probed=True)
+    path = write(tensors, tmp_path / "a.safetensors")
+    adapter = load(path).require_sound()
+    assert not adapter.info.account.unknown
+    assert adapter.family is not None and adapter.family.name == case.family
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    ours, _ = read_safetensors(tmp_path / "b.safetensors")
+    if wrong:
+        k, v = (next(k for k in ours if k.endswith(f"to_{x}.lora_B.weight")) for x in "kv")
+        ours[k], ours[v] = ours[v], ours[k]
+    assert same(changes(ours, probed=True), expected) is (wrong is None)
+
+
+def test_fused_names_of_z_image_are_read_as_diffusers_reads_them(tmp_path: Path) -> None:
+    """Trainers on ComfyUI's single file have them; written are the names of the published network."""
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    shapes = {f"lora_unet_layers_{i}_attention_qkv": (3 * 3840, 3840) for i in (0, 29)}
+    shapes["lora_unet_context_refiner_1_attention_out"] = (3840, 3840)
+    up, down = SUFFIXES["kohya"]
+    tensors = factors(shapes, up=up, down=down)
+    theirs = utils._convert_non_diffusers_z_image_lora_to_diffusers(
+        {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
+    )
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == "z-image"
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    ours, _ = read_safetensors(tmp_path / "b.safetensors")
+    expected = changes({key: value.numpy() for key, value in theirs.items()}, probed=True)
+    assert same(changes(ours, probed=True), expected)
+    save(adapter, tmp_path / "c.safetensors")  # as it came
+    again, _ = read_safetensors(tmp_path / "c.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[key], tensors[key]) for key in tensors)
+    save(adapter, tmp_path / "d.safetensors", to="comfyui")
+    split, _ = read_safetensors(tmp_path / "d.safetensors")
+    assert "diffusion_model.layers.0.attention.to_k.lora_B.weight" in split
+
+
+# --- baking ------------------------------------------------------------------------------------
+
+NEW = (
+    "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "z-image", "lumina2", "hunyuan-video",
+    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b",
+)  # fmt: skip
+
+
+def network(family: Family) -> Tensors:
+    """A network by diffusers' names: four rows for each part that a single file fuses, few columns."""
+    random = np.random.default_rng(3)
+    fused = [s for s in family.spellings["transformer"] if s.layout != "diffusers"][-1]
+    found: Tensors = {}
+    for module, parameter, slot in fused.slots(family.components[0]):
+        flat = parameter == "bias" or module.layer == "norm"
+        shape = (4 * slot.span,) if flat else (4 * slot.span, 3, *module.shape[2:])
+        found[f"{module.path}.{parameter}"] = random.standard_normal(shape, dtype="float32")
+    return found
+
+
+def swapped_halves(value: Array) -> Array:
+    return np.concatenate(np.split(value, 2)[::-1])
+
+
+def stored(family: Family, spelling: Spelling, net: Tensors) -> Tensors:
+    """The network as a single file stores it."""
+    pieces: dict[str, list[tuple[int, Array]]] = {}
+    for module, parameter, slot in spelling.slots(family.components[0]):
+        value = net[f"{module.path}.{parameter}"]
+        piece = swapped_halves(value) if slot.swapped else value
+        pieces.setdefault(slot.tensor, []).append((slot.part, piece))
+    return {
+        name: np.concatenate([v for _, v in sorted(found, key=lambda pair: pair[0])])
+        for name, found in pieces.items()
+    }
+
+
+def cut(family: Family, spelling: Spelling, file: Tensors, net: Tensors) -> Tensors:
+    """The network by diffusers' names, out of a single file."""
+    found = {}
+    for module, parameter, slot in spelling.slots(family.components[0]):
+        unit = file[slot.tensor].shape[0] // slot.parts
+        value = file[slot.tensor][unit * slot.part : unit * (slot.part + slot.span)]
+        found[f"{module.path}.{parameter}"] = swapped_halves(value) if slot.swapped else value
+    assert found.keys() == net.keys()
+    return found
+
+
+def baked(base: Path, adapter: Path, output: Path) -> Tensors:
+    plan = plan_bake(open_checkpoint(base), [(load(adapter).require_sound(), Weight(0.5))])
+    bake(plan, output)
+    file = output / "transformer" / "diffusion_pytorch_model.safetensors"
+    return read_safetensors(file if output.is_dir() else output)[0]
+
+
+def close(found: Tensors, expected: Tensors) -> bool:
+    return all(np.allclose(found[k], v, rtol=1e-5, atol=1e-5) for k, v in expected.items())
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_every_layout_is_baked_to_the_same_network(tmp_path: Path, name: str) -> None:
+    """Through split and fused adapters, into single files and folders: W + ΔW/2 by module."""
+    family = FAMILIES[name]
+    net = network(family)
+    linear = [m.path for m in family.components[0].modules if m.layer == "linear"]
+    shapes = {f"transformer.{path}": (len(net[f"{path}.weight"]), 3) for path in linear}
+    tensors = factors(shapes, up=".lora_B.weight", down=".lora_A.weight")
+    adapter = write(tensors, tmp_path / "split.safetensors")
+    expected = dict(net)
+    for stem, change in changes(tensors).items():
+        key = stem.removeprefix("transformer.") + ".weight"
+        expected[key] = net[key] + 0.5 * change
+    save(load(adapter), tmp_path / "kohya.safetensors", to="kohya")
+    save(load(adapter), tmp_path / "comfyui.safetensors", to="comfyui")
+    for spelling in family.spellings["transformer"]:
+        base = write(stored(family, spelling, net), tmp_path / "base.safetensors")
+        for each in ("split", "kohya", "comfyui"):
+            output = tmp_path / f"{spelling.layout}-{spelling.prefix}-{each}.safetensors"
+            found = baked(base, tmp_path / f"{each}.safetensors", output)
+            assert close(cut(family, spelling, found, net), expected), (spelling, each)
+    folder = tmp_path / "folder"
+    write(net, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    (folder / "model_index.json").write_text("{}", "utf-8")
+    assert close(baked(folder, adapter, tmp_path / "out"), expected)
+    assert not close(net, expected)
+
+
+def test_the_text_conditioner_of_anima_is_baked_where_the_single_file_has_it(
+    tmp_path: Path,
+) -> None:
+    family = FAMILIES["anima"]
+    net = network(family)
+    spelling = next(s for s in family.spellings["transformer"] if s.prefix == "net.")
+    random = np.random.default_rng(1)
+    stem = "blocks.0.cross_attn.q_proj"
+    full = {
+        f"net.llm_adapter.{m.path}.{p}": random.standard_normal((4, 3), dtype="float32")
+        for m in family.components[1].modules
+        for p in parameters(m)
+    }
+    base = write(stored(family, spelling, net) | full, tmp_path / "full.safetensors")
+    tensors = factors(
+        {f"diffusion_model.llm_adapter.{stem}": (4, 3)}, up=".lora_B.weight", down=".lora_A.weight"
+    )
+    adapter = write(tensors, tmp_path / "a.safetensors")
+    found = baked(base, adapter, tmp_path / "out.safetensors")
+    up, down = (tensors[f"diffusion_model.llm_adapter.{stem}.lora_{x}.weight"] for x in "BA")
+    key = f"net.llm_adapter.{stem}.weight"
+    assert np.allclose(found[key], full[key] + 0.5 * up @ down, atol=1e-6)
+    assert [name for name in full if not np.array_equal(found[name], full[name])] == [key]
