@@ -319,7 +319,7 @@ class LowRank(Factored):
         Raises:
             ShapeError: if the inner ranks differ or the axes cannot be those of a LoRA.
         """
-        inner = len(up.shape) in (2, 4) and math.prod(up.shape[2:]) == 1
+        inner = len(up.shape) in (2, 3, 4, 5) and math.prod(up.shape[2:]) == 1
         if not inner or len(down.shape) not in (2, 3, 4, 5) or up.shape[1] != down.shape[0]:
             raise ShapeError(
                 "up and down do not fit together",
@@ -333,7 +333,7 @@ class LowRank(Factored):
     def from_arrays(cls, up: Array, down: Array, shape: tuple[int, ...]) -> LowRank:
         """Make the delta of computed factors `(out, r)` and `(r, in·kh·kw)`; alpha is the rank."""
         rank = up.shape[1]
-        tail = (1, 1) if len(shape) == 4 else ()
+        tail = (1,) * (len(shape) - 2)
         return cls(
             ArrayTensor(up.reshape(shape[0], rank, *tail)),
             ArrayTensor(down.reshape(rank, *shape[1:])),
@@ -345,7 +345,7 @@ class LowRank(Factored):
         """Return the same delta with the axes of `shape`, where they differ by 1×1 kernels only."""
         if len(shape) == len(self.shape) or shape[:2] != self.shape[:2]:
             return self
-        tail = (1, 1) if len(shape) == 4 else ()
+        tail = (1,) * (len(shape) - 2)
         if math.prod(shape[2:]) != 1 or math.prod(self.shape[2:]) != 1:
             return self
         return replace(

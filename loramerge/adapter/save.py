@@ -334,9 +334,12 @@ def _roles(
 
 def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None:
     known = adapter.info.spelling.get((site, role))
-    if known is not None and known[0] == target.name:
-        return known[1]
     naming = adapter.info.detection.naming
+    # what a file of another dialect spells as this one does may be that dialect's own variant:
+    # `lora_te2_` is OneTrainer's word for the T5 of Flux, and kohya's for nothing there
+    own = naming is None or adapter.info.dialect == target.name
+    if own and known is not None and known[0] == target.name:
+        return known[1]
     if naming is not None:
         return target.key(naming, site.modules, role)
     module = site.modules[0]
