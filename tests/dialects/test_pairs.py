@@ -165,7 +165,7 @@ def test_there_and_back_means_the_same(name: str, tmp_path: Path) -> None:
 
 def _exchanged(found: dict[str, Array]) -> dict[str, Array]:
     """Two modules of one shape exchanged, as a wrong order of rows does it."""
-    one, other = list(found)[:2]
+    one, other = next((a, b) for a, b in permutations(found, 2) if found[a].shape == found[b].shape)
     return found | {one: found[other], other: found[one]}
 
 
