@@ -22,6 +22,7 @@ from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.tables import PEFT_ALONE, positions
 from loramerge.errors import (
+    FamilyError,
     FormatError,
     LoramergeError,
     MissingExtra,
@@ -108,6 +109,20 @@ def _own_dialects(adapter: Adapter) -> Set[str]:
     return {adapter.info.dialect} if adapter.info.dialect else set()
 
 
+def _require_proven(adapter: Adapter, target: Dialect) -> None:
+    """Refuse to translate names of a family that is verified against no reference."""
+    naming = adapter.info.detection.naming
+    if naming is None or naming.proven or _own_dialects(adapter) <= {target.name}:
+        return
+    raise FamilyError(
+        f"the family {naming.name} is read-only: its names in other dialects are not verified",
+        file=adapter.info.path,
+        expected=", ".join(f"--to {name}" for name in sorted(_own_dialects(adapter))),
+        found=f"--to {target.name}",
+        hint="keep the dialect of the file",
+    )
+
+
 def suffix_of(target: Dialect) -> str:
     """Return the file name suffix of a dialect's outputs: none for folders."""
     return "" if target.folder else ".safetensors"
@@ -124,9 +139,11 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             one that was just loaded means every tensor as it is stored.
 
     Raises:
+        FamilyError: if the family is read-only, and the dialect not the file's own.
         NotExpressible: listing every module the dialect has no words for.
         NumericsError: if values do not fit the type.
     """
+    _require_proven(adapter, target)
     adapter = for_dialect(adapter, target)
     dtype = dtype or adapter.info.dtype
     pairs: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from loramerge.dialects.spec import Fused, Modules, Stems
 from loramerge.families import Family, Slot
-from loramerge.families.stacks import Slots
+from loramerge.families.spec import Slots
 
 __all__ = ["NETWORK", "native_names", "spell_native", "spell_parts"]
 

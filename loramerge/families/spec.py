@@ -21,6 +21,7 @@ __all__ = [
     "Module",
     "Parameter",
     "Slot",
+    "Slots",
     "Spelling",
     "parameters",
     "plain_slot",
@@ -58,6 +59,10 @@ class Slot(NamedTuple):
     swapped: bool = False
 
 
+# where a parameter is stored, or None where it is not
+Slots = Callable[[Module, Parameter], Slot | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Component:
     """A network of a family: `unet`, `text_encoder`, …"""
@@ -83,13 +88,12 @@ class Spelling:
     Args:
         layout: `ldm`, `sgm` or `diffusers`: the kind of checkpoint that spells so.
         prefix: what stands before the names in a single file.
-        slot: function of (module, parameter) that gives the slot without the prefix, or None where
-            this spelling does not store the parameter.
+        slot: gives the slot of a parameter without the prefix.
     """
 
     layout: str
     prefix: str
-    slot: Callable[[Module, Parameter], Slot | None] = field(repr=False)
+    slot: Slots = field(repr=False)
 
     def slots(self, component: Component) -> Iterator[tuple[Module, Parameter, Slot]]:
         """Yield every parameter of the component with its slot, the prefix included."""
@@ -141,6 +145,11 @@ class Family:
     alone_in: str | None = None
     one_alpha: bool = True
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the tables are verified; if not, the family is read-only."""
+        return bool(self.verified)
 
     def occurs_in(self, names: str) -> bool:
         """Say whether names, one a line, may be those of an adapter or a checkpoint of the family."""

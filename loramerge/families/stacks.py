@@ -6,16 +6,14 @@ and `native_slots` where the original single file stores each of their parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from loramerge.families.spec import Layer, Module, Parameter, Slot, Spelling, plain_slot
+from loramerge.families.spec import Layer, Module, Parameter, Slot, Slots, Spelling, plain_slot
 
-__all__ = ["Native", "Row", "Slots", "Stack", "expand", "native_slots", "transformer_spellings"]
-
-Slots = Callable[[Module, Parameter], Slot | None]
+__all__ = ["Native", "Row", "Stack", "expand", "native_slots", "transformer_spellings"]
 
 
 class Native(NamedTuple):

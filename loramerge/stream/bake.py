@@ -318,11 +318,18 @@ def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> Non
 
 
 def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
-    """Refuse an adapter of another family than the base's.
+    """Refuse an adapter of another family than the base's, and a base of a read-only family.
 
     Raises:
         FamilyError: saying how each was told.
     """
+    read_only = next((f.name for f in checkpoint.candidates[:1] if not f.proven), None)
+    if read_only is not None:
+        raise FamilyError(
+            f"the family {read_only} is read-only: where its files store what is not verified",
+            file=checkpoint.path,
+            hint="adapters of it can be inspected, mixed and resized; load them beside the base",
+        )
     candidates = adapter.info.detection.candidates
     if not candidates and not checkpoint.candidates:
         return  # names decide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -124,6 +125,15 @@ def test_families(run):
     assert [f["name"] for f in found] == list(FAMILIES)
     assert all(f["verified"] and f["layouts"] and f["components"] for f in found)
     assert all(name in run.ok("families").out for name in FAMILIES)
+
+
+def test_a_family_that_is_verified_against_nothing_is_read_only(run, monkeypatch):
+    unproven = dataclasses.replace(FAMILIES["wan"], verified="")
+    monkeypatch.setattr("loramerge.families.wan.WAN", unproven)
+    found = {f["name"]: f for f in run.ok("families", "--json").json}
+    assert found["wan"]["read_only"] and found["wan"]["verified"] is None
+    assert not found["flux1"]["read_only"] and found["flux1"]["verified"]
+    assert "read-only" in run.ok("families").out
 
 
 def test_demo(run):

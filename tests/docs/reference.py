@@ -156,7 +156,17 @@ def tables() -> dict[str, str]:
     for f in FAMILIES.values():
         layouts = sorted({s.layout for found in f.spellings.values() for s in found})
         components = ", ".join(f"{c.name} ({len(c.modules)})" for c in f.components)
-        families.append(_row((f"`{f.name}`", f.title, components, ", ".join(layouts), f.verified)))
+        families.append(
+            _row(
+                (
+                    f"`{f.name}`",
+                    f.title,
+                    components,
+                    ", ".join(layouts),
+                    f.verified or "nothing: read-only",
+                )
+            )
+        )
     vectors = [_row(("values", "blocks they name")), "|---|---|"]
     vectors += [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]
     presets = [_row(("preset", "vector")), "|---|---|"]

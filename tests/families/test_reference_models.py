@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loramerge import families
 from loramerge.errors import FamilyError
 from loramerge.families import FAMILIES, Family, Module, Spelling, family, parameters
 
@@ -160,6 +161,11 @@ def test_components_and_lookup() -> None:
     assert found is not None and found.shape == (320, 4, 3, 3)
     assert FAMILIES["sd21"].find("unet.nothing") is None
     assert FAMILIES["sdxl-refiner"].find("text_encoder.text_projection") is None
+
+
+def test_the_list_agrees_with_the_literals() -> None:
+    assert all(found.name == name for name, found in FAMILIES.items())
+    assert {n for n, f in FAMILIES.items() if "unet" in f.spellings} == set(families.UNETS)
 
 
 def test_an_unknown_family_names_the_nearest() -> None:
