@@ -162,9 +162,24 @@ def _onetrainer_flat(family: Family, modules: Modules) -> Iterator[tuple[str, st
             yield head + module.path.replace(".", "_"), f"{component}.{module.path}"
 
 
-def _onetrainer_bfl(family: Family, component: str) -> tuple[str, ...]:
-    named_so = family.name in ("flux1", "hunyuan-video") and component == "transformer"
+_ONETRAINER_NATIVE = ("flux1", *_SD3, "hunyuan-video")
+_OMI_SD3 = {"text_encoder": "clip_l.", "text_encoder_2": "clip_g.", "text_encoder_3": "t5."}
+_OMI_ENCODERS: Mapping[str, Mapping[str, str]] = {
+    "flux1": {"text_encoder": "clip_l.", "text_encoder_2": "t5."},
+    **dict.fromkeys(_SD3, _OMI_SD3),
+}
+
+
+def _onetrainer_native(family: Family, component: str) -> tuple[str, ...]:
+    named_so = family.name in _ONETRAINER_NATIVE and component == "transformer"
     return ("transformer.",) if named_so else ()
+
+
+def _omi_encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
+    heads = _OMI_ENCODERS.get(family.name, {})
+    for component, module in modules:
+        if component in heads:
+            yield heads[component] + module.path, f"{component}.{module.path}"
 
 
 ONETRAINER = Dialect(
@@ -175,15 +190,19 @@ ONETRAINER = Dialect(
         Form(_onetrainer_flat, {**_KOHYA_FIRST, **_PLAIN}),
         Form(
             _both(
-                spell_parts(_onetrainer_bfl),
-                spell_native(_onetrainer_bfl, aliases={"img_in": "img_in.proj"}),
+                spell_parts(_onetrainer_native),
+                spell_native(_onetrainer_native, aliases={"img_in": "img_in.proj"}),
+                _omi_encoders,
             ),
             {**_KOHYA_FIRST, **_PLAIN},
         ),
     ),
     alpha="tensor",
     prefixes={"lora_transformer_": "transformer"},
-    marks=tuple(f"transformer.{name}" for name in (*_BFL, "img_in.proj")),
+    marks=(
+        *(f"transformer.{name}" for name in (*_BFL, "img_in.proj", "txt_in.", "joint_blocks.")),
+        *sorted({head for heads in _OMI_ENCODERS.values() for head in heads.values()}),
+    ),
     loads_in=("OneTrainer", "ComfyUI", "InvokeAI"),
     writable="any module of a known diffusion transformer",
 )
