@@ -68,6 +68,7 @@ _KOHYA_PREFIXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sd21": {"text_encoder": ("lora_te_", "lora_te1_")},
     "sdxl-refiner": {"text_encoder_2": ("lora_te_", "lora_te1_", "lora_te2_")},
     "flux1": {"text_encoder_2": ("lora_te3_", "lora_te2_")},  # T5, the second OneTrainer's
+    "wan": {"text_encoder": ("lora_te_",)},  # OneTrainer's
 }
 _KOHYA_DEFAULT: Mapping[str, tuple[str, ...]] = {
     "unet": ("lora_unet_",),
@@ -258,6 +259,14 @@ _PEFT_PREFIXES = {
     "text_conditioner": (f"text_conditioner/{_PEFT_HEAD}",),
 }
 
+
+def _peft_prefixes(family: Family, component: str) -> tuple[str, ...]:
+    """Adapters of language models, which a text encoder may be, are of no family for that."""
+    heads = _PEFT_PREFIXES.get(component, ())
+    of_language = family.name == "wan" and component == "text_encoder"
+    return tuple(head for head in heads if head != _PEFT_HEAD) if of_language else heads
+
+
 # Components that a folder without sub-folders can be read back as.
 PEFT_ALONE = frozenset(name for name, heads in _PEFT_PREFIXES.items() if _PEFT_HEAD in heads)
 
@@ -267,7 +276,7 @@ PEFT = Dialect(
     example="base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight",
     forms=(
         Form(
-            _spell(_fixed(_PEFT_PREFIXES), _transformers_path, _path, _short_path),
+            _spell(_peft_prefixes, _transformers_path, _path, _short_path),
             {**_PEFT_SUFFIXES, **PEFT_ROLES, "set_weight": (".weight",), "set_bias": (".bias",)},
         ),
     ),

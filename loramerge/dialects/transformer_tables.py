@@ -62,6 +62,7 @@ def _both(*parts: Stems) -> Stems:
 _COMFYUI_SD3 = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 _COMFYUI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
+    "wan": {"text_encoder": "umt5xxl"},
     **dict.fromkeys(_SD3, _COMFYUI_SD3),
 }
 _DIFFUSION_MODEL = ("diffusion_model.",)
@@ -142,6 +143,7 @@ _ONETRAINER_SD3 = {
 }  # fmt: skip
 _ONETRAINER_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+    "wan": {"text_encoder": "lora_te_"},
     **dict.fromkeys(_SD3, _ONETRAINER_SD3),
 }  # fmt: skip
 _BFL = (
@@ -166,6 +168,7 @@ _ONETRAINER_NATIVE = ("flux1", *_SD3, "hunyuan-video")
 _OMI_SD3 = {"text_encoder": "clip_l.", "text_encoder_2": "clip_g.", "text_encoder_3": "t5."}
 _OMI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l.", "text_encoder_2": "t5."},
+    "wan": {"text_encoder": "t5."},
     **dict.fromkeys(_SD3, _OMI_SD3),
 }
 

@@ -106,6 +106,20 @@ def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -
     assert told(FAMILIES["anima"].components[1]) == expected
 
 
+def test_the_text_encoder_of_wan_has_the_names_and_shapes_of_transformers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    config = transformers.UMT5Config(
+        vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.UMT5EncoderModel(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert expected.pop("encoder.embed_tokens.weight") == expected["shared.weight"]  # one tensor
+    assert told(FAMILIES["wan"].components[1]) == expected
+
+
 def tall(family: Family, spelling: Spelling) -> dict[str, Array]:
     """Every tensor of the original file with all of its rows and one column."""
     heights: dict[str, int] = {}
