@@ -14,7 +14,7 @@ from loramerge.dialects.native import NETWORK, spell_native
 from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family, Module
-from loramerge.families.clip import without_text_model
+from loramerge.families.levels import without_language_model, without_text_model
 
 __all__ = [
     "DIFFUSERS",
@@ -56,8 +56,8 @@ def _path(family: Family, component: str, module: Module) -> str:
 
 
 def _short_path(family: Family, component: str, module: Module) -> str | None:
-    """The spelling of transformers 5, where a text encoder has no `text_model.` level."""
-    short = without_text_model(module.path)
+    """The spelling without a level that a version of transformers puts into a text encoder."""
+    short = without_language_model(without_text_model(module.path))
     return short if short != module.path else None
 
 
@@ -69,6 +69,7 @@ _KOHYA_PREFIXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sdxl-refiner": {"text_encoder_2": ("lora_te_", "lora_te1_", "lora_te2_")},
     "flux1": {"text_encoder_2": ("lora_te3_", "lora_te2_")},  # T5, the second OneTrainer's
     "wan": {"text_encoder": ("lora_te_",)},  # OneTrainer's
+    "qwen-image": {"text_encoder": ()},  # no trainer has written any
 }
 _KOHYA_DEFAULT: Mapping[str, tuple[str, ...]] = {
     "unet": ("lora_unet_",),
@@ -263,7 +264,7 @@ _PEFT_PREFIXES = {
 def _peft_prefixes(family: Family, component: str) -> tuple[str, ...]:
     """Adapters of language models, which a text encoder may be, are of no family for that."""
     heads = _PEFT_PREFIXES.get(component, ())
-    of_language = family.name == "wan" and component == "text_encoder"
+    of_language = family.name in ("wan", "qwen-image") and component == "text_encoder"
     return tuple(head for head in heads if head != _PEFT_HEAD) if of_language else heads
 
 

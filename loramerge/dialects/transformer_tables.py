@@ -12,6 +12,7 @@ from loramerge.dialects.native import NETWORK, native_names, spell_native, spell
 from loramerge.dialects.roles import LYCORIS_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family
+from loramerge.families.levels import without_language_model
 
 __all__ = ["BARE", "COMFYUI", "ONETRAINER", "XLABS"]
 
@@ -63,6 +64,7 @@ _COMFYUI_SD3 = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_enco
 _COMFYUI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
     "wan": {"text_encoder": "umt5xxl"},
+    "qwen-image": {"text_encoder": "qwen25_7b"},
     **dict.fromkeys(_SD3, _COMFYUI_SD3),
 }
 _DIFFUSION_MODEL = ("diffusion_model.",)
@@ -77,7 +79,7 @@ def _comfyui_encoders(family: Family, modules: Modules) -> Iterator[tuple[str, s
     for component, module in modules:
         if component in names:
             head = f"text_encoders.{names[component]}.transformer."
-            yield head + module.path, f"{component}.{module.path}"
+            yield head + without_language_model(module.path), f"{component}.{module.path}"
 
 
 COMFYUI = Dialect(

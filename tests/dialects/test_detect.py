@@ -229,6 +229,9 @@ def test_one_layer_tells_a_transformer(family: str, stems: dict[str, tuple[int, 
 def test_an_adapter_of_a_language_model_alone_is_of_no_family() -> None:
     stem = "base_model.model.encoder.block.0.layer.0.SelfAttention.q"
     assert told({stem: (4096, 4096)}).candidates == ()
+    stem = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
+    assert told({stem: (3584, 3584)}).candidates == ()
+    assert told({f"text_encoder/{stem}": (3584, 3584)}).name == "qwen-image"
 
 
 def test_relatives_that_name_other_modules_alike_are_not_guessed_between() -> None:
