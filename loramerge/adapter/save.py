@@ -31,7 +31,7 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.families import Family
-from loramerge.families.clip import without_text_model
+from loramerge.families.levels import without_text_model
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.reader import release
 from loramerge.files.tensors import RawTensor, StoredTensor, Tensor

@@ -13,7 +13,7 @@ from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_fil
 from loramerge.checkpoint.generic import is_transformers, named_tensors
 from loramerge.checkpoint.scales import Scale, scale_of
 from loramerge.errors import FamilyError
-from loramerge.families import FAMILIES, Component, Family, Parameter, Spelling
+from loramerge.families import FAMILIES, UNETS, Component, Family, Parameter, Spelling
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Checkpoint", "Place", "open_checkpoint"]
@@ -107,9 +107,12 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     files = find_files(Path(path))
     found: list[tuple[tuple[int, int, int], Family, _Match]] = []
     names = "\n".join(name for file in files.weights for name in file.open()[0])
-    for family in FAMILIES.values():
+    for family_name in FAMILIES:  # those with a UNet first
+        if family_name not in UNETS and any("unet" in match.layouts for _, _, match in found):
+            break  # tables of transformers need not be made
+        family = FAMILIES[family_name]
         if not family.occurs_in(names):
-            continue  # and its tables need not be made
+            continue
         match = _match(family, files)
         if match.matched:
             found.append((match.score, family, match))

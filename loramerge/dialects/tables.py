@@ -14,7 +14,7 @@ from loramerge.dialects.native import NETWORK, spell_native
 from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family, Module
-from loramerge.families.clip import without_text_model
+from loramerge.families.levels import without_language_model, without_text_model
 
 __all__ = [
     "DIFFUSERS",
@@ -56,8 +56,8 @@ def _path(family: Family, component: str, module: Module) -> str:
 
 
 def _short_path(family: Family, component: str, module: Module) -> str | None:
-    """The spelling of transformers 5, where a text encoder has no `text_model.` level."""
-    short = without_text_model(module.path)
+    """The spelling without a level that a version of transformers puts into a text encoder."""
+    short = without_language_model(without_text_model(module.path))
     return short if short != module.path else None
 
 
@@ -68,6 +68,8 @@ _KOHYA_PREFIXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sd21": {"text_encoder": ("lora_te_", "lora_te1_")},
     "sdxl-refiner": {"text_encoder_2": ("lora_te_", "lora_te1_", "lora_te2_")},
     "flux1": {"text_encoder_2": ("lora_te3_", "lora_te2_")},  # T5, the second OneTrainer's
+    "wan": {"text_encoder": ("lora_te_",)},  # OneTrainer's
+    "qwen-image": {"text_encoder": ()},  # no trainer has written any
 }
 _KOHYA_DEFAULT: Mapping[str, tuple[str, ...]] = {
     "unet": ("lora_unet_",),
@@ -258,6 +260,14 @@ _PEFT_PREFIXES = {
     "text_conditioner": (f"text_conditioner/{_PEFT_HEAD}",),
 }
 
+
+def _peft_prefixes(family: Family, component: str) -> tuple[str, ...]:
+    """Adapters of language models, which a text encoder may be, are of no family for that."""
+    heads = _PEFT_PREFIXES.get(component, ())
+    of_language = family.name in ("wan", "qwen-image") and component == "text_encoder"
+    return tuple(head for head in heads if head != _PEFT_HEAD) if of_language else heads
+
+
 # Components that a folder without sub-folders can be read back as.
 PEFT_ALONE = frozenset(name for name, heads in _PEFT_PREFIXES.items() if _PEFT_HEAD in heads)
 
@@ -267,7 +277,7 @@ PEFT = Dialect(
     example="base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight",
     forms=(
         Form(
-            _spell(_fixed(_PEFT_PREFIXES), _transformers_path, _path, _short_path),
+            _spell(_peft_prefixes, _transformers_path, _path, _short_path),
             {**_PEFT_SUFFIXES, **PEFT_ROLES, "set_weight": (".weight",), "set_bias": (".bias",)},
         ),
     ),

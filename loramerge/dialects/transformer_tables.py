@@ -12,6 +12,7 @@ from loramerge.dialects.native import NETWORK, native_names, spell_native, spell
 from loramerge.dialects.roles import LYCORIS_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family
+from loramerge.families.levels import without_language_model
 
 __all__ = ["BARE", "COMFYUI", "ONETRAINER", "XLABS"]
 
@@ -62,6 +63,8 @@ def _both(*parts: Stems) -> Stems:
 _COMFYUI_SD3 = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 _COMFYUI_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
+    "wan": {"text_encoder": "umt5xxl"},
+    "qwen-image": {"text_encoder": "qwen25_7b"},
     **dict.fromkeys(_SD3, _COMFYUI_SD3),
 }
 _DIFFUSION_MODEL = ("diffusion_model.",)
@@ -76,7 +79,7 @@ def _comfyui_encoders(family: Family, modules: Modules) -> Iterator[tuple[str, s
     for component, module in modules:
         if component in names:
             head = f"text_encoders.{names[component]}.transformer."
-            yield head + module.path, f"{component}.{module.path}"
+            yield head + without_language_model(module.path), f"{component}.{module.path}"
 
 
 COMFYUI = Dialect(
@@ -142,6 +145,7 @@ _ONETRAINER_SD3 = {
 }  # fmt: skip
 _ONETRAINER_ENCODERS: Mapping[str, Mapping[str, str]] = {
     "flux1": {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+    "wan": {"text_encoder": "lora_te_"},
     **dict.fromkeys(_SD3, _ONETRAINER_SD3),
 }  # fmt: skip
 _BFL = (
@@ -162,9 +166,25 @@ def _onetrainer_flat(family: Family, modules: Modules) -> Iterator[tuple[str, st
             yield head + module.path.replace(".", "_"), f"{component}.{module.path}"
 
 
-def _onetrainer_bfl(family: Family, component: str) -> tuple[str, ...]:
-    named_so = family.name in ("flux1", "hunyuan-video") and component == "transformer"
+_ONETRAINER_NATIVE = ("flux1", *_SD3, "hunyuan-video")
+_OMI_SD3 = {"text_encoder": "clip_l.", "text_encoder_2": "clip_g.", "text_encoder_3": "t5."}
+_OMI_ENCODERS: Mapping[str, Mapping[str, str]] = {
+    "flux1": {"text_encoder": "clip_l.", "text_encoder_2": "t5."},
+    "wan": {"text_encoder": "t5."},
+    **dict.fromkeys(_SD3, _OMI_SD3),
+}
+
+
+def _onetrainer_native(family: Family, component: str) -> tuple[str, ...]:
+    named_so = family.name in _ONETRAINER_NATIVE and component == "transformer"
     return ("transformer.",) if named_so else ()
+
+
+def _omi_encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
+    heads = _OMI_ENCODERS.get(family.name, {})
+    for component, module in modules:
+        if component in heads:
+            yield heads[component] + module.path, f"{component}.{module.path}"
 
 
 ONETRAINER = Dialect(
@@ -175,15 +195,19 @@ ONETRAINER = Dialect(
         Form(_onetrainer_flat, {**_KOHYA_FIRST, **_PLAIN}),
         Form(
             _both(
-                spell_parts(_onetrainer_bfl),
-                spell_native(_onetrainer_bfl, aliases={"img_in": "img_in.proj"}),
+                spell_parts(_onetrainer_native),
+                spell_native(_onetrainer_native, aliases={"img_in": "img_in.proj"}),
+                _omi_encoders,
             ),
             {**_KOHYA_FIRST, **_PLAIN},
         ),
     ),
     alpha="tensor",
     prefixes={"lora_transformer_": "transformer"},
-    marks=tuple(f"transformer.{name}" for name in (*_BFL, "img_in.proj")),
+    marks=(
+        *(f"transformer.{name}" for name in (*_BFL, "img_in.proj", "txt_in.", "joint_blocks.")),
+        *sorted({head for heads in _OMI_ENCODERS.values() for head in heads.values()}),
+    ),
     loads_in=("OneTrainer", "ComfyUI", "InvokeAI"),
     writable="any module of a known diffusion transformer",
 )

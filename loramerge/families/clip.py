@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from loramerge.families.spec import Module, Parameter, Slot
 
-__all__ = ["Clip", "clip_modules", "openclip_slot", "without_text_model"]
+__all__ = ["Clip", "clip_modules", "openclip_slot"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Clip:
     positions: int = 77
 
 
-_HEAD = "text_model."
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -55,11 +54,6 @@ def clip_modules(clip: Clip) -> Iterator[Module]:
     yield Module("text_model.final_layer_norm", "norm", (w,), True)
     if clip.projection is not None:
         yield Module("text_projection", "linear", (clip.projection, w), False)
-
-
-def without_text_model(path: str) -> str:
-    """Return the spelling of transformers 5, without the `text_model.` level."""
-    return path[len(_HEAD) :] if path.startswith(_HEAD) else path
 
 
 _OPENCLIP_TOP = {

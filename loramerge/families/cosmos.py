@@ -120,7 +120,7 @@ _SIGN = (
     r"(?<!\d[._])transformer_blocks[._]\d+[._](?:attn[12]|ff|norm[123])[._]"
     r"|blocks[._]\d+[._](?:self_attn|cross_attn|mlp|adaln)|llm_adapter|text_conditioner"
 )
-_VERIFIED = "diffusers models on the meta device, names and shapes"
+_VERIFIED = "diffusers models on the meta device, names and shapes; its converters of files"
 
 
 def _anima() -> tuple[Component, ...]:

@@ -5,7 +5,7 @@ ComfyUI's files that hold everything keep transformers' names behind a prefix fo
 
 from __future__ import annotations
 
-from loramerge.families.clip import without_text_model
+from loramerge.families.levels import without_text_model
 from loramerge.families.spec import Module, Parameter, Slot, Spelling, plain_slot
 
 __all__ = ["clip_spellings", "t5_spellings"]

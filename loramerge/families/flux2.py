@@ -136,7 +136,7 @@ def _family(
         build=lambda: (Component("transformer", tuple(expand(stacks, sizes))),),
         spellings={"transformer": transformer_spellings("bfl", native_slots(stacks))},
         metadata=metadata,
-        verified="diffusers model on the meta device, names and shapes",
+        verified="diffusers model on the meta device, names and shapes; its converters of files",
         probes=(
             *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
             "single_transformer_blocks.0.attn.to_qkv_mlp_proj",

@@ -129,7 +129,7 @@ HUNYUAN_VIDEO = Family(
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=("hunyuan",),
-    verified="diffusers model on the meta device, names and shapes",
+    verified="diffusers model on the meta device, names and shapes; its converters of files",
     probes=(
         *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v")),

@@ -66,7 +66,7 @@ def _family(name: str, title: str, width: int, blocks: int, metadata: tuple[str,
         build=lambda: (Component("transformer", tuple(expand(stacks, sizes))),),
         spellings={"transformer": transformer_spellings("original", native_slots(stacks))},
         metadata=metadata,
-        verified="diffusers model on the meta device, names and shapes",
+        verified="diffusers model on the meta device, names and shapes; its converters of files",
         probes=(
             "transformer_blocks.0.attn1.to_q",
             "transformer_blocks.0.attn2.to_k",

@@ -81,7 +81,7 @@ LUMINA2 = Family(
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=("lumina-2", "lumina2", "lumina"),
-    verified="diffusers model on the meta device, names and shapes",
+    verified="diffusers model on the meta device, names and shapes; its converters of files",
     probes=(
         *(f"layers.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         "layers.0.feed_forward.linear_1",

@@ -1,13 +1,14 @@
-"""Qwen-Image: one transformer, whose original names are diffusers' own.
+"""Qwen-Image: one transformer, whose original names are diffusers' own, and Qwen2.5-VL.
 
-Source of the names: diffusers' `QwenImageTransformer2DModel` (verified). The text encoder, a vision and
-language model, is not covered.
+Source of the names: diffusers' `QwenImageTransformer2DModel` and transformers'
+`Qwen2_5_VLForConditionalGeneration` (verified).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loramerge.families.qwen_vl import qwen_vl_modules, qwen_vl_spellings
 from loramerge.families.spec import Component, Family, Layer, Module, plain_slot
 from loramerge.families.stacks import transformer_spellings
 
@@ -50,13 +51,20 @@ def qwen_modules(width: int = 3072, blocks: int = 60, context: int = 3584) -> It
 QWEN_IMAGE = Family(
     name="qwen-image",
     title="Qwen-Image",
-    build=lambda: (Component("transformer", tuple(qwen_modules())),),
-    spellings={"transformer": transformer_spellings("original", plain_slot)},
+    build=lambda: (
+        Component("transformer", tuple(qwen_modules())),
+        Component("text_encoder", tuple(qwen_vl_modules())),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", plain_slot),
+        "text_encoder": qwen_vl_spellings("text_encoders.qwen25_7b.transformer."),
+    },
     metadata=("qwen", "Qwen"),
-    verified="diffusers model on the meta device, names and shapes",
+    verified="diffusers and transformers models on the meta device, names and shapes",
     probes=(
         *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         "transformer_blocks.0.img_mlp.net.2",
+        "model.language_model.layers.0.self_attn.q_proj",
     ),
     never=r"single_(?:transformer_)?blocks|norm1|\.ff|_ff_",
     alone_in="bare",  # the Lightning adapters

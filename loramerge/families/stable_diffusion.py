@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from loramerge.families.clip import Clip, clip_modules, openclip_slot, without_text_model
+from loramerge.families.clip import Clip, clip_modules, openclip_slot
+from loramerge.families.levels import without_text_model
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, plain_slot
 from loramerge.families.unet import Unet, ldm_slot, unet_modules
 

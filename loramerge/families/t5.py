@@ -1,4 +1,4 @@
-"""The T5 text encoder (v1.1, gated) with transformers' names."""
+"""The T5 text encoder (v1.1, gated) and umT5 with transformers' names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class T5:
         width, layers: hidden size and number of blocks.
         inner: width of all attention heads together; hidden: of the feed-forward.
         heads, buckets: shape of the relative position bias.
+        biased: every block has a bias of its own (umT5); otherwise all read that of the first.
     """
 
     width: int = 4096
@@ -27,13 +28,11 @@ class T5:
     heads: int = 64
     buckets: int = 32
     vocabulary: int = 32128
+    biased: bool = False
 
 
 def t5_modules(t5: T5) -> Iterator[Module]:
-    """Yield every layer with its transformers path and full-width shape.
-
-    Only the first block has a relative position bias; all others read it.
-    """
+    """Yield every layer with its transformers path and full-width shape."""
     w = t5.width
     yield Module("shared", "embedding", (t5.vocabulary, w), False)
     for i in range(t5.layers):
@@ -41,7 +40,7 @@ def t5_modules(t5: T5) -> Iterator[Module]:
         for name in ("q", "k", "v"):
             yield Module(f"{block}.0.SelfAttention.{name}", "linear", (t5.inner, w), False)
         yield Module(f"{block}.0.SelfAttention.o", "linear", (w, t5.inner), False)
-        if i == 0:
+        if i == 0 or t5.biased:
             path = f"{block}.0.SelfAttention.relative_attention_bias"
             yield Module(path, "embedding", (t5.buckets, t5.heads), False)
         yield Module(f"{block}.0.layer_norm", "norm", (w,), False)

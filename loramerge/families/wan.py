@@ -2,7 +2,7 @@
 
 The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
 fewer blocks of the same names and are matched by these. Modulation tables, which are no layers, are left
-alone; so is the text encoder.
+alone. The text encoder is umT5-XXL.
 
 Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
 diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
@@ -10,6 +10,7 @@ diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conver
 
 from __future__ import annotations
 
+from loramerge.families.encoders import t5_spellings
 from loramerge.families.spec import Component, Family
 from loramerge.families.stacks import (
     Native,
@@ -19,6 +20,7 @@ from loramerge.families.stacks import (
     native_slots,
     transformer_spellings,
 )
+from loramerge.families.t5 import T5, t5_modules
 
 __all__ = ["WAN", "wan_stacks"]
 
@@ -79,14 +81,29 @@ def wan_stacks(blocks: int = 40) -> tuple[Stack, ...]:
 _SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
 
 
+def _build() -> tuple[Component, ...]:
+    return (
+        Component("transformer", tuple(expand(wan_stacks(), _SIZES))),
+        Component("text_encoder", tuple(t5_modules(T5(vocabulary=256384, biased=True)))),
+    )
+
+
 WAN = Family(
     name="wan",
     title="Wan 2.1 and 2.2",
-    build=lambda: (Component("transformer", tuple(expand(wan_stacks(), _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(wan_stacks()))},
+    build=_build,
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(wan_stacks())),
+        "text_encoder": t5_spellings("text_encoders.umt5xxl.transformer."),
+    },
     metadata=("wan", "Wan"),
-    verified="diffusers model on the meta device, names and shapes",
-    probes=("blocks.0.attn1.to_q", "blocks.0.attn2.to_k", "blocks.0.ffn.net.2"),
+    verified="diffusers and transformers models on the meta device, names and shapes",
+    probes=(
+        "blocks.0.attn1.to_q",
+        "blocks.0.attn2.to_k",
+        "blocks.0.ffn.net.2",
+        "encoder.block.0.layer.0.SelfAttention.q",
+    ),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

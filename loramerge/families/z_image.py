@@ -77,7 +77,7 @@ Z_IMAGE = Family(
         )
     },
     metadata=("zimage", "z-image", "z_image"),
-    verified="diffusers model on the meta device, names and shapes",
+    verified="diffusers model on the meta device, names and shapes; its converters of files",
     probes=(
         *(f"layers.0.attention.to_{x}" for x in ("q", "k", "v", "out.0")),
         "layers.0.feed_forward.w1",

@@ -216,12 +216,22 @@ def told(stems: Mapping[str, tuple[int, int]], *, known: bool = True) -> Detecti
         ("anima", {"lora_unet_llm_adapter_blocks_0_cross_attn_k_proj": (1024, 1024)}),
         ("cosmos2-14b", {"diffusion_model.blocks.0.self_attn.q_proj": (5120, 5120)}),
         ("wan", {"diffusion_model.blocks.0.self_attn.q": (5120, 5120)}),
+        ("wan", {"text_encoders.umt5xxl.transformer.encoder.block.3.layer.0.SelfAttention.q":
+                 (4096, 4096)}),
     ],
 )  # fmt: skip
 def test_one_layer_tells_a_transformer(family: str, stems: dict[str, tuple[int, int]]) -> None:
     found = told(stems)
     assert found.name == family
     assert "exactly its shapes" in found.reason
+
+
+def test_an_adapter_of_a_language_model_alone_is_of_no_family() -> None:
+    stem = "base_model.model.encoder.block.0.layer.0.SelfAttention.q"
+    assert told({stem: (4096, 4096)}).candidates == ()
+    stem = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
+    assert told({stem: (3584, 3584)}).candidates == ()
+    assert told({f"text_encoder/{stem}": (3584, 3584)}).name == "qwen-image"
 
 
 def test_relatives_that_name_other_modules_alike_are_not_guessed_between() -> None:

@@ -18,6 +18,7 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.families import FAMILIES, Family, Spelling, parameters
 from loramerge.stream.bake import bake, plan_bake
+from tests.flux.builders import listing
 from tests.samples import Array, read_safetensors, safetensors_bytes
 
 Tensors = dict[str, Array]
@@ -179,6 +180,20 @@ def test_fused_names_of_z_image_are_read_as_diffusers_reads_them(tmp_path: Path)
     assert "diffusion_model.layers.0.attention.to_k.lora_B.weight" in split
 
 
+def test_hunyuan_video_in_the_spelling_of_diffusion_pipe_is_recognised(tmp_path: Path) -> None:
+    """Tencent's names after `transformer.`, which ComfyUI and diffusers load."""
+    stems = {
+        "transformer." + stem.removeprefix("diffusion_model."): shape
+        for stem, shape in linear_stems(FAMILIES["hunyuan-video"], "comfyui")
+        if not re.search(r"blocks\.(?:[2-9]|1\d)\.", stem)
+    }
+    tensors = factors(stems, up=".lora_B.weight", down=".lora_A.weight")
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == "hunyuan-video"
+    assert adapter.info.dialects == {"onetrainer": len(stems)}
+    assert not adapter.info.account.unknown
+
+
 # --- baking ------------------------------------------------------------------------------------
 
 NEW = (
@@ -289,3 +304,23 @@ def test_the_text_conditioner_of_anima_is_baked_where_the_single_file_has_it(
     key = f"net.llm_adapter.{stem}.weight"
     assert np.allclose(found[key], full[key] + 0.5 * up @ down, atol=1e-6)
     assert [name for name in full if not np.array_equal(found[name], full[name])] == [key]
+
+
+def test_the_real_listing_of_qwen_image_is_told_and_written_for_others(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """Two blocks of attention, whose names and widths are those of Flux.1, too."""
+    random = np.random.default_rng(5)
+    tensors = {
+        key: np.array(8.0, "float32")
+        if not shape
+        else random.standard_normal(shape, dtype="float32")
+        for key, shape in listing(shared_data, "invoke_qwen_image_lora_diffusers_format").items()
+    }
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == "qwen-image"
+    assert "only its programs write bare names" in adapter.info.detection.reason
+    assert adapter.info.dialects == {"bare": 3} and not adapter.info.account.unknown
+    save(adapter, tmp_path / "b.safetensors", to="comfyui")
+    again = load(tmp_path / "b.safetensors")
+    assert list(again.deltas) == list(adapter.deltas)

@@ -106,6 +106,54 @@ def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -
     assert told(FAMILIES["anima"].components[1]) == expected
 
 
+def test_the_text_encoder_of_wan_has_the_names_and_shapes_of_transformers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    config = transformers.UMT5Config(
+        vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.UMT5EncoderModel(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert expected.pop("encoder.embed_tokens.weight") == expected["shared.weight"]  # one tensor
+    assert told(FAMILIES["wan"].components[1]) == expected
+
+
+def test_the_text_encoder_of_qwen_image_has_the_names_and_shapes_of_transformers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+        },
+        vision_config={
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 3584,
+        },
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert told(FAMILIES["qwen-image"].components[1]) == expected
+
+
+def test_both_spellings_of_qwen_vl_are_known() -> None:
+    """Published files, and ComfyUI's, have the older one."""
+    table = stem_table(DIALECTS["diffusers"], FAMILIES["qwen-image"])
+    for older, path in (
+        ("model.layers.3.mlp.up_proj", "model.language_model.layers.3.mlp.up_proj"),
+        ("visual.blocks.3.attn.qkv", "model.visual.blocks.3.attn.qkv"),
+        ("lm_head", "lm_head"),
+    ):
+        module = f"text_encoder.{path}"
+        assert table[f"text_encoder.{older}"].module == table[module].module == module
+        key = DIALECTS["comfyui"].key(FAMILIES["qwen-image"], module, "up")
+        assert key == f"text_encoders.qwen25_7b.transformer.{older}.lora_B.weight"
+        assert DIALECTS["kohya"].key(FAMILIES["qwen-image"], module, "up") is None
+
+
 def tall(family: Family, spelling: Spelling) -> dict[str, Array]:
     """Every tensor of the original file with all of its rows and one column."""
     heights: dict[str, int] = {}
