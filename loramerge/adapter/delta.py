@@ -106,7 +106,6 @@ class Delta(ABC):
     weighs: ClassVar[bool] = True
     computable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = None
-    splits_exactly: ClassVar[bool] = True
 
     kind: str
     shape: tuple[int, ...]
@@ -208,16 +207,37 @@ class Delta(ABC):
             read: gives any rows of the unmodified weight, for kinds whose rows depend on others.
         """
 
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        """Say whether each part of the rows is a delta for itself, which `split` gives.
+
+        Args:
+            bounds: where each part begins, and the end.
+        """
+        return True
+
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Delta:
         """Return the delta of row ranges (first, last plus one), one after the other.
 
         Raises:
-            UnsupportedKind: if this kind cannot be cut.
+            UnsupportedKind: if this delta cannot be cut so.
         """
         raise UnsupportedKind(
-            f"a delta of kind {self.kind} cannot be cut into rows",
+            f"a delta of kind {self.kind} cannot be cut into these rows",
             hint="keep the dialect of the file, which stores these modules as one",
         )
+
+    def joined(
+        self, deltas: Sequence[Delta], fuse: Callable[[Sequence[Delta]], Delta]
+    ) -> Delta | None:
+        """Return the delta whose rows are those of deltas one after the other, None if none is exact.
+
+        Asked only of kinds that depend on the base; the others are joined by what they give.
+
+        Args:
+            deltas: of which this is the first.
+            fuse: joins as many deltas that need no base.
+        """
+        return None
 
     def split(self, bounds: Sequence[int]) -> list[Delta | None]:
         """Cut the delta at rows, exactly and at the smallest rank; None stands for a zero part.

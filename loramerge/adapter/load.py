@@ -21,7 +21,7 @@ from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.dialects.tables import positions
-from loramerge.errors import FormatError, LoramergeError, ShapeError, nearest
+from loramerge.errors import FormatError, LoramergeError, ShapeError, UnsupportedKind, nearest
 from loramerge.files.tensors import Tensor
 
 __all__ = ["load"]
@@ -69,10 +69,12 @@ def load(path: str | PathLike[str]) -> Adapter:
         module = Site(target.modules, "weight", target.spans).name
         try:
             sites = _sites(group, target, source, detection)
-        except ShapeError as error:
-            info.problems.append(
-                Problem("error", "shape", module, f"{error.problem}: {error.found}", _EXPORT_AGAIN)
-            )
+        except (ShapeError, UnsupportedKind) as error:
+            says = error.problem if error.found is None else f"{error.problem}: {error.found}"
+            sort, way = "shape", _EXPORT_AGAIN
+            if isinstance(error, UnsupportedKind):
+                sort, way = "kind", error.hint or "merge it with the program that made it"
+            info.problems.append(Problem("error", sort, module, says, way))
             unknown += group.roles.values()
             continue
         taken = _place(adapter, group, sites, covered)
@@ -129,14 +131,12 @@ def _sites(
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
     weight = Site(target.modules, "weight", target.spans)
     bias, module = weight._replace(parameter="bias"), weight.name
-    alone = detection.naming is not None and len(target.modules) == 1
-    known = detection.naming.find(module) if alone and detection.naming else None
     config, path = _config_of(group, module, source)
     asked = Asked(
         {role: t for role, t in tensors.items() if role not in _BIASES},
         lambda: _scale(group, module, tensors, source),
         module,
-        known.shape if known else None,
+        _known_shape(target, detection),
         config or {},
         path,
     )
@@ -157,6 +157,17 @@ def _sites(
         if target.swapped:
             found[site] = (delta.rows(halves(delta.shape[0])), roles)
     return found
+
+
+def _known_shape(target: Fused, detection: Detection) -> tuple[int, ...] | None:
+    """Return the shape that the family has for a weight, rows of several modules together."""
+    if detection.naming is None:
+        return None
+    modules = [detection.naming.find(module) for module in target.modules]
+    shapes = [module.shape for module in modules if module is not None]
+    if len(shapes) < len(modules) or len({shape[1:] for shape in shapes}) > 1:
+        return None
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def _config_of(group: Group, module: str, source: Source) -> tuple[Mapping[str, Any] | None, str]:

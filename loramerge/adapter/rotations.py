@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -12,6 +12,7 @@ from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
 from loramerge.errors import ShapeError, UnsupportedKind
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,9 @@ class _OutputRotation(Dependent):
     def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
         self.require_whole()
         return _encoded(self.parts, dtype)
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        return False
 
     def rotations(self) -> Array:
         """Return the rotation of every block, in float64."""
@@ -138,6 +142,27 @@ class OFT(_OutputRotation):
     def scaled(self, weight: float) -> OFT:
         return replace(self, weight=self.weight * weight)
 
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return self.parts["oft_blocks"].shape[1]
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        """At borders of blocks, if no constraint binds all blocks together."""
+        return not self.alpha and not any(bound % self.block for bound in bounds)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> OFT:
+        height = sum(stop - start for start, stop in ranges)
+        # a constraint is about the norm of all blocks, which places do not change
+        bound = bool(self.alpha) and height < self.outputs
+        if bound or any(edge % self.block for pair in ranges for edge in pair):
+            super().rows(ranges)  # refuses
+        of_blocks = [(start // self.block, stop // self.block) for start, stop in ranges]
+        parts = {**self.parts, "oft_blocks": rows_of(self.parts["oft_blocks"], of_blocks)}
+        if "rescale" in parts:
+            parts["rescale"] = rows_of(parts["rescale"], ranges)
+        return replace(self, parts=parts, shape=(height, *self.shape[1:]))
+
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         import numpy as np
 
@@ -168,6 +193,7 @@ class BOFT(_OutputRotation):
 
     Args:
         parts: `oft_blocks (m, n, b, b)` with n·b outputs; `alpha` and `rescale` as in `OFT`.
+        swapped: the halves of the rows are exchanged before and after, as where a file stores them so.
 
     All rows are mixed, so the whole weight is held while rows of ΔW are made.
     """
@@ -175,6 +201,7 @@ class BOFT(_OutputRotation):
     parts: Mapping[str, Tensor]
     shape: tuple[int, ...]
     weight: float = 1.0
+    swapped: bool = False
 
     kind: ClassVar[str] = "boft"  # type: ignore[misc]
 
@@ -201,6 +228,12 @@ class BOFT(_OutputRotation):
     def scaled(self, weight: float) -> BOFT:
         return replace(self, weight=self.weight * weight)
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> BOFT:
+        half = self.outputs // 2
+        if tuple(ranges) != ((half, self.outputs), (0, half)):
+            super().rows(ranges)  # refuses
+        return replace(self, swapped=not self.swapped)
+
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         whole: list[Any] = []
 
@@ -213,10 +246,12 @@ class BOFT(_OutputRotation):
 
     def _changed(self, base: Any, dtype: str) -> Any:
         """Return the whole ΔW."""
+        import numpy as np
+
         rotations = self.rotations().astype(dtype)
         size = rotations.shape[-1]
-        columns = base.shape[1]
-        w = base
+        rows, columns = base.shape
+        w = np.roll(base, rows // 2, 0) if self.swapped else base
         for stage, blocks in enumerate(rotations):
             step = 2**stage * (size // 2)
             w = w.reshape(-1, 2, step, columns).swapaxes(1, 2).reshape(-1, size, columns)
@@ -224,7 +259,7 @@ class BOFT(_OutputRotation):
         rescale = self.rescale()
         if rescale is not None:
             w = w * rescale.astype(dtype)[:, None]
-        change = w - base
+        change = (np.roll(w, rows // 2, 0) if self.swapped else w) - base
         return change if self.weight == 1.0 else self.weight * change
 
 
@@ -326,6 +361,11 @@ class InputRotation(Dependent):
 
     def scaled(self, weight: float) -> InputRotation:
         return replace(self, weight=self.weight * weight)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> InputRotation:
+        height = sum(stop - start for start, stop in ranges)
+        factors = {r: rows_of(t, ranges) for r, t in self.parts.items() if r == "boft_s"}
+        return replace(self, parts={**self.parts, **factors}, shape=(height, *self.shape[1:]))
 
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts
