@@ -36,7 +36,8 @@ def to_lora(
 
     Raises:
         UsageError: if a kind has no exact low-rank form and the rule cuts nothing.
-        AdapterError: naming the modules whose change depends on the base.
+        AdapterError: naming the modules whose change depends on the base; `stream.against` gives them
+            one.
         NumericsError: if an input is not finite, or an error limit is exceeded.
     """
     adapter.require_sound()
@@ -88,7 +89,7 @@ def _require_base_free(adapter: Adapter, matrices: dict[Site, Delta]) -> None:
             f"what {len(bound)} modules change depends on the base",
             file=adapter.info.path,
             module=listed(bound, 4),
-            hint="bake the adapter into its base instead, or leave these modules out with --drop",
+            hint="give the base it is for (--base B) and a rank, or leave these modules out with --drop",
         )
 
 
