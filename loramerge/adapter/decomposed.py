@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Delta, ReadRows, cast, values
+from loramerge.adapter.dense import Full
 from loramerge.adapter.dependent import ChangeRows, Dependent
 from loramerge.adapter.low_rank import Scaled
 from loramerge.adapter.relative import Axis
@@ -98,6 +99,14 @@ class DoRA(Dependent):
     @property
     def alpha(self) -> float | None:
         return self.inner.alpha
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight, float(self.axis == "in"))
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        flat = self.magnitude.reshaped((self.magnitude.size,))
+        return (self.inner, Full.of(flat, "diff"))
 
     def scaled(self, weight: float) -> DoRA:
         return replace(self, weight=self.weight * weight)

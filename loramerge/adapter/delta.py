@@ -136,6 +136,18 @@ class Delta(ABC):
         """The alpha the file states (scale = alpha / rank), or None where it states none."""
         return None
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What ΔW depends on beside its tensors: scale, weight, axis, constraint, size of blocks."""
+        return ()
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        """Return deltas that need no base and, with `numbers`, say all that this one does.
+
+        Only kinds that depend on the base have such parts; two are equal if their parts are.
+        """
+        return ()
+
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
         """Return the exact low-rank form with the scale folded into up.
 

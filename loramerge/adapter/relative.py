@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from loramerge.adapter.delta import Delta, ReadRows, cast, times, values
+from loramerge.adapter.dense import Full
 from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
-from loramerge.adapter.low_rank import Scale, Scaled
+from loramerge.adapter.low_rank import LowRank, Scale, Scaled, Tucker
 from loramerge.errors import ShapeError
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of, same_bytes, stacked
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class IA3(Dependent):
     def _value(self) -> Tensor:
         return self.parts[self._role]
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (float(self.axis == "in"),)
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        value = self._value if self.weight == 1.0 else ArrayTensor(self._weighed())
+        return (Full.of(value.reshaped((value.size,)), "diff"),)
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         axis = 0 if self.axis == "out" else 1
         return len(shape) > axis and shape[axis] == self._value.size
@@ -116,9 +125,12 @@ class IA3(Dependent):
         target = dtype or value.dtype
         if self.weight == 1.0 and target == value.dtype:
             return dict(self.parts)
+        return {**self.parts, self._role: cast(self._weighed(), target, self._role)}
+
+    def _weighed(self) -> Array:
+        """Return the stored vector as it is at weight 1."""
         one = 1.0 if self._role == "ia3_l" else 0.0
-        changed = one + times(values(value, "float64") - one, self.weight)
-        return {**self.parts, self._role: cast(changed, target, self._role)}
+        return one + times(values(self._value, "float64") - one, self.weight)
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         x = values(self._value, "float64").reshape(-1)
@@ -189,6 +201,20 @@ class GLoRA(Scaled, Dependent):
     @property
     def carriers(self) -> tuple[str, ...]:
         return ("a1", "b1")
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return ()
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        scale = Scale(ratio=self.factor)
+        a1, a2, b1, b2 = (self.parts[role] for role in ("a1", "a2", "b1", "b2"))
+        core = self.parts.get("bm")
+        first = LowRank.of(a1, a2, scale)
+        return (
+            first,
+            LowRank.of(b1, b2, scale) if core is None else Tucker.of(b1, b2, core, scale),
+        )
 
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts

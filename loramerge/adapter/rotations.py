@@ -59,6 +59,10 @@ class _OutputRotation(Dependent):
         return self.parts["alpha"].item() if "alpha" in self.parts else None
 
     @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight, self.alpha or 0.0)
+
+    @property
     def outputs(self) -> int:
         """Rows of the weight."""
         return math.prod(self.parts["oft_blocks"].shape[-3:-1])
@@ -228,6 +232,10 @@ class BOFT(_OutputRotation):
     def scaled(self, weight: float) -> BOFT:
         return replace(self, weight=self.weight * weight)
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (*super().numbers, float(self.swapped))
+
     def rows(self, ranges: Sequence[tuple[int, int]]) -> BOFT:
         half = self.outputs // 2
         if tuple(ranges) != ((half, self.outputs), (0, half)):
@@ -349,6 +357,10 @@ class InputRotation(Dependent):
     @property
     def peft_type(self) -> str | None:  # type: ignore[override]
         return self.kind.upper()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight, self.block, -1.0 if self.terms is None else self.terms)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         factors = self.parts.get("boft_s")
