@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from loramerge.errors import NotLowRank, NumericsError, ShapeError, UnsupportedKind
 from loramerge.families import Parameter
-from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.tensors import ArrayTensor, Tensor, same_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["AddRows", "Delta", "ReadRows", "Site", "cast", "kernel_of", "put", "times", "values"]
+__all__ = [
+    "AddRows",
+    "Delta",
+    "ReadRows",
+    "Site",
+    "cast",
+    "identical",
+    "kernel_of",
+    "put",
+    "times",
+    "values",
+]
 
 # (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
 # `base rows` are the same rows of the unmodified weight, as floats.
@@ -266,6 +277,19 @@ class Delta(ABC):
     def flat_shape(self) -> tuple[int, int]:
         """`(out, in·kh·kw)`; a vector counts as one column."""
         return self.shape[0], math.prod(self.shape[1:])
+
+
+def identical(first: Delta, second: Delta) -> bool:
+    """Say whether two deltas are of one kind and hold the same tensors and numbers."""
+    ours, theirs = first.stored(), second.stored()
+    parts = zip(first.free_parts(), second.free_parts(), strict=False)
+    return (
+        first.kind == second.kind
+        and ours.keys() == theirs.keys()
+        and first.numbers == second.numbers
+        and all(same_bytes(ours[role], theirs[role]) for role in ours)
+        and all(one.numbers == other.numbers for one, other in parts)
+    )
 
 
 def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> Array:

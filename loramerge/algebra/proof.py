@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.delta import identical
 from loramerge.adapter.low_rank import Scaled
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.svd import inner_product
@@ -191,11 +192,9 @@ def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
         )
     if asked.needs_base:
         return _of_parts(site, asked, written)
-    ours, theirs = asked.stored(), written.stored()
-    alike = ours.keys() == theirs.keys() and asked.kind == written.kind
-    bytes_alike = alike and all(same_bytes(ours[role], theirs[role]) for role in ours)
-    if bytes_alike and asked.numbers == written.numbers:
+    if identical(asked, written):
         return Difference(0.0, _SINGLE, same=True)
+    theirs = written.stored()
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
