@@ -162,6 +162,7 @@ def plan_bake(
     edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _Planned]]] = {}
     missing: dict[str, list[str]] = {}
     misfits: list[str] = []
+    wider = 0  # of them: with more inputs than the base's
     quantised: list[str] = []
     for adapter, weight in inputs:
         adapter.require_sound()
@@ -203,6 +204,7 @@ def plan_bake(
                             f"{own.name}: base {list(place.shape)}, adapter "
                             f"{_shape_of(site, delta, module, bounds)}"
                         )
+                        wider += _is_wider(site, delta, module, place.shape, bounds)
                         continue
                     tensors = edits.setdefault(place.file, {})
                     entry = tensors.setdefault(place.name, {}).setdefault(
@@ -225,7 +227,11 @@ def plan_bake(
             f"{len(misfits)} modules of the adapter do not have the base's shapes",
             file=checkpoint.path,
             module=listed(misfits, 4),
-            hint="the adapter was trained on a base of another size or family",
+            hint="the adapter widens this layer (a control adapter, as of Flux.1 Canny and Depth, whose "
+            "programs widen the base with zeros while they load it): load it beside the base, or bake "
+            "the rest: convert --drop " + misfits[0].partition(":")[0]
+            if wider == len(misfits)
+            else "the adapter was trained on a base of another size or family",
         )
     skipped = _require_modules(missing, skip_missing, checkpoint)
     if dtype is not None and any(is_scaled(f.open()[0]) for f in checkpoint.files.weights):
@@ -334,6 +340,14 @@ def _fits(
     index = site.modules.index(module)
     height = bounds[index + 1] - bounds[index]
     return shape[0] == height and delta.fits((bounds[-1], *shape[1:]))
+
+
+def _is_wider(
+    site: Site, delta: Delta, module: str, shape: tuple[int, ...], bounds: Sequence[int]
+) -> bool:
+    """Say whether a delta differs from a module's weight by more inputs alone."""
+    rows, *rest = _shape_of(site, delta, module, bounds)
+    return rows == shape[0] and rest[1:] == [*shape[2:]] and rest[:1] > [*shape[1:2]]
 
 
 def _shape_of(site: Site, delta: Delta, module: str, bounds: Sequence[int]) -> list[int]:
