@@ -15,7 +15,7 @@ from loramerge.adapter.save import choose_dialect
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, naming, uncut
 from loramerge.algebra.proof import Proof, prove
-from loramerge.algebra.to_lora import to_lora
+from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import COMPONENT_WORDS, shown_number
 from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.events import Note, Warn
@@ -340,6 +340,8 @@ def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     quiet = replace(context, notify=lambda _: None)
     source, made = _source(adapter, _chosen(adapter, parameters, quiet), parameters, context)
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    if parameters.to_lora:
+        check_to_lora(source, rule)
     terms = {
         site: [_plain(delta, source.dtype) if parameters.to_lora else delta]
         for site, delta in source.deltas.items()
