@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, put, times, values
@@ -13,6 +13,7 @@ from loramerge.adapter.low_rank import Factored, Scale, Scaled
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.views import rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +109,28 @@ class SparseSum(Scaled):
     def stored(self) -> Mapping[str, Tensor]:
         return {**self.product.stored(), **self.parts}
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> SparseSum:
+        import numpy as np
+
+        indices = self.parts["bias_indices"].numpy()
+        amounts = self.parts["bias_values"].numpy().reshape(-1)
+        size = self.parts["bias_size"].numpy().copy()
+        found, height = [], 0
+        for start, stop in ranges:
+            here = (indices[0] >= start) & (indices[0] < stop)
+            moved = indices[:, here].copy()
+            moved[0] = moved[0] - start + height
+            found.append((moved, amounts[here]))
+            height += stop - start
+        size.reshape(-1)[0] = height
+        product = self.product.rows(ranges)
+        parts = {
+            "bias_indices": ArrayTensor(np.concatenate([i for i, _ in found], axis=1)),
+            "bias_values": ArrayTensor(np.concatenate([a for _, a in found])),
+            "bias_size": ArrayTensor(size),
+        }
+        return replace(self, product=product, parts=parts, shape=product.shape)
+
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         import numpy as np
 
@@ -171,6 +194,10 @@ class AddedBias(Scaled):
         # where alpha is kept, its sign goes into the factors, see `Scaled.bare`
         factor = math.copysign(1.0, self.factor) if alpha else self.factor
         return self._written(factor, dtype)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> AddedBias:
+        value = rows_of(self.value, ranges)
+        return replace(self, value=value, shape=value.shape)
 
     def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
         if "up_bias" in roles and isinstance(beside, Scaled) and beside.factor == self.factor:

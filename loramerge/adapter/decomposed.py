@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Delta, ReadRows, cast, values
+from loramerge.adapter.dense import Full
 from loramerge.adapter.dependent import ChangeRows, Dependent
 from loramerge.adapter.low_rank import Scaled
 from loramerge.adapter.relative import Axis
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import rows_of, stacked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +100,14 @@ class DoRA(Dependent):
     def alpha(self) -> float | None:
         return self.inner.alpha
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight, float(self.axis == "in"))
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        flat = self.magnitude.reshaped((self.magnitude.size,))
+        return (self.inner, Full.of(flat, "diff"))
+
     def scaled(self, weight: float) -> DoRA:
         return replace(self, weight=self.weight * weight)
 
@@ -134,6 +145,52 @@ class DoRA(Dependent):
         if role == "dora_scale":
             return self.magnitude.reshaped((shape[0], *ones))
         return self.magnitude.reshaped((1, shape[0], *ones[1:]) if len(shape) > 2 else (shape[0],))
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        """Rows have norms of their own, columns are longer than any part of them."""
+        return self.axis == "out" and self.inner.splits_exactly(bounds)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> DoRA:
+        return self._of_rows(self.inner.rows(ranges), ranges)
+
+    def split(self, bounds: Sequence[int]) -> list[Delta | None]:
+        pairs = list(pairwise(bounds))
+        # where the factors are zero, the magnitudes are not
+        inner = [
+            part if part is not None else self.inner.rows((pair,))
+            for part, pair in zip(self.inner.split(bounds), pairs, strict=True)
+        ]
+        return [self._of_rows(part, (pair,)) for part, pair in zip(inner, pairs, strict=True)]
+
+    def _of_rows(self, inner: Delta, ranges: Sequence[tuple[int, int]]) -> DoRA:
+        """Return the delta of rows of which the factors were cut already."""
+        part = inner.shape[0] < self.shape[0]
+        if not isinstance(inner, Scaled) or (part and self.axis == "in"):
+            super().rows(ranges)  # refuses
+        assert isinstance(inner, Scaled)
+        if self.axis == "in":
+            return replace(self, inner=inner)
+        found = rows_of(self.magnitude.reshaped((self.shape[0],)), ranges)
+        shape = tuple(
+            inner.shape[0] if n == self.magnitude.size else n for n in self.magnitude.shape
+        )
+        return replace(self, inner=inner, magnitude=found.reshaped(shape))
+
+    def joined(
+        self, deltas: Sequence[Delta], fuse: Callable[[Sequence[Delta]], Delta]
+    ) -> DoRA | None:
+        parts = [delta for delta in deltas if isinstance(delta, DoRA)]
+        first = ("out", self.role, self.weight, self.magnitude.dtype)
+        if len(parts) < len(deltas) or any(
+            (part.axis, part.role, part.weight, part.magnitude.dtype) != first for part in parts
+        ):
+            return None
+        inner = fuse([part.inner for part in parts])
+        if not isinstance(inner, Scaled):
+            return None
+        joined = stacked([part.magnitude.reshaped((part.shape[0],)) for part in parts])
+        whole = replace(self, inner=inner, magnitude=joined)
+        return replace(whole, magnitude=whole._spelled(self.role, inner.shape))
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         import numpy as np

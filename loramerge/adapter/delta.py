@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from loramerge.errors import NotLowRank, NumericsError, ShapeError, UnsupportedKind
 from loramerge.families import Parameter
-from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.tensors import ArrayTensor, Tensor, same_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["AddRows", "Delta", "ReadRows", "Site", "cast", "kernel_of", "put", "times", "values"]
+__all__ = [
+    "AddRows",
+    "Delta",
+    "ReadRows",
+    "Site",
+    "cast",
+    "identical",
+    "kernel_of",
+    "put",
+    "times",
+    "values",
+]
 
 # (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
 # `base rows` are the same rows of the unmodified weight, as floats.
@@ -106,7 +117,6 @@ class Delta(ABC):
     weighs: ClassVar[bool] = True
     computable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = None
-    splits_exactly: ClassVar[bool] = True
 
     kind: str
     shape: tuple[int, ...]
@@ -136,6 +146,18 @@ class Delta(ABC):
     def alpha(self) -> float | None:
         """The alpha the file states (scale = alpha / rank), or None where it states none."""
         return None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What ΔW depends on beside its tensors: scale, weight, axis, constraint, size of blocks."""
+        return ()
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        """Return deltas that need no base and, with `numbers`, say all that this one does.
+
+        Only kinds that depend on the base have such parts; two are equal if their parts are.
+        """
+        return ()
 
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
         """Return the exact low-rank form with the scale folded into up.
@@ -208,16 +230,37 @@ class Delta(ABC):
             read: gives any rows of the unmodified weight, for kinds whose rows depend on others.
         """
 
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        """Say whether each part of the rows is a delta for itself, which `split` gives.
+
+        Args:
+            bounds: where each part begins, and the end.
+        """
+        return True
+
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Delta:
         """Return the delta of row ranges (first, last plus one), one after the other.
 
         Raises:
-            UnsupportedKind: if this kind cannot be cut.
+            UnsupportedKind: if this delta cannot be cut so.
         """
         raise UnsupportedKind(
-            f"a delta of kind {self.kind} cannot be cut into rows",
+            f"a delta of kind {self.kind} cannot be cut into these rows",
             hint="keep the dialect of the file, which stores these modules as one",
         )
+
+    def joined(
+        self, deltas: Sequence[Delta], fuse: Callable[[Sequence[Delta]], Delta]
+    ) -> Delta | None:
+        """Return the delta whose rows are those of deltas one after the other, None if none is exact.
+
+        Asked only of kinds that depend on the base; the others are joined by what they give.
+
+        Args:
+            deltas: of which this is the first.
+            fuse: joins as many deltas that need no base.
+        """
+        return None
 
     def split(self, bounds: Sequence[int]) -> list[Delta | None]:
         """Cut the delta at rows, exactly and at the smallest rank; None stands for a zero part.
@@ -234,6 +277,19 @@ class Delta(ABC):
     def flat_shape(self) -> tuple[int, int]:
         """`(out, in·kh·kw)`; a vector counts as one column."""
         return self.shape[0], math.prod(self.shape[1:])
+
+
+def identical(first: Delta, second: Delta) -> bool:
+    """Say whether two deltas are of one kind and hold the same tensors and numbers."""
+    ours, theirs = first.stored(), second.stored()
+    parts = zip(first.free_parts(), second.free_parts(), strict=False)
+    return (
+        first.kind == second.kind
+        and ours.keys() == theirs.keys()
+        and first.numbers == second.numbers
+        and all(same_bytes(ours[role], theirs[role]) for role in ours)
+        and all(one.numbers == other.numbers for one, other in parts)
+    )
 
 
 def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> Array:

@@ -46,6 +46,10 @@ class Full(Delta):
         """Return a delta of the same kind and shape with computed values."""
         return replace(self, value=ArrayTensor(array.reshape(self.shape)), weight=1.0)
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight,)
+
     def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
         return times(values(self.value, dtype), self.weight)
 
@@ -101,6 +105,10 @@ class Replacement(Delta):
         """Make the delta of a stored replacement."""
         return cls(value, role, value.shape)
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight,)
+
     def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
         if base is None:
             raise AdapterError(
@@ -109,6 +117,9 @@ class Replacement(Delta):
             )
         change: Array = self.weight * (values(self.value, dtype) - base.astype(dtype))
         return change
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        return (Full.of(self.value, "diff"),)
 
     def scaled(self, weight: float) -> Replacement:
         return replace(self, weight=self.weight * weight)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, put
+from loramerge.adapter.dense import Full
 from loramerge.errors import AdapterError, ShapeError
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ class Dependent(Delta):
     weighs: ClassVar[bool] = False
 
     weight: float
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight,)
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        return tuple(Full.of(tensor, "diff") for tensor in self.stored().values())
 
     @abstractmethod
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:

@@ -23,8 +23,6 @@ __all__ = ["Foreign"]
 class Foreign(Delta):
     """The tensors of a kind that is not computed with; everything but listing them is an error."""
 
-    splits_exactly: ClassVar[bool] = False
-
     roles: Mapping[str, Tensor]
     kind: str
     shape: tuple[int, ...] = (0, 0)
@@ -47,6 +45,9 @@ class Foreign(Delta):
         if weight == 1.0:
             return self
         raise self._refuse()
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        return False
 
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Foreign:
         """Return self where only the order of rows changes: the tensors stay as they are stored."""

@@ -39,10 +39,8 @@ def fused(site: Site, parts: Sequence[tuple[Site, Delta]]) -> Delta:
     """
     unit, total = _height(site, parts)
     bounds = site.bounds(total)
-    placed = sorted(
-        ((bounds[site.modules.index(part.modules[0])], delta) for part, delta in parts),
-        key=lambda one: one[0],
-    )
+    parts = sorted(parts, key=lambda part: site.modules.index(part[0].modules[0]))
+    placed = [(bounds[site.modules.index(part.modules[0])], delta) for part, delta in parts]
     tails = {delta.shape[1:] for _, delta in placed}
     if len(tails) > 1 or unit == 0:
         raise ShapeError(
@@ -56,13 +54,8 @@ def fused(site: Site, parts: Sequence[tuple[Site, Delta]]) -> Delta:
         return _low_rank(placed, shape)
     if any(isinstance(delta, Replacement) for delta in deltas):
         return _replacement(placed, shape)
-    if any(delta.needs_base or not delta.splits_exactly for delta in deltas):
-        kinds = ", ".join(sorted({delta.kind for delta in deltas}))
-        raise UnsupportedKind(
-            f"deltas of kind {kinds} cannot be stored fused",
-            module=site.name,
-            hint="write a dialect that stores these modules apart",
-        )
+    if any(delta.needs_base or not delta.computable for delta in deltas):
+        return _of_all_rows(site, parts, total)
     if all(delta.rank is not None for delta in deltas):
         return _from_factors(placed, shape)
     return _dense(site, placed, shape)
@@ -205,6 +198,25 @@ def _from_factors(placed: Placed, shape: tuple[int, ...]) -> LowRank:
     return LowRank.from_arrays(
         _block_diagonal(ups, starts, (shape[0], rank)), np.concatenate(downs), shape
     )
+
+
+def _of_all_rows(site: Site, parts: Sequence[tuple[Site, Delta]], total: int) -> Delta:
+    """Join deltas that depend on the base, which says nothing of rows without one."""
+    sites, deltas = [part for part, _ in parts], [delta for _, delta in parts]
+    joined = None
+    if sum(delta.shape[0] for delta in deltas) == total:
+        joined = deltas[0].joined(
+            deltas, lambda inner: fused(site, list(zip(sites, inner, strict=True)))
+        )
+    if joined is None:
+        kinds = ", ".join(sorted({delta.kind for delta in deltas}))
+        raise UnsupportedKind(
+            f"these deltas of kind {kinds} cannot be stored fused",
+            module=site.name,
+            hint="write a dialect that stores these modules apart, or make it plain LoRA: convert "
+            "--to-lora --base B",
+        )
+    return joined
 
 
 def _replacement(placed: Placed, shape: tuple[int, ...]) -> Delta:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, ReadRows, kernel_of, put, times, values
 from loramerge.adapter.low_rank import Scale, Scaled
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import columns_of, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +115,16 @@ class LoHa(Scaled):
 
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> LoHa:
+        """Return a LoHa of the same rank: rows of a product of elements are the products of rows."""
+        left = {
+            role: (columns_of if f"hada_t{role[6]}" in self.parts else rows_of)(tensor, ranges)
+            for role, tensor in self.parts.items()
+            if role in ("hada_w1_a", "hada_w2_a")
+        }
+        height = sum(stop - start for start, stop in ranges)
+        return replace(self, parts={**self.parts, **left}, shape=(height, *self.shape[1:]))
 
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         (a1, b1), (a2, b2) = self._half("1", dtype), self._half("2", dtype)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, ReadRows, kernel_of, put, times, values
-from loramerge.adapter.low_rank import Scale, Scaled
+from loramerge.adapter.delta import AddRows, Delta, ReadRows, kernel_of, put, times, values
+from loramerge.adapter.dense import Full
+from loramerge.adapter.low_rank import LowRank, Scale, Scaled
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import Derived, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +142,27 @@ class LoKr(Scaled):
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Delta:
+        """Return a LoKr where only whole blocks are taken; else the smaller of the exact low-rank
+        form and the plain difference."""
+        (role,) = self.carriers
+        blocks, (height, columns) = self.parts[role].shape[0], self.flat_shape
+        block = height // blocks
+        count = sum(stop - start for start, stop in ranges)
+        shape = (count, *self.shape[1:])
+        if not any(edge % block for pair in ranges for edge in pair):
+            of_blocks = [(start // block, stop // block) for start, stop in ranges]
+            parts = {**self.parts, role: rows_of(self.parts[role], of_blocks)}
+            return replace(self, parts=parts, shape=shape)
+        if self.rank is not None and self.rank * (count + columns) < count * columns:
+            up, down = self.factors("float64")
+            return LowRank.from_arrays(_taken(up, ranges), down, shape)
+
+        def make() -> Array:
+            return _taken(self.dense().reshape(self.flat_shape), ranges)
+
+        return Full.of(Derived("F64", shape, make), "diff")
+
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         w1, w2 = self._halves(dtype)
         height, columns = len(w2), w1.shape[1] * w2.shape[1]
@@ -155,6 +178,12 @@ class LoKr(Scaled):
                 row += last - first
 
         return add
+
+
+def _taken(rows: Array, ranges: Sequence[tuple[int, int]]) -> Array:
+    import numpy as np
+
+    return np.concatenate([rows[start:stop] for start, stop in ranges])
 
 
 def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter, Info, Problem
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta, Site, identical
 from loramerge.adapter.dense import Full, Replacement
 from loramerge.adapter.kinds import Asked, make_bias, make_weight
 from loramerge.adapter.low_rank import Factored, Scale
@@ -21,8 +21,8 @@ from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.dialects.tables import positions
-from loramerge.errors import FormatError, LoramergeError, ShapeError, nearest
-from loramerge.files.tensors import Tensor
+from loramerge.errors import FormatError, LoramergeError, ShapeError, UnsupportedKind, nearest
+from loramerge.files.tensors import Tensor, same_bytes
 
 __all__ = ["load"]
 
@@ -60,7 +60,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     _check_positions(classified.groups, detection, source)
     unknown = list(classified.unknown)
     dialects: Counter[str] = Counter()
-    covered: set[tuple[str, str]] = set()
+    covered: dict[tuple[str, str], str] = {}
     for group in classified.groups:
         target = _target(group, detection)
         if target is None:
@@ -69,20 +69,27 @@ def load(path: str | PathLike[str]) -> Adapter:
         module = Site(target.modules, "weight", target.spans).name
         try:
             sites = _sites(group, target, source, detection)
-        except ShapeError as error:
-            info.problems.append(
-                Problem("error", "shape", module, f"{error.problem}: {error.found}", _EXPORT_AGAIN)
-            )
+        except (ShapeError, UnsupportedKind) as error:
+            says = error.problem if error.found is None else f"{error.problem}: {error.found}"
+            sort, way = "shape", _EXPORT_AGAIN
+            if isinstance(error, UnsupportedKind):
+                sort, way = "kind", error.hint or "merge it with the program that made it"
+            info.problems.append(Problem("error", sort, module, says, way))
             unknown += group.roles.values()
             continue
         taken = _place(adapter, group, sites, covered)
-        dialects[group.dialect] += 1
+        if any(
+            site in adapter.deltas and covered[site.modules[0], site.parameter] == group.stem
+            for site in sites
+        ):
+            dialects[group.dialect] += 1
         left = [key for role, key in group.roles.items() if role not in taken]
         if left:
             unknown += left
             info.problems.append(_missing_partner(group, module, taken))
     info.dialects = dict(dialects)
     info.account.unknown = _with_nearest(unknown, detection, info.dialect)
+    _report_doubled(adapter, classified.doubled, source)
     _check_alphas(adapter)
     _check_configs(adapter, source)
     return adapter.made_by(Path(source.path))
@@ -129,14 +136,12 @@ def _sites(
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
     weight = Site(target.modules, "weight", target.spans)
     bias, module = weight._replace(parameter="bias"), weight.name
-    alone = detection.naming is not None and len(target.modules) == 1
-    known = detection.naming.find(module) if alone and detection.naming else None
     config, path = _config_of(group, module, source)
     asked = Asked(
         {role: t for role, t in tensors.items() if role not in _BIASES},
         lambda: _scale(group, module, tensors, source),
         module,
-        known.shape if known else None,
+        _known_shape(target, detection),
         config or {},
         path,
     )
@@ -157,6 +162,17 @@ def _sites(
         if target.swapped:
             found[site] = (delta.rows(halves(delta.shape[0])), roles)
     return found
+
+
+def _known_shape(target: Fused, detection: Detection) -> tuple[int, ...] | None:
+    """Return the shape that the family has for a weight, rows of several modules together."""
+    if detection.naming is None:
+        return None
+    modules = [detection.naming.find(module) for module in target.modules]
+    shapes = [module.shape for module in modules if module is not None]
+    if len(shapes) < len(modules) or len({shape[1:] for shape in shapes}) > 1:
+        return None
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def _config_of(group: Group, module: str, source: Source) -> tuple[Mapping[str, Any] | None, str]:
@@ -224,37 +240,71 @@ def _place(
     adapter: Adapter,
     group: Group,
     sites: Mapping[Site, tuple[Delta, tuple[str, ...]]],
-    covered: set[tuple[str, str]],
+    covered: dict[tuple[str, str], str],
 ) -> set[str]:
     """Put a group's deltas into the adapter; return the roles that were taken.
 
-    A module that the file spells twice is an error: which of the two is meant cannot be known.
+    A module that the file spells twice is an error, for which of the two is meant cannot be known;
+    unless both say the same to the last bit.
 
     Args:
-        covered: every module and parameter that has a delta; added to.
+        covered: every module and parameter that has a delta → the stem it is spelled with; added to.
     """
     info, taken = adapter.info, set[str]()
     for site, (delta, roles) in sites.items():
         places = {(module, site.parameter) for module in site.modules}
-        if not covered.isdisjoint(places):
+        before = next((covered[place] for place in places if place in covered), None)
+        here = [role for role in roles if role in group.roles]
+        if before is not None and not (
+            site in adapter.deltas and identical(adapter.deltas[site], delta)
+        ):
             info.problems.append(
                 Problem(
                     "error",
                     "spelled-twice",
                     site.name,
-                    f"the module occurs twice, once as {group.stem}",
+                    f"the module occurs twice, as {before} and as {group.stem}",
                     "remove one of the two spellings",
                 )
             )
             continue
+        taken.update(here)
+        info.account.used += [group.roles[role] for role in here]
+        if before is not None:
+            info.problems.append(_copy(site.name))
+            continue
         adapter.deltas[site] = delta
-        covered |= places
-        for role in roles:
-            if role in group.roles:
-                taken.add(role)
-                info.spelling[site, role] = (group.dialect, group.roles[role])
-                info.account.used.append(group.roles[role])
+        covered |= dict.fromkeys(places, group.stem)
+        for role in here:
+            info.spelling[site, role] = (group.dialect, group.roles[role])
     return taken
+
+
+def _copy(module: str) -> Problem:
+    return Problem(
+        "warning",
+        "spelled-twice-alike",
+        module,
+        "the module is spelled twice with equal values; it is read, and written, once",
+        "nothing needs to be done",
+    )
+
+
+def _report_doubled(adapter: Adapter, doubled: list[tuple[str, str]], source: Source) -> None:
+    """Account for keys that say again what another key of their stem says."""
+    used = set(adapter.info.account.used) if doubled else set()
+    for key, before in doubled:
+        if before not in used:
+            adapter.info.account.unknown[key] = None
+        elif same_bytes(source.tensors[key], source.tensors[before]):
+            adapter.info.account.used.append(key)
+            adapter.info.problems.append(_copy(key))
+        else:
+            adapter.info.account.unknown[key] = before
+            says = f"the tensor occurs twice with different values, as {before} and as {key}"
+            adapter.info.problems.append(
+                Problem("error", "spelled-twice", key, says, "remove one of the two")
+            )
 
 
 def _missing_partner(group: Group, module: str, taken: set[str]) -> Problem:

@@ -195,6 +195,10 @@ class Scaled(Delta):
         return self.scale.value(self.scale_dim)
 
     @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.factor,)
+
+    @property
     def carriers(self) -> tuple[str, ...]:
         """The roles to multiply so that ΔW is multiplied."""
         raise NotImplementedError

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from loramerge.adapter.delta import ReadRows, cast, times, values
+from loramerge.adapter.delta import Delta, ReadRows, cast, times, values
+from loramerge.adapter.dense import Full
 from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
-from loramerge.adapter.low_rank import Scale, Scaled
+from loramerge.adapter.low_rank import LowRank, Scale, Scaled, Tucker
 from loramerge.errors import ShapeError
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.views import rows_of, same_bytes, stacked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +66,20 @@ class IA3(Dependent):
         return self.companion
 
     @property
+    def _role(self) -> str:
+        return "ia3_l" if "ia3_l" in self.parts else "ia3_weight"
+
+    @property
     def _value(self) -> Tensor:
-        return self.parts["ia3_l"] if "ia3_l" in self.parts else self.parts["ia3_weight"]
+        return self.parts[self._role]
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (float(self.axis == "in"),)
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        value = self._value if self.weight == 1.0 else ArrayTensor(self._weighed())
+        return (Full.of(value.reshaped((value.size,)), "diff"),)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         axis = 0 if self.axis == "out" else 1
@@ -73,6 +87,33 @@ class IA3(Dependent):
 
     def scaled(self, weight: float) -> IA3:
         return replace(self, weight=self.weight * weight)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> IA3:
+        height = sum(stop - start for start, stop in ranges)
+        shape = (height, *self.shape[1:])
+        if self.axis == "in":
+            return replace(self, shape=shape)
+        value = self._value
+        axes = tuple(height if n == value.size else n for n in value.shape)
+        cut = rows_of(value.reshaped((value.size,)), ranges).reshaped(axes)
+        return replace(self, parts={**self.parts, self._role: cut}, shape=shape)
+
+    def joined(
+        self, deltas: Sequence[Delta], fuse: Callable[[Sequence[Delta]], Delta]
+    ) -> IA3 | None:
+        parts = [delta for delta in deltas if isinstance(delta, IA3)]
+        first = (self.axis, self._role, self.weight, self._value.dtype)
+        if len(parts) < len(deltas) or any(
+            (part.axis, part._role, part.weight, part._value.dtype) != first for part in parts
+        ):
+            return None
+        shape = (sum(part.shape[0] for part in parts), *self.shape[1:])
+        if self.axis == "in":
+            same = all(same_bytes(part._value, self._value) for part in parts)
+            return replace(self, shape=shape) if same else None
+        flat = stacked([part._value.reshaped((part._value.size,)) for part in parts])
+        axes = tuple(flat.size if n == self._value.size else n for n in self._value.shape)
+        return replace(self, parts={**self.parts, self._role: flat.reshaped(axes)}, shape=shape)
 
     def stored(self) -> Mapping[str, Tensor]:
         return {} if self.companion else self.parts
@@ -84,14 +125,16 @@ class IA3(Dependent):
         target = dtype or value.dtype
         if self.weight == 1.0 and target == value.dtype:
             return dict(self.parts)
-        one = 1.0 if "ia3_l" in self.parts else 0.0
-        changed = one + times(values(value, "float64") - one, self.weight)
-        role = "ia3_l" if one else "ia3_weight"
-        return {**self.parts, role: cast(changed, target, role)}
+        return {**self.parts, self._role: cast(self._weighed(), target, self._role)}
+
+    def _weighed(self) -> Array:
+        """Return the stored vector as it is at weight 1."""
+        one = 1.0 if self._role == "ia3_l" else 0.0
+        return one + times(values(self._value, "float64") - one, self.weight)
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         x = values(self._value, "float64").reshape(-1)
-        x = times(x - 1.0 if "ia3_l" in self.parts else x, self.weight).astype(dtype)
+        x = times(x - 1.0 if self._role == "ia3_l" else x, self.weight).astype(dtype)
 
         def change(start: int, stop: int, base: Any) -> Any:
             if self.axis == "out":
@@ -159,8 +202,26 @@ class GLoRA(Scaled, Dependent):
     def carriers(self) -> tuple[str, ...]:
         return ("a1", "b1")
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return ()
+
+    def free_parts(self) -> tuple[Delta, ...]:
+        scale = Scale(ratio=self.factor)
+        a1, a2, b1, b2 = (self.parts[role] for role in ("a1", "a2", "b1", "b2"))
+        core = self.parts.get("bm")
+        first = LowRank.of(a1, a2, scale)
+        return (
+            first,
+            LowRank.of(b1, b2, scale) if core is None else Tucker.of(b1, b2, core, scale),
+        )
+
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> GLoRA:
+        b1 = rows_of(self.parts["b1"], ranges)
+        return replace(self, parts={**self.parts, "b1": b1}, shape=(b1.shape[0], *self.shape[1:]))
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         import numpy as np

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import ReadRows, cast, values
 from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
-from loramerge.errors import ShapeError, UnsupportedKind
+from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 __all__ = ["BOFT", "OFT", "InputRotation"]
+
+_EPS = 6e-5  # PEFT's for constrained OFT
 
 
 def _encoded(parts: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
@@ -58,6 +61,10 @@ class _OutputRotation(Dependent):
         return self.parts["alpha"].item() if "alpha" in self.parts else None
 
     @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.weight, self.alpha or 0.0)
+
+    @property
     def outputs(self) -> int:
         """Rows of the weight."""
         return math.prod(self.parts["oft_blocks"].shape[-3:-1])
@@ -71,6 +78,9 @@ class _OutputRotation(Dependent):
     def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
         self.require_whole()
         return _encoded(self.parts, dtype)
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        return False
 
     def rotations(self) -> Array:
         """Return the rotation of every block, in float64."""
@@ -138,6 +148,27 @@ class OFT(_OutputRotation):
     def scaled(self, weight: float) -> OFT:
         return replace(self, weight=self.weight * weight)
 
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return self.parts["oft_blocks"].shape[1]
+
+    def splits_exactly(self, bounds: Sequence[int]) -> bool:
+        """At borders of blocks, if no constraint binds all blocks together."""
+        return not self.alpha and not any(bound % self.block for bound in bounds)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> OFT:
+        height = sum(stop - start for start, stop in ranges)
+        # a constraint is about the norm of all blocks, which places do not change
+        bound = bool(self.alpha) and height < self.outputs
+        if bound or any(edge % self.block for pair in ranges for edge in pair):
+            super().rows(ranges)  # refuses
+        of_blocks = [(start // self.block, stop // self.block) for start, stop in ranges]
+        parts = {**self.parts, "oft_blocks": rows_of(self.parts["oft_blocks"], of_blocks)}
+        if "rescale" in parts:
+            parts["rescale"] = rows_of(parts["rescale"], ranges)
+        return replace(self, parts=parts, shape=(height, *self.shape[1:]))
+
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         import numpy as np
 
@@ -168,6 +199,7 @@ class BOFT(_OutputRotation):
 
     Args:
         parts: `oft_blocks (m, n, b, b)` with n·b outputs; `alpha` and `rescale` as in `OFT`.
+        swapped: the halves of the rows are exchanged before and after, as where a file stores them so.
 
     All rows are mixed, so the whole weight is held while rows of ΔW are made.
     """
@@ -175,6 +207,7 @@ class BOFT(_OutputRotation):
     parts: Mapping[str, Tensor]
     shape: tuple[int, ...]
     weight: float = 1.0
+    swapped: bool = False
 
     kind: ClassVar[str] = "boft"  # type: ignore[misc]
 
@@ -201,6 +234,16 @@ class BOFT(_OutputRotation):
     def scaled(self, weight: float) -> BOFT:
         return replace(self, weight=self.weight * weight)
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (*super().numbers, float(self.swapped))
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> BOFT:
+        half = self.outputs // 2
+        if tuple(ranges) != ((half, self.outputs), (0, half)):
+            super().rows(ranges)  # refuses
+        return replace(self, swapped=not self.swapped)
+
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         whole: list[Any] = []
 
@@ -213,10 +256,12 @@ class BOFT(_OutputRotation):
 
     def _changed(self, base: Any, dtype: str) -> Any:
         """Return the whole ΔW."""
+        import numpy as np
+
         rotations = self.rotations().astype(dtype)
         size = rotations.shape[-1]
-        columns = base.shape[1]
-        w = base
+        rows, columns = base.shape
+        w = np.roll(base, rows // 2, 0) if self.swapped else base
         for stage, blocks in enumerate(rotations):
             step = 2**stage * (size // 2)
             w = w.reshape(-1, 2, step, columns).swapaxes(1, 2).reshape(-1, size, columns)
@@ -224,7 +269,7 @@ class BOFT(_OutputRotation):
         rescale = self.rescale()
         if rescale is not None:
             w = w * rescale.astype(dtype)[:, None]
-        change = w - base
+        change = (np.roll(w, rows // 2, 0) if self.swapped else w) - base
         return change if self.weight == 1.0 else self.weight * change
 
 
@@ -235,15 +280,20 @@ class InputRotation(Dependent):
 
     Args:
         parts: PEFT's `oft_r (n, b(b−1)/2)`, the upper triangles of skew blocks (one block where all
-            share it); or `boft_r (1, n, b, b)` and `boft_s (out, 1)`, a factor per output.
+            share it); or `boft_r (m, n, b, b)` and `boft_s (out, 1)`, a factor per output. M is the
+            product of m butterfly stages: stage i shuffles each group of `2^i · b` in pieces of b/2,
+            the pieces of its first half and of its second by turns, rotates blocks, and shuffles back.
         block: b. Blocks run over the flattened `in·kh·kw`.
         terms: of the Neumann series PEFT takes for the inverse, None for the inverse itself.
+        constraint: the largest norm of a skew block, to which larger ones are shrunk (`coft`); PEFT
+            divides its `eps` by the square root of the number of blocks. None is none.
     """
 
     parts: Mapping[str, Tensor]
     block: int
     shape: tuple[int, ...]
     terms: int | None = None
+    constraint: float | None = None
     weight: float = 1.0
     kind: str = "oft"
 
@@ -258,8 +308,7 @@ class InputRotation(Dependent):
         """Make the delta of PEFT's OFT.
 
         Raises:
-            ShapeError: if the triangles are of no block.
-            UnsupportedKind: for constrained OFT, which PEFT projects while it loads.
+            ShapeError: if the triangles are of no block, or the configuration makes no sense.
         """
         stored = parts["oft_r"].shape
         block = round((1 + math.sqrt(1 + 8 * stored[-1])) / 2) if stored else 0
@@ -270,10 +319,6 @@ class InputRotation(Dependent):
                 expected="oft_R (n, b·(b−1)/2)",
                 found=list(stored),
             )
-        if config.get("coft"):
-            raise UnsupportedKind(
-                "constrained OFT (coft) of PEFT is not computed with", module=what
-            )
         shared = bool(config.get("block_share"))
         terms = config.get("num_cayley_neumann_terms", 5)
         if not isinstance(terms, int):
@@ -281,8 +326,14 @@ class InputRotation(Dependent):
                 "num_cayley_neumann_terms is not a number", module=what, found=repr(terms)
             )
         neumann = terms if config.get("use_cayley_neumann", True) else None
+        constraint = None
+        if config.get("coft"):
+            eps = config.get("eps", _EPS)
+            if not isinstance(eps, (int, float)) or not eps > 0:
+                raise ShapeError("eps of coft is no positive number", module=what, found=repr(eps))
+            constraint = eps / math.sqrt(stored[0])
         columns = 0 if shared else stored[0] * block
-        return cls(dict(parts), block, _input_shape(columns, 0, like), neumann)
+        return cls(dict(parts), block, _input_shape(columns, 0, like), neumann, constraint)
 
     @classmethod
     def of_boft(
@@ -291,22 +342,18 @@ class InputRotation(Dependent):
         """Make the delta of PEFT's BOFT.
 
         Raises:
-            ShapeError: if blocks and factors do not fit.
-            UnsupportedKind: with more than one stage, which PEFT itself runs only on CUDA.
+            ShapeError: if blocks, factors and stages do not fit.
         """
         blocks, factors = parts["boft_r"].shape, parts["boft_s"]
-        if len(blocks) != 4 or blocks[2] != blocks[3] or not parts["boft_r"].size:
+        fits = len(blocks) == 4 and blocks[2] == blocks[3] and parts["boft_r"].size > 0
+        if fits and blocks[0] > 1:
+            fits = blocks[2] % 2 == 0 and blocks[1] % 2 ** (blocks[0] - 1) == 0
+        if not fits:
             raise ShapeError(
                 "these are no blocks of a BOFT",
                 module=what,
-                expected="boft_R (1, n, b, b)",
+                expected="boft_R (m, n, b, b), of m > 1 stages with even b and n a multiple of 2^(m−1)",
                 found=list(blocks),
-            )
-        if blocks[0] != 1:
-            raise UnsupportedKind(
-                "a BOFT of PEFT with several butterfly stages is not computed with",
-                module=what,
-                found=f"boft_n_butterfly_factor {blocks[0]}",
             )
         shape = _input_shape(blocks[1] * blocks[2], factors.size, like)
         return cls(dict(parts), blocks[2], shape, kind="boft")
@@ -314,6 +361,11 @@ class InputRotation(Dependent):
     @property
     def peft_type(self) -> str | None:  # type: ignore[override]
         return self.kind.upper()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        terms = -1.0 if self.terms is None else self.terms
+        return (self.weight, self.block, terms, self.constraint or 0.0)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         factors = self.parts.get("boft_s")
@@ -327,6 +379,11 @@ class InputRotation(Dependent):
     def scaled(self, weight: float) -> InputRotation:
         return replace(self, weight=self.weight * weight)
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> InputRotation:
+        height = sum(stop - start for start, stop in ranges)
+        factors = {r: rows_of(t, ranges) for r, t in self.parts.items() if r == "boft_s"}
+        return replace(self, parts={**self.parts, **factors}, shape=(height, *self.shape[1:]))
+
     def stored(self) -> Mapping[str, Tensor]:
         return self.parts
 
@@ -335,39 +392,51 @@ class InputRotation(Dependent):
         return _encoded(self.parts, dtype)
 
     def _rotations(self) -> Array:
-        """Return the rotation of every block, `(n, b, b)` in float64."""
+        """Return the rotation of every block of every stage, `(m, n, b, b)` in float64."""
         import numpy as np
 
         if "boft_r" in self.parts:
-            blocks = values(self.parts["boft_r"], "float64")[0]
-            return _cayley(-0.5 * (blocks - blocks.swapaxes(1, 2)))
+            blocks = values(self.parts["boft_r"], "float64")
+            return _cayley(-0.5 * (blocks - blocks.swapaxes(-1, -2)))
         upper = values(self.parts["oft_r"], "float64")
         q = np.zeros((len(upper), self.block, self.block))
         q[:, *np.triu_indices(self.block, 1)] = upper
         q -= q.swapaxes(1, 2)
-        if self.terms is None:
-            return _cayley(-q)
-        return _neumann(q, self.terms)
+        if self.constraint is not None:
+            norms = np.linalg.norm(q, axis=(1, 2), keepdims=True)
+            q *= np.minimum(1.0, self.constraint / np.maximum(norms, self.constraint))
+        return (_cayley(-q) if self.terms is None else _neumann(q, self.terms))[None]
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
         import numpy as np
 
-        turned = self._rotations().swapaxes(1, 2)  # W' = W @ turned, block by block
+        # W' = W @ (I + E), block by block, stage by stage
+        stages = (self._rotations().swapaxes(-1, -2) - np.eye(self.block)).astype(dtype)
         stored = self.parts.get("boft_s")
         factors = None if stored is None else values(stored, "float64").reshape(-1)
-        if factors is None:
-            turned = (self.weight * (turned - np.eye(self.block))).astype(dtype)
-        else:
-            turned = turned.astype(dtype)
 
         def change(start: int, stop: int, base: Any) -> Any:
-            blocks = base.reshape(len(base), -1, self.block).swapaxes(0, 1)
-            rows = (blocks @ turned).swapaxes(0, 1).reshape(base.shape)
-            if factors is None:
-                return rows
-            return self.weight * (rows * factors[start:stop, None].astype(dtype) - base)
+            total = self._step(base, stages[0], 0)
+            for stage, blocks in enumerate(stages[1:], 1):
+                total = total + self._step(base + total, blocks, stage)
+            if factors is not None:
+                f = factors[start:stop, None]
+                total = total * f.astype(dtype) + base * (f - 1.0).astype(dtype)
+            return total if self.weight == 1.0 else self.weight * total
 
         return change
+
+    def _step(self, rows: Any, blocks: Any, stage: int) -> Any:
+        """Return what a stage adds to rows."""
+        size, height, half = self.block, len(rows), self.block // 2
+        group = 2**stage  # blocks that are shuffled together
+        if stage:  # the halves of a group are shuffled: by turns a piece of either
+            rows = rows.reshape(height, -1, 2, group, half).swapaxes(2, 3)
+        split = rows.reshape(height, -1, size).swapaxes(0, 1)
+        moved = (split @ blocks).swapaxes(0, 1)
+        if stage:
+            moved = moved.reshape(height, -1, group, 2, half).swapaxes(2, 3)
+        return moved.reshape(height, -1)
 
 
 def _input_shape(columns: int, outputs: int, like: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
 from loramerge.adapter.low_rank import Factored
 from loramerge.adapter.metadata import network_metadata, training_metadata
 from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.peft_lokr import lokr_config
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
@@ -422,6 +423,11 @@ def _patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> dict[
         path: abs(core.factor) * dim if scaled else float(dim)
         for path, (core, dim) in cores.items()
     }
+    return _tables(ranks, alphas, alpha)
+
+
+def _tables(ranks: Mapping[str, int], alphas: Mapping[str, float], alpha: str) -> dict[str, Any]:
+    """Return the commonest rank and alpha, and patterns for the modules of others."""
     rank = _commonest(ranks.values(), 8)
     common = _commonest(alphas.values(), float(rank))
     return {
@@ -478,8 +484,12 @@ def _peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) 
     elif kind == "LOHA":
         config |= _patterns(deltas, scaled=True, alpha="alpha")
         config["use_effective_conv2d"] = any("hada_t1" in d.stored() for d in deltas.values())
-    elif kind == "LOKR":
+    elif kind == "LOKR" and own.get("peft_type") == "LOKR":
         config |= _patterns(deltas, scaled=True, alpha="alpha") | _lokr_ranks(deltas, own)
+    elif kind == "LOKR":
+        made = lokr_config(deltas)
+        ranks, alphas = made.pop("ranks"), made.pop("alphas")
+        config |= made | _tables(ranks, alphas, "alpha")
     targets = sorted(path for path, d in deltas.items() if d.peft_type is not None)
     kept = own.get("target_modules")
     covered = isinstance(kept, list) and all(
@@ -497,14 +507,14 @@ def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) ->
 
     Raises:
         NotExpressible: if there are several; if only some modules are DoRA, of which PEFT would
-            make all; or if shapes follow from a configuration that was never read (LoKr, (IA)³ and
-            rotations can be written only if they came from PEFT).
+            make all; or if PEFT's kind of that name is another ((IA)³ and rotations can be written
+            only if they came from PEFT).
     """
     found = {d.peft_type for d in deltas.values() if d.peft_type is not None} or {"LORA"}
     dora = {d.kind == "dora" for d in deltas.values() if d.peft_type == "LORA"}
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})).get("peft_type", "LORA")
-    unread = found - {"LORA", "LOHA", own}
+    unread = found - {"LORA", "LOHA", "LOKR", own}
     if len(found) == 1 and len(dora) < 2 and not unread:
         return found.pop()
     kinds = sorted({delta.kind for delta in deltas.values()})

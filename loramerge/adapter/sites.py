@@ -104,7 +104,7 @@ def aligned(adapters: Sequence[Adapter]) -> list[Adapter]:
                     chosen[module, site.parameter] = site
     for adapter in adapters:
         for site, delta in adapter.deltas.items():
-            if len(site.modules) > 1 and not delta.splits_exactly:
+            if len(site.modules) > 1 and not delta.splits_exactly(site.bounds(delta.shape[0])):
                 chosen |= {(module, site.parameter): site for module in site.modules}
 
     def wanted(module: str, parameter: Parameter) -> Site:
@@ -124,17 +124,18 @@ def cut(site: Site, delta: Delta, groups: Sequence[Site]) -> Iterator[tuple[Site
     if len(groups) == 1:
         yield site, delta
         return
-    if not delta.splits_exactly:
+    bounds = site.bounds(delta.shape[0])
+    order = sorted(groups, key=lambda group: site.modules.index(group.modules[0]))
+    edges = (*(bounds[site.modules.index(group.modules[0])] for group in order), bounds[-1])
+    if not delta.splits_exactly(edges):
+        hint = "convert --to-lora --base B" if delta.needs_base else "keep its dialect"
         raise UnsupportedKind(
             f"a delta of kind {delta.kind} that a file stores for several modules cannot be cut",
             module=site.name,
             expected="a dialect and other adapters that store these modules as one, too",
-            hint="bake it, or keep its dialect",
+            hint=f"bake it, or {hint}",
         )
-    bounds = site.bounds(delta.shape[0])
-    order = sorted(groups, key=lambda group: site.modules.index(group.modules[0]))
-    starts = [bounds[site.modules.index(group.modules[0])] for group in order]
-    for group, part in zip(order, delta.split((*starts, bounds[-1])), strict=True):
+    for group, part in zip(order, delta.split(edges), strict=True):
         if part is not None:
             yield group, part
 

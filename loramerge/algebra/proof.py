@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.low_rank import Factored
+from loramerge.adapter.delta import identical
+from loramerge.adapter.low_rank import Scaled
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
@@ -180,11 +181,6 @@ def _is_zero(delta: Delta) -> bool:
     return any(not tensor.numpy().any() for tensor in delta.stored().values())
 
 
-def _scale(delta: Delta) -> float:
-    """Return what the stored tensors are multiplied by, where they are factors with a scale."""
-    return delta.scale.value(delta.rank) if isinstance(delta, Factored) else 1.0
-
-
 def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
     if asked.flat_shape != written.flat_shape or asked.needs_base != written.needs_base:
         raise NumericsError(
@@ -194,11 +190,11 @@ def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
             found=f"{written.kind} {list(written.shape)}",
             hint="this is a fault of loramerge: report it",
         )
-    ours, theirs = asked.stored(), written.stored()
-    alike = ours.keys() == theirs.keys() and asked.kind == written.kind
-    bytes_alike = alike and all(same_bytes(ours[role], theirs[role]) for role in ours)
-    if bytes_alike and _scale(asked) == _scale(written):
+    if asked.needs_base:
+        return _of_parts(site, asked, written)
+    if identical(asked, written):
         return Difference(0.0, _SINGLE, same=True)
+    theirs = written.stored()
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -210,11 +206,22 @@ def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
                 pair = asked.factors("float64"), written.factors("float64")
                 relative, size = factored_difference(*pair)
             return Difference(relative, _allowed(theirs, written, size))
-        if asked.needs_base:
-            pairs = [(ours[role].numpy(), theirs[role].numpy()) for role in ours if alike]
-        else:
-            pairs = [(asked.dense(dtype="float64"), written.dense(dtype="float64"))]
-        return _by_values(pairs, theirs)
+        return _by_values(asked.dense(dtype="float64"), written.dense(dtype="float64"), theirs)
+
+
+def _of_parts(site: Site, asked: Delta, written: Delta) -> Difference:
+    """Compare deltas that depend on the base by their parts, which do not."""
+    ours, theirs = asked.free_parts(), written.free_parts()
+    numbers = zip(asked.numbers, written.numbers, strict=False)
+    if (asked.kind, len(ours), len(asked.numbers)) != (
+        written.kind,
+        len(theirs),
+        len(written.numbers),
+    ) or not all(math.isclose(a, b, rel_tol=_SINGLE) for a, b in numbers):
+        return Difference(math.inf, 0.0)
+    found = [_difference(site, a, b) for a, b in zip(ours, theirs, strict=True)]
+    worst = max(found, key=lambda one: one.relative / one.allowed)
+    return replace(worst, same=all(one.same for one in found))
 
 
 def factored_difference(
@@ -264,7 +271,7 @@ def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
     """
     import numpy as np
 
-    product, share = abs(_scale(delta)), _SINGLE
+    product, share = abs(delta.factor) if isinstance(delta, Scaled) else 1.0, _SINGLE
     for tensor in tensors.values():
         if not is_float(tensor.dtype):
             continue
@@ -277,20 +284,14 @@ def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
     return most / size if size else most
 
 
-def _by_values(pairs: list[tuple[Array, Array]], tensors: Mapping[str, Tensor]) -> Difference:
-    """Compare arrays element by element, as far as rounding to their written type goes."""
+def _by_values(asked: Array, written: Array, tensors: Mapping[str, Tensor]) -> Difference:
+    """Compare values, as far as rounding each of the tensors they are made of goes."""
     import numpy as np
 
-    if not pairs:
-        return Difference(math.inf, 0.0)
-    relative = max(_ROUNDING.get(t.dtype, (0.0, 0.0))[0] for t in tensors.values())
-    absolute = max(_ROUNDING.get(t.dtype, (0.0, 0.0))[1] for t in tensors.values())
-    worst, allowed = 0.0, 0.0
-    for a, b in pairs:
-        a, b = (x.astype("float64").reshape(-1) for x in (a, b))
-        size = float(np.linalg.norm(a))
-        off = float(np.linalg.norm(b - a))
-        bound = relative * size + absolute * math.sqrt(a.size)
-        worst = max(worst, off / size if size else off)
-        allowed = max(allowed, (bound / size if size else bound) + _SINGLE)
-    return Difference(worst, allowed, same=worst == 0.0)
+    roundings = [_ROUNDING[t.dtype] for t in tensors.values() if t.dtype in _ROUNDING]
+    size = float(np.linalg.norm(asked))
+    off = float(np.linalg.norm(written.reshape(asked.shape) - asked))
+    bound = sum(r for r, _ in roundings) * size
+    bound += max((a for _, a in roundings), default=0.0) * math.sqrt(asked.size)
+    relative, allowed = (off / size, bound / size) if size else (off, bound)
+    return Difference(relative, allowed + _SINGLE, same=relative == 0.0)

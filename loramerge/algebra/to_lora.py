@@ -12,7 +12,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, UsageError, listed
 from loramerge.events import Notify, ignore
 
-__all__ = ["to_lora"]
+__all__ = ["check_to_lora", "to_lora"]
 
 
 def to_lora(
@@ -36,20 +36,12 @@ def to_lora(
 
     Raises:
         UsageError: if a kind has no exact low-rank form and the rule cuts nothing.
-        AdapterError: naming the modules whose change depends on the base.
+        AdapterError: naming the modules whose change depends on the base; `stream.against` gives them
+            one.
         NumericsError: if an input is not finite, or an error limit is exceeded.
     """
     adapter.require_sound()
-    matrices = {site: d for site, d in adapter.deltas.items() if len(d.shape) > 1}
-    _require_base_free(adapter, matrices)
-    rankless = [site.name for site, d in matrices.items() if d.rank is None]
-    if rankless and not rule.truncates:
-        raise UsageError(
-            f"{len(rankless)} modules have no exact low-rank form, so a rank must be chosen",
-            file=adapter.info.path,
-            module=listed(rankless, 4),
-            hint="--to-lora --rank 32, or --energy, --max-error, --max-size",
-        )
+    check_to_lora(adapter, rule)
     if rule.truncates:
         combined = combine(
             {site: [delta] for site, delta in adapter.deltas.items()},
@@ -81,14 +73,28 @@ def to_lora(
     return adapter.with_deltas(found, types=adapter.info.types | types), combined
 
 
-def _require_base_free(adapter: Adapter, matrices: dict[Site, Delta]) -> None:
+def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
+    """Refuse what cannot become a LoRA; see `to_lora`. Only headers are needed.
+
+    Raises:
+        UsageError, AdapterError: see `to_lora`.
+    """
+    matrices = {site: d for site, d in adapter.deltas.items() if len(d.shape) > 1}
     bound = [f"{site.name} ({d.kind})" for site, d in matrices.items() if d.needs_base]
     if bound:
         raise AdapterError(
             f"what {len(bound)} modules change depends on the base",
             file=adapter.info.path,
             module=listed(bound, 4),
-            hint="bake the adapter into its base instead, or leave these modules out with --drop",
+            hint="give the base it is for (--base B) and a rank, or leave these modules out with --drop",
+        )
+    rankless = [site.name for site, d in matrices.items() if d.rank is None]
+    if rankless and not rule.truncates:
+        raise UsageError(
+            f"{len(rankless)} modules have no exact low-rank form, so a rank must be chosen",
+            file=adapter.info.path,
+            module=listed(rankless, 4),
+            hint="--to-lora --rank 32, or --energy, --max-error, --max-size",
         )
 
 

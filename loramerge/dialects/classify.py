@@ -33,11 +33,16 @@ class Group(NamedTuple):
 
 @dataclass
 class Classified:
-    """What classifying gave: groups, embeddings to carry, and keys of no known shape."""
+    """What classifying gave: groups, embeddings to carry, and keys of no known shape.
+
+    Args:
+        doubled: (key, the key before it that says the same role of the same stem).
+    """
 
     groups: list[Group] = field(default_factory=list)
     embeddings: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    doubled: list[tuple[str, str]] = field(default_factory=list)
 
 
 @cache
@@ -153,7 +158,7 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
         name, stem, role, _ = split
         group = groups.setdefault((name, stem), Group(name, stem, {}))
         if role in group.roles:  # the same role in two spellings
-            result.unknown.append(key)
+            result.doubled.append((key, group.roles[role]))
         else:
             group.roles[role] = key
     result.groups = list(groups.values())

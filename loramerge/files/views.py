@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Derived", "rows_of", "same_bytes", "unread_like"]
+__all__ = ["Derived", "columns_of", "rows_of", "same_bytes", "stacked", "unread_like"]
 
 
 class Derived(Tensor):
@@ -67,6 +67,33 @@ def rows_of(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     """Return row ranges (first, last plus one) of a tensor, one after the other."""
     view = _Rows(tensor, ranges)
     return unread_like(view.dtype, view.shape) if tensor.unread else view
+
+
+def columns_of(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Return ranges of the second axis of a tensor, one after the other."""
+    width = sum(stop - start for start, stop in ranges)
+    shape = (tensor.shape[0], width, *tensor.shape[2:])
+
+    def make() -> Array:
+        import numpy as np
+
+        whole = tensor.numpy()
+        return np.concatenate([whole[:, start:stop] for start, stop in ranges], axis=1)
+
+    return unread_like(tensor.dtype, shape) if tensor.unread else Derived(tensor.dtype, shape, make)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one type one above the other."""
+    first = tensors[0]
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+
+    def make() -> Array:
+        import numpy as np
+
+        return np.concatenate([tensor.numpy() for tensor in tensors])
+
+    return Derived(first.dtype, shape, make)
 
 
 class _Unread(RawTensor):

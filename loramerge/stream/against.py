@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, Delta, Full, Site
 from loramerge.algebra.combine import naming
-from loramerge.checkpoint import Checkpoint, Place
+from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ComputedTensor
 from loramerge.stream.bake import require_family
+from loramerge.stream.reading import Stretch, reader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         return adapter
     require_family(adapter, base)
     missing = [
-        site.name for site, d in dependent.items() if not _places(base, site) and not d.optional
+        site.name for site, d in dependent.items() if not _stretches(base, site) and not d.optional
     ]
     if missing:
         raise AdapterError(
@@ -52,48 +53,49 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         if site not in dependent:
             deltas[site] = delta
             continue
-        places = _places(base, site)
-        if places:
+        stretches = _stretches(base, site)
+        if stretches:
             with naming(site, adapter.info.path):
-                deltas[site] = _difference(site, delta, places[0])
+                deltas[site] = _difference(site, delta, stretches)
     return adapter.with_deltas(deltas, dtype=adapter.dtype)
 
 
-def _places(base: Checkpoint, site: Site) -> list[Place]:
-    return base.slots.get((site.modules[0], site.parameter), []) if len(site.modules) == 1 else []
+def _stretches(base: Checkpoint, site: Site) -> list[Stretch]:
+    """Return where the base stores the weight of a site; nothing where it lacks a part of it."""
+    found, start = [], 0
+    for module in site.modules:
+        places = base.slots.get((module, site.parameter))
+        if not places:
+            return []
+        found.append((start, places[0]))
+        start += places[0].shape[0]
+    return found
 
 
-def _difference(site: Site, delta: Delta, place: Place) -> Full:
-    if not is_float(place.tensor.dtype):
-        raise FormatError(
-            "the base is quantised, and a change that depends on it cannot be computed",
-            found=f"{place.name} ({place.tensor.dtype})",
-            hint="give the base it was made from",
-        )
-    if not delta.fits(place.shape):
+def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
+    for _, place in stretches:
+        if not is_float(place.tensor.dtype):
+            raise FormatError(
+                "the base is quantised, and a change that depends on it cannot be computed",
+                found=f"{place.name} ({place.tensor.dtype})",
+                hint="give the base it was made from",
+            )
+    begin, last = stretches[-1]
+    shape = (begin + last.shape[0], *last.shape[1:])
+    if len({place.shape[1:] for _, place in stretches}) > 1 or not delta.fits(shape):
         raise ShapeError(
             "the base and the adapter differ in shape",
-            expected=list(place.shape),
+            expected=list(shape),
             found=list(delta.shape),
             hint="the adapter was trained on a base of another size",
         )
-    wide = "F64" in {place.tensor.dtype, *(t.dtype for t in delta.stored().values())}
-    make = _maker(delta, place, "float64" if wide else "float32")
-    tensor = ComputedTensor("F64" if wide else "F32", place.shape, make)
-    return Full.of(tensor, "diff" if site.parameter == "weight" else "diff_b")
-
-
-def _maker(delta: Delta, place: Place, dtype: str) -> Callable[[], Array]:
-    """Return the function that computes ΔW of a delta at a place of the base."""
+    dtypes = {p.tensor.dtype for _, p in stretches} | {t.dtype for t in delta.stored().values()}
+    dtype = "float64" if "F64" in dtypes else "float32"
+    read = reader(stretches, "float64")
 
     def make() -> Array:
-        start, stop = place.rows
-        stored = place.tensor.numpy().reshape(place.tensor.shape[0], -1)[start:stop]
-        weight = stored.astype("float64")
-        if place.scale is not None:
-            weight *= place.scale.column(place.tensor.shape[0])[start:stop]
-        weight = (weight.T if place.transposed else weight).reshape(place.shape)
-        change: Array = delta.dense(weight).reshape(place.shape).astype(dtype)
+        change: Array = delta.dense(read(0, shape[0]).reshape(shape)).reshape(shape).astype(dtype)
         return change
 
-    return make
+    tensor = ComputedTensor("F64" if dtype == "float64" else "F32", shape, make)
+    return Full.of(tensor, "diff" if site.parameter == "weight" else "diff_b")

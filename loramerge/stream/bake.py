@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter.delta import ReadRows
 from loramerge.algebra.combine import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
@@ -31,7 +32,6 @@ from loramerge.errors import (
     FamilyError,
     FormatError,
     ShapeError,
-    UnsupportedKind,
     UsageError,
     listed,
 )
@@ -42,6 +42,7 @@ from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
 from loramerge.files.tensors import ArrayTensor, StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
+from loramerge.stream.reading import Stretch, reader
 from loramerge.stream.rounding import Quantiser, Rounder
 
 __all__ = [
@@ -66,12 +67,14 @@ class Edit:
     Args:
         site: the module, alone.
         offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+        stretches: for each delta, where the weight it lies on is stored.
     """
 
     site: Site
     place: Place
     deltas: tuple[Delta, ...]
     offsets: tuple[int, ...]
+    stretches: tuple[tuple[Stretch, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def plan_bake(
 
     Raises:
         FamilyError: if an adapter belongs to another family.
-        AdapterError: if the base lacks modules of an adapter.
+        AdapterError: if the base lacks modules of an adapter, or some of those that a delta stored for
+            several needs all of.
         UnsupportedKind: if an adapter holds a kind that this version cannot compute with.
         FormatError: if the base stores modules of an adapter as integers, or with scales that are not
             understood.
@@ -158,6 +162,7 @@ def plan_bake(
     edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _Planned]]] = {}
     missing: dict[str, list[str]] = {}
     misfits: list[str] = []
+    wider = 0  # of them: with more inputs than the base's
     quantised: list[str] = []
     for adapter, weight in inputs:
         adapter.require_sound()
@@ -172,37 +177,34 @@ def plan_bake(
                 if not delta.computable:
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
-            if delta.needs_base and len(site.modules) > 1 and not isinstance(delta, Replacement):
-                raise UnsupportedKind(
-                    f"a {delta.kind} delta of several modules stored as one cannot be baked",
-                    file=adapter.info.path,
-                    module=site.name,
-                    hint="convert the adapter to a dialect that stores each module for itself",
-                )
-            bounds = site.bounds(delta.shape[0])
-            for module, (start, stop) in zip(site.modules, pairwise(bounds), strict=True):
+            rows = pairwise(site.bounds(delta.shape[0]))
+            found = [
+                places_of(module, site.parameter, (stop - start, *delta.shape[1:]))
+                for module, (start, stop) in zip(site.modules, rows, strict=True)
+            ]
+            bounds = site.bounds(delta.shape[0] or _height(site, found))
+            if delta.needs_base and not all(found) and any(found):
+                _require_rows_apart(adapter, site, delta, bounds)
+            for places, module, start in zip(found, site.modules, bounds, strict=False):
                 own = Site((module,), site.parameter)
-                shape = (stop - start, *delta.shape[1:])
-                places = places_of(module, site.parameter, shape)
                 if not places and delta.optional:
                     continue
                 if not places:
                     missing.setdefault(site.component, []).append(own.name)
                     continue
-                for place in places:
+                for number, place in enumerate(places):
                     if not is_float(place.tensor.dtype):
                         sort = quantised_by(place.file.open()[0], place.name)
                         quantised.append(f"{place.name} ({sort})")
                         continue
                     with naming(site, str(place.file.path)):
                         _check_scale(place, checkpoint, dtype)
-                    whole = len(site.modules) == 1
-                    if not (
-                        delta.fits(place.shape) if whole else _flat(place.shape) == _flat(shape)
-                    ):
+                    if not _fits(site, delta, module, place.shape, bounds):
                         misfits.append(
-                            f"{own.name}: base {list(place.shape)}, adapter {list(shape)}"
+                            f"{own.name}: base {list(place.shape)}, adapter "
+                            f"{_shape_of(site, delta, module, bounds)}"
                         )
+                        wider += _is_wider(site, delta, module, place.shape, bounds)
                         continue
                     tensors = edits.setdefault(place.file, {})
                     entry = tensors.setdefault(place.name, {}).setdefault(
@@ -210,6 +212,7 @@ def plan_bake(
                     )
                     entry.deltas.append(scaled)
                     entry.offsets.append(start)
+                    entry.stretches.append(_stretches(found, bounds, number))
     if quantised:
         raise FormatError(
             f"{len(quantised)} tensors of the base are quantised and cannot be baked into",
@@ -224,7 +227,11 @@ def plan_bake(
             f"{len(misfits)} modules of the adapter do not have the base's shapes",
             file=checkpoint.path,
             module=listed(misfits, 4),
-            hint="the adapter was trained on a base of another size or family",
+            hint="the adapter widens this layer (a control adapter, as of Flux.1 Canny and Depth, whose "
+            "programs widen the base with zeros while they load it): load it beside the base, or bake "
+            "the rest: convert --drop " + misfits[0].partition(":")[0]
+            if wider == len(misfits)
+            else "the adapter was trained on a base of another size or family",
         )
     skipped = _require_modules(missing, skip_missing, checkpoint)
     if dtype is not None and any(is_scaled(f.open()[0]) for f in checkpoint.files.weights):
@@ -236,7 +243,8 @@ def plan_bake(
     ready = {
         file: {
             name: [
-                Edit(site, p.place, tuple(p.deltas), tuple(p.offsets)) for (site, _), p in e.items()
+                Edit(site, p.place, tuple(p.deltas), tuple(p.offsets), tuple(p.stretches))
+                for (site, _), p in e.items()
             ]
             for name, e in tensors.items()
         }
@@ -283,10 +291,69 @@ class _Planned:
     place: Place
     deltas: list[Delta] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    stretches: list[tuple[Stretch, ...]] = field(default_factory=list)
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
+def _height(site: Site, found: Sequence[Sequence[Place]]) -> int:
+    """Return the rows of a site's weight as the base has them; 0 where it has none of it."""
+    units = [
+        places[0].shape[0] // span
+        for places, span in zip(found, site.spans or (1,), strict=True)
+        if places
+    ]
+    return units[0] * sum(site.spans or (1,)) if units else 0
+
+
+def _require_rows_apart(adapter: Adapter, site: Site, delta: Delta, bounds: Sequence[int]) -> None:
+    """Refuse a delta that needs the weights of all its modules where the base has only some.
+
+    Raises:
+        AdapterError: naming the site.
+    """
+    if not delta.splits_exactly(bounds):
+        raise AdapterError(
+            f"a {delta.kind} delta of several modules needs the weights of all of them, and the "
+            "base lacks some",
+            file=adapter.info.path,
+            module=site.name,
+            hint="give the base the adapter was trained on",
+        )
+
+
+def _stretches(
+    found: Sequence[Sequence[Place]], bounds: Sequence[int], number: int
+) -> tuple[Stretch, ...]:
+    """Return where a site's weight is stored; of several variants of it, that of a number."""
+    return tuple(
+        (start, places[min(number, len(places) - 1)])
+        for places, start in zip(found, bounds, strict=False)
+        if places
+    )
+
+
+def _fits(
+    site: Site, delta: Delta, module: str, shape: tuple[int, ...], bounds: Sequence[int]
+) -> bool:
+    """Say whether a module's weight of a shape can be changed by its part of a delta."""
+    if len(site.modules) == 1:
+        return delta.fits(shape)
+    index = site.modules.index(module)
+    height = bounds[index + 1] - bounds[index]
+    return shape[0] == height and delta.fits((bounds[-1], *shape[1:]))
+
+
+def _is_wider(
+    site: Site, delta: Delta, module: str, shape: tuple[int, ...], bounds: Sequence[int]
+) -> bool:
+    """Say whether a delta differs from a module's weight by more inputs alone."""
+    rows, *rest = _shape_of(site, delta, module, bounds)
+    return rows == shape[0] and rest[1:] == [*shape[2:]] and rest[:1] > [*shape[1:2]]
+
+
+def _shape_of(site: Site, delta: Delta, module: str, bounds: Sequence[int]) -> list[int]:
+    """Return the shape of a module's part of a delta, for errors."""
+    index = site.modules.index(module)
+    return [bounds[index + 1] - bounds[index], *delta.shape[1:]]
 
 
 def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
@@ -730,7 +797,7 @@ def _computed(
         columns = math.prod(tensor.shape[1:])
         rounder = Rounder(info.dtype, name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, kind, tensor) for edit in edits]
+        adders = [_adders(edit, kind) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
         whole = (
@@ -776,22 +843,23 @@ def _computed(
     return _Task(info.stop - info.start + (scale.tensor.nbytes if scale else 0), run)
 
 
-def _adders(edit: Edit, compute: str, tensor: Tensor) -> list[Any]:
+def _adders(edit: Edit, compute: str) -> list[Any]:
     """Return row adders in the rows of the stored tensor."""
-    read = _reader(edit, compute, tensor)
+    reads = [reader(stretches, compute) for stretches in edit.stretches]
     if not edit.place.transposed:
-        return [delta.row_adder(compute, read) for delta in edit.deltas]
+        return [d.row_adder(compute, read) for d, read in zip(edit.deltas, reads, strict=True)]
+    rows, columns = edit.place.shape
 
-    def transposed(delta: Delta, offset: int) -> Any:
+    def transposed(delta: Delta, offset: int, stretches: Sequence[Stretch], read: ReadRows) -> Any:
         if isinstance(delta, Replacement):
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
         # the whole tensor at once: the few that are stored so are small
-        height = edit.place.shape[0]
-        base = read(0, edit.place.shape[1]).T if delta.needs_base else None
-        whole = delta.dense(base, dtype=compute).reshape(-1, edit.place.shape[1])
-        flipped = whole[offset : offset + height].T
+        height = max(begin + place.shape[0] for begin, place in stretches)
+        base = read(0, height) if delta.needs_base else None
+        whole = delta.dense(base, dtype=compute).reshape(-1, columns)
+        flipped = whole[offset : offset + rows].T
 
         def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
             rows = flipped[start - offset : stop - offset]
@@ -802,40 +870,10 @@ def _adders(edit: Edit, compute: str, tensor: Tensor) -> list[Any]:
 
         return add
 
-    return [transposed(d, offset) for d, offset in zip(edit.deltas, edit.offsets, strict=True)]
-
-
-def _reader(edit: Edit, compute: str, tensor: Tensor) -> Callable[[int, int], Any]:
-    """Return the function that reads any rows of an edit's part of the unmodified tensor."""
-    place, scale = edit.place, edit.place.scale
-    columns = math.prod(tensor.shape[1:])
-
-    def stored(start: int, stop: int) -> Any:
-        import numpy as np
-
-        if not isinstance(tensor, StoredTensor):
-            rows = tensor.numpy().reshape(-1, columns)[start:stop].astype(compute)
-        else:
-            kind = numpy_dtype(tensor.dtype)
-            raw = np.empty((stop - start, columns), kind)
-            offset = tensor.info.start + start * columns * kind.itemsize
-            tensor.source.read_into(offset, raw.reshape(-1).view(np.uint8))
-            rows = raw.astype(compute)
-        if scale is not None:
-            rows *= scale.column(tensor.shape[0])[start:stop]
-        return rows
-
-    def read(start: int, stop: int) -> Any:
-        import numpy as np
-
-        found = []
-        for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
-            first, last = max(start, begin), min(stop, begin + high - low)
-            if first < last:
-                found.append(stored(low + first - begin, low + last - begin))
-        return found[0] if len(found) == 1 else np.concatenate(found)
-
-    return read
+    return [
+        transposed(*one)
+        for one in zip(edit.deltas, edit.offsets, edit.stretches, reads, strict=True)
+    ]
 
 
 def _ask(

@@ -15,7 +15,7 @@ from loramerge.adapter.save import choose_dialect
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, naming, uncut
 from loramerge.algebra.proof import Proof, prove
-from loramerge.algebra.to_lora import to_lora
+from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.events import Note, Warn
@@ -31,12 +31,12 @@ from loramerge.verbs.adapters import (
     written,
 )
 from loramerge.verbs.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.verbs.inputs import adapter_of, weighted
+from loramerge.verbs.inputs import adapter_of, at_base, open_base, weighted
 from loramerge.verbs.outputs import stand_in
 from loramerge.verbs.parameters import Context, Doc, Verb
 from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import input_of, step_of
-from loramerge.verbs.writing import RankParameters, WriteParameters
+from loramerge.verbs.provenance import Made, base_input, input_of, step_of
+from loramerge.verbs.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
     "VERB",
@@ -52,7 +52,7 @@ _EMBEDDINGS = "embeddings"  # the word for them in --keep and --drop
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How(RankParameters, WriteParameters):
+class _How(RankParameters, BaseParameter, WriteParameters):
     """What a conversion of one adapter and of many files have in common."""
 
     dtype: Annotated[
@@ -66,7 +66,7 @@ class _How(RankParameters, WriteParameters):
         bool,
         Doc(
             "Make every module an ordinary LoRA: exactly where it has a low-rank form, else by the "
-            "rank options, with the error stated."
+            "rank options, with the error stated; kinds that depend on the base need --base."
         ),
     ] = False
     keep: Annotated[
@@ -225,11 +225,9 @@ def _converted(adapter: Adapter, parameters: Convert, context: Context) -> Conve
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    made = step_of(
-        "convert", parameters, {("adapters", parameters.adapter.name): input_of(adapter)}
-    )
     chosen = _chosen(adapter, parameters, context)
-    source = _rescaled(weighted(chosen, parameters.adapter.weight), parameters.rescale)
+    source, made = _source(adapter, chosen, parameters, context)
+    source = _rescaled(source, parameters.rescale)
     combined: Combined
     if parameters.to_lora:
         sizes = None
@@ -257,6 +255,19 @@ def _converted(adapter: Adapter, parameters: Convert, context: Context) -> Conve
         kinds=found.kinds(),
         dropped=[site.name for site in adapter.deltas if site not in chosen.deltas],
     )
+
+
+def _source(
+    adapter: Adapter, chosen: Adapter, parameters: Convert, context: Context
+) -> tuple[Adapter, Made | None]:
+    """Return what is converted, weighted and at the base if there is one, and the step."""
+    given = {("adapters", parameters.adapter.name): input_of(adapter)}
+    base = None
+    if parameters.base is not None:
+        base = open_base(parameters.base, context)
+        given["bases", parameters.base] = base_input(base)
+    source = weighted(at_base(chosen, base), parameters.adapter.weight)
+    return source, step_of("convert", parameters, given)
 
 
 def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
@@ -327,12 +338,11 @@ def _tell_of_idle(adapter: Adapter, words: Sequence[str], context: Context) -> N
 def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     """Foretell the result from headers."""
     adapter = adapter_of(parameters.adapter, context)
-    made = step_of(
-        "convert", parameters, {("adapters", parameters.adapter.name): input_of(adapter)}
-    )
     quiet = replace(context, notify=lambda _: None)
-    source = weighted(_chosen(adapter, parameters, quiet), parameters.adapter.weight)
+    source, made = _source(adapter, _chosen(adapter, parameters, quiet), parameters, context)
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    if parameters.to_lora:
+        check_to_lora(source, rule)
     terms = {
         site: [_plain(delta, source.dtype) if parameters.to_lora else delta]
         for site, delta in source.deltas.items()

@@ -11,7 +11,7 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.save import choose_dialect
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import Combined, terms_of, uncut
+from loramerge.algebra.combine import Combined, require_base_free, terms_of, uncut
 from loramerge.algebra.compat import mix_like
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.mix import mixed_frame
@@ -205,11 +205,13 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     adapters, given = _given(inputs, parameters, context)
     target = choose_dialect(parameters.target(), adapters)
     weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
+    rule = parameters.rule(whole_size(adapters, parameters))
+    if parameters.compat is None:
+        require_base_free(weighted, rule)
     terms = terms_of([(without_values(a, target), weight) for a, weight in weighted], target)
     if parameters.compat in ("kohya", "peft-linear"):
         terms = {site: deltas[:1] for site, deltas in terms.items()}
     made = step_of("mix", parameters, given)
-    rule = parameters.rule(whole_size(adapters, parameters))
     frame = mixed_frame(adapters, parameters.embeddings)
     return predict_adapter(adapters, frame, terms, rule, parameters, made, context)
 

@@ -10,7 +10,9 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.save import choose_dialect
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
+from loramerge.algebra.combine import require_base_free
 from loramerge.algebra.resize import resize as resize_adapter
+from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn
 from loramerge.library.references import Reference
@@ -180,9 +182,10 @@ def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     adapter = adapter_of(parameters.adapter, context)
     target = choose_dialect(parameters.target(), [adapter])
     source, made = _source(without_values(adapter, target), parameters, context)
+    rule = parameters.rule(whole_size([adapter], parameters))
+    require_base_free([(source, Weight())], rule)
     source = for_dialect(source, target)
     terms = {site: [delta] for site, delta in source.deltas.items()}
-    rule = parameters.rule(whole_size([adapter], parameters))
     frame = source.with_deltas({}, dtype=adapter.dtype)
     return predict_adapter([adapter], frame, terms, rule, parameters, made, context)
 

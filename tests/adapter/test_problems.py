@@ -126,6 +126,89 @@ def test_a_module_spelled_twice_is_not_guessed(tmp_path: Path) -> None:
         adapter.require_sound()
 
 
+def both_ways(name: str) -> tuple[Sample, Sample]:
+    """An SDXL module in kohya's two namings, of other values."""
+    stem, other = SDXL_STEMS[name]
+    sample = make("sdxl", "kohya", {name: adaptable("sdxl")[name]}, seed=1)
+    assert all(key.startswith(stem) for key in sample.tensors)
+    twin = Sample("sdxl", "kohya", {
+        other + key.removeprefix(stem): value for key, value in sample.tensors.items()
+    })  # fmt: skip
+    return sample, twin
+
+
+SDXL_STEMS = {
+    "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": (
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q",
+    ),
+    "unet.mid_block.attentions.0.transformer_blocks.3.attn2.to_k": (
+        "lora_unet_middle_block_1_transformer_blocks_3_attn2_to_k",
+        "lora_unet_mid_block_attentions_0_transformer_blocks_3_attn2_to_k",
+    ),
+}
+
+
+def test_some_modules_in_one_naming_of_sdxl_and_others_in_the_other(tmp_path: Path) -> None:
+    (first, _), (_, second) = map(both_ways, SDXL_STEMS)
+    sample = Sample("sdxl", "kohya", {**first.tensors, **second.tensors})
+    adapter = loaded(sample, tmp_path).require_sound()
+    assert [site.name for site in adapter.deltas] == list(SDXL_STEMS)
+    assert not adapter.info.account.unknown and not adapter.info.problems
+
+
+def test_a_module_in_both_namings_with_equal_values_is_read_once(tmp_path: Path) -> None:
+    first, second = both_ways(next(iter(SDXL_STEMS)))
+    sample = Sample("sdxl", "kohya", {**first.tensors, **second.tensors})
+    adapter = loaded(sample, tmp_path).require_sound()
+    (tmp_path / "alone").mkdir()
+    alone = loaded(first, tmp_path / "alone")
+    assert adapter.deltas.keys() == alone.deltas.keys() and adapter.info.dialects == {"kohya": 1}
+    assert not adapter.info.account.unknown
+    assert sorted(adapter.info.account.used) == sorted(sample.tensors)
+    (problem,) = adapter.info.problems
+    assert (problem.severity, problem.code) == ("warning", "spelled-twice-alike")
+    ((_, delta),), ((_, expected),) = adapter.modules(), alone.modules()
+    assert np.array_equal(delta.dense(), expected.dense())  # once, not twice
+    for key in second.tensors:  # any value or alpha that differs
+        changed = {**second.tensors, key: second.tensors[key] * 1.5}
+        other = loaded(Sample("sdxl", "kohya", {**first.tensors, **changed}), tmp_path)
+        with pytest.raises(AdapterError, match="occurs twice") as caught:
+            other.require_sound()
+        for stem in SDXL_STEMS[next(iter(SDXL_STEMS))]:
+            assert stem in str(caught.value)
+
+
+def test_another_dialects_spelling_of_equal_values_is_read_once(tmp_path: Path) -> None:
+    sample = few()
+    roles = {"lora_up.weight": "lora.up.weight", "lora_down.weight": "lora.down.weight"}
+    stem = STEM
+    twin = {f"{NAME}.{new}": sample.tensors[f"{stem}.{old}"]
+            for old, new in roles.items()}  # fmt: skip
+    rank = len(sample.tensors[f"{stem}.lora_down.weight"])
+    sample.tensors[f"{stem}.alpha"] = np.array(rank, np.float32)  # the twin has none
+    sample.tensors |= twin
+    adapter = loaded(sample, tmp_path).require_sound()
+    assert {p.code for p in adapter.info.problems} == {"spelled-twice-alike"}
+    assert set(adapter.info.dialects) == {"kohya"}
+
+
+def test_one_role_in_two_spellings(tmp_path: Path) -> None:
+    stem = "diffusion_model.double_blocks.0.img_attn.proj"
+    tensors = {
+        f"{stem}.lora_A.weight": np.ones((2, 32), np.float32),
+        f"{stem}.lora_down.weight": np.ones((2, 32), np.float32),
+        f"{stem}.lora_B.weight": np.ones((32, 2), np.float32),
+    }
+    adapter = loaded(Sample("flux1", "comfyui", tensors), tmp_path).require_sound()
+    assert [p.code for p in adapter.info.problems] == ["spelled-twice-alike"]
+    assert sorted(adapter.info.account.used) == sorted(tensors)
+    tensors[f"{stem}.lora_down.weight"] *= 2
+    with pytest.raises(AdapterError, match="occurs twice with different values") as caught:
+        loaded(Sample("flux1", "comfyui", tensors), tmp_path).require_sound()
+    assert "lora_A" in str(caught.value) and "lora_down" in str(caught.value)
+
+
 def test_a_mixed_file_is_read_whole(tmp_path: Path) -> None:
     sample = few()
     other = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

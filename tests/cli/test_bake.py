@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from loramerge.adapter.load import load
+from loramerge.checkpoint import open_checkpoint
 from loramerge.files.digest import sha256_of_file
 from tests.cli.world import rewrite, write_folder
 from tests.samples import data_section, read_safetensors
@@ -191,3 +194,38 @@ def test_folders(run):
     (run.folder / "mine" / "thesis.txt").write_text("years of work")
     run.refused(3, "bake", "--base", "model", "a", "-o", "mine", "--force", says="would remove")
     run.ok("bake", "--base", "model", "a", "-o", "model+a@0.8", "--force")
+
+
+def test_a_float8_base_with_scales(run):
+    """Dequantised, added, requantised with the stored scale: within half a step of float64."""
+    scales, stored = {}, {}
+
+    def quantised(arrays, metadata):
+        for name in [k for k in arrays if k.endswith(".weight") and arrays[k].ndim > 1]:
+            wide = arrays[name].astype("float64")
+            scale = np.float32(max(np.abs(wide).max(), 1e-6) / 240.0)  # room for what is added
+            arrays[name] = (wide / scale).astype(ml_dtypes.float8_e4m3fn)
+            arrays[name.removesuffix("weight") + "scale_weight"] = np.array(scale)
+            scales[name], stored[name] = float(scale), arrays[name]
+
+    rewrite(run.folder / "base.safetensors", run.folder / "q.safetensors", quantised)
+    found = run.ok("bake", "--base", "q.safetensors", "a:0.8", "-o", "o.safetensors", "--json").json
+    before, after = (read_safetensors(run.folder / f"{n}.safetensors")[0] for n in "qo")
+    touched = {entry["tensor"] for entry in found["touched"]}
+    assert before.keys() == after.keys() and touched <= scales.keys()
+    assert found["survived"] > 0 and found["relative_error"] > 0
+    for name, array in before.items():
+        if name not in touched:
+            assert after[name].tobytes() == array.tobytes(), name
+    slots = open_checkpoint(run.folder / "q.safetensors").slots
+    plain = 0
+    for site, delta in load(run.folder / "a.safetensors").deltas.items():
+        (place,) = slots[site.modules[0], "weight"]
+        asked = 0.8 * delta.dense().reshape(place.shape)
+        scale, base = scales[place.name], stored[place.name].astype("float64")
+        want = base + asked / scale
+        got = after[place.name].astype("float64")
+        step = 2.0 ** np.maximum(np.floor(np.log2(np.abs(want) + 1e-30)) - 3, -9)
+        assert (np.abs(got - want) <= 0.5001 * step + 1e-5 * np.abs(want)).all(), place.name
+        plain += (np.abs(got - (base + asked)) > 0.6 * step).any()  # as if there were no scale
+    assert plain > 0.9 * len(touched)

@@ -13,10 +13,13 @@ import loramerge as lm
 from loramerge.adapter import LowRank
 from loramerge.adapter.load import load
 from loramerge.algebra import proof as proofs
+from loramerge.checkpoint import open_checkpoint
+from loramerge.library.references import Reference
 from loramerge.verbs import convert as verb
 from tests.algebra.builders import adapter, full, low_rank, site, tensor
 from tests.cli.world import rewrite, weights
 from tests.samples import data_section, read_safetensors, relative, safetensors_bytes
+from tests.stream.test_kinds_at_a_base import KINDS
 
 FILE_DIALECTS = ("kohya", "diffusers", "diffusers-legacy")
 
@@ -187,6 +190,57 @@ def test_to_lora_needs_a_rank_only_where_none_is(run):
     assert error == pytest.approx(np.sqrt((s[5:] ** 2).sum() / (s**2).sum()), abs=1e-4)
     assert file["worst"]["relative_error"] == pytest.approx(error, abs=1e-3)
     assert "same file" in run.ok("run", "o.safetensors").out
+
+
+NEEDY = {
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q": "dora-in",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k": "dora-out",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_v": "oft",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0": "ia3-in",
+}
+
+
+def test_to_lora_against_a_base(run):
+    """Kinds that depend on the base are cut optimally of what they change there, and proven."""
+    checkpoint = open_checkpoint(run.folder / "base.safetensors")
+    weights = {}
+    for name in NEEDY:
+        (place,) = checkpoint.slots[name, "weight"]
+        weights[name] = place.tensor.numpy().astype(np.float64).reshape(place.shape)
+    deltas = {name: KINDS[kind](weights[name].shape) for name, kind in NEEDY.items()}
+    _write(run, deltas)
+    ask = ("convert", "k", "--to-lora", "--rank", "3")
+    run.refused(5, *ask, says=("depends on the base", "to_q (dora)", "--base B"))
+    run.refused(2, "convert", "k", "--to-lora", "--base", "base.safetensors", says="--rank 32")
+    ask = (*ask, "--base", "base.safetensors", "-o", "o.safetensors")
+    (file,) = run.ok(*ask, "--json").json["files"]
+    assert file["kinds_after"] == {"lora": 4} and 0 < file["relative_error"] < 1
+    folder = run.folder
+    asked = {"to_lora": True, "rank": 3, "base": str(folder / "base.safetensors")}
+    foretold = verb.predict(verb.Convert(adapter=Reference(str(folder / "k.safetensors")), **asked))
+    assert foretold.size >= (folder / "o.safetensors").stat().st_size and foretold.ranks == {3: 4}
+    after = load(run.folder / "o.safetensors")
+    lost = whole = 0.0
+    for name, delta in deltas.items():
+        dense = delta.dense(weights[name]).reshape(len(weights[name]), -1)
+        s = np.linalg.svd(dense, compute_uv=False)
+        found = after.deltas[site(name)].dense().reshape(dense.shape)
+        tail, energy = (s[3:] ** 2).sum(), (s**2).sum()
+        assert relative(found, dense) == pytest.approx(np.sqrt(tail / energy), abs=1e-4)
+        # wrong: taken at weights that were changed before
+        assert relative(found, delta.dense(2 * weights[name]).reshape(dense.shape)) > 0.1
+        lost, whole = lost + tail, whole + energy
+    assert file["relative_error"] == pytest.approx(np.sqrt(lost / whole), abs=1e-4)
+    assert "same file" in run.ok("run", "o.safetensors").out
+    _, metadata = read_safetensors(run.folder / "o.safetensors")
+    recipe = json.loads(metadata["loramerge.recipe"])
+    assert {e["path"] for e in recipe["inputs"].values()} == {"k.safetensors", "base.safetensors"}
+    # without --to-lora they become whole differences
+    run.ok("convert", "k", "--base", "base.safetensors", "-o", "w.safetensors")
+    whole_file = load(run.folder / "w.safetensors")
+    assert whole_file.kinds() == {"full": 4}
+    for name, delta in deltas.items():
+        assert relative(whole_file.deltas[site(name)].dense(), delta.dense(weights[name])) < 1e-6
 
 
 def test_to_lora_is_exact_where_it_can_be(run):

@@ -120,7 +120,7 @@ def test_a_role_twice_is_not_taken_twice() -> None:
     keys = ["lora_unet_x.lora_down.weight", "lora_unet_x.lora_A.weight"]
     result = classify(keys, {})
     assert result.groups[0].roles == {"down": keys[0]}
-    assert result.unknown == [keys[1]]
+    assert result.doubled == [(keys[1], keys[0])] and not result.unknown
 
 
 def test_embeddings_are_carried() -> None:

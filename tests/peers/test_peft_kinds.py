@@ -55,8 +55,30 @@ CONFIGS: dict[str, Any] = {
     "oft-exact": lambda: peft.OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False),
     "oft-shared": lambda: peft.OFTConfig(r=0, oft_block_size=4, block_share=True),
     "oft-terms": lambda: peft.OFTConfig(r=0, oft_block_size=4, num_cayley_neumann_terms=3),
+    "oft-constrained": lambda: peft.OFTConfig(r=0, oft_block_size=4, coft=True, eps=0.8),
+    "oft-constrained-shared": lambda: peft.OFTConfig(
+        r=0, oft_block_size=4, coft=True, eps=0.5, block_share=True, use_cayley_neumann=False
+    ),
     "boft": lambda: peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=1),
+    "boft-2": lambda: peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=2),
+    "boft-3": lambda: peft.BOFTConfig(boft_block_size=2, boft_n_butterfly_factor=3),
 }
+
+
+class _BlockDiagonal:
+    """Takes the place of PEFT's kernel for CUDA, without which it knows a single stage only."""
+
+    @staticmethod
+    def apply(blocks: Any) -> Any:
+        return torch.stack([torch.block_diag(*stage) for stage in blocks])
+
+
+@pytest.fixture(autouse=True)
+def _stages(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "boft-" in request.node.name:
+        layer = pytest.importorskip("peft.tuners.boft.layer")
+        monkeypatch.setattr(layer, "get_fbd_cuda", lambda: True)
+        monkeypatch.setattr(layer, "FastBlockDiag", _BlockDiagonal)
 
 
 def wrapped_of(case: str) -> Any:

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 import loramerge as lm
+from loramerge.adapter.save import save
+from loramerge.checkpoint import open_checkpoint
 from loramerge.recipe.plan import Plan, plan_recipe
 from loramerge.recipe.recipe import load_recipe
+from tests.algebra.builders import adapter
 from tests.cli.world import rewrite
+from tests.stream.test_kinds_at_a_base import KINDS
 
 CHAIN = """
 version: 1
@@ -260,3 +264,41 @@ def test_what_cannot_be_told_is_said(recipe, run) -> None:
     assert found["y"]["reason"] == "follows from results that cannot be told yet"
     assert found["y"]["size"] is None
     assert "broken.safetensors" in run.ok("plan", "recipe.yaml").out
+
+
+NEEDY = """
+version: 1
+inputs: {k: k.safetensors, a: a.safetensors, base: base.safetensors}
+steps:
+  half: {mix: {adapters: ["k:0.5"]}, save: half.safetensors}
+  small: {resize: {adapter: k, rank: 2}, save: small.safetensors}
+  plain: {convert: {adapter: k, to_lora: true, rank: 2}, save: plain.safetensors}
+  same: {convert: {adapter: k}, save: same.safetensors}
+"""
+
+
+def test_what_needs_a_base_is_foretold(run, recipe):
+    """Headers tell the kinds, so a plan says what the run would: that a step lacks its base."""
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    (place,) = open_checkpoint(run.folder / "base.safetensors").slots[name, "weight"]
+    needy = adapter({name: KINDS["dora-out"](place.shape)}, families=["sd21"])
+    save(needy, run.folder / "k.safetensors", to="kohya")
+    recipe(NEEDY)
+    tasks = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
+    for step in ("half", "small", "plain"):
+        assert tasks[step]["size"] is None, step
+        for words in ("depends on the base", "dora", "--base B"):
+            assert words in tasks[step]["reason"], (step, words)
+    assert tasks["same"]["reason"] is None and tasks["same"]["size"]
+    assert run("run", "recipe.yaml").code == 5
+    given = NEEDY
+    for words in ('["k:0.5"]', "rank: 2}, save: small", "rank: 2}, save: plain"):
+        head, _, tail = words.partition("}")
+        given = given.replace(words, f"{head}, base: base" + (f"}}{tail}" if tail else ""))
+    recipe(given)
+    tasks = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
+    assert all(task["reason"] is None for task in tasks.values())
+    run.ok("run", "recipe.yaml")
+    for step, task in tasks.items():
+        size = (run.folder / f"{step}.safetensors").stat().st_size
+        assert size <= task["size"], step
