@@ -167,14 +167,14 @@ def detect(
     if len(tied) == 1:
         what = f"{matched} of {len(groups)} modules have its names, {exact} exactly its shapes"
         return Detection((tied[0],), what)
-    if any(f.by_shape and _meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
-        names = " and ".join(family.name for family in tied)
-        return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))
         if named is not None:
             what = f"names and shapes fit several; {key} says {metadata[key]}"
             return Detection((named,), what)
+    if any(f.by_shape and _meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
+        names = " and ".join(family.name for family in tied)
+        return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
     for family in tied:
         if all(g.dialect == family.alone_in and "alpha" in g.roles for g in groups):
             what = f"names and shapes fit several; only its programs write {family.alone_in} names"

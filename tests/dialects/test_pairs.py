@@ -30,6 +30,7 @@ Array = np.ndarray[Any, Any]
 Group = tuple[str, ...]  # modules that some of the two dialects stores as one
 
 RANK, ALPHA = 4, 3.0  # a scale of 0.75, which a folded factor rounds
+DENOISERS = ("unet.", "transformer.")
 EACH = 1  # group of every sort
 ROUNDING = {"float32": 2.0**-22, "float16": 2.0**-9}
 # diffusers' header has a place for alpha that other programs do not read: the scale lies in up
@@ -143,8 +144,8 @@ def test_there_and_back_means_the_same(name: str, tmp_path: Path) -> None:
     for number, (one, other) in enumerate(pairs(family)):
         chosen = groups(family, one, other)
         dtype = tuple(ROUNDING)[number % 2]
-        if not chosen:
-            continue  # they have no module in common
+        if not any(name.startswith(DENOISERS) for group in chosen for name in group):
+            continue  # they have none in common, or such of text encoders that tell no family
         tried += 1
         places = [_place(tmp_path, f"{number}-{i}", d) for i, d in enumerate((one, other, one))]
         lm.save(made(family, one, chosen, dtype), places[0], dialect=one.name)

@@ -138,7 +138,8 @@ def adapter_of(folder: Path, kind: str, native: Tensors, places: Any = PLACES) -
         made, _ = KINDS[kind](*native[f"{place}.weight"].shape)
         stem = f"lora_unet_{place.replace('.', '_')}"
         tensors |= {f"{stem}.{end}": np.asarray(value) for end, value in made.items()}
-    return write(tensors, folder / "adapter.safetensors")
+    # of a few blocks whose shapes do not show, names alone could be of a Flux.2 as well
+    return write(tensors, folder / "adapter.safetensors", {"ss_base_model_version": "flux1"})
 
 
 def changes(kind: str, native: Tensors, places: Any = PLACES) -> dict[str, Array]:
