@@ -12,11 +12,12 @@ import click
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.cli.main import COMMANDS, group
 from loramerge.dialects import DIALECTS, programs_of
-from loramerge.families import FAMILIES
+from loramerge.families import FAMILIES, Family
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.shipped import shipped_recipes
 from loramerge.verbs.parameters import Verb, parameters_of
 from tests.cli.examples import examples_of, walk
+from tests.docs import support
 
 __all__ = ["commands", "tables", "with_tables"]
 
@@ -143,6 +144,17 @@ def _step(verb: Verb) -> str:
     return _row((f"`{verb.name}`", title, ", ".join(words), f"{article} {verb.gives}{saved}"))
 
 
+def _kind(kind: str) -> str:
+    return f"`{kind.removeprefix('peft-')}`" + (" of PEFT" if kind.startswith("peft-") else "")
+
+
+def _layouts(family: Family) -> str:
+    """Return the layouts of checkpoints that a family is baked into."""
+    if not family.verified:
+        return "–"
+    return ", ".join(sorted({s.layout for found in family.spellings.values() for s in found}))
+
+
 def tables() -> dict[str, str]:
     """Return the generated tables of the documents by name."""
     dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
@@ -179,7 +191,21 @@ def tables() -> dict[str, str]:
     shipped += [
         _row((f"[`{r.name}`](../recipes/{r.name}.yaml)", r.title)) for r in shipped_recipes()
     ]
+    kinds = [_row(("kind", *(f"`{name}`" for name in DIALECTS), "compared with")),
+             "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
+    kinds += [
+        _row((_kind(kind), *("yes" if said[d] else "–" for d in DIALECTS), support.PROVEN[kind]))
+        for kind, said in support.kinds_by_dialect().items()
+    ]
+    named = [_row(("family", *(f"`{name}`" for name in DIALECTS), "bake into")),
+             "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
+    named += [
+        _row((f"`{name}`", *(said[d] or "–" for d in DIALECTS), _layouts(FAMILIES[name])))
+        for name, said in support.families_by_dialect().items()
+    ]
     return {
+        "kinds": "\n".join(kinds),
+        "named": "\n".join(named),
         "steps": "\n".join(steps),
         "shipped": "\n".join(shipped),
         "dialects": "\n".join(dialects),

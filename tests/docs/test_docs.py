@@ -14,11 +14,11 @@ import pytest
 import loramerge
 from loramerge.cli.main import COMMANDS, main
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.roles import BETRAYING
+from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, shown_in, walk
-from tests.docs import reference
+from tests.docs import reference, support
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -50,7 +50,7 @@ def test_commands():
 @pytest.mark.parametrize(
     ("document", "names"),
     [
-        ("formats", ("dialects", "families")),
+        ("formats", ("dialects", "families", "kinds", "named")),
         ("weights", ("vectors", "presets")),
         ("recipes", ("steps", "shipped")),
     ],
@@ -79,6 +79,12 @@ def test_nothing_is_left_out():
     python = (DOCS / "python.md").read_text("utf-8")
     for name in loramerge.__all__:
         assert name in ("Adapter", "__version__") or f"lm.{name}" in python, name
+
+
+def test_the_table_of_support_has_every_kind():
+    """Every kind there is has a sample, and says what it is compared with."""
+    kinds = {*BETRAYING, "lora", "tucker", "full", "bias", "norm", "set", "boft"} - set(FOREIGN)
+    assert set(support.samples()) == set(support.PROVEN) == kinds
 
 
 def test_the_changelog_has_this_version():

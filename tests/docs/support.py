@@ -1,0 +1,193 @@
+"""What each dialect can say of each kind and of each family, found out by trying.
+
+A sample of every kind is encoded for every dialect and read back; nothing here lists what should
+come out.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapter import Adapter, Site
+from loramerge.adapter.adapter import Info
+from loramerge.adapter.load import load
+from loramerge.adapter.save import encode, write_encoded
+from loramerge.dialects import DIALECTS, Dialect, stem_table
+from loramerge.dialects.detect import Detection
+from loramerge.errors import LoramergeError
+from loramerge.families import FAMILIES, Family
+from tests import kind_samples
+from tests.samples import safetensors_bytes
+
+__all__ = ["PROVEN", "families_by_dialect", "kinds_by_dialect", "samples"]
+
+_STEM = kind_samples.STEMS["linear"]
+_NORM = "lora_unet_down_blocks_1_attentions_0_norm"
+_PEFT_STEM = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+
+_EMBEDDING = "base_model.model.text_model.embeddings.token_embedding.lora_embedding"
+
+# what the change of a kind is compared with in the tests: 1e-6 of a float64 formula, and of a peer
+PROVEN = {
+    "lora": "formula, LyCORIS, PEFT, diffusers", "tucker": "formula, LyCORIS",
+    "full": "formula, LyCORIS", "bias": "formula, LyCORIS", "norm": "formula, LyCORIS",
+    "set": "formula, PEFT", "loha": "formula, LyCORIS, PEFT", "lokr": "formula, LyCORIS, PEFT",
+    "sparse-bias": "formula", "lora-embedding": "formula, PEFT",
+    "dora": "formula, LyCORIS, PEFT", "ia3": "formula, LyCORIS", "oft": "formula, LyCORIS",
+    "boft": "formula, LyCORIS", "glora": "formula, LyCORIS", "peft-oft": "formula, PEFT",
+    "peft-boft": "formula, PEFT", "peft-ia3": "formula, PEFT",
+}  # fmt: skip
+
+
+def _kohya(tensors: dict[str, Any], stem: str = _STEM) -> dict[str, Any]:
+    return {f"{stem}.{end}": value for end, value in tensors.items()}
+
+
+def _peft(tensors: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {f"{_PEFT_STEM}.{end}": value for end, value in tensors.items()}, config
+
+
+def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
+    """Yield (kind, tensors by key, PEFT's configuration or None) of a sample of every kind."""
+    values, n = kind_samples.values, 16
+    # of full width, because lists by position have a place of this size
+    yield (
+        "lora",
+        _kohya({"lora_up.weight": values(640, 2), "lora_down.weight": values(2, 640)}),
+        None,
+    )
+    made = kind_samples.samples()
+    conv = kind_samples.STEMS["conv3x3"]
+    core = {"lora_up.weight": values(8, 2, 1, 1), "lora_down.weight": values(2, 8, 1, 1)}
+    yield "tucker", _kohya(core | {"lora_mid.weight": values(2, 2, 3, 3)}, conv), None
+    yield "full", _kohya({"diff": values(n, n)}), None
+    yield "bias", _kohya({"diff_b": values(n)}, kind_samples.STEMS["conv3x3"]), None
+    yield "norm", _kohya({"w_norm": values(n), "b_norm": values(n)}, _NORM), None
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    other = _PEFT_STEM.replace("to_q", "to_k")  # whose factors tell the family
+    beside = {f"{other}.lora_A.weight": values(2, 320), f"{other}.lora_B.weight": values(320, 2)}
+    yield "set", {f"{_PEFT_STEM}.weight": values(n, n)} | beside, config
+    table = {f"{_EMBEDDING}_A": values(2, 30), f"{_EMBEDDING}_B": values(12, 2)}
+    yield "lora-embedding", table, config
+    for kind, names in {
+        "loha": ("loha",), "lokr": ("lokr-full-factored",),
+        "sparse-bias": ("sparse-bias",), "dora": ("dora-out",), "ia3": ("ia3-out",), "oft": ("oft",),
+        "boft": ("boft",), "glora": ("glora",),
+    }.items():  # fmt: skip
+        for name in names:
+            yield kind, made[f"{name}-linear"][1].keys("linear"), None
+    # of the shapes that PEFT gives a layer of 16 × 16
+    halves = {"lokr_w1": values(4, 4), "lokr_w2_a": values(4, 1), "lokr_w2_b": values(1, 4)}
+    yield "lokr", _kohya(halves | {"alpha": kind_samples.number(1.0)}), None
+    oft = {"oft_R.weight": values(4, 6)}
+    yield "peft-oft", *_peft(oft, {"peft_type": "OFT", "r": 4, "oft_block_size": 4})
+    boft = {"boft_R": values(1, 4, 4, 4), "boft_s": values(n, 1)}
+    yield "peft-boft", *_peft(boft, {"peft_type": "BOFT", "boft_block_size": 4})
+    yield "peft-ia3", *_peft({"ia3_l": values(n, 1)}, {"peft_type": "IA3"})
+
+
+# a module of Flux for samples on a linear layer, and for norms
+_FLUX_LINEAR = "transformer.transformer_blocks.0.attn.to_out.0"
+_FLUX_NORM = "transformer.transformer_blocks.0.attn.norm_q"
+
+
+@cache
+def samples() -> dict[str, list[Adapter]]:
+    """Return adapters of every kind, in its forms, as they are read from the dialect that has them."""
+    found: dict[str, list[Adapter]] = {}
+    folder = Path(tempfile.mkdtemp())
+    for number, (kind, tensors, config) in enumerate(_sources()):
+        place = folder / str(number)
+        place.mkdir()
+        arrays = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        if config is None:
+            file = place / "sample.safetensors"
+            file.write_bytes(safetensors_bytes(arrays, kind_samples.METADATA))
+            adapter = load(file)
+        else:
+            (place / "adapter_model.safetensors").write_bytes(safetensors_bytes(arrays))
+            (place / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+            adapter = load(place)
+        assert not adapter.info.account.unknown, kind
+        found.setdefault(kind, []).append(adapter)
+    return found
+
+
+def _in_family(kind: str, sample: Adapter, family: Family) -> Adapter | None:
+    """Return a sample as one of a family, None where the family has no layer of its sort."""
+    deltas = dict(sample.deltas)
+    if family.name == "flux1":
+        if kind in ("tucker", "lora-embedding"):
+            return None
+        module = _FLUX_NORM if kind == "norm" else _FLUX_LINEAR
+        placed = {
+            Site((module,), site.parameter): d
+            for site, d in deltas.items()
+            if d.kind != "lora" or kind == "lora"
+        }
+        deltas = {s: d for s, d in placed.items() if kind != "norm" or s.parameter == "weight"}
+    info = replace(sample.info, detection=Detection((family,), "a sample"))
+    return Adapter(deltas, {}, info if family.name != "flux1" else Info(detection=info.detection))
+
+
+def _said(kind: str, sample: Adapter, dialect: Dialect, folder: Path) -> bool:
+    """Say whether a dialect holds a sample: it is written, and read back as what it was."""
+    for family in (FAMILIES["sd15"], FAMILIES["flux1"]):
+        adapter = _in_family(kind, sample, family)
+        if adapter is None or not any(True for _ in stem_table(dialect, family)):
+            continue
+        name = f"{len(list(folder.iterdir()))}{'' if dialect.folder else '.safetensors'}"
+        place = folder / name
+        try:
+            encoded = encode(adapter, dialect)
+            encoded.metadata["modelspec.architecture"] = kind_samples.METADATA[
+                "modelspec.architecture"
+            ]
+            write_encoded(encoded, place)
+        except LoramergeError:
+            return False
+        found = load(place)
+        return found.kinds().keys() == adapter.kinds().keys() and not found.info.account.unknown
+    return False
+
+
+def kinds_by_dialect() -> dict[str, dict[str, bool]]:
+    """Return kind → dialect → whether it is written and read back."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            kind: {
+                d.name: any(_said(kind, sample, d, Path(folder)) for sample in forms)
+                for d in DIALECTS.values()
+            }
+            for kind, forms in samples().items()
+        }
+
+
+def families_by_dialect() -> dict[str, dict[str, str]]:
+    """Return family → dialect → the components whose layers it names, `part of` where not all."""
+    return {
+        family.name: {d.name: _components(family, d) for d in DIALECTS.values()}
+        for family in FAMILIES.values()
+    }
+
+
+def _components(family: Family, dialect: Dialect) -> str:
+    named = {module for stem in stem_table(dialect, family).values() for module in stem.modules}
+    found, whole = [], True
+    for component in family.components:
+        layers = [
+            f"{component.name}.{m.path}" for m in component.modules if m.layer in ("linear", "conv")
+        ]
+        count = sum(layer in named for layer in layers)
+        if count:
+            found.append(component.name if count == len(layers) else f"part of {component.name}")
+        whole = whole and count == len(layers)
+    return "all" if whole else ", ".join(found)
