@@ -37,7 +37,12 @@ __all__ = ["Recipe", "Task", "load_recipe", "recipe_of"]
 
 _TOP = ("version", "vars", "inputs", "sweep", "steps")
 # what a name may stand for, by what the parameter names
-_FITS = {"adapters": ("adapter",), "bases": ("checkpoint",), "files": ("adapter", "checkpoint")}
+_FITS = {
+    "adapters": ("adapter",),
+    "bases": ("checkpoint",),
+    "files": ("adapter", "checkpoint"),
+    "folders": (),
+}
 
 
 @dataclass(frozen=True)
@@ -381,7 +386,12 @@ class _Reader:
 
     def _check_fit(self, step: _Said, one: Parameter, name: str) -> None:
         gives = self.steps[name].verb.gives
-        if gives not in _FITS[one.doc.completes or ""]:
+        fits = _FITS[one.doc.completes or ""]
+        if not fits:
+            self.mistakes.add(
+                _at(step, one), f"{one.word} needs a folder, and the step {name!r} gives none"
+            )
+        elif gives not in fits:
             wanted = " or ".join(_FITS[one.doc.completes or ""])
             self.mistakes.add(
                 _at(step, one), f"{one.word} needs an {wanted}, and the step {name!r} gives a {gives}"

@@ -1,4 +1,4 @@
-"""Tensors kept on disk by what they were computed from, and the digests of files.
+"""Tensors kept on disk by what they were computed from.
 
 A key says all that a value follows from, so nothing in a cache is ever stale, several runs may share
 one, and what a killed run had not yet written is computed again to the same bits.
@@ -7,8 +7,6 @@ one, and what a killed run had not yet written is computed again to the same bit
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ from typing import Any
 import torch
 
 from loramerge.errors import LoramergeError
-from loramerge.files.digest import sha256_of_file
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, Tensor
-from loramerge.files.writer import write_bytes, write_tensors
+from loramerge.files.writer import write_tensors
 
-__all__ = ["FileDigests", "TensorCache"]
+__all__ = ["TensorCache"]
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ENTRIES = 1024
@@ -109,34 +106,3 @@ class TensorCache:
         found = {p: torch.from_numpy(file.tensors[f"{key}.{p}"].numpy().copy()) for p in parts}
         file.close()
         return found
-
-
-class FileDigests:
-    """sha256 of files, remembered by path, size and time, so that a large folder is read once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._new = 0
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            content = {}
-        self._known: dict[str, list[Any]] = content if isinstance(content, dict) else {}
-
-    def __call__(self, path: Path) -> str:
-        """Return the digest of a file."""
-        status = path.stat()
-        key, identity = os.path.realpath(path), [status.st_size, status.st_mtime_ns]
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:2] == identity and len(known) == 3:
-            return str(known[2])
-        digest = sha256_of_file(path)
-        self._known[key] = [*identity, digest]
-        self._new += 1
-        return digest
-
-    def save(self) -> None:
-        """Write what was learned."""
-        if self._new:
-            write_bytes(self._path, json.dumps(self._known).encode(), force=True)
-            self._new = 0

@@ -18,13 +18,12 @@ from typing import Any
 
 from loramerge.errors import FileError, FormatError, MissingFile, listed
 from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.files.folders import CAPTION_SUFFIXES, LISTING, image_files
 from loramerge.train.buckets import Size
-from loramerge.train.images import image_files, size_of
+from loramerge.train.images import size_of
 
 __all__ = ["Dataset", "Picture", "scan"]
 
-_SIDECARS = (".txt", ".caption")
-_METADATA = "metadata.jsonl"
 _KOHYA = re.compile(r"(\d+)_(.*)")
 
 
@@ -150,12 +149,12 @@ def _said_by(folder: Path, root: Path) -> tuple[int | None, str | None]:
 
 def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[str | None, str]:
     """Return a picture's caption and where it came from."""
-    for suffix in _SIDECARS:
+    for suffix in CAPTION_SUFFIXES:
         sidecar = path.with_suffix(suffix)
         if sidecar.is_file():
             return _text(sidecar), suffix
     if path.name in metadata:
-        return metadata[path.name], _METADATA
+        return metadata[path.name], LISTING
     return (words, "folder") if words else (None, "none")
 
 
@@ -175,7 +174,7 @@ def _metadata(folder: Path) -> dict[str, str]:
     Raises:
         FormatError: naming the line.
     """
-    path = folder / _METADATA
+    path = folder / LISTING
     if not path.is_file():
         return {}
     found: dict[str, str] = {}

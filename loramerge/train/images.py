@@ -1,9 +1,7 @@
-"""Picture files: which there are, how large they are, and their pixels as the model sees them."""
+"""Picture files: how large they are, and their pixels as the model sees them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,8 @@ import torch
 
 from loramerge.errors import FileError, MissingExtra
 
-__all__ = ["IMAGE_SUFFIXES", "fitted", "image_files", "opened", "pixels", "size_of"]
+__all__ = ["fitted", "opened", "pixels", "size_of"]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
@@ -27,15 +24,6 @@ def _pillow() -> Any:
     except ImportError:
         raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
     return Image, ImageOps
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder, sorted; hidden files and folders are left out."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(place, name)
 
 
 def size_of(path: Path) -> Size:

@@ -34,7 +34,7 @@ class Doc:
             makes it positional.
         metavar: what stands for the value in help.
         completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
-            (either), `dialects`, or nothing.
+            (either), `folders` (of pictures), `dialects`, or nothing.
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
     """
@@ -81,8 +81,8 @@ class Parameter:
 
     @property
     def refers(self) -> bool:
-        """Whether its values are names of adapters or bases."""
-        return self.doc.completes in ("adapters", "bases", "files")
+        """Whether its values are names of adapters, bases or folders."""
+        return self.doc.completes in ("adapters", "bases", "files", "folders")
 
 
 def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:

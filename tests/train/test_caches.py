@@ -18,9 +18,10 @@ from loramerge.errors import (  # noqa: E402
     NumericsError,
     UsageError,
 )
+from loramerge.files.digest import sha256_of_file  # noqa: E402
 from loramerge.train import cache as caching  # noqa: E402
 from loramerge.train.buckets import Order, bucket_of, bucket_sizes  # noqa: E402
-from loramerge.train.cache import FileDigests, TensorCache  # noqa: E402
+from loramerge.train.cache import TensorCache  # noqa: E402
 from loramerge.train.captions import Captioning  # noqa: E402
 from loramerge.train.data import Dataset, scan  # noqa: E402
 from loramerge.train.examples import Examples, time_ids  # noqa: E402
@@ -112,11 +113,10 @@ def test_latents_are_what_the_vae_gives_and_are_kept_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, found, buckets, cache = ready(tmp_path)
-    digests = FileDigests(tmp_path / "cache" / "files.json")
+    digests = sha256_of_file
     asked = {p.path: (p, b) for p, b in zip(found.pictures, buckets, strict=True)}
     latents = Latents(pipeline, cache, digests)
     assert latents.prepare(asked) == {} and len(cache) == 5
-    digests.save()
     first = latents(found.pictures[1], buckets[1])
     assert first.shape == (4, buckets[1][1] // 2, buckets[1][0] // 2)
     image, _ = fitted(opened(found.pictures[1].path), buckets[1])
@@ -144,7 +144,6 @@ def test_latents_are_what_the_vae_gives_and_are_kept_by_content(
     (shard,) = (tmp_path / "cache").glob("latents-*")
     shard.write_bytes(shard.read_bytes()[:50])
     assert len(TensorCache(tmp_path / "cache", "latents")) == 0
-    assert FileDigests(tmp_path / "cache" / "files.json")._known
 
 
 def test_broken_latents_name_the_picture_and_broken_pictures_are_told(tmp_path: Path) -> None:
@@ -152,14 +151,14 @@ def test_broken_latents_name_the_picture_and_broken_pictures_are_told(tmp_path: 
     data = found.pictures[2].path.read_bytes()
     found.pictures[2].path.write_bytes(data[: len(data) - 40])
     asked = {p.path: (p, b) for p, b in zip(found.pictures, buckets, strict=True)}
-    broken = Latents(pipeline, cache, FileDigests(tmp_path / "f")).prepare(asked)
+    broken = Latents(pipeline, cache, sha256_of_file).prepare(asked)
     assert list(broken) == [found.pictures[2].path]
     rest = found.without(broken)
     assert len(rest.pictures) == 4 and rest.unreadable[0][0] == found.pictures[2].path
     pipeline.vae.encoder.conv_in.weight.data[0] = float("nan")
     pipeline._identities.clear()
     with pytest.raises(NumericsError, match="NaN or infinity") as caught:
-        Latents(pipeline, cache, FileDigests(tmp_path / "f")).prepare(asked)
+        Latents(pipeline, cache, sha256_of_file).prepare(asked)
     assert caught.value.file == str(found.pictures[0].path)
 
 
@@ -204,7 +203,7 @@ def test_cached_texts_need_no_encoder(kind: Any, tmp_path: Path) -> None:
 
 def test_batches_are_a_function_of_their_number(tmp_path: Path) -> None:
     pipeline, found, buckets, cache = ready(tmp_path, "sdxl")
-    latents = Latents(pipeline, cache, FileDigests(tmp_path / "f"))
+    latents = Latents(pipeline, cache, sha256_of_file)
     latents.prepare({p.path: (p, b) for p, b in zip(found.pictures, buckets, strict=True)})
 
     def examples(texts: Texts | None = None) -> Examples:
