@@ -20,7 +20,7 @@ from loramerge.errors import (
     UsageError,
 )
 
-__all__ = ["Pipeline", "identity_of", "load_pipeline", "load_tokenizers"]
+__all__ = ["Pipeline", "identity_of", "load_pipeline", "load_tokenizers", "quietly"]
 
 # what a model_index.json calls the pipeline → what it is here
 _KINDS = {
@@ -113,7 +113,7 @@ def identity_of(models: list[Any]) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[tuple[Any, Any]]:
+def quietly() -> Iterator[tuple[Any, Any]]:
     """Give diffusers and transformers, without their bars and remarks on the error stream."""
     try:
         import diffusers
@@ -155,7 +155,7 @@ def load_pipeline(
         FormatError, CorruptFile: if it cannot be read.
     """
     dtype = torch.float32 if dtype is None else dtype
-    with _quietly() as (diffusers, transformers):
+    with quietly() as (diffusers, transformers):
         if path.is_dir():
             found = _from_folder(path, dtype, diffusers, transformers)
         else:
@@ -260,7 +260,7 @@ def _tokenizers(path: Path, encoders: list[str], transformers: Any) -> dict[str,
 def load_tokenizers(path: Path) -> dict[str, Any]:
     """Return the tokenizers of a diffusers folder by text encoder; none where it has none."""
     names = [name for name in _ENCODERS if (path / _TOKENIZERS[name]).is_dir()]
-    with _quietly() as (_, transformers):
+    with quietly() as (_, transformers):
         return _tokenizers(path, names, transformers)
 
 

@@ -60,10 +60,12 @@ def sheet(folder: Path, prompts: list[str], seed: int, last: int) -> Any:
 
     steps = sorted({int(path.name[:6]) for path in (folder / "samples").glob("??????-*.png")})
     steps = [step for step in steps if step <= last]
-    cells = [
-        [Image.open(folder / "samples" / f"{step:06}-{index}.png") for index in range(len(prompts))]
-        for step in steps
-    ]
+
+    def cell(step: int, index: int) -> Any:
+        with Image.open(folder / "samples" / f"{step:06}-{index}.png") as picture:
+            return picture.copy()
+
+    cells = [[cell(step, index) for index in range(len(prompts))] for step in steps]
     heads = [f"{prompt or '(no prompt)'} · seed {seed + n}" for n, prompt in enumerate(prompts)]
     return grid(cells, [f"step {step}" for step in steps], heads)
 

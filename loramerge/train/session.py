@@ -68,6 +68,7 @@ def train(
     spec: Spec,
     *,
     keep: Keep = lambda adapter, step: None,
+    probe: Callable[[Adapter], None] = lambda adapter: None,
     metadata: dict[str, str] | None = None,
     notify: Notify = ignore,
 ) -> Trained:
@@ -75,6 +76,8 @@ def train(
 
     Args:
         keep: called with the adapter after every `save_every` steps.
+        probe: called with the adapter before the first step; what it raises, such as that no dialect
+            can hold this adapter, stops the run before it costs anything.
         metadata: further entries of the header.
 
     Raises:
@@ -120,6 +123,8 @@ def train(
         with averaged(run):
             return trainee.adapter(run.noising.prediction, {**run_header(run), **entries})
 
+    if workers.first:
+        probe(adapter())
     _run(spec, run, texts, sheet, adapter, keep, notify)
     return Trained(
         adapter() if workers.first else None,
@@ -295,7 +300,13 @@ def _resume(spec: Spec, run: Run, notify: Notify) -> int:
     state = spec.folder / STATE
     if not spec.resume or not state.exists():
         return 0
-    load_state(run, state, spec.origin)
+    try:
+        load_state(run, state, spec.origin)
+    except UsageError:
+        if not spec.force:
+            raise
+        notify(Note("the state is of another run; beginning anew"))
+        return 0
     notify(Note(f"going on after step {run.done} of {run.settings.steps}"))
     return run.done
 
@@ -317,7 +328,6 @@ def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
         "ss_shuffle_caption": how.shuffle,
         "ss_caption_dropout_rate": how.dropout,
         "ss_caption_tag_dropout_rate": how.tag_dropout,
-        "ss_gradient_checkpointing": bool(spec.checkpointing),
         "ss_clip_skip": how.skip,
     }
     if how.trigger:

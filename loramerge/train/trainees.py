@@ -24,7 +24,7 @@ from loramerge.train.saving import lora_adapter
 from loramerge.train.settings import Settings
 from loramerge.train.weight_audit import WeightAudit
 
-__all__ = ["Branches", "Trainee", "Weights"]
+__all__ = ["Branches", "Trainee", "Weights", "chosen_modules"]
 
 
 class Audit(Protocol):
@@ -113,7 +113,7 @@ class Weights:
         self, model: nn.Module, patterns: Sequence[str] = (), component: str = "unet"
     ) -> None:
         self._model, self._component = model, component
-        places = _chosen(model, patterns)
+        places = chosen_modules(model, patterns)
         model.requires_grad_(False)
         self._places: list[tuple[str, str, Any]] = []
         self._first: list[Any] = []
@@ -156,7 +156,7 @@ class Weights:
         return Adapter(deltas, info=info)
 
 
-def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+def chosen_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     """Return path → module of those that hold parameters and are chosen.
 
     Raises:

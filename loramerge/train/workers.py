@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from loramerge.errors import UsageError
 
-__all__ = ["ALONE", "Workers", "begin_workers"]
+__all__ = ["ALONE", "Workers", "begin_workers", "usual_precision"]
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,10 @@ def begin_workers(device: str | None) -> tuple[Workers, Any]:
         first = str(error).splitlines()[0]
         raise UsageError("this device is not there", found=f"{device} ({first})") from None
     return ALONE, place
+
+
+def usual_precision(device: str | None) -> Literal["no", "bf16"]:
+    """Return the precision to train in where none is asked for: bf16 on a GPU that has it."""
+    wanted = device is None or device.startswith("cuda")
+    able = wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if able else "no"

@@ -68,9 +68,13 @@ def _unet(kind: Kind) -> Any:
     )  # fmt: skip
 
 
-@cache
 def pipeline_folder(kind: Kind = "sd15") -> Path:
     """Write a pipeline once for each process; do not write into it."""
+    return _written(kind)
+
+
+@cache
+def _written(kind: Kind) -> Path:
     folder = Path(mkdtemp(prefix=f"loramerge-{kind}-"))
     torch.manual_seed({"sd15": 1, "sd21": 2, "sdxl": 3}[kind])
     xl = kind == "sdxl"
