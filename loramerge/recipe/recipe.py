@@ -232,8 +232,8 @@ class _Reader:
                 (*place, verb.name), f"{verb.name} takes a mapping of words to values"
             )
             return None
-        if verb.gives == "checkpoint" and step.get("save") is None:
-            problem = f"{verb.name} writes a checkpoint, and the step says no file"
+        if verb.gives in ("checkpoint", "picture") and step.get("save") is None:
+            problem = f"{verb.name} writes a {verb.gives}, and the step says no file"
             self.mistakes.add(place, problem, "save: FILE")
         return _Said(name, verb, content, step.get("save"), place)
 
@@ -435,6 +435,9 @@ class _Reader:
             self.mistakes.add(place, f"save names a file, and {save!r} is none")
             return None
         path = below(self.root, save)
+        if step.verb.gives == "picture" and path.suffix.lower() != ".png":
+            self.mistakes.add(place, f"{step.verb.name} gives a picture, and saves it as PNG",
+                              f"save: {Path(save).with_suffix('.png').as_posix()}")  # fmt: skip
         if step.verb.gives == "report" and path.suffix.lower() != ".json":
             self.mistakes.add(place, f"{step.verb.name} gives a report, and saves it as JSON",
                               f"save: {Path(save).with_suffix('.json').as_posix()}")  # fmt: skip

@@ -138,7 +138,7 @@ class Verb:
 
     Args:
         parameters: the frozen dataclass that says what to do.
-        gives: an adapter, a checkpoint (always written), or a report.
+        gives: an adapter, a checkpoint or a picture (always written), or a report.
         run: function of parameters and context that does it all, writing included.
         compute: for adapters, the same without writing; the result holds the adapter.
         predict: function of parameters and context that foretells the result from headers.
@@ -146,7 +146,7 @@ class Verb:
 
     name: str
     parameters: type[Any]
-    gives: Literal["adapter", "checkpoint", "report"]
+    gives: Literal["adapter", "checkpoint", "picture", "report"]
     run: Callable[[Any, Context], Any]
     predict: Callable[[Any, Context], Any]
     compute: Callable[[Any, Context], Any] | None = None

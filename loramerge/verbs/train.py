@@ -12,15 +12,14 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.save import choose_dialect, encode, suffix_of
 from loramerge.algebra.combine import uncut
 from loramerge.algebra.ranks import RankRule
-from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import FormatError, LoramergeError, UsageError
+from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn
 from loramerge.files.folders import dataset_files
 from loramerge.files.writer import check_target
 from loramerge.library.lookup import find
 from loramerge.verbs.adapters import AdapterResult, Target, encoded_for, written
-from loramerge.verbs.inputs import base_path
+from loramerge.verbs.inputs import base_path, family_of_file
 from loramerge.verbs.outputs import adapter_output, default_name
 from loramerge.verbs.parameters import Context, Verb
 from loramerge.verbs.prediction import Prediction
@@ -215,7 +214,7 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
             p.prompt, p.negative, p.sample_seed, p.sample_every, p.sample_steps, p.guidance
         ),
         config=None if p.config is None else base_path(p.config, context),
-        family=_family(base),
+        family=family_of_file(base),
         checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
         device=context.device,
         save_every=p.save_every,
@@ -224,16 +223,6 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
         force=p.force,
         origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
     )  # fmt: skip
-
-
-def _family(base: Path) -> str | None:
-    """Return the family of a single file; a folder says itself what it is."""
-    if base.is_dir():
-        return None
-    try:
-        return open_checkpoint(base).family_name
-    except FormatError:
-        return None
 
 
 def _trained(parameters: Train, path: Path, context: Context) -> TrainResult:
