@@ -18,6 +18,10 @@ from loramerge.errors import UsageError
 __all__ = ["ALONE", "Workers", "begin_workers", "usual_precision"]
 
 
+# in which torchrun and the kinds of mpirun say how many processes there are
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
 @dataclass(frozen=True)
 class Workers:
     """This process among those that train.
@@ -68,7 +72,7 @@ def begin_workers(device: str | None) -> tuple[Workers, Any]:
     Raises:
         UsageError: if there is no such device.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS):
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
