@@ -47,8 +47,12 @@ def examples_of(command: click.Command) -> list[str]:
     return [line.strip() for line in epilog.removeprefix("Example: ").split(";")] if epilog else []
 
 
-def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
-    """Make the files that examples name, fresh, with the library and the base registered."""
+def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool = False) -> None:
+    """Make the files that examples name, fresh, with the library and the base registered.
+
+    Args:
+        pictures: also a small pipeline, pictures to train it on, and an adapter of it, `zuzu`.
+    """
     folder, home = run.folder, run.folder.parent / "home"
     for place in (folder, home):
         if place == folder:
@@ -70,8 +74,20 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
     for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):
         place.mkdir(parents=True)
         shutil.copy(folder / "a.safetensors", place / "style.safetensors")
+    if pictures:
+        _prepare_training(folder)
     run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")
     run.ok("library", "add", home / "loras")
+
+
+def _prepare_training(folder: Path) -> None:
+    from tests.train.pictures import folder_of
+    from tests.train.pipelines import pipeline_folder, small_adapter
+
+    shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny")
+    folder_of(folder / "pictures")
+    folder_of(folder / "things", 3)
+    shutil.copy(small_adapter("sd21"), folder / "zuzu.safetensors")
 
 
 def blocks(path: Path, language: str) -> list[str]:

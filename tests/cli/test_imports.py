@@ -62,6 +62,7 @@ def _start(run, arguments, *, before="", env=None):
         ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
         ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
         ("inspect", "p"), ("meta", "a"), ("meta", "b", "--strip", "--json"), ("convert", "--help"),
+        ("train", "--help"), ("preview", "--help"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -103,7 +103,7 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "recipes", "weights")
+    f"docs/{name}.md" for name in ("commands", "recipes", "training", "weights")
 ]
 
 
@@ -115,7 +115,8 @@ def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
     """
     path = ROOT / document
     for block in blocks(path, "console"):
-        prepare(run, monkeypatch, resized="resize" not in block)
+        trains = "loramerge train" in block or "loramerge preview" in block
+        prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)
         for name, text in named_files(path).items():
             (run.folder / name).write_text(text, "utf-8")
         for line in shown_in(block):

@@ -107,3 +107,20 @@ def _written(kind: Kind) -> Path:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     return folder
+
+
+@cache
+def small_adapter(kind: Kind = "sd15") -> Path:
+    """Write an adapter of a pipeline once for each process."""
+    import loramerge as lm
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(pipeline_folder(kind) / "unet")
+    torch.manual_seed(4)
+    lm.inject_trainable_lora(unet, 2)
+    with torch.no_grad():
+        for name, value in unet.named_parameters():
+            if name.endswith("lora.up"):
+                value.normal_(std=0.3)
+    path = Path(mkdtemp(prefix="loramerge-adapter-")) / "zuzu.safetensors"
+    lm.save_lora_weight(unet, path)
+    return path

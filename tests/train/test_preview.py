@@ -82,7 +82,7 @@ def test_kinds_come_on_and_off(tmp_path: Path) -> None:
         after = {n: v for m in pipeline.models.values() for n, v in m.state_dict().items()}
         assert all(torch.equal(before[n], v) for n, v in after.items())
     with (
-        pytest.raises(AdapterError, match="not in the model|another shape in the model"),
+        pytest.raises(AdapterError, match=r"not in the model|another shape in the model"),
         applied(
             load_pipeline(pipeline_folder("sdxl")).models,
             [lm.load(tmp_path / "full/out.safetensors")],
