@@ -14,7 +14,16 @@ import click
 
 from loramerge.cli.main import group
 
-__all__ = ["Shown", "blocks", "examples_of", "named_files", "prepare", "shown_in", "walk"]
+__all__ = [
+    "Shown",
+    "blocks",
+    "examples_of",
+    "named_files",
+    "prepare",
+    "prepare_training",
+    "shown_in",
+    "walk",
+]
 
 
 _RECIPE = """\
@@ -75,16 +84,17 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
         place.mkdir(parents=True)
         shutil.copy(folder / "a.safetensors", place / "style.safetensors")
     if pictures:
-        _prepare_training(folder)
+        prepare_training(folder)
     run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")
     run.ok("library", "add", home / "loras")
 
 
-def _prepare_training(folder: Path) -> None:
+def prepare_training(folder: Path) -> None:
+    """Make a small pipeline, pictures, and an adapter of the pipeline."""
     from tests.train.pictures import folder_of
     from tests.train.pipelines import pipeline_folder, small_adapter
 
-    shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny")
+    shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny", dirs_exist_ok=True)
     folder_of(folder / "pictures")
     folder_of(folder / "things", 3)
     shutil.copy(small_adapter("sd21"), folder / "zuzu.safetensors")

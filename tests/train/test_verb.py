@@ -340,3 +340,18 @@ def test_without_writing_the_run_is_kept(tmp_path: Path) -> None:
     assert result.adapter is not None and result.output is None
     assert not (tmp_path / "out.safetensors").exists()
     assert (tmp_path / "out-run" / "state.pt").exists()
+
+
+def test_a_result_says_how_to_make_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loramerge.cli.main import main
+
+    run(tmp_path)
+    lm_base = pipeline_folder()
+    (tmp_path / lm_base.name).symlink_to(lm_base, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "out.safetensors", "--device", "cpu"]) == 0
+    assert "same file" in capsys.readouterr().out
+    (tmp_path / "pictures" / "000.png").write_bytes((tmp_path / "pictures/001.png").read_bytes())
+    assert main(["run", "out.safetensors", "--device", "cpu"]) != 0
