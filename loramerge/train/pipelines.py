@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ import torch
 from loramerge.errors import (
     CorruptFile,
     FormatError,
-    LoramergeError,
     MissingExtra,
     UsageError,
 )
@@ -277,22 +277,30 @@ def _from_file(
         )
     if config is not None:
         _kind(_index(config).get("_class_name"), config)
+    options: dict[str, Any] = (
+        {} if name == "StableDiffusionXLPipeline" else {"safety_checker": None}
+    )
+    if config is not None:
+        options["config"] = str(config)
     try:
-        whole = getattr(diffusers, name).from_single_file(
-            str(path), config=None if config is None else str(config), local_files_only=True,
-            torch_dtype=dtype, **({} if name == "StableDiffusionXLPipeline" else
-                                  {"safety_checker": None}),
-        )  # fmt: skip
-    except LoramergeError:
-        raise
+        with warnings.catch_warnings():  # about schedulers' old configurations
+            warnings.simplefilter("ignore")
+            whole = getattr(diffusers, name).from_single_file(
+                str(path), local_files_only=True, torch_dtype=dtype, **options
+            )
     except Exception as error:  # diffusers raises many kinds where files are missing
+        said = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        if config is not None:
+            raise FormatError(
+                "the file does not fit the configurations of the folder", file=path, found=said,
+                expected=str(config),
+            ) from None  # fmt: skip
         raise UsageError(
             "a single file holds weights alone, and its configuration and tokenizer are not here",
             file=path,
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error)
-            else type(error).__name__,
+            found=said,
             hint="give --config DIR, any diffusers folder of this family",
-        ) from None  # fmt: skip
+        ) from None
     whole.vae.to(torch.float32)
     encoders = {n: m for n in _ENCODERS if (m := getattr(whole, n, None)) is not None}
     tokenizers = {n: getattr(whole, _TOKENIZERS[n]) for n in encoders}

@@ -95,7 +95,7 @@ def test_what_is_no_base_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"0" * 100)
     with pytest.raises(UsageError, match="no family"):
         load_pipeline(tmp_path / "x.safetensors")
-    with pytest.raises(UsageError, match="configuration and tokenizer are not here"):
+    with pytest.raises(FormatError, match="does not fit the configurations"):
         load_pipeline(tmp_path / "x.safetensors", family="sd15", config=folder)
 
 
