@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from loramerge.adapter import Adapter
 from loramerge.events import Notify, Progress, ignore
 from loramerge.train.applied import applied
@@ -94,7 +96,7 @@ def _column(
     skip: int | None,
 ) -> Iterator[Any]:
     """Yield the pictures of a column, prompt by prompt."""
-    with applied(pipeline.models, column.adapters):
+    with torch.no_grad(), applied(pipeline.models, column.adapters):
         texts = Texts(pipeline, None, skip)
         empty = texts([negative]) if negative else texts.empty()
         for prompt in prompts:

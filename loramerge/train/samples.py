@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from loramerge.files.writer import write_bytes
 from loramerge.train.dataset import Arranged
 from loramerge.train.pictures import grid, png_bytes, write_png
 from loramerge.train.pipelines import Pipeline
-from loramerge.train.sampling import Drawing, draw
+from loramerge.train.sampling import Drawing, draw, drawing_mode
 from loramerge.train.spec import Samples
 from loramerge.train.text import Texts
 
@@ -43,8 +45,10 @@ class SampleSheet:
         if not self._how.every:
             return
         seeds = [self._how.seed + index for index in range(len(self.prompts))]
-        empty = texts([self._how.negative]) if self._how.negative else texts.empty()
-        found = draw(self._pipeline, texts(self.prompts), empty, seeds, self._drawing)
+        with torch.no_grad(), drawing_mode(self._pipeline):
+            empty = texts([self._how.negative]) if self._how.negative else texts.empty()
+            states = texts(self.prompts)
+        found = draw(self._pipeline, states, empty, seeds, self._drawing)
         for index, picture in enumerate(found):
             path = self._folder / "samples" / f"{done:06}-{index}.png"
             write_bytes(path, png_bytes(picture), force=True)

@@ -5,7 +5,8 @@ Nothing is moved to another type, and a picture does not depend on which others 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from loramerge.train.examples import time_ids
 from loramerge.train.pipelines import Pipeline
 from loramerge.train.text import States
 
-__all__ = ["Drawing", "draw", "sampler"]
+__all__ = ["Drawing", "draw", "drawing_mode", "sampler"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,24 @@ def draw(
         empty: of no prompt, or of the negative one; a single one.
         seeds: of the noise each picture starts from.
     """
-    training = pipeline.unet.training
-    pipeline.unet.eval()
-    try:
+    with drawing_mode(pipeline):
         return [
             _picture(pipeline, _row(states, index), empty, seed, how)
             for index, seed in enumerate(seeds)
         ]
+
+
+@contextmanager
+def drawing_mode(pipeline: Pipeline) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    before = {model: model.training for model in pipeline.models.values()}
+    for model in before:
+        model.eval()
+    try:
+        yield
     finally:
-        pipeline.unet.train(training)
+        for model, training in before.items():
+            model.train(training)
 
 
 def _row(states: States, index: int) -> States:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from loramerge.adapter import Adapter
-from loramerge.errors import OutputExists, UsageError
-from loramerge.events import Note, Notify, ignore
+from loramerge.errors import OutputExists, UsageError, listed
+from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
 from loramerge.train.cache import TensorCache
 from loramerge.train.dataset import Arranged, arrange
@@ -84,6 +84,8 @@ def train(
         LoramergeError: see `load_pipeline`, `scan`, `inject_trainable_lora`, `begin` and `advance`.
         OutputExists: if the folder holds a run, and the spec neither resumes nor replaces it.
     """
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
@@ -93,6 +95,7 @@ def train(
     arranged = arrange(
         spec.pictures, pipeline.unit, pipeline.resolution, spec.settings.seed, notify
     )
+    _warn_of_empty(arranged, notify)
     pipeline.to(device)
     latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
@@ -194,7 +197,19 @@ def _refuse_other_run(spec: Spec) -> None:
 
 
 def _base_dtype(spec: Spec) -> Any:
+    """Return the type of the base; where its own weights are trained, autocast alone narrows it."""
+    if spec.targets.kind == "weights":
+        return torch.float32
     return _DTYPES[spec.settings.precision]
+
+
+def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
+    subject = arranged.dataset.subject
+    empty = sum(not arranged.captioning.whole(picture) for picture in subject)
+    if empty:
+        notify(
+            Warn(f"{empty} of {len(subject)} pictures have no caption; --trigger gives them one")
+        )
 
 
 def _encoded(
@@ -206,13 +221,14 @@ def _encoded(
     if workers.first:
         broken = latents.prepare(arranged.asked, notify)
         if broken:
-            names = ", ".join(path.name for path in broken)
-            notify(Note(f"left out, because they cannot be read to their end: {names}"))
+            names = listed([path.name for path in broken], 5)
+            notify(Warn(f"left out, because they cannot be read to their end: {names}"))
     workers.wait()
     if not workers.first:
         cache.refresh()
         broken = latents.prepare(arranged.asked)
-    # the VAE stays only where samples are drawn
+    if not spec.samples.every:
+        pipeline.vae.to("cpu")  # nothing needs it any more
     return latents, arranged.without(broken)
 
 
@@ -223,8 +239,13 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
         if targets.text:
             raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
         return Weights(pipeline.unet, targets.blocks)
-    torch.manual_seed(seed)
-    decompose = kind == "dora"
+    with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
+        torch.manual_seed(seed)
+        return _injected(targets, pipeline, notify)
+
+
+def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
+    decompose = targets.kind == "dora"
     inject_trainable_lora(
         pipeline.unet,
         targets.rank,

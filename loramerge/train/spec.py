@@ -113,6 +113,7 @@ class Spec:
         folder: where the run keeps its log, state, samples and report.
         cache: where latents and texts are kept.
         config, family: of a single file.
+        threads: of torch on the CPU; None leaves them as they are.
         checkpointing: compute activations again in the backward pass; None: on a GPU.
         save_every: steps between numbered adapters; 0 keeps none.
         state_every: steps between states that a killed run goes on from.
@@ -131,6 +132,7 @@ class Spec:
     family: str | None = None
     checkpointing: bool | None = None
     device: str | None = None
+    threads: int | None = None
     save_every: int = 0
     state_every: int = 100
     resume: bool = False

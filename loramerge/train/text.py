@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from loramerge.errors import UsageError
 from loramerge.events import Notify, Progress, ignore
 from loramerge.train.cache import TensorCache
 from loramerge.train.pipelines import Pipeline
@@ -27,7 +28,12 @@ def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) ->
 
     SD1 and SD2 read the last layer (or, with `skip`, one so many before it, normed); SDXL the last
     but one of both encoders side by side, and the pooled text of the second.
+
+    Raises:
+        UsageError: if layers of SDXL's are to be skipped.
     """
+    if skip and pipeline.kind == "sdxl":
+        raise UsageError("SDXL always reads the last layer but one", found=f"CLIP skip {skip}")
     states, pooled = [], None
     for name, encoder in pipeline.encoders.items():
         tokenizer = pipeline.tokenizers[name]

@@ -217,6 +217,7 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
         family=family_of_file(base),
         checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
         device=context.device,
+        threads=context.threads,
         save_every=p.save_every,
         state_every=p.state_every,
         resume=p.resume,
