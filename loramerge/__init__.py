@@ -33,6 +33,7 @@ _LAZY = {
     "run": "loramerge.api",
     "save": "loramerge.api",
     "save_lora_weight": "loramerge.train.saving",
+    "train": "loramerge.api",
     "tune_lora_scale": "loramerge.train.modules",
 }
 
@@ -58,13 +59,14 @@ __all__ = [
     "run",
     "save",
     "save_lora_weight",
+    "train",
     "tune_lora_scale",
 ]
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save
+    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
     from loramerge.errors import LoramergeError
     from loramerge.train.audit import GradientAudit
     from loramerge.train.modules import (

@@ -37,6 +37,8 @@ from loramerge.verbs.mix import Mix, mixed
 from loramerge.verbs.outputs import adapter_output
 from loramerge.verbs.parameters import Context
 from loramerge.verbs.resize import Resize, resized
+from loramerge.verbs.train import trained
+from loramerge.verbs.training import Train
 from loramerge.verbs.writing import ADAPTER_FLOATS, float_type
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "resize",
     "run",
     "save",
+    "train",
 ]
 
 Weighted = tuple[Adapter, float | Weight]
@@ -224,6 +227,29 @@ def inspect(
 def diff(a: Adapter, b: Adapter) -> DiffResult:
     """Compare two adapters by what they change."""
     return diff_adapters(a, b, Context())
+
+
+def train(
+    base: str | PathLike[str],
+    images: str | PathLike[str],
+    *,
+    device: str | None = None,
+    notify: Notify = ignore,
+    **parameters: Any,
+) -> Adapter:
+    """Train on a folder of pictures and return the adapter; `save` writes it.
+
+    Log, samples and state go into the run's folder (`folder=`), which `resume=True` goes on from.
+
+    Args:
+        base: a diffusers folder, a single file, or a registered name.
+        parameters: fields of `verbs.training.Train`: `trigger`, `rank`, `steps`, `rate`, `method`, ….
+    """
+    listed = {n: tuple(v) for n, v in parameters.items() if isinstance(v, list)}
+    asked = Train(base=fspath(base), images=fspath(images), **{**parameters, **listed})
+    found = trained(asked, Context(None, device, notify)).adapter
+    assert found is not None
+    return found
 
 
 def _linear(terms: Sequence[tuple[Adapter, float]]) -> Adapter:

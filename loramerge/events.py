@@ -14,12 +14,17 @@ __all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units (modules or bytes) of `task` are finished."""
+    """`done` of `total` units (modules or bytes) of `task` are finished.
+
+    Args:
+        said: what else is to be shown of it, such as the loss.
+    """
 
     task: str
     done: int
     total: int
     unit: str = "modules"
+    said: str = ""
 
 
 @dataclass(frozen=True)

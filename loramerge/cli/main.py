@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "resize": "Re-rank adapters by SVD.",
     "convert": "Write adapters in another dialect or type, proven equal.",
     "bake": "Add adapters to a checkpoint.",
+    "train": "Train an adapter on pictures.",
+    "preview": "Draw pictures with adapters, side by side.",
     "meta": "Show or edit the metadata in a header.",
     "run": "Run a recipe, or repeat a file from its header.",
     "plan": "Say what a run of a recipe would do.",

@@ -296,6 +296,8 @@ def _completion(what: str | None) -> Any:
     ) -> list[click.shell_completion.CompletionItem]:
         from click.shell_completion import CompletionItem
 
+        if what == "folders":
+            return [CompletionItem(incomplete, type="dir")]
         items = [CompletionItem(name) for name in _names(what) if name.startswith(incomplete)]
         if what in ("adapters", "bases", "files"):
             items.append(CompletionItem(incomplete, type="file"))

@@ -23,6 +23,8 @@ _RENDER = {
     "BakeResult": "bake:render",
     "InspectResult": "inspect:render",
     "DiffResult": "diff:render",
+    "TrainResult": "train:render",
+    "PreviewResult": "preview:render",
 }
 _MANY = 8  # tasks of which more are shown as a table only
 

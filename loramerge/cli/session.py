@@ -63,11 +63,13 @@ class Session:
             self._bars.start()
         task = self._tasks.get(event.task)
         if task is None:
-            task = self._tasks[event.task] = self._bars.add_task(event.task, total=event.total)
+            task = self._tasks[event.task] = self._bars.add_task(
+                event.task, total=event.total, said=""
+            )
         if event.done >= event.total:  # a run of many tasks has room for those under way
             self._bars.remove_task(self._tasks.pop(event.task))
             return
-        self._bars.update(task, completed=event.done, total=event.total)
+        self._bars.update(task, completed=event.done, total=event.total, said=event.said)
 
 
 def _bars() -> Any:
@@ -85,6 +87,7 @@ def _bars() -> Any:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}", markup=False),
         console=Console(stderr=True),
         transient=True,
     )

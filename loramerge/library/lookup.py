@@ -15,7 +15,7 @@ __all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
-_ONE_OF = {"adapters": "adapter", "bases": "base"}
+_ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
@@ -51,7 +51,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
     name first, then with a suffix added.
 
     Args:
-        holds: `adapters` or `bases`, what is wanted.
+        holds: `adapters`, `bases`, or `folders` (of pictures; paths only): what is wanted.
         root: folder that relative paths start from; None is the current one.
 
     Raises:
@@ -61,6 +61,12 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
     if not name.strip():
         raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
     path = below(root, name)
+    if holds == "folders":
+        if not path.is_dir():
+            close = nearest(name, _siblings(name, root, whole=True))
+            raise NotFound("there is no such folder", file=path,
+                           hint=f"did you mean {close}?" if close else None)  # fmt: skip
+        return path
     folder = None
     for place in (path, Path(f"{path}{_SUFFIXES[0]}")):
         if os.path.isdir(place) and not _is_one(place, holds):

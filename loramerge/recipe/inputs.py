@@ -12,9 +12,10 @@ from typing import Any
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, NotFound
+from loramerge.files.folders import dataset_files
 from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
-from loramerge.library.lookup import below, find, names_in_library
+from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
 from loramerge.library.registry import load_registry
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 from loramerge.recipe.variables import filled
@@ -41,7 +42,8 @@ class Input:
 
 
 def digest_at(path: Path) -> str:
-    """Return the digest of an adapter or a checkpoint: a file's, or that of a folder's weights.
+    """Return the digest of an adapter or a checkpoint, a file's or that of a folder's weights; or of a
+    folder of pictures with their captions.
 
     A pickled adapter may have more files beside it.
 
@@ -57,6 +59,9 @@ def digest_at(path: Path) -> str:
     try:
         files = [file.path for file in find_files(path).weights]
     except LoramergeError:
+        pictures = dataset_files(path)
+        if pictures and not is_adapter_folder(path):
+            return digest_of_files(path, pictures)
         files = open_source(path).files
     if (path / "adapter_config.json").is_file() or any(path.glob("*/adapter_config.json")):
         files = open_source(path).files

@@ -37,7 +37,12 @@ __all__ = ["Recipe", "Task", "load_recipe", "recipe_of"]
 
 _TOP = ("version", "vars", "inputs", "sweep", "steps")
 # what a name may stand for, by what the parameter names
-_FITS = {"adapters": ("adapter",), "bases": ("checkpoint",), "files": ("adapter", "checkpoint")}
+_FITS = {
+    "adapters": ("adapter",),
+    "bases": ("checkpoint",),
+    "files": ("adapter", "checkpoint"),
+    "folders": (),
+}
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,8 @@ class _Reader:
                 (*place, verb.name), f"{verb.name} takes a mapping of words to values"
             )
             return None
-        if verb.gives == "checkpoint" and step.get("save") is None:
-            problem = f"{verb.name} writes a checkpoint, and the step says no file"
+        if verb.gives in ("checkpoint", "picture") and step.get("save") is None:
+            problem = f"{verb.name} writes a {verb.gives}, and the step says no file"
             self.mistakes.add(place, problem, "save: FILE")
         return _Said(name, verb, content, step.get("save"), place)
 
@@ -381,7 +386,12 @@ class _Reader:
 
     def _check_fit(self, step: _Said, one: Parameter, name: str) -> None:
         gives = self.steps[name].verb.gives
-        if gives not in _FITS[one.doc.completes or ""]:
+        fits = _FITS[one.doc.completes or ""]
+        if not fits:
+            self.mistakes.add(
+                _at(step, one), f"{one.word} needs a folder, and the step {name!r} gives none"
+            )
+        elif gives not in fits:
             wanted = " or ".join(_FITS[one.doc.completes or ""])
             self.mistakes.add(
                 _at(step, one), f"{one.word} needs an {wanted}, and the step {name!r} gives a {gives}"
@@ -425,6 +435,9 @@ class _Reader:
             self.mistakes.add(place, f"save names a file, and {save!r} is none")
             return None
         path = below(self.root, save)
+        if step.verb.gives == "picture" and path.suffix.lower() != ".png":
+            self.mistakes.add(place, f"{step.verb.name} gives a picture, and saves it as PNG",
+                              f"save: {Path(save).with_suffix('.png').as_posix()}")  # fmt: skip
         if step.verb.gives == "report" and path.suffix.lower() != ".json":
             self.mistakes.add(place, f"{step.verb.name} gives a report, and saves it as JSON",
                               f"save: {Path(save).with_suffix('.json').as_posix()}")  # fmt: skip

@@ -90,6 +90,8 @@ def _said(value: Any, named: Any, holds: str) -> Any:
 
 
 def _located(text: str, holds: str) -> Path:
+    if holds == "folders":
+        return below(None, text)
     try:
         return find(text, "bases" if holds == "bases" else "adapters")
     except LoramergeError:

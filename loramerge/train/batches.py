@@ -19,13 +19,17 @@ class Batch:
     Args:
         latents: `(n, c, h, w)`, scaled as the VAE's configuration says.
         text: states of the text encoder, `(n, tokens, width)`.
+            None where the text encoders are trained, which then read `captions`.
         pooled, time_ids: SDXL's pooled text `(n, width)` and sizes `(n, 6)`.
+        weights: of each example's loss, `(n,)`; None: all weigh the same.
     """
 
     latents: Any
-    text: Any
+    text: Any = None
     pooled: Any = None
     time_ids: Any = None
+    captions: tuple[str, ...] = ()
+    weights: Any = None
 
     def __len__(self) -> int:
         return int(self.latents.shape[0])
@@ -33,7 +37,9 @@ class Batch:
     def mapped(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every tensor it has."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return replace(self, **{n: function(v) for n, v in fields.items() if v is not None})
+        return replace(
+            self, **{n: function(v) for n, v in fields.items() if isinstance(v, torch.Tensor)}
+        )
 
 
 Batches = Callable[[int], Batch]  # number of the step → its batch, always the same

@@ -4,8 +4,11 @@ A layer that gets a branch stays the same object with the same parameters under 
 its class changes, to a subclass whose `forward` adds the branch. So hooks, ties and the names in
 `state_dict()` survive, and taking the branch off again leaves no trace.
 
+With a magnitude `m` (DoRA) the weight is `W' = m ⊙ V / ‖V‖`, `V = W + alpha / rank · up @ down`, norms
+being those of each output's row, and `y = layer(x) + weight · (W' - W) x`; norms count as constants.
+
 Source: Hu et al., LoRA (arXiv:2106.09685), section 4.1; Kalajdzievski, rsLoRA (arXiv:2312.03732) for
-`alpha / sqrt(rank)`.
+`alpha / sqrt(rank)`; Liu et al., DoRA (arXiv:2402.09353), sections 4.1 and 4.3.
 """
 
 from __future__ import annotations
@@ -44,10 +47,12 @@ class Branch(nn.Module):
         dropout: probability with which an input of the branch is zeroed in training.
         init: of down: `kaiming` (uniform, ±1/sqrt(in·kh·kw)) or `gaussian` (deviation 1/rank); up
             is zero.
+        decompose: DoRA, with the norms of the layer's rows as first magnitudes.
 
     Attributes:
         up: `(out, r)`, or `(out, r, 1, 1)` for a convolution.
         down: `(r, in)`, or `(r, in, kh, kw)`.
+        magnitude: `(out,)`, or None without DoRA.
         weight: the user's coefficient; at 0 the layer gives its own output, bit for bit.
 
     Values are drawn on the CPU from torch's global generator, in the order in which PEFT 0.15 to
@@ -64,6 +69,7 @@ class Branch(nn.Module):
         rslora: bool = False,
         dropout: float = 0.0,
         init: Init = "kaiming",
+        decompose: bool = False,
     ) -> None:
         super().__init__()
         out, *rest = weight_shape(layer)
@@ -75,13 +81,26 @@ class Branch(nn.Module):
         place = "meta" if device.type == "meta" else "cpu"
         self.down = nn.Parameter(torch.empty(rank, *rest, device=place, dtype=torch.float32))
         self.up = nn.Parameter(torch.empty(out, rank, *tail, device=place, dtype=torch.float32))
+        self.magnitude: Any = None
+        if decompose:
+            self.magnitude = nn.Parameter(_row_norms(layer.weight.detach().float()).to(place))
         self.reset()
         self._apply(lambda tensor: tensor.to(device))
+
+    @property
+    def own_scale(self) -> float:
+        """What `up @ down` is multiplied by, the user's coefficient apart."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def scale(self) -> float:
         """What `up @ down` is multiplied by."""
         return self.weight * self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def parts(self) -> tuple[nn.Parameter, ...]:
+        """All that is trained: down, up, and the magnitude if there is one."""
+        return (self.down, self.up, *([] if self.magnitude is None else [self.magnitude]))
 
     def reset(self) -> None:
         """Draw down anew and set up to zero: the branch then changes nothing."""
@@ -105,6 +124,25 @@ class Branch(nn.Module):
         flat = self.up.flatten(1) @ self.down.flatten(1)
         return (flat * self.scale).reshape(self.up.shape[0], *self.down.shape[1:])
 
+    def change(self, base: Any) -> Any:
+        """Return ΔW of a layer of weight `base`, in the wider of its type and the branch's."""
+        if self.magnitude is None:
+            return self.product()
+        wide = base.to(torch.promote_types(base.dtype, self.up.dtype))
+        turned = self._turned(wide)
+        return self.weight * (_rows(self.magnitude / _row_norms(turned), wide) * turned - wide)
+
+    def _turned(self, base: Any) -> Any:
+        """Return V of DoRA."""
+        flat = self.up.flatten(1) @ self.down.flatten(1)
+        return base + (flat * self.own_scale).reshape(base.shape)
+
+    def stretch(self, base: Any) -> Any:
+        """Return m / ‖V‖ of each output, `(out,)`; gradients flow through m alone."""
+        with torch.no_grad():
+            norms = _row_norms(self._turned(base.to(self.up.dtype)))
+        return self.magnitude / norms
+
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Branch:
         """Follow the model to a device, but to no type narrower than float32.
 
@@ -119,6 +157,16 @@ class Branch(nn.Module):
     def extra_repr(self) -> str:
         kind = ", rslora" if self.rslora else ""
         return f"rank={self.rank}, alpha={self.alpha:g}, weight={self.weight:g}{kind}"
+
+
+def _row_norms(weight: Any) -> Any:
+    """Return the norm of each output's row, `(out,)`."""
+    return weight.flatten(1).norm(dim=1)
+
+
+def _rows(values: Any, weight: Any) -> Any:
+    """Return `(out,)` shaped to multiply the rows of a weight."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _wide(fn: Callable[[Any], Any], tensor: Any) -> Any:
@@ -141,8 +189,25 @@ class _WithBranch:
         branch = self.lora
         if branch.weight == 0.0:
             return base
+        if branch.magnitude is not None:
+            return self._decomposed(x, base, branch)
         inner = branch.dropout(x.to(branch.down.dtype))
         return (base + self._through(inner, branch) * branch.scale).to(base.dtype)
+
+    def _decomposed(self, x: Any, base: Any, branch: Branch) -> Any:
+        """Return the output of W', which interpolates from the base's as the weight says."""
+        x = x.to(branch.down.dtype)
+        plain = base.to(branch.down.dtype)
+        bias = getattr(self, "bias", None)
+        if bias is not None:
+            plain = plain - self._by_output(bias.to(plain.dtype))
+        stretch = self._by_output(branch.stretch(getattr(self, "weight")))  # noqa: B009 - of the layer
+        turned = stretch * (plain + self._through(x, branch) * branch.own_scale)
+        return (base + branch.weight * (turned - plain)).to(base.dtype)
+
+    def _by_output(self, values: Any) -> Any:
+        """Return `(out,)` shaped to go with an output of the layer."""
+        return values
 
     def _through(self, x: Any, branch: Branch) -> Any:
         raise NotImplementedError
@@ -159,6 +224,9 @@ class _Conv2d(_WithBranch):
     def _through(self, x: Any, branch: Branch) -> Any:
         # stride, padding (its mode too) and dilation are the layer's
         return functional.conv2d(self._conv_forward(x, branch.down, None), branch.up)
+
+    def _by_output(self, values: Any) -> Any:
+        return values.reshape(-1, 1, 1)
 
 
 class LoraLinear(_Linear, nn.Linear):

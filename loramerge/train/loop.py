@@ -8,14 +8,15 @@
     save_lora_weight(unet, "mine.safetensors", metadata=run_header(run))
 
 Batches, noise, time steps, dropout and the learning rate of a step follow from the seed and its
-number alone. So all there is to keep is the LoRA, the optimizer's moments, and the number.
+number alone. So all there is to keep is what is trained, the optimizer's moments, and the number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,16 +24,22 @@ from torch import nn
 
 from loramerge.errors import NumericsError
 from loramerge.events import Notify, Progress, Warn, ignore
-from loramerge.train.audit import GradientAudit
 from loramerge.train.batches import Batches, generator_of, seed_of
-from loramerge.train.modules import lora_layers
 from loramerge.train.objective import Noising
+from loramerge.train.optimizers import make_optimizer
 from loramerge.train.settings import Settings, learning_rate
+from loramerge.train.text import States
+from loramerge.train.trainees import Audit, Branches, Trainee
+from loramerge.train.workers import ALONE, Workers
 
-__all__ = ["Run", "Step", "advance", "begin"]
+__all__ = ["Run", "Step", "advance", "averaged", "begin"]
 
 _LEAST_RATE = 2e-5  # below it a LoRA hardly moves: such rates are those of full fine-tuning
 _MOST_SKIPPED = 10
+_OVERFLOWS = 20  # steps in which a scaler of float16 may look for its scale
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Encode = Callable[[tuple[str, ...]], States]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class Run:
     """The state of a training run; `begin` makes it.
 
     Args:
+        trainee: what is trained.
+        encode: makes states of captions, where text encoders are trained.
+        scaler: of float16's gradients.
+        ema: the running means of what is trained, or None.
         done: number of steps that are done.
         skipped: steps left out because their gradients were not finite.
     """
@@ -59,11 +70,20 @@ class Run:
     noising: Noising
     batches: Batches
     settings: Settings
+    trainee: Trainee
     optimizer: Any
-    audit: GradientAudit
+    audit: Audit
+    encode: Encode | None = None
+    workers: Workers = ALONE
+    scaler: Any = None
+    ema: list[Any] | None = None
     done: int = 0
     skipped: int = 0
-    parameters: list[nn.Parameter] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> list[Any]:
+        """All that is trained, in a fixed order."""
+        return self.trainee.parameters
 
 
 def begin(
@@ -72,29 +92,37 @@ def begin(
     batches: Batches,
     settings: Settings = Settings(),
     *,
+    trainee: Trainee | None = None,
+    encode: Encode | None = None,
+    workers: Workers = ALONE,
     notify: Notify = ignore,
 ) -> Run:
-    """Return a run of no steps yet, of a UNet that has a LoRA.
+    """Return a run of no steps yet.
 
     Args:
-        batches: a function of the step's number, such as `shuffled` makes; it may encode pictures
-            when it is called.
+        batches: a function of the batch's number, such as `shuffled` makes; it may encode pictures
+            when it is called. A step takes `accumulate` batches in each process.
+        trainee: what is trained; None: the LoRA that the UNet has.
+        encode: see `Run`.
         notify: warned about a rate that cannot learn.
 
     Raises:
         AdapterError: if the UNet has no LoRA.
         GradientFlowError: if it cannot learn as it is; see `GradientAudit`.
     """
-    layers = lora_layers(unet).values()
-    parameters = [half for layer in layers for half in (layer.lora.down, layer.lora.up)]
-    if settings.rate < _LEAST_RATE:
+    trainee = trainee or Branches({"": unet})
+    if settings.rate < _LEAST_RATE and isinstance(trainee, Branches):
         notify(Warn(f"a LoRA hardly moves at a learning rate of {settings.rate:g}; 1e-4 is usual"))
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.rate, betas=settings.betas, weight_decay=settings.decay
-    )
-    audit = GradientAudit(unet, optimizer)
+    optimizer = make_optimizer(settings, trainee.groups(settings))
+    half = settings.precision == "fp16"
+    audit = trainee.audit(optimizer, _OVERFLOWS if half else 0)
     unet.train()
-    return Run(unet, noising, batches, settings, optimizer, audit, parameters=parameters)
+    run = Run(unet, noising, batches, settings, trainee, optimizer, audit, encode, workers)
+    if half:
+        run.scaler = torch.amp.GradScaler(run.parameters[0].device.type)
+    if settings.ema is not None:
+        run.ema = [value.detach().clone() for value in run.parameters]
+    return run
 
 
 def advance(
@@ -114,11 +142,30 @@ def advance(
     """
     last = run.settings.steps if until is None else min(until, run.settings.steps)
     while run.done < last:
-        on_step(_step(run))
-        notify(Progress("train", run.done, run.settings.steps, "steps"))
+        step = _step(run)
+        on_step(step)
+        said = f"loss {step.loss:.4f}  rate {step.rate:.2e}  gradient {step.norm:.3g}"
+        notify(Progress("train", run.done, run.settings.steps, "steps", said))
     if run.done == run.settings.steps:
         run.audit.after_training()
     return run
+
+
+@contextmanager
+@torch.no_grad()
+def averaged(run: Run) -> Iterator[None]:
+    """Put the running means, if there are any, in the place of what is trained."""
+    if run.ema is None:
+        yield
+        return
+    kept = [value.detach().clone() for value in run.parameters]
+    for value, mean in zip(run.parameters, run.ema, strict=True):
+        value.copy_(mean)
+    try:
+        yield
+    finally:
+        for value, own in zip(run.parameters, kept, strict=True):
+            value.copy_(own)
 
 
 # --- one step ----------------------------------------------------------------------------------
@@ -128,14 +175,15 @@ def _step(run: Run) -> Step:
     settings, number = run.settings, run.done
     rate = learning_rate(settings, number)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     run.optimizer.zero_grad(set_to_none=True)
-    first = run.parameters[0]
-    cards = [first.device] if first.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards):
-        torch.manual_seed(seed_of(settings.seed, "dropout", number))
-        loss = _loss(run, number)
-        loss.backward()
+    total = 0.0
+    for part in range(settings.accumulate):
+        batch = (number * settings.accumulate + part) * run.workers.count + run.workers.rank
+        total += _backward(run, batch)
+    total = run.workers.mean(run.parameters, total)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
     # where nothing was ever finite the audit, which looks first, says more than a skipped step
     run.audit.after_backward()
     ceiling = math.inf if settings.clip is None else settings.clip
@@ -146,12 +194,46 @@ def _step(run: Run) -> Step:
         _refuse_many_skipped(run, number)
     else:
         run.optimizer.step()
+        _average(run)
+    if run.scaler is not None:
+        run.scaler.update()
     run.done += 1
-    return Step(number, float(loss.detach()), rate, norm, skipped)
+    return Step(number, total, rate, norm, skipped)
+
+
+def _backward(run: Run, batch: int) -> float:
+    """Add the gradients of a batch; return its part of the loss."""
+    first = run.parameters[0]
+    cards = [first.device] if first.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed_of(run.settings.seed, "dropout", batch))
+        with _autocast(run):
+            loss = _loss(run, batch) / run.settings.accumulate
+        (loss if run.scaler is None else run.scaler.scale(loss)).backward()
+    return float(loss.detach())
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    if run.settings.precision == "no":
+        return nullcontext()
+    kind = run.parameters[0].device.type
+    found: AbstractContextManager[Any] = torch.autocast(kind, dtype=_DTYPES[run.settings.precision])
+    return found
+
+
+@torch.no_grad()
+def _average(run: Run) -> None:
+    """Move the running means; they follow faster at first, when there is little to average."""
+    if run.ema is None:
+        return
+    decay = min(float(run.settings.ema or 0.0), (1 + run.done) / (10 + run.done))
+    for mean, value in zip(run.ema, run.parameters, strict=True):
+        mean.lerp_(value, 1 - decay)
 
 
 def _refuse_many_skipped(run: Run, number: int) -> None:
-    if run.skipped > _MOST_SKIPPED:
+    most = _MOST_SKIPPED if run.scaler is None else _MOST_SKIPPED + _OVERFLOWS
+    if run.skipped > most:
         raise NumericsError(
             f"the gradients of {run.skipped} steps were not finite, the last one in step {number}",
             hint="lower the learning rate, or train in bfloat16 or float32",
@@ -159,23 +241,35 @@ def _refuse_many_skipped(run: Run, number: int) -> None:
 
 
 def _loss(run: Run, number: int) -> Any:
-    """Return the mean squared error of a step's batch, in float32."""
+    """Return the mean squared error of a batch, in float32."""
     place = run.parameters[0].device
-    dtype = next(value.dtype for value in run.unet.parameters() if not value.requires_grad)
+    dtype = _dtype(run.unet)
     batch = run.batches(number).mapped(lambda values: values.to(place))
+    text, pooled = batch.text, batch.pooled
+    if text is None:
+        assert run.encode is not None
+        text, pooled = run.encode(batch.captions)
     noise, times = _draws(run, number, batch.latents)
     latents = batch.latents.to(torch.float32)
     noisy = run.noising.noised(latents, noise, times)
     added = None
-    if batch.pooled is not None:
-        added = {"text_embeds": batch.pooled.to(dtype), "time_ids": batch.time_ids.to(dtype)}
+    if pooled is not None:
+        added = {"text_embeds": pooled.to(dtype), "time_ids": batch.time_ids.to(dtype)}
     options = {} if added is None else {"added_cond_kwargs": added}
-    found = run.unet(noisy.to(dtype), times, batch.text.to(dtype), **options).sample
+    found = run.unet(noisy.to(dtype), times, text.to(dtype), **options).sample
     target = run.noising.target(latents, noise, times)
     errors = (found.to(torch.float32) - target).square().flatten(1).mean(1)
     if run.settings.min_snr is not None:
         errors = errors * run.noising.weights(times, run.settings.min_snr).to(place)
+    if batch.weights is not None:
+        errors = errors * batch.weights
     return errors.mean()
+
+
+def _dtype(unet: nn.Module) -> Any:
+    """Return the type of the base: that of what is frozen, if anything is."""
+    values = list(unet.parameters())
+    return next((value.dtype for value in values if not value.requires_grad), values[0].dtype)
 
 
 def _draws(run: Run, number: int, latents: Any) -> tuple[Any, Any]:

@@ -49,6 +49,7 @@ def inject_trainable_lora(
     rslora: bool = False,
     dropout_p: float = 0.0,
     init: Init = "kaiming",
+    decompose: bool = False,
     notify: Notify = ignore,
 ) -> tuple[list[nn.Parameter], list[str]]:
     """Put a trainable LoRA beside the chosen layers of a model, and freeze everything else.
@@ -73,17 +74,20 @@ def inject_trainable_lora(
         rank_pattern, alpha_pattern: glob → rank or alpha; the last that matches counts.
         dropout_p: dropout before down, in `[0, 1)`.
         init: of down, `kaiming` or `gaussian`.
+        decompose: DoRA: a magnitude for each output beside, `(out,)`; it takes no dropout.
         notify: called with notes.
 
     Returns:
-        The parameters, down and up of each layer, and the layers' full names; both in the model's
-        order.
+        The parameters, down and up (and magnitude) of each layer, and the layers' full names; both in
+        the model's order.
 
     Raises:
         UsageError: for a value that cannot be meant, an unknown preset, an idle pattern.
         AdapterError: if the model has a LoRA already, or nothing is chosen.
     """
     _check_numbers(r, dropout_p, init, rank_pattern or {}, alpha, alpha_pattern or {})
+    if decompose and dropout_p:
+        raise UsageError("DoRA takes no dropout, which would change the norms", found=dropout_p)
     refuse_injected(model)
     choice = _choice(preset, target_replace_module, include)
     patterns = [*(rank_pattern or {}), *(alpha_pattern or {})]
@@ -95,7 +99,13 @@ def inject_trainable_lora(
     _note_clamped(plans, notify)
     branches = {
         plan.name: Branch(
-            plan.layer, plan.rank, plan.alpha, rslora=rslora, dropout=dropout_p, init=init
+            plan.layer,
+            plan.rank,
+            plan.alpha,
+            rslora=rslora,
+            dropout=dropout_p,
+            init=init,
+            decompose=decompose,
         )
         for plan in plans
     }
@@ -227,7 +237,7 @@ def attach_all(
     model.requires_grad_(False)
     for name, branch in branches.items():
         attach(layers[name], branch)
-    parameters = [half for branch in branches.values() for half in (branch.down, branch.up)]
+    parameters = [part for branch in branches.values() for part in branch.parts]
     return parameters, list(branches)
 
 
@@ -320,7 +330,7 @@ def _merged(name: str, layer: Any, weight: float) -> Any:
             found=str(base.dtype),
             hint="save the LoRA and bake it into the checkpoint",
         )
-    change = layer.lora.product() * weight
+    change = layer.lora.change(base) * weight
     merged = (base.to(change.dtype) + change).to(base.dtype)
     if not torch.isfinite(merged).all():
         raise NumericsError(

@@ -63,6 +63,16 @@ def _layers(models: Mapping[str, nn.Module]) -> dict[tuple[str, str], Any]:
     }
 
 
+def _holders(models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+    """Return (component, path) of every module that has parameters of its own."""
+    return [
+        (component, path)
+        for component, model in models.items()
+        for path, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+
+
 def _joined(component: str, path: str) -> str:
     return f"{component}.{path}" if component else path
 
@@ -99,14 +109,20 @@ def canonical(component: str, path: str, naming: Family | None) -> str:
     return stem.module
 
 
-def homes_of(models: Mapping[str, nn.Module], naming: Family | None) -> dict[str, tuple[str, str]]:
+def homes_of(
+    models: Mapping[str, nn.Module], naming: Family | None, *, every: bool = False
+) -> dict[str, tuple[str, str]]:
     """Return the names an adapter may have for each layer → (component, path).
+
+    Args:
+        every: norms and embeddings too, not only layers that could have a LoRA.
 
     Adapters of no known family are named as their dialect spells stems.
     """
     homes: dict[str, tuple[str, str]] = {}
     known = {} if naming is None else stem_table(NAMING, naming)
-    for place in _layers(models):
+    places = _holders(models) if every else list(_layers(models))
+    for place in places:
         name = _joined(*place)
         stem = known.get(name)
         spelled = [stem.module] if stem else [name, _flat(*place), *_in_folder(*place)]

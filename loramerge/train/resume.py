@@ -11,23 +11,30 @@ import torch
 from loramerge.errors import CorruptFile, MissingFile, UsageError
 from loramerge.files.writer import AtomicFile
 from loramerge.train.loop import Run
-from loramerge.train.modules import lora_layers
+from loramerge.train.optimizers import NAMES
 
 __all__ = ["load_state", "run_header", "save_state"]
 
 
-def save_state(run: Run, path: str | PathLike[str]) -> None:
-    """Write all that is needed to go on, atomically; an earlier file is replaced."""
+def save_state(run: Run, path: str | PathLike[str], origin: str = "") -> None:
+    """Write all that is needed to go on, atomically; an earlier file is replaced.
+
+    Args:
+        origin: says what the run was made from; another run cannot go on from this state.
+    """
     buffer = io.BytesIO()
     halves = [half.detach().cpu() for half in run.parameters]
     torch.save(
         {
-            "names": list(lora_layers(run.unet)),
+            "names": run.trainee.names,
             "halves": halves,
             "optimizer": run.optimizer.state_dict(),
             "settings": asdict(run.settings),
             "done": run.done,
             "skipped": run.skipped,
+            "ema": None if run.ema is None else [mean.cpu() for mean in run.ema],
+            "scaler": None if run.scaler is None else run.scaler.state_dict(),
+            "origin": origin,
         },
         buffer,
     )
@@ -36,8 +43,11 @@ def save_state(run: Run, path: str | PathLike[str]) -> None:
 
 
 @torch.no_grad()
-def load_state(run: Run, path: str | PathLike[str]) -> Run:
+def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     """Put a run where another was when it was saved; return it.
+
+    Args:
+        origin: what the run is made from; see `save_state`.
 
     Raises:
         MissingFile, CorruptFile: if it cannot be read.
@@ -59,14 +69,25 @@ def load_state(run: Run, path: str | PathLike[str]) -> Run:
             expected={name: kept["settings"].get(name) for name in other},
             found={name: own[name] for name in other},
         )
+    if state.get("origin", "") != origin:
+        raise UsageError(
+            "the state is of a run with another base, other pictures or other parameters",
+            file=path,
+            hint="give what the run was begun with, or --force to begin anew",
+        )
     shapes = [tuple(half.shape) for half in run.parameters]
-    if kept["names"] != list(lora_layers(run.unet)) or shapes != [
+    if kept["names"] != run.trainee.names or shapes != [
         tuple(half.shape) for half in kept["halves"]
     ]:
         raise UsageError("the state is of other modules, or of other ranks", file=path)
     for half, values in zip(run.parameters, kept["halves"], strict=True):
         half.copy_(values)
     run.optimizer.load_state_dict(state["optimizer"])
+    if run.ema is not None:
+        for mean, values in zip(run.ema, state["ema"], strict=True):
+            mean.copy_(values)
+    if run.scaler is not None:
+        run.scaler.load_state_dict(state["scaler"])
     run.done, run.skipped = kept["done"], kept["skipped"]
     return run
 
@@ -74,13 +95,19 @@ def load_state(run: Run, path: str | PathLike[str]) -> Run:
 def run_header(run: Run) -> dict[str, str]:
     """Return the `ss_*` entries of the header that tell how a run trained, as sd-scripts names them."""
     settings = run.settings
+    own = f"betas={settings.betas},weight_decay={settings.decay}"
+    options = "".join(f",{name}={value}" for name, value in settings.options)
+    path = NAMES[settings.optimizer][0] if settings.optimizer in NAMES else settings.optimizer
     entries = {
         "ss_learning_rate": settings.rate,
+        "ss_unet_lr": settings.rate,
         "ss_lr_scheduler": settings.schedule,
         "ss_lr_warmup_steps": settings.warmup,
         "ss_max_train_steps": settings.steps,
         "ss_steps": run.done,
-        "ss_optimizer": f"torch.optim.adamw.AdamW(betas={settings.betas},weight_decay={settings.decay})",
+        "ss_optimizer": f"{path}({own}{options})",
+        "ss_gradient_accumulation_steps": settings.accumulate,
+        "ss_mixed_precision": settings.precision,
         "ss_max_grad_norm": settings.clip,
         "ss_min_snr_gamma": settings.min_snr,
         "ss_noise_offset": settings.noise_offset or None,

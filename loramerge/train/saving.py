@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
+from loramerge.adapter.decomposed import DoRA
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.dialects.detect import NO_FAMILY, Detection
@@ -168,7 +169,7 @@ def load_lora_weight(
 # --- values ------------------------------------------------------------------------------------
 
 
-def _delta(path: str, layer: Any) -> LowRank:
+def _delta(path: str, layer: Any) -> Delta:
     branch: Branch = layer.lora
     if branch.weight == 0.0:
         raise AdapterError(
@@ -176,8 +177,14 @@ def _delta(path: str, layer: Any) -> LowRank:
             module=path,
             hint="tune_lora_scale(model, 1.0) first",
         )
-    scale = Scale(branch.alpha, root=branch.rslora, weight=branch.weight)
-    return LowRank.of(_stored(branch.up), _stored(branch.down), scale, path)
+    if branch.magnitude is None:
+        scale = Scale(branch.alpha, root=branch.rslora, weight=branch.weight)
+        return LowRank.of(_stored(branch.up), _stored(branch.down), scale, path)
+    inner = LowRank.of(
+        _stored(branch.up), _stored(branch.down), Scale(branch.alpha, root=branch.rslora), path
+    )
+    magnitude = branch.magnitude.reshape(-1, *[1] * (branch.up.ndim - 1))
+    return DoRA.of(inner, _stored(magnitude), "dora_scale", path).scaled(branch.weight)
 
 
 def _stored(half: Any) -> ArrayTensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from loramerge.errors import UsageError
 
-__all__ = ["Settings", "learning_rate"]
+__all__ = ["PRECISIONS", "SCHEDULES", "Settings", "learning_rate"]
+
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,18 @@ class Settings:
         rate: the peak learning rate.
         warmup: steps over which the rate rises to it.
         schedule: what it does then; `linear` and `cosine` fall to 0.
-        betas, decay: of AdamW.
+        betas, decay: of AdamW, and of other optimizers that take `betas` and `weight_decay`.
         clip: the largest norm of all gradients together; None: no clipping.
         min_snr: γ of the min-SNR weights, 5 in the paper; None: every time step weighs the same.
         noise_offset: deviation of a constant added to the noise of each channel.
         seed: of batches, noise, time steps and dropout.
+        optimizer: a class by its import path, or a short name of `optimizers.NAMES`.
+        options: further (name, value) for it.
+        accumulate: batches whose gradients make one step.
+        ema: decay of a running mean of what is trained, which is what is kept then; None: the last.
+        text_rate: the peak rate of text encoders; None: half of `rate`.
+        plus: LoRA+: the rate of up, in units of that of down.
+        precision: type of the forward pass where it is not float32; what is trained stays float32.
     """
 
     steps: int = 1000
@@ -37,6 +47,13 @@ class Settings:
     min_snr: float | None = None
     noise_offset: float = 0.0
     seed: int = 0
+    optimizer: str = "adamw"
+    options: tuple[tuple[str, Any], ...] = ()
+    accumulate: int = 1
+    ema: float | None = None
+    text_rate: float | None = None
+    plus: float = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
 
     def __post_init__(self) -> None:
         wrong = [
@@ -45,16 +62,26 @@ class Settings:
                 "steps": self.steps >= 1,
                 "rate": 0 < self.rate < math.inf,
                 "warmup": 0 <= self.warmup < self.steps,
-                "schedule": self.schedule in ("constant", "linear", "cosine"),
+                "schedule": self.schedule in SCHEDULES,
                 "clip": self.clip is None or self.clip > 0,
                 "min_snr": self.min_snr is None or self.min_snr > 0,
                 "noise_offset": self.noise_offset >= 0,
+                "accumulate": self.accumulate >= 1,
+                "ema": self.ema is None or 0 < self.ema < 1,
+                "text_rate": self.text_rate is None or 0 < self.text_rate < math.inf,
+                "plus": 0 < self.plus < math.inf,
+                "precision": self.precision in PRECISIONS,
             }.items()
             if not fine
         ]
         if wrong:
             found = ", ".join(f"{name} {getattr(self, name)}" for name in wrong)
             raise UsageError("settings that cannot be meant", found=found)
+
+    @property
+    def text_factor(self) -> float:
+        """The rate of text encoders in units of the UNet's."""
+        return 0.5 if self.text_rate is None else self.text_rate / self.rate
 
 
 def learning_rate(settings: Settings, number: int) -> float:

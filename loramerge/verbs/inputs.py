@@ -22,6 +22,7 @@ __all__ = [
     "adapter_of",
     "at_base",
     "base_path",
+    "family_of_file",
     "is_checkpoint",
     "open_adapter",
     "open_base",
@@ -113,6 +114,18 @@ def open_adapter(path: Path, notify: Notify) -> Adapter:
             hint="checkpoints go to bake --base and inspect",
         )
     return adapter
+
+
+def family_of_file(path: Path) -> str | None:
+    """Return the family of a single file; None for a folder, which says itself what it is."""
+    from loramerge.checkpoint import open_checkpoint
+
+    if path.is_dir():
+        return None
+    try:
+        return open_checkpoint(path).family_name
+    except FormatError:
+        return None
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -34,7 +34,7 @@ class Doc:
             makes it positional.
         metavar: what stands for the value in help.
         completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
-            (either), `dialects`, or nothing.
+            (either), `folders` (of pictures), `dialects`, or nothing.
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
     """
@@ -81,8 +81,8 @@ class Parameter:
 
     @property
     def refers(self) -> bool:
-        """Whether its values are names of adapters or bases."""
-        return self.doc.completes in ("adapters", "bases", "files")
+        """Whether its values are names of adapters, bases or folders."""
+        return self.doc.completes in ("adapters", "bases", "files", "folders")
 
 
 def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:
@@ -138,7 +138,7 @@ class Verb:
 
     Args:
         parameters: the frozen dataclass that says what to do.
-        gives: an adapter, a checkpoint (always written), or a report.
+        gives: an adapter, a checkpoint or a picture (always written), or a report.
         run: function of parameters and context that does it all, writing included.
         compute: for adapters, the same without writing; the result holds the adapter.
         predict: function of parameters and context that foretells the result from headers.
@@ -146,7 +146,7 @@ class Verb:
 
     name: str
     parameters: type[Any]
-    gives: Literal["adapter", "checkpoint", "report"]
+    gives: Literal["adapter", "checkpoint", "picture", "report"]
     run: Callable[[Any, Context], Any]
     predict: Callable[[Any, Context], Any]
     compute: Callable[[Any, Context], Any] | None = None

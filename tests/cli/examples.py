@@ -14,7 +14,16 @@ import click
 
 from loramerge.cli.main import group
 
-__all__ = ["Shown", "blocks", "examples_of", "named_files", "prepare", "shown_in", "walk"]
+__all__ = [
+    "Shown",
+    "blocks",
+    "examples_of",
+    "named_files",
+    "prepare",
+    "prepare_training",
+    "shown_in",
+    "walk",
+]
 
 
 _RECIPE = """\
@@ -47,8 +56,12 @@ def examples_of(command: click.Command) -> list[str]:
     return [line.strip() for line in epilog.removeprefix("Example: ").split(";")] if epilog else []
 
 
-def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
-    """Make the files that examples name, fresh, with the library and the base registered."""
+def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool = False) -> None:
+    """Make the files that examples name, fresh, with the library and the base registered.
+
+    Args:
+        pictures: also a small pipeline, pictures to train it on, and an adapter of it, `zuzu`.
+    """
     folder, home = run.folder, run.folder.parent / "home"
     for place in (folder, home):
         if place == folder:
@@ -70,8 +83,21 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False) -> None:
     for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):
         place.mkdir(parents=True)
         shutil.copy(folder / "a.safetensors", place / "style.safetensors")
+    if pictures:
+        prepare_training(folder)
     run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")
     run.ok("library", "add", home / "loras")
+
+
+def prepare_training(folder: Path) -> None:
+    """Make a small pipeline, pictures, and an adapter of the pipeline."""
+    from tests.train.pictures import folder_of
+    from tests.train.pipelines import pipeline_folder, small_adapter
+
+    shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny", dirs_exist_ok=True)
+    folder_of(folder / "pictures")
+    folder_of(folder / "things", 3)
+    shutil.copy(small_adapter("sd21"), folder / "zuzu.safetensors")
 
 
 def blocks(path: Path, language: str) -> list[str]:

@@ -52,7 +52,7 @@ def test_examples_run(run, name, monkeypatch):
     examples = examples_of(ALL[name])
     assert examples
     for line in examples:
-        prepare(run, monkeypatch, resized=name == "diff")
+        prepare(run, monkeypatch, resized=name == "diff", pictures=name in ("train", "preview"))
         words = shlex.split(line)
         assert words[0] == "loramerge" and " ".join(words).startswith(
             f"loramerge {name.split()[0]}"

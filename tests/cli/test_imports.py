@@ -62,6 +62,7 @@ def _start(run, arguments, *, before="", env=None):
         ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
         ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
         ("inspect", "p"), ("meta", "a"), ("meta", "b", "--strip", "--json"), ("convert", "--help"),
+        ("train", "--help"), ("preview", "--help"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -123,6 +124,7 @@ def test_work_where_torch_is_not_installed(run, arguments):
         ("mix", "x.pt"), ("inspect", "x.pt"), ("resize", "--rank", "2", "x.bin"),
         ("bake", "-b", "x.ckpt", "a"), ("mix", "a:2", "--device", "cuda"),
         ("resize", "--rank", "2", "a", "--device", "cuda"), ("diff", "a", "b", "--device", "cuda:0"),
+        ("train", "--base", "base", "--images", "."), ("preview", "--base", "base", "a"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -140,7 +140,7 @@ def _step(verb: Verb) -> str:
     words = [f"**`{one.word}`**" if one.required else f"`{one.word}`" for one in said]
     title = inspect.cleandoc(verb.parameters.__doc__ or "").partition("\n\n")[0]
     article = "an" if verb.gives == "adapter" else "a"
-    saved = ", always saved" if verb.gives == "checkpoint" else ""
+    saved = ", always saved" if verb.gives in ("checkpoint", "picture") else ""
     return _row((f"`{verb.name}`", title, ", ".join(words), f"{article} {verb.gives}{saved}"))
 
 

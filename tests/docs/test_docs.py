@@ -17,7 +17,7 @@ from loramerge.dialects import DIALECTS
 from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.conftest import run, work, world  # noqa: F401
-from tests.cli.examples import Shown, blocks, named_files, prepare, shown_in, walk
+from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "recipes", "weights")
+    f"docs/{name}.md" for name in ("commands", "recipes", "training", "weights")
 ]
 
 
@@ -121,7 +121,9 @@ def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
     """
     path = ROOT / document
     for block in blocks(path, "console"):
-        prepare(run, monkeypatch, resized="resize" not in block)
+        words = ("loramerge train", "loramerge preview", "learn.yaml")
+        trains = any(word in block for word in words)
+        prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)
         for name, text in named_files(path).items():
             (run.folder / name).write_text(text, "utf-8")
         for line in shown_in(block):
@@ -247,6 +249,8 @@ def test_python_examples_run(document, tmp_path, monkeypatch, capsys):
     if document == "training.md":
         pytest.importorskip("diffusers")
     assert main(["demo", str(tmp_path / "demo"), "-q"]) == 0
+    if document == "training.md":
+        prepare_training(tmp_path / "demo")
     monkeypatch.chdir(tmp_path / "demo")
     text = "\n".join(blocks(DOCS / document, "python"))
     test = doctest.DocTestParser().get_doctest(text, {}, document, document, 0)

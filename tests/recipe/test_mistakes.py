@@ -102,7 +102,7 @@ CASES = {
     # steps
     "step a text": (
         one("  §x: resize\n"),
-        "a step maps one of bake, convert, diff, inspect, mix, resize",
+        "a step maps one of bake, convert, diff, inspect, mix, preview, resize, train",
     ),
     "step empty": (one("  §x: {}\n"), "a step does one thing, and 'x' does 0"),
     "step only saves": (one("  §x: {save: x.safetensors}\n"), "a step does one thing"),

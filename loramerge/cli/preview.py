@@ -1,0 +1,26 @@
+"""The command `preview`."""
+
+from __future__ import annotations
+
+from loramerge.cli import show
+from loramerge.cli.options import verb_command
+from loramerge.verbs.preview import Preview, PreviewResult
+
+
+def render(result: PreviewResult) -> None:
+    """Show what was drawn."""
+    show.table([("written", name) for name in result.outputs])
+    show.table(
+        [(label, f"{change:.2f}") for label, change in zip(result.columns, result.changes, strict=True)],
+        ("column", "mean difference to the base, of 255"),
+    )  # fmt: skip
+
+
+command = verb_command(
+    "preview",
+    Preview,
+    "loramerge.verbs.preview:preview",
+    render,
+    "loramerge preview --base models/tiny zuzu:0.8 --prompt 'zuzu, red' --steps 2",
+    decomposes=True,
+)

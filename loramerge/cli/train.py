@@ -1,0 +1,88 @@
+"""The command `train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.cli import show
+from loramerge.cli.mix import error_lines
+from loramerge.cli.options import verb_command
+from loramerge.verbs.train import TrainResult
+from loramerge.verbs.training import Train
+
+
+def render(result: TrainResult) -> None:
+    """Show what was trained, or what a dry run found."""
+    if result.check is not None:
+        _render_check(result.check)
+        return
+    if result.output is None:
+        return  # a process that helped another
+    lines = show.written(result.output, show.size(result.size))
+    lines += [
+        ("is", f"{result.dialect}, {result.dtype}, rank {show.ranks(result.ranks)}"),
+        ("modules", str(result.modules)),
+        *error_lines(result.lossy, result.relative_error, result.norm_kept, result.worst),
+        (
+            "trained",
+            f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} pictures",
+        ),
+    ]
+    if result.loss is not None:
+        lines.append(("loss", f"{result.loss[0]:.4f} at first, {result.loss[1]:.4f} at last"))
+    lines += [(word, str(text)) for word, text in
+              (("report", result.report), ("samples", result.samples)) if text]  # fmt: skip
+    show.table(lines)
+
+
+def _render_check(found: Any) -> None:
+    sizes = [f"{w}×{h} ({n})" for (w, h), n in found.buckets.items()]
+    lines = [
+        ("pictures", f"{found.pictures}, and {found.regular} of regularisation"),
+        ("steps", f"{found.steps}: {found.epochs:.3g} epochs of {found.batches} batches"),
+        ("buckets", _several(sizes)),
+        ("captions", ", ".join(f"{name} ({n})" for name, n in found.sources.items())),
+    ]
+    if found.tokens is not None:
+        least, median, most = found.tokens
+        said = f"{least} to {most}, {median:g} in the middle; {found.most_tokens} are read"
+        lines.append(("tokens", said))
+    if found.estimate is not None:
+        one = found.estimate
+        lines += [
+            ("trains", f"{one.parameters} parameters in {one.modules} modules"),
+            ("takes", f"about {_time(one.seconds)} and {show.size(one.memory)} of memory"),
+        ]
+    for word, paths in (
+        ("cut", found.cut), ("no caption", found.uncaptioned), ("enlarged", found.enlarged),
+        ("unreadable", [path for path, _ in found.unreadable]),
+    ):  # fmt: skip
+        if paths:
+            lines.append((word, _several([path.name for path in paths])))
+    lines += [("same bytes", _several([p.name for p in group])) for group in found.duplicates[:10]]
+    if len(found.duplicates) > 10:
+        lines.append(("", f"… and {len(found.duplicates) - 10} more such groups"))
+    show.table(lines)
+
+
+def _several(names: list[str]) -> str:
+    more = len(names) - 6
+    return ", ".join(names[:6]) + (f" … and {more} more" if more > 0 else "")
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
+
+
+command = verb_command(
+    "train",
+    Train,
+    "loramerge.verbs.train:train",
+    render,
+    "loramerge train --base models/tiny --images pictures --trigger zuzu --dry-run",
+    decomposes=True,
+    writes=True,
+)

@@ -1,0 +1,108 @@
+"""Tensors kept on disk by what they were computed from.
+
+A key says all that a value follows from, so nothing in a cache is ever stale, several runs may share
+one, and what a killed run had not yet written is computed again to the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loramerge.errors import LoramergeError
+from loramerge.files.reader import TensorFile
+from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.writer import write_tensors
+
+__all__ = ["TensorCache"]
+
+_SHARD_BYTES = 64 << 20
+_SHARD_ENTRIES = 1024
+
+
+class TensorCache:
+    """A folder of safetensors shards; each entry is a key with named float32 tensors.
+
+    Memory holds the keys, and entries that are not written yet: at most a shard.
+
+    Args:
+        folder: made when something is written.
+        name: of the shards, so that one folder can hold several caches.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._places: dict[str, tuple[TensorFile, tuple[str, ...]]] = {}
+        self._waiting: dict[str, dict[str, Any]] = {}
+        self._bytes = 0
+        self._shards: set[Path] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for shards that were written since, by this process or another."""
+        for path in sorted(self.folder.glob(f"{self.name}-*.safetensors")):
+            if path not in self._shards:
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            file = TensorFile(path)
+        except LoramergeError:
+            return  # a cache may lose things: they are computed again
+        self._shards.add(path)
+        found: dict[str, list[str]] = {}
+        for tensor in file.tensors:
+            key, _, part = tensor.rpartition(".")
+            found.setdefault(key, []).append(part)
+        for key, parts in found.items():
+            self._places[key] = (file, tuple(parts))
+        file.close()  # opened again when something is read, so that few are open at a time
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places or key in self._waiting
+
+    def __len__(self) -> int:
+        return len(self._places | self._waiting)
+
+    def put(self, key: str, tensors: Mapping[str, Any]) -> None:
+        """Keep the tensors of a key."""
+        values = {
+            part: value.detach().cpu().float().contiguous() for part, value in tensors.items()
+        }
+        self._waiting[key] = values
+        self._bytes += sum(value.nbytes for value in values.values())
+        if self._bytes >= _SHARD_BYTES or len(self._waiting) >= _SHARD_ENTRIES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        if not self._waiting:
+            return
+        name = hashlib.sha256("".join(sorted(self._waiting)).encode()).hexdigest()[:16]
+        path = self.folder / f"{self.name}-{name}.safetensors"
+        tensors: list[tuple[str, Tensor]] = [
+            (f"{key}.{part}", ArrayTensor(value.numpy()))
+            for key, values in sorted(self._waiting.items())
+            for part, value in sorted(values.items())
+        ]
+        write_tensors(path, tensors, {}, force=True)
+        self._waiting.clear()
+        self._bytes = 0
+        self._read(path)
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Return the tensors of a key.
+
+        Raises:
+            KeyError: if it is not there.
+        """
+        if key in self._waiting:
+            return dict(self._waiting[key])
+        file, parts = self._places[key]
+        found = {p: torch.from_numpy(file.tensors[f"{key}.{p}"].numpy().copy()) for p in parts}
+        file.close()
+        return found

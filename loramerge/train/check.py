@@ -1,0 +1,198 @@
+"""A look at the pictures before a run: what is there, what is wrong with it, and what it will take."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge.algebra.workers import available_cpus
+from loramerge.errors import LoramergeError
+from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.files.digest import sha256_of_file
+from loramerge.train.buckets import Size
+from loramerge.train.data import Picture
+from loramerge.train.dataset import Arranged, arrange
+from loramerge.train.estimate import Estimate, estimate, shape_of
+from loramerge.train.images import opened
+from loramerge.train.pipelines import load_tokenizers
+from loramerge.train.spec import Spec
+from loramerge.train.text import count_tokens
+from loramerge.train.workers import begin_workers
+
+__all__ = ["Check", "check"]
+
+_AHEAD = 64  # pictures that are read at a time
+
+
+@dataclass
+class Check:
+    """What a dry run found.
+
+    Args:
+        buckets: size → pictures in it.
+        unreadable: (file, why).
+        duplicates: groups of files of the same bytes.
+        uncaptioned: pictures of the subject that have neither caption nor trigger.
+        enlarged: pictures of fewer pixels than their bucket.
+        tokens: least, median and most of the captions; `longest`: the file with the most.
+        most_tokens: what the text encoders read; what is beyond is cut.
+        estimate: None for a single file, whose configuration is not there.
+    """
+
+    pictures: int
+    regular: int
+    shown: int
+    epochs: float
+    steps: int
+    batches: int
+    resolution: int
+    buckets: dict[Size, int]
+    sources: dict[str, int]
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    duplicates: list[list[Path]] = field(default_factory=list)
+    uncaptioned: list[Path] = field(default_factory=list)
+    enlarged: list[Path] = field(default_factory=list)
+    tokens: tuple[int, float, int] | None = None
+    most_tokens: int | None = None
+    cut: list[Path] = field(default_factory=list)
+    tags: list[tuple[str, int]] = field(default_factory=list)
+    estimate: Estimate | None = None
+
+    @property
+    def modules(self) -> int:
+        """Modules that would be trained."""
+        return 0 if self.estimate is None else self.estimate.modules
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        found = self.estimate
+        return {
+            "pictures": self.pictures,
+            "regularisation": self.regular,
+            "shown_per_epoch": self.shown,
+            "epochs": round(self.epochs, 3),
+            "steps": self.steps,
+            "batches_per_epoch": self.batches,
+            "resolution": self.resolution,
+            "buckets": {f"{w}x{h}": n for (w, h), n in self.buckets.items()},
+            "captions": self.sources,
+            "unreadable": [{"file": str(path), "why": why} for path, why in self.unreadable],
+            "duplicates": [[str(path) for path in group] for group in self.duplicates],
+            "without_caption": [str(path) for path in self.uncaptioned],
+            "enlarged": [str(path) for path in self.enlarged],
+            "tokens": None if self.tokens is None else dict(
+                zip(("least", "median", "most"), self.tokens, strict=True)
+            ),
+            "tokens_read": self.most_tokens,
+            "captions_cut": [str(path) for path in self.cut],
+            "tags": [list(pair) for pair in self.tags],
+            "modules": None if found is None else found.modules,
+            "parameters": None if found is None else found.parameters,
+            "memory": None if found is None else found.memory,
+            "seconds": None if found is None else round(found.seconds, 3),
+        }  # fmt: skip
+
+
+def check(spec: Spec, notify: Notify = ignore) -> Check:
+    """Look at every picture of a run; nothing is written, and no model's weights are read.
+
+    Raises:
+        MissingFile: if there is no picture that can be read.
+    """
+    shape = shape_of(spec.config or spec.base)
+    unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
+    arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)
+    broken, duplicates = _read(arranged.pictures, notify)
+    arranged = arranged.without(broken)
+    order = arranged.order(spec.pictures.batch, spec.settings.seed)
+    batches = len(order._batches(0))
+    steps = spec.settings.steps
+    found = Check(
+        pictures=len(arranged.dataset.subject),
+        regular=len(arranged.dataset.regular),
+        shown=order.shown,
+        epochs=steps * spec.settings.accumulate / batches,
+        steps=steps,
+        batches=batches,
+        resolution=arranged.resolution,
+        buckets=dict(Counter(arranged.buckets).most_common()),
+        sources=dict(arranged.dataset.sources),
+        unreadable=arranged.dataset.unreadable,
+        duplicates=duplicates,
+        uncaptioned=[p.path for p in arranged.dataset.subject if not arranged.captioning.whole(p)],
+        enlarged=[
+            p.path
+            for p, (w, h) in zip(arranged.pictures, arranged.buckets, strict=True)
+            if p.size[0] < w or p.size[1] < h
+        ],
+        tags=_tags(arranged),
+    )
+    _add_tokens(found, spec, arranged, notify)
+    if shape is not None:
+        _, device = begin_workers(spec.device)
+        largest = max(found.buckets, key=lambda size: size[0] * size[1])
+        found.estimate = estimate(spec, shape, largest, device)
+    return found
+
+
+def _read(pictures: list[Picture], notify: Notify) -> tuple[dict[Path, str], list[list[Path]]]:
+    """Read every picture to its end; return the broken ones, and groups of the same bytes."""
+    broken: dict[Path, str] = {}
+    by_digest: dict[str, list[Path]] = {}
+    for index, (path, digest, why) in enumerate(_looked_at(pictures), 1):
+        if why is not None:
+            broken[path] = why
+        else:
+            by_digest.setdefault(digest, []).append(path)
+        if index % 100 == 0 or index == len(pictures):
+            notify(Progress("reading pictures", index, len(pictures), "pictures"))
+    return broken, [group for group in by_digest.values() if len(group) > 1]
+
+
+def _looked_at(pictures: list[Picture]) -> Iterator[tuple[Path, str, str | None]]:
+    """Yield (path, digest, why it cannot be read) in order, a few read ahead."""
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for first in range(0, len(pictures), _AHEAD):
+            yield from pool.map(_look, pictures[first : first + _AHEAD])
+
+
+def _look(picture: Picture) -> tuple[Path, str, str | None]:
+    try:
+        opened(picture.path)
+        return picture.path, sha256_of_file(picture.path), None
+    except LoramergeError as error:
+        return picture.path, "", error.problem
+
+
+def _tags(arranged: Arranged) -> list[tuple[str, int]]:
+    """Return the commonest parts of captions between commas."""
+    counts: Counter[str] = Counter()
+    for picture in arranged.dataset.subject:
+        counts.update(
+            {t for p in arranged.captioning.whole(picture).split(",") if (t := p.strip())}
+        )
+    return counts.most_common(20)
+
+
+def _add_tokens(found: Check, spec: Spec, arranged: Arranged, notify: Notify) -> None:
+    folder = spec.config or spec.base
+    try:
+        tokenizers = load_tokenizers(folder) if folder.is_dir() else {}
+    except LoramergeError as error:
+        notify(Warn(f"tokens are not counted: {error.problem}"))
+        return
+    if not tokenizers:
+        return
+    counts = {
+        p.path: count_tokens(tokenizers, arranged.captioning.whole(p)) for p in arranged.pictures
+    }
+    most = min(t.model_max_length for t in tokenizers.values())
+    values = list(counts.values())
+    found.tokens = (min(values), statistics.median(values), max(values))
+    found.most_tokens = most
+    found.cut = [path for path, count in counts.items() if count > most]

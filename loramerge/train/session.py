@@ -1,0 +1,356 @@
+"""A whole run: base and pictures in, an adapter out; with log, samples and a state to go on from.
+
+    trained = train(spec, keep=lambda adapter, step: …, notify=notify)
+
+Everything that a step does follows from the seed and its number, and everything written is written
+whole or not at all; so a run that is killed at any time and resumed ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from loramerge.adapter import Adapter
+from loramerge.errors import OutputExists, UsageError, listed
+from loramerge.events import Note, Notify, Warn, ignore
+from loramerge.files.digest import sha256_of_file
+from loramerge.train.cache import TensorCache
+from loramerge.train.dataset import Arranged, arrange
+from loramerge.train.examples import Examples
+from loramerge.train.latents import Latents
+from loramerge.train.log import Log
+from loramerge.train.loop import Run, advance, averaged, begin
+from loramerge.train.modules import inject_trainable_lora
+from loramerge.train.objective import Noising
+from loramerge.train.pipelines import Pipeline, load_pipeline
+from loramerge.train.resume import load_state, run_header, save_state
+from loramerge.train.samples import SampleSheet
+from loramerge.train.spec import Spec, Targets
+from loramerge.train.text import Texts, encode
+from loramerge.train.trainees import Branches, Trainee, Weights
+from loramerge.train.workers import Workers, begin_workers
+
+__all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
+
+STATE, LOG, SHEET = "state.pt", "log.jsonl", "samples.png"
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Keep = Callable[[Adapter, int], None]
+
+
+@dataclass
+class Trained:
+    """What a run gave.
+
+    Args:
+        adapter: None in a process that writes nothing.
+        modules: that were trained.
+        resumed: step it went on from.
+        arranged: the pictures.
+    """
+
+    adapter: Adapter | None
+    modules: int
+    parameters: int
+    resumed: int
+    skipped: int
+    arranged: Arranged
+    prediction: str
+    epochs: float
+    prompts: Sequence[str] = field(default_factory=tuple)
+
+
+def train(
+    spec: Spec,
+    *,
+    keep: Keep = lambda adapter, step: None,
+    probe: Callable[[Adapter], None] = lambda adapter: None,
+    metadata: dict[str, str] | None = None,
+    notify: Notify = ignore,
+) -> Trained:
+    """Train.
+
+    Args:
+        keep: called with the adapter after every `save_every` steps.
+        probe: called with the adapter before the first step; what it raises, such as that no dialect
+            can hold this adapter, stops the run before it costs anything.
+        metadata: further entries of the header.
+
+    Raises:
+        LoramergeError: see `load_pipeline`, `scan`, `inject_trainable_lora`, `begin` and `advance`.
+        OutputExists: if the folder holds a run, and the spec neither resumes nor replaces it.
+    """
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    workers, device = begin_workers(spec.device)
+    notify = notify if workers.first else ignore
+    _refuse_other_run(spec)
+    pipeline = load_pipeline(
+        spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
+    )
+    arranged = arrange(
+        spec.pictures, pipeline.unit, pipeline.resolution, spec.settings.seed, notify
+    )
+    _warn_of_empty(arranged, notify)
+    pipeline.to(device)
+    latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
+    trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
+    sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
+    texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
+    _checkpoint(spec, pipeline, device)
+    run = begin(
+        pipeline.unet,
+        Noising.of(pipeline.scheduler),
+        Examples(
+            arranged.pictures, arranged.buckets,
+            arranged.order(spec.pictures.batch, spec.settings.seed), arranged.captioning, latents,
+            None if spec.targets.text else texts, weight=spec.pictures.weight,
+            sizes=pipeline.kind == "sdxl",
+        ),
+        spec.settings,
+        trainee=trainee,
+        encode=lambda captions: encode(pipeline, captions, spec.pictures.skip),
+        workers=workers,
+        notify=notify,
+    )  # fmt: skip
+    resumed = _resume(spec, run, notify)
+    for encoder in pipeline.encoders.values():
+        encoder.train(spec.targets.text)
+    entries = {**_header(spec, arranged), **(metadata or {})}
+
+    def adapter() -> Adapter:
+        with averaged(run):
+            return trainee.adapter(run.noising.prediction, {**run_header(run), **entries})
+
+    if workers.first:
+        probe(adapter())
+    _run(spec, run, texts, sheet, adapter, keep, notify)
+    return Trained(
+        adapter() if workers.first else None,
+        len(trainee.names),
+        sum(value.numel() for value in trainee.parameters),
+        resumed,
+        run.skipped,
+        arranged,
+        run.noising.prediction,
+        _epochs(spec, arranged, workers),
+        sheet.prompts,
+    )
+
+
+def _run(
+    spec: Spec,
+    run: Run,
+    texts: Texts,
+    sheet: SampleSheet,
+    adapter: Callable[[], Adapter],
+    keep: Keep,
+    notify: Notify,
+) -> None:
+    """Train to the end, stopping where something is drawn or kept."""
+    first = run.workers.first
+    log = Log(spec.folder / LOG, run.done) if first else None
+    try:
+        if first and run.done == 0:
+            with averaged(run):
+                sheet.draw(texts, 0)
+        while run.done < run.settings.steps:
+            advance(
+                run,
+                _next_stop(spec, run.done),
+                on_step=log if log is not None else lambda step: None,
+                notify=notify,
+            )
+            # the state last: what it says is done has been drawn and kept
+            if first and sheet.due(run.done, run.settings.steps):
+                with averaged(run):
+                    sheet.draw(texts, run.done)
+            if first and spec.save_every and run.done % spec.save_every == 0:
+                keep(adapter(), run.done)
+            if first:
+                save_state(run, spec.folder / STATE, spec.origin)
+        advance(run)  # nothing but the audit of a run that had ended before
+    finally:
+        if log is not None:
+            log.close()
+    run.workers.wait()
+
+
+def _next_stop(spec: Spec, done: int) -> int:
+    """Return the next number of steps at which something is to be done."""
+    every = (spec.samples.every, spec.save_every, spec.state_every)
+    return min(spec.settings.steps, *((done // n + 1) * n for n in every if n))
+
+
+def _refuse_other_run(spec: Spec) -> None:
+    state = spec.folder / STATE
+    if state.exists() and not spec.resume and not spec.force:
+        raise OutputExists(
+            "this folder holds a run",
+            file=spec.folder,
+            hint="--resume goes on with it, --force begins anew, --folder gives another place",
+        )
+
+
+def _base_dtype(spec: Spec) -> Any:
+    """Return the type of the base; where its own weights are trained, autocast alone narrows it."""
+    if spec.targets.kind == "weights":
+        return torch.float32
+    return _DTYPES[spec.settings.precision]
+
+
+def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
+    subject = arranged.dataset.subject
+    empty = sum(not arranged.captioning.whole(picture) for picture in subject)
+    if empty:
+        notify(
+            Warn(f"{empty} of {len(subject)} pictures have no caption; --trigger gives them one")
+        )
+
+
+def _encoded(
+    spec: Spec, pipeline: Pipeline, arranged: Arranged, workers: Workers, notify: Notify
+) -> tuple[Latents, Arranged]:
+    """Encode the pictures, in one process, and leave out those that turn out to be unreadable."""
+    cache = TensorCache(spec.cache, "latents")
+    latents = Latents(pipeline, cache, sha256_of_file)
+    if workers.first:
+        broken = latents.prepare(arranged.asked, notify)
+        if broken:
+            names = listed([path.name for path in broken], 5)
+            notify(Warn(f"left out, because they cannot be read to their end: {names}"))
+    workers.wait()
+    if not workers.first:
+        cache.refresh()
+        broken = latents.prepare(arranged.asked)
+    if not spec.samples.every:
+        pipeline.vae.to("cpu")  # nothing needs it any more
+    return latents, arranged.without(broken)
+
+
+def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) -> Trainee:
+    """Make what is to be trained trainable."""
+    kind = targets.kind
+    if kind == "weights":
+        if targets.text:
+            raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
+        return Weights(pipeline.unet, targets.blocks)
+    with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
+        torch.manual_seed(seed)
+        return _injected(targets, pipeline, notify)
+
+
+def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
+    decompose = targets.kind == "dora"
+    inject_trainable_lora(
+        pipeline.unet,
+        targets.rank,
+        alpha=targets.alpha,
+        preset=targets.preset,
+        include=targets.include,
+        exclude=targets.exclude,
+        rank_pattern=targets.rank_pattern,
+        alpha_pattern=targets.alpha_pattern,
+        rslora=targets.rslora,
+        dropout_p=targets.dropout,
+        init=targets.init,
+        decompose=decompose,
+        notify=notify,
+    )
+    models = {"unet": pipeline.unet}
+    if targets.text:
+        for name, encoder in pipeline.encoders.items():
+            inject_trainable_lora(
+                encoder,
+                targets.rank,
+                alpha=targets.alpha,
+                preset="attn-ff",
+                exclude=_unread_layers(encoder) if pipeline.kind == "sdxl" else (),
+                rslora=targets.rslora,
+                dropout_p=targets.dropout,
+                init=targets.init,
+                decompose=decompose,
+                notify=notify,
+            )
+            models[name] = encoder
+    return Branches(models)
+
+
+def _unread_layers(encoder: Any) -> tuple[str, ...]:
+    """Return the last layer of SDXL's first text encoder, which nothing reads."""
+    if type(encoder).__name__ != "CLIPTextModel":
+        return ()
+    return (f"*encoder.layers.{encoder.config.num_hidden_layers - 1}.*",)
+
+
+def _texts(
+    spec: Spec,
+    pipeline: Pipeline,
+    arranged: Arranged,
+    prompts: Sequence[str],
+    workers: Workers,
+    notify: Notify,
+) -> Texts:
+    """Return states of texts: encoded once and the encoders released, unless captions vary."""
+    skip = spec.pictures.skip
+    if spec.targets.text or arranged.captioning.varies:
+        return Texts(pipeline, None, skip)
+    cache = TensorCache(spec.cache, "texts")
+    texts = Texts(pipeline, cache, skip)
+    if workers.first:
+        texts.prepare([*arranged.captions(), *prompts], notify)
+    workers.wait()
+    if not workers.first:
+        cache.refresh()
+    pipeline.release_encoders()
+    return texts
+
+
+def _checkpoint(spec: Spec, pipeline: Pipeline, device: Any) -> None:
+    wanted = spec.checkpointing
+    if wanted if wanted is not None else device.type == "cuda":
+        pipeline.unet.enable_gradient_checkpointing()  # not reentrant, so that no gradient is cut
+
+
+def _resume(spec: Spec, run: Run, notify: Notify) -> int:
+    """Go on from the state that is there, if it is asked for; return its step."""
+    state = spec.folder / STATE
+    if not spec.resume or not state.exists():
+        return 0
+    try:
+        load_state(run, state, spec.origin)
+    except UsageError:
+        if not spec.force:
+            raise
+        notify(Note("the state is of another run; beginning anew"))
+        return 0
+    notify(Note(f"going on after step {run.done} of {run.settings.steps}"))
+    return run.done
+
+
+def _epochs(spec: Spec, arranged: Arranged, workers: Workers) -> float:
+    shown = spec.settings.steps * spec.settings.accumulate * workers.count * spec.pictures.batch
+    return shown / arranged.order(spec.pictures.batch, 0).shown
+
+
+def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
+    """Return the entries of the header that tell of the pictures."""
+    how = spec.pictures
+    entries: dict[str, Any] = {
+        "ss_num_train_images": sum(p.repeats for p in arranged.dataset.subject),
+        "ss_num_reg_images": len(arranged.dataset.regular),
+        "ss_batch_size_per_device": how.batch,
+        "ss_resolution": f"({arranged.resolution}, {arranged.resolution})",
+        "ss_enable_bucket": how.buckets,
+        "ss_shuffle_caption": how.shuffle,
+        "ss_caption_dropout_rate": how.dropout,
+        "ss_caption_tag_dropout_rate": how.tag_dropout,
+        "ss_clip_skip": how.skip,
+    }
+    if how.trigger:
+        entries["modelspec.trigger_phrase"] = how.trigger
+    return {name: str(value) for name, value in entries.items()}

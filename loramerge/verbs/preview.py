@@ -1,0 +1,272 @@
+"""preview: pictures of bases with adapters, side by side from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.weights import Weight
+from loramerge.errors import UsageError
+from loramerge.events import Warn
+from loramerge.files.writer import check_target, write_bytes
+from loramerge.library.lookup import bare
+from loramerge.library.references import Reference
+from loramerge.verbs.inputs import adapter_of, base_path, family_of_file, weighted
+from loramerge.verbs.outputs import default_name, sum_name
+from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.verbs.prediction import Prediction
+
+if TYPE_CHECKING:
+    from loramerge.train.pipelines import Pipeline
+    from loramerge.train.preview import Column, Sheet
+
+__all__ = ["VERB", "Preview", "PreviewResult", "preview"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Draw pictures with adapters, side by side.
+
+    Columns are the base alone and each adapter at each weight; rows are prompts and seeds. Every row
+    begins with the same noise, so columns can be compared. Nothing is baked.
+    """
+
+    adapters: Annotated[
+        tuple[Reference, ...],
+        Doc("Adapters with weights: NAME:0.8.", ("ADAPTER",), None, "adapters"),
+    ] = ()
+    base: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Model to draw with: a diffusers folder, a single file, or a registered name; may be "
+            "repeated.",
+            ("--base", "-b"),
+            "BASE",
+            "bases",
+        ),
+    ]
+    prompt: Annotated[
+        tuple[str, ...],
+        Doc("What to draw; may be repeated [default: no prompt].", ("--prompt", "-p"), "TEXT"),
+    ] = ()
+    seed: Annotated[
+        tuple[int, ...], Ge(0), Doc("Seed of the noise; may be repeated [default: 0].")
+    ] = ()
+    weight: Annotated[
+        tuple[float, ...],
+        Doc(
+            "Draw every adapter at this weight, times its own; may be repeated [default: 1].",
+            ("--weight", "-w"),
+            "W",
+        ),
+    ] = ()
+    together: Annotated[bool, Doc("All adapters at once in a column, not one in each.")] = False
+    no_base: Annotated[bool, Doc("Leave out the column of the base alone.")] = False
+    negative: Annotated[str, Doc("Negative prompt.")] = ""
+    size: Annotated[
+        int | None, Ge(8), Doc("Pixels of a picture's side [default: what the base was made for].")
+    ] = None
+    steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
+    guidance: Annotated[float, Ge(1), Doc("Classifier-free guidance; 1 is without.")] = 7.0
+    clip_skip: Annotated[
+        int | None, Ge(1), Doc("Read so many layers before the text encoder's last (SD1).")
+    ] = None
+    config: Annotated[
+        str | None,
+        Doc(
+            "For single files: a diffusers folder of their family, of which configurations and "
+            "tokenizers are taken.",
+            metavar="DIR",
+            completes="bases",
+        ),
+    ] = None
+    html: Annotated[bool, Doc("Also write a page beside the picture.")] = False
+    output: Annotated[
+        str | None,
+        Doc("PNG file to write [default: preview of the adapters].", ("--output", "-o"), "FILE",
+            recipe=False),
+    ] = None  # fmt: skip
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
+        False
+    )
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant, before anything is opened.
+
+        Raises:
+            UsageError: naming what is wrong.
+        """
+        if not self.base:
+            raise UsageError("preview needs a base", hint="--base NAME")
+        if self.no_base and not self.adapters:
+            raise UsageError("without adapters and without the base there is nothing to draw")
+        if self.output is not None and Path(self.output).suffix.lower() != ".png":
+            raise UsageError("a preview is a PNG file", file=self.output,
+                             hint=f"-o {Path(self.output).with_suffix('.png')}")  # fmt: skip
+
+
+@dataclass
+class PreviewResult:
+    """What was drawn.
+
+    Args:
+        outputs: the picture, and the page.
+        changes: of each column, the mean difference of pixels to its base's first, of 255.
+    """
+
+    output: str
+    outputs: list[str]
+    rows: list[str]
+    columns: list[str]
+    changes: list[float] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "outputs": self.outputs,
+            "rows": self.rows,
+            "columns": [
+                {"label": label, "change": round(change, 4)}
+                for label, change in zip(self.columns, self.changes, strict=True)
+            ],
+        }
+
+
+def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
+    """Draw and write.
+
+    Raises:
+        LoramergeError: see `train.preview.preview`.
+    """
+    parameters.check()
+    path = _output(parameters, context)
+    pages = [path.with_suffix(".html")] if parameters.html else []
+    for one in (path, *pages):
+        check_target(one, force=parameters.force)
+    adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
+    sheet = _drawn(parameters, adapters, context)
+    from loramerge.train.pictures import write_png
+
+    picture = sheet.picture()
+    write_png(picture, path)
+    if pages:
+        write_bytes(pages[0], _page(parameters, path, sheet), force=True)
+    outputs = [str(one) for one in (path, *pages)]
+    return PreviewResult(str(path), outputs, sheet.rows, sheet.columns, sheet.changes)
+
+
+def predict(parameters: Preview, context: Context = Context()) -> Prediction:
+    """Foretell little: pictures take what the model takes."""
+    return Prediction()
+
+
+VERB = Verb("preview", Preview, "picture", preview, predict)
+
+
+def _output(parameters: Preview, context: Context) -> Path:
+    if parameters.output is not None:
+        return Path(parameters.output)
+    bases = "+".join(bare(base_path(name, context).name) for name in parameters.base)
+    subject = sum_name(parameters.adapters) or bases
+    return default_name(f"preview-{subject}", ".png")
+
+
+def _adapter(reference: Reference, context: Context) -> Adapter:
+    adapter = adapter_of(reference, context)
+    if adapter.embeddings:
+        names = ", ".join(adapter.embeddings)
+        context.notify(Warn(f"{reference.label}: its embeddings are not drawn with: {names}"))
+    return adapter
+
+
+def _columns(parameters: Preview, adapters: list[tuple[Reference, Adapter]]) -> list[Column]:
+    from loramerge.train.preview import Column
+
+    found = [] if parameters.no_base else [Column("base")]
+    for times in parameters.weight or (1.0,):
+        scaled = [
+            (_label(r, times), weighted(weighted(a, r.weight), Weight(times))) for r, a in adapters
+        ]
+        if parameters.together and scaled:
+            found.append(Column(" + ".join(n for n, _ in scaled), tuple(a for _, a in scaled)))
+        elif not parameters.together:
+            found += [Column(name, (adapter,)) for name, adapter in scaled]
+    return found
+
+
+def _label(reference: Reference, times: float) -> str:
+    own = "" if reference.written == "1" else f" at {reference.written}"
+    if times == 1.0:
+        return reference.label + own
+    return f"{reference.label}{own} × {times:g}" if own else f"{reference.label} at {times:g}"
+
+
+def _drawn(
+    parameters: Preview, adapters: list[tuple[Reference, Adapter]], context: Context
+) -> Sheet:
+    from loramerge.train.preview import preview as drawn
+    from loramerge.train.sampling import Drawing
+
+    def loader(name: str) -> Callable[[], Pipeline]:
+        return lambda: _loaded(name, parameters, context)
+
+    def drawing(pipeline: Pipeline) -> Drawing:
+        side = (parameters.size or pipeline.resolution) // pipeline.unit * pipeline.unit
+        if not side:
+            raise UsageError(
+                f"this base draws at least {pipeline.unit} pixels", found=parameters.size
+            )
+        return Drawing((side, side), parameters.steps, parameters.guidance)
+
+    return drawn(
+        [(bare(base_path(name, context).name), loader(name)) for name in parameters.base],
+        _columns(parameters, adapters),
+        parameters.prompt or ("",),
+        parameters.seed or (0,),
+        drawing,
+        negative=parameters.negative,
+        skip=parameters.clip_skip,
+        notify=context.notify,
+    )
+
+
+def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
+    import torch
+
+    from loramerge.train.pipelines import load_pipeline
+    from loramerge.train.workers import begin_workers, usual_precision
+
+    _, device = begin_workers(context.device)
+    half = usual_precision(context.device) == "bf16"
+    path = base_path(name, context)
+    config = None if parameters.config is None else base_path(parameters.config, context)
+    dtype = torch.bfloat16 if half else torch.float32
+    found = load_pipeline(path, dtype=dtype, config=config, family=family_of_file(path))
+    return found.to(device)
+
+
+def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
+    from loramerge.train.report import image, page, table
+
+    settings = {
+        "base": ", ".join(bare(Path(name).name) for name in parameters.base),
+        "steps": parameters.steps, "guidance": parameters.guidance,
+        "negative prompt": parameters.negative or "none",
+    }  # fmt: skip
+    changes = {
+        label: f"{change:.2f} of 255"
+        for label, change in zip(sheet.columns, sheet.changes, strict=True)
+    }
+    return page(
+        path.stem,
+        [
+            ("Pictures", image(path, "a grid of pictures")),
+            ("Mean difference to the first column of the base", table(changes)),
+            ("Settings", table(settings)),
+        ],
+    )
