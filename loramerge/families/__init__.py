@@ -12,7 +12,7 @@ from loramerge.families.flux import FLUX1
 from loramerge.families.qwen import QWEN_IMAGE
 from loramerge.families.sd3 import SD3, SD35_LARGE, SD35_MEDIUM
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, parameters
-from loramerge.families.stable_diffusion import SD15, SD21, SDXL, SDXL_REFINER
+from loramerge.families.stable_diffusion import SD15, SD21, SDXL, SDXL_REFINER, TINY
 from loramerge.families.wan import WAN
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _ALL = (
-    SD15, SD21, SDXL, SDXL_REFINER, FLUX1, SD3, SD35_MEDIUM, SD35_LARGE, QWEN_IMAGE, WAN,
+    SD15, SD21, SDXL, SDXL_REFINER, FLUX1, SD3, SD35_MEDIUM, SD35_LARGE, QWEN_IMAGE, WAN, TINY,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
 
