@@ -25,7 +25,7 @@ FLOORS = (
     ("errors", "events"),
 )
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
-ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "pydantic": {"recipe"}, "diffusers": set()}
+ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "pydantic": {"recipe"}, "diffusers": {"train"}}
 NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "ruamel"}
 AT_MODULE_LEVEL = {"train": {"torch"}}  # whoever imports train wants it
 

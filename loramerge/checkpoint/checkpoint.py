@@ -108,7 +108,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     found: list[tuple[tuple[int, int, int], Family, _Match]] = []
     for family in FAMILIES.values():
         match = _match(family, files)
-        if match.matched and (match.own_shapes or not family.by_shape):
+        if match.matched and (match.own_shapes or not family.only_exact):
             found.append((match.score, family, match))
     if not found and is_transformers(Path(path)):
         named = named_tensors(files)

@@ -116,8 +116,8 @@ class Family:
         never: pattern of a stem that only a relative of the family has, and that rules it out.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         programs: program → the dialect it reads best, where it is not the one for most families.
-        by_shape: whether it is small and named as its large relatives are, so that only shapes
-            tell it: it is taken where all that are known are its own, and never guessed.
+        only_exact: whether it is a small network named as its large relatives are, so that it is what
+            has all of its shapes, and nothing else.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Family:
     never: str | None = None
     one_alpha: bool = True
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
-    by_shape: bool = False
+    only_exact: bool = False
 
     @property
     def components(self) -> tuple[Component, ...]:

@@ -49,7 +49,7 @@ def _family(
     stored: Mapping[str, str],
     metadata: tuple[str, ...],
     *,
-    by_shape: bool = False,
+    only_exact: bool = False,
 ) -> Family:
     """Make a family of one UNet and one or two CLIP text encoders.
 
@@ -84,7 +84,7 @@ def _family(
         metadata=metadata,
         probes=_PROBES,
         verified="diffusers and transformers models on the meta device, names and shapes",
-        by_shape=by_shape,
+        only_exact=only_exact,
     )
 
 
@@ -172,5 +172,5 @@ TINY = _family(
     "ldm",
     {"text_encoder": "cond_stage_model.transformer."},
     ("loramerge-tiny",),
-    by_shape=True,
+    only_exact=True,
 )

@@ -63,7 +63,7 @@ def _outlined() -> Path:
     target = cache() / "bases" / f"{OUTLINED}-{digest}"
     if target.is_dir():
         return target
-    own = target.with_name(f"{target.name}.{os.getpid()}")
+    own = _own(target)
     try:
         own.parent.mkdir(parents=True, exist_ok=True)
         _bake(base, adapter, own)
@@ -79,6 +79,11 @@ def _outlined() -> Path:
     finally:
         shutil.rmtree(own, ignore_errors=True)
     return target
+
+
+def _own(target: Path) -> Path:
+    """Return a name beside the target that no other process has."""
+    return target.with_name(f"{target.name}.{os.getpid()}")
 
 
 def _bake(base: Path, adapter: Path, output: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_small_model_of_another_width_is_not_taken_for_it(
 ) -> None:
     chosen = _of_another_width(attention("tiny", full=True))
     if guessed:  # as names alone would have it
-        monkeypatch.setitem(FAMILIES, "tiny", replace(FAMILIES["tiny"], by_shape=False))
+        monkeypatch.setitem(FAMILIES, "tiny", replace(FAMILIES["tiny"], only_exact=False))
     assert (detected("kohya", "tiny", chosen).name == "tiny") == guessed
 
 

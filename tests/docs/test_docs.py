@@ -90,7 +90,7 @@ def test_the_changelog_has_this_version():
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
-    for name in ("commands", "formats", "python", "recipes", "training", "weights")
+    for name in ("commands", "formats", "python", "recipes", "tiny", "training", "weights")
 ]
 
 
@@ -103,7 +103,7 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "recipes", "weights")
+    f"docs/{name}.md" for name in ("commands", "recipes", "tiny", "weights")
 ]
 
 

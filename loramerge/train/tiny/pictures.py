@@ -29,13 +29,33 @@ __all__ = ["applied", "drawn", "pipeline", "sheet"]
 
 def pipeline(folder: str | PathLike[str]) -> Any:
     """Return the diffusers pipeline of a folder, in float32 on the CPU, without progress bars."""
-    from diffusers import StableDiffusionPipeline
+    with _quiet():
+        from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, local_files_only=True
-    )
+        pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        pipe.to(dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep diffusers and transformers from telling how loading goes on."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    loggings = (of_diffusers, of_transformers)
+    before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, (verbosity, bars) in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
 
 
 @contextmanager
@@ -62,7 +82,6 @@ def applied(pipe: Any, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[An
             remove_lora(model)
 
 
-@torch.no_grad()
 def drawn(
     pipe: Any,
     prompts: Sequence[str],
