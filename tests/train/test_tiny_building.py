@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 
 from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.train.settings import Settings  # noqa: E402
-from loramerge.train.tiny import adapters, build, networks  # noqa: E402
+from loramerge.train.tiny import adapters, build, networks, stages  # noqa: E402
 from loramerge.train.tiny.sprites import ZUZU, words  # noqa: E402
 from tests.families.test_reference_models import component_of, state_of, told  # noqa: E402
 
@@ -71,19 +71,19 @@ def test_the_scheduler_predicts_v_and_ends_in_noise_alone() -> None:
 # --- stages -------------------------------------------------------------------------------------
 
 
-def _stage(work: Path, steps: int, model: Any) -> build.Stage:
+def _stage(work: Path, steps: int, model: Any) -> stages.Stage:
     def loss(number: int) -> Any:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
     settings = Settings(steps=steps, rate=1e-2)
-    return build.Stage("line", model, loss, settings, work)
+    return stages.Stage("line", model, loss, settings, work)
 
 
 def test_a_stage_learns_and_an_interrupted_one_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_SAVE_EVERY", 10)
+    monkeypatch.setattr(stages, "_SAVE_EVERY", 10)
     torch.manual_seed(0)
     start = torch.nn.Linear(3, 1)
     first, second, third = (copy.deepcopy(start) for _ in range(3))
