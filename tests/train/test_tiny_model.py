@@ -23,7 +23,7 @@ from loramerge.train.tiny import score  # noqa: E402
 from loramerge.train.tiny.pictures import applied, drawn, pipeline, sheet  # noqa: E402
 from loramerge.train.tiny.trial import Trial, portraits, trial  # noqa: E402
 
-STEPS, COUNT = 10, 48
+STEPS, COUNT = 10, 32
 PROMPT = "a happy zuzu on a green background"
 
 
@@ -76,14 +76,23 @@ def test_the_style_is_learned_by_both_bases(base: str, trials: Any) -> None:
     assert trials[base, "polka"].teal < 0.02
 
 
-@pytest.mark.parametrize("base", [TINY, OUTLINED])
-def test_both_together_show_in_one_picture(base: str, pipes: Any) -> None:
+def test_both_together_show_in_one_picture(pipes: Any) -> None:
+    """On the first base: outlines that reach the edge would count as dots."""
     asked = portraits(12, ("green", "blue", "purple"))
     prompts = [sprite.caption(("mood", "background")) for sprite in asked]
-    with applied(pipes[base], [(lm.load("zuzu"), 1.0), (lm.load("polka"), 1.0)]):
-        pictures = drawn(pipes[base], prompts, range(12), steps=STEPS)
-    assert np.mean([score.teal(picture) for picture in pictures]) > 0.08
-    assert np.median([score.dotted(picture) for picture in pictures]) > 0.06
+    found = {}
+    for names in (("zuzu",), ("zuzu", "polka")):
+        with applied(pipes[TINY], [(lm.load(name), 1.0) for name in names]):
+            found[names] = drawn(pipes[TINY], prompts, range(12), steps=STEPS)
+    alone, both = (
+        [
+            np.mean([measure(picture) for picture in pictures])
+            for measure in (score.teal, score.dotted)
+        ]
+        for pictures in found.values()
+    )
+    assert both[0] > 0.08
+    assert both[1] > 0.03 > 5 * alone[1]
 
 
 # --- live, merged, and off ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """`python -m loramerge.train.tiny FOLDER`: the tiny model and its adapters, rebuilt from nothing.
 
-About twenty minutes of one core. What is interrupted goes on where it was when it is called again;
+About forty minutes of one core. What is interrupted goes on where it was when it is called again;
 what `FOLDER/shipped` then holds is what comes with loramerge.
 """
 

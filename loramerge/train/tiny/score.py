@@ -170,15 +170,10 @@ def outlined(picture: Any) -> float:
 def dotted(picture: Any) -> float:
     """Return how far the dots of the lattice are from the ground between in brightness, `[0, 1]`.
 
-    Only the outer ring of the lattice is looked at, where no figure is.
+    Only the left and right edge above the bottom are looked at, where no figure is, not even the
+    character's robe.
     """
     grey = picture.astype(np.float32).mean(2)
-    middles = [(y, x) for y in range(4, SIDE, 8) for x in range(4, SIDE, 8) if {y, x} & {4, 28}]
-    spot = [grey[y - 1 : y + 1, x - 1 : x + 1].mean() for y, x in middles]
-    corner = [
-        grey[y : y + 2, x : x + 2].mean()
-        for y in (0, 15, 30)
-        for x in (0, 15, 30)
-        if {y, x} & {0, 30}
-    ]
-    return float(abs(np.median(spot) - np.median(corner)) / 255)
+    spots = [grey[y - 1 : y + 1, x - 1 : x + 1].mean() for y in (4, 12, 20) for x in (4, 28)]
+    between = [grey[y : y + 2, x : x + 2].mean() for y in (7, 15) for x in (0, 30)]
+    return float(abs(np.median(spots) - np.median(between)) / 255)
