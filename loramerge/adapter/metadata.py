@@ -36,6 +36,7 @@ _BASE_VERSIONS = {
     "sdxl": "sdxl_base_v1-0",
     "sdxl-refiner": "sdxl_refiner_v1-0",
     "flux1": "flux1",
+    "tiny": "loramerge-tiny",
 }
 _NETWORK_MODULES = {"flux1": "networks.lora_flux"}
 

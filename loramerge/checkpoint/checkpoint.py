@@ -114,7 +114,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         if not family.occurs_in(names):
             continue
         match = _match(family, files)
-        if match.matched:
+        if match.matched and (match.own_shapes or not family.only_exact):
             found.append((match.score, family, match))
     if not found and is_transformers(Path(path)):
         named = named_tensors(files)
@@ -156,6 +156,11 @@ class _Match:
     @property
     def score(self) -> tuple[int, int, int]:
         return self.matched, self.exact, self.axes
+
+    @property
+    def own_shapes(self) -> bool:
+        """Whether every place has the family's own shape."""
+        return self.exact == sum(map(len, self.slots.values()))
 
 
 def _match(family: Family, files: CheckpointFiles) -> _Match:

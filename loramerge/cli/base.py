@@ -11,6 +11,7 @@ from loramerge.cli import show
 from loramerge.cli.options import emit, json_options
 from loramerge.errors import NotFound
 from loramerge.library.registry import load_registry
+from loramerge.library.shipped import SHIPPED_BASES
 
 _EXAMPLE = "Example: loramerge base add sd21-custom models/sd21-custom.safetensors"
 
@@ -43,6 +44,7 @@ def list_bases(as_json: bool, json_file: str | None) -> None:
     def render() -> None:
         if not bases:
             show.console().print("no base is registered; loramerge base add NAME PATH adds one")
+        show.console().print(f"with loramerge come {' and '.join(SHIPPED_BASES)}", markup=False)
         show.table(
             ((n, p, "" if Path(p).exists() else "gone") for n, p in sorted(bases.items())),
             ("name", "path", ""),

@@ -314,12 +314,14 @@ def _names(what: str) -> list[str]:
     from loramerge.errors import LoramergeError
     from loramerge.library.lookup import bare, names_in_library
     from loramerge.library.registry import load_registry
+    from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES
 
     try:
         registry = load_registry()
     except LoramergeError:
         return []
-    names = [] if what == "adapters" else list(registry.bases)
+    bases = what != "adapters"
+    names = [*registry.bases, *SHIPPED_BASES] if bases else list(SHIPPED_ADAPTERS)
     holds = "bases" if what == "bases" else "adapters"
     found = names_in_library(registry, holds)
     names += [bare(relative.rpartition("/")[2]) for relative, _ in found]

@@ -145,12 +145,15 @@ def detect(
     whole = len(groups), len(shapes)
     if not any(score[:2] == whole for score in scores.values()):
         # no perfect fit: count every family whose probes occur, or all if none do
-        rest = [name for name in probed or [f.name for f in possible] if name not in scores]
+        others = probed or [family.name for family in possible]
+        rest = [n for n in others if n not in scores and not FAMILIES[n].only_exact]
         scores |= {name: _score(FAMILIES[name], groups, shapes) for name in rest}
     scores = {
         name: s
         for name, s in scores.items()
-        if s[0] >= _SHARE * len(groups) and not _ruled_out(FAMILIES[name], groups)
+        if s[0] >= _SHARE * len(groups)
+        and not _ruled_out(FAMILIES[name], groups)
+        and (not FAMILIES[name].only_exact or 0 < s[1] == len(shapes))
     }
     if not scores:
         return Detection((), "no known family has modules of these names")

@@ -27,13 +27,14 @@ __all__ = [
 ]
 
 # those whose denoiser is a UNet; the others have a transformer
-UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner")
+UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner", "tiny")
 # family → the module and the name of its literal
 _LITERALS = {
     "sd15": ("stable_diffusion", "SD15"),
     "sd21": ("stable_diffusion", "SD21"),
     "sdxl": ("stable_diffusion", "SDXL"),
     "sdxl-refiner": ("stable_diffusion", "SDXL_REFINER"),
+    "tiny": ("stable_diffusion", "TINY"),
     "flux1": ("flux", "FLUX1"),
     "sd3": ("sd3", "SD3"),
     "sd35-medium": ("sd3", "SD35_MEDIUM"),

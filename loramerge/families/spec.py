@@ -129,6 +129,8 @@ class Family:
             it shares with relatives.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         programs: program → the dialect it reads best, where it is not the one for most families.
+        only_exact: whether it is a small network named as its large relatives are, so that it is what
+            has all of its shapes, and nothing else.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Family:
     alone_in: str | None = None
     one_alpha: bool = True
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    only_exact: bool = False
 
     @property
     def proven(self) -> bool:

@@ -1,4 +1,7 @@
-"""The Stable Diffusion families: SD1.5, SD2.1, SDXL base and refiner, each one literal."""
+"""The Stable Diffusion families: SD1.5, SD2.1, SDXL base and refiner, and a tiny one.
+
+Each is one literal.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from loramerge.families.levels import without_text_model
 from loramerge.families.spec import Component, Family, Module, Parameter, Slot, Spelling, plain_slot
 from loramerge.families.unet import Unet, ldm_slot, unet_modules
 
-__all__ = ["SD15", "SD21", "SDXL", "SDXL_REFINER"]
+__all__ = ["SD15", "SD21", "SDXL", "SDXL_REFINER", "TINY"]
 
 _CLIP_L = Clip(width=768, layers=12)
 _CLIP_H = Clip(width=1024, layers=23)  # the 24th layer of the OpenCLIP file is never used
@@ -42,6 +45,8 @@ def _family(
     single: str,
     stored: Mapping[str, str],
     metadata: tuple[str, ...],
+    *,
+    only_exact: bool = False,
 ) -> Family:
     """Make a family of one UNet and one or two CLIP text encoders.
 
@@ -76,6 +81,7 @@ def _family(
         metadata=metadata,
         probes=_PROBES,
         verified="diffusers and transformers models on the meta device, names and shapes",
+        only_exact=only_exact,
     )
 
 
@@ -146,4 +152,22 @@ SDXL_REFINER = _family(
     "sgm",
     {"text_encoder_2": "conditioner.embedders.0.model."},
     ("sdxl_refiner", "stable-diffusion-xl-v1-refiner"),
+)
+
+TINY = _family(
+    "tiny",
+    "the tiny model that comes with loramerge",
+    Unet(
+        widths=(64, 88),
+        depths=(1, 1),
+        mid_depth=1,
+        context=64,
+        linear_projection=True,
+        layers=1,
+    ),
+    {"text_encoder": Clip(width=64, layers=2, vocabulary=615, positions=24)},
+    "ldm",
+    {"text_encoder": "cond_stage_model.transformer."},
+    ("loramerge-tiny",),
+    only_exact=True,
 )

@@ -10,11 +10,13 @@ from pathlib import Path, PurePath
 from loramerge.errors import NotFound, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.registry import Registry, load_registry
+from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
 __all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
+_SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
@@ -47,8 +49,8 @@ def _is_one(folder: Path, holds: str) -> bool:
 def find(name: str, holds: str, registry: Registry | None = None, root: Path | None = None) -> Path:
     """Return the file (or folder) a name stands for.
 
-    Looked up as a path, as a registered base (for bases), then in the library folders: the whole
-    name first, then with a suffix added.
+    Looked up as a path, as a registered base (for bases), in the library folders (the whole name
+    first, then with a suffix added), and among what comes with loramerge.
 
     Args:
         holds: `adapters`, `bases`, or `folders` (of pictures; paths only): what is wanted.
@@ -100,6 +102,8 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
         )
     if matches:
         return next(iter(matches.values()))
+    if name in _SHIPPED[holds]:
+        return shipped(name)
     if folder is not None:
         return folder
     raise _not_found(name, holds, registry, known, root)
@@ -108,7 +112,12 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
 def _not_found(
     name: str, holds: str, registry: Registry, known: Sequence[str], root: Path | None
 ) -> NotFound:
-    names = [*known, *(registry.bases if holds == "bases" else ()), *_siblings(name, root)]
+    names = [
+        *known,
+        *_SHIPPED[holds],
+        *(registry.bases if holds == "bases" else ()),
+        *_siblings(name, root),
+    ]
     names += [n for full in known if (n := full.rpartition("/")[2]) != full]
     close = nearest(bare(name), names) or nearest(name, _siblings(name, root, whole=True))
     places = ["as a path"]

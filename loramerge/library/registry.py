@@ -10,7 +10,7 @@ from pathlib import Path
 from loramerge.errors import CorruptFile, NotFound, UsageError, nearest
 from loramerge.files.writer import write_bytes
 
-__all__ = ["HOLDS", "Folder", "Registry", "home", "load_registry"]
+__all__ = ["HOLDS", "Folder", "Registry", "cache", "home", "load_registry"]
 
 HOLDS = ("adapters", "bases", "both")
 _FILE = "registry.json"
@@ -24,6 +24,16 @@ def home() -> Path:
     from platformdirs import user_config_dir
 
     return Path(user_config_dir("loramerge", appauthor=False))
+
+
+def cache() -> Path:
+    """Return the folder of what can be made again: below `$LORAMERGE_HOME`, else the platform's."""
+    chosen = os.environ.get("LORAMERGE_HOME")
+    if chosen:
+        return Path(chosen, "cache")
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("loramerge", appauthor=False))
 
 
 @dataclass(frozen=True)

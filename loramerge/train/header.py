@@ -13,6 +13,7 @@ _ARCHITECTURES = {
     "sd21": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
     "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
+    "tiny": "loramerge-tiny",
 }
 _WITH_V = {"sd21": "stable-diffusion-v2-768-v"}
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -267,3 +268,36 @@ def test_tables_of_families_that_cannot_be_meant_are_not_made() -> None:
     assert not seen & {"flux2-dev", "z-image", "lumina2", "hunyuan-video", "ltx-video", "anima"}
     assert detected("kohya", "sd15", attention("sd15", full=True)).name == "sd15"
     assert _components.cache_info().currsize - before <= 4
+
+
+# --- the tiny family, which only its shapes tell ------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "diffusers", "diffusers-legacy", "peft"])
+def test_an_adapter_of_the_tiny_model_tells_its_family(dialect: str) -> None:
+    found = detected(dialect, "tiny", attention("tiny", full=True))
+    assert found.name == "tiny"
+    assert "exactly its shapes" in found.reason
+
+
+def _of_another_width(modules: Mapping[str, Module]) -> dict[str, Module]:
+    return {
+        name: m._replace(shape=tuple(32 if n == 64 else n for n in m.shape))
+        for name, m in modules.items()
+    }
+
+
+@pytest.mark.parametrize("guessed", [False, True])
+def test_a_small_model_of_another_width_is_not_taken_for_it(
+    guessed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = _of_another_width(attention("tiny", full=True))
+    if guessed:  # as names alone would have it
+        careless = replace(FAMILIES["tiny"], only_exact=False)
+        monkeypatch.setattr("loramerge.families.stable_diffusion.TINY", careless)
+    assert (detected("kohya", "tiny", chosen).name == "tiny") == guessed
+
+
+def test_without_shapes_nothing_is_taken_for_it() -> None:
+    found = detected("kohya", "tiny", attention("tiny", full=True), shapes=False)
+    assert "tiny" not in {family.name for family in found.candidates}

@@ -96,7 +96,7 @@ def test_the_changelog_has_this_version():
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
-    for name in ("commands", "formats", "python", "recipes", "training", "weights")
+    for name in ("commands", "formats", "python", "recipes", "tiny", "training", "weights")
 ]
 
 
@@ -109,7 +109,7 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "recipes", "training", "weights")
+    f"docs/{name}.md" for name in ("commands", "recipes", "tiny", "training", "weights")
 ]
 
 

@@ -47,6 +47,16 @@ UNETS: dict[str, dict[str, Any]] = {
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": 2560,
     },
+    "tiny": {
+        "block_out_channels": (64, 88),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "attention_head_dim": (4, 4),
+        "norm_num_groups": 8,
+        "cross_attention_dim": 64,
+        "use_linear_projection": True,
+    },
 }  # fmt: skip
 _L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768}
 _H = {
@@ -61,12 +71,21 @@ _G = {
     "num_hidden_layers": 32,
     "projection_dim": 1280,
 }
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "projection_dim": 64,
+    "vocab_size": 615,
+    "max_position_embeddings": 24,
+}
 ENCODERS: dict[tuple[str, str], tuple[str, dict[str, int]]] = {
     ("sd15", "text_encoder"): ("CLIPTextModel", _L),
     ("sd21", "text_encoder"): ("CLIPTextModel", _H),
     ("sdxl", "text_encoder"): ("CLIPTextModel", _L),
     ("sdxl", "text_encoder_2"): ("CLIPTextModelWithProjection", _G),
     ("sdxl-refiner", "text_encoder_2"): ("CLIPTextModelWithProjection", _G),
+    ("tiny", "text_encoder"): ("CLIPTextModel", _TINY),
 }
 
 State = dict[str, tuple[int, ...]]
@@ -85,7 +104,8 @@ def reference(name: str, component: str) -> State:
         if component == "unet":
             return state_of(diffusers.UNet2DConditionModel(**UNETS[name]))
         sort, numbers = ENCODERS[name, component]
-        config = transformers.CLIPTextConfig(vocab_size=49408, num_attention_heads=8, **numbers)
+        usual = {"vocab_size": 49408, "num_attention_heads": 8}
+        config = transformers.CLIPTextConfig(**(usual | numbers))
         return state_of(getattr(transformers, sort)(config))
 
 

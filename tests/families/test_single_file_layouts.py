@@ -11,6 +11,7 @@ import pytest
 
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
+from loramerge.families.vae import ldm_vae_name
 from tests.samples import STABLE_DIFFUSION, sgm_path
 
 EVERY = list(STABLE_DIFFUSION)
@@ -74,10 +75,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layers_per_block": 2, "down_block_types": [""] * 4, "up_block_types": [""] * 4,
         "addition_embed_type": "text_time", "class_embed_type": None,
     },
+    "tiny": {"layers_per_block": 1, "down_block_types": [""] * 2, "up_block_types": [""] * 2},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, "tiny"])
 def test_diffusers_converts_to_the_same_modules(name: str) -> None:
     utils: Any = pytest.importorskip("diffusers.loaders.single_file_utils")
     torch: Any = pytest.importorskip("torch")
@@ -86,6 +88,40 @@ def test_diffusers_converts_to_the_same_modules(name: str) -> None:
     converted = utils.convert_ldm_unet_checkpoint(file, config=CONFIGS[name])
     expected = {f"{m.path}.{p}": float(i) for i, (m, p, _) in enumerate(stored)}
     assert {key: value.item() for key, value in converted.items()} == expected
+
+
+@pytest.mark.parametrize("resolutions", [3, 4])
+def test_diffusers_converts_the_vae_to_the_same_layers(resolutions: int) -> None:
+    diffusers: Any = pytest.importorskip("diffusers")
+    utils: Any = pytest.importorskip("diffusers.loaders.single_file_utils")
+    torch: Any = pytest.importorskip("torch")
+    with torch.device("meta"):
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=tuple(8 * i for i in range(1, resolutions + 1)),
+            layers_per_block=2,
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * resolutions,
+            up_block_types=("UpDecoderBlock2D",) * resolutions,
+        )
+    names = list(vae.state_dict())
+
+    def file(resolutions: int) -> dict[str, Any]:
+        paths = ((n, *n.rpartition(".")[::2]) for n in names)
+        return {
+            f"first_stage_model.{ldm_vae_name(path, resolutions)}.{parameter}": torch.full(
+                (1, 1, 1), float(names.index(name))
+            )
+            for name, path, parameter in paths
+        }
+
+    def converted(file: dict[str, Any]) -> dict[str, float]:
+        found = utils.convert_ldm_vae_checkpoint(file, config=vae.config)
+        return {key: value.item() for key, value in found.items()}
+
+    assert len(file(resolutions)) == len(names)
+    assert converted(file(resolutions)) == {n: float(i) for i, n in enumerate(names)}
+    with pytest.raises((AssertionError, KeyError)):  # the decoder counted from the wrong end
+        assert converted(file(resolutions + 1)) == {n: float(i) for i, n in enumerate(names)}
 
 
 # --- OpenCLIP ----------------------------------------------------------------------------------

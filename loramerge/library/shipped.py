@@ -1,0 +1,95 @@
+"""What comes with loramerge: a tiny base and its relative, and two adapters for them.
+
+The second base is stored as what tells it from the first, an adapter, and is baked the first time it
+is asked for, into the cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import loramerge
+from loramerge.errors import FileError, NotFound
+from loramerge.library.registry import cache
+
+__all__ = ["OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "shipped"]
+
+TINY, OUTLINED = "tiny", "tiny-outlined"
+SHIPPED_BASES = (TINY, OUTLINED)
+SHIPPED_ADAPTERS = ("zuzu", "polka")
+_FOLDER = "shipped"
+
+
+def shipped(name: str) -> Path:
+    """Return the folder of a base, or the file of an adapter, that comes with loramerge.
+
+    Raises:
+        NotFound: if nothing of this name does.
+        FileError: if it was not installed, or the cache folder cannot be written.
+    """
+    if name == OUTLINED:
+        return _outlined()
+    if name == TINY:
+        return _stored(TINY)
+    if name in SHIPPED_ADAPTERS:
+        return _stored(f"{name}.safetensors")
+    raise NotFound(
+        f"nothing of the name {name!r} comes with loramerge",
+        expected=", ".join((*SHIPPED_BASES, *SHIPPED_ADAPTERS)),
+    )
+
+
+def _stored(name: str) -> Path:
+    path = Path(loramerge.__file__).parent / _FOLDER / name
+    if not path.exists():
+        raise FileError(f"{name}, which comes with loramerge, was not installed", file=path)
+    return path
+
+
+def _outlined() -> Path:
+    """Return the second base, baked if it is not in the cache yet.
+
+    Its name there holds a digest of what it is made of, so another version makes its own. Several
+    processes may do so at once: each bakes for itself, and the first to be ready wins.
+    """
+    from loramerge.checkpoint.files import find_files
+    from loramerge.library.digests import digest_of_files
+
+    base, adapter = _stored(TINY), _stored(f"{OUTLINED}.safetensors")
+    files = [file.path for file in find_files(base).weights]
+    digest = digest_of_files(base.parent, [*files, adapter])[:12]
+    target = cache() / "bases" / f"{OUTLINED}-{digest}"
+    if target.is_dir():
+        return target
+    own = _own(target)
+    try:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        _bake(base, adapter, own)
+        if not target.is_dir():
+            own.rename(target)
+    except OSError as error:
+        if not target.is_dir():  # else another process was first
+            raise FileError(
+                f"the base {OUTLINED} cannot be made: {error.strerror}",
+                file=target,
+                hint="set LORAMERGE_HOME to a folder that can be written",
+            ) from None
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return target
+
+
+def _own(target: Path) -> Path:
+    """Return a name beside the target that no other process has."""
+    return target.with_name(f"{target.name}.{os.getpid()}")
+
+
+def _bake(base: Path, adapter: Path, output: Path) -> None:
+    from loramerge.adapter.load import load
+    from loramerge.algebra.weights import Weight
+    from loramerge.checkpoint import open_checkpoint
+    from loramerge.stream.bake import bake, plan_bake
+
+    bake(plan_bake(open_checkpoint(base), [(load(adapter), Weight())]), output, force=True)
