@@ -8,6 +8,7 @@ whole or not at all; so a run that is killed at any time and resumed ends with t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -351,6 +352,9 @@ def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
         "ss_caption_tag_dropout_rate": how.tag_dropout,
         "ss_clip_skip": how.skip,
     }
+    tags = arranged.tags()
+    if tags:
+        entries["ss_tag_frequency"] = json.dumps({how.folder.resolve().name: tags})
     if how.trigger:
         entries["modelspec.trigger_phrase"] = how.trigger
     return {name: str(value) for name, value in entries.items()}
