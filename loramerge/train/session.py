@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,20 +49,18 @@ class Trained:
 
     Args:
         adapter: None in a process that writes nothing.
-        modules: that were trained.
+        parameters: numbers that were trained.
         resumed: step it went on from.
         arranged: the pictures.
     """
 
     adapter: Adapter | None
-    modules: int
     parameters: int
     resumed: int
     skipped: int
     arranged: Arranged
     prediction: str
     epochs: float
-    prompts: Sequence[str] = field(default_factory=tuple)
 
 
 def train(
@@ -132,14 +130,12 @@ def train(
     _run(spec, run, texts, sheet, adapter, keep, notify)
     return Trained(
         adapter() if workers.first else None,
-        len(trainee.names),
         sum(value.numel() for value in trainee.parameters),
         resumed,
         run.skipped,
         arranged,
         run.noising.prediction,
         _epochs(spec, arranged, workers),
-        sheet.prompts,
     )
 
 
