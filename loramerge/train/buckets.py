@@ -92,10 +92,10 @@ class Order:
     def batch(self, number: int) -> list[int]:
         """Return the pictures of a batch, by their places in the data set."""
         while self._starts[-1] <= number:
-            self._starts.append(self._starts[-1] + len(self._batches(len(self._starts) - 1)))
+            self._starts.append(self._starts[-1] + len(self.batches(len(self._starts) - 1)))
         epoch = bisect_right(self._starts, number) - 1
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._batches(epoch))
+            self._epoch = (epoch, self.batches(epoch))
         return self._epoch[1][number - self._starts[epoch]]
 
     def epoch_of(self, number: int) -> int:
@@ -103,7 +103,7 @@ class Order:
         self.batch(number)
         return bisect_right(self._starts, number) - 1
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, in its order."""
         draw = random.Random(seed_of(self.seed, "order", epoch))
         by_bucket: dict[Size, list[int]] = {}

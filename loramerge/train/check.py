@@ -110,7 +110,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
     broken, duplicates = _read(arranged.pictures, notify)
     arranged = arranged.without(broken)
     order = arranged.order(spec.pictures.batch, spec.settings.seed)
-    batches = len(order._batches(0))
+    batches = len(order.batches(0))
     steps = spec.settings.steps
     found = Check(
         pictures=len(arranged.dataset.subject),
@@ -130,7 +130,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
             for p, (w, h) in zip(arranged.pictures, arranged.buckets, strict=True)
             if p.size[0] < w or p.size[1] < h
         ],
-        tags=_tags(arranged),
+        tags=list(arranged.tags(20).items()),
     )
     _add_tokens(found, spec, arranged, notify)
     if shape is not None:
@@ -167,16 +167,6 @@ def _look(picture: Picture) -> tuple[Path, str, str | None]:
         return picture.path, sha256_of_file(picture.path), None
     except LoramergeError as error:
         return picture.path, "", error.problem
-
-
-def _tags(arranged: Arranged) -> list[tuple[str, int]]:
-    """Return the commonest parts of captions between commas."""
-    counts: Counter[str] = Counter()
-    for picture in arranged.dataset.subject:
-        counts.update(
-            {t for p in arranged.captioning.whole(picture).split(",") if (t := p.strip())}
-        )
-    return counts.most_common(20)
 
 
 def _add_tokens(found: Check, spec: Spec, arranged: Arranged, notify: Notify) -> None:

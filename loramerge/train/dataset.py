@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,14 @@ class Arranged:
             size,
             seed,
         )
+
+    def tags(self, most: int = 1000) -> dict[str, int]:
+        """Return the commonest parts of the subject's captions between commas, with their counts."""
+        counts: Counter[str] = Counter()
+        for picture in self.dataset.subject:
+            text = self.captioning.whole(picture)
+            counts.update({tag for part in text.split(",") if (tag := part.strip())})
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
     def captions(self) -> list[str]:
         """Return every whole caption, and none at all if that may be drawn."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from loramerge.errors import MissingExtra
 from loramerge.files.writer import write_bytes
 
-__all__ = ["data_url", "grid", "png_bytes", "write_png"]
+__all__ = ["grid", "png_bytes", "write_png"]
 
 _INK, _PAPER, _FAINT = (32, 32, 32), (255, 255, 255), (110, 110, 110)
 _GAP = 6
@@ -121,8 +120,3 @@ def png_bytes(picture: Any) -> bytes:
 def write_png(picture: Any, path: Path) -> None:
     """Write a picture as PNG, atomically, in the place of what is there."""
     write_bytes(path, png_bytes(picture), force=True)
-
-
-def data_url(picture: Any) -> str:
-    """Return a picture as text that a page can hold."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode()

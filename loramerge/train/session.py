@@ -8,8 +8,9 @@ whole or not at all; so a run that is killed at any time and resumed ends with t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,20 +49,18 @@ class Trained:
 
     Args:
         adapter: None in a process that writes nothing.
-        modules: that were trained.
+        parameters: numbers that were trained.
         resumed: step it went on from.
         arranged: the pictures.
     """
 
     adapter: Adapter | None
-    modules: int
     parameters: int
     resumed: int
     skipped: int
     arranged: Arranged
     prediction: str
     epochs: float
-    prompts: Sequence[str] = field(default_factory=tuple)
 
 
 def train(
@@ -131,14 +130,12 @@ def train(
     _run(spec, run, texts, sheet, adapter, keep, notify)
     return Trained(
         adapter() if workers.first else None,
-        len(trainee.names),
         sum(value.numel() for value in trainee.parameters),
         resumed,
         run.skipped,
         arranged,
         run.noising.prediction,
         _epochs(spec, arranged, workers),
-        sheet.prompts,
     )
 
 
@@ -351,6 +348,9 @@ def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
         "ss_caption_tag_dropout_rate": how.tag_dropout,
         "ss_clip_skip": how.skip,
     }
+    tags = arranged.tags()
+    if tags:
+        entries["ss_tag_frequency"] = json.dumps({how.folder.resolve().name: tags})
     if how.trigger:
         entries["modelspec.trigger_phrase"] = how.trigger
     return {name: str(value) for name, value in entries.items()}

@@ -166,10 +166,10 @@ def test_the_order_is_a_function_of_the_number() -> None:
 
 def test_regularisation_takes_half_and_takes_turns() -> None:
     few = order(regular=[False] * 5 + [True] * 3)
-    epoch = [p for n in range(len(few._batches(0))) for p in few.batch(n)]
+    epoch = [p for n in range(len(few.batches(0))) for p in few.batch(n)]
     assert sum(p >= 5 for p in epoch) == 5 == sum(p < 5 for p in epoch)
     many = order(repeats=[1] * 8, regular=[False] + [True] * 7)
-    seen = [p for epoch in range(7) for b in many._batches(epoch) for p in b if p]
+    seen = [p for epoch in range(7) for b in many.batches(epoch) for p in b if p]
     assert sorted(seen) == list(range(1, 8)) and many.shown == 2
 
 

@@ -60,6 +60,8 @@ def test_what_is_written_is_what_diffusers_loads(kind: Any, tmp_path: Path) -> N
     assert metadata["ss_num_train_images"] == "5" and metadata["ss_optimizer"].startswith("torch.")
     assert metadata["modelspec.trigger_phrase"] == "zuzu"
     assert metadata["modelspec.prediction_type"] == ("v" if kind == "sd21" else "epsilon")
+    tags = json.loads(metadata["ss_tag_frequency"])["pictures"]
+    assert tags["zuzu"] == tags["red"] == 5 and tags["thing 3"] == 1
     recipe = json.loads(metadata["loramerge.recipe"])
     step = recipe["steps"]["result"]["train"]
     assert step["images"] == "pictures" and step["lr"] == 0.01 and "sample_every" not in step
@@ -263,6 +265,15 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     assert run(tmp_path, resume=True).resumed == 4
     assert run(tmp_path, force=True).resumed == 0
     assert run(tmp_path, force=True, resume=True, dropout=0.5).resumed == 0
+
+
+def test_what_is_odd_is_said(tmp_path: Path) -> None:
+    said: list[Any] = []
+    folder_of(tmp_path / "pictures", 3, captions=False)
+    train(asked(tmp_path, trigger=None), Context(device="cpu", notify=said.append))
+    assert any("3 of 3 pictures have no caption" in getattr(e, "text", "") for e in said)
+    with pytest.raises(UsageError, match="SDXL always reads"):
+        run(tmp_path / "xl", "sdxl", images=str(tmp_path / "pictures"), clip_skip=1)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
