@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -393,8 +393,13 @@ def _metadata(
     return metadata
 
 
-def _by_component(adapter: Adapter, deltas: Mapping[Site, Delta]) -> dict[str, dict[str, Delta]]:
+def _by_component(
+    adapter: Adapter, deltas: Mapping[Site, Delta], heads: Collection[str] = ()
+) -> dict[str, dict[str, Delta]]:
     """Group deltas by component and path; an unknown family has those of its folders, or just ''.
+
+    Args:
+        heads: that begin the names of components in the dialect, whatever the family.
 
     Configurations name modules, and PEFT matches the ends of names: without `text_model.` they fit
     the text encoders of every version of transformers.
@@ -403,7 +408,7 @@ def _by_component(adapter: Adapter, deltas: Mapping[Site, Delta]) -> dict[str, d
     found: dict[str, dict[str, Delta]] = {}
     for site, delta in deltas.items():
         component, _, path = site.modules[0].partition(".")
-        if opaque and component not in adapter.info.configs:
+        if opaque and component not in adapter.info.configs and f"{component}." not in heads:
             component, path = "", site.modules[0]
         here = found.setdefault(component, {})
         if site.parameter == "weight" or without_text_model(path) not in here:
@@ -454,7 +459,7 @@ def _header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Del
     strength also where a reader would guess one alpha for all.
     """
     flat: dict[str, Any] = {}
-    for component, deltas in _by_component(adapter, written).items():
+    for component, deltas in _by_component(adapter, written, target.prefixes).items():
         scaled = any(
             _keeps_alpha(adapter, site, target)
             for site in _of_each(adapter)
