@@ -90,6 +90,7 @@ def _bake(base: Path, adapter: Path, output: Path) -> None:
     from loramerge.adapter.load import load
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
-    from loramerge.stream.bake import bake, plan_bake
+    from loramerge.stream.bake import bake
+    from loramerge.stream.plan import plan_bake
 
     bake(plan_bake(open_checkpoint(base), [(load(adapter), Weight())]), output, force=True)

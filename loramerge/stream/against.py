@@ -11,7 +11,7 @@ from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ComputedTensor
-from loramerge.stream.bake import require_family
+from loramerge.stream.plan import require_family
 from loramerge.stream.reading import Stretch, reader
 
 if TYPE_CHECKING:

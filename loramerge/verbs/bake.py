@@ -21,9 +21,10 @@ from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.library.references import Reference, with_weight_files
-from loramerge.stream.bake import BakePlan, Survival, plan_bake
+from loramerge.stream.bake import Survival
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
+from loramerge.stream.plan import BakePlan, plan_bake
 from loramerge.verbs.inputs import adapter_of, base_path, open_base
 from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
 from loramerge.verbs.parameters import Context, Doc, Verb
@@ -199,7 +200,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     """Run the verb.
 
     Raises:
-        LoramergeError: see `stream.bake.plan_bake` and `stream.bake.bake`.
+        LoramergeError: see `stream.plan.plan_bake` and `stream.bake.bake`.
     """
     parameters.check()
     parameters = parameters.settled()
@@ -254,7 +255,7 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     """Foretell the result from headers.
 
     Raises:
-        LoramergeError: see `stream.bake.plan_bake`.
+        LoramergeError: see `stream.plan.plan_bake`.
     """
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)

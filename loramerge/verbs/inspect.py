@@ -264,7 +264,8 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     """Say in one verdict whether the adapter works with a base."""
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
-    from loramerge.stream.bake import plan_bake, survey
+    from loramerge.stream.bake import survey
+    from loramerge.stream.plan import plan_bake
     from loramerge.verbs.inputs import base_path
 
     checkpoint = open_checkpoint(base_path(base, context))

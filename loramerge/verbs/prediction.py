@@ -14,7 +14,8 @@ from typing import Any
 from loramerge.adapter import Adapter, Delta, Full, Site
 from loramerge.adapter.save import choose_dialect, encode
 from loramerge.algebra.ranks import RankRule
-from loramerge.stream.bake import BakePlan, output_size
+from loramerge.stream.bake import output_size
+from loramerge.stream.plan import BakePlan
 from loramerge.verbs.adapters import header_of
 from loramerge.verbs.outputs import Unread, encoded_size, stand_in
 from loramerge.verbs.parameters import Context

@@ -17,7 +17,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.families import FAMILIES, Family, Spelling, parameters
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.flux.builders import listing
 from tests.samples import Array, read_safetensors, safetensors_bytes
 

@@ -23,7 +23,7 @@ from loramerge.families.stacks import (
     native_slots,
     transformer_spellings,
 )
-from loramerge.stream.bake import plan_bake
+from loramerge.stream.plan import plan_bake
 from tests.samples import read_safetensors, safetensors_bytes
 
 

@@ -12,7 +12,8 @@ from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.flux.builders import (
     LAST,
     NATIVE,

@@ -14,7 +14,8 @@ from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import ShapeError
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.flux.builders import Tensors, native_weights, parts_of, write
 from tests.flux.test_bake import single
 from tests.kind_samples import Array

@@ -20,7 +20,8 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import AdapterError, UnsupportedKind
 from loramerge.stream import bake as baking
 from loramerge.stream.against import against
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.flux.builders import (
     LAST,
     Tensors,

@@ -8,7 +8,8 @@ import pytest
 
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.laws import bake_laws as laws
 from tests.laws.bake_laws import Bake, Inputs
 from tests.stream.builders import (

@@ -26,7 +26,8 @@ from loramerge.errors import (
 )
 from loramerge.events import Progress
 from loramerge.stream import bake as bake_module
-from loramerge.stream.bake import Survival, bake, plan_bake, survey
+from loramerge.stream.bake import Survival, bake, survey
+from loramerge.stream.plan import plan_bake
 from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
 from tests.stream.builders import (
     STORAGE,

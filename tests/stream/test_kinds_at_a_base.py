@@ -24,6 +24,7 @@ from loramerge.files.tensors import ArrayTensor
 from loramerge.library.references import Reference
 from loramerge.stream import bake as baking
 from loramerge.stream.against import against
+from loramerge.stream.plan import plan_bake
 from loramerge.verbs.mix import Mix
 from loramerge.verbs.mix import mix as mix_verb
 from loramerge.verbs.resize import Resize
@@ -117,7 +118,7 @@ def test_baking_block_by_block_gives_the_dense_sum(kind: str, tmp_path: Path) ->
         (adapter(deltas, families=["sdxl"]), Weight(0.7)),
         (adapter(loras, families=["sdxl"]), Weight(-0.4)),
     ]
-    plan = baking.plan_bake(open_checkpoint(path), inputs)
+    plan = plan_bake(open_checkpoint(path), inputs)
     survivals = {s.module: s for s in baking.bake(plan, tmp_path / "out.safetensors", threads=2)}
     found = read_back(tmp_path / "out.safetensors")
     for place, name in PLACES.items():

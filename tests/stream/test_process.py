@@ -25,7 +25,8 @@ import sys, resource
 from loramerge.adapter.load import load
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from pathlib import Path
 base, lora, output, threads = sys.argv[1:5]
 plan = plan_bake(open_checkpoint(base), [(load(lora), Weight(0.5))])

@@ -15,7 +15,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import FormatError
 from loramerge.stream import bake as bake_module
-from loramerge.stream.bake import Survival, bake, plan_bake, survey
+from loramerge.stream.bake import Survival, bake, survey
+from loramerge.stream.plan import plan_bake
 from loramerge.stream.rounding import Quantiser
 from tests.algebra.builders import adapter, low_rank
 from tests.stream.builders import (

@@ -14,7 +14,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.generic import renaming
 from loramerge.errors import AdapterError, FamilyError
-from loramerge.stream.bake import bake, plan_bake
+from loramerge.stream.bake import bake
+from loramerge.stream.plan import plan_bake
 from tests.samples import dense, read_safetensors, relative, safetensors_bytes
 
 
