@@ -161,5 +161,27 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
             result.doubled.append((key, group.roles[role]))
         else:
             group.roles[role] = key
-    result.groups = list(groups.values())
+    result.groups = _joined(groups)
     return result
+
+
+def _joined(groups: Mapping[tuple[str, str], Group]) -> list[Group]:
+    """Return the groups in the order of their stems, those of one stem joined where one dialect has the roles of all.
+
+    Without a known prefix each suffix alone names the first dialect that has it, and the suffixes of
+    one module need not agree: kohya reads `.lora_A.weight`, but has no `.lora_magnitude_vector`.
+    """
+    by_stem: dict[str, list[Group]] = {}
+    for group in groups.values():
+        by_stem.setdefault(group.stem, []).append(group)
+    return [group for same in by_stem.values() for group in _join(same)]
+
+
+def _join(same: list[Group]) -> list[Group]:
+    """Join the groups of one stem, if some dialect has all their roles and none is there twice."""
+    roles = [role for group in same for role in group.roles]
+    if len(same) == 1 or len(roles) > len(set(roles)):
+        return same
+    speaks = next((d.name for d in DIALECTS.values() if d.roles() >= set(roles)), None)
+    merged = {role: key for group in same for role, key in group.roles.items()}
+    return same if speaks is None else [Group(speaks, same[0].stem, merged)]

@@ -197,3 +197,19 @@ def test_real_listings_of_other_dialects_lose_no_key(shared_data: Path, name: st
     result = classify(keys, {})
     taken = [key for group in result.groups for key in group.roles.values()]
     assert sorted(taken + result.unknown + result.embeddings) == sorted(keys)
+
+
+def test_suffixes_of_one_module_without_a_prefix_stay_together() -> None:
+    """The magnitude of a DoRA beside its factors, in names of no known beginning."""
+    ends = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    keys = [f"block.{i}.to_q.{end}" for i in (0, 1) for end in ends]
+    groups = classify(keys, {}).groups
+    assert [(g.stem, set(g.roles)) for g in groups] == [
+        (f"block.{i}.to_q", {"down", "up", "magnitude"}) for i in (0, 1)
+    ]
+    assert {g.dialect for g in groups} == {"diffusers"}
+
+
+def test_one_module_in_two_spellings_is_not_joined() -> None:
+    keys = [f"block.to_q.{end}.weight" for end in ("lora_A", "lora_B", "lora.down", "lora.up")]
+    assert len(classify(keys, {}).groups) == 2
