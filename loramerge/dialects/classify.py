@@ -166,11 +166,13 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
 
 
 def _joined(groups: Mapping[tuple[str, str], Group]) -> list[Group]:
-    """Return the groups in the order of their stems, those of one stem joined where one dialect has the roles of all.
+    """Return the groups, those of one stem joined where one dialect has the roles of all.
 
     Without a known prefix each suffix alone names the first dialect that has it, and the suffixes of
     one module need not agree: kohya reads `.lora_A.weight`, but has no `.lora_magnitude_vector`.
     """
+    if len({stem for _, stem in groups}) == len(groups):
+        return list(groups.values())
     by_stem: dict[str, list[Group]] = {}
     for group in groups.values():
         by_stem.setdefault(group.stem, []).append(group)
