@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
-from loramerge.dialects.tables import DIFFUSERS, DIFFUSERS_LEGACY, KOHYA, LORA_DIFFUSION, PEFT
+from loramerge.dialects.tables import (
+    DIFFUSERS,
+    DIFFUSERS_LEGACY,
+    KOHYA,
+    LORA_DIFFUSION,
+    LYCORIS,
+    PEFT,
+)
 from loramerge.dialects.transformer_tables import BARE, COMFYUI, ONETRAINER, XLABS
 from loramerge.errors import FormatError, nearest
 from loramerge.families import FAMILIES
@@ -21,7 +28,7 @@ __all__ = [
 ]
 
 _ALL = (
-    KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION, COMFYUI, ONETRAINER, XLABS, BARE,
+    KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION, COMFYUI, ONETRAINER, XLABS, BARE, LYCORIS,
 )  # fmt: skip
 DIALECTS: dict[str, Dialect] = {d.name: d for d in _ALL}
 

@@ -21,6 +21,7 @@ __all__ = [
     "DIFFUSERS_LEGACY",
     "KOHYA",
     "LORA_DIFFUSION",
+    "LYCORIS",
     "PEFT",
     "PEFT_ALONE",
     "positions",
@@ -150,6 +151,24 @@ KOHYA = Dialect(
     },
     loads_in=("A1111", "Forge", "ComfyUI", "diffusers", "InvokeAI", "kohya"),
     writable="any module of a known family",
+)
+
+# --- LyCORIS' own wrapper ------------------------------------------------------------------------
+
+LYCORIS = Dialect(
+    name="lycoris",
+    title="LyCORIS' wrapper of a whole network, as SimpleTuner writes it",
+    example="lycoris_transformer_blocks_0_attn_to_q.lokr_w1",
+    forms=(
+        Form(
+            _spell(_fixed({"unet": ("lycoris_",), "transformer": ("lycoris_",)}), _flat),
+            KOHYA.forms[0].suffixes,
+        ),
+    ),
+    alpha="tensor",
+    prefixes={"lycoris_": ""},
+    loads_in=("ComfyUI", "SimpleTuner"),
+    writable="any module of a known UNet or diffusion transformer",
 )
 
 # --- diffusers ---------------------------------------------------------------------------------
