@@ -215,7 +215,8 @@ def test_a_table_gives_the_same_in_parts_and_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("stem", "family", "module"),
     [
-        ("lycoris_transformer_blocks_0_attn_to_q", "flux1", "transformer.transformer_blocks.0.attn.to_q"),
+        ("lycoris_transformer_blocks_0_attn_to_q", "sd3",
+         "transformer.transformer_blocks.0.attn.to_q"),
         ("lycoris_blocks_1_attn1_to_k", "wan", "transformer.blocks.1.attn1.to_k"),
         ("lycoris_mid_block_attentions_0_proj_in", "sdxl", "unet.mid_block.attentions.0.proj_in"),
     ],
