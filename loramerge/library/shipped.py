@@ -7,7 +7,6 @@ is asked for, into the cache folder.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import loramerge
@@ -63,6 +62,8 @@ def _outlined() -> Path:
     target = cache() / "bases" / f"{OUTLINED}-{digest}"
     if target.is_dir():
         return target
+    from shutil import rmtree  # costs an inspection 3 ms for nothing if imported above
+
     own = _own(target)
     try:
         own.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ def _outlined() -> Path:
                 hint="set LORAMERGE_HOME to a folder that can be written",
             ) from None
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        rmtree(own, ignore_errors=True)
     return target
 
 
