@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -64,9 +65,10 @@ def read(command: str) -> Any:
     """The parameters that the command line makes of a command."""
     program, name, *words = shlex.split(command)
     assert program == "loramerge"
-    found = group.commands.get(name) or group.get_command(None, name)  # type: ignore[arg-type]
+    parent = click.Context(group, **group.context_settings)
+    found = group.get_command(parent, name)
     assert found is not None
-    return name, found.make_context(name, words).params
+    return name, found.make_context(name, words, parent).params
 
 
 def tours(folder: Path) -> list[DemoResult]:

@@ -163,5 +163,5 @@ def test_a_corrupt_registry_is_named(run, tmp_path):
 
 
 def test_json_files(run):
-    run.ok("base", "list", "--json-file", "x.json")
+    run.ok("library", "list", "--json-file", "x.json")
     assert json.loads((run.folder / "x.json").read_text("utf-8")) == []
