@@ -38,7 +38,7 @@ def add(name: str, path: str, force: bool) -> None:
 
 @command.command("list", params=json_options(), epilog="Example: loramerge base list --json")
 def list_bases(as_json: bool, json_file: str | None) -> None:
-    """List the registered checkpoints."""
+    """List the registered checkpoints, and those that come with loramerge."""
     bases: dict[str, str] = load_registry().bases
 
     def render() -> None:
@@ -51,7 +51,12 @@ def list_bases(as_json: bool, json_file: str | None) -> None:
         )
 
     content: list[dict[str, Any]] = [
-        {"name": n, "path": p, "exists": Path(p).exists()} for n, p in sorted(bases.items())
+        {"name": n, "path": p, "exists": Path(p).exists(), "shipped": False}
+        for n, p in sorted(bases.items())
+    ] + [
+        {"name": n, "path": None, "exists": True, "shipped": True}
+        for n in SHIPPED_BASES
+        if n not in bases
     ]
     emit(content, as_json, json_file, render)
 

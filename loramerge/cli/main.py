@@ -35,7 +35,7 @@ COMMANDS: dict[str, str] = {
     "library": "Folders whose adapters are known by name.",
     "dialects": "List the dialects that are read and written.",
     "families": "List the base architectures that are known.",
-    "demo": "A tour on a small generated base.",
+    "demo": "A tour on a tiny model, ending with a picture.",
 }
 _ONE_THREAD = (
     "OPENBLAS_NUM_THREADS",

@@ -14,6 +14,10 @@ def render(result: PreviewResult) -> None:
         [(label, f"{change:.2f}") for label, change in zip(result.columns, result.changes, strict=True)],
         ("column", "mean difference to the base, of 255"),
     )  # fmt: skip
+    show.table(
+        [(name, f"nearest to {column}: {apart:.2f} of 255 apart")
+         for name, (column, apart) in result.like.items()]
+    )  # fmt: skip
 
 
 command = verb_command(

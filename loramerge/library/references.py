@@ -36,6 +36,10 @@ class Reference:
     weight: Weight = Weight()
     written: str = "1"
 
+    def __str__(self) -> str:
+        """Return it as it can be written again."""
+        return self.name if self.written == "1" else f"{self.name}:{self.written}"
+
     def path(self, registry: Registry | None = None, root: Path | None = None) -> Path:
         """Return the adapter's path; see `lookup.find`."""
         try:

@@ -15,7 +15,7 @@ __all__ = ["grid", "png_bytes", "write_png"]
 _INK, _PAPER, _FAINT = (32, 32, 32), (255, 255, 255), (110, 110, 110)
 _GAP = 6
 _SMALLEST = 96  # pixels of a cell's side; smaller pictures are enlarged by whole numbers
-_LINES = 4  # of a label
+_LINES = 4  # of a label; beside a picture as many as its height takes
 
 
 def _pillow() -> tuple[Any, Any, Any]:
@@ -49,7 +49,10 @@ def grid(
     line = int(size * 1.3)
     side = max(width * 2 // 3, 8 * size) if any(rows) else 0
     heads = [_wrapped(pen, label, font, width) for label in columns]
-    names = [_wrapped(pen, label, font, side - _GAP) for label in rows]
+    names = [
+        _wrapped(pen, label, font, side - _GAP, max(_LINES, height // line))
+        for label, height in zip(rows, heights, strict=True)
+    ]
     head = max((len(lines) for lines in heads), default=0) * line
     above = _GAP + (line + _GAP if title else 0)
     heights = [max(height, len(lines) * line) for height, lines in zip(heights, names, strict=True)]
@@ -87,8 +90,8 @@ def _enlarged(picture: Any, image: Any) -> Any:
     return picture.resize(size, image.Resampling.NEAREST)
 
 
-def _wrapped(pen: Any, text: str, font: Any, width: int) -> list[str]:
-    """Return a label in lines of at most a width, the last one cut if there are too many."""
+def _wrapped(pen: Any, text: str, font: Any, width: int, most: int = _LINES) -> list[str]:
+    """Return a label in lines of at most a width, the last one cut if there are more than `most`."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -96,8 +99,8 @@ def _wrapped(pen: Any, text: str, font: Any, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    cut = lines[:_LINES]
-    if len(lines) > _LINES:
+    cut = lines[:most]
+    if len(lines) > most:
         cut[-1] += " …"
     return [_shortened(pen, line, font, width) for line in cut]
 

@@ -35,6 +35,7 @@ from loramerge.verbs.provenance import (
     base_input,
     header_entries,
     input_of,
+    length_is_known,
     recipe_in,
     step_of,
 )
@@ -236,14 +237,15 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     base = base_input(checkpoint)
     made = _made(parameters, base, adapters)
     _warn_of_double_bake(base, made, context)
+    later = not context.strip and length_is_known(made)  # the base's digest takes as long as a bake
     with ThreadPoolExecutor(1) as pool:
 
         def digest(one: FileInput) -> str:
-            return PLACEHOLDER if one is base else one.digest()
+            return PLACEHOLDER if later and one is base else one.digest()
 
         early = {} if context.strip else header_entries(made, {}, digest)
         late: Future[Mapping[str, str]] | None = None
-        if not context.strip:
+        if later:
             late = pool.submit(lambda: header_entries(made, {}))
         survivals = _written(plan, output, parameters, early, late, context)
     _add_survival(result, survivals, plan, context)

@@ -21,7 +21,7 @@ from loramerge.events import Notify, ignore
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
 
-__all__ = ["Context", "Doc", "Parameter", "Verb", "parameters_of"]
+__all__ = ["Context", "Doc", "Parameter", "Verb", "command_words", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,31 @@ class Verb:
     run: Callable[[Any, Context], Any]
     predict: Callable[[Any, Context], Any]
     compute: Callable[[Any, Context], Any] | None = None
+
+
+def command_words(name: str, parameters: Any) -> tuple[str, ...]:
+    """Return the command line that says the same: `("loramerge", "mix", "a:0.5", "-o", "half")`.
+
+    Arguments come first, then options, what is written last. Defaults are left out.
+    """
+    arguments, options, output = [], [], []
+    for one in parameters_of(type(parameters)):
+        value = getattr(parameters, one.name)
+        if not one.required and value == one.default:
+            continue
+        texts = [str(text) for text in (value if one.many else (value,))]
+        if one.kind is float:
+            texts = [text.removesuffix(".0") for text in texts]
+        flag = max(one.doc.flags, key=len, default=f"--{one.name.replace('_', '-')}")
+        if one.doc.positional:
+            arguments += texts
+        elif one.kind is bool:
+            options.append(flag)
+        elif one.name == "output":
+            output += ["-o", *texts]
+        else:
+            options += [word for text in texts for word in (flag, text)]
+    return ("loramerge", name, *arguments, *options, *output)
 
 
 def stated(parameters: Any) -> Iterator[tuple[Parameter, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +50,15 @@ class Preview:
             "bases",
         ),
     ]
+    baked: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Model to draw beside these without adapters, such as what bake made of them; may be "
+            "repeated.",
+            metavar="BASE",
+            completes="bases",
+        ),
+    ] = ()
     prompt: Annotated[
         tuple[str, ...],
         Doc("What to draw; may be repeated [default: no prompt].", ("--prompt", "-p"), "TEXT"),
@@ -117,6 +126,7 @@ class PreviewResult:
     Args:
         outputs: the picture, and the page.
         changes: of each column, the mean difference of pixels to its base's first, of 255.
+        like: model drawn without adapters → the column it is nearest to, and how far, of 255.
     """
 
     output: str
@@ -124,6 +134,7 @@ class PreviewResult:
     rows: list[str]
     columns: list[str]
     changes: list[float] = field(default_factory=list)
+    like: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -134,6 +145,10 @@ class PreviewResult:
                 {"label": label, "change": round(change, 4)}
                 for label, change in zip(self.columns, self.changes, strict=True)
             ],
+            "like": {
+                name: {"column": column, "difference": round(apart, 4)}
+                for name, (column, apart) in self.like.items()
+            },
         }
 
 
@@ -157,7 +172,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
     if pages:
         write_bytes(pages[0], _page(parameters, path, sheet), force=True)
     outputs = [str(one) for one in (path, *pages)]
-    return PreviewResult(str(path), outputs, sheet.rows, sheet.columns, sheet.changes)
+    return PreviewResult(str(path), outputs, sheet.rows, sheet.columns, sheet.changes, sheet.like)
 
 
 def predict(parameters: Preview, context: Context = Context()) -> Prediction:
@@ -223,12 +238,16 @@ def _drawn(
             )
         return Drawing((side, side), parameters.steps, parameters.guidance)
 
+    def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
+        return [(bare(base_path(name, context).name), loader(name)) for name in names]
+
     return drawn(
-        [(bare(base_path(name, context).name), loader(name)) for name in parameters.base],
+        loaders(parameters.base),
         _columns(parameters, adapters),
         parameters.prompt or ("",),
         parameters.seed or (0,),
         drawing,
+        alone=loaders(parameters.baked),
         negative=parameters.negative,
         skip=parameters.clip_skip,
         notify=context.notify,
@@ -262,11 +281,16 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
         label: f"{change:.2f} of 255"
         for label, change in zip(sheet.columns, sheet.changes, strict=True)
     }
+    like = {
+        name: f"nearest to {column}: {apart:.2f} of 255 apart"
+        for name, (column, apart) in sheet.like.items()
+    }
     return page(
         path.stem,
         [
             ("Pictures", image(path, "a grid of pictures")),
             ("Mean difference to the first column of the base", table(changes)),
+            *([("Models without adapters", table(like))] if like else []),
             ("Settings", table(settings)),
         ],
     )

@@ -93,7 +93,7 @@ def test_importing_the_package_imports_nothing_heavy(run):
 WORK = [
     ("mix", "a:0.5", "b:0.5"), ("mix", "a", "b", "--rank", "2"), ("resize", "--rank", "2", "a"),
     ("resize", "--max-size", "50%", "b"), ("bake", "-b", "base", "a:0.8"), ("diff", "a", "b"),
-    ("inspect", "a", "--deep", "--spectrum"), ("inspect", "a", "--base", "base"), ("demo",),
+    ("inspect", "a", "--deep", "--spectrum"), ("inspect", "a", "--base", "base"),
     ("mix", "a", "--to", "peft"),
     ("convert", "a", "--to", "diffusers", "--dtype", "float32"),
     ("bake", "-b", "base", "a", "--rounding", "stochastic"),
@@ -112,7 +112,7 @@ NO_TORCH = (
 )
 
 
-@pytest.mark.parametrize("arguments", [w for w in WORK if "--" not in w[-1]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [*WORK, ("demo",)], ids=" ".join)
 def test_work_where_torch_is_not_installed(run, arguments):
     code, _, errors, _ = _start(run, arguments, before=NO_TORCH)
     assert code == 0, errors
@@ -125,6 +125,7 @@ def test_work_where_torch_is_not_installed(run, arguments):
         ("bake", "-b", "x.ckpt", "a"), ("mix", "a:2", "--device", "cuda"),
         ("resize", "--rank", "2", "a", "--device", "cuda"), ("diff", "a", "b", "--device", "cuda:0"),
         ("train", "--base", "base", "--images", "."), ("preview", "--base", "base", "a"),
+        ("demo", "--train"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -1,11 +1,10 @@
-"""base, library, dialects, families and demo."""
+"""base, library, dialects and families."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import shlex
 import shutil
 
 import pytest
@@ -16,12 +15,23 @@ from loramerge.families import FAMILIES
 
 def test_base(run):
     assert "no base is registered" in run.ok("base", "list").out
-    assert run.ok("base", "list", "--json").json == []
+    shipped = [
+        {"name": name, "path": None, "exists": True, "shipped": True}
+        for name in ("tiny", "tiny-outlined")
+    ]
+    assert run.ok("base", "list", "--json").json == shipped
     place = str((run.folder / "base.safetensors").resolve())
     assert place in run.ok("base", "add", "sd21-custom", "base.safetensors").out
     assert run.ok("base", "list", "--json").json == [
-        {"name": "sd21-custom", "path": place, "exists": True}
+        {"name": "sd21-custom", "path": place, "exists": True, "shipped": False},
+        *shipped,
     ]
+    run.ok("base", "add", "tiny", "base.safetensors")  # hides the one that comes with loramerge
+    assert run.ok("base", "list", "--json").json[1:] == [
+        {"name": "tiny", "path": place, "exists": True, "shipped": False},
+        shipped[1],
+    ]
+    run.ok("base", "remove", "tiny")
     run.ok("base", "add", "sd21-custom", "base.safetensors")  # the same again
     run.refused(2, "base", "add", "sd21-custom", "a.safetensors", says=("--force", place))
     run.ok("base", "add", "sd21-custom", "a.safetensors", "--force")
@@ -29,7 +39,7 @@ def test_base(run):
     assert "gone" in run.ok("base", "list").out
     run.refused(3, "base", "remove", "sd21-costum", says="did you mean sd21-custom?")
     run.ok("base", "remove", "sd21-custom")
-    assert run.ok("base", "list", "--json").json == []
+    assert run.ok("base", "list", "--json").json == shipped
     assert (run.folder / "base.safetensors").exists()
 
 
@@ -136,27 +146,6 @@ def test_a_family_that_is_verified_against_nothing_is_read_only(run, monkeypatch
     assert "read-only" in run.ok("families").out
 
 
-def test_demo(run):
-    result = run.ok("demo", "my demo")
-    shown = [line[2:] for line in result.out.splitlines() if line.startswith("$ ")]
-    assert [line.split()[1] for line in shown] == ["mix", "resize", "bake", "inspect"]
-    assert (run.folder / "my demo" / "baked.safetensors").is_file()
-    run.refused(3, "demo", "my demo", says=("my demo", "--force"))
-    run.refused(3, "demo", "a.safetensors", says="another name")
-    run.refused(3, "demo", "a.safetensors", "--force", says="another name")
-    found = run.ok("demo", "my demo", "--force", "--json").json
-    assert len(found["outputs"]) == 6 and len(found["steps"]) == 4
-    assert all(os.path.exists(output) for output in found["outputs"])
-
-
-def test_the_tours_commands_run_as_they_are_shown(run):
-    result = run.ok("demo", "my demo")
-    for line in result.out.splitlines():
-        if line.startswith("$ "):
-            words = shlex.split(line[2:])[1:]
-            run.ok(*words, *(["--force"] if "-o" in words else []))
-
-
 def test_a_corrupt_registry_is_named(run, tmp_path):
     home = tmp_path / "loramerge-home"
     home.mkdir(exist_ok=True)
@@ -174,5 +163,5 @@ def test_a_corrupt_registry_is_named(run, tmp_path):
 
 
 def test_json_files(run):
-    run.ok("base", "list", "--json-file", "x.json")
+    run.ok("library", "list", "--json-file", "x.json")
     assert json.loads((run.folder / "x.json").read_text("utf-8")) == []

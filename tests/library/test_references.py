@@ -28,6 +28,7 @@ from loramerge.library.references import parse_reference
 def test_names_and_weights(text, name, written):
     found = parse_reference(text)
     assert (found.name, found.written) == (name, written)
+    assert parse_reference(str(found)) == found
 
 
 def test_components():

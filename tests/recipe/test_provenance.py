@@ -199,6 +199,18 @@ def test_steps_in_memory_are_steps_of_the_recipe(work) -> None:
     assert all("mix" in step for name, step in content["steps"].items() if name != "result")
 
 
+@pytest.mark.parametrize("base", ["base.safetensors", "base"])
+def test_a_base_that_an_adapter_was_made_with_is_one_input_of_a_bake(base: str, work) -> None:
+    prepare()
+    small = lm.resize(lm.load("a.safetensors"), rank=2, base=base)
+    lm.bake(base, [(small, 1.0)], "baked.safetensors" if base.endswith("s") else "baked")
+    (made,) = Path().glob("baked*")
+    recipe = json.loads(header(made)[KEY])
+    assert sorted(recipe["inputs"]) == ["a", "base"]
+    assert recipe["steps"]["step1"]["resize"]["base"] == "base"
+    assert recipe["steps"]["result"]["bake"]["base"] == "base"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -152,6 +152,27 @@ def test_columns_and_rows(tmp_path: Path) -> None:
     assert len(bases.columns) == 2 and bases.columns[0].endswith(": base")
 
 
+def test_a_model_alone_is_nearest_to_the_adapter_that_is_baked_into_it(tmp_path: Path) -> None:
+    lm.bake("tiny", [(lm.load("zuzu"), 0.5)], tmp_path / "made")
+    how = {"base": ("tiny",), "prompt": ("zuzu",), "html": True}
+    result = shown(tmp_path, "zuzu", "zuzu:0.5", baked=(str(tmp_path / "made"), "tiny"), **how)
+    assert result.columns == ["base", "zuzu", "zuzu at 0.5", "made", "tiny"]
+    column, apart = result.like["made"]
+    assert column == "zuzu at 0.5" and apart < 0.5 < min(result.changes[1:4])
+    assert result.like["tiny"] == ("base", 0.0) and result.changes[-1] == 0.0
+    assert result.json()["like"]["made"]["column"] == "zuzu at 0.5"
+    assert "nearest to zuzu at 0.5" in (tmp_path / "x.html").read_text("utf-8")
+
+
+def test_a_model_alone_of_another_size_is_refused() -> None:
+    from loramerge.train.preview import _check_size
+
+    one, other = Image.new("RGB", (8, 8)), Image.new("RGB", (16, 8))
+    _check_size("x", one, one)
+    with pytest.raises(UsageError, match="16×8"):
+        _check_size("x", other, one)
+
+
 def test_what_cannot_be_meant(tmp_path: Path) -> None:
     for how, says in (
         ({"base": ()}, "needs a base"),

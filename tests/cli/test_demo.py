@@ -1,0 +1,179 @@
+"""The tour: what is shown is what runs, with pictures and without."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+from loramerge.cli.main import group
+from loramerge.cli.options import _read
+from loramerge.verbs import demo as module
+from loramerge.verbs.demo import Demo, DemoResult, Step, demo
+from loramerge.verbs.mix import Mix
+from loramerge.verbs.parameters import parameters_of
+
+PICTURES = ("diffusers", "transformers", "PIL")
+
+
+def shown(out: str) -> list[str]:
+    return [line[2:] for line in out.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torch were not installed."""
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
+
+
+@pytest.mark.usefixtures("light")
+def test_without_torch_all_but_the_picture_is_done(run: Any) -> None:
+    result = run.ok("demo", "my demo")
+    assert [line.split()[1] for line in shown(result.out)] == [
+        "mix", "resize", "bake", "inspect", "preview",
+    ]  # fmt: skip
+    folder = run.folder / "my demo"
+    assert {path.name for path in folder.iterdir()} == {
+        "mix.safetensors", "mix-r4.safetensors", "baked",
+    }  # fmt: skip
+    assert "not done: torch missing" in result.out
+    assert "pip install 'loramerge[train]'" in result.out.splitlines()[-1]
+    run.refused(3, "demo", "my demo", says=("my demo", "--force"))
+    run.refused(3, "demo", "a.safetensors", says="another name")
+    run.refused(3, "demo", "a.safetensors", "--force", says="another name")
+    found = run.ok("demo", "my demo", "--force", "--json").json
+    assert len(found["outputs"]) == 3 and len(found["steps"]) == 4
+    assert all(os.path.exists(output) for output in found["outputs"])
+    assert found["picture"] is None and found["missing"] == ["torch"]
+    for line in shown(result.out)[:-1]:
+        words = shlex.split(line)[1:]
+        run.ok(*words, *(["--force"] if "-o" in words else []))
+
+
+@pytest.mark.usefixtures("light")
+def test_what_the_resize_costs_is_visible_and_small(tmp_path: Path) -> None:
+    error = demo(Demo(folder=str(tmp_path / "d"))).steps[1].result.json()["relative_error"]
+    assert 0.1 < error < 0.3
+
+
+def read(command: str) -> Any:
+    """The parameters that the command line makes of a command."""
+    program, name, *words = shlex.split(command)
+    assert program == "loramerge"
+    parent = click.Context(group, **group.context_settings)
+    found = group.get_command(parent, name)
+    assert found is not None
+    return name, found.make_context(name, words, parent).params
+
+
+def tours(folder: Path) -> list[DemoResult]:
+    pytest.importorskip("torch")
+    return [module._tour(folder), module._training(folder)]
+
+
+def test_each_command_says_what_is_done(tmp_path: Path) -> None:
+    for tour in tours(tmp_path / "my demo"):
+        for step in tour.steps:
+            name, values = read(step.command)
+            assert name == step.verb
+            for one in parameters_of(type(step.parameters)):
+                assert _read(one, values[one.name]) == getattr(step.parameters, one.name), one.name
+
+
+def test_a_command_that_said_something_else_would_be_found(tmp_path: Path) -> None:
+    step = tours(tmp_path)[0].steps[0]
+    assert isinstance(step.parameters, Mix)
+    name, values = read(Step("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5"))
+    adapters = next(one for one in parameters_of(Mix) if one.name == "adapters")
+    assert name == "mix" and _read(adapters, values["adapters"]) != step.parameters.adapters
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def cells(path: Path, rows: int, columns: int) -> Any:
+    """The pictures of a grid, `(rows, columns, 32, 32, 3)`: each is three times as large there."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    height, width = pixels.shape[:2]
+    top, left = height - rows * 102, width - columns * 102
+    return np.array(
+        [
+            [
+                pixels[
+                    top + y * 102 : top + y * 102 + 96 : 3, left + x * 102 : left + x * 102 + 96 : 3
+                ]
+                for x in range(columns)
+            ]
+            for y in range(rows)
+        ]
+    )
+
+
+@pytest.mark.peers
+def test_the_picture_tells_them_apart(run: Any) -> None:
+    """The character, the dots, both, both a little weaker; and the bake as the live adapter."""
+    for name in PICTURES:
+        pytest.importorskip(name)
+    from loramerge.train.tiny.score import dotted, teal
+
+    result = run.ok("demo")
+    picture = Path("loramerge-demo", "pictures.png")
+    assert f"Open {picture}" in result.out.splitlines()[-1]
+    found = cells(picture, 4, 6).transpose(1, 0, 2, 3, 4)
+    assert np.abs(found[4].astype(int) - found[5]).mean() < 0.5
+    apart = [
+        float(np.abs(one.astype(int) - other).mean())
+        for index, one in enumerate(found[:5])
+        for other in found[index + 1 : 5]
+    ]
+    assert min(apart) > 4
+    colours = [np.mean([teal(one) for one in column[:2]]) for column in found]
+    dots = [np.mean([dotted(one) for one in column[2:]]) for column in found]
+    for column in (0, 2):
+        assert colours[column] < 0.03
+    for column in (1, 3, 4, 5):
+        assert colours[column] > 0.06
+    assert max(dots[:2]) < 0.03 < 0.06 < min(dots[2:])
+    again = run.ok("demo", "--force", "--json").json
+    assert again["picture"] == str(picture) and len(again["outputs"]) == 4
+    assert again["steps"][-1]["result"]["like"]["baked"]["column"] == "mix-r4"
+    assert np.array_equal(cells(picture, 4, 6).transpose(1, 0, 2, 3, 4), found)
+
+
+@pytest.mark.peers
+def test_training_in_short(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PICTURES:
+        pytest.importorskip(name)
+    monkeypatch.setattr(module, "_STEPS", 3)
+    result = run.ok("demo", "--train")
+    assert [line.split()[1] for line in shown(result.out)] == ["train", "preview"]
+    folder = Path("loramerge-demo-train")
+    assert f"Open {folder / 'pictures.png'}" in result.out.splitlines()[-1]
+    assert len(list((folder / "pictures").glob("*.png"))) == 64
+    captions = [p.read_text("utf-8") for p in (folder / "pictures").glob("*.txt")]
+    others = [p.read_text("utf-8") for p in (folder / "regularisation").glob("*.txt")]
+    assert len(captions) == len(others) == 64
+    assert all("zuzu" in text for text in captions) and not any("zuzu" in text for text in others)
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+def test_training_learns_the_character(run: Any) -> None:
+    from loramerge.train.tiny.score import look, teal
+
+    run.ok("demo", "--train", "-q")
+    base, learned = cells(Path("loramerge-demo-train", "pictures.png"), 4, 2).transpose(
+        1, 0, 2, 3, 4
+    )
+    assert np.mean([teal(one) for one in base[:2]]) < 0.03
+    assert np.mean([teal(one) for one in learned[:2]]) > 0.08
+    for picture in learned[2:]:  # the cat it knew before
+        assert (look(picture).kind, look(picture).colour) == ("cat", "red")
