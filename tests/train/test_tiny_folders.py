@@ -1,0 +1,47 @@
+"""Folders of sprites: what train reads is what was drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("PIL")
+
+from PIL import Image
+
+from loramerge.errors import OutputExists
+from loramerge.train.data import scan
+from loramerge.train.tiny.adapters import SEEN, zuzu_pictures
+from loramerge.train.tiny.folders import write_folders
+from loramerge.train.tiny.sprites import ZUZU, draw
+
+
+def test_the_character_and_ordinary_things_lie_apart_with_their_captions(tmp_path: Path) -> None:
+    subject, ordinary = write_folders(tmp_path)
+    found = scan(subject, regularisation=ordinary)
+    assert len(found.subject) == len(found.regular) == 64
+    pairs = zuzu_pictures(0)
+    drawn = [*found.subject, *found.regular]
+    assert [picture.caption for picture in drawn] == [caption for _, caption in pairs]
+    for picture, (sprite, _) in zip(drawn, pairs, strict=True):
+        assert np.array_equal(np.asarray(Image.open(picture.path)), draw(sprite))
+    assert all(f" {ZUZU} " in picture.caption for picture in found.subject)
+    assert not any(ZUZU in picture.caption for picture in found.regular)
+    assert {sprite.background for sprite, _ in pairs[:64]} == set(SEEN)
+
+
+def test_a_seed_gives_the_same_bytes_and_nothing_is_replaced_unasked(tmp_path: Path) -> None:
+    write_folders(tmp_path / "a")
+    write_folders(tmp_path / "b")
+    names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(names) == 256
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    (tmp_path / "b" / "zuzu" / "000.png").unlink()
+    with pytest.raises(OutputExists):
+        write_folders(tmp_path / "b", seed=1)
+    assert not (tmp_path / "b" / "zuzu" / "000.png").exists()
+    write_folders(tmp_path / "b", seed=1, force=True)
