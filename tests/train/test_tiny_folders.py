@@ -14,6 +14,7 @@ from PIL import Image
 
 from loramerge.errors import OutputExists
 from loramerge.train.data import scan
+from loramerge.train.tiny.__main__ import main
 from loramerge.train.tiny.adapters import SEEN, zuzu_pictures
 from loramerge.train.tiny.folders import write_folders
 from loramerge.train.tiny.sprites import ZUZU, draw
@@ -45,3 +46,25 @@ def test_a_seed_gives_the_same_bytes_and_nothing_is_replaced_unasked(tmp_path: P
         write_folders(tmp_path / "b", seed=1)
     assert not (tmp_path / "b" / "zuzu" / "000.png").exists()
     write_folders(tmp_path / "b", seed=1, force=True)
+
+
+def test_the_program_writes_the_folders_and_scores_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pictures", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / n) for n in ("zuzu", "ordinary")]
+    assert main(["pictures", str(tmp_path)]) == OutputExists.exit_code
+    assert "exists" in capsys.readouterr().err
+    assert main(["trial", "zuzu", "--count", "4"]) == 0
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    base, zuzu = (dict(zip(_cells(head), _cells(row), strict=True)) for row in rows)
+    assert len(_cells(rule)) == len(base)
+    assert (base["base"], base["adapter"], zuzu["adapter"]) == ("tiny", "–", "zuzu")
+    assert float(base["teal"]) < 0.02 and float(zuzu["teal"]) > 0.08
+    assert main(["trial", "zuzzu", "--count", "4"]) != 0
+    printed = capsys.readouterr()
+    assert "zuzu?" in printed.err and not printed.out
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
