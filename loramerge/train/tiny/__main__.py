@@ -12,6 +12,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     drawn.add_argument("--force", action="store_true", help="replace pictures that are there")
     tried = parts.add_parser("trial")
     tried.add_argument(
-        "adapters", nargs="*", help="names or files; each is tried alone, at weight 1"
+        "adapters", nargs="*", help="names, files or patterns; each is tried alone, at weight 1"
     )
     tried.add_argument("--base", action="append", help="may be repeated (default: tiny)")
     tried.add_argument("--count", type=int, default=64, help="ordinary pictures, and portraits")
@@ -97,7 +98,8 @@ def table(bases: Sequence[str], adapters: Sequence[str], count: int) -> Iterator
     Raises:
         LoramergeError: if one is not found or does not fit.
     """
-    paths = [find(name, "adapters") for name in adapters]
+    named = [one for name in adapters for one in sorted(glob(name)) or [name]]
+    paths = [find(name, "adapters") for name in named]
     folders = [(name, find(name, "bases")) for name in bases]
     yield _HEAD
     for base, folder in folders:
