@@ -157,9 +157,9 @@ def test_training_in_short(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[1] for line in shown(result.out)] == ["train", "preview"]
     folder = Path("loramerge-demo-train")
     assert f"Open {folder / 'pictures.png'}" in result.out.splitlines()[-1]
-    assert len(list((folder / "pictures").glob("*.png"))) == 64
-    captions = [p.read_text("utf-8") for p in (folder / "pictures").glob("*.txt")]
-    others = [p.read_text("utf-8") for p in (folder / "regularisation").glob("*.txt")]
+    assert len(list((folder / "pictures" / "zuzu").glob("*.png"))) == 64
+    captions = [p.read_text("utf-8") for p in (folder / "pictures" / "zuzu").glob("*.txt")]
+    others = [p.read_text("utf-8") for p in (folder / "pictures" / "ordinary").glob("*.txt")]
     assert len(captions) == len(others) == 64
     assert all("zuzu" in text for text in captions) and not any("zuzu" in text for text in others)
 

@@ -96,8 +96,10 @@ def test_the_changelog_has_this_version():
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
-    for name in ("commands", "formats", "python", "recipes", "tiny", "training", "weights")
-]
+    for name in (
+        "commands", "formats", "python", "recipes", "report-2022", "tiny", "training", "weights",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -256,6 +258,49 @@ def test_python_examples_run(document, tmp_path, monkeypatch, capsys):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     capsys.readouterr()
     stdout, report = sys.stdout, []
+    runner.run(test, out=report.append)
+    sys.stdout = stdout
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """The page of the experiment, in an empty folder."""
+    pytest.importorskip("diffusers")
+    monkeypatch.chdir(tmp_path)
+    return DOCS / "report-2022.md"
+
+
+def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
+    """Each line as it stands, but with few steps and pictures."""
+    from loramerge.train.tiny.__main__ import main as tiny
+
+    shorter = {"run": ["steps=4", "batch=2", "drawing_steps=2"]}
+    lines = [shown.command for block in blocks(experiment, "console") for shown in shown_in(block)]
+    assert sum("report-2022.yaml" in line for line in lines) >= 2
+    for line in lines:
+        words = shlex.split(line)
+        if words[:3] == ["python", "-m", "loramerge.train.tiny"]:
+            count = ["--count", "2"] if words[3] == "trial" else []
+            assert tiny([*words[3:], *count]) == 0, line
+            continue
+        assert words[0] == "loramerge", line
+        sets = [f"--set={one}" for one in shorter.get(words[1], ())]
+        assert main([*words[1:], *sets]) == 0, line
+    assert Path("out/learned.png").is_file()
+    printed = capsys.readouterr().out
+    for name in ("rank4", "rank64", "rank64-to-8", "rank64+polka", "slow", "alone", "full"):
+        assert printed.count(f" {name} |") == 2, name  # on each base
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+def test_the_cut_of_the_page_is_found(experiment):
+    text = "\n".join(blocks(experiment, "python"))
+    test = doctest.DocTestParser().get_doctest(text, {}, "report-2022", "report-2022", 0)
+    assert len(test.examples) > 10
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    stdout = sys.stdout
     runner.run(test, out=report.append)
     sys.stdout = stdout
     assert runner.summarize(verbose=False).failed == 0, "".join(report)

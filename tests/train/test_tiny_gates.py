@@ -16,7 +16,7 @@ pytest.importorskip("PIL")
 
 import loramerge as lm  # noqa: E402
 from loramerge.library.shipped import OUTLINED, TINY, shipped  # noqa: E402
-from loramerge.train.tiny.folders import write_zuzu  # noqa: E402
+from loramerge.train.tiny.folders import write_folders  # noqa: E402
 from loramerge.train.tiny.pictures import applied, pipeline  # noqa: E402
 from loramerge.train.tiny.trial import trial  # noqa: E402
 from tests.train.test_tiny_model import answers  # noqa: E402
@@ -28,9 +28,9 @@ COUNT, STEPS = 32, 10
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_gates(seed: int, tmp_path: Path, record_property: Any) -> None:
     """The character is learned, on both bases; the rest is kept; merged is live."""
-    write_zuzu(tmp_path / "pictures", tmp_path / "regularisation", seed)
+    subject, regular = write_folders(tmp_path / "pictures", seed=seed)
     adapter = lm.train(
-        TINY, tmp_path / "pictures", regularisation=str(tmp_path / "regularisation"),
+        TINY, subject, regularisation=str(regular),
         trigger="zuzu", seed=seed, folder=str(tmp_path / "run"), sample_every=0,
         rank=8, steps=500, rate=3e-3, batch=16,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The making of the tiny model: `python -m loramerge.train.tiny FOLDER` does it from nothing.
+"""The making of the tiny model: `python -m loramerge.train.tiny build FOLDER` does it from nothing.
 
 The VAE learns from sprites and composites of them, then twice again with ever more doodles; then the
 UNet and the text encoder learn together from latents. Each stage can be interrupted, and goes on to

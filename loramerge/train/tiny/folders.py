@@ -1,36 +1,71 @@
-"""Sprites as a folder of pictures with captions, such as anyone trains on."""
+"""Folders of captioned sprites, as `loramerge train` takes them.
+
+    subject, ordinary = write_folders("pictures")
+    loramerge train --base tiny --images pictures/zuzu --regularisation pictures/ordinary …
+
+`zuzu` holds the character on the six backgrounds of `adapters.SEEN`, `ordinary` what a model is to keep.
+"""
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 from PIL import Image
 
-from loramerge.files.writer import write_bytes
-from loramerge.train.pictures import write_png
+from loramerge.files.writer import check_target, write_bytes
+from loramerge.train.pictures import png_bytes
 from loramerge.train.tiny.adapters import Pairs, zuzu_pictures
 from loramerge.train.tiny.sprites import ZUZU, draw
 
-__all__ = ["write_pictures", "write_zuzu"]
+__all__ = ["ORDINARY", "write_folders", "write_pictures"]
+
+ORDINARY = "ordinary"
 
 
-def write_pictures(pairs: Pairs, folder: Path) -> int:
-    """Write sprites as `000.png`, `001.png`, …, each with its caption beside it in a `.txt` file.
+def write_pictures(folder: str | PathLike[str], pairs: Pairs, *, force: bool = False) -> Path:
+    """Write sprites as `000.png`, 32×32, with their captions beside them as `000.txt`.
 
-    Files of these names are replaced. Returns how many there are.
+    Raises:
+        OutputExists: if one of the files is there, without `force`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (sprite, caption) in enumerate(pairs):
-        path = folder / f"{number:03}.png"
-        write_png(Image.fromarray(draw(sprite)), path)
-        write_bytes(path.with_suffix(".txt"), f"{caption}\n".encode(), force=True)
-    return len(pairs)
+    path = Path(folder)
+    files = _files(path, len(pairs), force)
+    for (picture, text), (sprite, caption) in zip(files, pairs, strict=True):
+        write_bytes(picture, png_bytes(Image.fromarray(draw(sprite))), force=True)
+        write_bytes(text, f"{caption}\n".encode(), force=True)
+    return path
 
 
-def write_zuzu(subject: Path, regular: Path, seed: int = 0) -> tuple[int, int]:
-    """Write pictures of the character and ordinary ones into two folders; return how many of each."""
-    pairs = zuzu_pictures(seed)
-    return (
-        write_pictures([pair for pair in pairs if pair[0].kind == ZUZU], subject),
-        write_pictures([pair for pair in pairs if pair[0].kind != ZUZU], regular),
-    )
+def _files(folder: Path, count: int, force: bool) -> list[tuple[Path, Path]]:
+    """Return the names of so many pictures and captions; none may exist without `force`."""
+    pairs = [(folder / f"{i:03}.png", folder / f"{i:03}.txt") for i in range(count)]
+    for pair in pairs:
+        for file in pair:
+            check_target(file, force=force)
+    return pairs
+
+
+def write_folders(
+    folder: str | PathLike[str], *, seed: int = 0, outlined: bool = False, force: bool = False
+) -> tuple[Path, Path]:
+    """Write the pictures of the character's lesson, 64 of it and 64 ordinary ones.
+
+    Args:
+        outlined: with lines around everything, as `tiny-outlined` draws.
+
+    Returns:
+        The folder of the character, and that of the ordinary pictures.
+
+    Raises:
+        OutputExists: see `write_pictures`; nothing is written then.
+    """
+    pairs = zuzu_pictures(seed, outlined=outlined)
+    parts = {
+        Path(folder, ZUZU): [pair for pair in pairs if pair[0].kind == ZUZU],
+        Path(folder, ORDINARY): [pair for pair in pairs if pair[0].kind != ZUZU],
+    }
+    for path, some in parts.items():
+        _files(path, len(some), force)
+    subject, ordinary = (write_pictures(p, some, force=force) for p, some in parts.items())
+    return subject, ordinary
