@@ -71,7 +71,14 @@ FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_go_one_way(path):
-    assert _broken(path, _floor_of(path)) == []
+    # a program stands above all, wherever it lies
+    floor = "__main__" if path.name == "__main__.py" else _floor_of(path)
+    assert _broken(path, floor) == []
+
+
+def test_nothing_imports_a_program():
+    for path in FILES:
+        assert not [name for name in _imports(path) if name.endswith("__main__")], path
 
 
 def test_an_upward_import_would_be_found(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import loramerge as lm
+from loramerge.adapter.load import load
 from loramerge.errors import LoramergeError
 from loramerge.library.lookup import find
 from loramerge.train.applied import applied
@@ -107,7 +107,7 @@ def table(bases: Sequence[str], adapters: Sequence[str], count: int) -> Iterator
         models = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
         yield _row(base, None, trial(pipe, count))
         for path in paths:
-            with applied(models, [lm.load(path)]):
+            with applied(models, [load(path)]):
                 yield _row(base, path, trial(pipe, count))
 
 
