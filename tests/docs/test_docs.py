@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import loramerge
-from loramerge.cli.main import COMMANDS
+from loramerge.cli.main import COMMANDS, main
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
