@@ -23,6 +23,7 @@ lycoris: Any = pytest.importorskip("lycoris.modules", reason="lycoris-lora is no
 
 Array = np.ndarray[Any, Any]
 OUT, IN, R, ALPHA = 16, 8, 2, 1.0
+NORM = "lora_unet_down_blocks_1_attentions_0_norm"
 MADE = {module.name: module for module in lycoris.MODULE_LIST if hasattr(module, "name")}
 
 
@@ -119,3 +120,34 @@ def test_a_module_changes_its_layer_as_we_say(case: str, layer: str, tmp_path: P
     size = np.linalg.norm(expected) if not delta.needs_base else np.linalg.norm(base.numpy())
     assert relative(found, expected) < 1e-6 or np.linalg.norm(found - expected) < 1e-6 * size
     assert np.linalg.norm(expected) > 1e-3 * np.linalg.norm(base.numpy())
+
+
+def test_norms_and_biases_change_as_we_say(tmp_path: Path) -> None:
+    """`w_norm` and `b_norm` of a norm, and the `diff_b` that comes with a whole difference."""
+    norm, linear = torch.nn.GroupNorm(4, 16), torch.nn.Linear(8, 16)
+    weight_before, bias_before = linear.weight.detach().clone(), linear.bias.detach().clone()
+    of_norm, of_linear = filled(MADE["norm"]("x", norm)), MADE["full"]("y", linear, 1.0)
+    of_linear.apply_to()
+    filled(of_linear)
+    states = {NORM: of_norm.state_dict(), STEMS["linear"]: of_linear.custom_state_dict()}
+    tensors = {
+        f"{stem}.{key}": np.asarray(value.numpy())
+        for stem, state in states.items()
+        for key, value in state.items()
+        if key in ("w_norm", "b_norm", "diff", "diff_b")
+    }
+    assert len(tensors) == 4
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_bytes(tensors, METADATA))
+    found = {(s.component, s.parameter, d.kind): d.dense() for s, d in load(path).deltas.items()}
+    with torch.no_grad():
+        weight, bias = of_norm.make_weight()
+        expected = {
+            ("unet", "weight", "norm"): weight - norm.weight,
+            ("unet", "bias", "norm"): bias - norm.bias,
+            ("unet", "weight", "full"): of_linear.make_weight()[0] - weight_before,
+            ("unet", "bias", "bias"): of_linear.make_weight()[1] - bias_before,
+        }
+    assert found.keys() == expected.keys()
+    for site, value in expected.items():
+        assert relative(found[site], value.double().numpy()) < 1e-6, site
