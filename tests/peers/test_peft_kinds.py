@@ -135,3 +135,28 @@ def test_what_we_write_again_peft_loads_to_the_same(case: str, tmp_path: Path) -
     expected = wrapped.merge_and_unload().state_dict()
     for name, value in again.merge_and_unload().state_dict().items():
         assert relative(value.double().numpy(), expected[name].double().numpy()) < 1e-6, name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_and_modules_to_save_are_what_peft_makes_of_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = torch.nn.ModuleDict(
+        {"table": torch.nn.Embedding(30, 12), "head": torch.nn.Linear(12, 5, bias=False)}
+    )
+    before = {name: layer.weight.detach().clone() for name, layer in whole.items()}
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["table"], modules_to_save=["head"])
+    wrapped = peft.get_peft_model(whole, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter)
+    wrapped.save_pretrained(tmp_path)
+    found = {site.name: delta for site, delta in load(tmp_path).deltas.items()}
+    merged = wrapped.merge_and_unload()
+    assert {name: delta.kind for name, delta in found.items()} == {
+        "table": "lora-embedding",
+        "head": "set",
+    }
+    for name, delta in found.items():
+        base = before[name].double().numpy()
+        expected = merged[name].weight.detach().double().numpy() - base
+        assert relative(delta.dense(base), expected) < 1e-6, name
