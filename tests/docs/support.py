@@ -38,7 +38,8 @@ _EMBEDDING = "base_model.model.text_model.embeddings.token_embedding.lora_embedd
 # what the change of a kind is compared with in the tests: 1e-6 of a float64 formula, and of a peer
 PROVEN = {
     "lora": "formula, LyCORIS, PEFT, diffusers", "tucker": "formula, LyCORIS",
-    "full": "formula, LyCORIS", "bias": "formula, LyCORIS", "norm": "formula, LyCORIS", "set": "formula, PEFT",
+    "full": "formula, LyCORIS", "bias": "formula, LyCORIS", "norm": "formula, LyCORIS",
+    "set": "formula, PEFT",
     "loha": "formula, LyCORIS, PEFT", "lokr": "formula, LyCORIS, PEFT",
     "sparse-bias": "formula", "lora-embedding": "formula, PEFT", "dora": "formula, LyCORIS, PEFT",
     "ia3": "formula, LyCORIS", "oft": "formula, LyCORIS", "boft": "formula, LyCORIS",
