@@ -41,7 +41,7 @@ PROVEN = {
     "full": "formula, LyCORIS", "bias": "formula, LyCORIS", "norm": "formula, LyCORIS",
     "set": "formula, PEFT",
     "loha": "formula, LyCORIS, PEFT", "lokr": "formula, LyCORIS, PEFT",
-    "sparse-bias": "formula", "lora-embedding": "formula, PEFT", "dora": "formula, LyCORIS, PEFT",
+    "sparse-bias": "formula, LyCORIS", "lora-embedding": "formula, PEFT", "dora": "formula, LyCORIS, PEFT",
     "ia3": "formula, LyCORIS", "oft": "formula, LyCORIS", "boft": "formula, LyCORIS",
     "glora": "formula, LyCORIS", "peft-oft": "formula, PEFT", "peft-boft": "formula, PEFT",
     "peft-ia3": "formula, PEFT",

@@ -151,3 +151,27 @@ def test_norms_and_biases_change_as_we_say(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for site, value in expected.items():
         assert relative(found[site], value.double().numpy()) < 1e-6, site
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_sparse_rest_is_what_the_extraction_left(layer: str, tmp_path: Path) -> None:
+    """LyCORIS writes sparse rests and reads none: with all of the rest kept, nothing is lost."""
+    utils = pytest.importorskip("lycoris.utils")
+    torch.manual_seed(7)
+    step = torch.randn_like(layer_of(layer).weight)
+    extract = utils.extract_linear if layer == "linear" else utils.extract_conv
+    (down, up, rest), mode = extract(step, "fixed", R, device="cpu")
+    assert mode == "low rank"
+    rest = utils.make_sparse(rest.reshape(up.size(0), -1), 0.0)
+    kept = rest.to_sparse().coalesce()
+    tensors = {
+        "lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(float(R)),
+        "bias_indices": kept.indices().to(torch.int16), "bias_values": kept.values(),
+        "bias_size": torch.tensor(rest.shape).to(torch.int16),
+    }  # fmt: skip
+    path = tmp_path / "a.safetensors"
+    arrays = {f"{STEMS[layer]}.{k}": np.ascontiguousarray(v.numpy()) for k, v in tensors.items()}
+    path.write_bytes(safetensors_bytes(arrays, METADATA))
+    (delta,) = load(path).deltas.values()
+    assert delta.kind == "sparse-bias"
+    assert relative(delta.dense(), step.double().numpy()) < 1e-6
