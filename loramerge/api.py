@@ -20,8 +20,9 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.adapter import define_sum
+from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load as _load
-from loramerge.adapter.save import choose_dialect, write_encoded
+from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find

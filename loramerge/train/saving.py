@@ -1,6 +1,6 @@
 """The LoRA of one or several models as an adapter, and an adapter's on models.
 
-Nothing here knows a key of a file: modules get their canonical names, and `adapter.save` spells them.
+Nothing here knows a key of a file: modules get their canonical names, and `adapter.encode` spells them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.save import Encoded, choose_dialect, encode, suffix_of, write_encoded
+from loramerge.adapter.encode import Encoded, choose_dialect, encode, suffix_of
+from loramerge.adapter.save import write_encoded
 from loramerge.algebra.combine import Combined, SizeModel
 from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES

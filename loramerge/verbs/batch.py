@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.save import choose_dialect, suffix_of
+from loramerge.adapter.encode import choose_dialect, suffix_of
 from loramerge.algebra.arrays import check_device
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, UsageError

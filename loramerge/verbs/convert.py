@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
-from loramerge.adapter.save import choose_dialect
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, naming, uncut
 from loramerge.algebra.proof import Proof, prove
@@ -188,7 +188,7 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     Raises:
         NotExpressible: if the dialect cannot say what the adapter holds.
         NumericsError: if the written file is not what was asked.
-        LoramergeError: see `algebra.to_lora.to_lora` and `adapter.save.encode`.
+        LoramergeError: see `algebra.to_lora.to_lora` and `adapter.encode.encode`.
     """
     parameters.check()
     adapter = adapter_of(parameters.adapter, context)

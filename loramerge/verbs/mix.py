@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.metadata import trigger_words
-from loramerge.adapter.save import choose_dialect
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import Combined, require_base_free, terms_of, uncut
@@ -106,7 +106,7 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """Mix and write.
 
     Raises:
-        LoramergeError: see `algebra.mix.mix` and `adapter.save.encode`.
+        LoramergeError: see `algebra.mix.mix` and `adapter.encode.encode`.
     """
     parameters = parameters.settled()
     parameters.check()

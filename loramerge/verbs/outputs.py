@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
-from loramerge.adapter.save import Encoded, encode
+from loramerge.adapter.encode import Encoded, encode
 from loramerge.algebra.combine import SizeModel, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint.generic import is_transformers

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Full, Site
-from loramerge.adapter.save import choose_dialect, encode
+from loramerge.adapter.encode import choose_dialect, encode
 from loramerge.algebra.ranks import RankRule
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan

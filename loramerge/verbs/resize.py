@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.save import choose_dialect
+from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.combine import require_base_free
@@ -100,7 +100,7 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     """Re-rank and write.
 
     Raises:
-        LoramergeError: see `algebra.resize.resize` and `adapter.save.encode`.
+        LoramergeError: see `algebra.resize.resize` and `adapter.encode.encode`.
     """
     parameters.check()
     adapter = adapter_of(parameters.adapter, context)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.save import choose_dialect, encode, suffix_of
+from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.combine import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
@@ -88,7 +88,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     """Train and write.
 
     Raises:
-        LoramergeError: see `train.session.train` and `adapter.save.encode`.
+        LoramergeError: see `train.session.train` and `adapter.encode.encode`.
     """
     parameters.check()
     path = _output(parameters, context)

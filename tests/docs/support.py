@@ -18,8 +18,9 @@ import numpy as np
 
 from loramerge.adapter import Adapter, Site
 from loramerge.adapter.adapter import Info
+from loramerge.adapter.encode import encode
 from loramerge.adapter.load import load
-from loramerge.adapter.save import encode, write_encoded
+from loramerge.adapter.save import write_encoded
 from loramerge.dialects import DIALECTS, Dialect, stem_table
 from loramerge.dialects.detect import Detection
 from loramerge.errors import LoramergeError

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
-from loramerge.adapter.save import choose_dialect, save
+from loramerge.adapter.save import save
 from tests.flux.builders import LISTINGS, SPELLINGS, dense, filled, listing, meaning, worst, write
 from tests.samples import read_safetensors
 

@@ -1,0 +1,125 @@
+"""Alphas as a dialect writes them: beside the factors, in a configuration, or folded into up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.low_rank import Factored
+from loramerge.adapter.sites import spelled_before
+from loramerge.dialects import Dialect
+from loramerge.files.tensors import StoredTensor, Tensor
+
+__all__ = ["Alphas", "had_alpha", "keeps_alpha", "of_each", "plan_alphas", "roles_of"]
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """How alphas of a component are written where they stand beside the factors.
+
+    Args:
+        one: the alpha to state for every module; None where the file's own are kept.
+        none: no module has one: alpha is the rank, as in the file.
+    """
+
+    one: float | None = None
+    none: bool = False
+
+
+def plan_alphas(adapter: Adapter, target: Dialect) -> dict[str, Alphas]:
+    """Choose the alphas of each component.
+
+    diffusers takes the alpha of one module for all of its component, so alphas that differ, or that
+    only some modules have, load at a wrong strength there. A component that did not change is
+    written as it came; of others, every module states the same alpha, or none does.
+    """
+    naming = adapter.info.detection.naming
+    if naming is not None and not naming.one_alpha:
+        return {}
+    found: dict[str, dict[Site, Factored]] = {}
+    for site, delta in adapter.deltas.items():
+        if isinstance(delta, Factored) and delta.scale.value(delta.rank):
+            found.setdefault(site.component, {})[site] = delta
+    return {component: _component_alphas(adapter, target, d) for component, d in found.items()}
+
+
+def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, Factored]) -> Alphas:
+    spelled = all(spelled_before(adapter, site, target) for site in deltas)
+    stated = any((site, "alpha") in adapter.info.spelling for site in deltas)
+    if spelled and not stated and all(d.scale.value(d.rank) == 1.0 for d in deltas.values()):
+        return Alphas(none=True)
+    if spelled and all(d.scale.unchanged for d in deltas.values()):
+        return Alphas()
+    alphas = {s: abs(d.scale.value(d.rank)) * d.rank for s, d in deltas.items()}
+    # half types would be rounded once more, so theirs is kept if it can be
+    narrow = [alphas[s] for s, d in deltas.items() if d.up.dtype in ("F16", "BF16")]
+    counts = Counter(narrow or alphas.values())
+    return Alphas(one=max(counts, key=lambda alpha: (counts[alpha], alpha)))
+
+
+def had_alpha(adapter: Adapter, site: Site, delta: Delta, *, spelled: bool) -> bool:
+    """Say whether an alpha is written even where it says no more than the rank."""
+    if (site, "alpha") in adapter.info.spelling:
+        return True
+    naming = adapter.info.detection.naming
+    if naming is None or naming.one_alpha or not isinstance(delta, Factored):
+        return not spelled
+    return delta.scale.weight != 1.0
+
+
+def keeps_alpha(adapter: Adapter, site: Site, target: Dialect) -> bool:
+    """Say whether alpha is kept beside the factors, rather than folded into up.
+
+    The header of a diffusers file can hold alphas, but programs other than diffusers ignore them;
+    so they stay there only where a component is written again just as it came.
+    """
+    if target.alpha == "header":
+        return site.component in adapter.info.configs and all(
+            _as_loaded(adapter, other, delta, target)
+            for other, delta in adapter.deltas.items()
+            if other.component == site.component
+        )
+    return target.alpha in ("tensor", "config")
+
+
+def of_each(adapter: Adapter) -> list[Site]:
+    """Return one site of each component."""
+    return list({site.component: site for site in adapter.deltas}.values())
+
+
+def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> bool:
+    """Say whether a delta is the one its file holds, in the target's spelling."""
+    return (
+        all(isinstance(tensor, StoredTensor) for tensor in delta.stored().values())
+        and (delta.core is None or delta.core.scale.weight == 1.0)
+        and spelled_before(adapter, site, target)
+    )
+
+
+def roles_of(
+    delta: Delta, target: Dialect, dtype: str | None, keeps: bool, alphas: Alphas, had: bool
+) -> dict[str, Tensor]:
+    """Return the tensors of one site, by role.
+
+    Args:
+        keeps: alpha stays beside the factors, rather than in up.
+        alphas: how the component's alphas are written.
+        had: the file has an alpha for the site.
+    """
+    if keeps and target.alpha != "tensor" and delta.core is not None:
+        # the scale goes into the configuration, its sign into the factors
+        return delta.bare().encoded(dtype, alpha=False)
+    if target.alpha == "tensor" and isinstance(delta, Factored) and alphas.one is not None:
+        value = delta.scale.value(delta.rank)
+        if value and abs(value) * delta.rank != alphas.one:
+            return delta.stated(dtype, alphas.one)
+        return delta.encoded(dtype, alpha=keeps)
+    roles = delta.encoded(dtype, alpha=keeps)
+    if isinstance(delta, Factored) and (
+        alphas.none or (delta.scale.alpha is None and delta.scale.ratio is None and not had)
+    ):
+        roles.pop("alpha", None)  # the file had none, and it would say nothing
+    return roles

@@ -1,0 +1,177 @@
+"""Configurations as PEFT and diffusers read them: kinds, ranks and alphas of every module."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.alphas import keeps_alpha, of_each
+from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.peft_lokr import lokr_config
+from loramerge.dialects import Dialect
+from loramerge.errors import NotExpressible, listed
+from loramerge.families.levels import without_text_model
+
+__all__ = ["by_component", "header_config", "peft_config"]
+
+
+def by_component(
+    adapter: Adapter, deltas: Mapping[Site, Delta], heads: Collection[str] = ()
+) -> dict[str, dict[str, Delta]]:
+    """Group deltas by component and path; an unknown family has those of its folders, or just ''.
+
+    Args:
+        heads: that begin the names of components in the dialect, whatever the family.
+
+    Configurations name modules, and PEFT matches the ends of names: without `text_model.` they fit
+    the text encoders of every version of transformers.
+    """
+    opaque = adapter.info.detection.naming is None
+    found: dict[str, dict[str, Delta]] = {}
+    for site, delta in deltas.items():
+        component, _, path = site.modules[0].partition(".")
+        if opaque and component not in adapter.info.configs and f"{component}." not in heads:
+            component, path = "", site.modules[0]
+        here = found.setdefault(component, {})
+        if site.parameter == "weight" or without_text_model(path) not in here:
+            here[without_text_model(path)] = delta
+    return found
+
+
+def header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Delta]) -> str:
+    """Return diffusers' `lora_adapter_metadata`: the configuration of every component, flattened.
+
+    Ranks and alphas are stated for every module, so that files of mixed ranks load at the right
+    strength also where a reader would guess one alpha for all.
+    """
+    flat: dict[str, Any] = {}
+    for component, deltas in by_component(adapter, written, target.prefixes).items():
+        scaled = any(
+            keeps_alpha(adapter, site, target)
+            for site in of_each(adapter)
+            if site.component == component
+        )
+        own = adapter.info.configs.get(component, {})
+        config = own | _patterns(deltas, scaled=scaled, alpha="lora_alpha")
+        config |= {"target_modules": sorted(deltas), "use_rslora": False, "peft_type": "LORA"}
+        if any(delta.kind == "dora" for delta in deltas.values()):
+            config["use_dora"] = True
+        flat |= {f"{component}.{name}": value for name, value in config.items()}
+    return json.dumps(flat, sort_keys=True)
+
+
+def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> dict[str, Any]:
+    """Return adapter_config.json of a component; what the source stated beside is kept."""
+    configs = adapter.info.configs
+    own = configs.get(component, configs.get("", {})) if adapter.info.dialect == "peft" else {}
+    kind = _peft_type(adapter, component, deltas)
+    config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
+    if kind == "LORA":
+        dora = any(delta.kind == "dora" for delta in deltas.values())
+        config = {"bias": "none", **config} | _patterns(deltas, scaled=True, alpha="lora_alpha")
+        config |= {"use_rslora": False, "use_dora": dora}
+        if any(site.parameter == "bias" and d.peft_type for site, d in adapter.deltas.items()):
+            config["lora_bias"] = True
+    elif kind == "LOHA":
+        config |= _patterns(deltas, scaled=True, alpha="alpha")
+        config["use_effective_conv2d"] = any("hada_t1" in d.stored() for d in deltas.values())
+    elif kind == "LOKR" and own.get("peft_type") == "LOKR":
+        config |= _patterns(deltas, scaled=True, alpha="alpha") | _lokr_ranks(deltas, own)
+    elif kind == "LOKR":
+        made = lokr_config(deltas)
+        ranks, alphas = made.pop("ranks"), made.pop("alphas")
+        config |= made | _tables(ranks, alphas, "alpha")
+    targets = sorted(path for path, d in deltas.items() if d.peft_type is not None)
+    kept = own.get("target_modules")
+    covered = isinstance(kept, list) and all(
+        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
+    )
+    config["target_modules"] = kept if covered else targets
+    replaced = sorted(path for path, d in deltas.items() if d.kind == "set")
+    if replaced or own.get("modules_to_save"):
+        config["modules_to_save"] = own.get("modules_to_save") or replaced
+    return config
+
+
+def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> str:
+    """Return the one PEFT type of a component's deltas.
+
+    Raises:
+        NotExpressible: if there are several; if only some modules are DoRA, of which PEFT would
+            make all; or if PEFT's kind of that name is another ((IA)³ and rotations can be written
+            only if they came from PEFT).
+    """
+    found = {d.peft_type for d in deltas.values() if d.peft_type is not None} or {"LORA"}
+    dora = {d.kind == "dora" for d in deltas.values() if d.peft_type == "LORA"}
+    configs = adapter.info.configs
+    own = configs.get(component, configs.get("", {})).get("peft_type", "LORA")
+    unread = found - {"LORA", "LOHA", "LOKR", own}
+    if len(found) == 1 and len(dora) < 2 and not unread:
+        return found.pop()
+    kinds = sorted({delta.kind for delta in deltas.values()})
+    raise NotExpressible(
+        f"a PEFT configuration cannot say {' beside '.join(kinds)}"
+        if not unread
+        else f"a PEFT configuration of {' and '.join(kinds)} cannot be made up",
+        file=adapter.info.path,
+        module=listed(list(deltas), 4),
+        expected="one kind in all modules of a component",
+        hint="write kohya (--to kohya), or give --base and a rank to make it plain LoRA",
+    )
+
+
+def _lokr_ranks(deltas: Mapping[str, Delta], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ranks and alphas of a LoKr configuration that was read: where no factor shows the rank,
+    it is the configuration's, and the scale is alpha divided by it."""
+    rank = own.get("r", 8)
+    table = own.get("rank_pattern") or {}
+    ranks = {p: pattern_value(table, p) or rank for p in deltas}
+    cores = {path: core for path, d in deltas.items() if (core := d.core) is not None}
+    alphas = {p: abs(core.factor) * (core.dim or ranks[p]) for p, core in cores.items()}
+    common = _commonest(alphas.values(), float(rank))
+    return {
+        "r": rank,
+        "rank_pattern": table,
+        "alpha": _plain(common),
+        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != common},
+    }
+
+
+def _patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> dict[str, Any]:
+    """Return r, alpha and the patterns that give every module its rank and scale.
+
+    Args:
+        alpha: what the configuration calls alpha.
+    """
+    cores = {path: (c, c.dim or 1) for path, d in deltas.items() if (c := d.core) is not None}
+    ranks = {path: dim for path, (_, dim) in cores.items()}
+    alphas = {
+        path: abs(core.factor) * dim if scaled else float(dim)
+        for path, (core, dim) in cores.items()
+    }
+    return _tables(ranks, alphas, alpha)
+
+
+def _tables(ranks: Mapping[str, int], alphas: Mapping[str, float], alpha: str) -> dict[str, Any]:
+    """Return the commonest rank and alpha, and patterns for the modules of others."""
+    rank = _commonest(ranks.values(), 8)
+    common = _commonest(alphas.values(), float(rank))
+    return {
+        "r": rank,
+        alpha: _plain(common),
+        "rank_pattern": {p: r for p, r in sorted(ranks.items()) if r != rank},
+        "alpha_pattern": {p: _plain(a) for p, a in sorted(alphas.items()) if a != common},
+    }
+
+
+def _commonest(found: Any, default: Any) -> Any:
+    counts = Counter(found)
+    return min(counts, key=lambda v: (-counts[v], v)) if counts else default
+
+
+def _plain(alpha: float) -> float | int:
+    return int(alpha) if alpha == int(alpha) else alpha

@@ -1,0 +1,337 @@
+"""Adapter → tensors under the keys of a dialect, and what the header says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.alphas import (
+    Alphas,
+    had_alpha,
+    keeps_alpha,
+    of_each,
+    plan_alphas,
+    roles_of,
+)
+from loramerge.adapter.configuration import by_component, header_config, peft_config
+from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.hashes import HASH_PLACEHOLDERS
+from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.sites import for_dialect, halves, spelled_before
+from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
+from loramerge.dialects.tables import positions
+from loramerge.errors import (
+    FamilyError,
+    FormatError,
+    LoramergeError,
+    NotExpressible,
+    listed,
+)
+from loramerge.families import Family
+from loramerge.files.dtypes import DTYPES
+from loramerge.files.tensors import RawTensor, Tensor
+
+__all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
+
+_SECTION_TITLES = {
+    "unet": '["CrossAttention", "Attention", "GEGLU"]',
+    "text_encoder": '["CLIPAttention"]',
+}
+
+
+@dataclass
+class Encoded:
+    """What will be written: tensors in order, the header's strings, PEFT configurations.
+
+    Args:
+        components: key → component, where a configuration of each component is written.
+        late: give replacements for entries of `metadata`, of the same lengths, while the tensors are
+            written: digests take as long as they do.
+    """
+
+    dialect: Dialect
+    tensors: list[tuple[str, Tensor]]
+    metadata: dict[str, str]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    components: dict[str, str] = field(default_factory=dict)
+    late: list[Callable[[], Mapping[str, str]]] = field(default_factory=list)
+
+    def late_entries(self) -> dict[str, str]:
+        """Return the entries that take as long as the writing."""
+        return {key: value for make in self.late for key, value in make().items()}
+
+
+def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
+    """Return the dialect to write: the one named, else the inputs' if they agree, else the common.
+
+    Args:
+        to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
+    """
+    if to is not None:
+        return dialect(_of_program(to, adapters) if to in PROGRAMS else to)
+    found = {name for adapter in adapters for name in _own_dialects(adapter)}
+    if len(found) == 1:
+        return DIALECTS[found.pop()]
+    families = {a.family.common_dialect for a in adapters if a.family is not None}
+    return DIALECTS[families.pop()] if len(families) == 1 else DIALECTS["kohya"]
+
+
+def _of_program(program: str, adapters: list[Adapter]) -> str:
+    """Return the dialect that a program reads best of the adapters' family.
+
+    `comfyui` is both a program and the dialect it reads best of some families.
+    """
+    namings = {f.name: f for a in adapters if (f := a.info.detection.naming) is not None}
+    if not namings and program in DIALECTS:
+        return program
+    own = {family.programs.get(program) for family in namings.values()}
+    return (own.pop() if len(own) == 1 else None) or PROGRAMS[program]
+
+
+def _own_dialects(adapter: Adapter) -> Set[str]:
+    """Return a file's dialect; of a computed adapter those of everything it was made from."""
+    if adapter.info.path is None:
+        return adapter.info.dialects.keys()
+    return {adapter.info.dialect} if adapter.info.dialect else set()
+
+
+def _require_proven(adapter: Adapter, target: Dialect) -> None:
+    """Refuse to translate names of a family that is verified against no reference."""
+    naming = adapter.info.detection.naming
+    if naming is None or naming.proven or _own_dialects(adapter) <= {target.name}:
+        return
+    raise FamilyError(
+        f"the family {naming.name} is read-only: its names in other dialects are not verified",
+        file=adapter.info.path,
+        expected=", ".join(f"--to {name}" for name in sorted(_own_dialects(adapter))),
+        found=f"--to {target.name}",
+        hint="keep the dialect of the file",
+    )
+
+
+def suffix_of(target: Dialect) -> str:
+    """Return the file name suffix of a dialect's outputs: none for folders."""
+    return "" if target.folder else ".safetensors"
+
+
+def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encoded:
+    """Spell an adapter in a dialect.
+
+    Sites that the file already spelled in this dialect keep their keys and bytes as far as they did
+    not change.
+
+    Args:
+        dtype: safetensors name of the float type to write; None for the adapter's own, which for
+            one that was just loaded means every tensor as it is stored.
+
+    Raises:
+        FamilyError: if the family is read-only, and the dialect not the file's own.
+        NotExpressible: listing every module the dialect has no words for.
+        NumericsError: if values do not fit the type.
+    """
+    _require_proven(adapter, target)
+    adapter = for_dialect(adapter, target)
+    dtype = dtype or adapter.info.dtype
+    pairs: dict[str, Tensor] = {}
+    order = {key: i for i, key in enumerate(adapter.info.order)}
+    missing: list[str] = []
+    written: dict[Site, Delta] = {}
+    components: dict[str, str] = {}
+    alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
+    kept = {site.component: keeps_alpha(adapter, site, target) for site in of_each(adapter)}
+    stated: set[float] = set()
+    words = target.roles()
+    for site, delta in adapter.deltas.items():
+        spelled = spelled_before(adapter, site, target)
+        delta = delta if spelled else _conformed(adapter, site, delta)
+        beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
+        delta = delta.respelled(words, beside)
+        try:
+            plan = alphas.get(site.component, Alphas())
+            had = had_alpha(adapter, site, delta, spelled=spelled)
+            kind = dtype or adapter.info.types.get(site)
+            stored = _as_stored(adapter, site, delta, target)
+            roles = roles_of(stored, target, kind, kept[site.component], plan, had)
+        except LoramergeError as error:
+            error.module = f"{site.name} ({error.module})" if error.module else site.name
+            error.file = error.file or adapter.info.path
+            raise
+        if delta.core is not None and delta.dim is not None:
+            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.dim))
+        for role, tensor in roles.items():
+            key = _key(adapter, site, role, target)
+            if key is None:
+                missing.append(f"{site.name} ({role})")
+            elif key in pairs:
+                raise FormatError("two deltas would be written under one key", module=key)
+            else:
+                pairs[key] = tensor
+                components[key] = site.component
+        written[site] = delta
+    if missing:
+        raise NotExpressible(
+            f"{len(missing)} tensors cannot be said in the dialect {target.name}",
+            file=adapter.info.path,
+            module=listed(missing, 8),
+            expected=target.writable,
+            hint=_way_out(adapter, target),
+        )
+    _add_embeddings(adapter, target, pairs)
+    if target.name == "lora_diffusion":
+        _fill_positions(adapter, pairs, dtype)
+    encoded = Encoded(
+        target, _ordered(pairs, order), _metadata(adapter, target, pairs, written, stated)
+    )
+    if target.alpha == "config":
+        encoded.configs = {
+            component: peft_config(adapter, component, deltas)
+            for component, deltas in by_component(adapter, written).items()
+        }
+        encoded.components = components
+    return encoded
+
+
+def _as_stored(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> Delta:
+    """Return a delta with its rows in the order in which the dialect stores them."""
+    naming = adapter.info.detection.naming
+    stem = target.stem(naming, site.modules) if naming is not None else None
+    if stem is None or not stem.swapped:
+        return delta
+    return delta.rows(halves(delta.shape[0]))
+
+
+def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
+    """Give a delta the axes its module has in the family (1×1 kernels only)."""
+    naming = adapter.info.detection.naming
+    module = naming.find(site.modules[0]) if naming and len(site.modules) == 1 else None
+    return delta.conformed(module.shape) if module is not None else delta
+
+
+def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None:
+    known = adapter.info.spelling.get((site, role))
+    naming = adapter.info.detection.naming
+    # what a file of another dialect spells as this one does may be that dialect's own variant:
+    # `lora_te2_` is OneTrainer's word for the T5 of Flux, and kohya's for nothing there
+    own = naming is None or adapter.info.dialect == target.name
+    if own and known is not None and known[0] == target.name:
+        return known[1]
+    if naming is not None:
+        return target.key(naming, site.modules, role)
+    module = site.modules[0]
+    if target.name not in adapter.info.dialects:
+        return None
+    suffixes = next((f.suffixes[role] for f in target.forms if role in f.suffixes), None)
+    return target.opaque_stem(module) + suffixes[0] if suffixes else None
+
+
+def _way_out(adapter: Adapter, target: Dialect) -> str:
+    if adapter.info.detection.naming is None:
+        return (
+            "the family is unknown, so only the file's own dialect can be written: "
+            f"--to {adapter.info.dialect}"
+        )
+    others = [d.name for d in DIALECTS.values() if d.name not in (target.name, "lora_diffusion")]
+    return f"write another dialect: --to {others[0]}"
+
+
+def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:
+    """Lay tensors out as the source file did where it spelled all of them, else as safetensors does.
+
+    The second order (wide types first, then by name) keeps every tensor aligned.
+    """
+    if pairs.keys() <= order.keys():
+        return sorted(pairs.items(), key=lambda pair: order[pair[0]])
+    return sorted(pairs.items(), key=lambda pair: (-DTYPES[pair[1].dtype].bits, pair[0]))
+
+
+def _metadata(
+    adapter: Adapter,
+    target: Dialect,
+    pairs: Mapping[str, Tensor],
+    written: Mapping[Site, Delta],
+    alphas: Set[float],
+) -> dict[str, str]:
+    metadata = training_metadata(adapter.info.metadata)
+    if target.name == "kohya":
+        metadata |= network_metadata(adapter, written, alphas) | HASH_PLACEHOLDERS
+    if target.name == "diffusers":
+        metadata |= {"lora_adapter_metadata": header_config(adapter, target, written)}
+        metadata.setdefault("format", "pt")
+    if target.name == "lora_diffusion":
+        for component, title in _SECTION_TITLES.items():
+            ups = [k for k in pairs if k.startswith(f"{component}:") and k.endswith(":up")]
+            if ups:
+                metadata[component] = title
+                metadata |= {f"{k[:-3]}:rank": str(pairs[k].shape[1]) for k in ups}
+        metadata |= {key: "<embed>" for key in pairs if key.startswith("<")}
+    return metadata
+
+
+# --- what has no module ------------------------------------------------------------------------
+
+
+def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) -> None:
+    for key, tensor in adapter.embeddings.items():
+        if target.folder or target.name in ("diffusers", "diffusers-legacy"):
+            raise NotExpressible(
+                f"the dialect {target.name} cannot carry the embeddings of this adapter",
+                file=adapter.info.path,
+                module=key,
+                hint="write kohya (--to kohya), or leave them out: mix --embeddings none, or "
+                "convert --drop embeddings",
+            )
+        spelled, shape = _embedding_spelling(key, tensor.shape, target)
+        pairs[spelled] = tensor.reshaped(shape)
+
+
+_BUNDLE, _BUNDLE_TAIL = "bundle_emb.", ".string_to_param.*"
+
+
+def _embedding_spelling(
+    key: str, shape: tuple[int, ...], target: Dialect
+) -> tuple[str, tuple[int, ...]]:
+    """Return key and shape of a carried embedding.
+
+    lora_diffusion has `<token>` with one vector `(dim,)`; kohya files carry A1111's and LyCORIS'
+    `bundle_emb.token.string_to_param.*` with `(vectors, dim)`.
+    """
+    if target.name == "kohya" and not key.startswith(_BUNDLE):
+        return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (
+            1,
+            *shape,
+        )
+    if target.name == "lora_diffusion" and key.startswith(_BUNDLE):
+        if key.endswith(_BUNDLE_TAIL) and len(shape) == 2 and shape[0] == 1:
+            return f"<{key[len(_BUNDLE) : -len(_BUNDLE_TAIL)]}>", shape[1:]
+        raise NotExpressible(
+            "lora_diffusion holds one vector per embedding", module=key, found=list(shape)
+        )
+    return key, shape
+
+
+def _fill_positions(adapter: Adapter, pairs: dict[str, Tensor], dtype: str | None) -> None:
+    """Write zeros where a positional list has no delta: loaders count, so no place may be empty."""
+    family = adapter.info.detection.naming
+    assert family is not None  # unknown families are not expressible and were refused before
+    kind = dtype or adapter.dtype
+    for component in ("unet", "text_encoder"):
+        stems = _positional_stems(family, component)
+        if not any(f"{stem}:up" in pairs for stem in stems):
+            continue
+        for stem, module in stems.items():
+            if f"{stem}:up" not in pairs:
+                found = family.find(module)
+                assert found is not None
+                rows, columns = found.shape[0], math.prod(found.shape[1:])
+                for role, shape in (("up", (rows, 1)), ("down", (1, columns))):
+                    size = math.prod(shape) * DTYPES[kind].bits // 8
+                    pairs[f"{stem}:{role}"] = RawTensor(bytes(size), kind, shape)
+
+
+def _positional_stems(family: Family, component: str) -> dict[str, str]:
+    count = len(positions(family, component))
+    table = stem_table(DIALECTS["lora_diffusion"], family)
+    return {f"{component}:{i}": table[f"{component}:{i}"].module for i in range(count)}
