@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from loramerge.cli import show
-from loramerge.cli.mix import error_lines
-from loramerge.cli.options import verb_command
-from loramerge.verbs.batch import FileOutcome, FilesResult
+from loramerge.cli.files import files_command, files_render
+from loramerge.verbs.batch import FileOutcome
 from loramerge.verbs.convert import ConvertFiles, ConvertResult
 
 
-def render(result: FilesResult[ConvertResult]) -> None:
-    """Show one file in lines, several as a table."""
-    if len(result.files) == 1 and result.files[0].status == "done":
-        found = result.files[0].result
-        assert found is not None
-        render_one(found)
-        return
-    show.table(
-        (_row(file) for file in result.files), ("file", "status", "size", "is", "proof", "why")
-    )
-    counts: dict[str, int] = {}
-    for file in result.files:
-        counts[file.status] = counts.get(file.status, 0) + 1
-    show.console().print(", ".join(f"{n} {status}" for status, n in counts.items()))
-
-
-def _row(file: FileOutcome[ConvertResult]) -> tuple[str, ...]:
-    name, found = Path(file.path).name, file.result
-    if found is None:
-        return name, file.status, "", "", "", file.reason or ""
+def _cells(found: ConvertResult, file: FileOutcome[ConvertResult]) -> tuple[str, ...]:
     sizes = f"{show.size(file.size_before)} to {show.size(found.size)}" if found.size else ""
-    is_now = f"{found.dialect}, {found.dtype}"
-    return name, file.status, sizes, is_now, _proof(found), file.reason or ""
+    return sizes, f"{found.dialect}, {found.dtype}", _proof(found)
 
 
 def _proof(found: ConvertResult) -> str:
@@ -60,7 +37,7 @@ def render_one(found: ConvertResult) -> None:
     if found.dropped:
         lines.append(("dropped", f"{len(found.dropped)} modules"))
     if found.lossy:
-        lines += error_lines(found.lossy, found.relative_error, found.norm_kept, found.worst)
+        lines += show.errors(found.lossy, found.relative_error, found.norm_kept, found.worst)
     if found.left_out:
         lines.append(("left out", f"{len(found.left_out)} modules of rank 0"))
     if found.proof is not None:
@@ -68,18 +45,11 @@ def render_one(found: ConvertResult) -> None:
     show.table(lines)
 
 
-command = verb_command(
+render = files_render(render_one, ("size", "is", "proof"), _cells)
+command = files_command(
     "convert",
     ConvertFiles,
     "loramerge.verbs.convert:convert_files",
     render,
     "loramerge convert character.safetensors --for comfyui --dtype float16",
-    lambda result: result.exit_code,
-    decomposes=True,
-    writes=True,
-    steps=lambda asked, result: [
-        ("convert", asked.of(Path(file.path)), file.result)
-        for file in result.files
-        if file.status == "done"
-    ],
 )

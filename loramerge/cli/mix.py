@@ -16,27 +16,13 @@ def render(result: MixResult) -> None:
         ("is", ", ".join([*how, family])),
         ("modules", f"{result.modules}, rank {show.ranks(result.ranks)}"),
     ]
-    lines += error_lines(result.lossy, result.relative_error, result.norm_kept, result.worst)
+    lines += show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst)
     if result.left_out:
         lines.append(("left out", f"{len(result.left_out)} modules of rank 0"))
     for one in result.inputs:
         words = ", ".join(one["trigger_words"]) or "none known"
         lines.append(("from", f"{one['adapter']} at {one['weight']}; trigger words: {words}"))
     show.table(lines)
-
-
-def error_lines(
-    lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
-) -> list[tuple[str, str]]:
-    """Return the lines that say what was lost."""
-    if not lossy:
-        return [("lost", "nothing: the result is exact before rounding to its type")]
-    lines = [
-        ("lost", f"relative error {relative_error:.4g}, norm kept {show.percent(norm_kept)}"),
-    ]
-    if worst is not None:
-        lines.append(("worst", f"{worst[0]}: relative error {worst[1]:.4g}"))
-    return lines
 
 
 command = verb_command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "counted", "percent", "ranks", "size", "table", "written"]
+__all__ = ["console", "counted", "errors", "percent", "ranks", "size", "table", "written"]
 
 _PIPED_WIDTH = 100_000  # lines are for programs there, and never broken
 
@@ -103,3 +103,17 @@ def ranks(counts: Mapping[int, int]) -> str:
         mean = sum(rank * n for rank, n in counts.items()) / total
         return f"{min(counts)} to {max(counts)}, {mean:.1f} on average"
     return counted(counts)
+
+
+def errors(
+    lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
+) -> list[tuple[str, str]]:
+    """Return the lines that say what was lost."""
+    if not lossy:
+        return [("lost", "nothing: the result is exact before rounding to its type")]
+    lines = [
+        ("lost", f"relative error {relative_error:.4g}, norm kept {percent(norm_kept)}"),
+    ]
+    if worst is not None:
+        lines.append(("worst", f"{worst[0]}: relative error {worst[1]:.4g}"))
+    return lines

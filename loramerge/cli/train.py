@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.cli import show
-from loramerge.cli.mix import error_lines
 from loramerge.cli.options import verb_command
 from loramerge.verbs.train import TrainResult
 from loramerge.verbs.training import Train
@@ -22,7 +21,7 @@ def render(result: TrainResult) -> None:
     lines += [
         ("is", f"{result.dialect}, {result.dtype}, rank {show.ranks(result.ranks)}"),
         ("modules", str(result.modules)),
-        *error_lines(result.lossy, result.relative_error, result.norm_kept, result.worst),
+        *show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst),
         (
             "trained",
             f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} pictures",
