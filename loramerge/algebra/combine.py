@@ -8,127 +8,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Full, LowRank, Replacement, Site
-from loramerge.adapter.sites import aligned, cut, for_dialect
+from loramerge.adapter import Delta, Full, LowRank, Replacement, Site
 from loramerge.algebra.arrays import on_device, to_numpy
+from loramerge.algebra.outcome import Combined, Outcome, SizeModel
 from loramerge.algebra.ranks import (
     Candidate,
     RankRule,
     ranks_for_error,
     ranks_for_size,
-    relative,
     site_rank,
 )
 from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
-from loramerge.algebra.weights import Weight
+from loramerge.algebra.terms import naming
 from loramerge.algebra.workers import ordered
-from loramerge.dialects import Dialect
-from loramerge.errors import AdapterError, LoramergeError, NumericsError, ShapeError
+from loramerge.errors import AdapterError, NumericsError, ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor
 
-__all__ = [
-    "Combined",
-    "Outcome",
-    "SizeModel",
-    "combine",
-    "naming",
-    "require_base_free",
-    "terms_of",
-    "uncut",
-    "weighed",
-]
-
-
-@dataclass(frozen=True)
-class SizeModel:
-    """What a file of given ranks weighs.
-
-    Args:
-        exact: function of site → rank that gives the file's exact bytes (sites left out: absent).
-        itemsize: bytes per element of the factors.
-        first: function of a site that estimates what its first direction costs beside its elements.
-    """
-
-    exact: Callable[[Mapping[Site, int]], int]
-    itemsize: int
-    first: Callable[[Site], int]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one site.
-
-    Args:
-        delta: the result, or None where nothing is left (rank 0).
-        rank_before: rank of the terms together; None for dense and vector deltas.
-        energy: ‖ΔW‖_F² of the exact sum; lost: ‖ΔW − result‖_F². Both are nan where nothing was cut
-            and no norm was needed.
-    """
-
-    site: Site
-    delta: Delta | None
-    rank_before: int | None
-    energy: float
-    lost: float
-
-    @property
-    def rank_after(self) -> int | None:
-        """Rank of the result."""
-        return 0 if self.delta is None else self.delta.rank
-
-    @property
-    def relative_error(self) -> float:
-        """√(lost / energy)."""
-        return 0.0 if self.lost == 0 else relative(self.lost, self.energy)
-
-
-@dataclass(frozen=True)
-class Combined:
-    """The outcome of every site, and the figures over all."""
-
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def deltas(self) -> dict[Site, Delta]:
-        """The sites that are left."""
-        return {o.site: o.delta for o in self.outcomes if o.delta is not None}
-
-    @property
-    def lossy(self) -> bool:
-        """Whether anything was cut."""
-        return any(o.lost > 0 for o in self.outcomes)
-
-    @property
-    def relative_error(self) -> float:
-        """√(Σ lost / Σ energy) over the sites whose energy is known."""
-        known = [o for o in self.outcomes if not math.isnan(o.energy)]
-        return relative(math.fsum(o.lost for o in known), math.fsum(o.energy for o in known))
-
-    @property
-    def norm_kept(self) -> float:
-        """√(1 − error²), which kohya calls Frobenius norm retention."""
-        return math.sqrt(max(0.0, 1.0 - self.relative_error**2))
-
-    @property
-    def worst(self) -> tuple[str, float] | None:
-        """The site of the largest relative error, and that error."""
-        cut = [o for o in self.outcomes if o.lost > 0]
-        if not cut:
-            return None
-        most = max(cut, key=lambda o: o.relative_error)
-        return most.site.name, most.relative_error
-
-    @property
-    def left_out(self) -> list[str]:
-        """Names of the sites of rank 0."""
-        return [o.site.name for o in self.outcomes if o.delta is None]
+__all__ = ["combine"]
 
 
 @dataclass(frozen=True)
@@ -137,91 +40,6 @@ class _How:
 
     device: str | None
     precise: bool
-
-
-def uncut(adapter: Adapter) -> Combined:
-    """Return the outcome of a sum that was made elsewhere and of which nothing was cut."""
-    return Combined(
-        tuple(
-            Outcome(site, delta, delta.rank, math.nan, 0.0)
-            for site, delta in adapter.deltas.items()
-        )
-    )
-
-
-def terms_of(
-    inputs: Sequence[tuple[Adapter, Weight]], target: Dialect | None = None
-) -> dict[Site, list[Delta]]:
-    """Return site → weighted deltas to add; a weight of 0 removes an adapter from a site.
-
-    Args:
-        target: the dialect that will be written, whose sites count; None for the finest of the
-            inputs'.
-
-    Raises:
-        UnsupportedKind, ShapeError: if a delta cannot be brought to the sites of the others.
-    """
-    terms: dict[Site, list[Delta]] = {}
-    adapters = [weighed(adapter, weight) for adapter, weight in inputs]
-    if target is not None:
-        adapters = [for_dialect(adapter, target) for adapter in adapters]
-    for adapter in aligned(adapters):
-        for site, delta in adapter.deltas.items():
-            terms.setdefault(site, []).append(delta)
-    return terms
-
-
-def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) -> None:
-    """Refuse kinds that depend on the base where more is asked than carrying them along.
-
-    Replacements are apart: equal ones can be mixed.
-
-    Raises:
-        AdapterError: naming file, module and kind.
-    """
-    uses: Counter[Site] = Counter()
-    for adapter, weight in inputs:
-        of = weight.on(adapter)
-        uses.update(site for site in adapter.deltas if of(site) != 0.0)
-    for adapter, weight in inputs:
-        of = weight.on(adapter)
-        for site, delta in adapter.deltas.items():
-            w = of(site)
-            if not delta.needs_base or isinstance(delta, Replacement) or w == 0.0:
-                continue
-            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.weighs):
-                raise AdapterError(
-                    f"what a {delta.kind} delta changes depends on the base, so without the base "
-                    "it cannot be added to others, weighted or re-ranked",
-                    file=adapter.info.path,
-                    module=site.name,
-                    found=f"kind {delta.kind}",
-                    hint="give the base it is for: --base B",
-                )
-
-
-def weighed(adapter: Adapter, weight: Weight) -> Adapter:
-    """Return the adapter multiplied by a weight; sites of weight 0 are left out.
-
-    A fused delta is cut where the weights of its modules differ.
-    """
-    of = weight.on(adapter)
-    deltas: dict[Site, Delta] = {}
-    for site, delta in adapter.deltas.items():
-        alone = [Site((module,), site.parameter) for module in site.modules]
-        weights = {one: of(one) for one in alone}
-        with naming(site, adapter.info.path):
-            if len(set(weights.values())) == 1:
-                weights = {site: of(alone[0])}
-            for part, piece in cut(site, delta, list(weights)):
-                w = weights[part]
-                if w != 0.0:
-                    deltas[part] = piece if w == 1.0 else piece.scaled(w)
-    if len(deltas) == len(adapter.deltas) and all(
-        delta is adapter.deltas.get(site) for site, delta in deltas.items()
-    ):
-        return adapter
-    return adapter.with_deltas(deltas, dtype=adapter.info.dtype)
 
 
 def combine(
@@ -288,17 +106,6 @@ def _is_smaller_whole(terms: Sequence[Delta], rank: int) -> bool:
     return (
         any(term.kind in _PRODUCTS for term in terms) and rank * (rows + columns) >= rows * columns
     )
-
-
-@contextmanager
-def naming(site: Site, file: str | None = None) -> Iterator[None]:
-    """Add the site's name, and the file if it is known, to errors that pass."""
-    try:
-        yield
-    except LoramergeError as error:
-        error.module = error.module or site.name
-        error.file = error.file or file
-        raise
 
 
 def _quiet() -> AbstractContextManager[None]:

@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, LowRank, Scale, Site
 from loramerge.adapter.delta import values
-from loramerge.algebra.combine import naming
 from loramerge.algebra.mix import mixed_frame
+from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.errors import (

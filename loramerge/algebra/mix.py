@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.metadata import combined as combined_metadata
-from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free, terms_of
+from loramerge.algebra.combine import combine
+from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.dialects.detect import Detection

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.sites import for_dialect
-from loramerge.algebra.combine import Combined, SizeModel, combine, require_base_free
+from loramerge.algebra.combine import combine
+from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
+from loramerge.algebra.terms import require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.errors import UsageError

@@ -5,9 +5,11 @@ from __future__ import annotations
 from loramerge.adapter import Adapter, Delta, LowRank, Site
 from loramerge.adapter.adapter import widest
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.combine import Combined, SizeModel, combine, naming, uncut
+from loramerge.algebra.combine import combine
+from loramerge.algebra.outcome import Combined, SizeModel, uncut
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
+from loramerge.algebra.terms import naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, UsageError, listed
 from loramerge.events import Notify, ignore

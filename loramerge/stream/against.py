@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, Delta, Full, Site
-from loramerge.algebra.combine import naming
+from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.dtypes import is_float

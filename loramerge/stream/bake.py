@@ -9,111 +9,28 @@ on the number of threads, so the bytes do not either.
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from loramerge.adapter import Delta, Replacement
-from loramerge.adapter.delta import ReadRows
 from loramerge.algebra.workers import ordered
-from loramerge.checkpoint import CheckpointFile, Scale
-from loramerge.errors import (
-    AdapterError,
-)
+from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, Progress, ignore
-from loramerge.files.dtypes import DTYPES, is_float, numpy_dtype
+from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
-from loramerge.files.tensors import ArrayTensor, StoredTensor, Tensor
+from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, check_target
 from loramerge.stream.plan import BakePlan, Edit
-from loramerge.stream.reading import Stretch, reader
-from loramerge.stream.rounding import Quantiser, Rounder
+from loramerge.stream.rows import Buffers, Layout, Nowhere, Survival, Task, computed
 
-__all__ = ["Survival", "bake", "output_size", "survey"]
+__all__ = ["bake", "output_size", "survey"]
 
-BLOCK_ELEMENTS = 1 << 18
 _COPY_TASK = 4 * COPY_BLOCK
 
 
-@dataclass(frozen=True)
-class Survival:
-    """How much of the requested change of one module is in the written weights.
-
-    Args:
-        asked: ‖ΔW_asked‖_F².
-        along: ⟨ΔW_written, ΔW_asked⟩.
-        error: ‖ΔW_written − ΔW_asked‖_F².
-        base: ‖W‖_F² of the rows before.
-        rescaled: whether the scale of the stored float8 values had to grow.
-    """
-
-    module: str
-    tensor: str
-    asked: float
-    along: float
-    error: float
-    base: float
-    rescaled: bool = False
-
-    @property
-    def survived(self) -> float:
-        """Share of the change that survived rounding; 1 where nothing was asked."""
-        return self.along / self.asked if self.asked > 0 else 1.0
-
-    @property
-    def relative_error(self) -> float:
-        """‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖."""
-        return math.sqrt(self.error / self.asked) if self.asked > 0 else 0.0
-
-
-@dataclass
-class _Task:
-    """One unit of work: copy a range, or compute a tensor."""
-
-    size: int
-    run: Callable[[_Buffers], list[Survival]]
-
-
-class _Buffers(threading.local):
-    """Arrays of one thread, kept from block to block."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Any] = {}
-
-    def get(self, use: str, dtype: Any, shape: tuple[int, int]) -> Any:
-        """Return an uninitialised array of `shape` for one use."""
-        import numpy as np
-
-        count = shape[0] * shape[1]
-        key = (use, str(dtype))
-        held = self._held.get(key)
-        if held is None or held.size < count:
-            held = self._held[key] = np.empty(max(count, BLOCK_ELEMENTS), dtype)
-        return held[:count].reshape(shape)
-
-
-@dataclass
-class _Output:
-    """One file to be written: its layout and where its bytes come from."""
-
-    file: CheckpointFile
-    head: bytes
-    infos: dict[str, TensorInfo]
-    tensors: Mapping[str, Tensor]
-    metadata: dict[str, str]
-
-    @property
-    def size(self) -> int:
-        return max((info.stop for info in self.infos.values()), default=len(self.head))
-
-
-def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> _Output:
+def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> Layout:
     tensors, metadata = file.open()
     if not _changes(file, plan) and not file.pickled:
         return _unchanged(file)
@@ -123,7 +40,7 @@ def _layout(file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str]) -> _
         for name, t in tensors.items()
     ]
     head, infos = build_header(entries, merged)
-    return _Output(file, head, infos, tensors, merged)
+    return Layout(file, head, infos, tensors, merged)
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
@@ -131,12 +48,12 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     return bool(plan.edits.get(file)) or plan.dtype is not None
 
 
-def _unchanged(file: CheckpointFile) -> _Output:
+def _unchanged(file: CheckpointFile) -> Layout:
     """Return the layout of a file that is copied as it is, its header included."""
     tensors, metadata = file.open()
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
-    return _Output(file, head, {t.info.name: t.info for t in stored}, tensors, dict(metadata))
+    return Layout(file, head, {t.info.name: t.info for t in stored}, tensors, dict(metadata))
 
 
 def bake(
@@ -192,13 +109,6 @@ def output_size(plan: BakePlan, metadata: Mapping[str, str]) -> int:
     return sum(layout.size for layout in layouts)
 
 
-class _Nowhere:
-    """Takes the place of an output that nobody wants."""
-
-    def write(self, offset: int, data: Any) -> None:
-        """Forget the data."""
-
-
 def survey(
     plan: BakePlan,
     *,
@@ -207,8 +117,8 @@ def survey(
     notify: Notify = ignore,
 ) -> list[Survival]:
     """Return what `bake` would, without writing anything."""
-    buffers = _Buffers()
-    nowhere = _Nowhere()
+    buffers = Buffers()
+    nowhere = Nowhere()
     tasks = []
     for file in plan.checkpoint.files.weights:
         edits = plan.edits.get(file)
@@ -216,7 +126,7 @@ def survey(
             continue
         output = _layout(file, plan, {})
         tasks += [
-            _computed(output, name, edits[name], nowhere, seed)
+            computed(output, name, edits[name], nowhere, seed)
             for name in output.tensors
             if name in edits
         ]
@@ -258,7 +168,7 @@ class _Bytes:
 
 
 def _write_file(
-    output: _Output,
+    output: Layout,
     target: Path,
     plan: BakePlan,
     force: bool,
@@ -269,12 +179,12 @@ def _write_file(
 ) -> list[Survival]:
     edits = plan.edits.get(output.file, {})
     survivals: list[Survival] = []
-    buffers = _Buffers()
+    buffers = Buffers()
     with AtomicFile(target, force=force) as out:
         out.resize(output.size)
         tasks = _tasks(output, edits, out, seed)
 
-        def work(task: _Task) -> tuple[int, list[Survival]]:
+        def work(task: Task) -> tuple[int, list[Survival]]:
             return task.size, task.run(buffers)
 
         with _WriteBehind(out) as behind:
@@ -318,10 +228,10 @@ class _WriteBehind:
 
 
 def _tasks(
-    output: _Output, edits: Mapping[str, list[Edit]], out: PositionedFile, seed: int | None
-) -> list[_Task]:
+    output: Layout, edits: Mapping[str, list[Edit]], out: PositionedFile, seed: int | None
+) -> list[Task]:
     """Cut a file into tasks in byte order; neighbouring untouched tensors become one range."""
-    tasks: list[_Task] = []
+    tasks: list[Task] = []
     scales = {e[0].place.scale for e in edits.values()}
     with_weights = {scale.name for scale in scales if scale is not None}  # written with theirs
     run: tuple[StoredTensor, int, int, int] | None = None  # first tensor, start, offset, count
@@ -338,7 +248,7 @@ def _tasks(
             close_run()
         elif name in edits or info.dtype != tensor.dtype:
             close_run()
-            tasks.append(_computed(output, name, edits.get(name, []), out, seed))
+            tasks.append(computed(output, name, edits.get(name, []), out, seed))
         elif isinstance(tensor, StoredTensor):
             size = info.stop - info.start
             if run is not None and run[1] + run[3] == tensor.info.start:
@@ -355,209 +265,21 @@ def _tasks(
 
 def _copies(
     first: StoredTensor, start: int, offset: int, count: int, out: PositionedFile
-) -> list[_Task]:
-    def copy(done: int, size: int) -> _Task:
-        def run(_: _Buffers) -> list[Survival]:
+) -> list[Task]:
+    def copy(done: int, size: int) -> Task:
+        def run(_: Buffers) -> list[Survival]:
             out.copy_from(first.source, start + done, offset + done, size)
             return []
 
-        return _Task(size, run)
+        return Task(size, run)
 
     return [copy(done, min(_COPY_TASK, count - done)) for done in range(0, count, _COPY_TASK)]
 
 
-def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> _Task:
-    def run(_: _Buffers) -> list[Survival]:
+def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> Task:
+    def run(_: Buffers) -> list[Survival]:
         if tensor.nbytes:
             out.write(info.start, tensor.raw())
         return []
 
-    return _Task(info.stop - info.start, run)
-
-
-@dataclass
-class _Sums:
-    asked: float = 0.0
-    along: float = 0.0
-    error: float = 0.0
-    base: float = 0.0
-
-
-def _quantiser(scale: Scale | None, dtype: str, rows: int) -> Quantiser:
-    """Return what stands between the weights and the stored values of a tensor."""
-    if scale is None:
-        return Quantiser(None, dtype, shared=True)
-    return Quantiser(scale.column(rows), dtype, shared=scale.tensor.size == 1)
-
-
-def _computed(
-    output: _Output,
-    name: str,
-    edits: Sequence[Edit],
-    out: PositionedFile | _Nowhere,
-    seed: int | None,
-) -> _Task:
-    """Make the task of one tensor that changes, or that only changes its type."""
-    tensor, info = output.tensors[name], output.infos[name]
-    scale = edits[0].place.scale if edits else None  # beside the tensor
-
-    def run(buffers: _Buffers) -> list[Survival]:
-        import numpy as np
-
-        with np.errstate(over="ignore", invalid="ignore"):  # the rounder finds what is not finite
-            return compute(buffers)
-
-    def compute(buffers: _Buffers) -> list[Survival]:
-        rows = tensor.shape[0] if tensor.shape else 1
-        if tensor.size == 0:
-            return []
-        quantiser = _quantiser(scale, info.dtype, rows)
-        sums = one_pass(buffers, quantiser)
-        if quantiser.overflowed():
-            assert scale is not None
-            quantiser.fit(scale.tensor.dtype)
-            sums = one_pass(buffers, quantiser)
-        if scale is not None:
-            stored = quantiser.fit(scale.tensor.dtype)[: scale.tensor.size]
-            raw = ArrayTensor(stored).raw() if quantiser.changed else scale.tensor.raw()
-            out.write(output.infos[scale.name].start, raw)
-        changed = quantiser.changed
-        return [
-            Survival(e.site.name, name, s.asked, s.along, s.error, s.base, changed)
-            for e, s in zip(edits, sums, strict=True)
-        ]
-
-    def one_pass(buffers: _Buffers, quantiser: Quantiser) -> list[_Sums]:
-        import numpy as np
-
-        kind = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
-        rows = tensor.shape[0] if tensor.shape else 1
-        columns = math.prod(tensor.shape[1:])
-        rounder = Rounder(info.dtype, name, seed)
-        stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, kind) for edit in edits]
-        sums = [_Sums() for _ in edits]
-        height = max(1, BLOCK_ELEMENTS // columns)
-        whole = (
-            tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
-        )
-        fits = True
-        for start in range(0, rows, height):
-            stop = min(start + height, rows)
-            shape = (stop - start, columns)
-            if whole is None:
-                assert isinstance(tensor, StoredTensor)
-                read = buffers.get("read", stored, shape)
-                offset = tensor.info.start + start * columns * stored.itemsize
-                tensor.source.read_into(offset, read.reshape(-1).view(np.uint8))
-            else:
-                read = whole[start:stop]
-            base = buffers.get("base", kind, shape)
-            np.copyto(base, read, casting="unsafe")
-            rounded = buffers.get("rounded", target, shape)
-            asked = buffers.get("asked", kind, shape)
-            weights = base
-            if not quantiser.plain:
-                weights = quantiser.weights(base, start, buffers.get("weights", kind, shape))
-            covered = _ask(edits, adders, start, stop, weights, asked)
-            if covered is None:  # only the type changes
-                rounder.round(base, rounded)
-                rounder.check(rounded.astype(kind))
-            else:
-                back = buffers.get("back", kind, shape)
-                quantiser.added(base, asked, start, back)
-                fits = fits and quantiser.fits(start, stop)
-                rounder.round(back, rounded)
-                np.copyto(back, rounded, casting="unsafe")
-                if fits:
-                    rounder.check(back)
-                quantiser.change(back, weights, start)
-                _measure(covered, start, sums, asked, back, weights)
-            out.write(
-                info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
-            )
-        return sums
-
-    return _Task(info.stop - info.start + (scale.tensor.nbytes if scale else 0), run)
-
-
-def _adders(edit: Edit, compute: str) -> list[Any]:
-    """Return row adders in the rows of the stored tensor."""
-    reads = [reader(stretches, compute) for stretches in edit.stretches]
-    if not edit.place.transposed:
-        return [d.row_adder(compute, read) for d, read in zip(edit.deltas, reads, strict=True)]
-    rows, columns = edit.place.shape
-
-    def transposed(delta: Delta, offset: int, stretches: Sequence[Stretch], read: ReadRows) -> Any:
-        if isinstance(delta, Replacement):
-            raise AdapterError(
-                "a replacement of a transposed tensor is not supported", module=edit.site.name
-            )
-        # the whole tensor at once: the few that are stored so are small
-        height = max(begin + place.shape[0] for begin, place in stretches)
-        base = read(0, height) if delta.needs_base else None
-        whole = delta.dense(base, dtype=compute).reshape(-1, columns)
-        flipped = whole[offset : offset + rows].T
-
-        def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
-            rows = flipped[start - offset : stop - offset]
-            if fresh:
-                out[:] = rows
-            else:
-                out += rows
-
-        return add
-
-    return [
-        transposed(*one)
-        for one in zip(edit.deltas, edit.offsets, edit.stretches, reads, strict=True)
-    ]
-
-
-def _ask(
-    edits: Sequence[Edit],
-    adders: Sequence[Sequence[Any]],
-    start: int,
-    stop: int,
-    base: Any,
-    asked: Any,
-) -> list[tuple[int, int, int]] | None:
-    """Fill `asked` with ΔW of rows start:stop; return (edit, first, last) rows covered, or None."""
-    covered = []  # index, first, last, what to add to a stored row to have the module's
-    for index, edit in enumerate(edits):
-        for low, high, begin in edit.place.pieces:
-            first, last = max(low, start), min(high, stop)
-            if first < last:
-                covered.append((index, first, last, begin - low))
-    if not edits:
-        return None
-    if sum(last - first for _, first, last, _ in covered) != stop - start:
-        asked[:] = -0.0  # leaves every value as it is, the sign of a zero included
-    for index, first, last, shift in covered:
-        rows = slice(first - start, last - start)
-        for number, add in enumerate(adders[index]):
-            begin = shift + edits[index].offsets[number]
-            add(first + begin, last + begin, base[rows], asked[rows], number == 0)
-    return [(index, first, last) for index, first, last, _ in covered]
-
-
-def _measure(
-    covered: Sequence[tuple[int, int, int]],
-    start: int,
-    sums: Sequence[_Sums],
-    asked: Any,
-    written: Any,
-    base: Any,
-) -> None:
-    """Add one block's products to the sums of the edits it covers."""
-    import numpy as np
-
-    for index, first, last in covered:
-        rows = slice(first - start, last - start)
-        a, w, b = (x[rows].reshape(-1) for x in (asked, written, base))
-        one = sums[index]
-        one.asked += float(np.dot(a, a))
-        one.along += float(np.dot(w, a))
-        one.base += float(np.dot(b, b))
-        w -= a
-        one.error += float(np.dot(w, w))
+    return Task(info.stop - info.start, run)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.algebra.combine import naming
+from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
 from loramerge.checkpoint.generic import renaming

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import Encoded, choose_dialect, encode, suffix_of
 from loramerge.adapter.save import write_encoded
-from loramerge.algebra.combine import Combined, SizeModel
+from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
 from loramerge.verbs.outputs import adapter_output, default_name, encoded_size, size_model

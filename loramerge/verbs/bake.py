@@ -21,10 +21,10 @@ from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.library.references import Reference, with_weight_files
-from loramerge.stream.bake import Survival
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift
 from loramerge.stream.plan import BakePlan, plan_bake
+from loramerge.stream.rows import Survival
 from loramerge.verbs.inputs import adapter_of, base_path, open_base
 from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
 from loramerge.verbs.parameters import Context, Doc, Verb

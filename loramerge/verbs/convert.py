@@ -13,8 +13,9 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import Combined, naming, uncut
+from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof, prove
+from loramerge.algebra.terms import naming
 from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError, UsageError, listed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
-from loramerge.algebra.combine import weighed
+from loramerge.algebra.terms import weighed
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn

@@ -11,11 +11,12 @@ from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import Combined, require_base_free, terms_of, uncut
 from loramerge.algebra.compat import mix_like
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.mix import mixed_frame
+from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note

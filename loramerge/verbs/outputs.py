@@ -9,7 +9,8 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.encode import Encoded, encode
-from loramerge.algebra.combine import SizeModel, terms_of
+from loramerge.algebra.outcome import SizeModel
+from loramerge.algebra.terms import terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect

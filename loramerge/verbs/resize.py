@@ -10,8 +10,8 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.combine import require_base_free
 from loramerge.algebra.resize import resize as resize_adapter
+from loramerge.algebra.terms import require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn

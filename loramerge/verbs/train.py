@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.encode import choose_dialect, encode, suffix_of
-from loramerge.algebra.combine import uncut
+from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, UsageError

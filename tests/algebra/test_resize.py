@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, LowRank
-from loramerge.algebra.combine import Combined, SizeModel
+from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.errors import AdapterError, NumericsError, UsageError

@@ -18,7 +18,7 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import AdapterError, UnsupportedKind
-from loramerge.stream import bake as baking
+from loramerge.stream import rows as stream_rows
 from loramerge.stream.against import against
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
@@ -161,7 +161,7 @@ def expected(kind: str, native: Tensors) -> Tensors:
 
 @pytest.fixture(autouse=True)
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baking, "BLOCK_ELEMENTS", 100)  # borders that no block of rows heeds
+    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)  # borders that no block of rows heeds
 
 
 @pytest.mark.parametrize("kind", KINDS)

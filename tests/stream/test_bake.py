@@ -26,8 +26,10 @@ from loramerge.errors import (
 )
 from loramerge.events import Progress
 from loramerge.stream import bake as bake_module
-from loramerge.stream.bake import Survival, bake, survey
+from loramerge.stream import rows as stream_rows
+from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
+from loramerge.stream.rows import Survival
 from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
 from tests.stream.builders import (
     STORAGE,
@@ -161,7 +163,7 @@ def test_small_blocks_cut_fused_tensors_anywhere(
     base = single(tmp_path / "base.safetensors", "sd21")
     inputs: Inputs = [(everything("sd21"), 1.0), (adapter_for("sd21", seed=4), -0.5)]
     for elements in (7, 100):
-        monkeypatch.setattr(bake_module, "BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", elements)
         output = tmp_path / f"out{elements}.safetensors"
         run(base, inputs, output)
         assert_baked(base, inputs, output, "F32")
@@ -262,7 +264,7 @@ def test_the_base_is_not_written_to(tmp_path: Path) -> None:
 def test_the_bytes_do_not_depend_on_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bake_module, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)
     monkeypatch.setattr(bake_module, "_COPY_TASK", 333)
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     inputs: Inputs = [(everything("sd21"), 0.7), (adapter_for("sd21", seed=8), -0.2)]

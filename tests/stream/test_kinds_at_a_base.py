@@ -22,8 +22,9 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor
 from loramerge.library.references import Reference
-from loramerge.stream import bake as baking
+from loramerge.stream import rows as stream_rows
 from loramerge.stream.against import against
+from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from loramerge.verbs.mix import Mix
 from loramerge.verbs.mix import mix as mix_verb
@@ -105,7 +106,7 @@ def world(tmp_path: Path) -> tuple[Path, dict[str, Array]]:
 
 @pytest.fixture(autouse=True)
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baking, "BLOCK_ELEMENTS", 50)  # borders that no block of rows heeds
+    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 50)  # borders that no block of rows heeds
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +120,7 @@ def test_baking_block_by_block_gives_the_dense_sum(kind: str, tmp_path: Path) ->
         (adapter(loras, families=["sdxl"]), Weight(-0.4)),
     ]
     plan = plan_bake(open_checkpoint(path), inputs)
-    survivals = {s.module: s for s in baking.bake(plan, tmp_path / "out.safetensors", threads=2)}
+    survivals = {s.module: s for s in bake(plan, tmp_path / "out.safetensors", threads=2)}
     found = read_back(tmp_path / "out.safetensors")
     for place, name in PLACES.items():
         asked = 0.7 * deltas[name].dense(weights[name]) - 0.4 * loras[name].dense()

@@ -14,10 +14,11 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import FormatError
-from loramerge.stream import bake as bake_module
-from loramerge.stream.bake import Survival, bake, survey
+from loramerge.stream import rows as stream_rows
+from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rounding import Quantiser
+from loramerge.stream.rows import Survival
 from tests.algebra.builders import adapter, low_rank
 from tests.stream.builders import (
     STORAGE,
@@ -166,7 +167,7 @@ class _FirstRow(Quantiser):
 def test_wrong_uses_of_a_scale_break_the_law(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: type[Quantiser]
 ) -> None:
-    monkeypatch.setattr(bake_module, "Quantiser", wrong)
+    monkeypatch.setattr(stream_rows, "Quantiser", wrong)
     with pytest.raises(AssertionError):
         _law(tmp_path, "F8_E4M3", "row", "comfyui", 0.02)
 

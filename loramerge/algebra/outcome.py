@@ -1,0 +1,107 @@
+"""What became of the sites of a sum: results, and what was lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.algebra.ranks import relative
+
+__all__ = ["Combined", "Outcome", "SizeModel", "uncut"]
+
+
+@dataclass(frozen=True)
+class SizeModel:
+    """What a file of given ranks weighs.
+
+    Args:
+        exact: function of site → rank that gives the file's exact bytes (sites left out: absent).
+        itemsize: bytes per element of the factors.
+        first: function of a site that estimates what its first direction costs beside its elements.
+    """
+
+    exact: Callable[[Mapping[Site, int]], int]
+    itemsize: int
+    first: Callable[[Site], int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one site.
+
+    Args:
+        delta: the result, or None where nothing is left (rank 0).
+        rank_before: rank of the terms together; None for dense and vector deltas.
+        energy: ‖ΔW‖_F² of the exact sum; lost: ‖ΔW − result‖_F². Both are nan where nothing was cut
+            and no norm was needed.
+    """
+
+    site: Site
+    delta: Delta | None
+    rank_before: int | None
+    energy: float
+    lost: float
+
+    @property
+    def rank_after(self) -> int | None:
+        """Rank of the result."""
+        return 0 if self.delta is None else self.delta.rank
+
+    @property
+    def relative_error(self) -> float:
+        """√(lost / energy)."""
+        return 0.0 if self.lost == 0 else relative(self.lost, self.energy)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The outcome of every site, and the figures over all."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def deltas(self) -> dict[Site, Delta]:
+        """The sites that are left."""
+        return {o.site: o.delta for o in self.outcomes if o.delta is not None}
+
+    @property
+    def lossy(self) -> bool:
+        """Whether anything was cut."""
+        return any(o.lost > 0 for o in self.outcomes)
+
+    @property
+    def relative_error(self) -> float:
+        """√(Σ lost / Σ energy) over the sites whose energy is known."""
+        known = [o for o in self.outcomes if not math.isnan(o.energy)]
+        return relative(math.fsum(o.lost for o in known), math.fsum(o.energy for o in known))
+
+    @property
+    def norm_kept(self) -> float:
+        """√(1 − error²), which kohya calls Frobenius norm retention."""
+        return math.sqrt(max(0.0, 1.0 - self.relative_error**2))
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The site of the largest relative error, and that error."""
+        cut = [o for o in self.outcomes if o.lost > 0]
+        if not cut:
+            return None
+        most = max(cut, key=lambda o: o.relative_error)
+        return most.site.name, most.relative_error
+
+    @property
+    def left_out(self) -> list[str]:
+        """Names of the sites of rank 0."""
+        return [o.site.name for o in self.outcomes if o.delta is None]
+
+
+def uncut(adapter: Adapter) -> Combined:
+    """Return the outcome of a sum that was made elsewhere and of which nothing was cut."""
+    return Combined(
+        tuple(
+            Outcome(site, delta, delta.rank, math.nan, 0.0)
+            for site, delta in adapter.deltas.items()
+        )
+    )
