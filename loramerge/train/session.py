@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from loramerge.train.loop import Run, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
 from loramerge.train.objective import Noising
 from loramerge.train.pipelines import Pipeline, load_pipeline
+from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
 from loramerge.train.samples import SampleSheet
 from loramerge.train.spec import Spec, Targets
@@ -91,11 +92,9 @@ def train(
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
-    arranged = arrange(
-        spec.pictures, pipeline.unit, pipeline.resolution, spec.settings.seed, notify
-    )
-    _warn_of_empty(arranged, notify)
     pipeline.to(device)
+    arranged = _arranged(spec, pipeline, workers, notify)
+    _warn_of_empty(arranged, notify)
     latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
@@ -198,6 +197,19 @@ def _base_dtype(spec: Spec) -> Any:
     if spec.targets.kind == "weights":
         return torch.float32
     return _DTYPES[spec.settings.precision]
+
+
+def _arranged(spec: Spec, pipeline: Pipeline, workers: Workers, notify: Notify) -> Arranged:
+    """Find the pictures; draw those of regularisation first, if the base is to make them."""
+    size, seed = (pipeline.unit, pipeline.resolution), spec.settings.seed
+    how, asked = spec.pictures, []
+    if spec.prior is not None:
+        asked = wanted(spec.prior, arrange(how, *size, seed))
+    tell_of_prior(spec, asked, notify)
+    if asked:
+        folder = draw_prior(spec, pipeline, asked, workers, notify)
+        how = replace(how, regularisation=folder)
+    return arrange(how, *size, seed, notify)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
