@@ -14,6 +14,7 @@ from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError
 from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.digest import sha256_of_file
+from loramerge.train.board import require_tensorboard
 from loramerge.train.buckets import Size
 from loramerge.train.data import Picture
 from loramerge.train.dataset import Arranged, arrange
@@ -110,7 +111,10 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
 
     Raises:
         MissingFile: if there is no picture that can be read.
+        MissingExtra: if a package is not installed that the run needs.
     """
+    if spec.board:
+        require_tensorboard()
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
     arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)

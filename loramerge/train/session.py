@@ -19,12 +19,13 @@ from loramerge.adapter import Adapter
 from loramerge.errors import OutputExists, UsageError, listed
 from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
+from loramerge.train.board import Board, require_tensorboard
 from loramerge.train.cache import TensorCache
 from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.examples import Examples
 from loramerge.train.latents import Latents
 from loramerge.train.log import Log
-from loramerge.train.loop import Run, advance, averaged, begin
+from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
 from loramerge.train.objective import Noising
 from loramerge.train.pipelines import Pipeline, load_pipeline
@@ -89,6 +90,8 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
+    if spec.board:
+        require_tensorboard()
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
@@ -150,29 +153,38 @@ def _run(
     """Train to the end, stopping where something is drawn or kept."""
     first = run.workers.first
     log = Log(spec.folder / LOG, run.done) if first else None
+    board = Board(spec.folder, run.done) if first and spec.board else None
+
+    def on_step(step: Step) -> None:
+        for written in (log, board):
+            if written is not None:
+                written(step)
+
+    def draw() -> None:
+        with averaged(run):
+            pictures = sheet.draw(texts, run.done)
+        if board is not None and pictures:
+            board.show(sheet.prompts, pictures, run.done)
+
     try:
         if first and run.done == 0:
-            with averaged(run):
-                sheet.draw(texts, 0)
+            draw()
         while run.done < run.settings.steps:
-            advance(
-                run,
-                _next_stop(spec, run.done),
-                on_step=log if log is not None else lambda step: None,
-                notify=notify,
-            )
+            advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
             # the state last: what it says is done has been drawn and kept
             if first and sheet.due(run.done, run.settings.steps):
-                with averaged(run):
-                    sheet.draw(texts, run.done)
+                draw()
             if first and spec.save_every and run.done % spec.save_every == 0:
                 keep(adapter(), run.done)
+            if board is not None:
+                board.flush()
             if first:
                 save_state(run, spec.folder / STATE, spec.origin)
         advance(run)  # nothing but the audit of a run that had ended before
     finally:
-        if log is not None:
-            log.close()
+        for written in (log, board):
+            if written is not None:
+                written.close()
     run.workers.wait()
 
 

@@ -134,6 +134,7 @@ class Spec:
         save_every: steps between numbered adapters; 0 keeps none.
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
+        board: write events of TensorBoard, too.
         origin: says all that the result follows from.
         prior: how the base draws regularisation pictures, where none are given.
     """
@@ -154,5 +155,6 @@ class Spec:
     state_every: int = 100
     resume: bool = False
     force: bool = False
+    board: bool = False
     origin: str = ""
     prior: Prior | None = None

@@ -233,6 +233,7 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
         state_every=p.state_every,
         resume=p.resume,
         force=p.force,
+        board=p.tensorboard,
         origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
         prior=prior,
     )  # fmt: skip

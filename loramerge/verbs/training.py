@@ -273,6 +273,14 @@ class _Watching:
         Ge(1),
         Doc("Steps between states that a stopped run can go on from.", result=False),
     ] = 100
+    tensorboard: Annotated[
+        bool,
+        Doc(
+            "Write loss, rate, gradients and samples as events of TensorBoard, too, into the run's "
+            "folder (needs the extra tensorboard).",
+            result=False,
+        ),
+    ] = False
     folder: Annotated[
         str | None,
         Doc(
