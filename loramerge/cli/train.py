@@ -52,6 +52,11 @@ def _render_check(found: Any) -> None:
             ("trains", f"{one.parameters} parameters in {one.modules} modules"),
             ("takes", f"about {_time(one.seconds)} and {show.size(one.memory)} of memory"),
         ]
+    if found.prompts:
+        named = _several([repr(text) for text in dict.fromkeys(found.prompts)], 3)
+        lines.append(("draws", f"up to {len(found.prompts)} of regularisation: {named}"))
+        if found.drawing is not None:
+            lines.append(("", f"in about {_time(found.drawing)}, before training"))
     for word, paths in (
         ("cut", found.cut), ("no caption", found.uncaptioned), ("enlarged", found.enlarged),
         ("unreadable", [path for path, _ in found.unreadable]),
@@ -64,9 +69,9 @@ def _render_check(found: Any) -> None:
     show.table(lines)
 
 
-def _several(names: list[str]) -> str:
-    more = len(names) - 6
-    return ", ".join(names[:6]) + (f" … and {more} more" if more > 0 else "")
+def _several(names: list[str], most: int = 6) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" … and {more} more" if more > 0 else "")
 
 
 def _time(seconds: float) -> str:

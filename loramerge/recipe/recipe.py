@@ -351,9 +351,9 @@ class _Reader:
         changed: dict[str, Any] = {}
         for one in parameters_of(type(parameters)):
             value = getattr(parameters, one.name)
-            if not one.refers or not one.doc.recipe or value is None:
-                continue
             values = value if one.many else (value,)
+            if not one.doc.recipe or not any(map(one.names, values)):
+                continue
             found = [r for v in values for r in resolved(one, _as_reference(v))]
             plain = [r if one.kind is Reference else r.name for r in found]
             changed[one.name] = tuple(plain) if one.many else next(iter(plain), value)
@@ -518,9 +518,10 @@ def _references(parameters: Any) -> Iterator[tuple[Parameter, Reference]]:
     """Yield every reference of a step's parameters."""
     for one in parameters_of(type(parameters)):
         value = getattr(parameters, one.name)
-        if one.refers and one.doc.recipe and value is not None:
+        if one.doc.recipe:
             for part in value if one.many else (value,):
-                yield one, _as_reference(part)
+                if one.names(part):
+                    yield one, _as_reference(part)
 
 
 def _as_reference(value: Any) -> Reference:

@@ -51,13 +51,13 @@ def task_key(task: Task, facts: Mapping[str, Fact], *, strip: bool) -> str:
     def said(value: Any) -> Any:
         if isinstance(value, Reference):
             return {"of": dict(facts[value.name]), "weight": weight_content(value.weight)}
-        return value
+        return dict(facts[value])
 
     content = {}
     for one, value in stated(task.parameters):
         values = value if one.many else (value,)
         if one.refers:
-            values = [said(v) if isinstance(v, Reference) else dict(facts[v]) for v in values]
+            values = [said(v) if one.names(v) else v for v in values]
         content[one.word] = list(values)
     whole = [package_digest(), strip, task.verb.name, content]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -67,7 +67,8 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
         for one, value in stated(settled):
             values: Sequence[Any] = value if one.many else (value,)
             if one.refers:
-                values = [_said(v, named, str(one.doc.completes)) for v in values]
+                holds = str(one.doc.completes)
+                values = [_said(v, named, holds) if one.names(v) else v for v in values]
             content[one.word] = list(values) if one.many else values[0]
         step: dict[str, Any] = {verb: content}
         output = getattr(result, "output", None)

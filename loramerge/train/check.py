@@ -14,12 +14,14 @@ from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError
 from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.digest import sha256_of_file
+from loramerge.train.board import require_tensorboard
 from loramerge.train.buckets import Size
 from loramerge.train.data import Picture
 from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.estimate import Estimate, estimate, shape_of
 from loramerge.train.images import opened
 from loramerge.train.pipelines import load_tokenizers
+from loramerge.train.prior import drawing_seconds, foreseen, tell_of_prior, wanted
 from loramerge.train.spec import Spec
 from loramerge.train.text import count_tokens
 from loramerge.train.workers import begin_workers
@@ -42,6 +44,8 @@ class Check:
         tokens: least, median and most of the captions; `longest`: the file with the most.
         most_tokens: what the text encoders read; what is beyond is cut.
         estimate: None for a single file, whose configuration is not there.
+        prompts: of the regularisation pictures that the base will draw, one for each.
+        drawing: seconds that drawing them will take, if none is in the cache.
     """
 
     pictures: int
@@ -62,6 +66,8 @@ class Check:
     cut: list[Path] = field(default_factory=list)
     tags: list[tuple[str, int]] = field(default_factory=list)
     estimate: Estimate | None = None
+    prompts: list[str] = field(default_factory=list)
+    drawing: float | None = None
 
     @property
     def modules(self) -> int:
@@ -74,6 +80,8 @@ class Check:
         return {
             "pictures": self.pictures,
             "regularisation": self.regular,
+            "to_draw": self.prompts,
+            "drawing_seconds": None if self.drawing is None else round(self.drawing, 3),
             "shown_per_epoch": self.shown,
             "epochs": round(self.epochs, 3),
             "steps": self.steps,
@@ -103,12 +111,17 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
 
     Raises:
         MissingFile: if there is no picture that can be read.
+        MissingExtra: if a package is not installed that the run needs.
     """
+    if spec.board:
+        require_tensorboard()
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
     arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)
+    asked = [] if spec.prior is None else wanted(spec.prior, arranged)
+    tell_of_prior(spec, asked, notify)
     broken, duplicates = _read(arranged.pictures, notify)
-    arranged = arranged.without(broken)
+    arranged = foreseen(arranged.without(broken), asked)
     order = arranged.order(spec.pictures.batch, spec.settings.seed)
     batches = len(order.batches(0))
     steps = spec.settings.steps
@@ -131,12 +144,15 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
             if p.size[0] < w or p.size[1] < h
         ],
         tags=list(arranged.tags(20).items()),
+        prompts=[one.prompt for one in asked],
     )
     _add_tokens(found, spec, arranged, notify)
     if shape is not None:
         _, device = begin_workers(spec.device)
         largest = max(found.buckets, key=lambda size: size[0] * size[1])
         found.estimate = estimate(spec, shape, largest, device)
+        if spec.prior is not None:
+            found.drawing = drawing_seconds(spec, spec.prior, shape, len(asked), largest, device)
     return found
 
 

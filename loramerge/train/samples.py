@@ -40,19 +40,20 @@ class SampleSheet:
         every = self._how.every
         return every > 0 and (done % every == 0 or done == steps)
 
-    def draw(self, texts: Texts, done: int) -> None:
-        """Draw the samples of a step, and the sheet with all there are up to it."""
+    def draw(self, texts: Texts, done: int) -> list[Any]:
+        """Draw the samples of a step, and the sheet with all there are up to it; return the samples."""
         if not self._how.every:
-            return
+            return []
         seeds = [self._how.seed + index for index in range(len(self.prompts))]
         with torch.no_grad(), drawing_mode(self._pipeline):
             empty = texts([self._how.negative]) if self._how.negative else texts.empty()
             states = texts(self.prompts)
-        found = draw(self._pipeline, states, empty, seeds, self._drawing)
+        found: list[Any] = draw(self._pipeline, states, empty, seeds, self._drawing)
         for index, picture in enumerate(found):
             path = self._folder / "samples" / f"{done:06}-{index}.png"
             write_bytes(path, png_bytes(picture), force=True)
         write_png(sheet(self._folder, self.prompts, self._how.seed, done), self._folder / _SHEET)
+        return found
 
 
 _SHEET = "samples.png"

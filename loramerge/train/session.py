@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,15 +19,17 @@ from loramerge.adapter import Adapter
 from loramerge.errors import OutputExists, UsageError, listed
 from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
+from loramerge.train.board import Board, require_tensorboard
 from loramerge.train.cache import TensorCache
 from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.examples import Examples
 from loramerge.train.latents import Latents
 from loramerge.train.log import Log
-from loramerge.train.loop import Run, advance, averaged, begin
+from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
 from loramerge.train.objective import Noising
 from loramerge.train.pipelines import Pipeline, load_pipeline
+from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
 from loramerge.train.samples import SampleSheet
 from loramerge.train.spec import Spec, Targets
@@ -88,14 +90,14 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
+    if spec.board:
+        require_tensorboard()
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
-    arranged = arrange(
-        spec.pictures, pipeline.unit, pipeline.resolution, spec.settings.seed, notify
-    )
-    _warn_of_empty(arranged, notify)
     pipeline.to(device)
+    arranged = _arranged(spec, pipeline, workers, notify)
+    _warn_of_empty(arranged, notify)
     latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
@@ -151,29 +153,38 @@ def _run(
     """Train to the end, stopping where something is drawn or kept."""
     first = run.workers.first
     log = Log(spec.folder / LOG, run.done) if first else None
+    board = Board(spec.folder, run.done) if first and spec.board else None
+
+    def on_step(step: Step) -> None:
+        for written in (log, board):
+            if written is not None:
+                written(step)
+
+    def draw() -> None:
+        with averaged(run):
+            pictures = sheet.draw(texts, run.done)
+        if board is not None and pictures:
+            board.show(sheet.prompts, pictures, run.done)
+
     try:
         if first and run.done == 0:
-            with averaged(run):
-                sheet.draw(texts, 0)
+            draw()
         while run.done < run.settings.steps:
-            advance(
-                run,
-                _next_stop(spec, run.done),
-                on_step=log if log is not None else lambda step: None,
-                notify=notify,
-            )
+            advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
             # the state last: what it says is done has been drawn and kept
             if first and sheet.due(run.done, run.settings.steps):
-                with averaged(run):
-                    sheet.draw(texts, run.done)
+                draw()
             if first and spec.save_every and run.done % spec.save_every == 0:
                 keep(adapter(), run.done)
+            if board is not None:
+                board.flush()
             if first:
                 save_state(run, spec.folder / STATE, spec.origin)
         advance(run)  # nothing but the audit of a run that had ended before
     finally:
-        if log is not None:
-            log.close()
+        for written in (log, board):
+            if written is not None:
+                written.close()
     run.workers.wait()
 
 
@@ -198,6 +209,19 @@ def _base_dtype(spec: Spec) -> Any:
     if spec.targets.kind == "weights":
         return torch.float32
     return _DTYPES[spec.settings.precision]
+
+
+def _arranged(spec: Spec, pipeline: Pipeline, workers: Workers, notify: Notify) -> Arranged:
+    """Find the pictures; draw those of regularisation first, if the base is to make them."""
+    size, seed = (pipeline.unit, pipeline.resolution), spec.settings.seed
+    how, asked = spec.pictures, []
+    if spec.prior is not None:
+        asked = wanted(spec.prior, arrange(how, *size, seed))
+    tell_of_prior(spec, asked, notify)
+    if asked:
+        folder = draw_prior(spec, pipeline, asked, workers, notify)
+        how = replace(how, regularisation=folder)
+    return arrange(how, *size, seed, notify)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:

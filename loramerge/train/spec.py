@@ -11,7 +11,7 @@ from loramerge.errors import UsageError
 from loramerge.train.branch import Init
 from loramerge.train.settings import Settings
 
-__all__ = ["Pictures", "Samples", "Spec", "Targets"]
+__all__ = ["Pictures", "Prior", "Samples", "Spec", "Targets"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,22 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """Regularisation pictures that the base itself draws before anything is trained.
+
+    Args:
+        prompts: taken in turn; none takes the subject's captions without the trigger.
+        count: None: as many as there are of the subject, `prior.MOST` at most.
+        steps, guidance: of the sampler.
+    """
+
+    prompts: tuple[str, ...] = ()
+    count: int | None = None
+    steps: int = 25
+    guidance: float = 7.0
+
+
+@dataclass(frozen=True)
 class Samples:
     """What is drawn while it runs: each prompt from a seed of its own, from step 0 on.
 
@@ -118,7 +134,9 @@ class Spec:
         save_every: steps between numbered adapters; 0 keeps none.
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
+        board: write events of TensorBoard, too.
         origin: says all that the result follows from.
+        prior: how the base draws regularisation pictures, where none are given.
     """
 
     base: Path
@@ -137,4 +155,6 @@ class Spec:
     state_every: int = 100
     resume: bool = False
     force: bool = False
+    board: bool = False
     origin: str = ""
+    prior: Prior | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from loramerge.errors import UsageError
 
 __all__ = ["ALONE", "Workers", "begin_workers", "usual_precision"]
 
-
+# how long a process waits for another, which may be encoding or drawing pictures for all
+_PATIENCE = timedelta(hours=12)
 # in which torchrun and the kinds of mpirun say how many processes there are
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -75,7 +77,9 @@ def begin_workers(device: str | None) -> tuple[Workers, Any]:
     if any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS):
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        state = PartialState(
+            cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE
+        )
         return Workers(state.process_index, state.num_processes), state.device
     if device is None:
         for name in ("cuda", "mps"):

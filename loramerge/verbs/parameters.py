@@ -37,6 +37,7 @@ class Doc:
             (either), `folders` (of pictures), `dialects`, or nothing.
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
+        words: values that name nothing, where the others name something.
     """
 
     help: str
@@ -45,6 +46,7 @@ class Doc:
     completes: str | None = None
     recipe: bool = True
     result: bool = True
+    words: tuple[str, ...] = ()
 
     @property
     def positional(self) -> bool:
@@ -83,6 +85,10 @@ class Parameter:
     def refers(self) -> bool:
         """Whether its values are names of adapters, bases or folders."""
         return self.doc.completes in ("adapters", "bases", "files", "folders")
+
+    def names(self, value: Any) -> bool:
+        """Say whether a value names an adapter, base or folder, and is no word of its own."""
+        return self.refers and value is not None and value not in self.doc.words
 
 
 def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:

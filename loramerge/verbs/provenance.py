@@ -131,7 +131,8 @@ def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
             if one.kind is float:  # a whole number given from Python says the same
                 values = [float(v) for v in values]
             if one.refers:
-                values = [_said(v, str(one.doc.completes), given) for v in values]
+                holds = str(one.doc.completes)
+                values = [_said(v, holds, given) if one.names(v) else v for v in values]
             content[one.word] = list(values) if one.many else values[0]
     return Made(verb, content)
 

@@ -145,6 +145,12 @@ def _folder(name: str, context: Context) -> Path:
     return find(name, "folders", root=context.root)
 
 
+def _regular(parameters: Train, context: Context) -> Path | None:
+    """Return the folder of regularisation pictures, if one is named."""
+    name = parameters.regularisation
+    return None if name in ("auto", "none") else _folder(name, context)
+
+
 def _run_folder(parameters: Train, path: Path) -> Path:
     if parameters.folder is not None:
         return Path(parameters.folder)
@@ -163,10 +169,11 @@ def _made(parameters: Train, context: Context) -> Made:
     if parameters.config is not None:
         config = base_path(parameters.config, context)
         given["bases", parameters.config] = _base_input(config)
-    for name in (parameters.images, parameters.regularisation):
-        if name is not None:
-            folder = _folder(name, context)
-            given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
+    folders = {parameters.images: _folder(parameters.images, context)}
+    if (regular := _regular(parameters, context)) is not None:
+        folders[parameters.regularisation] = regular
+    for name, folder in folders.items():
+        given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
     made = step_of("train", parameters, given)
     assert made is not None
     return made
@@ -184,12 +191,16 @@ def _base_input(path: Path) -> FileInput:
 def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
     """Return what the run is told."""
     from loramerge.train.settings import Settings
-    from loramerge.train.spec import Pictures, Samples, Spec, Targets
+    from loramerge.train.spec import Pictures, Prior, Samples, Spec, Targets
     from loramerge.train.workers import usual_precision
 
     p, folder = parameters, _run_folder(parameters, path)
     base = base_path(p.base, context)
-    regular = None if p.regularisation is None else _folder(p.regularisation, context)
+    prior = None
+    if p.regularisation == "auto":
+        prior = Prior(
+            p.regularisation_prompt, p.regularisation_count, guidance=p.regularisation_guidance
+        )
     return Spec(
         base=base,
         folder=folder,
@@ -199,8 +210,8 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
             p.rslora, p.dropout, p.init, p.text_encoder,
         ),
         pictures=Pictures(
-            _folder(p.images, context), p.trigger, regular, p.regularisation_weight, p.repeats,
-            p.shuffle_tags, p.keep_tokens, p.tag_dropout, p.caption_dropout, p.resolution,
+            _folder(p.images, context), p.trigger, _regular(p, context), p.regularisation_weight,
+            p.repeats, p.shuffle_tags, p.keep_tokens, p.tag_dropout, p.caption_dropout, p.resolution,
             p.bucket_step, not p.no_buckets, p.batch, p.clip_skip,
         ),
         settings=Settings(
@@ -222,7 +233,9 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
         state_every=p.state_every,
         resume=p.resume,
         force=p.force,
+        board=p.tensorboard,
         origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
+        prior=prior,
     )  # fmt: skip
 
 

@@ -193,14 +193,31 @@ class _Pictures:
         int, Ge(1), Doc("How often an epoch shows a picture whose folder does not say.")
     ] = 1
     regularisation: Annotated[
-        str | None,
+        str,
         Doc(
-            "Folder of pictures of what the model is to keep; half of what it sees is of them. "
-            "Without, everything drifts to the subject.",
-            metavar="DIR",
+            "Pictures of what the model is to keep; half of what it sees is of them. A folder; "
+            "auto: the base draws them before training; none: everything drifts to the subject.",
+            metavar="auto|DIR|none",
             completes="folders",
+            words=("auto", "none"),
         ),
+    ] = "none"
+    regularisation_prompt: Annotated[
+        tuple[str, ...],
+        Doc(
+            "With auto: draw this, such as 'a photo of a cat'; may be repeated [default: the "
+            "captions without the trigger].",
+            metavar="TEXT",
+        ),
+    ] = ()
+    regularisation_count: Annotated[
+        int | None,
+        Ge(1),
+        Doc("With auto: draw so many [default: as many as the subject has, at most 200]."),
     ] = None
+    regularisation_guidance: Annotated[
+        float, Ge(1), Doc("With auto: guidance they are drawn with; 1 is without.")
+    ] = 7.0
     regularisation_weight: Annotated[
         float, Gt(0), Doc("Weight of the loss on regularisation pictures.")
     ] = 1.0
@@ -256,6 +273,14 @@ class _Watching:
         Ge(1),
         Doc("Steps between states that a stopped run can go on from.", result=False),
     ] = 100
+    tensorboard: Annotated[
+        bool,
+        Doc(
+            "Write loss, rate, gradients and samples as events of TensorBoard, too, into the run's "
+            "folder (needs the extra tensorboard).",
+            result=False,
+        ),
+    ] = False
     folder: Annotated[
         str | None,
         Doc(
@@ -268,8 +293,8 @@ class _Watching:
     cache: Annotated[
         str | None,
         Doc(
-            "Folder of latents and encoded captions, which runs may share [default: cache in the "
-            "run's folder].",
+            "Folder of latents, encoded captions and drawn pictures, which runs may share [default: "
+            "cache in the run's folder].",
             metavar="DIR",
             result=False,
         ),
@@ -317,8 +342,24 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
                 "a DoRA cannot be cut to another rank without its base",
                 hint="loramerge resize --base BASE --rank N makes a plain LoRA of it",
             )
+        self._check_prior()
         if word in ("full", "blocks") and self.text_encoder:
             raise UsageError("only a LoRA of the text encoders can be trained", found=self.method)
+
+    def _check_prior(self) -> None:
+        if not self.regularisation.strip():
+            raise UsageError("an empty name stands for no folder", expected="auto, DIR or none")
+        alone = {
+            "--regularisation-prompt": self.regularisation_prompt,
+            "--regularisation-count": self.regularisation_count,
+        }
+        for option, value in alone.items():
+            if value and self.regularisation != "auto":
+                raise UsageError(
+                    f"{option} says what the base is to draw, and it is not asked to draw anything",
+                    found=f"--regularisation {self.regularisation}",
+                    hint="--regularisation auto",
+                )
 
     def ranks(self) -> dict[str, int]:
         """Return pattern → rank."""

@@ -37,6 +37,7 @@ def test_two_train_as_one_that_accumulates(tmp_path: Path, monkeypatch: pytest.M
     asked = [
         "train", "--base", str(pipeline_folder()), "--images", "pictures", "--trigger", "zuzu",
         "--steps", "5", "--rank", "2", "--lr", "0.01", "--sample-every", "0", "--device", "cpu",
+        "--regularisation", "auto", "--regularisation-count", "6",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
