@@ -1,6 +1,6 @@
 """What a step will take: counted on a model without values, and the speed of this machine measured.
 
-The UNet is made on torch's meta device, which computes shapes alone: operations are counted, and the
+The denoiser is made on torch's meta device, which computes shapes alone: operations are counted, and the
 bytes that the backward pass needs are summed as autograd keeps them.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from loramerge.train.architectures import Architecture, Config, of_pipeline
 from loramerge.train.buckets import Size
 from loramerge.train.modules import inject_trainable_lora, lora_layers
 from loramerge.train.pipelines import quietly
@@ -31,7 +32,8 @@ _ADAM = 3 * 4  # bytes of a gradient and two moments for each parameter that is 
 class Shape:
     """What a base's configurations say, read without its weights."""
 
-    unet: Any
+    architecture: Architecture
+    denoiser: Config
     factor: int
     unit: int
     resolution: int
@@ -58,74 +60,70 @@ class Estimate:
 def shape_of(base: Path) -> Shape | None:
     """Return what a folder's configurations say; None for a single file, or where they lack."""
     try:
-        unet = json.loads((base / "unet" / "config.json").read_text("utf-8"))
-        vae = json.loads((base / "vae" / "config.json").read_text("utf-8"))
+        kind = of_pipeline(_read(base / "model_index.json")["_class_name"])
+        if kind is None:
+            return None
+        config = _read(base / kind.component / "config.json")
+        vae = _read(base / "vae" / "config.json")
         factor = int(2 ** (len(vae["block_out_channels"]) - 1))
-        size = unet.get("sample_size") or 64
-        side = size if isinstance(size, int) else min(size)
-        levels = len(unet["block_out_channels"])
+        unit, resolution = kind.unit(config, factor), kind.resolution(config, factor)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Shape(unet, factor, int(factor * 2 ** (levels - 1)), side * factor)
+    return Shape(kind, config, factor, unit, resolution)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
 
 
 def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
     """Return what the run will take, if every picture is of one size."""
     with quietly() as (diffusers, _), torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel.from_config(shape.unet)
-    modules, parameters = _trained(spec, unet)
+        model = getattr(diffusers, shape.architecture.denoiser).from_config(shape.denoiser)
+    modules, parameters = _trained(spec, model)
     width = 2 if spec.settings.precision in _HALF else 4
-    operations, kept, largest = _counted(unet, spec, shape, size, width)
+    operations, kept, largest = _counted(model, spec, shape, size, width)
     if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
         operations *= 4 / 3
         kept = largest
-    whole = sum(value.numel() for value in unet.parameters())
+    whole = sum(value.numel() for value in model.parameters())
     memory = whole * width + parameters * (4 + _ADAM) + kept
     speed = _speed(device, width)
-    calls = sum(1 for module in unet.modules() if not any(module.children()))
+    calls = sum(1 for module in model.modules() if not any(module.children()))
     each = operations / speed + _CALL * calls  # small models wait for the interpreter
     seconds = each * spec.settings.accumulate * spec.settings.steps
     return Estimate(modules, parameters, int(memory), seconds, operations)
 
 
-def _trained(spec: Spec, unet: Any) -> tuple[int, int]:
+def _trained(spec: Spec, model: Any) -> tuple[int, int]:
     """Make the model trainable as the run will; return modules and parameters."""
     targets = spec.targets
     if targets.kind == "weights":
-        unet.requires_grad_(False)
-        modules = chosen_modules(unet, targets.blocks)
+        model.requires_grad_(False)
+        modules = chosen_modules(model, targets.blocks)
         values = [v for m in modules.values() for v in m.parameters(recurse=False)]
         for value in values:
             value.requires_grad_(True)
         return len(modules), sum(value.numel() for value in values)
     inject_trainable_lora(
-        unet, targets.rank, preset=targets.preset, include=targets.include, exclude=targets.exclude,
+        model, targets.rank, preset=targets.preset, include=targets.include, exclude=targets.exclude,
         rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
     )  # fmt: skip
-    layers = lora_layers(unet).values()
+    layers = lora_layers(model).values()
     return len(layers), sum(part.numel() for layer in layers for part in layer.lora.parts)
 
 
-def _counted(unet: Any, spec: Spec, shape: Shape, size: Size, width: int) -> tuple[float, int, int]:
+def _counted(
+    model: Any, spec: Spec, shape: Shape, size: Size, width: int
+) -> tuple[float, int, int]:
     """Return operations of a step, bytes kept for the backward pass, and those of one block."""
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = spec.pictures.batch
-    place = torch.device("meta")
-    latents = torch.empty(
-        batch, shape.unet["in_channels"], size[1] // shape.factor, size[0] // shape.factor,
-        device=place,
-    )  # fmt: skip
-    text = torch.empty(batch, 77, shape.unet["cross_attention_dim"], device=place)
-    options = {}
-    if shape.unet.get("addition_embed_type") == "text_time":
-        length = shape.unet["projection_class_embeddings_input_dim"]
-        pooled = length - 6 * shape.unet["addition_time_embed_dim"]
-        options["added_cond_kwargs"] = {
-            "text_embeds": torch.empty(batch, pooled, device=place),
-            "time_ids": torch.empty(batch, 6, device=place),
-        }
-    own = {id(value) for value in unet.parameters()}
+    with torch.device("meta"):
+        latents, *others = shape.architecture.inputs(shape.denoiser, batch, size, shape.factor)
+        times = torch.zeros(batch, dtype=torch.long)
+    own = {id(value) for value in model.parameters()}
     seen: set[int] = set()
     alive: list[Any] = []  # identities are of living tensors only
     kept = 0
@@ -140,10 +138,9 @@ def _counted(unet: Any, spec: Spec, shape: Shape, size: Size, width: int) -> tup
 
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        times = torch.zeros(batch, dtype=torch.long, device=place)
-        unet(latents, times, text, **options)
+        shape.architecture.predict(model, latents, times, *others)
     forward = float(counter.get_total_flops())
-    blocks = max(1, len(unet.down_blocks) + len(unet.up_blocks) + 1)
+    blocks = max(1, shape.architecture.blocks(model))
     # backward: the gradient of activations always, of weights only where they are trained
     factor = 3.0 if spec.targets.kind == "weights" else 2.2
     return forward * factor, kept, 2 * kept // blocks

@@ -1,4 +1,4 @@
-"""Pictures as the UNet knows them: latents, encoded once and kept on disk."""
+"""Pictures as the denoiser knows them: latents, encoded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Latents:
 
 @torch.no_grad()
 def encode_picture(pipeline: Pipeline, picture: Picture, bucket: Size, seed: str) -> Any:
-    """Return one draw of a picture's latents, scaled as the UNet takes them, float32 on the CPU.
+    """Return one draw of a picture's latents, scaled as the denoiser takes them, float32 on the CPU.
 
     Args:
         seed: of the draw, in hexadecimal.

@@ -1,4 +1,4 @@
-"""The training loop of a UNet (SD1, SD2, SDXL): pure functions of the step, and a small state.
+"""The training loop of a denoiser: pure functions of the step, and a small state.
 
     inject_trainable_lora(unet, r=16)
     run = begin(unet, Noising.of(scheduler), shuffled(examples, 4, seed=0), Settings(steps=1000))
@@ -24,11 +24,11 @@ from torch import nn
 
 from loramerge.errors import NumericsError
 from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.train.architectures import States, of_model
 from loramerge.train.batches import Batches, generator_of, seed_of
-from loramerge.train.objective import Noising
+from loramerge.train.objective import Objective
 from loramerge.train.optimizers import make_optimizer
 from loramerge.train.settings import Settings, learning_rate
-from loramerge.train.text import States
 from loramerge.train.trainees import Audit, Branches, Trainee
 from loramerge.train.workers import ALONE, Workers
 
@@ -58,6 +58,7 @@ class Run:
     """The state of a training run; `begin` makes it.
 
     Args:
+        denoiser: a UNet or a transformer of diffusers.
         trainee: what is trained.
         encode: makes states of captions, where text encoders are trained.
         scaler: of float16's gradients.
@@ -66,8 +67,8 @@ class Run:
         skipped: steps left out because their gradients were not finite.
     """
 
-    unet: nn.Module
-    noising: Noising
+    denoiser: nn.Module
+    noising: Objective
     batches: Batches
     settings: Settings
     trainee: Trainee
@@ -87,8 +88,8 @@ class Run:
 
 
 def begin(
-    unet: nn.Module,
-    noising: Noising,
+    denoiser: nn.Module,
+    noising: Objective,
     batches: Batches,
     settings: Settings = Settings(),
     *,
@@ -102,22 +103,22 @@ def begin(
     Args:
         batches: a function of the batch's number, such as `shuffled` makes; it may encode pictures
             when it is called. A step takes `accumulate` batches in each process.
-        trainee: what is trained; None: the LoRA that the UNet has.
+        trainee: what is trained; None: the LoRA that the denoiser has.
         encode: see `Run`.
         notify: warned about a rate that cannot learn.
 
     Raises:
-        AdapterError: if the UNet has no LoRA.
+        AdapterError: if the denoiser has no LoRA.
         GradientFlowError: if it cannot learn as it is; see `GradientAudit`.
     """
-    trainee = trainee or Branches({"": unet})
+    trainee = trainee or Branches({"": denoiser})
     if settings.rate < _LEAST_RATE and isinstance(trainee, Branches):
         notify(Warn(f"a LoRA hardly moves at a learning rate of {settings.rate:g}; 1e-4 is usual"))
     optimizer = make_optimizer(settings, trainee.groups(settings))
     half = settings.precision == "fp16"
     audit = trainee.audit(optimizer, _OVERFLOWS if half else 0)
-    unet.train()
-    run = Run(unet, noising, batches, settings, trainee, optimizer, audit, encode, workers)
+    denoiser.train()
+    run = Run(denoiser, noising, batches, settings, trainee, optimizer, audit, encode, workers)
     if half:
         run.scaler = torch.amp.GradScaler(run.parameters[0].device.type)
     if settings.ema is not None:
@@ -243,20 +244,18 @@ def _refuse_many_skipped(run: Run, number: int) -> None:
 def _loss(run: Run, number: int) -> Any:
     """Return the mean squared error of a batch, in float32."""
     place = run.parameters[0].device
-    dtype = _dtype(run.unet)
+    dtype = _dtype(run.denoiser)
     batch = run.batches(number).mapped(lambda values: values.to(place))
-    text, pooled = batch.text, batch.pooled
-    if text is None:
+    states = States(batch.text, batch.pooled)
+    if batch.text is None:
         assert run.encode is not None
-        text, pooled = run.encode(batch.captions)
+        states = run.encode(batch.captions)
     noise, times = _draws(run, number, batch.latents)
     latents = batch.latents.to(torch.float32)
     noisy = run.noising.noised(latents, noise, times)
-    added = None
-    if pooled is not None:
-        added = {"text_embeds": pooled.to(dtype), "time_ids": batch.time_ids.to(dtype)}
-    options = {} if added is None else {"added_cond_kwargs": added}
-    found = run.unet(noisy.to(dtype), times, text.to(dtype), **options).sample
+    found = of_model(run.denoiser).predict(
+        run.denoiser, noisy.to(dtype), run.noising.told(times), states, batch.time_ids
+    )
     target = run.noising.target(latents, noise, times)
     errors = (found.to(torch.float32) - target).square().flatten(1).mean(1)
     if run.settings.min_snr is not None:
@@ -266,9 +265,9 @@ def _loss(run: Run, number: int) -> Any:
     return errors.mean()
 
 
-def _dtype(unet: nn.Module) -> Any:
+def _dtype(denoiser: nn.Module) -> Any:
     """Return the type of the base: that of what is frozen, if anything is."""
-    values = list(unet.parameters())
+    values = list(denoiser.parameters())
     return next((value.dtype for value in values if not value.requires_grad), values[0].dtype)
 
 
@@ -279,6 +278,5 @@ def _draws(run: Run, number: int, latents: Any) -> tuple[Any, Any]:
     if run.settings.noise_offset:
         offsets = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         noise = noise + run.settings.noise_offset * offsets
-    steps = int(run.noising.alphas.shape[0])
-    times = torch.randint(steps, latents.shape[:1], generator=generator)
+    times = run.noising.drawn(len(latents), generator)
     return noise.to(latents.device), times.to(latents.device)

@@ -11,15 +11,41 @@ terminal SNR.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from loramerge.errors import UsageError
 
-__all__ = ["Noising"]
+__all__ = ["Noising", "Objective"]
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+class Objective(Protocol):
+    """How latents are noised and what is predicted, as the loop sees it.
+
+    Times are whole numbers that count the steps of a schedule, `(n,)`.
+    """
+
+    @property
+    def prediction(self) -> str:
+        """What is predicted, as diffusers calls it."""
+
+    def drawn(self, count: int, generator: Any) -> Any:
+        """Return random times, int64, on the CPU."""
+
+    def told(self, times: Any) -> Any:
+        """Return the times as the denoiser is told them."""
+
+    def noised(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return the latents with noise of these times."""
+
+    def target(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return what the model should give."""
+
+    def weights(self, times: Any, gamma: float) -> Any:
+        """Return the min-SNR weight of each example, `(n,)` float32."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,14 @@ class Noising:
                 found=f"epsilon, rescale_betas_zero_snr, and ᾱ {float(alphas[-1]):.1e} at the end",
             )
         return cls(alphas, prediction)
+
+    def drawn(self, count: int, generator: Any) -> Any:
+        """Return times, each as likely."""
+        return torch.randint(int(self.alphas.shape[0]), (count,), generator=generator)
+
+    def told(self, times: Any) -> Any:
+        """Return the times as they are."""
+        return times
 
     def _roots(self, times: Any, like: Any) -> tuple[Any, Any]:
         """Return √ᾱ and √(1 − ᾱ) of each example, shaped to multiply `like`."""

@@ -1,4 +1,4 @@
-"""Whole models to train: SD1, SD2 and SDXL, from a diffusers folder or a single file, offline."""
+"""Whole models to train: from a diffusers folder or a single file, offline."""
 
 from __future__ import annotations
 
@@ -19,23 +19,15 @@ from loramerge.errors import (
     MissingExtra,
     UsageError,
 )
+from loramerge.train.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Encoder,
+    of_family,
+    of_pipeline,
+)
 
 __all__ = ["Pipeline", "identity_of", "load_pipeline", "load_tokenizers", "quietly"]
-
-# what a model_index.json calls the pipeline → what it is here
-_KINDS = {
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionImg2ImgPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusionXLImg2ImgPipeline": "sdxl",
-}
-_OF_FAMILY = {
-    "sd15": "StableDiffusionPipeline",
-    "sd21": "StableDiffusionPipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-}
-_ENCODERS = ("text_encoder", "text_encoder_2")
-_TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
 @dataclass
@@ -43,15 +35,16 @@ class Pipeline:
     """The models of one base.
 
     Args:
-        kind: `sd` (SD1 and SD2) or `sdxl`.
-        scheduler: a DDPM scheduler of the base's configuration.
-        encoders, tokenizers: by component, `text_encoder` and for SDXL `text_encoder_2`.
+        architecture: its kind.
+        denoiser: the UNet or transformer.
+        scheduler: of the base's configuration.
+        encoders, tokenizers: by component, `text_encoder`, `text_encoder_2`, ….
         empty_is_zero: whether no prompt at all is states of zeros, as SDXL's configuration may say.
     """
 
-    kind: str
+    architecture: Architecture
     path: Path
-    unet: Any
+    denoiser: Any
     vae: Any
     scheduler: Any
     encoders: dict[str, Any]
@@ -62,7 +55,7 @@ class Pipeline:
     @property
     def models(self) -> dict[str, Any]:
         """Component → model, of what an adapter can act on."""
-        return {"unet": self.unet, **self.encoders}
+        return {self.architecture.component: self.denoiser, **self.encoders}
 
     @property
     def factor(self) -> int:
@@ -72,13 +65,12 @@ class Pipeline:
     @property
     def unit(self) -> int:
         """Pixels that every side must be a multiple of."""
-        return self.factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
+        return self.architecture.unit(self.denoiser.config, self.factor)
 
     @property
     def resolution(self) -> int:
         """Pixels of a side of what the model was made for."""
-        size = self.unet.config.sample_size
-        return (size if isinstance(size, int) else min(size)) * self.factor
+        return self.architecture.resolution(self.denoiser.config, self.factor)
 
     def identity(self, component: str) -> str:
         """Return the digest of the VAE's or of all text encoders' configuration and values."""
@@ -89,7 +81,7 @@ class Pipeline:
 
     def to(self, device: Any) -> Pipeline:
         """Move all models."""
-        for model in (self.unet, self.vae, *self.encoders.values()):
+        for model in (self.denoiser, self.vae, *self.encoders.values()):
             model.to(device)
         return self
 
@@ -143,7 +135,7 @@ def load_pipeline(
 
     Args:
         path: a diffusers folder, or a single file.
-        dtype: torch type of UNet and text encoders; None is float32. The VAE is always float32,
+        dtype: torch type of denoiser and text encoders; None is float32. The VAE is always float32,
             because SDXL's gives NaN in float16.
         config: for a single file, a diffusers folder of its family, of which configurations and
             tokenizers are taken.
@@ -160,15 +152,15 @@ def load_pipeline(
             found = _from_folder(path, dtype, diffusers, transformers)
         else:
             found = _from_file(path, dtype, config, family, diffusers)
-    channels = found.unet.config.in_channels
+    channels = found.architecture.channels(found.denoiser.config)
     if channels != found.vae.config.latent_channels:
         raise UsageError(
-            "this UNet takes more than latents, as those for inpainting do",
+            "this model takes more than latents, as those for inpainting do",
             file=path,
             expected=f"{found.vae.config.latent_channels} channels",
             found=channels,
         )
-    for model in (found.unet, found.vae, *found.encoders.values()):
+    for model in (found.denoiser, found.vae, *found.encoders.values()):
         model.requires_grad_(False)
         model.eval()
     return found
@@ -189,25 +181,22 @@ def _index(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _kind(name: object, path: Path) -> str:
-    if name not in _KINDS:
+def _architecture(name: object, path: Path) -> Architecture:
+    found = of_pipeline(name)
+    if found is None:
         raise UsageError(
             "this kind of model cannot be trained yet",
             file=path,
-            expected=", ".join(_KINDS),
+            expected=", ".join(name for one in ARCHITECTURES for name in one.pipelines),
             found=name,
         )
-    return _KINDS[str(name)]
+    return found
 
 
 def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> Pipeline:
     index = _index(path)
-    kind = _kind(index.get("_class_name"), path)
-    classes = {
-        "text_encoder": transformers.CLIPTextModel,
-        "text_encoder_2": transformers.CLIPTextModelWithProjection,
-    }
-    names = [name for name in _ENCODERS if (index.get(name) or [None])[0]]
+    kind = _architecture(index.get("_class_name"), path)
+    encoders = {n: e for n, e in kind.encoders.items() if (index.get(n) or [None])[0]}
 
     def model(cls: Any, name: str, wanted: Any) -> Any:
         try:
@@ -220,12 +209,12 @@ def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> P
     return Pipeline(
         kind,
         path,
-        model(diffusers.UNet2DConditionModel, "unet", dtype),
+        model(getattr(diffusers, kind.denoiser), kind.component, dtype),
         model(diffusers.AutoencoderKL, "vae", torch.float32),
-        _scheduler(path, diffusers),
-        {name: model(classes[name], name, dtype) for name in names},
-        _tokenizers(path, names, transformers),
-        bool(index.get("force_zeros_for_empty_prompt", False)) and kind == "sdxl",
+        _scheduler(path, getattr(diffusers, kind.scheduler)),
+        {n: model(getattr(transformers, one.model), n, dtype) for n, one in encoders.items()},
+        _tokenizers(path, encoders, transformers),
+        kind.zeroes_empty and bool(index.get("force_zeros_for_empty_prompt", False)),
     )
 
 
@@ -237,20 +226,19 @@ def _variant(folder: Path) -> dict[str, str]:
     return {} if plain or not variants else {"variant": variants[0].partition("-")[0]}
 
 
-def _scheduler(path: Path, diffusers: Any) -> Any:
+def _scheduler(path: Path, cls: Any) -> Any:
     try:
-        return diffusers.DDPMScheduler.from_pretrained(path, subfolder="scheduler",
-                                                       local_files_only=True)  # fmt: skip
+        return cls.from_pretrained(path, subfolder="scheduler", local_files_only=True)
     except (OSError, ValueError) as error:
         raise CorruptFile(f"the scheduler cannot be loaded ({error})", file=path) from None
 
 
-def _tokenizers(path: Path, encoders: list[str], transformers: Any) -> dict[str, Any]:
+def _tokenizers(path: Path, encoders: Mapping[str, Encoder], transformers: Any) -> dict[str, Any]:
     found = {}
-    for name in encoders:
+    for name, encoder in encoders.items():
         try:
-            found[name] = transformers.CLIPTokenizer.from_pretrained(
-                path / _TOKENIZERS[name], local_files_only=True
+            found[name] = getattr(transformers, encoder.tokenizer).from_pretrained(
+                path / encoder.folder, local_files_only=True
             )
         except (OSError, ValueError) as error:
             raise CorruptFile(f"the tokenizer cannot be loaded ({error})", file=path) from None
@@ -259,33 +247,31 @@ def _tokenizers(path: Path, encoders: list[str], transformers: Any) -> dict[str,
 
 def load_tokenizers(path: Path) -> dict[str, Any]:
     """Return the tokenizers of a diffusers folder by text encoder; none where it has none."""
-    names = [name for name in _ENCODERS if (path / _TOKENIZERS[name]).is_dir()]
+    kind = _architecture(_index(path).get("_class_name"), path)
+    there = {n: one for n, one in kind.encoders.items() if (path / one.folder).is_dir()}
     with quietly() as (_, transformers):
-        return _tokenizers(path, names, transformers)
+        return _tokenizers(path, there, transformers)
 
 
 def _from_file(
     path: Path, dtype: Any, config: Path | None, family: str | None, diffusers: Any
 ) -> Pipeline:
-    name = _OF_FAMILY.get(family or "")
-    if name is None:
+    kind = of_family(family)
+    if kind is None:
         raise UsageError(
             "this file is of no family that can be trained",
             file=path,
-            expected=", ".join(_OF_FAMILY),
+            expected=", ".join(name for one in ARCHITECTURES for name in one.families),
             found=family,
         )
+    options: dict[str, Any] = dict(kind.options)
     if config is not None:
-        _kind(_index(config).get("_class_name"), config)
-    options: dict[str, Any] = (
-        {} if name == "StableDiffusionXLPipeline" else {"safety_checker": None}
-    )
-    if config is not None:
+        _architecture(_index(config).get("_class_name"), config)
         options["config"] = str(config)
     try:
         with warnings.catch_warnings():  # about schedulers' old configurations
             warnings.simplefilter("ignore")
-            whole = getattr(diffusers, name).from_single_file(
+            whole = getattr(diffusers, kind.pipelines[0]).from_single_file(
                 str(path), local_files_only=True, torch_dtype=dtype, **options
             )
     except Exception as error:  # diffusers raises many kinds where files are missing
@@ -302,16 +288,16 @@ def _from_file(
             hint="give --config DIR, any diffusers folder of this family",
         ) from None
     whole.vae.to(torch.float32)
-    encoders = {n: m for n in _ENCODERS if (m := getattr(whole, n, None)) is not None}
-    tokenizers = {n: getattr(whole, _TOKENIZERS[n]) for n in encoders}
+    encoders = {n: m for n in kind.encoders if (m := getattr(whole, n, None)) is not None}
+    tokenizers = {n: getattr(whole, kind.encoders[n].folder) for n in encoders}
     zero = bool(getattr(whole.config, "force_zeros_for_empty_prompt", False))
     return Pipeline(
-        _KINDS[name],
+        kind,
         path,
-        whole.unet,
+        getattr(whole, kind.component),
         whole.vae,
-        diffusers.DDPMScheduler.from_config(whole.scheduler.config),
+        getattr(diffusers, kind.scheduler).from_config(whole.scheduler.config),
         encoders,
         tokenizers,
-        zero and name == "StableDiffusionXLPipeline",
+        kind.zeroes_empty and zero,
     )

@@ -1,4 +1,4 @@
-"""Drawing pictures with a pipeline: DDIM with guidance, every picture from a seed of its own.
+"""Drawing pictures with a pipeline, every picture from a seed of its own.
 
 Nothing is moved to another type, and a picture does not depend on which others are drawn with it.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from loramerge.train.architectures import States
 from loramerge.train.buckets import Size
 from loramerge.train.examples import time_ids
 from loramerge.train.pipelines import Pipeline
-from loramerge.train.text import States
 
-__all__ = ["Drawing", "draw", "drawing_mode", "sampler"]
+__all__ = ["Drawing", "draw", "drawing_mode"]
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,6 @@ class Drawing:
     size: Size
     steps: int = 25
     guidance: float = 7.0
-
-
-def sampler(pipeline: Pipeline) -> Any:
-    """Return a DDIM sampler of the base's schedule.
-
-    Where the last step leaves no signal it must be the first that is drawn (Lin et al.,
-    arXiv:2305.08891, section 3.3), and so it is for all.
-    """
-    import diffusers
-
-    kind: Any = diffusers.DDIMScheduler
-    return kind.from_config(
-        pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
-    )
 
 
 @torch.no_grad()
@@ -85,33 +71,43 @@ def _row(states: States, index: int) -> States:
 
 
 def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
-    from PIL import Image
-
-    unet, place = pipeline.unet, pipeline.unet.device
-    dtype = next(unet.parameters()).dtype
+    architecture, denoiser, vae = pipeline.architecture, pipeline.denoiser, pipeline.vae
+    place, dtype = denoiser.device, next(denoiser.parameters()).dtype
     width, height = how.size
-    shape = (1, unet.config.in_channels, height // pipeline.factor, width // pipeline.factor)
+    channels = architecture.channels(denoiser.config)
+    shape = (1, channels, height // pipeline.factor, width // pipeline.factor)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    scheduler = sampler(pipeline)
-    scheduler.set_timesteps(how.steps)
+    scheduler = architecture.sampler(pipeline)
+    architecture.schedule(scheduler, denoiser.config, how.steps, noise)
     guided = how.guidance != 1.0
     both = [empty, text] if guided else [text]
-    states = torch.cat([one.text for one in both]).to(place, dtype)
-    options = {}
-    if text.pooled is not None:
-        ids = time_ids(how.size, how.size).repeat(len(both), 1)
-        pooled = torch.cat([one.pooled for one in both])
-        added = {"text_embeds": pooled.to(place, dtype), "time_ids": ids.to(place, dtype)}
-        options["added_cond_kwargs"] = added
+    states = _joined(both, place)
+    sizes = None
+    if architecture.sizes:
+        sizes = time_ids(how.size, how.size).repeat(len(both), 1).to(place)
     latents = noise.to(place) * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         inputs = torch.cat([latents] * len(both)).to(dtype)
-        found = unet(inputs, time.to(place), states, **options).sample.float()
+        found = architecture.predict(denoiser, inputs, time.to(place), states, sizes).float()
         if guided:
             without, found = found.chunk(2)
             found = without + how.guidance * (found - without)
         latents = scheduler.step(found, time, latents).prev_sample
-    vae = pipeline.vae
+    return _decoded(vae, latents)
+
+
+def _joined(parts: Sequence[States], place: Any) -> States:
+    """Return the states of several texts in one batch."""
+    text = torch.cat([one.text for one in parts]).to(place)
+    if parts[0].pooled is None:
+        return States(text)
+    return States(text, torch.cat([one.pooled for one in parts]).to(place))
+
+
+def _decoded(vae: Any, latents: Any) -> Any:
+    """Return the picture of latents, `(1, c, h, w)`."""
+    from PIL import Image
+
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     decoded = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
     values = torch.nan_to_num((decoded[0].float() / 2 + 0.5).clamp(0, 1)).cpu()

@@ -27,7 +27,6 @@ from loramerge.train.latents import Latents
 from loramerge.train.log import Log
 from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
-from loramerge.train.objective import Noising
 from loramerge.train.pipelines import Pipeline, load_pipeline
 from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
@@ -104,13 +103,13 @@ def train(
     texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
     _checkpoint(spec, pipeline, device)
     run = begin(
-        pipeline.unet,
-        Noising.of(pipeline.scheduler),
+        pipeline.denoiser,
+        pipeline.architecture.objective(pipeline.scheduler),
         Examples(
             arranged.pictures, arranged.buckets,
             arranged.order(spec.pictures.batch, spec.settings.seed), arranged.captioning, latents,
             None if spec.targets.text else texts, weight=spec.pictures.weight,
-            sizes=pipeline.kind == "sdxl",
+            sizes=pipeline.architecture.sizes,
         ),
         spec.settings,
         trainee=trainee,
@@ -259,7 +258,7 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
     if kind == "weights":
         if targets.text:
             raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
-        return Weights(pipeline.unet, targets.blocks)
+        return Weights(pipeline.denoiser, targets.blocks, pipeline.architecture.component)
     with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
         torch.manual_seed(seed)
         return _injected(targets, pipeline, notify)
@@ -268,7 +267,7 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
 def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
     decompose = targets.kind == "dora"
     inject_trainable_lora(
-        pipeline.unet,
+        pipeline.denoiser,
         targets.rank,
         alpha=targets.alpha,
         preset=targets.preset,
@@ -282,7 +281,8 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
         decompose=decompose,
         notify=notify,
     )
-    models = {"unet": pipeline.unet}
+    architecture = pipeline.architecture
+    models = {architecture.component: pipeline.denoiser}
     if targets.text:
         for name, encoder in pipeline.encoders.items():
             inject_trainable_lora(
@@ -290,7 +290,7 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
                 targets.rank,
                 alpha=targets.alpha,
                 preset="attn-ff",
-                exclude=_unread_layers(encoder) if pipeline.kind == "sdxl" else (),
+                exclude=architecture.unread_text(encoder),
                 rslora=targets.rslora,
                 dropout_p=targets.dropout,
                 init=targets.init,
@@ -299,13 +299,6 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
             )
             models[name] = encoder
     return Branches(models)
-
-
-def _unread_layers(encoder: Any) -> tuple[str, ...]:
-    """Return the last layer of SDXL's first text encoder, which nothing reads."""
-    if type(encoder).__name__ != "CLIPTextModel":
-        return ()
-    return (f"*encoder.layers.{encoder.config.num_hidden_layers - 1}.*",)
 
 
 def _texts(
@@ -334,7 +327,7 @@ def _texts(
 def _checkpoint(spec: Spec, pipeline: Pipeline, device: Any) -> None:
     wanted = spec.checkpointing
     if wanted if wanted is not None else device.type == "cuda":
-        pipeline.unet.enable_gradient_checkpointing()  # not reentrant, so that no gradient is cut
+        pipeline.denoiser.enable_gradient_checkpointing()  # not reentrant, so that no gradient is cut
 
 
 def _resume(spec: Spec, run: Run, notify: Notify) -> int:

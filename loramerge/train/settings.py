@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def text_factor(self) -> float:
-        """The rate of text encoders in units of the UNet's."""
+        """The rate of text encoders in units of the denoiser's."""
         return 0.5 if self.text_rate is None else self.text_rate / self.rate
 
 

@@ -1,57 +1,35 @@
-"""Texts as the UNet reads them: states of the text encoders, encoded when asked or once for all."""
+"""Texts as the denoiser reads them: states of the text encoders, encoded when asked or once for all."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from loramerge.errors import UsageError
 from loramerge.events import Notify, Progress, ignore
+from loramerge.train.architectures import States
 from loramerge.train.cache import TensorCache
 from loramerge.train.pipelines import Pipeline
 
-__all__ = ["States", "Texts", "count_tokens", "encode"]
-
-
-class States(NamedTuple):
-    """States of texts, `(n, tokens, width)`, and SDXL's pooled ones, `(n, width)`."""
-
-    text: Any
-    pooled: Any = None
+__all__ = ["Texts", "count_tokens", "encode"]
 
 
 def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) -> States:
     """Return the states of texts; gradients flow where the encoders are trained.
 
-    SD1 and SD2 read the last layer (or, with `skip`, one so many before it, normed); SDXL the last
-    but one of both encoders side by side, and the pooled text of the second.
+    Args:
+        skip: layers before the last of CLIP that are not read.
 
     Raises:
-        UsageError: if layers of SDXL's are to be skipped.
+        UsageError: if layers are to be skipped where none can be.
     """
-    if skip and pipeline.kind == "sdxl":
-        raise UsageError("SDXL always reads the last layer but one", found=f"CLIP skip {skip}")
-    states, pooled = [], None
-    for name, encoder in pipeline.encoders.items():
-        tokenizer = pipeline.tokenizers[name]
-        tokens = tokenizer(
-            list(texts), padding="max_length", max_length=tokenizer.model_max_length,
-            truncation=True, return_tensors="pt",
-        ).input_ids.to(encoder.device)  # fmt: skip
-        if pipeline.kind == "sdxl":
-            found = encoder(tokens, output_hidden_states=True)
-            states.append(found.hidden_states[-2])
-            pooled = found[0] if name == "text_encoder_2" else None
-        elif skip:
-            found = encoder(tokens, output_hidden_states=True)
-            inner = getattr(encoder, "text_model", encoder)
-            states.append(inner.final_layer_norm(found.hidden_states[-(skip + 1)]))
-        else:
-            states.append(encoder(tokens)[0])
-    return States(torch.cat(states, dim=-1), pooled)
+    architecture = pipeline.architecture
+    if skip and "clip_skip" in architecture.refused:
+        raise UsageError(architecture.refused["clip_skip"], found=f"CLIP skip {skip}")
+    return architecture.encode(pipeline, texts, skip)
 
 
 def count_tokens(tokenizers: dict[str, Any], text: str) -> int:

@@ -45,7 +45,7 @@ class Trainee(Protocol):
     parameters: list[Any]
 
     def groups(self, settings: Settings) -> list[dict[str, Any]]:
-        """Return groups of parameters; `factor` is the group's rate in units of the UNet's."""
+        """Return groups of parameters; `factor` is the group's rate in units of the denoiser's."""
 
     def audit(self, optimizer: Any, overflows: int = 0) -> Audit:
         """Return what watches the gradients."""
@@ -104,7 +104,7 @@ class Weights:
     is the result.
 
     Args:
-        model: the UNet.
+        model: the denoiser.
         patterns: globs on module names, which take all that lies below what they match; none takes
             the whole model.
     """

@@ -79,7 +79,7 @@ def test_it_learns() -> None:
     assert [step.number for step in steps] == list(range(30)) and run.audit.done
     first, last = (sum(s.loss for s in part) for part in (steps[:8], steps[-8:]))
     assert last < 0.8 * first
-    assert all(not p.requires_grad for n, p in run.unet.named_parameters() if ".lora." not in n)
+    assert all(not p.requires_grad for n, p in run.denoiser.named_parameters() if ".lora." not in n)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -164,7 +164,7 @@ def test_sdxl_gets_its_pooled_text_and_sizes() -> None:
 
 def test_cut_gradients_stop_it_in_the_third_step() -> None:
     run = fresh(preset="attn", include=())
-    checkpoint_as_in_2022(run.unet)
+    checkpoint_as_in_2022(run.denoiser)
     with pytest.raises(GradientFlowError, match="down_blocks"):
         advance(run)
     assert run.done == 2
@@ -202,7 +202,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
 
 def test_a_rate_that_cannot_learn_is_warned_about_and_the_header_tells_the_run() -> None:
     said: list[Any] = []
-    unet = fresh().unet
+    unet = fresh().denoiser
     settings = Settings(rate=2e-6)
     run = begin(unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 2), settings,
                 notify=said.append)  # fmt: skip

@@ -17,7 +17,7 @@ from loramerge.library.references import parse_reference  # noqa: E402
 from loramerge.train.applied import applied  # noqa: E402
 from loramerge.train.pictures import grid, png_bytes  # noqa: E402
 from loramerge.train.pipelines import load_pipeline  # noqa: E402
-from loramerge.train.sampling import Drawing, draw, sampler  # noqa: E402
+from loramerge.train.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.text import Texts  # noqa: E402
 from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
@@ -41,7 +41,7 @@ def pixels(path: Path | str) -> Any:
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
 def test_it_draws_what_diffusers_draws(kind: Any, guidance: float) -> None:
     ours, peer = load_pipeline(pipeline_folder(kind)), theirs(kind)
-    peer.scheduler = sampler(ours)
+    peer.scheduler = ours.architecture.sampler(ours)
     peer.set_progress_bar_config(disable=True)
     texts = Texts(ours)
     (found,) = draw(ours, texts(["zuzu"]), texts.empty(), [5], Drawing((32, 24), 4, guidance))

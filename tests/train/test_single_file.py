@@ -93,12 +93,12 @@ def single(folder: Path) -> Path:
 def test_it_is_read_as_the_folder_is(folder: Path, single: Path) -> None:
     ours = load_pipeline(single, family="sd15", config=folder)
     theirs = load_pipeline(folder)
-    for name in ("unet", "vae"):
+    for name in ("denoiser", "vae"):
         a, b = getattr(ours, name).state_dict(), getattr(theirs, name).state_dict()
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
     (a,), (b,) = ours.encoders.values(), theirs.encoders.values()
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert (ours.kind, ours.factor, ours.unit) == (theirs.kind, theirs.factor, theirs.unit)
+    assert (ours.architecture.name, ours.factor, ours.unit) == (theirs.architecture.name, theirs.factor, theirs.unit)
 
 
 def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_what_is_written_is_what_diffusers_loads(kind: Any, tmp_path: Path) -> N
         diffusers.StableDiffusionXLPipeline if kind == "sdxl" else diffusers.StableDiffusionPipeline
     )
     state, alphas, *rest = mixin.lora_state_dict(str(path), return_lora_metadata=True,
-                                                 unet_config=theirs.unet.config)  # fmt: skip
+                                                 unet_config=theirs.denoiser.config)  # fmt: skip
     how = {"network_alphas": alphas, "metadata": rest[0] if rest else None, "adapter_name": "x"}
-    mixin.load_lora_into_unet(state, unet=theirs.unet, **how)
+    mixin.load_lora_into_unet(state, unet=theirs.denoiser, **how)
     for name, encoder in theirs.encoders.items():
         if any(name in one for one in adapter.components()):
             mixin.load_lora_into_text_encoder(state, text_encoder=encoder, prefix=name, **how)
@@ -90,7 +90,7 @@ def test_what_is_written_is_what_diffusers_loads(kind: Any, tmp_path: Path) -> N
     base = load_pipeline(pipeline_folder(kind))
     with torch.no_grad():
         a, b, c = (
-            p.unet.eval()(latents, torch.tensor([300]), text, **options).sample
+            p.denoiser.eval()(latents, torch.tensor([300]), text, **options).sample
             for p in (ours, theirs, base)
         )
     assert torch.allclose(a, b, atol=1e-5) and not torch.allclose(a, c, atol=1e-3)
@@ -118,7 +118,7 @@ def test_every_method_gives_an_adapter(name: str, tmp_path: Path) -> None:
     if how.get("save_rank"):
         assert max(adapter.ranks()) <= how["save_rank"]
     if name == "full":
-        unet = load_pipeline(pipeline_folder()).unet
+        unet = load_pipeline(pipeline_folder()).denoiser
         assert len(names) == len(list(unet.parameters()))
     if name == "convolutions":
         assert "unet.conv_in" in names and "unet.conv_out" not in names
@@ -141,7 +141,7 @@ def test_the_difference_of_full_training_is_exact(tmp_path: Path) -> None:
         run(tmp_path, method="full")
     finally:
         session.Weights = before  # type: ignore[misc]
-    base = load_pipeline(pipeline_folder()).unet.state_dict()
+    base = load_pipeline(pipeline_folder()).denoiser.state_dict()
     deltas = lm.load(tmp_path / "out.safetensors").deltas
     for site, delta in deltas.items():
         name = f"{site.modules[0].removeprefix('unet.')}.{site.parameter}"
@@ -282,7 +282,9 @@ def test_cut_gradients_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from tests.train.unets import checkpoint_as_in_2022
 
     monkeypatch.setattr(
-        session, "_checkpoint", lambda spec, pipeline, device: checkpoint_as_in_2022(pipeline.unet)
+        session,
+        "_checkpoint",
+        lambda spec, pipeline, device: checkpoint_as_in_2022(pipeline.denoiser),
     )
     with pytest.raises(GradientFlowError, match="down_blocks") as caught:
         run(tmp_path, targets="attn")

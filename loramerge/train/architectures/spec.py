@@ -1,0 +1,132 @@
+"""What a kind of model is to training: the one table in which kinds differ.
+
+Everything else in `train` is the same for all of them. A kind is a subclass of `Architecture` in a
+module of its own, and a place in `ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from loramerge.train.buckets import Size
+
+if TYPE_CHECKING:
+    from loramerge.train.objective import Objective
+    from loramerge.train.pipelines import Pipeline
+
+__all__ = ["Architecture", "Config", "Encoder", "Inputs", "States"]
+
+Config = Mapping[str, Any]  # of a denoiser, as diffusers keeps it in memory and in config.json
+
+
+class States(NamedTuple):
+    """States of texts, `(n, tokens, width)`, and pooled ones, `(n, width)`, where a kind has them."""
+
+    text: Any
+    pooled: Any = None
+
+
+class Inputs(NamedTuple):
+    """What a denoiser is called with: latents `(n, c, h, w)`, texts, and SDXL's sizes `(n, 6)`."""
+
+    latents: Any
+    states: States
+    sizes: Any = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder.
+
+    Args:
+        model, tokenizer: classes of transformers.
+        folder: of the tokenizer.
+    """
+
+    model: str
+    tokenizer: str
+    folder: str
+
+
+class Architecture(ABC):
+    """A kind of model.
+
+    Attributes:
+        name: for keys and messages.
+        pipelines: what a model_index.json may call it; the first is what single files are read by.
+        families: of single files.
+        component: what adapters call the denoiser.
+        denoiser: its class in diffusers.
+        scheduler: class of diffusers that the base's configuration is read into.
+        encoders: component → text encoder, in the order in which texts are read.
+        options: further options with which diffusers reads a single file.
+        sizes: whether the denoiser is told of sizes and cuts.
+        zeroes_empty: whether the base's configuration may say that no prompt is states of zeros.
+        refused: option of training or preview that cannot apply → why.
+    """
+
+    name: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    families: ClassVar[tuple[str, ...]]
+    component: ClassVar[str]
+    denoiser: ClassVar[str]
+    scheduler: ClassVar[str]
+    encoders: ClassVar[Mapping[str, Encoder]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    sizes: ClassVar[bool] = False
+    zeroes_empty: ClassVar[bool] = False
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def channels(self, config: Config) -> int:
+        """Return the channels of the latents the denoiser reads."""
+
+    @abstractmethod
+    def unit(self, config: Config, factor: int) -> int:
+        """Return the pixels that every side must be a multiple of; `factor`: those of one latent."""
+
+    @abstractmethod
+    def resolution(self, config: Config, factor: int) -> int:
+        """Return the pixels of a side of what the denoiser was made for."""
+
+    @abstractmethod
+    def objective(self, scheduler: Any) -> Objective:
+        """Return how latents are noised, and what is predicted."""
+
+    @abstractmethod
+    def encode(self, pipeline: Pipeline, texts: Sequence[str], skip: int | None) -> States:
+        """Return the states of texts; gradients flow where the encoders are trained."""
+
+    @abstractmethod
+    def predict(
+        self, denoiser: Any, latents: Any, times: Any, states: States, sizes: Any = None
+    ) -> Any:
+        """Return what the denoiser gives, shaped as the latents are.
+
+        Args:
+            latents: noised, in the denoiser's type.
+            times: as `Objective.told` gives them, `(n,)` or a single one.
+        """
+
+    @abstractmethod
+    def sampler(self, pipeline: Pipeline) -> Any:
+        """Return a scheduler of diffusers that draws."""
+
+    @abstractmethod
+    def schedule(self, scheduler: Any, config: Config, steps: int, latents: Any) -> None:
+        """Set the steps of a sampler for latents of a size."""
+
+    @abstractmethod
+    def inputs(self, config: Config, batch: int, size: Size, factor: int) -> Inputs:
+        """Return empty tensors of the shapes the denoiser takes for pictures of a size."""
+
+    @abstractmethod
+    def blocks(self, denoiser: Any) -> int:
+        """Return how many blocks checkpointing keeps the inputs of."""
+
+    def unread_text(self, encoder: Any) -> tuple[str, ...]:
+        """Return patterns of layers of a text encoder whose output nothing reads."""
+        return ()

@@ -1,0 +1,128 @@
+"""SD1, SD2 and SDXL: UNets that learn noise or v, with CLIP's states through cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from loramerge.train.architectures.clip import clip_tokens
+from loramerge.train.architectures.spec import Architecture, Config, Encoder, Inputs, States
+from loramerge.train.buckets import Size
+from loramerge.train.objective import Noising
+
+if TYPE_CHECKING:
+    from loramerge.train.pipelines import Pipeline
+
+__all__ = ["StableDiffusion", "StableDiffusionXL"]
+
+_TOKENS = 77
+_CLIP = Encoder("CLIPTextModel", "CLIPTokenizer", "tokenizer")
+
+
+class StableDiffusion(Architecture):
+    """SD1 and SD2, which read CLIP's last layer, or with a skip one so many before it, normed."""
+
+    name = "sd"
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+    )
+    families: ClassVar[tuple[str, ...]] = ("sd15", "sd21")
+    component = "unet"
+    denoiser = "UNet2DConditionModel"
+    scheduler = "DDPMScheduler"
+    encoders: ClassVar[Mapping[str, Encoder]] = {"text_encoder": _CLIP}
+    options: ClassVar[Mapping[str, Any]] = {"safety_checker": None}
+
+    def channels(self, config: Config) -> int:
+        return int(config["in_channels"])
+
+    def unit(self, config: Config, factor: int) -> int:
+        return factor * int(2 ** (len(config["block_out_channels"]) - 1))
+
+    def resolution(self, config: Config, factor: int) -> int:
+        size = config.get("sample_size") or 64
+        return (size if isinstance(size, int) else min(size)) * factor
+
+    def objective(self, scheduler: Any) -> Noising:
+        return Noising.of(scheduler)
+
+    def encode(self, pipeline: Pipeline, texts: Sequence[str], skip: int | None) -> States:
+        encoder = pipeline.encoders["text_encoder"]
+        tokens = clip_tokens(pipeline.tokenizers["text_encoder"], encoder, texts)
+        if not skip:
+            return States(encoder(tokens)[0])
+        layers = encoder(tokens, output_hidden_states=True).hidden_states
+        inner = getattr(encoder, "text_model", encoder)
+        return States(inner.final_layer_norm(layers[-(skip + 1)]))
+
+    def predict(
+        self, denoiser: Any, latents: Any, times: Any, states: States, sizes: Any = None
+    ) -> Any:
+        dtype = latents.dtype
+        options = {}
+        if states.pooled is not None:
+            added = {"text_embeds": states.pooled.to(dtype), "time_ids": sizes.to(dtype)}
+            options["added_cond_kwargs"] = added
+        return denoiser(latents, times, states.text.to(dtype), **options).sample
+
+    def sampler(self, pipeline: Pipeline) -> Any:
+        """Return a DDIM sampler of the base's schedule.
+
+        Where the last step leaves no signal it must be the first that is drawn (Lin et al.,
+        arXiv:2305.08891, section 3.3), and so it is for all.
+        """
+        import diffusers
+
+        kind: Any = diffusers.DDIMScheduler
+        return kind.from_config(
+            pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+        )
+
+    def schedule(self, scheduler: Any, config: Config, steps: int, latents: Any) -> None:
+        scheduler.set_timesteps(steps)
+
+    def inputs(self, config: Config, batch: int, size: Size, factor: int) -> Inputs:
+        latents = torch.empty(batch, config["in_channels"], size[1] // factor, size[0] // factor)
+        text = torch.empty(batch, _TOKENS, config["cross_attention_dim"])
+        if config.get("addition_embed_type") != "text_time":
+            return Inputs(latents, States(text))
+        length = config["projection_class_embeddings_input_dim"]
+        pooled = length - 6 * config["addition_time_embed_dim"]
+        states = States(text, torch.empty(batch, pooled))
+        return Inputs(latents, states, torch.empty(batch, 6))
+
+    def blocks(self, denoiser: Any) -> int:
+        return len(denoiser.down_blocks) + len(denoiser.up_blocks) + 1
+
+
+class StableDiffusionXL(StableDiffusion):
+    """SDXL, which reads both encoders' last layer but one side by side, and the second's pooled text."""
+
+    name = "sdxl"
+    pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+    families = ("sdxl",)
+    encoders: ClassVar[Mapping[str, Encoder]] = {
+        "text_encoder": _CLIP,
+        "text_encoder_2": Encoder("CLIPTextModelWithProjection", "CLIPTokenizer", "tokenizer_2"),
+    }
+    options: ClassVar[Mapping[str, Any]] = {}
+    sizes = True
+    zeroes_empty = True
+    refused: ClassVar[Mapping[str, str]] = {"clip_skip": "SDXL always reads the last layer but one"}
+
+    def encode(self, pipeline: Pipeline, texts: Sequence[str], skip: int | None) -> States:
+        states, pooled = [], None
+        for name, encoder in pipeline.encoders.items():
+            tokens = clip_tokens(pipeline.tokenizers[name], encoder, texts)
+            found = encoder(tokens, output_hidden_states=True)
+            states.append(found.hidden_states[-2])
+            pooled = found[0] if name == "text_encoder_2" else None
+        return States(torch.cat(states, dim=-1), pooled)
+
+    def unread_text(self, encoder: Any) -> tuple[str, ...]:
+        if type(encoder).__name__ != "CLIPTextModel":
+            return ()
+        return (f"*encoder.layers.{encoder.config.num_hidden_layers - 1}.*",)
