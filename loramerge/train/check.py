@@ -18,9 +18,10 @@ from loramerge.train.board import require_tensorboard
 from loramerge.train.buckets import Size
 from loramerge.train.data import Picture
 from loramerge.train.dataset import Arranged, arrange
-from loramerge.train.estimate import Estimate, estimate, shape_of
+from loramerge.train.estimate import Estimate, Shape, estimate, shape_of
+from loramerge.train.fit import refuse_large, refuse_misfits
 from loramerge.train.images import opened
-from loramerge.train.pipelines import load_tokenizers
+from loramerge.train.pipelines import architecture_at, load_tokenizers
 from loramerge.train.prior import drawing_seconds, foreseen, tell_of_prior, wanted
 from loramerge.train.spec import Spec
 from loramerge.train.text import count_tokens
@@ -115,6 +116,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
     """
     if spec.board:
         require_tensorboard()
+    refuse_misfits(architecture_at(spec.base, spec.family), spec)
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
     arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)
@@ -146,8 +148,9 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         tags=list(arranged.tags(20).items()),
         prompts=[one.prompt for one in asked],
     )
-    _add_tokens(found, spec, arranged, notify)
+    _add_tokens(found, spec, arranged, shape, notify)
     if shape is not None:
+        refuse_large(shape.architecture, shape.denoiser, shape.factor, arranged.buckets)
         _, device = begin_workers(spec.device)
         largest = max(found.buckets, key=lambda size: size[0] * size[1])
         found.estimate = estimate(spec, shape, largest, device)
@@ -185,7 +188,9 @@ def _look(picture: Picture) -> tuple[Path, str, str | None]:
         return picture.path, "", error.problem
 
 
-def _add_tokens(found: Check, spec: Spec, arranged: Arranged, notify: Notify) -> None:
+def _add_tokens(
+    found: Check, spec: Spec, arranged: Arranged, shape: Shape | None, notify: Notify
+) -> None:
     folder = spec.config or spec.base
     try:
         tokenizers = load_tokenizers(folder) if folder.is_dir() else {}
@@ -194,11 +199,19 @@ def _add_tokens(found: Check, spec: Spec, arranged: Arranged, notify: Notify) ->
         return
     if not tokenizers:
         return
+    lengths = {name: _length(name, one, shape) for name, one in tokenizers.items()}
+    most = max(lengths.values())  # what the one that reads most does not read is lost
+    tokenizers = {name: one for name, one in tokenizers.items() if lengths[name] == most}
     counts = {
         p.path: count_tokens(tokenizers, arranged.captioning.whole(p)) for p in arranged.pictures
     }
-    most = min(t.model_max_length for t in tokenizers.values())
     values = list(counts.values())
     found.tokens = (min(values), statistics.median(values), max(values))
     found.most_tokens = most
     found.cut = [path for path, count in counts.items() if count > most]
+
+
+def _length(component: str, tokenizer: Any, shape: Shape | None) -> int:
+    if shape is None:
+        return int(tokenizer.model_max_length)
+    return shape.architecture.text_length(shape.denoiser, component, tokenizer)

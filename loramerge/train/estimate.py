@@ -80,7 +80,7 @@ def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
     """Return what the run will take, if every picture is of one size."""
     with quietly() as (diffusers, _), torch.device("meta"):
         model = getattr(diffusers, shape.architecture.denoiser).from_config(shape.denoiser)
-    modules, parameters = _trained(spec, model)
+    modules, parameters = _trained(spec, model, shape.architecture.unread(shape.denoiser))
     width = 2 if spec.settings.precision in _HALF else 4
     operations, kept, largest = _counted(model, spec, shape, size, width)
     if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
@@ -95,18 +95,19 @@ def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
     return Estimate(modules, parameters, int(memory), seconds, operations)
 
 
-def _trained(spec: Spec, model: Any) -> tuple[int, int]:
+def _trained(spec: Spec, model: Any, unread: tuple[str, ...]) -> tuple[int, int]:
     """Make the model trainable as the run will; return modules and parameters."""
     targets = spec.targets
     if targets.kind == "weights":
         model.requires_grad_(False)
-        modules = chosen_modules(model, targets.blocks)
+        modules = chosen_modules(model, targets.blocks, unread)
         values = [v for m in modules.values() for v in m.parameters(recurse=False)]
         for value in values:
             value.requires_grad_(True)
         return len(modules), sum(value.numel() for value in values)
     inject_trainable_lora(
-        model, targets.rank, preset=targets.preset, include=targets.include, exclude=targets.exclude,
+        model, targets.rank, preset=targets.preset, include=targets.include,
+        exclude=(*targets.exclude, *unread),
         rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
     )  # fmt: skip
     layers = lora_layers(model).values()

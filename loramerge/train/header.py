@@ -14,9 +14,12 @@ _ARCHITECTURES = {
     "sdxl": "stable-diffusion-xl-v1-base",
     "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
     "tiny": "loramerge-tiny",
+    "flux1": "flux-1",
+    "sd3": "stable-diffusion-3",
 }
 _WITH_V = {"sd21": "stable-diffusion-v2-768-v"}
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": None}
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": None,
+                "flow_prediction": None}  # fmt: skip
 
 
 def training_header(family: Family | None, prediction: str | None = None) -> dict[str, str]:

@@ -3,21 +3,23 @@
 Everything follows from the scheduler: its `alphas_cumprod` ᾱ (zero-terminal if it rescales them) and
 its `prediction_type`. With x₀ the latents and ε the noise, `x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε`.
 
+In a rectified flow `x_t = (1 − σ) x₀ + σ ε`, and the target is ε − x₀.
+
 Source: Ho et al., DDPM (arXiv:2006.11239), equation 4; Salimans and Ho (arXiv:2202.00512), section 4,
 for v; Hang et al., min-SNR (arXiv:2303.09556), section 3.4; Lin et al. (arXiv:2305.08891) for zero
-terminal SNR.
+terminal SNR; Esser et al. (arXiv:2403.03206), section 3.1, for flows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from loramerge.errors import UsageError
 
-__all__ = ["Noising", "Objective"]
+__all__ = ["Flow", "Noising", "Objective"]
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -123,3 +125,70 @@ class Noising:
         capped = snr.clamp(max=gamma)
         over = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
         return (capped / over[self.prediction]).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A rectified flow: a straight way from the picture to the noise, and its velocity.
+
+    Args:
+        sigmas: σ by time, `(T,)`, float32, falling from 1, shifted as the scheduler says.
+        told_of: what the denoiser is told of each time, `(T,)`: σ of as many as there are.
+        logit_normal: whether times in the middle are drawn more often, as SD3 was trained; all are as
+            likely if not. All weigh the same in the loss.
+    """
+
+    sigmas: Any
+    told_of: Any
+    logit_normal: bool = False
+    prediction: ClassVar[str] = "flow_prediction"
+
+    @classmethod
+    def of(cls, scheduler: Any, *, logit_normal: bool = False) -> Flow:
+        """Read it from diffusers' `FlowMatchEulerDiscreteScheduler`.
+
+        A shift that depends on the size of pictures is one of drawing; training takes none then, as
+        diffusers' scripts do.
+
+        Raises:
+            UsageError: if the scheduler is of another kind of model.
+        """
+        if not hasattr(scheduler, "scale_noise") or scheduler.config.get("invert_sigmas"):
+            raise UsageError(
+                "this scheduler cannot be trained with",
+                expected="the scheduler of a rectified flow",
+                found=type(scheduler).__name__,
+            )
+        count = int(scheduler.config.num_train_timesteps)
+        sigmas = scheduler.sigmas.detach().cpu().float()[:count]
+        return cls(sigmas, scheduler.timesteps.detach().cpu().float(), logit_normal)
+
+    def drawn(self, count: int, generator: Any) -> Any:
+        """Return times: of a uniform number, or of the logistic function of a normal one."""
+        if self.logit_normal:
+            share = torch.sigmoid(torch.randn(count, generator=generator))
+        else:
+            share = torch.rand(count, generator=generator)
+        steps = len(self.sigmas)
+        return (share * steps).long().clamp(max=steps - 1)
+
+    def told(self, times: Any) -> Any:
+        """Return σ of each, as the scheduler scales it, float32."""
+        return self.told_of[times.cpu()].to(times.device)
+
+    def noised(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return `(1 − σ) x₀ + σ ε`."""
+        sigmas = self.sigmas[times.cpu()].reshape(-1, *[1] * (latents.ndim - 1)).to(latents)
+        return (1.0 - sigmas) * latents + sigmas * noise
+
+    def target(self, latents: Any, noise: Any, times: Any) -> Any:
+        """Return ε − x₀."""
+        return noise - latents
+
+    def weights(self, times: Any, gamma: float) -> Any:
+        """Refuse.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a rectified flow has no min-SNR weights", found=gamma)

@@ -27,7 +27,14 @@ from loramerge.train.architectures import (
     of_pipeline,
 )
 
-__all__ = ["Pipeline", "identity_of", "load_pipeline", "load_tokenizers", "quietly"]
+__all__ = [
+    "Pipeline",
+    "architecture_at",
+    "identity_of",
+    "load_pipeline",
+    "load_tokenizers",
+    "quietly",
+]
 
 
 @dataclass
@@ -76,7 +83,8 @@ class Pipeline:
         """Return the digest of the VAE's or of all text encoders' configuration and values."""
         if component not in self._identities:
             models = [self.vae] if component == "vae" else list(self.encoders.values())
-            self._identities[component] = identity_of(models)
+            own = "" if component == "vae" else self.architecture.reading(self.denoiser.config)
+            self._identities[component] = identity_of(models) + own
         return self._identities[component]
 
     def to(self, device: Any) -> Pipeline:
@@ -96,7 +104,9 @@ def identity_of(models: list[Any]) -> str:
     total = hashlib.sha256()
     for model in models:
         factor = getattr(model.config, "scaling_factor", None)
-        total.update(f"{type(model).__name__}\0{factor}\0".encode())
+        shift = getattr(model.config, "shift_factor", None)
+        moved = "" if shift is None else f"{shift}\0"
+        total.update(f"{type(model).__name__}\0{factor}\0{moved}".encode())
         for name, value in sorted(model.state_dict().items()):
             total.update(f"{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
             raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -193,10 +203,36 @@ def _architecture(name: object, path: Path) -> Architecture:
     return found
 
 
+def architecture_at(path: Path, family: str | None = None) -> Architecture:
+    """Return the kind of a base, of which only the index is read.
+
+    Args:
+        family: of a single file.
+
+    Raises:
+        UsageError, FormatError, CorruptFile: as `load_pipeline`.
+    """
+    if path.is_dir():
+        return _architecture(_index(path).get("_class_name"), path)
+    found = of_family(family)
+    if found is None:
+        raise UsageError(
+            "this file is of no family that can be trained as a single file",
+            file=path,
+            expected=", ".join(name for one in ARCHITECTURES for name in one.families),
+            found=family,
+            hint="give a diffusers folder, which Flux.1 and SD3 need",
+        )
+    return found
+
+
 def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> Pipeline:
     index = _index(path)
     kind = _architecture(index.get("_class_name"), path)
     encoders = {n: e for n, e in kind.encoders.items() if (index.get(n) or [None])[0]}
+    lacking = [n for n, e in kind.encoders.items() if n not in encoders and not e.optional]
+    if lacking:
+        raise UsageError("the base lacks a text encoder", file=path, expected=", ".join(lacking))
 
     def model(cls: Any, name: str, wanted: Any) -> Any:
         try:
@@ -256,14 +292,7 @@ def load_tokenizers(path: Path) -> dict[str, Any]:
 def _from_file(
     path: Path, dtype: Any, config: Path | None, family: str | None, diffusers: Any
 ) -> Pipeline:
-    kind = of_family(family)
-    if kind is None:
-        raise UsageError(
-            "this file is of no family that can be trained",
-            file=path,
-            expected=", ".join(name for one in ARCHITECTURES for name in one.families),
-            found=family,
-        )
+    kind = architecture_at(path, family)
     options: dict[str, Any] = dict(kind.options)
     if config is not None:
         _architecture(_index(config).get("_class_name"), config)

@@ -32,7 +32,7 @@ from loramerge.train.estimate import Shape, estimate
 from loramerge.train.images import opened
 from loramerge.train.pictures import png_bytes
 from loramerge.train.pipelines import Pipeline, identity_of
-from loramerge.train.sampling import Drawing, draw, sampler
+from loramerge.train.sampling import Drawing, draw, guidance_of
 from loramerge.train.spec import Prior, Spec, Targets
 from loramerge.train.text import Texts
 from loramerge.train.workers import Workers
@@ -158,10 +158,11 @@ def _drawn(
 
 def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
     """Return a digest of what all pictures follow from: the base, and how it draws."""
+    sampler = pipeline.architecture.sampler(pipeline)
     how = (
-        identity_of([pipeline.unet]), pipeline.identity("vae"), pipeline.identity("encoders"),
-        pipeline.empty_is_zero, json.dumps(dict(sampler(pipeline).config), sort_keys=True, default=str),
-        prior.steps, float(prior.guidance), skip,
+        identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
+        pipeline.empty_is_zero, json.dumps(dict(sampler.config), sort_keys=True, default=str),
+        prior.steps, float(guidance_of(pipeline, prior.guidance)), skip,
     )  # fmt: skip
     return _digest(*how)
 
@@ -201,10 +202,12 @@ def drawing_seconds(
     spec: Spec, prior: Prior, shape: Shape, count: int, size: Size, device: Any
 ) -> float:
     """Return about how long so many pictures take to draw, from what a step of training takes."""
+    kind = shape.architecture.guidance(shape.denoiser)
+    guided = kind == "classifier-free" and prior.guidance != 1.0
     once = replace(
         spec,
         targets=Targets(),
-        pictures=replace(spec.pictures, batch=1 if prior.guidance == 1.0 else 2),
+        pictures=replace(spec.pictures, batch=2 if guided else 1),
         settings=replace(spec.settings, steps=1, warmup=0, accumulate=1),
         checkpointing=False,
     )

@@ -11,7 +11,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.train.dataset import Arranged
 from loramerge.train.pictures import grid, png_bytes, write_png
 from loramerge.train.pipelines import Pipeline
-from loramerge.train.sampling import Drawing, draw, drawing_mode
+from loramerge.train.sampling import Drawing, draw, drawing_mode, guidance_of
 from loramerge.train.spec import Samples
 from loramerge.train.text import Texts
 
@@ -29,6 +29,8 @@ class SampleSheet:
         self.prompts: list[str] = list(how.prompts) or _usual(arranged)
         side = arranged.resolution // pipeline.unit * pipeline.unit
         self._drawing = Drawing((side, side), how.steps, how.guidance)
+        if how.every:
+            guidance_of(pipeline, how.guidance)
 
     @property
     def texts(self) -> list[str]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from loramerge.errors import UsageError
 from loramerge.train.architectures import States
 from loramerge.train.buckets import Size
 from loramerge.train.examples import time_ids
 from loramerge.train.pipelines import Pipeline
 
-__all__ = ["Drawing", "draw", "drawing_mode"]
+__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,30 @@ class Drawing:
     Args:
         size: width and height.
         steps: of the sampler.
-        guidance: of classifier-free guidance; 1 is without.
+        guidance: classifier-free, or what the denoiser is told; 1 is without. None: the usual one of
+            the kind of model.
     """
 
     size: Size
     steps: int = 25
-    guidance: float = 7.0
+    guidance: float | None = None
+
+
+def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
+    """Return the guidance of pictures: what is asked for, or the usual one.
+
+    Raises:
+        UsageError: if one is asked for of a model that takes none.
+    """
+    kind = pipeline.architecture
+    if kind.guidance(pipeline.denoiser.config) == "none":
+        if asked not in (None, 1.0):
+            raise UsageError(
+                "this model was distilled to draw without guidance", file=pipeline.path,
+                expected="no guidance, or 1", found=asked,
+            )  # fmt: skip
+        return 1.0
+    return kind.usual_guidance if asked is None else asked
 
 
 @torch.no_grad()
@@ -79,19 +98,22 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     scheduler = architecture.sampler(pipeline)
     architecture.schedule(scheduler, denoiser.config, how.steps, noise)
-    guided = how.guidance != 1.0
+    guidance = guidance_of(pipeline, how.guidance)
+    guided = architecture.guidance(denoiser.config) == "classifier-free" and guidance != 1.0
     both = [empty, text] if guided else [text]
     states = _joined(both, place)
     sizes = None
     if architecture.sizes:
         sizes = time_ids(how.size, how.size).repeat(len(both), 1).to(place)
-    latents = noise.to(place) * scheduler.init_noise_sigma
+    latents = noise.to(place) * getattr(scheduler, "init_noise_sigma", 1.0)
     for time in scheduler.timesteps:
         inputs = torch.cat([latents] * len(both)).to(dtype)
-        found = architecture.predict(denoiser, inputs, time.to(place), states, sizes).float()
+        found = architecture.predict(
+            denoiser, inputs, time.to(place), states, sizes, guidance
+        ).float()
         if guided:
             without, found = found.chunk(2)
-            found = without + how.guidance * (found - without)
+            found = without + guidance * (found - without)
         latents = scheduler.step(found, time, latents).prev_sample
     return _decoded(vae, latents)
 

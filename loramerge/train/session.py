@@ -23,11 +23,12 @@ from loramerge.train.board import Board, require_tensorboard
 from loramerge.train.cache import TensorCache
 from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.examples import Examples
+from loramerge.train.fit import refuse_large, refuse_misfits
 from loramerge.train.latents import Latents
 from loramerge.train.log import Log
 from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
-from loramerge.train.pipelines import Pipeline, load_pipeline
+from loramerge.train.pipelines import Pipeline, architecture_at, load_pipeline
 from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
 from loramerge.train.samples import SampleSheet
@@ -91,6 +92,7 @@ def train(
     _refuse_other_run(spec)
     if spec.board:
         require_tensorboard()
+    refuse_misfits(architecture_at(spec.base, spec.family), spec)
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
@@ -118,7 +120,7 @@ def train(
         notify=notify,
     )  # fmt: skip
     resumed = _resume(spec, run, notify)
-    for encoder in pipeline.encoders.values():
+    for encoder in _trained_encoders(pipeline).values():
         encoder.train(spec.targets.text)
     entries = {**_header(spec, arranged), **(metadata or {})}
 
@@ -218,9 +220,13 @@ def _arranged(spec: Spec, pipeline: Pipeline, workers: Workers, notify: Notify) 
         asked = wanted(spec.prior, arrange(how, *size, seed))
     tell_of_prior(spec, asked, notify)
     if asked:
+        refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor,
+                     [one.size for one in asked])  # fmt: skip
         folder = draw_prior(spec, pipeline, asked, workers, notify)
         how = replace(how, regularisation=folder)
-    return arrange(how, *size, seed, notify)
+    found = arrange(how, *size, seed, notify)
+    refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
+    return found
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
@@ -258,7 +264,9 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
     if kind == "weights":
         if targets.text:
             raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
-        return Weights(pipeline.denoiser, targets.blocks, pipeline.architecture.component)
+        architecture = pipeline.architecture
+        unread = architecture.unread(pipeline.denoiser.config)
+        return Weights(pipeline.denoiser, targets.blocks, architecture.component, unread)
     with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
         torch.manual_seed(seed)
         return _injected(targets, pipeline, notify)
@@ -266,13 +274,14 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
 
 def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
     decompose = targets.kind == "dora"
+    architecture = pipeline.architecture
     inject_trainable_lora(
         pipeline.denoiser,
         targets.rank,
         alpha=targets.alpha,
         preset=targets.preset,
         include=targets.include,
-        exclude=targets.exclude,
+        exclude=(*targets.exclude, *architecture.unread(pipeline.denoiser.config)),
         rank_pattern=targets.rank_pattern,
         alpha_pattern=targets.alpha_pattern,
         rslora=targets.rslora,
@@ -281,10 +290,9 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
         decompose=decompose,
         notify=notify,
     )
-    architecture = pipeline.architecture
     models = {architecture.component: pipeline.denoiser}
     if targets.text:
-        for name, encoder in pipeline.encoders.items():
+        for name, encoder in _trained_encoders(pipeline).items():
             inject_trainable_lora(
                 encoder,
                 targets.rank,
@@ -299,6 +307,12 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
             )
             models[name] = encoder
     return Branches(models)
+
+
+def _trained_encoders(pipeline: Pipeline) -> dict[str, Any]:
+    """Return component → text encoder of those that can be trained."""
+    known = pipeline.architecture.encoders
+    return {name: one for name, one in pipeline.encoders.items() if known[name].trained}
 
 
 def _texts(

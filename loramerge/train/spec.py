@@ -19,7 +19,7 @@ class Targets:
     """What is trained.
 
     Args:
-        method: `lora`, `dora`, `full` (the whole UNet), or `blocks:PATTERN` (those parts of it).
+        method: `lora`, `dora`, `full` (the whole denoiser), or `blocks:PATTERN` (those parts of it).
         text: whether the text encoders get a LoRA, too.
     """
 
@@ -100,7 +100,7 @@ class Prior:
     prompts: tuple[str, ...] = ()
     count: int | None = None
     steps: int = 25
-    guidance: float = 7.0
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Samples:
     seed: int = 0
     every: int = 250
     steps: int = 25
-    guidance: float = 7.0
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)

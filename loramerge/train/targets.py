@@ -55,8 +55,9 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "attn": Preset(
         "linear layers of attention, and of the first half of the feed-forward (as in lora_diffusion)",
-        (*_ATTENTION, "GEGLU"),
+        (*_ATTENTION, "GEGLU", "GELU"),
         "linear",
+        ("*.proj_mlp",),
     ),
     "attn-only": Preset("linear layers of attention", _ATTENTION, "linear"),
     "attn-ff": Preset(

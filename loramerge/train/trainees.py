@@ -92,7 +92,6 @@ class Branches:
         return lora_adapter(self.models, prediction=prediction, metadata=metadata)
 
 
-_NORMS = (nn.GroupNorm, nn.LayerNorm)
 _ROLES = {("weight", False): "diff", ("bias", False): "diff_b",
           ("weight", True): "w_norm", ("bias", True): "b_norm"}  # fmt: skip
 
@@ -105,15 +104,20 @@ class Weights:
 
     Args:
         model: the denoiser.
+        unread: patterns of modules that are left out, because nothing reads what they give.
         patterns: globs on module names, which take all that lies below what they match; none takes
             the whole model.
     """
 
     def __init__(
-        self, model: nn.Module, patterns: Sequence[str] = (), component: str = "unet"
+        self,
+        model: nn.Module,
+        patterns: Sequence[str] = (),
+        component: str = "unet",
+        unread: Sequence[str] = (),
     ) -> None:
         self._model, self._component = model, component
-        places = chosen_modules(model, patterns)
+        places = chosen_modules(model, patterns, unread)
         model.requires_grad_(False)
         self._places: list[tuple[str, str, Any]] = []
         self._first: list[Any] = []
@@ -135,15 +139,11 @@ class Weights:
         return WeightAudit(named, before, overflows=overflows)
 
     def adapter(self, prediction: str | None, metadata: Mapping[str, str]) -> Adapter:
-        injected = [
-            (self._component, path)
-            for path, _, value in self._places
-            if value.ndim > 1 and not isinstance(self._model.get_submodule(path), _NORMS)
-        ]
+        injected = [(self._component, path) for path, _, value in self._places if value.ndim > 1]
         detection: Detection = detection_of({self._component: self._model}, injected)
         deltas: dict[Site, Delta] = {}
         for (path, name, value), first in zip(self._places, self._first, strict=True):
-            norm = isinstance(self._model.get_submodule(path), _NORMS)
+            norm = self._model.get_submodule(path).weight.ndim == 1
             change = (value.detach().cpu() - first).numpy()
             module = canonical(self._component, path, detection.naming)
             site = Site((module,), "weight" if name == "weight" else "bias")
@@ -156,7 +156,9 @@ class Weights:
         return Adapter(deltas, info=info)
 
 
-def chosen_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+def chosen_modules(
+    model: nn.Module, patterns: Sequence[str], unread: Sequence[str] = ()
+) -> dict[str, nn.Module]:
     """Return path → module of those that hold parameters and are chosen.
 
     Raises:
@@ -178,7 +180,8 @@ def chosen_modules(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Mo
     chosen = {
         path: module
         for path, module in holders.items()
-        if not patterns or any(_below(path, pattern) for pattern in patterns)
+        if (not patterns or any(_below(path, pattern) for pattern in patterns))
+        and not any(_below(path, pattern) for pattern in unread)
     }
     strange = [
         f"{path}.{name}"

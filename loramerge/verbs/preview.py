@@ -81,7 +81,14 @@ class Preview:
         int | None, Ge(8), Doc("Pixels of a picture's side [default: what the base was made for].")
     ] = None
     steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
-    guidance: Annotated[float, Ge(1), Doc("Classifier-free guidance; 1 is without.")] = 7.0
+    guidance: Annotated[
+        float | None,
+        Ge(1),
+        Doc(
+            "Classifier-free guidance, or for Flux.1 dev what it is told; 1 is without [default: 7; "
+            "3.5 for Flux.1 dev, none for schnell]."
+        ),
+    ] = None
     clip_skip: Annotated[
         int | None, Ge(1), Doc("Read so many layers before the text encoder's last (SD1).")
     ] = None
@@ -224,6 +231,7 @@ def _label(reference: Reference, times: float) -> str:
 def _drawn(
     parameters: Preview, adapters: list[tuple[Reference, Adapter]], context: Context
 ) -> Sheet:
+    from loramerge.train.fit import refuse_idle, refuse_large
     from loramerge.train.preview import preview as drawn
     from loramerge.train.sampling import Drawing
 
@@ -236,7 +244,12 @@ def _drawn(
             raise UsageError(
                 f"this base draws at least {pipeline.unit} pixels", found=parameters.size
             )
-        return Drawing((side, side), parameters.steps, parameters.guidance)
+        size = (side, side)
+        kind = pipeline.architecture
+        asked = {"negative": parameters.negative, "clip_skip": parameters.clip_skip}
+        refuse_idle(kind, pipeline.path, asked)
+        refuse_large(kind, pipeline.denoiser.config, pipeline.factor, [size])
+        return Drawing(size, parameters.steps, parameters.guidance)
 
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
         return [(bare(base_path(name, context).name), loader(name)) for name in names]
@@ -274,7 +287,7 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),
-        "steps": parameters.steps, "guidance": parameters.guidance,
+        "steps": parameters.steps, "guidance": parameters.guidance or "as usual",
         "negative prompt": parameters.negative or "none",
     }  # fmt: skip
     changes = {

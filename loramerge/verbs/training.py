@@ -59,8 +59,8 @@ class _What:
     method: Annotated[
         str,
         Doc(
-            "lora; dora; full: all weights of the UNet; blocks:PATTERN: those of some blocks, such as "
-            "blocks:up_blocks. Of the last two the difference is written.",
+            "lora; dora; full: all weights of the UNet or transformer; blocks:PATTERN: those of some "
+            "blocks, such as blocks:up_blocks. Of the last two the difference is written.",
         ),
     ] = "lora"
     rank: Annotated[int, Ge(1), Doc("Rank of the LoRA.", ("--rank", "-r"))] = 16
@@ -100,7 +100,9 @@ class _What:
     init: Annotated[Literal["kaiming", "gaussian"], Doc("How down is drawn; up is zero.")] = (
         "kaiming"
     )
-    text_encoder: Annotated[bool, Doc("Train a LoRA of the text encoders, too.")] = False
+    text_encoder: Annotated[
+        bool, Doc("Train a LoRA of the CLIP text encoders, too; T5 stays as it is.")
+    ] = False
     save_rank: Annotated[
         int | None,
         Ge(1),
@@ -149,9 +151,11 @@ class _How:
         float, Ge(0), Doc("Largest norm of all gradients together; 0: no clipping.")
     ] = 1.0
     min_snr: Annotated[
-        float | None, Gt(0), Doc("γ of min-SNR weights; 5 in the paper [default: none].")
+        float | None, Gt(0), Doc("γ of min-SNR weights (UNets); 5 in the paper [default: none].")
     ] = None
-    noise_offset: Annotated[float, Ge(0), Doc("Deviation of a constant added to the noise.")] = 0.0
+    noise_offset: Annotated[
+        float, Ge(0), Doc("Deviation of a constant added to the noise (UNets).")
+    ] = 0.0
     ema: Annotated[
         float | None,
         Interval(gt=0, lt=1),
@@ -216,8 +220,10 @@ class _Pictures:
         Doc("With auto: draw so many [default: as many as the subject has, at most 200]."),
     ] = None
     regularisation_guidance: Annotated[
-        float, Ge(1), Doc("With auto: guidance they are drawn with; 1 is without.")
-    ] = 7.0
+        float | None,
+        Ge(1),
+        Doc("With auto: guidance they are drawn with; 1 is without [default: as --guidance has it]."),
+    ] = None
     regularisation_weight: Annotated[
         float, Gt(0), Doc("Weight of the loss on regularisation pictures.")
     ] = 1.0
@@ -258,8 +264,14 @@ class _Watching:
     ] = 250
     sample_steps: Annotated[int, Ge(1), Doc("Steps of the sampler.", result=False)] = 25
     guidance: Annotated[
-        float, Ge(1), Doc("Guidance of the samples; 1 is without.", result=False)
-    ] = 7.0
+        float | None,
+        Ge(1),
+        Doc(
+            "Guidance of the samples; 1 is without [default: 7; 3.5 for Flux.1 dev, none for "
+            "schnell].",
+            result=False,
+        ),
+    ] = None
     sample_seed: Annotated[
         int, Ge(0), Doc("Seed of the first sample; the next has the next.", result=False)
     ] = 0

@@ -316,5 +316,5 @@ def test_another_unet_has_other_keys(tmp_path: Path) -> None:
     other = load_pipeline(pipeline_folder())
     assert prior._identity(other, how, None) == before
     with torch.no_grad():
-        next(other.unet.parameters()).add_(1e-3)
+        next(other.denoiser.parameters()).add_(1e-3)
     assert prior._identity(other, how, None) != before

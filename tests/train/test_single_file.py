@@ -98,7 +98,11 @@ def test_it_is_read_as_the_folder_is(folder: Path, single: Path) -> None:
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
     (a,), (b,) = ours.encoders.values(), theirs.encoders.values()
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert (ours.architecture.name, ours.factor, ours.unit) == (theirs.architecture.name, theirs.factor, theirs.unit)
+    assert (ours.architecture.name, ours.factor, ours.unit) == (
+        theirs.architecture.name,
+        theirs.factor,
+        theirs.unit,
+    )
 
 
 def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from loramerge.train.architectures.flux import Flux
+from loramerge.train.architectures.sd3 import StableDiffusion3
 from loramerge.train.architectures.spec import Architecture, Config, Encoder, Inputs, States
 from loramerge.train.architectures.unets import StableDiffusion, StableDiffusionXL
 
@@ -19,7 +21,12 @@ __all__ = [
     "of_pipeline",
 ]
 
-ARCHITECTURES: tuple[Architecture, ...] = (StableDiffusion(), StableDiffusionXL())
+ARCHITECTURES: tuple[Architecture, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+)
 
 
 def of_pipeline(name: object) -> Architecture | None:

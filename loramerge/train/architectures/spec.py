@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from loramerge.train.buckets import Size
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from loramerge.train.objective import Objective
     from loramerge.train.pipelines import Pipeline
 
-__all__ = ["Architecture", "Config", "Encoder", "Inputs", "States"]
+__all__ = ["Architecture", "Config", "Encoder", "Guidance", "Inputs", "States"]
 
 Config = Mapping[str, Any]  # of a denoiser, as diffusers keeps it in memory and in config.json
+Guidance = Literal["classifier-free", "embedded", "none"]
 
 
 class States(NamedTuple):
@@ -44,11 +45,15 @@ class Encoder:
     Args:
         model, tokenizer: classes of transformers.
         folder: of the tokenizer.
+        trained: whether it can be.
+        optional: whether a base may lack it.
     """
 
     model: str
     tokenizer: str
     folder: str
+    trained: bool = True
+    optional: bool = False
 
 
 class Architecture(ABC):
@@ -65,6 +70,7 @@ class Architecture(ABC):
         options: further options with which diffusers reads a single file.
         sizes: whether the denoiser is told of sizes and cuts.
         zeroes_empty: whether the base's configuration may say that no prompt is states of zeros.
+        usual_guidance: of pictures.
         refused: option of training or preview that cannot apply → why.
     """
 
@@ -78,6 +84,7 @@ class Architecture(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
     sizes: ClassVar[bool] = False
     zeroes_empty: ClassVar[bool] = False
+    usual_guidance: ClassVar[float] = 7.0
     refused: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -102,13 +109,20 @@ class Architecture(ABC):
 
     @abstractmethod
     def predict(
-        self, denoiser: Any, latents: Any, times: Any, states: States, sizes: Any = None
+        self,
+        denoiser: Any,
+        latents: Any,
+        times: Any,
+        states: States,
+        sizes: Any = None,
+        guidance: float = 1.0,
     ) -> Any:
         """Return what the denoiser gives, shaped as the latents are.
 
         Args:
             latents: noised, in the denoiser's type.
             times: as `Objective.told` gives them, `(n,)` or a single one.
+            guidance: which the denoiser is told where it is embedded.
         """
 
     @abstractmethod
@@ -126,6 +140,26 @@ class Architecture(ABC):
     @abstractmethod
     def blocks(self, denoiser: Any) -> int:
         """Return how many blocks checkpointing keeps the inputs of."""
+
+    def largest(self, config: Config, factor: int) -> int | None:
+        """Return the most pixels of a side; None where there is no limit."""
+        return None
+
+    def guidance(self, config: Config) -> Guidance:
+        """Return how pictures are guided by the text."""
+        return "classifier-free"
+
+    def text_length(self, config: Config, component: str, tokenizer: Any) -> int:
+        """Return how many tokens a text encoder reads."""
+        return int(tokenizer.model_max_length)
+
+    def reading(self, config: Config) -> str:
+        """Return what states of texts follow from beside the encoders."""
+        return ""
+
+    def unread(self, config: Config) -> tuple[str, ...]:
+        """Return patterns of modules of the denoiser whose output nothing reads."""
+        return ()
 
     def unread_text(self, encoder: Any) -> tuple[str, ...]:
         """Return patterns of layers of a text encoder whose output nothing reads."""

@@ -19,6 +19,7 @@ __all__ = ["StableDiffusion", "StableDiffusionXL"]
 
 _TOKENS = 77
 _CLIP = Encoder("CLIPTextModel", "CLIPTokenizer", "tokenizer")
+_CLIP_OF_XL = Encoder("CLIPTextModel", "CLIPTokenizer", "tokenizer", optional=True)
 
 
 class StableDiffusion(Architecture):
@@ -59,7 +60,13 @@ class StableDiffusion(Architecture):
         return States(inner.final_layer_norm(layers[-(skip + 1)]))
 
     def predict(
-        self, denoiser: Any, latents: Any, times: Any, states: States, sizes: Any = None
+        self,
+        denoiser: Any,
+        latents: Any,
+        times: Any,
+        states: States,
+        sizes: Any = None,
+        guidance: float = 1.0,
     ) -> Any:
         dtype = latents.dtype
         options = {}
@@ -105,7 +112,7 @@ class StableDiffusionXL(StableDiffusion):
     pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
     families = ("sdxl",)
     encoders: ClassVar[Mapping[str, Encoder]] = {
-        "text_encoder": _CLIP,
+        "text_encoder": _CLIP_OF_XL,  # which the refiner lacks
         "text_encoder_2": Encoder("CLIPTextModelWithProjection", "CLIPTokenizer", "tokenizer_2"),
     }
     options: ClassVar[Mapping[str, Any]] = {}
