@@ -109,6 +109,9 @@ def flow_folder(kind: Flow) -> Path:
 def peer_of(kind: Flow) -> Any:
     """The pipeline as diffusers loads it."""
     name = "FluxPipeline" if kind.startswith("flux") else "StableDiffusion3Pipeline"
-    found = getattr(diffusers, name).from_pretrained(flow_folder(kind), local_files_only=True)
+    lacking = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd35" else {}
+    found = getattr(diffusers, name).from_pretrained(
+        flow_folder(kind), local_files_only=True, **lacking
+    )
     found.set_progress_bar_config(disable=True)
     return found

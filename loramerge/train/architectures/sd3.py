@@ -1,4 +1,4 @@
-"""SD3 and SD3.5: a joint transformer over latents and the states of two CLIPs and, if it is there, T5."""
+"""SD3 and SD3.5: a joint transformer over latents and states of two CLIPs and, if there is one, T5."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _T5 = "text_encoder_3"
 
 
 class StableDiffusion3(RectifiedFlow):
-    """SD3, in its denoiser's type all through."""
+    """SD3 and SD3.5."""
 
     name = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
