@@ -222,7 +222,9 @@ class _Pictures:
     regularisation_guidance: Annotated[
         float | None,
         Ge(1),
-        Doc("With auto: guidance they are drawn with; 1 is without [default: as --guidance has it]."),
+        Doc(
+            "With auto: guidance they are drawn with; 1 is without [default: as --guidance has it]."
+        ),
     ] = None
     regularisation_weight: Annotated[
         float, Gt(0), Doc("Weight of the loss on regularisation pictures.")

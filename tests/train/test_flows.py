@@ -462,3 +462,13 @@ def test_two_families_in_a_preview(tmp_path: Path) -> None:
     assert drawn.columns == ["base", "out"] and drawn.changes[1] > 0.5
     with pytest.raises(UsageError, match="no negative prompt"):
         preview(Preview(output=str(tmp_path / "z.png"), negative="x", **how), Context(device="cpu"))
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux-schnell"])
+def test_the_base_draws_its_own_regularisation(kind: Any, tmp_path: Path) -> None:
+    run_of(tmp_path, kind, regularisation="auto", regularisation_count=2)
+    found = sorted(p.name for p in (tmp_path / "out-run" / "regularisation").glob("*.png"))
+    assert found == ["000.png", "001.png"]
+    if kind == "flux-schnell":
+        with pytest.raises(UsageError, match="without guidance"):
+            run_of(tmp_path / "b", kind, regularisation="auto", regularisation_guidance=3.0)
