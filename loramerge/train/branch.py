@@ -178,6 +178,16 @@ def _wide(fn: Callable[[Any], Any], tensor: Any) -> Any:
     return tensor.to(moved.device)
 
 
+def _taken(x: Any, branch: Branch) -> Any:
+    """Return the input in the type that the branch computes in.
+
+    Autocast narrows both itself; widened before, every layer would keep a copy of its own.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(branch.down.dtype)
+
+
 class _WithBranch:
     """What a layer's class gains; `former`, the class itself, follows it in the order of resolution."""
 
@@ -191,7 +201,7 @@ class _WithBranch:
             return base
         if branch.magnitude is not None:
             return self._decomposed(x, base, branch)
-        inner = branch.dropout(x.to(branch.down.dtype))
+        inner = branch.dropout(_taken(x, branch))
         return (base + self._through(inner, branch) * branch.scale).to(base.dtype)
 
     def _decomposed(self, x: Any, base: Any, branch: Branch) -> Any:

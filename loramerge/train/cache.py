@@ -89,10 +89,13 @@ class TensorCache:
             for key, values in sorted(self._waiting.items())
             for part, value in sorted(values.items())
         ]
-        write_tensors(path, tensors, {}, force=True)
+        if path.is_file():
+            self._read(path)  # of a run beside this one that was faster
+        if path not in self._shards:
+            write_tensors(path, tensors, {}, force=True)
+            self._read(path)
         self._waiting.clear()
         self._bytes = 0
-        self._read(path)
 
     def get(self, key: str) -> dict[str, Any]:
         """Return the tensors of a key.

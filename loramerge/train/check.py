@@ -21,6 +21,7 @@ from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.estimate import Estimate, Shape, estimate, shape_of
 from loramerge.train.fit import refuse_large, refuse_misfits
 from loramerge.train.images import opened
+from loramerge.train.optimizers import ready, slow
 from loramerge.train.pipelines import architecture_at, load_tokenizers
 from loramerge.train.prior import drawing_seconds, foreseen, tell_of_prior, wanted
 from loramerge.train.spec import Spec
@@ -114,6 +115,9 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         MissingFile: if there is no picture that can be read.
         MissingExtra: if a package is not installed that the run needs.
     """
+    ready(spec.settings, text=spec.targets.text)
+    if (why := slow(spec.settings)) and spec.targets.kind != "weights":
+        notify(Warn(why))
     if spec.board:
         require_tensorboard()
     refuse_misfits(architecture_at(spec.base, spec.family), spec)

@@ -27,14 +27,13 @@ from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.train.architectures import States, of_model
 from loramerge.train.batches import Batches, generator_of, seed_of
 from loramerge.train.objective import Objective
-from loramerge.train.optimizers import make_optimizer
+from loramerge.train.optimizers import make_optimizer, slow
 from loramerge.train.settings import Settings, learning_rate
 from loramerge.train.trainees import Audit, Branches, Trainee
 from loramerge.train.workers import ALONE, Workers
 
 __all__ = ["Run", "Step", "advance", "averaged", "begin"]
 
-_LEAST_RATE = 2e-5  # below it a LoRA hardly moves: such rates are those of full fine-tuning
 _MOST_SKIPPED = 10
 _OVERFLOWS = 20  # steps in which a scaler of float16 may look for its scale
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +43,10 @@ Encode = Callable[[tuple[str, ...]], States]
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did: the loss before it, the rate, and the norm of the gradients before clipping."""
+    """What a step did: the loss before it, the rate, and the norm of the gradients before clipping.
+
+    The rate of an optimizer that looks for it, such as Prodigy, is what it has found so far.
+    """
 
     number: int
     loss: float
@@ -112,8 +114,8 @@ def begin(
         GradientFlowError: if it cannot learn as it is; see `GradientAudit`.
     """
     trainee = trainee or Branches({"": denoiser})
-    if settings.rate < _LEAST_RATE and isinstance(trainee, Branches):
-        notify(Warn(f"a LoRA hardly moves at a learning rate of {settings.rate:g}; 1e-4 is usual"))
+    if isinstance(trainee, Branches) and (why := slow(settings)):
+        notify(Warn(why))
     optimizer = make_optimizer(settings, trainee.groups(settings))
     half = settings.precision == "fp16"
     audit = trainee.audit(optimizer, _OVERFLOWS if half else 0)
@@ -177,6 +179,7 @@ def _step(run: Run) -> Step:
     rate = learning_rate(settings, number)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group.get("factor", 1.0)
+    rate *= float(run.optimizer.param_groups[0].get("d", 1.0))
     run.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for part in range(settings.accumulate):

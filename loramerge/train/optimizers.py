@@ -2,29 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from loramerge.errors import MissingExtra, UsageError, nearest
 from loramerge.train.settings import Settings
 
-__all__ = ["NAMES", "make_optimizer"]
+__all__ = ["NAMES", "Known", "known", "make_optimizer", "path_of", "ready", "slow"]
 
-# short name → (import path, package to install, options it is made with)
-NAMES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
-    "adamw": ("torch.optim.AdamW", "torch", {}),
-    "sgd": ("torch.optim.SGD", "torch", {}),
-    "adamw8bit": ("bitsandbytes.optim.AdamW8bit", "bitsandbytes", {}),
-    "lion": ("lion_pytorch.Lion", "lion-pytorch", {"betas": (0.9, 0.99)}),
-    "prodigy": ("prodigyopt.Prodigy", "prodigyopt", {"safeguard_warmup": True}),
-    "adafactor": (
-        "transformers.optimization.Adafactor",
-        "transformers",
-        {"scale_parameter": False, "relative_step": False, "warmup_init": False},
+
+@dataclass(frozen=True)
+class Known:
+    """An optimizer with a short name.
+
+    Args:
+        path: to import its class from.
+        package: to install.
+        rate: that is usual for a LoRA.
+        least: rate below which a LoRA hardly moves in a thousand steps.
+        options: it is made with.
+        one_rate: whether all groups must have the same rate.
+    """
+
+    path: str
+    package: str
+    rate: float = 1e-4
+    least: float = 2e-5  # rates below are those of full fine-tuning
+    options: Mapping[str, Any] = field(default_factory=dict)
+    one_rate: bool = False
+
+
+NAMES: Mapping[str, Known] = {
+    "adamw": Known("torch.optim.AdamW", "torch"),
+    # a step is no longer than rate × the clipped gradient, which all parameters share
+    "sgd": Known("torch.optim.SGD", "torch", rate=1.0, least=2e-2),
+    "adamw8bit": Known("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
+    # every element moves by the whole rate: 3 to 10 times less than AdamW's is its authors' advice
+    "lion": Known(
+        "lion_pytorch.Lion", "lion-pytorch", rate=3e-5, least=2e-6, options={"betas": (0.9, 0.99)}
     ),
-}
+    # the rate is a factor of what it finds itself
+    "prodigy": Known(
+        "prodigyopt.Prodigy", "prodigyopt", rate=1.0, least=0.1,
+        options={"safeguard_warmup": True}, one_rate=True,
+    ),
+    "adafactor": Known(
+        "transformers.optimization.Adafactor", "transformers",
+        options={"scale_parameter": False, "relative_step": False, "warmup_init": False},
+    ),
+}  # fmt: skip
+
+
+def known(name: str) -> Known | None:
+    """Return what is known of an optimizer by its short name or import path."""
+    paths = {one.path: one for one in NAMES.values()}
+    return NAMES.get(name) or paths.get(name)
+
+
+def path_of(name: str) -> str:
+    """Return the import path of an optimizer's class."""
+    return NAMES[name].path if name in NAMES else name
+
+
+def slow(settings: Settings) -> str | None:
+    """Return why a LoRA hardly moves at this rate, None where it does or nobody knows."""
+    found = known(settings.optimizer)
+    if found is None or settings.rate >= found.least:
+        return None
+    name = next(name for name, one in NAMES.items() if one is found)
+    return (
+        f"a LoRA hardly moves at a learning rate of {settings.rate:g} with {name}; "
+        f"{found.rate:g} is usual"
+    )
+
+
+def ready(settings: Settings, *, text: bool = False) -> None:
+    """Refuse an optimizer that cannot be had, or cannot do what is asked, before anything costs time.
+
+    Args:
+        text: whether text encoders are trained, too.
+
+    Raises:
+        UsageError, MissingExtra: see `make_optimizer`.
+    """
+    factors = {1.0, settings.plus} | ({settings.text_factor} if text else set())
+    _check_rates(settings, factors)
+    _found(settings.optimizer)
+
+
+def _check_rates(settings: Settings, factors: set[float]) -> None:
+    found = known(settings.optimizer)
+    if found is not None and found.one_rate and len(factors) > 1:
+        raise UsageError(
+            "this optimizer takes one learning rate for all",
+            found=f"{settings.optimizer} with rates of {', '.join(f'{f:g} ×' for f in sorted(factors))}",
+            hint="leave out --lora-plus, and give --text-lr the same value as --lr",
+        )
 
 
 def make_optimizer(settings: Settings, groups: Sequence[Mapping[str, Any]]) -> Any:
@@ -34,11 +112,12 @@ def make_optimizer(settings: Settings, groups: Sequence[Mapping[str, Any]]) -> A
     be told not to use it.
 
     Raises:
-        UsageError: if there is no such class, or it does not take the options.
+        UsageError: if there is no such class, or it does not take the options, or not these rates.
         MissingExtra: if its package is not installed.
     """
-    path, package, own = NAMES.get(settings.optimizer, (settings.optimizer, "", {}))
-    kind = _found(path, package)
+    _check_rates(settings, {float(group.get("factor", 1.0)) for group in groups})
+    path, kind = path_of(settings.optimizer), _found(settings.optimizer)
+    own = NAMES[settings.optimizer].options if settings.optimizer in NAMES else {}
     takes = inspect.signature(kind).parameters
     options: dict[str, Any] = {"lr": settings.rate}
     if "betas" in takes:
@@ -54,12 +133,16 @@ def make_optimizer(settings: Settings, groups: Sequence[Mapping[str, Any]]) -> A
             expected=", ".join(name for name in takes if name != "params"),
         )
     try:
-        return kind([dict(group) for group in groups], **options)
-    except (TypeError, ValueError) as error:
+        with contextlib.redirect_stdout(io.StringIO()):  # where results stand; Prodigy prints there
+            return kind([dict(group) for group in groups], **options)
+    except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"the optimizer refuses its options: {error}", found=path) from None
 
 
-def _found(path: str, package: str) -> Any:
+def _found(called: str) -> Any:
+    """Return the class of a short name or import path."""
+    path = path_of(called)
+    package = NAMES[called].package if called in NAMES else ""
     module, _, name = path.rpartition(".")
     if not module:
         close = nearest(path, NAMES)

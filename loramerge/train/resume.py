@@ -11,7 +11,7 @@ import torch
 from loramerge.errors import CorruptFile, MissingFile, UsageError
 from loramerge.files.writer import AtomicFile
 from loramerge.train.loop import Run
-from loramerge.train.optimizers import NAMES
+from loramerge.train.optimizers import path_of
 
 __all__ = ["load_state", "run_header", "save_state"]
 
@@ -97,7 +97,6 @@ def run_header(run: Run) -> dict[str, str]:
     settings = run.settings
     own = f"betas={settings.betas},weight_decay={settings.decay}"
     options = "".join(f",{name}={value}" for name, value in settings.options)
-    path = NAMES[settings.optimizer][0] if settings.optimizer in NAMES else settings.optimizer
     entries = {
         "ss_learning_rate": settings.rate,
         "ss_unet_lr": settings.rate,
@@ -105,7 +104,7 @@ def run_header(run: Run) -> dict[str, str]:
         "ss_lr_warmup_steps": settings.warmup,
         "ss_max_train_steps": settings.steps,
         "ss_steps": run.done,
-        "ss_optimizer": f"{path}({own}{options})",
+        "ss_optimizer": f"{path_of(settings.optimizer)}({own}{options})",
         "ss_gradient_accumulation_steps": settings.accumulate,
         "ss_mixed_precision": settings.precision,
         "ss_max_grad_norm": settings.clip,

@@ -28,6 +28,7 @@ from loramerge.train.latents import Latents
 from loramerge.train.log import Log
 from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
+from loramerge.train.optimizers import ready
 from loramerge.train.pipelines import Pipeline, architecture_at, load_pipeline
 from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
@@ -90,6 +91,7 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
+    ready(spec.settings, text=spec.targets.text)
     if spec.board:
         require_tensorboard()
     refuse_misfits(architecture_at(spec.base, spec.family), spec)

@@ -190,12 +190,16 @@ def _base_input(path: Path) -> FileInput:
 
 def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
     """Return what the run is told."""
+    from loramerge.train.optimizers import NAMES, known
     from loramerge.train.settings import Settings
     from loramerge.train.spec import Pictures, Prior, Samples, Spec, Targets
     from loramerge.train.workers import usual_precision
 
     p, folder = parameters, _run_folder(parameters, path)
     base = base_path(p.base, context)
+    chosen = known(p.optimizer) or NAMES["adamw"]
+    rate = chosen.rate if p.rate is None else p.rate
+    text_rate = rate if p.text_rate is None and chosen.one_rate else p.text_rate
     prior = None
     if p.regularisation == "auto":
         prior = Prior(
@@ -215,10 +219,10 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
             p.bucket_step, not p.no_buckets, p.batch, p.clip_skip,
         ),
         settings=Settings(
-            steps=p.steps, rate=p.rate, warmup=p.warmup_steps, schedule=p.schedule,
+            steps=p.steps, rate=rate, warmup=p.warmup_steps, schedule=p.schedule,
             decay=p.weight_decay, clip=p.clip or None, min_snr=p.min_snr,
             noise_offset=p.noise_offset, seed=p.seed, optimizer=p.optimizer, options=p.options(),
-            accumulate=p.accumulate, ema=p.ema, text_rate=p.text_rate, plus=p.lora_plus,
+            accumulate=p.accumulate, ema=p.ema, text_rate=text_rate, plus=p.lora_plus,
             precision=p.precision or usual_precision(context.device),
         ),
         samples=Samples(

@@ -118,11 +118,22 @@ class _How:
     """How it is optimised."""
 
     steps: Annotated[int, Ge(1), Doc("Steps in all.")] = 1000
-    rate: Annotated[float, Gt(0), Doc("Peak learning rate.", ("--lr",))] = 1e-4
+    rate: Annotated[
+        float | None,
+        Gt(0),
+        Doc(
+            "Peak learning rate [default: what is usual for the optimizer: 1e-4; 3e-5 for lion, 1 for "
+            "prodigy and sgd].",
+            ("--lr",),
+        ),
+    ] = None
     text_rate: Annotated[
         float | None,
         Gt(0),
-        Doc("Peak learning rate of the text encoders [default: half of --lr].", ("--text-lr",)),
+        Doc(
+            "Peak learning rate of the text encoders [default: half of --lr; --lr for prodigy].",
+            ("--text-lr",),
+        ),
     ] = None
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Doc("What the rate does after the warm-up.")

@@ -188,6 +188,24 @@ def test_a_cache_keeps_a_shard_in_memory_at_most(
     assert "f" * 32 in late and "f" * 32 not in TensorCache(tmp_path, "y")
 
 
+def test_two_runs_fill_one_cache_at_once(tmp_path: Path) -> None:
+    """Written again by the slower one, a shard would no longer be what the other has read."""
+    one, two = TensorCache(tmp_path, "x"), TensorCache(tmp_path, "x")
+    for cache in (one, two):
+        cache.put("a" * 32, {"v": torch.ones(2)})
+    one.flush()
+    (shard,) = tmp_path.glob("x-*")
+    before = shard.stat().st_mtime_ns, shard.stat().st_ino
+    two.flush()
+    assert (shard.stat().st_mtime_ns, shard.stat().st_ino) == before
+    assert all(cache.get("a" * 32)["v"].tolist() == [1, 1] for cache in (one, two))
+    shard.write_bytes(shard.read_bytes()[:20])  # what is damaged is written again
+    again = TensorCache(tmp_path, "x")
+    again.put("a" * 32, {"v": torch.ones(2)})
+    again.flush()
+    assert "a" * 32 in TensorCache(tmp_path, "x")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_texts_need_no_encoder(kind: Any, tmp_path: Path) -> None:
     pipeline = load_pipeline(pipeline_folder(kind))

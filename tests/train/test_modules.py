@@ -396,3 +396,26 @@ def test_hooks_ties_and_subclasses_survive() -> None:
     assert isinstance(model[0], Special)
     lm.remove_lora(model)
     assert type(model[0]) is Special
+
+
+def test_under_autocast_layers_that_read_the_same_keep_no_copies_of_it() -> None:
+    """Widened before autocast narrows it again, what they read would be kept once for each."""
+    layers = nn.ModuleDict({"to_q": nn.Linear(16, 16), "to_k": nn.Linear(16, 16)}).to(
+        torch.bfloat16
+    )
+    layers.requires_grad_(False)
+    lm.inject_trainable_lora(layers, 2, preset="full")
+    x = torch.randn(5, 16, dtype=torch.bfloat16)
+    kept = set()
+
+    def keep(value: Any) -> Any:
+        if value.shape == x.shape:
+            kept.add(value.data_ptr())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = sum(layer(x) for layer in layers.values())
+        assert kept == {x.data_ptr()} and narrow.dtype == torch.bfloat16
+    wide = sum(layer(x) for layer in layers.values())  # without autocast the branch is float32
+    assert torch.allclose(narrow.float(), wide.float(), atol=2e-2)
