@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler is loud otherwise
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what lies here is measured
 
 import torch  # noqa: TID253
 from measure import environment
