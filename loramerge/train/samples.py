@@ -28,7 +28,7 @@ class SampleSheet:
         self._how, self._folder, self._pipeline = how, folder, pipeline
         self.prompts: list[str] = list(how.prompts) or _usual(arranged)
         side = arranged.resolution // pipeline.unit * pipeline.unit
-        self._drawing = Drawing((side, side), how.steps, how.guidance)
+        self._drawing = Drawing((side, side), how.steps, how.guidance, how.rescale)
 
     @property
     def texts(self) -> list[str]:

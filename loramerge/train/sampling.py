@@ -17,7 +17,7 @@ from loramerge.train.examples import time_ids
 from loramerge.train.pipelines import Pipeline
 from loramerge.train.text import States
 
-__all__ = ["Drawing", "draw", "drawing_mode", "sampler"]
+__all__ = ["Drawing", "draw", "drawing_mode", "guided", "sampler", "usual_rescale"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Drawing:
         size: width and height.
         steps: of the sampler.
         guidance: of classifier-free guidance; 1 is without.
+        rescale: φ of `guided`, in `[0, 1]`; None: what the schedule needs, see `usual_rescale`.
     """
 
     size: Size
     steps: int = 25
     guidance: float = 7.0
+    rescale: float | None = None
 
 
 def sampler(pipeline: Pipeline) -> Any:
@@ -47,6 +49,36 @@ def sampler(pipeline: Pipeline) -> Any:
     return kind.from_config(
         pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
     )
+
+
+def usual_rescale(scheduler: Any) -> float:
+    """Return φ for a schedule: 0.7 where its last step leaves no signal, 0 elsewhere.
+
+    Source: Lin et al. (arXiv:2305.08891), section 3.4 and table 2.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    return 0.7 if alphas is not None and float(alphas[-1]) < 1e-6 else 0.0
+
+
+def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> Any:
+    """Return what is predicted with guidance, brought back to the spread of `found` by a part `rescale`.
+
+    `g = without + guidance (found − without)`, then `φ g σ(found) / σ(g) + (1 − φ) g` with σ the
+    deviation within each picture.
+
+    Args:
+        without, found: predictions without and with the text, `(n, …)`.
+        rescale: φ, in `[0, 1]`; 0 changes nothing.
+
+    Source: Lin et al. (arXiv:2305.08891), equations 14 to 16.
+    """
+    strong = without + guidance * (found - without)
+    if not rescale:
+        return strong
+    within = tuple(range(1, strong.ndim))
+    spread, wanted = (one.std(within, keepdim=True) for one in (strong, found))
+    factor = torch.where(spread > 0, wanted / spread, 1.0)
+    return strong * (rescale * factor + (1 - rescale))
 
 
 @torch.no_grad()
@@ -94,8 +126,8 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     scheduler = sampler(pipeline)
     scheduler.set_timesteps(how.steps)
-    guided = how.guidance != 1.0
-    both = [empty, text] if guided else [text]
+    rescale = usual_rescale(scheduler) if how.rescale is None else how.rescale
+    both = [empty, text] if how.guidance != 1.0 else [text]
     states = torch.cat([one.text for one in both]).to(place, dtype)
     options = {}
     if text.pooled is not None:
@@ -107,9 +139,8 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     for time in scheduler.timesteps:
         inputs = torch.cat([latents] * len(both)).to(dtype)
         found = unet(inputs, time.to(place), states, **options).sample.float()
-        if guided:
-            without, found = found.chunk(2)
-            found = without + how.guidance * (found - without)
+        if len(both) == 2:
+            found = guided(*found.chunk(2), how.guidance, rescale)
         latents = scheduler.step(found, time, latents).prev_sample
     vae = pipeline.vae
     shift = getattr(vae.config, "shift_factor", None) or 0.0

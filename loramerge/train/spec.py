@@ -94,6 +94,7 @@ class Samples:
     Args:
         prompts: none takes the trigger, or the first caption.
         every: steps; 0 draws none.
+        rescale: see `sampling.Drawing`.
     """
 
     prompts: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ class Samples:
     every: int = 250
     steps: int = 25
     guidance: float = 7.0
+    rescale: float | None = None
 
 
 @dataclass(frozen=True)

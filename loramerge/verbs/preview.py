@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
@@ -82,6 +82,14 @@ class Preview:
     ] = None
     steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
     guidance: Annotated[float, Ge(1), Doc("Classifier-free guidance; 1 is without.")] = 7.0
+    guidance_rescale: Annotated[
+        float | None,
+        Interval(ge=0, le=1),
+        Doc(
+            "How far guidance keeps the spread of what it strengthens; without, colours are too strong "
+            "where the base has zero terminal SNR [default: 0.7 there, else 0]."
+        ),
+    ] = None
     clip_skip: Annotated[
         int | None, Ge(1), Doc("Read so many layers before the text encoder's last (SD1).")
     ] = None
@@ -236,7 +244,9 @@ def _drawn(
             raise UsageError(
                 f"this base draws at least {pipeline.unit} pixels", found=parameters.size
             )
-        return Drawing((side, side), parameters.steps, parameters.guidance)
+        return Drawing(
+            (side, side), parameters.steps, parameters.guidance, parameters.guidance_rescale
+        )
 
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
         return [(bare(base_path(name, context).name), loader(name)) for name in names]
@@ -269,12 +279,18 @@ def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     return found.to(device)
 
 
+def _rescale(parameters: Preview) -> str:
+    chosen = parameters.guidance_rescale
+    return "as the base needs it" if chosen is None else f"{chosen:g}"
+
+
 def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
     from loramerge.train.report import image, page, table
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),
         "steps": parameters.steps, "guidance": parameters.guidance,
+        "guidance rescale": _rescale(parameters),
         "negative prompt": parameters.negative or "none",
     }  # fmt: skip
     changes = {
