@@ -140,7 +140,8 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
         inputs = torch.cat([latents] * len(both)).to(dtype)
         found = unet(inputs, time.to(place), states, **options).sample.float()
         if len(both) == 2:
-            found = guided(*found.chunk(2), how.guidance, rescale)
+            without, found = found.chunk(2)
+            found = guided(without, found, how.guidance, rescale)
         latents = scheduler.step(found, time, latents).prev_sample
     vae = pipeline.vae
     shift = getattr(vae.config, "shift_factor", None) or 0.0
