@@ -28,6 +28,7 @@ def refuse_misfits(kind: Architecture, spec: Spec) -> None:
             "noise_offset": spec.settings.noise_offset,
             "clip_skip": spec.pictures.skip,
             "negative": samples.negative if samples.every else "",
+            "guidance_rescale": samples.rescale if samples.every else None,
         },
     )
 

@@ -28,7 +28,7 @@ class SampleSheet:
         self._how, self._folder, self._pipeline = how, folder, pipeline
         self.prompts: list[str] = list(how.prompts) or _usual(arranged)
         side = arranged.resolution // pipeline.unit * pipeline.unit
-        self._drawing = Drawing((side, side), how.steps, how.guidance)
+        self._drawing = Drawing((side, side), how.steps, how.guidance, how.rescale)
         if how.every:
             guidance_of(pipeline, how.guidance)
 

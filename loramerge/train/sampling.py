@@ -18,7 +18,7 @@ from loramerge.train.buckets import Size
 from loramerge.train.examples import time_ids
 from loramerge.train.pipelines import Pipeline
 
-__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of"]
+__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of", "guided", "usual_rescale"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Drawing:
         steps: of the sampler.
         guidance: classifier-free, or what the denoiser is told; 1 is without. None: the usual one of
             the kind of model.
+        rescale: φ of `guided`, in `[0, 1]`; None: what the schedule needs, see `usual_rescale`.
     """
 
     size: Size
     steps: int = 25
     guidance: float | None = None
+    rescale: float | None = None
 
 
 def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
@@ -52,6 +54,36 @@ def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
             )  # fmt: skip
         return 1.0
     return kind.usual_guidance if asked is None else asked
+
+
+def usual_rescale(scheduler: Any) -> float:
+    """Return φ for a schedule: 0.7 where its last step leaves no signal, 0 elsewhere.
+
+    Source: Lin et al. (arXiv:2305.08891), section 3.4 and table 2.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    return 0.7 if alphas is not None and float(alphas[-1]) < 1e-6 else 0.0
+
+
+def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> Any:
+    """Return what is predicted with guidance, brought back to the spread of `found` by a part `rescale`.
+
+    `g = without + guidance (found − without)`, then `φ g σ(found) / σ(g) + (1 − φ) g` with σ the
+    deviation within each picture.
+
+    Args:
+        without, found: predictions without and with the text, `(n, …)`.
+        rescale: φ, in `[0, 1]`; 0 changes nothing.
+
+    Source: Lin et al. (arXiv:2305.08891), equations 14 to 16.
+    """
+    strong = without + guidance * (found - without)
+    if not rescale:
+        return strong
+    within = tuple(range(1, strong.ndim))
+    spread, wanted = (one.std(within, keepdim=True) for one in (strong, found))
+    factor = torch.where(spread > 0, wanted / spread, 1.0)
+    return strong * (rescale * factor + (1 - rescale))
 
 
 @torch.no_grad()
@@ -99,8 +131,9 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     scheduler = architecture.sampler(pipeline)
     architecture.schedule(scheduler, denoiser.config, how.steps, noise)
     guidance = guidance_of(pipeline, how.guidance)
-    guided = architecture.guidance(denoiser.config) == "classifier-free" and guidance != 1.0
-    both = [empty, text] if guided else [text]
+    rescale = usual_rescale(scheduler) if how.rescale is None else how.rescale
+    free = architecture.guidance(denoiser.config) == "classifier-free" and guidance != 1.0
+    both = [empty, text] if free else [text]
     states = _joined(both, place)
     sizes = None
     if architecture.sizes:
@@ -111,9 +144,9 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
         found = architecture.predict(
             denoiser, inputs, time.to(place), states, sizes, guidance
         ).float()
-        if guided:
+        if free:
             without, found = found.chunk(2)
-            found = without + guidance * (found - without)
+            found = guided(without, found, guidance, rescale)
         latents = scheduler.step(found, time, latents).prev_sample
     return _decoded(vae, latents)
 

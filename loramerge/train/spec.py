@@ -110,6 +110,7 @@ class Samples:
     Args:
         prompts: none takes the trigger, or the first caption.
         every: steps; 0 draws none.
+        rescale: see `sampling.Drawing`.
     """
 
     prompts: tuple[str, ...] = ()
@@ -118,6 +119,7 @@ class Samples:
     every: int = 250
     steps: int = 25
     guidance: float | None = None
+    rescale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
@@ -87,6 +87,14 @@ class Preview:
         Doc(
             "Classifier-free guidance, or for Flux.1 dev what it is told; 1 is without [default: 7; "
             "3.5 for Flux.1 dev, none for schnell]."
+        ),
+    ] = None
+    guidance_rescale: Annotated[
+        float | None,
+        Interval(ge=0, le=1),
+        Doc(
+            "How far guidance keeps the spread of what it strengthens; without, colours are too strong "
+            "where the base has zero terminal SNR [default: 0.7 there, else 0]."
         ),
     ] = None
     clip_skip: Annotated[
@@ -246,10 +254,14 @@ def _drawn(
             )
         size = (side, side)
         kind = pipeline.architecture
-        asked = {"negative": parameters.negative, "clip_skip": parameters.clip_skip}
+        asked = {
+            "negative": parameters.negative,
+            "clip_skip": parameters.clip_skip,
+            "guidance_rescale": parameters.guidance_rescale,
+        }
         refuse_idle(kind, pipeline.path, asked)
         refuse_large(kind, pipeline.denoiser.config, pipeline.factor, [size])
-        return Drawing(size, parameters.steps, parameters.guidance)
+        return Drawing(size, parameters.steps, parameters.guidance, parameters.guidance_rescale)
 
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
         return [(bare(base_path(name, context).name), loader(name)) for name in names]
@@ -282,12 +294,18 @@ def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     return found.to(device)
 
 
+def _rescale(parameters: Preview) -> str:
+    chosen = parameters.guidance_rescale
+    return "as the base needs it" if chosen is None else f"{chosen:g}"
+
+
 def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
     from loramerge.train.report import image, page, table
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),
         "steps": parameters.steps, "guidance": parameters.guidance or "as usual",
+        "guidance rescale": _rescale(parameters),
         "negative prompt": parameters.negative or "none",
     }  # fmt: skip
     changes = {

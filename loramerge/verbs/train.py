@@ -226,7 +226,8 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
             precision=p.precision or usual_precision(context.device),
         ),
         samples=Samples(
-            p.prompt, p.negative, p.sample_seed, p.sample_every, p.sample_steps, p.guidance
+            p.prompt, p.negative, p.sample_seed, p.sample_every, p.sample_steps, p.guidance,
+            p.guidance_rescale,
         ),
         config=None if p.config is None else base_path(p.config, context),
         family=family_of_file(base),

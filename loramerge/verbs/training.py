@@ -285,6 +285,15 @@ class _Watching:
             result=False,
         ),
     ] = None
+    guidance_rescale: Annotated[
+        float | None,
+        Interval(ge=0, le=1),
+        Doc(
+            "How far guidance keeps the spread of what it strengthens, as for preview [default: 0.7 "
+            "for a base of zero terminal SNR, else 0].",
+            result=False,
+        ),
+    ] = None
     sample_seed: Annotated[
         int, Ge(0), Doc("Seed of the first sample; the next has the next.", result=False)
     ] = 0

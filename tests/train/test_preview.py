@@ -17,7 +17,7 @@ from loramerge.library.references import parse_reference  # noqa: E402
 from loramerge.train.applied import applied  # noqa: E402
 from loramerge.train.pictures import grid, png_bytes  # noqa: E402
 from loramerge.train.pipelines import load_pipeline  # noqa: E402
-from loramerge.train.sampling import Drawing, draw  # noqa: E402
+from loramerge.train.sampling import Drawing, draw, guided  # noqa: E402
 from loramerge.train.text import Texts  # noqa: E402
 from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
@@ -37,20 +37,53 @@ def pixels(path: Path | str) -> Any:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize(
+    ("guidance", "rescale"), [(1.0, None), (5.0, 0.0), (5.0, None), (7.0, 0.7), (7.0, 1.0)]
+)
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
-def test_it_draws_what_diffusers_draws(kind: Any, guidance: float) -> None:
+def test_it_draws_what_diffusers_draws(
+    kind: Any, guidance: float, rescale: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latents to 1e-5 of the largest, and pictures; with no rescale given it is that of the schedule."""
     ours, peer = load_pipeline(pipeline_folder(kind)), theirs(kind)
     peer.scheduler = ours.architecture.sampler(ours)
     peer.set_progress_bar_config(disable=True)
-    texts = Texts(ours)
-    (found,) = draw(ours, texts(["zuzu"]), texts.empty(), [5], Drawing((32, 24), 4, guidance))
+    texts, decode, latents = Texts(ours), ours.vae.decode, []
+    monkeypatch.setattr(ours.vae, "decode", lambda x: (latents.append(x), decode(x))[1])
+    how = Drawing((32, 24), 4, guidance, rescale)
+    (found,) = draw(ours, texts(["zuzu"]), texts.empty(), [5], how)
     noise = torch.randn((1, 4, 12, 16), generator=torch.Generator().manual_seed(5))
-    expected = peer(
-        "zuzu", num_inference_steps=4, guidance_scale=guidance, width=32, height=24, latents=noise
-    ).images[0]
+    usual = 0.7 if kind == "sd21" else 0.0
+    asked = {
+        "prompt": "zuzu", "num_inference_steps": 4, "guidance_scale": guidance, "width": 32,
+        "height": 24, "guidance_rescale": usual if rescale is None else rescale,
+    }  # fmt: skip
+    expected = peer(**asked, latents=noise.clone()).images[0]
     apart = np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int))
     assert found.size == (32, 24) and apart.max() <= 1
+    before = peer(**asked, latents=noise.clone(), output_type="latent").images
+    gap = (latents[0] * ours.vae.config.scaling_factor - before).abs().max()
+    assert float(gap) < 1e-5 * float(before.abs().max())
+
+
+def test_guidance_is_rescaled_within_each_picture() -> None:
+    """As diffusers does it; one spread for the whole batch, or that of the difference, would fail."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    draws = torch.Generator().manual_seed(0)
+    without, found = torch.randn(2, 3, 4, 8, 8, generator=draws)
+    found = found * torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1, 1)
+    strong = without + 7.0 * (found - without)
+    assert torch.equal(guided(without, found, 7.0), strong)
+    for rescale in (0.3, 0.7, 1.0):
+        ours = guided(without, found, 7.0, rescale)
+        assert torch.allclose(ours, rescale_noise_cfg(strong, found, rescale), atol=1e-5)
+        row = guided(without[1:2], found[1:2], 7.0, rescale)
+        assert torch.allclose(ours[1:2], row, atol=1e-6)
+    within = (1, 2, 3)
+    assert torch.allclose(guided(without, found, 7.0, 1.0).std(within), found.std(within))
+    flat = torch.ones(1, 4, 8, 8)
+    assert torch.equal(guided(flat, flat, 7.0, 0.7), flat)
 
 
 def adapters(folder: Path) -> dict[str, Path]:

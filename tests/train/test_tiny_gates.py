@@ -1,4 +1,4 @@
-"""The trainer on the tiny model: gates of a LoRA of the character, over three seeds.
+"""The trainer on the tiny model: gates of a LoRA of the character, over three seeds, on both bases.
 
 That scale 0 is the base bit for bit is in `test_tiny_model`.
 """
@@ -46,9 +46,7 @@ def test_the_gates(seed: int, tmp_path: Path, record_property: Any) -> None:
         lm.bake(base, [(adapter, 1.0)], tmp_path / base, dtype="float32")
         found["merged"] = float((answers(pipeline(tmp_path / base)) - live).abs().max())
         record_property(base, {name: round(value, 6) for name, value in found.items()})
-        assert found["seen"] >= 0.15 and before.teal < 0.08
+        assert min(found["seen"], found["held"]) >= 0.15 and before.teal < 0.08
         assert found["follow"] >= 0.55
         assert found["merged"] < 1e-4
-        assert found["teal"] > 0.08 or base == OUTLINED
-        if found["teal"] <= 0.08:  # the gate is what it is, and this base does not always reach it
-            pytest.xfail(f"teal on {base}, seed {seed}: {found['teal']:.3f}, and 0.08 is asked for")
+        assert found["teal"] > 0.08

@@ -43,6 +43,7 @@ class Flux(RectifiedFlow):
         **no_noise_options("Flux.1"),
         "clip_skip": "Flux.1 reads only the pooled text of CLIP",
         "negative": "Flux.1 is not guided away from anything, so it reads no negative prompt",
+        "guidance_rescale": "Flux.1 is told its guidance, which strengthens nothing to be rescaled",
     }
 
     def channels(self, config: Config) -> int:

@@ -85,7 +85,7 @@ LESSONS: dict[str, Lesson] = {
         lambda seed: _ordinary(2048, seed, outlined=True),
         6,
         "full",
-        _settings(400),
+        _settings(400, 5e-4),
         batch=32,
         dialect="diffusers",
         metadata={"modelspec.title": "tiny-outlined"},
