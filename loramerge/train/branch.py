@@ -183,7 +183,8 @@ def _taken(x: Any, branch: Branch) -> Any:
 
     Autocast narrows both itself; widened before, every layer would keep a copy of its own.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return x
     return x.to(branch.down.dtype)
 

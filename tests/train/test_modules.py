@@ -419,3 +419,11 @@ def test_under_autocast_layers_that_read_the_same_keep_no_copies_of_it() -> None
         assert kept == {x.data_ptr()} and narrow.dtype == torch.bfloat16
     wide = sum(layer(x) for layer in layers.values())  # without autocast the branch is float32
     assert torch.allclose(narrow.float(), wide.float(), atol=2e-2)
+
+
+def test_where_there_is_no_autocast_shapes_are_computed() -> None:
+    """Asked whether it is on, torch refuses devices that have none, such as that of a dry run."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4))
+        lm.inject_trainable_lora(model, 2, preset="full")
+        assert model(torch.empty(3, 4)).shape == (3, 4)
