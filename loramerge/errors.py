@@ -33,6 +33,7 @@ __all__ = [
     "UsageError",
     "listed",
     "nearest",
+    "sized",
 ]
 
 
@@ -48,6 +49,14 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """Join names for a message, cut after `most` with a count of the rest."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} … and {len(names) - most} more"
+
+
+def sized(count: int) -> str:
+    """Return bytes as people read them; MB = 10⁶."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}" if count < 1000 * factor else f"{count // factor}"
+    return f"{count} bytes"
 
 
 class LoramergeError(Exception):

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from loramerge.errors import sized
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -70,12 +72,7 @@ def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
 
 def size(count: int | None) -> str:
     """Return bytes as people read them; MB = 10⁶."""
-    if count is None:
-        return "?"
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 1000 * factor else f"{count // factor}"
-    return f"{count} bytes"
+    return "?" if count is None else sized(count)
 
 
 def percent(share: float) -> str:

@@ -50,7 +50,8 @@ def _render_check(found: Any) -> None:
         one = found.estimate
         lines += [
             ("trains", f"{one.parameters} parameters in {one.modules} modules"),
-            ("takes", f"about {_time(one.seconds)} and {show.size(one.memory)} of memory"),
+            ("takes", f"about {_time(one.seconds)}{_taken(found.memory)}"),
+            *_ladder(found.memory),
         ]
     if found.prompts:
         named = _several([repr(text) for text in dict.fromkeys(found.prompts)], 3)
@@ -67,6 +68,27 @@ def _render_check(found: Any) -> None:
     if len(found.duplicates) > 10:
         lines.append(("", f"… and {len(found.duplicates) - 10} more such groups"))
     show.table(lines)
+
+
+def _taken(memory: Any) -> str:
+    if memory.rung is None:
+        return ""
+    phase = {"samples": "drawing samples", "pictures": "encoding pictures",
+             "texts": "encoding captions", "regularisation": "drawing regularisation"}.get(getattr(memory.needs, "largest", ""), "")  # fmt: skip
+    when = f", while {phase}" if phase else ""
+    return f" and {show.size(memory.rung.memory)} of memory{when}"
+
+
+def _ladder(memory: Any) -> list[tuple[str, str]]:
+    """Return the lines of what could be chosen, with memory of each; the chosen one is marked."""
+    if not memory.ladder:
+        return []
+    lines = [("given" if memory.stated else "free", show.size(memory.given))]
+    for index, rung in enumerate(memory.ladder):
+        chosen = memory.rung is not None and rung.choice == memory.rung.choice
+        said = f"{show.size(rung.memory)}  {'and ' if index else ''}{rung.saving}"
+        lines.append(("memory" if not index else "", said + ("  ← this run" if chosen else "")))
+    return lines
 
 
 def _several(names: list[str], most: int = 6) -> str:

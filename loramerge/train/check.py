@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,13 @@ from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.digest import sha256_of_file
 from loramerge.train.board import require_tensorboard
 from loramerge.train.buckets import Size
+from loramerge.train.budget import Rung
 from loramerge.train.data import Picture
 from loramerge.train.dataset import Arranged, arrange
 from loramerge.train.estimate import Estimate, Shape, estimate, shape_of
 from loramerge.train.fit import refuse_large, refuse_misfits
 from loramerge.train.images import opened
+from loramerge.train.needs import PHASES, Needs
 from loramerge.train.optimizers import ready, slow
 from loramerge.train.pipelines import architecture_at, load_tokenizers
 from loramerge.train.prior import drawing_seconds, foreseen, tell_of_prior, wanted
@@ -28,9 +30,39 @@ from loramerge.train.spec import Spec
 from loramerge.train.text import count_tokens
 from loramerge.train.workers import begin_workers
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "Memory", "check"]
 
 _AHEAD = 64  # pictures that are read at a time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the run takes on its device, and what it could be.
+
+    Args:
+        given: bytes; `stated`: whether they were given, or are what is free.
+        rung: that was chosen, None if none fits or nothing can be foretold.
+        ladder: what there is to choose from.
+        needs: of the rung, by phase.
+    """
+
+    given: int | None = None
+    stated: bool = False
+    rung: Rung | None = None
+    ladder: Sequence[Rung] = ()
+    needs: Needs | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the entries of `--json`."""
+        return {
+            "memory": None if self.rung is None else self.rung.memory,
+            "memory_given" if self.stated else "memory_free": self.given,
+            "phases": None if self.needs is None else {
+                name: getattr(self.needs, name) for name in PHASES
+            },
+            "chosen": None if self.rung is None else self.rung.json(),
+            "ladder": [rung.json() for rung in self.ladder],
+        }  # fmt: skip
 
 
 @dataclass
@@ -48,6 +80,7 @@ class Check:
         estimate: None for a single file, whose configuration is not there.
         prompts: of the regularisation pictures that the base will draw, one for each.
         drawing: seconds that drawing them will take, if none is in the cache.
+        memory: that it takes.
     """
 
     pictures: int
@@ -70,6 +103,7 @@ class Check:
     estimate: Estimate | None = None
     prompts: list[str] = field(default_factory=list)
     drawing: float | None = None
+    memory: Memory = Memory()
 
     @property
     def modules(self) -> int:
@@ -103,8 +137,8 @@ class Check:
             "tags": [list(pair) for pair in self.tags],
             "modules": None if found is None else found.modules,
             "parameters": None if found is None else found.parameters,
-            "memory": None if found is None else found.memory,
             "seconds": None if found is None else round(found.seconds, 3),
+            **self.memory.json(),
         }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from loramerge.train.captions import Captioning
 from loramerge.train.data import Dataset, Picture, scan
 from loramerge.train.spec import Pictures
 
-__all__ = ["Arranged", "arrange"]
+__all__ = ["Arranged", "arrange", "bucket_step"]
 
 _USUAL_UNIT = 64
 
@@ -79,6 +79,12 @@ class Arranged:
         return [*found, *([""] if self.captioning.dropout else [])]
 
 
+def bucket_step(asked: int | None, unit: int, resolution: int) -> int:
+    """Return what sides of buckets are multiples of: as asked, or as usual, and as the model needs."""
+    step = asked or (_USUAL_UNIT if resolution >= 4 * _USUAL_UNIT else unit)
+    return -(-step // unit) * unit
+
+
 def arrange(
     how: Pictures, unit: int, resolution: int, seed: int, notify: Notify = ignore
 ) -> Arranged:
@@ -92,8 +98,7 @@ def arrange(
         how.folder, repeats=how.repeats, regularisation=how.regularisation, notify=notify
     )
     resolution = how.resolution or resolution
-    step = how.unit or (_USUAL_UNIT if resolution >= 4 * _USUAL_UNIT else unit)
-    step = -(-step // unit) * unit
+    step = bucket_step(how.unit, unit, resolution)
     sizes = bucket_sizes(resolution, step, several=how.buckets)
     captioning = Captioning(how.trigger, how.shuffle, how.keep, how.tag_dropout, how.dropout, seed)
     buckets = [bucket_of(picture.size, sizes) for picture in dataset.pictures]

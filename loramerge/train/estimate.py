@@ -1,13 +1,13 @@
-"""What a step will take: counted on a model without values, and the speed of this machine measured.
+"""How long a step will take: counted on a model without values, and the speed of this machine measured.
 
-The denoiser is made on torch's meta device, which computes shapes alone: operations are counted, and the
-bytes that the backward pass needs are summed as autograd keeps them.
+The denoiser is made on torch's meta device, which computes shapes alone, and operations are counted.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,23 @@ import torch
 
 from loramerge.train.architectures import Architecture, Config, of_pipeline
 from loramerge.train.buckets import Size
-from loramerge.train.modules import inject_trainable_lora, lora_layers
+from loramerge.train.modules import inject_trainable_lora
 from loramerge.train.pipelines import quietly
 from loramerge.train.spec import Spec
 from loramerge.train.trainees import chosen_modules
 
-__all__ = ["Estimate", "Shape", "estimate", "shape_of"]
+__all__ = [
+    "Estimate",
+    "Shape",
+    "denoiser_of",
+    "estimate",
+    "forward_of",
+    "made_trainable",
+    "shape_of",
+]
 
 _HALF = ("bf16", "fp16")
 _CALL = 5e-5  # seconds that calling a layer costs, there and back
-_ADAM = 3 * 4  # bytes of a gradient and two moments for each parameter that is trained
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,12 @@ class Estimate:
 
     Args:
         modules, parameters: that are trained.
-        memory: peak bytes of a step, on the device.
         seconds: of all steps.
         operations: of a step, forward and backward.
     """
 
     modules: int
     parameters: int
-    memory: int
     seconds: float
     operations: float
 
@@ -78,73 +83,67 @@ def _read(path: Path) -> Any:
 
 def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
     """Return what the run will take, if every picture is of one size."""
-    with quietly() as (diffusers, _), torch.device("meta"):
-        model = getattr(diffusers, shape.architecture.denoiser).from_config(shape.denoiser)
-    modules, parameters = _trained(spec, model, shape.architecture.unread(shape.denoiser))
-    width = 2 if spec.settings.precision in _HALF else 4
-    operations, kept, largest = _counted(model, spec, shape, size, width)
+    model = denoiser_of(shape)
+    values = made_trainable(spec, model, shape)
+    operations = _counted(model, spec, shape, size)
     if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
         operations *= 4 / 3
-        kept = largest
-    whole = sum(value.numel() for value in model.parameters())
-    memory = whole * width + parameters * (4 + _ADAM) + kept
+    width = 2 if spec.settings.precision in _HALF else 4
     speed = _speed(device, width)
     calls = sum(1 for module in model.modules() if not any(module.children()))
     each = operations / speed + _CALL * calls  # small models wait for the interpreter
     seconds = each * spec.settings.accumulate * spec.settings.steps
-    return Estimate(modules, parameters, int(memory), seconds, operations)
+    modules = len({name.rpartition(".lora.")[0] or name.rpartition(".")[0] for name in values})
+    parameters = sum(value.numel() for value in values.values())
+    return Estimate(modules, parameters, seconds, operations)
 
 
-def _trained(spec: Spec, model: Any, unread: tuple[str, ...]) -> tuple[int, int]:
-    """Make the model trainable as the run will; return modules and parameters."""
-    targets = spec.targets
+def denoiser_of(shape: Shape, device: str = "meta") -> Any:
+    """Return the denoiser, without values on the meta device."""
+    with quietly() as (diffusers, _), torch.device(device):
+        return getattr(diffusers, shape.architecture.denoiser).from_config(shape.denoiser)
+
+
+def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
+    """Make a model trainable as the run will; return name → what is trained."""
+    targets, unread = spec.targets, shape.architecture.unread(shape.denoiser)
+    model.requires_grad_(False)
     if targets.kind == "weights":
-        model.requires_grad_(False)
-        modules = chosen_modules(model, targets.blocks, unread)
-        values = [v for m in modules.values() for v in m.parameters(recurse=False)]
-        for value in values:
-            value.requires_grad_(True)
-        return len(modules), sum(value.numel() for value in values)
-    inject_trainable_lora(
-        model, targets.rank, preset=targets.preset, include=targets.include,
-        exclude=(*targets.exclude, *unread),
-        rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
-    )  # fmt: skip
-    layers = lora_layers(model).values()
-    return len(layers), sum(part.numel() for layer in layers for part in layer.lora.parts)
+        for module in chosen_modules(model, targets.blocks, unread).values():
+            for value in module.parameters(recurse=False):
+                value.requires_grad_(True)
+    else:
+        inject_trainable_lora(
+            model, targets.rank, alpha=targets.alpha, preset=targets.preset,
+            include=targets.include, exclude=(*targets.exclude, *unread),
+            rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern, rslora=targets.rslora,
+            dropout_p=targets.dropout, decompose=targets.kind == "dora",
+        )  # fmt: skip
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-def _counted(
-    model: Any, spec: Spec, shape: Shape, size: Size, width: int
-) -> tuple[float, int, int]:
-    """Return operations of a step, bytes kept for the backward pass, and those of one block."""
+def forward_of(shape: Shape, model: Any, batch: int, size: Size, dtype: Any) -> Callable[[], Any]:
+    """Return the forward pass of a batch on the meta device, its inputs included."""
+
+    def call() -> Any:
+        with torch.device("meta"):
+            latents, *others = shape.architecture.inputs(shape.denoiser, batch, size, shape.factor)
+            times = torch.zeros(batch, dtype=torch.long)
+        return shape.architecture.predict(model, latents.to(dtype), times, *others)
+
+    return call
+
+
+def _counted(model: Any, spec: Spec, shape: Shape, size: Size) -> float:
+    """Return the operations of a step."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch = spec.pictures.batch
-    with torch.device("meta"):
-        latents, *others = shape.architecture.inputs(shape.denoiser, batch, size, shape.factor)
-        times = torch.zeros(batch, dtype=torch.long)
-    own = {id(value) for value in model.parameters()}
-    seen: set[int] = set()
-    alive: list[Any] = []  # identities are of living tensors only
-    kept = 0
-
-    def keep(value: Any) -> Any:
-        nonlocal kept
-        if id(value) not in own and id(value) not in seen and value.is_floating_point():
-            seen.add(id(value))
-            alive.append(value)
-            kept += value.numel() * min(value.element_size(), width)
-        return value
-
     counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        shape.architecture.predict(model, latents, times, *others)
-    forward = float(counter.get_total_flops())
-    blocks = max(1, shape.architecture.blocks(model))
+    with counter:
+        forward_of(shape, model, spec.pictures.batch, size, torch.float32)()
     # backward: the gradient of activations always, of weights only where they are trained
     factor = 3.0 if spec.targets.kind == "weights" else 2.2
-    return forward * factor, kept, 2 * kept // blocks
+    return float(counter.get_total_flops()) * factor
 
 
 def _speed(device: Any, width: int) -> float:

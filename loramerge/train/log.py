@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from loramerge.files.writer import write_bytes
 from loramerge.train.loop import Step
 
-__all__ = ["Log", "read_log"]
+__all__ = ["Log", "read_chosen", "read_log"]
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
@@ -29,6 +29,17 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
+def read_chosen(path: Path) -> dict[str, Any] | None:
+    """Return what the first line of a log says was chosen for the memory given, if it does."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            entry = json.loads(file.readline())
+        chosen = entry["chosen"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return dict(chosen)
+
+
 def _line(entry: dict[str, Any]) -> str:
     return json.dumps(entry) + "\n"
 
@@ -38,11 +49,13 @@ class Log:
 
     Args:
         done: steps that are done; what the log says of later ones is forgotten.
+        chosen: what was chosen for the memory given; the first line says it.
     """
 
-    def __init__(self, path: Path, done: int) -> None:
+    def __init__(self, path: Path, done: int, chosen: Mapping[str, Any] | None = None) -> None:
+        first = [] if chosen is None else [{"chosen": dict(chosen)}]
         kept = [entry for entry in read_log(path) if entry["step"] < done]
-        write_bytes(path, "".join(map(_line, kept)).encode(), force=True)
+        write_bytes(path, "".join(map(_line, [*first, *kept])).encode(), force=True)
         self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
 
     def __call__(self, step: Step) -> None:

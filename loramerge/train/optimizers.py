@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 from loramerge.errors import MissingExtra, UsageError, nearest
 from loramerge.train.settings import Settings
 
-__all__ = ["NAMES", "Known", "known", "make_optimizer", "path_of", "ready", "slow"]
+__all__ = [
+    "NAMES", "Known", "known", "make_optimizer", "optimizer_memory", "path_of", "ready", "slow",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,55 @@ def _check_rates(settings: Settings, factors: set[float]) -> None:
             found=f"{settings.optimizer} with rates of {', '.join(f'{f:g} ×' for f in sorted(factors))}",
             hint="leave out --lora-plus, and give --text-lr the same value as --lr",
         )
+
+
+_WIDE = 4  # bytes of a float32
+_LEAST_8BIT = 4096  # numbers; bitsandbytes keeps the moments of smaller tensors in float32
+
+
+def _moments(count: int) -> Callable[[Sequence[int]], int]:
+    return lambda shape: count * _WIDE * math.prod(shape)
+
+
+def _in_8_bits(shape: Sequence[int]) -> int:
+    size = math.prod(shape)
+    return 2 * size * (1 if size >= _LEAST_8BIT else _WIDE)
+
+
+def _factored(shape: Sequence[int]) -> int:
+    """Return the bytes of Adafactor's means over rows and columns, or of one number each."""
+    size = math.prod(shape)
+    if len(shape) < 2:
+        return _WIDE * size
+    return _WIDE * (size // shape[-1] + size // shape[-2])
+
+
+# short name → bytes that it keeps of a parameter of a shape; what is not here is taken for AdamW
+_STATES: Mapping[str, Callable[[Sequence[int]], int]] = {
+    "adamw": _moments(2),
+    "sgd": _moments(1),  # with momentum
+    "adamw8bit": _in_8_bits,
+    "lion": _moments(1),
+    "prodigy": _moments(4),
+    "adafactor": _factored,
+}
+
+
+def optimizer_memory(name: str, shapes: Sequence[Sequence[int]], device: str) -> tuple[int, int]:
+    """Return the bytes an optimizer keeps between steps, and those that a step needs for a while.
+
+    Args:
+        name: as in the settings.
+        shapes: of all that is trained, in float32.
+        device: type of the device; on a CPU parameters are moved one after another, elsewhere all at
+            once.
+    """
+    state = _STATES.get(name, _STATES["adamw"])
+    sizes = [math.prod(shape) for shape in shapes]
+    passing = 3 * max(sizes, default=0)
+    if device != "cpu":
+        passing = max(passing, sum(sizes))
+    return sum(map(state, shapes)), _WIDE * passing
 
 
 def make_optimizer(settings: Settings, groups: Sequence[Mapping[str, Any]]) -> Any:

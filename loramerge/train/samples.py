@@ -11,6 +11,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.train.dataset import Arranged
 from loramerge.train.pictures import grid, png_bytes, write_png
 from loramerge.train.pipelines import Pipeline
+from loramerge.train.placing import placed
 from loramerge.train.sampling import Drawing, draw, drawing_mode, guidance_of
 from loramerge.train.spec import Samples
 from loramerge.train.text import Texts
@@ -50,7 +51,8 @@ class SampleSheet:
         with torch.no_grad(), drawing_mode(self._pipeline):
             empty = texts([self._how.negative]) if self._how.negative else texts.empty()
             states = texts(self.prompts)
-        found: list[Any] = draw(self._pipeline, states, empty, seeds, self._drawing)
+        with placed(self._pipeline.denoiser.device, self._pipeline.vae):
+            found: list[Any] = draw(self._pipeline, states, empty, seeds, self._drawing)
         for index, picture in enumerate(found):
             path = self._folder / "samples" / f"{done:06}-{index}.png"
             write_bytes(path, png_bytes(picture), force=True)

@@ -30,6 +30,7 @@ from loramerge.train.loop import Run, Step, advance, averaged, begin
 from loramerge.train.modules import inject_trainable_lora
 from loramerge.train.optimizers import ready
 from loramerge.train.pipelines import Pipeline, architecture_at, load_pipeline
+from loramerge.train.placing import placed
 from loramerge.train.prior import draw_prior, tell_of_prior, wanted
 from loramerge.train.resume import load_state, run_header, save_state
 from loramerge.train.samples import SampleSheet
@@ -98,13 +99,17 @@ def train(
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
-    pipeline.to(device)
-    arranged = _arranged(spec, pipeline, workers, notify)
+    arranged = _arranged(spec, pipeline, device, workers, notify)
     _warn_of_empty(arranged, notify)
-    latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
-    trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
+    # a device holds what the phase at hand works with, and nothing else; see `train.needs`
+    with placed(device, pipeline.vae):
+        latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
-    texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
+    with placed(device, *pipeline.encoders.values()):
+        texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
+    for model in pipeline.models.values():
+        model.to(device)
+    trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
     _checkpoint(spec, pipeline, device)
     run = begin(
         pipeline.denoiser,
@@ -155,7 +160,7 @@ def _run(
 ) -> None:
     """Train to the end, stopping where something is drawn or kept."""
     first = run.workers.first
-    log = Log(spec.folder / LOG, run.done) if first else None
+    log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
     board = Board(spec.folder, run.done) if first and spec.board else None
 
     def on_step(step: Step) -> None:
@@ -214,21 +219,20 @@ def _base_dtype(spec: Spec) -> Any:
     return _DTYPES[spec.settings.precision]
 
 
-def _arranged(spec: Spec, pipeline: Pipeline, workers: Workers, notify: Notify) -> Arranged:
+def _arranged(
+    spec: Spec, pipeline: Pipeline, device: Any, workers: Workers, notify: Notify
+) -> Arranged:
     """Find the pictures; draw those of regularisation first, if the base is to make them."""
-    size, seed = (pipeline.unit, pipeline.resolution), spec.settings.seed
-    how, asked = spec.pictures, []
-    if spec.prior is not None:
-        asked = wanted(spec.prior, arrange(how, *size, seed))
-    tell_of_prior(spec, asked, notify)
-    if asked:
-        refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor,
-                     [one.size for one in asked])  # fmt: skip
-        folder = draw_prior(spec, pipeline, asked, workers, notify)
-        how = replace(how, regularisation=folder)
-    found = arrange(how, *size, seed, notify)
+    size, seed, prior = (pipeline.unit, pipeline.resolution), spec.settings.seed, spec.prior
+    found = arrange(spec.pictures, *size, seed, notify if prior is None else ignore)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
-    return found
+    asked = [] if prior is None else wanted(prior, found)
+    tell_of_prior(spec, asked, notify)
+    if not asked:
+        return found
+    with placed(device, pipeline.vae, *pipeline.models.values()):
+        folder = draw_prior(spec, pipeline, asked, workers, notify)
+    return arrange(replace(spec.pictures, regularisation=folder), *size, seed, notify)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
@@ -255,8 +259,6 @@ def _encoded(
     if not workers.first:
         cache.refresh()
         broken = latents.prepare(arranged.asked)
-    if not spec.samples.every:
-        pipeline.vae.to("cpu")  # nothing needs it any more
     return latents, arranged.without(broken)
 
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from loramerge.errors import UsageError
 
-__all__ = ["PRECISIONS", "SCHEDULES", "Settings", "learning_rate"]
+__all__ = ["PRECISIONS", "SCHEDULES", "Precision", "Settings", "learning_rate"]
 
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
+Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Settings:
     ema: float | None = None
     text_rate: float | None = None
     plus: float = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
 
     def __post_init__(self) -> None:
         wrong = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loramerge.errors import UsageError
 from loramerge.train.branch import Init
@@ -139,6 +139,7 @@ class Spec:
         board: write events of TensorBoard, too.
         origin: says all that the result follows from.
         prior: how the base draws regularisation pictures, where none are given.
+        chosen: what was chosen for the memory given, for the log.
     """
 
     base: Path
@@ -160,3 +161,4 @@ class Spec:
     board: bool = False
     origin: str = ""
     prior: Prior | None = None
+    chosen: Mapping[str, Any] | None = None

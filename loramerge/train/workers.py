@@ -16,7 +16,7 @@ import torch
 
 from loramerge.errors import UsageError
 
-__all__ = ["ALONE", "Workers", "begin_workers", "usual_precision"]
+__all__ = ["ALONE", "Workers", "begin_workers", "half_precision", "usual_precision"]
 
 # how long a process waits for another, which may be encoding or drawing pictures for all
 _PATIENCE = timedelta(hours=12)
@@ -94,6 +94,13 @@ def begin_workers(device: str | None) -> tuple[Workers, Any]:
         first = str(error).splitlines()[0]
         raise UsageError("this device is not there", found=f"{device} ({first})") from None
     return ALONE, place
+
+
+def half_precision(device: Any) -> Literal["bf16", "fp16"] | None:
+    """Return the half type that a device trains in, None where that is not known."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if device.type == "cpu" else None
 
 
 def usual_precision(device: str | None) -> Literal["no", "bf16"]:

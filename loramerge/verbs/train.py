@@ -25,6 +25,7 @@ from loramerge.verbs.parameters import Context, Verb
 from loramerge.verbs.prediction import Prediction
 from loramerge.verbs.provenance import FileInput, Made, recipe_text, step_of
 from loramerge.verbs.training import Train
+from loramerge.verbs.training_memory import Fit, fit
 
 if TYPE_CHECKING:
     from loramerge.train.check import Check
@@ -48,6 +49,7 @@ class TrainResult(AdapterResult):
         folder: of the run.
         steps: in all; `resumed`: step it went on from; `skipped`: those left out.
         loss: mean over the first and over the last tenth of the steps.
+        chosen: for the memory that was given: rung of the ladder, and what it needs.
         check: what a dry run found; nothing was trained then.
         report, samples, log: paths in the folder.
     """
@@ -60,6 +62,7 @@ class TrainResult(AdapterResult):
     epochs: float = 0.0
     pictures: int = 0
     loss: tuple[float, float] | None = None
+    chosen: dict[str, Any] | None = None
     check: Check | None = None
     report: str | None = None
     samples: str | None = None
@@ -78,6 +81,7 @@ class TrainResult(AdapterResult):
             "epochs": round(self.epochs, 3),
             "pictures": self.pictures,
             "loss": None if self.loss is None else {"first": self.loss[0], "last": self.loss[1]},
+            "chosen": self.chosen,
             "report": self.report,
             "samples": self.samples,
             "log": self.log,
@@ -95,7 +99,9 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     if parameters.dry_run:
         return _dry_run(parameters, context)
     check_target(path, force=parameters.force)
-    found = _trained(parameters, path, context)
+    fitted = _fit(parameters, path, context)
+    parameters = fitted.parameters
+    found = _trained(fitted, path, context)
     if found.adapter is None:  # of another process, which writes
         return found
     dialect = choose_dialect(parameters.target(), [found.adapter])
@@ -111,7 +117,8 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train`.
     """
     parameters.check()
-    return _trained(parameters, _output(parameters, context), context)
+    path = _output(parameters, context)
+    return _trained(_fit(parameters, path, context), path, context)
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
@@ -197,7 +204,8 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
 
     p, folder = parameters, _run_folder(parameters, path)
     base = base_path(p.base, context)
-    chosen = known(p.optimizer) or NAMES["adamw"]
+    optimizer = p.optimizer or "adamw"
+    chosen = known(optimizer) or NAMES["adamw"]
     rate = chosen.rate if p.rate is None else p.rate
     text_rate = rate if p.text_rate is None and chosen.one_rate else p.text_rate
     prior = None
@@ -221,7 +229,7 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
         settings=Settings(
             steps=p.steps, rate=rate, warmup=p.warmup_steps, schedule=p.schedule,
             decay=p.weight_decay, clip=p.clip or None, min_snr=p.min_snr,
-            noise_offset=p.noise_offset, seed=p.seed, optimizer=p.optimizer, options=p.options(),
+            noise_offset=p.noise_offset, seed=p.seed, optimizer=optimizer, options=p.options(),
             accumulate=p.accumulate, ema=p.ema, text_rate=text_rate, plus=p.lora_plus,
             precision=p.precision or usual_precision(context.device),
         ),
@@ -244,12 +252,19 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
     )  # fmt: skip
 
 
-def _trained(parameters: Train, path: Path, context: Context) -> TrainResult:
+def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
+    """Choose what is to be chosen for the memory there is."""
+    unmade = Made("train", {})
+    return fit(parameters, lambda p: _spec(p, path, unmade, context), context, whole=whole)
+
+
+def _trained(fitted: Fit, path: Path, context: Context) -> TrainResult:
     from loramerge.train.session import LOG, SHEET
     from loramerge.train.session import train as run
 
+    parameters = fitted.parameters
     made = _made(parameters, context)
-    spec = _spec(parameters, path, made, context)
+    spec = replace(_spec(parameters, path, made, context), chosen=fitted.record)
     found = run(
         spec,
         keep=_keeper(parameters, spec, made, path, context),
@@ -274,6 +289,9 @@ def _trained(parameters: Train, path: Path, context: Context) -> TrainResult:
         samples=str(spec.folder / SHEET) if parameters.sample_every else None,
     )
     result.notes = _summary(found, spec)
+    if fitted.record is not None:
+        result.chosen = fitted.record
+        result.notes.append(fitted.said())
     return result
 
 
@@ -365,8 +383,12 @@ def _dry_run(parameters: Train, context: Context) -> TrainResult:
     from loramerge.train.check import check
 
     path = _output(parameters, context)
-    spec = _spec(parameters, path, Made("train", {}), context)
+    fitted = _fit(parameters, path, context, whole=True)
+    spec = _spec(fitted.parameters, path, Made("train", {}), context)
     found = check(spec, notify=context.notify)
+    found.memory = fitted.memory()
+    if fitted.refusal is not None:
+        context.notify(Warn(f"{fitted.refusal.problem}: {fitted.refusal.hint}"))
     return TrainResult(
         **{**_NOTHING, "modules": found.modules}, folder=str(spec.folder), check=found
     )

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Interval
 
 from loramerge.errors import UsageError
 from loramerge.verbs.parameters import Doc
-from loramerge.verbs.writing import WriteParameters
+from loramerge.verbs.writing import WriteParameters, memory_in_bytes
 
 __all__ = ["Train"]
 
@@ -144,12 +144,12 @@ class _How:
     batch: Annotated[int, Ge(1), Doc("Pictures in a batch.")] = 1
     accumulate: Annotated[int, Ge(1), Doc("Batches whose gradients make one step.")] = 1
     optimizer: Annotated[
-        str,
+        str | None,
         Doc(
             "adamw, adamw8bit, prodigy, adafactor, lion, sgd, or the import path of a class, such as "
-            "torch.optim.RAdam."
+            "torch.optim.RAdam [default: adamw]."
         ),
-    ] = "adamw"
+    ] = None
     optimizer_option: Annotated[
         tuple[str, ...],
         Doc("Something the optimizer is made with; may be repeated.", metavar="NAME=VALUE"),
@@ -183,6 +183,16 @@ class _How:
         Literal["on", "off"] | None,
         Doc(
             "Compute activations again in the backward pass, which saves memory [default: on a GPU].",
+            result=False,
+        ),
+    ] = None
+    vram: Annotated[
+        str | None,
+        Doc(
+            "Memory that the run may take, such as 8GB: it picks checkpointing, precision, optimizer "
+            "and resolution, as far as they are not given, or names the least that is needed "
+            "[default: what is free, for which checkpointing alone is picked].",
+            metavar="SIZE",
             result=False,
         ),
     ] = None
@@ -363,6 +373,8 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
         """
         self.target(), self.float_type()
         self.ranks(), self.alphas(), self.options()
+        if self.vram is not None:
+            memory_in_bytes(self.vram)
         word, _, rest = self.method.partition(":")
         if not (
             (word in ("lora", "dora", "full") and ":" not in self.method)

@@ -20,22 +20,28 @@ __all__ = [
     "RankParameters",
     "WriteParameters",
     "float_type",
+    "memory_in_bytes",
     "size_in_bytes",
 ]
 
 ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}  # fmt: skip
 
 
 def size_in_bytes(text: str, whole: int) -> int:
-    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number. MB = 10⁶.
+    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number.
+
+    MB is 10⁶, MiB 2²⁰.
 
     Raises:
         UsageError: if it cannot be understood or is not positive.
     """
     stripped = text.strip().upper().replace(" ", "")
-    number = stripped.rstrip("KMGB%")
+    number = stripped.rstrip("KMGIB%")
     unit = stripped[len(number) :]
     try:
         value = float(number)
@@ -44,6 +50,17 @@ def size_in_bytes(text: str, whole: int) -> int:
     if not value > 0 or not math.isfinite(value) or (unit not in _UNITS and unit != "%"):
         raise UsageError(f"{text!r} is no size", expected="20MB, 800KB, or 50% of the input")
     return int(value * whole / 100) if unit == "%" else int(value * _UNITS[unit])
+
+
+def memory_in_bytes(text: str) -> int:
+    """Return the bytes of `8GB`, `7500MB`, `8GiB`.
+
+    Raises:
+        UsageError: if it cannot be understood.
+    """
+    if "%" in text:
+        raise UsageError(f"{text!r} is no amount of memory", expected="8GB, 7500MB or 8GiB")
+    return size_in_bytes(text, 0)
 
 
 def float_type(word: str | None, allowed: Sequence[str]) -> str | None:

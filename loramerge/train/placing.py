@@ -1,0 +1,21 @@
+"""Models on a device for a while: a GPU is to hold what is worked with, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["placed"]
+
+
+@contextmanager
+def placed(device: Any, *models: Any) -> Iterator[None]:
+    """Move models to a device, and back to main memory at the end; values stay what they are."""
+    for model in models:
+        model.to(device)
+    try:
+        yield
+    finally:
+        for model in models:
+            model.to("cpu")
