@@ -9,6 +9,13 @@ from loramerge.cli.options import verb_command
 from loramerge.verbs.train import TrainResult
 from loramerge.verbs.training import Train
 
+_PHASES = {
+    "samples": "drawing samples",
+    "regularisation": "drawing regularisation pictures",
+    "pictures": "encoding pictures",
+    "texts": "encoding captions",
+}
+
 
 def render(result: TrainResult) -> None:
     """Show what was trained, or what a dry run found."""
@@ -73,8 +80,7 @@ def _render_check(found: Any) -> None:
 def _taken(memory: Any) -> str:
     if memory.rung is None:
         return ""
-    phase = {"samples": "drawing samples", "pictures": "encoding pictures",
-             "texts": "encoding captions", "regularisation": "drawing regularisation"}.get(getattr(memory.needs, "largest", ""), "")  # fmt: skip
+    phase = _PHASES.get(getattr(memory.needs, "largest", ""), "")
     when = f", while {phase}" if phase else ""
     return f" and {show.size(memory.rung.memory)} of memory{when}"
 

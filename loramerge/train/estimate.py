@@ -116,8 +116,8 @@ def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
         inject_trainable_lora(
             model, targets.rank, alpha=targets.alpha, preset=targets.preset,
             include=targets.include, exclude=(*targets.exclude, *unread),
-            rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern, rslora=targets.rslora,
-            dropout_p=targets.dropout, decompose=targets.kind == "dora",
+            rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
+            rslora=targets.rslora, dropout_p=targets.dropout, decompose=targets.kind == "dora",
         )  # fmt: skip
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 

@@ -2,8 +2,8 @@
 
 A GPU holds only what a phase works with: all models while the base draws regularisation pictures, the
 VAE while pictures are encoded, the text encoders while captions are, then the model that is trained; the
-VAE again while samples are drawn. On a CPU all that is loaded is there all the time. The largest phase is
-what has to fit.
+VAE again while samples are drawn. On a CPU all that is loaded is there all the time. The largest phase
+is what has to fit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Needs:
     @property
     def peak(self) -> int:
         """The largest."""
-        return max(getattr(self, name) for name in PHASES)
+        return max(int(getattr(self, name)) for name in PHASES)
 
     @property
     def largest(self) -> str:
@@ -232,10 +232,12 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
 
     prior = 0
     if spec.prior is not None:
-        prior = max(decoding, base.once(
-            ("prior", dtype, spec.prior.guidance, size, device),
-            lambda: _drawing(base, dtype, size, spec.prior.guidance, device),
-        ))  # fmt: skip
+        guided = _guided(base, spec.prior.guidance)
+        drawn = base.once(
+            ("prior", dtype, guided, size, device),
+            lambda: _drawing(base, dtype, size, guided, device),
+        )
+        prior = max(decoding, drawn)
 
     def whole(count: int, passing: int = 0) -> int:
         return int(count + (_MORE - 1) * passing) + _OVERHEAD.get(device, 0)
@@ -293,12 +295,12 @@ def _guided(base: Base, guidance: float | None) -> int:
     return 2 if kind == "classifier-free" and guidance != 1 else 1
 
 
-def _drawing(base: Base, dtype: Any, size: Size, guidance: float | None, device: str) -> int:
-    """Return what a step of the sampler needs of the base as it is."""
+def _drawing(base: Base, dtype: Any, size: Size, batch: int, device: str) -> int:
+    """Return what the predictions of a step of the sampler need of the base as it is."""
     model = denoiser_of(base.shape)
     _cast(model, dtype)
     model.requires_grad_(False)
-    passes = forward_of(base.shape, model, _guided(base, guidance), size, dtype)
+    passes = forward_of(base.shape, model, batch, size, dtype)
     return call_peak([model], passes, device=device)
 
 
