@@ -92,7 +92,7 @@ def begun(spec: Spec, base: Base, side: int) -> Run:
         for value in (*unet.parameters(), *unet.buffers()):
             value.data = value.data.to(_HALF[settings.precision])
     if not full:
-        made_trainable(spec, unet)
+        made_trainable(spec, unet, base.shape)
     if spec.checkpointing:
         unet.enable_gradient_checkpointing()
     data = Batch(torch.randn(8, 4, side // 8, side // 8), torch.randn(8, 77, 768))

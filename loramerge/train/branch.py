@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Literal
 
@@ -178,13 +179,19 @@ def _wide(fn: Callable[[Any], Any], tensor: Any) -> Any:
     return tensor.to(moved.device)
 
 
+# whether autocast is on where torch has none, which is on the meta device; see `train.memory`
+autocast_assumed: ContextVar[bool] = ContextVar("autocast_assumed", default=False)
+
+
 def _taken(x: Any, branch: Branch) -> Any:
     """Return the input in the type that the branch computes in.
 
     Autocast narrows both itself; widened before, every layer would keep a copy of its own.
     """
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if autocast_assumed.get() or (
+        torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    ):
         return x
     return x.to(branch.down.dtype)
 

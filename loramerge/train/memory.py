@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from loramerge.train.branch import autocast_assumed
+
 __all__ = ["Held", "bytes_of", "call_peak", "checkpointed", "kept_and_peak", "step_peak"]
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -97,7 +99,12 @@ class _AsOn(TorchFunctionMode):
         self._attention = device in _ATTENTION
         self._cache: dict[int, Any] = {}  # what a weight became; its values are of living tensors
 
+    def __enter__(self) -> Any:
+        self._before = autocast_assumed.set(self._narrow is not None)
+        return super().__enter__()
+
     def __exit__(self, *caught: Any) -> None:
+        autocast_assumed.reset(self._before)
         self._cache.clear()
         super().__exit__(*caught)
 

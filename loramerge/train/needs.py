@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -165,7 +166,9 @@ class Measure:
             ),
         )
         try:
-            return needs(spec, self._base, choice.resolution, self.step, self._device)
+            with warnings.catch_warnings():  # about slow kernels, of which none is started here
+                warnings.simplefilter("ignore")
+                return needs(spec, self._base, choice.resolution, self.step, self._device)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             said = (str(error).splitlines() or [""])[0][:160]
             raise FormatError(

@@ -102,11 +102,11 @@ def test_groups_have_rates_of_their_own(name: str, tmp_path: Path) -> None:
     for one in (both, plain):
         advance(one, 1)
     rates = {id(p): group["lr"] for group in both.optimizer.param_groups for p in group["params"]}
-    ups = [layer.lora.up for layer in both.unet.modules() if hasattr(layer, "lora")]
+    ups = [layer.lora.up for layer in both.denoiser.modules() if hasattr(layer, "lora")]
     assert {rates[id(up)] for up in ups} == {4 * RATES[name]}
     assert len(set(rates.values())) == 2
     # up is zero at first, so the first step moves it four times as far
-    others = [layer.lora.up for layer in plain.unet.modules() if hasattr(layer, "lora")]
+    others = [layer.lora.up for layer in plain.denoiser.modules() if hasattr(layer, "lora")]
     for up, other in zip(ups, others, strict=True):
         assert torch.allclose(up, 4 * other, rtol=1e-2, atol=1e-6)
 
@@ -167,4 +167,4 @@ def test_what_is_not_installed_is_said_before_any_work(
 def test_what_an_optimizer_asserts_is_a_mistake_of_the_user() -> None:
     how = settings("lion", options=(("betas", (2.0, 0.9)),))
     with pytest.raises(UsageError, match="refuses its options"):
-        begin(fresh().unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 3), how)
+        begin(fresh().denoiser, Noising.of(scheduler("epsilon")), shuffled(examples(), 3), how)
