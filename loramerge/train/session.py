@@ -180,9 +180,10 @@ def _run(
         while run.done < run.settings.steps:
             advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
             # the state last: what it says is done has been drawn and kept
-            if first and sheet.due(run.done, run.settings.steps):
-                draw()
-            if first and spec.save_every and run.done % spec.save_every == 0:
+            kept = spec.save_every > 0 and run.done % spec.save_every == 0
+            if first and (kept or sheet.due(run.done, run.settings.steps)):
+                draw()  # each numbered adapter has a row in the sheet
+            if first and kept:
                 keep(adapter(), run.done)
             if board is not None:
                 board.flush()

@@ -310,7 +310,10 @@ class _Watching:
     save_every: Annotated[
         int,
         Ge(0),
-        Doc("Steps between numbered adapters in the run's folder; 0: none.", result=False),
+        Doc(
+            "Steps between numbered adapters in the run's folder, each drawn in the samples; 0: none.",
+            result=False,
+        ),
     ] = 0
     state_every: Annotated[
         int,
@@ -398,11 +401,12 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
         alone = {
             "--regularisation-prompt": self.regularisation_prompt,
             "--regularisation-count": self.regularisation_count,
+            "--regularisation-guidance": self.regularisation_guidance,
         }
         for option, value in alone.items():
             if value and self.regularisation != "auto":
                 raise UsageError(
-                    f"{option} says what the base is to draw, and it is not asked to draw anything",
+                    f"{option} is for a base that draws, and it is not asked to",
                     found=f"--regularisation {self.regularisation}",
                     hint="--regularisation auto",
                 )

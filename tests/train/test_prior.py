@@ -251,10 +251,11 @@ def test_a_dry_run_tells_how_many_and_draws_none(
 
 def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, says in (
-        ({"regularisation_prompt": ("a cat",)}, "--regularisation-prompt says"),
+        ({"regularisation_prompt": ("a cat",)}, "--regularisation-prompt is for a base"),
+        ({"regularisation_guidance": 3.0}, "--regularisation-guidance is for a base"),
         (
             {"regularisation_count": 3, "regularisation": str(tmp_path)},
-            "--regularisation-count says",
+            "--regularisation-count is for a base",
         ),
         ({"regularisation": " "}, "stands for no folder"),
     ):

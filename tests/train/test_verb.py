@@ -156,7 +156,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_is_watched(tmp_path: Path) -
     how = {"images": str(tmp_path / "pictures"), "steps": 5}
     run(first, **how)
     run(
-        second, **how, sample_every=2, sample_steps=2, save_every=2, prompt=("x", "y, z"),
+        second, **how, sample_every=4, sample_steps=2, save_every=2, prompt=("x", "y, z"),
         folder=str(second / "elsewhere"), cache=str(first / "out-run" / "cache"),
     )  # fmt: skip
     assert (first / "out.safetensors").read_bytes() == (second / "out.safetensors").read_bytes()
@@ -168,7 +168,9 @@ def test_the_same_run_gives_the_same_bytes_whatever_is_watched(tmp_path: Path) -
     entries = list(read_log(folder / "log.jsonl"))
     assert [e["step"] for e in entries] == list(range(5))
     assert set(entries[0]) == {"step", "loss", "rate", "gradient"}
-    assert len(list((folder / "samples").iterdir())) == 4 * 2  # steps 0, 2, 4 and the last
+    assert (
+        len(list((folder / "samples").iterdir())) == 4 * 2
+    )  # steps 0, 4 and the last, and 2, which is kept
     page = (folder / "report.html").read_text("utf-8")
     assert page.count("<svg") == 2 and "data:image/png;base64," in page and "<h2>Findings" in page
     assert "http" not in page and str(tmp_path) not in page
