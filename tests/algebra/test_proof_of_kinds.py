@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter
-from loramerge.adapter import save as saving
+from loramerge.adapter import encode as saving
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
@@ -89,12 +89,12 @@ def test_a_writer_that_drops_the_alpha_of_a_loha_leaves_no_file(
     output = tmp_path / "o.safetensors"
     assert main(["convert", str(path), "--to", "kohya", "-o", str(output)]) == 0
     output.unlink()
-    real = saving._roles
+    real = saving.roles_of
 
     def without_alpha(delta: Delta, *rest: object) -> object:
         return {r: t for r, t in real(delta, *rest).items() if r != "alpha"}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(saving, "_roles", without_alpha)
+    monkeypatch.setattr(saving, "roles_of", without_alpha)
     assert main(["convert", str(path), "--to", "kohya", "-o", str(output)]) == 7
     assert "not kept" in capsys.readouterr().err and not output.exists()
 

@@ -179,7 +179,7 @@ def test_bad_options(run):
     for word in ("int8", "float8_e4m3", "bool"):
         run.refused(2, "mix", "a", "--dtype", word, says="bfloat16")
     run.refused(2, "mix", "a:0", "b:0", says="all weights are 0")
-    run.refused(2, "mix", "a", "--max-size", "20MiB", says="20MB")
+    run.refused(2, "mix", "a", "--max-size", "20MiX", says="20MB")
 
 
 def test_max_error_is_kept_or_refused(run):
