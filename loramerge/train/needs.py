@@ -96,6 +96,10 @@ class Base:
         return self._found[name]
 
 
+# configurations → what was counted for them; a sweep of runs on one base counts once
+_COUNTED: dict[str, dict[str, Any]] = {}
+
+
 def base_of(folder: Path, shape: Shape) -> Base:
     """Return the models of a diffusers folder, read from configurations alone.
 
@@ -104,13 +108,15 @@ def base_of(folder: Path, shape: Shape) -> Base:
     """
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        read = {"vae": _config(folder / "vae"), "denoiser": dict(shape.denoiser)}
         with quietly() as (diffusers, transformers), torch.device("meta"):
-            vae = diffusers.AutoencoderKL.from_config(_config(folder / "vae"))
+            vae = diffusers.AutoencoderKL.from_config(read["vae"])
             encoders = {}
             for name, encoder in shape.architecture.encoders.items():
                 if (index.get(name) or [None])[0] is not None:
+                    read[name] = _config(folder / name)
                     kind = getattr(transformers, encoder.model)
-                    encoders[name] = kind(kind.config_class.from_dict(_config(folder / name)))
+                    encoders[name] = kind(kind.config_class.from_dict(read[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise FormatError(
@@ -119,7 +125,8 @@ def base_of(folder: Path, shape: Shape) -> Base:
     for model in (vae, *encoders.values()):
         model.requires_grad_(False)
         model.eval()
-    return Base(shape, vae, encoders)
+    said = json.dumps([shape.architecture.name, shape.factor, read], sort_keys=True, default=str)
+    return Base(shape, vae, encoders, _COUNTED.setdefault(said, {}))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -206,7 +213,8 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
     dtype = _HALF[settings.precision] if narrow else torch.float32
     found = base.once(
         (spec.targets, dtype, settings.precision, own, size, spec.pictures.batch,
-         settings.accumulate > 1, settings.min_snr is None, device),
+         settings.accumulate > 1, spec.samples.every > 0, _guided(base, spec.samples.guidance),
+         device),
         lambda: _step(spec, base, size, dtype, own, device),
     )  # fmt: skip
     vae = bytes_of(base.vae.parameters())
