@@ -255,6 +255,8 @@ def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
 def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
     """Choose what is to be chosen for the memory there is."""
     unmade = Made("train", {})
+    if not whole:
+        find_files(base_path(parameters.base, context))  # what is no base is said before all else
     return fit(parameters, lambda p: _spec(p, path, unmade, context), context, whole=whole)
 
 

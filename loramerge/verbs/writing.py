@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -40,6 +40,19 @@ def size_in_bytes(text: str, whole: int) -> int:
     Raises:
         UsageError: if it cannot be understood or is not positive.
     """
+    return _bytes_of(text, _UNITS | {"%": whole}, "20MB, 800KB, or 50% of the input")
+
+
+def memory_in_bytes(text: str) -> int:
+    """Return the bytes of `8GB`, `7500MB`, `8GiB`.
+
+    Raises:
+        UsageError: if it cannot be understood or is not positive.
+    """
+    return _bytes_of(text, _UNITS, "8GB, 7500MB or 8GiB")
+
+
+def _bytes_of(text: str, units: Mapping[str, int], expected: str) -> int:
     stripped = text.strip().upper().replace(" ", "")
     number = stripped.rstrip("KMGIB%")
     unit = stripped[len(number) :]
@@ -47,20 +60,9 @@ def size_in_bytes(text: str, whole: int) -> int:
         value = float(number)
     except ValueError:
         value = math.nan
-    if not value > 0 or not math.isfinite(value) or (unit not in _UNITS and unit != "%"):
-        raise UsageError(f"{text!r} is no size", expected="20MB, 800KB, or 50% of the input")
-    return int(value * whole / 100) if unit == "%" else int(value * _UNITS[unit])
-
-
-def memory_in_bytes(text: str) -> int:
-    """Return the bytes of `8GB`, `7500MB`, `8GiB`.
-
-    Raises:
-        UsageError: if it cannot be understood.
-    """
-    if "%" in text:
-        raise UsageError(f"{text!r} is no amount of memory", expected="8GB, 7500MB or 8GiB")
-    return size_in_bytes(text, 0)
+    if not value > 0 or not math.isfinite(value) or unit not in units:
+        raise UsageError(f"{text!r} is no size", expected=expected)
+    return int(value * units[unit] / (100 if unit == "%" else 1))
 
 
 def float_type(word: str | None, allowed: Sequence[str]) -> str | None:

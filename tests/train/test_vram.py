@@ -18,6 +18,7 @@ from loramerge.train import free  # noqa: E402
 from loramerge.train.log import read_chosen, read_log  # noqa: E402
 from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.train import Train, TrainResult, train  # noqa: E402
+from loramerge.verbs.writing import memory_in_bytes  # noqa: E402
 from tests.samples import read_safetensors  # noqa: E402
 from tests.train.pictures import folder_of  # noqa: E402
 from tests.train.pipelines import pipeline_folder  # noqa: E402
@@ -203,3 +204,11 @@ def test_a_base_without_configurations_is_not_guessed_at(tmp_path: Path) -> None
             Context(device="cpu", notify=notes.append),
         )
     assert any("cannot be foretold" in note.text for note in notes if isinstance(note, Note))
+
+
+@pytest.mark.parametrize("text", ["50%", "lots", "0", "-8GB", "8TB"])
+def test_what_is_no_amount_of_memory_says_what_is(text: str) -> None:
+    """The words for sizes of files, which may be parts of the input, would send people astray."""
+    with pytest.raises(UsageError) as caught:
+        memory_in_bytes(text)
+    assert caught.value.expected == "8GB, 7500MB or 8GiB"
