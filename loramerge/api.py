@@ -28,19 +28,19 @@ from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference
 from loramerge.recipe.run import RunResult, run
-from loramerge.verbs.adapters import Target, encoded_for
+from loramerge.steps.adapters import Target, encoded_for
+from loramerge.steps.outputs import adapter_output
+from loramerge.steps.parameters import Context
+from loramerge.steps.writing import ADAPTER_FLOATS, float_type
 from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.bake import bake as _bake
 from loramerge.verbs.convert import Convert, converted
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.mix import Mix, mixed
-from loramerge.verbs.outputs import adapter_output
-from loramerge.verbs.parameters import Context
 from loramerge.verbs.resize import Resize, resized
 from loramerge.verbs.train import trained
 from loramerge.verbs.training import Train
-from loramerge.verbs.writing import ADAPTER_FLOATS, float_type
 
 __all__ = [
     "Adapter",

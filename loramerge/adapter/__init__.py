@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from loramerge.adapter.adapter import Account, Adapter, Info, Problem, widest
 from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.dense import Full, Replacement
-from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.low_rank import LowRank, Scale, Scaled, Tucker
+from loramerge.adapter.kinds.dense import Full, Replacement
+from loramerge.adapter.kinds.foreign import Foreign
+from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled, Tucker
 
 __all__ = [
     "Account",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.low_rank import Factored
+from loramerge.adapter.kinds.low_rank import Factored
 from loramerge.adapter.sites import spelled_before
 from loramerge.dialects import Dialect
 from loramerge.files.tensors import StoredTensor, Tensor

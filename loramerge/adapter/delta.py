@@ -15,7 +15,7 @@ from loramerge.files.tensors import ArrayTensor, Tensor, same_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-    from loramerge.adapter.low_rank import Scaled
+    from loramerge.adapter.kinds.low_rank import Scaled
 
     Array = np.ndarray[Any, Any]
 

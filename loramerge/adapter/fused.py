@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.dense import Full, Replacement
-from loramerge.adapter.low_rank import LowRank, Scale
+from loramerge.adapter.kinds.dense import Full, Replacement
+from loramerge.adapter.kinds.low_rank import LowRank, Scale
 from loramerge.errors import ShapeError, UnsupportedKind
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, same_bytes, unread_like

@@ -11,9 +11,9 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter, Info, Problem
 from loramerge.adapter.delta import Delta, Site, identical
-from loramerge.adapter.dense import Full, Replacement
-from loramerge.adapter.kinds import Asked, make_bias, make_weight
-from loramerge.adapter.low_rank import Factored, Scale
+from loramerge.adapter.kinds.dense import Full, Replacement
+from loramerge.adapter.kinds.low_rank import Factored, Scale
+from loramerge.adapter.kinds.making import Asked, make_bias, make_weight
 from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.sites import halves
 from loramerge.adapter.source import Source, open_source

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.fused import fused
-from loramerge.adapter.low_rank import LowRank
+from loramerge.adapter.kinds.low_rank import LowRank
 from loramerge.dialects import Dialect
 from loramerge.errors import FormatError, LoramergeError, UnsupportedKind
 from loramerge.families import Parameter

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.delta import identical
-from loramerge.adapter.low_rank import Scaled
+from loramerge.adapter.kinds.low_rank import Scaled
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loramerge.cli import show
 from loramerge.cli.files import files_command, files_render
-from loramerge.verbs.batch import FileOutcome
+from loramerge.steps.batch import FileOutcome
 from loramerge.verbs.convert import ConvertFiles, ConvertResult
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from loramerge.cli import show
 from loramerge.cli.options import verb_command
-from loramerge.verbs.demo import Demo, DemoResult
+from loramerge.tiny.demo import Demo, DemoResult
 
 
 def render(result: DemoResult) -> None:
@@ -37,7 +37,7 @@ def render(result: DemoResult) -> None:
 command = verb_command(
     "demo",
     Demo,
-    "loramerge.verbs.demo:demo",
+    "loramerge.tiny.demo:demo",
     render,
     "loramerge demo my-demo",
     decomposes=True,

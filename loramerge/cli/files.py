@@ -11,7 +11,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.options import Render, verb_command
-from loramerge.verbs.batch import FileOutcome
+from loramerge.steps.batch import FileOutcome
 
 __all__ = ["files_command", "files_render"]
 

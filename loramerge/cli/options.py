@@ -15,7 +15,7 @@ import click
 
 from loramerge.cli.session import Session
 from loramerge.events import Note
-from loramerge.verbs.parameters import Context, Parameter, parameters_of
+from loramerge.steps.parameters import Context, Parameter, parameters_of
 
 __all__ = ["emit", "json_options", "run_options", "verb_command"]
 

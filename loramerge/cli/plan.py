@@ -13,7 +13,7 @@ from loramerge.cli.options import emit, run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
 from loramerge.events import Note
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 
 
 @click.command(

@@ -13,7 +13,7 @@ from loramerge.cli import show
 from loramerge.cli.options import emit, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 
 # type of a result → function of cli/ that shows it
 _RENDER = {
@@ -151,7 +151,7 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
     from loramerge.recipe.executors import dask_executor
     from loramerge.recipe.recipe import load_recipe
     from loramerge.recipe.run import run_recipe
-    from loramerge.verbs.batch import write_table
+    from loramerge.steps.batch import write_table
 
     if options["output"] is not None:
         raise UsageError("--output is for repeating a file; a recipe says itself where it saves")

@@ -13,8 +13,8 @@ from loramerge.events import ignore
 from loramerge.recipe.lock import check_lock
 from loramerge.recipe.recipe import Recipe, Task
 from loramerge.recipe.state import Fact, State, file_fact, task_key
-from loramerge.verbs.parameters import Context
-from loramerge.verbs.prediction import Prediction
+from loramerge.steps.parameters import Context
+from loramerge.steps.prediction import Prediction
 
 __all__ = ["Plan", "Planned", "plan_recipe"]
 

@@ -29,9 +29,9 @@ from loramerge.recipe.variables import (
     used_in,
     variables_of,
 )
-from loramerge.verbs.outputs import adapter_output
-from loramerge.verbs.parameters import Parameter, Verb, parameters_of
-from loramerge.verbs.writing import WriteParameters
+from loramerge.steps.outputs import adapter_output
+from loramerge.steps.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.writing import WriteParameters
 
 __all__ = ["Recipe", "Task", "load_recipe", "recipe_of"]
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 
 import loramerge.verbs
-from loramerge.verbs.parameters import Verb
+from loramerge.steps.parameters import Verb
 
 __all__ = ["known_verbs"]
 

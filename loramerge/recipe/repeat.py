@@ -27,9 +27,9 @@ from loramerge.recipe.recipe import Recipe, recipe_of
 from loramerge.recipe.run import run_recipe
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
 from loramerge.recipe.variables import escaped
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import recipe_in
 from loramerge.verbs.diff import diff_adapters
-from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import recipe_in
 
 __all__ = ["Repeated", "is_output", "recipe_of_file", "repeat"]
 

@@ -29,7 +29,7 @@ from loramerge.recipe.lock import check_lock, write_lock
 from loramerge.recipe.recipe import Recipe, Task, load_recipe, recipe_of
 from loramerge.recipe.results import Outcome, RunResult, figures_of
 from loramerge.recipe.state import Fact, Record, State, file_fact, task_key
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 
 __all__ = ["RunResult", "run", "run_recipe"]
 

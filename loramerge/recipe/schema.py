@@ -16,7 +16,7 @@ from loramerge.library.references import Reference, parse_reference
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import shown
-from loramerge.verbs.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.parameters import Parameter, Verb, parameters_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo

@@ -18,7 +18,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.library.references import Reference
 from loramerge.recipe.inputs import digest_at
 from loramerge.recipe.recipe import Task
-from loramerge.verbs.parameters import stated
+from loramerge.steps.parameters import stated
 
 __all__ = ["Fact", "Record", "State", "file_fact", "package_digest", "task_key"]
 

@@ -14,7 +14,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
 from loramerge.library.references import Reference
 from loramerge.recipe.variables import escaped
-from loramerge.verbs.parameters import stated
+from loramerge.steps.parameters import stated
 
 __all__ = ["recipe_content", "write_recipe", "yaml_text"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
-from loramerge.adapter.decomposed import DoRA
+from loramerge.adapter.kinds.decomposed import DoRA
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.dialects.detect import NO_FAMILY, Detection

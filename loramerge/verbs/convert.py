@@ -23,7 +23,7 @@ from loramerge.events import Note, Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.references import Reference
-from loramerge.verbs.adapters import (
+from loramerge.steps.adapters import (
     AdapterResult,
     Target,
     budget,
@@ -31,13 +31,13 @@ from loramerge.verbs.adapters import (
     whole_size,
     written,
 )
-from loramerge.verbs.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.verbs.inputs import adapter_of, at_base, open_base, weighted
-from loramerge.verbs.outputs import stand_in
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import Made, base_input, input_of, step_of
-from loramerge.verbs.writing import BaseParameter, RankParameters, WriteParameters
+from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
+from loramerge.steps.inputs import adapter_of, at_base, open_base, weighted
+from loramerge.steps.outputs import stand_in
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.provenance import Made, base_input, input_of, step_of
+from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
     "VERB",

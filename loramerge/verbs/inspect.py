@@ -14,10 +14,10 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
-from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Doc, Verb
 
 if TYPE_CHECKING:
-    from loramerge.verbs.prediction import Prediction
+    from loramerge.steps.prediction import Prediction
 
 __all__ = ["VERB", "Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
 
@@ -189,7 +189,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
     """Foretell what looking takes."""
-    from loramerge.verbs.prediction import predict_report
+    from loramerge.steps.prediction import predict_report
 
     adapters = []
     for thing in (t for name in parameters.files for t in _things(name, context)):
@@ -264,9 +264,9 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     """Say in one verdict whether the adapter works with a base."""
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
+    from loramerge.steps.inputs import base_path
     from loramerge.stream.bake import survey
     from loramerge.stream.plan import plan_bake
-    from loramerge.verbs.inputs import base_path
 
     checkpoint = open_checkpoint(base_path(base, context))
     found.base = {"path": str(checkpoint.path), "family": checkpoint.family_name}

@@ -29,8 +29,8 @@ from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
 from loramerge.files.writer import AtomicFolder
 from loramerge.library.lookup import find
-from loramerge.verbs.outputs import checkpoint_output
-from loramerge.verbs.parameters import Context, Doc
+from loramerge.steps.outputs import checkpoint_output
+from loramerge.steps.parameters import Context, Doc
 
 __all__ = ["Meta", "MetaResult", "meta"]
 

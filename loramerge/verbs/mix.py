@@ -21,13 +21,13 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note
 from loramerge.library.references import Reference, with_weight_files
-from loramerge.verbs.adapters import AdapterResult, budget, target_of, whole_size, written
-from loramerge.verbs.inputs import adapter_of, at_base, open_base
-from loramerge.verbs.outputs import sum_name, weighted_shapes
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import Made, Node, base_input, input_of, step_of
-from loramerge.verbs.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
+from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
+from loramerge.steps.inputs import adapter_of, at_base, open_base
+from loramerge.steps.outputs import sum_name, weighted_shapes
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.provenance import Made, Node, base_input, input_of, step_of
+from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
 __all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
 

@@ -16,10 +16,10 @@ from loramerge.events import Warn
 from loramerge.files.writer import check_target, write_bytes
 from loramerge.library.lookup import bare
 from loramerge.library.references import Reference
-from loramerge.verbs.inputs import adapter_of, base_path, family_of_file, weighted
-from loramerge.verbs.outputs import default_name, sum_name
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction
+from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
+from loramerge.steps.outputs import default_name, sum_name
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction
 
 if TYPE_CHECKING:
     from loramerge.train.pipelines import Pipeline

@@ -16,13 +16,13 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn
 from loramerge.library.references import Reference
-from loramerge.verbs.adapters import AdapterResult, budget, target_of, whole_size, written
-from loramerge.verbs.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.verbs.inputs import adapter_of, at_base, open_base, weighted
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction, predict_adapter
-from loramerge.verbs.provenance import Made, base_input, input_of, step_of
-from loramerge.verbs.writing import BaseParameter, RankParameters, WriteParameters
+from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
+from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
+from loramerge.steps.inputs import adapter_of, at_base, open_base, weighted
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.provenance import Made, base_input, input_of, step_of
+from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
     "VERB",

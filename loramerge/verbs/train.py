@@ -18,12 +18,12 @@ from loramerge.events import Note, Warn
 from loramerge.files.folders import dataset_files
 from loramerge.files.writer import check_target
 from loramerge.library.lookup import find
-from loramerge.verbs.adapters import AdapterResult, Target, encoded_for, written
-from loramerge.verbs.inputs import base_path, family_of_file
-from loramerge.verbs.outputs import adapter_output, default_name
-from loramerge.verbs.parameters import Context, Verb
-from loramerge.verbs.prediction import Prediction
-from loramerge.verbs.provenance import FileInput, Made, recipe_text, step_of
+from loramerge.steps.adapters import AdapterResult, Target, encoded_for, written
+from loramerge.steps.inputs import base_path, family_of_file
+from loramerge.steps.outputs import adapter_output, default_name
+from loramerge.steps.parameters import Context, Verb
+from loramerge.steps.prediction import Prediction
+from loramerge.steps.provenance import FileInput, Made, recipe_text, step_of
 from loramerge.verbs.training import Train
 from loramerge.verbs.training_memory import Fit, fit
 

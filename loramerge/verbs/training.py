@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval
 
 from loramerge.errors import UsageError
-from loramerge.verbs.parameters import Doc
-from loramerge.verbs.writing import WriteParameters, memory_in_bytes
+from loramerge.steps.parameters import Doc
+from loramerge.steps.writing import WriteParameters, memory_in_bytes
 
 __all__ = ["Train"]
 

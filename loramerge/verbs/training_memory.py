@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import FormatError, UsageError, sized
 from loramerge.events import Note
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
+from loramerge.steps.writing import memory_in_bytes
 from loramerge.verbs.training import Train
-from loramerge.verbs.writing import memory_in_bytes
 
 if TYPE_CHECKING:
     from loramerge.train.budget import Choice, Options, Rung

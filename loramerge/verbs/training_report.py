@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.load import load
 from loramerge.files.writer import write_bytes
+from loramerge.steps.parameters import stated
 from loramerge.verbs.inspect import Inspect, inspect_adapter
-from loramerge.verbs.parameters import stated
 
 if TYPE_CHECKING:
     from loramerge.verbs.train import TrainResult

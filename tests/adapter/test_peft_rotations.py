@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.adapter.rotations import InputRotation
+from loramerge.adapter.kinds.rotations import InputRotation
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor
 from tests.kind_samples import Array, values, wide

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Delta, Scale
-from loramerge.adapter.kinds import Asked, make_bias, make_weight
+from loramerge.adapter.kinds.making import Asked, make_bias, make_weight
 from loramerge.algebra.compare import compare
 from loramerge.algebra.health import examine
 from loramerge.algebra.mix import mix

@@ -13,10 +13,10 @@ import pytest
 
 from loramerge.cli.main import group
 from loramerge.cli.options import _read
-from loramerge.verbs import demo as module
-from loramerge.verbs.demo import Demo, DemoResult, Step, demo
+from loramerge.steps.parameters import parameters_of
+from loramerge.tiny import demo as module
+from loramerge.tiny.demo import Demo, DemoResult, Step, demo
 from loramerge.verbs.mix import Mix
-from loramerge.verbs.parameters import parameters_of
 
 PICTURES = ("diffusers", "transformers", "PIL")
 
@@ -122,7 +122,7 @@ def test_the_picture_tells_them_apart(run: Any) -> None:
     """The character, the dots, both, both a little weaker; and the bake as the live adapter."""
     for name in PICTURES:
         pytest.importorskip(name)
-    from loramerge.train.tiny.score import dotted, teal
+    from loramerge.tiny.score import dotted, teal
 
     result = run.ok("demo")
     picture = Path("loramerge-demo", "pictures.png")
@@ -167,7 +167,7 @@ def test_training_in_short(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.peers
 def test_training_learns_the_character(run: Any) -> None:
-    from loramerge.train.tiny.score import look, teal
+    from loramerge.tiny.score import look, teal
 
     run.ok("demo", "--train", "-q")
     base, learned = cells(Path("loramerge-demo-train", "pictures.png"), 4, 2).transpose(

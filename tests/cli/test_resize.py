@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from loramerge.verbs.writing import size_in_bytes
+from loramerge.steps.writing import size_in_bytes
 from tests.cli.world import weights
 from tests.samples import relative
 

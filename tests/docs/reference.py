@@ -15,7 +15,7 @@ from loramerge.dialects import DIALECTS, programs_of
 from loramerge.families import FAMILIES, Family
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.shipped import shipped_recipes
-from loramerge.verbs.parameters import Verb, parameters_of
+from loramerge.steps.parameters import Verb, parameters_of
 from tests.cli.examples import examples_of, walk
 from tests.docs import support
 

@@ -273,14 +273,14 @@ def experiment(tmp_path, monkeypatch):
 
 def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
     """Each line as it stands, but with few steps and pictures."""
-    from loramerge.train.tiny.__main__ import main as tiny
+    from loramerge.tiny.__main__ import main as tiny
 
     shorter = {"run": ["steps=4", "batch=2", "drawing_steps=2"]}
     lines = [shown.command for block in blocks(experiment, "console") for shown in shown_in(block)]
     assert sum("report-2022.yaml" in line for line in lines) >= 2
     for line in lines:
         words = shlex.split(line)
-        if words[:3] == ["python", "-m", "loramerge.train.tiny"]:
+        if words[:3] == ["python", "-m", "loramerge.tiny"]:
             count = ["--count", "2"] if words[3] == "trial" else []
             assert tiny([*words[3:], *count]) == 0, line
             continue

@@ -17,8 +17,8 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import DIALECTS
 from loramerge.library.references import Reference
+from loramerge.steps.parameters import Context
 from loramerge.verbs import mix as mix_verb
-from loramerge.verbs.parameters import Context
 from loramerge.verbs.resize import Resize
 from loramerge.verbs.resize import resize as resize_verb
 from tests.flux.builders import Tensors, dense, lora_of, meaning, worst, write

@@ -21,7 +21,7 @@ import loramerge.recipe.run as engine
 from loramerge.errors import AdapterError, LoramergeError, RecipeError
 from loramerge.events import Event, Warn
 from loramerge.recipe.recipe import load_recipe
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 from tests.cli.world import rewrite
 
 SWEEP = """

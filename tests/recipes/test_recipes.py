@@ -203,7 +203,7 @@ def prepare_report() -> None:
     """Write the pictures that it is run with, and make it as short as it can be."""
     for module in ("torch", "diffusers", "PIL"):
         pytest.importorskip(module)
-    from loramerge.train.tiny.__main__ import main
+    from loramerge.tiny.__main__ import main
 
     assert main(["pictures", "pictures"]) == 0
     recipe = Path("report-2022.yaml")

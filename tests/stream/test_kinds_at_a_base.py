@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Delta, Scale
-from loramerge.adapter.kinds import Asked, make_weight
+from loramerge.adapter.kinds.making import Asked, make_weight
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix

@@ -20,6 +20,7 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import UsageError  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.applied import applied  # noqa: E402
 from loramerge.train.architectures import of_model  # noqa: E402
 from loramerge.train.architectures.flux import packed, unpacked  # noqa: E402
@@ -31,7 +32,6 @@ from loramerge.train.pipelines import Pipeline, load_pipeline  # noqa: E402
 from loramerge.train.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.settings import Settings  # noqa: E402
 from loramerge.train.text import Texts, encode  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.preview import Preview, preview  # noqa: E402
 from loramerge.verbs.train import Train, TrainResult, train, trained  # noqa: E402
 from tests.train.flows import (  # noqa: E402

@@ -14,12 +14,12 @@ diffusers: Any = pytest.importorskip("diffusers")
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, OutputExists, RecipeError, UsageError  # noqa: E402
 from loramerge.library.references import parse_reference  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.applied import applied  # noqa: E402
 from loramerge.train.pictures import grid, png_bytes  # noqa: E402
 from loramerge.train.pipelines import load_pipeline  # noqa: E402
 from loramerge.train.sampling import Drawing, draw, guided  # noqa: E402
 from loramerge.train.text import Texts  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
 from tests.train.pictures import Image, picture  # noqa: E402
 from tests.train.pipelines import pipeline_folder  # noqa: E402

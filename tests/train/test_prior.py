@@ -15,6 +15,7 @@ pytest.importorskip("diffusers")
 from loramerge.cli.main import main  # noqa: E402
 from loramerge.errors import NotFound, UsageError  # noqa: E402
 from loramerge.events import Note, Progress, Warn  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train import prior  # noqa: E402
 from loramerge.train.dataset import arrange  # noqa: E402
 from loramerge.train.images import opened  # noqa: E402
@@ -24,7 +25,6 @@ from loramerge.train.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.spec import Pictures, Prior  # noqa: E402
 from loramerge.train.text import Texts  # noqa: E402
 from loramerge.train.workers import Workers  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
 from loramerge.verbs.train import train  # noqa: E402
 from tests.samples import read_safetensors  # noqa: E402
 from tests.train.pictures import folder_of  # noqa: E402

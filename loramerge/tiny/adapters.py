@@ -15,15 +15,9 @@ from typing import Any
 import torch
 
 from loramerge.errors import UsageError, nearest
-from loramerge.train.batches import Batch, shuffled
-from loramerge.train.loop import Step, advance, begin
-from loramerge.train.modules import inject_trainable_lora
-from loramerge.train.objective import Noising
-from loramerge.train.saving import save_lora_weight
-from loramerge.train.settings import Settings
-from loramerge.train.tiny.build import as_tensor, tokens_of
-from loramerge.train.tiny.pictures import pipeline
-from loramerge.train.tiny.sprites import (
+from loramerge.tiny.build import as_tensor, tokens_of
+from loramerge.tiny.pictures import pipeline
+from loramerge.tiny.sprites import (
     BACKGROUNDS,
     Sprite,
     draw,
@@ -31,6 +25,12 @@ from loramerge.train.tiny.sprites import (
     random_zuzu,
     some_of,
 )
+from loramerge.train.batches import Batch, shuffled
+from loramerge.train.loop import Step, advance, begin
+from loramerge.train.modules import inject_trainable_lora
+from loramerge.train.objective import Noising
+from loramerge.train.saving import save_lora_weight
+from loramerge.train.settings import Settings
 
 __all__ = ["HELD", "LESSONS", "SEEN", "Lesson", "examples", "make", "teach"]
 

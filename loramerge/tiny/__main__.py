@@ -1,4 +1,4 @@
-"""`python -m loramerge.train.tiny`: the tiny model rebuilt, its pictures as files, and scores.
+"""`python -m loramerge.tiny`: the tiny model rebuilt, its pictures as files, and scores.
 
 pictures FOLDER             the character's lesson as folders that `loramerge train` takes
 trial ADAPTER … --base B    what bases can do with each adapter, as a table
@@ -20,12 +20,12 @@ import torch
 from loramerge.adapter.load import load
 from loramerge.errors import LoramergeError
 from loramerge.library.lookup import find
+from loramerge.tiny.adapters import LESSONS, make
+from loramerge.tiny.build import build
+from loramerge.tiny.folders import write_folders
+from loramerge.tiny.pictures import pipeline
+from loramerge.tiny.trial import Trial, trial
 from loramerge.train.applied import applied
-from loramerge.train.tiny.adapters import LESSONS, make
-from loramerge.train.tiny.build import build
-from loramerge.train.tiny.folders import write_folders
-from loramerge.train.tiny.pictures import pipeline
-from loramerge.train.tiny.trial import Trial, trial
 
 __all__ = ["main", "table"]
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m loramerge.train.tiny",
+        prog="python -m loramerge.tiny",
         description=inspect.cleandoc(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Delta, ReadRows, cast, values
-from loramerge.adapter.dense import Full
-from loramerge.adapter.dependent import ChangeRows, Dependent
-from loramerge.adapter.low_rank import Scaled
-from loramerge.adapter.relative import Axis
+from loramerge.adapter.kinds.dense import Full
+from loramerge.adapter.kinds.dependent import ChangeRows, Dependent
+from loramerge.adapter.kinds.low_rank import Scaled
+from loramerge.adapter.kinds.relative import Axis
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor

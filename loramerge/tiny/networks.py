@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loramerge.train.tiny.sprites import words
+from loramerge.tiny.sprites import words
 
 __all__ = ["autoencoder", "byte_pairs", "scheduler", "text_encoder", "tokenizer", "unet"]
 

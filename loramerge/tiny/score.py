@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.train.tiny.sprites import (
+from loramerge.tiny.sprites import (
     BACKGROUNDS,
     COLOURS,
     KINDS,

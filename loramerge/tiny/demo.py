@@ -14,10 +14,10 @@ from typing import Annotated, Any
 from loramerge.errors import OutputExists
 from loramerge.library.references import references
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
+from loramerge.steps.parameters import Context, Doc, command_words
 from loramerge.verbs.bake import Bake, bake
 from loramerge.verbs.inspect import Inspect, inspect
 from loramerge.verbs.mix import Mix, mix
-from loramerge.verbs.parameters import Context, Doc, command_words
 from loramerge.verbs.preview import Preview, preview
 from loramerge.verbs.resize import ResizeFiles, resize_files
 from loramerge.verbs.train import Train, train
@@ -187,7 +187,7 @@ def _tour(folder: Path) -> DemoResult:
 
 def _training(folder: Path) -> DemoResult:
     """Write pictures to train on, and return the steps that do and show what came of it."""
-    from loramerge.train.tiny.folders import write_folders
+    from loramerge.tiny.folders import write_folders
 
     subject, regular = write_folders(folder / "pictures", force=True)
     learned, picture = str(folder / "learned.safetensors"), str(folder / "pictures.png")

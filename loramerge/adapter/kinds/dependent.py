@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, put
-from loramerge.adapter.dense import Full
+from loramerge.adapter.kinds.dense import Full
 from loramerge.errors import AdapterError, ShapeError
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from loramerge.errors import LoramergeError, OutputExists, UsageError
 from loramerge.events import Warn
 from loramerge.library.lookup import bare, expand
 from loramerge.library.references import Reference
-from loramerge.verbs.adapters import AdapterResult, Target, written
-from loramerge.verbs.inputs import adapter_of
-from loramerge.verbs.outputs import adapter_output
-from loramerge.verbs.parameters import Context, Doc
-from loramerge.verbs.writing import WriteParameters
+from loramerge.steps.adapters import AdapterResult, Target, written
+from loramerge.steps.inputs import adapter_of
+from loramerge.steps.outputs import adapter_output
+from loramerge.steps.parameters import Context, Doc
+from loramerge.steps.writing import WriteParameters
 
 __all__ = [
     "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "check_table", "in_batch",

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
-from loramerge.train.tiny import score, sprites
-from loramerge.train.tiny.sprites import (
+from loramerge.tiny import score, sprites
+from loramerge.tiny.sprites import (
     BACKGROUNDS,
     COLOURS,
     KINDS,

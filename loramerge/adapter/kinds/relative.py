@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from loramerge.adapter.delta import Delta, ReadRows, cast, times, values
-from loramerge.adapter.dense import Full
-from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
-from loramerge.adapter.low_rank import LowRank, Scale, Scaled, Tucker
+from loramerge.adapter.kinds.dense import Full
+from loramerge.adapter.kinds.dependent import ChangeRows, Dependent, shape_like
+from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled, Tucker
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of, same_bytes, stacked

@@ -14,9 +14,9 @@ pytest.importorskip("diffusers")
 pytest.importorskip("PIL")
 
 from loramerge.families import FAMILIES  # noqa: E402
+from loramerge.tiny import adapters, build, networks, stages  # noqa: E402
+from loramerge.tiny.sprites import ZUZU, words  # noqa: E402
 from loramerge.train.settings import Settings  # noqa: E402
-from loramerge.train.tiny import adapters, build, networks, stages  # noqa: E402
-from loramerge.train.tiny.sprites import ZUZU, words  # noqa: E402
 from tests.families.test_reference_models import component_of, state_of, told  # noqa: E402
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from loramerge.adapter import Adapter, Delta, Full, Site
 from loramerge.adapter.encode import choose_dialect, encode
 from loramerge.algebra.ranks import RankRule
+from loramerge.steps.adapters import header_of
+from loramerge.steps.outputs import Unread, encoded_size, stand_in
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import Made, header_entries, placeholder
+from loramerge.steps.writing import WriteParameters
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan
-from loramerge.verbs.adapters import header_of
-from loramerge.verbs.outputs import Unread, encoded_size, stand_in
-from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import Made, header_entries, placeholder
-from loramerge.verbs.writing import WriteParameters
 
 __all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
 

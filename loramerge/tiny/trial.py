@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.train.tiny.adapters import HELD, SEEN
-from loramerge.train.tiny.pictures import drawn
-from loramerge.train.tiny.score import agreement, character, dotted, outlined, teal
-from loramerge.train.tiny.sprites import MOODS, ZUZU, Sprite, random_sprite
+from loramerge.tiny.adapters import HELD, SEEN
+from loramerge.tiny.pictures import drawn
+from loramerge.tiny.score import agreement, character, dotted, outlined, teal
+from loramerge.tiny.sprites import MOODS, ZUZU, Sprite, random_sprite
 
 __all__ = ["Trial", "ordinary", "portraits", "trial"]
 

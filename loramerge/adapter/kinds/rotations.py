@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import ReadRows, cast, values
-from loramerge.adapter.dependent import ChangeRows, Dependent, shape_like
+from loramerge.adapter.kinds.dependent import ChangeRows, Dependent, shape_like
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor

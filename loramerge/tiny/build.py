@@ -1,8 +1,8 @@
-"""The making of the tiny model: `python -m loramerge.train.tiny build FOLDER` does it from nothing.
+"""The making of the tiny model: `python -m loramerge.tiny build FOLDER` does it from nothing.
 
 The VAE learns from sprites and composites of them, then twice again with ever more doodles; then the
 UNet and the text encoder learn together from latents. Each stage can be interrupted, and goes on to
-the bit on the same machine. The adapters are made by `train.tiny.adapters`.
+the bit on the same machine. The adapters are made by `tiny.adapters`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch.nn import functional
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor
 from loramerge.files.writer import write_bytes, write_tensors
+from loramerge.tiny import networks
+from loramerge.tiny.sprites import doodle, draw, sprites
+from loramerge.tiny.stages import Stage
 from loramerge.train.batches import generator_of
 from loramerge.train.objective import Noising
 from loramerge.train.settings import Settings
-from loramerge.train.tiny import networks
-from loramerge.train.tiny.sprites import doodle, draw, sprites
-from loramerge.train.tiny.stages import Stage
 
 __all__ = ["build"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, ReadRows, kernel_of, put, times, values
-from loramerge.adapter.low_rank import Scale, Scaled
+from loramerge.adapter.kinds.low_rank import Scale, Scaled
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import columns_of, rows_of

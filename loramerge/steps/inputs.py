@@ -13,7 +13,7 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageErro
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 
 if TYPE_CHECKING:
     from loramerge.checkpoint import Checkpoint

@@ -22,7 +22,7 @@ from loramerge.checkpoint import Checkpoint
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.references import Reference
-from loramerge.verbs.parameters import stated
+from loramerge.steps.parameters import stated
 
 __all__ = [
     "FileInput",

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loramerge.adapter.delta import Delta
-from loramerge.adapter.foreign import Foreign
-from loramerge.adapter.low_rank import LowRank, Scale, Tucker
+from loramerge.adapter.kinds.foreign import Foreign
+from loramerge.adapter.kinds.low_rank import LowRank, Scale, Tucker
 from loramerge.dialects.roles import BETRAYING, FOREIGN, kind_of
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
 
 if TYPE_CHECKING:
-    from loramerge.adapter.relative import Axis
+    from loramerge.adapter.kinds.relative import Axis
 
 __all__ = ["Asked", "Made", "make_bias", "make_weight"]
 
@@ -69,11 +69,11 @@ def make_bias(asked: Asked, weight: Made | None) -> Made | None:
     """Return the delta of the bias that comes with the tensors of the weight, if there is one."""
     delta = weight.delta if weight else None
     if "up_bias" in asked.parts and delta is not None and delta.dim is not None:
-        from loramerge.adapter.additions import AddedBias
+        from loramerge.adapter.kinds.additions import AddedBias
 
         return Made(AddedBias.of(asked.parts["up_bias"], asked.scale(), delta.dim), ("up_bias",))
     if delta is not None and delta.kind == "ia3":
-        from loramerge.adapter.relative import IA3
+        from loramerge.adapter.kinds.relative import IA3
 
         if isinstance(delta, IA3) and "ia3_l" in delta.parts and delta.axis == "out":
             return Made(delta.of_bias(), ())
@@ -93,7 +93,7 @@ def _lora(asked: Asked) -> Made | None:
 
 
 def _loha(asked: Asked) -> Made | None:
-    from loramerge.adapter.hadamard import LoHa
+    from loramerge.adapter.kinds.hadamard import LoHa
 
     parts = asked.only(*sorted(BETRAYING["loha"]))
     factors = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
@@ -104,7 +104,7 @@ def _loha(asked: Asked) -> Made | None:
 
 
 def _lokr(asked: Asked) -> Made | None:
-    from loramerge.adapter.kronecker import LoKr
+    from loramerge.adapter.kinds.kronecker import LoKr
 
     parts = asked.only(*sorted(BETRAYING["lokr"]))
     for half in "12":
@@ -116,9 +116,9 @@ def _lokr(asked: Asked) -> Made | None:
 
 
 def _dora(asked: Asked) -> Made | None:
-    from loramerge.adapter.decomposed import DoRA
-    from loramerge.adapter.hadamard import LoHa
-    from loramerge.adapter.kronecker import LoKr
+    from loramerge.adapter.kinds.decomposed import DoRA
+    from loramerge.adapter.kinds.hadamard import LoHa
+    from loramerge.adapter.kinds.kronecker import LoKr
 
     (role,) = list(asked.only("magnitude", "dora_scale"))[:1]
     rest = {r: t for r, t in asked.parts.items() if r not in ("magnitude", "dora_scale")}
@@ -130,7 +130,7 @@ def _dora(asked: Asked) -> Made | None:
 
 
 def _sparse(asked: Asked) -> Made | None:
-    from loramerge.adapter.additions import SparseSum
+    from loramerge.adapter.kinds.additions import SparseSum
 
     parts = asked.only("bias_indices", "bias_values", "bias_size")
     product = _lora(asked._replace(scale=Scale))
@@ -141,7 +141,7 @@ def _sparse(asked: Asked) -> Made | None:
 
 
 def _glora(asked: Asked) -> Made | None:
-    from loramerge.adapter.relative import GLoRA
+    from loramerge.adapter.kinds.relative import GLoRA
 
     parts = asked.only("a1", "a2", "b1", "b2", "bm")
     if not {"a1", "a2", "b1", "b2"} <= parts.keys():
@@ -151,7 +151,7 @@ def _glora(asked: Asked) -> Made | None:
 
 
 def _ia3(asked: Asked) -> Made | None:
-    from loramerge.adapter.relative import IA3
+    from loramerge.adapter.kinds.relative import IA3
 
     parts = asked.only("ia3_weight", "on_input")
     if len(parts) < 2:
@@ -167,7 +167,7 @@ def _ia3(asked: Asked) -> Made | None:
 
 
 def _peft_ia3(asked: Asked) -> Made | None:
-    from loramerge.adapter.relative import IA3
+    from loramerge.adapter.kinds.relative import IA3
 
     vector = asked.parts["ia3_l"]
     axis: Axis = "in" if _named(asked.config.get("feedforward_modules"), asked.path) else "out"
@@ -195,7 +195,7 @@ def _named(names: Any, path: str) -> bool:
 
 
 def _oft(asked: Asked) -> Made | None:
-    from loramerge.adapter.rotations import BOFT, OFT
+    from loramerge.adapter.kinds.rotations import BOFT, OFT
 
     parts = asked.only("oft_blocks", "rescale", "alpha")
     if "oft_blocks" not in parts:
@@ -205,7 +205,7 @@ def _oft(asked: Asked) -> Made | None:
 
 
 def _peft_oft(asked: Asked) -> Made | None:
-    from loramerge.adapter.rotations import InputRotation
+    from loramerge.adapter.kinds.rotations import InputRotation
 
     parts = asked.only("oft_r")
     delta = InputRotation.of_oft(parts, asked.config, asked.like, asked.module)
@@ -213,7 +213,7 @@ def _peft_oft(asked: Asked) -> Made | None:
 
 
 def _peft_boft(asked: Asked) -> Made | None:
-    from loramerge.adapter.rotations import InputRotation
+    from loramerge.adapter.kinds.rotations import InputRotation
 
     parts = asked.only("boft_r", "boft_s")
     if len(parts) < 2:
@@ -222,7 +222,7 @@ def _peft_boft(asked: Asked) -> Made | None:
 
 
 def _embedding(asked: Asked) -> Made | None:
-    from loramerge.adapter.additions import Embedding
+    from loramerge.adapter.kinds.additions import Embedding
 
     parts = asked.only("embedding_down", "embedding_up")
     if len(parts) < 2:

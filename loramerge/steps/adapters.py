@@ -13,16 +13,16 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
-from loramerge.verbs.outputs import adapter_output, default_name, encoded_size, size_model
-from loramerge.verbs.parameters import Context
-from loramerge.verbs.provenance import (
+from loramerge.steps.outputs import adapter_output, default_name, encoded_size, size_model
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import (
     Made,
     header_entries,
     length_is_known,
     made_of,
     placeholder,
 )
-from loramerge.verbs.writing import WriteParameters
+from loramerge.steps.writing import WriteParameters
 
 __all__ = [
     "AdapterResult",

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval
 from loramerge.algebra.ranks import RankRule
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.files.dtypes import DTYPES, dtype_of
-from loramerge.verbs.parameters import Doc
+from loramerge.steps.parameters import Doc
 
 __all__ = [
     "ADAPTER_FLOATS",

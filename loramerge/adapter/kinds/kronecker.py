@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, kernel_of, put, times, values
-from loramerge.adapter.dense import Full
-from loramerge.adapter.low_rank import LowRank, Scale, Scaled
+from loramerge.adapter.kinds.dense import Full
+from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, rows_of

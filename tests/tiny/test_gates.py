@@ -1,6 +1,6 @@
 """The trainer on the tiny model: gates of a LoRA of the character, over three seeds, on both bases.
 
-That scale 0 is the base bit for bit is in `test_tiny_model`.
+That scale 0 is the base bit for bit is in `test_model`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ pytest.importorskip("PIL")
 
 import loramerge as lm  # noqa: E402
 from loramerge.library.shipped import OUTLINED, TINY, shipped  # noqa: E402
-from loramerge.train.tiny.folders import write_folders  # noqa: E402
-from loramerge.train.tiny.pictures import applied, pipeline  # noqa: E402
-from loramerge.train.tiny.trial import trial  # noqa: E402
-from tests.train.test_tiny_model import answers  # noqa: E402
+from loramerge.tiny.folders import write_folders  # noqa: E402
+from loramerge.tiny.pictures import applied, pipeline  # noqa: E402
+from loramerge.tiny.trial import trial  # noqa: E402
+from tests.tiny.test_model import answers  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.peers]
 COUNT, STEPS = 32, 10

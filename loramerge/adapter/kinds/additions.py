@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, Delta, ReadRows, put, times, values
-from loramerge.adapter.dense import Full
-from loramerge.adapter.low_rank import Factored, Scale, Scaled
+from loramerge.adapter.kinds.dense import Full
+from loramerge.adapter.kinds.low_rank import Factored, Scale, Scaled
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, Tensor

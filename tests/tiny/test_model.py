@@ -17,11 +17,11 @@ pytest.importorskip("PIL")
 import loramerge as lm  # noqa: E402
 from loramerge.errors import LoramergeError, UsageError  # noqa: E402
 from loramerge.library.shipped import OUTLINED, TINY, shipped  # noqa: E402
+from loramerge.tiny import score  # noqa: E402
+from loramerge.tiny.pictures import applied, drawn, pipeline, sheet  # noqa: E402
+from loramerge.tiny.trial import Trial, portraits, trial  # noqa: E402
 from loramerge.train.modules import tune_lora_scale  # noqa: E402
 from loramerge.train.saving import load_lora_weight  # noqa: E402
-from loramerge.train.tiny import score  # noqa: E402
-from loramerge.train.tiny.pictures import applied, drawn, pipeline, sheet  # noqa: E402
-from loramerge.train.tiny.trial import Trial, portraits, trial  # noqa: E402
 
 STEPS, COUNT = 10, 32
 PROMPT = "a happy zuzu on a green background"

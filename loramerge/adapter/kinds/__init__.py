@@ -1,0 +1,1 @@
+"""The kinds of deltas: one file per kind."""
