@@ -13,7 +13,7 @@ from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError, UsageError
+from loramerge.errors import LoramergeError, UsageError, spelled
 from loramerge.events import Note, Warn
 from loramerge.files.folders import dataset_files
 from loramerge.files.writer import check_target
@@ -390,7 +390,7 @@ def _dry_run(parameters: Train, context: Context) -> TrainResult:
     found = check(spec, notify=context.notify)
     found.memory = fitted.memory()
     if fitted.refusal is not None:
-        context.notify(Warn(f"{fitted.refusal.problem}: {fitted.refusal.hint}"))
+        context.notify(Warn(f"{fitted.refusal.problem}: {spelled(fitted.refusal.hint or '')}"))
     return TrainResult(
         **{**_NOTHING, "modules": found.modules}, folder=str(spec.folder), check=found
     )
