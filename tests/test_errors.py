@@ -48,9 +48,9 @@ def _settings():
     """Yield the file and the name of every setting that some message advises."""
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Setting":
-                if isinstance(node.args[0], ast.Constant):
-                    yield path.relative_to(ROOT).as_posix(), node.args[0].value
+            advises = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Setting"
+            if advises and isinstance(node.args[0], ast.Constant):
+                yield path.relative_to(ROOT).as_posix(), node.args[0].value
 
 
 RUNNING = {"threads", "device", "quiet", "json_file", "save_recipe", "strip", "fresh", "jobs"}
