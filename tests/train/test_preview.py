@@ -13,8 +13,8 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, OutputExists, RecipeError, UsageError  # noqa: E402
-from loramerge.library.references import parse_reference  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.steps.references import parse_reference  # noqa: E402
 from loramerge.train.applied import applied  # noqa: E402
 from loramerge.train.pictures import grid, png_bytes  # noqa: E402
 from loramerge.train.pipelines import load_pipeline  # noqa: E402
