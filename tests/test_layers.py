@@ -24,7 +24,7 @@ FLOORS = (
     ("dialects",),
     ("families",),
     ("files",),
-    ("errors", "events"),
+    ("errors", "events", "registry"),
 )
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
 ONLY_IN = {
