@@ -29,7 +29,6 @@ from loramerge.errors import (
     NotExpressible,
     listed,
 )
-from loramerge.families import Family
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.tensors import RawTensor, Tensor
 

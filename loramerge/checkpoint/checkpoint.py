@@ -121,7 +121,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
-    family, match = tied[0]
+    match = tied[0][1]
     reason = f"{match.matched} of its parameters by name, {match.exact} of exactly its shapes"
     return Checkpoint(
         Path(path), files, tuple(f for f, _ in tied), reason, match.layouts, match.slots

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
 from loramerge.errors import FormatError, nearest
 from loramerge.families import FAMILIES
-from loramerge.registry import Registry
+from loramerge.discovery import Registry
 
 __all__ = [
     "DIALECTS",

@@ -1,4 +1,4 @@
-"""Base architectures as data: their modules, shapes, and names in each kind of checkpoint and adapter.
+"""Base architectures as data: modules, shapes, and names in each kind of checkpoint and adapter.
 
 `FAMILIES` maps the words users type to `Family` literals. A family is one file in `unets/` or
 `transformers/`, called as the family, whose `FAMILY` states every fact about it; templates that relatives
@@ -19,7 +19,7 @@ from loramerge.families.spec import (
     Spelling,
     parameters,
 )
-from loramerge.registry import Registry
+from loramerge.discovery import Registry
 
 __all__ = [
     "FAMILIES",

@@ -1,4 +1,4 @@
-"""The template of Cosmos-Predict2, and of Anima, which is its 2B size with a text conditioner of its own.
+"""The template of Cosmos-Predict2, and of Anima, its 2B size with a text conditioner.
 
 The modules are those of the networks that make images; for videos one more channel is patched in. Text
 encoders are not covered.

@@ -1,4 +1,6 @@
-"""The template of LTX-Video, 2B (0.9.0 to 0.9.6) and 13B (0.9.7, 0.9.8), with diffusers' and Lightricks' names.
+"""The template of LTX-Video, 2B (0.9.0 to 0.9.6) and 13B (0.9.7, 0.9.8).
+
+Names are diffusers' and Lightricks'.
 
 Modulation tables, which are no layers, are left alone; so is the text encoder.
 

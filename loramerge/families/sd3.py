@@ -1,4 +1,6 @@
-"""The template of Stable Diffusion 3 and 3.5: the joint transformer, two CLIP text encoders with projections, T5-XXL.
+"""The template of Stable Diffusion 3 and 3.5.
+
+The joint transformer, two CLIP text encoders with projections, and T5-XXL.
 
 Source of the names: diffusers' `SD3Transformer2DModel` (verified), and the original single files as
 diffusers' `convert_sd3_transformer_checkpoint_to_diffusers` reads them (verified by conversion). The

@@ -1,1 +1,1 @@
-"""The dialects, one file each. A file's `DIALECT` is found by its name."""
+"""The dialects, one file each, found by its name."""

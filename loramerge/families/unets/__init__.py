@@ -1,1 +1,1 @@
-"""Families whose denoiser is a UNet, one file each. A file's `FAMILY` is found by its name."""
+"""Families whose denoiser is a UNet, one file each, found by its name."""

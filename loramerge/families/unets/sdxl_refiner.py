@@ -1,4 +1,4 @@
-"""Stable Diffusion XL, the refiner. No trainer of kohya's line trains it; the words follow the base's."""
+"""Stable Diffusion XL, the refiner. Its words in headers follow the base's: no trainer has any."""
 
 from __future__ import annotations
 
