@@ -445,7 +445,7 @@ class _Reader:
 
     def _check_name(self, step: _Said, path: Path, dialect: str | None) -> None:
         """Note a name that a file of the dialect asked for cannot have."""
-        if dialect not in DIALECTS:
+        if dialect is None or dialect not in DIALECTS:
             return
         try:
             adapter_output(path, DIALECTS[dialect], force=True)

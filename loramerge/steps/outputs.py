@@ -14,7 +14,6 @@ from loramerge.algebra.terms import terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
-from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.errors import FileError, OutputExists, UsageError
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import build_header
@@ -75,7 +74,7 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
                 "a PEFT adapter is a folder", file=path, hint=f"-o {path.with_suffix('')}"
             )
         return _checked_folder(path, "an adapter", _holds_only_adapter, force=force)
-    if target.name == "lora_diffusion" and path.suffix.lower() == ".pt":
+    if target.pickle and path.suffix.lower() == ".pt":
         return _checked(path, force=force)
     return _checked_file(path, "adapters are written as safetensors files", force=force)
 
@@ -145,7 +144,7 @@ def encoded_size(encoded: Encoded) -> int:
     if not encoded.dialect.folder:
         return _tensor_file_size(encoded.tensors, encoded.metadata)
     total = 0
-    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *PEFT_ALONE}
+    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *encoded.dialect.alone}
     for component, config in encoded.configs.items():
         own = [
             (key.removeprefix(f"{component}/"), tensor)
