@@ -239,7 +239,7 @@ def train(
 
     Args:
         base: a diffusers folder, a single file, or a registered name.
-        parameters: fields of `verbs.training.Train`: `trigger`, `rank`, `steps`, `rate`, `method`, ….
+        parameters: fields of `verbs.train.parameters.Train`: `trigger`, `rank`, `steps`, ….
     """
     parameters |= {"base": base, "images": images}
     return _adapter("train", parameters, Context(None, device, notify))

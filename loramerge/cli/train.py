@@ -6,7 +6,8 @@ from typing import Any
 
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
-from loramerge.verbs.train import VERB, TrainResult
+from loramerge.verbs.train import VERB
+from loramerge.verbs.train.result import TrainResult
 
 _PHASES = {
     "samples": "drawing samples",
