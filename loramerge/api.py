@@ -27,7 +27,6 @@ from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference
-from loramerge.recipe.run import RunResult, run
 from loramerge.steps.adapters import Target, encoded_for
 from loramerge.steps.outputs import adapter_output
 from loramerge.steps.parameters import Context
@@ -44,7 +43,6 @@ from loramerge.verbs.training import Train
 
 __all__ = [
     "Adapter",
-    "RunResult",
     "bake",
     "convert",
     "diff",
@@ -52,7 +50,6 @@ __all__ = [
     "load",
     "mix",
     "resize",
-    "run",
     "save",
     "train",
 ]
