@@ -38,8 +38,8 @@ from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.mix import Mix, mixed
 from loramerge.verbs.resize import Resize, resized
-from loramerge.verbs.train import trained
-from loramerge.verbs.training import Train
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.run import trained
 
 __all__ = [
     "Adapter",
@@ -241,7 +241,7 @@ def train(
 
     Args:
         base: a diffusers folder, a single file, or a registered name.
-        parameters: fields of `verbs.training.Train`: `trigger`, `rank`, `steps`, `rate`, `method`, ….
+        parameters: fields of `verbs.train.parameters.Train`: `trigger`, `rank`, `steps`, ….
     """
     listed = {n: tuple(v) for n, v in parameters.items() if isinstance(v, list)}
     asked = Train(base=fspath(base), images=fspath(images), **{**parameters, **listed})

@@ -20,7 +20,8 @@ from loramerge.verbs.inspect import Inspect, inspect
 from loramerge.verbs.mix import Mix, mix
 from loramerge.verbs.preview import Preview, preview
 from loramerge.verbs.resize import ResizeFiles, resize_files
-from loramerge.verbs.train import Train, train
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.run import train
 
 __all__ = ["Demo", "DemoResult", "Step", "demo"]
 

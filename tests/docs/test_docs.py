@@ -317,7 +317,7 @@ def test_readme_says_what_exists():
 
 def test_the_page_of_training_has_every_preset():
     pytest.importorskip("torch")
-    from loramerge.train.targets import PRESETS
+    from loramerge.train.lora.targets import PRESETS
 
     text = (DOCS / "training.md").read_text("utf-8")
     for name, preset in PRESETS.items():
