@@ -26,10 +26,10 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
-from loramerge.library.references import Reference
 from loramerge.steps.adapters import Target, encoded_for
 from loramerge.steps.outputs import adapter_output
 from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import ADAPTER_FLOATS, float_type
 from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.bake import bake as _bake

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError
-from loramerge.library.references import Reference
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
@@ -23,6 +22,7 @@ from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task
 from loramerge.recipe.variables import Case, case_label, project, substitute, variables_in
 from loramerge.steps.parameters import Parameter, parameters_of
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
 __all__ = ["expand"]
