@@ -149,7 +149,8 @@ def _predicted(
         return None, "depends on a step that has not run yet"
     try:
         quiet = replace(context, known=known, notify=ignore)
-        return task.verb.predict(task.parameters, quiet), None
+        predict = task.verb.predict
+        return None if predict is None else predict(task.parameters, quiet), None
     except LoramergeError as error:
         return None, str(error)
 

@@ -7,7 +7,6 @@ when its output was made, and the output has not changed since.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -18,9 +17,8 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.workers import available_cpus
-from loramerge.errors import LoramergeError, OutputExists, Setting, listed
+from loramerge.errors import OutputExists, Setting, listed
 from loramerge.events import Event, Notify, ignore
-from loramerge.files.writer import write_bytes
 from loramerge.recipe.executors import pool
 from loramerge.recipe.lock import check_lock, write_lock
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
@@ -28,6 +26,7 @@ from loramerge.recipe.results import Done, RunResult
 from loramerge.recipe.schedule import Schedule
 from loramerge.recipe.state import State
 from loramerge.recipe.task import Task
+from loramerge.steps import engine
 from loramerge.steps.parameters import Context
 
 __all__ = ["RunResult", "run", "run_recipe"]
@@ -146,23 +145,10 @@ def perform(
     events: list[Event] = []
     notify = context.notify if told else events.append
     how = replace(context, known=known, notify=notify)
-    verb, parameters = task.verb, task.parameters
-    try:
-        if verb.gives == "report":
-            result = verb.run(parameters, how)
-            if task.save is not None:
-                text = json.dumps(result.json(), ensure_ascii=False, indent=2, default=str)
-                write_bytes(task.save, (text + "\n").encode("utf-8", "replace"), force=True)
-        elif task.save is not None:
-            result = verb.run(replace(parameters, output=str(task.save), force=True), how)
-        else:
-            assert verb.compute is not None
-            result = verb.compute(parameters, how)
-    except LoramergeError as error:
-        error.step = error.step or task.name
-        raise
+    save = False if task.save is None else task.save
+    result = engine.perform(task.verb, task.parameters, how, save=save, step=task.name)
     adapter = None
-    if verb.gives == "adapter":
+    if task.verb.gives == "adapter":
         adapter, result.adapter = result.adapter, None
     kept = adapter if task.save is None else None
     return Done(result, kept, time.perf_counter() - start, events)

@@ -41,7 +41,7 @@ def save_path(
     if suffix and path.suffix.lower() != suffix:
         hint = f"save: {Path(save).with_suffix(suffix).as_posix()}"
         mistakes.add(place, f"{step.verb.name} writes {sort}, whose name ends in {suffix}", hint)
-    if dialect in DIALECTS:
+    if dialect is not None and dialect in DIALECTS:
         try:
             adapter_output(path, DIALECTS[dialect], force=True)
         except LoramergeError as error:
