@@ -11,7 +11,6 @@ from itertools import groupby
 from operator import itemgetter
 
 from loramerge.dialects.native import NETWORK, spell_native
-from loramerge.dialects.roles import LYCORIS_ROLES, PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family, Module
 from loramerge.families.levels import without_language_model, without_text_model
@@ -127,14 +126,13 @@ KOHYA = Dialect(
             {
                 "up": (".lora_up.weight", ".lora_B.weight"),
                 "down": (".lora_down.weight", ".lora_A.weight"),
-                "mid": (".lora_mid.weight",),
                 "alpha": (".alpha",),
                 "diff": (".diff",),
                 "diff_b": (".diff_b",),
                 "w_norm": (".w_norm",),
                 "b_norm": (".b_norm",),
-                **LYCORIS_ROLES,
             },
+            containers=("lycoris",),
         ),
         Form(
             _spell(_fixed(_MANGLED), _flat),
@@ -163,6 +161,7 @@ LYCORIS = Dialect(
         Form(
             _spell(_fixed({"unet": ("lycoris_",), "transformer": ("lycoris_",)}), _flat),
             KOHYA.forms[0].suffixes,
+            containers=("lycoris",),
         ),
     ),
     alpha="tensor",
@@ -181,14 +180,6 @@ _DOTTED_PREFIXES = {f"{name}.": name for name in _COMPONENTS}
 _PEFT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "down": (".lora_A.weight", ".lora_A.default.weight"),
     "up": (".lora_B.weight", ".lora_B.default.weight"),
-    "up_bias": (".lora_B.bias", ".lora_B.default.bias"),
-    "magnitude": (
-        ".lora_magnitude_vector",
-        ".lora_magnitude_vector.weight",
-        ".lora_magnitude_vector.default.weight",
-    ),
-    "embedding_down": (".lora_embedding_A", ".lora_embedding_A.default"),
-    "embedding_up": (".lora_embedding_B", ".lora_embedding_B.default"),
 }
 
 DIFFUSERS = Dialect(
@@ -204,6 +195,7 @@ DIFFUSERS = Dialect(
                 "up": (*_PEFT_SUFFIXES["up"], ".lora_up.weight"),
                 "alpha": (".alpha",),
             },
+            containers=("peft-lora",),
         ),
     ),
     alpha="header",
@@ -297,7 +289,8 @@ PEFT = Dialect(
     forms=(
         Form(
             _spell(_peft_prefixes, _transformers_path, _path, _short_path),
-            {**_PEFT_SUFFIXES, **PEFT_ROLES, "set_weight": (".weight",), "set_bias": (".bias",)},
+            {**_PEFT_SUFFIXES, "set_weight": (".weight",), "set_bias": (".bias",)},
+            containers=("peft-lora", "peft"),
         ),
     ),
     alpha="config",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from loramerge.dialects.native import NETWORK, native_names, spell_native, spell_parts
-from loramerge.dialects.roles import LYCORIS_ROLES
 from loramerge.dialects.spec import Dialect, Form, Fused, Modules, Stems
 from loramerge.families import Family
 from loramerge.families.levels import without_language_model
@@ -18,13 +17,11 @@ __all__ = ["BARE", "COMFYUI", "ONETRAINER", "XLABS"]
 
 _SD3 = ("sd3", "sd35-medium", "sd35-large")
 _PLAIN: Mapping[str, tuple[str, ...]] = {
-    "mid": (".lora_mid.weight",),
     "alpha": (".alpha",),
     "diff": (".diff",),
     "diff_b": (".diff_b",),
     "w_norm": (".w_norm",),
     "b_norm": (".b_norm",),
-    **LYCORIS_ROLES,
 }
 _PEFT_FIRST = {
     "up": (".lora_B.weight", ".lora_up.weight", ".lora_B.default.weight"),

@@ -113,7 +113,7 @@ def plan_bake(
             if w == 0.0:
                 continue
             with naming(site, adapter.info.path):
-                if not delta.computable:
+                if not delta.facts.computable:
                     delta.dense()  # refuses
                 scaled = delta if w == 1.0 else delta.scaled(w)
             rows = pairwise(site.bounds(delta.shape[0]))
@@ -126,7 +126,7 @@ def plan_bake(
                 _require_rows_apart(adapter, site, delta, bounds)
             for places, module, start in zip(found, site.modules, bounds, strict=False):
                 own = Site((module,), site.parameter)
-                if not places and delta.optional:
+                if not places and delta.facts.optional:
                     continue
                 if not places:
                     missing.setdefault(site.component, []).append(own.name)
