@@ -260,7 +260,6 @@ KINDS = (
         "lora",
         roles=("up", "down"),
         make=_make,
-        suffixes={"lycoris": {"scale": (".scale",)}},
         always=("up",),
         compared="formula, LyCORIS, PEFT, diffusers",
     ),
