@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Delta, Full, LowRank, Replacement, Site
+from loramerge.adapter import Delta, LowRank, Site
+from loramerge.adapter.kinds.full import sum_of_whole
+from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import on_device, to_numpy
 from loramerge.algebra.outcome import Combined, Outcome, SizeModel
 from loramerge.algebra.ranks import (
@@ -26,10 +28,9 @@ from loramerge.algebra.ranks import (
 from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
 from loramerge.algebra.terms import naming
 from loramerge.algebra.workers import ordered
-from loramerge.errors import AdapterError, NumericsError, ShapeError
+from loramerge.errors import NumericsError, ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
-from loramerge.files.tensors import ArrayTensor
 
 __all__ = ["combine"]
 
@@ -86,7 +87,7 @@ def _tell_of_kinds(
     became: Counter[str] = Counter()
     kinds: set[str] = set()
     for outcome in combined.outcomes:
-        other = {term.kind for term in terms[outcome.site]} & _PRODUCTS
+        other = {term.kind for term in terms[outcome.site] if term.facts.compact}
         if outcome.delta is not None and other and outcome.delta.kind not in other:
             kinds |= other
             became[outcome.delta.kind] += 1
@@ -96,16 +97,10 @@ def _tell_of_kinds(
         notify(Note(f"modules of {', '.join(sorted(kinds))} are written {how}"))
 
 
-# kinds with exact low-rank forms, or none, that are not those of a LoRA
-_PRODUCTS = frozenset({"loha", "lokr", "sparse-bias"})
-
-
 def _is_smaller_whole(terms: Sequence[Delta], rank: int) -> bool:
     """Say whether factors of a rank would be larger than ΔW, for kinds whose ranks multiply."""
     rows, columns = terms[0].flat_shape
-    return (
-        any(term.kind in _PRODUCTS for term in terms) and rank * (rows + columns) >= rows * columns
-    )
+    return any(term.facts.compact for term in terms) and rank * (rows + columns) >= rows * columns
 
 
 def _quiet() -> AbstractContextManager[None]:
@@ -160,32 +155,10 @@ def _uncut(site: Site, terms: Sequence[Delta]) -> Outcome:
     if len(terms) == 1:
         _require_finite(*(t.numpy() for t in terms[0].stored().values() if is_float(t.dtype)))
         return Outcome(site, terms[0], terms[0].rank, math.nan, 0.0)
-    if any(isinstance(term, Replacement) for term in terms):
-        return Outcome(site, _same_replacement(terms), None, math.nan, 0.0)
-    total = _dense_sum(terms)
-    shape = max((term.shape for term in terms), key=len)  # a kernel some factors hide
-    full = next((term for term in terms if isinstance(term, Full)), None)
-    if full is None:
-        role = "diff" if site.parameter == "weight" else "diff_b"
-        full = Full.of(ArrayTensor(total.reshape(shape)), role)
-    return Outcome(site, full.with_array(total), None, math.nan, 0.0)
-
-
-def _same_replacement(terms: Sequence[Delta]) -> Delta:
-    first = terms[0]
-    same = all(
-        isinstance(term, Replacement)
-        and isinstance(first, Replacement)
-        and term.weight == 1.0
-        and bytes(term.value.raw()) == bytes(first.value.raw())
-        for term in terms
-    )
-    if not same:
-        raise AdapterError(
-            "replacement tensors cannot be mixed unless they are equal",
-            hint="bake the adapters one after the other, or drop this module from one of them",
-        )
-    return first
+    if any(term.facts.replaces for term in terms):
+        return Outcome(site, same_replacement(terms), None, math.nan, 0.0)
+    role = "diff" if site.parameter == "weight" else "diff_b"
+    return Outcome(site, sum_of_whole(terms, _dense_sum(terms), role), None, math.nan, 0.0)
 
 
 def _same_shape(terms: Sequence[Delta]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.sites import aligned, cut, for_dialect
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
@@ -54,9 +54,9 @@ def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) 
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
             w = of(site)
-            if not delta.needs_base or isinstance(delta, Replacement) or w == 0.0:
+            if not delta.needs_base or delta.facts.replaces or w == 0.0:
                 continue
-            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.weighs):
+            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.facts.weighs):
                 raise AdapterError(
                     f"what a {delta.kind} delta changes depends on the base, so without the base "
                     "it cannot be added to others, weighted or re-ranked",

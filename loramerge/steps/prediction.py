@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Full, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import encode
+from loramerge.adapter.kinds.full import without_values
 from loramerge.algebra.ranks import RankRule
 from loramerge.steps.adapters import header_of
 from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
-from loramerge.steps.sizes import Unread, encoded_size, stand_in
+from loramerge.steps.sizes import encoded_size, stand_in
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan
 
@@ -108,19 +109,14 @@ def _summed(deltas: Sequence[Delta], rule: RankRule, dtype: str) -> Delta:
     first = deltas[0]
     if any(delta.rank is None for delta in deltas):
         whole = next(delta for delta in deltas if delta.rank is None)
-        return _unread(whole) if isinstance(whole, Full) else whole
+        # its values may have to be computed, and only their number matters
+        return without_values(whole)
     if len(deltas) == 1 and not rule.truncates:
         return first
     rank = min(sum(delta.rank or 0 for delta in deltas), *first.flat_shape)
     kernel = math.prod(first.shape[2:])
     cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
-
-
-def _unread(delta: Full) -> Delta:
-    """Return a stand-in for a difference: its values may have to be computed, and only their number
-    matters."""
-    return replace(delta, value=Unread(delta.value.dtype, delta.shape))
 
 
 def _elements(delta: Delta) -> int:

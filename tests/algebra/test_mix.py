@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, LowRank, Scale
+from loramerge.adapter import Adapter, LowRank, Scale
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.combine import combine
 from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule

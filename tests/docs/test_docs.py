@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import loramerge
+from loramerge.adapter.kinds import known_kinds
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
@@ -74,8 +74,8 @@ def test_nothing_is_left_out():
     readme = README.read_text("utf-8")
     for name in summaries():
         assert name in readme + commands
-    kinds = [kind.removeprefix("peft-") for kind in (*BETRAYING, "boft")]
-    for name in (*DIALECTS, *FAMILIES, *kinds, "lora", "tucker", "full", "bias", "norm", "set"):
+    kinds = [kind.name.removeprefix("peft-") for kind in known_kinds() if kind.roles]
+    for name in (*DIALECTS, *FAMILIES, *kinds):
         assert f"`{name}`" in formats, name
     python = (DOCS / "python.md").read_text("utf-8")
     for name in loramerge.__all__:
@@ -84,7 +84,7 @@ def test_nothing_is_left_out():
 
 def test_the_table_of_support_has_every_kind():
     """Every kind there is has a sample, and says what it is compared with."""
-    kinds = {*BETRAYING, "lora", "tucker", "full", "bias", "norm", "set", "boft"} - set(FOREIGN)
+    kinds = {kind.name for kind in known_kinds() if kind.roles and kind.compared}
     assert set(support.samples()) == set(support.PROVEN) == kinds
 
 

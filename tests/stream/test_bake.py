@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, Full, LowRank
+from loramerge.adapter import Adapter, Full, LowRank
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint

@@ -1,4 +1,4 @@
-"""What kinds whose ΔW depends on the weight they change have in common."""
+"""Deltas that depend on the weight they change."""
 
 from __future__ import annotations
 
@@ -6,35 +6,46 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from loramerge.adapter.delta import AddRows, Delta, ReadRows, put
-from loramerge.adapter.kinds.dense import Full
-from loramerge.errors import AdapterError, ShapeError
+from loramerge.adapter.delta import AddRows, Content, Delta, Facts, ReadRows
+from loramerge.adapter.floats import put
+from loramerge.adapter.kinds.full import Full
+from loramerge.errors import AdapterError, Setting, ShapeError
+from loramerge.files.tensors import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["ChangeRows", "Dependent", "shape_like"]
+__all__ = ["ChangeRows", "Dependent", "as_difference"]
+
 
 # (start, stop, base rows) → rows of ΔW, flattened to `(rows, in·kh·kw)`.
 ChangeRows = Callable[[int, int, Any], Any]
+
+
+def as_difference(tensor: Tensor) -> Delta:
+    """Return a tensor as a delta that needs no base, to be compared with another."""
+    return Full.of(tensor, "diff")
 
 
 class Dependent(Delta):
     """A delta that is a function of the base: a final class adds its fields and `changer`."""
 
     needs_base: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts(weighs=False)
 
     weight: float
 
+    def content(self) -> Content:
+        return Content(
+            (self.weight, *self.numbers), tuple(map(as_difference, self.stored().values()))
+        )
+
     @property
     def numbers(self) -> tuple[float, ...]:
-        return (self.weight,)
-
-    def free_parts(self) -> tuple[Delta, ...]:
-        return tuple(Full.of(tensor, "diff") for tensor in self.stored().values())
+        """Numbers beside the weight that ΔW depends on."""
+        return ()
 
     @abstractmethod
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
@@ -48,7 +59,7 @@ class Dependent(Delta):
         if base is None:
             raise AdapterError(
                 f"what a {self.kind} delta changes depends on the base",
-                hint="give the base it is for: --base B",
+                hint=("give the base it is for: ", Setting("base")),
             )
         if not self.fits(base.shape):
             raise ShapeError(
@@ -83,17 +94,9 @@ class Dependent(Delta):
             raise AdapterError(
                 f"a {self.kind} delta cannot be stored at a weight other than 1",
                 found=self.weight,
-                hint="give its base (--base B), with which it becomes an ordinary difference",
+                hint=(
+                    "give its base (",
+                    Setting("base"),
+                    "), with which it becomes an ordinary difference",
+                ),
             )
-
-
-def shape_like(shape: tuple[int, int], like: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return a shape of which the file tells only some sizes (0 where not), made whole.
-
-    Args:
-        like: the module's shape in the family, if that is known; taken where sizes agree.
-    """
-    if like is None or len(like) < 2:
-        return shape
-    agree = all(known in (0, there) for known, there in zip(shape, like, strict=False))
-    return like if agree else shape

@@ -1,26 +1,29 @@
-"""What stands beside low-rank factors: a sparse rest, a bias of the second factor; and embeddings."""
+"""Low-rank factors with a sparse rest beside them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, ReadRows, put, times, values
-from loramerge.adapter.kinds.dense import Full
-from loramerge.adapter.kinds.low_rank import Factored, Scale, Scaled
+from loramerge.adapter.delta import AddRows, Facts, ReadRows
+from loramerge.adapter.floats import times, values
+from loramerge.adapter.kinds import make_weight
+from loramerge.adapter.kinds.bases.factored import Factored
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.bases.scaled import Scaled
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, Tensor
-from loramerge.files.views import rows_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["AddedBias", "Embedding", "SparseSum"]
+__all__ = ["KINDS", "SparseSum"]
 
 
 @final
@@ -41,6 +44,7 @@ class SparseSum(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    facts: ClassVar[Facts] = Facts(compact=True)
     kind: ClassVar[str] = "sparse-bias"  # type: ignore[misc]
 
     @classmethod
@@ -145,129 +149,26 @@ class SparseSum(Scaled):
         return add
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class AddedBias(Scaled):
-    """`Δb = scale · value`: the bias of PEFT's `lora_B` (`lora_bias`), with the factors' scale.
+_ROLES = ("bias_indices", "bias_values", "bias_size")
 
-    Args:
-        value: `(out,)`.
-        inner: rank of the factors it stands beside.
-    """
 
-    value: Tensor
-    shape: tuple[int, ...]
-    scale: Scale
-    inner: int
-
-    kind: ClassVar[str] = "bias"  # type: ignore[misc]
-    peft_type: ClassVar[str | None] = "LORA"
-
-    @classmethod
-    def of(cls, value: Tensor, scale: Scale, rank: int) -> AddedBias:
-        """Make the delta of a stored bias."""
-        return cls(value, value.shape, scale, rank)
-
-    @property
-    def core(self) -> Scaled | None:
+def _make(stored: Stored) -> Made | None:
+    parts = stored.only(*_ROLES)
+    beside = stored.only("up", "down", "mid")
+    product = make_weight(stored._replace(tensors=beside, scale=Scale))
+    if len(parts) < 3 or product is None or not isinstance(product.delta, Factored):
         return None
-
-    @property
-    def scale_dim(self) -> int:
-        return self.inner
-
-    @property
-    def alpha(self) -> float | None:
-        return None  # the factors state it
-
-    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        return times(values(self.value, dtype), self.factor)
-
-    def stored(self) -> Mapping[str, Tensor]:
-        return {"up_bias": self.value}
-
-    @property
-    def carriers(self) -> tuple[str, ...]:
-        return ("up_bias",)
-
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
-        # where alpha is kept, its sign goes into the factors, see `Scaled.bare`
-        factor = math.copysign(1.0, self.factor) if alpha else self.factor
-        return self._written(factor, dtype)
-
-    def rows(self, ranges: Sequence[tuple[int, int]]) -> AddedBias:
-        value = rows_of(self.value, ranges)
-        return replace(self, value=value, shape=value.shape)
-
-    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
-        if "up_bias" in roles and isinstance(beside, Scaled) and beside.factor == self.factor:
-            return self
-        return Full.of(ArrayTensor(self.dense(dtype="float64")), "diff_b")
-
-    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
-        rows = self.dense(dtype=dtype).reshape(self.flat_shape)
-
-        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
-            put(rows[start:stop], out, fresh)
-
-        return add
+    delta = SparseSum.of(product.delta, parts, stored.scale(), stored.module)
+    return Made(delta, (*product.roles, *parts))
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Embedding(Scaled):
-    """`ΔW = scale · (up @ down)ᵀ`: LoRA of an embedding `(tokens, dim)`, as PEFT stores it.
-
-    Args:
-        down: `lora_embedding_A (r, tokens)`; up: `lora_embedding_B (dim, r)`.
-    """
-
-    down: Tensor
-    up: Tensor
-    shape: tuple[int, ...]
-    scale: Scale = Scale()
-
-    kind: ClassVar[str] = "lora-embedding"  # type: ignore[misc]
-    peft_type: ClassVar[str | None] = "LORA"
-
-    @classmethod
-    def of(cls, down: Tensor, up: Tensor, scale: Scale = Scale(), what: str = "") -> Embedding:
-        """Make the delta of stored factors, checking that they fit.
-
-        Raises:
-            ShapeError: if the ranks differ.
-        """
-        if len(up.shape) != 2 or len(down.shape) != 2 or up.shape[1] != down.shape[0]:
-            raise ShapeError(
-                "the factors of an embedding do not fit together",
-                module=what,
-                expected="lora_embedding_A (r, tokens) and lora_embedding_B (dim, r)",
-                found=f"A {list(down.shape)} and B {list(up.shape)}",
-            )
-        return cls(down, up, (down.shape[1], up.shape[0]), scale)
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def carriers(self) -> tuple[str, ...]:
-        return ("embedding_up",)
-
-    def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
-        return times(values(self.down, dtype).T, self.factor), values(self.up, dtype).T
-
-    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
-        up, down = self.factors(dtype)
-        return up @ down
-
-    def stored(self) -> Mapping[str, Tensor]:
-        return {"embedding_down": self.down, "embedding_up": self.up}
-
-    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
-        up, down = self.factors(dtype)
-
-        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
-            put(up[start:stop] @ down, out, fresh)
-
-        return add
+KINDS = (
+    Kind(
+        "sparse-bias",
+        roles=_ROLES,
+        make=_make,
+        suffixes={"lycoris": {role: (f".{role}",) for role in _ROLES}},
+        wraps=True,
+        compared="formula, LyCORIS",
+    ),
+)

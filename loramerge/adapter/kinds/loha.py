@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, ReadRows, kernel_of, put, times, values
-from loramerge.adapter.kinds.low_rank import Scale, Scaled
+from loramerge.adapter.delta import AddRows, Facts, ReadRows
+from loramerge.adapter.floats import put, times, values
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.bases.scaled import Scaled
+from loramerge.adapter.kinds.bases.shapes import kernel_of
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import columns_of, rows_of
@@ -18,10 +22,11 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["LoHa"]
+__all__ = ["KINDS", "LoHa"]
 
-NEEDS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-CORES = ("hada_t1", "hada_t2")
+
+_NEEDS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_CORES = ("hada_t1", "hada_t2")
 
 
 @final
@@ -43,7 +48,7 @@ class LoHa(Scaled):
     scale: Scale = Scale()
 
     kind: ClassVar[str] = "loha"  # type: ignore[misc]
-    peft_type: ClassVar[str | None] = "LOHA"
+    facts: ClassVar[Facts] = Facts(compact=True, magnitudes=True, peft_type="LOHA")
 
     @classmethod
     def of(
@@ -84,6 +89,7 @@ class LoHa(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
+        """Whether the factors may be those of a linear layer or of any kernel, flattened."""
         return "hada_t1" not in self.parts and len(self.parts["hada_w1_b"].shape) == 2
 
     @property
@@ -149,3 +155,26 @@ def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
     if len(b) != 2 or core.shape[:2] != (a[0], b[0]) or math.prod(core.shape) == 0:
         return None
     return (a[1], b[1], *core.shape[2:])
+
+
+def _make(stored: Stored) -> Made | None:
+    parts = stored.only(*_ROLES)
+    if not parts.keys() >= set(_NEEDS):
+        return None
+    delta = LoHa.of(parts, stored.scale(), stored.like, stored.module)
+    return Made(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
+
+
+_ROLES = (*_CORES, *_NEEDS)
+_SUFFIXES = {role: (f".{role}",) for role in _ROLES}
+
+KINDS = (
+    Kind(
+        "loha",
+        roles=_ROLES,
+        make=_make,
+        suffixes={"lycoris": _SUFFIXES, "peft": _SUFFIXES},
+        always=("hada_w1_a",),
+        compared="formula, LyCORIS, PEFT",
+    ),
+)

@@ -1,4 +1,4 @@
-"""Kinds that are recognised and listed, but not computed with yet."""
+"""The kind `oft_diag` of early LyCORIS, which is listed but not computed with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, ReadRows
+from loramerge.adapter.delta import AddRows, AlphaPlace, Delta, Facts, ReadRows
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Foreign"]
+__all__ = ["KINDS", "Foreign"]
 
 
 @final
@@ -27,7 +28,7 @@ class Foreign(Delta):
     kind: str
     shape: tuple[int, ...] = (0, 0)
 
-    computable: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts(computable=False)
 
     def _refuse(self) -> UnsupportedKind:
         return UnsupportedKind(
@@ -58,10 +59,31 @@ class Foreign(Delta):
     def stored(self) -> Mapping[str, Tensor]:
         return self.roles
 
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+    def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
         if dtype is not None:
             raise self._refuse()
         return dict(self.roles)
 
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         raise self._refuse()
+
+
+_OF_BIAS = ("diff_b", "b_norm", "set_bias")
+
+
+def _make(stored: Stored) -> Made | None:
+    tensors = {role: t for role, t in stored.tensors.items() if role not in _OF_BIAS}
+    return Made(Foreign(tensors, "oft-diag"), tuple(tensors))
+
+
+# what it meant changed between versions of LyCORIS, and none reads it today
+KINDS = (
+    Kind(
+        "oft-diag",
+        roles=("oft_diag",),
+        make=_make,
+        suffixes={"lycoris": {"oft_diag": (".oft_diag",)}},
+        wraps=True,
+        compared="",
+    ),
+)

@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Delta, ReadRows, kernel_of, put, times, values
-from loramerge.adapter.kinds.dense import Full
-from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled
+from loramerge.adapter.delta import AddRows, Delta, Facts, ReadRows
+from loramerge.adapter.floats import put, times, values
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.bases.scaled import Scaled
+from loramerge.adapter.kinds.bases.shapes import kernel_of
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.full import Full
+from loramerge.adapter.kinds.lora import LowRank
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, rows_of
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["LoKr"]
+__all__ = ["KINDS", "LoKr"]
 
 
 @final
@@ -42,7 +47,7 @@ class LoKr(Scaled):
     scale: Scale = Scale()
 
     kind: ClassVar[str] = "lokr"  # type: ignore[misc]
-    peft_type: ClassVar[str | None] = "LOKR"
+    facts: ClassVar[Facts] = Facts(compact=True, magnitudes=True, peft_type="LOKR")
 
     @classmethod
     def of(
@@ -97,6 +102,7 @@ class LoKr(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
+        """Whether the factors may be those of a linear layer or of any kernel, flattened."""
         flat = self.parts.get("lokr_w2_b")
         return flat is not None and "lokr_t2" not in self.parts and len(flat.shape) == 2
 
@@ -201,3 +207,30 @@ def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
     if len(b.shape) != 2 or core.shape[:2] != (a.shape[0], b.shape[0]):
         return None
     return (a.shape[1], b.shape[1], *core.shape[2:])
+
+
+def _make(stored: Stored) -> Made | None:
+    parts = stored.only(*_ROLES)
+    for half in "12":
+        pair = {f"lokr_w{half}_a", f"lokr_w{half}_b"}
+        if f"lokr_w{half}" not in parts and not pair <= parts.keys():
+            return None
+    delta = LoKr.of(parts, stored.scale(), stored.like, stored.module)
+    return Made(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
+
+
+_ROLES = (
+    "lokr_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+)  # fmt: skip
+_SUFFIXES = {role: (f".{role}",) for role in _ROLES}
+
+KINDS = (
+    Kind(
+        "lokr",
+        roles=_ROLES,
+        make=_make,
+        suffixes={"lycoris": _SUFFIXES, "peft": _SUFFIXES},
+        always=("lokr_w1", "lokr_w1_a"),
+        compared="formula, LyCORIS, PEFT",
+    ),
+)

@@ -1,16 +1,17 @@
-"""Kinds that multiply the weight they change: (IA)³ and GLoRA."""
+"""(IA)³: a weight multiplied by a vector."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from loramerge.adapter.delta import Delta, ReadRows, cast, times, values
-from loramerge.adapter.kinds.dense import Full
-from loramerge.adapter.kinds.dependent import ChangeRows, Dependent, shape_like
-from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled, Tucker
+from loramerge.adapter.delta import AlphaPlace, Content, Delta, Facts, ReadRows
+from loramerge.adapter.floats import cast, times, values
+from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent, as_difference
+from loramerge.adapter.kinds.bases.shapes import shape_like
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of, same_bytes, stacked
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["IA3", "Axis", "GLoRA"]
+__all__ = ["IA3", "KINDS"]
 
 Axis = Literal["out", "in"]
 
@@ -44,9 +45,7 @@ class IA3(Dependent):
     weight: float = 1.0
     companion: bool = False
 
-    weighs: ClassVar[bool] = True
     kind: ClassVar[str] = "ia3"  # type: ignore[misc]
-    peft_type: ClassVar[str | None] = "IA3"
 
     @classmethod
     def of(
@@ -62,8 +61,8 @@ class IA3(Dependent):
         return replace(self, shape=(self._value.size,), companion=True)
 
     @property
-    def optional(self) -> bool:  # type: ignore[override]
-        return self.companion
+    def facts(self) -> Facts:  # type: ignore[override]
+        return Facts(optional=self.companion, peft_type="IA3")
 
     @property
     def _role(self) -> str:
@@ -73,13 +72,9 @@ class IA3(Dependent):
     def _value(self) -> Tensor:
         return self.parts[self._role]
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (float(self.axis == "in"),)
-
-    def free_parts(self) -> tuple[Delta, ...]:
+    def content(self) -> Content:
         value = self._value if self.weight == 1.0 else ArrayTensor(self._weighed())
-        return (Full.of(value.reshaped((value.size,)), "diff"),)
+        return Content((float(self.axis == "in"),), (as_difference(value.reshaped((value.size,))),))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         axis = 0 if self.axis == "out" else 1
@@ -118,7 +113,7 @@ class IA3(Dependent):
     def stored(self) -> Mapping[str, Tensor]:
         return {} if self.companion else self.parts
 
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+    def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
         if self.companion:
             return {}
         value = self._value
@@ -144,102 +139,69 @@ class IA3(Dependent):
         return change
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class GLoRA(Scaled, Dependent):
-    """`ΔW = scale · (W ×ᵢₙ (a1 @ a2) + b1 @ b2)` (Chavan et al. 2023, as LyCORIS has it).
-
-    Args:
-        parts: by role: `a1 (in, r)`, `a2 (r, in)`, `b1 (out, r)`, `b2 (r, in[, kh, kw])`, and with a
-            core `bm (r, r, kh, kw)` `b2 (r, in)`; each may carry 1×1 kernels.
-
-    The first part mixes input channels at each place of the kernel.
-    """
-
-    parts: Mapping[str, Tensor]
-    shape: tuple[int, ...]
-    scale: Scale = Scale()
-
-    weighs: ClassVar[bool] = True
-    kind: ClassVar[str] = "glora"  # type: ignore[misc]
-
-    @classmethod
-    def of(cls, parts: Mapping[str, Tensor], scale: Scale = Scale(), what: str = "") -> GLoRA:
-        """Make the delta of stored factors, checking that they fit.
-
-        Raises:
-            ShapeError: if they do not.
-        """
-        a1, a2, b1, b2 = (parts[role].shape for role in ("a1", "a2", "b1", "b2"))
-        kernel = parts["bm"].shape[2:] if "bm" in parts else b2[2:]
-        fits = (
-            min(len(a1), len(a2), len(b1), len(b2)) >= 2
-            and all(tensor.size for tensor in parts.values())
-            and a1[1:2] == a2[:1]
-            and a1[:1] == a2[1:2] == b2[1:2]
-            and b1[1:2] == (parts["bm"].shape[:1] if "bm" in parts else b2[:1])
-            and ("bm" not in parts or parts["bm"].shape[1:2] == b2[:1])
-            and math.prod(a1[2:]) == math.prod(a2[2:]) == math.prod(b1[2:]) == 1
+def _ia3(stored: Stored) -> Made | None:
+    parts = stored.only("ia3_weight", "on_input")
+    if len(parts) < 2:
+        return None
+    if parts["on_input"].size != 1 or not parts["ia3_weight"].size:
+        raise ShapeError(
+            "on_input is not a flag, or the vector beside it is empty",
+            module=stored.module,
+            found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
         )
-        if not fits:
-            raise ShapeError(
-                "the factors of a GLoRA do not fit together",
-                module=what,
-                expected="a1 (in, r), a2 (r, in), b1 (out, r), b2 (r, in[, kh, kw])",
-                found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
-            )
-        return cls(dict(parts), (b1[0], b2[1], *kernel), scale)
+    axis: Axis = "in" if parts["on_input"].item() else "out"
+    return Made(IA3.of(parts, axis, stored.like), tuple(parts))
 
-    @property
-    def weight(self) -> float:  # type: ignore[override]
-        return self.scale.weight
 
-    @property
-    def dim(self) -> int:
-        return self.parts["a2"].shape[0]
-
-    @property
-    def carriers(self) -> tuple[str, ...]:
-        return ("a1", "b1")
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return ()
-
-    def free_parts(self) -> tuple[Delta, ...]:
-        scale = Scale(ratio=self.factor)
-        a1, a2, b1, b2 = (self.parts[role] for role in ("a1", "a2", "b1", "b2"))
-        core = self.parts.get("bm")
-        first = LowRank.of(a1, a2, scale)
-        return (
-            first,
-            LowRank.of(b1, b2, scale) if core is None else Tucker.of(b1, b2, core, scale),
+def _peft_ia3(stored: Stored) -> Made | None:
+    vector = stored.tensors["ia3_l"]
+    axis: Axis = "in" if _named(stored.config.get("feedforward_modules"), stored.path) else "out"
+    if len(vector.shape) == 2 and 1 in vector.shape and vector.size > 1:
+        axis = "out" if vector.shape[1] == 1 else "in"
+    elif len(vector.shape) != 4 or vector.size != vector.shape[1]:
+        raise ShapeError(
+            "this is not a vector of an (IA)³",
+            module=stored.module,
+            expected="(out, 1), (1, in), or (1, n, 1, 1)",
+            found=list(vector.shape),
         )
+    return Made(IA3.of({"ia3_l": vector}, axis, stored.like), ("ia3_l",))
 
-    def stored(self) -> Mapping[str, Tensor]:
-        return self.parts
 
-    def rows(self, ranges: Sequence[tuple[int, int]]) -> GLoRA:
-        b1 = rows_of(self.parts["b1"], ranges)
-        return replace(self, parts={**self.parts, "b1": b1}, shape=(b1.shape[0], *self.shape[1:]))
+def _named(names: Any, path: str) -> bool:
+    """Return whether PEFT's list of modules, or its expression, means a module."""
+    if isinstance(names, str):
+        try:
+            return re.fullmatch(names, path) is not None
+        except re.error:
+            return False
+    listed = names if isinstance(names, list) else []
+    return any(path == name or path.endswith(f".{name}") for name in listed)
 
-    def changer(self, dtype: str, read: ReadRows) -> ChangeRows:
-        import numpy as np
 
-        def matrix(role: str) -> Array:
-            tensor = self.parts[role]
-            return values(tensor, dtype, (tensor.shape[0], math.prod(tensor.shape[1:])))
+def _peft_bias(stored: Stored, weight: Made | None) -> Made | None:
+    delta = None if weight is None else weight.delta
+    if isinstance(delta, IA3) and "ia3_l" in delta.parts and delta.axis == "out":
+        return Made(delta.of_bias(), ())
+    return None
 
-        a1, a2 = times(matrix("a1"), self.factor), matrix("a2")
-        b1, b2 = times(matrix("b1"), self.factor), matrix("b2")
-        if "bm" in self.parts:
-            core = values(self.parts["bm"], dtype)
-            b2 = np.einsum("pq...,qi->pi...", core, b2, optimize=True).reshape(len(core), -1)
-        inputs = len(a1)
 
-        def change(start: int, stop: int, base: Any) -> Any:
-            at_places = base.reshape(len(base), inputs, -1).swapaxes(1, 2)  # (rows, places, in)
-            mixed = ((at_places @ a1) @ a2).swapaxes(1, 2).reshape(base.shape)
-            return mixed + b1[start:stop] @ b2
-
-        return change
+KINDS = (
+    Kind(
+        "ia3",
+        roles=("ia3_weight", "on_input"),
+        make=_ia3,
+        suffixes={"lycoris": {"on_input": (".on_input",), "ia3_weight": (".weight",)}},
+        always=("ia3_weight",),
+        compared="formula, LyCORIS",
+    ),
+    Kind(
+        "peft-ia3",
+        roles=("ia3_l",),
+        make=_peft_ia3,
+        make_bias=_peft_bias,
+        suffixes={"peft": {"ia3_l": (".ia3_l", ".ia3_l.default")}},
+        always=("ia3_l",),
+        compared="formula, PEFT",
+    ),
+)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from loramerge.adapter.delta import Delta, ReadRows, cast, values
-from loramerge.adapter.kinds.dense import Full
-from loramerge.adapter.kinds.dependent import ChangeRows, Dependent
-from loramerge.adapter.kinds.low_rank import Scaled
-from loramerge.adapter.kinds.relative import Axis
+from loramerge.adapter.delta import AlphaPlace, Content, Delta, Facts, ReadRows
+from loramerge.adapter.floats import cast, values
+from loramerge.adapter.kinds import make_weight
+from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent, as_difference
+from loramerge.adapter.kinds.bases.scaled import Scaled
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["DoRA"]
+__all__ = ["KINDS", "DoRA"]
+
+Axis = Literal["out", "in"]
 
 _BLOCK = 1 << 18  # elements of the base at a time in the first pass over it
 _FINFO_EPS = 2.0**-23  # LyCORIS adds finfo(float32).eps to the norm, PEFT nothing
@@ -81,44 +84,30 @@ class DoRA(Dependent):
         return self.inner.shape
 
     @property
-    def peft_type(self) -> str | None:  # type: ignore[override]
-        return self.inner.peft_type if self.inner.kind == "lora" else None
-
-    @property
-    def hides_kernel(self) -> bool:
-        return self.inner.hides_kernel
+    def facts(self) -> Facts:  # type: ignore[override]
+        # PEFT knows DoRA only of its LoRA
+        held = self.inner.facts.peft_type if self.inner.kind == "lora" else None
+        return Facts(weighs=False, peft_type=held)
 
     @property
     def core(self) -> Scaled:
         return self.inner
 
     @property
-    def dim(self) -> int | None:
-        return self.inner.dim
-
-    @property
     def alpha(self) -> float | None:
         return self.inner.alpha
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (self.weight, float(self.axis == "in"))
-
-    def free_parts(self) -> tuple[Delta, ...]:
+    def content(self) -> Content:
         flat = self.magnitude.reshaped((self.magnitude.size,))
-        return (self.inner, Full.of(flat, "diff"))
+        return Content((self.weight, float(self.axis == "in")), (self.inner, as_difference(flat)))
 
     def scaled(self, weight: float) -> DoRA:
         return replace(self, weight=self.weight * weight)
 
-    def bare(self) -> DoRA:
-        """Return the same without a scale of the factors, a sign apart."""
-        return replace(self, inner=self.inner.bare())
-
     def stored(self) -> Mapping[str, Tensor]:
         return {**self.inner.stored(), self.role: self.magnitude}
 
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
+    def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
         self.require_whole()
         magnitude = self.magnitude
         if dtype not in (None, magnitude.dtype) and is_float(magnitude.dtype):
@@ -232,3 +221,37 @@ class DoRA(Dependent):
             return step
 
         return change
+
+
+_SCALES = ("magnitude", "dora_scale")
+
+
+def _make(stored: Stored) -> Made | None:
+    role = next(iter(stored.only(*_SCALES)))
+    rest = {r: tensor for r, tensor in stored.tensors.items() if r not in _SCALES}
+    inner = make_weight(stored._replace(tensors=rest))
+    if inner is None or not isinstance(inner.delta, Scaled) or not inner.delta.facts.magnitudes:
+        return None
+    delta = DoRA.of(inner.delta, stored.tensors[role], role, stored.module)
+    return Made(delta, (*inner.roles, role), inner.hides_kernel)
+
+
+KINDS = (
+    Kind(
+        "dora",
+        roles=_SCALES,
+        make=_make,
+        suffixes={
+            "lycoris": {"dora_scale": (".dora_scale", ".magnitude")},
+            "peft-lora": {
+                "magnitude": (
+                    ".lora_magnitude_vector",
+                    ".lora_magnitude_vector.weight",
+                    ".lora_magnitude_vector.default.weight",
+                )
+            },
+        },
+        wraps=True,
+        compared="formula, LyCORIS, PEFT",
+    ),
+)
