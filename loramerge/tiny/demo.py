@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.errors import OutputExists
-from loramerge.library.references import references
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
 from loramerge.steps.parameters import Context, Doc, command_words
+from loramerge.steps.references import references
 from loramerge.verbs.bake import Bake, bake
 from loramerge.verbs.inspect import Inspect, inspect
 from loramerge.verbs.mix import Mix, mix

@@ -15,11 +15,11 @@ from loramerge.errors import UsageError
 from loramerge.events import Warn
 from loramerge.files.writer import check_target, write_bytes
 from loramerge.library.lookup import bare
-from loramerge.library.references import Reference
 from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
 from loramerge.steps.outputs import default_name, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction
+from loramerge.steps.references import Reference
 
 if TYPE_CHECKING:
     from loramerge.train.drawing.preview import Column, Sheet
@@ -195,7 +195,7 @@ def predict(parameters: Preview, context: Context = Context()) -> Prediction:
     return Prediction()
 
 
-VERB = Verb("preview", Preview, "picture", preview, predict)
+VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
 
 
 def _output(parameters: Preview, context: Context) -> Path:

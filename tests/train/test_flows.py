@@ -455,7 +455,7 @@ def test_bases_that_lack_something_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_families_in_a_preview(tmp_path: Path) -> None:
-    from loramerge.library.references import parse_reference
+    from loramerge.steps.references import parse_reference
 
     how = {"base": tuple(str(flow_folder(k)) for k in ("sd3", "flux-dev")), "size": 32, "steps": 2}
     result = preview(Preview(output=str(tmp_path / "x.png"), **how), Context(device="cpu"))

@@ -13,9 +13,9 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, OutputExists, RecipeError, UsageError  # noqa: E402
-from loramerge.library.references import parse_reference  # noqa: E402
 from loramerge.report.pictures import grid, png_bytes  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.steps.references import parse_reference  # noqa: E402
 from loramerge.train.drawing.sampling import Drawing, draw, guided  # noqa: E402
 from loramerge.train.lora.applied import applied  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loramerge.adapter import Site
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.library.references import parse_reference
+from loramerge.steps.references import parse_reference
 
 
 @pytest.mark.parametrize(

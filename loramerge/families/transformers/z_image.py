@@ -10,22 +10,19 @@ Source of the names: diffusers' `ZImageTransformer2DModel` (verified), and the s
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family, Spelling, plain_slot
+from loramerge.families.spec import Component, Family, Metadata, Spelling, plain_slot
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
+    same,
     transformer_spellings,
 )
 
-__all__ = ["Z_IMAGE"]
-
-
-def _same(name: str, layer: str, dims: tuple[str | int, ...], *, bias: bool = False) -> Row:
-    """A layer that both layouts call alike."""
-    return Row(name, layer, dims, bias, Native(name))  # type: ignore[arg-type]
+__all__ = ["FAMILY"]
 
 
 _BLOCK = (
@@ -36,24 +33,24 @@ _BLOCK = (
         for part, x in enumerate("qkv")
     ),
     Row("attention.to_out.0", "linear", ("w", "w"), False, Native("attention.out")),
-    _same("feed_forward.w1", "linear", ("hidden", "w")),
-    _same("feed_forward.w2", "linear", ("w", "hidden")),
-    _same("feed_forward.w3", "linear", ("hidden", "w")),
+    same("feed_forward.w1", "linear", ("hidden", "w")),
+    same("feed_forward.w2", "linear", ("w", "hidden")),
+    same("feed_forward.w3", "linear", ("hidden", "w")),
     *(
-        _same(name, "norm", ("w",))
+        same(name, "norm", ("w",))
         for name in ("attention_norm1", "ffn_norm1", "attention_norm2", "ffn_norm2")
     ),
 )
-_MODULATED = (*_BLOCK, _same("adaLN_modulation.0", "linear", ("4w", "time"), bias=True))
+_MODULATED = (*_BLOCK, same("adaLN_modulation.0", "linear", ("4w", "time"), bias=True))
 _TOP = (
     Row("all_x_embedder.2-1", "linear", ("w", 64), True, Native("x_embedder")),
     Row("all_final_layer.2-1.linear", "linear", (64, "w"), True, Native("final_layer.linear")),
     Row("all_final_layer.2-1.adaLN_modulation.1", "linear", ("w", "time"), True,
         Native("final_layer.adaLN_modulation.1")),
-    _same("t_embedder.mlp.0", "linear", (1024, 256), bias=True),
-    _same("t_embedder.mlp.2", "linear", ("time", 1024), bias=True),
-    _same("cap_embedder.0", "norm", ("text",)),
-    _same("cap_embedder.1", "linear", ("w", "text"), bias=True),
+    same("t_embedder.mlp.0", "linear", (1024, 256), bias=True),
+    same("t_embedder.mlp.2", "linear", ("time", 1024), bias=True),
+    same("cap_embedder.0", "norm", ("text",)),
+    same("cap_embedder.1", "linear", ("w", "text"), bias=True),
 )  # fmt: skip
 _STACKS = (
     Stack("", "", (0,), _TOP),
@@ -66,7 +63,7 @@ _SIZES = {
     "w": _WIDTH, "4w": 4 * _WIDTH, "hidden": 10240, "head": 128, "time": 256, "text": 2560,
 }  # fmt: skip
 
-Z_IMAGE = Family(
+FAMILY = Family(
     name="z-image",
     title="Z-Image and Z-Image Turbo",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
@@ -76,16 +73,16 @@ Z_IMAGE = Family(
             *transformer_spellings("comfyui", native_slots(_STACKS)),
         )
     },
-    metadata=("zimage", "z-image", "z_image"),
+    metadata=Metadata("Z-Image", "z_image", "networks.lora_zimage", also=("zimage",)),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
+    classes={"transformer": "ZImageTransformer2DModel"},
+    heads=heads(_STACKS),
     probes=(
         *(f"layers.0.attention.to_{x}" for x in ("q", "k", "v", "out.0")),
         "layers.0.feed_forward.w1",
         "layers.0.adaLN_modulation.0",
     ),
     sign=r"(?:layers|_refiner)[._]\d+[._](?:attention|feed_forward|adaLN|ffn)|cap_embedder",
-    never=r"layers[._]\d+[._]adaLN_modulation[._]1|[._]attn[._]to|caption_embed",  # those of Lumina2
-    by_shape=True,
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

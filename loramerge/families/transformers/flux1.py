@@ -6,20 +6,21 @@ diffusers' `convert_flux_transformer_checkpoint_to_diffusers` reads them (verifi
 
 from __future__ import annotations
 
-from loramerge.families.clip import Clip, clip_modules
+from loramerge.families.clip import CLIP_L, clip_modules
 from loramerge.families.encoders import clip_spellings, t5_spellings
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 from loramerge.families.t5 import T5, t5_modules
 
-__all__ = ["FLUX1", "flux_stacks"]
+__all__ = ["FAMILY"]
 
 
 def _qkv(fused: str, *names: str) -> tuple[Row, ...]:
@@ -93,16 +94,12 @@ _LAST = (
 )  # fmt: skip
 
 
-def flux_stacks(double: int = 19, single: int = 38) -> tuple[Stack, ...]:
-    """Return the layers of a Flux transformer of so many double and single blocks."""
-    return (
-        Stack("", "", (0,), _TOP),
-        Stack("transformer_blocks.{}.", "double_blocks.{}.", range(double), _DOUBLE),
-        Stack("single_transformer_blocks.{}.", "single_blocks.{}.", range(single), _SINGLE),
-        Stack("", "", (0,), _LAST),
-    )
-
-
+_STACKS = (
+    Stack("", "", (0,), _TOP),
+    Stack("transformer_blocks.{}.", "double_blocks.{}.", range(19), _DOUBLE),
+    Stack("single_transformer_blocks.{}.", "single_blocks.{}.", range(38), _SINGLE),
+    Stack("", "", (0,), _LAST),
+)
 _WIDTH = 3072
 _SIZES = {
     **{f"{n}w": n * _WIDTH for n in range(2, 7)},
@@ -112,33 +109,57 @@ _SIZES = {
 
 def _build() -> tuple[Component, ...]:
     return (
-        Component("transformer", tuple(expand(flux_stacks(), _SIZES))),
-        Component("text_encoder", tuple(clip_modules(Clip(width=768, layers=12)))),
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(clip_modules(CLIP_L))),
         Component("text_encoder_2", tuple(t5_modules(T5()))),
     )
 
 
-# 19 double and 38 single blocks: HunyuanVideo has 20 and 40, Flux.2 48 single ones; HunyuanVideo
-# names the layers of its blocks in other words, too
-_NEVER = (
-    r"double_blocks[._](?:19|[2-9]\d|\d{3,})[._]"
-    r"|single_(?:transformer_)?blocks[._](?:3[89]|[4-9]\d|\d{3,})[._]"
-    r"|(?<!single_)transformer_blocks[._](?:19|[2-9]\d|\d{3,})[._]"
-    r"|\.(?:img|txt)_attn_(?:qkv|proj)|_mod[._]linear|modulation[._]linear|(?:img|txt)_mlp[._]fc\d"
-    r"|token_refiner"
-)
-
-FLUX1 = Family(
+FAMILY = Family(
     name="flux1",
     title="Flux.1",
     build=_build,
     spellings={
-        "transformer": transformer_spellings("bfl", native_slots(flux_stacks())),
+        "transformer": transformer_spellings("bfl", native_slots(_STACKS)),
         "text_encoder": clip_spellings("text_encoders.clip_l.transformer."),
         "text_encoder_2": t5_spellings("text_encoders.t5xxl.transformer."),
     },
-    metadata=("flux1", "flux-1", "flux"),
+    # which of dev and schnell, no weight tells
+    metadata=Metadata("flux-1", "flux1", "networks.lora_flux", also=("flux",)),
     verified="diffusers and transformers models on the meta device, names and shapes",
+    classes={
+        "transformer": "FluxTransformer2DModel",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "T5EncoderModel",
+    },
+    prefixes={
+        "kohya": {"text_encoder_2": ("lora_te3_", "lora_te2_")},  # T5, the second OneTrainer's
+        "onetrainer": {
+            "transformer": ("lora_transformer_", "transformer."),
+            "text_encoder": ("lora_te1_", "clip_l."),
+            "text_encoder_2": ("lora_te2_", "t5."),
+        },
+        "xlabs": {"transformer": ("", "diffusion_model.")},
+    },
+    heads=heads(_STACKS),
+    marks={
+        "onetrainer": (
+            *(
+                f"transformer.{name}."
+                for name in (
+                    "double_blocks",
+                    "single_blocks",
+                    "final_layer",
+                    "time_in",
+                    "vector_in",
+                    "guidance_in",
+                )
+            ),
+            "clip_l.",
+            "t5.",
+        ),
+        "xlabs": ("double_blocks.", "single_blocks."),
+    },
     probes=(
         "transformer_blocks.0.attn.to_q",
         "transformer_blocks.0.attn.to_k",
@@ -152,7 +173,6 @@ FLUX1 = Family(
         "text_model.encoder.layers.0.self_attn.q_proj",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    never=_NEVER,
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

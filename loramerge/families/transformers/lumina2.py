@@ -10,17 +10,18 @@ published configuration.
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 
-__all__ = ["LUMINA2"]
+__all__ = ["FAMILY"]
 
 
 def _linear(name: str, rows: str | int, columns: str | int, native: str, *, bias: bool) -> Row:
@@ -75,13 +76,15 @@ _SIZES = {
     "w": _WIDTH, "4w": 4 * _WIDTH, "keys": _WIDTH // 3, "head": 96, "time": 1024, "text": 2304,
 }  # fmt: skip
 
-LUMINA2 = Family(
+FAMILY = Family(
     name="lumina2",
     title="Lumina Image 2.0",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
-    metadata=("lumina-2", "lumina2", "lumina"),
+    metadata=Metadata("lumina-2", "lumina2", "networks.lora_lumina", also=("lumina",)),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
+    classes={"transformer": "Lumina2Transformer2DModel"},
+    heads=heads(_STACKS),
     probes=(
         *(f"layers.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         "layers.0.feed_forward.linear_1",
@@ -91,8 +94,6 @@ LUMINA2 = Family(
         r"(?:layers|_refiner)[._]\d+[._](?:att|feed_forward|adaLN|norm1|ffn)"
         r"|cap_embedder|caption_embedder"
     ),
-    never=r"attention[._]to_|adaLN_modulation[._]0|all_(?:x_embedder|final_layer)",  # of Z-Image
-    by_shape=True,
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -11,18 +11,19 @@ diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conver
 from __future__ import annotations
 
 from loramerge.families.encoders import t5_spellings
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 from loramerge.families.t5 import T5, t5_modules
 
-__all__ = ["WAN", "wan_stacks"]
+__all__ = ["FAMILY"]
 
 _TOP = (
     Row("patch_embedding", "conv", ("w", "channels", 1, 2, 2), True, Native("patch_embedding")),
@@ -69,35 +70,40 @@ _BLOCK = (
 )
 
 
-def wan_stacks(blocks: int = 40) -> tuple[Stack, ...]:
-    """Return the layers of a transformer of so many blocks."""
-    return (
-        Stack("", "", (0,), _TOP),
-        Stack("blocks.{}.", "blocks.{}.", range(blocks), _BLOCK),
-        Stack("", "", (0,), (Row("proj_out", "linear", (64, "w"), True, Native("head.head")),)),
-    )
-
-
+_STACKS = (
+    Stack("", "", (0,), _TOP),
+    Stack("blocks.{}.", "blocks.{}.", range(40), _BLOCK),
+    Stack("", "", (0,), (Row("proj_out", "linear", (64, "w"), True, Native("head.head")),)),
+)
 _SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
 
 
 def _build() -> tuple[Component, ...]:
     return (
-        Component("transformer", tuple(expand(wan_stacks(), _SIZES))),
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
         Component("text_encoder", tuple(t5_modules(T5(vocabulary=256384, biased=True)))),
     )
 
 
-WAN = Family(
+FAMILY = Family(
     name="wan",
     title="Wan 2.1 and 2.2",
     build=_build,
     spellings={
-        "transformer": transformer_spellings("original", native_slots(wan_stacks())),
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
         "text_encoder": t5_spellings("text_encoders.umt5xxl.transformer."),
     },
-    metadata=("wan", "Wan"),
+    metadata=Metadata("wan2.1", "wan", "networks.lora_wan"),
     verified="diffusers and transformers models on the meta device, names and shapes",
+    classes={"transformer": "WanTransformer3DModel", "text_encoder": "UMT5EncoderModel"},
+    prefixes={
+        "kohya": {"text_encoder": ("lora_te_",)},  # OneTrainer's
+        "onetrainer": {"text_encoder": ("lora_te_", "t5.")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
+    heads=heads(_STACKS),
+    marks={"onetrainer": ("t5.",)},
     probes=(
         "blocks.0.attn1.to_q",
         "blocks.0.attn2.to_k",

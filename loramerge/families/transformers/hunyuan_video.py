@@ -9,17 +9,18 @@ files as diffusers' `convert_hunyuan_video_transformer_to_diffusers` reads them 
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 
-__all__ = ["HUNYUAN_VIDEO"]
+__all__ = ["FAMILY"]
 
 
 def _linear(
@@ -123,13 +124,31 @@ _SIGN = (
     r"|token_refiner"
 )
 
-HUNYUAN_VIDEO = Family(
+FAMILY = Family(
     name="hunyuan-video",
     title="HunyuanVideo",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
-    metadata=("hunyuan",),
+    metadata=Metadata("hunyuan-video", "hunyuan_video", also=("hunyuan",)),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
+    classes={"transformer": "HunyuanVideoTransformer3DModel"},
+    prefixes={"onetrainer": {"transformer": ("lora_transformer_", "transformer.")}},
+    heads=heads(_STACKS),
+    marks={
+        "onetrainer": tuple(
+            f"transformer.{name}"
+            for name in (
+                "double_blocks.",
+                "single_blocks.",
+                "final_layer.",
+                "time_in.",
+                "vector_in.",
+                "guidance_in.",
+                "img_in.proj",
+                "txt_in.",
+            )
+        )
+    },
     probes=(
         *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v")),
@@ -137,10 +156,6 @@ HUNYUAN_VIDEO = Family(
         "single_transformer_blocks.0.proj_out",
     ),
     sign=_SIGN,
-    never=(
-        r"(?:img|txt)_mlp[._][02]|_mod[._]lin(?!ear)|modulation[._]lin(?!ear)"
-        r"|double_blocks[._][2-9]\d[._]|single_(?:transformer_)?blocks[._][4-9]\d[._]"
-    ),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )
