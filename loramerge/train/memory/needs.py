@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,7 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
         _cast(encoder, dtype)
         if not known[name].trained:
             continue
-        found, _ = inject_trainable_lora(
+        groups, _ = inject_trainable_lora(
             encoder, targets.rank, alpha=targets.alpha, preset="attn-ff",
             exclude=base.shape.architecture.unread_text(encoder), rslora=targets.rslora,
             dropout_p=targets.dropout, decompose=targets.kind == "dora",
@@ -345,7 +346,7 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
         finally:
             remove_lora(encoder)
         kept += held
-        trained += found
+        trained += chain(*groups)
     return kept, trained
 
 
