@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "Doc": "loramerge.parameters",
     "GradientAudit": "loramerge.train.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
@@ -28,6 +29,7 @@ _LAZY = {
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.saving",
     "mix": "loramerge.api",
+    "operator": "loramerge.algebra.operators",
     "remove_lora": "loramerge.train.modules",
     "resize": "loramerge.api",
     "run": "loramerge.api",
@@ -39,6 +41,7 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "Doc",
     "GradientAudit",
     "LoramergeError",
     "Weight",
@@ -54,6 +57,7 @@ __all__ = [
     "load",
     "load_lora_weight",
     "mix",
+    "operator",
     "remove_lora",
     "resize",
     "run",
@@ -65,9 +69,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
+    from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
     from loramerge.errors import LoramergeError
+    from loramerge.parameters import Doc
     from loramerge.train.audit import GradientAudit
     from loramerge.train.modules import (
         collapse_lora,

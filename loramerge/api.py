@@ -27,6 +27,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
 from loramerge.library.references import Reference
+from loramerge.parameters import build
 from loramerge.recipe.run import RunResult, run
 from loramerge.steps.adapters import Target, encoded_for
 from loramerge.steps.outputs import adapter_output
@@ -37,7 +38,7 @@ from loramerge.verbs.bake import bake as _bake
 from loramerge.verbs.convert import Convert, converted
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
-from loramerge.verbs.mix import Mix, mixed
+from loramerge.verbs.mix import Mix, compute_mix
 from loramerge.verbs.resize import Resize, resized
 from loramerge.verbs.train import trained
 from loramerge.verbs.training import Train
@@ -119,7 +120,7 @@ def mix(
             `max_size="20MB"` or bytes, …), `embeddings`, `compat`.
     """
     references, context = _given(adapters, Context(threads, device, notify))
-    found = mixed(Mix(adapters=references, **_sized(parameters)), context).adapter
+    found = compute_mix(build(Mix, {"adapters": references, **_sized(parameters)}), context).adapter
     assert found is not None
     return found
 

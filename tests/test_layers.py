@@ -24,6 +24,7 @@ FLOORS = (
     ("dialects",),
     ("families",),
     ("files",),
+    ("parameters",),
     ("errors", "events"),
 )
 FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}

@@ -110,12 +110,15 @@ class Delta(ABC):
         weighs: whether a file can say the kind at another weight than 1.
         computable: whether ΔW can be had at all.
         optional: whether a base that lacks the parameter is no fault.
+        is_product: whether ΔW is a product or sum of several low-rank matrices whose ranks multiply or
+            add, so that its factors as a LoRA can be larger than ΔW.
         peft_type: the type of PEFT configuration that holds the kind, None where none does.
     """
 
     needs_base: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
     computable: ClassVar[bool] = True
+    is_product: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = None
 
     kind: str

@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "base": "Name the checkpoints you use often.",
     "library": "Folders whose adapters are known by name.",
     "dialects": "List the dialects that are read and written.",
+    "operators": "List the merge operators, or explain one.",
     "families": "List the base architectures that are known.",
     "demo": "A tour on a tiny model, ending with a picture.",
 }

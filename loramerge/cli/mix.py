@@ -33,4 +33,5 @@ command = verb_command(
     "loramerge mix style:0.7 character:0.3 --rank 16",
     decomposes=True,
     writes=True,
+    operators=True,
 )

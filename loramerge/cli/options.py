@@ -8,6 +8,8 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,17 @@ import click
 
 from loramerge.cli.session import Session
 from loramerge.events import Note
+from loramerge.parameters import build
 from loramerge.steps.parameters import Context, Parameter, parameters_of
 
-__all__ = ["emit", "json_options", "run_options", "verb_command"]
+__all__ = [
+    "emit",
+    "json_options",
+    "load_operators",
+    "operator_option",
+    "run_options",
+    "verb_command",
+]
 
 Render = Callable[[Any], None]
 
@@ -68,6 +78,7 @@ def verb_command(
     decomposes: bool = False,
     writes: bool = False,
     recipe: bool = True,
+    operators: bool = False,
     steps: Callable[[Any, Any], Steps] | None = None,
 ) -> click.Command:
     """Make the command of a verb.
@@ -81,11 +92,11 @@ def verb_command(
         decomposes: whether the verb uses `--device`.
         writes: whether it writes adapters or checkpoints, which then say what made them.
         recipe: whether recipes can do the same.
+        operators: whether merge operators bring options of their own.
         steps: function of parameters and result that gives the steps of a recipe that does the
             same; by default the verb itself.
     """
-    said = parameters_of(parameters)
-    own = {one.name for one in said}  # meta has a --strip of its own
+    own = {one.name for one in parameters_of(parameters)}  # meta has a --strip of its own
 
     def callback(**values: Any) -> int:
         common: dict[str, Any] = {
@@ -99,7 +110,10 @@ def verb_command(
         save_recipe = common["save_recipe"]
         if save_recipe is not None:
             _check_recipe_file(save_recipe)
-        asked = parameters(**{one.name: _read(one, values[one.name]) for one in said})
+        asked = build(
+            parameters,
+            {one.name: _read(one, values[one.name]) for one in parameters_of(parameters)},
+        )
         with Session(quiet=quiet) as session:
             if common["device"] is not None:
                 _check_device(name, common["device"], session, used=decomposes)
@@ -115,15 +129,91 @@ def verb_command(
         emit(result.json(), common["as_json"], json_file, shown)
         return exit_code(result)
 
-    fields = [_parameter(one) for one in said]
-    fields.sort(key=lambda p: not isinstance(p, click.Argument))
-    return click.Command(
+    def fields() -> list[click.Parameter]:
+        found = [_parameter(one) for one in parameters_of(parameters)]
+        return sorted(found, key=lambda p: not isinstance(p, click.Argument))
+
+    rest = [*(_recipe_options(writes=writes) if recipe else []), *run_options()]
+    first = fields()
+    command: Callable[..., click.Command] = click.Command
+    if operators:
+        command = partial(_GrowingCommand, fields=fields, rest=rest)
+    return command(
         name,
         callback=callback,
-        params=[*fields, *(_recipe_options(writes=writes) if recipe else []), *run_options()],
+        params=[*first, *rest],
         help=parameters.__doc__,
         epilog=f"Example: {example}",
-        no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in fields),
+        no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in first),
+    )
+
+
+class _GrowingCommand(click.Command):
+    """A command with options of merge operators, also of those in files that its line names."""
+
+    def __init__(
+        self,
+        *args: Any,
+        fields: Callable[[], list[click.Parameter]],
+        rest: Sequence[click.Parameter],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._fields, self._rest = fields, [operator_option(), *rest]
+        self._grow()
+
+    def _grow(self) -> None:
+        self.params = [*self._fields(), *self._rest]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from loramerge.algebra.operators import known_operators
+
+        load_operators(values_of("--operator", args))
+        self._grow()
+        known = {flag for one in self.get_params(ctx) for flag in one.opts}
+        flags = {word.partition("=")[0] for word in args if word.startswith("--")}
+        helps = not flags.isdisjoint(ctx.help_option_names) or "-h" in args
+        methods = set(values_of("--method", args))
+        if helps or flags - known or methods - known_operators().keys():
+            known_operators(installed=True)
+            self._grow()
+        return super().parse_args(ctx, args)
+
+
+def values_of(option: str, args: Sequence[str]) -> list[str]:
+    """Return the values that a command line gives an option, before it is parsed."""
+    found = [word.partition("=")[2] for word in args if word.startswith(f"{option}=")]
+    return found + [value for word, value in pairwise(args) if word == option]
+
+
+def load_operators(paths: Sequence[str]) -> None:
+    """Run files of merge operators, each once."""
+    from loramerge.algebra.operators import load_file
+
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in _loaded:
+            load_file(path)
+            _loaded.add(real)
+
+
+_loaded: set[str] = set()
+
+
+def operator_option() -> click.Option:
+    """Return the option that names files of merge operators."""
+
+    def load(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+        load_operators(value)
+
+    return click.Option(
+        ["--operator"],
+        multiple=True,
+        metavar="FILE.py",
+        is_eager=True,
+        expose_value=False,
+        callback=load,
+        help="Python file that defines merge operators, which is run; may be repeated.",
     )
 
 
@@ -232,6 +322,9 @@ def _parameter(one: Parameter) -> click.Parameter:
             shell_complete=completion,
         )
     flags = doc.flags or (f"--{one.name.replace('_', '-')}",)
+    if one.kind is bool and one.optional:
+        flag = flags[0].removeprefix("--")
+        return click.Option([f"--{flag}/--no-{flag}", one.name], default=None, help=doc.help)
     if one.kind is bool:
         return click.Option([*flags, one.name], is_flag=True, default=False, help=doc.help)
     return click.Option(
@@ -263,6 +356,8 @@ def _metavar(word: str, *, required: bool, many: bool) -> str:
 
 
 def _click_type(one: Parameter) -> click.ParamType[Any]:
+    if one.doc.choices is not None:
+        return click.Choice(one.doc.choices())
     if typing.get_origin(one.kind) is typing.Literal:
         return click.Choice(typing.get_args(one.kind))
     if one.kind in (int, float):

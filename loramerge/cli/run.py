@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, run_options
+from loramerge.cli.options import emit, operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
 from loramerge.steps.parameters import Context
@@ -45,6 +45,7 @@ def recipe_options() -> list[click.Parameter]:
             help="Take an input from this path; may be repeated.",
         ),
         click.Option(["--fresh"], is_flag=True, help="Make again what is up to date."),
+        operator_option(),
     ]
 
 

@@ -15,7 +15,7 @@ from loramerge.adapter.load import load
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof, prove
-from loramerge.algebra.terms import naming
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError, UsageError, listed
@@ -345,7 +345,7 @@ def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     if parameters.to_lora:
         check_to_lora(source, rule)
     terms = {
-        site: [_plain(delta, source.dtype) if parameters.to_lora else delta]
+        site: [Term(_plain(delta, source.dtype) if parameters.to_lora else delta)]
         for site, delta in source.deltas.items()
     }
     return predict_adapter([adapter], source, terms, rule, parameters, made, context)

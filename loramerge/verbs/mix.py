@@ -1,9 +1,10 @@
-"""mix: a weighted combination of adapters, exact unless ranks are lowered."""
+"""mix: combine adapters with weights by a merge operator, by default to the exact sum."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -12,15 +13,19 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.mix import frame_of
 from loramerge.algebra.mix import mix as mix_adapters
-from loramerge.algebra.mix import mixed_frame
+from loramerge.algebra.operator import Method, Operator
+from loramerge.algebra.operators import find_operator, known_operators
+from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.library.references import Reference, with_weight_files
+from loramerge.parameters import Parameter
 from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
 from loramerge.steps.inputs import adapter_of, at_base, open_base
 from loramerge.steps.outputs import sum_name, weighted_shapes
@@ -29,7 +34,11 @@ from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made, Node, base_input, input_of, step_of
 from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
-__all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
+__all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
+
+
+def _method_names() -> tuple[str, ...]:
+    return tuple(known_operators())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,8 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
     """Combine adapters with weights, exactly.
 
     The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
-    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it.
+    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
+    than the sum are listed by `loramerge operators`.
     """
 
     adapters: Annotated[
@@ -50,8 +60,12 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
         ),
     ]
     method: Annotated[
-        Literal["linear"], Doc("How the weighted changes are combined: `linear` is their sum.")
-    ] = "linear"
+        str,
+        Doc(
+            "Operator that combines the changes: `linear` is their weighted sum.",
+            choices=_method_names,
+        ),
+    ] = LINEAR.name
     compat: Annotated[
         Literal["kohya", "kohya-concat", "peft-linear"] | None,
         Doc(
@@ -67,6 +81,40 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
         ),
     ] = "all"
 
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the operator's own parameters
+
+    @classmethod
+    def held_parameters(cls, *, installed: bool = False) -> tuple[Parameter, ...]:
+        """Return the parameters of the known operators, which `settings` holds.
+
+        Raises:
+            UsageError: if an operator has a parameter that mix itself has.
+        """
+        return _held_by(tuple(known_operators(installed=installed).values()))
+
+    @property
+    def code(self) -> str | None:
+        """The digest of the operator's code, if it is not part of loramerge."""
+        return find_operator(self.method).code
+
+    def operation(self) -> Method:
+        """Return the operator of `method` with its parameters.
+
+        Raises:
+            UsageError: if there is none of this name, or a parameter is not one of it.
+        """
+        operator = find_operator(self.method)
+        own = {one.name for one in operator.own_parameters}
+        for name in self.settings:
+            if name not in own:
+                others = [o.name for o in known_operators().values() if _has(o, name)]
+                raise UsageError(
+                    f"the method {self.method} has no parameter {name!r}",
+                    expected=listed(sorted(own)) or "no parameters",
+                    hint=("methods that have it: ", *_methods(others)) if others else None,
+                )
+        return Method.of(operator, self.settings)
+
     def check(self) -> None:
         """Refuse parameters that cannot be meant, before anything is opened.
 
@@ -76,22 +124,82 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:
             raise UsageError(
-                "compat gives another tool's result as it is, and no criterion cuts it",
+                "compat gives the result of another tool as it is, and no criterion cuts it",
                 hint="resize the result in a second step",
+            )
+        if not self.operation().operator.is_sum and self.compat is not None:
+            raise UsageError(
+                "compat gives the result of another tool, and method that of an operator",
+                hint="give one of the two",
             )
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
 
     def settled(self) -> Mix:
-        """Return the same with the weights of files in place."""
+        """Return the same with the weights of files in place, and no setting that is the default."""
+        own = {one.name: one.default for one in find_operator(self.method).own_parameters}
         return replace(
-            self, adapters=tuple(with_weight_files(self.adapters, self.weights)), weights=()
+            self,
+            adapters=tuple(with_weight_files(self.adapters, self.weights)),
+            weights=(),
+            settings={n: v for n, v in self.settings.items() if v != own.get(n, MISSING)},
         )
+
+
+def _has(operator: Operator, name: str) -> bool:
+    return any(one.name == name for one in operator.own_parameters)
+
+
+def _methods(names: Sequence[str]) -> list[str | Setting]:
+    return [part for name in names for part in (", ", Setting("method", name))][1:]
+
+
+# words of every command, and of every step of a recipe
+_RESERVED = frozenset(
+    {"device", "for", "help", "json", "json_file", "operator", "quiet", "save", "save_recipe", "strip",
+     "threads"}
+)  # fmt: skip
+
+
+@cache
+def _held_by(operators: tuple[Operator, ...]) -> tuple[Parameter, ...]:
+    """Return the parameters of operators, those of one name as one."""
+    taken = {one.name for one in fields(Mix)} | _RESERVED
+    users: dict[str, list[tuple[Operator, Parameter]]] = {}
+    for operator in operators:
+        for one in operator.own_parameters:
+            if one.name in taken:
+                raise UsageError(
+                    f"operator {operator.name}: mix itself has a parameter {one.name!r}",
+                    hint="give the operator's parameter another name",
+                )
+            users.setdefault(one.name, []).append((operator, one))
+    return tuple(_held(found) for found in users.values())
+
+
+def _held(users: Sequence[tuple[Operator, Parameter]]) -> Parameter:
+    """Return the parameter that several operators have: not given, each has its own default."""
+    texts: dict[str, list[str]] = {}
+    for operator, one in users:
+        default = "required" if one.required else f"default: {one.default}"
+        text = f"{one.doc.help.rstrip().removesuffix('.')} [{default}]."
+        texts.setdefault(text, []).append(operator.name)
+    text = " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
+    first = users[0][1]
+    same = all(one.bounds == first.bounds for _, one in users)
+    return replace(
+        first,
+        optional=True,
+        doc=replace(first.doc, help=text),
+        bounds=first.bounds if same else (),
+        default=None,
+        holder="settings",
+    )
 
 
 @dataclass(kw_only=True)
 class MixResult(AdapterResult):
-    """What was mixed, what that lost, and what of the inputs is in it."""
+    """A mix: the adapter, its errors, and its inputs."""
 
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
@@ -114,12 +222,12 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     inputs = _inputs(parameters, context)
     stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
     target = target_of(parameters, [adapter for adapter, _ in inputs], stem)
-    result = written(_mixed(inputs, parameters, context), target, context)
-    context.notify(Note("use it at weight 1: the weights are in the file"))
+    result = written(_computed(inputs, parameters, context), target, context)
+    context.notify(Note("Load this file at strength 1: the weights are already applied."))
     return result
 
 
-def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
+def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """Mix without writing.
 
     Raises:
@@ -127,14 +235,14 @@ def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    return _mixed(_inputs(parameters, context), parameters, context)
+    return _computed(_inputs(parameters, context), parameters, context)
 
 
 def _inputs(parameters: Mix, context: Context) -> Inputs:
     return [(adapter_of(reference, context), reference) for reference in parameters.adapters]
 
 
-def _mixed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
+def _computed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
     adapters, given = _given(inputs, parameters, context)
     weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
@@ -183,7 +291,7 @@ def _summed(
     adapters = [adapter for adapter, _ in inputs]
     target = choose_dialect(parameters.target(), adapters)
     if rule.max_size is not None:
-        frame = mixed_frame(adapters, parameters.embeddings)
+        frame = frame_of(adapters, parameters.embeddings)
         shapes = weighted_shapes(inputs, target)
         sizes = budget(adapters, frame, shapes, parameters, made, context)
     return mix_adapters(
@@ -192,6 +300,7 @@ def _summed(
         embeddings=parameters.embeddings,
         sizes=sizes,
         target=target,
+        method=parameters.operation(),
         device=check_device(context.device),
         precise=parameters.float_type() == "F64",
         threads=context.threads,
@@ -200,7 +309,7 @@ def _summed(
 
 
 def predict(parameters: Mix, context: Context = Context()) -> Prediction:
-    """Foretell the result from headers."""
+    """Predict the result from headers."""
     parameters = parameters.settled()
     inputs = _inputs(parameters, context)
     adapters, given = _given(inputs, parameters, context)
@@ -209,15 +318,17 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     rule = parameters.rule(whole_size(adapters, parameters))
     if parameters.compat is None:
         require_base_free(weighted, rule)
-    terms = terms_of([(without_values(a, target), weight) for a, weight in weighted], target)
+    method = parameters.operation()
+    shadows = [(without_values(adapter, target), weight) for adapter, weight in weighted]
+    terms = terms_of(shadows, target, one_weight=not method.operator.is_sum)
     if parameters.compat in ("kohya", "peft-linear"):
-        terms = {site: deltas[:1] for site, deltas in terms.items()}
+        terms = {site: found[:1] for site, found in terms.items()}
     made = step_of("mix", parameters, given)
-    frame = mixed_frame(adapters, parameters.embeddings)
-    return predict_adapter(adapters, frame, terms, rule, parameters, made, context)
+    frame = frame_of(adapters, parameters.embeddings)
+    return predict_adapter(adapters, frame, terms, rule, parameters, made, context, method=method)
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, mixed)
+VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

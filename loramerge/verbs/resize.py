@@ -11,7 +11,7 @@ from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.resize import resize as resize_adapter
-from loramerge.algebra.terms import require_base_free
+from loramerge.algebra.terms import Term, require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn
@@ -185,7 +185,7 @@ def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     rule = parameters.rule(whole_size([adapter], parameters))
     require_base_free([(source, Weight())], rule)
     source = for_dialect(source, target)
-    terms = {site: [delta] for site, delta in source.deltas.items()}
+    terms = {site: [Term(delta)] for site, delta in source.deltas.items()}
     frame = source.with_deltas({}, dtype=adapter.dtype)
     return predict_adapter([adapter], frame, terms, rule, parameters, made, context)
 

@@ -41,6 +41,7 @@ class SparseSum(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    is_product: ClassVar[bool] = True
     kind: ClassVar[str] = "sparse-bias"  # type: ignore[misc]
 
     @classmethod

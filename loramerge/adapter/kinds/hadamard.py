@@ -42,6 +42,7 @@ class LoHa(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    is_product: ClassVar[bool] = True
     kind: ClassVar[str] = "loha"  # type: ignore[misc]
     peft_type: ClassVar[str | None] = "LOHA"
 

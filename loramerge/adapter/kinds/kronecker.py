@@ -41,6 +41,7 @@ class LoKr(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
+    is_product: ClassVar[bool] = True
     kind: ClassVar[str] = "lokr"  # type: ignore[misc]
     peft_type: ClassVar[str | None] = "LOKR"
 
