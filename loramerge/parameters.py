@@ -13,11 +13,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike, fspath
 from typing import Any, cast
 
-from loramerge.errors import UsageError, listed, nearest
+from loramerge.errors import UsageError
 
-__all__ = ["Doc", "Parameter", "build", "parameters_of", "require_within", "value_of"]
+__all__ = ["Doc", "Parameter", "checked", "made_of", "parameters_of", "value_of", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Parameter:
         """Whether its values are names of adapters, bases or folders."""
         return self.doc.completes in ("adapters", "bases", "files", "folders")
 
+    @property
+    def weighted(self) -> bool:
+        """Whether its values are adapters with weights (`references.Reference`)."""
+        return self.refers and self.kind is not str
+
     def names(self, value: Any) -> bool:
         """Return whether a value names an adapter, base or folder, and is not a word of its own."""
         return self.refers and value is not None and value not in self.doc.words
@@ -140,26 +146,12 @@ def value_of(parameters: Any, one: Parameter) -> Any:
     return getattr(parameters, one.holder).get(one.name, one.default)
 
 
-def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """Return parameters of a dataclass from values by name; held ones that are None count as not given.
+def made_of(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return parameters of a dataclass from checked values by name.
 
-    Raises:
-        UsageError: if a name is not a parameter, or one that must be given is missing.
+    Values of held parameters go into the mapping that holds them; None counts as not given there.
     """
     known = {one.name: one for one in parameters_of(kind)}
-    if values.keys() - known.keys():
-        known = {one.name: one for one in parameters_of(kind, installed=True)}
-    strange = [name for name in values if name not in known]
-    if strange:
-        close = nearest(strange[0], known)
-        raise UsageError(
-            f"{kind.__name__.lower()} has no parameter {strange[0]!r}",
-            expected=listed(list(known), 40),
-            hint=f"did you mean {close}?" if close else None,
-        )
-    missing = [name for name, one in known.items() if one.required and name not in values]
-    if missing:
-        raise UsageError(f"{kind.__name__.lower()} needs {missing[0]!r}")
     own: dict[str, Any] = {}
     held: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -171,47 +163,57 @@ def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**own, **held)
 
 
-def require_within(one: Parameter, value: Any) -> None:
-    """Refuse a value of another type than the parameter's, or outside its bounds.
+def checked(one: Parameter, value: Any) -> Any:
+    """Return a single value, which is neither an adapter nor one of several, as a parameter holds it.
 
     Raises:
-        UsageError: naming the parameter, the bound and the value.
+        UsageError: naming the parameter, what it takes and what was given.
     """
-    values = value if one.many else (value,)
-    for each in values:
-        if each is None and one.optional:
-            continue
-        if not _fits(one.kind, each):
-            raise UsageError(
-                f"{one.word} has a value of the wrong type",
-                expected=_described(one.kind),
-                found=each,
-            )
-        for bound in one.bounds:
-            for name, (sign, holds) in _BOUNDS.items():
-                limit = getattr(bound, name, None)
-                if limit is not None and not holds(each, limit):
-                    raise UsageError(f"{one.word} must be {sign} {limit:g}", found=each)
+    choices: Sequence[Any] | None = None if one.doc.choices is None else one.doc.choices()
+    if typing.get_origin(one.kind) is typing.Literal:
+        choices = typing.get_args(one.kind)
+    if choices is not None:
+        if value not in choices:
+            raise wrong(one, " or ".join(map(repr, choices)), value)
+        return value
+    if one.kind is bool:
+        if not isinstance(value, bool):
+            raise wrong(one, "True or False", value)
+        return value
+    if one.kind is str:
+        if isinstance(value, (str, PathLike)):
+            return fspath(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)  # a size in bytes
+        raise wrong(one, "text", value)
+    return _number(one, value)
 
 
-_BOUNDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "ge": ("≥", lambda value, limit: value >= limit),
-    "gt": (">", lambda value, limit: value > limit),
-    "le": ("≤", lambda value, limit: value <= limit),
-    "lt": ("<", lambda value, limit: value < limit),
+def _number(one: Parameter, value: Any) -> int | float:
+    whole = one.kind is int
+    word = "a whole number" if whole else "a number"
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = value.__index__() if whole else float(value)
+    except (TypeError, ValueError, AttributeError):
+        raise wrong(one, word, value) from None
+    for bound in one.bounds:
+        for name, (holds, words) in _BOUNDS.items():
+            limit = getattr(bound, name, None)
+            if limit is not None and not holds(number, limit):
+                raise wrong(one, f"{word} {words} {limit}", value)
+    return cast("int | float", number)
+
+
+_BOUNDS: dict[str, tuple[Callable[[float, Any], bool], str]] = {
+    "ge": (lambda value, limit: value >= limit, "of at least"),
+    "gt": (lambda value, limit: value > limit, "above"),
+    "le": (lambda value, limit: value <= limit, "of at most"),
+    "lt": (lambda value, limit: value < limit, "below"),
 }
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    if typing.get_origin(kind) is typing.Literal:
-        return value in typing.get_args(kind)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _described(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " or ".join(map(str, typing.get_args(kind)))
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return words.get(kind, getattr(kind, "__name__", str(kind)))
+def wrong(one: Parameter, expected: str, found: Any) -> UsageError:
+    """Return the error for a value that a parameter does not take."""
+    return UsageError(f"{one.word} cannot be {found!r}", expected=expected)

@@ -12,7 +12,7 @@ from loramerge.adapter.alphas import keeps_alpha, of_each
 from loramerge.adapter.delta import Delta, Site
 from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.peft_lokr import lokr_config
-from loramerge.dialects import Dialect
+from loramerge.dialects import DIALECTS, Dialect
 from loramerge.errors import NotExpressible, listed
 from loramerge.families.levels import without_text_model
 
@@ -67,7 +67,7 @@ def header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Delt
 def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> dict[str, Any]:
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
-    own = configs.get(component, configs.get("", {})) if adapter.info.dialect == "peft" else {}
+    own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
     kind = _peft_type(adapter, component, deltas)
     config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
     if kind == "LORA":
@@ -95,6 +95,12 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     if replaced or own.get("modules_to_save"):
         config["modules_to_save"] = own.get("modules_to_save") or replaced
     return config
+
+
+def _configured(adapter: Adapter) -> bool:
+    """Return whether the adapter came with a configuration of its own."""
+    dialect = adapter.info.dialect
+    return dialect is not None and DIALECTS[dialect].alpha == "config"
 
 
 def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> str:

@@ -20,7 +20,6 @@ from loramerge.adapter.source import Source, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
-from loramerge.dialects.tables import positions
 from loramerge.errors import (
     FormatError,
     LoramergeError,
@@ -346,10 +345,12 @@ def _check_positions(groups: list[Group], detection: Detection, source: Source) 
 
     Positions mean nothing by themselves: a file with extended targets shifts every one of them.
     """
-    counts = Counter(g.stem.partition(":")[0] for g in groups if g.dialect == "lora_diffusion")
+    counts = Counter(
+        (g.dialect, g.stem.partition(":")[0]) for g in groups if DIALECTS[g.dialect].positional
+    )
     family = detection.naming
-    for component, count in counts.items():
-        known = len(positions(family, component)) if family else 0
+    for (name, component), count in counts.items():
+        known = len(DIALECTS[name].stems_of(family, component)) if family else 0
         if count != known:
             raise FormatError(
                 "the positions of this lora_diffusion file cannot be assigned to modules",
@@ -404,7 +405,8 @@ def _check_alphas(adapter: Adapter) -> None:
 
 def _check_configs(adapter: Adapter, source: Source) -> None:
     info = adapter.info
-    if info.dialect == "peft" and not source.configs:
+    named = info.dialect is not None and DIALECTS[info.dialect].alpha == "config"
+    if named and not source.configs:
         info.problems.append(
             Problem(
                 "warning",

@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.laws import LAWS
 from loramerge.errors import UsageError, listed, nearest
-from loramerge.parameters import Parameter, build, parameters_of, require_within
+from loramerge.parameters import Parameter, checked, parameters_of
 
 __all__ = [
     "Cores",
@@ -190,6 +190,7 @@ class Operator:
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.
         laws: names of the laws it claims, see `algebra.laws`.
+        order: lower ones come first in lists.
 
     Raises:
         UsageError: if it cannot be an operator.
@@ -207,6 +208,7 @@ class Operator:
     when: str = ""
     source: str = ""
     laws: tuple[str, ...] = ()
+    order: int = 100
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
@@ -247,6 +249,10 @@ class Operator:
     def own_parameters(self) -> tuple[Parameter, ...]:
         """Its parameters, taken apart."""
         return parameters_of(self.parameters)
+
+    def has(self, parameter: str) -> bool:
+        """Return whether a parameter of this name is its own."""
+        return any(one.name == parameter for one in self.own_parameters)
 
     @property
     def code(self) -> str | None:
@@ -299,15 +305,18 @@ class Method:
             UsageError: if a value is missing, not known, or not allowed.
         """
         own = {one.name: one for one in operator.own_parameters}
-        values = values or {}
-        for name, value in values.items():
+        given: dict[str, Any] = {}
+        for name, value in (values or {}).items():
             if name not in own:
                 raise UsageError(
                     f"the method {operator.name} has no parameter {name!r}",
                     expected=listed(list(own)) or "no parameters",
                 )
-            require_within(own[name], value)
-        missing = [name for name, one in own.items() if one.required and name not in values]
+            one = own[name]
+            given[name] = (
+                tuple(checked(one, part) for part in value) if one.many else checked(one, value)
+            )
+        missing = [name for name, one in own.items() if one.required and name not in given]
         if missing:
             raise UsageError(f"the method {operator.name} needs a value for {missing[0]!r}")
-        return cls(operator, build(operator.parameters, values))
+        return cls(operator, operator.parameters(**given))

@@ -1,4 +1,4 @@
-"""The command `operators`: a table of the merge operators, or one of them in detail."""
+"""The command `operators`: list the merge operators, or explain one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.operator import Operator
-from loramerge.algebra.operators import find_operator, known_operators
+from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options, operator_option
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options, operator_option
 
 _SPACES = {
     "scalars": "a coefficient for each adapter and module; no dense matrix",
@@ -98,5 +99,5 @@ def command(name: str | None, as_json: bool, json_file: str | None) -> None:
         one = find_operator(name)
         emit(_described(one), as_json, json_file, lambda: _show_one(one))
         return
-    content = [_described(one) for one in known_operators(installed=True).values()]
+    content = [_described(one) for one in OPERATORS.values()]
     emit(content, as_json, json_file, lambda: _show_all(content))

@@ -1,4 +1,4 @@
-"""The command `plan`: what a run of a recipe would do."""
+"""The command `plan`: show what a run of a recipe would do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, run_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
 from loramerge.events import Note

@@ -1,5 +1,5 @@
-"""Sort the keys of a file: which dialect, which stem, which role. Classified per key, not per file,
-because files mix dialects."""
+"""Sort the keys of a file by dialect, stem and role. Each key is classified by itself, because files
+mix dialects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from loramerge.dialects import DIALECTS
+from loramerge.dialects import DIALECTS, Dialect
+from loramerge.families import FAMILIES
 
 __all__ = ["Classified", "Group", "classify", "is_embedding"]
 
@@ -33,7 +34,7 @@ class Group(NamedTuple):
 
 @dataclass
 class Classified:
-    """What classifying gave: groups, embeddings to carry, and keys of no known shape.
+    """The keys of a file, sorted: groups, embeddings to carry, and keys of no known shape.
 
     Args:
         doubled: (key, the key before it that says the same role of the same stem).
@@ -45,11 +46,18 @@ class Classified:
     doubled: list[tuple[str, str]] = field(default_factory=list)
 
 
+Suffixes = Mapping[str, tuple[tuple[str, str], ...]]
+
+
+def _suffixes() -> Suffixes:
+    """Return suffix → (dialect, role) of every dialect that has it."""
+    return _suffix_table(DIALECTS.version)
+
+
 @cache
-def _suffixes() -> Mapping[str, tuple[tuple[str, str], ...]]:
-    """Suffix → (dialect, role) of every dialect that has it."""
+def _suffix_table(version: int) -> Suffixes:
     table: dict[str, dict[tuple[str, str], None]] = {}
-    for dialect in DIALECTS.values():
+    for dialect in DIALECTS.known():
         for form in dialect.forms:
             for role, suffixes in form.suffixes.items():
                 for suffix in suffixes:
@@ -58,7 +66,7 @@ def _suffixes() -> Mapping[str, tuple[tuple[str, str], ...]]:
 
 
 def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
-    """Say whether a tensor is a textual-inversion embedding that travels with the adapter."""
+    """Return whether a tensor is a textual-inversion embedding that travels with the adapter."""
     return metadata.get(key) == "<embed>" or key[:1] == "<" or key.startswith(_BUNDLED)
 
 
@@ -99,7 +107,7 @@ def _split(key: str, before: _Split | None) -> _Split | None:
 
 
 def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
-    """Return what a stem and a suffix make together, or None if the suffix is none."""
+    """Return the parts of a key, or None if no dialect has the suffix."""
     if suffix not in _suffixes() or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
         return None
     if head is None:
@@ -109,36 +117,83 @@ def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
 
 
 def _head(stem: str) -> str:
-    """Return the longest prefix some dialect knows that a stem begins with, or ''."""
-    return next((head for head in _heads().get(stem[:1], ()) if stem.startswith(head)), "")
+    """Return the longest prefix some dialect knows that a stem begins with, or ''.
+
+    Names of families betray a dialect, too, where its own prefixes leave room for them; families are
+    imported, and dialects of other packages looked for, only then.
+    """
+    head = _longest(_heads(DIALECTS.version), stem)
+    if head not in _marked_after(DIALECTS.version):
+        return head
+    if not head:
+        DIALECTS.look_for_others()
+        head = _longest(_heads(DIALECTS.version), stem)
+    return _longest(_family_heads(DIALECTS.version, FAMILIES.version), stem) or head
 
 
-@cache
-def _heads() -> Mapping[str, list[str]]:
-    """First letter → prefixes some dialect knows, the longest first."""
+def _longest(heads: Mapping[str, list[str]], stem: str) -> str:
+    return next((head for head in heads.get(stem[:1], ()) if stem.startswith(head)), "")
+
+
+def _by_letter(known: Iterable[str]) -> Mapping[str, list[str]]:
+    """Return first letter → prefixes, the longest first."""
     table: dict[str, list[str]] = {}
-    known = {prefix for dialect in DIALECTS.values() for prefix in dialect.heads}
-    for prefix in sorted(known, key=len, reverse=True):
+    for prefix in sorted(set(known), key=len, reverse=True):
         table.setdefault(prefix[:1], []).append(prefix)
     return table
 
 
 @cache
+def _heads(version: int) -> Mapping[str, list[str]]:
+    return _by_letter(prefix for dialect in DIALECTS.known() for prefix in dialect.heads)
+
+
+@cache
+def _marked_after(version: int) -> frozenset[str]:
+    return frozenset({"", *(head for dialect in DIALECTS.known() for head in dialect.marked_after)})
+
+
+@cache
+def _family_heads(dialects: int, families: int) -> Mapping[str, list[str]]:
+    marked = [dialect for dialect in DIALECTS.known() if dialect.marked_after]
+    return _by_letter(head for dialect in marked for head in _heads_of(dialect, families))
+
+
+@cache
+def _heads_of(dialect: Dialect, families: int) -> frozenset[str]:
+    """Return the beginnings of stems by which the names of families betray a dialect."""
+    return frozenset(head for family in FAMILIES.known() for head in dialect.heads_of(family))
+
+
 def _meaning(suffix: str, head: str) -> tuple[str, str] | None:
+    return _meaning_of(suffix, head, DIALECTS.version, FAMILIES.version)
+
+
+@cache
+def _meaning_of(suffix: str, head: str, dialects: int, families: int) -> tuple[str, str] | None:
     """Return (dialect, role) of a suffix after a stem that begins with the known prefix `head`.
 
     Of the dialects that have the suffix, the one with the longest prefix is meant; without a prefix
     the first, unless the role needs one.
     """
     best: tuple[int, str, str] | None = None
+    of_family = head not in _own_heads(dialects)
     for name, role in _suffixes()[suffix]:
-        fitting = [len(p) for p in DIALECTS[name].heads if head.startswith(p)]
-        length = max(fitting, default=-1)
+        dialect = DIALECTS[name]
+        heads: Iterable[str] = dialect.heads
+        if of_family and dialect.marked_after:
+            heads = (*heads, *_heads_of(dialect, families))
+        length = max((len(p) for p in heads if head.startswith(p)), default=-1)
         if length < 0 and role in _NEEDS_PREFIX:
             continue
         if best is None or length > best[0]:
             best = (length, name, role)
     return None if best is None else (best[1], best[2])
+
+
+@cache
+def _own_heads(version: int) -> frozenset[str]:
+    return frozenset({"", *(head for d in DIALECTS.known() for head in d.heads)})
 
 
 def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
@@ -184,6 +239,6 @@ def _join(same: list[Group]) -> list[Group]:
     roles = [role for group in same for role in group.roles]
     if len(same) == 1 or len(roles) > len(set(roles)):
         return same
-    speaks = next((d.name for d in DIALECTS.values() if d.roles() >= set(roles)), None)
+    speaks = next((d.name for d in DIALECTS.known() if d.roles() >= set(roles)), None)
     merged = {role: key for group in same for role, key in group.roles.items()}
     return same if speaks is None else [Group(speaks, same[0].stem, merged)]

@@ -119,7 +119,8 @@ def _predicted(
         return None, "follows from results that cannot be told yet"
     try:
         how = replace(context, known=known, notify=ignore)
-        return task.verb.predict(task.parameters, how), None
+        predict = task.verb.predict
+        return None if predict is None else predict(task.parameters, how), None
     except LoramergeError as error:
         return None, str(error)
 

@@ -8,7 +8,6 @@ and the code are those of the time when its output was made, and the output is s
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -23,12 +22,12 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError, OutputExists, listed
 from loramerge.events import Event, Notify, Progress, ignore
-from loramerge.files.writer import write_bytes
 from loramerge.recipe.executors import pool
 from loramerge.recipe.lock import check_lock, write_lock
 from loramerge.recipe.recipe import Recipe, Task, load_recipe, recipe_of
 from loramerge.recipe.results import Outcome, RunResult, figures_of
 from loramerge.recipe.state import Fact, Record, State, file_fact, task_key
+from loramerge.steps import engine
 from loramerge.steps.parameters import Context
 
 __all__ = ["RunResult", "run", "run_recipe"]
@@ -168,23 +167,10 @@ def perform(
     events: list[Event] = []
     notify = context.notify if told else events.append
     how = replace(context, known=known, notify=notify)
-    verb, parameters = task.verb, task.parameters
-    try:
-        if verb.gives == "report":
-            result = verb.run(parameters, how)
-            if task.save is not None:
-                text = json.dumps(result.json(), ensure_ascii=False, indent=2, default=str)
-                write_bytes(task.save, (text + "\n").encode("utf-8", "replace"), force=True)
-        elif task.save is not None:
-            result = verb.run(replace(parameters, output=str(task.save), force=True), how)
-        else:
-            assert verb.compute is not None
-            result = verb.compute(parameters, how)
-    except LoramergeError as error:
-        error.step = error.step or task.name
-        raise
+    save = False if task.save is None else task.save
+    result = engine.perform(task.verb, task.parameters, how, save=save, step=task.name)
     adapter = None
-    if verb.gives == "adapter":
+    if task.verb.gives == "adapter":
         adapter, result.adapter = result.adapter, None
     kept = adapter if task.save is None else None
     return Done(result, kept, time.perf_counter() - start, events)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.library.references import Reference, parse_reference
-from loramerge.parameters import build
+from loramerge.parameters import made_of
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import shown
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo
@@ -56,7 +56,7 @@ def validated(
             return None
         content = rest
     values = {name: getattr(found, name) for name in found.model_fields_set}
-    return build(
+    return made_of(
         verb.parameters,
         {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
     )

@@ -390,5 +390,7 @@ def test_reported_ranks() -> None:
 
 def test_combine_names_the_site_of_an_error() -> None:
     with pytest.raises(ShapeError) as caught:
-        combine({site("unet.x"): [Term(low_rank((4, 3), 1)), Term(low_rank((3, 4), 1))]}, RankRule())
+        combine(
+            {site("unet.x"): [Term(low_rank((4, 3), 1)), Term(low_rank((3, 4), 1))]}, RankRule()
+        )
     assert caught.value.module == "unet.x"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import loramerge
-from loramerge.cli.main import COMMANDS, main
+from loramerge.cli.commands import summaries
+from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
@@ -71,7 +72,7 @@ def test_nothing_is_left_out():
                     flag
                 )
     readme = README.read_text("utf-8")
-    for name in COMMANDS:
+    for name in summaries():
         assert name in readme + commands
     kinds = [kind.removeprefix("peft-") for kind in (*BETRAYING, "boft")]
     for name in (*DIALECTS, *FAMILIES, *kinds, "lora", "tucker", "full", "bias", "norm", "set"):
@@ -310,14 +311,14 @@ def test_readme_says_what_exists():
     """Names in backticks that look like commands are commands."""
     text = README.read_text("utf-8")
     for name in re.findall(r"`loramerge (\w+)", text):
-        assert name in COMMANDS
+        assert name in summaries()
     for line in re.findall(r"^\$ loramerge (\w+)", text, re.MULTILINE):
-        assert line in COMMANDS
+        assert line in summaries()
 
 
 def test_the_page_of_training_has_every_preset():
     pytest.importorskip("torch")
-    from loramerge.train.targets import PRESETS
+    from loramerge.train.lora.targets import PRESETS
 
     text = (DOCS / "training.md").read_text("utf-8")
     for name, preset in PRESETS.items():
@@ -326,7 +327,7 @@ def test_the_page_of_training_has_every_preset():
 
 
 def test_the_weight_file_of_the_page_is_one(tmp_path):
-    from loramerge.library.references import parse_reference, with_weight_files
+    from loramerge.steps.references import parse_reference, with_weight_files
 
     (block,) = blocks(DOCS / "weights.md", "yaml")
     (tmp_path / "page.yaml").write_text(block, "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests.samples import read_safetensors, safetensors_bytes
 
 
 @pytest.fixture
-def unproven(monkeypatch: pytest.MonkeyPatch) -> Family:
+def unproven() -> Iterator[Family]:
     """Wan with its table written down wrongly: keys and values in each other's places."""
     rows = tuple(
         Row(f"attn1.to_{ours}", "linear", (8, 8), False, Native(f"self_attn.{theirs}"))
@@ -41,8 +42,8 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> Family:
         spellings={"transformer": transformer_spellings("original", native_slots(stacks))},
         verified="",
     )
-    monkeypatch.setattr("loramerge.families.wan.WAN", wrong)
-    return wrong
+    with FAMILIES.adding(wrong):
+        yield wrong
 
 
 def adapter(path: Path, seed: int) -> Path:

@@ -7,82 +7,31 @@ line. Nothing here imports numpy, so help can list the operators with their para
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.operator import Magnitude, NoParameters, Norm, Operator, Space, Statistic
+from loramerge.discovery import Registry
 from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
-from loramerge.parameters import Doc
 
 __all__ = [
-    "Doc",
+    "OPERATORS",
     "Magnitude",
     "NoParameters",
     "Norm",
     "Operator",
     "find_operator",
-    "known_operators",
     "load_file",
     "operator",
     "register",
-    "unregister",
 ]
 
-GROUP = "loramerge.operators"
-_added: dict[str, Operator] = {}
-
-
-@cache
-def _shipped() -> Mapping[str, Operator]:
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    found = (import_module(f"{__name__}.{name}").OPERATOR for name in names)
-    return {one.name: one for one in found}
-
-
-@cache
-def _installed() -> Mapping[str, Operator]:
-    """Return the operators of installed packages.
-
-    Raises:
-        UsageError: if one cannot be imported, or is not an operator.
-    """
-    from importlib.metadata import entry_points
-
-    found: dict[str, Operator] = {}
-    for entry in entry_points(group=GROUP):
-        try:
-            one = entry.load()
-        except Exception as error:
-            raise UsageError(
-                f"the operator {entry.name} of an installed package cannot be imported",
-                file=entry.value,
-                found=f"{type(error).__name__}: {error}",
-            ) from error
-        if not isinstance(one, Operator):
-            raise UsageError(
-                f"the entry point {entry.name} of {GROUP} is not an operator",
-                file=entry.value,
-                found=type(one).__name__,
-            )
-        found[one.name] = one
-    return found
-
-
-def known_operators(*, installed: bool = False) -> Mapping[str, Operator]:
-    """Return name → operator, those of this package first.
-
-    Args:
-        installed: search installed packages first, which takes some hundredths of a second; later
-            calls return what was found.
-    """
-    searched = installed or _installed.cache_info().currsize > 0
-    return {**_shipped(), **_added, **(_installed() if searched else {})}
+OPERATORS: Registry[Operator] = Registry(
+    "loramerge.operators", "OPERATOR", {__name__: str(Path(__file__).parent)}
+)
 
 
 def find_operator(name: str) -> Operator:
@@ -91,46 +40,29 @@ def find_operator(name: str) -> Operator:
     Raises:
         UsageError: if there is none, naming the nearest.
     """
-    found = _shipped().get(name) or _added.get(name) or _installed().get(name)
-    if found is None:
-        names = list(known_operators(installed=True))
-        close = nearest(name, names)
-        raise UsageError(
-            f"{name!r} is not a known method",
-            expected=listed(names, 40),
-            hint=f"did you mean {close}?"
-            if close
-            else ("give the file that defines it: ", Setting("operator", "FILE.py")),
-        )
-    return found
+    try:
+        return OPERATORS[name]
+    except KeyError:
+        names = list(OPERATORS)
+    close = nearest(name, names)
+    raise UsageError(
+        f"{name!r} is not a known method",
+        expected=listed(names, 40),
+        hint=f"did you mean {close}?"
+        if close
+        else ("give the file that defines it: ", Setting("operator", "FILE.py")),
+    )
 
 
 def register(one: Operator) -> Operator:
     """Make an operator known in this process; one of the same name takes the earlier one's place.
 
     Raises:
-        UsageError: if its name is that of an operator of loramerge, or a parameter has another type
-            than a parameter of that name of another operator.
+        UsageError: if its name is that of an operator of loramerge.
     """
-    if one.name in _shipped():
+    if any(one.name == shipped.name for shipped in OPERATORS.shipped()):
         raise UsageError(f"loramerge has an operator {one.name!r}", hint="choose another name")
-    for other in known_operators().values():
-        types = {p.name: p for p in other.own_parameters if other.name != one.name}
-        for own in one.own_parameters:
-            same = types.get(own.name)
-            if same is not None and (same.kind, same.many) != (own.kind, own.many):
-                raise UsageError(
-                    f"operator {one.name}: {other.name} has a parameter {own.name!r} of another type",
-                    expected=same.kind,
-                    found=own.kind,
-                )
-    _added[one.name] = one
-    return one
-
-
-def unregister(name: str) -> None:
-    """Forget an operator that was registered in this process."""
-    _added.pop(name, None)
+    return OPERATORS.add(one)
 
 
 def load_file(path: str | Path) -> tuple[Operator, ...]:

@@ -15,6 +15,7 @@ OPERATOR = Operator(
     merge=_merge,
     title="The weighted sum, exactly.",
     alone=True,
+    order=0,
     formula="ΔW = Σ wᵢ ΔWᵢ",
     when="The default. The result acts as all adapters loaded together, each at its weight.",
     source="Task arithmetic, arXiv 2212.04089, for weights other than 1; by definition otherwise",
