@@ -115,7 +115,7 @@ def command(target: str, **options: Any) -> int:
     run again, into a temporary file, and the two are compared: same file, same tensors, or the same
     weights up to how much (exit code 1 if the tensors differ).
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     with Session(quiet=options["quiet"]) as session:
         context = Context(
