@@ -11,7 +11,7 @@ import click
 from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.commands import render_named
-from loramerge.cli.options import run_options
+from loramerge.cli.options import operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
 from loramerge.steps.parameters import Context
@@ -35,6 +35,7 @@ def recipe_options() -> list[click.Parameter]:
             help="Take an input from this path; may be repeated.",
         ),
         click.Option(["--fresh"], is_flag=True, help="Make again what is up to date."),
+        operator_option(),
     ]
 
 

@@ -99,7 +99,7 @@ def test_a_mix_is_the_sum_and_takes_the_smaller_form(first: str, second: str) ->
     notes = [event.text for event in told if isinstance(event, Note)]
     if {first, second} != {"lora"}:
         (note,) = notes
-        assert ("plain LoRA" if delta.kind == "lora" else "whole differences") in note
+        assert ("plain LoRA" if delta.kind == "lora" else "full differences") in note
     else:
         assert not notes
 

@@ -326,7 +326,8 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
     """Return what trained text encoders leave for the backward pass, and what is trained of them."""
     if not spec.targets.text:
         return 0, []
-    targets, kept, trained = spec.targets, 0, []
+    targets, kept = spec.targets, 0
+    trained: list[Any] = []
     known = base.shape.architecture.encoders
     for name, encoder in base.encoders.items():
         _cast(encoder, dtype)
