@@ -1,4 +1,4 @@
-"""What a run would do: every task with what it will give, foretold from headers, and what is there."""
+"""The plan of a run: every task with its predicted result and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Plan", "Planned", "plan_recipe"]
 
 @dataclass
 class Planned:
-    """What is known of a task before it runs.
+    """The prediction of a task.
 
     Args:
         state: `up to date`, `will run`, or `not needed`.
@@ -51,7 +51,7 @@ class Planned:
 
 @dataclass
 class Plan:
-    """What a run would do, task by task."""
+    """The predictions of a run, task by task."""
 
     recipe: Recipe
     tasks: dict[str, Planned]
@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = False) -> Plan:
-    """Foretell a run.
+    """Predict a run.
 
     Raises:
         RecipeError: if the recipe is locked, and what it reads has changed.
@@ -116,7 +116,7 @@ def _predicted(
     task: Task, known: Mapping[str, Adapter | Path], context: Context
 ) -> tuple[Prediction | None, str | None]:
     if any(name not in known for name in task.needs):
-        return None, "follows from results that cannot be told yet"
+        return None, "depends on a step that has not run yet"
     try:
         how = replace(context, known=known, notify=ignore)
         predict = task.verb.predict

@@ -1,4 +1,4 @@
-"""How a verb is said: parameters with their meaning, the verb itself, and how it is run.
+"""The parts of a verb: its parameters with their meaning, and the context it runs in.
 
 A parameter is a dataclass field `Annotated` with `Doc` (its help) and bounds from `annotated_types`.
 Options of the command line, the schema of recipes and the record of what made a file are derived
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Doc:
-    """What a parameter means.
+    """The meaning of a parameter.
 
     Args:
         help: one or two sentences.
@@ -46,7 +46,7 @@ class Doc:
             (either), `folders` (of pictures), `dialects`, or nothing.
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
-        words: values that name nothing, where the others name something.
+        words: values that are words of their own, where all others are names.
     """
 
     help: str
@@ -133,7 +133,7 @@ def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
 
 @dataclass(frozen=True)
 class Context:
-    """How to run, as opposed to what: nothing here changes a result.
+    """Settings of a run that do not change its result.
 
     Args:
         threads: worker threads; None takes all processors.

@@ -1,6 +1,6 @@
-"""What a step will give, foretold from headers: modules, ranks, bytes, memory, time.
+"""Predicting a step from headers: modules, ranks, bytes, memory, time.
 
-Ranks are the largest that the criteria allow; a file is never larger than foretold. Times are those of
+Ranks are the largest that the criteria allow; a file is never larger than predicted. Times are those of
 one core of 2024 and good to a factor of two.
 """
 
@@ -33,7 +33,7 @@ _SITE = 2.5e-4  # seconds for each site beside its arithmetic
 
 @dataclass
 class Prediction:
-    """What a step will give.
+    """The predicted result of a step.
 
     Args:
         adapter: stands for the result where its shapes are asked for; holds no values.
@@ -71,7 +71,7 @@ def predict_adapter(
     made: Made | None,
     context: Context,
 ) -> Prediction:
-    """Foretell the sum of terms, cut by a rule.
+    """Predict the sum of terms, cut by a rule.
 
     Args:
         frame: what the result holds beside its deltas.
@@ -137,7 +137,7 @@ def _flops(deltas: Sequence[Delta], result: Delta) -> float:
 
 
 def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> Prediction:
-    """Foretell a bake: its weight files to the byte; folders have further files, copied as they are."""
+    """Predict a bake: its weight files to the byte; folders have further files, copied as they are."""
     entries = {} if context.strip else header_entries(made, {}, placeholder)
     size = output_size(plan, entries)
     memory = _START + (context.threads or 1) * _BLOCKS
@@ -145,7 +145,7 @@ def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> P
 
 
 def predict_report(adapters: Sequence[Adapter]) -> Prediction:
-    """Foretell a step that only looks."""
+    """Predict a step that only looks."""
     total = sum(_elements(delta) for adapter in adapters for delta in adapter.deltas.values())
     sites = sum(len(adapter.deltas) for adapter in adapters)
     return Prediction(modules=sites, seconds=_SITE * sites + 8 * total / _BYTES)

@@ -261,7 +261,7 @@ def test_what_cannot_be_told_is_said(recipe, run) -> None:
     """)
     found = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
     assert "broken.safetensors" in found["x"]["reason"]
-    assert found["y"]["reason"] == "follows from results that cannot be told yet"
+    assert found["y"]["reason"] == "depends on a step that has not run yet"
     assert found["y"]["size"] is None
     assert "broken.safetensors" in run.ok("plan", "recipe.yaml").out
 

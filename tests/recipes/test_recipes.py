@@ -21,7 +21,7 @@ from tests.recipes.conftest import RECIPES, ROOT
 
 NAMES = sorted(path.stem for path in RECIPES.iterdir())
 TRAINING = ("report-2022",)  # recipes whose files no header foretells
-UNTOLD = "follows from results that cannot be told yet"
+UNTOLD = "depends on a step that has not run yet"
 HALF = 2e-3  # relative rounding of float16 files
 Dense = dict[str, np.ndarray]
 
