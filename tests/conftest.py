@@ -1,10 +1,14 @@
-"""What every test gets: an empty home of its own, and where real files lie."""
+"""What every test gets: an empty home of its own, commands to run, and where real files lie."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from tests.builders.commands import run, work, world
+
+__all__ = ["run", "work", "world"]
 
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -13,8 +13,8 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.families import Module
-from tests import samples
-from tests.samples import (
+from tests.builders import samples
+from tests.builders.samples import (
     DIALECTS,
     Array,
     Sample,

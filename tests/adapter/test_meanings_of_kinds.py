@@ -12,8 +12,8 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.errors import AdapterError, LoramergeError, NotExpressible, NotLowRank
-from tests.kind_samples import METADATA, MODULES, Array, KindSample, samples, values
-from tests.samples import data_section, relative, safetensors_bytes
+from tests.builders.kinds import METADATA, MODULES, Array, KindSample, samples, values
+from tests.builders.samples import data_section, relative, safetensors_bytes
 
 SAMPLES = samples()
 

@@ -13,8 +13,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite
-from tests.samples import safetensors_bytes
+from tests.builders.samples import safetensors_bytes
+from tests.builders.world import rewrite
 
 USES = {
     "inspect": ("inspect", "{}"),

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.builders.commands import ROOT
 
 HEAVY = {
     "torch",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from loramerge.steps.writing import size_in_bytes
-from tests.cli.world import weights
-from tests.samples import relative
+from tests.builders.samples import relative
+from tests.builders.world import weights
 
 KEYS = {"outputs", "relative_error", "norm_kept", "scale_applied", "worst", "files"}
 FILE_KEYS = {

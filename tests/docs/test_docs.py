@@ -16,7 +16,6 @@ from loramerge.cli.main import COMMANDS, main
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
-from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 
@@ -116,7 +115,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
+def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
     Where a document shows what a line prints, it prints just that, apart from times.
@@ -205,7 +204,7 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
-def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
+def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError
     from loramerge.files.digest import sha256_of_file
@@ -235,7 +234,7 @@ def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
     assert found
 
 
-def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811
+def test_readme_python_blocks_run(run, monkeypatch):
     found = blocks(README, "python")
     assert found
     prepare(run, monkeypatch)

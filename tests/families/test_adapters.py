@@ -19,8 +19,8 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.families import FAMILIES, Family, Spelling, parameters
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.flux.builders import listing
-from tests.samples import Array, read_safetensors, safetensors_bytes
+from tests.builders.flux import listing
+from tests.builders.samples import Array, read_safetensors, safetensors_bytes
 
 Tensors = dict[str, Array]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta, LowRank
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,

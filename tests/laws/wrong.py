@@ -13,7 +13,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.algebra.svd import decompose, decompose_dense
 from loramerge.algebra.weights import Weight
-from tests.algebra.builders import adapter, weighted
+from tests.builders.deltas import adapter, weighted
 
 Inputs = Sequence[tuple[Adapter, float]]
 

@@ -33,7 +33,7 @@ from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.families import Module
-from tests.samples import Array, Sample, dense, factors_for, oracle, spell, write
+from tests.builders.samples import Array, Sample, dense, factors_for, oracle, spell, write
 
 pytestmark = [
     pytest.mark.peers,

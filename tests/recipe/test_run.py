@@ -19,8 +19,8 @@ import loramerge.recipe.run as engine
 from loramerge.adapter import Adapter
 from loramerge.errors import LoramergeError, NumericsError, OutputExists
 from loramerge.events import Note, Progress
-from tests.cli.world import rewrite, weights
-from tests.samples import data_section, read_safetensors, relative
+from tests.builders.samples import data_section, read_safetensors, relative
+from tests.builders.world import rewrite, weights
 
 EXAMPLE = """
 version: 1

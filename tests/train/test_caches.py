@@ -30,8 +30,8 @@ from loramerge.train.latents import Latents  # noqa: E402
 from loramerge.train.objective import Noising  # noqa: E402
 from loramerge.train.pipelines import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
 from loramerge.train.text import Texts, count_tokens, encode  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -34,7 +34,7 @@ from loramerge.train.settings import Settings  # noqa: E402
 from loramerge.train.text import Texts, encode  # noqa: E402
 from loramerge.verbs.preview import Preview, preview  # noqa: E402
 from loramerge.verbs.train import Train, TrainResult, train, trained  # noqa: E402
-from tests.train.flows import (  # noqa: E402
+from tests.builders.flows import (  # noqa: E402
     FLOWS,
     T5_TOKENS,
     flow_folder,
@@ -42,8 +42,8 @@ from tests.train.flows import (  # noqa: E402
     peer_of,
     sd3_transformer,
 )
-from tests.train.models import stirred  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
+from tests.builders.models import stirred  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -20,10 +20,10 @@ from loramerge.train.report import curve, page  # noqa: E402
 from loramerge.train.settings import Settings  # noqa: E402
 from loramerge.train.spec import Pictures, Spec, Targets  # noqa: E402
 from loramerge.train.trainees import Branches, Weights  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.unets import tiny_unet  # noqa: E402
 from tests.train.test_loop import examples, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
-from tests.train.unets import tiny_unet  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loramerge.cli.main import main
-from tests.cli.world import make_world
+from tests.builders.world import make_world
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ import pytest
 import loramerge as lm
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 from loramerge.recipe.recipe import load_recipe
-from tests.recipes.conftest import RECIPES, ROOT
+from tests.shipped_recipes.conftest import RECIPES, ROOT
 
 NAMES = sorted(path.stem for path in RECIPES.iterdir())
 TRAINING = ("report-2022",)  # recipes whose files no header foretells
