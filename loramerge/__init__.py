@@ -14,27 +14,27 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
-    "GradientAudit": "loramerge.train.audit",
+    "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
-    "collapse_lora": "loramerge.train.modules",
+    "collapse_lora": "loramerge.train.lora.modules",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
-    "extract_lora_ups_down": "loramerge.train.modules",
-    "inject_trainable_lora": "loramerge.train.modules",
-    "inject_trainable_lora_extended": "loramerge.train.modules",
+    "extract_lora_ups_down": "loramerge.train.lora.modules",
+    "inject_trainable_lora": "loramerge.train.lora.modules",
+    "inject_trainable_lora_extended": "loramerge.train.lora.modules",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
-    "load_lora_weight": "loramerge.train.saving",
+    "load_lora_weight": "loramerge.train.lora.saving",
     "mix": "loramerge.api",
-    "remove_lora": "loramerge.train.modules",
+    "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
     "run": "loramerge.api",
     "save": "loramerge.api",
-    "save_lora_weight": "loramerge.train.saving",
+    "save_lora_weight": "loramerge.train.lora.saving",
     "train": "loramerge.api",
-    "tune_lora_scale": "loramerge.train.modules",
+    "tune_lora_scale": "loramerge.train.lora.modules",
 }
 
 __all__ = [
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
     from loramerge.errors import LoramergeError
-    from loramerge.train.audit import GradientAudit
-    from loramerge.train.modules import (
+    from loramerge.train.lora.audit import GradientAudit
+    from loramerge.train.lora.modules import (
         collapse_lora,
         extract_lora_ups_down,
         inject_trainable_lora,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         remove_lora,
         tune_lora_scale,
     )
-    from loramerge.train.saving import load_lora_weight, save_lora_weight
+    from loramerge.train.lora.saving import load_lora_weight, save_lora_weight
 
 
 def __getattr__(name: str) -> Any:

@@ -26,11 +26,11 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
-from loramerge.library.references import Reference
 from loramerge.recipe.run import RunResult, run
 from loramerge.steps.adapters import Target, encoded_for
 from loramerge.steps.outputs import adapter_output
 from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import ADAPTER_FLOATS, float_type
 from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.bake import bake as _bake
@@ -39,8 +39,8 @@ from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.mix import Mix, mixed
 from loramerge.verbs.resize import Resize, resized
-from loramerge.verbs.train import trained
-from loramerge.verbs.training import Train
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.run import trained
 
 __all__ = [
     "Adapter",
@@ -244,7 +244,7 @@ def train(
 
     Args:
         base: a diffusers folder, a single file, or a registered name.
-        parameters: fields of `verbs.training.Train`: `trigger`, `rank`, `steps`, `rate`, `method`, ….
+        parameters: fields of `verbs.train.parameters.Train`: `trigger`, `rank`, `steps`, ….
     """
     listed = {n: tuple(v) for n, v in parameters.items() if isinstance(v, list)}
     asked = Train(base=fspath(base), images=fspath(images), **{**parameters, **listed})

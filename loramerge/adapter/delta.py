@@ -15,8 +15,6 @@ from loramerge.files.tensors import ArrayTensor, Tensor, same_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-    from loramerge.adapter.kinds.low_rank import Scaled
-
     Array = np.ndarray[Any, Any]
 
 __all__ = [
@@ -133,8 +131,8 @@ class Delta(ABC):
         return False
 
     @property
-    def core(self) -> Scaled | None:
-        """The factors with one scale that the kind is made of, if it is."""
+    def core(self) -> Any:
+        """The `Scaled` that the kind is made of, or None; it is built on this class, so unnamed here."""
         return None
 
     @property

@@ -21,7 +21,14 @@ from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.dialects.tables import positions
-from loramerge.errors import FormatError, LoramergeError, ShapeError, UnsupportedKind, nearest
+from loramerge.errors import (
+    FormatError,
+    LoramergeError,
+    ShapeError,
+    UnsupportedKind,
+    nearest,
+    spelled,
+)
 from loramerge.files.tensors import Tensor, same_bytes
 
 __all__ = ["load"]
@@ -73,7 +80,7 @@ def load(path: str | PathLike[str]) -> Adapter:
             says = error.problem if error.found is None else f"{error.problem}: {error.found}"
             sort, way = "shape", _EXPORT_AGAIN
             if isinstance(error, UnsupportedKind):
-                sort, way = "kind", error.hint or "merge it with the program that made it"
+                sort, way = "kind", spelled(error.hint or "merge it with the program that made it")
             info.problems.append(Problem("error", sort, module, says, way))
             unknown += group.roles.values()
             continue

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from loramerge import __version__
-from loramerge.errors import FileError, LoramergeError
+from loramerge.errors import FileError, LoramergeError, on_command_line
 
 __all__ = ["COMMANDS", "group", "main"]
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted; nothing was left half written")
         return 130
     except LoramergeError as error:
-        _say(f"error: {error}")
+        _say(f"error: {error.text(on_command_line)}")
         return error.exit_code
     except BrokenPipeError:
         _silence()

@@ -251,7 +251,7 @@ def _read(one: Parameter, value: Any) -> Any:
     """Return a value from the command line as the verb takes it."""
     if getattr(one.kind, "__name__", "") != "Reference":
         return value
-    from loramerge.library.references import parse_reference
+    from loramerge.steps.references import parse_reference
 
     if one.many:
         return tuple(parse_reference(text) for text in value)

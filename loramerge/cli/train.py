@@ -6,8 +6,8 @@ from typing import Any
 
 from loramerge.cli import show
 from loramerge.cli.options import verb_command
-from loramerge.verbs.train import TrainResult
-from loramerge.verbs.training import Train
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.result import TrainResult
 
 _PHASES = {
     "samples": "drawing samples",
@@ -112,7 +112,7 @@ def _time(seconds: float) -> str:
 command = verb_command(
     "train",
     Train,
-    "loramerge.verbs.train:train",
+    "loramerge.verbs.train.run:train",
     render,
     "loramerge train --base models/tiny --images pictures --trigger zuzu --dry-run",
     decomposes=True,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loramerge.errors import LoramergeError, RecipeError, nearest
+from loramerge.errors import LoramergeError, Message, RecipeError, in_recipe, nearest, spelled
 
 __all__ = ["Mark", "Mistakes", "Place", "meant"]
 
@@ -41,12 +41,13 @@ class Mistakes:
     found: dict[tuple[Mark, str], str] = field(default_factory=dict)
     noted: int = 0
 
-    def add(self, place: Place, problem: str, hint: str | None = None) -> None:
+    def add(self, place: Place, problem: str, hint: Message | None = None) -> None:
         """Note a mistake; the same one is noted once."""
         self.noted += 1
         mark = self.mark(place)
         where = f"{self.name}:{mark.line}:{mark.column}" if self.marks else _path(place)
-        self.found[mark, problem] = f"{where}: {problem}" + (f" ({hint})" if hint else "")
+        said = f" ({spelled(hint, in_recipe)})" if hint else ""
+        self.found[mark, problem] = f"{where}: {problem}" + said
 
     def caught(self, place: Place, error: LoramergeError) -> None:
         """Note what an error says."""

@@ -14,7 +14,6 @@ from typing import Any
 from loramerge.dialects import DIALECTS
 from loramerge.errors import LoramergeError, NotFound, UsageError
 from loramerge.library.lookup import below, files_of, find
-from loramerge.library.references import Reference
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input, read_inputs
 from loramerge.recipe.mistakes import Mistakes, Place, meant
@@ -31,6 +30,7 @@ from loramerge.recipe.variables import (
 )
 from loramerge.steps.outputs import adapter_output
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
 __all__ = ["Recipe", "Task", "load_recipe", "recipe_of"]

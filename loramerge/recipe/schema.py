@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.library.references import Reference, parse_reference
 from loramerge.recipe.mistakes import Mistakes, Place, meant
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import shown
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo

@@ -15,10 +15,10 @@ import loramerge
 from loramerge.algebra.weights import weight_content
 from loramerge.errors import CorruptFile, LoramergeError
 from loramerge.files.writer import write_bytes
-from loramerge.library.references import Reference
 from loramerge.recipe.inputs import digest_at
 from loramerge.recipe.recipe import Task
 from loramerge.steps.parameters import stated
+from loramerge.steps.references import Reference
 
 __all__ = ["Fact", "Record", "State", "file_fact", "package_digest", "task_key"]
 

@@ -12,9 +12,9 @@ from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
-from loramerge.library.references import Reference
 from loramerge.recipe.variables import escaped
 from loramerge.steps.parameters import stated
+from loramerge.steps.references import Reference
 
 __all__ = ["recipe_content", "write_recipe", "yaml_text"]
 

@@ -19,11 +19,11 @@ from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, UsageError
 from loramerge.events import Warn
 from loramerge.library.lookup import bare, expand
-from loramerge.library.references import Reference
 from loramerge.steps.adapters import AdapterResult, Target, written
 from loramerge.steps.inputs import adapter_of
 from loramerge.steps.outputs import adapter_output
 from loramerge.steps.parameters import Context, Doc
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [

@@ -12,8 +12,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
-from loramerge.library.references import Reference
 from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
 
 if TYPE_CHECKING:
     from loramerge.checkpoint import Checkpoint

@@ -21,7 +21,7 @@ from loramerge.files.header import build_header
 from loramerge.files.tensors import RawTensor, Tensor
 from loramerge.files.writer import check_target
 from loramerge.library.lookup import is_adapter_folder
-from loramerge.library.references import Reference
+from loramerge.steps.references import Reference
 
 __all__ = [
     "adapter_output",

@@ -21,8 +21,8 @@ from loramerge.algebra.weights import weight_content
 from loramerge.checkpoint import Checkpoint
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.library.digests import digest_of, digest_of_files
-from loramerge.library.references import Reference
 from loramerge.steps.parameters import stated
+from loramerge.steps.references import Reference
 
 __all__ = [
     "FileInput",

@@ -25,7 +25,7 @@ from loramerge.tiny.build import build
 from loramerge.tiny.folders import write_folders
 from loramerge.tiny.pictures import pipeline
 from loramerge.tiny.trial import Trial, trial
-from loramerge.train.applied import applied
+from loramerge.train.lora.applied import applied
 
 __all__ = ["main", "table"]
 

@@ -25,12 +25,12 @@ from loramerge.tiny.sprites import (
     random_zuzu,
     some_of,
 )
-from loramerge.train.batches import Batch, shuffled
-from loramerge.train.loop import Step, advance, begin
-from loramerge.train.modules import inject_trainable_lora
-from loramerge.train.objective import Noising
-from loramerge.train.saving import save_lora_weight
-from loramerge.train.settings import Settings
+from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.saving import save_lora_weight
+from loramerge.train.models.objective import Noising
+from loramerge.train.run.batches import Batch, shuffled
+from loramerge.train.run.loop import Step, advance, begin
+from loramerge.train.spec.settings import Settings
 
 __all__ = ["HELD", "LESSONS", "SEEN", "Lesson", "examples", "make", "teach"]
 
@@ -153,7 +153,7 @@ def make(
 
     Raises:
         UsageError: if there is no such lesson.
-        LoramergeError: see `train.loop.advance` and `train.saving.save_lora_weight`.
+        LoramergeError: see `train.run.loop.advance` and `train.lora.saving.save_lora_weight`.
     """
     if name not in LESSONS:
         close = nearest(name, LESSONS)

@@ -26,9 +26,9 @@ from loramerge.files.writer import write_bytes, write_tensors
 from loramerge.tiny import networks
 from loramerge.tiny.sprites import doodle, draw, sprites
 from loramerge.tiny.stages import Stage
-from loramerge.train.batches import generator_of
-from loramerge.train.objective import Noising
-from loramerge.train.settings import Settings
+from loramerge.train.models.objective import Noising
+from loramerge.train.spec.seeds import generator_of
+from loramerge.train.spec.settings import Settings
 
 __all__ = ["build"]
 

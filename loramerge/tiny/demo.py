@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.errors import OutputExists
-from loramerge.library.references import references
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
 from loramerge.steps.parameters import Context, Doc, command_words
+from loramerge.steps.references import references
 from loramerge.verbs.bake import Bake, bake
 from loramerge.verbs.inspect import Inspect, inspect
 from loramerge.verbs.mix import Mix, mix
 from loramerge.verbs.preview import Preview, preview
 from loramerge.verbs.resize import ResizeFiles, resize_files
-from loramerge.verbs.train import Train, train
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.run import train
 
 __all__ = ["Demo", "DemoResult", "Step", "demo"]
 

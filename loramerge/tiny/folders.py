@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from loramerge.files.writer import check_target, write_bytes
+from loramerge.report.pictures import png_bytes
 from loramerge.tiny.adapters import Pairs, zuzu_pictures
 from loramerge.tiny.sprites import ZUZU, draw
-from loramerge.train.pictures import png_bytes
 
 __all__ = ["ORDINARY", "write_folders", "write_pictures"]
 

@@ -21,8 +21,8 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
-from loramerge.train.modules import remove_lora
-from loramerge.train.saving import load_lora_weight
+from loramerge.train.lora.modules import remove_lora
+from loramerge.train.lora.saving import load_lora_weight
 
 __all__ = ["applied", "drawn", "pipeline", "sheet"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loramerge.train.settings import Settings, learning_rate
+from loramerge.train.spec.settings import Settings, learning_rate
 
 __all__ = ["Stage"]
 

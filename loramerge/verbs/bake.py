@@ -20,7 +20,6 @@ from loramerge.events import Note, Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
-from loramerge.library.references import Reference, with_weight_files
 from loramerge.steps.inputs import adapter_of, base_path, open_base
 from loramerge.steps.outputs import checkpoint_output, default_name, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
@@ -35,6 +34,7 @@ from loramerge.steps.provenance import (
     recipe_in,
     step_of,
 )
+from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.writing import WeightParameters, float_type
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import Drift, drift

@@ -22,7 +22,6 @@ from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
-from loramerge.library.references import Reference
 from loramerge.steps.adapters import (
     AdapterResult,
     Target,
@@ -37,6 +36,7 @@ from loramerge.steps.outputs import stand_in
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made, base_input, input_of, step_of
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [

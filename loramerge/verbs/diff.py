@@ -9,10 +9,10 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import training_metadata
 from loramerge.algebra.compare import Comparison, Moments, compare, verdict
 from loramerge.errors import AdapterError, FamilyError, LoramergeError
-from loramerge.library.references import Reference
 from loramerge.steps.inputs import adapter_of, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_report
+from loramerge.steps.references import Reference
 
 __all__ = ["VERB", "Diff", "DiffResult", "diff", "diff_adapters"]
 

@@ -20,13 +20,13 @@ from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note
-from loramerge.library.references import Reference, with_weight_files
 from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
 from loramerge.steps.inputs import adapter_of, at_base, open_base
 from loramerge.steps.outputs import sum_name, weighted_shapes
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made, Node, base_input, input_of, step_of
+from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
 __all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]

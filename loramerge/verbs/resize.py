@@ -15,13 +15,13 @@ from loramerge.algebra.terms import require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.events import Note, Warn
-from loramerge.library.references import Reference
 from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
 from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
 from loramerge.steps.inputs import adapter_of, at_base, open_base, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made, base_input, input_of, step_of
+from loramerge.steps.references import Reference
 from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [

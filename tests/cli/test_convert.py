@@ -14,7 +14,7 @@ from loramerge.adapter import LowRank
 from loramerge.adapter.load import load
 from loramerge.algebra import proof as proofs
 from loramerge.checkpoint import open_checkpoint
-from loramerge.library.references import Reference
+from loramerge.steps.references import Reference
 from loramerge.verbs import convert as verb
 from tests.builders.deltas import adapter, full, low_rank, site, tensor
 from tests.builders.samples import data_section, read_safetensors, relative, safetensors_bytes

@@ -23,7 +23,7 @@ from loramerge.dialects.detect import Detection
 from loramerge.families import FAMILIES, Family
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor
-from loramerge.library.references import Reference
+from loramerge.steps.references import Reference
 from loramerge.verbs.convert import Convert, convert
 
 Array = np.ndarray[Any, Any]

@@ -316,7 +316,7 @@ def test_readme_says_what_exists():
 
 def test_the_page_of_training_has_every_preset():
     pytest.importorskip("torch")
-    from loramerge.train.targets import PRESETS
+    from loramerge.train.lora.targets import PRESETS
 
     text = (DOCS / "training.md").read_text("utf-8")
     for name, preset in PRESETS.items():
@@ -325,7 +325,7 @@ def test_the_page_of_training_has_every_preset():
 
 
 def test_the_weight_file_of_the_page_is_one(tmp_path):
-    from loramerge.library.references import parse_reference, with_weight_files
+    from loramerge.steps.references import parse_reference, with_weight_files
 
     (block,) = blocks(DOCS / "weights.md", "yaml")
     (tmp_path / "page.yaml").write_text(block, "utf-8")

@@ -16,8 +16,8 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import DIALECTS
-from loramerge.library.references import Reference
 from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
 from loramerge.verbs import mix as mix_verb
 from loramerge.verbs.resize import Resize
 from loramerge.verbs.resize import resize as resize_verb

@@ -21,7 +21,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor
-from loramerge.library.references import Reference
+from loramerge.steps.references import Reference
 from loramerge.stream import rows as stream_rows
 from loramerge.stream.against import against
 from loramerge.stream.bake import bake

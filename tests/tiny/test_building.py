@@ -16,7 +16,7 @@ pytest.importorskip("PIL")
 from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.tiny import adapters, build, networks, stages  # noqa: E402
 from loramerge.tiny.sprites import ZUZU, words  # noqa: E402
-from loramerge.train.settings import Settings  # noqa: E402
+from loramerge.train.spec.settings import Settings  # noqa: E402
 from tests.families.test_reference_models import component_of, state_of, told  # noqa: E402
 
 

@@ -17,7 +17,7 @@ from loramerge.tiny.__main__ import main
 from loramerge.tiny.adapters import SEEN, zuzu_pictures
 from loramerge.tiny.folders import write_folders
 from loramerge.tiny.sprites import ZUZU, draw
-from loramerge.train.data import scan
+from loramerge.train.dataset.scan import scan
 
 
 def test_the_character_and_ordinary_things_lie_apart_with_their_captions(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from loramerge.library.shipped import OUTLINED, TINY, shipped  # noqa: E402
 from loramerge.tiny import score  # noqa: E402
 from loramerge.tiny.pictures import applied, drawn, pipeline, sheet  # noqa: E402
 from loramerge.tiny.trial import Trial, portraits, trial  # noqa: E402
-from loramerge.train.modules import tune_lora_scale  # noqa: E402
-from loramerge.train.saving import load_lora_weight  # noqa: E402
+from loramerge.train.lora.modules import tune_lora_scale  # noqa: E402
+from loramerge.train.lora.saving import load_lora_weight  # noqa: E402
 
 STEPS, COUNT = 10, 32
 PROMPT = "a happy zuzu on a green background"

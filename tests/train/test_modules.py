@@ -13,8 +13,8 @@ torch: Any = pytest.importorskip("torch")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, NumericsError, UsageError  # noqa: E402
-from loramerge.train.branch import Branch  # noqa: E402
-from loramerge.train.targets import PRESETS  # noqa: E402
+from loramerge.train.lora.branch import Branch  # noqa: E402
+from loramerge.train.lora.targets import PRESETS  # noqa: E402
 from tests.builders.models import images, small, stirred  # noqa: E402
 
 nn = torch.nn

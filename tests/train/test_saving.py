@@ -20,7 +20,7 @@ from loramerge.errors import (  # noqa: E402
     UnsupportedKind,
     UsageError,
 )
-from loramerge.train.saving import lora_adapter  # noqa: E402
+from loramerge.train.lora.saving import lora_adapter  # noqa: E402
 from tests.builders.models import images, small, stirred  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
 

@@ -22,9 +22,11 @@ from loramerge.errors import (  # noqa: E402
 )
 from loramerge.events import Progress, Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
-from loramerge.train.log import read_log  # noqa: E402
-from loramerge.train.pipelines import load_pipeline  # noqa: E402
-from loramerge.verbs.train import Train, TrainResult, train, trained  # noqa: E402
+from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.run.log import read_log  # noqa: E402
+from loramerge.verbs.train.parameters import Train  # noqa: E402
+from loramerge.verbs.train.result import TrainResult  # noqa: E402
+from loramerge.verbs.train.run import train, trained  # noqa: E402
 from tests.builders.pictures import Image, folder_of, picture  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
