@@ -33,6 +33,15 @@ class Result:
         return json.loads(self.out)
 
 
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its size and time."""
+    return {
+        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if "loramerge-home" not in p.parts and p.is_file()
+    }
+
+
 class Runner:
     """Runs commands in a folder, in this process or one of its own."""
 
@@ -71,11 +80,7 @@ class Runner:
 
     def state(self) -> dict[str, tuple[int, int]]:
         """Every file below the folder with its size and time."""
-        return {
-            str(p.relative_to(self.folder)): (p.stat().st_size, p.stat().st_mtime_ns)
-            for p in sorted(self.folder.rglob("*"))
-            if "loramerge-home" not in p.parts and p.is_file()
-        }
+        return state_of(self.folder)
 
     def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         """Run a command in a process of its own."""

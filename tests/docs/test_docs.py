@@ -18,6 +18,7 @@ from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
+from tests.tail import tail
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -114,7 +115,10 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 ]
 
 
-@pytest.mark.parametrize("document", WITH_COMMANDS)
+# the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs
+@pytest.mark.parametrize(
+    "document", [tail(d) if d == "docs/commands.md" else d for d in WITH_COMMANDS]
+)
 def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
@@ -270,6 +274,7 @@ def experiment(tmp_path, monkeypatch):
     return DOCS / "report-2022.md"
 
 
+@pytest.mark.long_tail  # its run is done in tests/shipped_recipes, its trial in tests/tiny
 def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
     """Each line as it stands, but with few steps and pictures."""
     from loramerge.tiny.__main__ import main as tiny
