@@ -19,7 +19,7 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.events import Event, Note
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import adapter, low_rank, site
+from tests.builders.deltas import adapter, low_rank, site
 from tests.laws.laws import close
 
 Array = np.ndarray[Any, Any]

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite, weights
-from tests.samples import (
+from tests.builders.samples import (
     Sample,
     encoder_order,
     oracle,
@@ -20,6 +19,7 @@ from tests.samples import (
     stem_of,
     suffixes_of,
 )
+from tests.builders.world import rewrite, weights
 
 REAL = ("analog_svd_rank4", "lora_disney")
 KEYS = {

@@ -31,8 +31,7 @@ from loramerge.stream import rows as stream_rows
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rows import Survival
-from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
-from tests.stream.builders import (
+from tests.builders.bases import (
     STORAGE,
     UNET_FILE,
     Array,
@@ -51,6 +50,7 @@ from tests.stream.builders import (
     unet_alone,
     write_safetensors,
 )
+from tests.builders.deltas import adapter, full, low_rank, replacement, site, tensor
 
 Inputs = list[tuple[Adapter, float]]
 
