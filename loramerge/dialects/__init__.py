@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
+from loramerge.discovery import Registry
 from loramerge.errors import FormatError, nearest
 from loramerge.families import FAMILIES
-from loramerge.discovery import Registry
 
 __all__ = [
     "DIALECTS",

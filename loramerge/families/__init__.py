@@ -8,6 +8,7 @@ entry point `loramerge.families`.
 
 from __future__ import annotations
 
+from loramerge.discovery import Registry
 from loramerge.errors import FamilyError, nearest
 from loramerge.families.spec import (
     Component,
@@ -19,7 +20,6 @@ from loramerge.families.spec import (
     Spelling,
     parameters,
 )
-from loramerge.discovery import Registry
 
 __all__ = [
     "FAMILIES",
