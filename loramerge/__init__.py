@@ -1,6 +1,6 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `train`,
+Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `train`,
 `library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
 `errors`, `events`. The names below are loaded when first used, so that importing the package costs
 nothing.
@@ -28,9 +28,10 @@ _LAZY = {
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.lora.saving",
     "mix": "loramerge.api",
+    "plan": "loramerge.recipe.plan",
     "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
-    "run": "loramerge.api",
+    "run": "loramerge.recipe.run",
     "save": "loramerge.api",
     "save_lora_weight": "loramerge.train.lora.saving",
     "train": "loramerge.api",
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "load_lora_weight",
     "mix",
+    "plan",
     "remove_lora",
     "resize",
     "run",
@@ -66,8 +68,10 @@ __all__ = [
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
+    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, save, train
     from loramerge.errors import LoramergeError
+    from loramerge.recipe.plan import plan
+    from loramerge.recipe.run import run
     from loramerge.train.lora.audit import GradientAudit
     from loramerge.train.lora.modules import (
         collapse_lora,

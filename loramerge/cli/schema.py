@@ -1,10 +1,11 @@
-"""The command `schema`: the JSON Schema of recipes."""
+"""The command `schema`: print the JSON Schema of recipes."""
 
 from __future__ import annotations
 
 import click
 
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 
 
 @click.command(

@@ -1,9 +1,9 @@
 """Base architectures as data: modules, shapes, and names in each kind of checkpoint and adapter.
 
 `FAMILIES` maps the words users type to `Family` literals. A family is one file in `unets/` or
-`transformers/`, called as the family, whose `FAMILY` states every fact about it; templates that relatives
-share (`flux2`, `sd3`, …) and parts (`clip`, `t5`, …) lie beside. Other packages add families by the
-entry point `loramerge.families`.
+`transformers/`, called as the family, whose `FAMILY` states every fact about it; templates that
+relatives share (`flux2`, `sd3`, …) and parts (`clip`, `t5`, …) lie beside. Other
+packages add families by the entry point `loramerge.families`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a step may say: models of pydantic made from the verbs' parameters, and the JSON Schema."""
+"""Validation of steps by pydantic models made from the verbs' parameters, and the JSON Schema."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.recipe.mistakes import Mistakes, Place, meant
+from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
-from loramerge.recipe.variables import shown
+from loramerge.recipe.variables import as_text
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
 from loramerge.steps.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo
 
-__all__ = ["Each", "json_schema", "validated"]
+__all__ = ["Each", "json_schema", "validate"]
 
 
 @dataclass(frozen=True)
 class Each(Reference):
-    """Stands for the results of a step in all cases of a sweep."""
+    """A reference to the results of a step in all cases of a sweep."""
 
 
-def validated(
+def validate(
     verb: Verb, content: Mapping[str, Any], place: Place, root: Path | None, mistakes: Mistakes
 ) -> Any:
-    """Return the parameters that a step's content says, after noting its mistakes.
+    """Return the parameters of a step's content, after noting its mistakes.
 
-    What is wrong is left out, so that the rest can be looked at; None if nothing can be. References to
-    all cases stand as `Each`.
+    Mistaken words are left out, so that the rest can be checked; None if nothing remains. References
+    to all cases of a step are `Each`.
     """
     from pydantic import ValidationError
 
@@ -46,7 +46,7 @@ def validated(
             break
         except ValidationError as error:
             errors = error.errors(include_url=False)
-        for one in errors:  # what was left out for another mistake is not absent
+        for one in errors:  # a word left out for another mistake is not absent
             if one["type"] != "missing" or one["loc"][0] not in stated:
                 _note(one, verb, words, place, mistakes)
         rest = _without(content, [one["loc"] for one in errors])
@@ -60,7 +60,7 @@ def validated(
 
 
 def _without(content: Mapping[str, Any], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Return a step's content without what stands at some places: words, or items of lists."""
+    """Return a step's content without some places: words, or items of lists."""
     kept = dict(content)
     for word in {str(loc[0]) for loc in places if loc}:
         items = {loc[1] for loc in places if len(loc) > 1 and str(loc[0]) == word}
@@ -101,7 +101,7 @@ def _default(one: Parameter) -> Any:
 
 
 def _type(one: Parameter) -> Any:
-    """Return the type of a parameter in a recipe: no number is a text, no text a number."""
+    """Return the type of a parameter in a recipe; text and numbers are not converted."""
     from pydantic import Strict
 
     if one.refers:
@@ -143,10 +143,10 @@ def _mapping_schema(weighted: bool, many: bool) -> dict[str, Any]:
 
 
 def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> Any:
-    """Return what a step says of an adapter or base: text, `{adapter:, weight:}`, or `{each:}`.
+    """Return the reference in a text, in `{adapter:, weight:}`, or in `{each:}`.
 
     Raises:
-        ValueError: holding the error that says what is wrong.
+        ValueError: holding the error.
     """
     try:
         if isinstance(value, str):
@@ -159,7 +159,7 @@ def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> 
 
 
 class _Refused(ValueError):
-    """Carries an error through the validation."""
+    """An error on its way through pydantic."""
 
     def __init__(self, error: LoramergeError) -> None:
         super().__init__(error.problem)
@@ -168,23 +168,25 @@ class _Refused(ValueError):
 
 def _named(value: str) -> str:
     if not value.strip():
-        raise UsageError("an empty name stands for nothing")
+        raise UsageError("the name is empty")
     return value
 
 
 def _mapped(value: Mapping[str, Any], *, weighted: bool, many: bool) -> Reference:
     words = (["adapter"] if weighted else []) + (["each"] if many else [])
     known = [*words, "weight"] if weighted else words
-    strange = [word for word in value if word not in known]
-    if strange:
+    unknown = [word for word in value if word not in known]
+    if unknown:
         raise UsageError(
-            f"{strange[0]!r} is no part of a reference",
+            f"a reference has no {unknown[0]!r}",
             expected=" or ".join(known),
-            hint=meant(strange[0], known),
+            hint=suggestion(unknown[0], known),
         )
     given = [word for word in words if word in value]
     if len(given) != 1:
-        raise UsageError(f"a reference names one {' or '.join(words)}", found=_short(value))
+        raise UsageError(
+            f"a reference must have exactly one of {' and '.join(words)}", found=_short(value)
+        )
     name = value[given[0]]
     if not isinstance(name, str) or not name.strip():
         raise UsageError("expected a name", found=_short(name))
@@ -199,11 +201,11 @@ def _short(value: Any) -> str:
 
 
 def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mistakes) -> None:
-    """Say what pydantic found in our words."""
+    """Note an error of pydantic in our own words."""
     kind, where = error["type"], (*place, *error["loc"])
     word, context = str(error["loc"][0]) if error["loc"] else "", error.get("ctx", {})
     if kind == "extra_forbidden":
-        hint = meant(word, words) or f"{verb.name} takes {', '.join(words)}"
+        hint = suggestion(word, words) or f"{verb.name} takes {', '.join(words)}"
         mistakes.add(where, f"{verb.name} has no {word!r}", hint)
     elif kind == "missing":
         mistakes.add(place, f"{verb.name} needs {word!r}")
@@ -211,7 +213,7 @@ def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mist
         mistakes.caught((*where, "="), context["error"].error)
     else:
         expected = error["msg"].removeprefix("Input should be ")
-        found = _short(shown(error["input"]))
+        found = _short(as_text(error["input"]))
         mistakes.add((*where, "="), f"{word}: expected {expected}, found {found!r}"
                      if isinstance(error["input"], str)
                      else f"{word}: expected {expected}, found {found}")  # fmt: skip
@@ -233,7 +235,7 @@ def json_schema() -> dict[str, Any]:
         verbs[verb.name] = schema
     step = {
         "type": "object",
-        "properties": verbs | {"save": _TEXT | {"description": "File to write, a barrier."}},
+        "properties": verbs | {"save": _TEXT | {"description": "File to write."}},
         "oneOf": [{"required": [name]} for name in verbs],
         "additionalProperties": False,
     }
@@ -242,7 +244,10 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "path": _TEXT,
             "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-            "recipe": {"type": "object", "description": "What made it, if it is gone."},
+            "recipe": {
+                "type": "object",
+                "description": "The recipe that makes it, for when it is not found.",
+            },
         },
         "required": ["path"],
         "additionalProperties": False,

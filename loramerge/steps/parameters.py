@@ -21,7 +21,16 @@ from loramerge.events import Notify, ignore
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
 
-__all__ = ["Context", "Doc", "Parameter", "Verb", "command_words", "parameters_of"]
+__all__ = [
+    "Context",
+    "Doc",
+    "ForFiles",
+    "Parameter",
+    "Verb",
+    "command_words",
+    "parameters_of",
+    "stated",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,11 @@ class Parameter:
         """Whether its values are names of adapters, bases or folders."""
         return self.doc.completes in ("adapters", "bases", "files", "folders")
 
+    @property
+    def weighted(self) -> bool:
+        """Whether its values are adapters with weights (`references.Reference`)."""
+        return self.refers and self.kind is not str
+
     def names(self, value: Any) -> bool:
         """Say whether a value names an adapter, base or folder, and is no word of its own."""
         return self.refers and value is not None and value not in self.doc.words
@@ -139,23 +153,54 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Verb:
-    """Something that can be done: one step of a recipe, one command, one function.
+class ForFiles:
+    """The same verb for several files, which is what its command does.
 
     Args:
-        parameters: the frozen dataclass that says what to do.
+        parameters: a frozen dataclass with `of(path)`, which gives the verb's parameters for one file.
+        run: function of these parameters and a context; it returns a `batch.FilesResult`.
+    """
+
+    parameters: type[Any]
+    run: Callable[[Any, Context], Any]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """An operation: one step of a recipe, one command, one function of Python.
+
+    Args:
+        parameters: a frozen dataclass. It may have `settled()`, which returns the same parameters
+            in the form that is recorded, and `steps(result)`, which returns what a recipe
+            needs to repeat a command, as pairs of parameters and results.
         gives: an adapter, a checkpoint or a picture (always written), or a report.
-        run: function of parameters and context that does it all, writing included.
-        compute: for adapters, the same without writing; the result holds the adapter.
-        predict: function of parameters and context that foretells the result from headers.
+        run: function of parameters and a context that does everything, writing included. The result
+            has `json()`, and may have `output` (a path), `exit_code` and, for adapters, `adapter`.
+        predict: function of parameters and a context that predicts the result from headers; None
+            for a verb that recipes do not have.
+        compute: for adapters, `run` without writing; the result holds the adapter.
+        several: for a command that takes several files.
+        uses_device: whether it computes with torch if a device is given.
     """
 
     name: str
     parameters: type[Any]
     gives: Literal["adapter", "checkpoint", "picture", "report"]
     run: Callable[[Any, Context], Any]
-    predict: Callable[[Any, Context], Any]
+    predict: Callable[[Any, Context], Any] | None
     compute: Callable[[Any, Context], Any] | None = None
+    for_files: ForFiles | None = None
+    uses_device: bool = False
+
+    @property
+    def in_recipes(self) -> bool:
+        """Whether it can be a step of a recipe."""
+        return self.predict is not None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes adapters or checkpoints, whose headers then say what made them."""
+        return self.gives in ("adapter", "checkpoint")
 
 
 def command_words(name: str, parameters: Any) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Full, Site
-from loramerge.adapter.encode import choose_dialect, encode
+from loramerge.adapter.encode import encode
 from loramerge.algebra.ranks import RankRule
 from loramerge.steps.adapters import header_of
-from loramerge.steps.outputs import Unread, encoded_size, stand_in
+from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
-from loramerge.steps.writing import WriteParameters
+from loramerge.steps.sizes import Unread, encoded_size, stand_in
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan
 
@@ -64,29 +64,26 @@ class Prediction:
 
 
 def predict_adapter(
-    adapters: Sequence[Adapter],
     frame: Adapter,
     terms: Mapping[Site, Sequence[Delta]],
     rule: RankRule,
-    parameters: WriteParameters,
+    output: Output,
     made: Made | None,
     context: Context,
 ) -> Prediction:
     """Foretell the sum of terms, cut by a rule.
 
     Args:
-        adapters: the inputs.
         frame: what the result holds beside its deltas.
         terms: site → deltas to add.
     """
-    dtype = parameters.float_type() or frame.dtype
+    dtype = output.dtype or frame.dtype
     shapes = {site: _summed(deltas, rule, dtype) for site, deltas in terms.items()}
     shadow = frame.with_deltas(shapes, dtype=dtype, path=None, files=(), size=None)
     if made is not None:
         shadow.made_by(made)
-    dialect = choose_dialect(parameters.target(), list(adapters))
-    encoded = encode(shadow, dialect, dtype)
-    encoded.metadata |= header_of(shadow, dialect, dtype, context, exact=False)
+    encoded = encode(shadow, output.dialect, dtype)
+    encoded.metadata |= header_of(shadow, replace(output, dtype=dtype), context, exact=False)
     size = encoded_size(encoded)
     # what is decomposed may turn out to have fewer directions than its terms together
     computed = any(shapes[site] is not deltas[0] for site, deltas in terms.items())
