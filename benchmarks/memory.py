@@ -21,14 +21,14 @@ from typing import Any
 import torch  # noqa: TID253
 from diffusers import DDPMScheduler  # noqa: TID253
 
-from loramerge.train.batches import Batch, shuffled
-from loramerge.train.estimate import denoiser_of, made_trainable, shape_of
-from loramerge.train.loop import Run, advance, begin
-from loramerge.train.needs import Base, Needs, base_of, needs
-from loramerge.train.objective import Noising
-from loramerge.train.settings import Settings
-from loramerge.train.spec import Pictures, Samples, Spec, Targets
-from loramerge.train.trainees import Branches, Weights
+from loramerge.train.lora.trainees import Branches, Weights
+from loramerge.train.memory.estimate import denoiser_of, made_trainable, shape_of
+from loramerge.train.memory.needs import Base, Needs, base_of, needs
+from loramerge.train.models.objective import Noising
+from loramerge.train.run.batches import Batch, shuffled
+from loramerge.train.run.loop import Run, advance, begin
+from loramerge.train.spec.settings import Settings
+from loramerge.train.spec.spec import Pictures, Samples, Spec, Targets
 
 _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 _HALF = {"bf16": torch.bfloat16}

@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint  # noqa: TID253
 
 import loramerge as lm
 from loramerge.library.shipped import shipped
-from loramerge.train.batches import shuffled
-from loramerge.train.loop import Run, advance, begin
-from loramerge.train.objective import Noising
-from loramerge.train.settings import Settings
-from loramerge.train.tiny.adapters import examples, zuzu_pictures
-from loramerge.train.tiny.pictures import pipeline
-from loramerge.train.trainees import Weights
+from loramerge.tiny.adapters import examples, zuzu_pictures
+from loramerge.tiny.pictures import pipeline
+from loramerge.train.lora.trainees import Weights
+from loramerge.train.models.objective import Noising
+from loramerge.train.run.batches import shuffled
+from loramerge.train.run.loop import Run, advance, begin
+from loramerge.train.spec.settings import Settings
 
 CASES: dict[str, dict[str, Any]] = {
     "full": {"weights": "*"},

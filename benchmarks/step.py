@@ -1,4 +1,4 @@
-"""A training step of `train.loop` against the loop of diffusers' text-to-image LoRA script with PEFT.
+"""A training step of `run.loop` against the loop of diffusers' text-to-image LoRA script with PEFT.
 
     python benchmarks/step.py                    # all, in less than five minutes
     python benchmarks/step.py --models small --turns 40
@@ -110,10 +110,10 @@ def ours(case: Case, steps: int) -> Callable[[], None]:
     from diffusers import DDPMScheduler
 
     import loramerge as lm
-    from loramerge.train.batches import Batch, shuffled
-    from loramerge.train.loop import advance, begin
-    from loramerge.train.objective import Noising
-    from loramerge.train.settings import Settings
+    from loramerge.train.models.objective import Noising
+    from loramerge.train.run.batches import Batch, shuffled
+    from loramerge.train.run.loop import advance, begin
+    from loramerge.train.spec.settings import Settings
 
     model = unet(case)
     examples = Batch(*data(case, model))

@@ -1,6 +1,6 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `train`,
+Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `train`,
 `library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
 `errors`, `events`. The names below are loaded when first used, so that importing the package costs
 nothing.
@@ -14,31 +14,35 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
-    "GradientAudit": "loramerge.train.audit",
+    "Doc": "loramerge.parameters",
+    "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
-    "collapse_lora": "loramerge.train.modules",
+    "collapse_lora": "loramerge.train.lora.modules",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
-    "extract_lora_ups_down": "loramerge.train.modules",
-    "inject_trainable_lora": "loramerge.train.modules",
-    "inject_trainable_lora_extended": "loramerge.train.modules",
+    "extract_lora_ups_down": "loramerge.train.lora.modules",
+    "inject_trainable_lora": "loramerge.train.lora.modules",
+    "inject_trainable_lora_extended": "loramerge.train.lora.modules",
     "inspect": "loramerge.api",
     "load": "loramerge.api",
-    "load_lora_weight": "loramerge.train.saving",
+    "load_lora_weight": "loramerge.train.lora.saving",
     "mix": "loramerge.api",
-    "remove_lora": "loramerge.train.modules",
+    "operator": "loramerge.algebra.operators",
+    "plan": "loramerge.recipe.plan",
+    "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
-    "run": "loramerge.api",
+    "run": "loramerge.recipe.run",
     "save": "loramerge.api",
-    "save_lora_weight": "loramerge.train.saving",
+    "save_lora_weight": "loramerge.train.lora.saving",
     "train": "loramerge.api",
-    "tune_lora_scale": "loramerge.train.modules",
+    "tune_lora_scale": "loramerge.train.lora.modules",
 }
 
 __all__ = [
     "Adapter",
+    "Doc",
     "GradientAudit",
     "LoramergeError",
     "Weight",
@@ -54,6 +58,8 @@ __all__ = [
     "load",
     "load_lora_weight",
     "mix",
+    "operator",
+    "plan",
     "remove_lora",
     "resize",
     "run",
@@ -65,11 +71,15 @@ __all__ = [
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
+    from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
+    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, save, train
     from loramerge.errors import LoramergeError
-    from loramerge.train.audit import GradientAudit
-    from loramerge.train.modules import (
+    from loramerge.parameters import Doc
+    from loramerge.recipe.plan import plan
+    from loramerge.recipe.run import run
+    from loramerge.train.lora.audit import GradientAudit
+    from loramerge.train.lora.modules import (
         collapse_lora,
         extract_lora_ups_down,
         inject_trainable_lora,
@@ -77,7 +87,7 @@ if TYPE_CHECKING:
         remove_lora,
         tune_lora_scale,
     )
-    from loramerge.train.saving import load_lora_weight, save_lora_weight
+    from loramerge.train.lora.saving import load_lora_weight, save_lora_weight
 
 
 def __getattr__(name: str) -> Any:

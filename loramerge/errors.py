@@ -6,9 +6,9 @@ Only the standard library is imported here, so that any layer may raise without 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "AdapterError",
@@ -16,9 +16,11 @@ __all__ = [
     "DiskFull",
     "FamilyError",
     "FileError",
+    "ForeignFile",
     "FormatError",
     "GradientFlowError",
     "LoramergeError",
+    "Message",
     "MissingExtra",
     "MissingFile",
     "NotExpressible",
@@ -27,14 +29,62 @@ __all__ = [
     "NumericsError",
     "OutputExists",
     "RecipeError",
+    "Setting",
     "ShapeError",
     "UnsafeFile",
     "UnsupportedKind",
     "UsageError",
+    "in_python",
+    "in_recipe",
     "listed",
     "nearest",
+    "on_command_line",
     "sized",
+    "spelled",
 ]
+
+
+class Setting(NamedTuple):
+    """A parameter that a message advises, with a value or without.
+
+    `Setting("rank", 8)` reads `--rank 8` on the command line, `rank: 8` in a recipe and `rank=8` in
+    Python: whoever shows the message spells it. A flag has the value True.
+
+    Args:
+        name: the parameter's word in recipes, e.g. `max_size`.
+        value: what to give; None where the reader chooses.
+    """
+
+    name: str
+    value: object = None
+
+
+Message = str | tuple[str | Setting, ...]  # text with settings in it, one after the other
+
+
+def in_python(setting: Setting) -> str:
+    """Return `rank=8`; the name alone where no value is given."""
+    return setting.name if setting.value is None else f"{setting.name}={setting.value!r}"
+
+
+def on_command_line(setting: Setting) -> str:
+    """Return `--rank 8`; the option alone for a flag, or where no value is given."""
+    option = f"--{setting.name.replace('_', '-')}"
+    return option if setting.value is None or setting.value is True else f"{option} {setting.value}"
+
+
+def in_recipe(setting: Setting) -> str:
+    """Return `rank: 8`; the name alone where no value is given."""
+    if setting.value is True:
+        return f"{setting.name}: true"
+    return setting.name if setting.value is None else f"{setting.name}: {setting.value}"
+
+
+def spelled(message: Message, spell: Callable[[Setting], str] = in_python) -> str:
+    """Return a message as text, its settings in the reader's language."""
+    if isinstance(message, str):
+        return message
+    return "".join(part if isinstance(part, str) else spell(part) for part in message)
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
@@ -67,7 +117,7 @@ class LoramergeError(Exception):
         file: the file it is about.
         module: the module (or tensor) it is about.
         expected, found: both sides of a mismatch.
-        hint: one thing to do.
+        hint: one thing to do; parameters stand in it as `Setting`.
     """
 
     exit_code = 70
@@ -80,7 +130,7 @@ class LoramergeError(Exception):
         module: str | None = None,
         expected: object = None,
         found: object = None,
-        hint: str | None = None,
+        hint: Message | None = None,
     ) -> None:
         super().__init__(problem)
         self.problem = problem
@@ -92,6 +142,10 @@ class LoramergeError(Exception):
         self.step: str | None = None  # of a recipe, set where steps are run
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, spell: Callable[[Setting], str] = in_python) -> str:
+        """Return the whole message, the settings of its hint in the reader's language."""
         step = f"step {self.step}" if self.step else None
         where = ": ".join(part for part in (step, self.file, self.module) if part)
         text = f"{where}: {self.problem}" if where else self.problem
@@ -100,7 +154,7 @@ class LoramergeError(Exception):
         if self.found is not None:
             text += f"\n  found: {self.found}"
         if self.hint:
-            text += f"\n  hint: {self.hint}"
+            text += f"\n  hint: {spelled(self.hint, spell)}"
         return text
 
 
@@ -130,6 +184,10 @@ class NotFound(MissingFile):
 
 class CorruptFile(FileError):
     """A file whose bytes contradict themselves: truncated, overlapping, out of bounds."""
+
+
+class ForeignFile(FileError):
+    """A file of another format than expected: a web page, an archive, a GGUF file."""
 
 
 class UnsafeFile(FileError):
@@ -189,8 +247,8 @@ class RecipeError(LoramergeError):
         super().__init__(problem, **details)
         self.mistakes = tuple(mistakes)
 
-    def __str__(self) -> str:
-        return "\n  ".join((super().__str__(), *self.mistakes))
+    def text(self, spell: Callable[[Setting], str] = in_python) -> str:
+        return "\n  ".join((super().text(spell), *self.mistakes))
 
 
 class NumericsError(LoramergeError):

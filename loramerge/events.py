@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from loramerge.errors import Message
+
 __all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
 
 
@@ -31,14 +33,14 @@ class Progress:
 class Note:
     """Something worth knowing that needs no action."""
 
-    text: str
+    text: Message
 
 
 @dataclass(frozen=True)
 class Warn:
     """Something that probably needs attention."""
 
-    text: str
+    text: Message
 
 
 Event = Progress | Note | Warn

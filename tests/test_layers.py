@@ -12,29 +12,50 @@ ROOT = Path(loramerge.__file__).parent
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("api",),
+    ("tiny",),
     ("recipe",),
+    ("api",),
     ("verbs",),
-    ("train", "library"),
+    ("steps",),
+    ("train",),
+    ("report", "library"),
     ("stream",),
     ("algebra",),
     ("adapter", "checkpoint"),
     ("dialects",),
     ("families",),
     ("files",),
-    ("errors", "events"),
+    ("parameters",),
+    ("events",),
+    ("errors", "discovery"),
 )
-FLOOR = {name: index for index, names in enumerate(FLOORS) for name in names}
+# the rooms inside train/, read alike
+ROOMS = (
+    ("__init__", "session", "dry_run"),
+    ("drawing",),
+    ("run",),
+    ("memory",),
+    ("models",),
+    ("lora", "dataset", "device"),
+    ("spec",),
+)
+
+
+def _numbered(floors):
+    return {name: index for index, names in enumerate(floors) for name in names}
+
+
+FLOOR, ROOM = _numbered(FLOORS), _numbered(ROOMS)
 ONLY_IN = {
     "click": {"cli"},
     "rich": {"cli"},
     "pydantic": {"recipe"},
-    "diffusers": {"train"},
-    "transformers": {"train"},
+    "diffusers": {"train", "tiny"},
+    "transformers": {"train", "tiny"},
     "accelerate": {"train"},
 }
 NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "ruamel"}
-AT_MODULE_LEVEL = {"train": {"torch"}}  # whoever imports train wants it
+AT_MODULE_LEVEL = {"train": {"torch"}, "tiny": {"torch"}}  # whoever imports train wants it
 
 
 def _imports(path, *, top_level_only=False):
@@ -76,6 +97,91 @@ def test_imports_go_one_way(path):
     assert _broken(path, floor) == []
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "train").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_rooms_of_train_import_one_way(path):
+    room = path.relative_to(ROOT / "train").parts[0].removesuffix(".py")
+    for name in _imports(path):
+        if not name.startswith("loramerge.train."):
+            continue
+        target = name.split(".")[2]
+        assert target == room or ROOM[target] > ROOM[room], f"{room} imports {name}"
+
+
+def test_every_room_has_its_place():
+    """A new folder must be put on a floor, or nothing holds it to one."""
+    for folder, known in ((ROOT, FLOOR), (ROOT / "train", ROOM)):
+        there = {p.name.removesuffix(".py") for p in folder.iterdir() if _is_module(p)}
+        assert there - {"__init__"} <= set(known), folder
+
+
+def _is_module(path):
+    return path.suffix == ".py" or (path / "__init__.py").exists()
+
+
+# ---- no two files import each other, be it over others, or for types alone --------------------
+
+
+def _module_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _graph(paths):
+    """Return module → modules of the same package that it imports, at any depth."""
+    modules = {_module_of(path): path for path in paths}
+    graph = {}
+    for module, path in modules.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                # of a package's own names its __init__ is what is imported
+                found |= {name if name in modules else node.module for name in whole}
+        graph[module] = (found & set(modules)) - {module}
+    return graph
+
+
+def _cycles(graph):
+    """Return the groups of modules that reach each other (Tarjan)."""
+    order, low, stack, found = {}, {}, [], []
+
+    def visit(module):
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for target in graph[module]:
+            if target not in order:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], order[target])
+        if low[module] == order[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return found
+
+
+def test_no_import_cycles():
+    """`import loramerge` itself is lazy, and whoever needs its version may ask it."""
+    graph = _graph([ROOT / "__init__.py", *FILES])
+    graph["loramerge"] = set()
+    assert _cycles(graph) == []
+
+
+def test_a_cycle_would_be_found():
+    assert _cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert _cycles({"a": {"b"}, "b": set()}) == []
+
+
 def test_nothing_imports_a_program():
     for path in FILES:
         assert not [name for name in _imports(path) if name.endswith("__main__")], path
@@ -101,5 +207,5 @@ def test_packages_stay_where_they_belong(path):
 def test_nothing_imports_train_at_module_level():
     """It brings torch, which only training, and nothing else, may cost."""
     for path in FILES:
-        if _floor_of(path) != "train":
+        if _floor_of(path) not in ("train", "tiny"):
             assert not [n for n in _imports(path, top_level_only=True) if "loramerge.train" in n]

@@ -1,4 +1,4 @@
-"""The command `base`: named checkpoints."""
+"""The command `base`: name the checkpoints you use often."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.errors import NotFound
 from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_BASES
@@ -33,7 +34,7 @@ def add(name: str, path: str, force: bool) -> None:
     registry = load_registry()
     registry.add_base(name, place, force=force)
     registry.save()
-    show.console().print(f"{name} is {place.resolve()}", markup=False)
+    show.line(f"{name} is {place.resolve()}")
 
 
 @command.command("list", params=json_options(), epilog="Example: loramerge base list --json")
@@ -43,11 +44,11 @@ def list_bases(as_json: bool, json_file: str | None) -> None:
 
     def render() -> None:
         if not bases:
-            show.console().print("no base is registered; loramerge base add NAME PATH adds one")
-        show.console().print(f"with loramerge come {' and '.join(SHIPPED_BASES)}", markup=False)
+            show.line("No base is registered. Add one: loramerge base add NAME PATH")
+        show.line(f"Bases that come with loramerge: {', '.join(SHIPPED_BASES)}")
         show.table(
-            ((n, p, "" if Path(p).exists() else "gone") for n, p in sorted(bases.items())),
-            ("name", "path", ""),
+            ((n, p, "ok" if Path(p).exists() else "missing") for n, p in sorted(bases.items())),
+            ("name", "path", "state"),
         )
 
     content: list[dict[str, Any]] = [
@@ -68,4 +69,4 @@ def remove(name: str) -> None:
     registry = load_registry()
     registry.remove_base(name)
     registry.save()
-    show.console().print(f"{name} is forgotten; its files stay", markup=False)
+    show.line(f"Removed {name} from the list; its files stay.")

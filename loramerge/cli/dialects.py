@@ -1,11 +1,12 @@
-"""The command `dialects`."""
+"""The command `dialects`: list the dialects that are read and written."""
 
 from __future__ import annotations
 
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.dialects import DIALECTS, programs_of
 
 
@@ -28,7 +29,7 @@ def command(as_json: bool, json_file: str | None) -> None:
     def render() -> None:
         show.table(
             ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
-            ("dialect", "what it is", "can hold", "loads in"),
+            ("dialect", "description", "can hold", "loads in"),
         )
 
     emit(content, as_json, json_file, render)

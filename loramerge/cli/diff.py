@@ -1,4 +1,4 @@
-"""The command `diff`."""
+"""The command `diff`: compare two adapters by what they change."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Any
 
 from loramerge.algebra.compare import Moments
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
+from loramerge.cli.command import verb_command
 from loramerge.errors import listed
-from loramerge.verbs.diff import Diff, DiffResult
+from loramerge.verbs.diff import VERB, DiffResult
 
 _LONGEST = 60
 
 
 def render(result: DiffResult) -> None:
     """Show the verdict, what differs, and the figures per block."""
-    show.console().print(result.verdict, markup=False)
+    show.line(result.verdict)
     facts = [(name, _fact(a), _fact(b)) for name, (a, b) in result.facts.items() if a != b]
     facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items()]
-    show.table(facts, ("", "A", "B"))
+    show.table(facts, ("property", "A", "B"))
     found = result.comparison
     for side, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
-            show.console().print(f"only in {side}: {listed(list(names), 4)}", markup=False)
+            show.line(f"only in {side}: {listed(list(names), 4)}")
     if found.skipped:
-        show.console().print(f"not compared: {listed(list(found.skipped), 4)}", markup=False)
+        show.line(f"not compared: {listed(list(found.skipped), 4)}")
     rows = [_figures(name, moments) for name, moments in found.blocks().items()]
-    rows.append(_figures("all shared", found.shared))
+    rows.append(_figures("all shared modules", found.shared))
     show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
 
 
@@ -54,10 +54,5 @@ def _figures(name: str, moments: Moments) -> tuple[str, ...]:
 
 
 command = verb_command(
-    "diff",
-    Diff,
-    "loramerge.verbs.diff:diff",
-    render,
-    "loramerge diff character.safetensors character-r8.safetensors",
-    lambda result: 1 if result.exit_code and result.differs else 0,
+    VERB, render, "loramerge diff character.safetensors character-r8.safetensors"
 )

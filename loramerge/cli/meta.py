@@ -1,17 +1,17 @@
-"""The command `meta`."""
+"""The command `meta`: show or edit the metadata in a header."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.meta import Meta, MetaResult
+from loramerge.cli.command import verb_command
+from loramerge.verbs.meta import VERB, MetaResult
 
 
 def render(result: MetaResult) -> None:
     """Show the metadata, or what was changed of it."""
     if result.output is None:
         if not result.metadata:
-            show.console().print("no metadata")
+            show.line("no metadata")
         show.table(sorted(result.metadata.items()))
         return
     lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size))
@@ -21,10 +21,5 @@ def render(result: MetaResult) -> None:
 
 
 command = verb_command(
-    "meta",
-    Meta,
-    "loramerge.verbs.meta:meta",
-    render,
-    'loramerge meta character.safetensors --set "modelspec.title=My character"',
-    recipe=False,
+    VERB, render, 'loramerge meta character.safetensors --set "modelspec.title=My character"'
 )

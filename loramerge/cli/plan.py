@@ -1,4 +1,4 @@
-"""The command `plan`: what a run of a recipe would do."""
+"""The command `plan`: show what a run of a recipe would do."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, run_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
 from loramerge.events import Note
-from loramerge.verbs.parameters import Context
+from loramerge.steps.parameters import Context
 
 
 @click.command(
@@ -30,12 +31,12 @@ from loramerge.verbs.parameters import Context
 def command(target: str, **options: Any) -> int:
     """Check a recipe and show what a run would do, from headers alone.
 
-    For every task: what it will give (modules, ranks, bytes; never more than foretold), the memory and
-    time it will take (good to a factor of two), and whether it is up to date. All mistakes are
+    For every task: the predicted modules, ranks and bytes (a result never has more), memory and time
+    (good to a factor of two), and whether it is up to date. All mistakes are
     reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
     that sd-webui-supermerger leaves counts as one.
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     if is_output(Path(target)):
         return _of_output(Path(target), options)
@@ -60,7 +61,7 @@ def command(target: str, **options: Any) -> int:
 
 def _of_output(path: Path, options: dict[str, Any]) -> int:
     """Print the recipe in a file's header."""
-    from loramerge.recipe.repeat import recipe_of_file
+    from loramerge.recipe.header import recipe_of_file
     from loramerge.recipe.writing import yaml_text
 
     recipe, notes = recipe_of_file(path)
@@ -81,15 +82,15 @@ def _print(text: str) -> None:
 def _show(plan: Any) -> None:
     show.table(
         (_row(planned) for planned in plan.tasks.values()),
-        ("task", "does", "from", "modules", "rank", "file", "size", "memory", "time", "state"),
+        ("task", "verb", "inputs", "modules", "rank", "output", "size", "memory", "time", "state"),
     )
-    show.console().print(
-        f"will write {show.size(plan.size)}, needs about {show.size(plan.memory)} of memory and "
-        f"{_time(plan.seconds)} on one core"
+    show.line(
+        f"The run will write {show.size(plan.size)}. It needs about {show.size(plan.memory)} of "
+        f"memory and {_time(plan.seconds)} on one core."
     )
     for name, planned in plan.tasks.items():
         if planned.reason:
-            show.console().print(f"{name}: {planned.reason}", markup=False)
+            show.line(f"{name}: {planned.reason}")
 
 
 def _row(planned: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The command `recipes`: those that come with loramerge."""
+"""The command `recipes`: list the recipes that come with loramerge, or print one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.recipe.shipped import shipped_recipe, shipped_recipes
 
@@ -46,7 +47,9 @@ def command(
     """
     if name is None:
         if output is not None:
-            raise UsageError("which recipe?", hint="loramerge recipes NAME -o FILE.yaml")
+            raise UsageError(
+                "the name of a recipe is missing", hint="loramerge recipes NAME -o FILE.yaml"
+            )
         found = shipped_recipes()
         content = [{"name": recipe.name, "title": recipe.title} for recipe in found]
         rows = [(recipe.name, recipe.title) for recipe in found]
@@ -68,6 +71,6 @@ def command(
         if output is None:
             sys.stdout.write(recipe.text)
         else:
-            show.table([("written", output), ("is", recipe.title)])
+            show.table([("written", output), ("recipe", recipe.title)])
 
     emit(one, as_json, json_file, shown)

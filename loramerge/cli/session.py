@@ -6,6 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from loramerge.errors import on_command_line, spelled
 from loramerge.events import Event, Note, Progress, Warn
 
 __all__ = ["Session"]
@@ -42,9 +43,9 @@ class Session:
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Warn):
-            self._line("warning", event.text)
+            self._line("warning", spelled(event.text, on_command_line))
         elif isinstance(event, Note) and not self.quiet:
-            self._line("note", event.text)
+            self._line("note", spelled(event.text, on_command_line))
 
     def _line(self, word: str, text: str) -> None:
         if text in self._said:

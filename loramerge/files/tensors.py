@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from loramerge.files.dtypes import dtype_name, numpy_dtype, scalar
 from loramerge.files.header import TensorInfo, nbytes
@@ -18,8 +18,6 @@ from loramerge.files.positioned import PositionedFile
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from loramerge.files.reader import TensorFile
 
 __all__ = [
     "ArrayTensor",
@@ -70,12 +68,19 @@ class Tensor(ABC):
         return scalar(bytes(self.raw()), self.dtype)
 
 
+class Reopening(Protocol):
+    """A file that can be closed meanwhile; see `reader.TensorFile`."""
+
+    def handle(self) -> PositionedFile:
+        """Return the open file, opening it again if it was closed."""
+
+
 class StoredTensor(Tensor):
     """A tensor in a safetensors file."""
 
     __slots__ = ("_file", "dtype", "info", "shape")
 
-    def __init__(self, file: TensorFile, info: TensorInfo) -> None:
+    def __init__(self, file: Reopening, info: TensorInfo) -> None:
         self._file = file
         self.info = info
         self.dtype = info.dtype

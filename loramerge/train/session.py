@@ -19,25 +19,25 @@ from loramerge.adapter import Adapter
 from loramerge.errors import OutputExists, UsageError, listed
 from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
-from loramerge.train.board import Board, require_tensorboard
-from loramerge.train.cache import TensorCache
-from loramerge.train.dataset import Arranged, arrange
-from loramerge.train.examples import Examples
-from loramerge.train.fit import refuse_large, refuse_misfits
-from loramerge.train.latents import Latents
-from loramerge.train.log import Log
-from loramerge.train.loop import Run, Step, advance, averaged, begin
-from loramerge.train.modules import inject_trainable_lora
-from loramerge.train.optimizers import ready
-from loramerge.train.pipelines import Pipeline, architecture_at, load_pipeline
-from loramerge.train.placing import placed
-from loramerge.train.prior import draw_prior, tell_of_prior, wanted
-from loramerge.train.resume import load_state, run_header, save_state
-from loramerge.train.samples import SampleSheet
-from loramerge.train.spec import Spec, Targets
-from loramerge.train.text import Texts, encode
-from loramerge.train.trainees import Branches, Trainee, Weights
-from loramerge.train.workers import Workers, begin_workers
+from loramerge.train.dataset.arrange import Arranged, arrange
+from loramerge.train.dataset.cache import TensorCache
+from loramerge.train.device.placing import placed
+from loramerge.train.device.workers import Workers, begin_workers
+from loramerge.train.drawing.prior import draw_prior, tell_of_prior, wanted
+from loramerge.train.drawing.samples import SampleSheet
+from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.trainees import Branches, Trainee, Weights
+from loramerge.train.models.latents import Latents
+from loramerge.train.models.pipeline import Pipeline, architecture_at, load_pipeline
+from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.texts import Texts, encode
+from loramerge.train.run.board import Board, require_tensorboard
+from loramerge.train.run.examples import Examples
+from loramerge.train.run.log import Log
+from loramerge.train.run.loop import Run, Step, advance, averaged, begin
+from loramerge.train.run.resume import load_state, run_header, save_state
+from loramerge.train.spec.optimizers import ready
+from loramerge.train.spec.spec import Spec, Targets
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
 
@@ -101,7 +101,7 @@ def train(
     )
     arranged = _arranged(spec, pipeline, device, workers, notify)
     _warn_of_empty(arranged, notify)
-    # a device holds what the phase at hand works with, and nothing else; see `train.needs`
+    # a device holds what the phase at hand works with, and nothing else; see `train.memory.needs`
     with placed(device, pipeline.vae):
         latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)

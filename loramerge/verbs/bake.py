@@ -20,16 +20,11 @@ from loramerge.events import Note, Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.dtypes import DTYPES, FLOATS
-from loramerge.library.references import Reference, with_weight_files
-from loramerge.stream.bake import bake as bake_checkpoint
-from loramerge.stream.drift import Drift, drift
-from loramerge.stream.plan import BakePlan, plan_bake
-from loramerge.stream.rows import Survival
-from loramerge.verbs.inputs import adapter_of, base_path, open_base
-from loramerge.verbs.outputs import checkpoint_output, default_name, sum_name
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction, predict_checkpoint
-from loramerge.verbs.provenance import (
+from loramerge.steps.inputs import adapter_of, base_path, open_base
+from loramerge.steps.outputs import checkpoint_output, default_name, sum_name
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction, predict_checkpoint
+from loramerge.steps.provenance import (
     FileInput,
     Made,
     base_input,
@@ -39,7 +34,12 @@ from loramerge.verbs.provenance import (
     recipe_in,
     step_of,
 )
-from loramerge.verbs.writing import WeightParameters, float_type
+from loramerge.steps.references import Reference, with_weight_files
+from loramerge.steps.writing import WeightParameters, float_type
+from loramerge.stream.bake import bake as bake_checkpoint
+from loramerge.stream.drift import Drift, drift
+from loramerge.stream.plan import BakePlan, plan_bake
+from loramerge.stream.rows import Survival
 
 __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 

@@ -1,8 +1,8 @@
-"""inspect: what a file is, from its header alone or with its weights."""
+"""inspect: dialect, family and problems of files, from headers alone or with the weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,10 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
-from loramerge.verbs.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Doc, Verb
 
 if TYPE_CHECKING:
-    from loramerge.verbs.prediction import Prediction
+    from loramerge.steps.prediction import Prediction
 
 __all__ = ["VERB", "Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
 
@@ -57,10 +57,14 @@ class Inspect:
         False
     )
 
+    def steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
+        """Return the step of a recipe that inspects the same files."""
+        return [(replace(self, files=tuple(file.path for file in result.files)), result)]
+
 
 @dataclass
 class Inspected:
-    """What is known of one file. The names are those of `--json`."""
+    """The facts about one file; the names are those of `--json`."""
 
     path: str
     size: int | None
@@ -188,8 +192,8 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
-    """Foretell what looking takes."""
-    from loramerge.verbs.prediction import predict_report
+    """Predict what looking takes."""
+    from loramerge.steps.prediction import predict_report
 
     adapters = []
     for thing in (t for name in parameters.files for t in _things(name, context)):
@@ -264,9 +268,9 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     """Say in one verdict whether the adapter works with a base."""
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
+    from loramerge.steps.inputs import base_path
     from loramerge.stream.bake import survey
     from loramerge.stream.plan import plan_bake
-    from loramerge.verbs.inputs import base_path
 
     checkpoint = open_checkpoint(base_path(base, context))
     found.base = {"path": str(checkpoint.path), "family": checkpoint.family_name}

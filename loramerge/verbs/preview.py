@@ -15,15 +15,15 @@ from loramerge.errors import UsageError
 from loramerge.events import Warn
 from loramerge.files.writer import check_target, write_bytes
 from loramerge.library.lookup import bare
-from loramerge.library.references import Reference
-from loramerge.verbs.inputs import adapter_of, base_path, family_of_file, weighted
-from loramerge.verbs.outputs import default_name, sum_name
-from loramerge.verbs.parameters import Context, Doc, Verb
-from loramerge.verbs.prediction import Prediction
+from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
+from loramerge.steps.outputs import default_name, sum_name
+from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.prediction import Prediction
+from loramerge.steps.references import Reference
 
 if TYPE_CHECKING:
-    from loramerge.train.pipelines import Pipeline
-    from loramerge.train.preview import Column, Sheet
+    from loramerge.train.drawing.preview import Column, Sheet
+    from loramerge.train.models.pipeline import Pipeline
 
 __all__ = ["VERB", "Preview", "PreviewResult", "preview"]
 
@@ -171,7 +171,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
     """Draw and write.
 
     Raises:
-        LoramergeError: see `train.preview.preview`.
+        LoramergeError: see `train.drawing.preview.preview`.
     """
     parameters.check()
     path = _output(parameters, context)
@@ -180,7 +180,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
         check_target(one, force=parameters.force)
     adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
     sheet = _drawn(parameters, adapters, context)
-    from loramerge.train.pictures import write_png
+    from loramerge.report.pictures import write_png
 
     picture = sheet.picture()
     write_png(picture, path)
@@ -195,7 +195,7 @@ def predict(parameters: Preview, context: Context = Context()) -> Prediction:
     return Prediction()
 
 
-VERB = Verb("preview", Preview, "picture", preview, predict)
+VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
 
 
 def _output(parameters: Preview, context: Context) -> Path:
@@ -215,7 +215,7 @@ def _adapter(reference: Reference, context: Context) -> Adapter:
 
 
 def _columns(parameters: Preview, adapters: list[tuple[Reference, Adapter]]) -> list[Column]:
-    from loramerge.train.preview import Column
+    from loramerge.train.drawing.preview import Column
 
     found = [] if parameters.no_base else [Column("base")]
     for times in parameters.weight or (1.0,):
@@ -239,9 +239,9 @@ def _label(reference: Reference, times: float) -> str:
 def _drawn(
     parameters: Preview, adapters: list[tuple[Reference, Adapter]], context: Context
 ) -> Sheet:
-    from loramerge.train.fit import refuse_idle, refuse_large
-    from loramerge.train.preview import preview as drawn
-    from loramerge.train.sampling import Drawing
+    from loramerge.train.drawing.preview import preview as drawn
+    from loramerge.train.drawing.sampling import Drawing
+    from loramerge.train.models.refusals import refuse_idle, refuse_large
 
     def loader(name: str) -> Callable[[], Pipeline]:
         return lambda: _loaded(name, parameters, context)
@@ -282,8 +282,8 @@ def _drawn(
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     import torch
 
-    from loramerge.train.pipelines import load_pipeline
-    from loramerge.train.workers import begin_workers, usual_precision
+    from loramerge.train.device.workers import begin_workers, usual_precision
+    from loramerge.train.models.pipeline import load_pipeline
 
     _, device = begin_workers(context.device)
     half = usual_precision(context.device) == "bf16"
@@ -300,7 +300,7 @@ def _rescale(parameters: Preview) -> str:
 
 
 def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
-    from loramerge.train.report import image, page, table
+    from loramerge.report.page import image, page, table
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),

@@ -21,8 +21,8 @@ import loramerge.recipe.run as engine
 from loramerge.errors import AdapterError, LoramergeError, RecipeError
 from loramerge.events import Event, Warn
 from loramerge.recipe.recipe import load_recipe
-from loramerge.verbs.parameters import Context
-from tests.cli.world import rewrite
+from loramerge.steps.parameters import Context
+from tests.builders.world import rewrite
 
 SWEEP = """
 version: 1

@@ -16,7 +16,7 @@ from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.schema import json_schema
 from loramerge.recipe.text import parse_text
-from loramerge.verbs.parameters import Doc, parameters_of
+from loramerge.steps.parameters import Doc, parameters_of
 
 SCHEMA = json_schema()
 STEP = SCHEMA["properties"]["steps"]["additionalProperties"]

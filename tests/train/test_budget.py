@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from loramerge.train.budget import (
+from loramerge.train.memory.budget import (
     Choice,
     Options,
     Rung,
@@ -126,7 +126,7 @@ def test_resolutions_are_steps_down_to_half() -> None:
 
 
 def test_a_container_has_its_own_memory(tmp_path: Any) -> None:
-    from loramerge.train.free import _of_container
+    from loramerge.train.device.free import _of_container
 
     assert _of_container(tmp_path) is None
     for name, text in (

@@ -19,19 +19,19 @@ from loramerge.errors import (  # noqa: E402
     UsageError,
 )
 from loramerge.files.digest import sha256_of_file  # noqa: E402
-from loramerge.train import cache as caching  # noqa: E402
-from loramerge.train.buckets import Order, bucket_of, bucket_sizes  # noqa: E402
-from loramerge.train.cache import TensorCache  # noqa: E402
-from loramerge.train.captions import Captioning  # noqa: E402
-from loramerge.train.data import Dataset, scan  # noqa: E402
-from loramerge.train.examples import Examples, time_ids  # noqa: E402
-from loramerge.train.images import fitted, opened, pixels  # noqa: E402
-from loramerge.train.latents import Latents  # noqa: E402
-from loramerge.train.objective import Noising  # noqa: E402
-from loramerge.train.pipelines import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
-from loramerge.train.text import Texts, count_tokens, encode  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from loramerge.train.dataset import cache as caching  # noqa: E402
+from loramerge.train.dataset.buckets import Order, bucket_of, bucket_sizes  # noqa: E402
+from loramerge.train.dataset.cache import TensorCache  # noqa: E402
+from loramerge.train.dataset.captions import Captioning  # noqa: E402
+from loramerge.train.dataset.images import fitted, opened, pixels  # noqa: E402
+from loramerge.train.dataset.scan import Dataset, scan  # noqa: E402
+from loramerge.train.models.latents import Latents  # noqa: E402
+from loramerge.train.models.objective import Noising  # noqa: E402
+from loramerge.train.models.pipeline import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
+from loramerge.train.models.texts import Texts, count_tokens, encode  # noqa: E402
+from loramerge.train.run.examples import Examples, time_ids  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -133,7 +133,7 @@ def test_latents_are_what_the_vae_gives_and_are_kept_by_content(
     other = replace(found.pictures[1], path=moved)
     encoded: list[Path] = []
     monkeypatch.setattr(
-        "loramerge.train.latents.encode_picture", lambda *a, **k: encoded.append(a[1])
+        "loramerge.train.models.latents.encode_picture", lambda *a, **k: encoded.append(a[1])
     )
     assert torch.equal(Latents(pipeline, again, digests)(other, buckets[1]), first)
     Latents(pipeline, again, digests).prepare({moved: (other, buckets[1])})

@@ -20,21 +20,24 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import UsageError  # noqa: E402
-from loramerge.train.applied import applied  # noqa: E402
-from loramerge.train.architectures import of_model  # noqa: E402
-from loramerge.train.architectures.flux import packed, unpacked  # noqa: E402
-from loramerge.train.batches import Batch, generator_of, shuffled  # noqa: E402
-from loramerge.train.loop import Run, advance, begin  # noqa: E402
-from loramerge.train.modules import lora_layers  # noqa: E402
-from loramerge.train.objective import Flow  # noqa: E402
-from loramerge.train.pipelines import Pipeline, load_pipeline  # noqa: E402
-from loramerge.train.sampling import Drawing, draw  # noqa: E402
-from loramerge.train.settings import Settings  # noqa: E402
-from loramerge.train.text import Texts, encode  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
+from loramerge.train.lora.applied import applied  # noqa: E402
+from loramerge.train.lora.modules import lora_layers  # noqa: E402
+from loramerge.train.models.architectures.flux import packed, unpacked  # noqa: E402
+from loramerge.train.models.objective import Flow  # noqa: E402
+from loramerge.train.models.pipeline import Pipeline, load_pipeline  # noqa: E402
+from loramerge.train.models.registry import architecture_of_denoiser  # noqa: E402
+from loramerge.train.models.texts import Texts, encode  # noqa: E402
+from loramerge.train.run.batches import Batch, shuffled  # noqa: E402
+from loramerge.train.run.loop import Run, advance, begin  # noqa: E402
+from loramerge.train.spec.seeds import generator_of  # noqa: E402
+from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.verbs.preview import Preview, preview  # noqa: E402
-from loramerge.verbs.train import Train, TrainResult, train, trained  # noqa: E402
-from tests.train.flows import (  # noqa: E402
+from loramerge.verbs.train.parameters import Train  # noqa: E402
+from loramerge.verbs.train.result import TrainResult  # noqa: E402
+from loramerge.verbs.train.run import train, trained  # noqa: E402
+from tests.builders.flows import (  # noqa: E402
     FLOWS,
     T5_TOKENS,
     flow_folder,
@@ -42,8 +45,8 @@ from tests.train.flows import (  # noqa: E402
     peer_of,
     sd3_transformer,
 )
-from tests.train.models import stirred  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
+from tests.builders.models import stirred  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -198,7 +201,7 @@ def test_packing_is_undone() -> None:
 @pytest.mark.parametrize("kind", FLOWS)
 def test_it_learns_a_batch_by_heart(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "loramerge.train.loop.generator_of", lambda seed, what, _: generator_of(seed, what, 0)
+        "loramerge.train.run.loop.generator_of", lambda seed, what, _: generator_of(seed, what, 0)
     )
     run, _ = fresh(kind, steps=60, rate=2e-2, optimizer="adamw", schedule="constant")
     losses: list[float] = []
@@ -263,7 +266,7 @@ def test_presets_choose_sensible_layers(kind: str) -> None:
         lm.inject_trainable_lora(model, 2, preset=preset)
         layers = lora_layers(model)
         assert len(layers) == count, (preset, len(layers), list(layers))
-        unread = of_model(model).unread(model.config)
+        unread = architecture_of_denoiser(model).unread(model.config)
         assert not unread or unread[0] in layers
 
 
@@ -340,12 +343,16 @@ def test_dialects_with_fused_layers_hold_the_same(kind: Any, dialect: str, tmp_p
     for model, source in zip(models, (adapter, other), strict=True):
         with applied({"transformer": model}, [source]), torch.no_grad():
             times = torch.tensor([20.0, 500.0, 999.0])
-            found.append(of_model(model).predict(model, batch.latents, times, encode_states(batch)))
+            found.append(
+                architecture_of_denoiser(model).predict(
+                    model, batch.latents, times, encode_states(batch)
+                )
+            )
     assert torch.allclose(found[0], found[1], atol=1e-5)
 
 
 def encode_states(batch: Batch) -> Any:
-    from loramerge.train.architectures import States
+    from loramerge.train.models.architecture import States
 
     return States(batch.text, batch.pooled)
 
@@ -448,7 +455,7 @@ def test_bases_that_lack_something_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_families_in_a_preview(tmp_path: Path) -> None:
-    from loramerge.library.references import parse_reference
+    from loramerge.steps.references import parse_reference
 
     how = {"base": tuple(str(flow_folder(k)) for k in ("sd3", "flux-dev")), "size": 32, "steps": 2}
     result = preview(Preview(output=str(tmp_path / "x.png"), **how), Context(device="cpu"))

@@ -10,7 +10,7 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 
 from loramerge.errors import UsageError  # noqa: E402
-from loramerge.train.objective import Noising  # noqa: E402
+from loramerge.train.models.objective import Noising  # noqa: E402
 
 pytestmark = pytest.mark.peers
 SD: dict[str, Any] = {

@@ -12,14 +12,14 @@ pytest.importorskip("diffusers")
 
 from loramerge.errors import MissingExtra, UsageError  # noqa: E402
 from loramerge.events import Warn  # noqa: E402
-from loramerge.train.loop import advance, begin  # noqa: E402
-from loramerge.train.objective import Noising  # noqa: E402
-from loramerge.train.optimizers import NAMES, make_optimizer, ready, slow  # noqa: E402
-from loramerge.train.resume import load_state, save_state  # noqa: E402
-from loramerge.train.settings import Settings  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
-from loramerge.verbs.train import train  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.train.models.objective import Noising  # noqa: E402
+from loramerge.train.run.loop import advance, begin  # noqa: E402
+from loramerge.train.run.resume import load_state, save_state  # noqa: E402
+from loramerge.train.spec.optimizers import NAMES, make_optimizer, ready, slow  # noqa: E402
+from loramerge.train.spec.settings import Settings  # noqa: E402
+from loramerge.verbs.train.run import train  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.train.test_loop import examples, fresh, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402

@@ -12,18 +12,18 @@ pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import GradientFlowError, MissingExtra, UsageError  # noqa: E402
-from loramerge.train.estimate import estimate, shape_of  # noqa: E402
-from loramerge.train.loop import advance, averaged, begin  # noqa: E402
-from loramerge.train.objective import Noising  # noqa: E402
-from loramerge.train.optimizers import make_optimizer  # noqa: E402
-from loramerge.train.report import curve, page  # noqa: E402
-from loramerge.train.settings import Settings  # noqa: E402
-from loramerge.train.spec import Pictures, Spec, Targets  # noqa: E402
-from loramerge.train.trainees import Branches, Weights  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from loramerge.report.page import curve, page  # noqa: E402
+from loramerge.train.lora.trainees import Branches, Weights  # noqa: E402
+from loramerge.train.memory.estimate import estimate, shape_of  # noqa: E402
+from loramerge.train.models.objective import Noising  # noqa: E402
+from loramerge.train.run.loop import advance, averaged, begin  # noqa: E402
+from loramerge.train.spec.optimizers import make_optimizer  # noqa: E402
+from loramerge.train.spec.settings import Settings  # noqa: E402
+from loramerge.train.spec.spec import Pictures, Spec, Targets  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.unets import tiny_unet  # noqa: E402
 from tests.train.test_loop import examples, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
-from tests.train.unets import tiny_unet  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

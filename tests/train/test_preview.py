@@ -13,16 +13,16 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, OutputExists, RecipeError, UsageError  # noqa: E402
-from loramerge.library.references import parse_reference  # noqa: E402
-from loramerge.train.applied import applied  # noqa: E402
-from loramerge.train.pictures import grid, png_bytes  # noqa: E402
-from loramerge.train.pipelines import load_pipeline  # noqa: E402
-from loramerge.train.sampling import Drawing, draw, guided  # noqa: E402
-from loramerge.train.text import Texts  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
+from loramerge.report.pictures import grid, png_bytes  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.steps.references import parse_reference  # noqa: E402
+from loramerge.train.drawing.sampling import Drawing, draw, guided  # noqa: E402
+from loramerge.train.lora.applied import applied  # noqa: E402
+from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.texts import Texts  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
-from tests.train.pictures import Image, picture  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import Image, picture  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.train.test_caches import theirs  # noqa: E402
 from tests.train.test_verb import run  # noqa: E402
 
@@ -198,7 +198,7 @@ def test_a_model_alone_is_nearest_to_the_adapter_that_is_baked_into_it(tmp_path:
 
 
 def test_a_model_alone_of_another_size_is_refused() -> None:
-    from loramerge.train.preview import _check_size
+    from loramerge.train.drawing.preview import _check_size
 
     one, other = Image.new("RGB", (8, 8)), Image.new("RGB", (16, 8))
     _check_size("x", one, one)

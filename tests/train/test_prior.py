@@ -15,20 +15,20 @@ pytest.importorskip("diffusers")
 from loramerge.cli.main import main  # noqa: E402
 from loramerge.errors import NotFound, UsageError  # noqa: E402
 from loramerge.events import Note, Progress, Warn  # noqa: E402
-from loramerge.train import prior  # noqa: E402
-from loramerge.train.dataset import arrange  # noqa: E402
-from loramerge.train.images import opened  # noqa: E402
-from loramerge.train.pipelines import load_pipeline  # noqa: E402
-from loramerge.train.prior import draw_prior, wanted, without_trigger  # noqa: E402
-from loramerge.train.sampling import Drawing, draw  # noqa: E402
-from loramerge.train.spec import Pictures, Prior  # noqa: E402
-from loramerge.train.text import Texts  # noqa: E402
-from loramerge.train.workers import Workers  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
-from loramerge.verbs.train import train  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.train.dataset.arrange import arrange  # noqa: E402
+from loramerge.train.dataset.images import opened  # noqa: E402
+from loramerge.train.device.workers import Workers  # noqa: E402
+from loramerge.train.drawing import prior  # noqa: E402
+from loramerge.train.drawing.prior import draw_prior, wanted, without_trigger  # noqa: E402
+from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
+from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.texts import Texts  # noqa: E402
+from loramerge.train.spec.spec import Pictures, Prior  # noqa: E402
+from loramerge.verbs.train.run import train  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
 
 pytestmark = [
@@ -41,7 +41,7 @@ AUTO: dict[str, Any] = {"regularisation": "auto"}
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of the sampler: what is drawn does not matter here."""
-    monkeypatch.setattr("loramerge.train.spec.Prior.__init__.__defaults__", ((), None, 2, 7.0))
+    monkeypatch.setattr("loramerge.train.spec.spec.Prior.__init__.__defaults__", ((), None, 2, 7.0))
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_one_process_draws(
 ) -> None:
     waited: list[int] = []
     monkeypatch.setattr(Workers, "wait", lambda self: waited.append(self.rank))
-    from loramerge.verbs.train import _made, _spec
+    from loramerge.verbs.train.run import _made, _spec
 
     parameters = asked(tmp_path, **AUTO)
     made = _made(parameters, Context())

@@ -14,14 +14,16 @@ pytest.importorskip("diffusers")
 import loramerge as lm  # noqa: E402
 from loramerge.errors import FormatError, UsageError  # noqa: E402
 from loramerge.events import Note, Warn  # noqa: E402
-from loramerge.train import free  # noqa: E402
-from loramerge.train.log import read_chosen, read_log  # noqa: E402
-from loramerge.verbs.parameters import Context  # noqa: E402
-from loramerge.verbs.train import Train, TrainResult, train  # noqa: E402
-from loramerge.verbs.writing import memory_in_bytes  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.steps.writing import memory_in_bytes  # noqa: E402
+from loramerge.train.device import free  # noqa: E402
+from loramerge.train.run.log import read_chosen, read_log  # noqa: E402
+from loramerge.verbs.train.parameters import Train  # noqa: E402
+from loramerge.verbs.train.result import TrainResult  # noqa: E402
+from loramerge.verbs.train.run import train  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -29,7 +29,7 @@ def test_training_without_torch_names_the_extra() -> None:
 def test_training_imports_torch_and_nothing_heavier() -> None:
     out = _run(
         "import sys, loramerge as lm\nlm.save_lora_weight, lm.GradientAudit\n"
-        "import loramerge.train.loop, loramerge.train.resume\n"
+        "import loramerge.train.run.loop, loramerge.train.run.resume\n"
         "print('torch' in sys.modules, [m for m in ('diffusers', 'transformers', 'accelerate', "
         "'peft') if m in sys.modules])"
     )

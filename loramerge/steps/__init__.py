@@ -1,0 +1,1 @@
+"""Parts that verbs share: parameters, opening inputs, naming and writing outputs, provenance."""

@@ -1,0 +1,344 @@
+"""Verbs on several files: which files, one after the other, and the table of results.
+
+A verb that makes one adapter of one adapter describes that in a `FileWork`; `in_batch` does it to
+every file that was given. With a single file errors are raised; with several they become lines of
+a report.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Generic, Protocol, TypeVar
+
+from loramerge.adapter.encode import suffix_of
+from loramerge.algebra.arrays import check_device
+from loramerge.dialects import Dialect
+from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
+from loramerge.events import Warn
+from loramerge.library.lookup import bare, expand
+from loramerge.steps.adapters import AdapterResult, write_result
+from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.parameters import Context, Doc
+from loramerge.steps.references import Reference
+from loramerge.steps.source import Source, open_source
+from loramerge.steps.writing import WriteParameters
+
+__all__ = [
+    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "check_table", "in_batch",
+    "write_table",
+]  # fmt: skip
+
+_COLUMNS = (
+    "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
+    "worst_module", "worst_error", "reason",
+)  # fmt: skip
+_TOP = ("relative_error", "norm_kept", "scale_applied", "worst")  # figures one file has at the top
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileParameters(WriteParameters):
+    """Which files, and where their results go."""
+
+    files: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
+        ),
+    ]
+    out_dir: Annotated[
+        str | None,
+        Doc(
+            "Folder for the results of several files; names and sub-folders are kept.",
+            metavar="DIR",
+        ),
+    ] = None
+    results: Annotated[
+        str | None, Doc("Also write the table of results as CSV.", metavar="FILE.csv")
+    ] = None
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be meant; verbs check more."""
+
+    def of(self, path: Path) -> Any:
+        """Return the verb's parameters for one of the files."""
+        raise NotImplementedError
+
+    def steps(self, result: FilesResult[Any]) -> list[tuple[Any, Any]]:
+        """Return the steps of a recipe that does the same to the same files."""
+        done = [file for file in result.files if file.status == "done"]
+        return [(self.of(Path(file.path)), file.result) for file in done]
+
+
+class OneFile(Protocol):
+    """The parameters that say what is done to one of the files."""
+
+    @property
+    def adapter(self) -> Reference:
+        """The file."""
+
+    @property
+    def base(self) -> str | None:
+        """The base that the adapter may need."""
+
+
+One = TypeVar("One", bound=OneFile)
+Result = TypeVar("Result", bound=AdapterResult)
+
+
+@dataclass(frozen=True)
+class FileWork(Generic[One, Result]):
+    """How one file is done.
+
+    Args:
+        run: does everything to a single file, default name and writing included.
+        compute: returns the result without writing it.
+        figures: names of what `result.json()` says of a file in `--json`.
+        check: looks at the written file before it gets its name, and notes in the result what it
+            saw; see `adapters.write_result`.
+        unwanted: function of the bytes of a result and of its input; returns why the result is not
+            written, None if it is.
+    """
+
+    run: Callable[[One, Context], Result]
+    compute: Callable[[Source, One, Output, Context], Result]
+    figures: Sequence[str]
+    check: Callable[[Result, Path, Output, Context], None] | None = None
+    unwanted: Callable[[int, int], str | None] | None = None
+
+
+@dataclass
+class FileOutcome(Generic[Result]):
+    """What became of one of several files.
+
+    Args:
+        status: `done`, `kept` (already there), `skipped` (not wanted) or `failed`.
+        result: of what was computed.
+    """
+
+    path: str
+    status: str
+    output: str | None = None
+    result: Result | None = None
+    size_before: int | None = None
+    reason: str | None = None
+    exit_code: int = 0
+
+    def row(self) -> list[Any]:
+        """Return the file's line in the CSV table."""
+        r = self.result
+        worst = r.worst if r and r.worst else (None, None)
+        return [
+            self.path, self.output, self.status, self.size_before, r.size if r else None,
+            r.norm_kept if r else None, r.relative_error if r else None, *worst, self.reason,
+        ]  # fmt: skip
+
+    def json(self, figures: Sequence[str]) -> dict[str, Any]:
+        """Return this file's object in `--json`; keys are always present, null if not computed."""
+        found = {} if self.result is None else self.result.json()
+        return {
+            "path": self.path,
+            "status": self.status,
+            "output": self.output,
+            "size_before": self.size_before,
+            **{name: found.get(name) for name in figures},
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class FilesResult(Generic[Result]):
+    """The outcome of every file."""
+
+    files: list[FileOutcome[Result]]
+    figures: Sequence[str] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """The code of the first failure, 0 if none."""
+        return next((f.exit_code for f in self.files if f.exit_code), 0)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints; one file's figures also stand at the top."""
+        outputs = [f.output for f in self.files if f.output and f.status in ("done", "kept")]
+        first = self.files[0].json(self.figures) if len(self.files) == 1 else {}
+        figures = {name: first[name] for name in _TOP if name in first}
+        files = [f.json(self.figures) for f in self.files]
+        return {"outputs": outputs, **figures, "files": files}
+
+
+def in_batch(
+    parameters: FileParameters, work: FileWork[One, Result], context: Context
+) -> FilesResult[Result]:
+    """Do every file. With a single one errors are raised; with several they are reported.
+
+    Raises:
+        UsageError: for options that cannot go together.
+        LoramergeError: for a single file, as its work does.
+    """
+    check_device(context.device)
+    parameters.check()
+    if parameters.results:
+        check_table(Path(parameters.results))
+    files = _without_outputs(expand(parameters.files, context.root), parameters.out_dir)
+    several = len(files) > 1 or parameters.out_dir is not None
+    if several and parameters.output is not None:
+        raise UsageError(
+            "an output names one file, and there are several inputs"
+            if len(files) > 1
+            else "output and out_dir exclude each other",
+            hint=("give ", Setting("out_dir", "FOLDER"), " alone, which keeps the names"),
+        )
+    if len(files) > 1 and parameters.out_dir is None:
+        raise UsageError(
+            f"{len(files)} files need a folder for their results",
+            hint=("give ", Setting("out_dir", "FOLDER")),
+        )
+    taken: dict[str, Path] = {}
+    done = [
+        _tolerant(path, relative, parameters, work, context, taken)
+        if several
+        else _alone(path, parameters, work, context)
+        for path, relative in files
+    ]
+    result = FilesResult(done, work.figures)
+    if parameters.results:
+        write_table(Path(parameters.results), _COLUMNS, [file.row() for file in result.files])
+    return result
+
+
+def _alone(
+    path: Path, parameters: FileParameters, work: FileWork[One, Result], context: Context
+) -> FileOutcome[Result]:
+    """Do the only file."""
+    found = work.run(parameters.of(path), context)
+    return FileOutcome(str(path), "done", found.output, found, found.size_before)
+
+
+def _tolerant(
+    path: Path,
+    relative: PurePath,
+    parameters: FileParameters,
+    work: FileWork[One, Result],
+    context: Context,
+    taken: dict[str, Path],
+) -> FileOutcome[Result]:
+    """Do one of several files; an error becomes a line of the report."""
+    try:
+        return _one(path, relative, parameters, work, context, taken)
+    except LoramergeError as error:
+        context.notify(Warn(f"{path}: {error.problem}"))
+        return FileOutcome(
+            str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
+        )
+
+
+def _place(path: Path, relative: PurePath, out_dir: str, dialect: Dialect) -> Path:
+    stem = str(relative) if path.is_dir() else bare(str(relative))
+    return Path(out_dir) / f"{stem}{suffix_of(dialect)}"
+
+
+def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[str, Path]) -> bool:
+    """Say whether the result of one of several files exists, and need not be made again.
+
+    Raises:
+        UsageError: if another file of this run has the same output.
+        OutputExists: if the output is the file itself.
+    """
+    other = taken.setdefault(os.path.realpath(output), path)
+    if other != path:
+        raise UsageError(f"its result would replace that of {other}: {output}")
+    if parameters.force or not output.exists():
+        return False
+    if output.samefile(path):
+        raise OutputExists(
+            "its result would replace the file itself",
+            hint=(Setting("force", True), " allows that"),
+        )
+    return True
+
+
+def _one(
+    path: Path,
+    relative: PurePath,
+    parameters: FileParameters,
+    work: FileWork[One, Result],
+    context: Context,
+    taken: dict[str, Path],
+) -> FileOutcome[Result]:
+    """Do one of several files; `taken` maps the outputs of this run to their files."""
+    one = parameters.of(path)
+    source = open_source([one.adapter], one.base, context)
+    output = output_of(parameters, source.adapters)
+    assert parameters.out_dir is not None
+    place = _place(path, relative, parameters.out_dir, output.dialect)
+    before = source.adapter.info.size or 0
+    if _is_there(path, place, parameters, taken):
+        why = "the output exists already"
+        return FileOutcome(str(path), "kept", str(place), None, before, why)
+    output = output.at(place)
+    computed = work.compute(source, one, output, context)
+    refused: list[str] = []
+
+    def wanted(size: int) -> bool:
+        why = work.unwanted(size, before) if work.unwanted else None
+        refused.extend([why] if why else [])
+        return not refused
+
+    found = write_result(computed, output, context, wanted=wanted, check=work.check)
+    if refused:
+        return FileOutcome(str(path), "skipped", None, found, before, refused[0])
+    return FileOutcome(str(path), "done", str(place), found, before)
+
+
+def _without_outputs(
+    files: list[tuple[Path, PurePath]], out_dir: str | None
+) -> list[tuple[Path, PurePath]]:
+    """Leave out what an earlier run wrote, where results lie inside a folder that was given.
+
+    Args:
+        files: (path, path relative to what was given) pairs, as from `lookup.expand`.
+    """
+    if out_dir is None:
+        return files
+    results = Path(out_dir).resolve()
+    kept = []
+    for path, relative in files:
+        place = path.resolve()
+        root = place.parents[len(relative.parts) - 1]
+        inside = results != root and root in results.parents
+        if not (inside and results in place.parents):
+            kept.append((path, relative))
+    return kept
+
+
+def check_table(path: Path) -> None:
+    """Refuse to write the table of results over something else.
+
+    Raises:
+        OutputExists: if the path is a folder, or a file that is no such table.
+    """
+    if not path.exists():
+        return
+    if path.is_dir() or path.read_bytes()[:5] not in (b"file,", b""):
+        raise OutputExists(
+            "this is not a table of results, and would be replaced by one",
+            file=path,
+            hint=("give ", Setting("results"), " another name"),
+        )
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write results as CSV, the first column being `file`; an older table is replaced."""
+    import csv
+    import io
+
+    from loramerge.files.writer import write_bytes
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode("utf-8", "replace"), force=True)

@@ -1,0 +1,160 @@
+"""Opening the adapters and bases that names stand for, with one message for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.load import load
+from loramerge.algebra.terms import apply_weight
+from loramerge.algebra.weights import Weight
+from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting, UsageError
+from loramerge.events import Notify, Warn
+from loramerge.library.lookup import find
+from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
+
+if TYPE_CHECKING:
+    from loramerge.checkpoint import Checkpoint
+
+__all__ = [
+    "adapter_of",
+    "at_base",
+    "base_path",
+    "family_of_file",
+    "is_checkpoint",
+    "open_adapter",
+    "open_base",
+    "weighted",
+]
+
+
+def adapter_of(reference: Reference, context: Context) -> Adapter:
+    """Return the adapter a reference names; its weight is not applied.
+
+    Raises:
+        NotFound: if there is none of this name.
+        LoramergeError: see `open_adapter`.
+    """
+    known = context.known.get(reference.name)
+    if isinstance(known, Adapter):
+        return known
+    path = known if known is not None else reference.path(root=context.root)
+    return open_adapter(path, context.notify)
+
+
+def weighted(adapter: Adapter, weight: Weight) -> Adapter:
+    """Return the adapter multiplied by a weight; sites of weight 0 are left out."""
+    return adapter if weight == Weight() else apply_weight(adapter, weight)
+
+
+def base_path(name: str, context: Context) -> Path:
+    """Return the path of the base a name stands for.
+
+    Raises:
+        NotFound: if there is none of this name.
+        UsageError: if the name is that of an adapter in memory.
+    """
+    known = context.known.get(name)
+    if isinstance(known, Adapter):
+        raise UsageError(f"{name!r} is an adapter, and a base is needed here")
+    return known if known is not None else find(name, "bases", root=context.root)
+
+
+def open_base(name: str, context: Context) -> Checkpoint:
+    """Open a base.
+
+    Raises:
+        NotFound: if there is none of this name.
+        FamilyError: if it is not a checkpoint of a known family.
+        FormatError: if it is an adapter.
+    """
+    from loramerge.checkpoint import open_checkpoint
+
+    path = base_path(name, context)
+    try:
+        return open_checkpoint(path)
+    except FamilyError:
+        try:
+            adapter = bool(load(path).deltas)
+        except LoramergeError:
+            adapter = False
+        if not adapter:
+            raise
+        raise FormatError(
+            "this is an adapter, and a base must be a checkpoint",
+            file=path,
+            hint=("give the checkpoint as ", Setting("base")),
+        ) from None
+
+
+def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:
+    """Return the adapter with what depends on the base computed for it; see `stream.against`."""
+    if base is None:
+        return adapter
+    from loramerge.stream.against import against
+
+    return against(adapter.require_sound(), base)
+
+
+def open_adapter(path: Path, notify: Notify) -> Adapter:
+    """Load an adapter to compute with, and warn of what is not used of it.
+
+    Raises:
+        FormatError: if the file is a checkpoint.
+        LoramergeError: see `adapter.load.load`.
+    """
+    adapter = load(path)
+    if adapter.deltas:
+        warn_of_unknown(adapter, notify)
+    elif is_checkpoint(path):
+        raise FormatError(
+            "this is a checkpoint, and an adapter is needed here",
+            file=path,
+            hint="only bake and inspect take checkpoints",
+        )
+    return adapter
+
+
+def family_of_file(path: Path) -> str | None:
+    """Return the family of a single file; None for a folder, which says itself what it is."""
+    from loramerge.checkpoint import open_checkpoint
+
+    if path.is_dir():
+        return None
+    try:
+        return open_checkpoint(path).family_name
+    except FormatError:
+        return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a file or folder is a base of a known family."""
+    from loramerge.checkpoint import open_checkpoint
+
+    try:
+        return bool(open_checkpoint(path).slots)
+    except LoramergeError:
+        return False
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor is" if count == 1 else f"{count} tensors are"
+
+
+def warn_of_unknown(adapter: Adapter, notify: Notify) -> None:
+    """Warn of tensors that are not used, so that none is dropped silently, and of warnings."""
+    unknown = adapter.info.account.unknown
+    if unknown:
+        key, close = next(iter(unknown.items()))
+        tail = f" (nearest known: {close})" if close else ""
+        notify(
+            Warn(f"{adapter.label}: {_tensors(len(unknown))} not known and not used: {key}{tail}")
+        )
+    seen: dict[str, int] = {}
+    for problem in adapter.info.problems:
+        if problem.severity == "warning":
+            seen[problem.message] = seen.get(problem.message, 0) + 1
+    for message, count in seen.items():
+        notify(Warn(f"{adapter.label}: {message}" + (f" ({count} modules)" if count > 1 else "")))

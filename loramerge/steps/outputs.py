@@ -1,0 +1,180 @@
+"""Names of outputs: default ones, and those that cannot be written to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.encode import choose_dialect, suffix_of
+from loramerge.checkpoint.generic import is_transformers
+from loramerge.dialects import Dialect
+from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
+from loramerge.files.writer import check_target
+from loramerge.library.lookup import is_adapter_folder
+from loramerge.steps.references import Reference
+from loramerge.steps.writing import WriteParameters
+
+__all__ = ["Output", "adapter_output", "checkpoint_output", "default_name", "output_of", "sum_name"]
+
+_LONGEST = 120
+_MOST_BYTES = 200  # file systems allow 255 for a name, and a temporary one is longer
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_ANOTHER: Message = ("give another ", Setting("output"))
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how an adapter is written.
+
+    Args:
+        path: None where it stays in memory.
+        dtype: safetensors name of the type, None for the adapter's own.
+    """
+
+    path: Path | None
+    dialect: Dialect
+    dtype: str | None = None
+    force: bool = False
+
+    @property
+    def precise(self) -> bool:
+        """Whether results must be as exact as float64 can hold."""
+        return self.dtype == "F64"
+
+    def at(self, path: Path) -> Output:
+        """Return the same at a path, or refuse it before any work is done.
+
+        Raises:
+            UsageError, OutputExists: see `adapter_output`.
+        """
+        return replace(self, path=adapter_output(path, self.dialect, force=self.force))
+
+
+def output_of(
+    parameters: WriteParameters, adapters: Sequence[Adapter], stem: str | None = None
+) -> Output:
+    """Return where and how the result of adapters is written, or refuse it before any work is done.
+
+    Args:
+        stem: default name of the file without its suffix; None where nothing is written.
+
+    Raises:
+        UsageError, OutputExists: see `adapter_output`.
+    """
+    dialect = choose_dialect(parameters.target(), list(adapters))
+    found = Output(None, dialect, parameters.float_type(), parameters.force)
+    if stem is None:
+        return found
+    path = parameters.output
+    return found.at(default_name(stem, suffix_of(dialect)) if path is None else Path(path))
+
+
+def default_name(stem: str, suffix: str) -> Path:
+    """Return an output name in the current folder, cut to 120 characters with a hash of the rest."""
+    stem = stem.encode("utf-8", "replace").decode()
+    clean = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in stem).strip(". ")
+    if len(clean) + len(suffix) > _LONGEST or len(clean.encode()) > _MOST_BYTES:
+        digest = hashlib.sha256(clean.encode()).hexdigest()[:8]
+        clean = clean[: _LONGEST - len(suffix) - 9]
+        while len(clean.encode()) > _MOST_BYTES:
+            clean = clean[:-1]
+        clean = f"{clean}-{digest}"
+    return Path(clean + suffix)
+
+
+def sum_name(references: Sequence[Reference]) -> str:
+    """Return `a@0.7+b@0.3`; a weight of 1 is left out."""
+    return "+".join(
+        r.label if r.written == "1" else f"{r.label}@{r.written}".replace(":", "@")
+        for r in references
+    )
+
+
+def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
+    """Return where an adapter will be written, or refuse it before any work is done.
+
+    Raises:
+        UsageError: if the name is not that of what will be written.
+        OutputExists: if it exists and may not be replaced.
+    """
+    if target.folder:
+        if path.suffix.lower() in (".safetensors", *_PICKLES):
+            raise UsageError(
+                "a PEFT adapter is a folder", file=path, hint=_name(path.with_suffix(""))
+            )
+        return _checked_folder(path, "an adapter", _holds_only_adapter, force=force)
+    if target.pickle and path.suffix.lower() == ".pt":
+        return _checked(path, force=force)
+    return _checked_file(path, "adapters are written as safetensors files", force=force)
+
+
+def checkpoint_output(path: Path, *, folder: bool, force: bool) -> Path:
+    """Return where a checkpoint will be written, or refuse it; see `adapter_output`."""
+    if not folder:
+        return _checked_file(path, "checkpoints are written as safetensors files", force=force)
+    if path.suffix.lower() in (".safetensors", *_PICKLES):
+        raise UsageError(
+            "the base is a folder, and so is the result",
+            file=path,
+            hint=_name(path.with_suffix("")),
+        )
+    return _checked_folder(path, "a checkpoint", _is_checkpoint_folder, force=force)
+
+
+def _name(path: object) -> Message:
+    return (Setting("output", str(path)),)
+
+
+def _is_nameless(path: Path) -> bool:
+    return path.name in ("", "..")
+
+
+def _checked(path: Path, *, force: bool) -> Path:
+    if _is_nameless(path):
+        raise UsageError(
+            "this cannot be the name of an output",
+            found=str(path),
+            hint=("give ", Setting("output"), " a name"),
+        )
+    above = next((p for p in path.parents if p.exists()), Path())
+    if not above.is_dir():
+        raise FileError("this is a file, and the output needs a folder here", file=above)
+    return check_target(path, force=force)
+
+
+def _checked_file(path: Path, problem: str, *, force: bool) -> Path:
+    if not _is_nameless(path) and path.suffix.lower() != ".safetensors":
+        stem = path.with_suffix("") if path.suffix.lower() in _PICKLES else path
+        raise UsageError(problem, file=path, hint=_name(f"{stem}.safetensors"))
+    if force and path.is_dir() and not _is_nameless(path):
+        raise FileError("the output is an existing folder", file=path, hint=_ANOTHER)
+    return _checked(path, force=force)
+
+
+def _checked_folder(
+    path: Path, what: str, replaceable: Callable[[Path], bool], *, force: bool
+) -> Path:
+    """Check a folder: replacing one removes all that is in it, so it must be of the same sort."""
+    _checked(path, force=force)
+    if path.is_dir() and any(path.iterdir()) and not replaceable(path):
+        raise OutputExists(
+            f"the folder holds other things than {what}, and replacing it would remove them",
+            file=path,
+            hint=_ANOTHER,
+        )
+    return path
+
+
+def _holds_only_adapter(folder: Path) -> bool:
+    files = [path.name for path in folder.rglob("*") if not path.is_dir()]
+    return is_adapter_folder(folder) and all(name in _ADAPTER_FILES for name in files)
+
+
+def _is_checkpoint_folder(folder: Path) -> bool:
+    configs = ("model_index.json", "unet/config.json", "transformer/config.json")
+    pipeline = any((folder / name).is_file() for name in configs)
+    return pipeline or (is_transformers(folder) and any(folder.glob("*.safetensors")))

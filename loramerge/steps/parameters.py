@@ -1,0 +1,130 @@
+"""Verbs: their parameters, what they give, and the context they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from loramerge.events import Notify, ignore
+from loramerge.parameters import Doc, Parameter, parameters_of, value_of
+
+if TYPE_CHECKING:
+    from loramerge.adapter import Adapter
+
+__all__ = [
+    "Context",
+    "Doc",
+    "ForFiles",
+    "Parameter",
+    "Verb",
+    "command_words",
+    "parameters_of",
+    "stated",
+]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Settings of a run that do not change its result.
+
+    Args:
+        threads: worker threads; None takes all processors.
+        device: torch device for decompositions, None for numpy.
+        notify: told of progress, notes and warnings.
+        strip: write no record of what made a file into it.
+        known: what names stand for, before they are looked up: adapters in memory, or paths.
+        root: folder that relative paths start from; None is the current one.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    notify: Notify = ignore
+    strip: bool = False
+    known: Mapping[str, Adapter | Path] = field(default_factory=dict)
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class ForFiles:
+    """The same verb for several files, which is what its command does.
+
+    Args:
+        parameters: a frozen dataclass with `of(path)`, which gives the verb's parameters for one file.
+        run: function of these parameters and a context; it returns a `batch.FilesResult`.
+    """
+
+    parameters: type[Any]
+    run: Callable[[Any, Context], Any]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """An operation: one step of a recipe, one command, one function of Python.
+
+    Args:
+        parameters: a frozen dataclass. It may have `settled()`, which returns the same parameters
+            in the form that is recorded, and `steps(result)`, which returns what a recipe
+            needs to repeat a command, as pairs of parameters and results.
+        gives: an adapter, a checkpoint or a picture (always written), or a report.
+        run: function of parameters and a context that does everything, writing included. The result
+            has `json()`, and may have `output` (a path), `exit_code` and, for adapters, `adapter`.
+        predict: function of parameters and a context that predicts the result from headers; None
+            for a verb that recipes do not have.
+        compute: for adapters, `run` without writing; the result holds the adapter.
+        several: for a command that takes several files.
+        uses_device: whether it computes with torch if a device is given.
+    """
+
+    name: str
+    parameters: type[Any]
+    gives: Literal["adapter", "checkpoint", "picture", "report"]
+    run: Callable[[Any, Context], Any]
+    predict: Callable[[Any, Context], Any] | None
+    compute: Callable[[Any, Context], Any] | None = None
+    for_files: ForFiles | None = None
+    uses_device: bool = False
+
+    @property
+    def in_recipes(self) -> bool:
+        """Whether it can be a step of a recipe."""
+        return self.predict is not None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes adapters or checkpoints, whose headers then say what made them."""
+        return self.gives in ("adapter", "checkpoint")
+
+
+def command_words(name: str, parameters: Any) -> tuple[str, ...]:
+    """Return the command line that says the same: `("loramerge", "mix", "a:0.5", "-o", "half")`.
+
+    Arguments come first, then options, what is written last. Defaults are left out.
+    """
+    arguments, options, output = [], [], []
+    for one in parameters_of(type(parameters)):
+        value = value_of(parameters, one)
+        if not one.required and value == one.default:
+            continue
+        texts = [str(text) for text in (value if one.many else (value,))]
+        if one.kind is float:
+            texts = [text.removesuffix(".0") for text in texts]
+        flag = max(one.doc.flags, key=len, default=f"--{one.name.replace('_', '-')}")
+        if one.doc.positional:
+            arguments += texts
+        elif one.kind is bool:
+            options.append(flag)
+        elif one.name == "output":
+            output += ["-o", *texts]
+        else:
+            options += [word for text in texts for word in (flag, text)]
+    return ("loramerge", name, *arguments, *options, *output)
+
+
+def stated(parameters: Any) -> Iterator[tuple[Parameter, Any]]:
+    """Yield the parameters of a recipe step whose values are not the defaults, with the values."""
+    for one in parameters_of(type(parameters)):
+        value = value_of(parameters, one)
+        if one.doc.recipe and (one.required or value != one.default):
+            yield one, value

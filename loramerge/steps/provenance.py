@@ -1,0 +1,268 @@
+"""The record of what made a file: a recipe in its header that can be run again.
+
+An adapter remembers the step that computed it, a step what it was given; followed to the files at
+the ends this is a graph, and written down it is a recipe: inputs by name and digest, never by folder,
+and the parameters that change results. A file that was itself made by loramerge brings the recipe of
+its own header along, so that a result can be followed back over files that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge import __version__
+from loramerge.adapter import Adapter
+from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
+from loramerge.algebra.weights import weight_content
+from loramerge.checkpoint import Checkpoint
+from loramerge.files.digest import PLACEHOLDER
+from loramerge.library.digests import digest_of, digest_of_files
+from loramerge.steps.parameters import stated
+from loramerge.steps.references import Reference
+
+__all__ = [
+    "FileInput",
+    "Made",
+    "base_input",
+    "header_entries",
+    "input_of",
+    "length_is_known",
+    "made_of",
+    "recipe_in",
+    "recipe_text",
+    "step_of",
+]
+
+RESULT = "result"  # name of the last step in a recipe written into a header
+_MOST = 1 << 18  # bytes of an input's own recipe that are still carried along
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """A file or folder that something was made from.
+
+    Args:
+        root: the folder digests of several files are relative to, None for a single file.
+        recipe: what its own header says made it.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    root: Path | None
+    recipe: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name without folders; bytes that are no Unicode become `?`."""
+        return self.path.name.encode("utf-8", "replace").decode()
+
+    def digest(self) -> str:
+        """Return the digest of the file, or of the folder's files together."""
+        if self.root is None:
+            return digest_of(self.files[0])
+        return digest_of_files(self.root, self.files)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step that computed something.
+
+    Args:
+        content: its parameters as a recipe has them; inputs stand as `FileInput` or `Made`.
+    """
+
+    verb: str
+    content: Mapping[str, Any] = field(hash=False)
+
+
+Node = FileInput | Made
+Given = Mapping[tuple[str, str], Node | None]
+
+
+def input_of(adapter: Adapter) -> Node | None:
+    """Return what an adapter is to a step that uses it, None if it is not known what made it."""
+    maker = adapter.maker
+    if isinstance(maker, Made):
+        return maker
+    if not isinstance(maker, Path) or not adapter.info.files:
+        return None
+    files = adapter.info.files
+    root = None if len(files) == 1 else maker if maker.is_dir() else maker.parent
+    return FileInput(maker, files, root, adapter.info.metadata.get(RECIPE_KEY))
+
+
+def made_of(adapter: Adapter) -> Made | None:
+    """Return the step that made an adapter; one that was just read was converted, if to itself."""
+    maker = adapter.maker
+    if isinstance(maker, Made):
+        return maker
+    read = input_of(adapter)
+    return None if read is None else Made("convert", {"adapter": {"adapter": read}})
+
+
+def base_input(checkpoint: Checkpoint) -> FileInput:
+    """Return what a base is to a step that uses it."""
+    files = checkpoint.files
+    recipes = (file.open()[1].get(RECIPE_KEY) for file in files.weights)
+    return FileInput(
+        checkpoint.path,
+        tuple(file.path for file in files.weights),
+        files.root if len(files.weights) > 1 else None,
+        next((recipe for recipe in recipes if recipe), None),
+    )
+
+
+def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
+    """Return the step that parameters describe, None if it is not known what made an input.
+
+    Args:
+        given: (`adapters` or `bases`, name in the parameters) → what it stands for.
+    """
+    if any(node is None for node in given.values()):
+        return None
+    content: dict[str, Any] = {}
+    for one, value in stated(parameters):
+        if one.doc.result:
+            values = value if one.many else (value,)
+            if one.kind is float:  # a whole number given from Python says the same
+                values = [float(v) for v in values]
+            if one.refers:
+                holds = str(one.doc.completes)
+                values = [_said(v, holds, given) if one.names(v) else v for v in values]
+            content[one.word] = list(values) if one.many else values[0]
+    return Made(verb, content)
+
+
+def _said(value: Any, holds: str, given: Given) -> Any:
+    """Return a reference as a recipe has it, with what it stands for in the place of the name."""
+    if not isinstance(value, Reference):
+        return given[holds, value]
+    weight = weight_content(value.weight)
+    found: dict[str, Any] = {"adapter": given[holds, value.name]}
+    return found if weight == 1.0 else found | {"weight": weight}
+
+
+def length_is_known(made: Made | None) -> bool:
+    """Say whether the length of what `recipe_text` gives is known before the digests are.
+
+    Inputs of one name become one if their digests agree, so only different names tell it.
+    """
+    names: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, FileInput):
+            names.append(value.name)
+        elif isinstance(value, Made):
+            walk(value.content)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                walk(part)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                walk(part)
+
+    walk(made)
+    return len(set(names)) == len(names)
+
+
+def recipe_text(
+    made: Made,
+    written: Mapping[str, Any],
+    digest: Callable[[FileInput], str] = lambda one: one.digest(),
+) -> str:
+    """Return the canonical JSON of the recipe whose last step made something.
+
+    Args:
+        written: how the result is written: dialect and type, or nothing.
+        digest: gives the digests; a placeholder of the same length may stand for one.
+    """
+    inputs: dict[str, dict[str, Any]] = {}
+    steps: dict[str, dict[str, Any]] = {}
+    names: dict[int, str] = {}
+    kept = []  # keeps what `names` knows by its id alive
+
+    def name_of(node: Node) -> str:
+        if id(node) in names:
+            return names[id(node)]
+        kept.append(node)
+        if isinstance(node, Made):
+            content = spelled(node.content)
+            name = f"step{len(steps) + 1}"
+            steps[name] = {node.verb: content}
+        else:
+            entry: dict[str, Any] = {"path": node.name, "sha256": digest(node)}
+            own = _nested(node.recipe)
+            entry |= {} if own is None else {"recipe": own}
+            name = next((n for n, known in inputs.items() if known == entry), "")
+            if not name:
+                name = _free(node.path.stem, inputs)
+                inputs[name] = entry
+        names[id(node)] = name
+        return name
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, (FileInput, Made)):
+            return name_of(value)
+        if isinstance(value, Mapping):
+            return {key: spelled(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [spelled(part) for part in value]
+        return value
+
+    content = {k: v for k, v in made.content.items() if not written or k not in _WRITING}
+    steps[RESULT] = {made.verb: spelled(content) | dict(written)}
+    recipe = {"version": 1, "inputs": inputs, "steps": steps}
+    return json.dumps(recipe, ensure_ascii=False, separators=(",", ":"))
+
+
+_WRITING = ("to", "for", "dtype")
+
+
+def _free(stem: str, taken: Mapping[str, Any]) -> str:
+    """Return a name for an input: the file's, as far as names in recipes may look so."""
+    clean = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "input"
+    clean = clean.encode("utf-8", "replace").decode()
+    reserved = clean == RESULT or clean.startswith("step") or clean in taken
+    name, count = f"{clean}-2" if reserved else clean, 2
+    while name in taken:
+        count += 1
+        name = f"{clean}-{count}"
+    return name
+
+
+def _nested(recipe: str | None) -> dict[str, Any] | None:
+    """Return an input's own recipe, if it is one and not too long to be carried on."""
+    if recipe is None or len(recipe.encode("utf-8", "replace")) > _MOST:
+        return None
+    return recipe_in({RECIPE_KEY: recipe})
+
+
+def recipe_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the recipe in a header, None if there is none that can be understood."""
+    try:
+        content = json.loads(metadata[RECIPE_KEY])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    whole = isinstance(content, dict) and isinstance(content.get("steps"), dict)
+    return content if whole and isinstance(content.get("inputs"), dict) else None
+
+
+def header_entries(
+    made: Made | None,
+    written: Mapping[str, Any],
+    digest: Callable[[FileInput], str] = lambda one: one.digest(),
+) -> dict[str, str]:
+    """Return the entries that say what wrote a file and, if it is known, what made it."""
+    entries = {VERSION_KEY: __version__}
+    if made is not None:
+        entries[RECIPE_KEY] = recipe_text(made, written, digest)
+    return entries
+
+
+def placeholder(_: FileInput) -> str:
+    """Return what stands for a digest while only lengths matter."""
+    return PLACEHOLDER

@@ -1,0 +1,196 @@
+"""References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8>`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loramerge.algebra.blocks import PRESETS
+from loramerge.algebra.weights import Weight, shown_number, weight_of
+from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
+from loramerge.families.components import COMPONENT_WORDS
+from loramerge.library.lookup import below, find
+from loramerge.library.registry import Registry
+
+__all__ = ["Reference", "parse_reference", "references", "with_weight_files"]
+
+_PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
+_ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
+_VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
+_NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A name and the weight written behind it.
+
+    Args:
+        written: the weight in the user's words, for output names and tables.
+    """
+
+    name: str
+    weight: Weight = Weight()
+    written: str = "1"
+
+    def __str__(self) -> str:
+        """Return it as it can be written again."""
+        return self.name if self.written == "1" else f"{self.name}:{self.written}"
+
+    def path(self, registry: Registry | None = None, root: Path | None = None) -> Path:
+        """Return the adapter's path; see `lookup.find`."""
+        try:
+            return find(self.name, "adapters", registry, root)
+        except NotFound:
+            head, _, tail = self.name.rpartition(":")
+            if not _is_found(head, registry, root):
+                raise
+            raise UsageError(
+                f"{self.name!r}: {tail!r} is not a weight",
+                hint=f"{head}:0.8 or {head}:unet=0.8:te=0",
+            ) from None
+
+    @property
+    def label(self) -> str:
+        """The name without folders and suffix, for default output names and tables."""
+        path = Path(self.name.replace("\\", "/"))
+        return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
+
+
+def _is_found(name: str, registry: Registry | None, root: Path | None) -> bool:
+    try:
+        return bool(find(name, "adapters", registry, root))
+    except (NotFound, UsageError):
+        return False
+
+
+def _number(text: str) -> float | None:
+    return float(text) if _NUMBER.fullmatch(text.strip()) else None
+
+
+def parse_reference(text: str, root: Path | None = None) -> Reference:
+    """Split a reference into name and weight.
+
+    Only last parts that parse as a weight are one, so `C:/x` and `a:b` stay names; a text that is
+    an existing path (relative ones from `root`) is a name as a whole.
+
+    Raises:
+        UsageError: for two bare numbers, whose meaning differs between programs, a number beside a
+            block vector, or an empty name.
+    """
+    prompt = _PROMPT.fullmatch(text.strip())
+    rest = prompt.group(1) if prompt else text
+    if not prompt and rest.strip() and os.path.exists(below(root, rest)):
+        return Reference(rest)
+    default: list[float] = []
+    components: dict[str, float] = {}
+    written: list[str] = []
+    blocks: tuple[float, ...] = ()
+    while True:
+        head, colon, tail = rest.rpartition(":")
+        if not colon:
+            break
+        number = _number(tail)
+        assigned = _ASSIGNED.fullmatch(tail)
+        if number is not None:
+            default.append(number)
+        elif assigned:
+            found = _component(assigned.group(1), assigned.group(2), text)
+            if twice := found.keys() & components.keys():
+                raise UsageError(f"{text!r} gives {sorted(twice)[0]} two weights")
+            components = found | components
+            written.insert(0, f"{assigned.group(1)}={shown_number(next(iter(found.values())))}")
+        elif (_VECTOR.fullmatch(tail) or tail in PRESETS) and not blocks:
+            values = PRESETS.get(tail) or tuple(float(value) for value in tail.split(","))
+            blocks = tuple(map(float, values))
+            written.insert(0, tail if tail in PRESETS else f"{len(blocks)} blocks")
+        else:
+            break
+        rest = head
+    if default and blocks:
+        raise UsageError(
+            f"{text!r} gives a number and a weight per block, which never multiply here",
+            hint="write the products into the vector",
+        )
+    if len(default) > 1:
+        first, second = default[1], default[0]
+        raise UsageError(
+            f"{text!r} gives two weights, and programs disagree on which is the text encoder's",
+            hint=f"write {rest}:unet={first:g}:te={second:g} (as ComfyUI reads it) "
+            f"or {rest}:te={first:g}:unet={second:g} (as A1111 reads it)",
+        )
+    if not rest.strip():
+        raise UsageError(f"{text!r} has no name of an adapter", hint="write NAME:0.8")
+    if not all(math.isfinite(number) for number in (*default, *components.values())):
+        raise UsageError(f"{text!r}: a weight must be a finite number")
+    if default or not written:
+        written.insert(0, shown_number(default[0]) if default else "1")
+    weight = Weight(default[0] if default else 1.0, components, blocks)
+    return Reference(rest, weight, ":".join(written))
+
+
+def references(*texts: str) -> tuple[Reference, ...]:
+    """Parse several references; see `parse_reference`."""
+    return tuple(parse_reference(text) for text in texts)
+
+
+def _component(word: str, value: str, text: str) -> dict[str, float]:
+    """Return component weights for one `word=value`."""
+    number = _number(value)
+    if word not in COMPONENT_WORDS:
+        close = nearest(word, COMPONENT_WORDS)
+        raise UsageError(
+            f"{text!r}: {word!r} is not a component",
+            expected=", ".join(COMPONENT_WORDS),
+            hint=f"did you mean {close}?" if close else None,
+        )
+    if number is None:
+        raise UsageError(f"{text!r}: {value!r} is not a number")
+    return dict.fromkeys(COMPONENT_WORDS[word], number)
+
+
+def with_weight_files(
+    references: Sequence[Reference], assignments: Sequence[str]
+) -> list[Reference]:
+    """Give references the weights that `NAME=FILE.yaml` assignments state for them.
+
+    Raises:
+        UsageError: if an assignment names no reference, or one that has a weight already.
+        MissingFile, CorruptFile: if a file cannot be read.
+    """
+    result = list(references)
+    for assignment in assignments:
+        name, equals, path = assignment.rpartition("=")
+        if not equals:
+            raise UsageError(
+                f"{assignment!r} is not NAME=FILE", hint=(Setting("weights", "NAME=FILE.yaml"),)
+            )
+        places = [i for i, r in enumerate(result) if name in (r.name, r.label)]
+        if len(places) != 1:
+            known = ", ".join(r.label for r in result)
+            problem = f"{name!r} is not an adapter of this command"
+            raise UsageError(
+                problem if not places else f"{name!r} names several adapters", expected=known
+            )
+        old = result[places[0]]
+        if old.weight != Weight():
+            raise UsageError(f"{name!r} has a weight already: {old.written}")
+        weight = weight_of(_read_yaml(Path(path)), Path(path).name)
+        result[places[0]] = Reference(old.name, weight, Path(path).stem)
+    return result
+
+
+def _read_yaml(path: Path) -> object:
+    """Read a small YAML 1.2 file."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise MissingFile("no such file", file=path) from None
+    except (YAMLError, ValueError, OSError) as error:
+        raise CorruptFile(f"cannot be read as YAML ({error})", file=path) from None

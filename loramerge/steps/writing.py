@@ -1,0 +1,265 @@
+"""Parameters that verbs share: ranks to keep, a base, weights, and how an adapter is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from loramerge.algebra.ranks import RankRule
+from loramerge.errors import Setting, UsageError, listed, nearest
+from loramerge.files.dtypes import DTYPES, dtype_of
+from loramerge.steps.parameters import Doc
+
+__all__ = [
+    "ADAPTER_FLOATS",
+    "BaseParameter",
+    "RankParameters",
+    "WriteParameters",
+    "float_type",
+    "memory_in_bytes",
+    "size_in_bytes",
+]
+
+ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
+
+_SMALLEST = 1000  # bytes; a smaller number lacks its unit
+_UNITS = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}  # fmt: skip
+
+
+def size_in_bytes(text: str, whole: int) -> int:
+    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number of bytes.
+
+    MB is 10⁶, MiB 2²⁰.
+
+    Raises:
+        UsageError: if it cannot be understood or is not positive.
+    """
+    return _bytes_of(text, _UNITS | {"%": whole}, "20MB, 800KB, or 50% of the input")
+
+
+def memory_in_bytes(text: str) -> int:
+    """Return the bytes of `8GB`, `7500MB`, `8GiB`.
+
+    Raises:
+        UsageError: if it cannot be understood or is not positive.
+    """
+    return _bytes_of(text, _UNITS, "8GB, 7500MB or 8GiB")
+
+
+def _bytes_of(text: str, units: Mapping[str, int], expected: str) -> int:
+    stripped = text.strip().upper().replace(" ", "")
+    number = stripped.rstrip("KMGIB%")
+    unit = stripped[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not value > 0 or not math.isfinite(value) or unit not in units:
+        raise UsageError(f"{text!r} is not a size", expected=expected)
+    if not unit and value < _SMALLEST:
+        raise UsageError(
+            f"{value:g} bytes is too small", expected=expected, hint=f"did you mean {value:g}MB?"
+        )
+    return int(value * units[unit] / (100 if unit == "%" else 1))
+
+
+def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
+    """Return the safetensors name of a float type to write, None for None.
+
+    Raises:
+        UsageError: if there is none of this name, or it is not `allowed`.
+    """
+    if word is None:
+        return None
+    words = {name: DTYPES[name].word for name in allowed}
+    try:
+        kind = dtype_of(word)
+    except UsageError:
+        kind = None
+    if kind not in words:
+        close = nearest(word, words.values())
+        raise UsageError(
+            f"{word!r} is not a type that can be written here",
+            expected=listed(list(words.values())),
+            hint=f"did you mean {close}?" if close else None,
+        )
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightParameters:
+    """Weights that are too long to write behind a name."""
+
+    weights: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Weight of an adapter from a YAML file: per component, block, depth or pattern of "
+            "module names; may be repeated.",
+            metavar="NAME=FILE",
+            recipe=False,
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankParameters:
+    """The criteria that lower ranks."""
+
+    rank: Annotated[
+        int | None, Ge(1), Doc("Keep at most this rank in every module.", ("--rank", "-r"))
+    ] = None
+    conv_rank: Annotated[
+        int | None, Ge(1), Doc("The same for kernels larger than 1×1 [default: --rank].")
+    ] = None
+    energy: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Keep the smallest rank with this share of the energy Σσ² of each module."),
+    ] = None
+    ratio: Annotated[
+        float | None, Gt(1), Doc("Keep singular values above the largest divided by this.")
+    ] = None
+    cumulative: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Keep the smallest rank with this share of the sum Σσ of each module."),
+    ] = None
+    max_size: Annotated[
+        str | None,
+        Doc(
+            "Lose as little as possible in a file of at most this size: 20MB, 800KB, or 50% of "
+            "the input.",
+            metavar="SIZE",
+        ),
+    ] = None
+    max_error: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc(
+            "Alone: the smallest ranks whose total relative error is at most this. Beside another "
+            "criterion: refuse if the error is larger."
+        ),
+    ] = None
+    max_module_error: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("Refuse if the relative error of any module is larger."),
+    ] = None
+
+    def rule(self, input_bytes: int) -> RankRule:
+        """Return the rule; percentages of `max_size` are of `input_bytes`."""
+        return RankRule(
+            rank=self.rank,
+            conv_rank=self.conv_rank,
+            energy=self.energy,
+            ratio=self.ratio,
+            cumulative=self.cumulative,
+            max_size=None if self.max_size is None else size_in_bytes(self.max_size, input_bytes),
+            max_error=self.max_error,
+            max_module_error=self.max_module_error,
+        )
+
+    def rank_label(self) -> str:
+        """Return the part of a default output name that stands for the criteria, e.g. `r8`."""
+        parts = [
+            f"{letter}{value:g}" if isinstance(value, (int, float)) else f"{letter}{value}"
+            for letter, value in (
+                ("r", self.rank), ("c", self.conv_rank), ("e", self.energy),
+                ("ratio", self.ratio), ("cum", self.cumulative), ("", self.max_size),
+                ("err", self.max_error),
+            )
+            if value is not None
+        ]  # fmt: skip
+        return "-".join(parts).replace("%", "pct").replace(" ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseParameter:
+    """The base that kinds which depend on it are turned into ordinary differences with."""
+
+    base: Annotated[
+        str | None,
+        Doc(
+            "Base for the modules whose change depends on it (DoRA, (IA)³, OFT, BOFT, GLoRA): they "
+            "become ordinary differences, or plain LoRA where a criterion lowers ranks.",
+            ("--base", "-b"),
+            "BASE",
+            "bases",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteParameters:
+    """Where and how an adapter is written."""
+
+    output: Annotated[
+        str | None,
+        Doc(
+            "File to write [default: a name made of the inputs].",
+            ("--output", "-o"),
+            "FILE",
+            recipe=False,
+        ),
+    ] = None
+    to: Annotated[
+        str | None,
+        Doc(
+            "Dialect to write [default: the inputs' own, if they agree].",
+            metavar="DIALECT",
+            completes="dialects",
+        ),
+    ] = None
+    program: Annotated[
+        Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None,
+        Doc("Program the file is for; chooses the dialect.", ("--for",)),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Doc(
+            "Float type to write: float32, float16, bfloat16 [default: the widest of the inputs].",
+            metavar="TYPE",
+        ),
+    ] = None
+    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
+        False
+    )
+
+    @property
+    def says_how(self) -> bool:
+        """Whether a dialect, program or type of the written file is given."""
+        return bool(self.to or self.program or self.dtype)
+
+    def target(self) -> str | None:
+        """Return the dialect or program asked for.
+
+        Raises:
+            UsageError: if there is none of this name, or both are given.
+        """
+        from loramerge.dialects import DIALECTS, PROGRAMS
+
+        if self.to and self.program:
+            raise UsageError(
+                "a dialect and a program are given, and each chooses the dialect",
+                hint=("give ", Setting("to", self.to), " or ", Setting("for", self.program)),
+            )
+        asked = self.to or self.program
+        if asked is not None and asked not in DIALECTS and asked not in PROGRAMS:
+            close = nearest(asked, (*DIALECTS, *PROGRAMS))
+            raise UsageError(
+                f"{asked!r} is not a dialect",
+                expected=", ".join(DIALECTS),
+                hint=f"did you mean {close}?" if close else None,
+            )
+        return asked
+
+    def float_type(self) -> str | None:
+        """Return the safetensors name of the type asked for; see `float_type`."""
+        return float_type(self.dtype, ADAPTER_FLOATS)

@@ -1,0 +1,1 @@
+"""Images with their captions: found, put into buckets, ordered."""

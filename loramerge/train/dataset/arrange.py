@@ -1,0 +1,105 @@
+"""The pictures of a run, each in its bucket, its captions known: before any model is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from loramerge.errors import MissingFile
+from loramerge.events import Notify, ignore
+from loramerge.train.dataset.buckets import Order, Size, bucket_of, bucket_sizes
+from loramerge.train.dataset.captions import Captioning
+from loramerge.train.dataset.scan import Dataset, Picture, scan
+from loramerge.train.spec.spec import Pictures
+
+__all__ = ["Arranged", "arrange", "bucket_step"]
+
+_USUAL_UNIT = 64
+
+
+@dataclass
+class Arranged:
+    """A data set in buckets.
+
+    Args:
+        buckets: of each picture.
+    """
+
+    dataset: Dataset
+    buckets: list[Size]
+    resolution: int
+    captioning: Captioning
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All pictures, those of the subject first."""
+        return self.dataset.pictures
+
+    @property
+    def asked(self) -> dict[Path, tuple[Picture, Size]]:
+        """Path → picture and bucket."""
+        return {p.path: (p, b) for p, b in zip(self.pictures, self.buckets, strict=True)}
+
+    def without(self, broken: dict[Path, str]) -> Arranged:
+        """Return the same without pictures that turned out to be unreadable.
+
+        Raises:
+            MissingFile: if none of the subject is left.
+        """
+        if not broken:
+            return self
+        kept = [b for p, b in zip(self.pictures, self.buckets, strict=True) if p.path not in broken]
+        found = Arranged(self.dataset.without(broken), kept, self.resolution, self.captioning)
+        if not found.dataset.subject:
+            raise MissingFile("no picture of the folder can be read", file=self.dataset.folder)
+        return found
+
+    def order(self, size: int, seed: int) -> Order:
+        """Return the order in which batches of a size show them."""
+        return Order(
+            self.buckets,
+            [p.repeats for p in self.pictures],
+            [p.regular for p in self.pictures],
+            size,
+            seed,
+        )
+
+    def tags(self, most: int = 1000) -> dict[str, int]:
+        """Return the commonest parts of the subject's captions between commas, with their counts."""
+        counts: Counter[str] = Counter()
+        for picture in self.dataset.subject:
+            text = self.captioning.whole(picture)
+            counts.update({tag for part in text.split(",") if (tag := part.strip())})
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
+
+    def captions(self) -> list[str]:
+        """Return every whole caption, and none at all if that may be drawn."""
+        found = dict.fromkeys(self.captioning.whole(picture) for picture in self.pictures)
+        return [*found, *([""] if self.captioning.dropout else [])]
+
+
+def bucket_step(asked: int | None, unit: int, resolution: int) -> int:
+    """Return what sides of buckets are multiples of: as asked, or as usual, and as the model needs."""
+    step = asked or (_USUAL_UNIT if resolution >= 4 * _USUAL_UNIT else unit)
+    return -(-step // unit) * unit
+
+
+def arrange(
+    how: Pictures, unit: int, resolution: int, seed: int, notify: Notify = ignore
+) -> Arranged:
+    """Find the pictures and put them into buckets.
+
+    Args:
+        unit: pixels that sides must be multiples of, as the model says.
+        resolution: what the model was made for.
+    """
+    dataset = scan(
+        how.folder, repeats=how.repeats, regularisation=how.regularisation, notify=notify
+    )
+    resolution = how.resolution or resolution
+    step = bucket_step(how.unit, unit, resolution)
+    sizes = bucket_sizes(resolution, step, several=how.buckets)
+    captioning = Captioning(how.trigger, how.shuffle, how.keep, how.tag_dropout, how.dropout, seed)
+    buckets = [bucket_of(picture.size, sizes) for picture in dataset.pictures]
+    return Arranged(dataset, buckets, resolution, captioning)

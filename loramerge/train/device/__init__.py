@@ -1,0 +1,1 @@
+"""The device, the processes that train together, and the memory there is."""

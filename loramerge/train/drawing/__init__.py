@@ -1,0 +1,1 @@
+"""Images drawn with a base: samples, previews, regularisation images."""

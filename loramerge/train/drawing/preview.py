@@ -1,0 +1,150 @@
+"""Pictures of bases with adapters, in a grid: what changes with each, from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from loramerge.adapter import Adapter
+from loramerge.errors import UsageError
+from loramerge.events import Notify, Progress, ignore
+from loramerge.report.pictures import grid
+from loramerge.train.drawing.sampling import Drawing, draw
+from loramerge.train.lora.applied import applied
+from loramerge.train.models.pipeline import Pipeline
+from loramerge.train.models.texts import Texts
+
+__all__ = ["Column", "Sheet", "preview"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column shows: a base with some adapters, none for the base alone."""
+
+    label: str
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass
+class Sheet:
+    """The pictures.
+
+    Args:
+        cells: rows of pictures; a row is a prompt from a seed.
+        changes: of each column, mean |difference| to the first column of its base, of 255; to the
+            very first of a model that is drawn alone.
+        like: model that is drawn alone → the column of the others that is nearest, and how far.
+    """
+
+    rows: list[str]
+    columns: list[str] = field(default_factory=list)
+    cells: list[list[Any]] = field(default_factory=list)
+    changes: list[float] = field(default_factory=list)
+    like: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def add(self, label: str, pictures: Sequence[Any], beside: Sequence[Any]) -> None:
+        """Add a column, and its change to the pictures `beside`."""
+        for row, picture in zip(self.cells, pictures, strict=True):
+            row.append(picture)
+        self.columns.append(label)
+        self.changes.append(_difference(beside, pictures))
+
+    def column(self, index: int) -> list[Any]:
+        """Return the pictures of a column."""
+        return [row[index] for row in self.cells]
+
+    def picture(self, title: str | None = None) -> Any:
+        """Return the grid."""
+        return grid(self.cells, self.rows, self.columns, title)
+
+
+def preview(
+    bases: Sequence[tuple[str, Callable[[], Pipeline]]],
+    columns: Sequence[Column],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    drawing: Callable[[Pipeline], Drawing],
+    *,
+    alone: Sequence[tuple[str, Callable[[], Pipeline]]] = (),
+    negative: str = "",
+    skip: int | None = None,
+    notify: Notify = ignore,
+) -> Sheet:
+    """Draw every prompt from every seed with every column on every base.
+
+    Args:
+        bases: (label, function that loads it); one is in memory at a time.
+        alone: further models, drawn without adapters in columns of their own.
+
+    Raises:
+        UsageError: if a model that is drawn alone makes pictures of another size.
+        LoramergeError: see `applied` and `load_pipeline`.
+    """
+    labels = [f"{prompt or '(no prompt)'} · seed {seed}" for prompt in prompts for seed in seeds]
+    sheet = Sheet(labels, cells=[[] for _ in labels])
+    total = len(bases) * len(columns) + len(alone)
+
+    def drawn(pipeline: Pipeline, column: Column) -> list[Any]:
+        how = drawing(pipeline)
+        found = list(_column(pipeline, column, prompts, seeds, how, negative, skip))
+        notify(Progress("preview", len(sheet.columns) + 1, total, "columns"))
+        return found
+
+    for name, load in bases:
+        pipeline = load()
+        first: list[Any] = []
+        for column in columns:
+            pictures = drawn(pipeline, column)
+            first = first or pictures
+            label = f"{name}: {column.label}" if len(bases) > 1 else column.label
+            sheet.add(label, pictures, first)
+    others = {label: sheet.column(index) for index, label in enumerate(sheet.columns)}
+    for name, load in alone:
+        pictures = drawn(load(), Column(name))
+        _check_size(name, pictures[0], sheet.cells[0][0])
+        apart = {label: _difference(other, pictures) for label, other in others.items()}
+        nearest = min(apart, key=lambda label: apart[label])
+        sheet.like[name] = nearest, apart[nearest]
+        sheet.add(name, pictures, sheet.column(0))
+    return sheet
+
+
+def _check_size(name: str, picture: Any, beside: Any) -> None:
+    if picture.size != beside.size:
+        raise UsageError(
+            f"{name} draws pictures of another size than the base",
+            expected="×".join(map(str, beside.size)),
+            found="×".join(map(str, picture.size)),
+            hint="--size draws all alike",
+        )
+
+
+def _column(
+    pipeline: Pipeline,
+    column: Column,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    how: Drawing,
+    negative: str,
+    skip: int | None,
+) -> Iterator[Any]:
+    """Yield the pictures of a column, prompt by prompt."""
+    with torch.no_grad(), applied(pipeline.models, column.adapters):
+        texts = Texts(pipeline, None, skip)
+        empty = texts([negative]) if negative else texts.empty()
+        for prompt in prompts:
+            for seed in seeds:
+                yield from draw(pipeline, texts([prompt]), empty, [seed], how)
+
+
+def _difference(one: Sequence[Any], other: Sequence[Any]) -> float:
+    import numpy as np
+
+    apart = [
+        float(np.abs(np.asarray(a, dtype=np.float32) - np.asarray(b, dtype=np.float32)).mean())
+        for a, b in zip(one, other, strict=True)
+    ]
+    return sum(apart) / len(apart)

@@ -1,0 +1,227 @@
+"""Regularisation pictures that the base draws itself, before anything of it is trained.
+
+    asked = wanted(spec.prior, arranged)
+    folder = draw_prior(spec, pipeline, asked, workers, notify)     # PNG files, captions beside
+
+What they are follows from the base, the prompts and the sizes alone. Each is kept in the cache by what
+it was drawn from, so another run draws only what is missing, and one that is killed goes on.
+
+Source: Ruiz et al., DreamBooth (arXiv:2208.12242), section 3.3, prior preservation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loramerge.errors import LoramergeError
+from loramerge.events import Note, Notify, Progress, Warn
+from loramerge.files.writer import write_bytes
+from loramerge.report.pictures import png_bytes
+from loramerge.train.dataset.arrange import Arranged
+from loramerge.train.dataset.buckets import Size
+from loramerge.train.dataset.images import opened
+from loramerge.train.dataset.scan import Picture
+from loramerge.train.device.workers import Workers
+from loramerge.train.drawing.sampling import Drawing, draw, guidance_of
+from loramerge.train.memory.estimate import Shape, estimate
+from loramerge.train.models.pipeline import Pipeline, identity_of
+from loramerge.train.models.texts import Texts
+from loramerge.train.spec.seeds import seed_of
+from loramerge.train.spec.spec import Prior, Spec, Targets
+
+__all__ = [
+    "FOLDER",
+    "MOST",
+    "Wanted",
+    "draw_prior",
+    "drawing_seconds",
+    "foreseen",
+    "tell_of_prior",
+    "wanted",
+    "without_trigger",
+]
+
+FOLDER = "regularisation"
+MOST = 200  # pictures that are drawn where no number is asked for
+_PLACE = "[trigger]"
+_STEP = 2.2  # what a step of a LoRA takes, in forward passes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture to draw: all that it follows from, beside the base and the sampler."""
+
+    prompt: str
+    seed: int
+    size: Size
+
+
+def wanted(prior: Prior, arranged: Arranged) -> list[Wanted]:
+    """Return the pictures to draw, spread over the subject's: each of the size of one of these.
+
+    Seeds are the pictures' own, so that runs with other seeds find the same ones.
+
+    Args:
+        arranged: the subject's pictures, in buckets.
+    """
+    subject = list(zip(arranged.dataset.subject, arranged.buckets, strict=False))
+    count = min(len(subject), MOST) if prior.count is None else prior.count
+    trigger = arranged.captioning.trigger
+    found = []
+    for index in range(count):
+        place = index * len(subject) // count if count < len(subject) else index % len(subject)
+        picture, size = subject[place]
+        if prior.prompts:
+            prompt = prior.prompts[index % len(prior.prompts)]
+        else:
+            prompt = without_trigger(picture.caption or "", trigger)
+        found.append(Wanted(prompt, seed_of(0, FOLDER, index), size))
+    return found
+
+
+def without_trigger(caption: str, trigger: str | None) -> str:
+    """Return a caption without the trigger words, and without the commas that they leave behind."""
+    rest = caption.replace(_PLACE, " ")
+    if trigger:
+        whole = rf"(?<!\w){re.escape(trigger)}(['’]s)?(?!\w)"
+        rest = re.sub(whole, " ", rest, flags=re.IGNORECASE)
+    parts = (" ".join(part.split()) for part in rest.split(","))
+    return ", ".join(part for part in parts if part)
+
+
+def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
+    """Warn of prompts that are empty; where nothing keeps the model from drifting, note what does."""
+    if spec.prior is None:
+        if spec.pictures.regularisation is None and spec.pictures.trigger:
+            notify(
+                Note(
+                    "without regularisation everything drifts to the subject; --regularisation auto "
+                    "lets the base draw pictures of what it is to keep"
+                )
+            )
+        return
+    empty = sum(not one.prompt for one in asked)
+    if empty and not spec.prior.prompts:
+        notify(
+            Warn(
+                f"{empty} of {len(asked)} captions are nothing but the trigger, so the base draws "
+                "anything at all for them; --regularisation-prompt says what it is to keep, such as "
+                "'a photo of a cat'"
+            )
+        )
+
+
+def draw_prior(
+    spec: Spec, pipeline: Pipeline, asked: Sequence[Wanted], workers: Workers, notify: Notify
+) -> Path:
+    """Draw what the cache lacks, in one process; return the run's folder of all that is asked for.
+
+    Args:
+        pipeline: the base as it is, on its device, before anything is injected.
+    """
+    assert spec.prior is not None
+    folder = spec.folder / FOLDER
+    if workers.first:
+        pictures = _drawn(spec, spec.prior, pipeline, asked, notify)
+        _lay_out(folder, asked, pictures)
+    workers.wait()
+    return folder
+
+
+@torch.no_grad()
+def _drawn(
+    spec: Spec, prior: Prior, pipeline: Pipeline, asked: Sequence[Wanted], notify: Notify
+) -> list[Path]:
+    """Return the files of the pictures in the cache, drawn where they are not there."""
+    base = _identity(pipeline, prior, spec.pictures.skip)
+    paths = [spec.cache / FOLDER / f"{_key(base, one)}.png" for one in asked]
+    missing = [
+        (one, path) for one, path in zip(asked, paths, strict=True) if not _is_whole(path, one.size)
+    ]
+    texts = Texts(pipeline, None, spec.pictures.skip)
+    empty = texts.empty() if missing else None
+    for done, (one, path) in enumerate(missing, 1):
+        how = Drawing(one.size, prior.steps, prior.guidance)
+        (picture,) = draw(pipeline, texts([one.prompt]), empty, [one.seed], how)
+        write_bytes(path, png_bytes(picture), force=True)
+        notify(Progress("drawing regularisation", done, len(missing), "pictures", one.prompt[:60]))
+    return paths
+
+
+def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
+    """Return a digest of what all pictures follow from: the base, and how it draws."""
+    sampler = pipeline.architecture.sampler(pipeline)
+    how = (
+        identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
+        pipeline.empty_is_zero, json.dumps(dict(sampler.config), sort_keys=True, default=str),
+        prior.steps, float(guidance_of(pipeline, prior.guidance)), skip,
+    )  # fmt: skip
+    return _digest(*how)
+
+
+def _key(base: str, one: Wanted) -> str:
+    return _digest(base, one.prompt, one.seed, *one.size)
+
+
+def _digest(*said: Any) -> str:
+    return hashlib.sha256("\0".join(map(str, said)).encode()).hexdigest()[:32]
+
+
+def _is_whole(path: Path, size: Size) -> bool:
+    """Say whether a picture is there and can be read to its end."""
+    try:
+        return path.is_file() and opened(path).size == size
+    except LoramergeError:
+        return False
+
+
+def _lay_out(folder: Path, asked: Sequence[Wanted], pictures: Sequence[Path]) -> None:
+    """Put the pictures into the run's folder, `000.png` with `000.txt` beside it, and no others."""
+    kept = set()
+    digits = max(3, len(str(len(asked) - 1)))
+    for index, (one, path) in enumerate(zip(asked, pictures, strict=True)):
+        for suffix, data in ((".png", path.read_bytes()), (".txt", f"{one.prompt}\n".encode())):
+            place = folder / f"{index:0{digits}}{suffix}"
+            kept.add(place)
+            if not place.is_file() or place.read_bytes() != data:
+                write_bytes(place, data, force=True)
+    for old in folder.glob("[0-9]*.*"):  # of an earlier run in this folder
+        if old not in kept and old.suffix in (".png", ".txt"):
+            old.unlink()
+
+
+def drawing_seconds(
+    spec: Spec, prior: Prior, shape: Shape, count: int, size: Size, device: Any
+) -> float:
+    """Return about how long so many pictures take to draw, from what a step of training takes."""
+    kind = shape.architecture.guidance(shape.denoiser)
+    guided = kind == "classifier-free" and prior.guidance != 1.0
+    once = replace(
+        spec,
+        targets=Targets(),
+        pictures=replace(spec.pictures, batch=2 if guided else 1),
+        settings=replace(spec.settings, steps=1, warmup=0, accumulate=1),
+        checkpointing=False,
+    )
+    forward = estimate(once, shape, size, device).seconds / _STEP
+    return forward * prior.steps * count
+
+
+def foreseen(arranged: Arranged, asked: Sequence[Wanted]) -> Arranged:
+    """Return a data set as it will be when the pictures are drawn; their files are not there."""
+    drawn = [
+        Picture(Path(FOLDER, str(index)), one.size, one.prompt, regular=True)
+        for index, one in enumerate(asked)
+    ]
+    dataset = replace(arranged.dataset, pictures=[*arranged.pictures, *drawn])
+    return replace(
+        arranged, dataset=dataset, buckets=[*arranged.buckets, *(one.size for one in asked)]
+    )

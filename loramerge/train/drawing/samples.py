@@ -1,0 +1,86 @@
+"""The samples of a run: prompts with a seed each, drawn again and again into a sheet that grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loramerge.files.writer import write_bytes
+from loramerge.report.pictures import grid, png_bytes, write_png
+from loramerge.train.dataset.arrange import Arranged
+from loramerge.train.device.placing import placed
+from loramerge.train.drawing.sampling import Drawing, draw, drawing_mode, guidance_of
+from loramerge.train.models.pipeline import Pipeline
+from loramerge.train.models.texts import Texts
+from loramerge.train.spec.spec import Samples
+
+__all__ = ["SampleSheet"]
+
+
+class SampleSheet:
+    """Draws the samples and keeps them: `samples/000250-1.png` and all together in `samples.png`.
+
+    The first sheet is of step 0, the base itself.
+    """
+
+    def __init__(self, how: Samples, folder: Path, arranged: Arranged, pipeline: Pipeline) -> None:
+        self._how, self._folder, self._pipeline = how, folder, pipeline
+        self.prompts: list[str] = list(how.prompts) or _usual(arranged)
+        side = arranged.resolution // pipeline.unit * pipeline.unit
+        self._drawing = Drawing((side, side), how.steps, how.guidance, how.rescale)
+        if how.every:
+            guidance_of(pipeline, how.guidance)
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts that are needed."""
+        return [*self.prompts, self._how.negative] if self._how.every else []
+
+    def due(self, done: int, steps: int) -> bool:
+        """Say whether samples are drawn after so many steps."""
+        every = self._how.every
+        return every > 0 and (done % every == 0 or done == steps)
+
+    def draw(self, texts: Texts, done: int) -> list[Any]:
+        """Draw the samples of a step, and the sheet with all there are up to it; return the samples."""
+        if not self._how.every:
+            return []
+        seeds = [self._how.seed + index for index in range(len(self.prompts))]
+        with torch.no_grad(), drawing_mode(self._pipeline):
+            empty = texts([self._how.negative]) if self._how.negative else texts.empty()
+            states = texts(self.prompts)
+        with placed(self._pipeline.denoiser.device, self._pipeline.vae):
+            found: list[Any] = draw(self._pipeline, states, empty, seeds, self._drawing)
+        for index, picture in enumerate(found):
+            path = self._folder / "samples" / f"{done:06}-{index}.png"
+            write_bytes(path, png_bytes(picture), force=True)
+        write_png(sheet(self._folder, self.prompts, self._how.seed, done), self._folder / _SHEET)
+        return found
+
+
+_SHEET = "samples.png"
+
+
+def sheet(folder: Path, prompts: list[str], seed: int, last: int) -> Any:
+    """Return the grid of the samples that were drawn up to a step: steps down, prompts across."""
+    from PIL import Image
+
+    steps = sorted({int(path.name[:6]) for path in (folder / "samples").glob("??????-*.png")})
+    steps = [step for step in steps if step <= last]
+
+    def cell(step: int, index: int) -> Any:
+        with Image.open(folder / "samples" / f"{step:06}-{index}.png") as picture:
+            return picture.copy()
+
+    cells = [[cell(step, index) for index in range(len(prompts))] for step in steps]
+    heads = [f"{prompt or '(no prompt)'} · seed {seed + n}" for n, prompt in enumerate(prompts)]
+    return grid(cells, [f"step {step}" for step in steps], heads)
+
+
+def _usual(arranged: Arranged) -> list[str]:
+    """Return prompts for a user who named none: the trigger, and the first caption."""
+    captioning, subject = arranged.captioning, arranged.dataset.subject
+    found = [captioning.trigger or "", captioning.whole(subject[0])]
+    return list(dict.fromkeys(text for text in found if text)) or [""]

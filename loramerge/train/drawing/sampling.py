@@ -1,0 +1,169 @@
+"""Drawing pictures with a pipeline, every picture from a seed of its own.
+
+Nothing is moved to another type, and a picture does not depend on which others are drawn with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loramerge.errors import UsageError
+from loramerge.train.dataset.buckets import Size
+from loramerge.train.models.architecture import States
+from loramerge.train.models.pipeline import Pipeline
+from loramerge.train.run.examples import time_ids
+
+__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of", "guided", "usual_rescale"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn.
+
+    Args:
+        size: width and height.
+        steps: of the sampler.
+        guidance: classifier-free, or what the denoiser is told; 1 is without. None: the usual one of
+            the kind of model.
+        rescale: φ of `guided`, in `[0, 1]`; None: what the schedule needs, see `usual_rescale`.
+    """
+
+    size: Size
+    steps: int = 25
+    guidance: float | None = None
+    rescale: float | None = None
+
+
+def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
+    """Return the guidance of pictures: what is asked for, or the usual one.
+
+    Raises:
+        UsageError: if one is asked for of a model that takes none.
+    """
+    kind = pipeline.architecture
+    if kind.guidance(pipeline.denoiser.config) == "none":
+        if asked not in (None, 1.0):
+            raise UsageError(
+                "this model was distilled to draw without guidance", file=pipeline.path,
+                expected="no guidance, or 1", found=asked,
+            )  # fmt: skip
+        return 1.0
+    return kind.usual_guidance if asked is None else asked
+
+
+def usual_rescale(scheduler: Any) -> float:
+    """Return φ for a schedule: 0.7 where its last step leaves no signal, 0 elsewhere.
+
+    Source: Lin et al. (arXiv:2305.08891), section 3.4 and table 2.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    return 0.7 if alphas is not None and float(alphas[-1]) < 1e-6 else 0.0
+
+
+def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> Any:
+    """Return what is predicted with guidance, brought back to the spread of `found` by a part `rescale`.
+
+    `g = without + guidance (found − without)`, then `φ g σ(found) / σ(g) + (1 − φ) g` with σ the
+    deviation within each picture.
+
+    Args:
+        without, found: predictions without and with the text, `(n, …)`.
+        rescale: φ, in `[0, 1]`; 0 changes nothing.
+
+    Source: Lin et al. (arXiv:2305.08891), equations 14 to 16.
+    """
+    strong = without + guidance * (found - without)
+    if not rescale:
+        return strong
+    within = tuple(range(1, strong.ndim))
+    spread, wanted = (one.std(within, keepdim=True) for one in (strong, found))
+    factor = torch.where(spread > 0, wanted / spread, 1.0)
+    return strong * (rescale * factor + (1 - rescale))
+
+
+@torch.no_grad()
+def draw(
+    pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
+) -> list[Any]:
+    """Return a picture for each text and seed.
+
+    Args:
+        states: of the texts, as many as there are seeds.
+        empty: of no prompt, or of the negative one; a single one.
+        seeds: of the noise each picture starts from.
+    """
+    with drawing_mode(pipeline):
+        return [
+            _picture(pipeline, _row(states, index), empty, seed, how)
+            for index, seed in enumerate(seeds)
+        ]
+
+
+@contextmanager
+def drawing_mode(pipeline: Pipeline) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    before = {model: model.training for model in pipeline.models.values()}
+    for model in before:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, training in before.items():
+            model.train(training)
+
+
+def _row(states: States, index: int) -> States:
+    return States(*(None if part is None else part[index : index + 1] for part in states))
+
+
+def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
+    architecture, denoiser, vae = pipeline.architecture, pipeline.denoiser, pipeline.vae
+    place, dtype = denoiser.device, next(denoiser.parameters()).dtype
+    width, height = how.size
+    channels = architecture.channels(denoiser.config)
+    shape = (1, channels, height // pipeline.factor, width // pipeline.factor)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    scheduler = architecture.sampler(pipeline)
+    architecture.schedule(scheduler, denoiser.config, how.steps, noise)
+    guidance = guidance_of(pipeline, how.guidance)
+    rescale = usual_rescale(scheduler) if how.rescale is None else how.rescale
+    free = architecture.guidance(denoiser.config) == "classifier-free" and guidance != 1.0
+    both = [empty, text] if free else [text]
+    states = _joined(both, place)
+    sizes = None
+    if architecture.sizes:
+        sizes = time_ids(how.size, how.size).repeat(len(both), 1).to(place)
+    latents = noise.to(place) * getattr(scheduler, "init_noise_sigma", 1.0)
+    for time in scheduler.timesteps:
+        inputs = torch.cat([latents] * len(both)).to(dtype)
+        found = architecture.predict(
+            denoiser, inputs, time.to(place), states, sizes, guidance
+        ).float()
+        if free:
+            without, found = found.chunk(2)
+            found = guided(without, found, guidance, rescale)
+        latents = scheduler.step(found, time, latents).prev_sample
+    return _decoded(vae, latents)
+
+
+def _joined(parts: Sequence[States], place: Any) -> States:
+    """Return the states of several texts in one batch."""
+    text = torch.cat([one.text for one in parts]).to(place)
+    if parts[0].pooled is None:
+        return States(text)
+    return States(text, torch.cat([one.pooled for one in parts]).to(place))
+
+
+def _decoded(vae: Any, latents: Any) -> Any:
+    """Return the picture of latents, `(1, c, h, w)`."""
+    from PIL import Image
+
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    decoded = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
+    values = torch.nan_to_num((decoded[0].float() / 2 + 0.5).clamp(0, 1)).cpu()
+    return Image.fromarray((values.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())

@@ -1,0 +1,255 @@
+"""A look at the pictures before a run: what is there, what is wrong with it, and what it will take."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge.algebra.workers import available_cpus
+from loramerge.errors import LoramergeError
+from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.files.digest import sha256_of_file
+from loramerge.train.dataset.arrange import Arranged, arrange
+from loramerge.train.dataset.buckets import Size
+from loramerge.train.dataset.images import opened
+from loramerge.train.dataset.scan import Picture
+from loramerge.train.device.workers import begin_workers
+from loramerge.train.drawing.prior import drawing_seconds, foreseen, tell_of_prior, wanted
+from loramerge.train.memory.budget import Rung
+from loramerge.train.memory.estimate import Estimate, Shape, estimate, shape_of
+from loramerge.train.memory.needs import PHASES, Needs
+from loramerge.train.models.pipeline import architecture_at, load_tokenizers
+from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.texts import count_tokens
+from loramerge.train.run.board import require_tensorboard
+from loramerge.train.spec.optimizers import ready, slow
+from loramerge.train.spec.spec import Spec
+
+__all__ = ["Check", "Memory", "check"]
+
+_AHEAD = 64  # pictures that are read at a time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the run takes on its device, and what it could be.
+
+    Args:
+        given: bytes; `stated`: whether they were given, or are what is free.
+        rung: that was chosen, None if none fits or nothing can be foretold.
+        ladder: what there is to choose from.
+        needs: of the rung, by phase.
+    """
+
+    given: int | None = None
+    stated: bool = False
+    rung: Rung | None = None
+    ladder: Sequence[Rung] = ()
+    needs: Needs | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the entries of `--json`."""
+        return {
+            "memory": None if self.rung is None else self.rung.memory,
+            "memory_given" if self.stated else "memory_free": self.given,
+            "phases": None if self.needs is None else {
+                name: getattr(self.needs, name) for name in PHASES
+            },
+            "chosen": None if self.rung is None else self.rung.json(),
+            "ladder": [rung.json() for rung in self.ladder],
+        }  # fmt: skip
+
+
+@dataclass
+class Check:
+    """What a dry run found.
+
+    Args:
+        buckets: size → pictures in it.
+        unreadable: (file, why).
+        duplicates: groups of files of the same bytes.
+        uncaptioned: pictures of the subject that have neither caption nor trigger.
+        enlarged: pictures of fewer pixels than their bucket.
+        tokens: least, median and most of the captions; `longest`: the file with the most.
+        most_tokens: what the text encoders read; what is beyond is cut.
+        estimate: None for a single file, whose configuration is not there.
+        prompts: of the regularisation pictures that the base will draw, one for each.
+        drawing: seconds that drawing them will take, if none is in the cache.
+        memory: that it takes.
+    """
+
+    pictures: int
+    regular: int
+    shown: int
+    epochs: float
+    steps: int
+    batches: int
+    resolution: int
+    buckets: dict[Size, int]
+    sources: dict[str, int]
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    duplicates: list[list[Path]] = field(default_factory=list)
+    uncaptioned: list[Path] = field(default_factory=list)
+    enlarged: list[Path] = field(default_factory=list)
+    tokens: tuple[int, float, int] | None = None
+    most_tokens: int | None = None
+    cut: list[Path] = field(default_factory=list)
+    tags: list[tuple[str, int]] = field(default_factory=list)
+    estimate: Estimate | None = None
+    prompts: list[str] = field(default_factory=list)
+    drawing: float | None = None
+    memory: Memory = Memory()
+
+    @property
+    def modules(self) -> int:
+        """Modules that would be trained."""
+        return 0 if self.estimate is None else self.estimate.modules
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        found = self.estimate
+        return {
+            "pictures": self.pictures,
+            "regularisation": self.regular,
+            "to_draw": self.prompts,
+            "drawing_seconds": None if self.drawing is None else round(self.drawing, 3),
+            "shown_per_epoch": self.shown,
+            "epochs": round(self.epochs, 3),
+            "steps": self.steps,
+            "batches_per_epoch": self.batches,
+            "resolution": self.resolution,
+            "buckets": {f"{w}x{h}": n for (w, h), n in self.buckets.items()},
+            "captions": self.sources,
+            "unreadable": [{"file": str(path), "why": why} for path, why in self.unreadable],
+            "duplicates": [[str(path) for path in group] for group in self.duplicates],
+            "without_caption": [str(path) for path in self.uncaptioned],
+            "enlarged": [str(path) for path in self.enlarged],
+            "tokens": None if self.tokens is None else dict(
+                zip(("least", "median", "most"), self.tokens, strict=True)
+            ),
+            "tokens_read": self.most_tokens,
+            "captions_cut": [str(path) for path in self.cut],
+            "tags": [list(pair) for pair in self.tags],
+            "modules": None if found is None else found.modules,
+            "parameters": None if found is None else found.parameters,
+            "seconds": None if found is None else round(found.seconds, 3),
+            **self.memory.json(),
+        }  # fmt: skip
+
+
+def check(spec: Spec, notify: Notify = ignore) -> Check:
+    """Look at every picture of a run; nothing is written, and no model's weights are read.
+
+    Raises:
+        MissingFile: if there is no picture that can be read.
+        MissingExtra: if a package is not installed that the run needs.
+    """
+    ready(spec.settings, text=spec.targets.text)
+    if (why := slow(spec.settings)) and spec.targets.kind != "weights":
+        notify(Warn(why))
+    if spec.board:
+        require_tensorboard()
+    refuse_misfits(architecture_at(spec.base, spec.family), spec)
+    shape = shape_of(spec.config or spec.base)
+    unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
+    arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)
+    asked = [] if spec.prior is None else wanted(spec.prior, arranged)
+    tell_of_prior(spec, asked, notify)
+    broken, duplicates = _read(arranged.pictures, notify)
+    arranged = foreseen(arranged.without(broken), asked)
+    order = arranged.order(spec.pictures.batch, spec.settings.seed)
+    batches = len(order.batches(0))
+    steps = spec.settings.steps
+    found = Check(
+        pictures=len(arranged.dataset.subject),
+        regular=len(arranged.dataset.regular),
+        shown=order.shown,
+        epochs=steps * spec.settings.accumulate / batches,
+        steps=steps,
+        batches=batches,
+        resolution=arranged.resolution,
+        buckets=dict(Counter(arranged.buckets).most_common()),
+        sources=dict(arranged.dataset.sources),
+        unreadable=arranged.dataset.unreadable,
+        duplicates=duplicates,
+        uncaptioned=[p.path for p in arranged.dataset.subject if not arranged.captioning.whole(p)],
+        enlarged=[
+            p.path
+            for p, (w, h) in zip(arranged.pictures, arranged.buckets, strict=True)
+            if p.size[0] < w or p.size[1] < h
+        ],
+        tags=list(arranged.tags(20).items()),
+        prompts=[one.prompt for one in asked],
+    )
+    _add_tokens(found, spec, arranged, shape, notify)
+    if shape is not None:
+        refuse_large(shape.architecture, shape.denoiser, shape.factor, arranged.buckets)
+        _, device = begin_workers(spec.device)
+        largest = max(found.buckets, key=lambda size: size[0] * size[1])
+        found.estimate = estimate(spec, shape, largest, device)
+        if spec.prior is not None:
+            found.drawing = drawing_seconds(spec, spec.prior, shape, len(asked), largest, device)
+    return found
+
+
+def _read(pictures: list[Picture], notify: Notify) -> tuple[dict[Path, str], list[list[Path]]]:
+    """Read every picture to its end; return the broken ones, and groups of the same bytes."""
+    broken: dict[Path, str] = {}
+    by_digest: dict[str, list[Path]] = {}
+    for index, (path, digest, why) in enumerate(_looked_at(pictures), 1):
+        if why is not None:
+            broken[path] = why
+        else:
+            by_digest.setdefault(digest, []).append(path)
+        if index % 100 == 0 or index == len(pictures):
+            notify(Progress("reading pictures", index, len(pictures), "pictures"))
+    return broken, [group for group in by_digest.values() if len(group) > 1]
+
+
+def _looked_at(pictures: list[Picture]) -> Iterator[tuple[Path, str, str | None]]:
+    """Yield (path, digest, why it cannot be read) in order, a few read ahead."""
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for first in range(0, len(pictures), _AHEAD):
+            yield from pool.map(_look, pictures[first : first + _AHEAD])
+
+
+def _look(picture: Picture) -> tuple[Path, str, str | None]:
+    try:
+        opened(picture.path)
+        return picture.path, sha256_of_file(picture.path), None
+    except LoramergeError as error:
+        return picture.path, "", error.problem
+
+
+def _add_tokens(
+    found: Check, spec: Spec, arranged: Arranged, shape: Shape | None, notify: Notify
+) -> None:
+    folder = spec.config or spec.base
+    try:
+        tokenizers = load_tokenizers(folder) if folder.is_dir() else {}
+    except LoramergeError as error:
+        notify(Warn(f"tokens are not counted: {error.problem}"))
+        return
+    if not tokenizers:
+        return
+    lengths = {name: _length(name, one, shape) for name, one in tokenizers.items()}
+    most = max(lengths.values())  # what the one that reads most does not read is lost
+    tokenizers = {name: one for name, one in tokenizers.items() if lengths[name] == most}
+    counts = {
+        p.path: count_tokens(tokenizers, arranged.captioning.whole(p)) for p in arranged.pictures
+    }
+    values = list(counts.values())
+    found.tokens = (min(values), statistics.median(values), max(values))
+    found.most_tokens = most
+    found.cut = [path for path, count in counts.items() if count > most]
+
+
+def _length(component: str, tokenizer: Any, shape: Shape | None) -> int:
+    if shape is None:
+        return int(tokenizer.model_max_length)
+    return shape.architecture.text_length(shape.denoiser, component, tokenizer)

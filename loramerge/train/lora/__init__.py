@@ -1,0 +1,1 @@
+"""The trainable part of a model: LoRA beside layers, or weights themselves; saved, loaded, audited."""

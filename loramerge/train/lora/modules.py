@@ -1,0 +1,361 @@
+"""LoRA on the layers of any torch model: inject, tune, extract, collapse, remove.
+
+    unet_lora_params, names = lm.inject_trainable_lora(unet, r=64)
+    optimizer = torch.optim.AdamW(itertools.chain(*unet_lora_params), lr=1e-4)
+
+The functions are called as those of lora_diffusion, which the reports of 2022 used. Base weights are
+frozen, and a model is changed in place, layer by layer, without renaming anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from loramerge.errors import AdapterError, NumericsError, UsageError, listed
+from loramerge.events import Note, Notify, ignore
+from loramerge.train.lora.branch import Branch, attach, detach, full_rank
+from loramerge.train.lora.targets import (
+    Preset,
+    chosen_layers,
+    find_preset,
+    last_match,
+    lineage_of,
+)
+from loramerge.train.spec.settings import Init
+
+__all__ = [
+    "Groups",
+    "attach_all",
+    "collapse_lora",
+    "extract_lora_ups_down",
+    "inject_trainable_lora",
+    "inject_trainable_lora_extended",
+    "lora_layers",
+    "refuse_injected",
+    "remove_lora",
+    "tune_lora_scale",
+]
+
+Groups: TypeAlias = list[list[nn.Parameter]]  # of each layer, its trainable parameters
+
+
+def inject_trainable_lora(
+    model: nn.Module,
+    r: int = 4,
+    *,
+    alpha: float | None = None,
+    preset: str | None = None,
+    target_replace_module: Iterable[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    rslora: bool = False,
+    dropout_p: float = 0.0,
+    init: Init = "kaiming",
+    decompose: bool = False,
+    notify: Notify = ignore,
+) -> tuple[Groups, list[str]]:
+    """Put a trainable LoRA beside the chosen layers of a model, and freeze everything else.
+
+    `y = layer(x) + alpha / r · up(down(x))`, up being zero at first, so nothing changes yet. New
+    parameters are float32 (float64 in a float64 model) on the device of their layer's weight, and
+    follow it; `.half()` and the like leave their type alone. Call `torch.manual_seed` first for
+    numbers that repeat; they are those that PEFT draws for the same seed.
+
+    Args:
+        model: any torch module, before or after it is moved to a device.
+        r: the rank; a layer that cannot hold it gets the largest it can, at the same scale, and a
+            note says so.
+        alpha: the scale is `alpha / r`, or `alpha / sqrt(r)` with `rslora`; None: alpha is the
+            rank of each layer.
+        preset: `attn`, `attn-ff`, `full`, …; see `train.lora.targets.PRESETS`. None: `attn`, as in the
+            reports, unless targets or `include` choose.
+        target_replace_module: names of classes instead of a preset; their linear layers are chosen.
+        include: globs on full names that narrow the choice; without a preset, all of what they
+            match.
+        exclude: globs on full names to leave out.
+        rank_pattern, alpha_pattern: glob → rank or alpha; the last that matches counts.
+        dropout_p: dropout before down, in `[0, 1)`.
+        init: of down, `kaiming` or `gaussian`.
+        decompose: DoRA: a magnitude for each output beside, `(out,)`; it takes no dropout.
+        notify: called with notes.
+
+    Returns:
+        For each layer the list of its parameters (down, up, and the magnitude of a DoRA), and the
+        layers' full names; both in the model's order. `itertools.chain(*groups)` gives every parameter.
+
+    Raises:
+        UsageError: for a value that cannot be meant, an unknown preset, an idle pattern.
+        AdapterError: if the model has a LoRA already, or nothing is chosen.
+    """
+    _check_numbers(r, dropout_p, init, rank_pattern or {}, alpha, alpha_pattern or {})
+    if decompose and dropout_p:
+        raise UsageError("DoRA takes no dropout, which would change the norms", found=dropout_p)
+    refuse_injected(model)
+    choice = _choice(preset, target_replace_module, include)
+    patterns = [*(rank_pattern or {}), *(alpha_pattern or {})]
+    layers = chosen_layers(model, choice, include, exclude, patterns)
+    plans = [
+        _plan(name, layer, r, alpha, rank_pattern or {}, alpha_pattern or {}, rslora)
+        for name, layer in layers.items()
+    ]
+    _note_clamped(plans, notify)
+    branches = {
+        plan.name: Branch(
+            plan.layer,
+            plan.rank,
+            plan.alpha,
+            rslora=rslora,
+            dropout=dropout_p,
+            init=init,
+            decompose=decompose,
+        )
+        for plan in plans
+    }
+    return attach_all(model, branches)
+
+
+def inject_trainable_lora_extended(
+    model: nn.Module, r: int = 4, **options: Any
+) -> tuple[Groups, list[str]]:
+    """Inject into the layers of residual blocks too, convolutions included."""
+    if "target_replace_module" not in options:
+        options.setdefault("preset", "attn-resnet")
+    return inject_trainable_lora(model, r, **options)
+
+
+def extract_lora_ups_down(
+    model: nn.Module, target_replace_module: Iterable[str] | None = None
+) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Return (up, down) of every layer, in the model's order: the parameters themselves.
+
+    up is `(out, r)` and down `(r, in)`; for convolutions `(out, r, 1, …)` and `(r, in, kernel…)`. The
+    scale is not in them.
+
+    Args:
+        target_replace_module: names of classes; only layers inside modules of these.
+
+    Raises:
+        AdapterError: if the model has no LoRA, or none inside these classes.
+    """
+    layers = lora_layers(model, target_replace_module)
+    return [(layer.lora.up, layer.lora.down) for layer in layers.values()]
+
+
+def tune_lora_scale(model: nn.Module, scale: float = 1.0) -> None:
+    """Multiply what every layer's LoRA adds by `scale`; at 0 the model is the base, bit for bit.
+
+    It replaces the scale tuned before, and is part of what `save_lora_weight` writes.
+
+    Raises:
+        AdapterError: if the model has no LoRA.
+        UsageError: if the scale is not finite.
+    """
+    if not math.isfinite(scale):
+        raise UsageError("a scale is a finite number", found=scale)
+    for layer in lora_layers(model).values():
+        layer.lora.weight = float(scale)
+
+
+@torch.no_grad()
+def collapse_lora(model: nn.Module, weight: float = 1.0) -> None:
+    """Add `weight · ΔW` to the base weights and take the LoRA off.
+
+    ΔW holds the scale tuned by `tune_lora_scale`. The sum is made in float32 (or wider) and rounded
+    once to the type of the base.
+
+    Raises:
+        AdapterError: if the model has no LoRA, or a base weight is quantised.
+        NumericsError: if a result is not finite; then no layer is changed.
+    """
+    layers = lora_layers(model)
+    for name, layer in layers.items():  # all are tried first; keeping them would double the model
+        _merged(name, layer, weight)
+    for name, layer in layers.items():
+        layer.weight.copy_(_merged(name, layer, weight))
+        detach(layer)
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Take every LoRA off; the model is what it was, but for its parameters being frozen.
+
+    Raises:
+        AdapterError: if the model has no LoRA.
+    """
+    for layer in lora_layers(model).values():
+        detach(layer)
+
+
+def lora_layers(model: nn.Module, inside: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return full name → layer of every layer with a LoRA, in the model's order.
+
+    Args:
+        inside: names of classes; only layers inside modules of these.
+
+    Raises:
+        AdapterError: if there is none.
+    """
+    found = _injected(model)
+    if inside is not None:
+        lineage, classes = lineage_of(model), set(inside)
+        found = {n: one for n, one in found.items() if classes & lineage[n.rpartition(".")[0]]}
+    if not found:
+        raise AdapterError(
+            "the model has no LoRA",
+            module=type(model).__name__,
+            hint="inject_trainable_lora or load_lora_weight puts one there",
+        )
+    return found
+
+
+def _injected(model: nn.Module) -> dict[str, Any]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "lora", None), Branch)
+    }
+
+
+def refuse_injected(model: nn.Module) -> None:
+    """Refuse a model that has a LoRA already.
+
+    Raises:
+        AdapterError: saying where.
+    """
+    found = _injected(model)
+    if found:
+        raise AdapterError(
+            f"the model has a LoRA already, on {len(found)} layers",
+            module=type(model).__name__,
+            expected="a model without one",
+            found=listed(list(found), 3),
+            hint="remove_lora(model) takes it off, collapse_lora(model) adds it to the weights",
+        )
+
+
+def attach_all(model: nn.Module, branches: Mapping[str, Branch]) -> tuple[Groups, list[str]]:
+    """Attach branches to the layers of these names, and freeze all other parameters.
+
+    Returns:
+        The parameters of each layer, and the names.
+
+    Raises:
+        AdapterError: if a layer's own `forward` would never reach its branch.
+    """
+    layers = {name: model.get_submodule(name) for name in branches}
+    hooked = [name for name, layer in layers.items() if "forward" in vars(layer)]
+    if hooked:
+        raise AdapterError(
+            "the forward of these layers was replaced, so a LoRA there would do nothing",
+            module=listed(hooked, 3),
+            hint="inject before offloading is switched on (accelerate's hooks replace forward)",
+        )
+    model.requires_grad_(False)
+    for name, branch in branches.items():
+        attach(layers[name], branch)
+    return [list(branch.parts) for branch in branches.values()], list(branches)
+
+
+# --- choosing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    name: str
+    layer: nn.Module
+    asked: int
+    rank: int
+    alpha: float
+
+
+def _choice(
+    name: str | None, classes: Iterable[str] | None, include: Sequence[str]
+) -> Preset | None:
+    if classes is not None:
+        if name is not None or isinstance(classes, str):
+            raise UsageError(
+                "give a preset or a list of classes, not both"
+                if name is not None
+                else "target_replace_module is a list or a set of class names",
+                found=classes,
+            )
+        return Preset("classes", tuple(sorted(classes)), "linear")
+    if name is not None:
+        return find_preset(name)
+    return None if include else find_preset("attn")
+
+
+def _plan(
+    name: str,
+    layer: nn.Module,
+    r: int,
+    alpha: float | None,
+    ranks: Mapping[str, int],
+    alphas: Mapping[str, float],
+    rslora: bool,
+) -> _Plan:
+    """Return rank and alpha of a layer; a rank that is clamped keeps the scale that was asked for."""
+    asked = last_match(ranks, name, r)
+    rank = min(asked, full_rank(layer))
+    stated = last_match(alphas, name, alpha)
+    if stated is None:
+        return _Plan(name, layer, asked, rank, float(rank))
+    ratio = rank / asked
+    return _Plan(name, layer, asked, rank, stated * (math.sqrt(ratio) if rslora else ratio))
+
+
+def _note_clamped(plans: Iterable[_Plan], notify: Notify) -> None:
+    clamped = [f"{p.name} {p.asked} → {p.rank}" for p in plans if p.rank != p.asked]
+    if clamped:
+        notify(Note(f"the rank is more than {len(clamped)} layers can hold: {listed(clamped, 5)}"))
+
+
+def _check_numbers(
+    r: object,
+    dropout: float,
+    init: str,
+    ranks: Mapping[str, object],
+    alpha: float | None,
+    alphas: Mapping[str, float],
+) -> None:
+    for what, rank in {"r": r, **ranks}.items():
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise UsageError(
+                f"the rank {what} is no positive whole number",
+                found=rank,
+                hint=None
+                if isinstance(rank, (int, float))
+                else "classes are given as target_replace_module=",
+            )
+    for what, value in {"alpha": alpha, **alphas}.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{what} is no positive number", found=value)
+    if not 0 <= dropout < 1:
+        raise UsageError("dropout_p is no probability below 1", found=dropout)
+    if init not in ("kaiming", "gaussian"):
+        raise UsageError("no such initialisation", expected="kaiming, gaussian", found=init)
+
+
+def _merged(name: str, layer: Any, weight: float) -> Any:
+    base = layer.weight
+    if not base.is_floating_point() or tuple(base.shape) != tuple(layer.lora.product().shape):
+        raise AdapterError(
+            "the base weight is quantised, so nothing can be added to it",
+            module=name,
+            found=str(base.dtype),
+            hint="save the LoRA and bake it into the checkpoint",
+        )
+    change = layer.lora.change(base) * weight
+    merged = (base.to(change.dtype) + change).to(base.dtype)
+    if not torch.isfinite(merged).all():
+        raise NumericsError(
+            "the sum of base and LoRA is not finite", module=name, hint="no layer was changed"
+        )
+    return merged

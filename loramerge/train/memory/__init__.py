@@ -1,0 +1,1 @@
+"""Predictions of time and memory, from shapes alone."""

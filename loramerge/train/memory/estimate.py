@@ -1,0 +1,160 @@
+"""How long a step will take: counted on a model without values, and the speed of this machine measured.
+
+The denoiser is made on torch's meta device, which computes shapes alone, and operations are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loramerge.train.dataset.buckets import Size
+from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.trainees import chosen_modules
+from loramerge.train.models.architecture import Architecture, Config
+from loramerge.train.models.pipeline import class_of, quietly
+from loramerge.train.models.registry import architecture_of_pipeline
+from loramerge.train.spec.spec import Spec
+
+__all__ = [
+    "Estimate",
+    "Shape",
+    "denoiser_of",
+    "estimate",
+    "forward_of",
+    "made_trainable",
+    "shape_of",
+]
+
+_HALF = ("bf16", "fp16")
+_CALL = 5e-5  # seconds that calling a layer costs, there and back
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a base's configurations say, read without its weights."""
+
+    architecture: Architecture
+    denoiser: Config
+    factor: int
+    unit: int
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, good to a factor of two.
+
+    Args:
+        modules, parameters: that are trained.
+        seconds: of all steps.
+        operations: of a step, forward and backward.
+    """
+
+    modules: int
+    parameters: int
+    seconds: float
+    operations: float
+
+
+def shape_of(base: Path) -> Shape | None:
+    """Return what a folder's configurations say; None for a single file, or where they lack."""
+    try:
+        kind = architecture_of_pipeline(_read(base / "model_index.json")["_class_name"])
+        if kind is None:
+            return None
+        config = _read(base / kind.component / "config.json")
+        vae = _read(base / "vae" / "config.json")
+        factor = int(2 ** (len(vae["block_out_channels"]) - 1))
+        unit, resolution = kind.unit(config, factor), kind.resolution(config, factor)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Shape(kind, config, factor, unit, resolution)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
+    """Return what the run will take, if every picture is of one size."""
+    model = denoiser_of(shape)
+    values = made_trainable(spec, model, shape)
+    operations = _counted(model, spec, shape, size)
+    if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
+        operations *= 4 / 3
+    width = 2 if spec.settings.precision in _HALF else 4
+    speed = _speed(device, width)
+    calls = sum(1 for module in model.modules() if not any(module.children()))
+    each = operations / speed + _CALL * calls  # small models wait for the interpreter
+    seconds = each * spec.settings.accumulate * spec.settings.steps
+    modules = len({name.rpartition(".lora.")[0] or name.rpartition(".")[0] for name in values})
+    parameters = sum(value.numel() for value in values.values())
+    return Estimate(modules, parameters, seconds, operations)
+
+
+def denoiser_of(shape: Shape, device: str = "meta") -> Any:
+    """Return the denoiser, without values on the meta device."""
+    with quietly() as (diffusers, _), torch.device(device):
+        return class_of(shape.architecture.denoiser, diffusers).from_config(shape.denoiser)
+
+
+def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
+    """Make a model trainable as the run will; return name → what is trained."""
+    targets, unread = spec.targets, shape.architecture.unread(shape.denoiser)
+    model.requires_grad_(False)
+    if targets.kind == "weights":
+        for module in chosen_modules(model, targets.blocks, unread).values():
+            for value in module.parameters(recurse=False):
+                value.requires_grad_(True)
+    else:
+        inject_trainable_lora(
+            model, targets.rank, alpha=targets.alpha, preset=targets.preset,
+            include=targets.include, exclude=(*targets.exclude, *unread),
+            rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
+            rslora=targets.rslora, dropout_p=targets.dropout, decompose=targets.kind == "dora",
+        )  # fmt: skip
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def forward_of(shape: Shape, model: Any, batch: int, size: Size, dtype: Any) -> Callable[[], Any]:
+    """Return the forward pass of a batch on the meta device, its inputs included."""
+
+    def call() -> Any:
+        with torch.device("meta"):
+            latents, *others = shape.architecture.inputs(shape.denoiser, batch, size, shape.factor)
+            times = torch.zeros(batch, dtype=torch.long)
+        return shape.architecture.predict(model, latents.to(dtype), times, *others)
+
+    return call
+
+
+def _counted(model: Any, spec: Spec, shape: Shape, size: Size) -> float:
+    """Return the operations of a step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        forward_of(shape, model, spec.pictures.batch, size, torch.float32)()
+    # backward: the gradient of activations always, of weights only where they are trained
+    factor = 3.0 if spec.targets.kind == "weights" else 2.2
+    return float(counter.get_total_flops()) * factor
+
+
+def _speed(device: Any, width: int) -> float:
+    """Return operations a second of a product of matrices, as UNets reach about half of."""
+    side = 2048 if device.type != "cpu" else 512
+    kind = torch.bfloat16 if width == 2 else torch.float32
+    matrix = torch.ones(side, side, device=device, dtype=kind)
+    matrix @ matrix
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        float((matrix @ matrix)[0, 0])
+        count += 1
+    return 0.5 * count * 2 * side**3 / (time.perf_counter() - start)

@@ -1,0 +1,368 @@
+"""What a run holds on its device, phase by phase: models by their shapes, passes by `train.memory.held`.
+
+A GPU holds only what a phase works with: all models while the base draws regularisation pictures, the
+VAE while pictures are encoded, the text encoders while captions are, then the model that is trained; the
+VAE again while samples are drawn. On a CPU all that is loaded is there all the time. The largest phase
+is what has to fit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loramerge.errors import FormatError
+from loramerge.train.dataset.arrange import bucket_step
+from loramerge.train.dataset.buckets import Size, bucket_sizes
+from loramerge.train.dataset.captions import Captioning
+from loramerge.train.lora.modules import inject_trainable_lora, remove_lora
+from loramerge.train.memory.budget import Choice
+from loramerge.train.memory.estimate import Shape, denoiser_of, forward_of, made_trainable, shape_of
+from loramerge.train.memory.held import bytes_of, call_peak, checkpointed, kept_and_peak, step_peak
+from loramerge.train.models.pipeline import class_of, quietly
+from loramerge.train.spec.optimizers import optimizer_memory
+from loramerge.train.spec.spec import Spec
+
+__all__ = ["PHASES", "Base", "Measure", "Needs", "base_of", "needs"]
+
+_WIDE = 4  # bytes of what is trained, of its gradient, and of each running mean
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_MORE = 1.05  # of what passes: allocators round up, and leave gaps
+# bytes that a process has on a device beside tensors: context, kernels, workspaces of libraries
+_OVERHEAD = {"cuda": 600_000_000}
+PHASES = ("training", "samples", "regularisation", "pictures", "texts")
+_TOKENS = 77  # of a text, where the encoders do not say it
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Peak bytes on the device while pictures and texts are encoded, in training, and while drawing.
+
+    Args:
+        encoders: bytes of the text encoders in training; 0 where they are released before.
+        regularisation: while the base draws such pictures; 0 where it does not.
+    """
+
+    pictures: int
+    texts: int
+    training: int
+    samples: int
+    encoders: int = 0
+    regularisation: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The largest."""
+        return max(int(getattr(self, name)) for name in PHASES)
+
+    @property
+    def largest(self) -> str:
+        """Name of the phase that needs most."""
+        return max(PHASES, key=lambda name: int(getattr(self, name)))
+
+
+@dataclass
+class Base:
+    """The models of a base without their values, on the meta device.
+
+    Args:
+        encoders: by component, in float32.
+    """
+
+    shape: Shape
+    vae: Any
+    encoders: dict[str, Any]
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a text has."""
+        read = [getattr(e.config, "max_position_embeddings", 0) for e in self.encoders.values()]
+        return max(read, default=0) or _TOKENS
+
+    def once(self, key: Any, count: Callable[[], Any]) -> Any:
+        """Return what was counted before for a key, or count it."""
+        name = repr(key)
+        if name not in self._found:
+            self._found[name] = count()
+        return self._found[name]
+
+
+# configurations → what was counted for them; a sweep of runs on one base counts once
+_COUNTED: dict[str, dict[str, Any]] = {}
+
+
+def base_of(folder: Path, shape: Shape) -> Base:
+    """Return the models of a diffusers folder, read from configurations alone.
+
+    Raises:
+        FormatError: if they cannot be made.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        read = {"vae": _config(folder / "vae"), "denoiser": dict(shape.denoiser)}
+        with quietly() as (diffusers, transformers), torch.device("meta"):
+            vae = diffusers.AutoencoderKL.from_config(read["vae"])
+            encoders = {}
+            for name, encoder in shape.architecture.encoders.items():
+                if (index.get(name) or [None])[0] is not None:
+                    read[name] = _config(folder / name)
+                    kind = class_of(encoder.model, transformers)
+                    encoders[name] = kind(kind.config_class.from_dict(read[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise FormatError(
+            f"how much memory it takes cannot be foretold: {said}", file=folder
+        ) from None
+    for model in (vae, *encoders.values()):
+        model.requires_grad_(False)
+        model.eval()
+    said = json.dumps([shape.architecture.name, shape.factor, read], sort_keys=True, default=str)
+    return Base(shape, vae, encoders, _COUNTED.setdefault(said, {}))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return found
+
+
+class Measure:
+    """Foretells the memory of a run and of its variants.
+
+    Args:
+        spec: of the run; `device`: type of what it runs on.
+
+    Attributes:
+        resolution: that the run has; `step`: what sides are multiples of.
+
+    Raises:
+        FormatError: if the base's configurations are not there.
+        UsageError: if the resolution is below what the model can draw.
+    """
+
+    def __init__(self, spec: Spec, device: str) -> None:
+        folder = spec.config or spec.base
+        shape = shape_of(folder)
+        if shape is None:
+            raise FormatError(
+                "how much memory it takes cannot be foretold: the base has no configurations",
+                file=folder,
+                hint="for a single file give --config DIR, any diffusers folder of its family",
+            )
+        self._spec, self._device = spec, device
+        self._base = base_of(folder, shape)
+        self.resolution = spec.pictures.resolution or shape.resolution
+        self.step = bucket_step(spec.pictures.unit, shape.unit, self.resolution)
+        bucket_sizes(self.resolution, self.step, several=False)
+
+    def __call__(self, choice: Choice) -> Needs:
+        """Return what the run needs with a choice."""
+        spec = replace(
+            self._spec,
+            checkpointing=choice.checkpointing,
+            settings=replace(
+                self._spec.settings, precision=choice.precision, optimizer=choice.optimizer
+            ),
+        )
+        try:
+            with warnings.catch_warnings():  # about slow kernels, of which none is started here
+                warnings.simplefilter("ignore")
+                return needs(spec, self._base, choice.resolution, self.step, self._device)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            said = (str(error).splitlines() or [""])[0][:160]
+            raise FormatError(
+                f"how much memory it takes cannot be foretold: {said}", file=self._spec.base
+            ) from None
+
+    def peak(self, choice: Choice) -> int:
+        """Return the bytes of its largest phase."""
+        return self(choice).peak
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What training holds: the model, what is trained of it, the passes, and the same in drawing."""
+
+    model: int
+    shapes: tuple[tuple[int, ...], ...]
+    passes: int
+    drawing: int
+
+
+def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Needs:
+    """Return what a run needs.
+
+    The largest bucket is a square, so no picture is looked at.
+
+    Args:
+        resolution: pixels of a square's side; `step`: what sides are multiples of.
+        device: type of the device.
+    """
+    side = resolution // step * step
+    size = (side, side)
+    settings, own = spec.settings, _checkpointing(spec, device)
+    narrow = settings.precision != "no" and spec.targets.kind != "weights"
+    dtype = _HALF[settings.precision] if narrow else torch.float32
+    found = base.once(
+        (spec.targets, dtype, settings.precision, own, size, spec.pictures.batch,
+         settings.accumulate > 1, spec.samples.every > 0, _guided(base, spec.samples.guidance),
+         device),
+        lambda: _step(spec, base, size, dtype, own, device),
+    )  # fmt: skip
+    vae = bytes_of(base.vae.parameters())
+    texts = sum(map(_numbers, base.encoders.values())) * dtype.itemsize
+    stay = (
+        spec.targets.text
+        or Captioning(None, spec.pictures.shuffle, None, spec.pictures.tag_dropout, 0.0).varies
+    )
+    encoders = texts if stay else 0
+    trained = sum(map(math.prod, found.shapes))
+    kept, passing = optimizer_memory(settings.optimizer, found.shapes, device)
+    means = _WIDE * trained if settings.ema is not None else 0
+    resting = found.model + kept + means + encoders
+    together = device == "cpu"
+    if together:
+        first = _WIDE * trained if spec.targets.kind == "weights" else 0
+        resting += vae + first
+    working = max(found.passes, _WIDE * trained + passing)
+    encoding = base.once(("vae", size, device), lambda: _pictures(base, size, device))
+    decoding = base.once(("decoder", size, device), lambda: _decoding(base, size, device))
+    drawing = 0
+    if spec.samples.every:
+        drawing = resting + means + max(found.drawing, decoding) + (0 if together else vae)
+        drawing += _WIDE * trained  # the gradients of the step before
+    loaded = found.model + texts + vae - _WIDE * trained * (spec.targets.kind != "weights")
+
+    prior = 0
+    if spec.prior is not None:
+        guided = _guided(base, spec.prior.guidance)
+        drawn = base.once(
+            ("prior", dtype, guided, size, device),
+            lambda: _drawing(base, dtype, size, guided, device),
+        )
+        prior = max(decoding, drawn)
+
+    def whole(count: int, passing: int = 0) -> int:
+        return int(count + (_MORE - 1) * passing) + _OVERHEAD.get(device, 0)
+
+    return Needs(
+        pictures=whole((loaded if together else vae) + encoding, encoding),
+        texts=whole(loaded if together else texts),
+        training=whole(resting + working, working),
+        samples=whole(drawing, max(found.drawing, decoding)) if drawing else 0,
+        encoders=encoders,
+        regularisation=whole(loaded + prior, prior) if prior else 0,
+    )
+
+
+def _checkpointing(spec: Spec, device: str) -> bool:
+    return device == "cuda" if spec.checkpointing is None else spec.checkpointing
+
+
+def _numbers(model: Any) -> int:
+    return sum(value.numel() for value in model.parameters())
+
+
+def _step(
+    spec: Spec, base: Base, size: Size, dtype: Any, checkpointing: bool, device: str
+) -> _Step:
+    """Run a step, and the passes of the sampler, without values."""
+    model = denoiser_of(base.shape)
+    _cast(model, dtype)
+    values = made_trainable(spec, model, base.shape).values()
+    model.train()
+    precision = spec.settings.precision
+    if checkpointing:
+        model.enable_gradient_checkpointing(checkpointed(device, precision))
+    kept, trained_texts = _texts(spec, base, dtype, device)
+
+    def passed(batch: int) -> Callable[[], Any]:
+        return forward_of(base.shape, model, batch, size, dtype)
+
+    passes = kept + step_peak(
+        [model], passed(spec.pictures.batch), device=device, precision=precision,
+        batches=min(2, spec.settings.accumulate),
+    )  # fmt: skip
+    drawing = 0
+    if spec.samples.every:
+        model.eval()
+        drawing = call_peak([model], passed(_guided(base, spec.samples.guidance)), device=device)
+    shapes = tuple(tuple(value.shape) for value in [*values, *trained_texts])
+    resting = bytes_of((*model.parameters(), *model.buffers())) + bytes_of(trained_texts)
+    return _Step(resting, shapes, passes, drawing)
+
+
+def _guided(base: Base, guidance: float | None) -> int:
+    """Return how many predictions make a step of the sampler."""
+    kind = base.shape.architecture.guidance(base.shape.denoiser)
+    return 2 if kind == "classifier-free" and guidance != 1 else 1
+
+
+def _drawing(base: Base, dtype: Any, size: Size, batch: int, device: str) -> int:
+    """Return what the predictions of a step of the sampler need of the base as it is."""
+    model = denoiser_of(base.shape)
+    _cast(model, dtype)
+    model.requires_grad_(False)
+    passes = forward_of(base.shape, model, batch, size, dtype)
+    return call_peak([model], passes, device=device)
+
+
+def _cast(model: Any, dtype: Any) -> None:
+    for value in (*model.parameters(), *model.buffers()):
+        if value.is_floating_point():
+            value.data = value.data.to(dtype)
+
+
+def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[Any]]:
+    """Return what trained text encoders leave for the backward pass, and what is trained of them."""
+    if not spec.targets.text:
+        return 0, []
+    targets, kept = spec.targets, 0
+    trained: list[Any] = []
+    known = base.shape.architecture.encoders
+    for name, encoder in base.encoders.items():
+        _cast(encoder, dtype)
+        if not known[name].trained:
+            continue
+        groups, _ = inject_trainable_lora(
+            encoder, targets.rank, alpha=targets.alpha, preset="attn-ff",
+            exclude=base.shape.architecture.unread_text(encoder), rslora=targets.rslora,
+            dropout_p=targets.dropout, decompose=targets.kind == "dora",
+        )  # fmt: skip
+        try:
+            tokens = torch.zeros(spec.pictures.batch, base.tokens, dtype=torch.long, device="meta")
+            held, _ = kept_and_peak(
+                [encoder], partial(encoder, tokens), device=device,
+                precision=spec.settings.precision,
+            )  # fmt: skip
+        finally:
+            remove_lora(encoder)
+        kept += held
+        trained += chain(*groups)
+    return kept, trained
+
+
+def _pictures(base: Base, size: Size, device: str) -> int:
+    def encode() -> None:
+        pixels = torch.empty(1, 3, size[1], size[0], device="meta")
+        base.vae.encode(pixels).latent_dist.std.cpu  # noqa: B018 - mean and deviation are made
+
+    return call_peak([base.vae], encode, device=device)
+
+
+def _decoding(base: Base, size: Size, device: str) -> int:
+    factor = base.shape.factor
+    channels = base.vae.config.latent_channels
+    latents = (1, channels, size[1] // factor, size[0] // factor)
+    return call_peak(
+        [base.vae], lambda: base.vae.decode(torch.empty(latents, device="meta")), device=device
+    )

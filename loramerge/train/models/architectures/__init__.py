@@ -1,0 +1,1 @@
+"""The architectures of this package: one file each, which gives `ARCHITECTURE`."""

@@ -1,0 +1,65 @@
+"""What is asked for and does not apply to a kind of model: refused, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from loramerge.errors import UsageError
+from loramerge.train.dataset.buckets import Size
+from loramerge.train.models.architecture import Architecture, Config
+from loramerge.train.spec.spec import Spec
+
+__all__ = ["refuse_idle", "refuse_large", "refuse_misfits"]
+
+
+def refuse_misfits(kind: Architecture, spec: Spec) -> None:
+    """Refuse options of a run that its base has no use for.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    samples = spec.samples
+    refuse_idle(
+        kind,
+        spec.base,
+        {
+            "min_snr": spec.settings.min_snr,
+            "noise_offset": spec.settings.noise_offset,
+            "clip_skip": spec.pictures.skip,
+            "negative": samples.negative if samples.every else "",
+            "guidance_rescale": samples.rescale if samples.every else None,
+        },
+    )
+
+
+def refuse_idle(kind: Architecture, base: Path, asked: Mapping[str, object]) -> None:
+    """Refuse options that a kind has no use for.
+
+    Args:
+        asked: option → value; what is empty or 0 was not asked for.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for name, value in asked.items():
+        if value and name in kind.refused:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(kind.refused[name], file=base, found=f"{option} {value}")
+
+
+def refuse_large(kind: Architecture, config: Config, factor: int, sizes: Iterable[Size]) -> None:
+    """Refuse pictures of which a denoiser does not know the places.
+
+    Raises:
+        UsageError: naming the largest side.
+    """
+    most = kind.largest(config, factor)
+    side = max(max(size) for size in sizes)
+    if most is not None and side > most:
+        raise UsageError(
+            "this model knows the places of smaller pictures only",
+            expected=f"sides of at most {most} pixels",
+            found=side,
+            hint="--resolution N, or --no-buckets",
+        )

@@ -1,0 +1,74 @@
+"""The log of a run: one line of JSON for each step, which a resumed run goes on writing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from loramerge.files.writer import write_bytes
+from loramerge.train.run.loop import Step
+
+__all__ = ["Log", "read_chosen", "read_log"]
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a log; a line that a killed process left half written is none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "step" in entry:
+            yield entry
+
+
+def read_chosen(path: Path) -> dict[str, Any] | None:
+    """Return what the first line of a log says was chosen for the memory given, if it does."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            entry = json.loads(file.readline())
+        chosen = entry["chosen"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return dict(chosen)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+class Log:
+    """Writes the log.
+
+    Args:
+        done: steps that are done; what the log says of later ones is forgotten.
+        chosen: what was chosen for the memory given; the first line says it.
+    """
+
+    def __init__(self, path: Path, done: int, chosen: Mapping[str, Any] | None = None) -> None:
+        first = [] if chosen is None else [{"chosen": dict(chosen)}]
+        kept = [entry for entry in read_log(path) if entry["step"] < done]
+        write_bytes(path, "".join(map(_line, [*first, *kept])).encode(), force=True)
+        self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
+
+    def __call__(self, step: Step) -> None:
+        """Write what a step did."""
+        entry: dict[str, Any] = {
+            "step": step.number,
+            "loss": step.loss if math.isfinite(step.loss) else None,
+            "rate": step.rate,
+            "gradient": step.norm if math.isfinite(step.norm) else None,
+        }
+        self._file.write(_line(entry | ({"skipped": True} if step.skipped else {})))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,287 @@
+"""The training loop of a denoiser: pure functions of the step, and a small state.
+
+    inject_trainable_lora(unet, r=16)
+    run = begin(unet, Noising.of(scheduler), shuffled(examples, 4, seed=0), Settings(steps=1000))
+    advance(run, 500)
+    save_state(run, "half.pt")        # begin, then load_state, goes on bit for bit on the same CPU
+    advance(run)
+    save_lora_weight(unet, "mine.safetensors", metadata=run_header(run))
+
+Batches, noise, time steps, dropout and the learning rate of a step follow from the seed and its
+number alone. So all there is to keep is what is trained, the optimizer's moments, and the number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loramerge.errors import NumericsError
+from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.train.device.workers import ALONE, Workers
+from loramerge.train.lora.trainees import Audit, Branches, Trainee
+from loramerge.train.models.architecture import States
+from loramerge.train.models.objective import Objective
+from loramerge.train.models.registry import architecture_of_denoiser
+from loramerge.train.run.batches import Batches
+from loramerge.train.spec.optimizers import make_optimizer, slow
+from loramerge.train.spec.seeds import generator_of, seed_of
+from loramerge.train.spec.settings import Settings, learning_rate
+
+__all__ = ["Run", "Step", "advance", "averaged", "begin"]
+
+_MOST_SKIPPED = 10
+_OVERFLOWS = 20  # steps in which a scaler of float16 may look for its scale
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Encode = Callable[[tuple[str, ...]], States]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did: the loss before it, the rate, and the norm of the gradients before clipping.
+
+    The rate of an optimizer that looks for it, such as Prodigy, is what it has found so far.
+    """
+
+    number: int
+    loss: float
+    rate: float
+    norm: float
+    skipped: bool = False
+
+
+@dataclass
+class Run:
+    """The state of a training run; `begin` makes it.
+
+    Args:
+        denoiser: a UNet or a transformer of diffusers.
+        trainee: what is trained.
+        encode: makes states of captions, where text encoders are trained.
+        scaler: of float16's gradients.
+        ema: the running means of what is trained, or None.
+        done: number of steps that are done.
+        skipped: steps left out because their gradients were not finite.
+    """
+
+    denoiser: nn.Module
+    noising: Objective
+    batches: Batches
+    settings: Settings
+    trainee: Trainee
+    optimizer: Any
+    audit: Audit
+    encode: Encode | None = None
+    workers: Workers = ALONE
+    scaler: Any = None
+    ema: list[Any] | None = None
+    done: int = 0
+    skipped: int = 0
+
+    @property
+    def parameters(self) -> list[Any]:
+        """All that is trained, in a fixed order."""
+        return self.trainee.parameters
+
+
+def begin(
+    denoiser: nn.Module,
+    noising: Objective,
+    batches: Batches,
+    settings: Settings = Settings(),
+    *,
+    trainee: Trainee | None = None,
+    encode: Encode | None = None,
+    workers: Workers = ALONE,
+    notify: Notify = ignore,
+) -> Run:
+    """Return a run of no steps yet.
+
+    Args:
+        batches: a function of the batch's number, such as `shuffled` makes; it may encode pictures
+            when it is called. A step takes `accumulate` batches in each process.
+        trainee: what is trained; None: the LoRA that the denoiser has.
+        encode: see `Run`.
+        notify: warned about a rate that cannot learn.
+
+    Raises:
+        AdapterError: if the denoiser has no LoRA.
+        GradientFlowError: if it cannot learn as it is; see `GradientAudit`.
+    """
+    trainee = trainee or Branches({"": denoiser})
+    if isinstance(trainee, Branches) and (why := slow(settings)):
+        notify(Warn(why))
+    optimizer = make_optimizer(settings, trainee.groups(settings))
+    half = settings.precision == "fp16"
+    audit = trainee.audit(optimizer, _OVERFLOWS if half else 0)
+    denoiser.train()
+    run = Run(denoiser, noising, batches, settings, trainee, optimizer, audit, encode, workers)
+    if half:
+        run.scaler = torch.amp.GradScaler(run.parameters[0].device.type)
+    if settings.ema is not None:
+        run.ema = [value.detach().clone() for value in run.parameters]
+    return run
+
+
+def advance(
+    run: Run,
+    until: int | None = None,
+    *,
+    on_step: Callable[[Step], None] = lambda step: None,
+    notify: Notify = ignore,
+) -> Run:
+    """Train until so many steps are done in all, or to the end; return the same run.
+
+    At the end the audit checks that every module has changed.
+
+    Raises:
+        GradientFlowError: if a module does not learn.
+        NumericsError: if gradients are not finite, for the eleventh time.
+    """
+    last = run.settings.steps if until is None else min(until, run.settings.steps)
+    while run.done < last:
+        step = _step(run)
+        on_step(step)
+        said = f"loss {step.loss:.4f}  rate {step.rate:.2e}  gradient {step.norm:.3g}"
+        notify(Progress("train", run.done, run.settings.steps, "steps", said))
+    if run.done == run.settings.steps:
+        run.audit.after_training()
+    return run
+
+
+@contextmanager
+@torch.no_grad()
+def averaged(run: Run) -> Iterator[None]:
+    """Put the running means, if there are any, in the place of what is trained."""
+    if run.ema is None:
+        yield
+        return
+    kept = [value.detach().clone() for value in run.parameters]
+    for value, mean in zip(run.parameters, run.ema, strict=True):
+        value.copy_(mean)
+    try:
+        yield
+    finally:
+        for value, own in zip(run.parameters, kept, strict=True):
+            value.copy_(own)
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+
+def _step(run: Run) -> Step:
+    settings, number = run.settings, run.done
+    rate = learning_rate(settings, number)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)
+    rate *= float(run.optimizer.param_groups[0].get("d", 1.0))
+    run.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for part in range(settings.accumulate):
+        batch = (number * settings.accumulate + part) * run.workers.count + run.workers.rank
+        total += _backward(run, batch)
+    total = run.workers.mean(run.parameters, total)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
+    # where nothing was ever finite the audit, which looks first, says more than a skipped step
+    run.audit.after_backward()
+    ceiling = math.inf if settings.clip is None else settings.clip
+    norm = float(nn.utils.clip_grad_norm_(run.parameters, ceiling))
+    skipped = not math.isfinite(norm)
+    if skipped:
+        run.skipped += 1
+        _refuse_many_skipped(run, number)
+    else:
+        run.optimizer.step()
+        _average(run)
+    if run.scaler is not None:
+        run.scaler.update()
+    run.done += 1
+    return Step(number, total, rate, norm, skipped)
+
+
+def _backward(run: Run, batch: int) -> float:
+    """Add the gradients of a batch; return its part of the loss."""
+    first = run.parameters[0]
+    cards = [first.device] if first.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed_of(run.settings.seed, "dropout", batch))
+        with _autocast(run):
+            loss = _loss(run, batch) / run.settings.accumulate
+        (loss if run.scaler is None else run.scaler.scale(loss)).backward()
+    return float(loss.detach())
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    if run.settings.precision == "no":
+        return nullcontext()
+    kind = run.parameters[0].device.type
+    found: AbstractContextManager[Any] = torch.autocast(kind, dtype=_DTYPES[run.settings.precision])
+    return found
+
+
+@torch.no_grad()
+def _average(run: Run) -> None:
+    """Move the running means; they follow faster at first, when there is little to average."""
+    if run.ema is None:
+        return
+    decay = min(float(run.settings.ema or 0.0), (1 + run.done) / (10 + run.done))
+    for mean, value in zip(run.ema, run.parameters, strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+def _refuse_many_skipped(run: Run, number: int) -> None:
+    most = _MOST_SKIPPED if run.scaler is None else _MOST_SKIPPED + _OVERFLOWS
+    if run.skipped > most:
+        raise NumericsError(
+            f"the gradients of {run.skipped} steps were not finite, the last one in step {number}",
+            hint="lower the learning rate, or train in bfloat16 or float32",
+        )
+
+
+def _loss(run: Run, number: int) -> Any:
+    """Return the mean squared error of a batch, in float32."""
+    place = run.parameters[0].device
+    dtype = _dtype(run.denoiser)
+    batch = run.batches(number).mapped(lambda values: values.to(place))
+    states = States(batch.text, batch.pooled)
+    if batch.text is None:
+        assert run.encode is not None
+        states = run.encode(batch.captions)
+    noise, times = _draws(run, number, batch.latents)
+    latents = batch.latents.to(torch.float32)
+    noisy = run.noising.noised(latents, noise, times)
+    found = architecture_of_denoiser(run.denoiser).predict(
+        run.denoiser, noisy.to(dtype), run.noising.told(times), states, batch.time_ids
+    )
+    target = run.noising.target(latents, noise, times)
+    errors = (found.to(torch.float32) - target).square().flatten(1).mean(1)
+    if run.settings.min_snr is not None:
+        errors = errors * run.noising.weights(times, run.settings.min_snr).to(place)
+    if batch.weights is not None:
+        errors = errors * batch.weights
+    return errors.mean()
+
+
+def _dtype(denoiser: nn.Module) -> Any:
+    """Return the type of the base: that of what is frozen, if anything is."""
+    values = list(denoiser.parameters())
+    return next((value.dtype for value in values if not value.requires_grad), values[0].dtype)
+
+
+def _draws(run: Run, number: int, latents: Any) -> tuple[Any, Any]:
+    """Return noise like the latents, float32, and a time step for each example."""
+    generator = generator_of(run.settings.seed, "noise", number)
+    noise = torch.randn(latents.shape, generator=generator)
+    if run.settings.noise_offset:
+        offsets = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
+        noise = noise + run.settings.noise_offset * offsets
+    times = run.noising.drawn(len(latents), generator)
+    return noise.to(latents.device), times.to(latents.device)

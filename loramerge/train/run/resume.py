@@ -1,0 +1,115 @@
+"""The state of a run in a file, from which another goes on bit for bit, and what headers tell of it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from os import PathLike
+
+import torch
+
+from loramerge.errors import CorruptFile, MissingFile, UsageError
+from loramerge.files.writer import AtomicFile
+from loramerge.train.run.loop import Run
+from loramerge.train.spec.optimizers import path_of
+
+__all__ = ["load_state", "run_header", "save_state"]
+
+
+def save_state(run: Run, path: str | PathLike[str], origin: str = "") -> None:
+    """Write all that is needed to go on, atomically; an earlier file is replaced.
+
+    Args:
+        origin: says what the run was made from; another run cannot go on from this state.
+    """
+    buffer = io.BytesIO()
+    halves = [half.detach().cpu() for half in run.parameters]
+    torch.save(
+        {
+            "names": run.trainee.names,
+            "halves": halves,
+            "optimizer": run.optimizer.state_dict(),
+            "settings": asdict(run.settings),
+            "done": run.done,
+            "skipped": run.skipped,
+            "ema": None if run.ema is None else [mean.cpu() for mean in run.ema],
+            "scaler": None if run.scaler is None else run.scaler.state_dict(),
+            "origin": origin,
+        },
+        buffer,
+    )
+    with AtomicFile(path, force=True) as file:
+        file.write(0, buffer.getbuffer())
+
+
+@torch.no_grad()
+def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
+    """Put a run where another was when it was saved; return it.
+
+    Args:
+        origin: what the run is made from; see `save_state`.
+
+    Raises:
+        MissingFile, CorruptFile: if it cannot be read.
+        UsageError: if the run has other settings or modules, with which it could not go on exactly.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        kept = {name: state[name] for name in ("names", "halves", "settings", "done", "skipped")}
+    except FileNotFoundError:
+        raise MissingFile("there is no such state", file=path) from None
+    except Exception as error:
+        raise CorruptFile("this is no state of a training run", file=path) from error
+    own = asdict(run.settings)
+    other = [name for name in own if own[name] != kept["settings"].get(name)]
+    if other:
+        raise UsageError(
+            f"the state is of a run with another {', '.join(other)}",
+            file=path,
+            expected={name: kept["settings"].get(name) for name in other},
+            found={name: own[name] for name in other},
+        )
+    if state.get("origin", "") != origin:
+        raise UsageError(
+            "the state is of a run with another base, other pictures or other parameters",
+            file=path,
+            hint="give what the run was begun with, or --force to begin anew",
+        )
+    shapes = [tuple(half.shape) for half in run.parameters]
+    if kept["names"] != run.trainee.names or shapes != [
+        tuple(half.shape) for half in kept["halves"]
+    ]:
+        raise UsageError("the state is of other modules, or of other ranks", file=path)
+    for half, values in zip(run.parameters, kept["halves"], strict=True):
+        half.copy_(values)
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.ema is not None:
+        for mean, values in zip(run.ema, state["ema"], strict=True):
+            mean.copy_(values)
+    if run.scaler is not None:
+        run.scaler.load_state_dict(state["scaler"])
+    run.done, run.skipped = kept["done"], kept["skipped"]
+    return run
+
+
+def run_header(run: Run) -> dict[str, str]:
+    """Return the `ss_*` entries of the header that tell how a run trained, as sd-scripts names them."""
+    settings = run.settings
+    own = f"betas={settings.betas},weight_decay={settings.decay}"
+    options = "".join(f",{name}={value}" for name, value in settings.options)
+    entries = {
+        "ss_learning_rate": settings.rate,
+        "ss_unet_lr": settings.rate,
+        "ss_lr_scheduler": settings.schedule,
+        "ss_lr_warmup_steps": settings.warmup,
+        "ss_max_train_steps": settings.steps,
+        "ss_steps": run.done,
+        "ss_optimizer": f"{path_of(settings.optimizer)}({own}{options})",
+        "ss_gradient_accumulation_steps": settings.accumulate,
+        "ss_mixed_precision": settings.precision,
+        "ss_max_grad_norm": settings.clip,
+        "ss_min_snr_gamma": settings.min_snr,
+        "ss_noise_offset": settings.noise_offset or None,
+        "ss_seed": settings.seed,
+    }
+    return {name: str(value) for name, value in entries.items()}

@@ -1,0 +1,271 @@
+"""--vram: what a run is to be so that it fits, said in its parameters before anything else is done.
+
+What was chosen stands in the parameters as if it had been asked for: so the header, the report and the
+recipe in the file say it, and a repetition does not depend on the memory of the machine it runs on.
+Where no memory is given, nothing that changes a result is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loramerge.errors import FormatError, UsageError, sized
+from loramerge.events import Note
+from loramerge.steps.parameters import Context
+from loramerge.steps.writing import memory_in_bytes
+from loramerge.verbs.train.parameters import Train
+
+if TYPE_CHECKING:
+    from loramerge.train.dry_run import Memory
+    from loramerge.train.memory.budget import Choice, Options, Rung
+    from loramerge.train.memory.needs import Needs
+    from loramerge.train.spec.spec import Spec
+
+__all__ = ["Fit", "fit"]
+
+_CHOSEN = ("checkpointing", "precision", "optimizer", "resolution")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen for a memory, or that nothing fits.
+
+    Args:
+        parameters: of the run, with what was chosen in them.
+        given: bytes, None where it is not known how many there are.
+        rung: that was chosen; None if none fits, or memory cannot be foretold.
+        ladder: what there was to choose from.
+        needs: of the rung, by phase.
+        refusal: why nothing fits.
+        stated: whether the memory was given, and is not just what is free.
+    """
+
+    parameters: Train
+    given: int | None = None
+    rung: Rung | None = None
+    ladder: list[Rung] = field(default_factory=list)
+    needs: Needs | None = None
+    refusal: UsageError | None = None
+    stated: bool = False
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What the log of the run says of the choice, if a memory was given."""
+        if self.rung is None or not self.stated:
+            return None
+        return {"given": self.given, **self.rung.json()}
+
+    def memory(self) -> Memory:
+        """Return what a dry run shows."""
+        from loramerge.train.dry_run import Memory
+
+        return Memory(self.given, self.stated, self.rung, self.ladder, self.needs)
+
+    def said(self) -> str:
+        """Return the choice in a sentence."""
+        assert self.rung is not None and self.given is not None
+        return (
+            f"for {sized(self.given)} of memory: {_spelled(self.rung.choice)}; "
+            f"that needs {sized(self.rung.memory)}"
+        )
+
+
+def fit(
+    parameters: Train,
+    spec_of: Callable[[Train], Spec],
+    context: Context,
+    *,
+    whole: bool = False,
+) -> Fit:
+    """Choose what the parameters leave open, so that the run fits.
+
+    Args:
+        spec_of: gives what a run with parameters is told.
+        whole: count the whole ladder, and refuse nothing.
+
+    Raises:
+        UsageError: if nothing fits, naming the smallest and what to change.
+    """
+    from loramerge.train.device.free import free_memory
+    from loramerge.train.device.workers import begin_workers
+
+    spec = spec_of(parameters)
+    recorded = _recorded(parameters, spec)
+    if recorded is not None:
+        return recorded
+    if spec.settings.precision != "no":  # it follows from the machine, so it has to be on record
+        parameters = replace(parameters, precision=spec.settings.precision)
+    stated = parameters.vram is not None
+    workers, device = begin_workers(spec.device)
+    given = memory_in_bytes(parameters.vram) if parameters.vram is not None else free_memory(device)
+    try:
+        found = _fit(parameters, spec, given, device, whole)
+    except FormatError as error:
+        if stated:
+            raise
+        if workers.first:
+            context.notify(Note(str(error.problem)))
+        return Fit(parameters)
+    if found.refusal is not None and not whole:
+        raise found.refusal
+    chose = found.rung is not None and (stated or found.parameters != parameters)
+    if chose and workers.first:
+        context.notify(Note(found.said()))
+    return found
+
+
+def _fit(parameters: Train, spec: Spec, given: int | None, device: Any, whole: bool) -> Fit:
+    from loramerge.train.memory.budget import fitting, ladder
+    from loramerge.train.memory.needs import Measure
+
+    measure = Measure(spec, device.type)
+    stated = parameters.vram is not None
+    usual = _options(parameters, spec, measure, device, chooses=stated)
+    if given is None:  # nothing can be promised, and nothing refused
+        given_or_all, rungs = 1 << 62, ladder(usual, measure.peak)
+    else:
+        given_or_all, rungs = given, ladder(usual, measure.peak)
+    taken: list[Rung] = []
+    rung = fitting(_kept(rungs, taken), given_or_all)
+    if whole:
+        every = _options(parameters, spec, measure, device, chooses=True)
+        shown = list(ladder(every, measure.peak))
+    else:
+        shown = taken
+    if rung is None:
+        refusal = _refusal(taken[-1], given_or_all, stated, parameters, spec, measure)
+        return Fit(parameters, given, None, shown, None, refusal, stated)
+    fitted = parameters
+    if stated:
+        fitted = replace(parameters, **_explicit(rung.choice))
+    elif rung is not taken[0]:
+        fitted = replace(parameters, checkpointing="on")
+    return Fit(fitted, given, rung, shown, measure(rung.choice), None, stated)
+
+
+def _kept(rungs: Iterable[Rung], taken: list[Rung]) -> Iterable[Rung]:
+    for rung in rungs:
+        taken.append(rung)
+        yield rung
+
+
+def _options(parameters: Train, spec: Spec, measure: Any, device: Any, *, chooses: bool) -> Options:
+    """Return what may be chosen: nothing that the user has said, and unasked nothing of the result."""
+    from loramerge.train.device.workers import half_precision
+    from loramerge.train.memory.budget import Options, smaller_resolutions
+
+    p, own = parameters, measure.resolution
+    precision = [spec.settings.precision]
+    optimizers = [spec.settings.optimizer]
+    resolutions = [own]
+    usual = device.type == "cuda"
+    checkpointing = [usual] if usual else [False, True]
+    if p.checkpointing is not None:
+        checkpointing = [p.checkpointing == "on"]
+    elif chooses:
+        checkpointing = [False, True]
+    if chooses:
+        half = half_precision(device)
+        if p.precision is None and precision == ["no"] and half is not None:
+            precision.append(half)
+        if p.optimizer is None and not p.optimizer_option:
+            eight = device.type == "cuda" and find_spec("bitsandbytes") is not None
+            optimizers += ["adamw8bit", "adafactor"] if eight else ["adafactor"]
+        if p.resolution is None:
+            resolutions = smaller_resolutions(own, measure.step)
+    return Options(checkpointing, precision, optimizers, resolutions)
+
+
+def _explicit(choice: Choice) -> dict[str, Any]:
+    """Return a choice as parameters."""
+    return {
+        "checkpointing": "on" if choice.checkpointing else "off",
+        "precision": choice.precision,
+        "optimizer": choice.optimizer,
+        "resolution": choice.resolution,
+    }
+
+
+def _spelled(choice: Choice) -> str:
+    precision = {"no": "float32"}.get(choice.precision, choice.precision)
+    checkpointing = "checkpointing" if choice.checkpointing else "no checkpointing"
+    return f"{choice.resolution} pixels, {checkpointing}, {precision}, {choice.optimizer}"
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+def _refusal(
+    least: Rung, given: int, stated: bool, parameters: Train, spec: Spec, measure: Any
+) -> UsageError:
+    """Return what is said where even the most frugal run is too large."""
+    remedies = _remedies(parameters, spec, measure(least.choice))
+    if not stated:
+        remedies.insert(0, f"--vram {given // 10**6}MB, which may choose what changes the result")
+    return UsageError(
+        f"needs {sized(least.memory)} with {_spelled(least.choice)}; "
+        f"{sized(given)} are {'given' if stated else 'free'}",
+        hint=" · ".join([*remedies, f"--vram {-(-least.memory // 10**6)}MB if there is more"]),
+    )
+
+
+def _remedies(p: Train, spec: Spec, needs: Needs) -> list[str]:
+    """Return what the user could change, what saves most first."""
+    largest = needs.largest
+    said = (
+        (largest == "samples", "--sample-every 0 draws nothing while it runs"),
+        (needs.encoders > 0 and p.text_encoder,
+         f"without --text-encoder {sized(needs.encoders)} of text encoders are released"),
+        (needs.encoders > 0 and not p.text_encoder,
+         f"without --shuffle-tags and --tag-dropout {sized(needs.encoders)} of text encoders are "
+         "released"),
+        (spec.targets.kind == "weights", "--method lora instead of weights of the model"),
+        (p.batch > 1 and largest == "training", "--batch 1 with --accumulate"),
+        (p.ema is not None, "no --ema"),
+        (p.checkpointing == "off", "no --checkpointing off"),
+        *((getattr(p, name) is not None, f"leave --{name} to --vram")
+          for name in ("precision", "optimizer", "resolution")),
+    )  # fmt: skip
+    return [text for holds, text in said if holds]
+
+
+# --- going on -----------------------------------------------------------------------------------
+
+
+def _recorded(parameters: Train, spec: Spec) -> Fit | None:
+    """Return what the run that is gone on with was begun with, if it was begun with --vram.
+
+    Raises:
+        UsageError: if that needs more than is given now.
+    """
+    from loramerge.train.memory.budget import Choice, Rung
+    from loramerge.train.run.log import read_chosen
+    from loramerge.train.session import LOG, STATE
+
+    if not parameters.resume or not (spec.folder / STATE).exists():
+        return None
+    record = read_chosen(spec.folder / LOG)
+    if record is None:
+        return None
+    choice = Choice(*(record[name] for name in _CHOSEN))
+    rung = Rung(choice, record["saving"], record["memory"])
+    given = record["given"]
+    if parameters.vram is not None:
+        given = memory_in_bytes(parameters.vram)
+        if rung.memory > given and not parameters.force:
+            raise UsageError(
+                f"the run was begun with {_spelled(choice)}, which needs {sized(rung.memory)}; "
+                f"{sized(given)} are given",
+                file=Path(spec.folder),
+                hint="give as much as at first, or begin anew with --force and without --resume",
+            )
+    told = {
+        name: value
+        for name, value in _explicit(choice).items()
+        if getattr(parameters, name) is None
+    }
+    return Fit(replace(parameters, **told), given, rung, [rung], None, None, stated=True)

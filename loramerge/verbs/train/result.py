@@ -1,0 +1,66 @@
+"""The result of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loramerge.steps.adapters import AdapterResult
+
+if TYPE_CHECKING:
+    from loramerge.train.dry_run import Check
+
+__all__ = ["NOTHING_MADE", "TrainResult"]
+
+# the figures of a result without an adapter
+NOTHING_MADE: dict[str, Any] = {
+    "adapter": None, "family": None, "modules": 0, "ranks": {}, "lossy": False,
+    "relative_error": 0.0, "norm_kept": 1.0, "worst": None, "left_out": [],
+}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class TrainResult(AdapterResult):
+    """What was trained, and how that went.
+
+    Args:
+        folder: of the run.
+        steps: in all; `resumed`: step it went on from; `skipped`: those left out.
+        loss: mean over the first and over the last tenth of the steps.
+        chosen: for the memory that was given: rung of the ladder, and what it needs.
+        check: what a dry run found; nothing was trained then.
+        report, samples, log: paths in the folder.
+    """
+
+    folder: str
+    steps: int = 0
+    resumed: int = 0
+    skipped: int = 0
+    trained: int = 0
+    epochs: float = 0.0
+    pictures: int = 0
+    loss: tuple[float, float] | None = None
+    chosen: dict[str, Any] | None = None
+    check: Check | None = None
+    report: str | None = None
+    samples: str | None = None
+    log: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        if self.check is not None:
+            return {"outputs": [], "dry_run": True, **self.check.json()}
+        return super().json() | {
+            "folder": self.folder,
+            "steps": self.steps,
+            "resumed": self.resumed,
+            "skipped": self.skipped,
+            "parameters": self.trained,
+            "epochs": round(self.epochs, 3),
+            "pictures": self.pictures,
+            "loss": None if self.loss is None else {"first": self.loss[0], "last": self.loss[1]},
+            "chosen": self.chosen,
+            "report": self.report,
+            "samples": self.samples,
+            "log": self.log,
+        }

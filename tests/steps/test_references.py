@@ -1,0 +1,85 @@
+"""`A:0.8` and its kin, as text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loramerge.adapter import Site
+from loramerge.errors import LoramergeError, UsageError
+from loramerge.steps.references import parse_reference
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "written"),
+    [
+        ("A", "A", "1"), ("A:0.8", "A", "0.8"), ("A:1", "A", "1"), ("A:1.0", "A", "1"),
+        ("A:-.5", "A", "-0.5"), ("A:+2e-1", "A", "0.2"), ("A:0.123456789", "A", "0.123456789"),
+        ("C:\\x", "C:\\x", "1"), ("C:\\x:0.8", "C:\\x", "0.8"),
+        ("C:/x.safetensors:2", "C:/x.safetensors", "2"),
+        ("a:b", "a:b", "1"), ("a:b:0.5", "a:b", "0.5"), ("x_v1.5", "x_v1.5", "1"), ("0.5", "0.5", "1"),
+        ("A:unet=0.8:te=0", "A", "unet=0.8:te=0"), ("A:0.7:te=0", "A", "0.7:te=0"),
+        ("A:te=0:0.7", "A", "0.7:te=0"), ("<lora:A:0.8>", "A", "0.8"), ("  <lora:A:0.8>  ", "A", "0.8"),
+        ("<lora:a b (v2):0.8>", "a b (v2)", "0.8"), ("A:1_0", "A:1_0", "1"), ("A:٣", "A:٣", "1"),
+        ("http://x/y", "http://x/y", "1"),
+    ],
+)  # fmt: skip
+def test_names_and_weights(text, name, written):
+    found = parse_reference(text)
+    assert (found.name, found.written) == (name, written)
+    assert parse_reference(str(found)) == found
+
+
+def test_components():
+    weight = parse_reference("A:0.7:unet=0.5:te2=0").weight
+
+    def of(component):
+        return weight.of(Site((f"{component}.x",)))
+
+    assert [of(c) for c in ("unet", "transformer", "text_encoder", "text_encoder_2")] == [
+        0.5,
+        0.5,
+        0.7,
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A:0.8:0.5", "A:1:1:1", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>",
+     "A:foo=1",
+     "A:unet=", "A:unet=a", "A:te=1:te1=2", "A:te=1:te=1", "A:0.5:te=0:0.3"],
+)  # fmt: skip
+def test_refusals(text):
+    with pytest.raises(UsageError) as caught:
+        parse_reference(text)
+    assert caught.value.exit_code == 2
+
+
+def test_labels():
+    assert [parse_reference(t).label for t in ("x/y.safetensors:2", "x/v1.5", "C:\\x\\y.pt", "y")] == [
+        "y", "v1.5", "y", "y",
+    ]  # fmt: skip
+
+
+@given(st.text())
+def test_any_text_is_a_reference_or_refused(text):
+    try:
+        found = parse_reference(text)
+    except LoramergeError as error:
+        assert error.exit_code == 2
+    else:
+        assert found.name.strip()
+
+
+@given(
+    st.text(st.characters(blacklist_characters=":<>=,", codec="utf-8"), min_size=1).filter(
+        str.strip
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_every_number_survives(name, weight):
+    found = parse_reference(f"{name}:{weight!r}")
+    assert (found.name, found.weight.default) == (name, weight)
+    assert parse_reference(f"x:{found.written}").weight.default == weight
