@@ -15,7 +15,7 @@ from loramerge.errors import LoramergeError, UsageError
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
-from loramerge.steps.parameters import Parameter, Verb, parameters_of
+from loramerge.steps.parameters import Parameter, Verb, in_current_words, parameters_of
 from loramerge.steps.references import Reference, parse_reference
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def validate(
     """
     from pydantic import ValidationError
 
+    content = in_current_words(verb.parameters, content)
     words, stated = [one.word for one in _parameters(verb)], set(content)
     while True:
         try:

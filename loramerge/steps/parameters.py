@@ -28,6 +28,7 @@ __all__ = [
     "Parameter",
     "Verb",
     "command_words",
+    "in_current_words",
     "parameters_of",
     "stated",
 ]
@@ -47,6 +48,7 @@ class Doc:
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
         words: values that name nothing, where the others name something.
+        former: what recipes called it before; they are still read.
     """
 
     help: str
@@ -56,6 +58,7 @@ class Doc:
     recipe: bool = True
     result: bool = True
     words: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
 
     @property
     def positional(self) -> bool:
@@ -103,6 +106,18 @@ class Parameter:
     def names(self, value: Any) -> bool:
         """Say whether a value names an adapter, base or folder, and is no word of its own."""
         return self.refers and value is not None and value not in self.doc.words
+
+
+def in_current_words(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a recipe's step with the words of today in the place of former ones.
+
+    A former word beside the one of today stays, and is refused as unknown.
+    """
+    today = {old: one.word for one in parameters_of(kind) for old in one.doc.former}
+    return {
+        word if today.get(word) in (None, *content) else today[word]: value
+        for word, value in content.items()
+    }
 
 
 def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:
