@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from loramerge.recipe.registry import known_verbs
-from loramerge.steps.parameters import Doc, in_current_words
+from loramerge.parameters import Doc, in_current_words, parameters_of
+from loramerge.verbs import known_verbs
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ def test_a_former_word_means_the_one_of_today(content: Any, expected: Any) -> No
 
 
 def test_a_former_word_is_no_word_of_another_parameter() -> None:
-    from loramerge.steps.parameters import parameters_of
-
     for verb in known_verbs().values():
         words = [one.word for one in parameters_of(verb.parameters)]
         former = [old for one in parameters_of(verb.parameters) for old in one.doc.former]

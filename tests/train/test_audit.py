@@ -14,7 +14,7 @@ import loramerge as lm  # noqa: E402
 from loramerge.errors import GradientFlowError  # noqa: E402
 from loramerge.train.lora.audit import GradientAudit  # noqa: E402
 from loramerge.train.lora.causes import block_of  # noqa: E402
-from tests.train.models import images, small  # noqa: E402
+from tests.builders.models import images, small  # noqa: E402
 
 nn = torch.nn
 

@@ -13,7 +13,7 @@ torch: Any = pytest.importorskip("torch")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, UsageError  # noqa: E402
-from tests.train.models import images, small  # noqa: E402
+from tests.builders.models import images, small  # noqa: E402
 
 CHOICE = {"include": ["*to_q", "*to_k", "stem.conv1", "head"]}
 

@@ -16,7 +16,7 @@ import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, NumericsError, UsageError  # noqa: E402
 from loramerge.train.lora.branch import Branch  # noqa: E402
 from loramerge.train.lora.targets import PRESETS  # noqa: E402
-from tests.train.models import images, small, stirred  # noqa: E402
+from tests.builders.models import images, small, stirred  # noqa: E402
 
 nn = torch.nn
 ATTENTION = [f"blocks.{i}.{leaf}" for i in (0, 1) for leaf in ("to_q", "to_k", "to_out.0")]

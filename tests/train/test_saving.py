@@ -22,8 +22,8 @@ from loramerge.errors import (  # noqa: E402
     UsageError,
 )
 from loramerge.train.lora.saving import lora_adapter  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.models import images, small, stirred  # noqa: E402
+from tests.builders.models import images, small, stirred  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 
 nn = torch.nn
 
@@ -97,7 +97,7 @@ def test_a_file_is_not_replaced_unasked_and_an_adapter_is_a_copy(tmp_path: Path)
 
 def test_a_base_of_no_family_is_said_to_be_none_and_that_decides(tmp_path: Path) -> None:
     """Also for a file all of whose names are a family's."""
-    from tests.samples import make, write
+    from tests.builders.samples import make, write
 
     sample = make("sd15", "diffusers")
     assert lm.load(write(sample, tmp_path / "a.safetensors")).family is not None
@@ -156,7 +156,7 @@ def test_loading_draws_no_random_numbers() -> None:
 
 
 def test_tensors_of_unknown_meaning_are_not_lost(tmp_path: Path) -> None:
-    from tests.samples import safetensors_bytes
+    from tests.builders.samples import safetensors_bytes
 
     lm.save_lora_weight(trained(), tmp_path / "own.safetensors")
     tensors, metadata = read_safetensors(tmp_path / "own.safetensors")
@@ -181,7 +181,7 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_difference_is_no_lora(tmp_path: Path) -> None:
-    from tests.samples import safetensors_bytes
+    from tests.builders.samples import safetensors_bytes
 
     path = tmp_path / "diff.safetensors"
     path.write_bytes(safetensors_bytes({"lora_unet_head.diff": np.ones((2, 12), np.float32)}))

@@ -16,7 +16,8 @@ import torch
 
 from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
 from loramerge.adapter.encode import Encoded, encode
-from loramerge.adapter.kinds.decomposed import DoRA
+from loramerge.adapter.kinds.dora import DoRA
+from loramerge.adapter.kinds.lora import as_lora
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save, write_encoded
 from loramerge.dialects import DIALECTS
@@ -264,9 +265,10 @@ def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
             found=list(delta.shape),
             hint="the adapter is of another base",
         )
-    if isinstance(delta, LowRank) and delta.scale.value(rank):
-        up, down = delta.up.numpy(), delta.down.numpy()
-        alpha = delta.scale.value(rank) * rank
+    lora = as_lora(delta)
+    if lora is not None and lora.factor:
+        up, down = lora.up.numpy(), lora.down.numpy()
+        alpha = lora.factor * rank
     else:
         (up, down), alpha = delta.factors(), float(rank)
     if layer.weight.is_meta:

@@ -18,8 +18,8 @@ from loramerge import (  # noqa: E402
     inject_trainable_lora,
     save_lora_weight,
 )
-from tests.samples import attention, factors_for, sayable, spell  # noqa: E402
-from tests.train.unets import loss_of, tiny_unet  # noqa: E402
+from tests.builders.samples import attention, factors_for, sayable, spell  # noqa: E402
+from tests.builders.unets import loss_of, tiny_unet  # noqa: E402
 
 save_file: Any = pytest.importorskip("safetensors.numpy").save_file
 nn = torch.nn
