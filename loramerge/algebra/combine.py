@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from loramerge.adapter import Delta, Full, LowRank, Replacement, Site
-from loramerge.algebra.arrays import Array, to_numpy
+from loramerge.adapter import LowRank, Site
+from loramerge.adapter.kinds.full import sum_of_whole
+from loramerge.adapter.kinds.replacement import same_replacement
+from loramerge.algebra.arrays import to_numpy
 from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
 from loramerge.algebra.operator import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
@@ -29,10 +31,9 @@ from loramerge.algebra.ranks import (
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
-from loramerge.errors import AdapterError, ShapeError
+from loramerge.errors import ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
-from loramerge.files.tensors import ArrayTensor
 
 __all__ = ["SUM", "combine"]
 
@@ -122,7 +123,7 @@ def _note_changed_kinds(
     became: Counter[str] = Counter()
     kinds: set[str] = set()
     for outcome in combined.outcomes:
-        other = {term.delta.kind for term in terms[outcome.site] if term.delta.is_product}
+        other = {term.delta.kind for term in terms[outcome.site] if term.delta.facts.compact}
         if outcome.delta is not None and other and outcome.delta.kind not in other:
             kinds |= other
             became[outcome.delta.kind] += 1
@@ -135,9 +136,8 @@ def _note_changed_kinds(
 def _is_smaller_dense(terms: Sequence[Term], rank: int) -> bool:
     """Return whether factors of a rank would be larger than ΔW, for kinds whose ranks multiply."""
     rows, columns = terms[0].delta.flat_shape
-    return (
-        any(term.delta.is_product for term in terms) and rank * (rows + columns) >= rows * columns
-    )
+    compact = any(term.delta.facts.compact for term in terms)
+    return compact and rank * (rows + columns) >= rows * columns
 
 
 def _quiet() -> AbstractContextManager[None]:
@@ -184,32 +184,11 @@ def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> Outcome:
     if only is not None:
         require_finite(*(t.numpy() for t in only.stored().values() if is_float(t.dtype)))
         return Outcome(site, only, only.rank, math.nan, 0.0)
-    if any(isinstance(term.delta, Replacement) for term in terms):
-        return Outcome(site, _same_replacement([t.weighted for t in terms]), None, math.nan, 0.0)
-    shape = max((term.delta.shape for term in terms), key=len)  # a kernel some factors hide
-    full = next((term.delta for term in terms if isinstance(term.delta, Full)), None)
-    values: Array = merged.dense()
-    if full is None:
-        role = "diff" if site.parameter == "weight" else "diff_b"
-        full = Full.of(ArrayTensor(values.reshape(shape)), role)
-    return Outcome(site, full.with_array(values), None, math.nan, 0.0)
-
-
-def _same_replacement(terms: Sequence[Delta]) -> Delta:
-    first = terms[0]
-    same = all(
-        isinstance(term, Replacement)
-        and isinstance(first, Replacement)
-        and term.weight == 1.0
-        and bytes(term.value.raw()) == bytes(first.value.raw())
-        for term in terms
-    )
-    if not same:
-        raise AdapterError(
-            "replacement tensors cannot be mixed unless they are equal",
-            hint="bake the adapters one after the other, or drop this module from one of them",
-        )
-    return first
+    deltas = [term.weighted for term in terms]
+    if any(delta.facts.replaces for delta in deltas):
+        return Outcome(site, same_replacement(deltas), None, math.nan, 0.0)
+    role = "diff" if site.parameter == "weight" else "diff_b"
+    return Outcome(site, sum_of_whole(deltas, merged.dense(), role), None, math.nan, 0.0)
 
 
 def _require_same_shape(terms: Sequence[Term]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.sites import aligned, cut, for_dialect
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
@@ -86,7 +86,7 @@ def terms_of(
         for site, delta in adapter.deltas.items():
             (weight,) = _weights(site, weights)
             term = Term(delta, weight, position)
-            if not delta.computable:
+            if not delta.facts.computable:
                 with naming(site, adapter.info.path):
                     term.weighted  # noqa: B018  # refuses any weight but 1, naming the file
             terms.setdefault(site, []).append(term)
@@ -155,9 +155,9 @@ def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) 
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
             w = of(site)
-            if not delta.needs_base or isinstance(delta, Replacement) or w == 0.0:
+            if not delta.needs_base or delta.facts.replaces or w == 0.0:
                 continue
-            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.weighs):
+            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.facts.weighs):
                 raise AdapterError(
                     f"the change of a {delta.kind} module depends on the base, so without the base "
                     "it cannot be added to others, weighted or re-ranked",

@@ -59,7 +59,7 @@ def to_lora(
     else:
         combined = uncut(adapter)
     found = combined.deltas
-    rest = [s for s, d in found.items() if len(d.shape) > 1 and not isinstance(d, LowRank)]
+    rest = [s for s, d in found.items() if len(d.shape) > 1 and not d.facts.plain]
 
     def work(site: Site) -> LowRank:
         with naming(site, adapter.info.path):

@@ -131,7 +131,9 @@ def _check_recipe_file(text: str | None) -> None:
     if text is not None and os.path.exists(text):
         from loramerge.errors import OutputExists
 
-        raise OutputExists("the recipe exists", file=text, hint="give --save-recipe another name")
+        raise OutputExists(
+            "the recipe exists already", file=text, hint="give --save-recipe another name"
+        )
 
 
 def _check_json_file(text: str | None) -> None:
@@ -147,7 +149,7 @@ def _check_json_file(text: str | None) -> None:
         from loramerge.errors import OutputExists
 
         raise OutputExists(
-            "--json-file would replace something that is no JSON",
+            "this is not JSON, and --json-file would replace it",
             file=path,
             hint="give --json-file another name",
         )

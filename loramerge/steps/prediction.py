@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Full, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import encode
+from loramerge.adapter.kinds.full import without_values
 from loramerge.algebra.combine import SUM
 from loramerge.algebra.operator import Method
 from loramerge.algebra.ranks import RankRule
@@ -21,7 +22,7 @@ from loramerge.steps.adapters import header_of
 from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
-from loramerge.steps.sizes import Unread, encoded_size, stand_in
+from loramerge.steps.sizes import encoded_size, stand_in
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan
 
@@ -119,7 +120,8 @@ def _combined(terms: Sequence[Term], rule: RankRule, method: Method, dtype: str)
     first = terms[0].weighted
     if any(term.delta.rank is None for term in terms):
         whole = next(term.weighted for term in terms if term.delta.rank is None)
-        return _unread(whole) if isinstance(whole, Full) else whole
+        # its values may have to be computed, and only their number matters
+        return without_values(whole)
     if not _is_computed(terms, rule, method):
         return first
     ranks = [term.delta.rank or 0 for term in terms]
@@ -130,11 +132,6 @@ def _combined(terms: Sequence[Term], rule: RankRule, method: Method, dtype: str)
     kernel = math.prod(first.shape[2:])
     cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
-
-
-def _unread(delta: Full) -> Delta:
-    """Return a stand-in for a difference, of which only the number of values counts."""
-    return replace(delta, value=Unread(delta.value.dtype, delta.shape))
 
 
 def _elements(delta: Delta) -> int:

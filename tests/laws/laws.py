@@ -17,7 +17,7 @@ from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.operator import Method, Operator
 from loramerge.algebra.weights import Weight
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,

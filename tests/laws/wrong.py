@@ -14,7 +14,7 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.svd import decompose, decompose_dense
 from loramerge.algebra.weights import Weight
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import adapter, weighted
+from tests.builders.deltas import adapter, weighted
 
 Inputs = Sequence[tuple[Adapter, float]]
 
