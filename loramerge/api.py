@@ -24,7 +24,6 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
-from loramerge.recipe.run import RunResult, run
 from loramerge.steps import engine
 from loramerge.steps.adapters import encoded_for
 from loramerge.steps.outputs import output_of
@@ -38,7 +37,6 @@ from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 
 __all__ = [
     "Adapter",
-    "RunResult",
     "bake",
     "convert",
     "diff",
@@ -46,7 +44,6 @@ __all__ = [
     "load",
     "mix",
     "resize",
-    "run",
     "save",
     "train",
 ]

@@ -36,7 +36,7 @@ def command(target: str, **options: Any) -> int:
     reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
     that sd-webui-supermerger leaves counts as one.
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     if is_output(Path(target)):
         return _of_output(Path(target), options)
@@ -61,7 +61,7 @@ def command(target: str, **options: Any) -> int:
 
 def _of_output(path: Path, options: dict[str, Any]) -> int:
     """Print the recipe in a file's header."""
-    from loramerge.recipe.repeat import recipe_of_file
+    from loramerge.recipe.header import recipe_of_file
     from loramerge.recipe.writing import yaml_text
 
     recipe, notes = recipe_of_file(path)

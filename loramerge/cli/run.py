@@ -11,7 +11,7 @@ import click
 from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.commands import render_named
-from loramerge.cli.options import run_options
+from loramerge.cli.options import operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
 from loramerge.steps.parameters import Context
@@ -37,6 +37,7 @@ def recipe_options() -> list[click.Parameter]:
         click.Option(
             ["--fresh"], is_flag=True, help="Run every step, even those that are up to date."
         ),
+        operator_option(),
     ]
 
 
@@ -114,7 +115,7 @@ def command(target: str, **options: Any) -> int:
     run again, into a temporary file, and the two are compared: same file, same tensors, or the same
     weights up to how much (exit code 1 if the tensors differ).
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     with Session(quiet=options["quiet"]) as session:
         context = Context(

@@ -107,7 +107,7 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
                 "a PEFT adapter is a folder", file=path, hint=_name(path.with_suffix(""))
             )
         return _checked_folder(path, "an adapter", _holds_only_adapter, force=force)
-    if target.name == "lora_diffusion" and path.suffix.lower() == ".pt":
+    if target.pickle and path.suffix.lower() == ".pt":
         return _checked(path, force=force)
     return _checked_file(path, "adapters are written as safetensors files", force=force)
 

@@ -11,7 +11,6 @@ from loramerge.algebra.outcome import SizeModel
 from loramerge.algebra.terms import terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
-from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import build_header
 from loramerge.files.tensors import RawTensor, Tensor
@@ -26,7 +25,7 @@ def encoded_size(encoded: Encoded) -> int:
     if not encoded.dialect.folder:
         return _tensor_file_size(encoded.tensors, encoded.metadata)
     total = 0
-    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *PEFT_ALONE}
+    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *encoded.dialect.alone}
     for component, config in encoded.configs.items():
         own = [
             (key.removeprefix(f"{component}/"), tensor)
@@ -65,7 +64,7 @@ def stand_in(shape: tuple[int, ...], rank: int, dtype: str) -> LowRank:
 
 def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]], target: Dialect) -> dict[Site, Delta]:
     """Return a delta of every site that a mix in a dialect will have, for its shape."""
-    return {site: deltas[-1] for site, deltas in terms_of(inputs, target).items()}
+    return {site: terms[-1].weighted for site, terms in terms_of(inputs, target).items()}
 
 
 def size_model(

@@ -12,8 +12,7 @@ from loramerge.adapter.hashes import kohya_hashes
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.files.reader import TensorFile
-from tests.cli.world import rewrite
-from tests.samples import (
+from tests.builders.samples import (
     attention,
     data_section,
     make,
@@ -22,6 +21,7 @@ from tests.samples import (
     sayable,
     write,
 )
+from tests.builders.world import rewrite
 
 
 def _entries(path):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.world import weights
+from tests.builders.world import weights
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.cli.world import weights
+from tests.builders.world import weights
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from loramerge.recipe.run import run as run_recipe
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context
 from loramerge.verbs import verb_named
-from tests.cli.conftest import ROOT, run, work, world  # noqa: F401
+from tests.builders.commands import ROOT, run, work, world  # noqa: F401
 
 VERB = '''
 """flip: an adapter with its sign changed."""
