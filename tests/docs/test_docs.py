@@ -269,7 +269,7 @@ def test_python_examples_run(document, tmp_path, monkeypatch, capsys):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-def test_the_operator_of_the_page_runs(run, monkeypatch):  # noqa: F811
+def test_the_operator_of_the_page_runs(run, monkeypatch):
     """The file as it stands there, then every line of the console and of Python, and its laws."""
     from loramerge.algebra.operators import OPERATORS
     from tests.laws.laws import check_operator
