@@ -17,9 +17,9 @@ import loramerge as lm
 from loramerge.algebra.operators import OPERATORS, find_operator, load_file
 from loramerge.errors import UsageError
 from loramerge.recipe.schema import json_schema
-from tests.cli.conftest import run, work, world  # noqa: F401
+from tests.builders.commands import run, work, world  # noqa: F401
+from tests.builders.samples import read_safetensors
 from tests.laws.laws import check_operator
-from tests.samples import read_safetensors
 
 MADE_UP = Path(__file__).resolve().parents[1] / "made_up_operators"
 
@@ -121,7 +121,7 @@ def test_recipe_field_and_plan(run: Any, file: str) -> None:  # noqa: F811
     (run.folder / "r.yaml").write_text(RECIPE % 0.5, "utf-8")
     assert run("run", "r.yaml").code == 6
     plan = json.loads(run.ok("plan", "--operator", file, "r.yaml", "--json").out)
-    (predicted,) = plan["tasks"]
+    (predicted,) = plan["tasks"].values()
     run.ok("run", "--operator", file, "r.yaml")
     run.ok("mix", "a", "b:0.5", "--operator", file, "--method", "ties", "--density", "0.5",
            "-o", "command.safetensors")  # fmt: skip
