@@ -29,7 +29,7 @@ from loramerge.stream import bake as bake_module
 from loramerge.stream import rows as stream_rows
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
-from loramerge.stream.rows import Survival
+from loramerge.stream.survival import Survival
 from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
 from tests.stream.builders import (
     STORAGE,
