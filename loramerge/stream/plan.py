@@ -82,7 +82,7 @@ class BakePlan:
 
     @property
     def scaled(self) -> bool:
-        """Whether any tensor that changes has a scale beside it."""
+        """True if any tensor that changes has a scale beside it."""
         return any(edit.place.scale is not None for *_, edit in self.all_edits())
 
     @property

@@ -9,7 +9,7 @@ from os import PathLike
 import torch
 
 from loramerge.errors import CorruptFile, MissingFile, UsageError
-from loramerge.files.writer import AtomicFile
+from loramerge.files.atomic import AtomicFile
 from loramerge.train.run.loop import Run
 from loramerge.train.spec.optimizers import path_of
 

@@ -15,8 +15,8 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, UsageError, spelled
 from loramerge.events import Note, Warn
+from loramerge.files.atomic import check_target
 from loramerge.files.folders import dataset_files
-from loramerge.files.writer import check_target
 from loramerge.library.lookup import find
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path, family_of_file
