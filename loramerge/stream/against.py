@@ -34,12 +34,14 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         ShapeError: if a module of the base has another shape.
         FormatError: if the base stores one as integers, or with scales beside.
     """
-    dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.computable}
+    dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.facts.computable}
     if not dependent:
         return adapter
     require_family(adapter, base)
     missing = [
-        site.name for site, d in dependent.items() if not _stretches(base, site) and not d.optional
+        site.name
+        for site, d in dependent.items()
+        if not _stretches(base, site) and not d.facts.optional
     ]
     if missing:
         raise AdapterError(

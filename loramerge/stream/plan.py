@@ -138,13 +138,13 @@ def _match(adapter: Adapter, weight: Weight, matches: _Matches) -> None:
         if factor == 0.0:
             continue
         with naming(site, adapter.info.path):
-            if not delta.computable:
+            if not delta.facts.computable:
                 delta.dense()  # refuses
             scaled = delta if factor == 1.0 else delta.scaled(factor)
         for part in parts_of(adapter, site, delta, places_of):
             if part.places:
                 matches.add(part, scaled)
-            elif not delta.optional:
+            elif not delta.facts.optional:
                 matches.missing.setdefault(site.component, []).append(part.site.name)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Delta, Replacement
+from loramerge.adapter import Delta
 from loramerge.adapter.delta import ReadRows
 from loramerge.checkpoint import Scale
 from loramerge.errors import AdapterError
@@ -140,7 +140,7 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
     rows, columns = edit.place.shape
 
     def transposed(delta: Delta, offset: int, stretches: Sequence[Stretch], read: ReadRows) -> Any:
-        if isinstance(delta, Replacement):
+        if delta.facts.replaces:
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )

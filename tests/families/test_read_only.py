@@ -25,7 +25,7 @@ from loramerge.families.stacks import (
     transformer_spellings,
 )
 from loramerge.stream.plan import plan_bake
-from tests.samples import read_safetensors, safetensors_bytes
+from tests.builders.samples import read_safetensors, safetensors_bytes
 
 
 @pytest.fixture

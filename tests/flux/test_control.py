@@ -16,10 +16,10 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import ShapeError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.flux.builders import Tensors, native_weights, parts_of, write
+from tests.builders.flux import Tensors, native_weights, parts_of, write
+from tests.builders.kinds import Array
+from tests.builders.samples import read_safetensors, relative
 from tests.flux.test_bake import single
-from tests.kind_samples import Array
-from tests.samples import read_safetensors, relative
 
 WIDTH = 16
 LAYERS = ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "img_in", "final_layer.linear")

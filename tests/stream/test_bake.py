@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, Full, LowRank
+from loramerge.adapter import Adapter, Full, LowRank
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
@@ -25,13 +26,12 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.events import Progress
-from loramerge.stream import walk as walk_module
 from loramerge.stream import rows as stream_rows
+from loramerge.stream import walk as walk_module
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival
-from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
-from tests.stream.builders import (
+from tests.builders.bases import (
     STORAGE,
     UNET_FILE,
     Array,
@@ -50,6 +50,7 @@ from tests.stream.builders import (
     unet_alone,
     write_safetensors,
 )
+from tests.builders.deltas import adapter, full, low_rank, replacement, site, tensor
 
 Inputs = list[tuple[Adapter, float]]
 

@@ -19,8 +19,7 @@ from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rounding import Quantiser
 from loramerge.stream.survival import Survival
-from tests.algebra.builders import adapter, low_rank
-from tests.stream.builders import (
+from tests.builders.bases import (
     STORAGE,
     Array,
     adapter_for,
@@ -31,6 +30,7 @@ from tests.stream.builders import (
     unet_alone,
     write_safetensors,
 )
+from tests.builders.deltas import adapter, low_rank
 
 MOST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 STYLES = {"comfyui": (".scale_weight", ".scale_input"), "later": (".weight_scale", ".input_scale")}
