@@ -76,8 +76,7 @@ def mix(
         error.file = error.file or " and ".join(adapter.label for adapter, _ in inputs)
         raise
     check_errors(rule, result.relative_error, result.worst)
-    frame.deltas = result.deltas
-    return frame, result
+    return frame.with_deltas(result.deltas), result
 
 
 def mixed_frame(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:

@@ -299,8 +299,7 @@ def test_other_replacements_are_refused(other: object, weight: float) -> None:
 
 def with_embedding(seed: int, path: str, key: str = "<zuzu>") -> Adapter:
     a = adapter({"unet.x": low_rank((6, 5), 2, seed)}, path=path)
-    a.embeddings[key] = tensor(np.full((1, 4), float(seed)))
-    return a
+    return replace(a, embeddings={key: tensor(np.full((1, 4), float(seed)))})
 
 
 def test_embeddings() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapter import Adapter, Site
-from loramerge.adapter.adapter import Info
 from loramerge.adapter.encode import encode
+from loramerge.adapter.info import Info
 from loramerge.adapter.kinds import known_kinds
 from loramerge.adapter.load import load
 from loramerge.adapter.save import write_encoded

@@ -70,10 +70,11 @@ def lora_adapter(
         for path, layer in lora_layers(model).items():
             deltas[Site((canonical(component, path, detection.naming),))] = _delta(path, layer)
     header = training_header(detection.family, prediction) | dict(metadata or {})
-    info = Info(detection=detection, metadata=header)
+    dialects: dict[str, int] = {}
     if detection.naming is None:
-        info.dialects = {NAMING.name: len(deltas)}
-        info.metadata |= [NO_FAMILY]
+        dialects = {NAMING.name: len(deltas)}
+        header |= [NO_FAMILY]
+    info = Info(detection=detection, metadata=header, dialects=dialects)
     return Adapter(deltas, info=info)
 
 
