@@ -15,7 +15,6 @@ from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
-from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.problems import (
     alpha_problems,
     missing_partner,
@@ -32,7 +31,6 @@ from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.errors import (
-    FormatError,
     LoramergeError,
     ShapeError,
     UnsupportedKind,
@@ -79,7 +77,10 @@ def load(path: str | PathLike[str]) -> Adapter:
         if (shape := _shape(group, source.tensors)) is not None
     }
     detection = detect(classified.groups, shapes, source.metadata)
-    _check_positions(classified.groups, detection, source)
+    if any(DIALECTS[name].positional for name in {group.dialect for group in classified.groups}):
+        from loramerge.adapter.formats.lora_diffusion import check_positions
+
+        check_positions(classified.groups, detection, source)
     reading = _Reading()
     reading.account.carried.extend(classified.embeddings)
     reading.unknown += classified.unknown
@@ -228,33 +229,9 @@ def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Sou
     config, path = _config_of(group, module, source)
     if config is None:
         return Scale()
-    word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
-    alpha_here = _configured(config, "alpha_pattern", word, path, module)
-    if alpha_here is None:
-        return Scale()
-    if config.get("peft_type") == "LOKR" and {"lokr_w1", "lokr_w2"} <= tensors.keys():
-        # PEFT divides by the rank it was given also where no factor shows it
-        rank = _configured(config, "rank_pattern", "r", path, module)
-        return Scale(alpha_here, ratio=alpha_here / (rank or 8))
-    return Scale(alpha_here, root=bool(config.get("use_rslora")))
+    from loramerge.adapter.formats.peft import scale_of
 
-
-def _configured(
-    config: Mapping[str, Any], patterns: str, word: str, path: str, module: str
-) -> float | None:
-    """Return a number of a PEFT configuration: that of the first pattern that matches, or of all."""
-    table = config.get(patterns) or {}
-    if not isinstance(table, Mapping):
-        raise ShapeError(f"{patterns} is not a mapping", module=module, found=table)
-    value = pattern_value(table, path)
-    if value is None:
-        value = config.get(word)
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)):
-        what = "alpha" if word.endswith("alpha") else word
-        raise ShapeError(f"{what} is not a number", module=module, found=value)
-    return float(value)
+    return scale_of(config, path, module, tensors)
 
 
 def _peft_path(stem: str) -> str:
@@ -319,25 +296,3 @@ def _with_nearest(
         else None
         for i, key in enumerate(unknown)
     }
-
-
-def _check_positions(groups: list[Group], detection: Detection, source: Source) -> None:
-    """Refuse positional files whose count of modules fits no known list.
-
-    Positions mean nothing by themselves: a file with extended targets shifts every one of them.
-    """
-    counts = Counter(
-        (g.dialect, g.stem.partition(":")[0]) for g in groups if DIALECTS[g.dialect].positional
-    )
-    family = detection.naming
-    for (name, component), count in counts.items():
-        known = len(DIALECTS[name].stems_of(family, component)) if family else 0
-        if count != known:
-            raise FormatError(
-                "the positions of this lora_diffusion file cannot be assigned to modules",
-                file=source.path,
-                module=component,
-                expected="144 modules of the UNet, 48 (SD1) or 92 (SD2) of the text encoder",
-                found=f"{count} modules; target classes {source.metadata.get(component, 'unknown')}",
-                hint="files trained with extended targets cannot be read",
-            )
