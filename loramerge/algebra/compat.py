@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from loramerge.adapter import Adapter, LowRank, Scale, Site
 from loramerge.adapter.floats import values
 from loramerge.adapter.kinds.lora import as_lora
-from loramerge.algebra.mix import mixed_frame
+from loramerge.algebra.mix import frame_of
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
@@ -158,7 +158,7 @@ def mix_like(
         raise UsageError("mix needs at least one adapter")
     adapters = [adapter.require_sound() for adapter, _ in inputs]
     terms = _terms(tool, inputs)
-    frame = mixed_frame(adapters, embeddings, notify)
+    frame = frame_of(adapters, embeddings, notify)
     how = _TOOLS[tool]
     outer = how.outer(adapters)
 

@@ -9,7 +9,7 @@ from loramerge.algebra.combine import combine
 from loramerge.algebra.outcome import Combined, SizeModel, uncut
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
-from loramerge.algebra.terms import naming
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, UsageError, listed
 from loramerge.events import Notify, ignore
@@ -46,7 +46,7 @@ def to_lora(
     check_to_lora(adapter, rule)
     if rule.truncates:
         combined = combine(
-            {site: [delta] for site, delta in adapter.deltas.items()},
+            {site: [Term(delta)] for site, delta in adapter.deltas.items()},
             rule,
             sizes=sizes,
             device=device,

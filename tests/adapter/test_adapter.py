@@ -14,7 +14,7 @@ import pytest
 from loramerge.adapter import Adapter, Info, Site
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from tests.algebra.builders import adapter, low_rank, site
+from tests.builders.deltas import adapter, low_rank, site
 
 A, B = "unet.mid_block.attentions.0.proj_in", "unet.mid_block.attentions.0.proj_out"
 

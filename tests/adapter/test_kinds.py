@@ -22,7 +22,7 @@ from loramerge.errors import (
     UnsupportedKind,
 )
 from loramerge.files.tensors import ArrayTensor
-from tests.samples import (
+from tests.builders.samples import (
     Array,
     adaptable,
     data_section,

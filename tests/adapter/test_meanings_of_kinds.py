@@ -18,8 +18,8 @@ from loramerge.errors import (
     NotLowRank,
     on_command_line,
 )
-from tests.kind_samples import METADATA, MODULES, Array, KindSample, samples, values
-from tests.samples import data_section, relative, safetensors_bytes
+from tests.builders.kinds import METADATA, MODULES, Array, KindSample, samples, values
+from tests.builders.samples import data_section, relative, safetensors_bytes
 
 SAMPLES = samples()
 

@@ -12,8 +12,8 @@ from loramerge.adapter.kinds.boft import PeftBOFT
 from loramerge.adapter.kinds.oft import PeftOFT
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor
-from tests.kind_samples import Array, values, wide
-from tests.samples import relative
+from tests.builders.kinds import Array, values, wide
+from tests.builders.samples import relative
 
 OUT, IN, SIZE = 6, 16, 4
 

@@ -11,7 +11,7 @@ from loramerge.algebra.compare import Moments, block_of, compare, verdict
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.errors import NumericsError, ShapeError
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     full,
     low_rank,

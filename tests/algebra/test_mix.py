@@ -12,6 +12,7 @@ from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.combine import combine
 from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import Term
 from loramerge.algebra.weights import Weight
 from loramerge.errors import (
     AdapterError,
@@ -22,7 +23,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.events import Warn
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,
@@ -166,7 +167,7 @@ def test_one_adapter_keeps_everything() -> None:
 
 def test_small_directions_survive_float16(tmp_path: Path) -> None:
     # √σ on both sides: σ = 1e-6 would flush to zero beside a factor of norm 1 in float16
-    from tests.algebra.builders import of_spectrum
+    from tests.builders.deltas import of_spectrum
 
     a = adapter({"unet.x": of_spectrum((20, 20), [1.0, 1e-6], 1)})
     b = adapter({"unet.x": of_spectrum((20, 20), [1.0, 1e-6], 2)})
@@ -333,8 +334,8 @@ def test_dtype_is_the_widest_of_the_inputs() -> None:
 
 def test_metadata_is_what_the_inputs_agree_on() -> None:
     a, b = (adapter({"unet.x": low_rank((6, 5), 2)}) for _ in range(2))
-    a.info.metadata |= {"same": "1", "other": "1", "sshs_model_hash": "x"}
-    b.info.metadata |= {"same": "1", "other": "2", "sshs_model_hash": "x"}
+    a.info.metadata.update({"same": "1", "other": "1", "sshs_model_hash": "x"})
+    b.info.metadata.update({"same": "1", "other": "2", "sshs_model_hash": "x"})
     assert mixed((a, 1.0), (b, 1.0)).info.metadata == {"same": "1"}
 
 
@@ -389,5 +390,7 @@ def test_reported_ranks() -> None:
 
 def test_combine_names_the_site_of_an_error() -> None:
     with pytest.raises(ShapeError) as caught:
-        combine({site("unet.x"): [low_rank((4, 3), 1), low_rank((3, 4), 1)]}, RankRule())
+        combine(
+            {site("unet.x"): [Term(low_rank((4, 3), 1)), Term(low_rank((3, 4), 1))]}, RankRule()
+        )
     assert caught.value.module == "unet.x"

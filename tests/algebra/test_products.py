@@ -19,7 +19,7 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.events import Event, Note
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import adapter, low_rank, site
+from tests.builders.deltas import adapter, low_rank, site
 from tests.laws.laws import close
 
 Array = np.ndarray[Any, Any]
@@ -99,7 +99,7 @@ def test_a_mix_is_the_sum_and_takes_the_smaller_form(first: str, second: str) ->
     notes = [event.text for event in told if isinstance(event, Note)]
     if {first, second} != {"lora"}:
         (note,) = notes
-        assert ("plain LoRA" if delta.kind == "lora" else "whole differences") in note
+        assert ("plain LoRA" if delta.kind == "lora" else "full differences") in note
     else:
         assert not notes
 

@@ -10,7 +10,7 @@ from loramerge.dialects.classify import classify
 from loramerge.dialects.spec import Form, StemTable
 from loramerge.errors import FormatError
 from loramerge.families import FAMILIES, Module
-from tests.samples import (
+from tests.builders.samples import (
     STABLE_DIFFUSION,
     adaptable,
     attention,

@@ -17,9 +17,9 @@ from loramerge.cli.commands import summaries
 from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.families import FAMILIES
-from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
+from tests.tail import tail
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -115,8 +115,11 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 ]
 
 
-@pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
+# the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs
+@pytest.mark.parametrize(
+    "document", [tail(d) if d == "docs/commands.md" else d for d in WITH_COMMANDS]
+)
+def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
     Where a document shows what a line prints, it prints just that, apart from times.
@@ -205,7 +208,7 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
-def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
+def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError
     from loramerge.files.digest import sha256_of_file
@@ -235,7 +238,7 @@ def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
     assert found
 
 
-def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811
+def test_readme_python_blocks_run(run, monkeypatch):
     found = blocks(README, "python")
     assert found
     prepare(run, monkeypatch)
@@ -271,6 +274,7 @@ def experiment(tmp_path, monkeypatch):
     return DOCS / "report-2022.md"
 
 
+@pytest.mark.long_tail  # its run is done in tests/shipped_recipes, its trial in tests/tiny
 def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
     """Each line as it stands, but with few steps and pictures."""
     from loramerge.tiny.__main__ import main as tiny

@@ -12,7 +12,7 @@ import pytest
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
 from loramerge.families.vae import ldm_vae_name
-from tests.samples import STABLE_DIFFUSION, sgm_path
+from tests.builders.samples import STABLE_DIFFUSION, sgm_path
 
 EVERY = list(STABLE_DIFFUSION)
 

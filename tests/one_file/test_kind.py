@@ -16,9 +16,9 @@ from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.dialects import DIALECTS
 from loramerge.errors import AdapterError, FormatError, NotExpressible
+from tests.builders.bases import read_safetensors, single
+from tests.builders.samples import relative, safetensors_bytes
 from tests.docs import reference, support
-from tests.samples import relative, safetensors_bytes
-from tests.stream.builders import read_safetensors, single
 
 Array = np.ndarray[Any, Any]
 

@@ -31,8 +31,8 @@ from loramerge.verbs.mix import Mix
 from loramerge.verbs.mix import mix as mix_verb
 from loramerge.verbs.resize import Resize
 from loramerge.verbs.resize import resize as resize_verb
-from tests.algebra.builders import adapter, low_rank, site
-from tests.stream.builders import modules, read_safetensors, single
+from tests.builders.bases import modules, read_safetensors, single
+from tests.builders.deltas import adapter, low_rank, site
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[tuple[int, ...]], Delta]

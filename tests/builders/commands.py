@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loramerge.cli.main import main
-from tests.cli.world import make_world
+from tests.builders.world import make_world
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,15 @@ class Result:
     def json(self) -> Any:
         """Standard output as JSON; it must hold nothing else."""
         return json.loads(self.out)
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its size and time."""
+    return {
+        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if "loramerge-home" not in p.parts and p.is_file()
+    }
 
 
 class Runner:
@@ -71,11 +80,7 @@ class Runner:
 
     def state(self) -> dict[str, tuple[int, int]]:
         """Every file below the folder with its size and time."""
-        return {
-            str(p.relative_to(self.folder)): (p.stat().st_size, p.stat().st_mtime_ns)
-            for p in sorted(self.folder.rglob("*"))
-            if "loramerge-home" not in p.parts and p.is_file()
-        }
+        return state_of(self.folder)
 
     def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         """Run a command in a process of its own."""

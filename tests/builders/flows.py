@@ -14,7 +14,7 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")
 
-from tests.train.pipelines import _encoder, _tokenizer  # noqa: E402
+from tests.builders.pipelines import _encoder, _tokenizer  # noqa: E402
 
 Flow = Literal["sd3", "sd35", "flux-dev", "flux-schnell"]
 FLOWS: tuple[Flow, ...] = ("sd3", "sd35", "flux-dev", "flux-schnell")

@@ -20,7 +20,7 @@ from loramerge.adapter import Adapter, Delta, Replacement
 from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.spec import Module
 from loramerge.families.unet import Unet, ldm_name, unet_modules
-from tests.algebra.builders import adapter, low_rank, rng
+from tests.builders.deltas import adapter, low_rank, rng
 
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]  # `unet.conv_in.weight` → array

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapter import Adapter
-from tests.samples import Array, safetensors_bytes
+from tests.builders.samples import Array, safetensors_bytes
 
 LISTINGS = {
     "invoke_flux_lora_aitoolkit_format": "comfyui",

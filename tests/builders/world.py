@@ -16,7 +16,7 @@ from loramerge.dialects.detect import Detection
 from loramerge.families import FAMILIES, Module, Slot, family, parameters
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
-from tests.samples import Sample, read_safetensors, safetensors_bytes, scale_of
+from tests.builders.samples import Sample, read_safetensors, safetensors_bytes, scale_of
 
 __all__ = ["make_world", "rewrite", "weights", "write_folder"]
 

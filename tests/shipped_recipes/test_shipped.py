@@ -11,14 +11,13 @@ import pytest
 import loramerge
 from loramerge.errors import FileError, UsageError
 from loramerge.recipe.shipped import shipped_recipe, shipped_recipes
-from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.test_imports import HEAVY, TORCH, _start
-from tests.recipes.conftest import RECIPES, ROOT
+from tests.shipped_recipes.conftest import RECIPES, ROOT
 
 NAMES = sorted(path.stem for path in RECIPES.iterdir())
 
 
-def test_all_are_listed_with_their_first_line(run):  # noqa: F811
+def test_all_are_listed_with_their_first_line(run):
     assert [recipe.name for recipe in shipped_recipes()] == NAMES
     out = run.ok("recipes").out
     found = run.ok("recipes", "--json").json
@@ -29,13 +28,13 @@ def test_all_are_listed_with_their_first_line(run):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_is_printed_as_it_is(run, name):  # noqa: F811
+def test_one_is_printed_as_it_is(run, name):
     text = (RECIPES / f"{name}.yaml").read_text("utf-8")
     assert run.ok("recipes", name).out == text == run.ok("recipes", f"{name}.yaml").out
     assert run.ok("recipes", name, "--json").json["text"] == text
 
 
-def test_one_is_written(run):  # noqa: F811
+def test_one_is_written(run):
     written = run.ok("recipes", "locked", "-o", "mine/first.yaml", "--json").json
     assert written["outputs"] == ["mine/first.yaml"]
     path = run.folder / "mine" / "first.yaml"
@@ -45,22 +44,22 @@ def test_one_is_written(run):  # noqa: F811
     assert path.read_bytes() == (RECIPES / "rank-ladder.yaml").read_bytes()
 
 
-def test_what_is_not_there_is_said(run):  # noqa: F811
+def test_what_is_not_there_is_said(run):
     run.refused(2, "recipes", "rank-lader", says=("no recipe 'rank-lader'", "rank-ladder?"))
     run.refused(2, "recipes", "../recipes/locked", says="no recipe")
-    run.refused(2, "recipes", "-o", "x.yaml", says="which recipe?")
+    run.refused(2, "recipes", "-o", "x.yaml", says="name of a recipe is missing")
     with pytest.raises(UsageError):
         shipped_recipe("")
 
 
-def test_only_click_and_rich_are_imported(run):  # noqa: F811
+def test_only_click_and_rich_are_imported(run):
     for arguments in (("recipes",), ("recipes", "locked"), ("recipes", "--help")):
         code, imported, errors, _ = _start(run, arguments)
         assert code == 0, errors
         assert not imported & (HEAVY | TORCH)
 
 
-def test_names_complete(run):  # noqa: F811
+def test_names_complete(run):
     env = {"_LORAMERGE_COMPLETE": "bash_complete", "COMP_WORDS": "loramerge recipes ra",
            "COMP_CWORD": "2"}  # fmt: skip
     code, imported, errors, out = _start(run, (), env=env)

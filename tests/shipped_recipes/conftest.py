@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loramerge.cli.main import main
-from tests.cli.conftest import ROOT, Runner, world  # noqa: F401
+from tests.builders.commands import ROOT, Runner
 
 RECIPES = ROOT / "recipes"
 ADAPTERS = {
@@ -22,7 +22,7 @@ BASES = ("base", "another-base", "trained-on")
 
 
 @pytest.fixture(scope="session")
-def larder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def larder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `kitchen` copies."""
     folder = tmp_path_factory.mktemp("larder")
     (folder / "adapters").mkdir()
@@ -37,7 +37,7 @@ def larder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # no
 
 @pytest.fixture
 def kitchen(
-    world: Path,  # noqa: F811
+    world: Path,
     larder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
