@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.kohya_hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.peft import WEIGHTS_NAME
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import structure
-from loramerge.adapter.source import WEIGHTS_NAME
 from loramerge.errors import (
     AdapterError,
     FormatError,
