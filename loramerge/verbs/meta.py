@@ -286,8 +286,8 @@ def _require_same(before: Adapter, after: Adapter | None, file: Path, context: C
             "this edit would change what the adapter does: its header says how to read the tensors",
             file=file,
             module=listed(changed, 4) or None,
-            hint="leave lora_adapter_metadata and other entries that programs need as they are; loramerge convert changes "
-            "how a file is laid out",
+            hint="leave lora_adapter_metadata and other entries that programs need as they are; "
+            "loramerge convert changes how a file is laid out",
         )
     names = before.info.detection.name, after.info.detection.name if after else None
     if names[0] != names[1]:

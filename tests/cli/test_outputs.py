@@ -200,5 +200,14 @@ def test_one_output_for_several_files(run):
     run.refused(2, "resize", "--rank", "2", "a", "b", says="--out-dir")
     run.refused(2, "resize", "--rank", "2", "a", "b", "-o", "x.safetensors", says="--out-dir")
     run.refused(
-        2, "resize", "--rank", "2", "a", "--out-dir", "d", "-o", "x.safetensors", says="exclude each other"
+        2,
+        "resize",
+        "--rank",
+        "2",
+        "a",
+        "--out-dir",
+        "d",
+        "-o",
+        "x.safetensors",
+        says="exclude each other",
     )
