@@ -22,6 +22,7 @@ from loramerge.cli.options import (
     run_options,
 )
 from loramerge.cli.session import Session
+from loramerge.cli.show import Render
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
