@@ -1,6 +1,6 @@
 """loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `api` → `recipe` → `verbs` → `train`,
+Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `train`,
 `library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
 `errors`, `events`. The names below are loaded when first used, so that importing the package costs
 nothing.
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "Doc": "loramerge.parameters",
     "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
@@ -28,9 +29,11 @@ _LAZY = {
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.lora.saving",
     "mix": "loramerge.api",
+    "operator": "loramerge.algebra.operators",
+    "plan": "loramerge.recipe.plan",
     "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
-    "run": "loramerge.api",
+    "run": "loramerge.recipe.run",
     "save": "loramerge.api",
     "save_lora_weight": "loramerge.train.lora.saving",
     "train": "loramerge.api",
@@ -39,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "Doc",
     "GradientAudit",
     "LoramergeError",
     "Weight",
@@ -54,6 +58,8 @@ __all__ = [
     "load",
     "load_lora_weight",
     "mix",
+    "operator",
+    "plan",
     "remove_lora",
     "resize",
     "run",
@@ -65,9 +71,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
+    from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, run, save, train
+    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, save, train
     from loramerge.errors import LoramergeError
+    from loramerge.parameters import Doc
+    from loramerge.recipe.plan import plan
+    from loramerge.recipe.run import run
     from loramerge.train.lora.audit import GradientAudit
     from loramerge.train.lora.modules import (
         collapse_lora,

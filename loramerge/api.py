@@ -13,38 +13,30 @@ Errors, names and defaults are those of the command line; docs/python.md has run
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.adapter import define_sum
-from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load as _load
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
-from loramerge.recipe.run import RunResult, run
-from loramerge.steps.adapters import Target, encoded_for
-from loramerge.steps.outputs import adapter_output
+from loramerge.steps import engine
+from loramerge.steps.adapters import encoded_for
+from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
-from loramerge.steps.writing import ADAPTER_FLOATS, float_type
-from loramerge.verbs.bake import Bake, BakeResult
-from loramerge.verbs.bake import bake as _bake
-from loramerge.verbs.convert import Convert, converted
+from loramerge.steps.writing import WriteParameters
+from loramerge.verbs import verb_named
+from loramerge.verbs.bake import BakeResult
 from loramerge.verbs.diff import DiffResult, diff_adapters
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
-from loramerge.verbs.mix import Mix, mixed
-from loramerge.verbs.resize import Resize, resized
-from loramerge.verbs.train.parameters import Train
-from loramerge.verbs.train.run import trained
 
 __all__ = [
     "Adapter",
-    "RunResult",
     "bake",
     "convert",
     "diff",
@@ -52,7 +44,6 @@ __all__ = [
     "load",
     "mix",
     "resize",
-    "run",
     "save",
     "train",
 ]
@@ -94,11 +85,11 @@ def save(
     Raises:
         NotExpressible: if the dialect cannot say what the adapter holds.
     """
-    target = choose_dialect(dialect, [adapter])
-    adapter_output(Path(path), target, force=force)
-    how = Target(Path(path), target, float_type(dtype, ADAPTER_FLOATS), force)
-    encoded = encoded_for(adapter, how, Context(strip=strip))
-    return write_encoded(encoded, path, force=force)
+    parameters = WriteParameters(output=fspath(path), to=dialect, dtype=dtype, force=force)
+    output = output_of(parameters, [adapter], stem="")
+    assert output.path is not None
+    encoded = encoded_for(adapter, output, Context(strip=strip))
+    return write_encoded(encoded, output.path, force=force)
 
 
 def mix(
@@ -119,9 +110,7 @@ def mix(
             `max_size="20MB"` or bytes, …), `embeddings`, `compat`.
     """
     references, context = _given(adapters, Context(threads, device, notify))
-    found = mixed(Mix(adapters=references, **_sized(parameters)), context).adapter
-    assert found is not None
-    return found
+    return _adapter("mix", parameters | {"adapters": references}, context)
 
 
 def resize(
@@ -140,9 +129,7 @@ def resize(
             `max_module_error`.
     """
     (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
-    found = resized(Resize(adapter=reference, **_sized(parameters)), context).adapter
-    assert found is not None
-    return found
+    return _adapter("resize", parameters | {"adapter": reference}, context)
 
 
 def convert(
@@ -162,14 +149,8 @@ def convert(
             `rank=8` where a kind has no exact low-rank form), `keep=["unet"]`,
             `drop=["text_encoder"]`, `rescale=0.5`.
     """
-    for name in ("keep", "drop"):
-        if name in parameters:
-            words = parameters[name]
-            parameters[name] = (words,) if isinstance(words, str) else tuple(words)
     (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
-    found = converted(Convert(adapter=reference, **_sized(parameters)), context).adapter
-    assert found is not None
-    return found
+    return _adapter("convert", parameters | {"adapter": reference}, context)
 
 
 def _given(adapters: Iterable[Weighted], context: Context) -> tuple[tuple[Reference, ...], Context]:
@@ -185,9 +166,19 @@ def _given(adapters: Iterable[Weighted], context: Context) -> tuple[tuple[Refere
     return tuple(references), how
 
 
-def _sized(parameters: dict[str, Any]) -> dict[str, Any]:
-    size = parameters.get("max_size")
-    return parameters if size is None else parameters | {"max_size": str(size)}
+def _perform(name: str, values: Mapping[str, Any], context: Context, *, save: bool) -> Any:
+    """Run a verb on plain values and return its result."""
+    verb = verb_named(name)
+    assert verb is not None
+    parameters = engine.parameters_from(verb.parameters, values)
+    return engine.perform(verb, parameters, context, save=save)
+
+
+def _adapter(name: str, values: Mapping[str, Any], context: Context) -> Adapter:
+    """Run a verb that gives an adapter, and return that without writing it."""
+    found = _perform(name, values, context, save=False).adapter
+    assert isinstance(found, Adapter)
+    return found
 
 
 def bake(
@@ -213,8 +204,9 @@ def bake(
     references, context = _given(adapters, Context(threads, None, notify, strip))
     if seed is not None:
         parameters = parameters | {"rounding": "stochastic", "seed": seed}
-    asked = Bake(base=fspath(base), adapters=references, output=fspath(path), **parameters)
-    return _bake(asked, context)
+    parameters |= {"base": base, "adapters": references, "output": path}
+    found: BakeResult = _perform("bake", parameters, context, save=True)
+    return found
 
 
 def inspect(
@@ -238,7 +230,7 @@ def train(
     notify: Notify = ignore,
     **parameters: Any,
 ) -> Adapter:
-    """Train on a folder of pictures and return the adapter; `save` writes it.
+    """Train on a folder of images and return the adapter; `save` writes it.
 
     Log, samples and state go into the run's folder (`folder=`), which `resume=True` goes on from.
 
@@ -246,11 +238,8 @@ def train(
         base: a diffusers folder, a single file, or a registered name.
         parameters: fields of `verbs.train.parameters.Train`: `trigger`, `rank`, `steps`, ….
     """
-    listed = {n: tuple(v) for n, v in parameters.items() if isinstance(v, list)}
-    asked = Train(base=fspath(base), images=fspath(images), **{**parameters, **listed})
-    found = trained(asked, Context(None, device, notify)).adapter
-    assert found is not None
-    return found
+    parameters |= {"base": base, "images": images}
+    return _adapter("train", parameters, Context(None, device, notify))
 
 
 def _linear(terms: Sequence[tuple[Adapter, float]]) -> Adapter:

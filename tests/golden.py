@@ -11,6 +11,7 @@ those are others than at the time of recording, norms are compared instead. Vers
 digests within texts are masked. Reports in HTML and what is printed for people are not looked at.
 """
 
+# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
@@ -44,6 +45,8 @@ from golden_cases import CASES, Case  # noqa: E402
 
 Record = dict[str, Any]
 
+_KEYED = ("keys", "metadata")  # records whose keys are packed
+_PART = 5  # letters of the digest of one of them
 _CLOSE = 2e-3  # relative, of norms computed on another processor
 _IGNORED = (
     "*.html",
@@ -131,7 +134,7 @@ def of_value(value: Any, masks: Masks) -> Record:
     masked = masks.value(value)
     text = json.dumps(masked, sort_keys=True)
     parts = masked if isinstance(masked, dict) else {"items": masked}
-    keys = {key: _short(json.dumps(part, sort_keys=True), 6) for key, part in parts.items()}
+    keys = {key: _short(json.dumps(part, sort_keys=True), _PART) for key, part in parts.items()}
     return of_text(text) | {"keys": keys}
 
 
@@ -151,12 +154,12 @@ def of_tensors(path: Path, masks: Masks) -> Record:
     keys = {}
     for key, text in metadata.items():
         if _HASH_KEYS.search(key):
-            keys[key] = ""
+            keys[key] = "-" * _PART
             continue
         shown = masks.text(text)
         with contextlib.suppress(ValueError):
             shown = json.dumps(masks.value(json.loads(text)), sort_keys=True)
-        keys[key] = _short(shown, 6)
+        keys[key] = _short(shown, _PART)
     return {
         "sha": _short(path.read_bytes()),
         "tensors": values.hexdigest()[:12],
@@ -425,6 +428,55 @@ def compare(before: Record, now: Record, case: Case, *, exact: bool) -> Iterator
                 yield f"{shown}: {line}"
 
 
+# ---- the file of records
+
+
+def _load(path: Path) -> Record:
+    """Read records; keys that many share stand in it once."""
+    content: Record = json.loads(path.read_text())
+    sets = content["keys"]
+
+    def whole(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: _spelled(sets[one[0]], one[1]) if key in _KEYED else whole(one)
+            for key, one in value.items()
+        }
+
+    return {
+        "fingerprint": content["fingerprint"],
+        "cases": {name: whole(one) for name, one in content["cases"].items()},
+    }
+
+
+def _save(path: Path, cases: Mapping[str, Record]) -> None:
+    """Write records, a case on a line."""
+    sets: dict[tuple[str, ...], int] = {}
+
+    def packed(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: [sets.setdefault(tuple(one), len(sets)), "".join(one.values())]
+            if key in _KEYED
+            else packed(one)
+            for key, one in value.items()
+        }
+
+    def dense(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+    lines = [f"{dense(name)}:{dense(packed(one))}" for name, one in cases.items()]
+    keys = ",\n".join(dense(one) for one in sets)
+    head = f'{{"fingerprint":{dense(fingerprint())},\n"keys":[\n{keys}\n],\n"cases":{{\n'
+    path.write_text(head + ",\n".join(lines) + "\n}}\n")
+
+
+def _spelled(keys: Sequence[str], digests: str) -> dict[str, str]:
+    return {key: digests[i * _PART : (i + 1) * _PART] for i, key in enumerate(keys)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record or check; return 1 if something differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -447,17 +499,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.keep:
         options.keep = options.keep.resolve()
-    stored = json.loads(options.file.read_text()) if options.file.exists() else {"cases": {}}
+    stored = _load(options.file) if options.file.exists() else {"cases": {}}
     now = run_cases(cases, max(1, options.jobs), options.keep)
     if options.task == "record":
         whole = {
             name: now.get(name) or stored["cases"].get(name) for name in (c.name for c in CASES)
         }
-        lines = [f"{json.dumps(name)}:{_dense(one)}" for name, one in whole.items() if one]
-        head = _dense(fingerprint())
-        options.file.write_text(
-            '{"fingerprint":' + head + ',\n"cases":{\n' + ",\n".join(lines) + "\n}}\n"
-        )
+        _save(options.file, {name: one for name, one in whole.items() if one})
         return 0
     exact = stored["fingerprint"] == fingerprint() and not options.coarse
     wrong = 0
@@ -470,10 +518,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how = "bytes" if exact else "norms: the processor or the libraries are others"
     print(f"{len(cases)} cases, {wrong} differences ({how})")
     return int(wrong > 0)
-
-
-def _dense(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ CONVERT = [
           *(f"convert a.safetensors --for {p} -o {p}.safetensors"
             for p in ("comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai")),
           "convert a.safetensors --for peft -o peft", fast=True),
-    _case("convert-some", _B, "convert b.safetensors --drop text_encoder --rescale 0.5 -o o.safetensors --json",
+    _case("convert-some", _B, "convert b.safetensors --drop text_encoder --rescale 0.5 "
+          "-o o.safetensors --json",
           "convert b.safetensors --keep '*attn2*' --dtype float32 -o p.safetensors"),
     _case("convert-xl", "x.safetensors=xl r.safetensors=refiner",
           *(f"convert {n}.safetensors --to {d} -o {n}-{d}.safetensors"
@@ -194,7 +195,8 @@ BAKE = [
           "bake -b later.safetensors a.safetensors -o p.safetensors",
           "bake -b plain.safetensors a.safetensors --rounding stochastic -o q.safetensors"),
     _case("bake-trained-on", f"{_A} {_BASE} then.safetensors=single/sd21/single/F16/9",
-          "bake -b base.safetensors a.safetensors --trained-on then.safetensors -o o.safetensors --json"),
+          "bake -b base.safetensors a.safetensors --trained-on then.safetensors "
+          "-o o.safetensors --json"),
     _case("bake-sd15", "f.safetensors=f32 base.safetensors=single/sd15/single/F16 "
           "folder=folder/sd15/unet/text_encoder",
           "bake -b base.safetensors f.safetensors -o o.safetensors",
@@ -229,7 +231,8 @@ LOOK = [
     _case("tables", "", "dialects --json", "families --json", "recipes --json", "schema > schema.json"),
     _case("errors", f"{_A} broken.safetensors=broken",
           "mix nothing", "mix a.safetensors -o a.safetensors", "inspect broken.safetensors",
-          "mix a.safetensors --rank 0", "resize a.safetensors", "run missing.yaml", "convert a.safetensors --to x",
+          "mix a.safetensors --rank 0", "resize a.safetensors", "run missing.yaml",
+          "convert a.safetensors --to x",
           "bake -b a.safetensors a.safetensors", "mix a.safetensors zuzu", "run a.safetensors",
           "convert a.safetensors --keep nothing", "unknown", fast=True),
 ]  # fmt: skip
@@ -279,7 +282,8 @@ steps:
 """
 
 RECIPE = [
-    _case(f"recipe-{name}", _LARDER, f"recipes {name} -o r.yaml -q", f"plan r.yaml {settings.replace('--lock', '')} --json",
+    _case(f"recipe-{name}", _LARDER, f"recipes {name} -o r.yaml",
+          f"plan r.yaml {settings.replace('--lock', '')} --json",
           f"run r.yaml {settings} --results table.csv --json", f"run r.yaml {settings} --json",
           fast=name == "style-and-character")
     for name, settings in _SETTINGS.items()
@@ -312,11 +316,13 @@ TRAIN = [
     _case("train", "images=images",
           f"{_TRAIN} --rank 2 -o o.safetensors --json", "run o.safetensors --json", torch=True),
     _case("train-options", "images=images other=images",
-          f"{_TRAIN} --rank 2 --alpha 1 --targets attn --rank-pattern '*attn2*=3' --rslora --dropout 0.1 "
-          "--init gaussian --text-encoder --lr 1e-3 --text-lr 5e-4 --schedule linear --warmup 0.2 "
+          f"{_TRAIN} --rank 2 --alpha 1 --targets attn --rank-pattern '*attn2*=3' --rslora "
+          "--dropout 0.1 --init gaussian --text-encoder --lr 1e-3 --text-lr 5e-4 "
+          "--schedule linear --warmup 0.2 "
           "--accumulate 2 --weight-decay 0.1 --lora-plus 4 --clip 0.5 --min-snr 5 --noise-offset 0.05 "
-          "--ema 0.9 --precision no --seed 3 --repeats 2 --regularisation other --regularisation-weight 0.5 "
-          "--shuffle-tags --keep-tokens 1 --tag-dropout 0.1 --caption-dropout 0.2 --save-every 10 "
+          "--ema 0.9 --precision no --seed 3 --repeats 2 --regularisation other "
+          "--regularisation-weight 0.5 --shuffle-tags --keep-tokens 1 --tag-dropout 0.1 "
+          "--caption-dropout 0.2 --save-every 10 "
           "--save-recipe r.yaml -o o.safetensors --json", torch=True),
     _case("train-methods", "images=images",
           f"{_TRAIN} --method dora --rank 2 --optimizer lion -o dora.safetensors",

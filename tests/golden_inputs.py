@@ -113,7 +113,7 @@ def network(family: str, part: str, dtype: str = "F32", seed: int = 0) -> Tensor
     """Make the tensors of a section; norms are near one."""
     found: Tensors = {}
     for name, shape in shapes(family, part).items():
-        if name.endswith("position_ids") or name.endswith("num_updates"):
+        if name.endswith(("position_ids", "num_updates")):
             found[name] = np.arange(int(np.prod(shape)), dtype="int64").reshape(shape)
             continue
         value = values(name, shape, seed)

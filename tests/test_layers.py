@@ -13,8 +13,8 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("tiny",),
-    ("api",),
     ("recipe",),
+    ("api",),
     ("verbs",),
     ("steps",),
     ("train",),
@@ -25,8 +25,9 @@ FLOORS = (
     ("dialects",),
     ("families",),
     ("files",),
+    ("parameters",),
     ("events",),
-    ("errors",),
+    ("errors", "discovery"),
 )
 # the rooms inside train/, read alike
 ROOMS = (

@@ -17,12 +17,14 @@ from loramerge.adapter.alphas import (
     roles_of,
 )
 from loramerge.adapter.configuration import by_component, header_config, peft_config
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
 from loramerge.adapter.hashes import HASH_PLACEHOLDERS
+from loramerge.adapter.kinds import words_for
 from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
-from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
-from loramerge.dialects.tables import positions
+from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, usual_dialect
+from loramerge.dialects.words import Words
 from loramerge.errors import (
     FamilyError,
     FormatError,
@@ -30,7 +32,6 @@ from loramerge.errors import (
     NotExpressible,
     listed,
 )
-from loramerge.families import Family
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.tensors import RawTensor, Tensor
 
@@ -76,7 +77,7 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
     if len(found) == 1:
         return DIALECTS[found.pop()]
     families = {a.family.common_dialect for a in adapters if a.family is not None}
-    return DIALECTS[families.pop()] if len(families) == 1 else DIALECTS["kohya"]
+    return DIALECTS[families.pop()] if len(families) == 1 else usual_dialect()
 
 
 def _of_program(program: str, adapters: list[Adapter]) -> str:
@@ -143,12 +144,11 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: keeps_alpha(adapter, site, target) for site in of_each(adapter)}
     stated: set[float] = set()
-    words = target.roles()
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
-        delta = delta.respelled(words, beside)
+        delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         try:
             plan = alphas.get(site.component, Alphas())
             had = had_alpha(adapter, site, delta, spelled=spelled)
@@ -159,10 +159,11 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
             raise
-        if delta.core is not None and delta.dim is not None:
-            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.dim))
+        if delta.core is not None and delta.core.dim is not None:
+            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.core.dim))
+        words = words_for(roles.keys())
         for role, tensor in roles.items():
-            key = _key(adapter, site, role, target)
+            key = _key(adapter, site, role, target, words)
             if key is None:
                 missing.append(f"{site.name} ({role})")
             elif key in pairs:
@@ -180,8 +181,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             hint=_way_out(adapter, target),
         )
     _add_embeddings(adapter, target, pairs)
-    if target.name == "lora_diffusion":
-        _fill_positions(adapter, pairs, dtype)
+    if target.positional:
+        _fill_positions(adapter, target, pairs, dtype)
     encoded = Encoded(
         target, _ordered(pairs, order), _metadata(adapter, target, pairs, written, stated)
     )
@@ -210,7 +211,7 @@ def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
     return delta.conformed(module.shape) if module is not None else delta
 
 
-def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None:
+def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words) -> str | None:
     known = adapter.info.spelling.get((site, role))
     naming = adapter.info.detection.naming
     # what a file of another dialect spells as this one does may be that dialect's own variant:
@@ -219,11 +220,12 @@ def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None
     if own and known is not None and known[0] == target.name:
         return known[1]
     if naming is not None:
-        return target.key(naming, site.modules, role)
+        return target.key(naming, site.modules, role, words)
     module = site.modules[0]
     if target.name not in adapter.info.dialects:
         return None
-    suffixes = next((f.suffixes[role] for f in target.forms if role in f.suffixes), None)
+    found = (form.spelled(words).get(role) for form in target.forms)
+    suffixes = next(filter(None, found), None)
     return target.opaque_stem(module) + suffixes[0] if suffixes else None
 
 
@@ -233,7 +235,7 @@ def _way_out(adapter: Adapter, target: Dialect) -> str:
             "the family is unknown, so only the file's own dialect can be written: "
             f"--to {adapter.info.dialect}"
         )
-    others = [d.name for d in DIALECTS.values() if d.name not in (target.name, "lora_diffusion")]
+    others = [d.name for d in DIALECTS.values() if d.name != target.name and not d.positional]
     return f"write another dialect: --to {others[0]}"
 
 
@@ -255,12 +257,12 @@ def _metadata(
     alphas: Set[float],
 ) -> dict[str, str]:
     metadata = training_metadata(adapter.info.metadata)
-    if target.name == "kohya":
+    if target.container == "kohya":
         metadata |= network_metadata(adapter, written, alphas) | HASH_PLACEHOLDERS
-    if target.name == "diffusers":
+    if target.container == "diffusers":
         metadata |= {"lora_adapter_metadata": header_config(adapter, target, written)}
         metadata.setdefault("format", "pt")
-    if target.name == "lora_diffusion":
+    if target.container == "lora_diffusion":
         for component, title in _SECTION_TITLES.items():
             ups = [k for k in pairs if k.startswith(f"{component}:") and k.endswith(":up")]
             if ups:
@@ -275,7 +277,7 @@ def _metadata(
 
 def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) -> None:
     for key, tensor in adapter.embeddings.items():
-        if target.folder or target.name in ("diffusers", "diffusers-legacy"):
+        if target.embeddings is None:
             raise NotExpressible(
                 f"the dialect {target.name} cannot carry the embeddings of this adapter",
                 file=adapter.info.path,
@@ -298,12 +300,12 @@ def _embedding_spelling(
     lora_diffusion has `<token>` with one vector `(dim,)`; kohya files carry A1111's and LyCORIS'
     `bundle_emb.token.string_to_param.*` with `(vectors, dim)`.
     """
-    if target.name == "kohya" and not key.startswith(_BUNDLE):
+    if target.embeddings == "bundle" and not key.startswith(_BUNDLE):
         return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (
             1,
             *shape,
         )
-    if target.name == "lora_diffusion" and key.startswith(_BUNDLE):
+    if target.embeddings == "token" and key.startswith(_BUNDLE):
         if key.endswith(_BUNDLE_TAIL) and len(shape) == 2 and shape[0] == 1:
             return f"<{key[len(_BUNDLE) : -len(_BUNDLE_TAIL)]}>", shape[1:]
         raise NotExpressible(
@@ -312,13 +314,15 @@ def _embedding_spelling(
     return key, shape
 
 
-def _fill_positions(adapter: Adapter, pairs: dict[str, Tensor], dtype: str | None) -> None:
+def _fill_positions(
+    adapter: Adapter, target: Dialect, pairs: dict[str, Tensor], dtype: str | None
+) -> None:
     """Write zeros where a positional list has no delta: loaders count, so no place may be empty."""
     family = adapter.info.detection.naming
     assert family is not None  # unknown families are not expressible and were refused before
     kind = dtype or adapter.dtype
-    for component in ("unet", "text_encoder"):
-        stems = _positional_stems(family, component)
+    for component in family.components:
+        stems = target.stems_of(family, component.name)
         if not any(f"{stem}:up" in pairs for stem in stems):
             continue
         for stem, module in stems.items():
@@ -329,9 +333,3 @@ def _fill_positions(adapter: Adapter, pairs: dict[str, Tensor], dtype: str | Non
                 for role, shape in (("up", (rows, 1)), ("down", (1, columns))):
                     size = math.prod(shape) * DTYPES[kind].bits // 8
                     pairs[f"{stem}:{role}"] = RawTensor(bytes(size), kind, shape)
-
-
-def _positional_stems(family: Family, component: str) -> dict[str, str]:
-    count = len(positions(family, component))
-    table = stem_table(DIALECTS["lora_diffusion"], family)
-    return {f"{component}:{i}": table[f"{component}:{i}"].module for i in range(count)}

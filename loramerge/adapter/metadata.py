@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Set
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.site import Site
 
 __all__ = [
     "RECIPE_KEY",
@@ -30,15 +31,6 @@ _TAGS = "ss_tag_frequency"
 # of the model specification of Stability AI (modelspec, version 1.0.1)
 _TITLE, _MERGED = "modelspec.title", "modelspec.merged_from"
 _WORDS, _MODEL_TAGS = "modelspec.trigger_phrase", "modelspec.tags"
-_BASE_VERSIONS = {
-    "sd15": "sd_v1",
-    "sd21": "sd_v2",
-    "sdxl": "sdxl_base_v1-0",
-    "sdxl-refiner": "sdxl_refiner_v1-0",
-    "flux1": "flux1",
-    "tiny": "loramerge-tiny",
-}
-_NETWORK_MODULES = {"flux1": "networks.lora_flux"}
 
 
 def _is_structure(key: str, value: str) -> bool:
@@ -162,12 +154,13 @@ def network_metadata(
     Args:
         alphas: those that are written, the rank where none is.
     """
-    ranks = {d.dim for d in deltas.values() if d.core is not None and d.dim is not None}
+    cores = (delta.core for delta in deltas.values())
+    ranks = {core.dim for core in cores if core is not None and core.dim is not None}
     if not ranks:
         return {}
     family = adapter.family
     plain = all(d.kind == "lora" for d in deltas.values() if d.core is not None)
-    usual = _NETWORK_MODULES.get(family.name if family else "", "networks.lora")
+    usual = family.metadata.network_module if family else "networks.lora"
     entries = {
         "ss_network_module": adapter.info.metadata.get(
             "ss_network_module", usual if plain else "lycoris.kohya"
@@ -175,9 +168,10 @@ def network_metadata(
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
     }
-    if family is not None and family.name in _BASE_VERSIONS:
-        version = adapter.info.metadata.get("ss_base_model_version", _BASE_VERSIONS[family.name])
-        entries["ss_base_model_version"] = version
-        if family.name in ("sd15", "sd21"):
-            entries["ss_v2"] = str(family.name == "sd21")
+    if family is not None and family.metadata.base_version is not None:
+        entries["ss_base_model_version"] = adapter.info.metadata.get(
+            "ss_base_model_version", family.metadata.base_version
+        )
+    if family is not None and family.metadata.v2 is not None:
+        entries["ss_v2"] = str(family.metadata.v2)
     return entries

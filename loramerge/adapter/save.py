@@ -12,7 +12,6 @@ from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.encode import Encoded, choose_dialect, encode
 from loramerge.adapter.hashes import kohya_hashes
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
-from loramerge.dialects.tables import PEFT_ALONE
 from loramerge.errors import FormatError, MissingExtra, NumericsError
 from loramerge.files.reader import release
 from loramerge.files.writer import (
@@ -77,7 +76,7 @@ def write_encoded(
             return _write_folder(encoded, place, force, check)
         if place.suffix == ".pt":
             return _write_lists(encoded, place, force, check)
-        if encoded.dialect.name == "kohya":
+        if encoded.dialect.container == "kohya":
             tensors, metadata = encoded.tensors, dict(encoded.metadata)  # no cycle through `late`
             encoded.late.append(lambda: kohya_hashes(tensors, metadata))
         return write_tensors(
@@ -94,7 +93,7 @@ def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | Non
             "a PEFT adapter is a folder", file=place, hint=f"-o {place.with_suffix('')}"
         )
     total = 0
-    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *PEFT_ALONE}
+    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *encoded.dialect.alone}
     with AtomicFolder(place, force=force) as folder:
         for component, config in encoded.configs.items():
             part = folder if single else folder / component
@@ -116,7 +115,7 @@ def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | Non
 
 def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
     """Write lora_diffusion's pickled lists: UNet, text encoder and embeddings beside each other."""
-    if encoded.dialect.name != "lora_diffusion":
+    if not encoded.dialect.pickle:
         raise FormatError(
             "only lora_diffusion lists are written as .pt",
             file=place,

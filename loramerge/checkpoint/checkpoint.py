@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -105,17 +105,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         FamilyError: if no known family fits.
     """
     files = find_files(Path(path))
-    found: list[tuple[tuple[int, int, int], Family, _Match]] = []
-    names = "\n".join(name for file in files.weights for name in file.open()[0])
-    for family_name in FAMILIES:  # those with a UNet first
-        if family_name not in UNETS and any("unet" in match.layouts for _, _, match in found):
-            break  # tables of transformers need not be made
-        family = FAMILIES[family_name]
-        if not family.occurs_in(names):
-            continue
-        match = _match(family, files)
-        if match.matched and (match.own_shapes or not family.only_exact):
-            found.append((match.score, family, match))
+    found = _matching(files)
     if not found and is_transformers(Path(path)):
         named = named_tensors(files)
         slots = {key: [Place(*where)] for key, where in named.items()}
@@ -131,11 +121,42 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
-    family, match = tied[0]
+    match = tied[0][1]
     reason = f"{match.matched} of its parameters by name, {match.exact} of exactly its shapes"
     return Checkpoint(
         Path(path), files, tuple(f for f, _ in tied), reason, match.layouts, match.slots
     )
+
+
+_Found = tuple[tuple[int, int, int], Family, "_Match"]
+
+
+def _matching(files: CheckpointFiles) -> list[_Found]:
+    """Return the families of which a checkpoint has enough, with what it has of each.
+
+    Tables of transformers are not made where there is a UNet; families of other packages are looked
+    for where no family that is known has all shapes.
+    """
+    names = "\n".join(name for file in files.weights for name in file.open()[0])
+
+    def among(families: Iterable[Family]) -> list[_Found]:
+        matches = ((f, _match(f, files)) for f in families if f.occurs_in(names))
+        return [
+            (match.score, family, match)
+            for family, match in matches
+            if match.matched and (match.own_shapes or not family.shapes_only)
+        ]
+
+    added = FAMILIES.added()
+    replaced = {family.name for family in added}
+    shipped = [family for family in FAMILIES.shipped(UNETS) if family.name not in replaced]
+    found = among((*shipped, *added))
+    if not any("unet" in match.layouts for _, _, match in found):
+        rest = [f for f in FAMILIES.shipped() if f.name not in replaced and f not in shipped]
+        found += among(rest)
+    if not any(match.own_shapes for _, _, match in found) and FAMILIES.look_for_others():
+        found += among(family for family in FAMILIES.added() if family not in added)
+    return found
 
 
 def _first_names(files: CheckpointFiles) -> str:

@@ -1,10 +1,10 @@
-"""The command `bake`."""
+"""The command `bake`: add adapters to a checkpoint."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.bake import Bake, BakeResult
+from loramerge.cli.command import verb_command
+from loramerge.verbs.bake import VERB, BakeResult
 
 _SHOWN = 12
 
@@ -61,11 +61,4 @@ def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -
     )
 
 
-command = verb_command(
-    "bake",
-    Bake,
-    "loramerge.verbs.bake:bake",
-    render,
-    "loramerge bake --base sd21-custom --lora character:0.8",
-    writes=True,
-)
+command = verb_command(VERB, render, "loramerge bake --base sd21-custom --lora character:0.8")

@@ -1,4 +1,4 @@
-"""The command `base`: named checkpoints."""
+"""The command `base`: name the checkpoints you use often."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.errors import NotFound
 from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_BASES

@@ -1,11 +1,12 @@
-"""The command `convert`."""
+"""The command `convert`: write adapters in another dialect or type, proven equal."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.files import files_command, files_render
+from loramerge.cli.command import verb_command
+from loramerge.cli.files import files_render
 from loramerge.steps.batch import FileOutcome
-from loramerge.verbs.convert import ConvertFiles, ConvertResult
+from loramerge.verbs.convert import VERB, ConvertResult
 
 
 def _cells(found: ConvertResult, file: FileOutcome[ConvertResult]) -> tuple[str, ...]:
@@ -46,10 +47,6 @@ def render_one(found: ConvertResult) -> None:
 
 
 render = files_render(render_one, ("size", "is", "proof"), _cells)
-command = files_command(
-    "convert",
-    ConvertFiles,
-    "loramerge.verbs.convert:convert_files",
-    render,
-    "loramerge convert character.safetensors --for comfyui --dtype float16",
+command = verb_command(
+    VERB, render, "loramerge convert character.safetensors --for comfyui --dtype float16"
 )

@@ -1,12 +1,12 @@
-"""The command `demo`."""
+"""The command `demo`: take a tour on a tiny model that ends with an image."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.tiny.demo import Demo, DemoResult
+from loramerge.cli.command import verb_command
+from loramerge.cli.commands import render_named
+from loramerge.steps.parameters import Verb
+from loramerge.tiny.demo import Demo, DemoResult, demo
 
 
 def render(result: DemoResult) -> None:
@@ -22,7 +22,7 @@ def render(result: DemoResult) -> None:
             missing = ", ".join(result.missing)
             out.print(f"not done: {missing} missing", markup=False)
         else:
-            import_module(f"loramerge.cli.{step.verb}").render(step.result)
+            render_named(step.verb)(step.result)
     out.print()
     if result.missing:
         text = (
@@ -34,12 +34,5 @@ def render(result: DemoResult) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
-command = verb_command(
-    "demo",
-    Demo,
-    "loramerge.tiny.demo:demo",
-    render,
-    "loramerge demo my-demo",
-    decomposes=True,
-    recipe=False,
-)
+VERB = Verb("demo", Demo, "report", demo, None, uses_device=True)
+command = verb_command(VERB, render, "loramerge demo my-demo")

@@ -1,11 +1,12 @@
-"""The command `dialects`."""
+"""The command `dialects`: list the dialects that are read and written."""
 
 from __future__ import annotations
 
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.dialects import DIALECTS, programs_of
 
 

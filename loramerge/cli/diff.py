@@ -1,4 +1,4 @@
-"""The command `diff`."""
+"""The command `diff`: compare two adapters by what they change."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from loramerge.algebra.compare import Moments
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
+from loramerge.cli.command import verb_command
 from loramerge.errors import listed
-from loramerge.verbs.diff import Diff, DiffResult
+from loramerge.verbs.diff import VERB, DiffResult
 
 _LONGEST = 60
 
@@ -54,10 +54,5 @@ def _figures(name: str, moments: Moments) -> tuple[str, ...]:
 
 
 command = verb_command(
-    "diff",
-    Diff,
-    "loramerge.verbs.diff:diff",
-    render,
-    "loramerge diff character.safetensors character-r8.safetensors",
-    lambda result: 1 if result.exit_code and result.differs else 0,
+    VERB, render, "loramerge diff character.safetensors character-r8.safetensors"
 )

@@ -1,4 +1,4 @@
-"""The command `families`."""
+"""The command `families`: list the base architectures that are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.families import FAMILIES
 
 

@@ -1,4 +1,4 @@
-"""Commands of verbs on several files: one file in lines, several as a table."""
+"""Results of verbs on several files: one file in lines, several as a table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from loramerge.cli import show
-from loramerge.cli.options import Render, verb_command
-from loramerge.steps.batch import FileOutcome
+from loramerge.cli.commands import Render
+from loramerge.steps.batch import FileOutcome, FilesResult
 
-__all__ = ["files_command", "files_render"]
+__all__ = ["files_render"]
 
 
 def files_render(
@@ -34,6 +32,9 @@ def files_render(
         return Path(file.path).name, file.status, *found, file.reason or ""
 
     def render(result: Any) -> None:
+        if not isinstance(result, FilesResult):  # a step of a recipe takes one adapter
+            one(result)
+            return
         if len(result.files) == 1 and result.files[0].status == "done":
             one(result.files[0].result)
             return
@@ -42,24 +43,3 @@ def files_render(
         show.console().print(", ".join(f"{n} {status}" for status, n in counts.items()))
 
     return render
-
-
-def files_command(
-    name: str, parameters: type[Any], run: str, render: Render, example: str
-) -> click.Command:
-    """Make the command of a verb that does the same to each of several files; see `verb_command`."""
-    return verb_command(
-        name,
-        parameters,
-        run,
-        render,
-        example,
-        lambda result: result.exit_code,
-        decomposes=True,
-        writes=True,
-        steps=lambda asked, result: [
-            (name, asked.of(Path(file.path)), file.result)
-            for file in result.files
-            if file.status == "done"
-        ],
-    )

@@ -1,15 +1,14 @@
-"""The command `inspect`."""
+"""The command `inspect`: show what files are: dialect, family, ranks, tags, problems."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from loramerge.adapter import Problem
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
+from loramerge.cli.command import verb_command
 from loramerge.errors import listed
-from loramerge.verbs.inspect import Inspect, Inspected, InspectResult
+from loramerge.verbs.inspect import VERB, Inspected, InspectResult
 
 _TAGS = 12
 _METADATA_SHOWN = (
@@ -146,14 +145,4 @@ def _modules(rows: list[dict[str, Any]]) -> None:
     )
 
 
-command = verb_command(
-    "inspect",
-    Inspect,
-    "loramerge.verbs.inspect:inspect",
-    render,
-    "loramerge inspect --deep character.safetensors",
-    lambda result: result.exit_code,
-    steps=lambda asked, result: [
-        ("inspect", replace(asked, files=tuple(file.path for file in result.files)), result)
-    ],
-)
+command = verb_command(VERB, render, "loramerge inspect --deep character.safetensors")

@@ -1,4 +1,4 @@
-"""The command `library`: folders whose adapters are known by name."""
+"""The command `library`: name the folders in which adapters are found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.errors import UsageError
 from loramerge.library.lookup import names_in_library
 from loramerge.library.registry import HOLDS, load_registry

@@ -12,31 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from loramerge import __version__
+from loramerge.cli.commands import command_named, summaries
 from loramerge.errors import FileError, LoramergeError, on_command_line
 
-__all__ = ["COMMANDS", "group", "main"]
+__all__ = ["group", "main"]
 
-# name → what it does; the module loramerge.cli.<name> has the command
-COMMANDS: dict[str, str] = {
-    "inspect": "Say what files are: dialect, family, ranks, tags, findings.",
-    "diff": "Compare two adapters by what they change.",
-    "mix": "Combine adapters with weights, exactly.",
-    "resize": "Re-rank adapters by SVD.",
-    "convert": "Write adapters in another dialect or type, proven equal.",
-    "bake": "Add adapters to a checkpoint.",
-    "train": "Train an adapter on pictures.",
-    "preview": "Draw pictures with adapters, side by side.",
-    "meta": "Show or edit the metadata in a header.",
-    "run": "Run a recipe, or repeat a file from its header.",
-    "plan": "Say what a run of a recipe would do.",
-    "schema": "Print the JSON Schema of recipes.",
-    "recipes": "List the recipes that come with loramerge, or print one.",
-    "base": "Name the checkpoints you use often.",
-    "library": "Folders whose adapters are known by name.",
-    "dialects": "List the dialects that are read and written.",
-    "families": "List the base architectures that are known.",
-    "demo": "A tour on a tiny model, ending with a picture.",
-}
 _ONE_THREAD = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -46,23 +26,17 @@ _ONE_THREAD = (
 
 
 class _Group(click.Group):
-    """Finds commands by name and imports them on demand; help lists them without importing."""
+    """Commands found by name and imported on demand; the help lists them without importing one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(summaries())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        from importlib import import_module
-
-        found = import_module(f"loramerge.cli.{cmd_name}").command
-        assert isinstance(found, click.Command)
-        return found
+        return command_named(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(summaries().items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -72,7 +46,7 @@ class _Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            close = nearest(args[0], COMMANDS) if args else None
+            close = nearest(args[0], summaries()) if args else None
             if close:
                 raise click.UsageError(f"{error.message} Did you mean {close!r}?", ctx) from None
             raise
@@ -142,7 +116,7 @@ def _bug(error: Exception) -> int:
     place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "unknown place"
     _say(
         f"bug: {type(error).__name__}: {error} ({place})\n"
-        f"  this is a fault of loramerge {__version__}, not of your files; nothing was written\n"
+        f"  this is a mistake in loramerge {__version__}, not in your files\n"
         f"  hint: set LORAMERGE_TRACEBACK=1, run again, and report what it prints"
     )
     return 70

@@ -1,10 +1,10 @@
-"""The command `meta`."""
+"""The command `meta`: show or edit the metadata in a header."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.meta import Meta, MetaResult
+from loramerge.cli.command import verb_command
+from loramerge.verbs.meta import VERB, MetaResult
 
 
 def render(result: MetaResult) -> None:
@@ -21,10 +21,5 @@ def render(result: MetaResult) -> None:
 
 
 command = verb_command(
-    "meta",
-    Meta,
-    "loramerge.verbs.meta:meta",
-    render,
-    'loramerge meta character.safetensors --set "modelspec.title=My character"',
-    recipe=False,
+    VERB, render, 'loramerge meta character.safetensors --set "modelspec.title=My character"'
 )

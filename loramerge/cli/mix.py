@@ -1,10 +1,10 @@
-"""The command `mix`."""
+"""The command `mix`: combine adapters with weights, exactly."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.mix import Mix, MixResult
+from loramerge.cli.command import verb_command
+from loramerge.verbs.mix import VERB, MixResult
 
 
 def render(result: MixResult) -> None:
@@ -25,12 +25,4 @@ def render(result: MixResult) -> None:
     show.table(lines)
 
 
-command = verb_command(
-    "mix",
-    Mix,
-    "loramerge.verbs.mix:mix",
-    render,
-    "loramerge mix style:0.7 character:0.3 --rank 16",
-    decomposes=True,
-    writes=True,
-)
+command = verb_command(VERB, render, "loramerge mix style:0.7 character:0.3 --rank 16")

@@ -1,4 +1,4 @@
-"""The command `plan`: what a run of a recipe would do."""
+"""The command `plan`: show what a run of a recipe would do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, run_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
 from loramerge.events import Note
@@ -35,7 +36,7 @@ def command(target: str, **options: Any) -> int:
     reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
     that sd-webui-supermerger leaves counts as one.
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     if is_output(Path(target)):
         return _of_output(Path(target), options)
@@ -60,7 +61,7 @@ def command(target: str, **options: Any) -> int:
 
 def _of_output(path: Path, options: dict[str, Any]) -> int:
     """Print the recipe in a file's header."""
-    from loramerge.recipe.repeat import recipe_of_file
+    from loramerge.recipe.header import recipe_of_file
     from loramerge.recipe.writing import yaml_text
 
     recipe, notes = recipe_of_file(path)

@@ -1,10 +1,10 @@
-"""The command `preview`."""
+"""The command `preview`: draw images with adapters, side by side."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.preview import Preview, PreviewResult
+from loramerge.cli.command import verb_command
+from loramerge.verbs.preview import VERB, PreviewResult
 
 
 def render(result: PreviewResult) -> None:
@@ -21,10 +21,5 @@ def render(result: PreviewResult) -> None:
 
 
 command = verb_command(
-    "preview",
-    Preview,
-    "loramerge.verbs.preview:preview",
-    render,
-    "loramerge preview --base models/tiny zuzu:0.8 --prompt 'zuzu, red' --steps 2",
-    decomposes=True,
+    VERB, render, "loramerge preview --base models/tiny zuzu:0.8 --prompt 'zuzu, red' --steps 2"
 )

@@ -1,4 +1,4 @@
-"""The command `recipes`: those that come with loramerge."""
+"""The command `recipes`: list the recipes that come with loramerge, or print one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.recipe.shipped import shipped_recipe, shipped_recipes
 

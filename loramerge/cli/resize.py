@@ -1,11 +1,12 @@
-"""The command `resize`."""
+"""The command `resize`: lower the ranks of adapters by SVD."""
 
 from __future__ import annotations
 
 from loramerge.cli import show
-from loramerge.cli.files import files_command, files_render
+from loramerge.cli.command import verb_command
+from loramerge.cli.files import files_render
 from loramerge.steps.batch import FileOutcome
-from loramerge.verbs.resize import ResizeFiles, ResizeResult
+from loramerge.verbs.resize import VERB, ResizeResult
 
 
 def _cells(found: ResizeResult, file: FileOutcome[ResizeResult]) -> tuple[str, ...]:
@@ -32,10 +33,4 @@ def render_one(found: ResizeResult) -> None:
 
 
 render = files_render(render_one, ("size", "norm kept", "worst module"), _cells)
-command = files_command(
-    "resize",
-    ResizeFiles,
-    "loramerge.verbs.resize:resize_files",
-    render,
-    "loramerge resize --rank 8 character.safetensors",
-)
+command = verb_command(VERB, render, "loramerge resize --rank 8 character.safetensors")

@@ -1,31 +1,21 @@
-"""The command `run`: a recipe, or a file whose header says what made it."""
+"""The command `run`: run a recipe, or repeat a file from its header."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from loramerge.cli import show
-from loramerge.cli.options import emit, run_options
+from loramerge.cli.command import emit
+from loramerge.cli.commands import render_named
+from loramerge.cli.options import operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
 from loramerge.steps.parameters import Context
 
-# type of a result → function of cli/ that shows it
-_RENDER = {
-    "MixResult": "mix:render",
-    "ResizeResult": "resize:render_one",
-    "ConvertResult": "convert:render_one",
-    "BakeResult": "bake:render",
-    "InspectResult": "inspect:render",
-    "DiffResult": "diff:render",
-    "TrainResult": "train:render",
-    "PreviewResult": "preview:render",
-}
 _MANY = 8  # tasks of which more are shown as a table only
 
 
@@ -45,6 +35,7 @@ def recipe_options() -> list[click.Parameter]:
             help="Take an input from this path; may be repeated.",
         ),
         click.Option(["--fresh"], is_flag=True, help="Make again what is up to date."),
+        operator_option(),
     ]
 
 
@@ -124,7 +115,7 @@ def command(target: str, **options: Any) -> int:
     run again, into a temporary file, and the two are compared: same file, same tensors, or the same
     weights up to how much (exit code 1 if the tensors differ).
     """
-    from loramerge.recipe.repeat import is_output
+    from loramerge.recipe.header import is_output
 
     with Session(quiet=options["quiet"]) as session:
         context = Context(
@@ -204,9 +195,8 @@ def _show(result: Any) -> None:
     told = [o for o in outcomes if o.result is not None and o.task.lasts]
     if len(told) <= _MANY:
         for outcome in told:
-            module, _, function = _RENDER[type(outcome.result).__name__].partition(":")
             show.console().print(outcome.task.name, style="bold", markup=False)
-            getattr(import_module(f"loramerge.cli.{module}"), function)(outcome.result)
+            render_named(outcome.task.verb.name)(outcome.result)
             show.console().print()
     show.table(
         (

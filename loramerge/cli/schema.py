@@ -1,15 +1,16 @@
-"""The command `schema`: the JSON Schema of recipes."""
+"""The command `schema`: print the JSON Schema of recipes."""
 
 from __future__ import annotations
 
 import click
 
-from loramerge.cli.options import emit, json_options
+from loramerge.cli.command import emit
+from loramerge.cli.options import json_options, operator_option
 
 
 @click.command(
     "schema",
-    params=json_options(),
+    params=[operator_option(), *json_options()],
     epilog="Example: loramerge schema --json-file recipe.schema.json",
 )
 def command(as_json: bool, json_file: str | None) -> None:

@@ -11,7 +11,7 @@ from loramerge.errors import sized
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "counted", "errors", "percent", "ranks", "size", "table", "written"]
+__all__ = ["console", "counted", "errors", "percent", "ranks", "result", "size", "table", "written"]
 
 _PIPED_WIDTH = 100_000  # lines are for programs there, and never broken
 
@@ -55,6 +55,18 @@ def table(
         out.print(shown)
     for line in captured.get().splitlines():
         out.file.write(line.rstrip() + "\n")
+
+
+def result(found: Any) -> None:
+    """Show any result of a verb: the figures that `--json` prints, lists and tables left out."""
+    content = found.json()
+    rows = [("written", path) for path in content.get("outputs", ())]
+    rows += [
+        (name.replace("_", " "), str(value))
+        for name, value in content.items()
+        if isinstance(value, (str, int, float))
+    ]
+    table(rows)
 
 
 def _box() -> Any:

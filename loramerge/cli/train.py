@@ -1,12 +1,12 @@
-"""The command `train`."""
+"""The command `train`: train an adapter on images."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from loramerge.cli import show
-from loramerge.cli.options import verb_command
-from loramerge.verbs.train.parameters import Train
+from loramerge.cli.command import verb_command
+from loramerge.verbs.train import VERB
 from loramerge.verbs.train.result import TrainResult
 
 _PHASES = {
@@ -110,11 +110,5 @@ def _time(seconds: float) -> str:
 
 
 command = verb_command(
-    "train",
-    Train,
-    "loramerge.verbs.train.run:train",
-    render,
-    "loramerge train --base models/tiny --images pictures --trigger zuzu --dry-run",
-    decomposes=True,
-    writes=True,
+    VERB, render, "loramerge train --base models/tiny --images pictures --trigger zuzu --dry-run"
 )

@@ -1,17 +1,14 @@
-"""Adapter key conventions as data. See `spec` for what a dialect is and `tables` for the literals."""
+"""Adapter key conventions as data, one file each in `known/`. See `spec` for the parts of a dialect.
+
+Other packages add dialects by the entry point `loramerge.dialects`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
-from loramerge.dialects.tables import (
-    DIFFUSERS,
-    DIFFUSERS_LEGACY,
-    KOHYA,
-    LORA_DIFFUSION,
-    LYCORIS,
-    PEFT,
-)
-from loramerge.dialects.transformer_tables import BARE, COMFYUI, ONETRAINER, XLABS
+from loramerge.discovery import Registry
 from loramerge.errors import FormatError, nearest
 from loramerge.families import FAMILIES
 
@@ -25,23 +22,22 @@ __all__ = [
     "dialect",
     "programs_of",
     "stem_table",
+    "usual_dialect",
 ]
 
-_ALL = (
-    KOHYA, DIFFUSERS, DIFFUSERS_LEGACY, PEFT, LORA_DIFFUSION, COMFYUI, ONETRAINER, XLABS, BARE, LYCORIS,
-)  # fmt: skip
-DIALECTS: dict[str, Dialect] = {d.name: d for d in _ALL}
+DIALECTS: Registry[Dialect] = Registry(
+    "loramerge.dialects", "DIALECT", {f"{__name__}.known": f"{__path__[0]}/known"}
+)
 
 # program (as in --for) → the dialect it reads best, if the family does not say another
-PROGRAMS: dict[str, str] = {
-    "comfyui": "kohya",
-    "a1111": "kohya",
-    "forge": "kohya",
-    "kohya": "kohya",
-    "invokeai": "kohya",
-    "diffusers": "diffusers",
-    "peft": "peft",
+PROGRAMS: Mapping[str, str] = {
+    program: dialect.name for dialect in DIALECTS.known() for program in dialect.programs
 }
+
+
+def usual_dialect() -> Dialect:
+    """Return the dialect to write where nothing else is known: the one that most programs read."""
+    return DIALECTS.known()[0]
 
 
 def programs_of(name: str) -> list[str]:

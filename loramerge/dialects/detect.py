@@ -1,4 +1,9 @@
-"""Which family an adapter belongs to: by its stems first, then by shapes, then by metadata."""
+"""Detect the family of an adapter.
+
+The family is the one that has most of the file's modules by name; of those that have as many, shapes
+decide where they are known. What fits two families equally is said, unless the header's metadata
+names one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
@@ -14,11 +21,11 @@ from loramerge.families import FAMILIES, UNETS, Family
 
 __all__ = ["NO_FAMILY", "Detection", "detect"]
 
-# what the trainer writes for a base of no known family, which may resemble one by its names
+# the entry that marks an adapter of a base of no known family, which may resemble one by its names
 NO_FAMILY = ("loramerge.family", "none")
 
 _METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
-_SHARE = 0.5  # of the modules must belong to a family for it to be taken
+_SHARE = 0.5  # of the modules must be named by a family for it to be taken
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _same(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Say whether a shape is a module's, 1×1 kernels apart.
+    """Return whether a shape is a module's, 1×1 kernels apart.
 
     `(out, in·kh·kw, 0)` stands for one whose factors hide the kernel, and so how many axes it has.
     """
@@ -63,22 +70,53 @@ def _same(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return _flat(found) == _flat(shape)
 
 
-def _score(
-    family: Family, groups: Sequence[Group], shapes: Mapping[tuple[str, str], tuple[int, ...]]
-) -> tuple[int, int, int]:
-    """Count modules the family has, those of its shape (1×1 kernels apart), and of as many axes."""
-    matched = exact = axes = 0
+def _alike(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether a matrix has the proportions of a module's."""
+    return len(found) > 1 < len(shape) and found[0] * shape[1] == found[1] * shape[0]
+
+
+class _Fit(NamedTuple):
+    """How well a family fits a file.
+
+    Args:
+        named: modules that it has by name.
+        exact: those of them whose shape is known, and its own.
+        alike: those whose shape has the proportions of its own; tells networks of another width.
+        axes: those whose shape has as many axes as its own; tells convolutions from linear layers.
+        other: those whose shape is known, and another.
+    """
+
+    named: int
+    exact: int
+    alike: int
+    axes: int
+    other: int
+
+    @property
+    def own_shapes(self) -> bool:
+        """Whether most of the known shapes are the family's."""
+        return self.exact > self.other
+
+
+Shapes = Mapping[tuple[str, str], tuple[int, ...]]
+
+
+def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
+    named = exact = alike = axes = other = 0
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
     for dialect, name, _ in groups:
         stem = tables[dialect].get(name)
         if stem is None:
             continue
-        matched += 1
+        named += 1
         shape = shapes.get((dialect, name))
         if shape is not None:
-            exact += _same(shape, stem.shape)
+            same = _same(shape, stem.shape)
+            exact += same
+            other += not same
+            alike += _alike(shape, stem.shape)
             axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
-    return matched, exact, axes
+    return _Fit(named, exact, alike, axes, other)
 
 
 # in the stems of UNets, and of nothing else
@@ -87,21 +125,21 @@ _UNET_ALONE = re.compile(r"attentions|(?:input|middle|output)_block")
 
 def _possible(groups: Sequence[Group]) -> list[Family]:
     """Return the families that the names alone do not rule out; tables of others are not made."""
-    if any(_UNET_ALONE.search(group.stem) for group in groups):
-        return [FAMILIES[name] for name in UNETS]
     names = "\n".join(group.stem for group in groups)
-    return [family for family in FAMILIES.values() if family.occurs_in(names)]
+    unet = _UNET_ALONE.search(names) is not None
+    shipped = FAMILIES.shipped(UNETS if unet else None)
+    families = {family.name: family for family in (*shipped, *FAMILIES.added())}
+    return [family for family in families.values() if family.occurs_in(names)]
 
 
-def _plausible(
-    families: Sequence[Family],
-    groups: Sequence[Group],
-    shapes: Mapping[tuple[str, str], tuple[int, ...]],
-) -> dict[str, bool]:
-    """Return the families of which a probe occurs, and whether all that occur have its shapes."""
+def _probed(families: Sequence[Family], groups: Sequence[Group], shapes: Shapes) -> list[Family]:
+    """Return the families of which a probe occurs in its own shape.
+
+    Whole tables of the others need not be made, if one of these has all modules and shapes.
+    """
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
-    found = {}
+    found = []
     for family in families:
         fits = [
             _same(shapes.get((name, stem), shape), shape)
@@ -109,24 +147,52 @@ def _plausible(
             for stem, shape in probe_stems(DIALECTS[name], family).items()
             if (name, stem) in stems
         ]
-        if fits:
-            found[family.name] = all(fits)
+        if fits and all(fits):
+            found.append(family)
     return found
 
 
-def _ruled_out(family: Family, groups: Sequence[Group]) -> bool:
-    """Say whether a stem occurs that only a relative of the family has."""
-    if family.never is None:
-        return False
-    pattern = re.compile(family.never)
-    return any(pattern.search(group.stem) for group in groups)
+_NUMBER = re.compile(r"\d+")
 
 
-def detect(
-    groups: Sequence[Group],
-    shapes: Mapping[tuple[str, str], tuple[int, ...]],
-    metadata: Mapping[str, str],
-) -> Detection:
+@cache
+def _numberless(dialect: str, family: Family) -> frozenset[str]:
+    """Return the stems of a family's network with their numbers taken out."""
+    return frozenset(
+        _NUMBER.sub("#", name)
+        for name, stem in stem_table(DIALECTS[dialect], family).items()
+        if not stem.modules[0].startswith("text_encoder")
+    )
+
+
+def _overrun(family: Family, groups: Sequence[Group]) -> bool:
+    """Return whether the file has blocks of the family's sort with numbers that it has not.
+
+    The file is then one of a larger relative.
+    """
+    return any(
+        _NUMBER.sub("#", group.stem) in _numberless(group.dialect, family)
+        for group in groups
+        if stem_table(DIALECTS[group.dialect], family).get(group.stem) is None
+    )
+
+
+def _fitting(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]:
+    """Return the families that have enough of the modules, and how well each fits."""
+    possible = _possible(groups)
+    fits = {f: _fit(f, groups, shapes) for f in _probed(possible, groups, shapes)}
+    if not any((fit.named, fit.exact) == (len(groups), len(shapes)) for fit in fits.values()):
+        fits |= {f: _fit(f, groups, shapes) for f in possible if f not in fits}
+    return {
+        family: fit
+        for family, fit in fits.items()
+        if fit.named >= _SHARE * len(groups)
+        and (fit.own_shapes or not family.shapes_only)
+        and (fit.named == len(groups) or not _overrun(family, groups))
+    }
+
+
+def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str]) -> Detection:
     """Detect the family of an adapter.
 
     Args:
@@ -138,50 +204,27 @@ def detect(
     if not groups:
         return Detection((), "the file has no module with a known suffix")
     if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
-        return Detection((), "it was trained on a base of no known family, says its header")
-    possible = _possible(groups)
-    probed = _plausible(possible, groups, shapes)
-    scores = {n: _score(FAMILIES[n], groups, shapes) for n, fits in probed.items() if fits}
-    whole = len(groups), len(shapes)
-    if not any(score[:2] == whole for score in scores.values()):
-        # no perfect fit: count every family whose probes occur, or all if none do
-        others = probed or [family.name for family in possible]
-        rest = [n for n in others if n not in scores and not FAMILIES[n].only_exact]
-        scores |= {name: _score(FAMILIES[name], groups, shapes) for name in rest}
-    scores = {
-        name: s
-        for name, s in scores.items()
-        if s[0] >= _SHARE * len(groups)
-        and not _ruled_out(FAMILIES[name], groups)
-        and (not FAMILIES[name].only_exact or 0 < s[1] == len(shapes))
-    }
-    if not scores:
+        return Detection((), "its header says that its base is of no known family")
+    fits = _fitting(groups, shapes)
+    if not any(fit.own_shapes for fit in fits.values()) and FAMILIES.look_for_others():
+        fits = _fitting(groups, shapes)
+    if not fits:
         return Detection((), "no known family has modules of these names")
-    if shapes:
-        firm = max((s[0] for name, s in scores.items() if not FAMILIES[name].by_shape), default=0)
-        scores = {
-            name: s
-            for name, s in scores.items()
-            if s[1] or s[0] > firm or not FAMILIES[name].by_shape
-        }
-    best = max(scores.values())
-    tied = [FAMILIES[name] for name, score in scores.items() if score == best]
-    matched, exact, _ = best
+    fit = max(fits.values())
+    tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
     if len(tied) == 1:
-        what = f"{matched} of {len(groups)} modules have its names, {exact} exactly its shapes"
+        what = (
+            f"{fit.named} of {len(groups)} modules have its names, {fit.exact} exactly its shapes"
+        )
         return Detection((tied[0],), what)
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))
         if named is not None:
             what = f"names and shapes fit several; {key} says {metadata[key]}"
             return Detection((named,), what)
-    if any(f.by_shape and _meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
+    if any(_meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
         names = " and ".join(family.name for family in tied)
         return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
-    for family in tied:
-        if all(g.dialect == family.alone_in and "alpha" in g.roles for g in groups):
-            what = f"names and shapes fit several; only its programs write {family.alone_in} names"
-            return Detection((family,), f"{what} with alphas")
     return Detection(tuple(tied), "names and shapes fit all of these, and the metadata is silent")
 
 
@@ -194,10 +237,7 @@ def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] |
 
 def _named(tied: Sequence[Family], value: str) -> Family | None:
     """Return the one family that a value of the metadata names, by its longest beginning."""
-    lengths = {
-        family.name: max((len(m) for m in family.metadata if value.startswith(m)), default=0)
-        for family in tied
-    }
+    lengths = {family.name: family.metadata.likeness(value) for family in tied}
     best = max(lengths.values())
     named = [family for family in tied if lengths[family.name] == best]
     return named[0] if best and len(named) == 1 else None

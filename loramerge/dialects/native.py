@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from loramerge.dialects.spec import Fused, Modules, Stems
-from loramerge.families import Family, Slot
+from loramerge.families import Family, Module, Slot
 from loramerge.families.spec import Slots
 
-__all__ = ["NETWORK", "native_names", "spell_native", "spell_parts"]
+__all__ = [
+    "NETWORK",
+    "native_names",
+    "original_path",
+    "spell_native",
+    "spell_parts",
+    "tensor_stem",
+]
 
 # what the original single file of a diffusion transformer holds under names without components
 NETWORK = ("transformer", "text_conditioner")
@@ -16,12 +23,19 @@ Prefixes = Callable[[Family, str], tuple[str, ...]]
 _WORDS = (".weight", ".scale")
 
 
-def _stem(tensor: str) -> str:
+def tensor_stem(tensor: str) -> str:
     """Return a tensor's name without the word for the weight."""
     for word in _WORDS:
         if tensor.endswith(word):
             return tensor[: -len(word)]
     return tensor
+
+
+def original_path(family: Family, component: str, module: Module) -> str:
+    """Return the name of a layer in the commonest layout of single files."""
+    slot = family.spellings[component][0].slot(module, "weight")
+    assert slot is not None
+    return tensor_stem(slot.tensor)
 
 
 def _layouts(family: Family, component: str) -> tuple[Slots, ...]:
@@ -59,7 +73,7 @@ def _names(modules: Modules, slots: Mapping[str, Slots]) -> Iterator[tuple[str, 
         if sum(slot.span for slot, _ in found) == found[0][0].parts:
             names = tuple(name for _, name in found)
             spans = tuple(slot.span for slot, _ in found) if len(found) > 1 else ()
-            yield component, _stem(tensor), Fused(names, spans, found[0][0].swapped)
+            yield component, tensor_stem(tensor), Fused(names, spans, found[0][0].swapped)
 
 
 def spell_native(

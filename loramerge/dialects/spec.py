@@ -1,4 +1,4 @@
-"""What a dialect is: forms that spell keys, and where alpha lives.
+"""The parts of a dialect: forms that spell keys, and the place where alpha lives.
 
 A key is `stem + suffix`: the stem says which module, the suffix which role a tensor plays there.
 Keys are never parsed into module names: for a family every stem a form can spell is generated
@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple
 
+from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import Family, Module
 
 __all__ = [
+    "Container",
     "Dialect",
+    "Embeddings",
     "Form",
     "Fused",
     "Modules",
@@ -46,6 +49,8 @@ class Fused(NamedTuple):
 Modules = Iterable[tuple[str, Module]]  # component name, module
 Stems = Callable[[Family, Modules], Iterator[tuple[str, "str | Fused"]]]
 AlphaPlace = Literal["tensor", "header", "config", "none"]
+Container = Literal["plain", "kohya", "diffusers", "peft", "lora_diffusion"]
+Embeddings = Literal["key", "bundle", "token"]
 
 
 class Stem(NamedTuple):
@@ -76,10 +81,16 @@ class Form:
         stems: function of a family and some of its modules that yields (stem, full module name or
             `Fused`); the first stem of a module is the one that is written.
         suffixes: role → accepted suffixes, separator included; the first is written.
+        containers: whose suffixes of kinds it takes beside its own, see `Words`.
     """
 
     stems: Stems = field(repr=False)
     suffixes: Mapping[str, tuple[str, ...]]
+    containers: tuple[str, ...] = ()
+
+    def spelled(self, words: Words) -> Mapping[str, tuple[str, ...]]:
+        """Return role → suffixes: its own, and those of kinds."""
+        return _spelled(self, words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +105,22 @@ class Dialect:
         alpha: where the scale is kept: beside the factors, in the header's metadata, in a config
             file, or nowhere (then it is folded into up on writing).
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
-        marks: further beginnings of stems that betray the dialect and name no component.
         loads_in: programs that load it.
         writable: what is needed to write it, in words.
-        folder: written as a folder.
+        order: of the dialects that have a suffix, the lowest is meant where no prefix tells; the
+            very lowest is written where nothing else is known.
+        programs: programs that read it best, unless a family says another.
+        marks: further beginnings of stems that betray the dialect and name no component.
+        marked_after: prefixes (`""` for none) after which names of families may betray it; see
+            `Family.marks`.
+        marked_by_heads: whether `Family.heads` betray it.
+        container: what stands in the file beside the keys; see `adapter.formats`.
+        folder: whether it is written as a folder.
+        alone: components that a folder without sub-folders may be of.
+        pickle: whether it may also be written as a pickle.
+        positional: whether stems count modules, so that none may be missing.
+        embeddings: how embeddings are carried: as A1111's bundles, as a token with one vector, under
+            the key they came with, or not at all.
     """
 
     name: str
@@ -108,17 +131,34 @@ class Dialect:
     prefixes: Mapping[str, str]
     loads_in: tuple[str, ...]
     writable: str
-    folder: bool = False
+    order: int = 100
+    programs: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    marked_after: tuple[str, ...] = ()
+    marked_by_heads: bool = False
+    container: Container = "plain"
+    folder: bool = False
+    alone: frozenset[str] = frozenset()
+    pickle: bool = False
+    positional: bool = False
+    embeddings: Embeddings | None = "key"
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Every beginning of a stem that betrays the dialect."""
+        """The beginnings of stems that betray the dialect, whatever the family."""
         return (*self.prefixes, *self.marks)
 
-    def roles(self) -> frozenset[str]:
-        """Return every role some form can write."""
-        return frozenset(role for form in self.forms for role in form.suffixes)
+    def heads_of(self, family: Family) -> tuple[str, ...]:
+        """Return the beginnings of stems that betray the dialect for a family."""
+        return (*family.marks.get(self.name, ()), *(family.heads if self.marked_by_heads else ()))
+
+    def roles(self, words: Words = NO_WORDS) -> frozenset[str]:
+        """Return every role some form can write.
+
+        Args:
+            words: how kinds are spelled, for roles that are not the dialect's own.
+        """
+        return frozenset(role for form in self.forms for role in form.spelled(words))
 
     def component_of(self, stem: str) -> tuple[str, str]:
         """Split the stem of an unknown family into (component, rest); the component may be ''."""
@@ -139,11 +179,21 @@ class Dialect:
         bare = next((p for p, named in self.prefixes.items() if not named), "")
         return bare + module
 
-    def key(self, family: Family, modules: str | tuple[str, ...], role: str) -> str | None:
-        """Return the key to write for a role of a module, or of a site, or None if there is none."""
+    def key(
+        self,
+        family: Family,
+        modules: str | tuple[str, ...],
+        role: str,
+        words: Words = NO_WORDS,
+    ) -> str | None:
+        """Return the key to write for a role of a module, or of a site, or None if there is none.
+
+        Args:
+            words: how kinds are spelled, for roles that are not the dialect's own.
+        """
         site = (modules,) if isinstance(modules, str) else modules
         for stem, form in _written(self, family).get(site, ()):
-            suffixes = self.forms[form].suffixes.get(role)
+            suffixes = self.forms[form].spelled(words).get(role)
             if suffixes:
                 return stem + suffixes[0]
         return None
@@ -153,9 +203,23 @@ class Dialect:
         spelled = _written(self, family).get(modules)
         return stem_table(self, family)[spelled[0][0]] if spelled else None
 
+    def stems_of(self, family: Family, component: str) -> Mapping[str, str]:
+        """Return stem → module of everything that the dialect names of a component."""
+        return {
+            stem: found.module
+            for stem, found in stem_table(self, family).items()
+            if found.modules[0].startswith(f"{component}.")
+        }
+
     def layout(self, family: Family) -> Mapping[str, Fused]:
         """Return module → the modules it is stored with; those stored alone are absent."""
         return _layout(self, family)
+
+
+@cache
+def _spelled(form: Form, words: Words) -> Mapping[str, tuple[str, ...]]:
+    of_kinds = (words.suffixes.get(container, {}) for container in form.containers)
+    return {role: ends for table in (form.suffixes, *of_kinds) for role, ends in table.items()}
 
 
 def _fused(target: str | Fused) -> Fused:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from loramerge.families.spec import Module, Parameter, Slot
 
-__all__ = ["Clip", "clip_modules", "openclip_slot"]
+__all__ = ["CLIP_BIG_G", "CLIP_L", "Clip", "clip_modules", "openclip_slot"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Clip:
     positions: int = 77
 
 
+CLIP_L = Clip(width=768, layers=12)
+CLIP_BIG_G = Clip(width=1280, layers=32, projection=1280)
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 

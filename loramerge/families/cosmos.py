@@ -1,4 +1,4 @@
-"""Cosmos-Predict2, 2B and 14B, and Anima, which is the former with a text conditioner of its own.
+"""The template of Cosmos-Predict2, and of Anima, its 2B size with a text conditioner.
 
 The modules are those of the networks that make images; for videos one more channel is patched in. Text
 encoders are not covered.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from loramerge.families.spec import (
     Component,
     Family,
+    Metadata,
     Module,
     Parameter,
     Slot,
@@ -26,11 +27,12 @@ from loramerge.families.stacks import (
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 
-__all__ = ["ANIMA", "COSMOS2_14B"]
+__all__ = ["cosmos"]
 
 _PREFIXES = ("", "net.", "model.diffusion_model.", "diffusion_model.")
 
@@ -120,48 +122,48 @@ _SIGN = (
     r"(?<!\d[._])transformer_blocks[._]\d+[._](?:attn[12]|ff|norm[123])[._]"
     r"|blocks[._]\d+[._](?:self_attn|cross_attn|mlp|adaln)|llm_adapter|text_conditioner"
 )
-_VERIFIED = "diffusers models on the meta device, names and shapes; its converters of files"
 
 
-def _anima() -> tuple[Component, ...]:
-    return (
-        Component("transformer", tuple(expand(_stacks(28), _sizes(2048)))),
-        Component("text_conditioner", tuple(conditioner_modules())),
-    )
+def cosmos(
+    name: str, title: str, *, width: int, blocks: int, conditioned: bool, metadata: Metadata
+) -> Family:
+    """Make a family of one size.
 
+    Args:
+        width, blocks: of the transformer.
+        conditioned: the text passes through Anima's conditioner.
+    """
+    stacks = _stacks(blocks)
 
-ANIMA = Family(
-    name="anima",
-    title="Anima, and Cosmos-Predict2 2B",
-    build=_anima,
-    spellings={
-        "transformer": transformer_spellings("original", native_slots(_stacks(28)), _PREFIXES),
+    def build() -> tuple[Component, ...]:
+        transformer = Component("transformer", tuple(expand(stacks, _sizes(width))))
+        if not conditioned:
+            return (transformer,)
+        return (transformer, Component("text_conditioner", tuple(conditioner_modules())))
+
+    spellings = {
+        "transformer": transformer_spellings("original", native_slots(stacks), _PREFIXES),
         "text_conditioner": (
             *(Spelling("original", prefix, _in_single_file) for prefix in _PREFIXES),
             Spelling("diffusers", "", plain_slot),
         ),
-    },
-    metadata=("anima", "cosmos"),
-    verified=_VERIFIED,
-    probes=_PROBES,
-    sign=_SIGN,
-    by_shape=True,
-    one_alpha=False,
-    programs={"comfyui": "comfyui"},
-)
-
-COSMOS2_14B = Family(
-    name="cosmos2-14b",
-    title="Cosmos-Predict2 14B",
-    build=lambda: (Component("transformer", tuple(expand(_stacks(36), _sizes(5120)))),),
-    spellings={
-        "transformer": transformer_spellings("original", native_slots(_stacks(36)), _PREFIXES)
-    },
-    metadata=("cosmos",),
-    verified=_VERIFIED,
-    probes=_PROBES,
-    sign=_SIGN,
-    by_shape=True,
-    one_alpha=False,
-    programs={"comfyui": "comfyui"},
-)
+    }
+    classes = {
+        "transformer": "CosmosTransformer3DModel",
+        "text_conditioner": "AnimaTextConditioner",
+    }
+    known = tuple(spellings) if conditioned else ("transformer",)
+    return Family(
+        name=name,
+        title=title,
+        build=build,
+        spellings={component: spellings[component] for component in known},
+        metadata=metadata,
+        verified="diffusers models on the meta device, names and shapes; its converters of files",
+        classes={component: classes[component] for component in known},
+        heads=(*heads(stacks), *(("llm_adapter.",) if conditioned else ())),
+        sign=_SIGN,
+        probes=_PROBES,
+        programs={"comfyui": "comfyui"},
+        one_alpha=False,
+    )

@@ -1,4 +1,4 @@
-"""Flux.2: dev and the two sizes of klein, with diffusers' and Black Forest Labs' names.
+"""The template of Flux.2, dev and the two sizes of klein, with diffusers' and Black Forest Labs' names.
 
 Unlike Flux.1, all blocks share their modulation, no layer has a bias, the feed-forward is gated, and
 diffusers keeps what the single blocks fuse. The text encoders, language models, are not covered.
@@ -10,17 +10,18 @@ the sizes: the published configurations.
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 
-__all__ = ["FLUX2_DEV", "FLUX2_KLEIN_4B", "FLUX2_KLEIN_9B"]
+__all__ = ["flux2"]
 
 
 def _linear(name: str, rows: str, columns: str, native: str, **how: bool) -> Row:
@@ -89,28 +90,15 @@ _LAST = (
 )
 
 
-# names of layers of Flux.1 and of HunyuanVideo, whose blocks are called as these are
-_RELATIVES = (
-    r"(?:img|txt)_mod[._]lin|blocks[._]\d+[._]modulation|vector_in|token_refiner|mlp[._]fc\d|proj_mlp"
-    r"|\.(?:img|txt)_attn_(?:qkv|proj)"
-)
-
-
-def _beyond(blocks: str, count: int) -> str:
-    """Return a pattern of blocks with higher numbers than so many have."""
-    numbers = "|".join(map(str, range(count)))
-    return rf"{blocks}[._](?!(?:{numbers})[._])\d+[._]"
-
-
-def _family(
+def flux2(
     name: str,
     title: str,
+    *,
     width: int,
     blocks: tuple[int, int],
     context: int,
-    metadata: tuple[str, ...],
-    *,
     guided: bool,
+    metadata: Metadata,
 ) -> Family:
     """Make a family of one size.
 
@@ -137,34 +125,14 @@ def _family(
         spellings={"transformer": transformer_spellings("bfl", native_slots(stacks))},
         metadata=metadata,
         verified="diffusers model on the meta device, names and shapes; its converters of files",
+        classes={"transformer": "Flux2Transformer2DModel"},
+        heads=heads(stacks),
         probes=(
             *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
             "single_transformer_blocks.0.attn.to_qkv_mlp_proj",
             "single_transformer_blocks.0.attn.to_out",
         ),
         sign=r"(?:double|single)_blocks[._]|(?<!\d[._])transformer_blocks[._]",
-        never="|".join(
-            (
-                _RELATIVES,
-                _beyond("double_blocks", double),
-                _beyond("single_(?:transformer_)?blocks", single),
-                _beyond("(?<!single_)transformer_blocks", double),
-            )
-        ),
-        by_shape=True,
         one_alpha=False,
         programs={"comfyui": "comfyui"},
     )
-
-
-FLUX2_DEV = _family(
-    "flux2-dev", "Flux.2 dev", 6144, (8, 48), 15360, ("flux2", "flux-2", "flux.2"), guided=True
-)
-FLUX2_KLEIN_4B = _family(
-    "flux2-klein-4b", "Flux.2 klein 4B", 3072, (5, 20), 7680,
-    ("flux2_klein_4b", "flux-2-klein-4b"), guided=False,
-)  # fmt: skip
-FLUX2_KLEIN_9B = _family(
-    "flux2-klein-9b", "Flux.2 klein 9B", 4096, (8, 24), 12288,
-    ("flux2_klein_9b", "flux-2-klein-9b"), guided=False,
-)  # fmt: skip

@@ -1,4 +1,6 @@
-"""LTX-Video, 2B (0.9.0 to 0.9.6) and 13B (0.9.7, 0.9.8), with diffusers' and Lightricks' names.
+"""The template of LTX-Video, 2B (0.9.0 to 0.9.6) and 13B (0.9.7, 0.9.8).
+
+Names are diffusers' and Lightricks'.
 
 Modulation tables, which are no layers, are left alone; so is the text encoder.
 
@@ -9,17 +11,18 @@ sizes: the published configurations.
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 
-__all__ = ["LTX_VIDEO_2B", "LTX_VIDEO_13B"]
+__all__ = ["ltx_video"]
 
 
 def _linear(name: str, rows: str | int, columns: str | int, native: str | None = None) -> Row:
@@ -56,7 +59,13 @@ _TOP = (
 )
 
 
-def _family(name: str, title: str, width: int, blocks: int, metadata: tuple[str, ...]) -> Family:
+def ltx_video(name: str, title: str, *, width: int, blocks: int, also: tuple[str, ...]) -> Family:
+    """Make a family of one size.
+
+    Args:
+        width, blocks: of the transformer.
+        also: what programs call it in headers; no trainer of kohya's line trains it.
+    """
     names = "transformer_blocks.{}."
     stacks = (Stack("", "", (0,), _TOP), Stack(names, names, range(blocks), _BLOCK))
     sizes = {"w": width, "4w": 4 * width, "6w": 6 * width}
@@ -65,20 +74,16 @@ def _family(name: str, title: str, width: int, blocks: int, metadata: tuple[str,
         title=title,
         build=lambda: (Component("transformer", tuple(expand(stacks, sizes))),),
         spellings={"transformer": transformer_spellings("original", native_slots(stacks))},
-        metadata=metadata,
+        metadata=Metadata(None, None, also=also),
         verified="diffusers model on the meta device, names and shapes; its converters of files",
+        classes={"transformer": "LTXVideoTransformer3DModel"},
+        heads=heads(stacks),
         probes=(
             "transformer_blocks.0.attn1.to_q",
             "transformer_blocks.0.attn2.to_k",
             "transformer_blocks.0.ff.net.2",
         ),
         sign=r"(?<!\d[._])transformer_blocks[._]\d+[._](?:attn[12]|ff)[._]|patchify_proj",
-        never=r"audio|[._]norm[123][._]|time_text_embed",  # LTX-2's, and others'
-        by_shape=True,
         one_alpha=False,
         programs={"comfyui": "comfyui"},
     )
-
-
-LTX_VIDEO_2B = _family("ltx-video", "LTX-Video 2B", 2048, 28, ("ltxv", "ltx-video"))
-LTX_VIDEO_13B = _family("ltx-video-13b", "LTX-Video 13B", 4096, 48, ("ltxv-13b", "ltx-video-13b"))

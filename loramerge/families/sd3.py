@@ -1,4 +1,6 @@
-"""Stable Diffusion 3 and 3.5: the joint transformer, two CLIP text encoders with projections, T5-XXL.
+"""The template of Stable Diffusion 3 and 3.5.
+
+The joint transformer, two CLIP text encoders with projections, and T5-XXL.
 
 Source of the names: diffusers' `SD3Transformer2DModel` (verified), and the original single files as
 diffusers' `convert_sd3_transformer_checkpoint_to_diffusers` reads them (verified by conversion). The
@@ -7,20 +9,21 @@ positional embedding, which is no layer, is left alone.
 
 from __future__ import annotations
 
-from loramerge.families.clip import Clip, clip_modules
+from loramerge.families.clip import CLIP_BIG_G, Clip, clip_modules
 from loramerge.families.encoders import clip_spellings, t5_spellings
-from loramerge.families.spec import Component, Family
+from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
     Row,
     Stack,
     expand,
+    heads,
     native_slots,
     transformer_spellings,
 )
 from loramerge.families.t5 import T5, t5_modules
 
-__all__ = ["SD3", "SD35_LARGE", "SD35_MEDIUM", "sd3_stacks"]
+__all__ = ["sd3"]
 
 
 def _attention(name: str, native: str, *, normed: bool) -> tuple[Row, ...]:
@@ -95,13 +98,7 @@ _LAST = (
 )  # fmt: skip
 
 
-def sd3_stacks(blocks: int, *, dual: int = 0, normed: bool = True) -> tuple[Stack, ...]:
-    """Return the layers of a transformer of so many blocks.
-
-    Args:
-        dual: so many of the first blocks have a second attention of the image.
-        normed: queries and keys are normalised (3.5).
-    """
+def _stacks(blocks: int, dual: int, *, normed: bool) -> tuple[Stack, ...]:
     names = ("transformer_blocks.{}.", "joint_blocks.{}.")
     last = blocks - 1
     return (
@@ -113,16 +110,31 @@ def sd3_stacks(blocks: int, *, dual: int = 0, normed: bool = True) -> tuple[Stac
     )
 
 
-def _family(
-    name: str, title: str, stacks: tuple[Stack, ...], width: int, metadata: tuple[str, ...]
+def sd3(
+    name: str,
+    title: str,
+    *,
+    width: int,
+    blocks: int,
+    dual: int = 0,
+    normed: bool = True,
+    metadata: Metadata,
 ) -> Family:
+    """Make a family of one size.
+
+    Args:
+        width, blocks: of the transformer.
+        dual: so many of the first blocks have a second attention of the image.
+        normed: queries and keys are normalised (3.5).
+    """
+    stacks = _stacks(blocks, dual, normed=normed)
     sizes = {"w": width, "head": 64, **{f"{n}w": n * width for n in (2, 4, 6, 9)}}
 
     def build() -> tuple[Component, ...]:
         return (
             Component("transformer", tuple(expand(stacks, sizes))),
             Component("text_encoder", tuple(clip_modules(Clip(768, 12, projection=768)))),
-            Component("text_encoder_2", tuple(clip_modules(Clip(1280, 32, projection=1280)))),
+            Component("text_encoder_2", tuple(clip_modules(CLIP_BIG_G))),
             Component("text_encoder_3", tuple(t5_modules(T5()))),
         )
 
@@ -138,25 +150,28 @@ def _family(
         },
         metadata=metadata,
         verified="diffusers and transformers models on the meta device, names and shapes",
+        classes={
+            "transformer": "SD3Transformer2DModel",
+            "text_encoder": "CLIPTextModelWithProjection",
+            "text_encoder_2": "CLIPTextModelWithProjection",
+            "text_encoder_3": "T5EncoderModel",
+        },
+        prefixes={
+            "onetrainer": {
+                "transformer": ("lora_transformer_", "transformer."),
+                "text_encoder": ("lora_te1_", "clip_l."),
+                "text_encoder_2": ("lora_te2_", "clip_g."),
+                "text_encoder_3": ("lora_te3_", "t5."),
+            }
+        },
+        heads=heads(stacks),
+        marks={"onetrainer": ("transformer.joint_blocks.", "clip_l.", "clip_g.", "t5.")},
         probes=(
             *(f"transformer_blocks.0.attn.to_{x}" for x in "qkv"),
             "transformer_blocks.0.attn.to_out.0",
             "text_model.encoder.layers.0.self_attn.q_proj",
             "encoder.block.0.layer.0.SelfAttention.q",
         ),
-        never=r"single_(?:transformer_)?blocks|double_blocks|img_mlp|txt_mlp",
-        one_alpha=False,
         programs={"comfyui": "comfyui"},
+        one_alpha=False,
     )
-
-
-SD3 = _family(
-    "sd3", "Stable Diffusion 3", sd3_stacks(24, normed=False), 1536, ("stable-diffusion-3-medium", "sd3")
-)  # fmt: skip
-SD35_MEDIUM = _family(
-    "sd35-medium", "Stable Diffusion 3.5 medium", sd3_stacks(24, dual=13), 1536,
-    ("stable-diffusion-3.5-medium",),
-)  # fmt: skip
-SD35_LARGE = _family(
-    "sd35-large", "Stable Diffusion 3.5 large", sd3_stacks(38), 2432, ("stable-diffusion-3.5-large",)
-)  # fmt: skip

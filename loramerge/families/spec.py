@@ -1,4 +1,4 @@
-"""What a family is: components made of modules, and where each layout stores them.
+"""The parts of a family: components made of modules, and where each layout stores them.
 
 A module is one layer of the network, named `component.path` with the diffusers path. A parameter is
 its `weight` or `bias`. A layout says, for each parameter, the `Slot` it lies in: a tensor's name, and
@@ -18,6 +18,7 @@ __all__ = [
     "Component",
     "Family",
     "Layer",
+    "Metadata",
     "Module",
     "Parameter",
     "Slot",
@@ -104,6 +105,36 @@ class Spelling:
                     yield module, parameter, slot._replace(tensor=self.prefix + slot.tensor)
 
 
+@dataclass(frozen=True)
+class Metadata:
+    """The strings that trainers write into the header of an adapter of a family.
+
+    Args:
+        architecture: value of `modelspec.architecture` without `/lora`; None where none is established.
+        base_version: value of `ss_base_model_version`; None where no trainer of kohya's line has one.
+        network_module: value of `ss_network_module` for a plain LoRA.
+        also: further beginnings of the first two values that name the family.
+        v2: value of `ss_v2`; None where it says nothing.
+        v_prediction: the first two values for a base that predicts v, where they are others.
+
+    Source: sd-scripts' `sai_model_spec.py` and `*_train_network.py` (48d368fa), musubi-tuner's
+    `sai_model_spec.py` and `architectures.py` (30c658c4).
+    """
+
+    architecture: str | None
+    base_version: str | None
+    network_module: str = "networks.lora"
+    also: tuple[str, ...] = ()
+    v2: bool | None = None
+    v_prediction: tuple[str, str] | None = None
+
+    def likeness(self, value: str) -> int:
+        """Return the length of the longest of the family's words that a value begins with, or 0."""
+        known = (self.architecture, self.base_version, *self.also)
+        lower = value.lower()
+        return max((len(w) for w in known if w and lower.startswith(w.lower())), default=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """A base architecture.
@@ -113,41 +144,44 @@ class Family:
         title: for people.
         build: makes the components; called once, when first needed.
         spellings: for each component, how checkpoints may name it, the commonest first.
-        metadata: beginnings of `ss_base_model_version` and `modelspec.architecture` values that
-            name the family.
+        metadata: what trainers write into headers.
         verified: which reference the tables are tested against; empty if none, and then the family is
             read-only: its adapters are looked at, mixed and resized, but not baked or converted.
-        probes: paths of a few modules that most adapters have, so that detection need not spell all;
-            of modules that a layout stores fused, all of them.
-        common_dialect: the dialect most programs of this family write.
+        classes: component → its class in diffusers or transformers.
+        prefixes: dialect → component → what stands before its names, the first is written; where
+            nothing is said, the dialect's own usual ones.
+        original_in: dialects that name the UNet as the single file does.
+        heads: beginnings of names without a component, in the single file and in diffusers.
+        marks: dialect → further beginnings of stems that only it writes for this family.
         sign: pattern that some name of every adapter and checkpoint of the family has; where none
             has it, the tables need not be made.
-        never: pattern of a stem that only a relative of the family has, and that rules it out.
-        by_shape: relatives have modules of the same names, so that where shapes are known, names
-            that a relative has as well do not make it.
-        alone_in: a dialect in which, with alphas, only programs of this family write the names that
-            it shares with relatives.
-        one_alpha: whether diffusers takes the alpha of one module for all of its component.
+        probes: paths of a few modules that most adapters have; of modules that a layout stores
+            fused, all of them. Detection spells these before it spells all.
+        shapes_only: it is a small network named as large ones are, so that names alone do not make it.
+        common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
-        only_exact: whether it is a small network named as its large relatives are, so that it is what
-            has all of its shapes, and nothing else.
+        one_alpha: whether diffusers takes the alpha of one module for all of its component.
+        order: lower ones come first in tables.
     """
 
     name: str
     title: str
     build: Callable[[], tuple[Component, ...]] = field(repr=False)
     spellings: Mapping[str, tuple[Spelling, ...]] = field(repr=False)
-    metadata: tuple[str, ...]
+    metadata: Metadata
     verified: str = ""
-    probes: tuple[str, ...] = ()
-    common_dialect: str = "kohya"
+    classes: Mapping[str, str] = field(default_factory=dict, repr=False)
+    prefixes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict, repr=False)
+    original_in: tuple[str, ...] = ()
+    heads: tuple[str, ...] = field(default=(), repr=False)
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     sign: str | None = None
-    never: str | None = None
-    by_shape: bool = False
-    alone_in: str | None = None
-    one_alpha: bool = True
+    probes: tuple[str, ...] = ()
+    shapes_only: bool = False
+    common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
-    only_exact: bool = False
+    one_alpha: bool = True
+    order: int = 0
 
     @property
     def proven(self) -> bool:

@@ -13,7 +13,16 @@ from typing import NamedTuple
 
 from loramerge.families.spec import Layer, Module, Parameter, Slot, Slots, Spelling, plain_slot
 
-__all__ = ["Native", "Row", "Stack", "expand", "native_slots", "transformer_spellings"]
+__all__ = [
+    "Native",
+    "Row",
+    "Stack",
+    "expand",
+    "heads",
+    "native_slots",
+    "same",
+    "transformer_spellings",
+]
 
 
 class Native(NamedTuple):
@@ -45,6 +54,11 @@ class Row(NamedTuple):
     native: Native | None
 
 
+def same(name: str, layer: Layer, dims: tuple[str | int, ...], *, bias: bool = False) -> Row:
+    """Return the row of a layer that both networks call alike."""
+    return Row(name, layer, dims, bias, Native(name))
+
+
 @dataclass(frozen=True)
 class Stack:
     """Blocks that follow each other: `{}` in the names is the number of the block.
@@ -69,6 +83,22 @@ def expand(stacks: Sequence[Stack], sizes: Mapping[str, int]) -> Iterator[Module
             for row in stack.rows:
                 shape = tuple(sizes[d] if isinstance(d, str) else d for d in row.dims)
                 yield Module(head + row.name, row.layer, shape, row.bias)
+
+
+def heads(stacks: Sequence[Stack]) -> tuple[str, ...]:
+    """Return the beginnings of the names of all layers, in the original and in diffusers."""
+    names = (
+        name
+        for stack in stacks
+        for row in stack.rows
+        for name in (stack.name + row.name, stack.native + row.native.name if row.native else "")
+    )
+    return tuple(sorted({_head(name) for name in names if name}))
+
+
+def _head(name: str) -> str:
+    first, dot, _ = name.partition(".")
+    return first + dot
 
 
 def native_slots(stacks: Sequence[Stack]) -> Slots:

@@ -1,6 +1,6 @@
-"""Where tasks run: in this thread, in a pool of threads, or wherever `concurrent.futures` reaches.
+"""Executors of tasks: this thread, a pool of threads, or a Dask cluster.
 
-On the way to another process an open file becomes its path, and a family its name.
+An open file is pickled as its path, and a family as its name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["dask_executor", "pool"]
 
 
 def _opened(path: str, identity: tuple[int, int]) -> TensorFile:
-    """Open a file that another process has open.
+    """Open a file that was open in another process.
 
     Raises:
-        FileError: if it is not the same any more.
+        FileError: if it has changed since.
     """
     file = TensorFile(path)
     if file.identity[:2] != identity:
@@ -46,7 +46,7 @@ copyreg.pickle(Family, _family_parts)
 
 @contextmanager
 def pool(jobs: int) -> Iterator[Executor | None]:
-    """Give an executor for so many tasks at a time; None for one, which needs none."""
+    """Provide an executor for a number of tasks at a time; None for one task, which needs none."""
     if jobs == 1:
         yield None
         return
@@ -60,7 +60,7 @@ def pool(jobs: int) -> Iterator[Executor | None]:
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """Give the executor of a Dask cluster; its workers need loramerge and the same files.
+    """Provide the executor of a Dask cluster, whose workers need loramerge and the same files.
 
     Raises:
         MissingExtra: if Dask is not installed.
@@ -69,7 +69,9 @@ def dask_executor(address: str) -> Iterator[Executor]:
     try:
         import distributed
     except ImportError:
-        raise MissingExtra("--dask needs Dask", hint="pip install 'loramerge[dask]'") from None
+        raise MissingExtra(
+            "a Dask cluster needs the package distributed", hint="pip install 'loramerge[dask]'"
+        ) from None
     try:
         make: Any = distributed.Client
         client = make(address, timeout=10)

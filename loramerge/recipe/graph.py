@@ -1,4 +1,4 @@
-"""Directed graphs of names: an order in which everything comes after what it needs, or a cycle."""
+"""Directed graphs of names: topological order, cycles, reachable names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Needs = Mapping[str, Iterable[str]]  # name → names that it needs
 
 
 def find_cycle(needs: Needs) -> list[str] | None:
-    """Return names of which each needs the next and the last the first, or None."""
+    """Return a cycle, in which each name needs the next and the last the first; None without one."""
     finished: set[str] = set()
     for start in needs:
         stack = [(start, iter(needs[start]))] if start not in finished else []
-        path = {name: None for name, _ in stack}  # in order, and quick to look into
+        path = {name: None for name, _ in stack}  # in order, with fast look-up
         while stack:
             name, rest = stack[-1]
             following = next((n for n in rest if n in needs and n not in finished), None)
@@ -32,7 +32,7 @@ def find_cycle(needs: Needs) -> list[str] | None:
 
 
 def ordered(needs: Needs) -> list[str]:
-    """Return all names, each after what it needs, otherwise in the order given.
+    """Return all names, each after those it needs, otherwise in the order given.
 
     Raises:
         ValueError: if there is a cycle.
@@ -54,7 +54,7 @@ def ordered(needs: Needs) -> list[str]:
 
 
 def reachable(starts: Iterable[str], needs: Needs) -> set[str]:
-    """Return the starts and everything that they need, directly or not."""
+    """Return the starts and all names that they need, directly or indirectly."""
     found: set[str] = set()
     stack = list(starts)
     while stack:

@@ -1,4 +1,4 @@
-"""The inputs of a recipe: files by name, pinned by their digest where the recipe says so."""
+"""The inputs of a recipe: files by name, pinned by their digest where the recipe states one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
 from loramerge.library.registry import load_registry
-from loramerge.recipe.mistakes import Mistakes, Place, meant
-from loramerge.recipe.variables import filled
+from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.recipe.variables import substitute
 
 __all__ = ["Input", "digest_at", "find_by_digest", "read_inputs"]
 
@@ -31,8 +31,8 @@ class Input:
     """A named file.
 
     Args:
-        sha256: the digest it must have, None if any will do.
-        recipe: what makes it, if it is gone; only recipes in headers have one.
+        sha256: the digest it must have; None accepts any.
+        recipe: the one that makes it, for when it is not found; only recipes in headers state one.
     """
 
     name: str
@@ -42,10 +42,9 @@ class Input:
 
 
 def digest_at(path: Path) -> str:
-    """Return the digest of an adapter or a checkpoint, a file's or that of a folder's weights; or of a
-    folder of pictures with their captions.
+    """Return the digest of an adapter, a checkpoint, or a folder of images with their captions.
 
-    A pickled adapter may have more files beside it.
+    That of a folder is over its files of weights; a pickled adapter may have more files beside it.
 
     Raises:
         LoramergeError: if it cannot be read.
@@ -59,9 +58,9 @@ def digest_at(path: Path) -> str:
     try:
         files = [file.path for file in find_files(path).weights]
     except LoramergeError:
-        pictures = dataset_files(path)
-        if pictures and not is_adapter_folder(path):
-            return digest_of_files(path, pictures)
+        images = dataset_files(path)
+        if images and not is_adapter_folder(path):
+            return digest_of_files(path, images)
         files = open_source(path).files
     if (path / "adapter_config.json").is_file() or any(path.glob("*/adapter_config.json")):
         files = open_source(path).files
@@ -69,10 +68,10 @@ def digest_at(path: Path) -> str:
 
 
 def find_by_digest(sha256: str, first: str) -> Path | None:
-    """Return a file of the library that has a digest, None if there is none.
+    """Return a file of the library or a registered base by its digest; None if there is none.
 
     Args:
-        first: a file name; files of that name are looked at before the others.
+        first: a file name; files of that name are tried before the others.
     """
     registry = load_registry()
     places: dict[Path, None] = {}
@@ -84,7 +83,7 @@ def find_by_digest(sha256: str, first: str) -> Path | None:
             if digest_at(path) == sha256:
                 return path
         except (LoramergeError, OSError):
-            continue  # what cannot be read is not what is looked for
+            continue  # a file that cannot be read is not the one
     return None
 
 
@@ -95,21 +94,23 @@ def read_inputs(
     paths: Mapping[str, str],
     mistakes: Mistakes,
 ) -> dict[str, Input]:
-    """Return the inputs a recipe states, found and checked against their digests.
+    """Return the inputs of a recipe, found and checked against their digests.
 
     Args:
         paths: input → path, instead of the recipe's.
     """
     if not isinstance(content, Mapping):
-        mistakes.add(("inputs",), "inputs must map names to paths")
+        mistakes.add(("inputs",), "inputs must be a mapping of names to paths")
         return {}
     found = {}
-    for name, said in content.items():
+    for name, stated in content.items():
         place: Place = ("inputs", name)
-        said = filled(said, place, variables, mistakes)
-        fields = {"path": said} if isinstance(said, str) else said
+        value = substitute(stated, place, variables, mistakes)
+        fields = {"path": value} if isinstance(value, str) else value
         if not isinstance(fields, Mapping):
-            mistakes.add(place, f"the input {name!r} is a path, or a mapping of path and sha256")
+            mistakes.add(
+                place, f"the input {name!r} must be a path, or a mapping with path and sha256"
+            )
             continue
         for problem, hint, where in _problems(name, fields):
             mistakes.add((*place, *where), problem, hint)
@@ -121,17 +122,17 @@ def read_inputs(
 
 def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Place]]:
     if not name.strip() or any(c in name for c in ":/\\[]{}"):
-        yield f"{name!r} cannot be the name of an input", None, ()
+        yield f"{name!r} is not a valid name of an input", None, ()
     for word in fields:
         if word not in _WORDS:
-            yield f"an input has no {word!r}", meant(word, _WORDS), (word,)
+            yield f"an input has no {word!r}", suggestion(word, _WORDS), (word,)
     if not isinstance(fields.get("path"), str) or not fields["path"].strip():
         yield f"the input {name!r} needs a path", None, ("path",)
     digest = fields.get("sha256")
     if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
         yield "sha256 must be 64 hexadecimal digits", None, ("sha256", "=")
     if not isinstance(fields.get("recipe", {}), Mapping):
-        yield "the recipe of an input is a recipe", None, ("recipe",)
+        yield "the recipe of an input must be a mapping", None, ("recipe",)
 
 
 def _located(
@@ -142,7 +143,7 @@ def _located(
     instead: str | None,
     mistakes: Mistakes,
 ) -> Input:
-    """Return an input where it is: at its path, by its name in the library, or by its digest."""
+    """Return an input, found at its path, by its name in the library, or by its digest."""
     digest = fields.get("sha256")
     digest = digest.lower() if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
     text = instead if instead is not None else fields["path"]
@@ -151,7 +152,9 @@ def _located(
         path = find_by_digest(digest, Path(text).name)
     if path is None:
         assert error is not None
-        mistakes.add((*place, "="), f"the input {name!r} is not there: {error.problem}", error.hint)
+        mistakes.add(
+            (*place, "="), f"the input {name!r} was not found: {error.problem}", error.hint
+        )
         return Input(name, Path(text), digest, fields.get("recipe"))
     if digest is not None:
         _check_digest(name, path, digest, place, mistakes)
@@ -168,15 +171,15 @@ def _check_digest(name: str, path: Path, digest: str, place: Place, mistakes: Mi
         mistakes.add(
             (*place, "sha256"),
             f"the input {name!r} has changed: {path.name} has sha256 {now[:12]}…, "
-            f"and {digest[:12]}… is asked for",
-            "bring the old file back, or state the new digest",
+            f"and the recipe states {digest[:12]}…",
+            "restore the old file, or state the new digest",
         )
 
 
 def _found(text: str, root: Path | None) -> tuple[Path | None, LoramergeError | None]:
-    """Return the adapter or base that a path or name stands for, or why there is none.
+    """Return the adapter or base that a path or name stands for, or the error that there is none.
 
-    What has just this path comes before what would have it with a suffix.
+    A file with exactly this path comes before one whose suffix was left out.
     """
     found: list[Path] = []
     first: LoramergeError | None = None

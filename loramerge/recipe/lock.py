@@ -1,4 +1,4 @@
-"""A recipe's lock: the digest of everything it reads, beside it; a locked recipe refuses changes."""
+"""The lock of a recipe: a file beside it with the digests of all inputs, which refuses changed ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from loramerge.errors import CorruptFile, RecipeError
+from loramerge.errors import CorruptFile, RecipeError, Setting
 from loramerge.files.writer import write_bytes
 from loramerge.recipe.inputs import digest_at
 from loramerge.recipe.recipe import Recipe
@@ -15,12 +15,12 @@ __all__ = ["check_lock", "lock_path", "write_lock"]
 
 
 def lock_path(recipe: Path) -> Path:
-    """Return where the lock of a recipe lies."""
+    """Return the path of the lock of a recipe."""
     return recipe.with_name(f"{recipe.stem}.lock.json")
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:
-    """Return everything the recipe reads from files, by the name it has there."""
+    """Return all files that the recipe reads, by their names in it."""
     found = {name: one.path for name, one in recipe.inputs.items()}
     for task in recipe.tasks.values():
         found |= task.files
@@ -28,10 +28,10 @@ def _files(recipe: Recipe) -> dict[str, Path]:
 
 
 def write_lock(recipe: Recipe) -> Path:
-    """Write the digests of all that the recipe reads beside it.
+    """Write the digests of all files that the recipe reads into its lock.
 
     Raises:
-        RecipeError: if the recipe is in no file.
+        RecipeError: if the recipe is not in a file.
     """
     if recipe.path is None:
         raise RecipeError("only a recipe in a file can be locked", file=recipe.name)
@@ -43,11 +43,11 @@ def write_lock(recipe: Recipe) -> Path:
 
 
 def check_lock(recipe: Recipe) -> None:
-    """Refuse inputs that are not those of the lock beside the recipe, if there is one.
+    """Refuse inputs that differ from those in the lock of the recipe, if there is a lock.
 
     Raises:
         RecipeError: naming every input that has changed.
-        CorruptFile: if the lock cannot be understood.
+        CorruptFile: if the lock cannot be read.
     """
     if recipe.path is None or not lock_path(recipe.path).exists():
         return
@@ -63,10 +63,10 @@ def check_lock(recipe: Recipe) -> None:
             )
     if changed:
         raise RecipeError(
-            "the recipe is locked, and what it reads has changed",
+            "the recipe is locked, and files that it reads have changed",
             file=path,
             mistakes=changed,
-            hint="bring the old files back, or run with --lock to lock the new ones",
+            hint=("restore the old files, or lock the new ones with ", Setting("lock", True)),
         )
 
 

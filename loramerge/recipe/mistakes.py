@@ -1,4 +1,4 @@
-"""Mistakes in a recipe: collected with their places, and reported together."""
+"""Mistakes in a recipe, collected with their places and reported together."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import NamedTuple
 
 from loramerge.errors import LoramergeError, Message, RecipeError, in_recipe, nearest, spelled
 
-__all__ = ["Mark", "Mistakes", "Place", "meant"]
+__all__ = ["Mark", "Mistakes", "Place", "suggestion"]
 
 Place = tuple[str | int, ...]  # keys and positions from the top of the recipe
 
 
 class Mark(NamedTuple):
-    """A place in a text: line and column, from 1."""
+    """A position in a text: line and column, counted from 1."""
 
     line: int
     column: int
 
 
-def meant(word: str, words: Iterable[str]) -> str | None:
-    """Return `did you mean …?` with the nearest of the words, None if none is near."""
+def suggestion(word: str, words: Iterable[str]) -> str | None:
+    """Return `did you mean …?` with the word most like this one; None if none is close."""
     close = nearest(word, words)
     return f"did you mean {close}?" if close else None
 
 
 @dataclass
 class Mistakes:
-    """What is wrong with a recipe, as far as it has been looked at.
+    """The mistakes of a recipe, as far as it has been checked.
 
     Args:
         name: of the recipe's file.
-        marks: place → where it stands in the text; empty for recipes that are no text.
+        marks: place → where it stands in the text; empty for recipes that are not in a text.
         noted: how often something was noted, the same thing twice included.
     """
 
@@ -46,11 +46,11 @@ class Mistakes:
         self.noted += 1
         mark = self.mark(place)
         where = f"{self.name}:{mark.line}:{mark.column}" if self.marks else _path(place)
-        said = f" ({spelled(hint, in_recipe)})" if hint else ""
-        self.found[mark, problem] = f"{where}: {problem}" + said
+        advice = f" ({spelled(hint, in_recipe)})" if hint else ""
+        self.found[mark, problem] = f"{where}: {problem}{advice}"
 
     def caught(self, place: Place, error: LoramergeError) -> None:
-        """Note what an error says."""
+        """Note an error."""
         parts = [error.problem]
         if error.module:
             parts.append(error.module)
@@ -67,7 +67,7 @@ class Mistakes:
         return self.marks.get(place, Mark(1, 1))
 
     def refuse(self) -> None:
-        """Raise what was found, if anything was.
+        """Raise the mistakes, if there are any.
 
         Raises:
             RecipeError: with a line for each mistake, in the order of the text.

@@ -1,4 +1,4 @@
-"""The graph of a recipe as text for Graphviz or Mermaid."""
+"""The graph of a recipe, as text for Graphviz or Mermaid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loramerge.recipe.recipe import Recipe
 
 __all__ = ["dot", "mermaid"]
 
-Node = tuple[str, str, bool]  # name, what stands in its box, whether it is a file
+Node = tuple[str, str, bool]  # name, text in its box, whether it is a file
 
 
 def _nodes(recipe: Recipe) -> Iterator[Node]:

@@ -1,4 +1,4 @@
-"""What a run would do: every task with what it will give, foretold from headers, and what is there."""
+"""The plan of a run: the result of every task, predicted from headers, and which tasks will run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from loramerge.adapter import Adapter
 from loramerge.errors import LoramergeError
 from loramerge.events import ignore
 from loramerge.recipe.lock import check_lock
-from loramerge.recipe.recipe import Recipe, Task
+from loramerge.recipe.recipe import Recipe, Source, open_recipe
 from loramerge.recipe.state import Fact, State, file_fact, task_key
+from loramerge.recipe.task import Task
 from loramerge.steps.parameters import Context
 from loramerge.steps.prediction import Prediction
 
-__all__ = ["Plan", "Planned", "plan_recipe"]
+__all__ = ["Plan", "Planned", "plan", "plan_recipe"]
 
 
 @dataclass
 class Planned:
-    """What is known of a task before it runs.
+    """A task of a plan.
 
     Args:
         state: `up to date`, `will run`, or `not needed`.
-        prediction: None where it cannot be told; `reason` says why.
+        prediction: None where the result cannot be predicted; `reason` says why.
     """
 
     task: Task
@@ -51,19 +52,19 @@ class Planned:
 
 @dataclass
 class Plan:
-    """What a run would do, task by task."""
+    """The plan of a run, task by task."""
 
     recipe: Recipe
     tasks: dict[str, Planned]
 
     @property
     def seconds(self) -> float:
-        """Estimated time of all that will run, one after the other."""
+        """Estimated time of all tasks that will run, one after the other."""
         return sum(p.prediction.seconds for p in self._running if p.prediction)
 
     @property
     def memory(self) -> int:
-        """Estimated peak bytes: the largest task, and the results that are kept in memory for others."""
+        """Estimated peak memory in bytes, that of the largest task."""
         found = [p.prediction.memory for p in self._running if p.prediction]
         return max(found, default=0)
 
@@ -88,8 +89,37 @@ class Plan:
         }
 
 
+def plan(
+    recipe: Source,
+    *,
+    set: Mapping[str, Any] | None = None,  # the word of the command line
+    inputs: Mapping[str, str] | None = None,
+    fresh: bool = False,
+    strip: bool = False,
+    threads: int | None = None,
+    device: str | None = None,
+) -> Plan:
+    """Predict a run of a recipe from headers alone: ranks, sizes, memory, and what is up to date.
+
+    Args:
+        recipe: a YAML file, or the content of one; relative paths start from its folder, or from the
+            current one.
+        set: variable → value, instead of the recipe's.
+        inputs: input → path, instead of the recipe's.
+        fresh, strip, threads, device: as of `run`.
+
+    Raises:
+        RecipeError: with all mistakes in it.
+    """
+    found = open_recipe(recipe, set=set, inputs=inputs)
+    return plan_recipe(found, Context(threads, device, strip=strip), fresh=fresh)
+
+
 def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = False) -> Plan:
-    """Foretell a run.
+    """Predict a run of a checked recipe, from headers alone.
+
+    Args:
+        fresh: the run would make again what is up to date.
 
     Raises:
         RecipeError: if the recipe is locked, and what it reads has changed.
@@ -116,16 +146,17 @@ def _predicted(
     task: Task, known: Mapping[str, Adapter | Path], context: Context
 ) -> tuple[Prediction | None, str | None]:
     if any(name not in known for name in task.needs):
-        return None, "follows from results that cannot be told yet"
+        return None, "depends on a step that has not run yet"
     try:
-        how = replace(context, known=known, notify=ignore)
-        return task.verb.predict(task.parameters, how), None
+        quiet = replace(context, known=known, notify=ignore)
+        predict = task.verb.predict
+        return None if predict is None else predict(task.parameters, quiet), None
     except LoramergeError as error:
         return None, str(error)
 
 
 def _states(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:
-    """Return task → whether it will run; a task whose inputs will be made again will."""
+    """Return task → its state; a task whose inputs will be made again will run, too."""
     found: dict[str, str] = {}
     keys: dict[str, str] = {}
     for name, task in recipe.tasks.items():

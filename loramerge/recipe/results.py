@@ -1,4 +1,4 @@
-"""What a run of a recipe did: an outcome for each task, as objects, as JSON, and as a table."""
+"""The result of a run of a recipe: an outcome for each task, as objects, JSON and a table."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loramerge.recipe.recipe import Recipe, Task
-from loramerge.recipe.variables import project, shown
+from loramerge.adapter import Adapter
+from loramerge.events import Event
+from loramerge.recipe.recipe import Recipe
+from loramerge.recipe.task import Task
+from loramerge.recipe.variables import as_text, project
 
-__all__ = ["Outcome", "RunResult", "figures_of"]
+__all__ = ["Done", "Outcome", "RunResult", "figures_of"]
 
 Scalar = str | int | float | bool | None
 
 
 @dataclass
-class Outcome:
-    """What became of a task.
+class Done:
+    """The result of running a task; can be pickled.
 
     Args:
-        status: `done`, `up to date`, `not needed` (nothing that uses it was made again), `failed`, or
-            `left out` (something it needs failed).
-        result: the verb's result, where it was run now.
-        figures: what it reported, now or when it was last run; numbers and words only.
+        result: the verb's, without its adapter.
+        adapter: the result of a task that does not save.
+        events: those that could not be told while it ran.
+    """
+
+    result: Any
+    adapter: Adapter | None
+    seconds: float
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """The outcome of a task.
+
+    Args:
+        status: `done`, `up to date`, `not needed` (no task that uses it was run), `failed`, or
+            `left out` (a task it needs failed).
+        result: the verb's result, where the task ran now.
+        figures: the numbers and words it reported, now or when it last ran.
     """
 
     task: Task
@@ -49,7 +68,7 @@ class Outcome:
 
 @dataclass
 class RunResult:
-    """What a run did, task by task."""
+    """The result of a run, task by task."""
 
     recipe: Recipe
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -83,7 +102,7 @@ class RunResult:
         """Yield a row for each case of the sweep, one if there is none."""
         columns = self.columns()
         for case in self.recipe.cases:
-            row: dict[str, Scalar] = {name: shown(value) for name, value in case.items()}
+            row: dict[str, Scalar] = {name: as_text(value) for name, value in case.items()}
             for outcome in self.outcomes.values():
                 if project(case, list(outcome.task.case)) == dict(outcome.task.case):
                     step = outcome.task.step

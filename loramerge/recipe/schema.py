@@ -1,4 +1,4 @@
-"""What a step may say: models of pydantic made from the verbs' parameters, and the JSON Schema."""
+"""Validation of steps by pydantic models made from the verbs' parameters, and the JSON Schema."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.recipe.mistakes import Mistakes, Place, meant
+from loramerge.parameters import made_of
+from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
-from loramerge.recipe.variables import shown
+from loramerge.recipe.variables import as_text
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
 from loramerge.steps.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo
 
-__all__ = ["Each", "json_schema", "validated"]
+__all__ = ["Each", "json_schema", "validate"]
 
 
 @dataclass(frozen=True)
 class Each(Reference):
-    """Stands for the results of a step in all cases of a sweep."""
+    """A reference to the results of a step in all cases of a sweep."""
 
 
-def validated(
+def validate(
     verb: Verb, content: Mapping[str, Any], place: Place, root: Path | None, mistakes: Mistakes
 ) -> Any:
-    """Return the parameters that a step's content says, after noting its mistakes.
+    """Return the parameters of a step's content, after noting its mistakes.
 
-    What is wrong is left out, so that the rest can be looked at; None if nothing can be. References to
-    all cases stand as `Each`.
+    Mistaken words are left out, so that the rest can be checked; None if nothing remains. References
+    to all cases of a step are `Each`.
     """
     from pydantic import ValidationError
 
+    model = _model(verb)
     words, stated = [one.word for one in _parameters(verb)], set(content)
     while True:
         try:
-            found = _model(verb).model_validate(dict(content), context={"root": root})
+            found = model.model_validate(dict(content), context={"root": root})
             break
         except ValidationError as error:
             errors = error.errors(include_url=False)
-        for one in errors:  # what was left out for another mistake is not absent
+        for one in errors:  # a word left out for another mistake is not absent
             if one["type"] != "missing" or one["loc"][0] not in stated:
                 _note(one, verb, words, place, mistakes)
         rest = _without(content, [one["loc"] for one in errors])
@@ -54,13 +56,14 @@ def validated(
             return None
         content = rest
     values = {name: getattr(found, name) for name in found.model_fields_set}
-    return verb.parameters(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return made_of(
+        verb.parameters,
+        {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
     )
 
 
 def _without(content: Mapping[str, Any], places: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Return a step's content without what stands at some places: words, or items of lists."""
+    """Return a step's content without some places: words, or items of lists."""
     kept = dict(content)
     for word in {str(loc[0]) for loc in places if loc}:
         items = {loc[1] for loc in places if len(loc) > 1 and str(loc[0]) == word}
@@ -74,24 +77,34 @@ def _without(content: Mapping[str, Any], places: Sequence[Sequence[Any]]) -> dic
 
 
 def _parameters(verb: Verb) -> list[Parameter]:
-    return [one for one in parameters_of(verb.parameters) if one.doc.recipe]
+    return [one for one in parameters_of(verb.parameters, installed=True) if one.doc.recipe]
+
+
+def _model(verb: Verb) -> type[BaseModel]:
+    """Return the model of a verb with the parameters and choices that are known by now."""
+    fields = _parameters(verb)
+    choices = [None if one.doc.choices is None else tuple(one.doc.choices()) for one in fields]
+    kind: Any = verb.parameters
+    return _model_of(kind, tuple(zip(fields, choices, strict=True)))
 
 
 @cache
-def _model(verb: Verb) -> type[BaseModel]:
+def _model_of(
+    kind: Any, parameters: tuple[tuple[Parameter, tuple[str, ...] | None], ...]
+) -> type[BaseModel]:
     from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {
         one.name: (
-            _type(one),
+            _type(one, choices),
             Field(... if one.required else _default(one), alias=one.word, description=one.doc.help),
         )
-        for one in _parameters(verb)
+        for one, choices in parameters
     }
     return create_model(
-        verb.parameters.__name__,
+        kind.__name__,
         __config__=ConfigDict(extra="forbid"),
-        __doc__=verb.parameters.__doc__,
+        __doc__=kind.__doc__,
         **fields,
     )
 
@@ -100,12 +113,14 @@ def _default(one: Parameter) -> Any:
     return list(one.default) if isinstance(one.default, tuple) else one.default
 
 
-def _type(one: Parameter) -> Any:
-    """Return the type of a parameter in a recipe: no number is a text, no text a number."""
+def _type(one: Parameter, choices: tuple[str, ...] | None) -> Any:
+    """Return the type of a parameter in a recipe; text and numbers are not converted."""
     from pydantic import Strict
 
     if one.refers:
         inner: Any = _reference_type(one)
+    elif choices is not None:
+        inner = typing.Literal[choices]
     elif typing.get_origin(one.kind) is typing.Literal:
         inner = one.kind
     else:
@@ -143,10 +158,10 @@ def _mapping_schema(weighted: bool, many: bool) -> dict[str, Any]:
 
 
 def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> Any:
-    """Return what a step says of an adapter or base: text, `{adapter:, weight:}`, or `{each:}`.
+    """Return the reference in a text, in `{adapter:, weight:}`, or in `{each:}`.
 
     Raises:
-        ValueError: holding the error that says what is wrong.
+        ValueError: holding the error.
     """
     try:
         if isinstance(value, str):
@@ -159,7 +174,7 @@ def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> 
 
 
 class _Refused(ValueError):
-    """Carries an error through the validation."""
+    """An error on its way through pydantic."""
 
     def __init__(self, error: LoramergeError) -> None:
         super().__init__(error.problem)
@@ -168,23 +183,25 @@ class _Refused(ValueError):
 
 def _named(value: str) -> str:
     if not value.strip():
-        raise UsageError("an empty name stands for nothing")
+        raise UsageError("the name is empty")
     return value
 
 
 def _mapped(value: Mapping[str, Any], *, weighted: bool, many: bool) -> Reference:
     words = (["adapter"] if weighted else []) + (["each"] if many else [])
     known = [*words, "weight"] if weighted else words
-    strange = [word for word in value if word not in known]
-    if strange:
+    unknown = [word for word in value if word not in known]
+    if unknown:
         raise UsageError(
-            f"{strange[0]!r} is no part of a reference",
+            f"a reference has no {unknown[0]!r}",
             expected=" or ".join(known),
-            hint=meant(strange[0], known),
+            hint=suggestion(unknown[0], known),
         )
     given = [word for word in words if word in value]
     if len(given) != 1:
-        raise UsageError(f"a reference names one {' or '.join(words)}", found=_short(value))
+        raise UsageError(
+            f"a reference must have exactly one of {' and '.join(words)}", found=_short(value)
+        )
     name = value[given[0]]
     if not isinstance(name, str) or not name.strip():
         raise UsageError("expected a name", found=_short(name))
@@ -199,11 +216,11 @@ def _short(value: Any) -> str:
 
 
 def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mistakes) -> None:
-    """Say what pydantic found in our words."""
+    """Note an error of pydantic in our own words."""
     kind, where = error["type"], (*place, *error["loc"])
     word, context = str(error["loc"][0]) if error["loc"] else "", error.get("ctx", {})
     if kind == "extra_forbidden":
-        hint = meant(word, words) or f"{verb.name} takes {', '.join(words)}"
+        hint = suggestion(word, words) or f"{verb.name} takes {', '.join(words)}"
         mistakes.add(where, f"{verb.name} has no {word!r}", hint)
     elif kind == "missing":
         mistakes.add(place, f"{verb.name} needs {word!r}")
@@ -211,7 +228,7 @@ def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mist
         mistakes.caught((*where, "="), context["error"].error)
     else:
         expected = error["msg"].removeprefix("Input should be ")
-        found = _short(shown(error["input"]))
+        found = _short(as_text(error["input"]))
         mistakes.add((*where, "="), f"{word}: expected {expected}, found {found!r}"
                      if isinstance(error["input"], str)
                      else f"{word}: expected {expected}, found {found}")  # fmt: skip
@@ -233,7 +250,7 @@ def json_schema() -> dict[str, Any]:
         verbs[verb.name] = schema
     step = {
         "type": "object",
-        "properties": verbs | {"save": _TEXT | {"description": "File to write, a barrier."}},
+        "properties": verbs | {"save": _TEXT | {"description": "File to write."}},
         "oneOf": [{"required": [name]} for name in verbs],
         "additionalProperties": False,
     }
@@ -242,7 +259,10 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "path": _TEXT,
             "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-            "recipe": {"type": "object", "description": "What made it, if it is gone."},
+            "recipe": {
+                "type": "object",
+                "description": "The recipe that makes it, for when it is not found.",
+            },
         },
         "required": ["path"],
         "additionalProperties": False,

@@ -1,4 +1,4 @@
-"""The recipes that come with loramerge: their names, what they are for, and their text."""
+"""The recipes that come with loramerge: their names, purposes and texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shipped:
 
     Args:
         name: of its file, without the suffix.
-        text: as it stands there, comments included.
+        text: of the whole file, comments included.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Shipped:
 
     @property
     def title(self) -> str:
-        """What it is for: the first line of its comment."""
+        """Its purpose: the first line of its comment."""
         return self.text.partition("\n")[0].lstrip("# ").strip()
 
 
@@ -51,10 +51,10 @@ def shipped_recipes() -> list[Shipped]:
 
 
 def shipped_recipe(name: str) -> Shipped:
-    """Return one of them by its name.
+    """Return a recipe that comes with loramerge by its name.
 
     Raises:
-        UsageError: if there is none of this name, with the nearest that there is.
+        UsageError: if there is no recipe of this name, with the closest name.
         FileError: if they were not installed.
     """
     known = {recipe.name: recipe for recipe in shipped_recipes()}
@@ -70,7 +70,7 @@ def shipped_recipe(name: str) -> Shipped:
 
 
 def _folder() -> Traversable:
-    """Return where they lie: in the installed package, or in the repository it is run from."""
+    """Return their folder: in the installed package, or in the repository it runs from."""
     from importlib.resources import files
 
     inside = files(loramerge) / _FOLDER
@@ -80,4 +80,6 @@ def _folder() -> Traversable:
     beside = repository / _FOLDER
     if (repository / "pyproject.toml").is_file() and beside.is_dir():
         return beside
-    raise FileError("the recipes that come with loramerge were not installed", hint="install again")
+    raise FileError(
+        "the recipes that come with loramerge are not installed", hint="install loramerge again"
+    )

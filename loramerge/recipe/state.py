@@ -1,4 +1,4 @@
-"""What a recipe has made so far, in a small file beside it: who made which output, from what."""
+"""The state of a recipe: a small file beside it that records what each output was made from."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 import loramerge
 from loramerge.algebra.weights import weight_content
-from loramerge.errors import CorruptFile, LoramergeError
+from loramerge.errors import CorruptFile, LoramergeError, Setting
 from loramerge.files.writer import write_bytes
 from loramerge.recipe.inputs import digest_at
-from loramerge.recipe.recipe import Task
+from loramerge.recipe.task import Task
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
 __all__ = ["Fact", "Record", "State", "file_fact", "package_digest", "task_key"]
 
-Fact = Mapping[str, str]  # what a result depends on: a file's name and digest, or a task's key
+Fact = Mapping[str, str]  # one dependency of a result: a file's name and digest, or a task's key
 
 
 @cache
 def package_digest() -> str:
-    """Return the digest of the package's source: results of other code are made again."""
+    """Return the digest of the package's source, because results of other code are made again."""
     root = Path(loramerge.__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -37,18 +37,18 @@ def package_digest() -> str:
 
 
 def file_fact(path: Path) -> Fact:
-    """Return what a file is to the results made from it; headers name it, so its name counts."""
+    """Return the name and digest of a file; headers contain the name, so it counts, too."""
     return {"name": path.name, "sha256": digest_at(path)}
 
 
 def task_key(task: Task, facts: Mapping[str, Fact], *, strip: bool) -> str:
-    """Return the digest of everything that a task's result follows from.
+    """Return the digest of everything that a task's result depends on.
 
     Args:
-        facts: name in the parameters → what stands behind it.
+        facts: name in the parameters → the file or task it stands for.
     """
 
-    def said(value: Any) -> Any:
+    def content_of(value: Any) -> Any:
         if isinstance(value, Reference):
             return {"of": dict(facts[value.name]), "weight": weight_content(value.weight)}
         return dict(facts[value])
@@ -57,21 +57,23 @@ def task_key(task: Task, facts: Mapping[str, Fact], *, strip: bool) -> str:
     for one, value in stated(task.parameters):
         values = value if one.many else (value,)
         if one.refers:
-            values = [said(v) if one.names(v) else v for v in values]
+            values = [content_of(v) if one.names(v) else v for v in values]
         content[one.word] = list(values)
     whole = [package_digest(), strip, task.verb.name, content]
+    code = getattr(task.parameters, "code", None)  # of a merge operator from outside
+    whole += [] if code is None else [code]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
 class Record:
-    """One finished task.
+    """The record of a finished task.
 
     Args:
         output: path relative to the recipe, None for a report that is not saved.
         sha256: of the output.
-        figures: what it reported.
-        seconds: that it took.
+        figures: the numbers and words it reported.
+        seconds: the time it took.
     """
 
     key: str
@@ -83,10 +85,10 @@ class Record:
 
 @dataclass
 class State:
-    """The records of a recipe, by task; kept in memory where the recipe is in no file.
+    """The records of a recipe, by task; kept only in memory where the recipe is not in a file.
 
     Args:
-        running: outputs that were being made when it was last written.
+        running: outputs that were being made when the state was last written.
     """
 
     path: Path | None
@@ -96,10 +98,10 @@ class State:
 
     @classmethod
     def beside(cls, recipe: Path | None, root: Path) -> State:
-        """Read the state beside a recipe; there may be none yet.
+        """Read the state of a recipe; an empty one where there is none yet.
 
         Raises:
-            CorruptFile: if it cannot be understood.
+            CorruptFile: if it cannot be read.
         """
         if recipe is None:
             return cls(None, root)
@@ -108,7 +110,7 @@ class State:
             content = json.loads(path.read_text("utf-8"))
             records = {name: Record(**fields) for name, fields in content["tasks"].items()}
             found = cls(path, root, records)
-            # what a stopped run was making and never came to be is not this recipe's
+            # an output that a stopped run had begun and that does not exist is not this recipe's
             found.running = [str(n) for n in content["running"] if (root / str(n)).exists()]
             return found
         except FileNotFoundError:
@@ -117,18 +119,18 @@ class State:
             raise CorruptFile(
                 f"the state of the recipe cannot be read ({type(error).__name__})",
                 file=path,
-                hint="delete it; outputs are then made again with --force",
+                hint=("delete it; then make the outputs again with ", Setting("force", True)),
             ) from None
 
     def relative(self, output: Path) -> str:
-        """Return an output's path as records have it."""
+        """Return an output's path as it is recorded, relative to the recipe."""
         try:
             return Path(os.path.relpath(output, self.root)).as_posix()
         except ValueError:  # another drive
             return output.as_posix()
 
     def is_current(self, task: Task, key: str) -> bool:
-        """Say whether a task was done from just these things and what it made is still there."""
+        """Return whether a task was done with this key and its output is still unchanged."""
         record = self.records.get(task.name)
         if record is None or record.key != key:
             return False
@@ -137,20 +139,20 @@ class State:
         return record.output == self.relative(task.save) and _has(task.save, record.sha256)
 
     def owns(self, output: Path) -> bool:
-        """Say whether this recipe made what lies at a path, or was about to."""
+        """Return whether this recipe made the file at a path, or had begun to."""
         name = self.relative(output)
         if name in self.running:
             return True
         return any(r.output == name and _has(output, r.sha256) for r in self.records.values())
 
     def begin(self, task: Task) -> None:
-        """Note that a task's output is being made."""
+        """Record that a task's output is being made."""
         if task.save is not None:
             self.running = sorted({*self.running, self.relative(task.save)})
             self.write()
 
     def abandon(self, task: Task) -> None:
-        """Note that a task failed: nothing of it is there."""
+        """Record that a task failed, so that there is no output."""
         if task.save is not None:
             self.running = [name for name in self.running if name != self.relative(task.save)]
             if self.path is not None and not self.running and not self.records:
@@ -159,7 +161,7 @@ class State:
                 self.write()
 
     def finish(self, task: Task, record: Record) -> None:
-        """Note that a task is done."""
+        """Record that a task is done."""
         self.records[task.name] = record
         if task.save is not None:
             self.running = [name for name in self.running if name != self.relative(task.save)]

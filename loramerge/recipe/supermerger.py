@@ -1,4 +1,4 @@
-"""The recipe of a LoRA that sd-webui-supermerger merged, from the metadata it leaves.
+"""The recipe of a LoRA merged by sd-webui-supermerger, from the metadata it writes.
 
 With metadata set to "merge" or "save all", supermerger writes `sshs_cp0`, `sshs_cp1`, … into the
 header: each a JSON object, the metadata of one input in the order of the merge, and in it
@@ -39,7 +39,7 @@ _STEP = "merge"
 
 @dataclass(frozen=True)
 class _Input:
-    """What the metadata says about one input.
+    """One input, as the metadata describes it.
 
     Args:
         ratios: of each block, as used.
@@ -59,7 +59,7 @@ class _Input:
 
 
 def recipe_of(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]] | None:
-    """Return the recipe of a merged LoRA and notes on what it cannot repeat, or None.
+    """Return the recipe of a merged LoRA and notes on what it does not tell, or None.
 
     The recipe's adapters are `NAME.safetensors`; their folder is not recorded.
 
@@ -67,10 +67,10 @@ def recipe_of(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]] |
         metadata: the strings of the file's header.
 
     Returns:
-        None where supermerger left no inputs in the metadata.
+        None where the metadata names no inputs of supermerger.
 
     Raises:
-        CorruptFile: if what it left cannot be read.
+        CorruptFile: if its metadata cannot be read.
     """
     try:
         parts = _parts(metadata)
@@ -121,7 +121,7 @@ def _object(where: str, raw: object) -> dict[str, Any]:
 
 
 def _earlier(first: Mapping[str, Any], index: int) -> dict[str, Any] | None:
-    """Return what the first input's own metadata holds as input `index`, or None."""
+    """Return input `index` in the first input's own metadata, or None."""
     try:
         return _object("", first.get(f"sshs_cp{index}"))
     except CorruptFile:
@@ -211,7 +211,7 @@ def _word(name: str, taken: set[str]) -> str:
 
 
 def _notes(inputs: Sequence[_Input], ranks: set[int]) -> list[str]:
-    """Return what the recipe cannot repeat, or does not know."""
+    """Return notes on what the recipe cannot repeat, or does not know."""
     checks = (
         (
             len(ranks) < 2,
@@ -260,7 +260,7 @@ def _negative(inputs: Sequence[_Input]) -> bool:
 
 
 def _mixed(inputs: Sequence[_Input]) -> bool:
-    """Say whether adapters of opposite signs may meet in a block."""
+    """Return whether ratios of opposite signs meet in a block."""
     most = max(len(one.used) for one in inputs)
     per_block = zip(*(one.used * (most // len(one.used)) for one in inputs), strict=False)
     return any(min(ratios) < 0 < max(ratios) for ratios in per_block)

@@ -1,7 +1,7 @@
-"""A recipe's text: YAML 1.2 with the place of everything in it.
+"""The text of a recipe: YAML 1.2, read with the place of everything in it.
 
-`1e-4` is a number, `on` and `no` are words, keys are text whatever they look like, and a key that
-stands twice is a mistake. A BOM and CRLF are fine.
+`1e-4` is a number, `on` and `no` are text, keys are always text, and a key that occurs twice is a
+mistake. A BOM and CRLF are accepted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def read_text(path: Path) -> str:
     """Return the text of a recipe.
 
     Raises:
-        MissingFile, FileError: if there is none that can be read.
-        RecipeError: if it is no text.
+        MissingFile, FileError: if the file cannot be read.
+        RecipeError: if it is not text in UTF-8, or too large.
     """
     try:
         raw = path.read_bytes()
@@ -40,18 +40,19 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise FileError(f"the recipe cannot be read: {error.strerror}", file=path) from None
     if len(raw) > _MOST:
-        raise RecipeError("this is too large to be a recipe", file=path, found=f"{len(raw)} bytes")
+        raise RecipeError("this file is too large to be a recipe", file=path,
+                          expected=f"at most {_MOST} bytes", found=f"{len(raw)} bytes")  # fmt: skip
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RecipeError("a recipe is a text in UTF-8, and this is none", file=path) from None
+        raise RecipeError("this is not a recipe: it is not text in UTF-8", file=path) from None
 
 
 def parse_text(text: str, name: str) -> tuple[Any, Mistakes]:
-    """Return what a YAML text says, and the mistakes found so far with the place of everything.
+    """Return the content of a YAML text, and the mistakes in it with the places of everything.
 
     Raises:
-        RecipeError: if it is no YAML, so that nothing in it can be understood.
+        RecipeError: if it is not YAML.
     """
     root, construct = _composed(text, name)
     mistakes = Mistakes(name, {(): Mark(1, 1)})
@@ -64,7 +65,7 @@ def scalar_of(text: str) -> Any:
     """Return the value of a YAML text given on a command line, e.g. after `--set w=`.
 
     Raises:
-        RecipeError: if it is no YAML.
+        RecipeError: if it is not YAML.
     """
     content, mistakes = parse_text(text, "value")
     mistakes.refuse()
@@ -82,14 +83,14 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         what = " ".join(filter(None, (error.problem, error.context)))
-        raise RecipeError(f"this is no YAML: {what}", file=where) from None
+        raise RecipeError(f"this is not YAML: {what}", file=where) from None
     except (YAMLError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())
-        raise RecipeError(f"this is no YAML: {what}", file=name) from None
+        raise RecipeError(f"this is not YAML: {what}", file=name) from None
 
 
 class _Reader:
-    """Turns nodes into plain values, and keeps where each stands."""
+    """Turns nodes into plain values, and keeps the place of each."""
 
     def __init__(self, construct: Any, mistakes: Mistakes) -> None:
         self._construct = construct
@@ -105,7 +106,9 @@ class _Reader:
         self._marks.setdefault(place, _mark(node))
         kind = node.tag.removeprefix(_TAG)
         if kind == node.tag or kind not in _TYPES[node.id]:
-            self._mistakes.add((*place, "="), f"a recipe has no values of the type {node.tag}")
+            self._mistakes.add(
+                (*place, "="), f"values of the type {node.tag} are not allowed in a recipe"
+            )
             return None
         if node.id == "mapping":
             return self._mapping(node, place)
@@ -123,14 +126,14 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key.value, str):
-                self._mistakes.add(place, "a key must be a word")
+                self._mistakes.add(place, "a key must be text")
                 continue
             inner = (*place, key.value)
             if key.value in found:
                 first = self._marks[inner]
                 self._marks[(*inner, "")] = _mark(key)
                 self._mistakes.add(
-                    (*inner, ""), f"{key.value!r} stands twice; first in line {first.line}"
+                    (*inner, ""), f"{key.value!r} occurs twice; first in line {first.line}"
                 )
                 continue
             self._marks[inner] = _mark(key)

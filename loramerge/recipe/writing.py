@@ -1,4 +1,4 @@
-"""Recipes written out: the one that a command was, as YAML that people can go on with."""
+"""Recipes of commands: the steps that a command ran, written as YAML for people to edit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
-from loramerge.recipe.variables import escaped
+from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
@@ -20,10 +20,10 @@ __all__ = ["recipe_content", "write_recipe", "yaml_text"]
 
 
 def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
-    """Write the recipe of what a command did.
+    """Write the recipe of a command that ran.
 
     Args:
-        steps: (verb, parameters, result) of each thing done.
+        steps: (verb, parameters, result) of each step.
 
     Raises:
         OutputExists: if the path exists.
@@ -46,14 +46,14 @@ def yaml_text(content: Mapping[str, Any]) -> str:
 
 
 def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[str, Any]:
-    """Return the recipe of steps that were done, with paths relative to a folder."""
+    """Return the recipe of steps that ran, with paths relative to a folder."""
     inputs: dict[str, str] = {}
     names: dict[str, str] = {}
     written: dict[str, Any] = {}
 
     def named(text: str, holds: str) -> str:
-        """Return the name of the input that a name or path stood for."""
-        place = _located(text, holds)
+        """Return the name of the input for a name or path on the command line."""
+        place = _locate(text, holds)
         real = os.path.realpath(place)
         if real not in names:
             stem = bare(place.name) or "input"
@@ -68,17 +68,17 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
             values: Sequence[Any] = value if one.many else (value,)
             if one.refers:
                 holds = str(one.doc.completes)
-                values = [_said(v, named, holds) if one.names(v) else v for v in values]
+                values = [_reference(v, named, holds) if one.names(v) else v for v in values]
             content[one.word] = list(values) if one.many else values[0]
         step: dict[str, Any] = {verb: content}
         output = getattr(result, "output", None)
         if output is not None:
             step["save"] = _relative(Path(output), root)
         written[_free(verb, {*inputs, *written})] = step
-    return {"version": 1, "inputs": escaped(inputs), "steps": escaped(written)}
+    return {"version": 1, "inputs": escape(inputs), "steps": escape(written)}
 
 
-def _said(value: Any, named: Any, holds: str) -> Any:
+def _reference(value: Any, named: Any, holds: str) -> Any:
     if not isinstance(value, Reference):
         return named(value, holds)
     name = named(value.name, holds)
@@ -90,7 +90,7 @@ def _said(value: Any, named: Any, holds: str) -> Any:
     return {"adapter": name, "weight": weight}
 
 
-def _located(text: str, holds: str) -> Path:
+def _locate(text: str, holds: str) -> Path:
     if holds == "folders":
         return below(None, text)
     try:
@@ -100,7 +100,7 @@ def _located(text: str, holds: str) -> Path:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """Return a path as the recipe has it: from its folder, if it lies on the same drive."""
+    """Return a path relative to the recipe's folder, or absolute if it is on another drive."""
     try:
         return Path(os.path.relpath(path, root)).as_posix()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What verbs that give an adapter share: the result, how it is written, and what it will weigh."""
+"""Results of verbs that give an adapter: their figures, and how they are written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.encode import Encoded, choose_dialect, encode, suffix_of
+from loramerge.adapter.encode import Encoded, encode
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
-from loramerge.dialects import Dialect
 from loramerge.files.dtypes import DTYPES
-from loramerge.steps.outputs import adapter_output, default_name, encoded_size, size_model
+from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import (
     Made,
@@ -22,18 +21,17 @@ from loramerge.steps.provenance import (
     made_of,
     placeholder,
 )
+from loramerge.steps.sizes import encoded_size, size_model
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
     "AdapterResult",
-    "Target",
     "budget",
     "encoded_for",
     "header_of",
     "lossy_json",
-    "target_of",
     "whole_size",
-    "written",
+    "write_result",
 ]
 
 
@@ -110,49 +108,18 @@ def lossy_json(
     }
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where and how an adapter will be written.
-
-    Args:
-        dtype: safetensors name of the type, None for the adapter's own.
-    """
-
-    path: Path
-    dialect: Dialect
-    dtype: str | None
-    force: bool
-
-
-def target_of(parameters: WriteParameters, adapters: Sequence[Adapter], stem: str) -> Target:
-    """Return where the result of adapters goes, or refuse it before any work is done.
-
-    Args:
-        stem: the default name of the file, without its suffix.
-
-    Raises:
-        UsageError, OutputExists: see `outputs.adapter_output`.
-    """
-    dialect = choose_dialect(parameters.target(), list(adapters))
-    output = parameters.output
-    path = default_name(stem, suffix_of(dialect)) if output is None else Path(output)
-    adapter_output(path, dialect, force=parameters.force)
-    return Target(path, dialect, parameters.float_type(), parameters.force)
-
-
-def encoded_for(adapter: Adapter, target: Target, context: Context) -> Encoded:
+def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
     """Return an adapter as it will be written, with the record of what made it in the header."""
-    encoded = encode(adapter, target.dialect, target.dtype)
-    how = adapter, target.dialect, target.dtype, context
+    encoded = encode(adapter, output.dialect, output.dtype)
     late = length_is_known(made_of(adapter))
-    encoded.metadata |= header_of(*how, exact=not late)
+    encoded.metadata |= header_of(adapter, output, context, exact=not late)
     if late:
-        encoded.late.append(lambda: header_of(*how))
+        encoded.late.append(lambda: header_of(adapter, output, context))
     return encoded
 
 
 def header_of(
-    adapter: Adapter, dialect: Dialect, dtype: str | None, context: Context, *, exact: bool = True
+    adapter: Adapter, output: Output, context: Context, *, exact: bool = True
 ) -> dict[str, str]:
     """Return the entries of a header that say what wrote and what made an adapter.
 
@@ -161,23 +128,23 @@ def header_of(
     """
     if context.strip:
         return {}
-    how = {"to": dialect.name}
-    if dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
-        how["dtype"] = DTYPES[dtype or adapter.dtype].word
+    written = {"to": output.dialect.name}
+    if output.dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
+        written["dtype"] = DTYPES[output.dtype or adapter.dtype].word
     made = made_of(adapter)
-    return header_entries(made, how) if exact else header_entries(made, how, placeholder)
+    return header_entries(made, written) if exact else header_entries(made, written, placeholder)
 
 
 Result = TypeVar("Result", bound=AdapterResult)
 
 
-def written(
+def write_result(
     result: Result,
-    target: Target,
+    output: Output,
     context: Context,
     *,
     wanted: Callable[[int], bool] = lambda _: True,
-    check: Callable[[Result, Path, Target, Context], None] | None = None,
+    check: Callable[[Result, Path, Output, Context], None] | None = None,
 ) -> Result:
     """Write a computed adapter and return its result, which then says where.
 
@@ -186,40 +153,37 @@ def written(
         check: looks at the written file before it gets its name; what it raises leaves no file.
     """
     adapter = result.adapter
-    assert adapter is not None
-    encoded = encoded_for(adapter, target, context)
-    dtype = DTYPES[target.dtype or adapter.dtype].word
-    result = replace(result, dialect=target.dialect.name, dtype=dtype)
+    assert adapter is not None and output.path is not None
+    encoded = encoded_for(adapter, output, context)
+    dtype = DTYPES[output.dtype or adapter.dtype].word
+    result = replace(result, dialect=output.dialect.name, dtype=dtype)
     if not wanted(encoded_size(encoded)):
         return result
 
     def look(path: Path) -> None:
         if check is not None:
-            check(result, path, target, context)
+            check(result, path, output, context)
 
-    size = write_encoded(encoded, target.path, force=target.force, check=look if check else None)
-    return replace(result, output=str(target.path), size=size)
+    size = write_encoded(encoded, output.path, force=output.force, check=look if check else None)
+    return replace(result, output=str(output.path), size=size)
 
 
 def budget(
-    adapters: Sequence[Adapter],
     frame: Adapter,
     shapes: Mapping[Site, Delta],
-    parameters: WriteParameters,
+    output: Output,
     made: Made | None,
     context: Context,
 ) -> SizeModel:
     """Return what files of given ranks weigh, the record in their header included.
 
     Args:
-        adapters: the inputs.
         frame: the adapter whose metadata and embeddings will be written.
         shapes: a delta of every site.
     """
-    dialect = choose_dialect(parameters.target(), list(adapters))
-    dtype = parameters.float_type() or frame.dtype
-    entries = header_of(frame.with_deltas({}).made_by(made), dialect, dtype, context, exact=False)
-    return size_model(frame, shapes, dialect, dtype, entries)
+    output = replace(output, dtype=output.dtype or frame.dtype)
+    entries = header_of(frame.with_deltas({}).made_by(made), output, context, exact=False)
+    return size_model(frame, shapes, output.dialect, output.dtype or frame.dtype, entries)
 
 
 def whole_size(adapters: Sequence[Adapter], parameters: WriteParameters) -> int:
@@ -231,5 +195,5 @@ def _size_of(adapter: Adapter, parameters: WriteParameters) -> int:
     """Return the bytes of an adapter's file, or for a computed one those it would have."""
     if adapter.info.size is not None:
         return adapter.info.size
-    dialect = choose_dialect(parameters.target(), [adapter])
-    return encoded_size(encode(adapter, dialect, parameters.float_type()))
+    output = output_of(parameters, [adapter])
+    return encoded_size(encode(adapter, output.dialect, output.dtype))

@@ -1,7 +1,8 @@
-"""What verbs on several files share: which files, one after the other, and the table of results.
+"""Verbs on several files: which files, one after the other, and the table of results.
 
-A verb that makes one adapter of one adapter says how in a `FileWork`; `in_batch` does it to every
-file that was given. With a single file errors are raised; with several they become lines of a report.
+A verb that makes one adapter of one adapter describes that in a `FileWork`; `in_batch` does it to
+every file that was given. With a single file errors are raised; with several they become lines of
+a report.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from loramerge.adapter import Adapter
-from loramerge.adapter.encode import choose_dialect, suffix_of
+from loramerge.adapter.encode import suffix_of
 from loramerge.algebra.arrays import check_device
 from loramerge.dialects import Dialect
-from loramerge.errors import LoramergeError, OutputExists, UsageError
+from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.library.lookup import bare, expand
-from loramerge.steps.adapters import AdapterResult, Target, written
-from loramerge.steps.inputs import adapter_of
-from loramerge.steps.outputs import adapter_output
+from loramerge.steps.adapters import AdapterResult, write_result
+from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc
 from loramerge.steps.references import Reference
+from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
@@ -60,7 +60,16 @@ class FileParameters(WriteParameters):
     ] = None
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant; verbs say more."""
+        """Refuse parameters that cannot be meant; verbs check more."""
+
+    def of(self, path: Path) -> Any:
+        """Return the verb's parameters for one of the files."""
+        raise NotImplementedError
+
+    def steps(self, result: FilesResult[Any]) -> list[tuple[Any, Any]]:
+        """Return the steps of a recipe that does the same to the same files."""
+        done = [file for file in result.files if file.status == "done"]
+        return [(self.of(Path(file.path)), file.result) for file in done]
 
 
 class OneFile(Protocol):
@@ -70,11 +79,9 @@ class OneFile(Protocol):
     def adapter(self) -> Reference:
         """The file."""
 
-    def target(self) -> str | None:
-        """Return the dialect or program asked for."""
-
-    def float_type(self) -> str | None:
-        """Return the safetensors name of the type asked for."""
+    @property
+    def base(self) -> str | None:
+        """The base that the adapter may need."""
 
 
 One = TypeVar("One", bound=OneFile)
@@ -86,21 +93,19 @@ class FileWork(Generic[One, Result]):
     """How one file is done.
 
     Args:
-        of: gives the parameters for one file.
-        whole: does it all to a single file, default name and writing included.
-        compute: gives the result without writing it.
-        check: looks at the written file before it gets its name, and notes in the result what it
-            saw; see `adapters.written`.
-        unwanted: says why a result of so many bytes, made of so many, is not written; None where
-            it is.
+        run: does everything to a single file, default name and writing included.
+        compute: returns the result without writing it.
         figures: names of what `result.json()` says of a file in `--json`.
+        check: looks at the written file before it gets its name, and notes in the result what it
+            saw; see `adapters.write_result`.
+        unwanted: function of the bytes of a result and of its input; returns why the result is not
+            written, None if it is.
     """
 
-    of: Callable[[Path], One]
-    whole: Callable[[One, Context], Result]
-    compute: Callable[[Adapter, One, Context], Result]
+    run: Callable[[One, Context], Result]
+    compute: Callable[[Source, One, Output, Context], Result]
     figures: Sequence[str]
-    check: Callable[[Result, Path, Target, Context], None] | None = None
+    check: Callable[[Result, Path, Output, Context], None] | None = None
     unwanted: Callable[[int, int], str | None] | None = None
 
 
@@ -181,20 +186,21 @@ def in_batch(
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
         raise UsageError(
-            "--output names one file, and there are several"
+            "an output names one file, and there are several inputs"
             if len(files) > 1
-            else "give --output or --out-dir, not both",
-            hint="--out-dir DIR keeps the names",
+            else "output and out_dir exclude each other",
+            hint=("give ", Setting("out_dir", "FOLDER"), " alone, which keeps the names"),
         )
     if len(files) > 1 and parameters.out_dir is None:
         raise UsageError(
-            f"{len(files)} files need a folder for their results", hint="--out-dir DIR"
+            f"{len(files)} files need a folder for their results",
+            hint=("give ", Setting("out_dir", "FOLDER")),
         )
     taken: dict[str, Path] = {}
     done = [
         _tolerant(path, relative, parameters, work, context, taken)
         if several
-        else _alone(path, work, context)
+        else _alone(path, parameters, work, context)
         for path, relative in files
     ]
     result = FilesResult(done, work.figures)
@@ -203,9 +209,11 @@ def in_batch(
     return result
 
 
-def _alone(path: Path, work: FileWork[One, Result], context: Context) -> FileOutcome[Result]:
+def _alone(
+    path: Path, parameters: FileParameters, work: FileWork[One, Result], context: Context
+) -> FileOutcome[Result]:
     """Do the only file."""
-    found = work.whole(work.of(path), context)
+    found = work.run(parameters.of(path), context)
     return FileOutcome(str(path), "done", found.output, found, found.size_before)
 
 
@@ -227,9 +235,9 @@ def _tolerant(
         )
 
 
-def _output(path: Path, relative: PurePath, out_dir: str, target: Dialect) -> Path:
+def _place(path: Path, relative: PurePath, out_dir: str, dialect: Dialect) -> Path:
     stem = str(relative) if path.is_dir() else bare(str(relative))
-    return Path(out_dir) / f"{stem}{suffix_of(target)}"
+    return Path(out_dir) / f"{stem}{suffix_of(dialect)}"
 
 
 def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[str, Path]) -> bool:
@@ -241,11 +249,14 @@ def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[
     """
     other = taken.setdefault(os.path.realpath(output), path)
     if other != path:
-        raise UsageError(f"its result would lie where that of {other} does: {output}")
+        raise UsageError(f"its result would replace that of {other}: {output}")
     if parameters.force or not output.exists():
         return False
     if output.samefile(path):
-        raise OutputExists("its result would lie where the file itself does; --force replaces it")
+        raise OutputExists(
+            "its result would replace the file itself",
+            hint=(Setting("force", True), " allows that"),
+        )
     return True
 
 
@@ -258,18 +269,17 @@ def _one(
     taken: dict[str, Path],
 ) -> FileOutcome[Result]:
     """Do one of several files; `taken` maps the outputs of this run to their files."""
-    one = work.of(path)
-    adapter = adapter_of(one.adapter, context)
-    dialect = choose_dialect(one.target(), [adapter])
+    one = parameters.of(path)
+    source = open_source([one.adapter], one.base, context)
+    output = output_of(parameters, source.adapters)
     assert parameters.out_dir is not None
-    output = _output(path, relative, parameters.out_dir, dialect)
-    before = adapter.info.size or 0
-    if _is_there(path, output, parameters, taken):
-        why = "the output is there already"
-        return FileOutcome(str(path), "kept", str(output), None, before, why)
-    adapter_output(output, dialect, force=parameters.force)
-    target = Target(output, dialect, one.float_type(), parameters.force)
-    computed = work.compute(adapter, one, context)
+    place = _place(path, relative, parameters.out_dir, output.dialect)
+    before = source.adapter.info.size or 0
+    if _is_there(path, place, parameters, taken):
+        why = "the output exists already"
+        return FileOutcome(str(path), "kept", str(place), None, before, why)
+    output = output.at(place)
+    computed = work.compute(source, one, output, context)
     refused: list[str] = []
 
     def wanted(size: int) -> bool:
@@ -277,10 +287,10 @@ def _one(
         refused.extend([why] if why else [])
         return not refused
 
-    found = written(computed, target, context, wanted=wanted, check=work.check)
+    found = write_result(computed, output, context, wanted=wanted, check=work.check)
     if refused:
         return FileOutcome(str(path), "skipped", None, found, before, refused[0])
-    return FileOutcome(str(path), "done", str(output), found, before)
+    return FileOutcome(str(path), "done", str(place), found, before)
 
 
 def _without_outputs(
@@ -314,9 +324,9 @@ def check_table(path: Path) -> None:
         return
     if path.is_dir() or path.read_bytes()[:5] not in (b"file,", b""):
         raise OutputExists(
-            "--results would replace something that is no table of results",
+            "this is not a table of results, and would be replaced by one",
             file=path,
-            hint="give --results another name",
+            hint=("give ", Setting("results"), " another name"),
         )
 
 

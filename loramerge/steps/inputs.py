@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
-from loramerge.algebra.terms import weighed
+from loramerge.algebra.terms import apply_weight
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
 from loramerge.events import Notify, Warn
@@ -46,7 +46,7 @@ def adapter_of(reference: Reference, context: Context) -> Adapter:
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:
     """Return the adapter multiplied by a weight; sites of weight 0 are left out."""
-    return adapter if weight == Weight() else weighed(adapter, weight)
+    return adapter if weight == Weight() else apply_weight(adapter, weight)
 
 
 def base_path(name: str, context: Context) -> Path:

@@ -10,33 +10,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof, prove
-from loramerge.algebra.terms import naming
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
-from loramerge.errors import LoramergeError, UsageError, listed
-from loramerge.events import Note, Warn
+from loramerge.errors import LoramergeError, Setting, UsageError, listed
+from loramerge.events import Note, Warn, ignore
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
-from loramerge.steps.adapters import (
-    AdapterResult,
-    Target,
-    budget,
-    target_of,
-    whole_size,
-    written,
-)
+from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.steps.inputs import adapter_of, at_base, open_base, weighted
-from loramerge.steps.outputs import stand_in
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
-from loramerge.steps.provenance import Made, base_input, input_of, step_of
 from loramerge.steps.references import Reference
+from loramerge.steps.sizes import stand_in
+from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
@@ -44,17 +36,18 @@ __all__ = [
     "Convert",
     "ConvertFiles",
     "ConvertResult",
+    "ConvertSettings",
+    "compute_convert",
     "convert",
     "convert_files",
-    "converted",
 ]
 
 _EMBEDDINGS = "embeddings"  # the word for them in --keep and --drop
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How(RankParameters, BaseParameter, WriteParameters):
-    """What a conversion of one adapter and of many files have in common."""
+class ConvertSettings(RankParameters, BaseParameter, WriteParameters):
+    """The parameters that say how adapters are converted, whether one or several."""
 
     dtype: Annotated[
         str | None,
@@ -96,13 +89,14 @@ class _How(RankParameters, BaseParameter, WriteParameters):
         self.target(), self.float_type()
         if self.rule(1).truncates and not self.to_lora:
             raise UsageError(
-                "rank options need --to-lora", hint="loramerge resize re-ranks and converts as well"
+                "convert lowers ranks only where it makes modules ordinary LoRA",
+                hint=("give ", Setting("to_lora", True), ", or use resize, which converts as well"),
             )
         if self.rescale is not None and (not math.isfinite(self.rescale) or self.rescale == 0):
             raise UsageError(
-                "--rescale needs a finite number that is not 0",
+                "rescale needs a finite number that is not 0",
                 found=self.rescale,
-                hint="--drop leaves modules out",
+                hint=(Setting("drop"), " leaves modules out"),
             )
 
     def label(self, dialect: str | None) -> str:
@@ -124,7 +118,7 @@ class _How(RankParameters, BaseParameter, WriteParameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(_How):
+class Convert(ConvertSettings):
     """Write an adapter in another dialect or type, proven equal.
 
     Every tensor keeps its type unless another is asked for. Before the result gets its name it is
@@ -135,7 +129,7 @@ class Convert(_How):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertFiles(_How, FileParameters):
+class ConvertFiles(ConvertSettings, FileParameters):
     """Write adapters in another dialect or type, proven equal.
 
     Every tensor keeps its type unless another is asked for. Before a result gets its name it is read
@@ -146,7 +140,7 @@ class ConvertFiles(_How, FileParameters):
 
     def of(self, path: Path) -> Convert:
         """Return the parameters that convert one of the files."""
-        shared = {f.name: getattr(self, f.name) for f in fields(_How)}
+        shared = {f.name: getattr(self, f.name) for f in fields(ConvertSettings)}
         return Convert(adapter=Reference(str(path)), **shared)
 
 
@@ -187,64 +181,70 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     """Convert, write and prove.
 
     Raises:
-        NotExpressible: if the dialect cannot say what the adapter holds.
+        NotExpressible: if the dialect cannot store what the adapter holds.
         NumericsError: if the written file is not what was asked.
         LoramergeError: see `algebra.to_lora.to_lora` and `adapter.encode.encode`.
     """
     parameters.check()
-    adapter = adapter_of(parameters.adapter, context)
-    dialect = choose_dialect(parameters.target(), [adapter]).name
-    stem = f"{parameters.adapter.label}-"
-    stem += parameters.label(None if dialect == adapter.info.dialect else dialect)
-    target = target_of(parameters, [adapter], stem)
-    return written(_converted(adapter, parameters, context), target, context, check=_prove)
+    source = open_source([parameters.adapter], parameters.base, context)
+    dialect = output_of(parameters, source.adapters).dialect.name
+    label = parameters.label(None if dialect == source.adapter.info.dialect else dialect)
+    output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-{label}")
+    result = _compute(source, parameters, output, context)
+    return write_result(result, output, context, check=_prove)
 
 
-def converted(parameters: Convert, context: Context = Context()) -> ConvertResult:
+def compute_convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     """Convert without writing: the dialect counts only once it is written.
 
     Raises:
         LoramergeError: see `algebra.to_lora.to_lora`.
     """
     parameters.check()
-    return _converted(adapter_of(parameters.adapter, context), parameters, context)
+    source = open_source([parameters.adapter], parameters.base, context)
+    return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
-def _prove(result: ConvertResult, path: Path, target: Target, context: Context) -> None:
+def _prove(result: ConvertResult, path: Path, output: Output, context: Context) -> None:
     """Read the written file back and compare it with what was asked."""
     assert result.adapter is not None
     try:
         back = load(path)
         result.proof = prove(result.adapter, back, threads=context.threads, notify=context.notify)
     except LoramergeError as error:
-        error.file = str(target.path)
+        error.file = str(output.path)
         raise
 
 
-def _converted(adapter: Adapter, parameters: Convert, context: Context) -> ConvertResult:
+def _compute(
+    source: Source, parameters: Convert, output: Output, context: Context
+) -> ConvertResult:
+    adapter = source.adapter
     adapter.require_sound()
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    chosen = _chosen(adapter, parameters, context)
-    source, made = _source(adapter, chosen, parameters, context)
-    source = _rescaled(source, parameters.rescale)
+    chosen = source.changed(lambda one: _chosen(one, parameters, context))
+    whole, made = (
+        _rescaled(chosen.weighted(), parameters.rescale),
+        source.step("convert", parameters),
+    )
     combined: Combined
     if parameters.to_lora:
         sizes = None
         if rule.max_size is not None:
-            sizes = budget([adapter], source, source.deltas, parameters, made, context)
+            sizes = budget(whole, whole.deltas, output, made, context)
         found, combined = to_lora(
-            source,
+            whole,
             rule,
             sizes=sizes,
             device=check_device(context.device),
-            precise=parameters.float_type() == "F64",
+            precise=output.precise,
             threads=context.threads,
             notify=context.notify,
         )
     else:
-        found, combined = source, uncut(source)
+        found, combined = whole, uncut(whole)
     found = found.with_deltas(found.deltas, path=None, files=(), size=None)
     if made is not None:
         found.made_by(made)
@@ -254,21 +254,8 @@ def _converted(adapter: Adapter, parameters: Convert, context: Context) -> Conve
         size_before=adapter.info.size,
         kinds_before=adapter.kinds(),
         kinds=found.kinds(),
-        dropped=[site.name for site in adapter.deltas if site not in chosen.deltas],
+        dropped=[site.name for site in adapter.deltas if site not in chosen.adapter.deltas],
     )
-
-
-def _source(
-    adapter: Adapter, chosen: Adapter, parameters: Convert, context: Context
-) -> tuple[Adapter, Made | None]:
-    """Return what is converted, weighted and at the base if there is one, and the step."""
-    given = {("adapters", parameters.adapter.name): input_of(adapter)}
-    base = None
-    if parameters.base is not None:
-        base = open_base(parameters.base, context)
-        given["bases", parameters.base] = base_input(base)
-    source = weighted(at_base(chosen, base), parameters.adapter.weight)
-    return source, step_of("convert", parameters, given)
 
 
 def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
@@ -282,7 +269,7 @@ def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
     return adapter.with_deltas(deltas)
 
 
-def _chosen(adapter: Adapter, parameters: _How, context: Context) -> Adapter:
+def _chosen(adapter: Adapter, parameters: ConvertSettings, context: Context) -> Adapter:
     """Return the modules that `keep` and `drop` leave.
 
     Raises:
@@ -302,9 +289,9 @@ def _chosen(adapter: Adapter, parameters: _How, context: Context) -> Adapter:
             "no module would be left",
             file=adapter.info.path,
             expected="modules of " + ", ".join(adapter.components()),
-            found=" ".join(
-                [f"--keep {word}" for word in parameters.keep]
-                + [f"--drop {word}" for word in parameters.drop]
+            found=", ".join(
+                [f"keep {word}" for word in parameters.keep]
+                + [f"drop {word}" for word in parameters.drop]
             ),
             hint="patterns are matched with whole names, such as "
             + next((site.modules[0] for site in adapter.deltas), "unet.conv_in"),
@@ -337,18 +324,20 @@ def _tell_of_idle(adapter: Adapter, words: Sequence[str], context: Context) -> N
 
 
 def predict(parameters: Convert, context: Context = Context()) -> Prediction:
-    """Foretell the result from headers."""
-    adapter = adapter_of(parameters.adapter, context)
-    quiet = replace(context, notify=lambda _: None)
-    source, made = _source(adapter, _chosen(adapter, parameters, quiet), parameters, context)
-    rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
+    """Predict the result from headers."""
+    source = open_source([parameters.adapter], parameters.base, context)
+    quiet = replace(context, notify=ignore)
+    whole = source.changed(lambda one: _chosen(one, parameters, quiet)).weighted()
+    rule = parameters.rule(whole_size(source.adapters, parameters) if parameters.max_size else 0)
     if parameters.to_lora:
-        check_to_lora(source, rule)
+        check_to_lora(whole, rule)
     terms = {
-        site: [_plain(delta, source.dtype) if parameters.to_lora else delta]
-        for site, delta in source.deltas.items()
+        site: [Term(_plain(delta, whole.dtype) if parameters.to_lora else delta)]
+        for site, delta in whole.deltas.items()
     }
-    return predict_adapter([adapter], source, terms, rule, parameters, made, context)
+    made = source.step("convert", parameters)
+    output = output_of(parameters, source.adapters)
+    return predict_adapter(whole, terms, rule, output, made, context)
 
 
 def _plain(delta: Delta, dtype: str) -> Delta:
@@ -358,8 +347,6 @@ def _plain(delta: Delta, dtype: str) -> Delta:
     most = min(delta.flat_shape)
     return stand_in(delta.shape, min(delta.rank or most, most), dtype)
 
-
-VERB = Verb("convert", Convert, "adapter", convert, predict, converted)
 
 _FIGURES = (
     "size_after", "dialect", "dtype", "modules", "ranks", "kinds_before", "kinds_after", "dropped",
@@ -376,5 +363,17 @@ def convert_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `convert`.
     """
-    work = FileWork(parameters.of, convert, _converted, _FIGURES, _prove)
+    work = FileWork(convert, _compute, _FIGURES, _prove)
     return in_batch(parameters, work, context)
+
+
+VERB = Verb(
+    "convert",
+    Convert,
+    "adapter",
+    convert,
+    predict,
+    compute_convert,
+    ForFiles(ConvertFiles, convert_files),
+    uses_device=True,
+)

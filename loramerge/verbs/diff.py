@@ -32,7 +32,11 @@ class Diff:
 
 @dataclass
 class DiffResult:
-    """A verdict in words, and the figures behind it."""
+    """A verdict in words, and the figures behind it.
+
+    Args:
+        checks: whether a difference ends the command with exit code 1.
+    """
 
     a: str
     b: str
@@ -41,7 +45,12 @@ class DiffResult:
     comparison: Comparison
     facts: dict[str, tuple[Any, Any]]
     metadata: dict[str, tuple[str | None, str | None]]
-    exit_code: bool = False
+    checks: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return int(self.checks and self.differs)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -86,12 +95,12 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         for reference in (parameters.a, parameters.b)
     )
     result = diff_adapters(a, b, context)
-    result.exit_code = parameters.exit_code
+    result.checks = parameters.exit_code
     return result
 
 
 def predict(parameters: Diff, context: Context = Context()) -> Prediction:
-    """Foretell what comparing takes."""
+    """Predict what comparing takes."""
     return predict_report([adapter_of(r, context) for r in (parameters.a, parameters.b)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +56,10 @@ class Inspect:
     metadata: Annotated[bool, Doc("Show every entry of the header's metadata.", recipe=False)] = (
         False
     )
+
+    def steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
+        """Return the step of a recipe that inspects the same files."""
+        return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
 
 @dataclass

@@ -30,9 +30,9 @@ from loramerge.files.rewrite import rewrite_header
 from loramerge.files.writer import AtomicFolder
 from loramerge.library.lookup import find
 from loramerge.steps.outputs import checkpoint_output
-from loramerge.steps.parameters import Context, Doc
+from loramerge.steps.parameters import Context, Doc, Verb
 
-__all__ = ["Meta", "MetaResult", "meta"]
+__all__ = ["VERB", "Meta", "MetaResult", "meta"]
 
 _PIPELINE = "pytorch_lora_weights.safetensors"
 
@@ -152,6 +152,9 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
         context.notify(Note("nothing to change: the metadata is so already"))
         return result
     return _written(result, path, source, parameters, context)
+
+
+VERB = Verb("meta", Meta, "report", meta, None)
 
 
 def _place(name: str, context: Context) -> Path:

@@ -1,4 +1,4 @@
-"""mix: a weighted combination of adapters, exact unless ranks are lowered."""
+"""mix: combine adapters with weights by a merge operator, by default to the exact sum."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.mix import frame_of
 from loramerge.algebra.mix import mix as mix_adapters
-from loramerge.algebra.mix import mixed_frame
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note
-from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
-from loramerge.steps.inputs import adapter_of, at_base, open_base
-from loramerge.steps.outputs import sum_name, weighted_shapes
+from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
+from loramerge.steps.methods import MethodParameters
+from loramerge.steps.outputs import Output, output_of, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
-from loramerge.steps.provenance import Made, Node, base_input, input_of, step_of
+from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
+from loramerge.steps.sizes import weighted_shapes
+from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
-__all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
+__all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
+class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, WriteParameters):
     """Combine adapters with weights, exactly.
 
     The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
-    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it.
+    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
+    than the sum are listed by `loramerge operators`.
     """
 
     adapters: Annotated[
@@ -49,9 +51,6 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
             completes="adapters",
         ),
     ]
-    method: Annotated[
-        Literal["linear"], Doc("How the weighted changes are combined: `linear` is their sum.")
-    ] = "linear"
     compat: Annotated[
         Literal["kohya", "kohya-concat", "peft-linear"] | None,
         Doc(
@@ -76,31 +75,35 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:
             raise UsageError(
-                "compat gives another tool's result as it is, and no criterion cuts it",
+                "compat gives the result of another tool as it is, and no criterion cuts it",
                 hint="resize the result in a second step",
+            )
+        if not self.operation().operator.is_sum and self.compat is not None:
+            raise UsageError(
+                "compat gives the result of another tool, and method that of an operator",
+                hint="give one of the two",
             )
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
 
     def settled(self) -> Mix:
-        """Return the same with the weights of files in place."""
+        """Return the same with the weights of files in place, and no setting that is a default."""
         return replace(
-            self, adapters=tuple(with_weight_files(self.adapters, self.weights)), weights=()
+            self.with_own_settings(),
+            adapters=tuple(with_weight_files(self.adapters, self.weights)),
+            weights=(),
         )
 
 
 @dataclass(kw_only=True)
 class MixResult(AdapterResult):
-    """What was mixed, what that lost, and what of the inputs is in it."""
+    """A mix: the adapter, its errors, and its inputs."""
 
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
 
     def json(self) -> dict[str, Any]:
         return super().json() | {"inputs": self.inputs, "unknown_keys": self.unknown_keys}
-
-
-Inputs = list[tuple[Adapter, Reference]]
 
 
 def mix(parameters: Mix, context: Context = Context()) -> MixResult:
@@ -111,15 +114,15 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    inputs = _inputs(parameters, context)
+    source = open_source(parameters.adapters, parameters.base, context)
     stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
-    target = target_of(parameters, [adapter for adapter, _ in inputs], stem)
-    result = written(_mixed(inputs, parameters, context), target, context)
-    context.notify(Note("use it at weight 1: the weights are in the file"))
+    output = output_of(parameters, source.adapters, stem)
+    result = write_result(_compute(source, parameters, output, context), output, context)
+    context.notify(Note("Load this file at strength 1: the weights are already applied."))
     return result
 
 
-def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
+def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """Mix without writing.
 
     Raises:
@@ -127,50 +130,34 @@ def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    return _mixed(_inputs(parameters, context), parameters, context)
+    source = open_source(parameters.adapters, parameters.base, context)
+    return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
-def _inputs(parameters: Mix, context: Context) -> Inputs:
-    return [(adapter_of(reference, context), reference) for reference in parameters.adapters]
-
-
-def _mixed(inputs: Inputs, parameters: Mix, context: Context) -> MixResult:
-    adapters, given = _given(inputs, parameters, context)
-    weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
+def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:
+    adapters = source.at_base()
+    weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    made = step_of("mix", parameters, given)
-    adapter, combined = _summed(weighted, rule, parameters, made, context)
+    made = source.step("mix", parameters)
+    adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter.made_by(made)
     return MixResult(
         **AdapterResult.figures(adapter, combined),
-        inputs=[_described(a, r) for a, r in inputs],
+        inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
     )
 
 
-def _given(
-    inputs: Inputs, parameters: Mix, context: Context
-) -> tuple[list[Adapter], dict[tuple[str, str], Node | None]]:
-    """Return the adapters, at the base if there is one, and what the step is given."""
-    given: dict[tuple[str, str], Node | None] = {
-        ("adapters", reference.name): input_of(adapter) for adapter, reference in inputs
-    }
-    base = None
-    if parameters.base is not None:
-        base = open_base(parameters.base, context)
-        given["bases", parameters.base] = base_input(base)
-    return [at_base(adapter, base) for adapter, _ in inputs], given
-
-
 def _summed(
     inputs: Sequence[tuple[Adapter, Weight]],
     rule: RankRule,
     parameters: Mix,
+    output: Output,
     made: Made | None,
     context: Context,
 ) -> tuple[Adapter, Combined]:
@@ -181,43 +168,44 @@ def _summed(
         return found, uncut(found)
     sizes = None
     adapters = [adapter for adapter, _ in inputs]
-    target = choose_dialect(parameters.target(), adapters)
     if rule.max_size is not None:
-        frame = mixed_frame(adapters, parameters.embeddings)
-        shapes = weighted_shapes(inputs, target)
-        sizes = budget(adapters, frame, shapes, parameters, made, context)
+        frame = frame_of(adapters, parameters.embeddings)
+        shapes = weighted_shapes(inputs, output.dialect)
+        sizes = budget(frame, shapes, output, made, context)
     return mix_adapters(
         inputs,
         rule,
         embeddings=parameters.embeddings,
         sizes=sizes,
-        target=target,
+        target=output.dialect,
+        method=parameters.operation(),
         device=check_device(context.device),
-        precise=parameters.float_type() == "F64",
+        precise=output.precise,
         threads=context.threads,
         notify=context.notify,
     )
 
 
 def predict(parameters: Mix, context: Context = Context()) -> Prediction:
-    """Foretell the result from headers."""
+    """Predict the result from headers."""
     parameters = parameters.settled()
-    inputs = _inputs(parameters, context)
-    adapters, given = _given(inputs, parameters, context)
-    target = choose_dialect(parameters.target(), adapters)
-    weighted = [(a, r.weight) for a, (_, r) in zip(adapters, inputs, strict=True)]
+    source = open_source(parameters.adapters, parameters.base, context)
+    adapters, output = source.at_base(), output_of(parameters, source.adapters)
+    weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters))
     if parameters.compat is None:
         require_base_free(weighted, rule)
-    terms = terms_of([(without_values(a, target), weight) for a, weight in weighted], target)
+    method = parameters.operation()
+    shadows = [(without_values(adapter, output.dialect), weight) for adapter, weight in weighted]
+    terms = terms_of(shadows, output.dialect, one_weight=not method.operator.is_sum)
     if parameters.compat in ("kohya", "peft-linear"):
-        terms = {site: deltas[:1] for site, deltas in terms.items()}
-    made = step_of("mix", parameters, given)
-    frame = mixed_frame(adapters, parameters.embeddings)
-    return predict_adapter(adapters, frame, terms, rule, parameters, made, context)
+        terms = {site: found[:1] for site, found in terms.items()}
+    frame = frame_of(adapters, parameters.embeddings)
+    made = source.step("mix", parameters)
+    return predict_adapter(frame, terms, rule, output, made, context, method=method)
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, mixed)
+VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def predict(parameters: Preview, context: Context = Context()) -> Prediction:
     return Prediction()
 
 
-VERB = Verb("preview", Preview, "picture", preview, predict)
+VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
 
 
 def _output(parameters: Preview, context: Context) -> Path:

@@ -6,22 +6,22 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from loramerge.adapter import Adapter
-from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
+from loramerge.algebra.outcome import Combined
+from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize as resize_adapter
-from loramerge.algebra.terms import require_base_free
+from loramerge.algebra.terms import Term, require_base_free
 from loramerge.algebra.weights import Weight
-from loramerge.errors import LoramergeError, UsageError
+from loramerge.errors import LoramergeError, Setting, UsageError
 from loramerge.events import Note, Warn
-from loramerge.steps.adapters import AdapterResult, budget, target_of, whole_size, written
+from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
-from loramerge.steps.inputs import adapter_of, at_base, open_base, weighted
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
-from loramerge.steps.provenance import Made, base_input, input_of, step_of
 from loramerge.steps.references import Reference
+from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
 
 __all__ = [
@@ -29,17 +29,23 @@ __all__ = [
     "Resize",
     "ResizeFiles",
     "ResizeResult",
+    "ResizeSettings",
+    "compute_resize",
     "resize",
     "resize_files",
-    "resized",
 ]
 
+_CRITERIA = tuple(
+    part
+    for name in ("energy", "ratio", "cumulative", "max_size", "max_error")
+    for part in (" or ", Setting(name))
+)
 _LITTLE = 0.5  # share of the norm below which a resize is worth a warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How(RankParameters, BaseParameter, WriteParameters):
-    """What a resize of one adapter and of many files have in common."""
+class ResizeSettings(RankParameters, BaseParameter, WriteParameters):
+    """The parameters that say how adapters are re-ranked, whether one or several."""
 
     def check(self) -> None:
         """Refuse parameters that cannot be meant, before anything is opened.
@@ -51,12 +57,12 @@ class _How(RankParameters, BaseParameter, WriteParameters):
         if not self.rule(1).truncates:
             raise UsageError(
                 "resize needs to know what to keep",
-                hint="give rank (--rank 8), or energy, ratio, cumulative, max_size, max_error",
+                hint=("give ", Setting("rank", 8), *_CRITERIA),
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resize(_How):
+class Resize(ResizeSettings):
     """Re-rank an adapter by SVD.
 
     Every module gets the best approximation of its new rank, and the report says what that lost.
@@ -66,7 +72,7 @@ class Resize(_How):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeFiles(_How, FileParameters):
+class ResizeFiles(ResizeSettings, FileParameters):
     """Re-rank adapters by SVD.
 
     Every module gets the best approximation of its new rank, and the report says what that lost.
@@ -76,7 +82,7 @@ class ResizeFiles(_How, FileParameters):
 
     def of(self, path: Path) -> Resize:
         """Return the parameters that resize one of the files."""
-        shared = {f.name: getattr(self, f.name) for f in fields(_How)}
+        shared = {f.name: getattr(self, f.name) for f in fields(ResizeSettings)}
         return Resize(adapter=Reference(str(path)), **shared)
 
 
@@ -103,52 +109,42 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
         LoramergeError: see `algebra.resize.resize` and `adapter.encode.encode`.
     """
     parameters.check()
-    adapter = adapter_of(parameters.adapter, context)
+    source = open_source([parameters.adapter], parameters.base, context)
     stem = f"{parameters.adapter.label}-{parameters.rank_label()}"
-    target = target_of(parameters, [adapter], stem)
-    return written(_resized(adapter, parameters, context), target, context)
+    output = output_of(parameters, source.adapters, stem)
+    return write_result(_compute(source, parameters, output, context), output, context)
 
 
-def resized(parameters: Resize, context: Context = Context()) -> ResizeResult:
+def compute_resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
     """Re-rank without writing.
 
     Raises:
         LoramergeError: see `algebra.resize.resize`.
     """
     parameters.check()
-    return _resized(adapter_of(parameters.adapter, context), parameters, context)
+    source = open_source([parameters.adapter], parameters.base, context)
+    return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
-def _source(adapter: Adapter, parameters: Resize, context: Context) -> tuple[Adapter, Made | None]:
-    """Return what is re-ranked, weighted and at the base if there is one, and the step."""
-    given = {("adapters", parameters.adapter.name): input_of(adapter)}
-    base = None
-    if parameters.base is not None:
-        base = open_base(parameters.base, context)
-        given["bases", parameters.base] = base_input(base)
-    source = weighted(at_base(adapter, base), parameters.adapter.weight)
-    return source, step_of("resize", parameters, given)
-
-
-def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeResult:
+def _compute(source: Source, parameters: Resize, output: Output, context: Context) -> ResizeResult:
+    adapter = source.adapter
     rule = parameters.rule(whole_size([adapter], parameters) if parameters.max_size else 0)
     if rule.max_size is not None:
         parameters = replace(parameters, max_size=str(rule.max_size))
-    source, made = _source(adapter, parameters, context)
+    whole, made = source.weighted(), source.step("resize", parameters)
     sizes = None
-    target = choose_dialect(parameters.target(), [adapter])
     if rule.max_size is not None:
-        source = for_dialect(source, target)
-        frame = source.with_deltas({}, dtype=adapter.dtype)
-        sizes = budget([adapter], frame, source.deltas, parameters, made, context)
+        whole = for_dialect(whole, output.dialect)
+        frame = whole.with_deltas({}, dtype=adapter.dtype)
+        sizes = budget(frame, whole.deltas, output, made, context)
     try:
         small, combined = resize_adapter(
-            source,
+            whole,
             rule,
             sizes=sizes,
-            target=target,
+            target=output.dialect,
             device=check_device(context.device),
-            precise=parameters.float_type() == "F64",
+            precise=output.precise,
             threads=context.threads,
             notify=context.notify,
         )
@@ -157,18 +153,7 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
         raise
     if made is not None:
         small.made_by(made)
-    if not combined.lossy:
-        name = parameters.adapter.label
-        context.notify(Note(f"{name}: nothing was cut; its ranks are not above what is kept"))
-    elif combined.norm_kept < _LITTLE:
-        gone = f" and {len(combined.left_out)} modules are gone" if combined.left_out else ""
-        context.notify(
-            Warn(
-                f"{parameters.adapter.label}: only {combined.norm_kept:.0%} of the norm is kept"
-                f"{gone}; keep more, or write fewer bytes for each direction with --dtype float16 "
-                "or --to kohya"
-            )
-        )
+    _report_loss(parameters.adapter.label, combined, rule, context)
     return ResizeResult(
         **AdapterResult.figures(small, combined),
         path=adapter.label,
@@ -177,20 +162,38 @@ def _resized(adapter: Adapter, parameters: Resize, context: Context) -> ResizeRe
     )
 
 
+def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context) -> None:
+    """Say that nothing was lost, or warn that little is left."""
+    if not combined.lossy:
+        kept = "the ranks to keep" if rule.rank is None else f"rank {rule.rank}"
+        context.notify(Note(f"{name}: already at or below {kept}"))
+    elif combined.norm_kept < _LITTLE:
+        count = len(combined.left_out)
+        gone = f", and {count} {'module is' if count == 1 else 'modules are'} gone" if count else ""
+        context.notify(
+            Warn(
+                (
+                    f"{name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; keep more, or "
+                    "write fewer bytes for each direction with ",
+                    Setting("dtype", "float16"),
+                    " or ",
+                    Setting("to", "kohya"),
+                )
+            )
+        )
+
+
 def predict(parameters: Resize, context: Context = Context()) -> Prediction:
-    """Foretell the result from headers."""
-    adapter = adapter_of(parameters.adapter, context)
-    target = choose_dialect(parameters.target(), [adapter])
-    source, made = _source(without_values(adapter, target), parameters, context)
+    """Predict the result from headers."""
+    source = open_source([parameters.adapter], parameters.base, context)
+    adapter, output = source.adapter, output_of(parameters, source.adapters)
+    whole = source.changed(lambda one: without_values(one, output.dialect)).weighted()
     rule = parameters.rule(whole_size([adapter], parameters))
-    require_base_free([(source, Weight())], rule)
-    source = for_dialect(source, target)
-    terms = {site: [delta] for site, delta in source.deltas.items()}
-    frame = source.with_deltas({}, dtype=adapter.dtype)
-    return predict_adapter([adapter], frame, terms, rule, parameters, made, context)
-
-
-VERB = Verb("resize", Resize, "adapter", resize, predict, resized)
+    require_base_free([(whole, Weight())], rule)
+    whole = for_dialect(whole, output.dialect)
+    terms = {site: [Term(delta)] for site, delta in whole.deltas.items()}
+    frame = whole.with_deltas({}, dtype=adapter.dtype)
+    return predict_adapter(frame, terms, rule, output, source.step("resize", parameters), context)
 
 
 _FIGURES = (
@@ -212,5 +215,17 @@ def resize_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `resize`.
     """
-    work = FileWork(parameters.of, resize, _resized, _FIGURES, unwanted=_not_smaller)
+    work = FileWork(resize, _compute, _FIGURES, unwanted=_not_smaller)
     return in_batch(parameters, work, context)
+
+
+VERB = Verb(
+    "resize",
+    Resize,
+    "adapter",
+    resize,
+    predict,
+    compute_resize,
+    ForFiles(ResizeFiles, resize_files),
+    uses_device=True,
+)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Delta, Foreign, LowRank
+from loramerge.adapter import Adapter, Delta, LowRank
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.compare import Moments, block_of, compare, verdict
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, LowRank, Scale
+from loramerge.adapter import Adapter, LowRank, Scale
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.combine import combine
 from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import Term
 from loramerge.algebra.weights import Weight
 from loramerge.errors import (
     AdapterError,
@@ -389,5 +391,7 @@ def test_reported_ranks() -> None:
 
 def test_combine_names_the_site_of_an_error() -> None:
     with pytest.raises(ShapeError) as caught:
-        combine({site("unet.x"): [low_rank((4, 3), 1), low_rank((3, 4), 1)]}, RankRule())
+        combine(
+            {site("unet.x"): [Term(low_rank((4, 3), 1)), Term(low_rank((3, 4), 1))]}, RankRule()
+        )
     assert caught.value.module == "unet.x"

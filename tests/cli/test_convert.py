@@ -245,7 +245,7 @@ def test_to_lora_against_a_base(run):
 
 def test_to_lora_is_exact_where_it_can_be(run):
     from loramerge.adapter import Scale
-    from loramerge.adapter.kinds.low_rank import Tucker
+    from loramerge.adapter.kinds.tucker import Tucker
     from loramerge.files.tensors import ArrayTensor
 
     r = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from loramerge.cli.main import group
-from loramerge.cli.options import _read
+from loramerge.steps.engine import parameters_from
 from loramerge.steps.parameters import parameters_of
 from loramerge.tiny import demo as module
 from loramerge.tiny.demo import Demo, DemoResult, Step, demo
@@ -61,14 +61,16 @@ def test_what_the_resize_costs_is_visible_and_small(tmp_path: Path) -> None:
     assert 0.1 < error < 0.3
 
 
-def read(command: str) -> Any:
-    """The parameters that the command line makes of a command."""
+def read(command: str, kind: type[Any]) -> Any:
+    """The verb's name, and the parameters of a kind that the command line makes of a command."""
     program, name, *words = shlex.split(command)
     assert program == "loramerge"
     parent = click.Context(group, **group.context_settings)
     found = group.get_command(parent, name)
     assert found is not None
-    return name, found.make_context(name, words, parent).params
+    values = found.make_context(name, words, parent).params
+    known = [one.name for one in parameters_of(kind)]
+    return name, parameters_from(kind, {word: values[word] for word in known})
 
 
 def tours(folder: Path) -> list[DemoResult]:
@@ -79,18 +81,15 @@ def tours(folder: Path) -> list[DemoResult]:
 def test_each_command_says_what_is_done(tmp_path: Path) -> None:
     for tour in tours(tmp_path / "my demo"):
         for step in tour.steps:
-            name, values = read(step.command)
-            assert name == step.verb
-            for one in parameters_of(type(step.parameters)):
-                assert _read(one, values[one.name]) == getattr(step.parameters, one.name), one.name
+            assert read(step.command, type(step.parameters)) == (step.verb, step.parameters)
 
 
 def test_a_command_that_said_something_else_would_be_found(tmp_path: Path) -> None:
     step = tours(tmp_path)[0].steps[0]
     assert isinstance(step.parameters, Mix)
-    name, values = read(Step("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5"))
-    adapters = next(one for one in parameters_of(Mix) if one.name == "adapters")
-    assert name == "mix" and _read(adapters, values["adapters"]) != step.parameters.adapters
+    command = Step("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5")
+    name, parameters = read(command, Mix)
+    assert name == "mix" and parameters.adapters != step.parameters.adapters
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_what_is_shown(run):
     result = run.ok("mix", "a:0.5", "b:0.3", "-o", "out.safetensors")
     for words in ("out.safetensors", "rank", "a at 0.5; trigger words: flat", "zuzu"):
         assert words in result.out
-    assert "use it at weight 1" in result.err
+    assert "Load this file at strength 1" in result.err
     words = run.ok("inspect", "out", "--json").json[0]["trigger_words"]
     assert sorted(words) == ["flat", "zuzu"]  # their union is kept
 

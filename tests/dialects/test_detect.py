@@ -245,19 +245,42 @@ def test_relatives_that_name_other_modules_alike_are_not_guessed_between() -> No
 
 def test_layers_that_networks_of_equal_width_share_are_not_guessed_between() -> None:
     stem = "transformer.transformer_blocks.0.attn1.to_q"
-    assert told({stem: (2048, 2048)}).name == "ltx-video or anima"
+    assert told({stem: (2048, 2048)}).name == "anima or ltx-video"
 
 
-def test_bare_names_with_alphas_are_of_qwen_image() -> None:
-    """As Lightning writes them, whose names and widths are those of Flux.1, too."""
+def test_blocks_beyond_those_of_a_family_are_of_a_larger_one() -> None:
+    """Lightning's names and widths are those of Flux.1, too, which has but 19 such blocks."""
+
+    def stems(blocks: int) -> dict[str, tuple[int, int]]:
+        return {f"transformer_blocks.{i}.attn.to_k": (3072, 3072) for i in range(blocks)}
+
+    assert told(stems(60)).name == "qwen-image"
+    assert told(stems(59), known=False).name == "qwen-image"
+    assert told(stems(19)).name == "flux1 or qwen-image"
+    assert told(stems(61)).candidates == ()  # of none that is known
+
+
+def test_metadata_decides_between_networks_of_equal_width() -> None:
     stem = "transformer_blocks.0.attn.to_k"
-    shapes = {("bare", stem): (3072, 3072)}
     keys = [f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"]
-    found = detect(classify([*keys, f"{stem}.alpha"], {}).groups, shapes, {})
-    assert found.name == "qwen-image" and "bare names" in found.reason
-    assert detect(classify(keys, {}).groups, shapes, {}).family is None
-    lie = {"modelspec.architecture": "flux-1-dev/lora"}
-    assert detect(classify([*keys, f"{stem}.alpha"], lie).groups, shapes, lie).name == "flux1"
+    says = {"modelspec.architecture": "flux-1-dev/lora"}
+    groups = classify(keys, says).groups
+    assert detect(groups, {("bare", stem): (3072, 3072)}, says).name == "flux1"
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_is_written_into_headers_names_the_family(family: str) -> None:
+    words = FAMILIES[family].metadata
+    for value in (words.architecture, words.base_version):
+        if value is not None:
+            likeness = {name: f.metadata.likeness(value) for name, f in FAMILIES.items()}
+            assert max(likeness, key=likeness.__getitem__) == family
+
+
+def test_proportions_tell_networks_of_another_width() -> None:
+    stems = {"diffusion_model.single_blocks.0.linear1": (9 * 32, 32)}
+    assert told(stems).naming is FAMILIES["flux2-dev"]
+    assert "flux1" not in {family.name for family in told(stems).candidates}
 
 
 def test_tables_of_families_that_cannot_be_meant_are_not_made() -> None:
@@ -288,14 +311,12 @@ def _of_another_width(modules: Mapping[str, Module]) -> dict[str, Module]:
 
 
 @pytest.mark.parametrize("guessed", [False, True])
-def test_a_small_model_of_another_width_is_not_taken_for_it(
-    guessed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_model_of_another_width_is_not_taken_for_it(guessed: bool) -> None:
     chosen = _of_another_width(attention("tiny", full=True))
-    if guessed:  # as names alone would have it
-        careless = replace(FAMILIES["tiny"], only_exact=False)
-        monkeypatch.setattr("loramerge.families.stable_diffusion.TINY", careless)
-    assert (detected("kohya", "tiny", chosen).name == "tiny") == guessed
+    # as names alone would have it
+    careless = [replace(FAMILIES["tiny"], shapes_only=False)] if guessed else []
+    with FAMILIES.adding(*careless):
+        assert (detected("kohya", "tiny", chosen).name == "tiny") == guessed
 
 
 def test_without_shapes_nothing_is_taken_for_it() -> None:

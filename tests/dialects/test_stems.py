@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from loramerge.adapter.kinds import all_words
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.classify import classify
 from loramerge.dialects.spec import Form, StemTable
-from loramerge.dialects.tables import positions
 from loramerge.errors import FormatError
 from loramerge.families import FAMILIES, Module
 from tests.builders.samples import (
@@ -29,8 +29,8 @@ def written_keys(name: str, family: str) -> dict[str, tuple[str, str]]:
     """Every key a dialect can write for a family → (module, role)."""
     keys: dict[str, tuple[str, str]] = {}
     for module, _ in FAMILIES[family].modules():
-        for role in DIALECTS[name].roles():
-            key = DIALECTS[name].key(FAMILIES[family], module, role)
+        for role in DIALECTS[name].roles(all_words()):
+            key = DIALECTS[name].key(FAMILIES[family], module, role, all_words())
             if key is not None:
                 assert key not in keys, f"{key} is {keys[key]} and {(module, role)}"
                 keys[key] = (module, role)
@@ -41,7 +41,7 @@ def written_keys(name: str, family: str) -> dict[str, tuple[str, str]]:
 def test_every_written_key_is_read_back(name: str, family: str) -> None:
     keys = written_keys(name, family)
     assert bool(keys) != ((name, family) in NEVER_HAD)
-    result = classify(keys, {})
+    result = classify(keys, {}, all_words())
     assert not result.unknown
     assert not result.embeddings
     table = stem_table(DIALECTS[name], FAMILIES[family])
@@ -170,10 +170,14 @@ def test_peft_keeps_the_level_that_models_with_a_projection_keep() -> None:
     )
 
 
+def positions(family: str, component: str) -> list[str]:
+    return list(DIALECTS["lora_diffusion"].stems_of(FAMILIES[family], component).values())
+
+
 @pytest.mark.parametrize("family", ["sd15", "sd21"])
 def test_positions_are_counted_as_in_2022(family: str) -> None:
-    unet = [f"unet.{path}" for path in positions(FAMILIES[family], "unet")]
-    encoder = [f"text_encoder.{path}" for path in positions(FAMILIES[family], "text_encoder")]
+    unet = positions(family, "unet")
+    encoder = positions(family, "text_encoder")
     assert unet == positional_order(family) and len(unet) == 144
     assert encoder == encoder_order(family) and len(encoder) == (48 if family == "sd15" else 92)
 
@@ -181,7 +185,7 @@ def test_positions_are_counted_as_in_2022(family: str) -> None:
 def test_todays_order_of_blocks_would_be_seen() -> None:
     """Attention, attention, feed-forward is the order of later releases; it puts widths wrong."""
     family = FAMILIES["sd15"]
-    right = positions(family, "unet")
+    right = [name.removeprefix("unet.") for name in positions("sd15", "unet")]
     block = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q",
              "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj")  # fmt: skip
     heads = [path.removesuffix(".attn1.to_q") for path in right[::9]]

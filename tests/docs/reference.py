@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import click
 
 from loramerge.algebra.blocks import PRESETS, VECTORS
-from loramerge.cli.main import COMMANDS, group
+from loramerge.cli.commands import summaries
+from loramerge.cli.main import group
 from loramerge.dialects import DIALECTS, programs_of
 from loramerge.families import FAMILIES, Family
 from loramerge.recipe.registry import known_verbs
@@ -117,7 +118,7 @@ def _command(name: str, command: click.Command, level: str) -> str:
 def commands() -> str:
     """Return the text of docs/commands.md."""
     found = dict(walk())
-    index = "\n".join(_row((f"[`{name}`](#{name})", text)) for name, text in COMMANDS.items())
+    index = "\n".join(_row((f"[`{name}`](#{name})", text)) for name, text in summaries().items())
     parts = [_HEAD.format(index=index).rstrip() + "\n"]
     for name, command in found.items():
         if not name:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import loramerge
-from loramerge.cli.main import COMMANDS, main
+from loramerge.adapter.kinds import known_kinds
+from loramerge.cli.commands import summaries
+from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
@@ -71,10 +72,10 @@ def test_nothing_is_left_out():
                     flag
                 )
     readme = README.read_text("utf-8")
-    for name in COMMANDS:
+    for name in summaries():
         assert name in readme + commands
-    kinds = [kind.removeprefix("peft-") for kind in (*BETRAYING, "boft")]
-    for name in (*DIALECTS, *FAMILIES, *kinds, "lora", "tucker", "full", "bias", "norm", "set"):
+    kinds = [kind.name.removeprefix("peft-") for kind in known_kinds() if kind.roles]
+    for name in (*DIALECTS, *FAMILIES, *kinds):
         assert f"`{name}`" in formats, name
     python = (DOCS / "python.md").read_text("utf-8")
     for name in loramerge.__all__:
@@ -83,7 +84,7 @@ def test_nothing_is_left_out():
 
 def test_the_table_of_support_has_every_kind():
     """Every kind there is has a sample, and says what it is compared with."""
-    kinds = {*BETRAYING, "lora", "tucker", "full", "bias", "norm", "set", "boft"} - set(FOREIGN)
+    kinds = {kind.name for kind in known_kinds() if kind.roles and kind.compared}
     assert set(support.samples()) == set(support.PROVEN) == kinds
 
 
@@ -314,9 +315,9 @@ def test_readme_says_what_exists():
     """Names in backticks that look like commands are commands."""
     text = README.read_text("utf-8")
     for name in re.findall(r"`loramerge (\w+)", text):
-        assert name in COMMANDS
+        assert name in summaries()
     for line in re.findall(r"^\$ loramerge (\w+)", text, re.MULTILINE):
-        assert line in COMMANDS
+        assert line in summaries()
 
 
 def test_the_page_of_training_has_every_preset():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests.builders.samples import read_safetensors, safetensors_bytes
 
 
 @pytest.fixture
-def unproven(monkeypatch: pytest.MonkeyPatch) -> Family:
+def unproven() -> Iterator[Family]:
     """Wan with its table written down wrongly: keys and values in each other's places."""
     rows = tuple(
         Row(f"attn1.to_{ours}", "linear", (8, 8), False, Native(f"self_attn.{theirs}"))
@@ -41,8 +42,8 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> Family:
         spellings={"transformer": transformer_spellings("original", native_slots(stacks))},
         verified="",
     )
-    monkeypatch.setattr("loramerge.families.wan.WAN", wrong)
-    return wrong
+    with FAMILIES.adding(wrong):
+        yield wrong
 
 
 def adapter(path: Path, seed: int) -> Path:
@@ -84,7 +85,7 @@ def test_adapters_are_loaded_mixed_and_resized(unproven: Family, tmp_path: Path)
 @pytest.mark.parametrize("to", ["diffusers", "kohya", "bare"])
 def test_names_are_not_translated(unproven: Family, tmp_path: Path, to: str) -> None:
     path = adapter(tmp_path / "a.safetensors", 1)
-    with pytest.raises(FamilyError, match="wan is read-only") as caught:
+    with pytest.raises(FamilyError, match="wan are read-only") as caught:
         save(load(path), tmp_path / "b.safetensors", to=to)
     assert caught.value.expected == "--to comfyui" and caught.value.exit_code == 4
     assert not (tmp_path / "b.safetensors").exists()
@@ -94,7 +95,7 @@ def test_nothing_is_baked(unproven: Family, tmp_path: Path) -> None:
     """It would be wrong: the table has keys and values swapped."""
     checkpoint = open_checkpoint(base(tmp_path / "base.safetensors"))
     inputs = [(load(adapter(tmp_path / "a.safetensors", 1)), Weight())]
-    with pytest.raises(FamilyError, match="wan is read-only"):
+    with pytest.raises(FamilyError, match="wan are read-only"):
         plan_bake(checkpoint, inputs)
 
 

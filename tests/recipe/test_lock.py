@@ -63,7 +63,7 @@ def test_a_pinned_file_elsewhere_is_found_by_its_digest(recipe, run) -> None:
     before = Path("x.safetensors").read_bytes()
     Path("library").mkdir()
     shutil.move("a.safetensors", "library/other name.safetensors")
-    run.refused(6, "run", "recipe.yaml", says="'a' is not there")
+    run.refused(6, "run", "recipe.yaml", says="'a' was not found")
     run.ok("library", "add", "library")
     run.ok("run", "recipe.yaml", "--fresh")
     assert lm.diff(lm.load("x.safetensors"), lm.load("x.safetensors")).differs is False

@@ -14,6 +14,7 @@ from loramerge.adapter.save import save
 from loramerge.checkpoint import open_checkpoint
 from loramerge.recipe.plan import Plan, plan_recipe
 from loramerge.recipe.recipe import load_recipe
+from loramerge.recipe.writing import yaml_text
 from tests.builders.deltas import adapter
 from tests.builders.world import rewrite
 from tests.stream.test_kinds_at_a_base import KINDS
@@ -77,6 +78,21 @@ def ran(path: Path, **more: Any) -> dict[str, str]:
     return {name: words[o.status] for name, o in lm.run(path, **more).outcomes.items()}
 
 
+def test_plan_from_python_takes_a_file_or_its_content(recipe, work) -> None:
+    content = {
+        "version": 1,
+        "vars": {"r": 3},
+        "inputs": {"a": "a.safetensors"},
+        "steps": {"x": {"resize": {"adapter": "a", "rank": "${r}"}, "save": "x.safetensors"}},
+    }
+    path = recipe(yaml_text(content))
+    for source in (path, str(path), content):
+        found = lm.plan(source, set={"r": 2}).tasks["x"]
+        assert found.state == "will run"
+        assert found.prediction is not None
+        assert max(found.prediction.ranks) == 2
+
+
 # ---- sizes, ranks, modules
 
 
@@ -130,7 +146,7 @@ def test_a_whole_graph(recipe, run) -> None:
             assert max(prediction.ranks) > max(ranks)
     for name in ("model", "half"):
         prediction = found.tasks[name].prediction
-        if prediction is not None:  # the second follows from a file that is not there yet
+        if prediction is not None:  # the second depends on a file that does not exist yet
             size = Path(f"{name}.safetensors").stat().st_size
             assert abs(size - (prediction.size or 0)) < 0.05 * size
     assert found.tasks["model"].prediction is not None
@@ -261,7 +277,7 @@ def test_what_cannot_be_told_is_said(recipe, run) -> None:
     """)
     found = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
     assert "broken.safetensors" in found["x"]["reason"]
-    assert found["y"]["reason"] == "follows from results that cannot be told yet"
+    assert found["y"]["reason"] == "depends on a step that has not run yet"
     assert found["y"]["size"] is None
     assert "broken.safetensors" in run.ok("plan", "recipe.yaml").out
 

@@ -136,7 +136,7 @@ def test_strip_leaves_nothing(name: str, run) -> None:
     run.ok(*arguments, "--strip")
     assert not [key for key in header(output(arguments)) if key.startswith("loramerge")]
     target = output(arguments)
-    run.refused(6, "run", target, says="does not say what made it")
+    run.refused(6, "run", target, says="no recipe that made this file")
 
 
 def test_what_changes_no_result_is_not_said(run) -> None:

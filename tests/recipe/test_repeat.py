@@ -114,7 +114,7 @@ def test_an_input_in_a_folder_of_the_library_is_found_by_its_digest(run) -> None
     out = make("kohya", run)
     (library := Path("library/deep")).mkdir(parents=True)
     shutil.move("a.safetensors", library / "renamed, too.safetensors")
-    run.refused(3, "run", out, says=("a.safetensors", "cannot be found"))
+    run.refused(3, "run", out, says=("a.safetensors", "was not found"))
     run.ok("library", "add", "library")
     assert run.ok("run", out, "--json").json["verdict"] == "same file"
 
@@ -224,7 +224,7 @@ def test_other_tensors_altogether(run) -> None:
 
 
 def test_a_file_that_says_nothing(run) -> None:
-    run.refused(6, "run", "a.safetensors", says="does not say what made it")
+    run.refused(6, "run", "a.safetensors", says="no recipe that made this file")
     run.refused(3, "run", "absent.safetensors", says="no such file")
 
 
@@ -281,7 +281,7 @@ def test_an_input_cannot_be_read_by_a_path_in_a_header(run) -> None:
                                     "steps": {"result": {"mix": {"adapters": ["b"]}}}})  # fmt: skip
 
     rewrite(Path("a.safetensors"), Path("x.safetensors"), change)
-    run.refused(3, "run", "x.safetensors", says="cannot be found")
+    run.refused(3, "run", "x.safetensors", says="was not found")
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def test_threads_are_no_reason_to_run(chain) -> None:
 def test_outputs_of_others_are_refused_before_any_work(recipe, run) -> None:
     recipe(CHAIN)
     Path("model.safetensors").write_bytes(b"precious")
-    run.refused(3, "run", "recipe.yaml", says=("model.safetensors", "--force replaces it"))
+    run.refused(3, "run", "recipe.yaml", says=("model.safetensors", "to replace it, give --force"))
     run.ok("run", "recipe.yaml", "--force")
     assert Path("model.safetensors").stat().st_size > 1000
     with pytest.raises(OutputExists):

@@ -123,8 +123,8 @@ def test_a_key_twice_names_both_places() -> None:
     content, mistakes = parse_text("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\na: 2\n", "r.yaml")
     assert content == {"a": 1, "b": {"c": 1, "d": 2}}
     assert list(mistakes.found.values()) == [
-        "r.yaml:5:3: 'c' stands twice; first in line 3",
-        "r.yaml:6:1: 'a' stands twice; first in line 1",
+        "r.yaml:5:3: 'c' occurs twice; first in line 3",
+        "r.yaml:6:1: 'a' occurs twice; first in line 1",
     ]
 
 
@@ -188,7 +188,7 @@ def test_what_is_said_to_be_a_number_must_be_one(text: str) -> None:
 @pytest.mark.parametrize("text", ["? [a, b]\n: 1", "? {a: 1}\n: 1", "[a]: 1"])
 def test_keys_must_be_words(text: str) -> None:
     _, mistakes = parse_text(text, "r.yaml")
-    assert [*mistakes.found.values()] == ["r.yaml:1:1: a key must be a word"]
+    assert [*mistakes.found.values()] == ["r.yaml:1:1: a key must be text"]
 
 
 # ---- laws

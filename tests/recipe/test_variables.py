@@ -14,10 +14,10 @@ from loramerge.recipe.mistakes import Mistakes
 from loramerge.recipe.variables import (
     case_label,
     cases_of,
-    escaped,
-    filled,
+    escape,
     project,
-    used_in,
+    substitute,
+    variables_in,
     variables_of,
 )
 
@@ -26,7 +26,7 @@ Case = dict[str, Any]
 
 def fill(value: Any, **variables: Any) -> Any:
     mistakes = Mistakes("r", {})
-    found = filled(value, ("steps",), variables, mistakes)
+    found = substitute(value, ("steps",), variables, mistakes)
     mistakes.refuse()
     return found
 
@@ -86,12 +86,12 @@ def test_keys_and_depths() -> None:
     assert fill(content, what="attn2", w=0.5) == {
         "match": {"*attn2*": 0.5}, "list": [0.5, {"x": [0.5]}], "n": 1,
     }  # fmt: skip
-    assert set(used_in(content)) == {"what", "w"}
+    assert set(variables_in(content)) == {"what", "w"}
 
 
 @given(contents)
 def test_what_uses_no_variable_stays_itself(content: Any) -> None:
-    if any(used_in(content)) or "$$" in str(content):
+    if any(variables_in(content)) or "$$" in str(content):
         return
     assert fill(content) == content
 
@@ -102,8 +102,8 @@ dollars = st.text(st.sampled_from("${}aw.")) | st.text()
 @given(st.recursive(dollars, lambda inner: st.lists(inner, max_size=3)
        | st.dictionaries(dollars, inner, max_size=3)))  # fmt: skip
 def test_what_is_escaped_stands_for_itself(content: Any) -> None:
-    assert not any(used_in(escaped(content)))
-    assert fill(escaped(content)) == content
+    assert not any(variables_in(escape(content)))
+    assert fill(escape(content)) == content
 
 
 def test_a_path_of_windows_has_the_same_parts() -> None:
@@ -117,12 +117,12 @@ def test_a_path_of_windows_has_the_same_parts() -> None:
 )  # fmt: skip
 def test_what_there_is_not(text: str, words: str) -> None:
     mistakes = Mistakes("r", {})
-    filled({"k": [text]}, ("steps", "a"), {"weight": 1, "f": "x.y"}, mistakes)
+    substitute({"k": [text]}, ("steps", "a"), {"weight": 1, "f": "x.y"}, mistakes)
     assert words in next(iter(mistakes.found.values()))
 
 
 def test_escapes_use_nothing() -> None:
-    assert list(used_in("$${w} ${v.stem} $${x}")) == ["v"]
+    assert list(variables_in("$${w} ${v.stem} $${x}")) == ["v"]
 
 
 # ---- vars
@@ -136,8 +136,8 @@ def test_values_from_outside_come_first() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [([1], "must map names"), ({"a b": 1}, "letters, digits"), ({"1a": 1}, "letters, digits"),
-     ({"a": "${b}", "b": 1}, "cannot use another one")],
+    [([1], "vars must be a mapping"), ({"a b": 1}, "letters, digits"), ({"1a": 1}, "letters, digits"),
+     ({"a": "${b}", "b": 1}, "cannot use another variable")],
 )  # fmt: skip
 def test_mistakes_of_vars(content: Any, words: str) -> None:
     mistakes = Mistakes("r", {})
@@ -202,12 +202,12 @@ def test_files_of_a_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sweep", "words"),
     [
-        (3, "sweep must map"), ([], "sweep must map"), ([1], "sweep must map"),
-        ({"a": []}, "no values"), ({"a b": [1]}, "cannot be the name"),
+        (3, "sweep must be"), ([], "sweep must be"), ([1], "sweep must be"),
+        ({"a": []}, "no values"), ({"a b": [1]}, "not a valid name"),
         ({"a": {"file": "*"}}, "{files: PATTERN}"), ({"a": {"files": 3}}, "{files: PATTERN}"),
-        ({"a": {"files": "nothing/*.x"}}, "nothing"), ([{"a": 1}, {"b": 2}], "gives no b"),
-        ([{"a": 1}, {"b": 2}], "gives no a"),
-        ({"a": list(range(101)), "b": list(range(100))}, "10100 cases are more than 10000"),
+        ({"a": {"files": "nothing/*.x"}}, "nothing"), ([{"a": 1}, {"b": 2}], "no value for b"),
+        ([{"a": 1}, {"b": 2}], "no value for a"),
+        ({"a": list(range(101)), "b": list(range(100))}, "10100 cases, and 10000 is the limit"),
     ],
 )  # fmt: skip
 def test_mistakes_of_sweeps(sweep: Any, words: str) -> None:

@@ -23,7 +23,7 @@ from tests.tail import tail
 
 NAMES = sorted(path.stem for path in RECIPES.iterdir())
 TRAINING = ("report-2022",)  # recipes whose files no header foretells
-UNTOLD = "follows from results that cannot be told yet"
+UNPREDICTED = "depends on a step that has not run yet"
 HALF = 2e-3  # relative rounding of float16 files
 Dense = dict[str, np.ndarray]
 
@@ -152,7 +152,7 @@ def test_every_command_of_the_comment_runs_and_leaves_nothing_to_do(kitchen, nam
     first = next(words for words in commands(name) if words[0] == "run")
     for words in commands(name):
         planned = kitchen.ok("plan", *_for_plan(words), "--json").json["tasks"]
-        untold = {UNTOLD} if name in TRAINING else set()
+        untold = {UNPREDICTED} if name in TRAINING else set()
         assert {task["reason"] for task in planned.values()} - untold == {None}
         if words[0] == "plan":
             continue

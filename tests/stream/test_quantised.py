@@ -13,7 +13,7 @@ import pytest
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.errors import FormatError
+from loramerge.errors import ForeignFile, FormatError
 from loramerge.stream import rows as stream_rows
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
@@ -307,7 +307,7 @@ def test_blocks_of_integers_are_named(tmp_path: Path) -> None:
 
 def test_gguf_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(FormatError, match="GGUF") as caught:
+    with pytest.raises(ForeignFile, match="this is a GGUF file") as caught:
         open_checkpoint(tmp_path / "x.gguf")
     assert "made from" in str(caught.value.hint)
 

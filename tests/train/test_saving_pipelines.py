@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,10 @@ def test_it_is_loaded_again_for_more_training(dialect: str, family: str, tmp_pat
     path = tmp_path / ("folder" if dialect == "peft" else "trained.safetensors")
     lm.save_lora_weight(models, path, dialect=dialect)
     fresh = copy.deepcopy(originals(family))
-    parameters, names = lm.load_lora_weight(fresh, path)
+    groups, names = lm.load_lora_weight(fresh, path)
     assert len(names) == len(set(names)) == len(lm.load(path).deltas)
     assert {id(p) for m in fresh.values() for p in m.parameters() if p.requires_grad} == {
-        id(p) for p in parameters
+        id(p) for p in chain(*groups)
     }
     for model in fresh.values():
         model.eval()

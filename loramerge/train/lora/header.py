@@ -1,4 +1,7 @@
-"""What the header of a trained adapter says: sd-scripts' `ss_*` and Stability AI's modelspec."""
+"""The header of a trained adapter: sd-scripts' `ss_*` and Stability AI's modelspec.
+
+Source: the model specification 1.0.1 of Stability AI, and sd-scripts' `sai_model_spec.py` (48d368fa).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,6 @@ from loramerge.families import Family
 
 __all__ = ["training_header"]
 
-# Source: the model specification 1.0.1 of Stability AI, and sd-scripts' sai_model_spec (48d368fa)
-_ARCHITECTURES = {
-    "sd15": "stable-diffusion-v1",
-    "sd21": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
-    "tiny": "loramerge-tiny",
-    "flux1": "flux-1",
-    "sd3": "stable-diffusion-3",
-}
-_WITH_V = {"sd21": "stable-diffusion-v2-768-v"}
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": None,
                 "flow_prediction": None}  # fmt: skip
 
@@ -42,16 +34,15 @@ def training_header(family: Family | None, prediction: str | None = None) -> dic
         "modelspec.implementation": "diffusers",
         "ss_training_comment": "trained by loramerge",
     }
-    if family is not None and family.name in _ARCHITECTURES:
-        name = _ARCHITECTURES[family.name]
-        if prediction == "v_prediction":
-            name = _WITH_V.get(family.name, name)
-        header["modelspec.architecture"] = f"{name}/lora"
+    words = family.metadata if family is not None else None
+    special = words.v_prediction if words and prediction == "v_prediction" else None
+    if words is not None and words.architecture is not None:
+        header["modelspec.architecture"] = f"{special[0] if special else words.architecture}/lora"
     spelled = _PREDICTIONS.get(prediction or "")
     if spelled:
         header["modelspec.prediction_type"] = spelled
     if prediction == "v_prediction" and family is not None:
         header["ss_v_parameterization"] = "True"
-        if family.name == "sd21":
-            header["ss_base_model_version"] = "sd_v2_v"
+    if special is not None:
+        header["ss_base_model_version"] = special[1]
     return header

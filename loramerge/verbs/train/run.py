@@ -18,9 +18,9 @@ from loramerge.events import Note, Warn
 from loramerge.files.folders import dataset_files
 from loramerge.files.writer import check_target
 from loramerge.library.lookup import find
-from loramerge.steps.adapters import AdapterResult, Target, encoded_for, written
+from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path, family_of_file
-from loramerge.steps.outputs import adapter_output, default_name
+from loramerge.steps.outputs import Output, adapter_output, default_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.provenance import FileInput, Made, recipe_text, step_of
@@ -52,8 +52,8 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     if found.adapter is None:  # of another process, which writes
         return found
     dialect = choose_dialect(parameters.target(), [found.adapter])
-    target = Target(path, dialect, parameters.float_type(), parameters.force)
-    result = written(found, target, context)
+    target = Output(path, dialect, parameters.float_type(), parameters.force)
+    result = write_result(found, target, context)
     return _reported(result, parameters, context)
 
 
@@ -74,7 +74,7 @@ def predict(parameters: Train, context: Context = Context()) -> Prediction:
     return Prediction()
 
 
-VERB = Verb("train", Train, "adapter", train, predict, trained)
+VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True)
 
 
 # --- where --------------------------------------------------------------------------------------
@@ -270,11 +270,11 @@ def _keeper(
         small, _ = _finished(adapter, parameters, made, context)
         dialect = choose_dialect(parameters.target(), [small])
         name = f"{path.name.removesuffix(path.suffix)}-{step:06}{suffix_of(dialect)}"
-        target = Target(spec.folder / name, dialect, parameters.float_type(), True)
+        target = Output(spec.folder / name, dialect, parameters.float_type(), True)
         # how it was made is told as far as it is true: with as many steps as are done
         stated = Made(made.verb, {**made.content, "steps": step})
         encoded = encoded_for(small.made_by(stated), target, replace(context, strip=True))
-        write_encoded(encoded, target.path, force=True)
+        write_encoded(encoded, spec.folder / name, force=True)
 
     return keep
 

@@ -1,0 +1,182 @@
+"""The command of a verb, derived from its parameters, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.cli.commands import Render
+from loramerge.cli.options import (
+    load_operators,
+    operator_option,
+    option_of,
+    recipe_options,
+    run_options,
+)
+from loramerge.cli.session import Session
+from loramerge.steps import engine
+from loramerge.steps.parameters import Context, Verb, parameters_of
+
+__all__ = ["Render", "emit", "verb_command"]
+
+_COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
+
+
+def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
+    """Make the command of a verb; its options and its help text are those of the parameters.
+
+    Args:
+        render: shows a result to people.
+        example: a command line that works, shown in the help.
+    """
+    kind = verb.parameters if verb.for_files is None else verb.for_files.parameters
+    own = {one.name for one in parameters_of(kind)}  # meta has a --strip of its own
+
+    def callback(**values: Any) -> int:
+        common: dict[str, Any] = {
+            key: None if key in own else values.pop(key, None) for key in _COMMON
+        }
+        json_file, save_recipe = common["json_file"], common["save_recipe"]
+        _check_json_file(json_file)
+        _check_recipe_file(save_recipe)
+        parameters = engine.parameters_from(kind, values)
+        with Session(quiet=common["quiet"]) as session:
+            context = Context(
+                common["threads"], common["device"], session.notify, bool(common["strip"])
+            )
+            result = engine.perform(verb, parameters, context)
+            if save_recipe is not None:
+                _save_recipe(save_recipe, verb.name, parameters, result)
+        shown = (lambda: None) if common["quiet"] else lambda: render(result)
+        emit(result.json(), common["as_json"], json_file, shown)
+        return int(getattr(result, "exit_code", 0))
+
+    merges = hasattr(kind, "held_parameters")
+
+    def options() -> list[click.Parameter]:
+        fields = [option_of(one) for one in parameters_of(kind)]
+        fields.sort(key=lambda p: not isinstance(p, click.Argument))
+        about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
+        about_operators = [operator_option()] if merges else []
+        return [*fields, *about_operators, *about_recipes, *run_options()]
+
+    params = options()
+    command = partial(_MergingCommand, options=options) if merges else click.Command
+    return command(
+        verb.name,
+        callback=callback,
+        params=params,
+        help=kind.__doc__,
+        epilog=f"Example: {example}",
+        no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in params),
+    )
+
+
+class _MergingCommand(click.Command):
+    """A command whose merge operators bring options, also those of files that its line names.
+
+    Args:
+        options: function that gives the options for the operators that are known by then.
+    """
+
+    def __init__(
+        self, *args: Any, options: Callable[[], list[click.Parameter]], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = options
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from loramerge.algebra.operators import OPERATORS
+
+        load_operators(_values_of("--operator", args))
+        self.params = self._options()
+        flags = {word.partition("=")[0] for word in args if word.startswith("-")}
+        methods = set(_values_of("--method", args))
+        known = {flag for one in self.params for flag in one.opts}
+        strange = {flag for flag in flags - known if flag.startswith("--")}
+        helps = flags & set(ctx.help_option_names)
+        if helps or strange or methods - {one.name for one in OPERATORS.known()}:
+            OPERATORS.look_for_others()
+            self.params = self._options()
+        return super().parse_args(ctx, args)
+
+
+def _values_of(option: str, args: Sequence[str]) -> list[str]:
+    """Return the values that a command line gives an option, before it is parsed."""
+    found = [word.partition("=")[2] for word in args if word.startswith(f"{option}=")]
+    return found + [value for word, value in pairwise(args) if word == option]
+
+
+def _save_recipe(text: str, verb: str, parameters: Any, result: Any) -> None:
+    from loramerge.recipe.writing import write_recipe
+
+    write_recipe(Path(text), [(verb, *step) for step in engine.steps_done(parameters, result)])
+
+
+def _check_recipe_file(text: str | None) -> None:
+    """Refuse to write a recipe over something.
+
+    Raises:
+        OutputExists: if the path exists.
+    """
+    if text is not None and os.path.exists(text):
+        from loramerge.errors import OutputExists
+
+        raise OutputExists("the recipe exists", file=text, hint="give --save-recipe another name")
+
+
+def _check_json_file(text: str | None) -> None:
+    """Refuse to write JSON over something else.
+
+    Raises:
+        OutputExists: if the path is a folder, or a file that holds no JSON.
+    """
+    if text is None or not os.path.exists(text):
+        return
+    path = Path(text)
+    if path.is_dir() or path.read_bytes()[:1] not in (b"[", b"{", b""):
+        from loramerge.errors import OutputExists
+
+        raise OutputExists(
+            "--json-file would replace something that is no JSON",
+            file=path,
+            hint="give --json-file another name",
+        )
+
+
+def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], None]) -> None:
+    """Show a result: as JSON on standard output or in a file, else for people."""
+    if as_json or json_file:
+        text = json.dumps(_plain(content), ensure_ascii=False, indent=2)
+        if json_file:
+            from loramerge.files.writer import write_bytes
+
+            write_bytes(Path(json_file), (text + "\n").encode("utf-8", "replace"), force=True)
+        if as_json:
+            sys.stdout.write(text + "\n")
+            return
+    show()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that every JSON reader takes: no NaN or infinity, text keys."""
+    if isinstance(value, dict):
+        return {_key(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _key(key: Any) -> str:
+    return f"{key:g}" if isinstance(key, float) else str(key)

@@ -1,0 +1,1 @@
+"""The dialects, one file each, found by its name."""

@@ -1,0 +1,51 @@
+"""ComfyUI's and ai-toolkit's keys: the original's names after `diffusion_model.`.
+
+Text encoders have the names they have in ComfyUI's files that hold a whole pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loramerge.dialects.native import NETWORK, spell_native, tensor_stem
+from loramerge.dialects.spec import Dialect, Form, Modules
+from loramerge.dialects.spelling import both
+from loramerge.dialects.suffixes import ORIGINAL, PEFT_FIRST
+from loramerge.families import Family
+
+__all__ = ["DIALECT"]
+
+_NETWORK, _ENCODERS = "diffusion_model.", "text_encoders."
+
+
+def _network(family: Family, component: str) -> tuple[str, ...]:
+    return (_NETWORK,) if component in NETWORK else ()
+
+
+def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
+    for component, module in modules:
+        spelling = next(
+            (s for s in family.spellings[component] if s.prefix.startswith(_ENCODERS)), None
+        )
+        slot = spelling.slot(module, "weight") if spelling else None
+        if spelling and slot:
+            yield spelling.prefix + tensor_stem(slot.tensor), f"{component}.{module.path}"
+
+
+DIALECT = Dialect(
+    name="comfyui",
+    title="ComfyUI and ai-toolkit: the original's names after `diffusion_model.`",
+    example="diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
+    order=5,
+    forms=(
+        Form(
+            both(spell_native(_network), _encoders),
+            {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
+            ("lycoris",),
+        ),
+    ),
+    alpha="tensor",
+    prefixes={_NETWORK: "transformer", _ENCODERS: "text_encoders"},
+    loads_in=("ComfyUI", "ai-toolkit", "Forge", "InvokeAI"),
+    writable="any module of a known diffusion transformer",
+)

@@ -1,0 +1,52 @@
+"""PEFT's folders: adapter_config.json beside adapter_model.safetensors, one folder per component."""
+
+from __future__ import annotations
+
+from loramerge.dialects.spec import Dialect, Form
+from loramerge.dialects.spelling import COMPONENTS, path, prefixes, short_path, spell
+from loramerge.dialects.suffixes import PEFT
+from loramerge.families import Family, Module
+from loramerge.families.levels import without_text_model
+
+__all__ = ["DIALECT"]
+
+_HEAD = "base_model.model."
+# components that a folder without sub-folders may be of
+_ALONE = ("unet", "transformer", "text_encoder")
+
+
+def _usual(component: str) -> tuple[str, ...]:
+    return (f"{component}/{_HEAD}", *((_HEAD,) if component in _ALONE else ()))
+
+
+def _transformers_path(family: Family, component: str, module: Module) -> str:
+    """Return the path in today's models, which PEFT matches exactly: `CLIPTextModel` has lost a level.
+
+    `CLIPTextModelWithProjection` has kept it.
+    """
+    lost = family.classes.get(component) == "CLIPTextModel"
+    return without_text_model(module.path) if lost else module.path
+
+
+DIALECT = Dialect(
+    name="peft",
+    title="PEFT folder (adapter_config.json + adapter_model.safetensors)",
+    example="base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight",
+    order=3,
+    forms=(
+        Form(
+            spell(prefixes("peft", _usual), _transformers_path, path, short_path),
+            {**PEFT, "set_weight": (".weight",), "set_bias": (".bias",)},
+            ("peft-lora", "peft"),
+        ),
+    ),
+    alpha="config",
+    prefixes={_HEAD: "", **{f"{name}/{_HEAD}": name for name in COMPONENTS}},
+    loads_in=("PEFT",),
+    writable="low-rank deltas; one sub-folder per component where there are several",
+    programs=("peft",),
+    container="peft",
+    folder=True,
+    alone=frozenset(_ALONE),
+    embeddings=None,
+)

@@ -1,0 +1,131 @@
+"""Things of one sort by name: the shipped ones, one file each, and those that others add.
+
+A file of a registry's folders holds one thing, under one attribute, and is called as the thing is,
+with underscores: `flux2_dev.py` holds `flux2-dev`. It is imported when the thing is first asked for.
+Other packages add theirs by an entry point. These are looked for only where a name is not known
+otherwise, or where all things are walked over, because looking takes longer than reading a file does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Named", "Registry"]
+
+
+class Named(Protocol):
+    """What a registry holds: it has a name, and a place among others of its sort."""
+
+    @property
+    def name(self) -> str:
+        """The word users type."""
+
+    @property
+    def order(self) -> int:
+        """Lower ones come first; those of one order, by name."""
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Registry(Mapping[str, T]):
+    """Things of one sort by name.
+
+    Args:
+        group: entry point of other packages, e.g. `loramerge.families`.
+        attribute: the name under which a file holds its thing.
+        folders: package → its folder, where the shipped files lie, the first ones first.
+    """
+
+    def __init__(self, group: str, attribute: str, folders: Mapping[str, str]) -> None:
+        self._group, self._attribute, self._folders = group, attribute, folders
+        self._added: dict[str, T] = {}
+        self._loaded: dict[str, T] = {}
+        self._found: dict[str, T] | None = None
+        self.version = 0
+
+    @cached_property
+    def _files(self) -> Mapping[str, str]:
+        """Stem of the file → module of every shipped thing."""
+        return {
+            file.stem: f"{package}.{file.stem}"
+            for package, folder in self._folders.items()
+            for file in sorted(Path(folder).glob("[!_]*.py"))
+        }
+
+    def shipped(self, package: str | None = None) -> list[T]:
+        """Return what is shipped, of one package or of all."""
+        wanted = [
+            stem
+            for stem, module in self._files.items()
+            if package is None or module.startswith(f"{package}.")
+        ]
+        return [self._shipped(stem) for stem in wanted]
+
+    def _shipped(self, stem: str) -> T:
+        found = self._loaded.get(stem)
+        if found is None:
+            found = self._loaded[stem] = getattr(import_module(self._files[stem]), self._attribute)
+        return found
+
+    def added(self) -> list[T]:
+        """Return what was added, and those of entry points that were looked for."""
+        return list(((self._found or {}) | self._added).values())
+
+    def known(self) -> list[T]:
+        """Return all that is known without looking for entry points, in order."""
+        by_name = {thing.name: thing for thing in (*self.shipped(), *self.added())}
+        return sorted(by_name.values(), key=lambda thing: thing.order)
+
+    def look_for_others(self) -> bool:
+        """Load what other packages offer; say whether this is the first time and there is any."""
+        if self._found is not None:
+            return False
+        from importlib.metadata import entry_points
+
+        self._found = {}
+        for point in entry_points(group=self._group):
+            thing: Any = point.load()
+            self._found[thing.name] = thing
+        self.version += bool(self._found)
+        return bool(self._found)
+
+    def add(self, thing: T) -> T:
+        """Add a thing; one of the same name is replaced."""
+        self._added[thing.name] = thing
+        self.version += 1
+        return thing
+
+    @contextmanager
+    def adding(self, *things: T) -> Iterator[None]:
+        """Have things added for a while."""
+        before = dict(self._added)
+        for thing in things:
+            self.add(thing)
+        try:
+            yield
+        finally:
+            self._added = before
+            self.version += 1
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._added:
+            return self._added[name]
+        stem = name.replace("-", "_")
+        if stem in self._files and self._shipped(stem).name == name:
+            return self._shipped(stem)
+        self.look_for_others()
+        assert self._found is not None
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.look_for_others()
+        return iter([thing.name for thing in self.known()])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

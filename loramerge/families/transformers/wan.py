@@ -1,0 +1,115 @@
+"""Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
+
+The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
+fewer blocks of the same names and are matched by these. Modulation tables, which are no layers, are left
+alone. The text encoder is umT5-XXL.
+
+Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
+diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
+"""
+
+from __future__ import annotations
+
+from loramerge.families.encoders import t5_spellings
+from loramerge.families.spec import Component, Family, Metadata
+from loramerge.families.stacks import (
+    Native,
+    Row,
+    Stack,
+    expand,
+    heads,
+    native_slots,
+    transformer_spellings,
+)
+from loramerge.families.t5 import T5, t5_modules
+
+__all__ = ["FAMILY"]
+
+_TOP = (
+    Row("patch_embedding", "conv", ("w", "channels", 1, 2, 2), True, Native("patch_embedding")),
+    Row("condition_embedder.time_embedder.linear_1", "linear", ("w", 256), True,
+        Native("time_embedding.0")),
+    Row("condition_embedder.time_embedder.linear_2", "linear", ("w", "w"), True,
+        Native("time_embedding.2")),
+    Row("condition_embedder.time_proj", "linear", ("6w", "w"), True, Native("time_projection.1")),
+    Row("condition_embedder.text_embedder.linear_1", "linear", ("w", 4096), True,
+        Native("text_embedding.0")),
+    Row("condition_embedder.text_embedder.linear_2", "linear", ("w", "w"), True,
+        Native("text_embedding.2")),
+    Row("condition_embedder.image_embedder.norm1", "norm", ("image",), True,
+        Native("img_emb.proj.0")),
+    Row("condition_embedder.image_embedder.ff.net.0.proj", "linear", ("image", "image"), True,
+        Native("img_emb.proj.1")),
+    Row("condition_embedder.image_embedder.ff.net.2", "linear", ("w", "image"), True,
+        Native("img_emb.proj.3")),
+    Row("condition_embedder.image_embedder.norm2", "norm", ("w",), True,
+        Native("img_emb.proj.4")),
+)  # fmt: skip
+
+
+def _attention(name: str, native: str) -> tuple[Row, ...]:
+    return (
+        *(
+            Row(f"{name}.{ours}", "linear", ("w", "w"), True, Native(f"{native}.{theirs}"))
+            for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+        ),
+        Row(f"{name}.norm_q", "norm", ("w",), False, Native(f"{native}.norm_q")),
+        Row(f"{name}.norm_k", "norm", ("w",), False, Native(f"{native}.norm_k")),
+    )
+
+
+_BLOCK = (
+    *_attention("attn1", "self_attn"),
+    *_attention("attn2", "cross_attn"),
+    Row("attn2.add_k_proj", "linear", ("w", "w"), True, Native("cross_attn.k_img")),
+    Row("attn2.add_v_proj", "linear", ("w", "w"), True, Native("cross_attn.v_img")),
+    Row("attn2.norm_added_k", "norm", ("w",), False, Native("cross_attn.norm_k_img")),
+    Row("norm2", "norm", ("w",), True, Native("norm3")),
+    Row("ffn.net.0.proj", "linear", ("hidden", "w"), True, Native("ffn.0")),
+    Row("ffn.net.2", "linear", ("w", "hidden"), True, Native("ffn.2")),
+)
+
+
+_STACKS = (
+    Stack("", "", (0,), _TOP),
+    Stack("blocks.{}.", "blocks.{}.", range(40), _BLOCK),
+    Stack("", "", (0,), (Row("proj_out", "linear", (64, "w"), True, Native("head.head")),)),
+)
+_SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
+
+
+def _build() -> tuple[Component, ...]:
+    return (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(t5_modules(T5(vocabulary=256384, biased=True)))),
+    )
+
+
+FAMILY = Family(
+    name="wan",
+    title="Wan 2.1 and 2.2",
+    build=_build,
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": t5_spellings("text_encoders.umt5xxl.transformer."),
+    },
+    metadata=Metadata("wan2.1", "wan", "networks.lora_wan"),
+    verified="diffusers and transformers models on the meta device, names and shapes",
+    classes={"transformer": "WanTransformer3DModel", "text_encoder": "UMT5EncoderModel"},
+    prefixes={
+        "kohya": {"text_encoder": ("lora_te_",)},  # OneTrainer's
+        "onetrainer": {"text_encoder": ("lora_te_", "t5.")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
+    heads=heads(_STACKS),
+    marks={"onetrainer": ("t5.",)},
+    probes=(
+        "blocks.0.attn1.to_q",
+        "blocks.0.attn2.to_k",
+        "blocks.0.ffn.net.2",
+        "encoder.block.0.layer.0.SelfAttention.q",
+    ),
+    one_alpha=False,
+    programs={"comfyui": "comfyui"},
+)

@@ -1,0 +1,86 @@
+"""Names in the parameters of steps: the inputs, files, bases and library entries they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from loramerge.errors import LoramergeError, NotFound
+from loramerge.library.lookup import files_of, find
+from loramerge.recipe.inputs import Input
+from loramerge.recipe.mistakes import Mistakes, suggestion
+from loramerge.recipe.step import Step
+from loramerge.steps.parameters import Parameter
+
+__all__ = ["Names"]
+
+# what a parameter names → what a step must give to stand there
+_ACCEPTED = {
+    "adapters": ("adapter",),
+    "bases": ("checkpoint",),
+    "files": ("adapter", "checkpoint"),
+    "folders": (),
+}
+_ARTICLE = {"adapter": "an adapter", "checkpoint": "a checkpoint", "picture": "an image",
+            "report": "a report"}  # fmt: skip
+
+
+class Names:
+    """Looks up what names stand for, each once, and notes those that stand for nothing.
+
+    Args:
+        root: folder that relative paths start from.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[str, Step],
+        inputs: Mapping[str, Input],
+        root: Path,
+        mistakes: Mistakes,
+    ) -> None:
+        self._steps, self._inputs, self._root, self._mistakes = steps, inputs, root, mistakes
+        self._found: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+
+    def check_step(self, step: Step, parameter: Parameter, name: str) -> None:
+        """Note a reference to a step that gives something else than the parameter takes.
+
+        Args:
+            step: the one that refers.
+            name: of the step that is referred to.
+        """
+        gives = self._steps[name].verb.gives
+        accepted = _ACCEPTED[parameter.doc.completes or ""]
+        if gives in accepted:
+            return
+        wanted = " or ".join(_ARTICLE[one] for one in accepted) or "a folder"
+        problem = f"{parameter.word} takes {wanted}, and the step {name!r} gives {_ARTICLE[gives]}"
+        self._mistakes.add(step.at(parameter), problem)
+
+    def files(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:
+        """Return (name, file) of what a name stands for: an input, a path, a base, a library entry.
+
+        A folder or pattern stands for several files where the parameter takes files of any sort.
+        """
+        if name in self._inputs:
+            return [(name, self._inputs[name].path)]
+        key = str(parameter.doc.completes), name
+        if key not in self._found:
+            self._found[key] = self._look_up(step, parameter, name)
+        return self._found[key]
+
+    def _look_up(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:
+        sort = str(parameter.doc.completes)
+        try:
+            if sort != "files":
+                return [(name, find(name, sort, root=self._root))]
+            paths = files_of(name, self._root)
+        except NotFound as error:
+            hint = suggestion(name, (*self._steps, *self._inputs)) or error.hint
+            problem = f"{name!r} is not a step, an input or a file"
+            self._mistakes.add(step.at(parameter), problem, hint)
+            return []
+        except LoramergeError as error:
+            self._mistakes.caught(step.at(parameter), error)
+            return []
+        return [(name, paths[0])] if len(paths) == 1 else [(str(path), path) for path in paths]
