@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from loramerge.cli.commands import Render
 from loramerge.cli.options import (
     load_operators,
     operator_option,
@@ -27,6 +26,8 @@ from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
 __all__ = ["Render", "emit", "verb_command"]
+
+Render = Callable[[Any], None]  # shows a result to people
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
@@ -131,7 +132,9 @@ def _check_recipe_file(text: str | None) -> None:
     if text is not None and os.path.exists(text):
         from loramerge.errors import OutputExists
 
-        raise OutputExists("the recipe exists", file=text, hint="give --save-recipe another name")
+        raise OutputExists(
+            "the recipe exists already", file=text, hint="give --save-recipe another name"
+        )
 
 
 def _check_json_file(text: str | None) -> None:
@@ -147,7 +150,7 @@ def _check_json_file(text: str | None) -> None:
         from loramerge.errors import OutputExists
 
         raise OutputExists(
-            "--json-file would replace something that is no JSON",
+            "this is not JSON, and --json-file would replace it",
             file=path,
             hint="give --json-file another name",
         )

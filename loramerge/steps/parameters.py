@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Context:
-    """How to run, as opposed to what: nothing here changes a result.
+    """Settings of a run that do not change its result.
 
     Args:
         threads: worker threads; None takes all processors.

@@ -155,7 +155,7 @@ def test_peft_folders(run):
     ("options", "says"),
     [(("--set", "nothing"), "KEY=VALUE"), (("--set", "=x"), "KEY=VALUE"),
      (("--unset", "ss_network_dom"), "did you mean ss_network_dim?"),
-     (("--set", "__metadata__=x"), "cannot stand")],
+     (("--set", "__metadata__=x"), "cannot be stored")],
 )  # fmt: skip
 def test_options_that_cannot_be_meant(run, options, says):
     run.refused(2, "meta", "a", *options, says=says)

@@ -47,7 +47,7 @@ def test_one_is_written(run):
 def test_what_is_not_there_is_said(run):
     run.refused(2, "recipes", "rank-lader", says=("no recipe 'rank-lader'", "rank-ladder?"))
     run.refused(2, "recipes", "../recipes/locked", says="no recipe")
-    run.refused(2, "recipes", "-o", "x.yaml", says="which recipe?")
+    run.refused(2, "recipes", "-o", "x.yaml", says="name of a recipe is missing")
     with pytest.raises(UsageError):
         shipped_recipe("")
 
