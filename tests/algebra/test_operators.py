@@ -22,7 +22,7 @@ from loramerge.algebra.outcome import Combined
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, MissingFile, NumericsError, UsageError
-from tests.algebra.builders import adapter, dense, distance, full, low_rank, norm, of_spectrum, site
+from tests.builders.deltas import adapter, dense, distance, full, low_rank, norm, of_spectrum, site
 
 MADE_UP = Path(__file__).resolve().parents[1] / "made_up_operators"
 Array = np.ndarray[Any, Any]
