@@ -28,8 +28,6 @@ from loramerge.steps.parameters import Context, Verb, parameters_of
 
 __all__ = ["Render", "emit", "verb_command"]
 
-Render = Callable[[Any], None]  # shows a result to people
-
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
 
