@@ -78,7 +78,7 @@ class Branches:
         for (component, _), layer in self._layers.items():
             factor = settings.text_factor if component.startswith("text_encoder") else 1.0
             for part in layer.lora.parts:
-                own = factor * settings.plus if part is layer.lora.up else factor
+                own = factor * settings.lora_plus if part is layer.lora.up else factor
                 found.setdefault(own, []).append(part)
         return [{"params": params, "factor": factor} for factor, params in found.items()]
 
@@ -149,10 +149,11 @@ class Weights:
             site = Site((module,), "weight" if name == "weight" else "bias")
             deltas[site] = Full.of(ArrayTensor(change), _ROLES[name, norm])
         header = training_header(detection.family, prediction) | dict(metadata)
-        info = Info(detection=detection, metadata=header)
+        dialects: dict[str, int] = {}
         if detection.naming is None:
-            info.dialects = {NAMING.name: len(deltas)}
-            info.metadata |= [NO_FAMILY]
+            dialects = {NAMING.name: len(deltas)}
+            header |= [NO_FAMILY]
+        info = Info(detection=detection, metadata=header, dialects=dialects)
         return Adapter(deltas, info=info)
 
 
