@@ -232,8 +232,7 @@ def _tasks(
 ) -> list[Task]:
     """Cut a file into tasks in byte order; neighbouring untouched tensors become one range."""
     tasks: list[Task] = []
-    scales = {e[0].place.scale for e in edits.values()}
-    with_weights = {scale.name for scale in scales if scale is not None}  # written with theirs
+    with_weights = {name for e in edits.values() for name in e[0].place.require_held().beside}
     run: tuple[StoredTensor, int, int, int] | None = None  # first tensor, start, offset, count
 
     def close_run() -> None:

@@ -112,9 +112,7 @@ def _weights(place: Place) -> Any:
     import numpy as np
 
     whole = place.tensor.numpy().reshape(place.tensor.shape[0], -1).astype("float64")
-    scale = place.scale
-    if scale is not None:
-        whole *= scale.column(place.tensor.shape[0])
+    whole = place.require_held().dequantise(whole, 0)
     pieces = sorted(place.pieces, key=lambda piece: piece[2])
     array = np.concatenate([whole[start:stop] for start, stop, _ in pieces])
     return array.T if place.transposed else array

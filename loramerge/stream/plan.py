@@ -14,7 +14,8 @@ from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
 from loramerge.checkpoint.generic import renaming
-from loramerge.checkpoint.scales import is_scaled, quantised_by
+from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storages import STORAGES, quantised_by
 from loramerge.errors import (
     AdapterError,
     FamilyError,
@@ -24,7 +25,7 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.families import Parameter
-from loramerge.files.dtypes import DTYPES, FLOATS, is_float
+from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.stream.reading import Stretch
 
 __all__ = ["BakePlan", "Edit", "plan_bake", "require_family"]
@@ -132,12 +133,14 @@ def plan_bake(
                     missing.setdefault(site.component, []).append(own.name)
                     continue
                 for number, place in enumerate(places):
-                    if not is_float(place.tensor.dtype):
+                    with naming(site, str(place.file.path)):
+                        held = place.held
+                    if held is None:
                         sort = quantised_by(place.file.open()[0], place.name)
                         quantised.append(f"{place.name} ({sort})")
                         continue
                     with naming(site, str(place.file.path)):
-                        _check_scale(place, checkpoint, dtype)
+                        _check_beside(place, held, checkpoint, dtype)
                     if not _fits(site, delta, module, place.shape, bounds):
                         misfits.append(
                             f"{own.name}: base {list(place.shape)}, adapter "
@@ -173,9 +176,10 @@ def plan_bake(
             else "the adapter was trained on a base of another size or family",
         )
     skipped = _require_modules(missing, skip_missing, checkpoint)
-    if dtype is not None and any(is_scaled(f.open()[0]) for f in checkpoint.files.weights):
+    fixed = None if dtype is None else _fixed(checkpoint)
+    if fixed is not None:
         raise FormatError(
-            "a float8 base with scales cannot be given another type",
+            f"a {fixed} base with scales cannot be given another type",
             file=checkpoint.path,
             hint="leave --dtype out, or bake into the base it was made from",
         )
@@ -295,32 +299,41 @@ def _shape_of(site: Site, delta: Delta, module: str, bounds: Sequence[int]) -> l
     return [bounds[index + 1] - bounds[index], *delta.shape[1:]]
 
 
-def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
-    """Refuse scales that cannot be used as they are.
+def _fixed(checkpoint: Checkpoint) -> str | None:
+    """Return the storage that some weights have, if it keeps their type; else None."""
+    return next(
+        (
+            storage.name
+            for file in checkpoint.files.weights
+            for storage in STORAGES.known()
+            if storage.fixes_types(file.open()[0])
+        ),
+        None,
+    )
+
+
+def _check_beside(place: Place, held: Held, checkpoint: Checkpoint, dtype: str | None) -> None:
+    """Refuse weights of which something that belongs to them lies elsewhere, or would lose its meaning.
 
     Raises:
-        FormatError: if a float8 weight has a scale of an unknown convention, in another file, or that
-            a change of type would leave without a meaning.
+        FormatError: if a scale lies in another file, or the type is to change.
     """
-    if not place.tensor.dtype.startswith("F8"):
-        return
-    scale = place.scale
-    if scale is None and len(checkpoint.files.weights) > 1:
-        stem = place.name.removesuffix(".weight")
-        for file in checkpoint.files.weights:
-            names = file.open()[0].keys() if file.component == place.file.component else ()
-            if stem + ".scale_weight" in names or stem + ".weight_scale" in names:
-                raise FormatError(
-                    "the scale of this float8 weight lies in another file",
-                    found=str(file.path),
-                    hint="join the shards into one file first",
-                )
-    if scale is not None and dtype is not None:
+    if held.beside and dtype is not None:
         raise FormatError(
-            "a float8 base with scales cannot be given another type",
-            found=scale.name,
+            "a base with scales cannot be given another type",
+            found=held.beside[0],
             hint="leave --dtype out, or bake into the base it was made from",
         )
+    if held.beside or len(checkpoint.files.weights) == 1:
+        return
+    partners = {n for s in STORAGES.known() for n in s.partners(place.tensor, place.name)}
+    for file in checkpoint.files.weights if partners else ():
+        if file.component == place.file.component and partners & file.open()[0].keys():
+            raise FormatError(
+                f"the scale of this {DTYPES[place.tensor.dtype].word} weight lies in another file",
+                found=str(file.path),
+                hint="join the shards into one file first",
+            )
 
 
 def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:

@@ -53,10 +53,10 @@ def _rows(place: Place, start: int, stop: int, dtype: str) -> list[Any]:
 
 
 def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
-    """Return rows of the stored tensor, times its scale if there is one."""
+    """Return the weights in rows of the stored tensor."""
     import numpy as np
 
-    tensor, scale = place.tensor, place.scale
+    tensor = place.tensor
     columns = math.prod(tensor.shape[1:])
     if isinstance(tensor, StoredTensor):
         kind = numpy_dtype(tensor.dtype)
@@ -66,6 +66,4 @@ def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
         rows = raw.astype(dtype)
     else:
         rows = tensor.numpy().reshape(-1, columns)[start:stop].astype(dtype)
-    if scale is not None:
-        rows *= scale.column(tensor.shape[0])[start:stop]
-    return rows
+    return place.require_held().dequantise(rows, start)

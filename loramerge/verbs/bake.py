@@ -418,7 +418,9 @@ def _add_survival(
             )
         )
     if result.survived < _WEAK:
-        scaled = any(e[0].place.scale for f in plan.edits.values() for e in f.values())
+        scaled = any(
+            e[0].place.require_held().beside for f in plan.edits.values() for e in f.values()
+        )
         types = sorted(
             {DTYPES[e.place.tensor.dtype].word for f in plan.edits.values() for es in f.values()
              for e in es}

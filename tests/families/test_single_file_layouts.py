@@ -11,7 +11,7 @@ import pytest
 
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
-from loramerge.families.vae import ldm_vae_name
+from tests.builders.single_file import ldm_vae_name
 from tests.samples import STABLE_DIFFUSION, sgm_path
 
 EVERY = list(STABLE_DIFFUSION)

@@ -1,0 +1,1 @@
+"""Adding a thing is one file: made-up ones from outside the package work wherever they should."""
