@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from itertools import chain
 
 import torch  # noqa: TID253
 from diffusers import UNet2DConditionModel  # noqa: TID253
@@ -31,7 +32,8 @@ def main(steps: int) -> None:
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
     )
-    parameters, names = lm.inject_trainable_lora(unet, 4)
+    groups, names = lm.inject_trainable_lora(unet, 4)
+    parameters = list(chain(*groups))
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
     start = time.perf_counter()
     audit = lm.GradientAudit(unet, optimizer, steps=10**9)

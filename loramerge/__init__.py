@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "Doc": "loramerge.parameters",
     "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
@@ -28,6 +29,7 @@ _LAZY = {
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.lora.saving",
     "mix": "loramerge.api",
+    "operator": "loramerge.algebra.operators",
     "plan": "loramerge.recipe.plan",
     "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
@@ -40,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "Doc",
     "GradientAudit",
     "LoramergeError",
     "Weight",
@@ -55,6 +58,7 @@ __all__ = [
     "load",
     "load_lora_weight",
     "mix",
+    "operator",
     "plan",
     "remove_lora",
     "resize",
@@ -67,9 +71,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
+    from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, convert, diff, inspect, load, mix, resize, save, train
     from loramerge.errors import LoramergeError
+    from loramerge.parameters import Doc
     from loramerge.recipe.plan import plan
     from loramerge.recipe.run import run
     from loramerge.train.lora.audit import GradientAudit

@@ -16,6 +16,7 @@ __all__ = [
     "DiskFull",
     "FamilyError",
     "FileError",
+    "ForeignFile",
     "FormatError",
     "GradientFlowError",
     "LoramergeError",
@@ -183,6 +184,10 @@ class NotFound(MissingFile):
 
 class CorruptFile(FileError):
     """A file whose bytes contradict themselves: truncated, overlapping, out of bounds."""
+
+
+class ForeignFile(FileError):
+    """A file of another format than expected: a web page, an archive, a GGUF file."""
 
 
 class UnsafeFile(FileError):

@@ -1,12 +1,41 @@
-"""What every test gets: an empty home of its own, and where real files lie."""
+"""What every test gets: an empty home of its own, commands to run, and where real files lie."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.builders.commands import run, work, world
+from tests.tail import SEED, drawn, seed_of_today
+
+__all__ = ["run", "work", "world"]
+
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """Fix the seed before there are workers, which inherit it."""
+    os.environ[SEED] = seed_of_today()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say how a failure can be repeated; there is no header with `-q`."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput"):
+        reporter.write_line(f"a tenth of the long tail, of {SEED}={os.environ[SEED]}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is not drawn of the long tail is slow; where slow tests are asked for, all of it is."""
+    some = "not slow" in config.getoption("markexpr")
+    for item in items:
+        if item.get_closest_marker("long_tail") and not (
+            some and drawn(item.nodeid, os.environ[SEED])
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -317,10 +317,12 @@ TRAIN = [
           f"{_TRAIN} --rank 2 -o o.safetensors --json", "run o.safetensors --json", torch=True),
     _case("train-options", "images=images other=images",
           f"{_TRAIN} --rank 2 --alpha 1 --targets attn --rank-pattern '*attn2*=3' --rslora "
-          "--dropout 0.1 --init gaussian --text-encoder --lr 1e-3 --text-lr 5e-4 --schedule linear --warmup 0.2 "
+          "--dropout 0.1 --init gaussian --text-encoder --lr 1e-3 --text-lr 5e-4 "
+          "--schedule linear --warmup 0.2 "
           "--accumulate 2 --weight-decay 0.1 --lora-plus 4 --clip 0.5 --min-snr 5 --noise-offset 0.05 "
           "--ema 0.9 --precision no --seed 3 --repeats 2 --regularisation other "
-          "--regularisation-weight 0.5 --shuffle-tags --keep-tokens 1 --tag-dropout 0.1 --caption-dropout 0.2 --save-every 10 "
+          "--regularisation-weight 0.5 --shuffle-tags --keep-tokens 1 --tag-dropout 0.1 "
+          "--caption-dropout 0.2 --save-every 10 "
           "--save-recipe r.yaml -o o.safetensors --json", torch=True),
     _case("train-methods", "images=images",
           f"{_TRAIN} --method dora --rank 2 --optimizer lion -o dora.safetensors",

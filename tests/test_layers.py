@@ -25,6 +25,7 @@ FLOORS = (
     ("dialects",),
     ("families",),
     ("files",),
+    ("parameters",),
     ("events",),
     ("errors", "discovery"),
 )

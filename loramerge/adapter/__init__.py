@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from loramerge.adapter.adapter import Account, Adapter, Info, Problem, widest
-from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.kinds.dense import Full, Replacement
-from loramerge.adapter.kinds.foreign import Foreign
-from loramerge.adapter.kinds.low_rank import LowRank, Scale, Scaled, Tucker
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.full import Full
+from loramerge.adapter.kinds.lora import LowRank
+from loramerge.adapter.kinds.replacement import Replacement
+from loramerge.adapter.site import Site
 
 __all__ = [
     "Account",
     "Adapter",
     "Delta",
-    "Foreign",
     "Full",
     "Info",
     "LowRank",
     "Problem",
     "Replacement",
     "Scale",
-    "Scaled",
     "Site",
-    "Tucker",
     "widest",
 ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.kinds import marks
+from loramerge.adapter.site import Site
 from loramerge.dialects.detect import Detection
 from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
@@ -106,6 +109,16 @@ class Info:
     types: dict[Site, str] = field(default_factory=dict)
     origin: Origin | None = None
 
+    @cached_property
+    def spelled(self) -> Mapping[Site, frozenset[str]]:
+        """Site → the dialects that the file spells it in."""
+        marking = marks({role for _, role in self.spelling})
+        found: dict[Site, set[str]] = {}
+        for (site, role), (dialect, _) in self.spelling.items():
+            if role in marking:
+                found.setdefault(site, set()).add(dialect)
+        return {site: frozenset(dialects) for site, dialects in found.items()}
+
     @property
     def dialect(self) -> str | None:
         """The one dialect of the file, or the one most of its modules are in."""
@@ -175,7 +188,8 @@ class Adapter:
 
     def ranks(self) -> dict[int, int]:
         """Count sites by rank as the file counts it, kinds of factors only."""
-        found = Counter(d.dim for d in self.deltas.values() if d.dim is not None)
+        cores = (delta.core for delta in self.deltas.values())
+        found = Counter(c.dim for c in cores if c is not None and c.dim is not None)
         return dict(sorted(found.items()))
 
     def alphas(self) -> dict[float, int]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Delta, Site
-from loramerge.adapter.kinds.low_rank import Factored
+from loramerge.adapter.delta import AlphaPlace, Delta, Pair
+from loramerge.adapter.site import Site
 from loramerge.adapter.sites import spelled_before
 from loramerge.dialects import Dialect
 from loramerge.files.tensors import StoredTensor, Tensor
@@ -39,21 +39,22 @@ def plan_alphas(adapter: Adapter, target: Dialect) -> dict[str, Alphas]:
     naming = adapter.info.detection.naming
     if naming is not None and not naming.one_alpha:
         return {}
-    found: dict[str, dict[Site, Factored]] = {}
+    found: dict[str, dict[Site, Pair]] = {}
     for site, delta in adapter.deltas.items():
-        if isinstance(delta, Factored) and delta.scale.value(delta.rank):
-            found.setdefault(site.component, {})[site] = delta
+        pair = delta.pair
+        if pair is not None and pair.factor:
+            found.setdefault(site.component, {})[site] = pair
     return {component: _component_alphas(adapter, target, d) for component, d in found.items()}
 
 
-def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, Factored]) -> Alphas:
+def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, Pair]) -> Alphas:
     spelled = all(spelled_before(adapter, site, target) for site in deltas)
     stated = any((site, "alpha") in adapter.info.spelling for site in deltas)
-    if spelled and not stated and all(d.scale.value(d.rank) == 1.0 for d in deltas.values()):
+    if spelled and not stated and all(d.factor == 1.0 for d in deltas.values()):
         return Alphas(none=True)
     if spelled and all(d.scale.unchanged for d in deltas.values()):
         return Alphas()
-    alphas = {s: abs(d.scale.value(d.rank)) * d.rank for s, d in deltas.items()}
+    alphas = {s: abs(d.factor) * d.rank for s, d in deltas.items()}
     # half types would be rounded once more, so theirs is kept if it can be
     narrow = [alphas[s] for s, d in deltas.items() if d.up.dtype in ("F16", "BF16")]
     counts = Counter(narrow or alphas.values())
@@ -61,17 +62,18 @@ def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, F
 
 
 def had_alpha(adapter: Adapter, site: Site, delta: Delta, *, spelled: bool) -> bool:
-    """Say whether an alpha is written even where it says no more than the rank."""
+    """Return whether an alpha is written even where it says no more than the rank."""
     if (site, "alpha") in adapter.info.spelling:
         return True
     naming = adapter.info.detection.naming
-    if naming is None or naming.one_alpha or not isinstance(delta, Factored):
+    pair = delta.pair
+    if naming is None or naming.one_alpha or pair is None:
         return not spelled
-    return delta.scale.weight != 1.0
+    return pair.scale.weight != 1.0
 
 
 def keeps_alpha(adapter: Adapter, site: Site, target: Dialect) -> bool:
-    """Say whether alpha is kept beside the factors, rather than folded into up.
+    """Return whether alpha is kept beside the factors, rather than folded into up.
 
     The header of a diffusers file can hold alphas, but programs other than diffusers ignore them;
     so they stay there only where a component is written again just as it came.
@@ -91,7 +93,7 @@ def of_each(adapter: Adapter) -> list[Site]:
 
 
 def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> bool:
-    """Say whether a delta is the one its file holds, in the target's spelling."""
+    """Return whether a delta is the one its file holds, in the target's spelling."""
     return (
         all(isinstance(tensor, StoredTensor) for tensor in delta.stored().values())
         and (delta.core is None or delta.core.scale.weight == 1.0)
@@ -109,17 +111,17 @@ def roles_of(
         alphas: how the component's alphas are written.
         had: the file has an alpha for the site.
     """
-    if keeps and target.alpha != "tensor" and delta.core is not None:
-        # the scale goes into the configuration, its sign into the factors
-        return delta.bare().encoded(dtype, alpha=False)
-    if target.alpha == "tensor" and isinstance(delta, Factored) and alphas.one is not None:
-        value = delta.scale.value(delta.rank)
-        if value and abs(value) * delta.rank != alphas.one:
-            return delta.stated(dtype, alphas.one)
-        return delta.encoded(dtype, alpha=keeps)
-    roles = delta.encoded(dtype, alpha=keeps)
-    if isinstance(delta, Factored) and (
-        alphas.none or (delta.scale.alpha is None and delta.scale.ratio is None and not had)
+    place: AlphaPlace = "folded"
+    if keeps:
+        place = "beside" if target.alpha == "tensor" else "apart"
+    pair = delta.pair
+    if pair is not None and place == "beside" and alphas.one is not None:
+        if pair.factor and abs(pair.factor) * pair.rank != alphas.one:
+            return pair.stated(dtype, alphas.one)
+        return delta.encoded(dtype, alpha=place)
+    roles = delta.encoded(dtype, alpha=place)
+    if pair is not None and (
+        alphas.none or (pair.scale.alpha is None and pair.scale.ratio is None and not had)
     ):
         roles.pop("alpha", None)  # the file had none, and it would say nothing
     return roles

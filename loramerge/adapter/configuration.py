@@ -9,9 +9,10 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.alphas import keeps_alpha, of_each
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
 from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.peft_lokr import lokr_config
+from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.errors import NotExpressible, listed
 from loramerge.families.levels import without_text_model
@@ -74,7 +75,9 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
         dora = any(delta.kind == "dora" for delta in deltas.values())
         config = {"bias": "none", **config} | _patterns(deltas, scaled=True, alpha="lora_alpha")
         config |= {"use_rslora": False, "use_dora": dora}
-        if any(site.parameter == "bias" and d.peft_type for site, d in adapter.deltas.items()):
+        if any(
+            site.parameter == "bias" and d.facts.peft_type for site, d in adapter.deltas.items()
+        ):
             config["lora_bias"] = True
     elif kind == "LOHA":
         config |= _patterns(deltas, scaled=True, alpha="alpha")
@@ -85,7 +88,7 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
         made = lokr_config(deltas)
         ranks, alphas = made.pop("ranks"), made.pop("alphas")
         config |= made | _tables(ranks, alphas, "alpha")
-    targets = sorted(path for path, d in deltas.items() if d.peft_type is not None)
+    targets = sorted(path for path, d in deltas.items() if d.facts.peft_type is not None)
     kept = own.get("target_modules")
     covered = isinstance(kept, list) and all(
         any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
@@ -111,8 +114,10 @@ def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) ->
             make all; or if PEFT's kind of that name is another ((IA)³ and rotations can be written
             only if they came from PEFT).
     """
-    found = {d.peft_type for d in deltas.values() if d.peft_type is not None} or {"LORA"}
-    dora = {d.kind == "dora" for d in deltas.values() if d.peft_type == "LORA"}
+    found = {d.facts.peft_type for d in deltas.values() if d.facts.peft_type is not None} or {
+        "LORA"
+    }
+    dora = {d.kind == "dora" for d in deltas.values() if d.facts.peft_type == "LORA"}
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})).get("peft_type", "LORA")
     unread = found - {"LORA", "LOHA", "LOKR", own}

@@ -1,16 +1,16 @@
-"""The canonical model's small parts: sites, and the abstract delta that every kind implements."""
+"""The delta: ΔW of one site, as every kind implements it."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from loramerge.errors import NotLowRank, NumericsError, ShapeError, UnsupportedKind
-from loramerge.families import Parameter
-from loramerge.files.tensors import ArrayTensor, Tensor, same_bytes
+from loramerge.errors import NotLowRank, UnsupportedKind
+from loramerge.files.tensors import Tensor, same_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddRows",
+    "AlphaPlace",
+    "Content",
+    "Core",
     "Delta",
+    "Facts",
+    "Pair",
     "ReadRows",
-    "Site",
-    "cast",
+    "ScaleOf",
     "identical",
-    "kernel_of",
-    "put",
-    "times",
-    "values",
 ]
 
 # (start, stop, base rows, out, fresh): put ΔW[start:stop] into `out` if `fresh`, else add it.
@@ -35,66 +35,94 @@ __all__ = [
 AddRows = Callable[[int, int, Any, Any, bool], None]
 # (start, stop) → those rows of the unmodified weight, as floats, flattened to `(rows, in·kh·kw)`.
 ReadRows = Callable[[int, int], Any]
+# where alpha is written: beside the factors, in a configuration, or nowhere (folded into them)
+AlphaPlace = Literal["beside", "apart", "folded"]
 
 
-class Site(NamedTuple):
-    """Where a delta lies: one module, or the several that a file stores fused; and the parameter.
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a kind that callers ask for, rather than for its class.
 
-    `spans` says how many equal parts of the rows each of several modules takes, in their order.
+    Args:
+        plain: it is an ordinary LoRA of two factors.
+        compact: its low-rank form, if it has one, is larger than what is stored, so that a sum may be
+            smaller as a whole difference.
+        whole: ΔW itself is stored.
+        replaces: its tensor takes the place of the base's.
+        computable: ΔW can be computed at all.
+        weighs: a file can hold it at another weight than 1.
+        optional: a base that lacks the parameter is not an error.
+        magnitudes: DoRA's magnitudes may stand beside its tensors.
+        peft_type: the type of PEFT configuration that holds it, None where none does.
     """
 
-    modules: tuple[str, ...]
-    parameter: Parameter = "weight"
-    spans: tuple[int, ...] = ()
+    plain: bool = False
+    compact: bool = False
+    whole: bool = False
+    replaces: bool = False
+    computable: bool = True
+    weighs: bool = True
+    optional: bool = False
+    magnitudes: bool = False
+    peft_type: str | None = None
+
+
+class ScaleOf(Protocol):
+    """A scale, as callers read it; see `kinds.bases.scale.Scale`."""
 
     @property
-    def name(self) -> str:
-        """The name for people: the module's, with `.bias` where it is the bias.
+    def alpha(self) -> float | None: ...
+    @property
+    def ratio(self) -> float | None: ...
+    @property
+    def root(self) -> bool: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def unchanged(self) -> bool: ...
+    def value(self, rank: int | None) -> float: ...
 
-        What several modules have in common is said once: `block.0.attn.to_q+to_k+to_v`.
-        """
-        joined = self.modules[0] if len(self.modules) == 1 else _joined(self.modules)
-        return joined if self.parameter == "weight" else f"{joined}.{self.parameter}"
 
-    def bounds(self, rows: int) -> tuple[int, ...]:
-        """Return where the rows of each module begin, and the end, in a delta of so many rows.
+class Core(Protocol):
+    """Factors with one scale before them.
 
-        Raises:
-            ShapeError: if the rows cannot be divided so.
-        """
-        if len(self.modules) == 1:
-            return (0, rows)
-        unit, rest = divmod(rows, sum(self.spans))
-        if rest:
-            raise ShapeError(
-                "the rows of a fused delta cannot be divided among its modules",
-                module=self.name,
-                expected=f"a multiple of {sum(self.spans)}",
-                found=rows,
-            )
-        return tuple(unit * sum(self.spans[:i]) for i in range(len(self.spans) + 1))
-
-    def part(self, modules: Sequence[str]) -> Site:
-        """Return the site of some of the modules."""
-        spans = tuple(
-            span for m, span in zip(self.modules, self.spans, strict=False) if m in modules
-        )
-        kept = tuple(m for m in self.modules if m in modules)
-        return Site(kept, self.parameter, spans if len(kept) > 1 else ())
+    Attributes:
+        dim: the rank as the file counts it, the inner size of the factors; None where none shows.
+        factor: what their product is multiplied by.
+    """
 
     @property
-    def component(self) -> str:
-        """The component all its modules belong to."""
-        return self.modules[0].partition(".")[0]
+    def dim(self) -> int | None: ...
+    @property
+    def factor(self) -> float: ...
+    @property
+    def scale(self) -> ScaleOf: ...
 
 
-def _joined(modules: tuple[str, ...]) -> str:
-    paths = [module.split(".") for module in modules]
-    common = 0
-    while len({tuple(path[: common + 1]) for path in paths}) == 1:
-        common += 1
-    head = "".join(f"{word}." for word in paths[0][:common])
-    return head + "+".join(".".join(path[common:]) for path in paths)
+class Pair(Core, Protocol):
+    """Two factors, `up (out, r)` and `down`, with one scale before them."""
+
+    @property
+    def up(self) -> Tensor: ...
+    @property
+    def down(self) -> Tensor: ...
+    @property
+    def rank(self) -> int: ...
+    def stated(self, dtype: str | None, alpha: float) -> dict[str, Tensor]:
+        """Return the tensors to write with a given alpha; see `kinds.bases.factored.Factored`."""
+        ...
+
+
+class Content(NamedTuple):
+    """All that determines a delta, whatever base it depends on.
+
+    Args:
+        numbers: what ΔW depends on beside its tensors: scale, weight, axis, constraint, size of blocks.
+        free: deltas that need no base and that say the rest; only of kinds that depend on the base.
+    """
+
+    numbers: tuple[float, ...] = ()
+    free: tuple[Delta, ...] = ()
 
 
 class Delta(ABC):
@@ -105,34 +133,28 @@ class Delta(ABC):
         shape: `(out, in)`, `(out, in, kh, kw)`, or `(n,)` for biases and norms; 0 where neither the
             file nor the family tells a size.
         needs_base: whether ΔW depends on the weight it is added to.
-        weighs: whether a file can say the kind at another weight than 1.
-        computable: whether ΔW can be had at all.
-        optional: whether a base that lacks the parameter is no fault.
-        peft_type: the type of PEFT configuration that holds the kind, None where none does.
+        facts: further facts about the kind.
     """
 
     needs_base: ClassVar[bool] = False
-    weighs: ClassVar[bool] = True
-    computable: ClassVar[bool] = True
-    peft_type: ClassVar[str | None] = None
+    facts: ClassVar[Facts] = Facts()
 
     kind: str
     shape: tuple[int, ...]
-    optional: bool = False
 
     @property
-    def dim(self) -> int | None:
-        """The rank as the file counts it: the inner size of its factors."""
-        return self.rank
+    def flat_shape(self) -> tuple[int, int]:
+        """`(out, in·kh·kw)`; a vector counts as one column."""
+        return self.shape[0], math.prod(self.shape[1:])
 
     @property
-    def hides_kernel(self) -> bool:
-        """Whether the factors are those of a linear layer or of any kernel, flattened."""
-        return False
+    def core(self) -> Core | None:
+        """The factors with one scale that the kind is made of, if it is."""
+        return None
 
     @property
-    def core(self) -> Any:
-        """The `Scaled` that the kind is made of, or None; it is built on this class, so unnamed here."""
+    def pair(self) -> Pair | None:
+        """The delta itself, if it is two factors with one scale and nothing else."""
         return None
 
     @property
@@ -145,17 +167,7 @@ class Delta(ABC):
         """The alpha the file states (scale = alpha / rank), or None where it states none."""
         return None
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """What ΔW depends on beside its tensors: scale, weight, axis, constraint, size of blocks."""
-        return ()
-
-    def free_parts(self) -> tuple[Delta, ...]:
-        """Return deltas that need no base and, with `numbers`, say all that this one does.
-
-        Only kinds that depend on the base have such parts; two are equal if their parts are.
-        """
-        return ()
+    # --- what it changes
 
     def factors(self, dtype: str = "float32") -> tuple[Array, Array]:
         """Return the exact low-rank form with the scale folded into up.
@@ -178,46 +190,6 @@ class Delta(ABC):
         """
 
     @abstractmethod
-    def scaled(self, weight: float) -> Delta:
-        """Return `weight · ΔW`, exactly."""
-
-    def bare(self) -> Delta:
-        """Return the same without the scale of its factors, a sign apart, if there is one."""
-        return self
-
-    @abstractmethod
-    def stored(self) -> Mapping[str, Tensor]:
-        """Return the tensors as they are in the file, by role."""
-
-    @abstractmethod
-    def encoded(self, dtype: str | None, *, alpha: bool) -> dict[str, Tensor]:
-        """Return the tensors to write, by role.
-
-        Args:
-            dtype: safetensors name of the float type to write, or None to keep the stored one.
-            alpha: whether the target keeps alpha; otherwise the scale is folded into up.
-
-        Raises:
-            NumericsError: if a value does not fit the type.
-        """
-
-    def conformed(self, shape: tuple[int, ...]) -> Delta:
-        """Return the same delta with the axes of `shape`, if only 1×1 kernels tell them apart."""
-        return self
-
-    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
-        """Return the same ΔW under other roles, if that is what it takes to say it in `roles`.
-
-        Args:
-            beside: the delta of the weight, where this is one of the bias.
-        """
-        return self
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Say whether a weight of `shape` can be changed so (1×1 kernels apart)."""
-        return (shape[0], math.prod(shape[1:])) == self.flat_shape
-
-    @abstractmethod
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         """Return a function that puts or adds row ranges of ΔW (flattened to `(out, in·kh·kw)`).
 
@@ -228,8 +200,53 @@ class Delta(ABC):
             read: gives any rows of the unmodified weight, for kinds whose rows depend on others.
         """
 
+    @abstractmethod
+    def scaled(self, weight: float) -> Delta:
+        """Return `weight · ΔW`, exactly."""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a weight of `shape` can be changed so (1×1 kernels apart)."""
+        return (shape[0], math.prod(shape[1:])) == self.flat_shape
+
+    def content(self) -> Content:
+        """Return all that determines the delta: two are equal if their contents are."""
+        return Content()
+
+    # --- how it is stored
+
+    @abstractmethod
+    def stored(self) -> Mapping[str, Tensor]:
+        """Return the tensors as they are in the file, by role."""
+
+    @abstractmethod
+    def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
+        """Return the tensors to write, by role.
+
+        Args:
+            dtype: safetensors name of the float type to write, or None to keep the stored one.
+            alpha: where the target keeps alpha. Where that is apart from the tensors, the scale is
+                left out of them, its sign excepted.
+
+        Raises:
+            NumericsError: if a value does not fit the type.
+        """
+
+    def conformed(self, shape: tuple[int, ...]) -> Delta:
+        """Return the same delta with the axes of `shape`, if only 1×1 kernels tell them apart."""
+        return self
+
+    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
+        """Return the same ΔW under other roles, where `roles` has no words for its own.
+
+        Args:
+            beside: the delta of the weight, where this is one of the bias.
+        """
+        return self
+
+    # --- rows of sites that are stored fused
+
     def splits_exactly(self, bounds: Sequence[int]) -> bool:
-        """Say whether each part of the rows is a delta for itself, which `split` gives.
+        """Return whether each part of the rows is a delta for itself, which `split` gives.
 
         Args:
             bounds: where each part begins, and the end.
@@ -247,6 +264,17 @@ class Delta(ABC):
             hint="keep the dialect of the file, which stores these modules as one",
         )
 
+    def split(self, bounds: Sequence[int]) -> list[Delta | None]:
+        """Cut the delta at rows, exactly and at the smallest rank; None stands for a zero part.
+
+        Args:
+            bounds: where each part begins, and the end.
+
+        Raises:
+            UnsupportedKind: if this kind cannot be cut.
+        """
+        return [self.rows((pair,)) for pair in pairwise(bounds)]
+
     def joined(
         self, deltas: Sequence[Delta], fuse: Callable[[Sequence[Delta]], Delta]
     ) -> Delta | None:
@@ -260,96 +288,16 @@ class Delta(ABC):
         """
         return None
 
-    def split(self, bounds: Sequence[int]) -> list[Delta | None]:
-        """Cut the delta at rows, exactly and at the smallest rank; None stands for a zero part.
-
-        Args:
-            bounds: where each part begins, and the end.
-
-        Raises:
-            UnsupportedKind: if this kind cannot be cut.
-        """
-        return [self.rows((pair,)) for pair in pairwise(bounds)]
-
-    @property
-    def flat_shape(self) -> tuple[int, int]:
-        """`(out, in·kh·kw)`; a vector counts as one column."""
-        return self.shape[0], math.prod(self.shape[1:])
-
 
 def identical(first: Delta, second: Delta) -> bool:
-    """Say whether two deltas are of one kind and hold the same tensors and numbers."""
+    """Return whether two deltas are of one kind and hold the same tensors and numbers."""
     ours, theirs = first.stored(), second.stored()
-    parts = zip(first.free_parts(), second.free_parts(), strict=False)
+    one, other = first.content(), second.content()
+    free = zip(one.free, other.free, strict=False)
     return (
         first.kind == second.kind
         and ours.keys() == theirs.keys()
-        and first.numbers == second.numbers
+        and one.numbers == other.numbers
         and all(same_bytes(ours[role], theirs[role]) for role in ours)
-        and all(one.numbers == other.numbers for one, other in parts)
+        and all(a.content().numbers == b.content().numbers for a, b in free)
     )
-
-
-def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> Array:
-    """Return a tensor's values as floats of a numpy dtype, reshaped."""
-    array = tensor.numpy()
-    array = array.astype(dtype, copy=False)
-    return array if shape is None else array.reshape(shape)
-
-
-def times(array: Array, factor: float) -> Array:
-    """Return an array times a number; what overflows becomes infinite, which `cast` refuses."""
-    import numpy as np
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        product: Array = array * factor
-    return product
-
-
-def cast(array: Array, dtype: str, what: str) -> ArrayTensor:
-    """Return an array rounded to a safetensors float type, to nearest.
-
-    Raises:
-        NumericsError: if a finite value becomes infinite, or a value is not finite to begin with.
-    """
-    import numpy as np
-
-    from loramerge.files.dtypes import DTYPES, numpy_dtype
-
-    if not np.isfinite(array).all():
-        raise NumericsError(
-            "NaN or infinity in the result",
-            module=what,
-            hint="inspect --deep shows which input holds it",
-        )
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = array.astype(numpy_dtype(dtype))
-    if not np.isfinite(rounded.astype("float32")).all():
-        raise NumericsError(
-            f"values up to {np.abs(array).max():.3g} do not fit {DTYPES[dtype].word}",
-            module=what,
-            hint="give --dtype float32 or --dtype bfloat16",
-        )
-    return ArrayTensor(rounded)
-
-
-def put(rows: Array, out: Any, fresh: bool) -> None:
-    """Put rows into `out`, or add them: what a row adder ends with."""
-    if fresh:
-        out[:] = rows
-    else:
-        out += rows
-
-
-def kernel_of(shape: tuple[int, ...], like: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return a shape with the kernel its module has, where the factors of ΔW hide it.
-
-    Args:
-        shape: `(out, in[, kh, kw])`, or `(out, in·kh·kw)` of flattened factors.
-        like: the module's shape in its family, if that is known; only its kernel counts.
-    """
-    if like is None or len(shape) != 2 or len(like) < 3:
-        return shape
-    kernel = like[2:]
-    size = math.prod(kernel)
-    return shape if shape[1] % size else (shape[0], shape[1] // size, *kernel)

@@ -17,11 +17,14 @@ from loramerge.adapter.alphas import (
     roles_of,
 )
 from loramerge.adapter.configuration import by_component, header_config, peft_config
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
 from loramerge.adapter.hashes import HASH_PLACEHOLDERS
+from loramerge.adapter.kinds import words_for
 from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, usual_dialect
+from loramerge.dialects.words import Words
 from loramerge.errors import (
     FamilyError,
     FormatError,
@@ -141,12 +144,11 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: keeps_alpha(adapter, site, target) for site in of_each(adapter)}
     stated: set[float] = set()
-    words = target.roles()
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
-        delta = delta.respelled(words, beside)
+        delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         try:
             plan = alphas.get(site.component, Alphas())
             had = had_alpha(adapter, site, delta, spelled=spelled)
@@ -157,10 +159,11 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
             raise
-        if delta.core is not None and delta.dim is not None:
-            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.dim))
+        if delta.core is not None and delta.core.dim is not None:
+            stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.core.dim))
+        words = words_for(roles.keys())
         for role, tensor in roles.items():
-            key = _key(adapter, site, role, target)
+            key = _key(adapter, site, role, target, words)
             if key is None:
                 missing.append(f"{site.name} ({role})")
             elif key in pairs:
@@ -208,7 +211,7 @@ def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
     return delta.conformed(module.shape) if module is not None else delta
 
 
-def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None:
+def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words) -> str | None:
     known = adapter.info.spelling.get((site, role))
     naming = adapter.info.detection.naming
     # what a file of another dialect spells as this one does may be that dialect's own variant:
@@ -217,11 +220,12 @@ def _key(adapter: Adapter, site: Site, role: str, target: Dialect) -> str | None
     if own and known is not None and known[0] == target.name:
         return known[1]
     if naming is not None:
-        return target.key(naming, site.modules, role)
+        return target.key(naming, site.modules, role, words)
     module = site.modules[0]
     if target.name not in adapter.info.dialects:
         return None
-    suffixes = next((f.suffixes[role] for f in target.forms if role in f.suffixes), None)
+    found = (form.spelled(words).get(role) for form in target.forms)
+    suffixes = next(filter(None, found), None)
     return target.opaque_stem(module) + suffixes[0] if suffixes else None
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter, Info, Problem
-from loramerge.adapter.delta import Delta, Site, identical
-from loramerge.adapter.kinds.dense import Full, Replacement
-from loramerge.adapter.kinds.low_rank import Factored, Scale
-from loramerge.adapter.kinds.making import Asked, make_bias, make_weight
+from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.kinds import all_words, make_biases, make_weight
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.declaration import Stored
 from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves
 from loramerge.adapter.source import Source, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
@@ -33,8 +34,6 @@ from loramerge.files.tensors import Tensor, same_bytes
 __all__ = ["load"]
 
 _NEAREST_MOST = 20  # unknown keys for which the nearest known key is searched
-_BIASES = {"diff_b": "bias", "b_norm": "bias", "set_bias": "bias"}
-_WHOLE = ("diff", "w_norm", "set_weight", "diff_b", "b_norm", "set_bias")
 
 
 def load(path: str | PathLike[str]) -> Adapter:
@@ -46,6 +45,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     """
     source = open_source(path)
     classified = classify(source.tensors, source.metadata)
+    if classified.needs_words:
+        classified = classify(source.tensors, source.metadata, all_words())
     shapes = {
         (group.dialect, group.stem): shape
         for group in classified.groups
@@ -111,18 +112,15 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
         up, down = tensors[roles["up"]].shape, tensors[roles["down"]].shape
         mid = tensors[roles["mid"]].shape[2:] if "mid" in roles else ()
         return (*up[:1], *down[1:2], *(mid or down[2:]))
-    for role in ("diff", "w_norm", "set_weight"):
-        if role in roles:
-            return tensors[roles[role]].shape
     parts = {role: tensors[key] for role, key in roles.items()}
     try:
-        made = make_weight(Asked(parts, Scale, group.stem))
+        made = make_weight(Stored(parts, Scale, group.stem))
     except LoramergeError:
         return None
     shape = made.delta.shape if made is not None else ()
     if made is None or not shape or not all(shape):
         return None
-    return (*shape, 0) if made.delta.hides_kernel else shape
+    return (*shape, 0) if made.hides_kernel else shape
 
 
 def _target(group: Group, detection: Detection) -> Fused | None:
@@ -143,26 +141,19 @@ def _sites(
     weight = Site(target.modules, "weight", target.spans)
     bias, module = weight._replace(parameter="bias"), weight.name
     config, path = _config_of(group, module, source)
-    asked = Asked(
-        {role: t for role, t in tensors.items() if role not in _BIASES},
+    stored = Stored(
+        tensors,
         lambda: _scale(group, module, tensors, source),
         module,
         _known_shape(target, detection),
         config or {},
         path,
     )
-    made = make_weight(asked)
+    made = make_weight(stored)
     if made is not None:
-        found[weight] = made
-    beside = make_bias(asked, made)
-    if beside is not None:
-        found[bias] = beside
-    for role in _WHOLE:
-        if role not in tensors or (weight in found and role not in _BIASES):
-            continue
-        site = bias if role in _BIASES else weight
-        make = Replacement.of if role.startswith("set") else Full.of
-        found[site] = (make(tensors[role], role), (role,))
+        found[weight] = made.delta, made.roles
+    for beside in make_biases(stored, made):
+        found[bias] = beside.delta, beside.roles
     for site, (delta, roles) in found.items():
         site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
         if target.swapped:
@@ -366,7 +357,7 @@ def _check_alphas(adapter: Adapter) -> None:
     zeros = [
         site.name
         for site, delta in adapter.deltas.items()
-        if isinstance(delta, Factored) and delta.alpha == 0
+        if delta.pair is not None and delta.alpha == 0
     ]
     for name in zeros:
         adapter.info.problems.append(

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Set
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.site import Site
 
 __all__ = [
     "RECIPE_KEY",
@@ -153,7 +154,8 @@ def network_metadata(
     Args:
         alphas: those that are written, the rank where none is.
     """
-    ranks = {d.dim for d in deltas.values() if d.core is not None and d.dim is not None}
+    cores = (delta.core for delta in deltas.values())
+    ranks = {core.dim for core in cores if core is not None and core.dim is not None}
     if not ranks:
         return {}
     family = adapter.family

@@ -66,7 +66,7 @@ def _halves(delta: Delta) -> _Halves:
         second="lokr_w2" not in parts,
         core="lokr_t2" in parts,
         kernel=math.prod(kernel) > 1,
-        dim=delta.dim,
+        dim=None if delta.core is None else delta.core.dim,
     )  # fmt: skip
 
 

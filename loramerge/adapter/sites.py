@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Delta, Site
+from loramerge.adapter.delta import Delta
 from loramerge.adapter.fused import fused
-from loramerge.adapter.kinds.low_rank import LowRank
+from loramerge.adapter.kinds.lora import without_values as of_unread
+from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
 from loramerge.errors import FormatError, LoramergeError, UnsupportedKind
 from loramerge.families import Parameter
@@ -19,12 +20,6 @@ from loramerge.families import Parameter
 __all__ = ["aligned", "cut", "for_dialect", "halves", "joins", "spelled_before", "without_values"]
 
 Place = tuple[str, Parameter]  # module and parameter
-# of every kind a role that it always has, or one of two
-_SPELLING_ROLES = (
-    "up", "diff", "diff_b", "w_norm", "b_norm", "set_weight", "set_bias", "up_bias", "hada_w1_a",
-    "lokr_w1", "lokr_w1_a", "oft_blocks", "ia3_weight", "ia3_l", "oft_r", "boft_r", "a1",
-    "embedding_up",
-)  # fmt: skip
 
 
 def halves(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -33,10 +28,8 @@ def halves(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
-    """Say whether the file spells a site in a dialect."""
-    return any(
-        adapter.info.spelling.get((site, role), ("",))[0] == target.name for role in _SPELLING_ROLES
-    )
+    """Return whether the file spells a site in a dialect."""
+    return target.name in adapter.info.spelled.get(site, ())
 
 
 def for_dialect(adapter: Adapter, target: Dialect) -> Adapter:
@@ -73,10 +66,7 @@ def without_values(adapter: Adapter, target: Dialect) -> Adapter:
     naming = adapter.info.detection.naming
     if not joins(adapter) and (naming is None or not target.layout(naming)):
         return adapter
-    deltas: dict[Site, Delta] = {
-        site: delta.without_values() if isinstance(delta, LowRank) else delta
-        for site, delta in adapter.deltas.items()
-    }
+    deltas: dict[Site, Delta] = {site: of_unread(delta) for site, delta in adapter.deltas.items()}
     return adapter.with_deltas(deltas, dtype=adapter.dtype)
 
 

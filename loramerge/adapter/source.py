@@ -153,7 +153,7 @@ def _pickled(path: Path) -> Source:
     """
     content = load_pickle(path)
     if isinstance(content, Mapping):
-        return Source(str(path), pickled_tensors(path), files=[path])
+        return Source(str(path), pickled_tensors(path), _header(content), files=[path])
     source = Source(str(path), {}, files=[path])
     component = "text_encoder" if path.stem.endswith(".text_encoder") else "unet"
     source.tensors |= _positional(content, component, path)
@@ -169,6 +169,14 @@ def _pickled(path: Path) -> Source:
             source.metadata |= dict.fromkeys(tokens, "<embed>")
             source.files.append(embeddings)
     return source
+
+
+def _header(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts that `save_lora_weight` puts where torch's state dicts keep versions."""
+    entries = getattr(content, "_metadata", None)
+    if not isinstance(entries, Mapping):
+        return {}
+    return {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def _positional(content: Any, component: str, path: Path) -> dict[str, Tensor]:

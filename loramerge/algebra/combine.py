@@ -1,7 +1,8 @@
-"""Sum deltas site by site, at the rank a rule allows. mix and resize are both this.
+"""Combine the terms of every site by a method, at the ranks that a rule allows.
 
-A site with one term and nothing to cut keeps its factors. Several low-rank terms are concatenated
-and brought to their numerical rank; a term without a low-rank form makes the sum dense.
+`mix`, `resize` and `convert` are this. A site with one term and nothing to cut keeps its factors;
+several low-rank terms of a sum are brought to their numerical rank; a term without a low-rank form
+makes the result dense.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
-from loramerge.adapter import Delta, Full, LowRank, Replacement, Site
-from loramerge.algebra.arrays import on_device, to_numpy
+from loramerge.adapter import LowRank, Site
+from loramerge.adapter.kinds.full import sum_of_whole
+from loramerge.adapter.kinds.replacement import same_replacement
+from loramerge.algebra.arrays import to_numpy
+from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
+from loramerge.algebra.operator import Method
+from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, Outcome, SizeModel
 from loramerge.algebra.ranks import (
     Candidate,
@@ -23,29 +28,58 @@ from loramerge.algebra.ranks import (
     ranks_for_size,
     site_rank,
 )
-from loramerge.algebra.svd import Decomposition, decompose, decompose_dense
-from loramerge.algebra.terms import naming
+from loramerge.algebra.svd import Decomposition
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
-from loramerge.errors import AdapterError, NumericsError, ShapeError
+from loramerge.errors import ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
-from loramerge.files.tensors import ArrayTensor
 
-__all__ = ["combine"]
+__all__ = ["SUM", "combine"]
+
+SUM = Method.of(LINEAR)
 
 
 @dataclass(frozen=True)
-class _How:
-    """Where and how carefully decompositions are computed."""
+class _Work:
+    """How a combination is computed.
 
+    Args:
+        device: torch device, or None for numpy.
+        precise: decompose without Gram matrices.
+    """
+
+    method: Method
+    rule: RankRule
     device: str | None
     precise: bool
 
+    def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
+        return merge_terms(site.name, terms, self.method)
+
+    def decompose(self, merged: Merged) -> Decomposition:
+        return merged.decompose(self.device, precise=self.precise)
+
+    def rank(self, terms: Sequence[Term], found: Decomposition) -> int:
+        """Return the rank that a site keeps where none is chosen over all sites together."""
+        most = found.rank
+        if not self.rule.truncates:
+            most = min(most, _rank_of(self.method, terms))
+        kernel = math.prod(terms[0].delta.shape[2:])
+        return site_rank(to_numpy(found.singular_values), self.rule, kernel, most)
+
+
+def _rank_of(method: Method, terms: Sequence[Term]) -> int:
+    shape = terms[0].delta.flat_shape
+    ranks = [min(shape) if t.delta.rank is None else t.delta.rank for t in terms]
+    return method.operator.rank_of(ranks, shape)
+
 
 def combine(
-    terms: Mapping[Site, Sequence[Delta]],
+    terms: Mapping[Site, Sequence[Term]],
     rule: RankRule,
     *,
+    method: Method = SUM,
     sizes: SizeModel | None = None,
     device: str | None = None,
     precise: bool = False,
@@ -53,10 +87,12 @@ def combine(
     task: str = "",
     notify: Notify = ignore,
 ) -> Combined:
-    """Sum the terms of every site and cut the sums by a rule.
+    """Combine the terms of every site and cut the results by a rule.
+
+    Vectors (biases, norms) and deltas that depend on the base are added, whatever the method.
 
     Args:
-        terms: site → deltas to add, each already scaled by its weight; none may be empty.
+        terms: site → terms; none may be empty.
         sizes: needed where the rule has `max_size`.
         device: torch device, or None for numpy.
         precise: decompose without Gram matrices, for float64 output.
@@ -64,197 +100,125 @@ def combine(
     Raises:
         ShapeError: if the terms of a site differ in shape.
         NumericsError: if an input holds NaN or infinity.
+        UsageError: if an operator from outside fails.
     """
-    how = _How(device, precise)
+    work = _Work(method, rule, device, precise)
     chosen: dict[Site, int] | None = None
     if rule.max_size is not None or rule.error_chooses:
-        chosen = _ranks_over_all(terms, rule, sizes, how, threads, notify)
+        chosen = _ranks_over_all(terms, work, sizes, threads, notify)
 
-    def work(site: Site) -> Outcome:
+    def one(site: Site) -> Outcome:
         with naming(site), _quiet():
-            return _site(site, terms[site], rule, chosen, how)
+            return _site(site, terms[site], work, None if chosen is None else chosen.get(site))
 
-    combined = Combined(tuple(ordered(work, terms, threads=threads, task=task, notify=notify)))
-    _tell_of_kinds(terms, combined, notify)
+    combined = Combined(tuple(ordered(one, terms, threads=threads, task=task, notify=notify)))
+    _note_changed_kinds(terms, combined, notify)
     return combined
 
 
-def _tell_of_kinds(
-    terms: Mapping[Site, Sequence[Delta]], combined: Combined, notify: Notify
+def _note_changed_kinds(
+    terms: Mapping[Site, Sequence[Term]], combined: Combined, notify: Notify
 ) -> None:
-    """Say what sums of other kinds than LoRA have become."""
+    """Note which modules of other kinds than LoRA were written as another kind."""
     became: Counter[str] = Counter()
     kinds: set[str] = set()
     for outcome in combined.outcomes:
-        other = {term.kind for term in terms[outcome.site]} & _PRODUCTS
+        other = {term.delta.kind for term in terms[outcome.site] if term.delta.facts.compact}
         if outcome.delta is not None and other and outcome.delta.kind not in other:
             kinds |= other
             became[outcome.delta.kind] += 1
-    words = {"lora": "as plain LoRA", "full": "as whole differences, which are smaller"}
+    words = {"lora": "as plain LoRA", "full": "as full differences, which are smaller"}
     if became:
-        how = " and ".join(f"{n} {words[kind]}" for kind, n in sorted(became.items()))
-        notify(Note(f"modules of {', '.join(sorted(kinds))} are written {how}"))
+        parts = " and ".join(f"{n} {words[kind]}" for kind, n in sorted(became.items()))
+        notify(Note(f"modules of kind {', '.join(sorted(kinds))} are written {parts}"))
 
 
-# kinds with exact low-rank forms, or none, that are not those of a LoRA
-_PRODUCTS = frozenset({"loha", "lokr", "sparse-bias"})
-
-
-def _is_smaller_whole(terms: Sequence[Delta], rank: int) -> bool:
-    """Say whether factors of a rank would be larger than ΔW, for kinds whose ranks multiply."""
-    rows, columns = terms[0].flat_shape
-    return (
-        any(term.kind in _PRODUCTS for term in terms) and rank * (rows + columns) >= rows * columns
-    )
+def _is_smaller_dense(terms: Sequence[Term], rank: int) -> bool:
+    """Return whether factors of a rank would be larger than ΔW, for kinds whose ranks multiply."""
+    rows, columns = terms[0].delta.flat_shape
+    compact = any(term.delta.facts.compact for term in terms)
+    return compact and rank * (rows + columns) >= rows * columns
 
 
 def _quiet() -> AbstractContextManager[None]:
-    """Silence numpy where what is not finite is found and named afterwards."""
+    """Silence numpy where values that are not finite are found and named afterwards."""
     import numpy as np
 
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def _can_cut(terms: Sequence[Delta]) -> bool:
-    """Say whether the sum is a matrix whose rank a rule may lower."""
-    return len(terms[0].shape) > 1 and not any(t.needs_base for t in terms)
+def _can_cut(terms: Sequence[Term]) -> bool:
+    """Return whether the result is a matrix, whose rank a rule may lower."""
+    return len(terms[0].delta.shape) > 1 and not any(t.delta.needs_base for t in terms)
 
 
-def _site(
-    site: Site,
-    terms: Sequence[Delta],
-    rule: RankRule,
-    chosen: Mapping[Site, int] | None,
-    how: _How,
-) -> Outcome:
-    _same_shape(terms)
-    only = terms[0] if len(terms) == 1 else None
+def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) -> Outcome:
+    _require_same_shape(terms)
     if not _can_cut(terms):
-        return _uncut(site, terms)
-    if only is not None and not rule.truncates:
-        return _uncut(site, terms)
-    dense = any(term.rank is None for term in terms)
-    if dense and not rule.truncates:
-        return _uncut(site, terms)
-    decomposition = _decomposed(terms, how)
-    energy, numerical = decomposition.energy, decomposition.rank
-    before = None if dense else sum(term.rank or 0 for term in terms)
-    kernel = math.prod(terms[0].shape[2:])
-    if chosen is not None:
-        k = min(chosen[site], numerical)
-    else:
-        k = site_rank(decomposition.singular_values, rule, kernel, numerical)
-    lost = decomposition.lost(k) if k < numerical else 0.0
-    if k == 0:
-        return Outcome(site, None, before, energy, lost)
-    if only is not None and only.rank is not None and k >= only.rank:
-        return Outcome(site, only, before, energy, 0.0)  # nothing to cut: the factors stay
-    if not rule.truncates and _is_smaller_whole(terms, k):
-        return _uncut(site, terms)
-    up, down = decomposition.truncate(k)
-    return Outcome(site, LowRank.from_arrays(up, down, terms[0].shape), before, energy, lost)
+        return _uncut(site, terms, Sum([term.weighted for term in terms]))
+    merged = work.merge(site, terms)
+    truncates = work.rule.truncates
+    if not truncates and (merged.only is not None or not merged.factored):
+        return _uncut(site, terms, merged)
+    found = work.decompose(merged)
+    before = None
+    if all(term.delta.rank is not None for term in terms):
+        before = sum(term.delta.rank or 0 for term in terms)
+    rank = work.rank(terms, found) if chosen is None else min(chosen, found.rank)
+    lost = found.lost(rank) if rank < found.rank else 0.0
+    if rank == 0:
+        return Outcome(site, None, before, found.energy, lost)
+    only = merged.only
+    if only is not None and only.rank is not None and rank >= only.rank:
+        return Outcome(site, only, before, found.energy, 0.0)  # nothing to cut: the factors stay
+    if not truncates and _is_smaller_dense(terms, rank):
+        return _uncut(site, terms, merged)
+    up, down = found.truncate(rank)
+    delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
+    return Outcome(site, delta, before, found.energy, lost)
 
 
-def _uncut(site: Site, terms: Sequence[Delta]) -> Outcome:
-    """Sum what cannot or need not be cut: vectors, dense differences, replacements."""
-    if len(terms) == 1:
-        _require_finite(*(t.numpy() for t in terms[0].stored().values() if is_float(t.dtype)))
-        return Outcome(site, terms[0], terms[0].rank, math.nan, 0.0)
-    if any(isinstance(term, Replacement) for term in terms):
-        return Outcome(site, _same_replacement(terms), None, math.nan, 0.0)
-    total = _dense_sum(terms)
-    shape = max((term.shape for term in terms), key=len)  # a kernel some factors hide
-    full = next((term for term in terms if isinstance(term, Full)), None)
-    if full is None:
-        role = "diff" if site.parameter == "weight" else "diff_b"
-        full = Full.of(ArrayTensor(total.reshape(shape)), role)
-    return Outcome(site, full.with_array(total), None, math.nan, 0.0)
+def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> Outcome:
+    """Return a result that cannot or need not be cut: a vector, a dense difference, a replacement."""
+    only = merged.only
+    if only is not None:
+        require_finite(*(t.numpy() for t in only.stored().values() if is_float(t.dtype)))
+        return Outcome(site, only, only.rank, math.nan, 0.0)
+    deltas = [term.weighted for term in terms]
+    if any(delta.facts.replaces for delta in deltas):
+        return Outcome(site, same_replacement(deltas), None, math.nan, 0.0)
+    role = "diff" if site.parameter == "weight" else "diff_b"
+    return Outcome(site, sum_of_whole(deltas, merged.dense(), role), None, math.nan, 0.0)
 
 
-def _same_replacement(terms: Sequence[Delta]) -> Delta:
-    first = terms[0]
-    same = all(
-        isinstance(term, Replacement)
-        and isinstance(first, Replacement)
-        and term.weight == 1.0
-        and bytes(term.value.raw()) == bytes(first.value.raw())
-        for term in terms
-    )
-    if not same:
-        raise AdapterError(
-            "replacement tensors cannot be mixed unless they are equal",
-            hint="bake the adapters one after the other, or drop this module from one of them",
-        )
-    return first
-
-
-def _same_shape(terms: Sequence[Delta]) -> None:
-    flat = {term.flat_shape for term in terms}
+def _require_same_shape(terms: Sequence[Term]) -> None:
+    flat = {term.delta.flat_shape for term in terms}
     if len(flat) > 1:
         raise ShapeError(
             "the adapters' deltas differ in shape",
             expected="one shape",
-            found=", ".join(str(list(term.shape)) for term in terms),
+            found=", ".join(str(list(term.delta.shape)) for term in terms),
             hint="they were trained on different families, or on bases of different widths",
         )
 
 
-def _decomposed(terms: Sequence[Delta], how: _How) -> Decomposition:
-    """Decompose the sum of terms, checking that every input is finite."""
-    import numpy as np
-
-    if any(term.rank is None for term in terms):
-        return decompose_dense(on_device(_dense_sum(terms), how.device))
-    factors = [term.factors("float64") for term in terms]
-    if len(factors) == 1:
-        up, down = factors[0]
-    else:
-        up = np.concatenate([up for up, _ in factors], axis=1)
-        down = np.concatenate([down for _, down in factors])
-    _require_finite(up, down)
-    return decompose(on_device(up, how.device), on_device(down, how.device), precise=how.precise)
-
-
-def _dense_sum(terms: Sequence[Delta]) -> Any:
-    """Return Σ ΔW, flattened to `(out, in·kh·kw)`, checking that it is finite."""
-    total, *rest = (term.dense(dtype="float64").reshape(term.flat_shape) for term in terms)
-    for one in rest:
-        total = total + one
-    _require_finite(total)
-    return total
-
-
-def _require_finite(*arrays: Any) -> None:
-    import numpy as np
-
-    for array in arrays:
-        wide = array.astype("float32") if array.dtype.itemsize < 4 else array
-        # a finite sum has finite parts; the sum of huge finite parts is checked in full
-        if not np.isfinite(wide.sum()) and not np.isfinite(wide).all():
-            raise NumericsError(
-                "NaN or infinity in the input",
-                hint="loramerge inspect --deep lists the modules that hold it",
-            )
-
-
 def _ranks_over_all(
-    terms: Mapping[Site, Sequence[Delta]],
-    rule: RankRule,
+    terms: Mapping[Site, Sequence[Term]],
+    work: _Work,
     sizes: SizeModel | None,
-    how: _How,
     threads: int | None,
     notify: Notify,
 ) -> dict[Site, int]:
     """Choose ranks over all sites together, from their spectra."""
-    cut = [site for site, deltas in terms.items() if _can_cut(deltas)]
+    rule = work.rule
+    cut = [site for site, found in terms.items() if _can_cut(found)]
 
     def spectrum(site: Site) -> tuple[list[float], int, float]:
         with naming(site), _quiet():
-            _same_shape(terms[site])
-            found = _decomposed(terms[site], how)
-            kernel = math.prod(terms[site][0].shape[2:])
+            _require_same_shape(terms[site])
+            found = work.decompose(work.merge(site, terms[site]))
+            most = work.rank(terms[site], found)
             s = to_numpy(found.singular_values)
-            most = site_rank(s, rule, kernel, found.rank)
             return [float(v) ** 2 for v in s[:most]], most, found.energy
 
     spectra = list(ordered(spectrum, cut, threads=threads, task="spectra", notify=notify))
@@ -262,7 +226,7 @@ def _ranks_over_all(
     candidates = [
         Candidate(
             energies,
-            itemsize * sum(terms[site][0].flat_shape),
+            itemsize * sum(terms[site][0].delta.flat_shape),
             sizes.first(site) if sizes else 0,
         )
         for site, (energies, _, _) in zip(cut, spectra, strict=True)

@@ -142,7 +142,7 @@ def _finite(site: Site, product: float) -> float:
 
 
 def _comparable(*deltas: Delta) -> bool:
-    return all(d.computable and not d.needs_base for d in deltas)
+    return all(d.facts.computable and not d.needs_base for d in deltas)
 
 
 def compare(

@@ -32,8 +32,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, LowRank, Scale, Site
-from loramerge.adapter.delta import values
-from loramerge.algebra.mix import mixed_frame
+from loramerge.adapter.floats import values
+from loramerge.adapter.kinds.lora import as_lora
+from loramerge.algebra.mix import frame_of
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
@@ -157,7 +158,7 @@ def mix_like(
         raise UsageError("mix needs at least one adapter")
     adapters = [adapter.require_sound() for adapter, _ in inputs]
     terms = _terms(tool, inputs)
-    frame = mixed_frame(adapters, embeddings, notify)
+    frame = frame_of(adapters, embeddings, notify)
     how = _TOOLS[tool]
     outer = how.outer(adapters)
 
@@ -179,7 +180,8 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
     for adapter, weight in inputs:
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
-            if not isinstance(delta, LowRank):
+            lora = as_lora(delta)
+            if lora is None:
                 raise UnsupportedKind(
                     f"{tool} has no answer for this kind of module",
                     file=adapter.label,
@@ -188,7 +190,7 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
                     found=delta.kind,
                     hint="mix without compat, or drop the module",
                 )
-            terms.setdefault(site, []).append(_Term(adapter.label, delta, of(site)))
+            terms.setdefault(site, []).append(_Term(adapter.label, lora, of(site)))
     return terms
 
 
@@ -315,10 +317,11 @@ def _peft_outer(adapters: Sequence[Adapter]) -> Callable[[Site], float]:
         ranks: dict[str, int] = {}
         root: dict[str, bool] = {}
         for site, delta in adapter.deltas.items():
-            assert isinstance(delta, LowRank)
+            lora = as_lora(delta)
+            assert lora is not None  # others were refused
             model = _model(site, adapter)
-            ranks[model] = max(ranks.get(model, 0), delta.rank)
-            root[model] = root.get(model, False) or delta.scale.root
+            ranks[model] = max(ranks.get(model, 0), lora.rank)
+            root[model] = root.get(model, False) or lora.scale.root
         for model, rank in ranks.items():
             file, expected = first.setdefault(model, (adapter.label, rank))
             scaling.setdefault(model, math.sqrt(rank) if root[model] else 1.0)

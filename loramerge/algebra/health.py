@@ -63,12 +63,12 @@ def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], 
         "module": site.name,
         "kind": delta.kind,
         "shape": list(delta.shape),
-        "rank": delta.dim,
+        "rank": None if delta.core is None else delta.core.dim,
         "alpha": delta.alpha,
         "norm": None,
     }
     problems = _not_finite(site, delta)
-    computable = delta.computable and not delta.needs_base
+    computable = delta.facts.computable and not delta.needs_base
     if problems or not computable:
         return problems, row
     if delta.rank is None:

@@ -1,4 +1,4 @@
-"""The exact weighted sum of adapters."""
+"""Mix adapters: combine them site by site, and carry along what they hold beside their deltas."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Sequence
 
 from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.metadata import combined as combined_metadata
-from loramerge.algebra.combine import combine
+from loramerge.algebra.combine import SUM, combine
+from loramerge.algebra.operator import Method
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.dialects.detect import Detection
-from loramerge.errors import AdapterError, FamilyError, ShapeError, UsageError
+from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, UsageError
 from loramerge.events import Notify, Warn, ignore
 from loramerge.files.tensors import Tensor
 
-__all__ = ["EMBEDDING_CHOICES", "mix", "mixed_frame"]
+__all__ = ["EMBEDDING_CHOICES", "frame_of", "mix"]
 
 EMBEDDING_CHOICES = ("all", "first", "none")
 
@@ -27,6 +28,7 @@ def mix(
     inputs: Sequence[tuple[Adapter, Weight]],
     rule: RankRule = RankRule(),
     *,
+    method: Method = SUM,
     embeddings: str = "all",
     sizes: SizeModel | None = None,
     target: Dialect | None = None,
@@ -35,13 +37,15 @@ def mix(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
-    """Return `Σ wᵢ ΔWᵢ` site by site, exactly, and cut only if the rule says so.
+    """Return the adapters combined site by site, by default to the exact sum `Σ wᵢ ΔWᵢ`.
 
     Ranks may differ, an adapter may lack sites, weights may be negative; a weight of 0 removes the
-    adapter from the site. Sites that only one adapter has keep its factors.
+    adapter from the site. Sites that only one adapter has keep its factors. Ranks are cut only if
+    the rule says so, or if the method works on dense matrices.
 
     Args:
         inputs: adapters with weights, at least one.
+        method: a merge operator with its parameters.
         embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
             win, `none` leaves them out.
         target: the dialect that will be written: ranks count per site that it stores.
@@ -57,14 +61,15 @@ def mix(
     for adapter, _ in inputs:
         adapter.require_sound()
     require_base_free(inputs, rule)
-    terms = terms_of(inputs, target)
-    frame = mixed_frame([adapter for adapter, _ in inputs], embeddings, notify)
+    terms = terms_of(inputs, target, one_weight=not method.operator.is_sum)
+    frame = frame_of([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")
     try:
         result = combine(
             terms,
             rule,
+            method=method,
             sizes=sizes,
             device=device,
             precise=precise or frame.dtype == "F64",
@@ -76,12 +81,11 @@ def mix(
         error.file = error.file or " and ".join(adapter.label for adapter, _ in inputs)
         raise
     check_errors(rule, result.relative_error, result.worst)
-    frame.deltas = result.deltas
-    return frame, result
+    return frame.with_deltas(result.deltas), result
 
 
-def mixed_frame(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
-    """Return an adapter without deltas that holds what a mix of these has beside them."""
+def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
+    """Return an adapter without deltas that holds everything else of a mix of these."""
     info = Info(
         dialects=dict(sum((Counter(a.info.dialects) for a in adapters), Counter())),
         detection=_common_detection(adapters, notify),
@@ -110,7 +114,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
     if not first.candidates:
         shared = set.intersection(*(set(a.deltas) for a in adapters))
         if len(adapters) > 1 and not shared:
-            notify(Warn("the adapters have no module in common; is this one base?"))
+            notify(Warn("the adapters have no module in common; were they trained on one base?"))
         return first
     common = [f for f in first.candidates if all(f in d.candidates for d in detections)]
     if not common:
@@ -126,7 +130,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
 def _common_spelling(
     adapters: Sequence[Adapter],
 ) -> dict[tuple[Site, str], tuple[str, str]]:
-    """Return spellings that no two adapters contradict: the order of inputs is no matter."""
+    """Return spellings that no two adapters contradict, whatever the order of inputs."""
     found: dict[tuple[Site, str], tuple[str, str]] = {}
     contradicted: set[tuple[Site, str]] = set()
     for adapter in adapters:
@@ -163,9 +167,14 @@ def _united_embeddings(adapters: Sequence[Adapter], choice: str) -> dict[str, Te
                 united[key], owner[key] = tensor, adapter.label
             elif choice != "first" and bytes(united[key].raw()) != bytes(tensor.raw()):
                 raise AdapterError(
-                    "two adapters bring different embeddings of one name",
+                    "two adapters have different embeddings of one name",
                     file=f"{owner[key]} and {adapter.label}",
                     module=key,
-                    hint="--embeddings first keeps the first adapter's, --embeddings none neither",
+                    hint=(
+                        Setting("embeddings", "first"),
+                        " keeps the first adapter's, ",
+                        Setting("embeddings", "none"),
+                        " leaves both out",
+                    ),
                 )
     return united

@@ -17,7 +17,6 @@ from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.delta import identical
-from loramerge.adapter.kinds.low_rank import Scaled
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
@@ -218,17 +217,17 @@ def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
 
 def _of_parts(site: Site, asked: Delta, written: Delta) -> Difference:
     """Compare deltas that depend on the base by their parts, which do not."""
-    ours, theirs = asked.free_parts(), written.free_parts()
-    numbers = zip(asked.numbers, written.numbers, strict=False)
-    if (asked.kind, len(ours), len(asked.numbers)) != (
+    ours, theirs = asked.content(), written.content()
+    numbers = zip(ours.numbers, theirs.numbers, strict=False)
+    if (asked.kind, len(ours.free), len(ours.numbers)) != (
         written.kind,
-        len(theirs),
-        len(written.numbers),
+        len(theirs.free),
+        len(theirs.numbers),
     ) or not all(math.isclose(a, b, rel_tol=_SINGLE) for a, b in numbers):
         return Difference(math.inf, 0.0)
     found = [
         _SAME if _equal(a, b) else _difference(site, a, b)
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(ours.free, theirs.free, strict=True)
     ]
     worst = max(found, key=lambda one: one.relative / one.allowed)
     return replace(worst, same=all(one.same for one in found))
@@ -281,7 +280,7 @@ def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
     """
     import numpy as np
 
-    product, share = abs(delta.factor) if isinstance(delta, Scaled) else 1.0, _SINGLE
+    product, share = 1.0 if delta.core is None else abs(delta.core.factor), _SINGLE
     for tensor in tensors.values():
         if not is_float(tensor.dtype):
             continue

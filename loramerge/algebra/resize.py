@@ -7,10 +7,10 @@ from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.combine import combine
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
-from loramerge.algebra.terms import require_base_free
+from loramerge.algebra.terms import Term, require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, ignore
 
 __all__ = ["resize"]
@@ -45,14 +45,18 @@ def resize(
     if not rule.truncates:
         raise UsageError(
             "resize needs to know what to keep",
-            hint="give --rank 8, or --energy, --ratio, --cumulative, --max-size, --max-error",
+            hint=(
+                "give ",
+                Setting("rank", 8),
+                ", or energy, ratio, cumulative, max_size, max_error",
+            ),
         )
     adapter.require_sound()
     require_base_free([(adapter, Weight())], rule)
     if target is not None:
         adapter = for_dialect(adapter, target)
     combined = combine(
-        {site: [delta] for site, delta in adapter.deltas.items()},
+        {site: [Term(delta)] for site, delta in adapter.deltas.items()},
         rule,
         sizes=sizes,
         device=device,

@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 from loramerge.algebra.arrays import Array, namespace, to_numpy
 from loramerge.errors import NumericsError
 
-__all__ = ["Decomposition", "decompose", "decompose_dense", "inner_product"]
+__all__ = [
+    "ROUNDING",
+    "Decomposition",
+    "decompose",
+    "decompose_dense",
+    "inner_product",
+    "signs_fixed",
+]
 
 _GRAM_CONDITION = 1e8
 _NUMERICAL_RANK = 1e-7
-_NOISE = 1e-14  # of ‖up‖‖down‖: what float64 leaves where factors cancel
+ROUNDING = 1e-14  # of ‖up‖‖down‖: what float64 leaves where factors cancel
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ class Decomposition:
         return float((self.singular_values[rank:] ** 2).sum())
 
 
-def _signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
-    """Make the largest-magnitude entry of every left vector positive."""
+def signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
+    """Return factors whose every left vector has a positive entry of largest magnitude."""
     if up.shape[1] == 0:
         return up, down
     import numpy as np
@@ -107,7 +114,7 @@ def decompose(up: Array, down: Array, *, precise: bool = False) -> Decomposition
                 return quick
             found = _by_qr(up, down)
     size = xp.linalg.vector_norm(up) * xp.linalg.vector_norm(down)
-    return replace(found, noise=_NOISE * float(size))
+    return replace(found, noise=ROUNDING * float(size))
 
 
 def _by_gram(up: Array, down: Array) -> Decomposition | None:
@@ -135,10 +142,10 @@ def _by_gram(up: Array, down: Array) -> Decomposition | None:
         balance = math.sqrt(size_down / size_up)  # √(‖up‖‖down‖) on both sides
         new_up = up @ (right @ yt[:k].T * root) * balance
         new_down = ((left @ x[:, :k]) * root).T @ down / balance
-        return _signs_fixed(to_numpy(new_up), to_numpy(new_down))
+        return signs_fixed(to_numpy(new_up), to_numpy(new_down))
 
     size = size_up * size_down
-    return Decomposition(to_numpy(s * size), truncate, noise=_NOISE * size)
+    return Decomposition(to_numpy(s * size), truncate, noise=ROUNDING * size)
 
 
 def _by_qr(up: Array, down: Array) -> Decomposition:
@@ -151,7 +158,7 @@ def _by_qr(up: Array, down: Array) -> Decomposition:
         root = xp.sqrt(s[:k])
         new_up = q_up @ (x[:, :k] * root)
         new_down = (q_down @ (yt[:k].T * root)).T
-        return _signs_fixed(to_numpy(new_up), to_numpy(new_down))
+        return signs_fixed(to_numpy(new_up), to_numpy(new_down))
 
     return Decomposition(to_numpy(s), truncate)
 
@@ -177,7 +184,7 @@ def decompose_dense(matrix: Array) -> Decomposition:
 
     def truncate(k: int) -> tuple[Array, Array]:
         root = xp.sqrt(s[:k])
-        return _signs_fixed(to_numpy(x[:, :k] * root), to_numpy(yt[:k] * root[:, None]))
+        return signs_fixed(to_numpy(x[:, :k] * root), to_numpy(yt[:k] * root[:, None]))
 
     return Decomposition(to_numpy(s), truncate)
 

@@ -1,41 +1,142 @@
-"""The terms of a sum: the deltas of adapters at the same sites, each multiplied by its weight."""
+"""The terms that a merge operator combines: for each module the deltas of adapters, with weights."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.sites import aligned, cut, for_dialect
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
-from loramerge.errors import AdapterError, LoramergeError
+from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError
 
-__all__ = ["naming", "require_base_free", "terms_of", "weighed"]
+__all__ = ["Term", "apply_weight", "naming", "require_base_free", "terms_of"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """The part of one adapter at one site.
+
+    Args:
+        delta: ΔW as the adapter holds it.
+        weight: the user's coefficient, not 0. When it is applied is the operator's own business.
+        position: of the adapter among the inputs, from 0.
+    """
+
+    delta: Delta
+    weight: float = 1.0
+    position: int = 0
+
+    @property
+    def weighted(self) -> Delta:
+        """The delta times the weight."""
+        return self.delta if self.weight == 1.0 else self.delta.scaled(self.weight)
+
+
+Places = dict[Site, float]  # single module and parameter → weight
 
 
 def terms_of(
-    inputs: Sequence[tuple[Adapter, Weight]], target: Dialect | None = None
-) -> dict[Site, list[Delta]]:
-    """Return site → weighted deltas to add; a weight of 0 removes an adapter from a site.
+    inputs: Sequence[tuple[Adapter, Weight]],
+    target: Dialect | None = None,
+    *,
+    one_weight: bool = False,
+) -> dict[Site, list[Term]]:
+    """Return site → terms, in the order of the inputs; a weight of 0 removes an adapter from a site.
+
+    A delta is cut where the weights of its modules differ. Where the dialect stores such modules as
+    one all the same, each part is multiplied by its own weight, and the term has weight 1: that is
+    the same for a sum, and for no other operator.
 
     Args:
         target: the dialect that will be written, whose sites count; None for the finest of the
             inputs'.
+        one_weight: refuse sites that are put together of parts with several weights.
 
     Raises:
         UnsupportedKind, ShapeError: if a delta cannot be brought to the sites of the others.
+        UsageError: see `one_weight`.
     """
-    terms: dict[Site, list[Delta]] = {}
-    adapters = [weighed(adapter, weight) for adapter, weight in inputs]
+    parts = [_cut_by_weight(adapter, weight) for adapter, weight in inputs]
+    adapters = _at_common_sites([adapter for adapter, _ in parts], target)
+    uneven = [
+        [site for site in adapter.deltas if len(_weights(site, weights)) > 1]
+        for adapter, (_, weights) in zip(adapters, parts, strict=True)
+    ]
+    if any(uneven):
+        if one_weight:
+            raise UsageError(
+                "these modules are written as one, and their weights differ",
+                module=next(sites[0].name for sites in uneven if sites),
+                hint=("give them one weight, or write a dialect that stores them apart: ",
+                      Setting("to", "diffusers")),
+            )  # fmt: skip
+        parts = [
+            (_multiplied(adapter, weights), dict.fromkeys(weights, 1.0)) if sites else part
+            for part, sites in zip(parts, uneven, strict=True)
+            for adapter, weights in [part]
+        ]
+        adapters = _at_common_sites([adapter for adapter, _ in parts], target)
+    terms: dict[Site, list[Term]] = {}
+    for position, (adapter, (_, weights)) in enumerate(zip(adapters, parts, strict=True)):
+        for site, delta in adapter.deltas.items():
+            (weight,) = _weights(site, weights)
+            term = Term(delta, weight, position)
+            if not delta.facts.computable:
+                with naming(site, adapter.info.path):
+                    term.weighted  # noqa: B018  # refuses any weight but 1, naming the file
+            terms.setdefault(site, []).append(term)
+    return terms
+
+
+def _at_common_sites(adapters: Sequence[Adapter], target: Dialect | None) -> list[Adapter]:
     if target is not None:
         adapters = [for_dialect(adapter, target) for adapter in adapters]
-    for adapter in aligned(adapters):
-        for site, delta in adapter.deltas.items():
-            terms.setdefault(site, []).append(delta)
-    return terms
+    return aligned(adapters)
+
+
+def _weights(site: Site, weights: Mapping[Site, float]) -> set[float]:
+    """Return the weights of the modules of a site; those that the adapter lacks do not count."""
+    alone = (Site((module,), site.parameter) for module in site.modules)
+    return {weights[one] for one in alone if one in weights}
+
+
+def _cut_by_weight(adapter: Adapter, weight: Weight) -> tuple[Adapter, Places]:
+    """Return an adapter without what has weight 0, cut where weights differ, and the weights."""
+    of = weight.on(adapter)
+    deltas: dict[Site, Delta] = {}
+    places: Places = {}
+    for site, delta in adapter.deltas.items():
+        weights = {one: of(one) for one in (Site((m,), site.parameter) for m in site.modules)}
+        if len(set(weights.values())) == 1:
+            groups = [site] if 0.0 not in weights.values() else []
+            found = [(group, delta) for group in groups]
+        else:
+            with naming(site, adapter.info.path):
+                found = [pair for pair in cut(site, delta, list(weights)) if weights[pair[0]]]
+        for part, piece in found:
+            deltas[part] = piece
+            alone = (Site((module,), site.parameter) for module in part.modules)
+            places |= {one: weights[one] for one in alone}
+    if deltas == adapter.deltas:
+        return adapter, places
+    return adapter.with_deltas(deltas, dtype=adapter.info.dtype), places
+
+
+def _multiplied(adapter: Adapter, weights: Places) -> Adapter:
+    """Return an adapter whose deltas, each of modules of one weight, are multiplied by it."""
+    deltas: dict[Site, Delta] = {}
+    for site, delta in adapter.deltas.items():
+        (weight,) = _weights(site, weights)
+        with naming(site, adapter.info.path):
+            deltas[site] = Term(delta, weight).weighted
+    if deltas == adapter.deltas:
+        return adapter
+    return adapter.with_deltas(deltas, dtype=adapter.info.dtype)
 
 
 def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) -> None:
@@ -54,41 +155,25 @@ def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) 
         of = weight.on(adapter)
         for site, delta in adapter.deltas.items():
             w = of(site)
-            if not delta.needs_base or isinstance(delta, Replacement) or w == 0.0:
+            if not delta.needs_base or delta.facts.replaces or w == 0.0:
                 continue
-            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.weighs):
+            if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.facts.weighs):
                 raise AdapterError(
-                    f"what a {delta.kind} delta changes depends on the base, so without the base "
+                    f"the change of a {delta.kind} module depends on the base, so without the base "
                     "it cannot be added to others, weighted or re-ranked",
                     file=adapter.info.path,
                     module=site.name,
                     found=f"kind {delta.kind}",
-                    hint="give the base it is for: --base B",
+                    hint=("give the base it is for: ", Setting("base", "B")),
                 )
 
 
-def weighed(adapter: Adapter, weight: Weight) -> Adapter:
+def apply_weight(adapter: Adapter, weight: Weight) -> Adapter:
     """Return the adapter multiplied by a weight; sites of weight 0 are left out.
 
     A fused delta is cut where the weights of its modules differ.
     """
-    of = weight.on(adapter)
-    deltas: dict[Site, Delta] = {}
-    for site, delta in adapter.deltas.items():
-        alone = [Site((module,), site.parameter) for module in site.modules]
-        weights = {one: of(one) for one in alone}
-        with naming(site, adapter.info.path):
-            if len(set(weights.values())) == 1:
-                weights = {site: of(alone[0])}
-            for part, piece in cut(site, delta, list(weights)):
-                w = weights[part]
-                if w != 0.0:
-                    deltas[part] = piece if w == 1.0 else piece.scaled(w)
-    if len(deltas) == len(adapter.deltas) and all(
-        delta is adapter.deltas.get(site) for site, delta in deltas.items()
-    ):
-        return adapter
-    return adapter.with_deltas(deltas, dtype=adapter.info.dtype)
+    return _multiplied(*_cut_by_weight(adapter, weight))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from loramerge.algebra.combine import combine
 from loramerge.algebra.outcome import Combined, SizeModel, uncut
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
-from loramerge.algebra.terms import naming
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, UsageError, listed
 from loramerge.events import Notify, ignore
@@ -46,7 +46,7 @@ def to_lora(
     check_to_lora(adapter, rule)
     if rule.truncates:
         combined = combine(
-            {site: [delta] for site, delta in adapter.deltas.items()},
+            {site: [Term(delta)] for site, delta in adapter.deltas.items()},
             rule,
             sizes=sizes,
             device=device,
@@ -59,7 +59,7 @@ def to_lora(
     else:
         combined = uncut(adapter)
     found = combined.deltas
-    rest = [s for s, d in found.items() if len(d.shape) > 1 and not isinstance(d, LowRank)]
+    rest = [s for s, d in found.items() if len(d.shape) > 1 and not d.facts.plain]
 
     def work(site: Site) -> LowRank:
         with naming(site, adapter.info.path):

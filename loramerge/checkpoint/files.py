@@ -84,28 +84,9 @@ def find_files(path: Path) -> CheckpointFiles:
         raise MissingFile("no such checkpoint", file=path)
     if path.name.endswith(".json") and _INDEX in path.name:
         return _folder(path.parent)
-    _refuse_gguf(path)
     file = CheckpointFile(path, PurePosixPath(path.name))
     notes = [f"{path.name} is pickled; it will be written as safetensors"] if file.pickled else []
     return CheckpointFiles(None, [file], notes=notes)
-
-
-def _refuse_gguf(path: Path) -> None:
-    """Refuse a file of blocks of integers.
-
-    Raises:
-        FormatError: saying what to do instead.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            return
-    raise FormatError(
-        "a GGUF checkpoint is quantised in blocks and cannot be baked into",
-        file=path,
-        expected="a safetensors checkpoint: float32, float16, bfloat16 or float8",
-        hint="bake into the checkpoint it was made from, then convert that to GGUF; or load the "
-        "adapter beside the GGUF file",
-    )
 
 
 def _folder(root: Path) -> CheckpointFiles:

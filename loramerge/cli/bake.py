@@ -45,7 +45,7 @@ def _dry(result: BakeResult) -> None:
     ]
     show.table(rows[:_SHOWN], ("module", "tensor", "shape", "type"))
     if len(rows) > _SHOWN:
-        show.console().print(f"… and {len(rows) - _SHOWN} more; --json lists all")
+        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all")
 
 
 def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -> None:

@@ -34,7 +34,7 @@ def add(name: str, path: str, force: bool) -> None:
     registry = load_registry()
     registry.add_base(name, place, force=force)
     registry.save()
-    show.console().print(f"{name} is {place.resolve()}", markup=False)
+    show.line(f"{name} is {place.resolve()}")
 
 
 @command.command("list", params=json_options(), epilog="Example: loramerge base list --json")
@@ -44,11 +44,11 @@ def list_bases(as_json: bool, json_file: str | None) -> None:
 
     def render() -> None:
         if not bases:
-            show.console().print("no base is registered; loramerge base add NAME PATH adds one")
-        show.console().print(f"with loramerge come {' and '.join(SHIPPED_BASES)}", markup=False)
+            show.line("No base is registered. Add one: loramerge base add NAME PATH")
+        show.line(f"Bases that come with loramerge: {', '.join(SHIPPED_BASES)}")
         show.table(
-            ((n, p, "" if Path(p).exists() else "gone") for n, p in sorted(bases.items())),
-            ("name", "path", ""),
+            ((n, p, "ok" if Path(p).exists() else "missing") for n, p in sorted(bases.items())),
+            ("name", "path", "state"),
         )
 
     content: list[dict[str, Any]] = [
@@ -69,4 +69,4 @@ def remove(name: str) -> None:
     registry = load_registry()
     registry.remove_base(name)
     registry.save()
-    show.console().print(f"{name} is forgotten; its files stay", markup=False)
+    show.line(f"Removed {name} from the list; its files stay.")

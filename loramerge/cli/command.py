@@ -6,14 +6,22 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
 from loramerge.cli.commands import Render
-from loramerge.cli.options import option_of, recipe_options, run_options
+from loramerge.cli.options import (
+    load_operators,
+    operator_option,
+    option_of,
+    recipe_options,
+    run_options,
+)
 from loramerge.cli.session import Session
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
@@ -31,8 +39,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         example: a command line that works, shown in the help.
     """
     kind = verb.parameters if verb.for_files is None else verb.for_files.parameters
-    known = parameters_of(kind)
-    own = {one.name for one in known}  # meta has a --strip of its own
+    own = {one.name for one in parameters_of(kind)}  # meta has a --strip of its own
 
     def callback(**values: Any) -> int:
         common: dict[str, Any] = {
@@ -53,17 +60,60 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         emit(result.json(), common["as_json"], json_file, shown)
         return int(getattr(result, "exit_code", 0))
 
-    fields = [option_of(one) for one in known]
-    fields.sort(key=lambda p: not isinstance(p, click.Argument))
-    about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
-    return click.Command(
+    merges = hasattr(kind, "held_parameters")
+
+    def options() -> list[click.Parameter]:
+        fields = [option_of(one) for one in parameters_of(kind)]
+        fields.sort(key=lambda p: not isinstance(p, click.Argument))
+        about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
+        about_operators = [operator_option()] if merges else []
+        return [*fields, *about_operators, *about_recipes, *run_options()]
+
+    params = options()
+    command = partial(_MergingCommand, options=options) if merges else click.Command
+    return command(
         verb.name,
         callback=callback,
-        params=[*fields, *about_recipes, *run_options()],
+        params=params,
         help=kind.__doc__,
         epilog=f"Example: {example}",
-        no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in fields),
+        no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in params),
     )
+
+
+class _MergingCommand(click.Command):
+    """A command whose merge operators bring options, also those of files that its line names.
+
+    Args:
+        options: function that gives the options for the operators that are known by then.
+    """
+
+    def __init__(
+        self, *args: Any, options: Callable[[], list[click.Parameter]], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = options
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from loramerge.algebra.operators import OPERATORS
+
+        load_operators(_values_of("--operator", args))
+        self.params = self._options()
+        flags = {word.partition("=")[0] for word in args if word.startswith("-")}
+        methods = set(_values_of("--method", args))
+        known = {flag for one in self.params for flag in one.opts}
+        strange = {flag for flag in flags - known if flag.startswith("--")}
+        helps = flags & set(ctx.help_option_names)
+        if helps or strange or methods - {one.name for one in OPERATORS.known()}:
+            OPERATORS.look_for_others()
+            self.params = self._options()
+        return super().parse_args(ctx, args)
+
+
+def _values_of(option: str, args: Sequence[str]) -> list[str]:
+    """Return the values that a command line gives an option, before it is parsed."""
+    found = [word.partition("=")[2] for word in args if word.startswith(f"{option}=")]
+    return found + [value for word, value in pairwise(args) if word == option]
 
 
 def _save_recipe(text: str, verb: str, parameters: Any, result: Any) -> None:
@@ -81,7 +131,9 @@ def _check_recipe_file(text: str | None) -> None:
     if text is not None and os.path.exists(text):
         from loramerge.errors import OutputExists
 
-        raise OutputExists("the recipe exists", file=text, hint="give --save-recipe another name")
+        raise OutputExists(
+            "the recipe exists already", file=text, hint="give --save-recipe another name"
+        )
 
 
 def _check_json_file(text: str | None) -> None:
@@ -97,7 +149,7 @@ def _check_json_file(text: str | None) -> None:
         from loramerge.errors import OutputExists
 
         raise OutputExists(
-            "--json-file would replace something that is no JSON",
+            "this is not JSON, and --json-file would replace it",
             file=path,
             hint="give --json-file another name",
         )

@@ -19,10 +19,10 @@ def _proof(found: ConvertResult) -> str:
     if proof is None:
         return ""
     if proof.site is None:
-        return f"all {proof.sites} modules are equal to the last bit"
+        return f"{show.count(proof.sites, 'module')}, equal to the last bit"
     return (
-        f"{proof.same} of {proof.sites} modules are equal to the last bit, the others to "
-        f"{proof.largest:.2g}"
+        f"{proof.same} of {show.count(proof.sites, 'module')} equal to the last bit, relative "
+        f"difference of the others at most {proof.largest:.2g}"
     )
 
 
@@ -30,23 +30,23 @@ def render_one(found: ConvertResult) -> None:
     """Show what became of one adapter."""
     lines = show.written(found.output, f"{show.size(found.size_before)} to {show.size(found.size)}")
     if found.output is not None:
-        lines.append(("is", f"{found.dialect}, {found.dtype}"))
+        lines.append(("format", f"{found.dialect}, {found.dtype}"))
     lines.append(("modules", f"{found.modules}, rank {show.ranks(found.ranks)}"))
-    if found.kinds != found.kinds_before:
+    if found.kinds.keys() != found.kinds_before.keys():
         before, after = show.counted(found.kinds_before), show.counted(found.kinds)
-        lines.append(("kinds", f"{before} to {after}"))
+        lines.append(("kinds", f"{after} (was {before})"))
     if found.dropped:
-        lines.append(("dropped", f"{len(found.dropped)} modules"))
+        lines.append(("dropped", show.count(len(found.dropped), "module")))
     if found.lossy:
         lines += show.errors(found.lossy, found.relative_error, found.norm_kept, found.worst)
     if found.left_out:
-        lines.append(("left out", f"{len(found.left_out)} modules of rank 0"))
+        lines.append(("removed", f"{show.count(len(found.left_out), 'module')} of rank 0"))
     if found.proof is not None:
-        lines.append(("read back", _proof(found)))
+        lines.append(("check", f"read back: {_proof(found)}"))
     show.table(lines)
 
 
-render = files_render(render_one, ("size", "is", "proof"), _cells)
+render = files_render(render_one, ("size", "format", "read back"), _cells)
 command = verb_command(
     VERB, render, "loramerge convert character.safetensors --for comfyui --dtype float16"
 )

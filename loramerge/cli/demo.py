@@ -11,27 +11,26 @@ from loramerge.tiny.demo import Demo, DemoResult, demo
 
 def render(result: DemoResult) -> None:
     """Show the tour: each command as typed, and what it showed."""
-    out = show.console()
     for place, count in result.made.items():
-        out.print(f"Wrote {count} pictures with captions into {place}.", markup=False)
+        show.line(f"Wrote {count} images with captions into {place}.")
     for step in result.steps:
-        out.print()
-        out.print(step.title, style="bold", markup=False)
-        out.print(f"$ {step.command}", markup=False, soft_wrap=True)
+        show.line()
+        show.line(step.title, bold=True)
+        show.line(f"$ {step.command}", wrap=False)
         if step.result is None:
             missing = ", ".join(result.missing)
-            out.print(f"not done: {missing} missing", markup=False)
+            show.line(f"Not done: {missing} is not installed.")
         else:
             render_named(step.verb)(step.result)
-    out.print()
+    show.line()
     if result.missing:
         text = (
-            f"Everything is in {result.folder}, but for the picture: "
-            "pip install 'loramerge[train]', and the last command draws it."
+            f"Everything but the image is in {result.folder}. To draw it too: "
+            "pip install 'loramerge[train]', then run the last command."
         )
     else:
         text = f"Open {result.picture}: {result.shows}."
-    out.print(text, markup=False, soft_wrap=True)
+    show.line(text)
 
 
 VERB = Verb("demo", Demo, "report", demo, None, uses_device=True)

@@ -29,7 +29,7 @@ def command(as_json: bool, json_file: str | None) -> None:
     def render() -> None:
         show.table(
             ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
-            ("dialect", "what it is", "can hold", "loads in"),
+            ("dialect", "description", "can hold", "loads in"),
         )
 
     emit(content, as_json, json_file, render)

@@ -15,18 +15,18 @@ _LONGEST = 60
 
 def render(result: DiffResult) -> None:
     """Show the verdict, what differs, and the figures per block."""
-    show.console().print(result.verdict, markup=False)
+    show.line(result.verdict)
     facts = [(name, _fact(a), _fact(b)) for name, (a, b) in result.facts.items() if a != b]
     facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items()]
-    show.table(facts, ("", "A", "B"))
+    show.table(facts, ("property", "A", "B"))
     found = result.comparison
     for side, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
-            show.console().print(f"only in {side}: {listed(list(names), 4)}", markup=False)
+            show.line(f"only in {side}: {listed(list(names), 4)}")
     if found.skipped:
-        show.console().print(f"not compared: {listed(list(found.skipped), 4)}", markup=False)
+        show.line(f"not compared: {listed(list(found.skipped), 4)}")
     rows = [_figures(name, moments) for name, moments in found.blocks().items()]
-    rows.append(_figures("all shared", found.shared))
+    rows.append(_figures("all shared modules", found.shared))
     show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
 
 

@@ -42,7 +42,7 @@ def command(as_json: bool, json_file: str | None) -> None:
                 )
                 for f in content
             ),
-            ("family", "what it is", "modules", "layouts", "verified against"),
+            ("family", "description", "modules", "layouts", "verified against"),
         )
 
     emit(content, as_json, json_file, render)

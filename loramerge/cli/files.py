@@ -38,8 +38,8 @@ def files_render(
         if len(result.files) == 1 and result.files[0].status == "done":
             one(result.files[0].result)
             return
-        show.table(map(row, result.files), ("file", "status", *columns, "why"))
+        show.table(map(row, result.files), ("file", "status", *columns, "reason"))
         counts = Counter(file.status for file in result.files)
-        show.console().print(", ".join(f"{n} {status}" for status, n in counts.items()))
+        show.line(", ".join(f"{n} {status}" for status, n in counts.items()))
 
     return render

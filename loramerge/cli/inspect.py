@@ -23,29 +23,27 @@ def render(result: InspectResult) -> None:
     """Show every file."""
     for index, file in enumerate(result.files):
         if index:
-            show.console().print()
+            show.line()
         _file(file, all_metadata=result.all_metadata)
 
 
 def _file(file: Inspected, all_metadata: bool) -> None:
-    show.console().print(f"{file.path} ({show.size(file.size)})", markup=False, style="bold")
+    show.line(f"{file.path} ({show.size(file.size)})", bold=True)
     if file.error:
-        show.console().print(f"  cannot be read: {file.error}", markup=False)
+        show.line(f"  cannot be read: {file.error}")
         return
     lines: list[tuple[str, str]] = [
-        ("what", f"{file.what}, {file.dialect or 'no known dialect'}"),
+        ("kind of file", f"{file.what}, {file.dialect or 'unknown dialect'}"),
         ("family", f"{file.family or 'unknown'} ({file.family_reason})"),
     ]
     if file.trained_on:
         lines.append(("trained on", file.trained_on))
-    lines.append(("modules", f"{file.modules}: {show.counted(file.components)}"
-                  if len(file.components) > 1 else
-                  f"{file.modules} in {show.counted(file.components)}"))  # fmt: skip
+    lines.append(("modules", _modules_of(file)))
     if file.what == "adapter":
         lines.append(("kinds", show.counted(file.kinds)))
         lines.append(("rank", show.ranks(file.ranks)))
         alphas = {f"{alpha:g}": n for alpha, n in file.alphas.items()}
-        lines.append(("alpha", show.counted(alphas) if alphas else "none stated: alpha = rank"))
+        lines.append(("alpha", show.counted(alphas) if alphas else "not stored, so alpha = rank"))
     lines.append(("types", show.counted(file.dtypes)))
     if file.embeddings:
         lines.append(("embeddings", listed(file.embeddings, 6)))
@@ -61,19 +59,28 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     if file.hashes:
         lines += list(file.hashes.items())
     if file.norm is not None:
-        lines.append(("norm", f"{file.norm:.4g} (of the whole change)"))
+        lines.append(("norm of ΔW", f"{file.norm:.4g} over all modules"))
     if file.base is not None:
-        lines.append(("on this base", _base(file.base)))
+        lines.append(("base", _base(file.base)))
     if file.unknown_keys:
         lines.append(("unknown keys", _unknown(file)))
     show.table(lines)
     _findings(file.findings)
+    if file.what == "adapter" and file.checked == "weights" and not file.findings:
+        show.line("No problems found.")
     if file.table is not None:
         _modules(file.table)
     if file.what == "adapter" and file.checked == "header":
-        show.console().print(
-            "weights not read: --deep looks for NaN, untrained modules, and the true norm"
+        show.line(
+            "Only the header was read. --deep reads the weights and looks for NaN and untrained modules."
         )
+
+
+def _modules_of(file: Inspected) -> str:
+    parts = [f"{n} in {name}" for name, n in file.components.items()]
+    if len(parts) == 1:
+        return parts[0]
+    return f"{file.modules}: {', '.join(parts)}" if parts else str(file.modules)
 
 
 def _metadata(file: Inspected, everything: bool) -> list[tuple[str, str]]:
@@ -86,12 +93,12 @@ def _base(base: dict[str, Any]) -> str:
     word = "works" if base["works"] else "does not work"
     text = f"{word} ({base['family']}): {base['reason']}"
     if base.get("change") is not None:
-        text += f"; the change is {show.percent(base['change'])} of the weights"
+        text += f"; size of change: {show.percent(base['change'])} of the original weights' norm"
     return text
 
 
 def _unknown(file: Inspected) -> str:
-    parts = []
+    parts = [show.count(len(file.unknown_keys), "tensor")]
     for key in file.unknown_keys[:4]:
         near = file.nearest_keys.get(key)
         parts.append(f"{key} (nearest known: {near})" if near else key)
@@ -101,6 +108,8 @@ def _unknown(file: Inspected) -> str:
 
 def _findings(findings: list[Problem]) -> None:
     """Show findings, one row per sort, with the modules they concern."""
+    if not findings:
+        return
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for problem in findings:
         key = (problem.severity, problem.code, problem.message, problem.remedy)
@@ -111,7 +120,7 @@ def _findings(findings: list[Problem]) -> None:
              if any(modules) else message, remedy)
             for (severity, _, message, remedy), modules in groups.items()
         ),
-        ("finding", "what", "what to do"),
+        ("severity", "problem", "what to do"),
     )  # fmt: skip
 
 
@@ -123,7 +132,7 @@ def _modules(rows: list[dict[str, Any]]) -> None:
     show.table(
         (
             [
-                row["module"],
+                show.module(row["module"]),
                 row["kind"],
                 "×".join(map(str, row["shape"])),
                 "" if row["rank"] is None else row["rank"],

@@ -34,7 +34,7 @@ def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds:
     from loramerge.library.programs import program_folders
 
     if not folders and not comfyui and not a1111:
-        raise UsageError("which folder?", hint="loramerge library add FOLDER")
+        raise UsageError("a folder is missing", hint="loramerge library add FOLDER")
     registry = load_registry()
     wanted = [(Path(folder).expanduser(), holds) for folder in folders]
     for program, root in (("comfyui", comfyui), ("a1111", a1111)):
@@ -44,10 +44,10 @@ def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds:
     lines = []
     for path, what in wanted:
         new = registry.add_folder(path, what)
-        lines.append(f"{'added' if new else 'is there already'}: {path.resolve()}")
+        lines.append(f"{'added' if new else 'already in the library'}: {path.resolve()}")
     registry.save()
     for line in lines:
-        show.console().print(line, markup=False)
+        show.line(line)
 
 
 @command.command("list", params=json_options(), epilog="Example: loramerge library list")
@@ -63,7 +63,7 @@ def list_folders(as_json: bool, json_file: str | None) -> None:
 
     def render() -> None:
         if not content:
-            show.console().print("the library is empty; loramerge library add FOLDER adds one")
+            show.line("The library is empty. Add a folder: loramerge library add FOLDER")
         show.table(
             ((c["path"], c["holds"], c["files"]) for c in content), ("folder", "holds", "files")
         )
@@ -78,4 +78,4 @@ def remove(folder: str) -> None:
     registry = load_registry()
     registry.remove_folder(Path(folder).expanduser())
     registry.save()
-    show.console().print("taken off the library; its files stay")
+    show.line("Removed the folder from the library; its files stay.")

@@ -11,7 +11,7 @@ def render(result: MetaResult) -> None:
     """Show the metadata, or what was changed of it."""
     if result.output is None:
         if not result.metadata:
-            show.console().print("no metadata")
+            show.line("no metadata")
         show.table(sorted(result.metadata.items()))
         return
     lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size))

@@ -10,18 +10,22 @@ from loramerge.verbs.mix import VERB, MixResult
 def render(result: MixResult) -> None:
     """Show what was mixed."""
     lines = show.written(result.output, show.size(result.size))
-    family = result.family or "unknown family"
-    how = [] if result.output is None else [str(result.dialect), str(result.dtype)]
+    exact = "exact sum"
+    if result.output is not None:
+        lines.append(("format", f"{result.dialect}, {result.dtype}"))
+        exact = f"exact sum, rounded to {result.dtype}"
     lines += [
-        ("is", ", ".join([*how, family])),
+        ("family", result.family or "unknown"),
         ("modules", f"{result.modules}, rank {show.ranks(result.ranks)}"),
+        *show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst, exact),
     ]
-    lines += show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst)
     if result.left_out:
-        lines.append(("left out", f"{len(result.left_out)} modules of rank 0"))
+        lines.append(("removed", f"{show.count(len(result.left_out), 'module')} of rank 0"))
     for one in result.inputs:
         words = ", ".join(one["trigger_words"]) or "none known"
-        lines.append(("from", f"{one['adapter']} at {one['weight']}; trigger words: {words}"))
+        lines.append(
+            ("input", f"{one['adapter']} at weight {one['weight']}; trigger words: {words}")
+        )
     show.table(lines)
 
 

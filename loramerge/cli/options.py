@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,14 @@ import click
 
 from loramerge.steps.parameters import Parameter
 
-__all__ = ["json_options", "option_of", "recipe_options", "run_options"]
+__all__ = [
+    "json_options",
+    "load_operators",
+    "operator_option",
+    "option_of",
+    "recipe_options",
+    "run_options",
+]
 
 
 def json_options() -> list[click.Parameter]:
@@ -63,6 +71,37 @@ def recipe_options(*, writes: bool) -> list[click.Parameter]:
     return found
 
 
+def load_operators(paths: Sequence[str]) -> None:
+    """Run Python files that define merge operators, each once.
+
+    Raises:
+        LoramergeError: see `operators.load_file`.
+    """
+    from loramerge.algebra.operators import load_file
+
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in _loaded:
+            load_file(path)
+            _loaded.add(real)
+
+
+_loaded: set[str] = set()
+
+
+def operator_option() -> click.Option:
+    """Return the option that names files of merge operators."""
+    return click.Option(
+        ["--operator"],
+        multiple=True,
+        metavar="FILE.py",
+        is_eager=True,
+        expose_value=False,
+        callback=lambda ctx, param, value: load_operators(value),
+        help="Python file that defines merge operators and is run; may be repeated.",
+    )
+
+
 def option_of(one: Parameter) -> click.Parameter:
     """Return the click parameter that sets a parameter of a verb."""
     doc = one.doc
@@ -79,6 +118,9 @@ def option_of(one: Parameter) -> click.Parameter:
             shell_complete=completion,
         )
     flags = doc.flags or (f"--{one.name.replace('_', '-')}",)
+    if one.kind is bool and one.optional:
+        word = flags[0].removeprefix("--")
+        return click.Option([f"--{word}/--no-{word}", one.name], default=None, help=doc.help)
     if one.kind is bool:
         return click.Option([*flags, one.name], is_flag=True, default=False, help=doc.help)
     return click.Option(
@@ -99,6 +141,8 @@ def _metavar(word: str, *, required: bool, many: bool) -> str:
 
 
 def _click_type(one: Parameter) -> click.ParamType[Any]:
+    if one.doc.choices is not None:
+        return click.Choice(one.doc.choices())
     if typing.get_origin(one.kind) is typing.Literal:
         return click.Choice(typing.get_args(one.kind))
     if one.kind in (int, float):

@@ -31,8 +31,8 @@ from loramerge.steps.parameters import Context
 def command(target: str, **options: Any) -> int:
     """Check a recipe and show what a run would do, from headers alone.
 
-    For every task: what it will give (modules, ranks, bytes; never more than foretold), the memory and
-    time it will take (good to a factor of two), and whether it is up to date. All mistakes are
+    For every task: the predicted modules, ranks and bytes (a result never has more), memory and time
+    (good to a factor of two), and whether it is up to date. All mistakes are
     reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
     that sd-webui-supermerger leaves counts as one.
     """
@@ -82,15 +82,15 @@ def _print(text: str) -> None:
 def _show(plan: Any) -> None:
     show.table(
         (_row(planned) for planned in plan.tasks.values()),
-        ("task", "does", "from", "modules", "rank", "file", "size", "memory", "time", "state"),
+        ("task", "verb", "inputs", "modules", "rank", "output", "size", "memory", "time", "state"),
     )
-    show.console().print(
-        f"will write {show.size(plan.size)}, needs about {show.size(plan.memory)} of memory and "
-        f"{_time(plan.seconds)} on one core"
+    show.line(
+        f"The run will write {show.size(plan.size)}. It needs about {show.size(plan.memory)} of "
+        f"memory and {_time(plan.seconds)} on one core."
     )
     for name, planned in plan.tasks.items():
         if planned.reason:
-            show.console().print(f"{name}: {planned.reason}", markup=False)
+            show.line(f"{name}: {planned.reason}")
 
 
 def _row(planned: Any) -> tuple[str, ...]:

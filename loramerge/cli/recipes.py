@@ -47,7 +47,9 @@ def command(
     """
     if name is None:
         if output is not None:
-            raise UsageError("which recipe?", hint="loramerge recipes NAME -o FILE.yaml")
+            raise UsageError(
+                "the name of a recipe is missing", hint="loramerge recipes NAME -o FILE.yaml"
+            )
         found = shipped_recipes()
         content = [{"name": recipe.name, "title": recipe.title} for recipe in found]
         rows = [(recipe.name, recipe.title) for recipe in found]
@@ -69,6 +71,6 @@ def command(
         if output is None:
             sys.stdout.write(recipe.text)
         else:
-            show.table([("written", output), ("is", recipe.title)])
+            show.table([("written", output), ("recipe", recipe.title)])
 
     emit(one, as_json, json_file, shown)

@@ -11,7 +11,7 @@ import click
 from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.commands import render_named
-from loramerge.cli.options import run_options
+from loramerge.cli.options import operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import OutputExists, UsageError
 from loramerge.steps.parameters import Context
@@ -34,7 +34,10 @@ def recipe_options() -> list[click.Parameter]:
             metavar="NAME=PATH",
             help="Take an input from this path; may be repeated.",
         ),
-        click.Option(["--fresh"], is_flag=True, help="Make again what is up to date."),
+        click.Option(
+            ["--fresh"], is_flag=True, help="Run every step, even those that are up to date."
+        ),
+        operator_option(),
     ]
 
 
@@ -48,11 +51,9 @@ def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(
-                f"{option}: {text!r} gives nothing a value", hint=f"{option} NAME=VALUE"
-            )
+            raise UsageError(f"{option}: {text!r} is not NAME=VALUE", hint=f"{option} NAME=VALUE")
         if name in found:
-            raise UsageError(f"{option}: {name!r} stands twice")
+            raise UsageError(f"{option}: {name!r} is given twice")
         found[name] = value
     return found
 
@@ -90,7 +91,7 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         click.Option(
             ["--keep-going"],
             is_flag=True,
-            help="After a failure, go on with what does not need it.",
+            help="After a failure, run the steps that do not depend on it.",
         ),
         click.Option(
             ["--output", "-o"],
@@ -144,7 +145,9 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
     from loramerge.steps.batch import write_table
 
     if options["output"] is not None:
-        raise UsageError("--output is for repeating a file; a recipe says itself where it saves")
+        raise UsageError(
+            "--output is only for repeating a file; in a recipe, `save` names the output"
+        )
     if options["results"]:
         _check_table(Path(options["results"]))
     recipe = load_recipe(
@@ -183,7 +186,7 @@ def _check_table(path: Path) -> None:
         if not first or b".status" in first:
             return
     raise OutputExists(
-        "--results would replace something that is no table of results",
+        "this is not a table of results, and --results would replace it",
         file=path,
         hint="give --results another name",
     )
@@ -194,9 +197,9 @@ def _show(result: Any) -> None:
     told = [o for o in outcomes if o.result is not None and o.task.lasts]
     if len(told) <= _MANY:
         for outcome in told:
-            show.console().print(outcome.task.name, style="bold", markup=False)
+            show.line(outcome.task.name, bold=True)
             render_named(outcome.task.verb.name)(outcome.result)
-            show.console().print()
+            show.line()
     show.table(
         (
             (
@@ -209,10 +212,10 @@ def _show(result: Any) -> None:
             )
             for o in outcomes
         ),
-        ("task", "does", "status", "file", "norm kept", "why"),
+        ("task", "verb", "status", "output", "norm kept", "reason"),
     )
     if result.lock:
-        show.console().print(f"locked: {result.lock}", markup=False)
+        show.line(f"locked: {result.lock}")
 
 
 def _lost(figures: dict[str, Any]) -> str:

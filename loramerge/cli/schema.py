@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from loramerge.cli.command import emit
-from loramerge.cli.options import json_options
+from loramerge.cli.options import json_options, operator_option
 
 
 @click.command(
     "schema",
-    params=json_options(),
+    params=[operator_option(), *json_options()],
     epilog="Example: loramerge schema --json-file recipe.schema.json",
 )
 def command(as_json: bool, json_file: str | None) -> None:

@@ -1,60 +1,66 @@
-"""Pieces that the renderings of results share."""
+"""Lines and tables that show results, as wide as the terminal; piped, a row is always one line."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from shutil import get_terminal_size
+from typing import Any
 
+from loramerge.cli.layout import Module, grid, pairs, wrapped
 from loramerge.errors import sized
 
-if TYPE_CHECKING:
-    from rich.console import Console
+__all__ = [
+    "count",
+    "counted",
+    "errors",
+    "line",
+    "module",
+    "percent",
+    "ranks",
+    "result",
+    "size",
+    "table",
+    "written",
+]
 
-__all__ = ["console", "counted", "errors", "percent", "ranks", "result", "size", "table", "written"]
 
-_PIPED_WIDTH = 100_000  # lines are for programs there, and never broken
-
-
-def console() -> Console:
-    """Return a console on standard output; where that is no terminal, plain and without a width."""
-    from rich.console import Console
-
-    return Console(
-        width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False, emoji=False
-    )
+def line(text: str = "", *, bold: bool = False, wrap: bool = True) -> None:
+    """Print a text on standard output, wrapped between words unless it is to be copied."""
+    width = _width() if wrap else None
+    _print((part, len(part) if bold else 0) for part in wrapped(text, width))
 
 
 def table(
     rows: Iterable[Sequence[Any]], columns: Sequence[str] = (), title: str | None = None
 ) -> None:
     """Print rows as a table; without columns, as pairs of a label and a value."""
-    from rich.table import Table
-    from rich.text import Text
+    found = [["" if c is None else c if isinstance(c, str) else str(c) for c in r] for r in rows]
+    if not found:
+        return
+    if title:
+        line(title, bold=True)
+    width = _width()
+    _print(grid(found, columns, width) if columns else pairs(found, width))
 
-    shown = Table(
-        title=title,
-        title_justify="left",
-        show_header=bool(columns),
-        box=None if not columns else _box(),
-        pad_edge=False,
-    )
-    rows = [[Text("" if cell is None else str(cell)) for cell in row] for row in rows]
-    if not rows:
-        return
-    for index in range(len(rows[0])):
-        name = columns[index] if columns else ""
-        shown.add_column(name, style="bold" if index == 0 and not columns else "", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    out = console()
-    if out.is_terminal:
-        out.print(shown)
-        return
-    with out.capture() as captured:
-        out.print(shown)
-    for line in captured.get().splitlines():
-        out.file.write(line.rstrip() + "\n")
+
+def _width() -> int | None:
+    """Return the columns of the terminal; None where lines go to a program."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _print(lines: Iterable[tuple[str, int]]) -> None:
+    """Print lines, each with the length of its start that is bold."""
+    styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for text, bold in lines:
+        text = text.rstrip()
+        if bold and styled:
+            import click
+
+            click.echo(click.style(text[:bold], bold=True) + text[bold:])
+        else:
+            sys.stdout.write(text + "\n")
 
 
 def result(found: Any) -> None:
@@ -69,10 +75,9 @@ def result(found: Any) -> None:
     table(rows)
 
 
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE
+def module(name: str) -> Module:
+    """Return a module's name as a cell, which is shortened in the middle where room is scarce."""
+    return Module(name)
 
 
 def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
@@ -92,6 +97,11 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1.0:
         return f"{100 * share:.4f} %"
     return f"{100 * share:.4g} %"
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 module`, `2 modules`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def counted(counts: Mapping[Any, int], unit: str = "") -> str:
@@ -115,14 +125,22 @@ def ranks(counts: Mapping[int, int]) -> str:
 
 
 def errors(
-    lossy: bool, relative_error: float, norm_kept: float, worst: tuple[str, float] | None
+    lossy: bool,
+    relative_error: float,
+    norm_kept: float,
+    worst: tuple[str, float] | None,
+    exact: str = "exact",
 ) -> list[tuple[str, str]]:
-    """Return the lines that say what was lost."""
+    """Return the lines that say what was lost.
+
+    Args:
+        exact: what is said where nothing was.
+    """
     if not lossy:
-        return [("lost", "nothing: the result is exact before rounding to its type")]
+        return [("accuracy", exact)]
     lines = [
-        ("lost", f"relative error {relative_error:.4g}, norm kept {percent(norm_kept)}"),
+        ("accuracy", f"{percent(norm_kept)} of the norm kept, relative error {relative_error:.4g}")
     ]
     if worst is not None:
-        lines.append(("worst", f"{worst[0]}: relative error {worst[1]:.4g}"))
+        lines.append(("largest error", f"{worst[1]:.4g} in {worst[0]}"))
     return lines

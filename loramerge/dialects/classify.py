@@ -10,15 +10,19 @@ from functools import cache
 from typing import NamedTuple
 
 from loramerge.dialects import DIALECTS, Dialect
+from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
 
 __all__ = ["Classified", "Group", "classify", "is_embedding"]
 
-# Roles whose suffix is so short that only a known prefix makes it one.
-_NEEDS_PREFIX = frozenset({"set_weight", "set_bias", "ia3_weight"})
+# Suffixes so short that only a known prefix makes them one, and that other suffixes end in.
+_NEEDS_PREFIX = frozenset({".weight", ".bias"})
 # Suffixes that belong to stems ending in `_lora` (XLabs: and a number) only.
 _SHORT = frozenset({".down.weight", ".up.weight"})
 _SHORT_STEM = re.compile(r"_lora\d?$")
+_REPLACED = frozenset({"set_weight", "set_bias"})  # roles that need one, too
+# Roles of ordinary LoRA and of differences: no suffix of a kind ends in theirs.
+_PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"})
 # Suffixes of mangled exports, which no dot sets apart from the stem.
 _MANGLED = ("_lora_down.weight", "_lora_up.weight")
 _BUNDLED = "bundle_emb."
@@ -45,21 +49,26 @@ class Classified:
     unknown: list[str] = field(default_factory=list)
     doubled: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether some key may be spelled by a kind that is not ordinary LoRA."""
+        return bool(self.unknown) or any(group.roles.keys() - _PLAIN for group in self.groups)
+
 
 Suffixes = Mapping[str, tuple[tuple[str, str], ...]]
 
 
-def _suffixes() -> Suffixes:
+def _suffixes(words: Words) -> Suffixes:
     """Return suffix → (dialect, role) of every dialect that has it."""
-    return _suffix_table(DIALECTS.version)
+    return _suffix_table(DIALECTS.version, words)
 
 
 @cache
-def _suffix_table(version: int) -> Suffixes:
+def _suffix_table(version: int, words: Words) -> Suffixes:
     table: dict[str, dict[tuple[str, str], None]] = {}
     for dialect in DIALECTS.known():
         for form in dialect.forms:
-            for role, suffixes in form.suffixes.items():
+            for role, suffixes in form.spelled(words).items():
                 for suffix in suffixes:
                     table.setdefault(suffix, {})[dialect.name, role] = None
     return {suffix: tuple(found) for suffix, found in table.items()}
@@ -79,19 +88,19 @@ class _Split(NamedTuple):
     head: str
 
 
-def _split(key: str, before: _Split | None) -> _Split | None:
+def _split(key: str, before: _Split | None, words: Words) -> _Split | None:
     """Take a key apart, or return None.
 
     Args:
         before: the key before this one, whose stem most keys share.
     """
     if before is not None and key.startswith(before.stem):
-        found = _with_suffix(key[len(before.stem) :], before.stem, before.head)
+        found = _with_suffix(key[len(before.stem) :], before.stem, before.head, words)
         if found is not None:
             return found
     if key.endswith(_MANGLED):
         start = key.rfind("_lora_")
-        return _with_suffix(key[start:], key[:start], None)
+        return _with_suffix(key[start:], key[:start], None, words)
     position = len(key)
     starts: list[int] = []
     for _ in range(3):  # no suffix has more than three parts
@@ -100,19 +109,19 @@ def _split(key: str, before: _Split | None) -> _Split | None:
             break
         starts.append(position)
     for position in reversed(starts):  # the longest suffix wins
-        found = _with_suffix(key[position:], key[:position], None)
+        found = _with_suffix(key[position:], key[:position], None, words)
         if found is not None:
             return found
     return None
 
 
-def _with_suffix(suffix: str, stem: str, head: str | None) -> _Split | None:
+def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Split | None:
     """Return the parts of a key, or None if no dialect has the suffix."""
-    if suffix not in _suffixes() or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
+    if suffix not in _suffixes(words) or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
         return None
     if head is None:
         head = _head(stem)
-    meaning = _meaning(suffix, head)
+    meaning = _meaning(suffix, head, words)
     return None if meaning is None else _Split(meaning[0], stem, meaning[1], head)
 
 
@@ -164,26 +173,28 @@ def _heads_of(dialect: Dialect, families: int) -> frozenset[str]:
     return frozenset(head for family in FAMILIES.known() for head in dialect.heads_of(family))
 
 
-def _meaning(suffix: str, head: str) -> tuple[str, str] | None:
-    return _meaning_of(suffix, head, DIALECTS.version, FAMILIES.version)
+def _meaning(suffix: str, head: str, words: Words) -> tuple[str, str] | None:
+    return _meaning_of(suffix, head, words, DIALECTS.version, FAMILIES.version)
 
 
 @cache
-def _meaning_of(suffix: str, head: str, dialects: int, families: int) -> tuple[str, str] | None:
+def _meaning_of(
+    suffix: str, head: str, words: Words, dialects: int, families: int
+) -> tuple[str, str] | None:
     """Return (dialect, role) of a suffix after a stem that begins with the known prefix `head`.
 
     Of the dialects that have the suffix, the one with the longest prefix is meant; without a prefix
-    the first, unless the role needs one.
+    the first, unless suffix or role needs one.
     """
     best: tuple[int, str, str] | None = None
     of_family = head not in _own_heads(dialects)
-    for name, role in _suffixes()[suffix]:
+    for name, role in _suffixes(words)[suffix]:
         dialect = DIALECTS[name]
         heads: Iterable[str] = dialect.heads
         if of_family and dialect.marked_after:
             heads = (*heads, *_heads_of(dialect, families))
         length = max((len(p) for p in heads if head.startswith(p)), default=-1)
-        if length < 0 and role in _NEEDS_PREFIX:
+        if length < 0 and (suffix in _NEEDS_PREFIX or role in _REPLACED):
             continue
         if best is None or length > best[0]:
             best = (length, name, role)
@@ -195,8 +206,15 @@ def _own_heads(version: int) -> frozenset[str]:
     return frozenset({"", *(head for d in DIALECTS.known() for head in d.heads)})
 
 
-def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
-    """Sort keys into groups of one module each, in the order of the first key of each group."""
+def classify(
+    keys: Iterable[str], metadata: Mapping[str, str], words: Words = NO_WORDS
+) -> Classified:
+    """Sort keys into groups of one module each, in the order of the first key of each group.
+
+    Args:
+        words: how kinds other than ordinary LoRA are spelled. Without them `needs_words` of the
+            result says whether they would change it.
+    """
     result = Classified()
     groups: dict[tuple[str, str], Group] = {}
     before: _Split | None = None
@@ -204,9 +222,9 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
         if is_embedding(key, metadata):
             result.embeddings.append(key)
             continue
-        split = _split(key, before)
+        split = _split(key, before, words)
         if split is None and DIALECTS.look_for_others():
-            split = _split(key, before)
+            split = _split(key, before, words)
         if split is None:
             result.unknown.append(key)
             continue
@@ -217,11 +235,11 @@ def classify(keys: Iterable[str], metadata: Mapping[str, str]) -> Classified:
             result.doubled.append((key, group.roles[role]))
         else:
             group.roles[role] = key
-    result.groups = _joined(groups)
+    result.groups = _joined(groups, words)
     return result
 
 
-def _joined(groups: Mapping[tuple[str, str], Group]) -> list[Group]:
+def _joined(groups: Mapping[tuple[str, str], Group], words: Words) -> list[Group]:
     """Return the groups, those of one stem joined where one dialect has the roles of all.
 
     Without a known prefix each suffix alone names the first dialect that has it, and the suffixes of
@@ -232,14 +250,14 @@ def _joined(groups: Mapping[tuple[str, str], Group]) -> list[Group]:
     by_stem: dict[str, list[Group]] = {}
     for group in groups.values():
         by_stem.setdefault(group.stem, []).append(group)
-    return [group for same in by_stem.values() for group in _join(same)]
+    return [group for same in by_stem.values() for group in _join(same, words)]
 
 
-def _join(same: list[Group]) -> list[Group]:
+def _join(same: list[Group], words: Words) -> list[Group]:
     """Join the groups of one stem, if some dialect has all their roles and none is there twice."""
     roles = [role for group in same for role in group.roles]
     if len(same) == 1 or len(roles) > len(set(roles)):
         return same
-    speaks = next((d.name for d in DIALECTS.known() if d.roles() >= set(roles)), None)
+    speaks = next((d.name for d in DIALECTS.known() if d.roles(words) >= set(roles)), None)
     merged = {role: key for group in same for role, key in group.roles.items()}
     return same if speaks is None else [Group(speaks, same[0].stem, merged)]

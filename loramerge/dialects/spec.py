@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple
 
+from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import Family, Module
 
 __all__ = [
@@ -80,10 +81,16 @@ class Form:
         stems: function of a family and some of its modules that yields (stem, full module name or
             `Fused`); the first stem of a module is the one that is written.
         suffixes: role → accepted suffixes, separator included; the first is written.
+        containers: whose suffixes of kinds it takes beside its own, see `Words`.
     """
 
     stems: Stems = field(repr=False)
     suffixes: Mapping[str, tuple[str, ...]]
+    containers: tuple[str, ...] = ()
+
+    def spelled(self, words: Words) -> Mapping[str, tuple[str, ...]]:
+        """Return role → suffixes: its own, and those of kinds."""
+        return _spelled(self, words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +152,13 @@ class Dialect:
         """Return the beginnings of stems that betray the dialect for a family."""
         return (*family.marks.get(self.name, ()), *(family.heads if self.marked_by_heads else ()))
 
-    def roles(self) -> frozenset[str]:
-        """Return every role some form can write."""
-        return frozenset(role for form in self.forms for role in form.suffixes)
+    def roles(self, words: Words = NO_WORDS) -> frozenset[str]:
+        """Return every role some form can write.
+
+        Args:
+            words: how kinds are spelled, for roles that are not the dialect's own.
+        """
+        return frozenset(role for form in self.forms for role in form.spelled(words))
 
     def component_of(self, stem: str) -> tuple[str, str]:
         """Split the stem of an unknown family into (component, rest); the component may be ''."""
@@ -168,11 +179,21 @@ class Dialect:
         bare = next((p for p, named in self.prefixes.items() if not named), "")
         return bare + module
 
-    def key(self, family: Family, modules: str | tuple[str, ...], role: str) -> str | None:
-        """Return the key to write for a role of a module, or of a site, or None if there is none."""
+    def key(
+        self,
+        family: Family,
+        modules: str | tuple[str, ...],
+        role: str,
+        words: Words = NO_WORDS,
+    ) -> str | None:
+        """Return the key to write for a role of a module, or of a site, or None if there is none.
+
+        Args:
+            words: how kinds are spelled, for roles that are not the dialect's own.
+        """
         site = (modules,) if isinstance(modules, str) else modules
         for stem, form in _written(self, family).get(site, ()):
-            suffixes = self.forms[form].suffixes.get(role)
+            suffixes = self.forms[form].spelled(words).get(role)
             if suffixes:
                 return stem + suffixes[0]
         return None
@@ -193,6 +214,12 @@ class Dialect:
     def layout(self, family: Family) -> Mapping[str, Fused]:
         """Return module → the modules it is stored with; those stored alone are absent."""
         return _layout(self, family)
+
+
+@cache
+def _spelled(form: Form, words: Words) -> Mapping[str, tuple[str, ...]]:
+    of_kinds = (words.suffixes.get(container, {}) for container in form.containers)
+    return {role: ends for table in (form.suffixes, *of_kinds) for role, ends in table.items()}
 
 
 def _fused(target: str | Fused) -> Fused:

@@ -1,22 +1,23 @@
-"""Suffixes that several dialects share: role → what stands after the stem, the first is written."""
+"""Suffixes that several dialects share: role → what stands after the stem, the first is written.
+
+They are those of ordinary LoRA and of differences; how other kinds are spelled is theirs to say, and
+a form names the containers whose suffixes it takes (`words.Words`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.dialects.roles import LYCORIS_ROLES
-
 __all__ = ["KOHYA", "ORIGINAL", "PEFT", "PEFT_FIRST"]
 
 # what stands beside the factors in files of kohya's and LyCORIS' line
 ORIGINAL: Mapping[str, tuple[str, ...]] = {
-    "mid": (".lora_mid.weight",),
     "alpha": (".alpha",),
     "diff": (".diff",),
     "diff_b": (".diff_b",),
     "w_norm": (".w_norm",),
     "b_norm": (".b_norm",),
-    **LYCORIS_ROLES,
+    "scale": (".scale",),
 }
 KOHYA: Mapping[str, tuple[str, ...]] = {
     "up": (".lora_up.weight", ".lora_B.weight"),
@@ -32,12 +33,4 @@ PEFT_FIRST: Mapping[str, tuple[str, ...]] = {
 PEFT: Mapping[str, tuple[str, ...]] = {
     "down": (".lora_A.weight", ".lora_A.default.weight"),
     "up": (".lora_B.weight", ".lora_B.default.weight"),
-    "up_bias": (".lora_B.bias", ".lora_B.default.bias"),
-    "magnitude": (
-        ".lora_magnitude_vector",
-        ".lora_magnitude_vector.weight",
-        ".lora_magnitude_vector.default.weight",
-    ),
-    "embedding_down": (".lora_embedding_A", ".lora_embedding_A.default"),
-    "embedding_up": (".lora_embedding_B", ".lora_embedding_B.default"),
 }

@@ -17,8 +17,9 @@ from operator import itemgetter
 from os import PathLike
 from typing import Any, NamedTuple
 
-from loramerge.errors import CorruptFile
+from loramerge.errors import CorruptFile, LoramergeError
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.signatures import HEAD, foreign
 
 __all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
 
@@ -27,7 +28,7 @@ _DIMENSION_LIMIT = 1 << 62
 
 
 class TensorInfo(NamedTuple):
-    """Where one tensor lies: `start` and `stop` are byte offsets from the start of the file."""
+    """The place of one tensor: `start` and `stop` are byte offsets from the start of the file."""
 
     name: str
     dtype: str
@@ -37,7 +38,7 @@ class TensorInfo(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A validated header: tensors in the order of their data, metadata, and where data starts."""
+    """A validated header: tensors in the order of their data, metadata, and the start of the data."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
@@ -60,20 +61,20 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _encodable(words: Iterable[Any]) -> None:
-    """Refuse lone surrogates, which are no Unicode and could not be written again."""
+    """Refuse lone surrogates, which are not valid Unicode and could not be written again."""
     for word in words:
         if isinstance(word, str):
             word.encode()
 
 
 def _content(text: str) -> tuple[dict[str, Any], Any]:
-    """Return a header's entries, each a tuple of pairs, and its metadata, null if it has none.
+    """Return the entries of a header, each a tuple of pairs, and its metadata, None if it has none.
 
     Objects are read as tuples of their pairs, so that names that occur twice can be seen; a hook in
     Python for each of thousands of objects would take longer than all the rest.
 
     Raises:
-        ValueError: if it is no JSON, or a name occurs twice.
+        ValueError: if it is not JSON, or a name occurs twice.
     """
     content = _unique(json.loads(text, object_pairs_hook=tuple))
     metadata = content.pop("__metadata__", None)
@@ -88,7 +89,7 @@ def _content(text: str) -> tuple[dict[str, Any], Any]:
 
 
 def parse_header(
-    length_field: bytes, read: Any, file_size: int, path: str | PathLike[str]
+    length_field: bytes, read: Callable[[int], bytes], file_size: int, path: str | PathLike[str]
 ) -> Header:
     """Parse and validate a header.
 
@@ -99,6 +100,7 @@ def parse_header(
         path: named in errors.
 
     Raises:
+        ForeignFile: if this is a file of another format.
         CorruptFile: if any promise of the format is broken.
     """
 
@@ -106,20 +108,24 @@ def parse_header(
         details.setdefault("hint", "download or export the file again")
         return CorruptFile(f"not a valid safetensors file: {problem}", file=path, **details)
 
+    def no_header(problem: str, **details: Any) -> LoramergeError:
+        head = length_field + read(max(0, min(HEAD, file_size) - len(length_field)))
+        return foreign(head, path, "a safetensors file") or corrupt(problem, **details)
+
     if len(length_field) < 8:
-        raise corrupt("shorter than the 8 bytes of the header length", found=f"{file_size} bytes")
+        raise no_header("it is shorter than the 8 bytes of the header length",
+                        found=f"{file_size} bytes")  # fmt: skip
     (length,) = struct.unpack("<Q", length_field)
+    if length == 0:
+        raise corrupt("it begins with zeros, as after an unfinished download")
     if length > MAX_HEADER_BYTES:
-        raise corrupt(
-            "the header length is impossible", expected=f"≤ {MAX_HEADER_BYTES}", found=length
-        )
+        raise no_header("its first 8 bytes are not the length of a header")
     if 8 + length > file_size:
-        raise corrupt(
-            "the header ends after the file", expected=f"≥ {8 + length} bytes", found=file_size
-        )
+        raise no_header("the file ends before its header does",
+                        expected=f"at least {8 + length} bytes", found=f"{file_size} bytes")  # fmt: skip
     raw = read(length)
     if raw[:1] != b"{":
-        raise corrupt("the header does not start with '{'", found=raw[:1])
+        raise no_header("the header does not start with '{'", found=raw[:1])
     try:
         content, metadata = _content(raw.decode("utf-8"))
     except RecursionError:
@@ -157,13 +163,13 @@ _BITS = {name: dtype.bits for name, dtype in DTYPES.items()}
 
 
 def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
-    """Return an entry that is surely right; None says that it must be looked at."""
+    """Return an entry that is certainly right; None where it needs `_strict_info`."""
     try:
         entry = dict(pairs)
         start, stop = entry["data_offsets"]
         dtype, shape = entry["dtype"], entry["shape"]
         right = (
-            type(pairs) is tuple  # an array of pairs is no object
+            type(pairs) is tuple  # an array of pairs is not an object
             and len(entry) == len(pairs) == 3
             and {type(start), type(stop), *map(type, shape)} == _INTEGERS
             and start >= 0
@@ -180,7 +186,11 @@ def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
 def _strict_info(
     name: str, pairs: Any, data_start: int, corrupt: Callable[..., CorruptFile]
 ) -> TensorInfo:
-    """Return an entry looked at part by part, or say what is wrong with it."""
+    """Check an entry part by part, and raise the first problem.
+
+    Raises:
+        CorruptFile: naming the tensor.
+    """
     try:
         entry = _unique(pairs) if isinstance(pairs, tuple) else pairs
     except ValueError as error:
@@ -200,7 +210,7 @@ def _strict_info(
 
 
 def _entry_problem(entry: Any) -> str | None:
-    """Say what is wrong with one tensor's entry, or None."""
+    """Return what is wrong with the entry of a tensor, or None."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "an entry lacks dtype, shape or data_offsets"
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:

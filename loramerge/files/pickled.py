@@ -6,18 +6,21 @@ import os
 import re
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from loramerge.errors import CorruptFile, FileError, MissingExtra, MissingFile, UnsafeFile
+from loramerge.files.signatures import HEAD, foreign, safetensors_named_otherwise
 from loramerge.files.tensors import ArrayTensor, Tensor
 
 __all__ = ["PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "tensor_from_torch"]
 
+_PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
 
 def is_pickle(path: str | PathLike[str]) -> bool:
-    """Say whether the name is that of a pickled file."""
+    """Return whether the name is that of a pickled file."""
     return os.path.splitext(os.fspath(path))[1].lower() in PICKLE_SUFFIXES
 
 
@@ -25,12 +28,14 @@ def load_pickle(path: str | PathLike[str]) -> Any:
     """Load a pickle that may hold tensors and plain containers, and nothing else.
 
     Raises:
+        ForeignFile: if this is a file of another format.
         MissingExtra: if torch is not installed.
         UnsafeFile: if the file asks for anything else to be created.
-        CorruptFile: if it is no whole pickle.
+        CorruptFile: if it is not a whole pickle.
     """
     if not os.path.isfile(path):
         raise MissingFile("no such file", file=path)
+    _refuse_foreign(path)
     try:
         import torch
     except ImportError:
@@ -45,11 +50,11 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        told = re.search(r"GLOBAL \S+", text) or re.search(r"Unsupported [^\n]+", text)
+        named = re.search(r"GLOBAL \S+", text) or re.search(r"Unsupported [^\n]+", text)
         raise UnsafeFile(
             "the pickle holds more than tensors, and loading it could run code, so it is refused",
             file=path,
-            found=told[0] if told else "an object of unknown type",
+            found=named[0] if named else "an object of unknown type",
             hint="get the file as safetensors, or convert it in a place you trust",
         ) from None
     except Exception as error:  # a broken byte may make torch raise anything at all
@@ -61,6 +66,22 @@ def load_pickle(path: str | PathLike[str]) -> Any:
             file=path,
             hint="download or export the file again",
         ) from None
+
+
+def _refuse_foreign(path: str | PathLike[str]) -> None:
+    """Refuse a file under the name of a pickle that certainly is none.
+
+    Raises:
+        ForeignFile: naming its format.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith(_PICKLES):
+        error = foreign(head, path, "a pickle of PyTorch") or safetensors_named_otherwise(
+            head, path
+        )
+        if error is not None:
+            raise error
 
 
 def tensor_from_torch(value: Any) -> ArrayTensor:

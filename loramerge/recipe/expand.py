@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError
+from loramerge.parameters import Parameter, parameters_of, value_of
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
@@ -21,7 +22,6 @@ from loramerge.recipe.schema import Each, validate
 from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task
 from loramerge.recipe.variables import Case, case_label, project, substitute, variables_in
-from loramerge.steps.parameters import Parameter, parameters_of
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
@@ -163,7 +163,7 @@ class _Expansion:
         files: dict[str, Path] = {}
         changed: dict[str, Any] = {}
         for one in parameters_of(type(parameters)):
-            value = getattr(parameters, one.name)
+            value = value_of(parameters, one)
             values = value if one.many else (value,)
             if not one.doc.recipe or not any(map(one.names, values)):
                 continue
@@ -232,7 +232,7 @@ def _distinct(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, Any
 def _references(parameters: Any) -> Iterator[Reference]:
     """Yield every reference of a step's parameters."""
     for one in parameters_of(type(parameters)):
-        value = getattr(parameters, one.name)
+        value = value_of(parameters, one)
         if one.doc.recipe:
             for part in value if one.many else (value,):
                 if one.names(part):

@@ -1,4 +1,4 @@
-"""The plan of a run: the result of every task, predicted from headers, and which tasks will run."""
+"""The plan of a run: every task with its predicted result and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Plan", "Planned", "plan", "plan_recipe"]
 
 @dataclass
 class Planned:
-    """A task of a plan.
+    """The prediction of a task.
 
     Args:
         state: `up to date`, `will run`, or `not needed`.
@@ -52,7 +52,7 @@ class Planned:
 
 @dataclass
 class Plan:
-    """The plan of a run, task by task."""
+    """The predictions of a run, task by task."""
 
     recipe: Recipe
     tasks: dict[str, Planned]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
+from loramerge.parameters import made_of
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
@@ -39,10 +40,11 @@ def validate(
     """
     from pydantic import ValidationError
 
+    model = _model(verb)
     words, stated = [one.word for one in _parameters(verb)], set(content)
     while True:
         try:
-            found = _model(verb).model_validate(dict(content), context={"root": root})
+            found = model.model_validate(dict(content), context={"root": root})
             break
         except ValidationError as error:
             errors = error.errors(include_url=False)
@@ -54,8 +56,9 @@ def validate(
             return None
         content = rest
     values = {name: getattr(found, name) for name in found.model_fields_set}
-    return verb.parameters(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return made_of(
+        verb.parameters,
+        {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
     )
 
 
@@ -74,24 +77,34 @@ def _without(content: Mapping[str, Any], places: Sequence[Sequence[Any]]) -> dic
 
 
 def _parameters(verb: Verb) -> list[Parameter]:
-    return [one for one in parameters_of(verb.parameters) if one.doc.recipe]
+    return [one for one in parameters_of(verb.parameters, installed=True) if one.doc.recipe]
+
+
+def _model(verb: Verb) -> type[BaseModel]:
+    """Return the model of a verb with the parameters and choices that are known by now."""
+    fields = _parameters(verb)
+    choices = [None if one.doc.choices is None else tuple(one.doc.choices()) for one in fields]
+    kind: Any = verb.parameters
+    return _model_of(kind, tuple(zip(fields, choices, strict=True)))
 
 
 @cache
-def _model(verb: Verb) -> type[BaseModel]:
+def _model_of(
+    kind: Any, parameters: tuple[tuple[Parameter, tuple[str, ...] | None], ...]
+) -> type[BaseModel]:
     from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {
         one.name: (
-            _type(one),
+            _type(one, choices),
             Field(... if one.required else _default(one), alias=one.word, description=one.doc.help),
         )
-        for one in _parameters(verb)
+        for one, choices in parameters
     }
     return create_model(
-        verb.parameters.__name__,
+        kind.__name__,
         __config__=ConfigDict(extra="forbid"),
-        __doc__=verb.parameters.__doc__,
+        __doc__=kind.__doc__,
         **fields,
     )
 
@@ -100,12 +113,14 @@ def _default(one: Parameter) -> Any:
     return list(one.default) if isinstance(one.default, tuple) else one.default
 
 
-def _type(one: Parameter) -> Any:
+def _type(one: Parameter, choices: tuple[str, ...] | None) -> Any:
     """Return the type of a parameter in a recipe; text and numbers are not converted."""
     from pydantic import Strict
 
     if one.refers:
         inner: Any = _reference_type(one)
+    elif choices is not None:
+        inner = typing.Literal[choices]
     elif typing.get_origin(one.kind) is typing.Literal:
         inner = one.kind
     else:

@@ -60,6 +60,8 @@ def task_key(task: Task, facts: Mapping[str, Fact], *, strip: bool) -> str:
             values = [content_of(v) if one.names(v) else v for v in values]
         content[one.word] = list(values)
     whole = [package_digest(), strip, task.verb.name, content]
+    code = getattr(task.parameters, "code", None)  # of a merge operator from outside
+    whole += [] if code is None else [code]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

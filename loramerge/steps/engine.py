@@ -12,7 +12,8 @@ from typing import Any
 
 from loramerge.errors import LoramergeError, Setting, UsageError, nearest
 from loramerge.events import Note
-from loramerge.steps.parameters import Context, Parameter, Verb, parameters_of
+from loramerge.parameters import Parameter, checked, made_of, parameters_of, wrong
+from loramerge.steps.parameters import Context, Verb
 
 __all__ = ["parameters_from", "perform", "steps_done"]
 
@@ -29,6 +30,8 @@ def parameters_from(kind: type[Any], values: Mapping[str, Any]) -> Any:
             type or out of range.
     """
     known = parameters_of(kind)
+    if not values.keys() <= {one.word for one in known} | {one.name for one in known}:
+        known = parameters_of(kind, installed=True)
     names = {one.word: one.name for one in known} | {one.name: one.name for one in known}
     for word in values:
         if word not in names:
@@ -37,7 +40,9 @@ def parameters_from(kind: type[Any], values: Mapping[str, Any]) -> Any:
     for one in known:
         if one.required and one.name not in given:
             raise UsageError(f"{one.word!r} is missing", hint=one.doc.help)
-    return kind(**{one.name: _value(one, given[one.name]) for one in known if one.name in given})
+    return made_of(
+        kind, {one.name: _value(one, given[one.name]) for one in known if one.name in given}
+    )
 
 
 def perform(
@@ -136,49 +141,5 @@ def _single(one: Parameter, value: Any) -> Any:
             return parse_reference(fspath(value))
         if isinstance(value, one.kind):
             return value
-        raise _wrong(one, "an adapter", value)
-    if typing.get_origin(one.kind) is typing.Literal:
-        choices = typing.get_args(one.kind)
-        if value not in choices:
-            raise _wrong(one, " or ".join(map(repr, choices)), value)
-        return value
-    if one.kind is bool:
-        if not isinstance(value, bool):
-            raise _wrong(one, "True or False", value)
-        return value
-    if one.kind is str:
-        if isinstance(value, (str, PathLike)):
-            return fspath(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)  # a size in bytes
-        raise _wrong(one, "text", value)
-    return _number(one, value)
-
-
-def _number(one: Parameter, value: Any) -> int | float:
-    whole = one.kind is int
-    word = "a whole number" if whole else "a number"
-    try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = value.__index__() if whole else float(value)
-    except (TypeError, ValueError, AttributeError):
-        raise _wrong(one, word, value) from None
-    for bound in one.bounds:
-        for name, (holds, said) in _BOUNDS.items():
-            limit = getattr(bound, name, None)
-            if limit is not None and not holds(number, limit):
-                raise _wrong(one, f"{word} {said} {limit}", value)
-    return typing.cast("int | float", number)
-
-
-_BOUNDS: dict[str, tuple[Callable[[float, Any], bool], str]] = {
-    "ge": (lambda value, limit: value >= limit, "of at least"),
-    "gt": (lambda value, limit: value > limit, "above"),
-    "le": (lambda value, limit: value <= limit, "of at most"),
-    "lt": (lambda value, limit: value < limit, "below"),
-}
-
-
-def _wrong(one: Parameter, expected: str, found: Any) -> UsageError:
-    return UsageError(f"{one.word} cannot be {found!r}", expected=expected)
+        raise wrong(one, "an adapter", value)
+    return checked(one, value)

@@ -1,4 +1,4 @@
-"""Opening what a verb works on: the adapters and bases that names stand for, faults said once."""
+"""Opening the adapters and bases that names stand for, with one message for each mistake."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
-from loramerge.algebra.terms import weighed
+from loramerge.algebra.terms import apply_weight
 from loramerge.algebra.weights import Weight
-from loramerge.errors import FamilyError, FormatError, LoramergeError, UsageError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting, UsageError
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
 from loramerge.steps.parameters import Context
@@ -46,7 +46,7 @@ def adapter_of(reference: Reference, context: Context) -> Adapter:
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:
     """Return the adapter multiplied by a weight; sites of weight 0 are left out."""
-    return adapter if weight == Weight() else weighed(adapter, weight)
+    return adapter if weight == Weight() else apply_weight(adapter, weight)
 
 
 def base_path(name: str, context: Context) -> Path:
@@ -63,11 +63,12 @@ def base_path(name: str, context: Context) -> Path:
 
 
 def open_base(name: str, context: Context) -> Checkpoint:
-    """Open a base; an adapter in its place is called one.
+    """Open a base.
 
     Raises:
         NotFound: if there is none of this name.
-        FamilyError, FormatError: if it is no checkpoint of a known family.
+        FamilyError: if it is not a checkpoint of a known family.
+        FormatError: if it is an adapter.
     """
     from loramerge.checkpoint import open_checkpoint
 
@@ -82,9 +83,9 @@ def open_base(name: str, context: Context) -> Checkpoint:
         if not adapter:
             raise
         raise FormatError(
-            "this is an adapter, and --base needs a checkpoint",
+            "this is an adapter, and a base must be a checkpoint",
             file=path,
-            hint="loramerge bake --base CHECKPOINT --lora ADAPTER",
+            hint=("give the checkpoint as ", Setting("base")),
         ) from None
 
 
@@ -111,7 +112,7 @@ def open_adapter(path: Path, notify: Notify) -> Adapter:
         raise FormatError(
             "this is a checkpoint, and an adapter is needed here",
             file=path,
-            hint="checkpoints go to bake --base and inspect",
+            hint="only bake and inspect take checkpoints",
         )
     return adapter
 
@@ -138,6 +139,10 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
+def _tensors(count: int) -> str:
+    return "1 tensor is" if count == 1 else f"{count} tensors are"
+
+
 def warn_of_unknown(adapter: Adapter, notify: Notify) -> None:
     """Warn of tensors that are not used, so that none is dropped silently, and of warnings."""
     unknown = adapter.info.account.unknown
@@ -145,7 +150,7 @@ def warn_of_unknown(adapter: Adapter, notify: Notify) -> None:
         key, close = next(iter(unknown.items()))
         tail = f" (nearest known: {close})" if close else ""
         notify(
-            Warn(f"{adapter.label}: {len(unknown)} tensors are not known and not used: {key}{tail}")
+            Warn(f"{adapter.label}: {_tensors(len(unknown))} not known and not used: {key}{tail}")
         )
     seen: dict[str, int] = {}
     for problem in adapter.info.problems:

@@ -1,22 +1,14 @@
-"""How a verb is said: parameters with their meaning, the verb itself, and how it is run.
-
-A parameter is a dataclass field `Annotated` with `Doc` (its help) and bounds from `annotated_types`.
-Options of the command line, the schema of recipes and the record of what made a file are derived
-from these fields.
-"""
+"""Verbs: their parameters, what they give, and the context they run in."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from loramerge.events import Notify, ignore
+from loramerge.parameters import Doc, Parameter, parameters_of, value_of
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
@@ -34,106 +26,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Doc:
-    """What a parameter means.
-
-    Args:
-        help: one or two sentences.
-        flags: option names; `()` derives one from the field's name, `("ARGUMENT",)` style upper case
-            makes it positional.
-        metavar: what stands for the value in help.
-        completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
-            (either), `folders` (of pictures), `dialects`, or nothing.
-        recipe: whether a step of a recipe has it; false for what only a command line needs.
-        result: whether it changes what is computed; false for what is only reported.
-        words: values that name nothing, where the others name something.
-    """
-
-    help: str
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
-    completes: str | None = None
-    recipe: bool = True
-    result: bool = True
-    words: tuple[str, ...] = ()
-
-    @property
-    def positional(self) -> bool:
-        """Whether the value stands without an option name."""
-        return bool(self.flags) and not self.flags[0].startswith("-")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One field of a verb's parameters, taken apart.
-
-    Args:
-        name: of the field; `word`: as recipes and options say it (`for`, where `program` is the field).
-        kind: the type of one value, without `| None` and `tuple[…, ...]`.
-        many: whether several values may stand.
-        optional: whether None may.
-        bounds: further annotations, those of `annotated_types`.
-        default: `dataclasses.MISSING` where a value must be given.
-    """
-
-    name: str
-    word: str
-    kind: Any
-    many: bool
-    optional: bool
-    doc: Doc
-    bounds: tuple[Any, ...]
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether a value must be given."""
-        return self.default is dataclasses.MISSING
-
-    @property
-    def refers(self) -> bool:
-        """Whether its values are names of adapters, bases or folders."""
-        return self.doc.completes in ("adapters", "bases", "files", "folders")
-
-    @property
-    def weighted(self) -> bool:
-        """Whether its values are adapters with weights (`references.Reference`)."""
-        return self.refers and self.kind is not str
-
-    def names(self, value: Any) -> bool:
-        """Say whether a value names an adapter, base or folder, and is no word of its own."""
-        return self.refers and value is not None and value not in self.doc.words
-
-
-def parameters_of(kind: type[Any]) -> tuple[Parameter, ...]:
-    """Return the fields of a verb's dataclass of parameters, in order."""
-    return _parameters_of(cast(Any, kind))
-
-
-@cache
-def _parameters_of(kind: Any) -> tuple[Parameter, ...]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return tuple(_parameter(f, hints[f.name]) for f in dataclasses.fields(kind))
-
-
-def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
-    inner, *extras = typing.get_args(hint)
-    doc = next(extra for extra in extras if isinstance(extra, Doc))
-    optional = isinstance(inner, types.UnionType) or typing.get_origin(inner) is typing.Union
-    if optional:
-        inner = next(arg for arg in typing.get_args(inner) if arg is not type(None))
-    many = typing.get_origin(inner) is tuple
-    if many:
-        inner = typing.get_args(inner)[0]
-    long = next((flag for flag in doc.flags if flag.startswith("--")), f"--{found.name}")
-    bounds = tuple(extra for extra in extras if not isinstance(extra, Doc))
-    word = long.removeprefix("--").replace("-", "_")
-    return Parameter(found.name, word, inner, many, optional, doc, bounds, found.default)
-
-
-@dataclass(frozen=True)
 class Context:
-    """How to run, as opposed to what: nothing here changes a result.
+    """Settings of a run that do not change its result.
 
     Args:
         threads: worker threads; None takes all processors.
@@ -210,7 +104,7 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
     """
     arguments, options, output = [], [], []
     for one in parameters_of(type(parameters)):
-        value = getattr(parameters, one.name)
+        value = value_of(parameters, one)
         if not one.required and value == one.default:
             continue
         texts = [str(text) for text in (value if one.many else (value,))]
@@ -231,6 +125,6 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
 def stated(parameters: Any) -> Iterator[tuple[Parameter, Any]]:
     """Yield the parameters of a recipe step whose values are not the defaults, with the values."""
     for one in parameters_of(type(parameters)):
-        value = getattr(parameters, one.name)
+        value = value_of(parameters, one)
         if one.doc.recipe and (one.required or value != one.default):
             yield one, value

@@ -1,7 +1,7 @@
-"""What a step will give, foretold from headers: modules, ranks, bytes, memory, time.
+"""The prediction of a step from headers: modules, ranks, bytes, memory, time.
 
-Ranks are the largest that the criteria allow; a file is never larger than foretold. Times are those of
-one core of 2024 and good to a factor of two.
+Ranks are the largest that the criteria and the operator allow; a file is never larger than predicted.
+Times are those of one core of 2024 and good to a factor of two.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Full, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import encode
+from loramerge.adapter.kinds.full import without_values
+from loramerge.algebra.combine import SUM
+from loramerge.algebra.operator import Method
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import Term
 from loramerge.steps.adapters import header_of
 from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
-from loramerge.steps.sizes import Unread, encoded_size, stand_in
+from loramerge.steps.sizes import encoded_size, stand_in
 from loramerge.stream.bake import output_size
 from loramerge.stream.plan import BakePlan
 
@@ -33,7 +37,7 @@ _SITE = 2.5e-4  # seconds for each site beside its arithmetic
 
 @dataclass
 class Prediction:
-    """What a step will give.
+    """The predicted result of a step.
 
     Args:
         adapter: stands for the result where its shapes are asked for; holds no values.
@@ -65,33 +69,35 @@ class Prediction:
 
 def predict_adapter(
     frame: Adapter,
-    terms: Mapping[Site, Sequence[Delta]],
+    terms: Mapping[Site, Sequence[Term]],
     rule: RankRule,
     output: Output,
     made: Made | None,
     context: Context,
+    *,
+    method: Method = SUM,
 ) -> Prediction:
-    """Foretell the sum of terms, cut by a rule.
+    """Predict terms combined by a method and cut by a rule.
 
     Args:
         frame: what the result holds beside its deltas.
-        terms: site → deltas to add.
+        terms: site → terms.
     """
     dtype = output.dtype or frame.dtype
-    shapes = {site: _summed(deltas, rule, dtype) for site, deltas in terms.items()}
+    shapes = {site: _combined(found, rule, method, dtype) for site, found in terms.items()}
     shadow = frame.with_deltas(shapes, dtype=dtype, path=None, files=(), size=None)
     if made is not None:
         shadow.made_by(made)
     encoded = encode(shadow, output.dialect, dtype)
     encoded.metadata |= header_of(shadow, replace(output, dtype=dtype), context, exact=False)
     size = encoded_size(encoded)
-    # what is decomposed may turn out to have fewer directions than its terms together
-    computed = any(shapes[site] is not deltas[0] for site, deltas in terms.items())
+    # a decomposed result may turn out to have fewer directions than its terms together
+    computed = any(_is_computed(found, rule, method) for found in terms.values())
     if rule.max_size is not None:
         size = min(size, rule.max_size)
-    flops = sum(_flops(deltas, shapes[site]) for site, deltas in terms.items())
+    flops = sum(_flops(found, shapes[site], rule, method) for site, found in terms.items())
     elements = sum(t.size for d in shapes.values() for t in d.stored().values())
-    largest = max((sum(_elements(d) for d in deltas) for deltas in terms.values()), default=0)
+    largest = max((_working_set(found, method) for found in terms.values()), default=0)
     return Prediction(
         modules=len(shapes),
         ranks=shadow.ranks(),
@@ -103,41 +109,56 @@ def predict_adapter(
     )
 
 
-def _summed(deltas: Sequence[Delta], rule: RankRule, dtype: str) -> Delta:
-    """Return a stand-in for the sum of deltas under the criteria that need no spectrum."""
-    first = deltas[0]
-    if any(delta.rank is None for delta in deltas):
-        whole = next(delta for delta in deltas if delta.rank is None)
-        return _unread(whole) if isinstance(whole, Full) else whole
-    if len(deltas) == 1 and not rule.truncates:
+def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
+    """Return whether a result is decomposed, rather than one delta as it stands."""
+    alone = len(terms) == 1 and (method.operator.is_sum or not method.operator.alone)
+    return not alone or rule.truncates
+
+
+def _combined(terms: Sequence[Term], rule: RankRule, method: Method, dtype: str) -> Delta:
+    """Return a stand-in for the result under the criteria that need no spectrum."""
+    first = terms[0].weighted
+    if any(term.delta.rank is None for term in terms):
+        whole = next(term.weighted for term in terms if term.delta.rank is None)
+        # its values may have to be computed, and only their number matters
+        return without_values(whole)
+    if not _is_computed(terms, rule, method):
         return first
-    rank = min(sum(delta.rank or 0 for delta in deltas), *first.flat_shape)
+    ranks = [term.delta.rank or 0 for term in terms]
+    if len(terms) == 1 and not method.operator.alone:
+        rank = min(ranks[0], *first.flat_shape)
+    else:
+        rank = method.operator.highest_rank(ranks, first.flat_shape, chosen=rule.truncates)
     kernel = math.prod(first.shape[2:])
     cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
-
-
-def _unread(delta: Full) -> Delta:
-    """Return a stand-in for a difference: its values may have to be computed, and only their number
-    matters."""
-    return replace(delta, value=Unread(delta.value.dtype, delta.shape))
 
 
 def _elements(delta: Delta) -> int:
     return sum(tensor.size for tensor in delta.stored().values())
 
 
-def _flops(deltas: Sequence[Delta], result: Delta) -> float:
-    """Return the operations of a decomposition through Gram matrices."""
-    if len(deltas) == 1 and result is deltas[0]:
+def _working_set(terms: Sequence[Term], method: Method) -> int:
+    """Return the numbers that are held while the terms of a site are combined."""
+    stored = sum(_elements(term.delta) for term in terms)
+    dense = method.operator.space == "elements" and len(terms) > 1
+    return stored + math.prod(terms[0].delta.flat_shape) if dense else stored
+
+
+def _flops(terms: Sequence[Term], result: Delta, rule: RankRule, method: Method) -> float:
+    """Return the operations of a decomposition: through Gram matrices, or of a dense matrix."""
+    if not _is_computed(terms, rule, method):
         return 0.0
-    inner = sum(delta.rank or min(delta.flat_shape) for delta in deltas)
-    outer = sum(deltas[0].flat_shape)
+    shape = terms[0].delta.flat_shape
+    inner = sum(term.delta.rank or min(shape) for term in terms)
+    if method.operator.space == "elements" and len(terms) > 1:
+        return 2.0 * math.prod(shape) * (inner + 6 * min(shape))
+    outer = sum(shape)
     return 2.0 * outer * inner**2 + 2.0 * outer * inner * (result.rank or inner) + 60.0 * inner**3
 
 
 def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> Prediction:
-    """Foretell a bake: its weight files to the byte; folders have further files, copied as they are."""
+    """Predict a bake: its weight files to the byte; further files of a folder are not counted."""
     entries = {} if context.strip else header_entries(made, {}, placeholder)
     size = output_size(plan, entries)
     memory = _START + (context.threads or 1) * _BLOCKS
@@ -145,7 +166,7 @@ def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> P
 
 
 def predict_report(adapters: Sequence[Adapter]) -> Prediction:
-    """Foretell a step that only looks."""
+    """Predict a step that only reads."""
     total = sum(_elements(delta) for adapter in adapters for delta in adapter.deltas.values())
     sites = sum(len(adapter.deltas) for adapter in adapters)
     return Prediction(modules=sites, seconds=_SITE * sites + 8 * total / _BYTES)

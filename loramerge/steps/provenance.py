@@ -1,4 +1,4 @@
-"""What made a file, written into its header as a recipe that can be run again.
+"""The record of what made a file: a recipe in its header that can be run again.
 
 An adapter remembers the step that computed it, a step what it was given; followed to the files at
 the ends this is a graph, and written down it is a recipe: inputs by name and digest, never by folder,

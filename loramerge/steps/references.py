@@ -1,4 +1,4 @@
-"""What users write for an adapter and its weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8>`."""
+"""References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8>`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import Weight, shown_number, weight_of
-from loramerge.errors import CorruptFile, MissingFile, NotFound, UsageError, nearest
+from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import Registry
@@ -49,7 +49,8 @@ class Reference:
             if not _is_found(head, registry, root):
                 raise
             raise UsageError(
-                f"{self.name!r}: {tail!r} is no weight", hint=f"{head}:0.8 or {head}:unet=0.8:te=0"
+                f"{self.name!r}: {tail!r} is not a weight",
+                hint=f"{head}:0.8 or {head}:unet=0.8:te=0",
             ) from None
 
     @property
@@ -122,7 +123,7 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
             f"or {rest}:te={first:g}:unet={second:g} (as A1111 reads it)",
         )
     if not rest.strip():
-        raise UsageError(f"{text!r} names no adapter", hint="write NAME:0.8")
+        raise UsageError(f"{text!r} has no name of an adapter", hint="write NAME:0.8")
     if not all(math.isfinite(number) for number in (*default, *components.values())):
         raise UsageError(f"{text!r}: a weight must be a finite number")
     if default or not written:
@@ -142,12 +143,12 @@ def _component(word: str, value: str, text: str) -> dict[str, float]:
     if word not in COMPONENT_WORDS:
         close = nearest(word, COMPONENT_WORDS)
         raise UsageError(
-            f"{text!r}: {word!r} is no component",
+            f"{text!r}: {word!r} is not a component",
             expected=", ".join(COMPONENT_WORDS),
             hint=f"did you mean {close}?" if close else None,
         )
     if number is None:
-        raise UsageError(f"{text!r}: {value!r} is no number")
+        raise UsageError(f"{text!r}: {value!r} is not a number")
     return dict.fromkeys(COMPONENT_WORDS[word], number)
 
 
@@ -164,11 +165,13 @@ def with_weight_files(
     for assignment in assignments:
         name, equals, path = assignment.rpartition("=")
         if not equals:
-            raise UsageError(f"{assignment!r} is no weight file", hint="--weights NAME=FILE.yaml")
+            raise UsageError(
+                f"{assignment!r} is not NAME=FILE", hint=(Setting("weights", "NAME=FILE.yaml"),)
+            )
         places = [i for i, r in enumerate(result) if name in (r.name, r.label)]
         if len(places) != 1:
             known = ", ".join(r.label for r in result)
-            problem = f"{name!r} names no adapter of this command"
+            problem = f"{name!r} is not an adapter of this command"
             raise UsageError(
                 problem if not places else f"{name!r} names several adapters", expected=known
             )

@@ -64,7 +64,7 @@ def stand_in(shape: tuple[int, ...], rank: int, dtype: str) -> LowRank:
 
 def weighted_shapes(inputs: Sequence[tuple[Adapter, Weight]], target: Dialect) -> dict[Site, Delta]:
     """Return a delta of every site that a mix in a dialect will have, for its shape."""
-    return {site: deltas[-1] for site, deltas in terms_of(inputs, target).items()}
+    return {site: terms[-1].weighted for site, terms in terms_of(inputs, target).items()}
 
 
 def size_model(

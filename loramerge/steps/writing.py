@@ -1,4 +1,4 @@
-"""Parameters of every verb that writes an adapter: which ranks, where, and how."""
+"""Parameters that verbs share: ranks to keep, a base, weights, and how an adapter is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 
 from loramerge.algebra.ranks import RankRule
-from loramerge.errors import UsageError, listed, nearest
+from loramerge.errors import Setting, UsageError, listed, nearest
 from loramerge.files.dtypes import DTYPES, dtype_of
 from loramerge.steps.parameters import Doc
 
@@ -26,6 +26,7 @@ __all__ = [
 
 ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
 
+_SMALLEST = 1000  # bytes; a smaller number lacks its unit
 _UNITS = {
     "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20,
     "GIB": 1 << 30,
@@ -33,7 +34,7 @@ _UNITS = {
 
 
 def size_in_bytes(text: str, whole: int) -> int:
-    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number.
+    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number of bytes.
 
     MB is 10⁶, MiB 2²⁰.
 
@@ -61,7 +62,11 @@ def _bytes_of(text: str, units: Mapping[str, int], expected: str) -> int:
     except ValueError:
         value = math.nan
     if not value > 0 or not math.isfinite(value) or unit not in units:
-        raise UsageError(f"{text!r} is no size", expected=expected)
+        raise UsageError(f"{text!r} is not a size", expected=expected)
+    if not unit and value < _SMALLEST:
+        raise UsageError(
+            f"{value:g} bytes is too small", expected=expected, hint=f"did you mean {value:g}MB?"
+        )
     return int(value * units[unit] / (100 if unit == "%" else 1))
 
 
@@ -81,7 +86,7 @@ def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
     if kind not in words:
         close = nearest(word, words.values())
         raise UsageError(
-            f"{word!r} is no type that this can be written in",
+            f"{word!r} is not a type that can be written here",
             expected=listed(list(words.values())),
             hint=f"did you mean {close}?" if close else None,
         )
@@ -162,7 +167,7 @@ class RankParameters:
         )
 
     def rank_label(self) -> str:
-        """Return what a default output name says of the criteria, e.g. `r8`."""
+        """Return the part of a default output name that stands for the criteria, e.g. `r8`."""
         parts = [
             f"{letter}{value:g}" if isinstance(value, (int, float)) else f"{letter}{value}"
             for letter, value in (
@@ -229,7 +234,7 @@ class WriteParameters:
 
     @property
     def says_how(self) -> bool:
-        """Whether anything is asked of the written file beside its name."""
+        """Whether a dialect, program or type of the written file is given."""
         return bool(self.to or self.program or self.dtype)
 
     def target(self) -> str | None:
@@ -241,12 +246,15 @@ class WriteParameters:
         from loramerge.dialects import DIALECTS, PROGRAMS
 
         if self.to and self.program:
-            raise UsageError("give --to or --for, not both")
+            raise UsageError(
+                "a dialect and a program are given, and each chooses the dialect",
+                hint=("give ", Setting("to", self.to), " or ", Setting("for", self.program)),
+            )
         asked = self.to or self.program
         if asked is not None and asked not in DIALECTS and asked not in PROGRAMS:
             close = nearest(asked, (*DIALECTS, *PROGRAMS))
             raise UsageError(
-                f"{asked!r} is no dialect",
+                f"{asked!r} is not a dialect",
                 expected=", ".join(DIALECTS),
                 hint=f"did you mean {close}?" if close else None,
             )

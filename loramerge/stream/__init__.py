@@ -1,1 +1,1 @@
-"""What walks checkpoints: `bake` adds adapters, `drift` compares bases where an adapter acts."""
+"""Walks over checkpoints: `bake` adds adapters, `drift` compares bases where an adapter acts."""

@@ -1,4 +1,4 @@
-"""Adapters whose change depends on a base, turned into ordinary ones by giving them that base."""
+"""Convert adapters whose change depends on a base to ordinary ones, given that base."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.tensors import ComputedTensor
-from loramerge.stream.plan import require_family
-from loramerge.stream.reading import Stretch, reader
+from loramerge.stream.matching import require_family
+from loramerge.stream.reading import Stretch, read_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +33,14 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         ShapeError: if a module of the base has another shape.
         FormatError: if the base stores one as integers, or with scales beside.
     """
-    dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.computable}
+    dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.facts.computable}
     if not dependent:
         return adapter
     require_family(adapter, base)
     missing = [
-        site.name for site, d in dependent.items() if not _stretches(base, site) and not d.optional
+        site.name
+        for site, d in dependent.items()
+        if not _stretches(base, site) and not d.facts.optional
     ]
     if missing:
         raise AdapterError(
@@ -60,7 +62,7 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
 
 
 def _stretches(base: Checkpoint, site: Site) -> list[Stretch]:
-    """Return where the base stores the weight of a site; nothing where it lacks a part of it."""
+    """Return the places of a site's weight in the base, none where it lacks a part of the weight."""
     found, start = [], 0
     for module in site.modules:
         places = base.slots.get((module, site.parameter))
@@ -77,7 +79,7 @@ def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
             raise FormatError(
                 "the base is quantised, and a change that depends on it cannot be computed",
                 found=f"{place.name} ({place.tensor.dtype})",
-                hint="give the base it was made from",
+                hint="give the model that it was quantised from",
             )
     begin, last = stretches[-1]
     shape = (begin + last.shape[0], *last.shape[1:])
@@ -90,7 +92,7 @@ def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
         )
     dtypes = {p.tensor.dtype for _, p in stretches} | {t.dtype for t in delta.stored().values()}
     dtype = "float64" if "F64" in dtypes else "float32"
-    read = reader(stretches, "float64")
+    read = read_weights(stretches, "float64")
 
     def make() -> Array:
         change: Array = delta.dense(read(0, shape[0]).reshape(shape)).reshape(shape).astype(dtype)

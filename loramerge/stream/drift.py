@@ -1,7 +1,7 @@
-"""How far two bases of one family are apart, at the modules an adapter changes.
+"""The distance of two bases of one family, at the modules that an adapter changes.
 
 An adapter is trained against one base. Where another base has moved far, above all inside the
-subspace the adapter reads and writes, the adapter meets weights it was not made for.
+subspace the adapter reads and writes, the adapter meets weights that it was not trained on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, Place
 from loramerge.errors import FamilyError, ShapeError
 from loramerge.events import Notify, ignore
+from loramerge.stream.reading import weights_of
 
 __all__ = ["Drift", "drift"]
 
@@ -51,7 +52,7 @@ class Drift:
 
     @property
     def subspace(self) -> float:
-        """How much of what the adapter's own subspace sees of W_A has moved, relative."""
+        """‖Q_uᵀ (W_B − W_A) Q_d‖ / ‖Q_uᵀ W_A Q_d‖: the distance inside the adapter's subspace."""
         return math.sqrt(self.inside_moved / self.inside) if self.inside > 0 else 0.0
 
 
@@ -63,7 +64,7 @@ def drift(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> dict[Site, Drift]:
-    """Measure, for every low-rank site of the adapters, how far `base` is from `trained_on`.
+    """Measure the distance of `base` from `trained_on` at every low-rank site of the adapters.
 
     Raises:
         FamilyError: if the two bases belong to different families.
@@ -93,7 +94,7 @@ def drift(
                         found=list(place.shape),
                     )
             work.append((site, delta, a, b))
-    found = ordered(_one, work, threads=threads, task="comparing bases", notify=notify)
+    found = ordered(_measure, work, threads=threads, task="comparing bases", notify=notify)
     result: dict[Site, Drift] = {}
     for (site, *_), one in zip(work, found, strict=True):
         result[site] = result[site] + one if site in result else one
@@ -107,23 +108,12 @@ def _alone(adapter: Adapter) -> Iterator[tuple[Site, Delta]]:
             yield from cut(site, delta, [Site((m,), site.parameter) for m in site.modules])
 
 
-def _weights(place: Place) -> Any:
-    """Return a module's weight as float64 `(out, in·kh·kw)`."""
-    import numpy as np
-
-    whole = place.tensor.numpy().reshape(place.tensor.shape[0], -1).astype("float64")
-    whole = place.require_held().dequantise(whole, 0)
-    pieces = sorted(place.pieces, key=lambda piece: piece[2])
-    array = np.concatenate([whole[start:stop] for start, stop, _ in pieces])
-    return array.T if place.transposed else array
-
-
-def _one(item: tuple[Site, Delta, Place, Place]) -> Drift:
+def _measure(item: tuple[Site, Delta, Place, Place]) -> Drift:
     import numpy as np
 
     _, delta, place_a, place_b = item
-    before = _weights(place_a)
-    moved = _weights(place_b) - before
+    before = weights_of(place_a, "float64")
+    moved = weights_of(place_b, "float64") - before
     up, down = delta.factors("float64")
     left, right = _orthonormal(up), _orthonormal(down.T)
     return Drift(
@@ -135,7 +125,7 @@ def _one(item: tuple[Site, Delta, Place, Place]) -> Drift:
 
 
 def _orthonormal(columns: Any) -> Any:
-    """Return an orthonormal basis of the columns' span, dead directions left out."""
+    """Return an orthonormal basis of the columns' span, without directions of no length."""
     import numpy as np
 
     u, s, _ = np.linalg.svd(columns, full_matrices=False)

@@ -1,39 +1,38 @@
-"""What a bake will do: which rows of which tensors change, and by which deltas.
+"""The plan of a bake: which rows of which tensors change, and by which deltas.
 
-Made from headers alone, and refused here if it cannot be done; nothing is read or written yet.
+A plan is made from headers alone, and refused if it cannot be carried out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
-from loramerge.checkpoint.generic import renaming
 from loramerge.checkpoint.storage import Held
 from loramerge.checkpoint.storages import STORAGES, quantised_by
 from loramerge.errors import (
     AdapterError,
-    FamilyError,
     FormatError,
+    Message,
+    Setting,
     ShapeError,
     UsageError,
     listed,
 )
-from loramerge.families import Parameter
 from loramerge.files.dtypes import DTYPES, FLOATS
+from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
 
-__all__ = ["BakePlan", "Edit", "plan_bake", "require_family"]
+__all__ = ["BakePlan", "Edit", "plan_bake"]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What happens to one module's rows of one tensor: the deltas of all adapters, weighted.
+    """A change of one module's rows of one tensor: the weighted deltas of all adapters.
 
     Args:
         site: the module, alone.
@@ -50,13 +49,13 @@ class Edit:
 
 @dataclass
 class BakePlan:
-    """What a bake will do; made from headers alone.
+    """The changes that a bake makes, tensor by tensor; made from headers alone.
 
     Args:
         edits: tensor → what is added to it, by file.
         skipped: names of adapter modules that the base lacks and that were allowed to be left out.
         dtype: safetensors name of a type that all floating tensors shall have, or None.
-        notes: what will not come out as it went in, in words.
+        notes: files that will not come out as they went in, in words.
     """
 
     checkpoint: Checkpoint
@@ -84,7 +83,7 @@ def plan_bake(
     skip_missing: Sequence[str] = (),
     dtype: str | None = None,
 ) -> BakePlan:
-    """Match adapters to a base and say what will change.
+    """Match adapters to a base, and plan what changes in it.
 
     Args:
         skip_missing: components whose missing modules may be left out, or `all`.
@@ -99,136 +98,96 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
-    edits: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _Planned]]] = {}
-    missing: dict[str, list[str]] = {}
-    misfits: list[str] = []
-    wider = 0  # of them: with more inputs than the base's
-    quantised: list[str] = []
+    matches = _Matches(checkpoint)
     for adapter, weight in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
-        of = weight.on(adapter)
-        places_of = _finder(adapter, checkpoint)
-        for site, delta in adapter.deltas.items():
-            w = of(site)
-            if w == 0.0:
-                continue
-            with naming(site, adapter.info.path):
-                if not delta.computable:
-                    delta.dense()  # refuses
-                scaled = delta if w == 1.0 else delta.scaled(w)
-            rows = pairwise(site.bounds(delta.shape[0]))
-            found = [
-                places_of(module, site.parameter, (stop - start, *delta.shape[1:]))
-                for module, (start, stop) in zip(site.modules, rows, strict=True)
-            ]
-            bounds = site.bounds(delta.shape[0] or _height(site, found))
-            if delta.needs_base and not all(found) and any(found):
-                _require_rows_apart(adapter, site, delta, bounds)
-            for places, module, start in zip(found, site.modules, bounds, strict=False):
-                own = Site((module,), site.parameter)
-                if not places and delta.optional:
-                    continue
-                if not places:
-                    missing.setdefault(site.component, []).append(own.name)
-                    continue
-                for number, place in enumerate(places):
-                    with naming(site, str(place.file.path)):
-                        held = place.held
-                    if held is None:
-                        sort = quantised_by(place.file.open()[0], place.name)
-                        quantised.append(f"{place.name} ({sort})")
-                        continue
-                    with naming(site, str(place.file.path)):
-                        _check_beside(place, held, checkpoint, dtype)
-                    if not _fits(site, delta, module, place.shape, bounds):
-                        misfits.append(
-                            f"{own.name}: base {list(place.shape)}, adapter "
-                            f"{_shape_of(site, delta, module, bounds)}"
-                        )
-                        wider += _is_wider(site, delta, module, place.shape, bounds)
-                        continue
-                    tensors = edits.setdefault(place.file, {})
-                    entry = tensors.setdefault(place.name, {}).setdefault(
-                        (own, place.part), _Planned(place)
-                    )
-                    entry.deltas.append(scaled)
-                    entry.offsets.append(start)
-                    entry.stretches.append(_stretches(found, bounds, number))
-    if quantised:
-        raise FormatError(
-            f"{len(quantised)} tensors of the base are quantised and cannot be baked into",
-            file=checkpoint.path,
-            module=listed(quantised, 4),
-            expected=", ".join(DTYPES[name].word for name in FLOATS),
-            hint="bake into the base it was made from, then quantise that; or load the adapter "
-            "beside the base",
-        )
-    if misfits:
-        raise ShapeError(
-            f"{len(misfits)} modules of the adapter do not have the base's shapes",
-            file=checkpoint.path,
-            module=listed(misfits, 4),
-            hint="the adapter widens this layer (a control adapter, as of Flux.1 Canny and Depth, whose "
-            "programs widen the base with zeros while they load it): load it beside the base, or bake "
-            "the rest: convert --drop " + misfits[0].partition(":")[0]
-            if wider == len(misfits)
-            else "the adapter was trained on a base of another size or family",
-        )
-    skipped = _require_modules(missing, skip_missing, checkpoint)
-    fixed = None if dtype is None else _fixed(checkpoint)
-    if fixed is not None:
-        raise FormatError(
-            f"a {fixed} base with scales cannot be given another type",
-            file=checkpoint.path,
-            hint="leave --dtype out, or bake into the base it was made from",
-        )
-    ready = {
-        file: {
-            name: [
-                Edit(site, p.place, tuple(p.deltas), tuple(p.offsets), tuple(p.stretches))
-                for (site, _), p in e.items()
-            ]
-            for name, e in tensors.items()
-        }
-        for file, tensors in edits.items()
-    }
-    if not ready and dtype is None:
+        _match(adapter, weight, matches)
+    _require_floats(matches)
+    _require_shapes(matches)
+    skipped = _require_modules(matches.missing, skip_missing, checkpoint)
+    if dtype is not None:
+        _require_changeable(checkpoint)
+    edits = matches.edits()
+    if not edits and dtype is None:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    return BakePlan(checkpoint, ready, skipped, dtype, list(checkpoint.files.notes))
+    return BakePlan(checkpoint, edits, skipped, dtype, list(checkpoint.files.notes))
 
 
-def _finder(
-    adapter: Adapter, checkpoint: Checkpoint
-) -> Callable[[str, Parameter, tuple[int, ...]], Sequence[Place]]:
-    """Return the function that gives where a parameter of the adapter lies in the base."""
-    if checkpoint.candidates:
-        return lambda module, parameter, _: checkpoint.slots.get((module, parameter), ())
-    modules = [module for site in adapter.deltas for module in site.modules]
-    renamed = renaming(modules, (module for module, _ in checkpoint.slots))
-    flipped = any(config.get("fan_in_fan_out") for config in adapter.info.configs.values())
-
-    def find(module: str, parameter: Parameter, shape: tuple[int, ...]) -> Sequence[Place]:
-        places = checkpoint.slots.get((renamed(module), parameter), ())
-        return [_oriented(place, shape, flipped=flipped) for place in places]
-
-    return find
-
-
-def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
-    """Return a place of a matrix, transposed where it is that of a layer that stores it so.
-
-    Args:
-        flipped: the adapter says so (`fan_in_fan_out`, for the Conv1D of GPT-2); where the shape
-            allows just one way, that counts.
-    """
-    turned = place._replace(transposed=True)
-    fits, fits_turned = place.shape == shape, len(shape) == 2 and turned.shape == shape
-    return turned if fits_turned and (flipped or not fits) else place
+def _match(adapter: Adapter, weight: Weight, matches: _Matches) -> None:
+    """Match every delta of an adapter, times its weight, to the places of its modules."""
+    weight_of = weight.on(adapter)
+    places_of = finder_of(adapter, matches.checkpoint)
+    for site, delta in adapter.deltas.items():
+        factor = weight_of(site)
+        if factor == 0.0:
+            continue
+        with naming(site, adapter.info.path):
+            if not delta.facts.computable:
+                delta.dense()  # refuses
+            scaled = delta if factor == 1.0 else delta.scaled(factor)
+        for part in parts_of(adapter, site, delta, places_of):
+            if part.places:
+                matches.add(part, scaled)
+            elif not delta.facts.optional:
+                matches.missing.setdefault(site.component, []).append(part.site.name)
 
 
 @dataclass
-class _Planned:
+class _Matches:
+    """The places that deltas were matched to, and those that they do not fit.
+
+    Args:
+        missing: component → names of adapter modules that the base lacks.
+        misfits: modules whose shapes differ, with both shapes.
+        wider: how many of them differ only by having more inputs than the base's.
+        quantised: tensors that are stored as integers, with what quantised them.
+    """
+
+    checkpoint: Checkpoint
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    misfits: list[str] = field(default_factory=list)
+    wider: int = 0
+    quantised: list[str] = field(default_factory=list)
+    _grown: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _GrowingEdit]]] = field(
+        default_factory=dict
+    )
+
+    def add(self, part: Part, delta: Delta) -> None:
+        """Add a delta to all places of a module, or note why it does not fit there."""
+        for place, stretches in zip(part.places, part.stretches, strict=True):
+            with naming(part.site, str(place.file.path)):
+                held = place.held
+            if held is None:
+                sort = quantised_by(place.file.open()[0], place.name)
+                self.quantised.append(f"{place.name} ({sort})")
+                continue
+            with naming(part.site, str(place.file.path)):
+                _require_beside(place, held, self.checkpoint)
+            if not part.fits(delta, place.shape):
+                shapes = f"base {list(place.shape)}, adapter {part.shape(delta)}"
+                self.misfits.append(f"{part.site.name}: {shapes}")
+                self.wider += part.widens(delta, place.shape)
+                continue
+            tensors = self._grown.setdefault(place.file, {}).setdefault(place.name, {})
+            edit = tensors.setdefault((part.site, place.part), _GrowingEdit(place))
+            edit.deltas.append(delta)
+            edit.offsets.append(part.start)
+            edit.stretches.append(stretches)
+
+    def edits(self) -> dict[CheckpointFile, dict[str, list[Edit]]]:
+        """Return the edits of every tensor, by file."""
+        return {
+            file: {
+                name: [edit.finished(site) for (site, _), edit in edits.items()]
+                for name, edits in tensors.items()
+            }
+            for file, tensors in self._grown.items()
+        }
+
+
+@dataclass
+class _GrowingEdit:
     """An edit as it grows, adapter by adapter."""
 
     place: Place
@@ -236,94 +195,81 @@ class _Planned:
     offsets: list[int] = field(default_factory=list)
     stretches: list[tuple[Stretch, ...]] = field(default_factory=list)
 
-
-def _height(site: Site, found: Sequence[Sequence[Place]]) -> int:
-    """Return the rows of a site's weight as the base has them; 0 where it has none of it."""
-    units = [
-        places[0].shape[0] // span
-        for places, span in zip(found, site.spans or (1,), strict=True)
-        if places
-    ]
-    return units[0] * sum(site.spans or (1,)) if units else 0
+    def finished(self, site: Site) -> Edit:
+        """Return the edit of a module."""
+        parts = tuple(self.deltas), tuple(self.offsets), tuple(self.stretches)
+        return Edit(site, self.place, *parts)
 
 
-def _require_rows_apart(adapter: Adapter, site: Site, delta: Delta, bounds: Sequence[int]) -> None:
-    """Refuse a delta that needs the weights of all its modules where the base has only some.
+def _require_floats(matches: _Matches) -> None:
+    """Refuse a base that stores modules as integers.
 
     Raises:
-        AdapterError: naming the site.
+        FormatError: listing the tensors.
     """
-    if not delta.splits_exactly(bounds):
-        raise AdapterError(
-            f"a {delta.kind} delta of several modules needs the weights of all of them, and the "
-            "base lacks some",
-            file=adapter.info.path,
-            module=site.name,
-            hint="give the base the adapter was trained on",
-        )
-
-
-def _stretches(
-    found: Sequence[Sequence[Place]], bounds: Sequence[int], number: int
-) -> tuple[Stretch, ...]:
-    """Return where a site's weight is stored; of several variants of it, that of a number."""
-    return tuple(
-        (start, places[min(number, len(places) - 1)])
-        for places, start in zip(found, bounds, strict=False)
-        if places
+    if not matches.quantised:
+        return
+    raise FormatError(
+        f"{len(matches.quantised)} tensors of the base are quantised and cannot be baked into",
+        file=matches.checkpoint.path,
+        module=listed(matches.quantised, 4),
+        expected=", ".join(DTYPES[name].word for name in FLOATS),
+        hint="bake into the base it was made from, then quantise that; or load the adapter beside "
+        "the base",
     )
 
 
-def _fits(
-    site: Site, delta: Delta, module: str, shape: tuple[int, ...], bounds: Sequence[int]
-) -> bool:
-    """Say whether a module's weight of a shape can be changed by its part of a delta."""
-    if len(site.modules) == 1:
-        return delta.fits(shape)
-    index = site.modules.index(module)
-    height = bounds[index + 1] - bounds[index]
-    return shape[0] == height and delta.fits((bounds[-1], *shape[1:]))
+def _require_shapes(matches: _Matches) -> None:
+    """Refuse modules whose shapes differ.
 
-
-def _is_wider(
-    site: Site, delta: Delta, module: str, shape: tuple[int, ...], bounds: Sequence[int]
-) -> bool:
-    """Say whether a delta differs from a module's weight by more inputs alone."""
-    rows, *rest = _shape_of(site, delta, module, bounds)
-    return rows == shape[0] and rest[1:] == [*shape[2:]] and rest[:1] > [*shape[1:2]]
-
-
-def _shape_of(site: Site, delta: Delta, module: str, bounds: Sequence[int]) -> list[int]:
-    """Return the shape of a module's part of a delta, for errors."""
-    index = site.modules.index(module)
-    return [bounds[index + 1] - bounds[index], *delta.shape[1:]]
-
-
-def _fixed(checkpoint: Checkpoint) -> str | None:
-    """Return the storage that some weights have, if it keeps their type; else None."""
-    return next(
-        (
-            storage.name
-            for file in checkpoint.files.weights
-            for storage in STORAGES.known()
-            if storage.fixes_types(file.open()[0])
-        ),
-        None,
+    Raises:
+        ShapeError: listing them, with both shapes.
+    """
+    if not matches.misfits:
+        return
+    hint: Message = "the adapter was trained on a base of another size or family"
+    if matches.wider == len(matches.misfits):
+        first = matches.misfits[0].partition(":")[0]
+        hint = (
+            "the adapter widens this layer, as control adapters do (Flux.1 Canny and Depth), for which "
+            "programs widen the base while they load it; load the adapter beside the base, or leave the "
+            "layer out: convert with ",
+            Setting("drop", first),
+        )
+    raise ShapeError(
+        f"{len(matches.misfits)} modules of the adapter do not have the base's shapes",
+        file=matches.checkpoint.path,
+        module=listed(matches.misfits, 4),
+        hint=hint,
     )
 
 
-def _check_beside(place: Place, held: Held, checkpoint: Checkpoint, dtype: str | None) -> None:
-    """Refuse weights of which something that belongs to them lies elsewhere, or would lose its meaning.
+def _require_changeable(checkpoint: Checkpoint) -> None:
+    """Refuse another type for weights that are stored with scales.
 
     Raises:
-        FormatError: if a scale lies in another file, or the type is to change.
+        FormatError: naming the storage.
     """
-    if held.beside and dtype is not None:
-        raise FormatError(
-            "a base with scales cannot be given another type",
-            found=held.beside[0],
-            hint="leave --dtype out, or bake into the base it was made from",
-        )
+    for file in checkpoint.files.weights:
+        for storage in STORAGES.known():
+            if storage.fixes_types(file.open()[0]):
+                raise FormatError(
+                    f"a {storage.name} base with scales cannot be given another type",
+                    file=file.path,
+                    hint=(
+                        "leave out ",
+                        Setting("dtype"),
+                        ", or bake into the base it was made from",
+                    ),
+                )
+
+
+def _require_beside(place: Place, held: Held, checkpoint: Checkpoint) -> None:
+    """Refuse a weight whose scale lies in another file.
+
+    Raises:
+        FormatError: naming that file.
+    """
     if held.beside or len(checkpoint.files.weights) == 1:
         return
     partners = {n for s in STORAGES.known() for n in s.partners(place.tensor, place.name)}
@@ -334,34 +280,6 @@ def _check_beside(place: Place, held: Held, checkpoint: Checkpoint, dtype: str |
                 found=str(file.path),
                 hint="join the shards into one file first",
             )
-
-
-def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
-    """Refuse an adapter of another family than the base's, and a base of a read-only family.
-
-    Raises:
-        FamilyError: saying how each was told.
-    """
-    read_only = next((f.name for f in checkpoint.candidates[:1] if not f.proven), None)
-    if read_only is not None:
-        raise FamilyError(
-            f"the family {read_only} is read-only: where its files store what is not verified",
-            file=checkpoint.path,
-            hint="adapters of it can be inspected, mixed and resized; load them beside the base",
-        )
-    candidates = adapter.info.detection.candidates
-    if not candidates and not checkpoint.candidates:
-        return  # names decide
-    if not any(family in checkpoint.candidates for family in candidates):
-        raise FamilyError(
-            "the adapter and the base belong to different families",
-            file=adapter.label,
-            expected=f"an adapter of {checkpoint.family_name}, the family of {checkpoint.path.name}"
-            f" ({checkpoint.reason})",
-            found=f"{adapter.info.detection.name or 'an unknown family'}"
-            f" ({adapter.info.detection.reason})",
-            hint="choose a base of the adapter's family; weights cannot be carried across families",
-        )
 
 
 def _require_modules(
@@ -381,6 +299,6 @@ def _require_modules(
             file=checkpoint.path,
             module=listed([name for names in refused.values() for name in names], 6),
             found=f"the base has {', '.join(checkpoint.layouts) or 'nothing known'}",
-            hint=f"--skip-missing {component} bakes the rest",
+            hint=("to bake the rest, give ", Setting("skip_missing", component)),
         )
     return [name for names in missing.values() for name in names]

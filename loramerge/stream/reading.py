@@ -1,23 +1,23 @@
-"""Reading rows of the unmodified weights of a site, wherever a base stores them."""
+"""Read rows of the unmodified weights of a site, wherever a base stores them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from loramerge.adapter.delta import ReadRows
 from loramerge.checkpoint import Place
 from loramerge.files.dtypes import numpy_dtype
-from loramerge.files.tensors import StoredTensor
+from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["Stretch", "reader"]
+__all__ = ["Stretch", "read_weights", "stored_rows", "weights_of"]
 
-# a place, and the row of the site's weight at which its rows begin
+# the row of a site's weight at which the rows of a place begin, and the place
 Stretch = tuple[int, Place]
 
 
-def reader(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
+def read_weights(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
     """Return the function that reads any rows of a weight, flattened to `(rows, in·kh·kw)`.
 
     Args:
@@ -40,6 +40,11 @@ def reader(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
     return read
 
 
+def weights_of(place: Place, dtype: str) -> Any:
+    """Return the whole weight at a place, flattened to `(out, in·kh·kw)`."""
+    return read_weights([(0, place)], dtype)(0, place.shape[0])
+
+
 def _rows(place: Place, start: int, stop: int, dtype: str) -> list[Any]:
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
@@ -53,17 +58,34 @@ def _rows(place: Place, start: int, stop: int, dtype: str) -> list[Any]:
 
 
 def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
-    """Return the weights in rows of the stored tensor."""
+    """Return the weights that rows of the stored tensor hold."""
+    rows = stored_rows(place.tensor)(start, stop).astype(dtype)
+    return place.require_held().dequantise(rows, start)
+
+
+class ReadStored(Protocol):
+    """Function that returns rows of a tensor as they are stored, flattened to `(rows, in·kh·kw)`.
+
+    It reads into `out` where that is given and the tensor lies in a file.
+    """
+
+    def __call__(self, start: int, stop: int, out: Any = None) -> Any: ...
+
+
+def stored_rows(tensor: Tensor) -> ReadStored:
+    """Return the function that reads rows of a tensor, of a file or in memory."""
     import numpy as np
 
-    tensor = place.tensor
     columns = math.prod(tensor.shape[1:])
-    if isinstance(tensor, StoredTensor):
-        kind = numpy_dtype(tensor.dtype)
-        raw = np.empty((stop - start, columns), kind)
-        offset = tensor.info.start + start * columns * kind.itemsize
-        tensor.source.read_into(offset, raw.reshape(-1).view(np.uint8))
-        rows = raw.astype(dtype)
-    else:
-        rows = tensor.numpy().reshape(-1, columns)[start:stop].astype(dtype)
-    return place.require_held().dequantise(rows, start)
+    if not isinstance(tensor, StoredTensor):
+        whole = tensor.numpy().reshape(-1, columns)
+        return lambda start, stop, out=None: whole[start:stop]
+    dtype = numpy_dtype(tensor.dtype)
+
+    def read(start: int, stop: int, out: Any = None) -> Any:
+        rows = np.empty((stop - start, columns), dtype) if out is None else out
+        offset = tensor.info.start + start * columns * dtype.itemsize
+        tensor.source.read_into(offset, rows.reshape(-1).view(np.uint8))
+        return rows
+
+    return read

@@ -1,37 +1,34 @@
-"""One tensor of a checkpoint with its edits added, in blocks of rows and in reused buffers.
+"""Compute one tensor of a checkpoint with its edits added, in blocks of rows and in reused buffers.
 
-Borders of blocks do not depend on the number of threads, so the bytes do not either.
+The borders of blocks do not depend on the number of threads, so the bytes do not either.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Delta, Replacement
+from loramerge.adapter import Delta
 from loramerge.adapter.delta import ReadRows
-from loramerge.checkpoint import CheckpointFile
 from loramerge.checkpoint.storage import Codec
 from loramerge.errors import AdapterError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
-from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.files.tensors import Tensor
 from loramerge.stream.plan import Edit
-from loramerge.stream.reading import Stretch, reader
+from loramerge.stream.reading import Stretch, read_weights, stored_rows
 from loramerge.stream.rounding import Rounder
+from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, Task
 
-__all__ = ["Buffers", "Layout", "Nowhere", "Survival", "Task", "computed"]
-
-BLOCK_ELEMENTS = 1 << 18
+__all__ = ["Survival", "compute_tensor"]
 
 
 @dataclass(frozen=True)
 class Survival:
-    """How much of the requested change of one module is in the written weights.
+    """The part of the requested change of one module that is in the written weights.
 
     Args:
         asked: ‖ΔW_asked‖_F².
@@ -51,61 +48,13 @@ class Survival:
 
     @property
     def survived(self) -> float:
-        """Share of the change that survived rounding; 1 where nothing was asked."""
+        """Share of the change that remains after rounding; 1 where no change was asked for."""
         return self.along / self.asked if self.asked > 0 else 1.0
 
     @property
     def relative_error(self) -> float:
         """‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖."""
         return math.sqrt(self.error / self.asked) if self.asked > 0 else 0.0
-
-
-@dataclass
-class Task:
-    """One unit of work: copy a range, or compute a tensor."""
-
-    size: int
-    run: Callable[[Buffers], list[Survival]]
-
-
-class Buffers(threading.local):
-    """Arrays of one thread, kept from block to block."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Any] = {}
-
-    def get(self, use: str, dtype: Any, shape: tuple[int, int]) -> Any:
-        """Return an uninitialised array of `shape` for one use."""
-        import numpy as np
-
-        count = shape[0] * shape[1]
-        key = (use, str(dtype))
-        held = self._held.get(key)
-        if held is None or held.size < count:
-            held = self._held[key] = np.empty(max(count, BLOCK_ELEMENTS), dtype)
-        return held[:count].reshape(shape)
-
-
-class Nowhere:
-    """Takes the place of an output that nobody wants."""
-
-    def write(self, offset: int, data: Any) -> None:
-        """Forget the data."""
-
-
-@dataclass
-class Layout:
-    """One file to be written: its layout and where its bytes come from."""
-
-    file: CheckpointFile
-    head: bytes
-    infos: dict[str, TensorInfo]
-    tensors: Mapping[str, Tensor]
-    metadata: dict[str, str]
-
-    @property
-    def size(self) -> int:
-        return max((info.stop for info in self.infos.values()), default=len(self.head))
 
 
 @dataclass
@@ -116,15 +65,23 @@ class _Sums:
     base: float = 0.0
 
 
-def computed(
-    output: Layout,
+def compute_tensor(
     name: str,
+    tensors: Mapping[str, Tensor],
+    infos: Mapping[str, TensorInfo],
     edits: Sequence[Edit],
-    out: PositionedFile | Nowhere,
     seed: int | None,
-) -> Task:
-    """Make the task of one tensor that changes, or that only changes its type."""
-    tensor, info = output.tensors[name], output.infos[name]
+    out: PositionedFile | Nowhere,
+) -> Task[Survival]:
+    """Return the task of one tensor that changes, or that only changes its type.
+
+    Args:
+        tensors: those of the file, before.
+        infos: the places in the output, of what stands beside the tensor too.
+        edits: none where only the type changes.
+        seed: rounds stochastically; None rounds to nearest.
+    """
+    tensor, info = tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
 
     def run(buffers: Buffers) -> list[Survival]:
@@ -141,7 +98,7 @@ def computed(
         if codec is not None and codec.overflowed():
             sums = one_pass(buffers, codec)
         for beside, raw in (codec.beside() if codec is not None else {}).items():
-            out.write(output.infos[beside].start, raw)
+            out.write(infos[beside].start, raw)
         changed = codec is not None and codec.changed
         return [
             Survival(e.site.name, name, s.asked, s.along, s.error, s.base, changed)
@@ -159,28 +116,19 @@ def computed(
         adders = [_adders(edit, kind) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
-        whole = (
-            tensor.numpy().reshape(rows, columns) if not isinstance(tensor, StoredTensor) else None
-        )
+        read = stored_rows(tensor)
         fits = True
         for start in range(0, rows, height):
             stop = min(start + height, rows)
             shape = (stop - start, columns)
-            if whole is None:
-                assert isinstance(tensor, StoredTensor)
-                read = buffers.get("read", stored, shape)
-                offset = tensor.info.start + start * columns * stored.itemsize
-                tensor.source.read_into(offset, read.reshape(-1).view(np.uint8))
-            else:
-                read = whole[start:stop]
             base = buffers.get("base", kind, shape)
-            np.copyto(base, read, casting="unsafe")
+            np.copyto(base, read(start, stop, buffers.get("read", stored, shape)), casting="unsafe")
             rounded = buffers.get("rounded", target, shape)
             asked = buffers.get("asked", kind, shape)
             weights = base
             if codec is not None and not codec.plain:
                 weights = codec.weights(base, start, buffers.get("weights", kind, shape))
-            covered = _ask(edits, adders, start, stop, weights, asked)
+            covered = _fill_change(edits, adders, start, stop, weights, asked)
             if covered is None or codec is None:  # only the type changes
                 rounder.round(base, rounded)
                 rounder.check(rounded.astype(kind))
@@ -204,13 +152,13 @@ def computed(
 
 def _adders(edit: Edit, compute: str) -> list[Any]:
     """Return row adders in the rows of the stored tensor."""
-    reads = [reader(stretches, compute) for stretches in edit.stretches]
+    reads = [read_weights(stretches, compute) for stretches in edit.stretches]
     if not edit.place.transposed:
         return [d.row_adder(compute, read) for d, read in zip(edit.deltas, reads, strict=True)]
     rows, columns = edit.place.shape
 
     def transposed(delta: Delta, offset: int, stretches: Sequence[Stretch], read: ReadRows) -> Any:
-        if isinstance(delta, Replacement):
+        if delta.facts.replaces:
             raise AdapterError(
                 "a replacement of a transposed tensor is not supported", module=edit.site.name
             )
@@ -235,7 +183,7 @@ def _adders(edit: Edit, compute: str) -> list[Any]:
     ]
 
 
-def _ask(
+def _fill_change(
     edits: Sequence[Edit],
     adders: Sequence[Sequence[Any]],
     start: int,

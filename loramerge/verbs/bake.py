@@ -413,7 +413,7 @@ def _add_survival(
     if grown:
         context.notify(
             Note(
-                f"{len(grown)} tensors got a larger float8 scale, because their new values did not "
+                f"{len(grown)} tensors got a larger scale, because their new values did not "
                 f"fit the old one: {listed(sorted(grown), 3)}"
             )
         )

@@ -14,7 +14,7 @@ from loramerge.adapter.load import load
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof, prove
-from loramerge.algebra.terms import naming
+from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError, Setting, UsageError, listed
@@ -332,7 +332,7 @@ def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     if parameters.to_lora:
         check_to_lora(whole, rule)
     terms = {
-        site: [_plain(delta, whole.dtype) if parameters.to_lora else delta]
+        site: [Term(_plain(delta, whole.dtype) if parameters.to_lora else delta)]
         for site, delta in whole.deltas.items()
     }
     made = source.step("convert", parameters)

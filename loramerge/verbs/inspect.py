@@ -1,4 +1,4 @@
-"""inspect: what a file is, from its header alone or with its weights."""
+"""inspect: dialect, family and problems of files, from headers alone or with the weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Inspect:
 
 @dataclass
 class Inspected:
-    """What is known of one file. The names are those of `--json`."""
+    """The facts about one file; the names are those of `--json`."""
 
     path: str
     size: int | None
@@ -192,7 +192,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
-    """Foretell what looking takes."""
+    """Predict what looking takes."""
     from loramerge.steps.prediction import predict_report
 
     adapters = []

@@ -76,13 +76,13 @@ class Meta:
         for text in self.set:
             key, sign, value = text.partition("=")
             if not sign or not key.strip():
-                raise UsageError(f"--set {text!r} is no entry", expected="KEY=VALUE")
+                raise UsageError(f"{text!r} is not an entry", expected="KEY=VALUE")
             if key == "__metadata__" or not _is_text(key) or not _is_text(value):
-                raise UsageError(f"--set {key!r}: this cannot stand in a header")
+                raise UsageError(f"{key!r} cannot be stored in a header")
 
     @property
     def edits(self) -> bool:
-        """Whether anything shall be changed or written."""
+        """Whether anything is to be changed or written."""
         return bool(self.set or self.unset or self.strip or self.output)
 
 
@@ -149,7 +149,7 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
     if not parameters.edits:
         return result
     if not changed and parameters.output is None:
-        context.notify(Note("nothing to change: the metadata is so already"))
+        context.notify(Note("nothing to change: the metadata has these entries already"))
         return result
     return _written(result, path, source, parameters, context)
 
@@ -292,8 +292,8 @@ def _require_same(before: Adapter, after: Adapter | None, file: Path, context: C
     names = before.info.detection.name, after.info.detection.name if after else None
     if names[0] != names[1]:
         context.notify(
-            Warn(f"the family reads as {names[1]} now, where it was {names[0]}: only the metadata "
-                 "told it")
+            Warn(f"the family is read as {names[1]} now; it was {names[0]}, which only the removed "
+                 "metadata stated")
         )  # fmt: skip
 
 

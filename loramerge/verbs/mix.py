@@ -1,4 +1,4 @@
-"""mix: a weighted combination of adapters, exact unless ranks are lowered."""
+"""mix: combine adapters with weights by a merge operator, by default to the exact sum."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.mix import frame_of
 from loramerge.algebra.mix import mix as mix_adapters
-from loramerge.algebra.mix import mixed_frame
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
@@ -20,6 +20,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
+from loramerge.steps.methods import MethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
@@ -29,15 +30,16 @@ from loramerge.steps.sizes import weighted_shapes
 from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
-__all__ = ["VERB", "Mix", "MixResult", "mix", "mixed"]
+__all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
+class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, WriteParameters):
     """Combine adapters with weights, exactly.
 
     The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
-    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it.
+    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
+    than the sum are listed by `loramerge operators`.
     """
 
     adapters: Annotated[
@@ -49,9 +51,6 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
             completes="adapters",
         ),
     ]
-    method: Annotated[
-        Literal["linear"], Doc("How the weighted changes are combined: `linear` is their sum.")
-    ] = "linear"
     compat: Annotated[
         Literal["kohya", "kohya-concat", "peft-linear"] | None,
         Doc(
@@ -76,22 +75,29 @@ class Mix(WeightParameters, RankParameters, BaseParameter, WriteParameters):
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:
             raise UsageError(
-                "compat gives another tool's result as it is, and no criterion cuts it",
+                "compat gives the result of another tool as it is, and no criterion cuts it",
                 hint="resize the result in a second step",
+            )
+        if not self.operation().operator.is_sum and self.compat is not None:
+            raise UsageError(
+                "compat gives the result of another tool, and method that of an operator",
+                hint="give one of the two",
             )
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
 
     def settled(self) -> Mix:
-        """Return the same with the weights of files in place."""
+        """Return the same with the weights of files in place, and no setting that is a default."""
         return replace(
-            self, adapters=tuple(with_weight_files(self.adapters, self.weights)), weights=()
+            self.with_own_settings(),
+            adapters=tuple(with_weight_files(self.adapters, self.weights)),
+            weights=(),
         )
 
 
 @dataclass(kw_only=True)
 class MixResult(AdapterResult):
-    """What was mixed, what that lost, and what of the inputs is in it."""
+    """A mix: the adapter, its errors, and its inputs."""
 
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
@@ -116,7 +122,7 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     return result
 
 
-def mixed(parameters: Mix, context: Context = Context()) -> MixResult:
+def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """Mix without writing.
 
     Raises:
@@ -163,7 +169,7 @@ def _summed(
     sizes = None
     adapters = [adapter for adapter, _ in inputs]
     if rule.max_size is not None:
-        frame = mixed_frame(adapters, parameters.embeddings)
+        frame = frame_of(adapters, parameters.embeddings)
         shapes = weighted_shapes(inputs, output.dialect)
         sizes = budget(frame, shapes, output, made, context)
     return mix_adapters(
@@ -172,6 +178,7 @@ def _summed(
         embeddings=parameters.embeddings,
         sizes=sizes,
         target=output.dialect,
+        method=parameters.operation(),
         device=check_device(context.device),
         precise=output.precise,
         threads=context.threads,
@@ -188,16 +195,17 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     rule = parameters.rule(whole_size(adapters, parameters))
     if parameters.compat is None:
         require_base_free(weighted, rule)
-    terms = terms_of(
-        [(without_values(a, output.dialect), weight) for a, weight in weighted], output.dialect
-    )
+    method = parameters.operation()
+    shadows = [(without_values(adapter, output.dialect), weight) for adapter, weight in weighted]
+    terms = terms_of(shadows, output.dialect, one_weight=not method.operator.is_sum)
     if parameters.compat in ("kohya", "peft-linear"):
-        terms = {site: deltas[:1] for site, deltas in terms.items()}
-    frame = mixed_frame(adapters, parameters.embeddings)
-    return predict_adapter(frame, terms, rule, output, source.step("mix", parameters), context)
+        terms = {site: found[:1] for site, found in terms.items()}
+    frame = frame_of(adapters, parameters.embeddings)
+    made = source.step("mix", parameters)
+    return predict_adapter(frame, terms, rule, output, made, context, method=method)
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, mixed, uses_device=True)
+VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize as resize_adapter
-from loramerge.algebra.terms import require_base_free
+from loramerge.algebra.terms import Term, require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, Setting, UsageError
 from loramerge.events import Note, Warn
@@ -191,7 +191,7 @@ def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     rule = parameters.rule(whole_size([adapter], parameters))
     require_base_free([(whole, Weight())], rule)
     whole = for_dialect(whole, output.dialect)
-    terms = {site: [delta] for site, delta in whole.deltas.items()}
+    terms = {site: [Term(delta)] for site, delta in whole.deltas.items()}
     frame = whole.with_deltas({}, dtype=adapter.dtype)
     return predict_adapter(frame, terms, rule, output, source.step("resize", parameters), context)
 

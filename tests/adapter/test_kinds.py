@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, LowRank, Replacement, Scale, Site, Tucker
+from loramerge.adapter import Adapter, LowRank, Replacement, Scale, Site
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.errors import (
@@ -21,7 +22,7 @@ from loramerge.errors import (
     UnsupportedKind,
 )
 from loramerge.files.tensors import ArrayTensor
-from tests.samples import (
+from tests.builders.samples import (
     Array,
     adaptable,
     data_section,

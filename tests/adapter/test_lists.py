@@ -11,7 +11,7 @@ import pytest
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.errors import FileError, FormatError, OutputExists, UnsafeFile
-from tests.samples import (
+from tests.builders.samples import (
     Sample,
     attention,
     factors_for,

@@ -13,8 +13,8 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.families import Module
-from tests import samples
-from tests.samples import (
+from tests.builders import samples
+from tests.builders.samples import (
     DIALECTS,
     Array,
     Sample,
@@ -28,6 +28,7 @@ from tests.samples import (
     spell,
     write,
 )
+from tests.tail import crossed
 
 RANK = 4
 ALPHAS: dict[str, float | None] = {
@@ -79,9 +80,9 @@ def written(sample: Sample, folder: Path) -> Path:
     return write(sample, place(folder, sample.dialect))
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("family", ["sd15", "sd21"])
+@pytest.mark.parametrize(
+    ("family", "dialect", "alpha"), crossed(["sd15", "sd21"], DIALECTS, ALPHAS)
+)
 def test_loading_means_what_the_file_says(
     family: str, dialect: str, alpha: str, tmp_path: Path
 ) -> None:
@@ -113,9 +114,7 @@ def test_so_it_is_for_the_large_families(
     assert worst(meant(load(again)), oracle(sample, modules)) < 1e-6
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("target", DIALECTS)
-@pytest.mark.parametrize("source", DIALECTS)
+@pytest.mark.parametrize(("source", "target", "alpha"), crossed(DIALECTS, DIALECTS, ALPHAS))
 def test_every_other_dialect_says_the_same(
     source: str, target: str, alpha: str, tmp_path: Path
 ) -> None:
@@ -140,9 +139,9 @@ def test_every_other_dialect_says_the_same(
     assert worst(oracle(raw, modules), expected) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("target", DIALECTS)
-@pytest.mark.parametrize("source", ["kohya", "peft"])
+@pytest.mark.parametrize(
+    ("source", "target", "dtype"), crossed(["kohya", "peft"], DIALECTS, ["float16", "bfloat16"])
+)
 def test_half_types_are_rounded_once(source: str, target: str, dtype: str, tmp_path: Path) -> None:
     from loramerge.files.dtypes import dtype_of, numpy_dtype
 

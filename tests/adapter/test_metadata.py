@@ -16,7 +16,7 @@ from loramerge.adapter.metadata import (
     trigger_words,
 )
 from loramerge.adapter.save import save
-from tests.samples import adaptable, factors_for, read_safetensors, spell, write
+from tests.builders.samples import adaptable, factors_for, read_safetensors, spell, write
 
 NAMES = [
     f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.{leaf}" for leaf in ("to_q", "to_k")

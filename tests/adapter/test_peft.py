@@ -16,7 +16,7 @@ from loramerge.adapter.load import load
 from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.save import save
 from loramerge.errors import AdapterError, CorruptFile, FormatError, MissingFile
-from tests.samples import (
+from tests.builders.samples import (
     Array,
     Factors,
     Sample,

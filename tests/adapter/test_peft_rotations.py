@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.adapter.kinds.rotations import InputRotation
+from loramerge.adapter.kinds.boft import PeftBOFT
+from loramerge.adapter.kinds.oft import PeftOFT
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor
-from tests.kind_samples import Array, values, wide
-from tests.samples import relative
+from tests.builders.kinds import Array, values, wide
+from tests.builders.samples import relative
 
 OUT, IN, SIZE = 6, 16, 4
 
@@ -57,7 +58,7 @@ def boft(r: Array, s: Array, base: Array, how: str = "") -> Array:
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_boft_in_stages(stages: int) -> None:
     r, s = values(stages, IN // SIZE, SIZE, SIZE), np.abs(values(OUT, 1))
-    delta = InputRotation.of_boft({"boft_r": ArrayTensor(r), "boft_s": ArrayTensor(s)})
+    delta = PeftBOFT.of({"boft_r": ArrayTensor(r), "boft_s": ArrayTensor(s)})
     base = wide(values(OUT, IN, seed=3))
     found = delta.dense(base)
     assert delta.fits(base.shape) and relative(found, boft(r, s, base)) < 1e-12
@@ -71,7 +72,7 @@ def test_what_is_small_is_precise_in_single() -> None:
     r = 1e-4 * values(2, IN // SIZE, SIZE, SIZE)
     parts = {"boft_r": ArrayTensor(r), "boft_s": ArrayTensor(np.ones((OUT, 1), np.float32))}
     base = values(OUT, IN, seed=3)
-    found = InputRotation.of_boft(parts).dense(base, dtype="float32")
+    found = PeftBOFT.of(parts).dense(base, dtype="float32")
     assert relative(found, boft(r, np.ones((OUT, 1)), wide(base))) < 1e-5
 
 
@@ -79,7 +80,7 @@ def test_what_is_small_is_precise_in_single() -> None:
 def test_stages_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     parts = {"boft_r": ArrayTensor(values(*shape)), "boft_s": ArrayTensor(values(OUT, 1))}
     with pytest.raises(ShapeError, match="no blocks of a BOFT"):
-        InputRotation.of_boft(parts)
+        PeftBOFT.of(parts)
 
 
 def oft(upper: Array, base: Array, eps: float, *, shared: bool, total: bool = False) -> Array:
@@ -103,14 +104,14 @@ def test_oft_constrained_and_shared(shared: bool) -> None:
     base = wide(values(OUT, IN, seed=3))
     for eps in (0.7, 0.05):
         asked = {**config, "eps": eps, "block_share": shared}
-        delta = InputRotation.of_oft({"oft_r": ArrayTensor(upper)}, asked)
+        delta = PeftOFT.of({"oft_r": ArrayTensor(upper)}, asked)
         found = delta.dense(base)
         assert delta.fits(base.shape)
         assert relative(found, oft(upper, base, eps, shared=shared)) < 1e-12
-        free = InputRotation.of_oft({"oft_r": ArrayTensor(upper)}, {**asked, "coft": False})
+        free = PeftOFT.of({"oft_r": ArrayTensor(upper)}, {**asked, "coft": False})
         if not (shared and eps == 0.7):
             assert relative(found, free.dense(base)) > 1e-2
         if not shared:
             assert relative(found, oft(upper, base, eps, shared=shared, total=True)) > 1e-2
     with pytest.raises(ShapeError, match="eps"):
-        InputRotation.of_oft({"oft_r": ArrayTensor(upper)}, {**config, "eps": "small"})
+        PeftOFT.of({"oft_r": ArrayTensor(upper)}, {**config, "eps": "small"})

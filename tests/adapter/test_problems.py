@@ -11,7 +11,7 @@ import pytest
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.errors import AdapterError
-from tests.samples import Array, Sample, adaptable, attention, make, stem_of, write
+from tests.builders.samples import Array, Sample, adaptable, attention, make, stem_of, write
 
 Spoil = Callable[[dict[str, Array], str], None]
 NAME = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
@@ -234,7 +234,7 @@ def test_a_file_that_is_no_adapter_says_so(tmp_path: Path) -> None:
 def test_an_unknown_family_is_opaque_but_usable(tmp_path: Path) -> None:
     from loramerge.adapter.save import save
     from loramerge.errors import NotExpressible
-    from tests.samples import data_section
+    from tests.builders.samples import data_section
 
     stem = "lora_unet_some_blocks_0_img_attn_qkv"
     sample = Sample("sd15", "kohya", {

@@ -11,7 +11,7 @@ import pytest
 from loramerge.adapter import Adapter, Full, LowRank
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from tests.samples import data_section, dense, read_safetensors, relative
+from tests.builders.samples import data_section, dense, read_safetensors, relative
 
 REAL = {
     "analog_svd_rank4.safetensors": ("lora_diffusion", "sd15", {4: 192}),

@@ -12,7 +12,7 @@ from loramerge.adapter import Site
 from loramerge.adapter.fused import fused
 from loramerge.errors import UnsupportedKind
 from tests.adapter.test_meanings_of_kinds import SAMPLES, base_of, dense, loaded
-from tests.samples import relative
+from tests.builders.samples import relative
 
 # kinds whose rows depend on others, so that no part of them stands for itself
 WHOLE = ("dora-in", "dora-lokr-in", "boft", "boft-rescaled", "oft-constrained")

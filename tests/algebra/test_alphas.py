@@ -14,7 +14,7 @@ from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
-from tests.samples import adaptable, attention, factors_for, read_safetensors, spell, write
+from tests.builders.samples import adaptable, attention, factors_for, read_safetensors, spell, write
 
 MODULES = {n: m for n, m in attention("sd15").items() if n.startswith("unet.")}
 VECTOR = Weight(blocks=(1.0, *(0.3,) * 6, 0.7, *(0.9,) * 9))

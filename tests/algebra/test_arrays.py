@@ -5,7 +5,7 @@ import pytest
 
 from loramerge.algebra import arrays
 from loramerge.algebra.svd import decompose, decompose_dense
-from tests.algebra.builders import rng
+from tests.builders.deltas import rng
 
 
 @pytest.mark.parametrize("device", [None, "cpu", "numpy"])

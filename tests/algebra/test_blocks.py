@@ -19,8 +19,8 @@ from loramerge.algebra.weights import Weight, weight_of
 from loramerge.dialects.detect import Detection
 from loramerge.errors import UsageError
 from loramerge.families import FAMILIES, Family
-from tests.algebra.builders import rng
-from tests.samples import safetensors_bytes
+from tests.builders.deltas import rng
+from tests.builders.samples import safetensors_bytes
 
 SD15, SDXL = FAMILIES["sd15"], FAMILIES["sdxl"]
 

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Delta, Foreign, LowRank
+from loramerge.adapter import Adapter, Delta, LowRank
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.compare import Moments, block_of, compare, verdict
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.errors import NumericsError, ShapeError
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     full,
     low_rank,

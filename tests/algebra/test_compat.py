@@ -25,7 +25,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.events import Progress
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     Array,
     Dense,
     adapter,
@@ -40,7 +40,7 @@ from tests.algebra.builders import (
     tucker,
     weighted,
 )
-from tests.samples import read_safetensors
+from tests.builders.samples import read_safetensors
 
 SHAPES = {
     "unet.linear": (20, 30),

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, LowRank, Scale
+from loramerge.adapter import Adapter, LowRank, Scale
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.combine import combine
 from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import Term
 from loramerge.algebra.weights import Weight
 from loramerge.errors import (
     AdapterError,
@@ -21,7 +23,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.events import Warn
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,
@@ -165,7 +167,7 @@ def test_one_adapter_keeps_everything() -> None:
 
 def test_small_directions_survive_float16(tmp_path: Path) -> None:
     # √σ on both sides: σ = 1e-6 would flush to zero beside a factor of norm 1 in float16
-    from tests.algebra.builders import of_spectrum
+    from tests.builders.deltas import of_spectrum
 
     a = adapter({"unet.x": of_spectrum((20, 20), [1.0, 1e-6], 1)})
     b = adapter({"unet.x": of_spectrum((20, 20), [1.0, 1e-6], 2)})
@@ -389,5 +391,7 @@ def test_reported_ranks() -> None:
 
 def test_combine_names_the_site_of_an_error() -> None:
     with pytest.raises(ShapeError) as caught:
-        combine({site("unet.x"): [low_rank((4, 3), 1), low_rank((3, 4), 1)]}, RankRule())
+        combine(
+            {site("unet.x"): [Term(low_rank((4, 3), 1)), Term(low_rank((3, 4), 1))]}, RankRule()
+        )
     assert caught.value.module == "unet.x"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Delta, Scale
-from loramerge.adapter.kinds.making import Asked, make_bias, make_weight
+from loramerge.adapter.kinds import make_biases, make_weight
+from loramerge.adapter.kinds.declaration import Stored
 from loramerge.algebra.compare import compare
 from loramerge.algebra.health import examine
 from loramerge.algebra.mix import mix
@@ -18,7 +19,7 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.events import Event, Note
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import adapter, low_rank, site
+from tests.builders.deltas import adapter, low_rank, site
 from tests.laws.laws import close
 
 Array = np.ndarray[Any, Any]
@@ -29,8 +30,8 @@ def values(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-def asked(parts: Mapping[str, Array], scale: Scale = Scale(1.0)) -> Asked:
-    return Asked({role: ArrayTensor(v) for role, v in parts.items()}, lambda: scale, "m")
+def asked(parts: Mapping[str, Array], scale: Scale = Scale(1.0)) -> Stored:
+    return Stored({role: ArrayTensor(v) for role, v in parts.items()}, lambda: scale, "m")
 
 
 def made(parts: Mapping[str, Array], scale: Scale = Scale(1.0)) -> Delta:
@@ -98,7 +99,7 @@ def test_a_mix_is_the_sum_and_takes_the_smaller_form(first: str, second: str) ->
     notes = [event.text for event in told if isinstance(event, Note)]
     if {first, second} != {"lora"}:
         (note,) = notes
-        assert ("plain LoRA" if delta.kind == "lora" else "whole differences") in note
+        assert ("plain LoRA" if delta.kind == "lora" else "full differences") in note
     else:
         assert not notes
 
@@ -145,7 +146,7 @@ def test_another_kind_of_the_same_change_compares_as_equal() -> None:
 def test_a_bias_beside_factors_has_their_scale_and_mixes() -> None:
     parts = asked({"up": values(24, 2), "down": values(2, 36), "up_bias": values(24)})
     weight = make_weight(parts)
-    bias = make_bias(parts, weight)
+    (bias,) = make_biases(parts, weight)
     assert weight is not None and bias is not None
     assert np.allclose(bias.delta.dense(), 0.5 * values(24))
     a = adapter({"unet.x": weight.delta, "unet.x:bias": bias.delta})

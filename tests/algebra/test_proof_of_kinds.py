@@ -15,8 +15,8 @@ from loramerge.adapter.save import save
 from loramerge.algebra.proof import prove
 from loramerge.cli.main import main
 from loramerge.errors import NumericsError
-from tests.kind_samples import METADATA, Array, samples
-from tests.samples import read_safetensors, safetensors_bytes
+from tests.builders.kinds import METADATA, Array, samples
+from tests.builders.samples import read_safetensors, safetensors_bytes
 
 SAMPLES = samples()
 # alpha says nothing where no half is factored, beside a `.scale`, and as a constraint of 0

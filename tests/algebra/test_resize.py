@@ -12,7 +12,7 @@ from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.errors import AdapterError, NumericsError, UsageError
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,

@@ -5,7 +5,7 @@ import pytest
 
 from loramerge.algebra import svd
 from loramerge.algebra.svd import decompose, decompose_dense, inner_product
-from tests.algebra.builders import Array, rng
+from tests.builders.deltas import Array, rng
 
 
 def factors(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loramerge.algebra.weights import Weight
-from tests.algebra.builders import site
+from tests.builders.deltas import site
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
 
 def prepare_training(folder: Path) -> None:
     """Make a small pipeline, pictures, and an adapter of the pipeline."""
-    from tests.train.pictures import folder_of
-    from tests.train.pipelines import pipeline_folder, small_adapter
+    from tests.builders.pictures import folder_of
+    from tests.builders.pipelines import pipeline_folder, small_adapter
 
     shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny", dirs_exist_ok=True)
     folder_of(folder / "pictures")

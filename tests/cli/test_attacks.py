@@ -13,8 +13,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite
-from tests.samples import safetensors_bytes
+from tests.builders.samples import safetensors_bytes
+from tests.builders.world import rewrite
+from tests.tail import crossed
 
 USES = {
     "inspect": ("inspect", "{}"),
@@ -67,8 +68,7 @@ def quick(run):
     return run
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize(("content", "use"), crossed(CONTENTS, USES))
 def test_files_that_are_not_what_they_are_named(quick, use, content):
     (quick.folder / "bad.safetensors").write_bytes(CONTENTS[content])
     command = [word.format("bad.safetensors") for word in USES[use]]

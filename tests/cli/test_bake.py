@@ -11,8 +11,8 @@ import pytest
 from loramerge.adapter.load import load
 from loramerge.checkpoint import open_checkpoint
 from loramerge.files.digest import sha256_of_file
-from tests.cli.world import rewrite, write_folder
-from tests.samples import data_section, read_safetensors
+from tests.builders.samples import data_section, read_safetensors
+from tests.builders.world import rewrite, write_folder
 
 KEYS = {
     "outputs", "output", "dry_run", "base", "family", "layouts", "modules", "tensors", "adapters",

@@ -16,9 +16,9 @@ from loramerge.algebra import proof as proofs
 from loramerge.checkpoint import open_checkpoint
 from loramerge.steps.references import Reference
 from loramerge.verbs import convert as verb
-from tests.algebra.builders import adapter, full, low_rank, site, tensor
-from tests.cli.world import rewrite, weights
-from tests.samples import data_section, read_safetensors, relative, safetensors_bytes
+from tests.builders.deltas import adapter, full, low_rank, site, tensor
+from tests.builders.samples import data_section, read_safetensors, relative, safetensors_bytes
+from tests.builders.world import rewrite, weights
 from tests.stream.test_kinds_at_a_base import KINDS
 
 FILE_DIALECTS = ("kohya", "diffusers", "diffusers-legacy")
@@ -245,7 +245,7 @@ def test_to_lora_against_a_base(run):
 
 def test_to_lora_is_exact_where_it_can_be(run):
     from loramerge.adapter import Scale
-    from loramerge.adapter.kinds.low_rank import Tucker
+    from loramerge.adapter.kinds.tucker import Tucker
     from loramerge.files.tensors import ArrayTensor
 
     r = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite
+from tests.builders.world import rewrite
 
 KEYS = {
     "outputs", "a", "b", "verdict", "differs", "modules", "only_a", "only_b", "not_compared", "total",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.builders.commands import ROOT, state_of
 
 HEAVY = {
     "torch",
@@ -35,6 +37,22 @@ code = main({arguments!r})
 sys.exit(code)
 """
 
+# one after the other, each in a folder of its own: what one imports, it and all later ones tell
+_EACH = """
+import contextlib, io, json, os, sys
+{before}
+from loramerge.cli.main import main
+told = []
+for folder, arguments in {commands!r}:
+    os.chdir(folder)
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = main(list(arguments))
+    heavy = sorted(m for m in {names!r} if sys.modules.get(m) is not None)
+    told.append((code, heavy, errors.getvalue(), out.getvalue()))
+print(json.dumps(told))
+"""
+
 
 def _start(run, arguments, *, before="", env=None):
     """Run a command in a fresh process; return its exit code, what it imported, and its errors."""
@@ -55,22 +73,40 @@ def _start(run, arguments, *, before="", env=None):
     )
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def _start_each(run, commands, *, before=""):
+    """Run commands in one fresh process; return what `_start` does of each, by its command."""
+    places = []
+    for number, arguments in enumerate(commands):
+        folder = run.folder.parent / f"place-{number}"
+        shutil.copytree(run.folder, folder, copy_function=os.link)
+        places.append((str(folder), arguments))
+    code = _EACH.format(before=before, names=sorted(HEAVY | TORCH), commands=places)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    return {
+        arguments: (code, set(imported), errors, out)
+        for arguments, (code, imported, errors, out) in zip(commands, told, strict=True)
+    }
+
+
+LIGHT = [
         ("--help",), ("--version",), ("mix", "--help"), ("bake", "--help"), ("base", "list"),
         ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
         ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
         ("inspect", "p"), ("meta", "a"), ("meta", "b", "--strip", "--json"), ("convert", "--help"),
         ("train", "--help"), ("preview", "--help"),
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_light_commands_import_nothing_heavy(run, arguments):
+]  # fmt: skip
+
+
+def test_light_commands_import_nothing_heavy(run):
     run.ok("mix", "a", "--to", "peft", "-o", "p")
-    code, imported, errors, _ = _start(run, arguments)
-    assert code == 0, errors
-    assert imported == set()
+    for arguments, (code, imported, errors, _) in _start_each(run, LIGHT).items():
+        assert code == 0, errors
+        assert imported == set(), arguments
 
 
 def test_completion_imports_nothing_heavy(run):
@@ -100,11 +136,10 @@ WORK = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", WORK, ids=" ".join)
-def test_work_on_the_cpu_leaves_torch_out(run, arguments):
-    code, imported, errors, _ = _start(run, arguments)
-    assert code == 0, errors
-    assert not imported & TORCH and "numpy" in imported
+def test_work_on_the_cpu_leaves_torch_out(run):
+    for arguments, (code, imported, errors, _) in _start_each(run, WORK).items():
+        assert code == 0, errors
+        assert not imported & TORCH and "numpy" in imported, arguments
 
 
 NO_TORCH = (
@@ -112,39 +147,38 @@ NO_TORCH = (
 )
 
 
-@pytest.mark.parametrize("arguments", [*WORK, ("demo",)], ids=" ".join)
-def test_work_where_torch_is_not_installed(run, arguments):
-    code, _, errors, _ = _start(run, arguments, before=NO_TORCH)
-    assert code == 0, errors
+def test_work_where_torch_is_not_installed(run):
+    for code, _, errors, _ in _start_each(run, [*WORK, ("demo",)], before=NO_TORCH).values():
+        assert code == 0, errors
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+WITH_TORCH = [
         ("mix", "x.pt"), ("inspect", "x.pt"), ("resize", "--rank", "2", "x.bin"),
         ("bake", "-b", "x.ckpt", "a"), ("mix", "a:2", "--device", "cuda"),
         ("resize", "--rank", "2", "a", "--device", "cuda"), ("diff", "a", "b", "--device", "cuda:0"),
         ("train", "--base", "base", "--images", "."), ("preview", "--base", "base", "a"),
         ("demo", "--train"),
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_what_needs_torch_says_so(run, arguments):
+]  # fmt: skip
+
+
+def test_what_needs_torch_says_so(run):
     for suffix in (".pt", ".bin", ".ckpt"):
         (run.folder / f"x{suffix}").write_bytes(b"pickled")
     before = run.state()
-    code, _, errors, out = _start(run, arguments, before=NO_TORCH)
-    assert (
-        code == 2 and "needs torch" in errors and "pip install" in errors and "loramerge[" in errors
-    )
-    assert "Traceback" not in errors and out == ""
-    assert run.state() == before
+    found = _start_each(run, WITH_TORCH, before=NO_TORCH)
+    for number, (arguments, (code, _, errors, out)) in enumerate(found.items()):
+        assert code == 2 and "needs torch" in errors, arguments
+        assert "pip install" in errors and "loramerge[" in errors, arguments
+        assert "Traceback" not in errors and out == ""
+        assert state_of(run.folder.parent / f"place-{number}") == before, arguments
 
 
 # --- the checks themselves ------------------------------------------------------------------------
 
 
 def test_a_heavy_import_would_be_noticed(run):
+    found = _start_each(run, [("base", "list"), ("inspect", "a", "--deep"), ("library", "list")])
+    assert ["numpy" in imported for _, imported, _, _ in found.values()] == [False, True, True]
     _, imported, _, _ = _start(run, ("base", "list"), before="import numpy")
     assert imported == {"numpy"}
     _, imported, _, _ = _start(run, ("inspect", "a", "--deep"))

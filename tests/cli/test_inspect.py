@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite, write_folder
+from tests.builders.world import rewrite, write_folder
 
 # what interface.md promises, in its order, and what stands beside it
 PROMISED = (

@@ -12,8 +12,7 @@ from loramerge.adapter.hashes import kohya_hashes
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.files.reader import TensorFile
-from tests.cli.world import rewrite
-from tests.samples import (
+from tests.builders.samples import (
     attention,
     data_section,
     make,
@@ -22,6 +21,7 @@ from tests.samples import (
     sayable,
     write,
 )
+from tests.builders.world import rewrite
 
 
 def _entries(path):
@@ -155,7 +155,7 @@ def test_peft_folders(run):
     ("options", "says"),
     [(("--set", "nothing"), "KEY=VALUE"), (("--set", "=x"), "KEY=VALUE"),
      (("--unset", "ss_network_dom"), "did you mean ss_network_dim?"),
-     (("--set", "__metadata__=x"), "cannot stand")],
+     (("--set", "__metadata__=x"), "cannot be stored")],
 )  # fmt: skip
 def test_options_that_cannot_be_meant(run, options, says):
     run.refused(2, "meta", "a", *options, says=says)

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.world import rewrite, weights
-from tests.samples import (
+from tests.builders.samples import (
     Sample,
     encoder_order,
     oracle,
@@ -20,6 +19,7 @@ from tests.samples import (
     stem_of,
     suffixes_of,
 )
+from tests.builders.world import rewrite, weights
 
 REAL = ("analog_svd_rank4", "lora_disney")
 KEYS = {
@@ -144,7 +144,7 @@ def test_json_says_everything(run):
 
 def test_what_is_shown(run):
     result = run.ok("mix", "a:0.5", "b:0.3", "-o", "out.safetensors")
-    for words in ("out.safetensors", "rank", "a at 0.5; trigger words: flat", "zuzu"):
+    for words in ("out.safetensors", "rank", "a at weight 0.5; trigger words: flat", "zuzu"):
         assert words in result.out
     assert "Load this file at strength 1" in result.err
     words = run.ok("inspect", "out", "--json").json[0]["trigger_words"]
@@ -174,7 +174,9 @@ def test_programs(run, program, dialect):
 
 def test_bad_options(run):
     run.refused(2, "mix", "a", "--to", "koyha", says=("'koyha'", "did you mean kohya?"))
-    run.refused(2, "mix", "a", "--to", "kohya", "--for", "diffusers", says="not both")
+    run.refused(
+        2, "mix", "a", "--to", "kohya", "--for", "diffusers", says="each chooses the dialect"
+    )
     run.refused(2, "mix", "a", "--dtype", "float17", says=("float17", "float16"))
     for word in ("int8", "float8_e4m3", "bool"):
         run.refused(2, "mix", "a", "--dtype", word, says="bfloat16")

@@ -14,7 +14,7 @@ from loramerge.families import FAMILIES
 
 
 def test_base(run):
-    assert "no base is registered" in run.ok("base", "list").out
+    assert "No base is registered" in run.ok("base", "list").out
     shipped = [
         {"name": name, "path": None, "exists": True, "shipped": True}
         for name in ("tiny", "tiny-outlined")

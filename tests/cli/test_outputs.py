@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from tests.samples import data_section
+from tests.builders.samples import data_section
 
 COMMANDS = {
     "mix": ("mix", "a:0.5", "b:0.5"),

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.world import weights
+from tests.builders.world import weights
 
 
 @pytest.fixture
@@ -110,18 +110,18 @@ def test_two_bare_numbers_are_refused_with_both_readings(run):
         ("a:inf", "finite"),
         ("a:1e400", "finite"),
         ("a:unet=nan", "finite"),
-        ("a:unet=x", "'x' is no number"),
+        ("a:unet=x", "'x' is not a number"),
         ("a:unit=1", "did you mean unet?"),
         ("a:unet=1:unet=2", "two weights"),
         ("a:te1=1:te=2", "two weights"),
-        ("a:OUTAL", "'OUTAL' is no weight"),
-        ("a:0.5x", "'0.5x' is no weight"),
-        ("a:1_0", "'1_0' is no weight"),
-        ("a:", "'' is no weight"),
-        (":0.5", "names no adapter"),
-        ("", "names no adapter"),
-        ("  ", "names no adapter"),
-        ("<lora::0.5>", "names no adapter"),
+        ("a:OUTAL", "'OUTAL' is not a weight"),
+        ("a:0.5x", "'0.5x' is not a weight"),
+        ("a:1_0", "'1_0' is not a weight"),
+        ("a:", "'' is not a weight"),
+        (":0.5", "has no name of an adapter"),
+        ("", "has no name of an adapter"),
+        ("  ", "has no name of an adapter"),
+        ("<lora::0.5>", "has no name of an adapter"),
     ],
 )
 def test_weights_that_cannot_be_meant(run, text, words):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from loramerge.steps.writing import size_in_bytes
-from tests.cli.world import weights
-from tests.samples import relative
+from tests.builders.samples import relative
+from tests.builders.world import weights
+from tests.tail import crossed
 
 KEYS = {"outputs", "relative_error", "norm_kept", "scale_applied", "worst", "files"}
 FILE_KEYS = {
@@ -39,8 +40,10 @@ def test_rank(run):
     assert found["worst"]["relative_error"] == pytest.approx(max(errors.values()), abs=2e-3)
 
 
-@pytest.mark.parametrize("size", ["90KB", "150KB", "250KB", "50%", "0.2MB"])
-@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])
+@pytest.mark.parametrize(
+    ("size", "to"),
+    crossed(["90KB", "150KB", "250KB", "50%", "0.2MB"], ["kohya", "diffusers", "peft"]),
+)
 def test_a_budget_is_never_exceeded(run, size, to):
     if (size, to) in (("90KB", "diffusers"), ("90KB", "peft")):
         result = run("resize", "b", "--max-size", size, "--to", to, "-o", "out", "--json")

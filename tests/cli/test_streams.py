@@ -16,7 +16,7 @@ from loramerge import __version__
 from loramerge.cli import main as entry
 from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
-from tests.cli.world import rewrite
+from tests.builders.world import rewrite
 
 COMMANDS = (
     ("inspect", "a", "--deep"), ("diff", "a", "b"), ("mix", "a", "b"), ("resize", "--rank", "2", "a"),

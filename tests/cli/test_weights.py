@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.cli.world import weights
+from tests.builders.world import weights
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_weights_from_a_file(doubled):
         (("a:0.5:OUTALL",), 2, "never multiply"),
         (("a:1,0,0",), 2, "3 values has no meaning"),
         (("a:0.5", "--weights", "a=middle.yaml"), 2, "has a weight already: 0.5"),
-        (("a", "--weights", "z=middle.yaml"), 2, "names no adapter"),
+        (("a", "--weights", "z=middle.yaml"), 2, "is not an adapter"),
         (("a", "--weights", "middle.yaml"), 2, "NAME=FILE"),
         (("a", "--weights", "a=none.yaml"), 3, "none.yaml"),
         (("a", "--weights", "a=twice.yaml"), 3, "twice.yaml"),

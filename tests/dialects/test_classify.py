@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from loramerge.dialects.classify import Classified, classify
-from loramerge.dialects.roles import BETRAYING, kind_of
+from loramerge.adapter.kinds import all_words, betrayed, known_kinds
+from loramerge.adapter.kinds.declaration import Kind
+from loramerge.dialects.classify import Classified
+from loramerge.dialects.classify import classify as classify_with
+from loramerge.dialects.words import Words
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
+
+
+def classify(keys: list[str], metadata: dict[str, str], words: Words | None = None) -> Classified:
+    return classify_with(keys, metadata, words or all_words())
 
 
 def only(key: str) -> tuple[str, str, str]:
@@ -130,12 +137,37 @@ def test_embeddings_are_carried() -> None:
     assert not result.groups and not result.unknown
 
 
-@pytest.mark.parametrize("kind", BETRAYING)
-def test_any_role_of_a_kind_names_it(kind: str) -> None:
-    for role in BETRAYING[kind]:
-        assert kind_of({role}) == kind
-        if kind not in ("loha", "lokr"):
-            assert kind_of({role, "up", "down", "alpha"}) == kind
+# shapes tell which of the two it is
+SHARED = {"oft": "boft"}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in known_kinds() if kind.roles], ids=lambda k: k.name
+)
+def test_any_role_of_a_kind_betrays_it(kind: Kind) -> None:
+    name = SHARED.get(kind.name, kind.name)
+    for role in kind.roles:
+        assert betrayed({role})[0].name == name
+        if kind.wraps:
+            assert betrayed({role, "up", "down", "alpha"})[0].name == name
+
+
+@pytest.mark.parametrize("name", ["unknown", "set", "bias"])
+def test_keys_that_kinds_may_spell_are_found_without_their_words(name: str) -> None:
+    key = {
+        "unknown": "lora_unet_x.hada_w1_a",
+        "set": "base_model.model.x.oft_R.weight",
+        "bias": "unet.x.lora_B.bias",
+    }[name]
+    assert classify_with([key], {}).needs_words
+
+
+def test_ordinary_lora_needs_no_words() -> None:
+    keys = [
+        f"lora_unet_x.{end}" for end in ("lora_up.weight", "lora_down.weight", "alpha", "diff_b")
+    ]
+    assert not classify_with(keys, {}).needs_words
+    assert classify_with(keys, {}).groups == classify(keys, {}).groups
 
 
 @pytest.mark.parametrize(
@@ -145,18 +177,18 @@ def test_any_role_of_a_kind_names_it(kind: str) -> None:
         ({"up", "down", "alpha"}, "lora"),
         ({"up", "down", "mid"}, "tucker"),
         ({"diff"}, "full"),
-        ({"diff", "diff_b"}, "full"),
         ({"diff_b"}, "bias"),
         ({"w_norm", "b_norm"}, "norm"),
         ({"set_weight"}, "set"),
-        ({"up"}, None),
-        ({"down", "alpha"}, None),
+        ({"up"}, "lora"),
+        ({"down", "alpha"}, "lora"),
         ({"alpha"}, None),
-        ({"up", "mid"}, None),
+        ({"up", "mid"}, "tucker"),
     ],
 )
-def test_roles_make_kinds(roles: set[str], kind: str | None) -> None:
-    assert kind_of(roles) == kind
+def test_roles_betray_kinds(roles: set[str], kind: str | None) -> None:
+    found = betrayed(roles)
+    assert (found[0].name if found else None) == kind
 
 
 # --- real listings -----------------------------------------------------------------------------

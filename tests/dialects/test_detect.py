@@ -10,7 +10,7 @@ import pytest
 from loramerge.dialects.classify import classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.families import FAMILIES, Module
-from tests.samples import (
+from tests.builders.samples import (
     STABLE_DIFFUSION,
     adaptable,
     attention,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from loramerge.adapter.kinds import all_words
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, stem_table
 from loramerge.dialects.classify import classify
 from loramerge.dialects.spec import Form, StemTable
 from loramerge.errors import FormatError
 from loramerge.families import FAMILIES, Module
-from tests.samples import (
+from tests.builders.samples import (
     STABLE_DIFFUSION,
     adaptable,
     attention,
@@ -28,8 +29,8 @@ def written_keys(name: str, family: str) -> dict[str, tuple[str, str]]:
     """Every key a dialect can write for a family → (module, role)."""
     keys: dict[str, tuple[str, str]] = {}
     for module, _ in FAMILIES[family].modules():
-        for role in DIALECTS[name].roles():
-            key = DIALECTS[name].key(FAMILIES[family], module, role)
+        for role in DIALECTS[name].roles(all_words()):
+            key = DIALECTS[name].key(FAMILIES[family], module, role, all_words())
             if key is not None:
                 assert key not in keys, f"{key} is {keys[key]} and {(module, role)}"
                 keys[key] = (module, role)
@@ -40,7 +41,7 @@ def written_keys(name: str, family: str) -> dict[str, tuple[str, str]]:
 def test_every_written_key_is_read_back(name: str, family: str) -> None:
     keys = written_keys(name, family)
     assert bool(keys) != ((name, family) in NEVER_HAD)
-    result = classify(keys, {})
+    result = classify(keys, {}, all_words())
     assert not result.unknown
     assert not result.embeddings
     table = stem_table(DIALECTS[name], FAMILIES[family])

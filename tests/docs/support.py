@@ -25,12 +25,12 @@ from loramerge.dialects import DIALECTS, Dialect, stem_table
 from loramerge.dialects.detect import Detection
 from loramerge.errors import LoramergeError
 from loramerge.families import FAMILIES, Family
-from tests import kind_samples
-from tests.samples import safetensors_bytes
+from tests.builders import kinds
+from tests.builders.samples import safetensors_bytes
 
 __all__ = ["PROVEN", "families_by_dialect", "kinds_by_dialect", "samples"]
 
-_STEM = kind_samples.STEMS["linear"]
+_STEM = kinds.STEMS["linear"]
 _NORM = "lora_unet_down_blocks_1_attentions_0_norm"
 _PEFT_STEM = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -60,19 +60,19 @@ def _peft(tensors: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, An
 
 def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     """Yield (kind, tensors by key, PEFT's configuration or None) of a sample of every kind."""
-    values, n = kind_samples.values, 16
+    values, n = kinds.values, 16
     # of full width, because lists by position have a place of this size
     yield (
         "lora",
         _kohya({"lora_up.weight": values(640, 2), "lora_down.weight": values(2, 640)}),
         None,
     )
-    made = kind_samples.samples()
-    conv = kind_samples.STEMS["conv3x3"]
+    made = kinds.samples()
+    conv = kinds.STEMS["conv3x3"]
     core = {"lora_up.weight": values(8, 2, 1, 1), "lora_down.weight": values(2, 8, 1, 1)}
     yield "tucker", _kohya(core | {"lora_mid.weight": values(2, 2, 3, 3)}, conv), None
     yield "full", _kohya({"diff": values(n, n)}), None
-    yield "bias", _kohya({"diff_b": values(n)}, kind_samples.STEMS["conv3x3"]), None
+    yield "bias", _kohya({"diff_b": values(n)}, kinds.STEMS["conv3x3"]), None
     yield "norm", _kohya({"w_norm": values(n), "b_norm": values(n)}, _NORM), None
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     other = _PEFT_STEM.replace("to_q", "to_k")  # whose factors tell the family
@@ -89,7 +89,7 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
             yield kind, made[f"{name}-linear"][1].keys("linear"), None
     # of the shapes that PEFT gives a layer of 16 × 16
     halves = {"lokr_w1": values(4, 4), "lokr_w2_a": values(4, 1), "lokr_w2_b": values(1, 4)}
-    yield "lokr", _kohya(halves | {"alpha": kind_samples.number(1.0)}), None
+    yield "lokr", _kohya(halves | {"alpha": kinds.number(1.0)}), None
     oft = {"oft_R.weight": values(4, 6)}
     yield "peft-oft", *_peft(oft, {"peft_type": "OFT", "r": 4, "oft_block_size": 4})
     boft = {"boft_R": values(1, 4, 4, 4), "boft_s": values(n, 1)}
@@ -113,7 +113,7 @@ def samples() -> dict[str, list[Adapter]]:
         arrays = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
         if config is None:
             file = place / "sample.safetensors"
-            file.write_bytes(safetensors_bytes(arrays, kind_samples.METADATA))
+            file.write_bytes(safetensors_bytes(arrays, kinds.METADATA))
             adapter = load(file)
         else:
             (place / "adapter_model.safetensors").write_bytes(safetensors_bytes(arrays))
@@ -151,9 +151,7 @@ def _said(kind: str, sample: Adapter, dialect: Dialect, folder: Path) -> bool:
         place = folder / name
         try:
             encoded = encode(adapter, dialect)
-            encoded.metadata["modelspec.architecture"] = kind_samples.METADATA[
-                "modelspec.architecture"
-            ]
+            encoded.metadata["modelspec.architecture"] = kinds.METADATA["modelspec.architecture"]
             write_encoded(encoded, place)
         except LoramergeError:
             return False

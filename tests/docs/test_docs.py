@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import loramerge
+from loramerge.adapter.kinds import known_kinds
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.roles import BETRAYING, FOREIGN
 from loramerge.families import FAMILIES
-from tests.cli.conftest import run, work, world  # noqa: F401
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
+from tests.tail import tail
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -74,8 +74,8 @@ def test_nothing_is_left_out():
     readme = README.read_text("utf-8")
     for name in summaries():
         assert name in readme + commands
-    kinds = [kind.removeprefix("peft-") for kind in (*BETRAYING, "boft")]
-    for name in (*DIALECTS, *FAMILIES, *kinds, "lora", "tucker", "full", "bias", "norm", "set"):
+    kinds = [kind.name.removeprefix("peft-") for kind in known_kinds() if kind.roles]
+    for name in (*DIALECTS, *FAMILIES, *kinds):
         assert f"`{name}`" in formats, name
     python = (DOCS / "python.md").read_text("utf-8")
     for name in loramerge.__all__:
@@ -84,7 +84,7 @@ def test_nothing_is_left_out():
 
 def test_the_table_of_support_has_every_kind():
     """Every kind there is has a sample, and says what it is compared with."""
-    kinds = {*BETRAYING, "lora", "tucker", "full", "bias", "norm", "set", "boft"} - set(FOREIGN)
+    kinds = {kind.name for kind in known_kinds() if kind.roles and kind.compared}
     assert set(support.samples()) == set(support.PROVEN) == kinds
 
 
@@ -116,8 +116,11 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 ]
 
 
-@pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_console_blocks_run(document, run, monkeypatch):  # noqa: F811
+# the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs
+@pytest.mark.parametrize(
+    "document", [tail(d) if d == "docs/commands.md" else d for d in WITH_COMMANDS]
+)
+def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
     Where a document shows what a line prints, it prints just that, apart from times.
@@ -206,7 +209,7 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
-def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
+def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError
     from loramerge.files.digest import sha256_of_file
@@ -236,7 +239,7 @@ def test_yaml_blocks_are_recipes(document, run, monkeypatch):  # noqa: F811
     assert found
 
 
-def test_readme_python_blocks_run(run, monkeypatch):  # noqa: F811
+def test_readme_python_blocks_run(run, monkeypatch):
     found = blocks(README, "python")
     assert found
     prepare(run, monkeypatch)
@@ -272,6 +275,7 @@ def experiment(tmp_path, monkeypatch):
     return DOCS / "report-2022.md"
 
 
+@pytest.mark.long_tail  # its run is done in tests/shipped_recipes, its trial in tests/tiny
 def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
     """Each line as it stands, but with few steps and pictures."""
     from loramerge.tiny.__main__ import main as tiny

@@ -11,8 +11,8 @@ import pytest
 
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
+from tests.builders.samples import STABLE_DIFFUSION, sgm_path
 from tests.builders.single_file import ldm_vae_name
-from tests.samples import STABLE_DIFFUSION, sgm_path
 
 EVERY = list(STABLE_DIFFUSION)
 

@@ -11,7 +11,7 @@ import pytest
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import classify
 from loramerge.families import FAMILIES, Component, Family, Spelling, parameters
-from tests.samples import Array
+from tests.builders.samples import Array
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3": ("SD3Transformer2DModel", {

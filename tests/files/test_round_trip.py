@@ -15,7 +15,7 @@ from loramerge.files.dtypes import DTYPES, dtype_name, dtype_of, numpy_dtype, sc
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 from loramerge.files.writer import write_tensors
-from tests.samples import safetensors_bytes
+from tests.builders.samples import safetensors_bytes
 
 COMPUTABLE = [name for name, dtype in DTYPES.items() if dtype.numpy is not None]
 SHAPES = [(), (0,), (3,), (2, 0, 4), (1, 1), (5, 3), (2, 3, 1, 2)]

@@ -14,7 +14,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.flux.builders import (
+from tests.builders.flux import (
     LAST,
     NATIVE,
     Tensors,
@@ -24,7 +24,7 @@ from tests.flux.builders import (
     native_weights,
     write,
 )
-from tests.samples import read_safetensors
+from tests.builders.samples import read_safetensors
 
 WIDTH = 16
 HEADS = {"bare": "", "in one file": "model.diffusion_model."}

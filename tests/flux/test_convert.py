@@ -9,8 +9,8 @@ from loramerge.adapter.load import load
 from loramerge.algebra.proof import prove
 from loramerge.cli.main import main
 from loramerge.errors import NumericsError
-from tests.flux.builders import dense, worst, write
-from tests.samples import read_safetensors, safetensors_bytes
+from tests.builders.flux import dense, worst, write
+from tests.builders.samples import read_safetensors, safetensors_bytes
 
 RANK, WIDTH = 4, 3072
 STEM = "lora_unet_double_blocks_{}_img_attn_qkv"

@@ -15,7 +15,7 @@ import pytest
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.families import FAMILIES, Spelling, parameters
-from tests.flux.builders import (
+from tests.builders.flux import (
     LISTINGS,
     Tensors,
     diffusers_weights,
@@ -25,7 +25,7 @@ from tests.flux.builders import (
     worst,
     write,
 )
-from tests.samples import read_safetensors
+from tests.builders.samples import read_safetensors
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
@@ -260,7 +260,7 @@ def test_pipelines_load_what_is_written(
 
 def test_the_builder_of_a_network_is_diffusers_own() -> None:
     """The narrow network of the tests has the linear layers of diffusers' model."""
-    from tests.flux.builders import native_weights
+    from tests.builders.flux import native_weights
 
     names = {k for k in model_of().state_dict() if ".norm_" not in k}
     assert set(diffusers_weights(native_weights(4))) == names

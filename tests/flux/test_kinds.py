@@ -22,7 +22,7 @@ from loramerge.stream import rows as stream_rows
 from loramerge.stream.against import against
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.flux.builders import (
+from tests.builders.flux import (
     LAST,
     Tensors,
     diffusers_weights,
@@ -30,9 +30,9 @@ from tests.flux.builders import (
     parts_of,
     write,
 )
+from tests.builders.kinds import Array, butterfly, decomposed, kron, product, rotated
+from tests.builders.samples import relative
 from tests.flux.test_bake import baked, distance, in_folder, single
-from tests.kind_samples import Array, butterfly, decomposed, kron, product, rotated
-from tests.samples import relative
 
 WIDTH = 16
 QKV, LINEAR1 = "double_blocks.4.img_attn.qkv", "single_blocks.7.linear1"

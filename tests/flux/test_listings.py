@@ -10,8 +10,8 @@ import pytest
 from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from tests.flux.builders import LISTINGS, SPELLINGS, dense, filled, listing, meaning, worst, write
-from tests.samples import read_safetensors
+from tests.builders.flux import LISTINGS, SPELLINGS, dense, filled, listing, meaning, worst, write
+from tests.builders.samples import read_safetensors
 
 
 def real(data: Path, folder: Path, name: str) -> Path:

@@ -21,8 +21,8 @@ from loramerge.steps.references import Reference
 from loramerge.verbs import mix as mix_verb
 from loramerge.verbs.resize import Resize
 from loramerge.verbs.resize import resize as resize_verb
-from tests.flux.builders import Tensors, dense, lora_of, meaning, worst, write
-from tests.samples import read_safetensors
+from tests.builders.flux import Tensors, dense, lora_of, meaning, worst, write
+from tests.builders.samples import read_safetensors
 
 SHAPES = {
     "double_blocks_0_img_attn_qkv": (96, 32),

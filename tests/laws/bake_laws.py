@@ -13,8 +13,8 @@ import numpy as np
 from loramerge.adapter import Adapter
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
-from tests.algebra.builders import full, site
-from tests.stream.builders import Base, Files, adapter_for, exact, magnitudes, ulp
+from tests.builders.bases import Base, Files, adapter_for, exact, magnitudes, ulp
+from tests.builders.deltas import full, site
 
 Inputs = Sequence[tuple[Adapter, float]]
 Bake = Callable[[Base, Inputs], Files]

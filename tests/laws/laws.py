@@ -6,15 +6,18 @@ A mix is a function of [(adapter, weight), …] that gives an adapter; a resize 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta, LowRank
+from loramerge.algebra.mix import mix as mix_adapters
+from loramerge.algebra.operator import Method, Operator
+from loramerge.algebra.weights import Weight
 from loramerge.files.tensors import ArrayTensor
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,
@@ -147,17 +150,98 @@ def mix_has_the_numerical_rank(mix: Mix) -> None:
             assert delta.rank == rank
 
 
-MIX_LAWS: tuple[Callable[[Mix], None], ...] = (
-    mix_agrees_with_the_dense_oracle,
-    mix_is_invariant_to_the_gauge,
-    mix_is_homogeneous,
-    mix_ignores_the_order_of_inputs,
-    weight_zero_is_neutral,
-    halves_make_a_whole,
-    mix_is_linear,
-    opposites_cancel,
-    mix_has_the_numerical_rank,
-)
+def a_site_of_one_adapter_is_weighted(mix: Mix) -> None:
+    @forall(adapters(), weights)
+    def check(a: Adapter, w: float) -> None:
+        other = adapter({"unet.other": low_rank((6, 6), 2, 7)})
+        found = dense(mix([(other, 0.5), (a, w)]))
+        expected = weighted([(other, 0.5), (a, w)])
+        assert distance(found, expected) <= 2e-7 * norm(expected)
+
+
+def mix_commutes_with_rotations(mix: Mix) -> None:
+    @forall(seeds, weights, weights)
+    def check(seed: int, u: float, v: float) -> None:
+        random = rng(seed)
+        left, right = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (9, 8))
+        pair = [adapter({"unet.x": low_rank((9, 8), r, seed + r)}) for r in (2, 3)]
+
+        def rotated(a: Adapter) -> Adapter:
+            found = {}
+            for site, delta in a.deltas.items():
+                up, down = delta.factors("float64")
+                found[site] = LowRank.from_arrays(left @ up, down @ right.T, delta.shape)
+            return a.with_deltas(found)
+
+        inputs = list(zip(pair, (u, v), strict=True))
+        close(rotated(mix(inputs)), mix([(rotated(a), w) for a, w in inputs]), 1e-6)
+
+
+def mix_keeps_to_the_rank_bound(mix: Mix) -> None:
+    bound = getattr(mix, "rank_of", lambda ranks, shape: min(sum(ranks), *shape))
+
+    @forall(low_ranks, low_ranks, weights, weights)
+    def check(a: Adapter, b: Adapter, u: float, v: float) -> None:
+        for place, delta in mix([(a, u), (b, v)]).deltas.items():
+            before = [one.deltas[place] for one in (a, b) if place in one.deltas]
+            ranks = [d.rank for d in before if d.rank is not None]
+            most = sum(ranks) if len(ranks) == 1 else bound(ranks, before[0].flat_shape)
+            assert delta.rank is not None and delta.rank <= most
+
+
+def mix_repeats_to_the_byte(mix: Mix) -> None:
+    threaded = getattr(mix, "threaded", mix)
+
+    def stored(a: Adapter) -> list[bytes]:
+        return [bytes(t.raw()) for d in a.deltas.values() for t in d.stored().values()]
+
+    @forall(inputs(), examples=15)
+    def check(terms: list[tuple[Adapter, float]]) -> None:
+        assert stored(mix(terms)) == stored(mix(terms)) == stored(threaded(terms))
+
+
+# name of `algebra.laws` → what holds an implementation to it
+MIX_LAWS: Mapping[str, Callable[[Mix], None]] = {
+    "sum": mix_agrees_with_the_dense_oracle,
+    "gauge": mix_is_invariant_to_the_gauge,
+    "homogeneous": mix_is_homogeneous,
+    "order": mix_ignores_the_order_of_inputs,
+    "zero": weight_zero_is_neutral,
+    "alone": a_site_of_one_adapter_is_weighted,
+    "halves": halves_make_a_whole,
+    "linear": mix_is_linear,
+    "opposites": opposites_cancel,
+    "numerical rank": mix_has_the_numerical_rank,
+    "rotation": mix_commutes_with_rotations,
+    "rank bound": mix_keeps_to_the_rank_bound,
+    "repeatable": mix_repeats_to_the_byte,
+}
+
+
+@dataclass(frozen=True)
+class OfOperator:
+    """The mix by an operator with the defaults of its parameters, as the laws take it."""
+
+    operator: Operator
+    threads: int = 1
+
+    def __call__(self, inputs: Sequence[tuple[Adapter, float]]) -> Adapter:
+        weighted = [(a, Weight(w)) for a, w in inputs]
+        return mix_adapters(weighted, method=Method.of(self.operator), threads=self.threads)[0]
+
+    @property
+    def threaded(self) -> OfOperator:
+        return replace(self, threads=3)
+
+    @property
+    def rank_of(self) -> Callable[..., int]:
+        return self.operator.rank_of
+
+
+def check_operator(operator: Operator) -> None:
+    """Hold an operator to every law it claims."""
+    for name in operator.laws:
+        MIX_LAWS[name](OfOperator(operator))
 
 
 # ---- resize

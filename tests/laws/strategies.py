@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta
-from tests.algebra.builders import adapter, full, low_rank, tucker
+from tests.builders.deltas import adapter, full, low_rank, tucker
 
 # module → shape: linear, wide, tall, 1×1 and 3×3 convolutions, a norm and a bias
 LAYERS: dict[str, tuple[int, ...]] = {

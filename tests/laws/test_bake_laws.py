@@ -10,9 +10,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.laws import bake_laws as laws
-from tests.laws.bake_laws import Bake, Inputs
-from tests.stream.builders import (
+from tests.builders.bases import (
     Array,
     Base,
     Files,
@@ -22,6 +20,8 @@ from tests.stream.builders import (
     read_safetensors,
     single,
 )
+from tests.laws import bake_laws as laws
+from tests.laws.bake_laws import Bake, Inputs
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Adapter, Delta, LowRank, Site
+from loramerge.adapter import Adapter, Delta, Full, LowRank, Site
 from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.algebra.svd import decompose, decompose_dense
 from loramerge.algebra.weights import Weight
-from tests.algebra.builders import adapter, weighted
+from loramerge.files.tensors import ArrayTensor
+from tests.builders.deltas import adapter, weighted
 
 Inputs = Sequence[tuple[Adapter, float]]
 
@@ -140,6 +141,54 @@ def ranks_added(inputs: Inputs) -> Adapter:
             np.concatenate([down for (_, down), _, _ in terms]),
         ),
     )
+
+
+def one_rank_too_many(inputs: Inputs) -> Adapter:
+    """A concatenation with a direction of zeros."""
+    return _each(
+        inputs,
+        lambda terms: (
+            np.pad(np.concatenate([up * w for (up, _), w, _ in terms], axis=1), ((0, 0), (0, 1))),
+            np.pad(np.concatenate([down for (_, down), _, _ in terms]), ((0, 1), (0, 0))),
+        ),
+    )
+
+
+def pruned(inputs: Inputs) -> Adapter:
+    """Small entries are dropped, which depends on the coordinates."""
+    right = ours_mix(inputs)
+    deltas: dict[Site, Delta] = dict(right.deltas)
+    for site, delta in right.deltas.items():
+        if delta.rank is not None:
+            whole = delta.dense().reshape(delta.flat_shape)
+            kept = np.where(np.abs(whole) >= np.median(np.abs(whole)), whole, 0.0)
+            deltas[site] = LowRank.from_arrays(kept, np.eye(kept.shape[1]), delta.shape)
+    return _made(deltas)
+
+
+def _shaken(inputs: Inputs, random: np.random.Generator) -> Adapter:
+    """A mix of which each module is multiplied by a random number."""
+    return _made(
+        {
+            site: Full.of(ArrayTensor(delta.dense() * random.random()), "diff")
+            for site, delta in ours_mix(inputs).deltas.items()
+        }
+    )
+
+
+def unseeded(inputs: Inputs) -> Adapter:
+    """Random numbers of a generator that the clock seeds."""
+    return _shaken(inputs, np.random.default_rng())
+
+
+class SharedGenerator:
+    """Random numbers of one generator, which go to whichever module comes first."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(0)
+
+    def __call__(self, inputs: Inputs) -> Adapter:
+        return _shaken(inputs, self.random)
 
 
 def last_sites_only(inputs: Inputs) -> Adapter:

@@ -1,1 +1,1 @@
-"""Adding a thing is one file: made-up ones from outside the package work wherever they should."""
+"""Each thing that can be added is one file: a made-up one, added from outside, works everywhere."""

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cli.conftest import ROOT
+import loramerge
 
 __all__ = ["Outside"]
+
+_ROOT = Path(loramerge.__file__).parents[1]
 
 
 class Outside:
@@ -42,7 +44,7 @@ class Outside:
             timeout=120,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join((str(self.site), str(ROOT))),
+                "PYTHONPATH": os.pathsep.join((str(self.site), str(_ROOT))),
                 "LORAMERGE_HOME": str(self.folder / "home"),
                 "COLUMNS": "200",
             },

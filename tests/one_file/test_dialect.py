@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders.samples import adaptable, read_safetensors, safetensors_bytes, stem_of
 from tests.one_file.outside import Outside
-from tests.samples import adaptable, read_safetensors, safetensors_bytes, stem_of
 
 DIALECT = '''
 """Slashes between the levels of a name, and words of its own for the factors."""

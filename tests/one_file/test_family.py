@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders.samples import Array, read_safetensors, safetensors_bytes
 from tests.one_file.outside import Outside
-from tests.samples import Array, read_safetensors, safetensors_bytes
 
 FAMILY = '''
 """Toy: a diffusion transformer of two blocks, whose original stores queries, keys and values fused."""

@@ -16,7 +16,7 @@ from loramerge.checkpoint.storages import STORAGES
 from loramerge.errors import FormatError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.stream.builders import (
+from tests.builders.bases import (
     Array,
     adapter_for,
     exact,

@@ -33,7 +33,8 @@ from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.families import Module
-from tests.samples import Array, Sample, dense, factors_for, oracle, spell, write
+from tests.builders.samples import Array, Sample, dense, factors_for, oracle, spell, write
+from tests.tail import crossed
 
 pytestmark = [
     pytest.mark.peers,
@@ -257,8 +258,10 @@ def made(
 # --- the tests ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
-@pytest.mark.parametrize("dialect", ["kohya", "diffusers", NO_HEADER, "diffusers-legacy"])
+@pytest.mark.parametrize(
+    ("dialect", "family"),
+    crossed(["kohya", "diffusers", NO_HEADER, "diffusers-legacy"], ["sd15", "sd21", "sdxl"]),
+)
 def test_pipelines_load_what_trainers_adapt(
     dialect: str, family: str, tmp_path: Path, complaints: list[str]
 ) -> None:
@@ -271,8 +274,10 @@ def test_pipelines_load_what_trainers_adapt(
     assert not complaints
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21"])
-@pytest.mark.parametrize("dialect", ["kohya", "diffusers", NO_HEADER, "diffusers-legacy"])
+@pytest.mark.parametrize(
+    ("dialect", "family"),
+    crossed(["kohya", "diffusers", NO_HEADER, "diffusers-legacy"], ["sd15", "sd21"]),
+)
 def test_pipelines_load_every_layer(
     dialect: str, family: str, tmp_path: Path, complaints: list[str]
 ) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter.load import load
-from tests.kind_samples import LAYERS, METADATA, STEMS
-from tests.samples import relative, safetensors_bytes
+from tests.builders.kinds import LAYERS, METADATA, STEMS
+from tests.builders.samples import relative, safetensors_bytes
 
 pytestmark = pytest.mark.peers
 torch: Any = pytest.importorskip("torch")

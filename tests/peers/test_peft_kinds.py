@@ -12,7 +12,7 @@ import pytest
 from loramerge.adapter import Site
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from tests.samples import data_section, relative
+from tests.builders.samples import data_section, relative
 
 pytestmark = pytest.mark.peers
 torch: Any = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ from loramerge.adapter.load import load
 from loramerge.adapter.peft_lokr import _split
 from loramerge.adapter.save import save
 from loramerge.errors import NotExpressible
-from tests.kind_samples import METADATA, MODULES, STEMS, Array, kron, samples, values, wide
-from tests.samples import relative, safetensors_bytes
+from tests.builders.kinds import METADATA, MODULES, STEMS, Array, kron, samples, values, wide
+from tests.builders.samples import relative, safetensors_bytes
 
 pytestmark = pytest.mark.peers
 torch: Any = pytest.importorskip("torch")

@@ -11,10 +11,7 @@ import pytest
 
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from tests.cli.conftest import Runner, run, work
-from tests.cli.world import make_world
-
-__all__ = ["Runner", "run", "work", "world"]
+from tests.builders.world import make_world
 
 _KEPT = 6  # one module in so many: recipes are about files and steps, not about modules
 

@@ -22,7 +22,7 @@ from loramerge.errors import AdapterError, LoramergeError, RecipeError
 from loramerge.events import Event, Warn
 from loramerge.recipe.recipe import load_recipe
 from loramerge.steps.parameters import Context
-from tests.cli.world import rewrite
+from tests.builders.world import rewrite
 
 SWEEP = """
 version: 1

@@ -17,7 +17,7 @@ import pytest
 import loramerge as lm
 from loramerge.errors import OutputExists
 from loramerge.recipe.state import State
-from tests.cli.conftest import ROOT
+from tests.builders.commands import ROOT
 
 SWEEP = """
 version: 1

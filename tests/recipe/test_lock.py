@@ -11,7 +11,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import CorruptFile, RecipeError
-from tests.cli.world import rewrite
+from tests.builders.world import rewrite
 
 TEXT = """
 version: 1

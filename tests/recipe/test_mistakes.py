@@ -135,11 +135,11 @@ CASES = {
                                      "found 0.5"),
     "no criterion": (saved("§resize: {adapter: alpha}"), "what to keep"),
     "two targets": (saved("§mix: {adapters: [alpha], to: kohya, for: comfyui}"),
-                    "to or --for, not both"),
+                    "each chooses the dialect"),
     "a dialect": (saved("§mix: {adapters: [alpha], to: kohia}"),
                   "did you mean kohya?"),
     "a size": (saved("§resize: {adapter: alpha, max_size: 10 bananas}"),
-               "is no size"),
+               "is not a size"),
     "no adapters": (saved("§mix: {adapters: []}"), "at least one adapter"),
     "nothing to bake": (saved("§bake: {base: base.safetensors}"),
                         "bake needs an adapter"),
@@ -300,8 +300,8 @@ def test_mistakes_of_a_recipe_that_is_no_text_are_named_by_their_path() -> None:
     ("arguments", "words"),
     [
         (("--set", "ww=1"), "no variable 'ww'"), (("--input", "aa=x"), "no input 'aa'"),
-        (("--set", "w"), "gives nothing a value"), (("--set", "w=1", "--set", "w=2"), "twice"),
-        (("--set", "=1"), "gives nothing a value"), (("--output", "x"), "--output is for repeating"),
+        (("--set", "w"), "is not NAME=VALUE"), (("--set", "w=1", "--set", "w=2"), "twice"),
+        (("--set", "=1"), "is not NAME=VALUE"), (("--output", "x"), "--output is only for repeating"),
     ],
 )  # fmt: skip
 def test_mistakes_of_the_command_line(arguments, words: str, recipe, run) -> None:

@@ -15,8 +15,8 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.recipe.plan import Plan, plan_recipe
 from loramerge.recipe.recipe import load_recipe
 from loramerge.recipe.writing import yaml_text
-from tests.algebra.builders import adapter
-from tests.cli.world import rewrite
+from tests.builders.deltas import adapter
+from tests.builders.world import rewrite
 from tests.stream.test_kinds_at_a_base import KINDS
 
 CHAIN = """

@@ -16,8 +16,8 @@ import pytest
 import loramerge as lm
 from loramerge.files.tensors import ArrayTensor
 from loramerge.recipe.recipe import recipe_of
-from tests.cli.world import write_folder
-from tests.samples import read_safetensors
+from tests.builders.samples import read_safetensors
+from tests.builders.world import write_folder
 
 KEY = "loramerge.recipe"
 
@@ -231,7 +231,7 @@ def test_files_of_any_name_are_inputs(name: str, run) -> None:
 
 
 def test_a_long_recipe_of_an_input_is_not_carried_on(run) -> None:
-    from tests.cli.world import rewrite
+    from tests.builders.world import rewrite
 
     def change(arrays: dict[str, Any], metadata: dict[str, str]) -> None:
         metadata[KEY] = json.dumps({"version": 1, "inputs": {}, "steps": {"x": "y" * (1 << 18)}})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import loramerge as lm
 from loramerge.adapter import Adapter, LowRank, Scale
 from loramerge.errors import LoramergeError, UsageError
-from tests.algebra.builders import (
+from tests.builders.deltas import (
     adapter,
     dense,
     distance,
@@ -24,8 +24,8 @@ from tests.algebra.builders import (
     oracle,
     weighted,
 )
-from tests.cli.world import rewrite, weights
-from tests.samples import read_safetensors, relative
+from tests.builders.samples import read_safetensors, relative
+from tests.builders.world import rewrite, weights
 
 SHAPES = {"unet.a": (12, 9), "unet.b": (8, 8), "unet.c": (6, 5, 3, 3)}
 mix = lm.mix  # names are loaded when first used, and operators come with them

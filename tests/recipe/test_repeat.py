@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.cli.world import rewrite, write_folder
-from tests.samples import read_safetensors
+from tests.builders.samples import read_safetensors
+from tests.builders.world import rewrite, write_folder
 
 KEY = "loramerge.recipe"
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import loramerge.recipe.run as engine
 from loramerge.adapter import Adapter
 from loramerge.errors import LoramergeError, NumericsError, OutputExists
 from loramerge.events import Note, Progress
-from tests.cli.world import rewrite, weights
-from tests.samples import data_section, read_safetensors, relative
+from tests.builders.samples import data_section, read_safetensors, relative
+from tests.builders.world import rewrite, weights
 
 EXAMPLE = """
 version: 1
@@ -495,8 +495,9 @@ steps:
 
 
 @pytest.fixture
-def alive(monkeypatch) -> Callable[[], int]:
+def alive(monkeypatch) -> Iterator[Callable[[], int]]:
     """How many adapters handed on in memory are alive at most."""
+    gc.freeze()  # of the modules that other tests have imported nothing is to be collected
     refs: list[weakref.ref[Adapter]] = []
     most = [0]
     plain = engine.perform
@@ -517,7 +518,8 @@ def alive(monkeypatch) -> Callable[[], int]:
         assert all(ref() is None for ref in refs)
         return most[0]
 
-    return ask
+    yield ask
+    gc.unfreeze()
 
 
 def test_a_sweep_keeps_one_result_in_memory(recipe, work, alive) -> None:

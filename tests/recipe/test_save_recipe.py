@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loramerge.recipe.text import parse_text
-from tests.cli.world import write_folder
+from tests.builders.world import write_folder
 
 COMMANDS = {
     "mix": "mix a.safetensors:0.7 b.safetensors:0.3 -o @@.safetensors",

@@ -17,7 +17,7 @@ from loramerge.algebra.compat import mix_like
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import CorruptFile
 from loramerge.recipe.supermerger import recipe_of
-from tests.algebra.builders import Dense, adapter, dense, distance, low_rank, norm, site
+from tests.builders.deltas import Dense, adapter, dense, distance, low_rank, norm, site
 
 Meta = dict[str, Any]
 BASE, IN04, OUT05 = 0, 5, 19  # places in 26 ratios

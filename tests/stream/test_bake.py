@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, Foreign, Full, LowRank
+from loramerge.adapter import Adapter, Full, LowRank
+from loramerge.adapter.kinds.oft_diag import Foreign
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
@@ -30,8 +31,7 @@ from loramerge.stream import rows as stream_rows
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rows import Survival
-from tests.algebra.builders import adapter, full, low_rank, replacement, site, tensor
-from tests.stream.builders import (
+from tests.builders.bases import (
     STORAGE,
     UNET_FILE,
     Array,
@@ -50,6 +50,7 @@ from tests.stream.builders import (
     unet_alone,
     write_safetensors,
 )
+from tests.builders.deltas import adapter, full, low_rank, replacement, site, tensor
 
 Inputs = list[tuple[Adapter, float]]
 
@@ -520,7 +521,7 @@ def test_missing_modules_are_listed(tmp_path: Path) -> None:
         run(base, [(a, 1.0)], tmp_path / "out.safetensors")
     assert f"lacks {count} modules" in str(caught.value)
     assert f"… and {count - 6} more" in str(caught.value)
-    assert "--skip-missing text_encoder" in str(caught.value)
+    assert "skip_missing='text_encoder'" in str(caught.value)
     for skip in ("text_encoder", "all"):
         plan = plan_bake(open_checkpoint(base.path), [(a, Weight())], skip_missing=[skip])
         assert len(plan.skipped) == count

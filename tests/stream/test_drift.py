@@ -8,8 +8,8 @@ import pytest
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import FamilyError, ShapeError
 from loramerge.stream.drift import Drift, drift
-from tests.algebra.builders import adapter, full, low_rank, site, tensor
-from tests.stream.builders import adapter_for, folder, modules, single, unet_alone
+from tests.builders.bases import adapter_for, folder, modules, single, unet_alone
+from tests.builders.deltas import adapter, full, low_rank, site, tensor
 
 
 def projector(columns: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Delta, Scale
-from loramerge.adapter.kinds.making import Asked, make_weight
+from loramerge.adapter.kinds import make_weight
+from loramerge.adapter.kinds.declaration import Stored
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
@@ -30,8 +31,8 @@ from loramerge.verbs.mix import Mix
 from loramerge.verbs.mix import mix as mix_verb
 from loramerge.verbs.resize import Resize
 from loramerge.verbs.resize import resize as resize_verb
-from tests.algebra.builders import adapter, low_rank, site
-from tests.stream.builders import modules, read_safetensors, single
+from tests.builders.bases import modules, read_safetensors, single
+from tests.builders.deltas import adapter, low_rank, site
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[tuple[int, ...]], Delta]
@@ -49,7 +50,7 @@ def values(*shape: int, seed: int = 0) -> Array:
 
 def made(parts: Mapping[str, Array], scale: float = 1.0) -> Delta:
     tensors = {role: ArrayTensor(value) for role, value in parts.items()}
-    found = make_weight(Asked(tensors, lambda: Scale(scale), "m"))
+    found = make_weight(Stored(tensors, lambda: Scale(scale), "m"))
     assert found is not None
     return found.delta
 
@@ -174,7 +175,7 @@ def test_without_the_base_file_module_and_kind_are_named(kind: str) -> None:
         lambda: mix([(a, Weight()), (b, Weight())]),
         lambda: resize(a, RankRule(rank=1)),
     ]
-    if not delta.weighs:
+    if not delta.facts.weighs:
         refused.append(lambda: mix([(a, Weight(0.5))]))
     for step in refused:
         with pytest.raises(AdapterError, match="depends on the base") as caught:

@@ -9,9 +9,9 @@ import pytest
 
 from loramerge.checkpoint import Place, open_checkpoint
 from loramerge.errors import CorruptFile, FamilyError, FormatError, MissingFile, UnsafeFile
-from tests.samples import STABLE_DIFFUSION
-from tests.stream import builders
-from tests.stream.builders import Base, folder, sharded, single, unet_alone, write_safetensors
+from tests.builders import bases
+from tests.builders.bases import Base, folder, sharded, single, unet_alone, write_safetensors
+from tests.builders.samples import STABLE_DIFFUSION
 
 CASES: dict[str, tuple[str, Callable[[Path], Base], dict[str, str]]] = {
     "sd15": ("sd15", lambda p: single(p, "sd15"), {"unet": "ldm", "text_encoder": "ldm"}),
@@ -235,6 +235,6 @@ def test_shapes_tell_families_apart_only_where_names_do_not(tmp_path: Path) -> N
 def test_the_builders_hold_every_module() -> None:
     from loramerge.families import FAMILIES
 
-    for name in builders.UNETS:
-        assert list(builders.modules(name)) == [n for n, _ in FAMILIES[name].modules()]
-    assert list(builders.CLIPS) == list(STABLE_DIFFUSION)
+    for name in bases.UNETS:
+        assert list(bases.modules(name)) == [n for n, _ in FAMILIES[name].modules()]
+    assert list(bases.CLIPS) == list(STABLE_DIFFUSION)

@@ -16,8 +16,8 @@ from loramerge.adapter.save import save
 from loramerge.errors import CorruptFile
 from loramerge.families.unet import Unet, unet_modules
 from loramerge.files.reader import TensorFile
-from tests.algebra.builders import adapter, low_rank
-from tests.stream.builders import write_safetensors
+from tests.builders.bases import write_safetensors
+from tests.builders.deltas import adapter, low_rank
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = """

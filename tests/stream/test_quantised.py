@@ -14,13 +14,12 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.scaled import Scaled
-from loramerge.errors import FormatError
+from loramerge.errors import ForeignFile, FormatError
 from loramerge.files.tensors import ArrayTensor
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rows import Survival
-from tests.algebra.builders import adapter, low_rank
-from tests.stream.builders import (
+from tests.builders.bases import (
     STORAGE,
     Array,
     adapter_for,
@@ -31,6 +30,7 @@ from tests.stream.builders import (
     unet_alone,
     write_safetensors,
 )
+from tests.builders.deltas import adapter, low_rank
 
 MOST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 STYLES = {"comfyui": (".scale_weight", ".scale_input"), "later": (".weight_scale", ".input_scale")}
@@ -295,7 +295,7 @@ def test_blocks_of_integers_are_named(tmp_path: Path) -> None:
 
 def test_gguf_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(FormatError, match="GGUF") as caught:
+    with pytest.raises(ForeignFile, match="this is a GGUF file") as caught:
         open_checkpoint(tmp_path / "x.gguf")
     assert "made from" in str(caught.value.hint)
 
@@ -339,7 +339,7 @@ def test_the_report_says_that_scales_grew(tmp_path: Path) -> None:
         path, [(_sample(3.0), 1.0)], tmp_path / "out.safetensors", notify=events.append, strip=True
     )
     told = [event.text for event in events if hasattr(event, "text")]
-    assert any("larger float8 scale" in message for message in told), told
+    assert any("larger scale" in message for message in told), told
     assert result.survived is not None and result.survived > 0.5
     weak = lm.bake(
         path,

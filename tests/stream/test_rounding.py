@@ -5,7 +5,7 @@ import pytest
 
 from loramerge.errors import NumericsError
 from loramerge.stream.rounding import Rounder, generator
-from tests.stream.builders import STORAGE, Array, ulp
+from tests.builders.bases import STORAGE, Array, ulp
 
 NARROW = ["F16", "BF16", "F8_E4M3", "F8_E5M2"]
 

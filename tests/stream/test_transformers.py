@@ -16,7 +16,7 @@ from loramerge.checkpoint.generic import renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
-from tests.samples import dense, read_safetensors, relative, safetensors_bytes
+from tests.builders.samples import dense, read_safetensors, relative, safetensors_bytes
 
 
 def model_folder(folder: Path, tensors: dict[str, Any]) -> Path:

@@ -10,7 +10,7 @@ torch: Any = pytest.importorskip("torch")
 peft: Any = pytest.importorskip("peft")
 
 import loramerge as lm  # noqa: E402
-from tests.train.models import images, small  # noqa: E402
+from tests.builders.models import images, small  # noqa: E402
 
 pytestmark = pytest.mark.peers
 

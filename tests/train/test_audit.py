@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import loramerge as lm  # noqa: E402
 from loramerge.errors import GradientFlowError  # noqa: E402
 from loramerge.train.lora.audit import GradientAudit  # noqa: E402
 from loramerge.train.lora.causes import block_of  # noqa: E402
-from tests.train.models import images, small  # noqa: E402
+from tests.builders.models import images, small  # noqa: E402
 
 nn = torch.nn
 
@@ -205,7 +206,7 @@ def test_what_cannot_learn_is_said_before_the_first_step() -> None:
 def test_a_made_optimizer_is_one_of_lists() -> None:
     """What the generators of 2022 gave was empty the second time; a list is not."""
     model = small()
-    parameters, _ = lm.inject_trainable_lora(model, 2)
+    parameters = list(chain(*lm.inject_trainable_lora(model, 2)[0]))
     optimizer = torch.optim.AdamW(parameters)
     GradientAudit(model, optimizer)
     simple(model)(0).backward()

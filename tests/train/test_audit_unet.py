@@ -11,8 +11,8 @@ pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import GradientFlowError  # noqa: E402
+from tests.builders.unets import checkpoint_as_in_2022, loss_of, tiny_unet  # noqa: E402
 from tests.train.test_audit import run  # noqa: E402
-from tests.train.unets import checkpoint_as_in_2022, loss_of, tiny_unet  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -30,8 +30,8 @@ from loramerge.train.models.objective import Noising  # noqa: E402
 from loramerge.train.models.pipeline import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
 from loramerge.train.models.texts import Texts, count_tokens, encode  # noqa: E402
 from loramerge.train.run.examples import Examples, time_ids  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

@@ -17,7 +17,7 @@ from loramerge.train.dataset.buckets import Order, bucket_of, bucket_sizes  # no
 from loramerge.train.dataset.captions import Captioning  # noqa: E402
 from loramerge.train.dataset.images import fitted, opened, pixels, size_of  # noqa: E402
 from loramerge.train.dataset.scan import Picture, scan  # noqa: E402
-from tests.train.pictures import Image, folder_of, picture  # noqa: E402
+from tests.builders.pictures import Image, folder_of, picture  # noqa: E402
 
 
 def test_a_folder_as_users_have_it(tmp_path: Path) -> None:

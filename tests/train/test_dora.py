@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ torch: Any = pytest.importorskip("torch")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, UsageError  # noqa: E402
-from tests.train.models import images, small  # noqa: E402
+from tests.builders.models import images, small  # noqa: E402
 
 CHOICE = {"include": ["*to_q", "*to_k", "stem.conv1", "head"]}
 
@@ -20,8 +21,8 @@ CHOICE = {"include": ["*to_q", "*to_k", "stem.conv1", "head"]}
 def trained(steps: int = 4, **how: Any) -> Any:
     model = small(padding="zeros")
     torch.manual_seed(1)
-    parameters, _ = lm.inject_trainable_lora(model, 2, alpha=3.0, decompose=True, **CHOICE, **how)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    groups, _ = lm.inject_trainable_lora(model, 2, alpha=3.0, decompose=True, **CHOICE, **how)
+    optimizer = torch.optim.AdamW(chain(*groups), lr=1e-2)
     for _ in range(steps):
         (model(images()) - 1).square().mean().backward()
         optimizer.step()
@@ -38,7 +39,8 @@ def test_it_begins_as_the_base_and_learns_in_all_parts() -> None:
     model = small(padding="zeros")
     base = out(model)
     torch.manual_seed(1)
-    parameters, names = lm.inject_trainable_lora(model, 2, decompose=True, **CHOICE)
+    groups, names = lm.inject_trainable_lora(model, 2, decompose=True, **CHOICE)
+    parameters = list(chain(*groups))
     assert len(parameters) == 3 * len(names)
     assert torch.allclose(out(model), base, atol=1e-6)
     moved = trained()

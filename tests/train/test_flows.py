@@ -37,7 +37,7 @@ from loramerge.verbs.preview import Preview, preview  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.result import TrainResult  # noqa: E402
 from loramerge.verbs.train.run import train, trained  # noqa: E402
-from tests.train.flows import (  # noqa: E402
+from tests.builders.flows import (  # noqa: E402
     FLOWS,
     T5_TOKENS,
     flow_folder,
@@ -45,8 +45,8 @@ from tests.train.flows import (  # noqa: E402
     peer_of,
     sd3_transformer,
 )
-from tests.train.models import stirred  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
+from tests.builders.models import stirred  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

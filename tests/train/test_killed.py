@@ -17,9 +17,9 @@ pytest.importorskip("diffusers")
 
 from loramerge.cli.main import main  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
-from tests.cli.conftest import ROOT  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.commands import ROOT  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 pytestmark = pytest.mark.peers
 STEPS = 40

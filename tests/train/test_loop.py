@@ -25,8 +25,8 @@ from loramerge.train.run.batches import Batch, shuffled  # noqa: E402
 from loramerge.train.run.loop import Run, Step, advance, begin  # noqa: E402
 from loramerge.train.run.resume import load_state, run_header, save_state  # noqa: E402
 from loramerge.train.spec.settings import Settings, learning_rate  # noqa: E402
+from tests.builders.unets import checkpoint_as_in_2022, tiny_unet  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
-from tests.train.unets import checkpoint_as_in_2022, tiny_unet  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

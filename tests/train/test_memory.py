@@ -28,7 +28,7 @@ from loramerge.train.memory.held import call_peak  # noqa: E402
 from loramerge.train.memory.needs import Measure, base_of  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.spec.spec import Samples  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 LEAST, MOST = 0.9, 1.1
 SIDE = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, NumericsError, UsageError  # noqa: E402
 from loramerge.train.lora.branch import Branch  # noqa: E402
 from loramerge.train.lora.targets import PRESETS  # noqa: E402
-from tests.train.models import images, small, stirred  # noqa: E402
+from tests.builders.models import images, small, stirred  # noqa: E402
 
 nn = torch.nn
 ATTENTION = [f"blocks.{i}.{leaf}" for i in (0, 1) for leaf in ("to_q", "to_k", "to_out.0")]
@@ -34,10 +35,13 @@ def grads(model: Any) -> dict[str, Any]:
 # --- injecting ---------------------------------------------------------------------------------
 
 
-def test_it_returns_lists_of_parameters_and_full_names() -> None:
+def test_it_returns_the_parameters_of_each_layer_and_full_names() -> None:
     model = small()
-    parameters, names = lm.inject_trainable_lora(model, r=2)
-    assert isinstance(parameters, list) and isinstance(names, list) and names == ATTENTION
+    groups, names = lm.inject_trainable_lora(model, r=2)
+    assert isinstance(names, list) and names == ATTENTION
+    assert [len(group) for group in groups] == [2] * len(names)
+    parameters = list(chain(*groups))
+    assert list(chain(*groups)) == parameters, "groups can be gone through again"
     assert [tuple(p.shape) for p in parameters[:2]] == [(2, 12), (12, 2)]
     assert {id(p) for p in parameters} == {id(p) for p in model.parameters() if p.requires_grad}
     assert [id(half) for pair in lm.extract_lora_ups_down(model) for half in pair[::-1]] == [
@@ -217,7 +221,7 @@ def test_new_parameters_stay_float32_in_a_half_model(dtype: Any, late: bool) -> 
     model = small()
     if not late:
         model.to(dtype)
-    parameters, _ = lm.inject_trainable_lora(model, 2)
+    parameters = list(chain(*lm.inject_trainable_lora(model, 2)[0]))
     stirred(model)
     values = [p.detach().clone() for p in parameters]
     if late:
@@ -237,7 +241,7 @@ def trainable(model: Any) -> list[Any]:
 
 def test_a_double_model_trains_in_double() -> None:
     model = small().double()
-    parameters, _ = lm.inject_trainable_lora(model, 2)
+    parameters = list(chain(*lm.inject_trainable_lora(model, 2)[0]))
     assert {p.dtype for p in parameters} == {torch.float32}
     model.double()
     assert {p.dtype for p in parameters} == {torch.float64}
@@ -247,7 +251,7 @@ def test_a_double_model_trains_in_double() -> None:
 def test_on_the_meta_device_before_and_after() -> None:
     with torch.device("meta"):
         model = small()
-    parameters, _ = lm.inject_trainable_lora(model, 2)
+    parameters = list(chain(*lm.inject_trainable_lora(model, 2)[0]))
     assert all(p.is_meta for p in parameters)
     torch.manual_seed(7)
     model.to_empty(device="cpu")
@@ -256,14 +260,14 @@ def test_on_the_meta_device_before_and_after() -> None:
     assert all(p.any() for p in halves[::2]) and not any(p.any() for p in halves[1::2])
     late = small()
     torch.manual_seed(7)
-    expected, _ = lm.inject_trainable_lora(late, 2)
+    expected = list(chain(*lm.inject_trainable_lora(late, 2)[0]))
     assert all(torch.equal(p, q) for p, q in zip(halves, expected, strict=True))
 
 
 def test_made_where_the_layer_is_whatever_the_default_device() -> None:
     model = small()
     with torch.device("meta"):
-        parameters, _ = lm.inject_trainable_lora(model, 2)
+        parameters = list(chain(*lm.inject_trainable_lora(model, 2)[0]))
     assert {p.device.type for p in parameters} == {"cpu"} and parameters[0].any()
 
 

@@ -19,7 +19,7 @@ from loramerge.train.run.resume import load_state, save_state  # noqa: E402
 from loramerge.train.spec.optimizers import NAMES, make_optimizer, ready, slow  # noqa: E402
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.train.test_loop import examples, fresh, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402

@@ -20,10 +20,10 @@ from loramerge.train.run.loop import advance, averaged, begin  # noqa: E402
 from loramerge.train.spec.optimizers import make_optimizer  # noqa: E402
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.train.spec.spec import Pictures, Spec, Targets  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.unets import tiny_unet  # noqa: E402
 from tests.train.test_loop import examples, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
-from tests.train.unets import tiny_unet  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

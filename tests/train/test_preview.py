@@ -21,8 +21,8 @@ from loramerge.train.lora.applied import applied  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
-from tests.train.pictures import Image, picture  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import Image, picture  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.train.test_caches import theirs  # noqa: E402
 from tests.train.test_verb import run  # noqa: E402
 

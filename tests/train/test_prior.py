@@ -26,9 +26,9 @@ from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts  # noqa: E402
 from loramerge.train.spec.spec import Pictures, Prior  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
 
 pytestmark = [

@@ -18,10 +18,10 @@ pytest.importorskip("accelerate")
 from loramerge.cli.main import main  # noqa: E402
 from loramerge.train.device.workers import ALONE, Workers  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
-from tests.cli.conftest import ROOT  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.commands import ROOT  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 
 pytestmark = pytest.mark.peers
 LAUNCH = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from loramerge.errors import (  # noqa: E402
     UsageError,
 )
 from loramerge.train.lora.saving import lora_adapter  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.models import images, small, stirred  # noqa: E402
+from tests.builders.models import images, small, stirred  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 
 nn = torch.nn
 
@@ -64,9 +65,9 @@ def test_a_model_of_no_family_is_saved_and_loaded(case: str, tuned: float, tmp_p
     assert found.keys() == expected.keys() and not adapter.info.account.unknown
     assert all(np.allclose(found[n], expected[n], atol=1e-6) for n in expected)
     fresh = small()
-    parameters, names = lm.load_lora_weight(fresh, path)
-    assert names == list(expected) and len(parameters) == 2 * len(names)
-    assert all(p.requires_grad for p in parameters)
+    groups, names = lm.load_lora_weight(fresh, path)
+    assert names == list(expected) and len(groups) == len(names)
+    assert all(p.requires_grad for p in chain(*groups))
     assert torch.allclose(fresh(images()), model(images()), atol=1e-5)
     assert not torch.allclose(fresh(images()), small()(images()), atol=1e-3)
 
@@ -96,7 +97,7 @@ def test_a_file_is_not_replaced_unasked_and_an_adapter_is_a_copy(tmp_path: Path)
 
 def test_a_base_of_no_family_is_said_to_be_none_and_that_decides(tmp_path: Path) -> None:
     """Also for a file all of whose names are a family's."""
-    from tests.samples import make, write
+    from tests.builders.samples import make, write
 
     sample = make("sd15", "diffusers")
     assert lm.load(write(sample, tmp_path / "a.safetensors")).family is not None
@@ -155,7 +156,7 @@ def test_loading_draws_no_random_numbers() -> None:
 
 
 def test_tensors_of_unknown_meaning_are_not_lost(tmp_path: Path) -> None:
-    from tests.samples import safetensors_bytes
+    from tests.builders.samples import safetensors_bytes
 
     lm.save_lora_weight(trained(), tmp_path / "own.safetensors")
     tensors, metadata = read_safetensors(tmp_path / "own.safetensors")
@@ -180,7 +181,7 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_difference_is_no_lora(tmp_path: Path) -> None:
-    from tests.samples import safetensors_bytes
+    from tests.builders.samples import safetensors_bytes
 
     path = tmp_path / "diff.safetensors"
     path.write_bytes(safetensors_bytes({"lora_unet_head.diff": np.ones((2, 12), np.float32)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ diffusers: Any = pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
 import loramerge as lm  # noqa: E402
+from tests.builders.models import stirred  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.peers.test_diffusers_loads import (  # noqa: E402
     Models,
     complaints,  # noqa: F401
     originals,
 )
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.models import stirred  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -114,10 +115,10 @@ def test_it_is_loaded_again_for_more_training(dialect: str, family: str, tmp_pat
     path = tmp_path / ("folder" if dialect == "peft" else "trained.safetensors")
     lm.save_lora_weight(models, path, dialect=dialect)
     fresh = copy.deepcopy(originals(family))
-    parameters, names = lm.load_lora_weight(fresh, path)
+    groups, names = lm.load_lora_weight(fresh, path)
     assert len(names) == len(set(names)) == len(lm.load(path).deltas)
     assert {id(p) for m in fresh.values() for p in m.parameters() if p.requires_grad} == {
-        id(p) for p in parameters
+        id(p) for p in chain(*groups)
     }
     for model in fresh.values():
         model.eval()
@@ -157,7 +158,7 @@ def test_a_unet_alone_names_itself(tmp_path: Path) -> None:
 
 def test_a_unet_that_only_resembles_a_family_keeps_its_own_names(tmp_path: Path) -> None:
     """Most of its names are SDXL's, but not all: none may be lost."""
-    from tests.train.unets import loss_of, tiny_unet
+    from tests.builders.unets import loss_of, tiny_unet
 
     unet, fresh = tiny_unet(blocks=2), tiny_unet(blocks=2)
     _, names = lm.inject_trainable_lora(unet, 2)

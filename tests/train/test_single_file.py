@@ -20,9 +20,9 @@ from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
-from tests.samples import read_safetensors, safetensors_bytes, sgm_path  # noqa: E402
-from tests.train.pictures import folder_of  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import folder_of  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors, safetensors_bytes, sgm_path  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

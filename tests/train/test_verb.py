@@ -27,9 +27,9 @@ from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.result import TrainResult  # noqa: E402
 from loramerge.verbs.train.run import train, trained  # noqa: E402
-from tests.samples import read_safetensors  # noqa: E402
-from tests.train.pictures import Image, folder_of, picture  # noqa: E402
-from tests.train.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.pictures import Image, folder_of, picture  # noqa: E402
+from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.builders.samples import read_safetensors  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -283,7 +283,7 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 def test_cut_gradients_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from loramerge.train import session
-    from tests.train.unets import checkpoint_as_in_2022
+    from tests.builders.unets import checkpoint_as_in_2022
 
     monkeypatch.setattr(
         session,

@@ -1,1 +1,139 @@
-"""The kinds of deltas: one file per kind."""
+"""The kinds of deltas: one file per kind, imported when the tensors of a file ask for it.
+
+A file here, or an entry point of the group `loramerge.kinds`, declares one kind or several in `KINDS`.
+What is known of kinds is handed to the dialects as an argument (`Words`): they stand below, and know
+only their own words, which are those of ordinary LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from loramerge.dialects.words import NO_WORDS, Words
+from loramerge.errors import FormatError
+
+if TYPE_CHECKING:
+    from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+
+__all__ = [
+    "ENTRY_POINTS",
+    "all_words",
+    "betrayed",
+    "known_kinds",
+    "make_biases",
+    "make_weight",
+    "marks",
+    "words_for",
+]
+
+ENTRY_POINTS = "loramerge.kinds"
+_USUAL = ("lora", "full")  # all that most files need
+_SCALES = frozenset({"alpha", "scale"})
+
+
+@cache
+def known_kinds() -> tuple[Kind, ...]:
+    """Return every kind, in the order in which modules are tried for them.
+
+    Raises:
+        FormatError: if two kinds have one name or one suffix.
+    """
+    from importlib.metadata import entry_points
+    from pkgutil import iter_modules
+
+    found = _declared(*sorted(name for _, name, package in iter_modules(__path__) if not package))
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        found += getattr(point.load(), "KINDS", ())
+    found.sort(key=lambda kind: (kind.whole, not kind.wraps, kind.name))
+    _require_distinct(found)
+    return tuple(found)
+
+
+@cache
+def _usual_kinds() -> tuple[Kind, ...]:
+    return tuple(_declared(*_USUAL))
+
+
+def _declared(*modules: str) -> list[Kind]:
+    found = (import_module(f"{__name__}.{module}") for module in modules)
+    return [kind for module in found for kind in getattr(module, "KINDS", ())]
+
+
+def _require_distinct(kinds: list[Kind]) -> None:
+    """Refuse kinds that could be taken for each other."""
+    owner: dict[tuple[str, ...], str] = {}
+    for kind in kinds:
+        claims: list[tuple[str, ...]] = [("name", kind.name)]
+        for container, words in kind.suffixes.items():
+            claims += [(f"suffix of {container}", s) for ends in words.values() for s in ends]
+        for claim in claims:
+            if owner.setdefault(claim, kind.name) != kind.name or claims.count(claim) > 1:
+                raise FormatError(
+                    f"two kinds of deltas have one {claim[0]}",
+                    module=claim[1],
+                    found=f"{owner[claim]} and {kind.name}",
+                    hint="rename it in one of them",
+                )
+
+
+@cache
+def _usual_roles() -> frozenset[str]:
+    return _SCALES.union(*(kind.roles for kind in _usual_kinds()))
+
+
+def _kinds_for(roles: Set[str]) -> tuple[Kind, ...]:
+    """Return the usual kinds where they know all roles, else every kind."""
+    return _usual_kinds() if roles <= _usual_roles() else known_kinds()
+
+
+def betrayed(roles: Set[str]) -> list[Kind]:
+    """Return the kinds that any of a module's roles betrays, in the order in which they are tried."""
+    return [kind for kind in _kinds_for(roles) if not roles.isdisjoint(kind.roles)]
+
+
+def make_weight(stored: Stored) -> Made | None:
+    """Return the delta of the weight, None if partners are missing.
+
+    Raises:
+        ShapeError: if tensors do not fit together.
+    """
+    found = betrayed(stored.tensors.keys())
+    partnered = [kind for kind in found if not kind.whole]
+    # the first, and those that shapes tell from it
+    first = [kind for kind in partnered if kind.roles == partnered[0].roles]
+    for kind in (*first, *(kind for kind in found if kind.whole)):
+        made = kind.make(stored) if kind.make is not None else None
+        if made is not None:
+            return made
+    return None
+
+
+def make_biases(stored: Stored, weight: Made | None) -> Iterator[Made]:
+    """Yield the deltas of the bias that come with a module's tensors; the last one counts."""
+    for kind in _kinds_for(stored.tensors.keys()):
+        made = kind.make_bias(stored, weight) if kind.make_bias is not None else None
+        if made is not None:
+            yield made
+
+
+@cache
+def all_words() -> Words:
+    """Return how all kinds are spelled, for the dialects."""
+    words: dict[str, dict[str, tuple[str, ...]]] = {}
+    for kind in known_kinds():
+        for container, roles in kind.suffixes.items():
+            words.setdefault(container, {}).update(roles)
+    return Words(words)
+
+
+def words_for(roles: Set[str]) -> Words:
+    """Return the words a dialect needs for roles beside its own."""
+    return NO_WORDS if roles <= _usual_roles() else all_words()
+
+
+def marks(roles: Set[str]) -> Set[str]:
+    """Return those roles by which a module is known again when it is written."""
+    return roles & {role for kind in _kinds_for(roles) for role in kind.always}

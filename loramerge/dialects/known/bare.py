@@ -25,8 +25,12 @@ DIALECT = Dialect(
     example="double_blocks.0.img_attn.qkv.lora_A.weight",
     order=8,
     forms=(
-        Form(spell_native(_network), {**PEFT_FIRST, **_UNSCALED, "set_weight": (".scale",)}),
-        Form(spell(prefixes("bare", {"transformer": ("",)}), path), _KOHYA),
+        Form(
+            spell_native(_network),
+            {**PEFT_FIRST, **_UNSCALED, "set_weight": (".scale",)},
+            ("lycoris",),
+        ),
+        Form(spell(prefixes("bare", {"transformer": ("",)}), path), _KOHYA, ("lycoris",)),
     ),
     alpha="tensor",
     prefixes={},

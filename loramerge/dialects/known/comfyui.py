@@ -41,6 +41,7 @@ DIALECT = Dialect(
         Form(
             both(spell_native(_network), _encoders),
             {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
+            ("lycoris",),
         ),
     ),
     alpha="tensor",

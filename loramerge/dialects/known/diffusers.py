@@ -22,6 +22,7 @@ DIALECT = Dialect(
                 "up": (*PEFT["up"], ".lora_up.weight"),
                 "alpha": (".alpha",),
             },
+            ("peft-lora",),
         ),
     ),
     alpha="header",

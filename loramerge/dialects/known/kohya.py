@@ -55,7 +55,7 @@ DIALECT = Dialect(
     example="lora_unet_down_blocks_0_attentions_0_…_attn1_to_q.lora_down.weight",
     order=0,
     forms=(
-        Form(_stems, KOHYA),
+        Form(_stems, KOHYA, ("lycoris",)),
         Form(spell(_mangled, flat), {"up": ("_lora_up.weight",), "down": ("_lora_down.weight",)}),
     ),
     alpha="tensor",

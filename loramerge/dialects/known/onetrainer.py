@@ -33,7 +33,7 @@ DIALECT = Dialect(
     example="lora_transformer_single_transformer_blocks_0_attn_to_k.lora_down.weight",
     order=6,
     forms=(
-        Form(spell(ending(_PREFIXES, "_"), flat), KOHYA),
+        Form(spell(ending(_PREFIXES, "_"), flat), KOHYA, ("lycoris",)),
         Form(
             both(
                 spell_parts(_of(network=True)),
@@ -41,6 +41,7 @@ DIALECT = Dialect(
                 spell(_of(network=False), path),
             ),
             KOHYA,
+            ("lycoris",),
         ),
     ),
     alpha="tensor",

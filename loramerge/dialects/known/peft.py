@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.roles import PEFT_ROLES
 from loramerge.dialects.spec import Dialect, Form
 from loramerge.dialects.spelling import COMPONENTS, path, prefixes, short_path, spell
 from loramerge.dialects.suffixes import PEFT
@@ -37,7 +36,8 @@ DIALECT = Dialect(
     forms=(
         Form(
             spell(prefixes("peft", _usual), _transformers_path, path, short_path),
-            {**PEFT, **PEFT_ROLES, "set_weight": (".weight",), "set_bias": (".bias",)},
+            {**PEFT, "set_weight": (".weight",), "set_bias": (".bias",)},
+            ("peft-lora", "peft"),
         ),
     ),
     alpha="config",

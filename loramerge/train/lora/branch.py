@@ -27,7 +27,9 @@ from loramerge.train.spec.settings import Init
 
 __all__ = [
     "Branch",
+    "LoraConv1d",
     "LoraConv2d",
+    "LoraConv3d",
     "LoraLinear",
     "attach",
     "detach",
@@ -41,7 +43,7 @@ class Branch(nn.Module):
     """Up and down of one layer, never narrower than float32, on the device of the layer's weight.
 
     Args:
-        layer: an `nn.Linear`, or an `nn.Conv2d` of one group.
+        layer: an `nn.Linear`, or an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` of one group.
         rank: at most what the layer can hold; see `full_rank`.
         alpha: the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `rslora`.
         dropout: probability with which an input of the branch is zeroed in training.
@@ -50,8 +52,8 @@ class Branch(nn.Module):
         decompose: DoRA, with the norms of the layer's rows as first magnitudes.
 
     Attributes:
-        up: `(out, r)`, or `(out, r, 1, 1)` for a convolution.
-        down: `(r, in)`, or `(r, in, kh, kw)`.
+        up: `(out, r)`, or `(out, r, 1, …)` for a convolution.
+        down: `(r, in)`, or `(r, in, …)` with the kernel's axes.
         magnitude: `(out,)`, or None without DoRA.
         weight: the user's coefficient; at 0 the layer gives its own output, bit for bit.
 
@@ -73,7 +75,7 @@ class Branch(nn.Module):
     ) -> None:
         super().__init__()
         out, *rest = weight_shape(layer)
-        tail = (1, 1) if len(rest) == 3 else ()
+        tail = (1,) * (len(rest) - 1)
         device = layer.weight.device
         self.rank, self.alpha, self.rslora, self.weight = rank, float(alpha), rslora, 1.0
         self.init: Init = init
@@ -235,15 +237,22 @@ class _Linear(_WithBranch):
         return functional.linear(functional.linear(x, branch.down), branch.up)
 
 
-class _Conv2d(_WithBranch):
+class _Conv(_WithBranch):
     _conv_forward: Callable[[Any, Any, Any], Any]
+    kernel_size: tuple[int, ...]
 
     def _through(self, x: Any, branch: Branch) -> Any:
         # stride, padding (its mode too) and dilation are the layer's
-        return functional.conv2d(self._conv_forward(x, branch.down, None), branch.up)
+        inner = self._conv_forward(x, branch.down, None)
+        return _POINTWISE[len(self.kernel_size)](inner, branch.up)
 
     def _by_output(self, values: Any) -> Any:
-        return values.reshape(-1, 1, 1)
+        return values.reshape(-1, *[1] * len(self.kernel_size))
+
+
+_POINTWISE: dict[int, Callable[[Any, Any], Any]] = {
+    1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d,
+}  # fmt: skip
 
 
 class LoraLinear(_Linear, nn.Linear):
@@ -252,38 +261,54 @@ class LoraLinear(_Linear, nn.Linear):
     former = nn.Linear
 
 
-class LoraConv2d(_Conv2d, nn.Conv2d):
-    """A convolution with a branch, `lora`."""
+class LoraConv1d(_Conv, nn.Conv1d):
+    """A convolution over one axis with a branch, `lora`."""
+
+    former = nn.Conv1d
+
+
+class LoraConv2d(_Conv, nn.Conv2d):
+    """A convolution over two axes with a branch, `lora`."""
 
     former = nn.Conv2d
+
+
+class LoraConv3d(_Conv, nn.Conv3d):
+    """A convolution over three axes with a branch, `lora`."""
+
+    former = nn.Conv3d
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_OWN = (LoraLinear, LoraConv1d, LoraConv2d, LoraConv3d)
 
 
 @cache
 def _with_branch(base: Any) -> type[Any]:
     """Return the class that a layer of class `base` gets."""
-    known: dict[Any, type[Any]] = {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}
+    known: dict[Any, type[Any]] = {one.former: one for one in _OWN}
     if base in known:
         return known[base]
-    mixin = _Linear if issubclass(base, nn.Linear) else _Conv2d
+    mixin = _Linear if issubclass(base, nn.Linear) else _Conv
     return type(f"Lora{base.__name__}", (mixin, base), {"__module__": __name__, "former": base})
 
 
 def supported(layer: nn.Module) -> bool:
     """Say whether a layer can have a branch: linear, or a convolution of one group."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, _CONVOLUTIONS):
         return bool(layer.groups == 1)
     return isinstance(layer, nn.Linear)
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """Return `(out, in)` or `(out, in, kh, kw)`, which the weight of a quantised layer hides."""
-    if isinstance(layer, nn.Conv2d):
+    """Return `(out, in)` or `(out, in, kernel…)`, which the weight of a quantised layer hides."""
+    if isinstance(layer, _CONVOLUTIONS):
         return (layer.out_channels, layer.in_channels, *layer.kernel_size)
     return (layer.out_features, layer.in_features)
 
 
 def full_rank(layer: nn.Module) -> int:
-    """Return the largest rank a layer's ΔW can have: `min(out, in·kh·kw)`."""
+    """Return the largest rank a layer's ΔW can have: `min(out, in · kernel)`."""
     out, *rest = weight_shape(layer)
     return min(out, math.prod(rest))
 

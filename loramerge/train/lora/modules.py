@@ -1,10 +1,10 @@
 """LoRA on the layers of any torch model: inject, tune, extract, collapse, remove.
 
-    unet_parameters, names = lm.inject_trainable_lora(unet, r=64)
-    optimizer = torch.optim.AdamW(unet_parameters, lr=1e-4)
+    unet_lora_params, names = lm.inject_trainable_lora(unet, r=64)
+    optimizer = torch.optim.AdamW(itertools.chain(*unet_lora_params), lr=1e-4)
 
-The names are those of lora_diffusion, which the reports of 2022 used; what they return are lists,
-base weights are frozen, and a model is changed in place, layer by layer, without renaming a thing.
+The functions are called as those of lora_diffusion, which the reports of 2022 used. Base weights are
+frozen, and a model is changed in place, layer by layer, without renaming anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -20,10 +20,17 @@ from torch import nn
 from loramerge.errors import AdapterError, NumericsError, UsageError, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.train.lora.branch import Branch, attach, detach, full_rank
-from loramerge.train.lora.targets import Preset, chosen_layers, find_preset, last_match
+from loramerge.train.lora.targets import (
+    Preset,
+    chosen_layers,
+    find_preset,
+    last_match,
+    lineage_of,
+)
 from loramerge.train.spec.settings import Init
 
 __all__ = [
+    "Groups",
     "attach_all",
     "collapse_lora",
     "extract_lora_ups_down",
@@ -34,6 +41,8 @@ __all__ = [
     "remove_lora",
     "tune_lora_scale",
 ]
+
+Groups: TypeAlias = list[list[nn.Parameter]]  # of each layer, its trainable parameters
 
 
 def inject_trainable_lora(
@@ -52,7 +61,7 @@ def inject_trainable_lora(
     init: Init = "kaiming",
     decompose: bool = False,
     notify: Notify = ignore,
-) -> tuple[list[nn.Parameter], list[str]]:
+) -> tuple[Groups, list[str]]:
     """Put a trainable LoRA beside the chosen layers of a model, and freeze everything else.
 
     `y = layer(x) + alpha / r · up(down(x))`, up being zero at first, so nothing changes yet. New
@@ -79,8 +88,8 @@ def inject_trainable_lora(
         notify: called with notes.
 
     Returns:
-        The parameters, down and up (and magnitude) of each layer, and the layers' full names; both in
-        the model's order.
+        For each layer the list of its parameters (down, up, and the magnitude of a DoRA), and the
+        layers' full names; both in the model's order. `itertools.chain(*groups)` gives every parameter.
 
     Raises:
         UsageError: for a value that cannot be meant, an unknown preset, an idle pattern.
@@ -115,23 +124,29 @@ def inject_trainable_lora(
 
 def inject_trainable_lora_extended(
     model: nn.Module, r: int = 4, **options: Any
-) -> tuple[list[nn.Parameter], list[str]]:
-    """Do the same with the layers of residual blocks too, convolutions included."""
+) -> tuple[Groups, list[str]]:
+    """Inject into the layers of residual blocks too, convolutions included."""
     if "target_replace_module" not in options:
         options.setdefault("preset", "attn-resnet")
     return inject_trainable_lora(model, r, **options)
 
 
-def extract_lora_ups_down(model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+def extract_lora_ups_down(
+    model: nn.Module, target_replace_module: Iterable[str] | None = None
+) -> list[tuple[nn.Parameter, nn.Parameter]]:
     """Return (up, down) of every layer, in the model's order: the parameters themselves.
 
-    up is `(out, r)` and down `(r, in)`; for convolutions `(out, r, 1, 1)` and `(r, in, kh, kw)`. The
+    up is `(out, r)` and down `(r, in)`; for convolutions `(out, r, 1, …)` and `(r, in, kernel…)`. The
     scale is not in them.
 
+    Args:
+        target_replace_module: names of classes; only layers inside modules of these.
+
     Raises:
-        AdapterError: if the model has no LoRA.
+        AdapterError: if the model has no LoRA, or none inside these classes.
     """
-    return [(layer.lora.up, layer.lora.down) for layer in lora_layers(model).values()]
+    layers = lora_layers(model, target_replace_module)
+    return [(layer.lora.up, layer.lora.down) for layer in layers.values()]
 
 
 def tune_lora_scale(model: nn.Module, scale: float = 1.0) -> None:
@@ -178,13 +193,19 @@ def remove_lora(model: nn.Module) -> None:
         detach(layer)
 
 
-def lora_layers(model: nn.Module) -> dict[str, Any]:
+def lora_layers(model: nn.Module, inside: Iterable[str] | None = None) -> dict[str, Any]:
     """Return full name → layer of every layer with a LoRA, in the model's order.
+
+    Args:
+        inside: names of classes; only layers inside modules of these.
 
     Raises:
         AdapterError: if there is none.
     """
     found = _injected(model)
+    if inside is not None:
+        lineage, classes = lineage_of(model), set(inside)
+        found = {n: one for n, one in found.items() if classes & lineage[n.rpartition(".")[0]]}
     if not found:
         raise AdapterError(
             "the model has no LoRA",
@@ -219,10 +240,11 @@ def refuse_injected(model: nn.Module) -> None:
         )
 
 
-def attach_all(
-    model: nn.Module, branches: Mapping[str, Branch]
-) -> tuple[list[nn.Parameter], list[str]]:
+def attach_all(model: nn.Module, branches: Mapping[str, Branch]) -> tuple[Groups, list[str]]:
     """Attach branches to the layers of these names, and freeze all other parameters.
+
+    Returns:
+        The parameters of each layer, and the names.
 
     Raises:
         AdapterError: if a layer's own `forward` would never reach its branch.
@@ -238,8 +260,7 @@ def attach_all(
     model.requires_grad_(False)
     for name, branch in branches.items():
         attach(layers[name], branch)
-    parameters = [part for branch in branches.values() for part in branch.parts]
-    return parameters, list(branches)
+    return [list(branch.parts) for branch in branches.values()], list(branches)
 
 
 # --- choosing ----------------------------------------------------------------------------------

@@ -5,26 +5,32 @@ Nothing here knows a key of a file: modules get their canonical names, and `adap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
-from loramerge.adapter.kinds.decomposed import DoRA
+from loramerge.adapter.encode import Encoded, encode
+from loramerge.adapter.kinds.dora import DoRA
+from loramerge.adapter.kinds.lora import as_lora
 from loramerge.adapter.load import load
-from loramerge.adapter.save import save
+from loramerge.adapter.save import save, write_encoded
+from loramerge.dialects import DIALECTS
 from loramerge.dialects.detect import NO_FAMILY, Detection
-from loramerge.errors import AdapterError, UnsupportedKind, listed
+from loramerge.errors import AdapterError, NotExpressible, UnsupportedKind, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.families import family as family_of
 from loramerge.files.dtypes import dtype_of
-from loramerge.files.tensors import ArrayTensor
+from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.writer import write_bytes
 from loramerge.train.lora.branch import Branch, weight_shape
 from loramerge.train.lora.header import training_header
-from loramerge.train.lora.modules import attach_all, lora_layers, refuse_injected
+from loramerge.train.lora.modules import Groups, attach_all, lora_layers, refuse_injected
 from loramerge.train.lora.names import (
     NAMING,
     Models,
@@ -43,6 +49,7 @@ def lora_adapter(
     family: str | None = None,
     prediction: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    target_replace_module: Iterable[str] | None = None,
 ) -> Adapter:
     """Return what is injected into models as an adapter: a copy, with the scales as they are tuned.
 
@@ -53,6 +60,7 @@ def lora_adapter(
             family keep their own names.
         prediction: `epsilon` or `v_prediction`, for the header.
         metadata: further entries of the header.
+        target_replace_module: names of classes; only layers inside modules of these.
 
     Raises:
         AdapterError: if a model has no LoRA, or its scale is tuned to 0.
@@ -60,14 +68,21 @@ def lora_adapter(
     """
     named = by_component(models)
     chosen = None if family is None else family_of(family)
-    places = [(c, path) for c, model in named.items() for path in lora_layers(model)]
+    inside = None if target_replace_module is None else frozenset(target_replace_module)
+    layers = {
+        (component, path): layer
+        for component, model in named.items()
+        for path, layer in lora_layers(model, inside).items()
+    }
     detection = (
-        detection_of(named, places) if chosen is None else Detection((chosen,), "as it was stated")
+        detection_of(named, list(layers))
+        if chosen is None
+        else Detection((chosen,), "as it was stated")
     )
-    deltas: dict[Site, Delta] = {}
-    for component, model in named.items():
-        for path, layer in lora_layers(model).items():
-            deltas[Site((canonical(component, path, detection.naming),))] = _delta(path, layer)
+    deltas: dict[Site, Delta] = {
+        Site((canonical(component, path, detection.naming),)): _delta(path, layer)
+        for (component, path), layer in layers.items()
+    }
     header = training_header(detection.family, prediction) | dict(metadata or {})
     info = Info(detection=detection, metadata=header)
     if detection.naming is None:
@@ -78,7 +93,8 @@ def lora_adapter(
 
 def save_lora_weight(
     models: Models,
-    path: str | PathLike[str],
+    path: str | PathLike[str] = "./lora.pt",
+    target_replace_module: Iterable[str] | None = None,
     *,
     dialect: str | None = None,
     dtype: str | None = None,
@@ -93,19 +109,51 @@ def save_lora_weight(
     has its alpha: a tensor in kohya files, an entry of the header in diffusers files.
 
     Args:
+        path: `.safetensors`; or `.pt`: lora_diffusion's list of tensors, if the layers are those that it
+            trained in a model of a known family, else a dictionary of tensors by name.
         dialect: a dialect or a program; None: the family's common one, `diffusers` without family.
         dtype: `float32` (default), `float16`, `bfloat16`.
-        models, family, prediction, metadata: see `lora_adapter`.
+        models, target_replace_module, family, prediction, metadata: see `lora_adapter`.
         force: replace an existing file.
 
     Raises:
         LoramergeError: see `lora_adapter` and `adapter.save.save`.
     """
-    adapter = lora_adapter(models, family=family, prediction=prediction, metadata=metadata)
-    if dialect is None and adapter.info.detection.naming is not None:
-        dialect = adapter.info.detection.naming.common_dialect
-    stored = None if dtype is None else dtype_of(dtype)
-    return save(adapter, path, to=dialect or NAMING.name, dtype=stored, force=force)
+    adapter = lora_adapter(
+        models, family=family, prediction=prediction, metadata=metadata,
+        target_replace_module=target_replace_module,
+    )  # fmt: skip
+    place, stored = Path(path), None if dtype is None else dtype_of(dtype)
+    naming = adapter.info.detection.naming
+    usual = NAMING.name if naming is None else naming.common_dialect
+    if place.suffix != ".pt" or dialect is not None:
+        return save(adapter, place, to=dialect or usual, dtype=stored, force=force)
+    lists = _as_lists(adapter, stored)
+    if lists is not None:
+        return write_encoded(lists, place, force=force)
+    return _save_dictionary(encode(adapter, DIALECTS[usual], stored), place, force=force)
+
+
+def _as_lists(adapter: Adapter, dtype: str | None) -> Encoded | None:
+    """Return the adapter as lora_diffusion's lists; None where their places need other modules.
+
+    The lists name nothing: a module is what its place in the family's list says.
+    """
+    try:
+        found = encode(adapter, DIALECTS["lora_diffusion"], dtype)
+    except NotExpressible:
+        return None
+    return found if len(found.tensors) == 2 * len(adapter.deltas) else None
+
+
+def _save_dictionary(encoded: Encoded, path: Path, *, force: bool) -> int:
+    """Write tensors by name as torch's state dicts are, the header in `_metadata`; return the bytes."""
+    content: Any = OrderedDict((name, _in_torch(tensor)) for name, tensor in encoded.tensors)
+    content._metadata = dict(encoded.metadata)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue(), force=force)
+    return len(buffer.getvalue())
 
 
 def load_lora_weight(
@@ -114,7 +162,7 @@ def load_lora_weight(
     *,
     dropout_p: float = 0.0,
     notify: Notify = ignore,
-) -> tuple[list[nn.Parameter], list[str]]:
+) -> tuple[Groups, list[str]]:
     """Inject an adapter of any dialect, with its own ranks and alphas, ready to be trained on.
 
     Args:
@@ -155,18 +203,26 @@ def load_lora_weight(
     _refuse_strangers(adapter, strangers, sum(map(len, made.values())), elsewhere, list(named))
     for component, count in elsewhere.items():
         notify(Note(f"{count} modules of {component} belong to none of the models given"))
-    parameters: list[nn.Parameter] = []
+    groups: Groups = []
     names: list[str] = []
     for component, model in named.items():
         found = made[component]
         branches = {path: found[path] for path, _ in model.named_modules() if path in found}
         own, paths = attach_all(model, branches)
-        parameters += own
+        groups += own
         names += [f"{component}.{p}" if len(named) > 1 else p for p in paths]
-    return parameters, names
+    return groups, names
 
 
 # --- values ------------------------------------------------------------------------------------
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _in_torch(tensor: Tensor) -> Any:
+    """Return a copy of a tensor of the adapter, for torch."""
+    raw = bytearray(tensor.raw())
+    return torch.frombuffer(raw, dtype=_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
 
 def _delta(path: str, layer: Any) -> Delta:
@@ -194,7 +250,7 @@ def _stored(half: Any) -> ArrayTensor:
 def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
     """Return the branch that adds a delta to a layer."""
     shape, rank = weight_shape(layer), delta.rank
-    if rank is None or len(shape) not in (2, 4):
+    if rank is None or not 2 <= len(shape) <= 5:
         raise UnsupportedKind(
             f"a delta of kind {delta.kind} cannot be trained as a LoRA",
             module=name,
@@ -209,9 +265,10 @@ def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
             found=list(delta.shape),
             hint="the adapter is of another base",
         )
-    if isinstance(delta, LowRank) and delta.scale.value(rank):
-        up, down = delta.up.numpy(), delta.down.numpy()
-        alpha = delta.scale.value(rank) * rank
+    lora = as_lora(delta)
+    if lora is not None and lora.factor:
+        up, down = lora.up.numpy(), lora.down.numpy()
+        alpha = lora.factor * rank
     else:
         (up, down), alpha = delta.factors(), float(rank)
     if layer.weight.is_meta:

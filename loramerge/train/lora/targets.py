@@ -16,7 +16,7 @@ from torch import nn
 from loramerge.errors import AdapterError, UsageError, listed, nearest
 from loramerge.train.lora.branch import supported
 
-__all__ = ["PRESETS", "Preset", "chosen_layers", "find_preset", "last_match"]
+__all__ = ["PRESETS", "Preset", "chosen_layers", "find_preset", "last_match", "lineage_of"]
 
 Layers = Literal["linear", "linear and 1x1", "all"]
 
@@ -117,7 +117,7 @@ def _fits(layer: nn.Module, layers: Layers) -> bool:
     return layers == "linear and 1x1" and set(layer.kernel_size) == {1}
 
 
-def _lineage(model: nn.Module) -> dict[str, frozenset[str]]:
+def lineage_of(model: nn.Module) -> dict[str, frozenset[str]]:
     """Return module name → names of the classes of the module and of all that it lies in."""
     found: dict[str, frozenset[str]] = {}
     for name, module in model.named_modules():
@@ -132,7 +132,7 @@ def _select(
     model: nn.Module, layers: Mapping[str, nn.Module], choice: Preset
 ) -> dict[str, nn.Module]:
     """Return the layers that a preset chooses."""
-    lineage = _lineage(model)
+    lineage = lineage_of(model)
     inside = None if choice.inside is None else frozenset(choice.inside)
     return {
         name: layer

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -325,13 +326,14 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
     """Return what trained text encoders leave for the backward pass, and what is trained of them."""
     if not spec.targets.text:
         return 0, []
-    targets, kept, trained = spec.targets, 0, []
+    targets, kept = spec.targets, 0
+    trained: list[Any] = []
     known = base.shape.architecture.encoders
     for name, encoder in base.encoders.items():
         _cast(encoder, dtype)
         if not known[name].trained:
             continue
-        found, _ = inject_trainable_lora(
+        groups, _ = inject_trainable_lora(
             encoder, targets.rank, alpha=targets.alpha, preset="attn-ff",
             exclude=base.shape.architecture.unread_text(encoder), rslora=targets.rslora,
             dropout_p=targets.dropout, decompose=targets.kind == "dora",
@@ -345,7 +347,7 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
         finally:
             remove_lora(encoder)
         kept += held
-        trained += found
+        trained += chain(*groups)
     return kept, trained
 
 

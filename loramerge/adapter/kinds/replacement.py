@@ -1,0 +1,144 @@
+"""Tensors that take the place of the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
+from loramerge.adapter.floats import cast, put, values
+from loramerge.adapter.kinds.bases.joining import Placed, filled
+from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.full import Full
+from loramerge.errors import AdapterError, UnsupportedKind
+from loramerge.files.tensors import Tensor
+from loramerge.files.views import Derived, rows_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["KINDS", "Replacement", "join_replacements", "same_replacement"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Replacement(Delta):
+    """`W' = W + weight · (value − W)`: a tensor that takes the place of the base's.
+
+    PEFT's `modules_to_save` are such.
+    """
+
+    value: Tensor
+    role: str
+    shape: tuple[int, ...]
+    weight: float = 1.0
+
+    needs_base: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(replaces=True)
+    kind: ClassVar[str] = "set"  # type: ignore[misc]
+
+    @classmethod
+    def of(cls, value: Tensor, role: str) -> Replacement:
+        """Make the delta of a stored replacement."""
+        return cls(value, role, value.shape)
+
+    def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
+        if base is None:
+            raise AdapterError(
+                "a replacement tensor is a difference only against a base",
+                hint="bake the adapter, or drop this module",
+            )
+        change: Array = self.weight * (values(self.value, dtype) - base.astype(dtype))
+        return change
+
+    def content(self) -> Content:
+        return Content((self.weight,), (Full.of(self.value, "diff"),))
+
+    def scaled(self, weight: float) -> Replacement:
+        return replace(self, weight=self.weight * weight)
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Replacement:
+        value = rows_of(self.value, ranges)
+        return replace(self, value=value, shape=value.shape)
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return {self.role: self.value}
+
+    def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
+        if self.weight != 1.0:
+            raise AdapterError(
+                "a replacement tensor cannot be stored at a weight other than 1",
+                found=self.weight,
+                hint="bake the adapter instead",
+            )
+        target = dtype or self.value.dtype
+        if target == self.value.dtype:
+            return {self.role: self.value}
+        return {self.role: cast(values(self.value, "float64"), target, self.role)}
+
+    def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
+        rows = values(self.value, dtype).reshape(self.flat_shape)
+
+        def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
+            put(self.weight * (rows[start:stop] - base), out, fresh)
+
+        return add
+
+
+def same_replacement(deltas: Sequence[Delta]) -> Delta:
+    """Return the one replacement that all of the deltas are.
+
+    Raises:
+        AdapterError: if they are not equal, or not all of them are replacements.
+    """
+    values_of = {
+        (bytes(delta.value.raw()), delta.weight) if isinstance(delta, Replacement) else None
+        for delta in deltas
+    }
+    if len(values_of) > 1 or None in values_of or next(iter(values_of))[1] != 1.0:  # type: ignore[index]
+        raise AdapterError(
+            "replacement tensors cannot be mixed unless they are equal",
+            hint="bake the adapters one after the other, or drop this module from one of them",
+        )
+    return deltas[0]
+
+
+def join_replacements(placed: Placed, shape: tuple[int, ...]) -> Replacement:
+    """Join tensors that replace the base's; all parts must be there, and all be such."""
+    tensors: list[tuple[int, Tensor]] = []
+    for start, delta in placed:
+        if isinstance(delta, Replacement) and delta.weight == 1.0:
+            tensors.append((start, delta.value))
+    dtypes = {tensor.dtype for _, tensor in tensors}
+    whole = sum(tensor.shape[0] for _, tensor in tensors) == shape[0]
+    if not whole or len(dtypes) > 1 or len(tensors) < len(placed):
+        raise UnsupportedKind(
+            "replacement tensors can be stored fused only if every part is replaced",
+            hint="write a dialect that stores these modules apart",
+        )
+    make = filled(shape, lambda: [(start, t.numpy()) for start, t in tensors])
+    return Replacement.of(Derived(dtypes.pop(), shape, make), "set_weight")
+
+
+def _make(role: str) -> Callable[[Stored], Made | None]:
+    def make(stored: Stored) -> Made | None:
+        tensor = stored.tensors.get(role)
+        return None if tensor is None else Made(Replacement.of(tensor, role), (role,))
+
+    return make
+
+
+KINDS = (
+    Kind(
+        "set",
+        roles=("set_weight", "set_bias"),
+        make=_make("set_weight"),
+        make_bias=lambda stored, _: _make("set_bias")(stored),
+        always=("set_weight", "set_bias"),
+        whole=True,
+        compared="formula, PEFT",
+    ),
+)

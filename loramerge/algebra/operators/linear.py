@@ -1,0 +1,37 @@
+"""The weighted sum."""
+
+from __future__ import annotations
+
+from loramerge.algebra.operator import NoParameters, Operator, Scalars
+
+
+def _merge(terms: Scalars, parameters: NoParameters) -> tuple[float, ...]:
+    return terms.weights
+
+
+OPERATOR = Operator(
+    name="linear",
+    space="scalars",
+    merge=_merge,
+    title="The weighted sum, exactly.",
+    alone=True,
+    order=0,
+    formula="ΔW = Σ wᵢ ΔWᵢ",
+    when="The default. The result acts as all adapters loaded together, each at its weight.",
+    source="Task arithmetic, arXiv 2212.04089, for weights other than 1; by definition otherwise",
+    laws=(
+        "sum",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "halves",
+        "linear",
+        "opposites",
+        "numerical rank",
+        "rotation",
+        "rank bound",
+        "repeatable",
+    ),
+)

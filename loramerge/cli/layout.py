@@ -1,0 +1,179 @@
+"""Rows of text laid out in a width: columns where they fit, else a record of a few lines a row.
+
+Words are never broken, names of modules are shortened in the middle. A line comes with the length
+of its start that is to be bold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+__all__ = ["Module", "grid", "pairs", "shortened", "wrapped"]
+
+Line = tuple[str, int]
+
+_GAP = 3  # blanks between columns
+_LEAST = 16  # characters of a column whose texts are wrapped
+_MOST_LINES = 3  # of a wrapped cell; a record is easier to read than more
+_SHORT = 24  # characters of a shortened name of a module
+_INDENT = "    "
+_CONTROLS = {n: "�" for n in (*range(32), *range(127, 160)) if n != 10} | {9: " "}
+
+
+class Module(str):
+    """The name of a module, which may be shortened in the middle."""
+
+    __slots__ = ()
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a dotted name in at most `width` characters: `unet.down…attn1.to_q`."""
+    if _wide(name) <= width:
+        return name
+    parts = name.split(".")
+    best = ""
+    for ends in range(1, len(parts)):
+        for starts in range(1, len(parts) - ends):
+            text = f"{'.'.join(parts[:starts])}…{'.'.join(parts[-ends:])}"
+            if len(best) < len(text) <= width:
+                best = text
+    if best:
+        return best
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - width :]}"
+
+
+def pairs(rows: Sequence[Sequence[str]], width: int | None) -> list[Line]:
+    """Return labels with their values, those wrapped beside them."""
+    label = max(_wide(_clean(row[0])) for row in rows) + 2
+    narrow = width is not None and label > width // 2
+    found: list[Line] = []
+    for row in rows:
+        name, value = _clean(row[0]), _clean("  ".join(row[1:]))
+        if narrow:
+            found.append((name, len(name)))
+            found += [(_INDENT + text, 0) for text in _wrapped(value, width, len(_INDENT))]
+            continue
+        first, *rest = _wrapped(value, width, label)
+        found.append((_padded(name, label) + first, len(name)))
+        found += [(" " * label + text, 0) for text in rest]
+    return found
+
+
+def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | None) -> list[Line]:
+    """Return a table with a header, or records where its columns do not fit."""
+    cells = [[Module(_clean(c)) if isinstance(c, Module) else _clean(c) for c in row]
+             for row in rows]  # fmt: skip
+    natural = [_column(cells, columns, index) for index in range(len(columns))]
+    widths = natural if width is None else _fitted(cells, columns, natural, width)
+    if widths is None:
+        return list(_records(cells, columns, width or 0))
+    head = " " + (" " * _GAP).join(map(_padded, columns, widths))
+    rule = " " + "─" * (sum(widths) + _GAP * (len(widths) - 1))
+    found: list[Line] = [("", 0), (head, len(head)), (rule, 0)]
+    for row in cells:
+        found += [(text, 0) for text in _row(row, widths)]
+    return [*found, ("", 0)]
+
+
+def _column(cells: Sequence[Sequence[str]], columns: Sequence[str], index: int) -> int:
+    texts = (text for row in cells for text in row[index].split("\n"))
+    return max(_wide(columns[index]), *(_wide(text) for text in texts))
+
+
+def _fitted(
+    cells: Sequence[Sequence[str]], columns: Sequence[str], natural: Sequence[int], width: int
+) -> list[int] | None:
+    """Return widths that fit, None if some column would get too narrow to be read."""
+    room = width - 1 - _GAP * (len(columns) - 1)
+    widths = list(natural)
+    least = [
+        min(most, _SHORT) if any(isinstance(row[i], Module) for row in cells) else
+        max(min(most, _LEAST), _wide(columns[i]), *(_longest(row[i]) for row in cells))
+        for i, most in enumerate(natural)
+    ]  # fmt: skip
+    while sum(widths) > room:
+        loose = [i for i, one in enumerate(widths) if one > least[i]]
+        if not loose:
+            return None
+        widths[max(loose, key=lambda i: widths[i] - least[i])] -= 1
+    tall = (
+        len(_wrapped(text, widths[i] + 1, 0)) > _MOST_LINES
+        for row in cells
+        for i, text in enumerate(row)
+        if not isinstance(text, Module)
+    )
+    return None if any(tall) else widths
+
+
+def _row(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    parts = [
+        [shortened(text, one)] if isinstance(text, Module) else _wrapped(text, one + 1, 0)
+        for text, one in zip(row, widths, strict=True)
+    ]
+    for index in range(max(map(len, parts))):
+        texts = (part[index] if index < len(part) else "" for part in parts)
+        yield " " + (" " * _GAP).join(map(_padded, texts, widths))
+
+
+def _records(cells: Sequence[Sequence[str]], columns: Sequence[str], width: int) -> Iterator[Line]:
+    """Yield every row as its first cell, and below it the others with their names."""
+    for row in cells:
+        name = shortened(row[0], width) if isinstance(row[0], Module) else row[0]
+        yield name, len(name)
+        items = [f"{c}: {text}" if c else text for c, text in zip(columns[1:], row[1:], strict=True)
+                 if text]  # fmt: skip
+        text = ""
+        for item in items:
+            longer = f"{text} · {item}" if text else item
+            if text and _wide(longer) + len(_INDENT) >= width:
+                yield from ((_INDENT + part, 0) for part in _wrapped(text, width, len(_INDENT)))
+                longer = item
+            text = longer
+        yield from ((_INDENT + part, 0) for part in _wrapped(text, width, len(_INDENT)))
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """Return the lines of a text that may be as wide as the terminal."""
+    return _wrapped(_clean(text), width, 0)
+
+
+def _wrapped(text: str, width: int | None, used: int) -> list[str]:
+    """Return the lines of a text between words; `used` characters of the width are taken."""
+    lines: list[str] = []
+    for whole in text.split("\n"):
+        if width is None or _wide(whole) + used < width:
+            lines.append(whole)
+            continue
+        line = ""
+        for word in whole.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and _wide(longer) + used >= width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _longest(text: str) -> int:
+    """Return the width of the longest word of a cell; a name of a module has none."""
+    return max(map(_wide, text.split()), default=0)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _wide(text))
+
+
+def _clean(text: str) -> str:
+    """Return a text without characters that would steer the terminal."""
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
+def _wide(text: str) -> int:
+    """Return the columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)

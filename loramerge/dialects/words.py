@@ -1,0 +1,22 @@
+"""Words for the tensors of kinds, as whoever knows the kinds hands them to the dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["NO_WORDS", "Words"]
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Suffixes of kinds, beside a dialect's own.
+
+    Args:
+        suffixes: container → role → accepted suffixes, separator included; the first is written.
+    """
+
+    suffixes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+NO_WORDS = Words()

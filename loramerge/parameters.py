@@ -1,0 +1,219 @@
+"""Parameters as documented fields of frozen dataclasses.
+
+A parameter is a field `Annotated` with `Doc` (its help) and bounds from `annotated_types`. Options of
+the command line, the schema of recipes and the record of what made a file are derived from these
+fields, for verbs and for merge operators alike. Only the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike, fspath
+from typing import Any, cast
+
+from loramerge.errors import UsageError
+
+__all__ = ["Doc", "Parameter", "checked", "made_of", "parameters_of", "value_of", "wrong"]
+
+
+@dataclass(frozen=True)
+class Doc:
+    """The meaning of a parameter.
+
+    Args:
+        help: one or two sentences.
+        flags: option names; `()` derives one from the field's name, `("ARGUMENT",)` style upper case
+            makes it positional.
+        metavar: placeholder of the value in help.
+        completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
+            (either), `folders` (of images), `dialects`, or nothing.
+        recipe: whether a step of a recipe has it; false for what only a command line needs.
+        result: whether it changes what is computed; false for what is only reported.
+        words: values that name nothing, where the others name something.
+        choices: function that lists the words a value may be; None allows any value of its type.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    completes: str | None = None
+    recipe: bool = True
+    result: bool = True
+    words: tuple[str, ...] = ()
+    choices: Callable[[], Sequence[str]] | None = None
+
+    @property
+    def positional(self) -> bool:
+        """Whether the value stands without an option name."""
+        return bool(self.flags) and not self.flags[0].startswith("-")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, taken apart.
+
+    Args:
+        name: of the field; `word`: in recipes and options (`for`, where `program` is the field).
+        kind: the type of one value, without `| None` and `tuple[…, ...]`.
+        many: whether several values may stand.
+        optional: whether None may.
+        bounds: further annotations, those of `annotated_types`.
+        default: `dataclasses.MISSING` where a value must be given.
+        holder: field that holds the value in a mapping by name; None where it has a field of its own.
+    """
+
+    name: str
+    word: str
+    kind: Any
+    many: bool
+    optional: bool
+    doc: Doc
+    bounds: tuple[Any, ...]
+    default: Any
+    holder: str | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def refers(self) -> bool:
+        """Whether its values are names of adapters, bases or folders."""
+        return self.doc.completes in ("adapters", "bases", "files", "folders")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its values are adapters with weights (`references.Reference`)."""
+        return self.refers and self.kind is not str
+
+    def names(self, value: Any) -> bool:
+        """Return whether a value names an adapter, base or folder, and is not a word of its own."""
+        return self.refers and value is not None and value not in self.doc.words
+
+
+def parameters_of(kind: type[Any], *, installed: bool = False) -> tuple[Parameter, ...]:
+    """Return the parameters of a dataclass, in order.
+
+    A class with a class method `held_parameters` has further ones, which can change while the
+    process runs: `mix` has those of the merge operators that are known.
+
+    Args:
+        installed: search installed packages for further ones first.
+    """
+    own = _fields_of(cast(Any, kind))
+    held = getattr(kind, "held_parameters", None)
+    return own if held is None else (*own, *held(installed=installed))
+
+
+@cache
+def _fields_of(kind: Any) -> tuple[Parameter, ...]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [(f, hints[f.name]) for f in dataclasses.fields(kind)]
+    return tuple(_parameter(f, hint) for f, hint in fields if _doc_of(hint) is not None)
+
+
+def _doc_of(hint: Any) -> Doc | None:
+    extras = getattr(hint, "__metadata__", ())
+    return next((extra for extra in extras if isinstance(extra, Doc)), None)
+
+
+def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
+    inner, *extras = typing.get_args(hint)
+    doc = _doc_of(hint)
+    assert doc is not None
+    optional = isinstance(inner, types.UnionType) or typing.get_origin(inner) is typing.Union
+    if optional:
+        inner = next(arg for arg in typing.get_args(inner) if arg is not type(None))
+    many = typing.get_origin(inner) is tuple
+    if many:
+        inner = typing.get_args(inner)[0]
+    long = next((flag for flag in doc.flags if flag.startswith("--")), f"--{found.name}")
+    bounds = tuple(extra for extra in extras if not isinstance(extra, Doc))
+    word = long.removeprefix("--").replace("-", "_")
+    return Parameter(found.name, word, inner, many, optional, doc, bounds, found.default)
+
+
+def value_of(parameters: Any, one: Parameter) -> Any:
+    """Return the value of one of the parameters; a held one that was not given has its default."""
+    if one.holder is None:
+        return getattr(parameters, one.name)
+    return getattr(parameters, one.holder).get(one.name, one.default)
+
+
+def made_of(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return parameters of a dataclass from checked values by name.
+
+    Values of held parameters go into the mapping that holds them; None counts as not given there.
+    """
+    known = {one.name: one for one in parameters_of(kind)}
+    own: dict[str, Any] = {}
+    held: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        holder = known[name].holder
+        if holder is None:
+            own[name] = value
+        elif value is not None and value != ():
+            held.setdefault(holder, {})[name] = value
+    return kind(**own, **held)
+
+
+def checked(one: Parameter, value: Any) -> Any:
+    """Return a single value, which is neither an adapter nor one of several, as a parameter holds it.
+
+    Raises:
+        UsageError: naming the parameter, what it takes and what was given.
+    """
+    choices: Sequence[Any] | None = None if one.doc.choices is None else one.doc.choices()
+    if typing.get_origin(one.kind) is typing.Literal:
+        choices = typing.get_args(one.kind)
+    if choices is not None:
+        if value not in choices:
+            raise wrong(one, " or ".join(map(repr, choices)), value)
+        return value
+    if one.kind is bool:
+        if not isinstance(value, bool):
+            raise wrong(one, "True or False", value)
+        return value
+    if one.kind is str:
+        if isinstance(value, (str, PathLike)):
+            return fspath(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)  # a size in bytes
+        raise wrong(one, "text", value)
+    return _number(one, value)
+
+
+def _number(one: Parameter, value: Any) -> int | float:
+    whole = one.kind is int
+    word = "a whole number" if whole else "a number"
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = value.__index__() if whole else float(value)
+    except (TypeError, ValueError, AttributeError):
+        raise wrong(one, word, value) from None
+    for bound in one.bounds:
+        for name, (holds, words) in _BOUNDS.items():
+            limit = getattr(bound, name, None)
+            if limit is not None and not holds(number, limit):
+                raise wrong(one, f"{word} {words} {limit}", value)
+    return cast("int | float", number)
+
+
+_BOUNDS: dict[str, tuple[Callable[[float, Any], bool], str]] = {
+    "ge": (lambda value, limit: value >= limit, "of at least"),
+    "gt": (lambda value, limit: value > limit, "above"),
+    "le": (lambda value, limit: value <= limit, "of at most"),
+    "lt": (lambda value, limit: value < limit, "below"),
+}
+
+
+def wrong(one: Parameter, expected: str, found: Any) -> UsageError:
+    """Return the error for a value that a parameter does not take."""
+    return UsageError(f"{one.word} cannot be {found!r}", expected=expected)

@@ -1,0 +1,132 @@
+"""The method parameter of verbs that merge: an operator, and the parameters that it brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, replace
+from functools import cache
+from typing import Annotated, Any, Self
+
+from loramerge.algebra.operator import Method, Operator
+from loramerge.algebra.operators import OPERATORS, find_operator
+from loramerge.algebra.operators.linear import OPERATOR as LINEAR
+from loramerge.errors import Setting, UsageError, listed
+from loramerge.parameters import Doc, Parameter
+
+__all__ = ["MethodParameters"]
+
+# words of every command, and of every step of a recipe
+_RESERVED = frozenset(
+    {"device", "for", "help", "json", "json_file", "operator", "quiet", "save", "save_recipe", "strip",
+     "threads"}
+)  # fmt: skip
+
+
+def _method_names() -> tuple[str, ...]:
+    return tuple(one.name for one in OPERATORS.known())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodParameters:
+    """The operator that merges, and values of its own parameters."""
+
+    method: Annotated[
+        str,
+        Doc(
+            "Operator that combines the changes: `linear` is their weighted sum.",
+            choices=_method_names,
+        ),
+    ] = LINEAR.name
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the operator's own parameters
+
+    @classmethod
+    def held_parameters(cls, *, installed: bool = False) -> tuple[Parameter, ...]:
+        """Return the parameters of the known operators, whose values `settings` holds.
+
+        Args:
+            installed: look for operators of installed packages first.
+
+        Raises:
+            UsageError: if an operator has a parameter that the verb itself has, or two operators
+                have parameters of one name and several types.
+        """
+        if installed:
+            OPERATORS.look_for_others()
+        return _held_by(tuple(OPERATORS.known()), frozenset(cls.__dataclass_fields__))
+
+    @property
+    def code(self) -> str | None:
+        """The digest of the operator's code, None if it is part of loramerge."""
+        return find_operator(self.method).code
+
+    def operation(self) -> Method:
+        """Return the operator with its parameters.
+
+        Raises:
+            UsageError: if there is no such operator, or a setting is not one of its parameters.
+        """
+        operator = find_operator(self.method)
+        for name in self.settings:
+            if not operator.has(name):
+                own = [one.name for one in operator.own_parameters]
+                others = [one.name for one in OPERATORS.known() if one.has(name)]
+                raise UsageError(
+                    f"the method {self.method} has no parameter {name!r}",
+                    expected=listed(own) or "no parameters",
+                    hint=("methods that have it: ", *_methods(others)) if others else None,
+                )
+        return Method.of(operator, self.settings)
+
+    def with_own_settings(self) -> Self:
+        """Return the same without the settings that are the operator's defaults."""
+        own = {one.name: one.default for one in find_operator(self.method).own_parameters}
+        kept = {n: value for n, value in self.settings.items() if value != own.get(n, MISSING)}
+        return replace(self, settings=kept)
+
+
+def _methods(names: Sequence[str]) -> list[str | Setting]:
+    return [part for name in names for part in (", ", Setting("method", name))][1:]
+
+
+@cache
+def _held_by(operators: tuple[Operator, ...], taken: frozenset[str]) -> tuple[Parameter, ...]:
+    """Return the parameters of operators, those of one name as one."""
+    users: dict[str, list[tuple[Operator, Parameter]]] = {}
+    for operator in operators:
+        for one in operator.own_parameters:
+            if one.name in taken | _RESERVED:
+                raise UsageError(
+                    f"operator {operator.name}: the verb itself has a parameter {one.name!r}",
+                    hint="give the operator's parameter another name",
+                )
+            users.setdefault(one.name, []).append((operator, one))
+    return tuple(_held(found) for found in users.values())
+
+
+def _held(users: Sequence[tuple[Operator, Parameter]]) -> Parameter:
+    """Return the parameter that operators share; where it is not given, each has its own default."""
+    first = users[0][1]
+    texts: dict[str, list[str]] = {}
+    for operator, one in users:
+        if (one.kind, one.many) != (first.kind, first.many):
+            raise UsageError(
+                f"the operators {users[0][0].name} and {operator.name} have a parameter "
+                f"{one.name!r} of two types",
+                expected=first.kind,
+                found=one.kind,
+            )
+        default = "required" if one.required else f"default: {one.default}"
+        text = f"{one.doc.help.rstrip().removesuffix('.')} [{default}]."
+        texts.setdefault(text, []).append(operator.name)
+    same = all(one.bounds == first.bounds for _, one in users)
+    return replace(
+        first,
+        optional=True,
+        doc=replace(
+            first.doc,
+            help=" ".join(f"{', '.join(names)}: {text}" for text, names in texts.items()),
+        ),
+        bounds=first.bounds if same else (),
+        default=None,
+        holder="settings",
+    )

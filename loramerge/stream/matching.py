@@ -1,0 +1,168 @@
+"""Match the deltas of an adapter to the places in a base where their modules' weights are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from loramerge.adapter import Adapter, Delta, Site
+from loramerge.checkpoint import Checkpoint, Place
+from loramerge.checkpoint.generic import renaming
+from loramerge.errors import AdapterError, FamilyError
+from loramerge.families import Parameter
+from loramerge.stream.reading import Stretch
+
+__all__ = ["Part", "PlacesOf", "finder_of", "parts_of", "require_family"]
+
+# module, parameter and its shape in the adapter → places in the base
+PlacesOf = Callable[[str, Parameter, tuple[int, ...]], Sequence[Place]]
+
+
+def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter of another family than the base's, and a base of a read-only family.
+
+    Raises:
+        FamilyError: with the reason for each family.
+    """
+    read_only = next((f.name for f in checkpoint.candidates[:1] if not f.proven), None)
+    if read_only is not None:
+        raise FamilyError(
+            f"bases of the family {read_only} are read-only: the layout of their files is not verified",
+            file=checkpoint.path,
+            hint="load the adapter beside the base; its adapters can be inspected, mixed and resized",
+        )
+    candidates = adapter.info.detection.candidates
+    if not candidates and not checkpoint.candidates:
+        return  # modules are matched by name
+    if not any(family in checkpoint.candidates for family in candidates):
+        raise FamilyError(
+            "the adapter and the base belong to different families",
+            file=adapter.label,
+            expected=f"an adapter of {checkpoint.family_name}, the family of {checkpoint.path.name}"
+            f" ({checkpoint.reason})",
+            found=f"{adapter.info.detection.name or 'an unknown family'}"
+            f" ({adapter.info.detection.reason})",
+            hint="choose a base of the adapter's family; weights cannot be carried across families",
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module's part of a delta, and the places of the module's weight in the base.
+
+    Args:
+        site: the module, alone.
+        start, stop: rows of the delta.
+        stretches: for each place, where the weight of the whole delta is stored.
+        alone: whether the delta is that of this module only.
+        height: rows of the whole delta.
+    """
+
+    site: Site
+    start: int
+    stop: int
+    places: Sequence[Place]
+    stretches: Sequence[tuple[Stretch, ...]]
+    alone: bool
+    height: int
+
+    def fits(self, delta: Delta, shape: tuple[int, ...]) -> bool:
+        """Return whether a weight of a shape can be changed by this part of the delta."""
+        if self.alone:
+            return delta.fits(shape)
+        return shape[0] == self.stop - self.start and delta.fits((self.height, *shape[1:]))
+
+    def shape(self, delta: Delta) -> list[int]:
+        """Return the shape of this part of the delta, for errors."""
+        return [self.stop - self.start, *delta.shape[1:]]
+
+    def widens(self, delta: Delta, shape: tuple[int, ...]) -> bool:
+        """Return whether the delta differs from a weight only by having more inputs."""
+        rows, *rest = self.shape(delta)
+        return rows == shape[0] and rest[1:] == [*shape[2:]] and rest[:1] > [*shape[1:2]]
+
+
+def parts_of(adapter: Adapter, site: Site, delta: Delta, places_of: PlacesOf) -> Iterator[Part]:
+    """Yield the part of every module of a site.
+
+    Raises:
+        AdapterError: if the delta needs the weights of all its modules, and the base has only some.
+    """
+    rows = pairwise(site.bounds(delta.shape[0]))
+    found = [
+        places_of(module, site.parameter, (stop - start, *delta.shape[1:]))
+        for module, (start, stop) in zip(site.modules, rows, strict=True)
+    ]
+    bounds = site.bounds(delta.shape[0] or _height(site, found))
+    if delta.needs_base and not all(found) and any(found):
+        _require_rows_apart(adapter, site, delta, bounds)
+    alone = len(site.modules) == 1
+    for module, places, (start, stop) in zip(site.modules, found, pairwise(bounds), strict=True):
+        own = Site((module,), site.parameter)
+        stretches = [_stretches(found, bounds, number) for number in range(len(places))]
+        yield Part(own, start, stop, places, stretches, alone, bounds[-1])
+
+
+def finder_of(adapter: Adapter, checkpoint: Checkpoint) -> PlacesOf:
+    """Return the function that finds the places of a parameter of the adapter in the base."""
+    if checkpoint.candidates:
+        return lambda module, parameter, _: checkpoint.slots.get((module, parameter), ())
+    modules = [module for site in adapter.deltas for module in site.modules]
+    renamed = renaming(modules, (module for module, _ in checkpoint.slots))
+    flipped = any(config.get("fan_in_fan_out") for config in adapter.info.configs.values())
+
+    def find(module: str, parameter: Parameter, shape: tuple[int, ...]) -> Sequence[Place]:
+        places = checkpoint.slots.get((renamed(module), parameter), ())
+        return [_oriented(place, shape, flipped=flipped) for place in places]
+
+    return find
+
+
+def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
+    """Return a place of a matrix, transposed where it is that of a layer that stores it so.
+
+    Args:
+        flipped: the adapter says so (`fan_in_fan_out`, for the Conv1D of GPT-2); where the shape
+            allows just one way, that counts.
+    """
+    turned = place._replace(transposed=True)
+    fits, fits_turned = place.shape == shape, len(shape) == 2 and turned.shape == shape
+    return turned if fits_turned and (flipped or not fits) else place
+
+
+def _height(site: Site, found: Sequence[Sequence[Place]]) -> int:
+    """Return the rows of a site's weight as the base has them; 0 where it has none of it."""
+    units = [
+        places[0].shape[0] // span
+        for places, span in zip(found, site.spans or (1,), strict=True)
+        if places
+    ]
+    return units[0] * sum(site.spans or (1,)) if units else 0
+
+
+def _require_rows_apart(adapter: Adapter, site: Site, delta: Delta, bounds: Sequence[int]) -> None:
+    """Refuse a delta that needs the weights of all its modules where the base has only some.
+
+    Raises:
+        AdapterError: naming the site.
+    """
+    if not delta.splits_exactly(bounds):
+        raise AdapterError(
+            f"a {delta.kind} delta of several modules needs the weights of all of them, and the "
+            "base lacks some",
+            file=adapter.info.path,
+            module=site.name,
+            hint="give the base the adapter was trained on",
+        )
+
+
+def _stretches(
+    found: Sequence[Sequence[Place]], bounds: Sequence[int], number: int
+) -> tuple[Stretch, ...]:
+    """Return where a site's weight is stored; of several variants of it, that of a number."""
+    return tuple(
+        (start, places[min(number, len(places) - 1)])
+        for places, start in zip(found, bounds, strict=False)
+        if places
+    )
