@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from loramerge.cli.commands import Render
 from loramerge.cli.options import (
     load_operators,
     operator_option,
@@ -27,6 +26,8 @@ from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
 __all__ = ["Render", "emit", "verb_command"]
+
+Render = Callable[[Any], None]  # shows a result to people
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
