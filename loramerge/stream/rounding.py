@@ -1,11 +1,11 @@
-"""From float32 (or float64) to the storage type of a base: to nearest, or stochastically."""
+"""Rounding from float32 or float64 to the storage type of a base, to nearest or stochastically."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-from loramerge.errors import NumericsError
+from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 
 __all__ = ["Rounder", "generator"]
@@ -76,7 +76,12 @@ class Rounder:
             raise NumericsError(
                 f"NaN or infinity, or values that do not fit {self._word}, after adding",
                 module=self.name,
-                hint="inspect --deep the adapters, lower their weights, or give --dtype float32",
+                hint=(
+                    "inspect the adapters with ",
+                    Setting("deep", True),
+                    ", lower their weights, or give ",
+                    Setting("dtype", "float32"),
+                ),
             )
 
     def _stochastic(self, exact: Any, out: Any) -> None:
