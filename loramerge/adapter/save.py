@@ -13,14 +13,9 @@ from loramerge.adapter.encode import Encoded, choose_dialect, encode
 from loramerge.adapter.hashes import kohya_hashes
 from loramerge.adapter.source import CONFIG_NAME, WEIGHTS_NAME
 from loramerge.errors import FormatError, MissingExtra, NumericsError
+from loramerge.files.atomic import AtomicFile, AtomicFolder, check_target
 from loramerge.files.reader import release
-from loramerge.files.writer import (
-    AtomicFile,
-    AtomicFolder,
-    check_target,
-    write_bytes,
-    write_tensors,
-)
+from loramerge.files.writer import write_bytes, write_tensors
 
 __all__ = ["save", "write_encoded"]
 

@@ -177,6 +177,8 @@ def _range(inner: type, extras: Sequence[Any]) -> click.ParamType[Any]:
             value = getattr(extra, name, None)
             if value is not None:
                 bounds[name] = value
+    if not bounds:
+        return click.INT if inner is int else click.FLOAT
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     kind = click.IntRange if inner is int else click.FloatRange
     return kind(low, high, min_open="gt" in bounds, max_open="lt" in bounds)

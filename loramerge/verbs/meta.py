@@ -24,10 +24,10 @@ from loramerge.errors import (
     nearest,
 )
 from loramerge.events import Note, Warn
+from loramerge.files.atomic import AtomicFolder
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
-from loramerge.files.writer import AtomicFolder
 from loramerge.library.lookup import find
 from loramerge.steps.outputs import checkpoint_output
 from loramerge.steps.parameters import Context, Doc, Verb

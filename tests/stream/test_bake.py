@@ -26,11 +26,11 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.events import Progress
-from loramerge.stream import bake as bake_module
 from loramerge.stream import rows as stream_rows
+from loramerge.stream import walk as walk_module
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
-from loramerge.stream.rows import Survival
+from loramerge.stream.survival import Survival
 from tests.builders.bases import (
     STORAGE,
     UNET_FILE,
@@ -266,7 +266,7 @@ def test_the_bytes_do_not_depend_on_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(bake_module, "_COPY_TASK", 333)
+    monkeypatch.setattr(walk_module, "_COPY_TASK", 333)
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     inputs: Inputs = [(everything("sd21"), 0.7), (adapter_for("sd21", seed=8), -0.2)]
     for seed in (None, 7):

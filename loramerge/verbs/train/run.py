@@ -14,7 +14,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError
 from loramerge.events import Note, Warn
-from loramerge.files.writer import check_target
+from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path
 from loramerge.steps.outputs import Output, adapter_output
