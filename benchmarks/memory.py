@@ -28,7 +28,7 @@ from loramerge.train.models.objective import Noising
 from loramerge.train.run.batches import Batch, shuffled
 from loramerge.train.run.loop import Run, advance, begin
 from loramerge.train.spec.settings import Settings
-from loramerge.train.spec.spec import Pictures, Samples, Spec, Targets
+from loramerge.train.spec.spec import Data, Samples, Spec, Targets
 
 _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 _HALF = {"bf16": torch.bfloat16}
@@ -84,7 +84,7 @@ def most_allocated(call: Callable[[], object]) -> int:
 
 def begun(spec: Spec, base: Base, side: int) -> Run:
     """Returns the run itself, on the CPU, with latents and texts of noise."""
-    settings, batch = spec.settings, spec.pictures.batch
+    settings, batch = spec.settings, spec.data.batch
     unet = denoiser_of(base.shape, "cpu")
     unet.requires_grad_(False)
     full = spec.targets.kind == "weights"
@@ -128,8 +128,8 @@ def spec_of(method: str, precision: Any, checkpointing: bool, batch: int, optimi
     """Returns what a run is told."""
     return Spec(
         Path("base"), Path("run"), Path("cache"), Targets(method=method),
-        Pictures(Path("pictures"), batch=batch),
-        Settings(steps=9, precision=precision, optimizer=optimizer), Samples(every=0),
+        Data(Path("pictures"), batch=batch),
+        Settings(steps=9, precision=precision, optimizer=optimizer), Samples(sample_every=0),
         checkpointing=checkpointing,
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def main(models: list[str]) -> None:
             )
             print(
                 f"{model} | {spec.targets.method}{more} | {how.precision} | "
-                f"{'on' if spec.checkpointing else 'off'} | {spec.pictures.batch} | "
+                f"{'on' if spec.checkpointing else 'off'} | {spec.data.batch} | "
                 f"{how.optimizer} | {found / 1e6:.1f} | {true / 1e6:.1f} | {ratios[-1]:.3f}",
                 flush=True,
             )

@@ -58,7 +58,7 @@ def run_of(steps: int, *, rank: int = 0, weights: str = "", saving: str = "") ->
         pipe.unet.enable_gradient_checkpointing()
     elif saving == "cut":
         cut_gradients(pipe.unet)
-    settings = Settings(steps=steps, rate=1e-4, schedule="constant")
+    settings = Settings(steps=steps, lr=1e-4, schedule="constant")
     run = begin(pipe.unet, Noising.of(pipe.scheduler), batches, settings, trainee=trainee)
     if saving == "cut":
         run.audit = SimpleNamespace(after_backward=nothing, after_training=nothing)

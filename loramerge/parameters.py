@@ -18,7 +18,16 @@ from typing import Any, cast
 
 from loramerge.errors import UsageError
 
-__all__ = ["Doc", "Parameter", "checked", "made_of", "parameters_of", "value_of", "wrong"]
+__all__ = [
+    "Doc",
+    "Parameter",
+    "checked",
+    "in_current_words",
+    "made_of",
+    "parameters_of",
+    "value_of",
+    "wrong",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Doc:
         result: whether it changes what is computed; false for what is only reported.
         words: values that name nothing, where the others name something.
         choices: function that lists the words a value may be; None allows any value of its type.
+        former: words of older recipes for it, which are still read, and options that are still taken.
     """
 
     help: str
@@ -46,6 +56,7 @@ class Doc:
     result: bool = True
     words: tuple[str, ...] = ()
     choices: Callable[[], Sequence[str]] | None = None
+    former: tuple[str, ...] = ()
 
     @property
     def positional(self) -> bool:
@@ -137,6 +148,18 @@ def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
     bounds = tuple(extra for extra in extras if not isinstance(extra, Doc))
     word = long.removeprefix("--").replace("-", "_")
     return Parameter(found.name, word, inner, many, optional, doc, bounds, found.default)
+
+
+def in_current_words(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a recipe's step with the words of today in the place of former ones.
+
+    A former word beside the one of today stays, and is refused as unknown.
+    """
+    today = {old: one.word for one in parameters_of(kind) for old in one.doc.former}
+    return {
+        word if today.get(word) in (None, *content) else today[word]: value
+        for word, value in content.items()
+    }
 
 
 def value_of(parameters: Any, one: Parameter) -> Any:

@@ -111,7 +111,7 @@ CONVERT = [
     _case("convert-programs", _A,
           *(f"convert a.safetensors --for {p} -o {p}.safetensors"
             for p in ("comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai")),
-          "convert a.safetensors --for peft -o peft", fast=True),
+          "convert a.safetensors --for peft -o peft"),
     _case("convert-some", _B, "convert b.safetensors --drop text_encoder --rescale 0.5 "
           "-o o.safetensors --json",
           "convert b.safetensors --keep '*attn2*' --dtype float32 -o p.safetensors"),
@@ -131,7 +131,7 @@ KIND = [
           "convert k.safetensors --to-lora -o lora.safetensors",
           "convert k.safetensors --to diffusers -o diffusers.safetensors",
           "bake -b base.safetensors k.safetensors:0.5 -o baked.safetensors",
-          fast=kind in ("loha", "lokr"))
+          fast=kind == "lokr")
     for kind in KINDS
 ] + [
     _case(f"kind-{kind}", f"{_SD15} k.safetensors=kind/{kind} f.safetensors=f32",
@@ -298,7 +298,7 @@ RECIPE = [
           "bake -b base.safetensors c.safetensors:0.5 -o k.safetensors",
           *(f"plan {n}.safetensors > {n}.yaml" for n in "mrck"),
           *(f"run {n}.safetensors --json" for n in "mrck"),
-          "run k.safetensors -o again.safetensors", fast=True),
+          "run k.safetensors -o again.safetensors"),
     _case("save-recipe", f"{_A} {_B} {_BASE}",
           "mix a.safetensors:0.7 b.safetensors:0.3 -r 2 -o m.safetensors --save-recipe m.yaml",
           "resize a.safetensors -r 2 -o r.safetensors --save-recipe r.yaml",

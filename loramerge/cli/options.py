@@ -123,8 +123,9 @@ def option_of(one: Parameter) -> click.Parameter:
         return click.Option([f"--{word}/--no-{word}", one.name], default=None, help=doc.help)
     if one.kind is bool:
         return click.Option([*flags, one.name], is_flag=True, default=False, help=doc.help)
-    return click.Option(
+    return _Option(
         [*flags, one.name],
+        former=[f"--{word.replace('_', '-')}" for word in doc.former],
         type=_click_type(one),
         multiple=one.many,
         required=one.required,
@@ -134,6 +135,21 @@ def option_of(one: Parameter) -> click.Parameter:
         help=doc.help,
         shell_complete=completion,
     )
+
+
+class _Option(click.Option):
+    """An option that is still taken under former names, which the help does not show."""
+
+    def __init__(self, flags: Sequence[str], *, former: Sequence[str], **settings: Any) -> None:
+        super().__init__(flags, **settings)
+        self._former = former
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown, self.opts = self.opts, [*self.opts, *self._former]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
 
 
 def _metavar(word: str, *, required: bool, many: bool) -> str:

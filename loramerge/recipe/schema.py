@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.parameters import made_of
+from loramerge.parameters import in_current_words, made_of
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
@@ -40,6 +40,7 @@ def validate(
     """
     from pydantic import ValidationError
 
+    content = in_current_words(verb.parameters, content)
     model = _model(verb)
     words, stated = [one.word for one in _parameters(verb)], set(content)
     while True:

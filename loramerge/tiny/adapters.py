@@ -77,7 +77,7 @@ def zuzu_pictures(seed: int, *, regularisation: int = 64, outlined: bool = False
 
 
 def _settings(steps: int, rate: float = 2e-3) -> Settings:
-    return Settings(steps=steps, rate=rate, warmup=min(20, steps - 1), betas=(0.9, 0.99))
+    return Settings(steps=steps, lr=rate, warmup_steps=min(20, steps - 1), betas=(0.9, 0.99))
 
 
 LESSONS: dict[str, Lesson] = {

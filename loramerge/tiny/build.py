@@ -235,7 +235,7 @@ def build(
     noising = Noising.of(networks.scheduler())
     loss = _unet_loss(model, latents, tokens, empty, noising)
     settings = Settings(
-        steps=unet_steps, rate=2e-3, warmup=min(100, unet_steps - 1), betas=(0.9, 0.99)
+        steps=unet_steps, lr=2e-3, warmup_steps=min(100, unet_steps - 1), betas=(0.9, 0.99)
     )
     Stage("unet", model, loss, settings, work).run(say)
     polish_decoder(vae, work, decoder_steps, say)
@@ -260,7 +260,7 @@ def polish_decoder(vae: Any, work: Path, steps: int, say: Callable[[str], None])
 
 
 def _vae_settings(steps: int) -> Settings:
-    return Settings(steps=steps, rate=2e-3, warmup=min(100, steps - 1), decay=1e-3)
+    return Settings(steps=steps, lr=2e-3, warmup_steps=min(100, steps - 1), weight_decay=1e-3)
 
 
 def _cached(path: Path, make: Callable[[], Any]) -> Any:

@@ -205,7 +205,7 @@ def _training(folder: Path) -> DemoResult:
                     trigger="zuzu",
                     rank=8,
                     steps=_STEPS,
-                    rate=3e-3,
+                    lr=3e-3,
                     batch=16,
                     prompt=_PROMPTS,
                     sample_every=_STEPS // 3,

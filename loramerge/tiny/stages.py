@@ -42,7 +42,9 @@ class Stage:
     def run(self, say: Callable[[str], None]) -> None:
         """Train to the end, from the last state saved if there is one; leave the mean in the model."""
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=self.settings.betas, weight_decay=self.settings.decay
+            self.model.parameters(),
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
         )
         self.mean = {n: v.clone() for n, v in self.model.state_dict().items()}
         self._load(optimizer)
@@ -54,7 +56,9 @@ class Stage:
             optimizer.zero_grad(set_to_none=True)
             loss = self.loss(self.done)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
+            nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.settings.max_grad_norm or math.inf
+            )
             optimizer.step()
             self.done += 1
             self._average()

@@ -149,20 +149,20 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         MissingFile: if there is no picture that can be read.
         MissingExtra: if a package is not installed that the run needs.
     """
-    ready(spec.settings, text=spec.targets.text)
+    ready(spec.settings, text=spec.targets.text_encoder)
     if (why := slow(spec.settings)) and spec.targets.kind != "weights":
         notify(Warn(why))
-    if spec.board:
+    if spec.tensorboard:
         require_tensorboard()
     refuse_misfits(architecture_at(spec.base, spec.family), spec)
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
-    arranged = arrange(spec.pictures, unit, own, spec.settings.seed, notify)
+    arranged = arrange(spec.data, unit, own, spec.settings.seed, notify)
     asked = [] if spec.prior is None else wanted(spec.prior, arranged)
     tell_of_prior(spec, asked, notify)
     broken, duplicates = _read(arranged.pictures, notify)
     arranged = foreseen(arranged.without(broken), asked)
-    order = arranged.order(spec.pictures.batch, spec.settings.seed)
+    order = arranged.order(spec.data.batch, spec.settings.seed)
     batches = len(order.batches(0))
     steps = spec.settings.steps
     found = Check(

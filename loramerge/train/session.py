@@ -92,8 +92,8 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
-    ready(spec.settings, text=spec.targets.text)
-    if spec.board:
+    ready(spec.settings, text=spec.targets.text_encoder)
+    if spec.tensorboard:
         require_tensorboard()
     refuse_misfits(architecture_at(spec.base, spec.family), spec)
     pipeline = load_pipeline(
@@ -116,19 +116,19 @@ def train(
         pipeline.architecture.objective(pipeline.scheduler),
         Examples(
             arranged.pictures, arranged.buckets,
-            arranged.order(spec.pictures.batch, spec.settings.seed), arranged.captioning, latents,
-            None if spec.targets.text else texts, weight=spec.pictures.weight,
+            arranged.order(spec.data.batch, spec.settings.seed), arranged.captioning, latents,
+            None if spec.targets.text_encoder else texts, weight=spec.data.regularisation_weight,
             sizes=pipeline.architecture.sizes,
         ),
         spec.settings,
         trainee=trainee,
-        encode=lambda captions: encode(pipeline, captions, spec.pictures.skip),
+        encode=lambda captions: encode(pipeline, captions, spec.data.clip_skip),
         workers=workers,
         notify=notify,
     )  # fmt: skip
     resumed = _resume(spec, run, notify)
     for encoder in _trained_encoders(pipeline).values():
-        encoder.train(spec.targets.text)
+        encoder.train(spec.targets.text_encoder)
     entries = {**_header(spec, arranged), **(metadata or {})}
 
     def adapter() -> Adapter:
@@ -161,7 +161,7 @@ def _run(
     """Train to the end, stopping where something is drawn or kept."""
     first = run.workers.first
     log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
-    board = Board(spec.folder, run.done) if first and spec.board else None
+    board = Board(spec.folder, run.done) if first and spec.tensorboard else None
 
     def on_step(step: Step) -> None:
         for written in (log, board):
@@ -199,7 +199,7 @@ def _run(
 
 def _next_stop(spec: Spec, done: int) -> int:
     """Return the next number of steps at which something is to be done."""
-    every = (spec.samples.every, spec.save_every, spec.state_every)
+    every = (spec.samples.sample_every, spec.save_every, spec.state_every)
     return min(spec.settings.steps, *((done // n + 1) * n for n in every if n))
 
 
@@ -225,7 +225,7 @@ def _arranged(
 ) -> Arranged:
     """Find the pictures; draw those of regularisation first, if the base is to make them."""
     size, seed, prior = (pipeline.unit, pipeline.resolution), spec.settings.seed, spec.prior
-    found = arrange(spec.pictures, *size, seed, notify if prior is None else ignore)
+    found = arrange(spec.data, *size, seed, notify if prior is None else ignore)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
     asked = [] if prior is None else wanted(prior, found)
     tell_of_prior(spec, asked, notify)
@@ -233,7 +233,7 @@ def _arranged(
         return found
     with placed(device, pipeline.vae, *pipeline.models.values()):
         folder = draw_prior(spec, pipeline, asked, workers, notify)
-    return arrange(replace(spec.pictures, regularisation=folder), *size, seed, notify)
+    return arrange(replace(spec.data, regularisation=folder), *size, seed, notify)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
@@ -267,7 +267,7 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
     """Make what is to be trained trainable."""
     kind = targets.kind
     if kind == "weights":
-        if targets.text:
+        if targets.text_encoder:
             raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
         architecture = pipeline.architecture
         unread = architecture.unread(pipeline.denoiser.config)
@@ -284,7 +284,7 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
         pipeline.denoiser,
         targets.rank,
         alpha=targets.alpha,
-        preset=targets.preset,
+        preset=targets.targets,
         include=targets.include,
         exclude=(*targets.exclude, *architecture.unread(pipeline.denoiser.config)),
         rank_pattern=targets.rank_pattern,
@@ -296,7 +296,7 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
         notify=notify,
     )
     models = {architecture.component: pipeline.denoiser}
-    if targets.text:
+    if targets.text_encoder:
         for name, encoder in _trained_encoders(pipeline).items():
             inject_trainable_lora(
                 encoder,
@@ -329,8 +329,8 @@ def _texts(
     notify: Notify,
 ) -> Texts:
     """Return states of texts: encoded once and the encoders released, unless captions vary."""
-    skip = spec.pictures.skip
-    if spec.targets.text or arranged.captioning.varies:
+    skip = spec.data.clip_skip
+    if spec.targets.text_encoder or arranged.captioning.varies:
         return Texts(pipeline, None, skip)
     cache = TensorCache(spec.cache, "texts")
     texts = Texts(pipeline, cache, skip)
@@ -366,27 +366,27 @@ def _resume(spec: Spec, run: Run, notify: Notify) -> int:
 
 
 def _epochs(spec: Spec, arranged: Arranged, workers: Workers) -> float:
-    shown = spec.settings.steps * spec.settings.accumulate * workers.count * spec.pictures.batch
-    return shown / arranged.order(spec.pictures.batch, 0).shown
+    shown = spec.settings.steps * spec.settings.accumulate * workers.count * spec.data.batch
+    return shown / arranged.order(spec.data.batch, 0).shown
 
 
 def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
     """Return the entries of the header that tell of the pictures."""
-    how = spec.pictures
+    how = spec.data
     entries: dict[str, Any] = {
         "ss_num_train_images": sum(p.repeats for p in arranged.dataset.subject),
         "ss_num_reg_images": len(arranged.dataset.regular),
         "ss_batch_size_per_device": how.batch,
         "ss_resolution": f"({arranged.resolution}, {arranged.resolution})",
-        "ss_enable_bucket": how.buckets,
-        "ss_shuffle_caption": how.shuffle,
-        "ss_caption_dropout_rate": how.dropout,
+        "ss_enable_bucket": not how.no_buckets,
+        "ss_shuffle_caption": how.shuffle_tags,
+        "ss_caption_dropout_rate": how.caption_dropout,
         "ss_caption_tag_dropout_rate": how.tag_dropout,
-        "ss_clip_skip": how.skip,
+        "ss_clip_skip": how.clip_skip,
     }
     tags = arranged.tags()
     if tags:
-        entries["ss_tag_frequency"] = json.dumps({how.folder.resolve().name: tags})
+        entries["ss_tag_frequency"] = json.dumps({how.images.resolve().name: tags})
     if how.trigger:
         entries["modelspec.trigger_phrase"] = how.trigger
     return {name: str(value) for name, value in entries.items()}

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import click
 
 from loramerge.algebra.blocks import PRESETS, VECTORS
+from loramerge.algebra.laws import LAWS
+from loramerge.algebra.operators import OPERATORS
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
 from loramerge.dialects import DIALECTS, programs_of
@@ -204,7 +206,20 @@ def tables() -> dict[str, str]:
         _row((f"`{name}`", *(said[d] or "–" for d in DIALECTS), _layouts(FAMILIES[name])))
         for name, said in support.families_by_dialect().items()
     ]
+    operators = [
+        _row(("method", "what it does", "parameters", "space", "source")),
+        "|---" * 5 + "|",
+    ]
+    operators += [
+        _row((f"`{o.name}`", f"{o.title} {o.formula}", ", ".join(f"`{p.word}`" for p in o.own_parameters)
+              or "–", f"`{o.space}`", o.source))
+        for o in sorted(OPERATORS.shipped(), key=lambda one: (one.order, one.name))
+    ]  # fmt: skip
+    laws = [_row(("law", "meaning")), "|---|---|"]
+    laws += [_row((f"`{name}`", meaning)) for name, meaning in LAWS.items()]
     return {
+        "operators": "\n".join(operators),
+        "laws": "\n".join(laws),
         "kinds": "\n".join(kinds),
         "named": "\n".join(named),
         "steps": "\n".join(steps),

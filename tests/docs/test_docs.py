@@ -54,6 +54,7 @@ def test_commands():
         ("formats", ("dialects", "families", "kinds", "named")),
         ("weights", ("vectors", "presets")),
         ("recipes", ("steps", "shipped")),
+        ("operators", ("operators", "laws")),
     ],
 )
 def test_tables(document, names):
@@ -98,7 +99,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "commands", "formats", "python", "recipes", "report-2022", "tiny", "training", "weights",
+        "commands", "formats", "operators", "python", "recipes", "report-2022", "tiny", "training",
+        "weights",
     )
 ]  # fmt: skip
 
@@ -265,6 +267,28 @@ def test_python_examples_run(document, tmp_path, monkeypatch, capsys):
     runner.run(test, out=report.append)
     sys.stdout = stdout
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_the_operator_of_the_page_runs(run, monkeypatch):
+    """The file as it stands there, then every line of the console and of Python, and its laws."""
+    from loramerge.algebra.operators import OPERATORS
+    from tests.laws.laws import check_operator
+
+    source, python = blocks(DOCS / "operators.md", "python")
+    (console,) = blocks(DOCS / "operators.md", "console")
+    prepare(run, monkeypatch)
+    Path("mine.py").write_text(source, "utf-8")
+    with OPERATORS.adding():
+        for line in shown_in(console):
+            run.ok(*shlex.split(line.command)[1:])
+        test = doctest.DocTestParser().get_doctest(python, {}, "operators.md", "operators.md", 0)
+        report: list[str] = []
+        runner = doctest.DocTestRunner(verbose=False)
+        stdout = sys.stdout
+        runner.run(test, out=report.append)
+        sys.stdout = stdout
+        assert runner.summarize(verbose=False).failed == 0, "".join(report)
+        check_operator(OPERATORS["equal-norms"])
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def _stage(work: Path, steps: int, model: Any) -> stages.Stage:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    settings = Settings(steps=steps, rate=1e-2)
+    settings = Settings(steps=steps, lr=1e-2)
     return stages.Stage("line", model, loss, settings, work)
 
 

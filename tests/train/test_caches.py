@@ -229,7 +229,7 @@ def test_batches_are_a_function_of_their_number(tmp_path: Path) -> None:
 
     def examples(texts: Texts | None = None) -> Examples:
         order = Order(buckets, [1] * 5, [False] * 4 + [True], 2, 0)
-        how = Captioning("zuzu", shuffle=True, dropout=0.3)
+        how = Captioning("zuzu", shuffle_tags=True, caption_dropout=0.3)
         pictures = [replace(p, regular=n == 4) for n, p in enumerate(found.pictures)]
         return Examples(pictures, buckets, order, how, latents, texts, weight=0.5, sizes=True)
 

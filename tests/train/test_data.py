@@ -177,10 +177,10 @@ A = Picture(Path("a.png"), (8, 8), "red, round, soft, small")
 
 
 def test_captions_follow_from_seed_and_number() -> None:
-    how = Captioning("zuzu", shuffle=True, tag_dropout=0.3, dropout=0.2, seed=4)
+    how = Captioning("zuzu", shuffle_tags=True, tag_dropout=0.3, caption_dropout=0.2, seed=4)
     drawn = [how.drawn(A, n) for n in range(200)]
     assert drawn == [how.drawn(A, n) for n in range(200)]
-    assert how.varies and not Captioning("zuzu", dropout=0.5).varies
+    assert how.varies and not Captioning("zuzu", caption_dropout=0.5).varies
     empty = drawn.count("")
     assert 20 <= empty <= 60
     full = [text for text in drawn if text]
@@ -188,7 +188,7 @@ def test_captions_follow_from_seed_and_number() -> None:
     tags = Counter(tag for text in full for tag in text.split(", "))
     assert all(0.6 < tags[tag] / len(full) < 0.8 for tag in ("red", "round", "soft", "small"))
     assert len({tuple(text.split(", ")[1:]) for text in full}) > 20
-    assert drawn != [Captioning("zuzu", shuffle=True, seed=5).drawn(A, n) for n in range(200)]
+    assert drawn != [Captioning("zuzu", shuffle_tags=True, seed=5).drawn(A, n) for n in range(200)]
 
 
 def test_the_trigger_has_its_place() -> None:
@@ -200,7 +200,7 @@ def test_the_trigger_has_its_place() -> None:
         regular = Picture(Path("a"), (8, 8), caption, regular=True)
         assert "zuzu" not in how.whole(regular)
     assert Captioning().whole(A) == A.caption
-    kept = Captioning("zuzu", shuffle=True, keep=3)
+    kept = Captioning("zuzu", shuffle_tags=True, keep_tokens=3)
     assert all(kept.drawn(A, n).startswith("zuzu, red, round, ") for n in range(20))
     with pytest.raises(UsageError, match="dropout is no probability"):
-        Captioning(dropout=1.5)
+        Captioning(caption_dropout=1.5)

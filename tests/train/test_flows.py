@@ -100,7 +100,9 @@ def fresh(kind: Any, **how: Any) -> tuple[Run, Batch]:
     unread = pipeline.architecture.unread(pipeline.denoiser.config)
     lm.inject_trainable_lora(pipeline.denoiser, 2, preset="attn-ff", exclude=unread)
     stirred(pipeline.denoiser)
-    settings = Settings(**({"steps": 4, "rate": 1e-2, "clip": None, "optimizer": "sgd"} | how))
+    settings = Settings(
+        **({"steps": 4, "lr": 1e-2, "max_grad_norm": 0.0, "optimizer": "sgd"} | how)
+    )
     batch = examples(pipeline)
     objective = pipeline.architecture.objective(pipeline.scheduler)
     return begin(pipeline.denoiser, objective, lambda number: batch, settings), batch
@@ -203,7 +205,7 @@ def test_it_learns_a_batch_by_heart(kind: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         "loramerge.train.run.loop.generator_of", lambda seed, what, _: generator_of(seed, what, 0)
     )
-    run, _ = fresh(kind, steps=60, rate=2e-2, optimizer="adamw", schedule="constant")
+    run, _ = fresh(kind, steps=60, lr=2e-2, optimizer="adamw", schedule="constant")
     losses: list[float] = []
     advance(run, on_step=lambda step: losses.append(step.loss))
     assert run.audit.done and sum(losses[-15:]) < 0.8 * sum(losses[:15])
@@ -273,7 +275,7 @@ def test_presets_choose_sensible_layers(kind: str) -> None:
 # --- whole runs ---------------------------------------------------------------------------------
 
 QUIET = {
-    "sample_every": 0, "rate": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu", "resolution": 32,
+    "sample_every": 0, "lr": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu", "resolution": 32,
 }  # fmt: skip
 
 
@@ -460,7 +462,7 @@ def test_two_families_in_a_preview(tmp_path: Path) -> None:
     how = {"base": tuple(str(flow_folder(k)) for k in ("sd3", "flux-dev")), "size": 32, "steps": 2}
     result = preview(Preview(output=str(tmp_path / "x.png"), **how), Context(device="cpu"))
     assert len(result.columns) == 2
-    run_of(tmp_path, "flux-dev", rate=0.3, text_encoder=True)
+    run_of(tmp_path, "flux-dev", lr=0.3, text_encoder=True)
     name = parse_reference(str(tmp_path / "out.safetensors"))
     how["base"] = (str(flow_folder("flux-dev")),)
     drawn = preview(

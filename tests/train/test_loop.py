@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
-SHORT = Settings(steps=6, rate=1e-2, warmup=2)
+SHORT = Settings(steps=6, lr=1e-2, warmup_steps=2)
 
 
 def examples(count: int = 7) -> Batch:
@@ -71,7 +71,7 @@ def same(first: Run, second: Run) -> bool:
 
 
 def test_it_learns() -> None:
-    run = fresh(Settings(steps=30, rate=2e-2, schedule="constant"), preset="full", include=())
+    run = fresh(Settings(steps=30, lr=2e-2, schedule="constant"), preset="full", include=())
     steps: list[Step] = []
     before = torch.get_rng_state()
     advance(run, on_step=steps.append)
@@ -111,7 +111,10 @@ def test_another_seed_is_another_run() -> None:
 
 
 def test_clipping_clips() -> None:
-    free, held = fresh(replace(SHORT, clip=None)), fresh(replace(SHORT, clip=1e-3))
+    free, held = (
+        fresh(replace(SHORT, max_grad_norm=0.0)),
+        fresh(replace(SHORT, max_grad_norm=1e-3)),
+    )
     norms: dict[int, list[float]] = {}
     for index, run in enumerate((free, held)):
         advance(run, 1, on_step=lambda step, i=index: norms.setdefault(i, []).append(step.norm))
@@ -122,7 +125,7 @@ def test_clipping_clips() -> None:
 
 
 def test_the_rate_rises_and_falls_as_told() -> None:
-    settings = Settings(steps=10, rate=1.0, warmup=4, schedule="linear")
+    settings = Settings(steps=10, lr=1.0, warmup_steps=4, schedule="linear")
     rates = [learning_rate(settings, n) for n in range(10)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[5:] == pytest.approx([5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
@@ -171,7 +174,7 @@ def test_cut_gradients_stop_it_in_the_third_step() -> None:
 
 
 def test_steps_that_are_not_finite_are_skipped_ten_times() -> None:
-    run = fresh(replace(SHORT, steps=40, warmup=0))
+    run = fresh(replace(SHORT, steps=40, warmup_steps=0))
     advance(run, 4)
     good = run.batches
     run.batches = lambda n: good(n).mapped(lambda v: v * float("nan"))
@@ -185,7 +188,7 @@ def test_steps_that_are_not_finite_are_skipped_ten_times() -> None:
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="warmup 9, schedule cosin"):
-        Settings(steps=9, warmup=9, schedule="cosin")  # type: ignore[arg-type]
+        Settings(steps=9, warmup_steps=9, schedule="cosin")  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match="has no LoRA"):
         begin(tiny_unet(), Noising.of(scheduler("epsilon")), shuffled(examples(), 2))
     with pytest.raises(MissingFile):
@@ -194,8 +197,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile):
         load_state(fresh(), tmp_path / "bad.pt")
     save_state(fresh(), tmp_path / "state.pt")
-    with pytest.raises(UsageError, match="another steps, rate"):
-        load_state(fresh(replace(SHORT, steps=9, rate=1e-3)), tmp_path / "state.pt")
+    with pytest.raises(UsageError, match="another steps, lr"):
+        load_state(fresh(replace(SHORT, steps=9, lr=1e-3)), tmp_path / "state.pt")
     with pytest.raises(UsageError, match="other modules"):
         load_state(fresh(include=["*attn2.to_q"]), tmp_path / "state.pt")
 
@@ -203,10 +206,24 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
 def test_a_rate_that_cannot_learn_is_warned_about_and_the_header_tells_the_run() -> None:
     said: list[Any] = []
     unet = fresh().denoiser
-    settings = Settings(rate=2e-6)
+    settings = Settings(lr=2e-6)
     run = begin(unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 2), settings,
                 notify=said.append)  # fmt: skip
     assert "hardly moves at a learning rate of 2e-06" in said[0].text
     header = run_header(run)
     assert header["ss_learning_rate"] == "2e-06" and header["ss_min_snr_gamma"] == "None"
     assert all(isinstance(value, str) for value in header.values())
+
+
+def test_a_state_written_with_former_names_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    run = advance(fresh(replace(SHORT, max_grad_norm=0.0)), 2)
+    save_state(run, path)
+    state = torch.load(path, weights_only=True)
+    former = {
+        "lr": "rate", "text_lr": "text_rate", "warmup_steps": "warmup", "weight_decay": "decay",
+        "max_grad_norm": "clip", "optimizer_options": "options", "lora_plus": "plus",
+    }  # fmt: skip
+    state["settings"] = {former.get(n, n): v for n, v in state["settings"].items()} | {"clip": None}
+    torch.save(state, path)
+    assert load_state(fresh(replace(SHORT, max_grad_norm=0.0)), path).done == 2

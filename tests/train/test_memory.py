@@ -64,7 +64,7 @@ def test_a_step_takes_what_is_foretold(case: Any) -> None:
     ("case", "wrong"),
     [
         (CASES[2], {"checkpointing": False}),
-        (CASES[0], {"pictures": {"batch": 1}}),
+        (CASES[0], {"data": {"batch": 1}}),
         (CASES[3], {"targets": {"method": "lora"}}),
         (CASES[5], {"targets": {"method": "lora"}}),
         (CASES[5], {"settings": {"optimizer": "adafactor"}}),
@@ -116,12 +116,12 @@ def test_phases_follow_from_what_is_asked() -> None:
     texts = sum(
         v.numel() * 4 for e in load_pipeline(spec.base).encoders.values() for v in e.parameters()
     )
-    tags = replace(spec, pictures=replace(spec.pictures, shuffle=True))
+    tags = replace(spec, data=replace(spec.data, shuffle_tags=True))
     kept = Measure(tags, "cuda")(choice)
     assert kept.encoders == texts and kept.training - found.training == texts
     trained = replace(spec, targets=replace(spec.targets, text=True))
     assert Measure(trained, "cuda")(choice).training > kept.training
-    drawn = Measure(replace(spec, samples=Samples(every=5)), "cuda")(choice)
+    drawn = Measure(replace(spec, samples=Samples(sample_every=5)), "cuda")(choice)
     assert drawn.samples > 0 and drawn.training == found.training
     # a CPU holds all that is loaded, a GPU a context beside
     assert Measure(spec, "cpu")(choice).pictures > found.pictures - counting._OVERHEAD["cuda"]

@@ -50,7 +50,7 @@ def settings(name: str, **how: Any) -> Settings:
             NAMES[name].path.partition(".")[0], reason=f"{package} is not installed"
         )
     usual: dict[str, Any] = {"options": OPTIONS.get(name, ()), "schedule": "constant"}
-    return Settings(optimizer=name, rate=RATES[name], **(usual | how))
+    return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +63,7 @@ def test_it_learns(name: str) -> None:
     assert last < 0.8 * first
     if name == "prodigy":
         losses.clear()
-        stays = fresh(Settings(optimizer=name, rate=1e-4, steps=40), preset="full", include=())
+        stays = fresh(Settings(optimizer=name, lr=1e-4, steps=40), preset="full", include=())
         advance(stays, on_step=lambda step: losses.append(step.loss))
         assert sum(losses[-8:]) > 0.95 * first
 
@@ -90,13 +90,13 @@ def test_groups_have_rates_of_their_own(name: str, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="one learning rate for all"):
             fresh(how)
         with pytest.raises(UsageError, match="one learning rate for all"):
-            ready(settings(name, text_rate=0.1), text=True)
-        ready(settings(name, text_rate=0.1))
+            ready(settings(name, text_lr=0.1), text=True)
+        ready(settings(name, text_lr=0.1))
         # before anything costs time; and without --text-lr it is the same for all
         with pytest.raises(UsageError, match="one learning rate for all"):
-            run(tmp_path, optimizer=name, rate=None, lora_plus=2.0)
+            run(tmp_path, optimizer=name, lr=None, lora_plus=2.0)
         assert not (tmp_path / "out-run").exists()
-        run(tmp_path, optimizer=name, rate=None, text_encoder=True)
+        run(tmp_path, optimizer=name, lr=None, text_encoder=True)
         return
     both, plain = fresh(how), fresh(settings(name, steps=4))
     for one in (both, plain):
@@ -116,18 +116,18 @@ def test_rates_are_judged_on_the_optimizers_own_scale(tmp_path: Path) -> None:
     for name, one in NAMES.items():
         for called in (name, one.path):
             assert slow(Settings(optimizer=called)) is None or name in ("prodigy", "sgd")
-            assert slow(Settings(optimizer=called, rate=one.rate)) is None
-            assert f"{one.rate:g} is usual" in str(slow(Settings(optimizer=called, rate=1e-6)))
+            assert slow(Settings(optimizer=called, lr=one.rate)) is None
+            assert f"{one.rate:g} is usual" in str(slow(Settings(optimizer=called, lr=1e-6)))
     assert "hardly moves at a learning rate of 0.0001 with prodigy; 1 is" in str(
         slow(Settings(optimizer="prodigy"))
     )
-    assert slow(Settings(optimizer="lion", rate=1e-5)) is None
-    assert slow(Settings(optimizer="torch.optim.RAdam", rate=1e-9)) is None
+    assert slow(Settings(optimizer="lion", lr=1e-5)) is None
+    assert slow(Settings(optimizer="torch.optim.RAdam", lr=1e-9)) is None
     said: list[Any] = []
     how = {"optimizer": "sgd", "dry_run": True}
     for rate, count in ((None, 0), (1e-4, 1)):
         said.clear()
-        train(asked(tmp_path, rate=rate, **how), Context(device="cpu", notify=said.append))
+        train(asked(tmp_path, lr=rate, **how), Context(device="cpu", notify=said.append))
         assert len([e for e in said if isinstance(e, Warn)]) == count
 
 
@@ -135,7 +135,7 @@ def test_rates_are_judged_on_the_optimizers_own_scale(tmp_path: Path) -> None:
 def test_the_rate_follows_the_optimizer_where_none_is_given(
     name: str, rate: str, tmp_path: Path
 ) -> None:
-    run(tmp_path, optimizer=name, rate=None)
+    run(tmp_path, optimizer=name, lr=None)
     metadata = read_safetensors(tmp_path / "out.safetensors")[1]
     assert metadata["ss_learning_rate"] == rate and '"lr"' not in metadata["loramerge.recipe"]
 

@@ -19,7 +19,7 @@ from loramerge.train.models.objective import Noising  # noqa: E402
 from loramerge.train.run.loop import advance, averaged, begin  # noqa: E402
 from loramerge.train.spec.optimizers import make_optimizer  # noqa: E402
 from loramerge.train.spec.settings import Settings  # noqa: E402
-from loramerge.train.spec.spec import Pictures, Spec, Targets  # noqa: E402
+from loramerge.train.spec.spec import Data, Spec, Targets  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.builders.unets import tiny_unet  # noqa: E402
 from tests.train.test_loop import examples, shuffled  # noqa: E402
@@ -36,9 +36,9 @@ def groups() -> list[dict[str, Any]]:
 
 
 def test_optimizers() -> None:
-    named = make_optimizer(Settings(rate=1e-3, decay=0.5), groups())
+    named = make_optimizer(Settings(lr=1e-3, weight_decay=0.5), groups())
     assert type(named) is torch.optim.AdamW and named.param_groups[0]["weight_decay"] == 0.5
-    path = Settings(optimizer="torch.optim.SGD", options=(("momentum", 0.9),))
+    path = Settings(optimizer="torch.optim.SGD", optimizer_options=(("momentum", 0.9),))
     assert make_optimizer(path, groups()).param_groups[0]["momentum"] == 0.9
     with pytest.raises(UsageError, match="did you mean adamw"):
         make_optimizer(Settings(optimizer="adamw8"), groups())
@@ -48,27 +48,27 @@ def test_optimizers() -> None:
         make_optimizer(Settings(optimizer="prodigy_of_nobody.Prodigy"), groups())
     assert caught.value.hint == "pip install prodigy_of_nobody"
     with pytest.raises(UsageError, match="refuses its options"):
-        make_optimizer(Settings(options=(("eps", -1.0),)), groups())
+        make_optimizer(Settings(optimizer_options=(("eps", -1.0),)), groups())
 
 
 def test_rates_of_groups() -> None:
     unet = tiny_unet()
     parameters, _ = lm.inject_trainable_lora(unet, 2, include=["*attn2.to_q"])
     run = begin(unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 2),
-                Settings(steps=2, rate=1e-3, plus=4.0, schedule="constant"))  # fmt: skip
+                Settings(steps=2, lr=1e-3, lora_plus=4.0, schedule="constant"))  # fmt: skip
     advance(run, 1)
     rates = {id(p): g["lr"] for g in run.optimizer.param_groups for p in g["params"]}
     downs, ups = parameters[::2], parameters[1::2]
     assert {rates[id(p)] for p in downs} == {1e-3} and {rates[id(p)] for p in ups} == {4e-3}
     both = Branches({"unet": unet, "text_encoder": unet})
-    text = both.groups(Settings(rate=1e-3, text_rate=2e-4))
+    text = both.groups(Settings(lr=1e-3, text_lr=2e-4))
     assert sorted(g["factor"] for g in text) == pytest.approx([0.2, 1.0])
 
 
 def test_the_running_mean_stands_in_and_steps_back() -> None:
     unet = tiny_unet()
     lm.inject_trainable_lora(unet, 2, include=["*attn2.to_q"])
-    settings = Settings(steps=6, rate=1e-2, ema=0.5)
+    settings = Settings(steps=6, lr=1e-2, ema=0.5)
     run = begin(unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 2), settings)
     mean = [p.detach().clone() for p in run.parameters]
     for step in range(6):
@@ -116,7 +116,7 @@ def test_estimates_grow_with_what_is_asked() -> None:
     def asked(size: int = 32, **how: Any) -> Any:
         batch = how.pop("batch", 1)
         spec = Spec(
-            Path("b"), Path("f"), Path("c"), Targets(**how), Pictures(Path("p"), batch=batch),
+            Path("b"), Path("f"), Path("c"), Targets(**how), Data(Path("p"), batch=batch),
             Settings(steps=10),
         )  # fmt: skip
         return estimate(spec, shape, (size, size), torch.device("cpu"))

@@ -93,7 +93,7 @@ def adapters(folder: Path) -> dict[str, Path]:
         "plain": {"text_encoder": True}, "dora": {"method": "dora"},
         "full": {"method": "blocks:up_blocks"},
     }.items():  # fmt: skip
-        run(folder / name, rate=0.3, **how)
+        run(folder / name, lr=0.3, **how)
         found[name] = folder / name / "out.safetensors"
     return found
 

@@ -24,7 +24,7 @@ from loramerge.train.drawing.prior import draw_prior, wanted, without_trigger  #
 from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts  # noqa: E402
-from loramerge.train.spec.spec import Pictures, Prior  # noqa: E402
+from loramerge.train.spec.spec import Data, Prior  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
@@ -78,13 +78,13 @@ def test_captions_without_the_trigger(caption: str, left: str) -> None:
 
 
 def test_what_is_drawn_is_spread_over_the_subject(tmp_path: Path) -> None:
-    arranged = arrange(Pictures(folder_of(tmp_path / "p", 6), "red, round"), 4, 32, 0)
+    arranged = arrange(Data(folder_of(tmp_path / "p", 6), "red, round"), 4, 32, 0)
     sizes = arranged.buckets
     assert len(set(sizes)) > 2
     usual = wanted(Prior(), arranged)
     assert [one.size for one in usual] == sizes and len({one.seed for one in usual}) == 6
     assert [one.prompt for one in usual] == [f"thing {n}" for n in range(6)]
-    few = wanted(Prior(count=3), arranged)
+    few = wanted(Prior(regularisation_count=3), arranged)
     assert [one.size for one in few] == sizes[::2]
     assert [one.seed for one in few] == [one.seed for one in usual[:3]]
     many = wanted(Prior(("a", "b"), 9), arranged)
@@ -121,7 +121,7 @@ def test_they_are_what_the_untrained_base_draws(tmp_path: Path) -> None:
     """Fails where the seed, the prompt or the size is another picture's."""
     result = run(tmp_path, **AUTO, clip_skip=1, regularisation_guidance=3.0)
     pipeline = load_pipeline(pipeline_folder())
-    arranged = arrange(Pictures(tmp_path / "pictures", "zuzu"), 4, 32, 0)
+    arranged = arrange(Data(tmp_path / "pictures", "zuzu"), 4, 32, 0)
     texts = Texts(pipeline, None, 1)
     for index, one in enumerate(wanted(Prior(), arranged)):
         how = Drawing(one.size, 2, 3.0)
@@ -192,13 +192,14 @@ def test_one_process_draws(
 ) -> None:
     waited: list[int] = []
     monkeypatch.setattr(Workers, "wait", lambda self: waited.append(self.rank))
-    from loramerge.verbs.train.run import _made, _spec
+    from loramerge.verbs.train.places import made_of_training
+    from loramerge.verbs.train.spec import spec_of
 
     parameters = asked(tmp_path, **AUTO)
-    made = _made(parameters, Context())
-    spec = _spec(parameters, tmp_path / "out.safetensors", made, Context())
+    made = made_of_training(parameters, Context())
+    spec = spec_of(parameters, tmp_path / "out.safetensors", made, Context())
     assert spec.prior is not None
-    arranged = arrange(spec.pictures, 4, 32, 0)
+    arranged = arrange(spec.data, 4, 32, 0)
     pipeline = load_pipeline(pipeline_folder())
     found = wanted(spec.prior, arranged)
     for rank in (1, 0):

@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
-QUIET = {"sample_every": 0, "rate": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu"}
+QUIET = {"sample_every": 0, "lr": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu"}
 
 
 def asked(place: Path, kind: Any = "sd15", **how: Any) -> Train:
@@ -182,7 +182,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_is_watched(tmp_path: Path) -
 
 def test_what_it_tells_while_it_runs(tmp_path: Path) -> None:
     said: list[Any] = []
-    train(asked(tmp_path, rate=1e-6), Context(device="cpu", notify=said.append))
+    train(asked(tmp_path, lr=1e-6), Context(device="cpu", notify=said.append))
     assert any(isinstance(e, Warn) and "hardly moves" in e.text for e in said)
     steps = [e for e in said if isinstance(e, Progress) and e.task == "train"]
     assert len(steps) == 4 and "loss" in steps[0].said and "gradient" in steps[0].said

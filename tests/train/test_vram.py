@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
-QUIET = {"sample_every": 0, "rate": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu"}
+QUIET = {"sample_every": 0, "lr": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu"}
 LADDER = ["as usual", "checkpointing", "bf16", "adafactor"]
 
 

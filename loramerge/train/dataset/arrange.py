@@ -11,7 +11,7 @@ from loramerge.events import Notify, ignore
 from loramerge.train.dataset.buckets import Order, Size, bucket_of, bucket_sizes
 from loramerge.train.dataset.captions import Captioning
 from loramerge.train.dataset.scan import Dataset, Picture, scan
-from loramerge.train.spec.spec import Pictures
+from loramerge.train.spec.spec import Data
 
 __all__ = ["Arranged", "arrange", "bucket_step"]
 
@@ -76,7 +76,7 @@ class Arranged:
     def captions(self) -> list[str]:
         """Return every whole caption, and none at all if that may be drawn."""
         found = dict.fromkeys(self.captioning.whole(picture) for picture in self.pictures)
-        return [*found, *([""] if self.captioning.dropout else [])]
+        return [*found, *([""] if self.captioning.caption_dropout else [])]
 
 
 def bucket_step(asked: int | None, unit: int, resolution: int) -> int:
@@ -85,9 +85,7 @@ def bucket_step(asked: int | None, unit: int, resolution: int) -> int:
     return -(-step // unit) * unit
 
 
-def arrange(
-    how: Pictures, unit: int, resolution: int, seed: int, notify: Notify = ignore
-) -> Arranged:
+def arrange(data: Data, unit: int, resolution: int, seed: int, notify: Notify = ignore) -> Arranged:
     """Find the pictures and put them into buckets.
 
     Args:
@@ -95,11 +93,14 @@ def arrange(
         resolution: what the model was made for.
     """
     dataset = scan(
-        how.folder, repeats=how.repeats, regularisation=how.regularisation, notify=notify
+        data.images, repeats=data.repeats, regularisation=data.regularisation, notify=notify
     )
-    resolution = how.resolution or resolution
-    step = bucket_step(how.unit, unit, resolution)
-    sizes = bucket_sizes(resolution, step, several=how.buckets)
-    captioning = Captioning(how.trigger, how.shuffle, how.keep, how.tag_dropout, how.dropout, seed)
+    resolution = data.resolution or resolution
+    step = bucket_step(data.bucket_step, unit, resolution)
+    sizes = bucket_sizes(resolution, step, several=not data.no_buckets)
+    captioning = Captioning(
+        trigger=data.trigger, shuffle_tags=data.shuffle_tags, keep_tokens=data.keep_tokens,
+        tag_dropout=data.tag_dropout, caption_dropout=data.caption_dropout, seed=seed,
+    )  # fmt: skip
     buckets = [bucket_of(picture.size, sizes) for picture in dataset.pictures]
     return Arranged(dataset, buckets, resolution, captioning)

@@ -21,28 +21,30 @@ class Captioning:
     Args:
         trigger: words that every caption of the subject has: in the place of `[trigger]`, else in
             front, unless the caption has them already. Alone where there is no caption.
-        shuffle: put the tags (parts between commas) of each draw in another order.
-        keep: tags at the front that stay where they are; None: the trigger's, if there is one.
+        shuffle_tags: put the tags (parts between commas) of each draw in another order.
+        keep_tokens: tags at the front that stay where they are; None: the trigger's, if there is one.
         tag_dropout: probability with which each tag that is not kept is left out.
-        dropout: probability with which a draw has no caption, so that guidance still works.
+        caption_dropout: probability with which a draw has no caption, so that guidance still works.
     """
 
     trigger: str | None = None
-    shuffle: bool = False
-    keep: int | None = None
+    shuffle_tags: bool = False
+    keep_tokens: int | None = None
     tag_dropout: float = 0.0
-    dropout: float = 0.0
+    caption_dropout: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tag_dropout", "dropout"):
+        for name in ("tag_dropout", "caption_dropout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is no probability", found=getattr(self, name))
+                raise UsageError(
+                    f"{name} is not a probability", expected="0 to 1", found=getattr(self, name)
+                )
 
     @property
     def varies(self) -> bool:
         """Whether one picture has several captions (beside none)."""
-        return self.shuffle or self.tag_dropout > 0
+        return self.shuffle_tags or self.tag_dropout > 0
 
     def whole(self, picture: Picture) -> str:
         """Return a picture's caption with the trigger, before anything is drawn."""
@@ -59,17 +61,17 @@ class Captioning:
     def drawn(self, picture: Picture, number: int) -> str:
         """Return the caption of a draw; `number` counts the examples of the whole run."""
         text = self.whole(picture)
-        if not (self.varies or self.dropout):
+        if not (self.varies or self.caption_dropout):
             return text
         draw = random.Random(seed_of(self.seed, "caption", number))
-        if draw.random() < self.dropout:
+        if draw.random() < self.caption_dropout:
             return ""
         if not self.varies:
             return text
         tags = [tag for part in text.split(",") if (tag := part.strip())]
-        keep = self.keep if self.keep is not None else self._of_trigger(picture)
+        keep = self.keep_tokens if self.keep_tokens is not None else self._of_trigger(picture)
         kept, rest = tags[:keep], tags[keep:]
-        if self.shuffle:
+        if self.shuffle_tags:
             draw.shuffle(rest)
         rest = [tag for tag in rest if draw.random() >= self.tag_dropout]
         return ", ".join([*kept, *rest])

@@ -73,14 +73,18 @@ def wanted(prior: Prior, arranged: Arranged) -> list[Wanted]:
         arranged: the subject's pictures, in buckets.
     """
     subject = list(zip(arranged.dataset.subject, arranged.buckets, strict=False))
-    count = min(len(subject), MOST) if prior.count is None else prior.count
+    count = (
+        min(len(subject), MOST)
+        if prior.regularisation_count is None
+        else prior.regularisation_count
+    )
     trigger = arranged.captioning.trigger
     found = []
     for index in range(count):
         place = index * len(subject) // count if count < len(subject) else index % len(subject)
         picture, size = subject[place]
-        if prior.prompts:
-            prompt = prior.prompts[index % len(prior.prompts)]
+        if prior.regularisation_prompt:
+            prompt = prior.regularisation_prompt[index % len(prior.regularisation_prompt)]
         else:
             prompt = without_trigger(picture.caption or "", trigger)
         found.append(Wanted(prompt, seed_of(0, FOLDER, index), size))
@@ -100,7 +104,7 @@ def without_trigger(caption: str, trigger: str | None) -> str:
 def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
     """Warn of prompts that are empty; where nothing keeps the model from drifting, note what does."""
     if spec.prior is None:
-        if spec.pictures.regularisation is None and spec.pictures.trigger:
+        if spec.data.regularisation is None and spec.data.trigger:
             notify(
                 Note(
                     "without regularisation everything drifts to the subject; --regularisation auto "
@@ -109,7 +113,7 @@ def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
             )
         return
     empty = sum(not one.prompt for one in asked)
-    if empty and not spec.prior.prompts:
+    if empty and not spec.prior.regularisation_prompt:
         notify(
             Warn(
                 f"{empty} of {len(asked)} captions are nothing but the trigger, so the base draws "
@@ -141,15 +145,15 @@ def _drawn(
     spec: Spec, prior: Prior, pipeline: Pipeline, asked: Sequence[Wanted], notify: Notify
 ) -> list[Path]:
     """Return the files of the pictures in the cache, drawn where they are not there."""
-    base = _identity(pipeline, prior, spec.pictures.skip)
+    base = _identity(pipeline, prior, spec.data.clip_skip)
     paths = [spec.cache / FOLDER / f"{_key(base, one)}.png" for one in asked]
     missing = [
         (one, path) for one, path in zip(asked, paths, strict=True) if not _is_whole(path, one.size)
     ]
-    texts = Texts(pipeline, None, spec.pictures.skip)
+    texts = Texts(pipeline, None, spec.data.clip_skip)
     empty = texts.empty() if missing else None
     for done, (one, path) in enumerate(missing, 1):
-        how = Drawing(one.size, prior.steps, prior.guidance)
+        how = Drawing(one.size, prior.sampler_steps, prior.regularisation_guidance)
         (picture,) = draw(pipeline, texts([one.prompt]), empty, [one.seed], how)
         write_bytes(path, png_bytes(picture), force=True)
         notify(Progress("drawing regularisation", done, len(missing), "pictures", one.prompt[:60]))
@@ -162,7 +166,7 @@ def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
     how = (
         identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
         pipeline.empty_is_zero, json.dumps(dict(sampler.config), sort_keys=True, default=str),
-        prior.steps, float(guidance_of(pipeline, prior.guidance)), skip,
+        prior.sampler_steps, float(guidance_of(pipeline, prior.regularisation_guidance)), skip,
     )  # fmt: skip
     return _digest(*how)
 
@@ -203,16 +207,16 @@ def drawing_seconds(
 ) -> float:
     """Return about how long so many pictures take to draw, from what a step of training takes."""
     kind = shape.architecture.guidance(shape.denoiser)
-    guided = kind == "classifier-free" and prior.guidance != 1.0
+    guided = kind == "classifier-free" and prior.regularisation_guidance != 1.0
     once = replace(
         spec,
         targets=Targets(),
-        pictures=replace(spec.pictures, batch=2 if guided else 1),
-        settings=replace(spec.settings, steps=1, warmup=0, accumulate=1),
+        data=replace(spec.data, batch=2 if guided else 1),
+        settings=replace(spec.settings, steps=1, warmup_steps=0, accumulate=1),
         checkpointing=False,
     )
     forward = estimate(once, shape, size, device).seconds / _STEP
-    return forward * prior.steps * count
+    return forward * prior.sampler_steps * count
 
 
 def foreseen(arranged: Arranged, asked: Sequence[Wanted]) -> Arranged:

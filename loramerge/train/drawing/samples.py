@@ -27,27 +27,27 @@ class SampleSheet:
 
     def __init__(self, how: Samples, folder: Path, arranged: Arranged, pipeline: Pipeline) -> None:
         self._how, self._folder, self._pipeline = how, folder, pipeline
-        self.prompts: list[str] = list(how.prompts) or _usual(arranged)
+        self.prompts: list[str] = list(how.prompt) or _usual(arranged)
         side = arranged.resolution // pipeline.unit * pipeline.unit
-        self._drawing = Drawing((side, side), how.steps, how.guidance, how.rescale)
-        if how.every:
+        self._drawing = Drawing((side, side), how.sample_steps, how.guidance, how.guidance_rescale)
+        if how.sample_every:
             guidance_of(pipeline, how.guidance)
 
     @property
     def texts(self) -> list[str]:
         """All texts that are needed."""
-        return [*self.prompts, self._how.negative] if self._how.every else []
+        return [*self.prompts, self._how.negative] if self._how.sample_every else []
 
     def due(self, done: int, steps: int) -> bool:
         """Say whether samples are drawn after so many steps."""
-        every = self._how.every
+        every = self._how.sample_every
         return every > 0 and (done % every == 0 or done == steps)
 
     def draw(self, texts: Texts, done: int) -> list[Any]:
         """Draw the samples of a step, and the sheet with all there are up to it; return the samples."""
-        if not self._how.every:
+        if not self._how.sample_every:
             return []
-        seeds = [self._how.seed + index for index in range(len(self.prompts))]
+        seeds = [self._how.sample_seed + index for index in range(len(self.prompts))]
         with torch.no_grad(), drawing_mode(self._pipeline):
             empty = texts([self._how.negative]) if self._how.negative else texts.empty()
             states = texts(self.prompts)
@@ -56,7 +56,9 @@ class SampleSheet:
         for index, picture in enumerate(found):
             path = self._folder / "samples" / f"{done:06}-{index}.png"
             write_bytes(path, png_bytes(picture), force=True)
-        write_png(sheet(self._folder, self.prompts, self._how.seed, done), self._folder / _SHEET)
+        write_png(
+            sheet(self._folder, self.prompts, self._how.sample_seed, done), self._folder / _SHEET
+        )
         return found
 
 

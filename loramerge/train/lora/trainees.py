@@ -78,7 +78,7 @@ class Branches:
         for (component, _), layer in self._layers.items():
             factor = settings.text_factor if component.startswith("text_encoder") else 1.0
             for part in layer.lora.parts:
-                own = factor * settings.plus if part is layer.lora.up else factor
+                own = factor * settings.lora_plus if part is layer.lora.up else factor
                 found.setdefault(own, []).append(part)
         return [{"params": params, "factor": factor} for factor, params in found.items()]
 

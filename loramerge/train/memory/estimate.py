@@ -115,7 +115,7 @@ def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
                 value.requires_grad_(True)
     else:
         inject_trainable_lora(
-            model, targets.rank, alpha=targets.alpha, preset=targets.preset,
+            model, targets.rank, alpha=targets.alpha, preset=targets.targets,
             include=targets.include, exclude=(*targets.exclude, *unread),
             rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
             rslora=targets.rslora, dropout_p=targets.dropout, decompose=targets.kind == "dora",
@@ -141,7 +141,7 @@ def _counted(model: Any, spec: Spec, shape: Shape, size: Size) -> float:
 
     counter = FlopCounterMode(display=False)
     with counter:
-        forward_of(shape, model, spec.pictures.batch, size, torch.float32)()
+        forward_of(shape, model, spec.data.batch, size, torch.float32)()
     # backward: the gradient of activations always, of weights only where they are trained
     factor = 3.0 if spec.targets.kind == "weights" else 2.2
     return float(counter.get_total_flops()) * factor

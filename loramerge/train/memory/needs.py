@@ -160,8 +160,8 @@ class Measure:
             )
         self._spec, self._device = spec, device
         self._base = base_of(folder, shape)
-        self.resolution = spec.pictures.resolution or shape.resolution
-        self.step = bucket_step(spec.pictures.unit, shape.unit, self.resolution)
+        self.resolution = spec.data.resolution or shape.resolution
+        self.step = bucket_step(spec.data.bucket_step, shape.unit, self.resolution)
         bucket_sizes(self.resolution, self.step, several=False)
 
     def __call__(self, choice: Choice) -> Needs:
@@ -213,16 +213,16 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
     narrow = settings.precision != "no" and spec.targets.kind != "weights"
     dtype = _HALF[settings.precision] if narrow else torch.float32
     found = base.once(
-        (spec.targets, dtype, settings.precision, own, size, spec.pictures.batch,
-         settings.accumulate > 1, spec.samples.every > 0, _guided(base, spec.samples.guidance),
+        (spec.targets, dtype, settings.precision, own, size, spec.data.batch,
+         settings.accumulate > 1, spec.samples.sample_every > 0, _guided(base, spec.samples.guidance),
          device),
         lambda: _step(spec, base, size, dtype, own, device),
     )  # fmt: skip
     vae = bytes_of(base.vae.parameters())
     texts = sum(map(_numbers, base.encoders.values())) * dtype.itemsize
     stay = (
-        spec.targets.text
-        or Captioning(None, spec.pictures.shuffle, None, spec.pictures.tag_dropout, 0.0).varies
+        spec.targets.text_encoder
+        or Captioning(shuffle_tags=spec.data.shuffle_tags, tag_dropout=spec.data.tag_dropout).varies
     )
     encoders = texts if stay else 0
     trained = sum(map(math.prod, found.shapes))
@@ -237,14 +237,14 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
     encoding = base.once(("vae", size, device), lambda: _pictures(base, size, device))
     decoding = base.once(("decoder", size, device), lambda: _decoding(base, size, device))
     drawing = 0
-    if spec.samples.every:
+    if spec.samples.sample_every:
         drawing = resting + means + max(found.drawing, decoding) + (0 if together else vae)
         drawing += _WIDE * trained  # the gradients of the step before
     loaded = found.model + texts + vae - _WIDE * trained * (spec.targets.kind != "weights")
 
     prior = 0
     if spec.prior is not None:
-        guided = _guided(base, spec.prior.guidance)
+        guided = _guided(base, spec.prior.regularisation_guidance)
         drawn = base.once(
             ("prior", dtype, guided, size, device),
             lambda: _drawing(base, dtype, size, guided, device),
@@ -289,11 +289,11 @@ def _step(
         return forward_of(base.shape, model, batch, size, dtype)
 
     passes = kept + step_peak(
-        [model], passed(spec.pictures.batch), device=device, precision=precision,
+        [model], passed(spec.data.batch), device=device, precision=precision,
         batches=min(2, spec.settings.accumulate),
     )  # fmt: skip
     drawing = 0
-    if spec.samples.every:
+    if spec.samples.sample_every:
         model.eval()
         drawing = call_peak([model], passed(_guided(base, spec.samples.guidance)), device=device)
     shapes = tuple(tuple(value.shape) for value in [*values, *trained_texts])
@@ -324,7 +324,7 @@ def _cast(model: Any, dtype: Any) -> None:
 
 def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[Any]]:
     """Return what trained text encoders leave for the backward pass, and what is trained of them."""
-    if not spec.targets.text:
+    if not spec.targets.text_encoder:
         return 0, []
     targets, kept = spec.targets, 0
     trained: list[Any] = []
@@ -339,7 +339,7 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
             dropout_p=targets.dropout, decompose=targets.kind == "dora",
         )  # fmt: skip
         try:
-            tokens = torch.zeros(spec.pictures.batch, base.tokens, dtype=torch.long, device="meta")
+            tokens = torch.zeros(spec.data.batch, base.tokens, dtype=torch.long, device="meta")
             held, _ = kept_and_peak(
                 [encoder], partial(encoder, tokens), device=device,
                 precision=spec.settings.precision,

@@ -192,7 +192,7 @@ def _step(run: Run) -> Step:
         run.scaler.unscale_(run.optimizer)
     # where nothing was ever finite the audit, which looks first, says more than a skipped step
     run.audit.after_backward()
-    ceiling = math.inf if settings.clip is None else settings.clip
+    ceiling = settings.max_grad_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(run.parameters, ceiling))
     skipped = not math.isfinite(norm)
     if skipped:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
+from typing import Any
 
 import torch
 
@@ -61,6 +63,7 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     except Exception as error:
         raise CorruptFile("this is no state of a training run", file=path) from error
     own = asdict(run.settings)
+    kept["settings"] = _in_current_words(kept["settings"])
     other = [name for name in own if own[name] != kept["settings"].get(name)]
     if other:
         raise UsageError(
@@ -92,22 +95,36 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     return run
 
 
+# names that fields of the settings had when older states were written
+_FORMER = {
+    "rate": "lr", "text_rate": "text_lr", "warmup": "warmup_steps", "decay": "weight_decay",
+    "clip": "max_grad_norm", "options": "optimizer_options", "plus": "lora_plus",
+}  # fmt: skip
+
+
+def _in_current_words(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = {_FORMER.get(name, name): value for name, value in settings.items()}
+    if found.get("max_grad_norm", 0.0) is None:  # once the word for no clipping
+        found["max_grad_norm"] = 0.0
+    return found
+
+
 def run_header(run: Run) -> dict[str, str]:
     """Return the `ss_*` entries of the header that tell how a run trained, as sd-scripts names them."""
     settings = run.settings
-    own = f"betas={settings.betas},weight_decay={settings.decay}"
-    options = "".join(f",{name}={value}" for name, value in settings.options)
+    own = f"betas={settings.betas},weight_decay={settings.weight_decay}"
+    options = "".join(f",{name}={value}" for name, value in settings.optimizer_options)
     entries = {
-        "ss_learning_rate": settings.rate,
-        "ss_unet_lr": settings.rate,
+        "ss_learning_rate": settings.lr,
+        "ss_unet_lr": settings.lr,
         "ss_lr_scheduler": settings.schedule,
-        "ss_lr_warmup_steps": settings.warmup,
+        "ss_lr_warmup_steps": settings.warmup_steps,
         "ss_max_train_steps": settings.steps,
         "ss_steps": run.done,
         "ss_optimizer": f"{path_of(settings.optimizer)}({own}{options})",
         "ss_gradient_accumulation_steps": settings.accumulate,
         "ss_mixed_precision": settings.precision,
-        "ss_max_grad_norm": settings.clip,
+        "ss_max_grad_norm": settings.max_grad_norm or None,
         "ss_min_snr_gamma": settings.min_snr,
         "ss_noise_offset": settings.noise_offset or None,
         "ss_seed": settings.seed,

@@ -75,11 +75,11 @@ def path_of(name: str) -> str:
 def slow(settings: Settings) -> str | None:
     """Return why a LoRA hardly moves at this rate, None where it does or nobody knows."""
     found = known(settings.optimizer)
-    if found is None or settings.rate >= found.least:
+    if found is None or settings.lr >= found.least:
         return None
     name = next(name for name, one in NAMES.items() if one is found)
     return (
-        f"a LoRA hardly moves at a learning rate of {settings.rate:g} with {name}; "
+        f"a LoRA hardly moves at a learning rate of {settings.lr:g} with {name}; "
         f"{found.rate:g} is usual"
     )
 
@@ -93,7 +93,7 @@ def ready(settings: Settings, *, text: bool = False) -> None:
     Raises:
         UsageError, MissingExtra: see `make_optimizer`.
     """
-    factors = {1.0, settings.plus} | ({settings.text_factor} if text else set())
+    factors = {1.0, settings.lora_plus} | ({settings.text_factor} if text else set())
     _check_rates(settings, factors)
     _found(settings.optimizer)
 
@@ -171,12 +171,12 @@ def make_optimizer(settings: Settings, groups: Sequence[Mapping[str, Any]]) -> A
     path, kind = path_of(settings.optimizer), _found(settings.optimizer)
     own = NAMES[settings.optimizer].options if settings.optimizer in NAMES else {}
     takes = inspect.signature(kind).parameters
-    options: dict[str, Any] = {"lr": settings.rate}
+    options: dict[str, Any] = {"lr": settings.lr}
     if "betas" in takes:
         options["betas"] = settings.betas
     if "weight_decay" in takes:
-        options["weight_decay"] = settings.decay
-    options |= {**own, **dict(settings.options)}
+        options["weight_decay"] = settings.weight_decay
+    options |= {**own, **dict(settings.optimizer_options)}
     strange = [name for name in options if name not in takes]
     if strange and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         raise UsageError(

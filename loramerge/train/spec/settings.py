@@ -22,39 +22,39 @@ class Settings:
 
     Args:
         steps: in all; schedules end there.
-        rate: the peak learning rate.
-        warmup: steps over which the rate rises to it.
+        lr: the peak learning rate.
+        warmup_steps: steps over which the rate rises to it.
         schedule: what it does then; `linear` and `cosine` fall to 0.
-        betas, decay: of AdamW, and of other optimizers that take `betas` and `weight_decay`.
-        clip: the largest norm of all gradients together; None: no clipping.
+        betas, weight_decay: of AdamW, and of other optimizers that take `betas` and `weight_decay`.
+        max_grad_norm: gradients are clipped to this norm, taken over all together; 0: no clipping.
         min_snr: γ of the min-SNR weights, 5 in the paper; None: every time step weighs the same.
         noise_offset: deviation of a constant added to the noise of each channel.
         seed: of batches, noise, time steps and dropout.
         optimizer: a class by its import path, or a short name of `optimizers.NAMES`.
-        options: further (name, value) for it.
+        optimizer_options: further (name, value) for it.
         accumulate: batches whose gradients make one step.
         ema: decay of a running mean of what is trained, which is what is kept then; None: the last.
-        text_rate: the peak rate of text encoders; None: half of `rate`.
-        plus: LoRA+: the rate of up, in units of that of down.
+        text_lr: the peak rate of text encoders; None: half of `lr`.
+        lora_plus: LoRA+: the rate of up, in units of that of down.
         precision: type of the forward pass where it is not float32; what is trained stays float32.
     """
 
     steps: int = 1000
-    rate: float = 1e-4
-    warmup: int = 0
+    lr: float = 1e-4
+    warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
-    decay: float = 1e-2
-    clip: float | None = 1.0
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
     min_snr: float | None = None
     noise_offset: float = 0.0
     seed: int = 0
     optimizer: str = "adamw"
-    options: tuple[tuple[str, Any], ...] = ()
+    optimizer_options: tuple[tuple[str, Any], ...] = ()
     accumulate: int = 1
     ema: float | None = None
-    text_rate: float | None = None
-    plus: float = 1.0
+    text_lr: float | None = None
+    lora_plus: float = 1.0
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
@@ -62,16 +62,16 @@ class Settings:
             name
             for name, fine in {
                 "steps": self.steps >= 1,
-                "rate": 0 < self.rate < math.inf,
-                "warmup": 0 <= self.warmup < self.steps,
+                "lr": 0 < self.lr < math.inf,
+                "warmup_steps": 0 <= self.warmup_steps < self.steps,
                 "schedule": self.schedule in SCHEDULES,
-                "clip": self.clip is None or self.clip > 0,
+                "max_grad_norm": self.max_grad_norm >= 0,
                 "min_snr": self.min_snr is None or self.min_snr > 0,
                 "noise_offset": self.noise_offset >= 0,
                 "accumulate": self.accumulate >= 1,
                 "ema": self.ema is None or 0 < self.ema < 1,
-                "text_rate": self.text_rate is None or 0 < self.text_rate < math.inf,
-                "plus": 0 < self.plus < math.inf,
+                "text_lr": self.text_lr is None or 0 < self.text_lr < math.inf,
+                "lora_plus": 0 < self.lora_plus < math.inf,
                 "precision": self.precision in PRECISIONS,
             }.items()
             if not fine
@@ -83,14 +83,14 @@ class Settings:
     @property
     def text_factor(self) -> float:
         """The rate of text encoders in units of the denoiser's."""
-        return 0.5 if self.text_rate is None else self.text_rate / self.rate
+        return 0.5 if self.text_lr is None else self.text_lr / self.lr
 
 
 def learning_rate(settings: Settings, number: int) -> float:
     """Return the learning rate of a step, counted from 0; it is never 0."""
-    if number < settings.warmup:
-        return settings.rate * (number + 1) / settings.warmup
-    passed = (number - settings.warmup) / (settings.steps - settings.warmup)
+    if number < settings.warmup_steps:
+        return settings.lr * (number + 1) / settings.warmup_steps
+    passed = (number - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
     if settings.schedule == "cosine":
-        return settings.rate * (1 + math.cos(math.pi * passed)) / 2
-    return settings.rate * (1 - passed if settings.schedule == "linear" else 1.0)
+        return settings.lr * (1 + math.cos(math.pi * passed)) / 2
+    return settings.lr * (1 - passed if settings.schedule == "linear" else 1.0)

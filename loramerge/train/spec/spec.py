@@ -10,7 +10,7 @@ from typing import Any, Literal
 from loramerge.errors import UsageError
 from loramerge.train.spec.settings import Init, Settings
 
-__all__ = ["Pictures", "Prior", "Samples", "Spec", "Targets"]
+__all__ = ["Data", "Prior", "Samples", "Spec", "Targets"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Targets:
 
     Args:
         method: `lora`, `dora`, `full` (the whole denoiser), or `blocks:PATTERN` (those parts of it).
-        text: whether the text encoders get a LoRA, too.
+        targets: a preset of layers; see `lora.targets.PRESETS`.
+        text_encoder: train a LoRA of the text encoders, too.
     """
 
     method: str = "lora"
     rank: int = 16
     alpha: float | None = None
-    preset: str | None = "attn-ff"
+    targets: str | None = "attn-ff"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
@@ -33,7 +34,7 @@ class Targets:
     rslora: bool = False
     dropout: float = 0.0
     init: Init = "kaiming"
-    text: bool = False
+    text_encoder: bool = False
 
     @property
     def kind(self) -> Literal["lora", "dora", "weights"]:
@@ -59,31 +60,33 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Data:
     """What is trained on.
 
     Args:
-        weight: of the loss on regularisation pictures.
+        images: folder of the images.
+        regularisation_weight: of the loss on regularisation images.
         resolution: pixels of a square's side; None: what the base was made for.
-        unit: sides of buckets are multiples; None: 64, or what a small base needs.
-        buckets: False cuts squares.
-        batch: pictures in a batch.
+        bucket_step: sides of buckets are multiples of it; None: 64, or what a small base needs.
+        no_buckets: cut every image to a square.
+        batch: images in a batch.
+        clip_skip: layers before the last of CLIP that are not read.
     """
 
-    folder: Path
+    images: Path
     trigger: str | None = None
     regularisation: Path | None = None
-    weight: float = 1.0
+    regularisation_weight: float = 1.0
     repeats: int = 1
-    shuffle: bool = False
-    keep: int | None = None
+    shuffle_tags: bool = False
+    keep_tokens: int | None = None
     tag_dropout: float = 0.0
-    dropout: float = 0.05
+    caption_dropout: float = 0.05
     resolution: int | None = None
-    unit: int | None = None
-    buckets: bool = True
+    bucket_step: int | None = None
+    no_buckets: bool = False
     batch: int = 1
-    skip: int | None = None
+    clip_skip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,15 @@ class Prior:
     """Regularisation pictures that the base itself draws before anything is trained.
 
     Args:
-        prompts: taken in turn; none takes the subject's captions without the trigger.
-        count: None: as many as there are of the subject, `prior.MOST` at most.
-        steps, guidance: of the sampler.
+        regularisation_prompt: taken in turn; none takes the subject's captions without the trigger.
+        regularisation_count: None: as many as there are of the subject, `prior.MOST` at most.
+        regularisation_guidance: of the sampler; None: the usual one.
     """
 
-    prompts: tuple[str, ...] = ()
-    count: int | None = None
-    steps: int = 25
-    guidance: float | None = None
+    regularisation_prompt: tuple[str, ...] = ()
+    regularisation_count: int | None = None
+    regularisation_guidance: float | None = None
+    sampler_steps: int = 25
 
 
 @dataclass(frozen=True)
@@ -107,18 +110,18 @@ class Samples:
     """What is drawn while it runs: each prompt from a seed of its own, from step 0 on.
 
     Args:
-        prompts: none takes the trigger, or the first caption.
-        every: steps; 0 draws none.
-        rescale: see `sampling.Drawing`.
+        prompt: none takes the trigger, or the first caption.
+        sample_every: steps; 0 draws none.
+        guidance_rescale: see `sampling.Drawing`.
     """
 
-    prompts: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ()
     negative: str = ""
-    seed: int = 0
-    every: int = 250
-    steps: int = 25
+    sample_seed: int = 0
+    sample_every: int = 250
+    sample_steps: int = 25
     guidance: float | None = None
-    rescale: float | None = None
+    guidance_rescale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Spec:
         save_every: steps between numbered adapters; 0 keeps none.
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
-        board: write events of TensorBoard, too.
+        tensorboard: write events of TensorBoard, too.
         origin: says all that the result follows from.
         prior: how the base draws regularisation pictures, where none are given.
         chosen: what was chosen for the memory given, for the log.
@@ -145,7 +148,7 @@ class Spec:
     folder: Path
     cache: Path
     targets: Targets
-    pictures: Pictures
+    data: Data
     settings: Settings
     samples: Samples = Samples()
     config: Path | None = None
@@ -157,7 +160,7 @@ class Spec:
     state_every: int = 100
     resume: bool = False
     force: bool = False
-    board: bool = False
+    tensorboard: bool = False
     origin: str = ""
     prior: Prior | None = None
     chosen: Mapping[str, Any] | None = None

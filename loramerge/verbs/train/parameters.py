@@ -118,21 +118,19 @@ class _How:
     """How it is optimised."""
 
     steps: Annotated[int, Ge(1), Doc("Steps in all.")] = 1000
-    rate: Annotated[
+    lr: Annotated[
         float | None,
         Gt(0),
         Doc(
             "Peak learning rate [default: what is usual for the optimizer: 1e-4; 3e-5 for lion, 1 for "
             "prodigy and sgd].",
-            ("--lr",),
         ),
     ] = None
-    text_rate: Annotated[
+    text_lr: Annotated[
         float | None,
         Gt(0),
         Doc(
             "Peak learning rate of the text encoders [default: half of --lr; --lr for prodigy].",
-            ("--text-lr",),
         ),
     ] = None
     schedule: Annotated[
@@ -158,8 +156,13 @@ class _How:
     lora_plus: Annotated[
         float, Gt(0), Doc("LoRA+: learning rate of up, in units of that of down.")
     ] = 1.0
-    clip: Annotated[
-        float, Ge(0), Doc("Largest norm of all gradients together; 0: no clipping.")
+    max_grad_norm: Annotated[
+        float,
+        Ge(0),
+        Doc(
+            "Clip gradients to this norm, taken over all of them together; 0: no clipping.",
+            former=("clip",),
+        ),
     ] = 1.0
     min_snr: Annotated[
         float | None, Gt(0), Doc("γ of min-SNR weights (UNets); 5 in the paper [default: none].")
@@ -375,7 +378,7 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
             UsageError: naming what is wrong.
         """
         self.target(), self.float_type()
-        self.ranks(), self.alphas(), self.options()
+        self.ranks(), self.alphas(), self.optimizer_options()
         if self.vram is not None:
             memory_in_bytes(self.vram)
         word, _, rest = self.method.partition(":")
@@ -419,7 +422,7 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
         """Return pattern → alpha."""
         return {name: _number(text, float) for name, text in _pairs(self.alpha_pattern)}
 
-    def options(self) -> tuple[tuple[str, Any], ...]:
+    def optimizer_options(self) -> tuple[tuple[str, Any], ...]:
         """Return (name, value) of what the optimizer is made with."""
         return tuple((name, _literal(text)) for name, text in _pairs(self.optimizer_option))
 

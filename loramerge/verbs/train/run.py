@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +12,20 @@ from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError, UsageError, spelled
+from loramerge.errors import LoramergeError, spelled
 from loramerge.events import Note, Warn
-from loramerge.files.folders import dataset_files
 from loramerge.files.writer import check_target
-from loramerge.library.lookup import find
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
-from loramerge.steps.inputs import base_path, family_of_file
-from loramerge.steps.outputs import Output, adapter_output, default_name
+from loramerge.steps.inputs import base_path
+from loramerge.steps.outputs import Output, adapter_output
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction
-from loramerge.steps.provenance import FileInput, Made, recipe_text, step_of
+from loramerge.steps.provenance import Made
 from loramerge.verbs.train.memory import Fit, fit
 from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.places import made_of_training, output_path
 from loramerge.verbs.train.result import NOTHING_MADE, TrainResult
+from loramerge.verbs.train.spec import spec_of
 
 if TYPE_CHECKING:
     from loramerge.train.session import Trained
@@ -42,7 +41,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train` and `adapter.encode.encode`.
     """
     parameters.check()
-    path = _output(parameters, context)
+    path = output_path(parameters, context)
     if parameters.dry_run:
         return _dry_run(parameters, context)
     check_target(path, force=parameters.force)
@@ -64,7 +63,7 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train`.
     """
     parameters.check()
-    path = _output(parameters, context)
+    path = output_path(parameters, context)
     return _trained(_fit(parameters, path, context), path, context)
 
 
@@ -77,126 +76,7 @@ def predict(parameters: Train, context: Context = Context()) -> Prediction:
 VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True)
 
 
-# --- where --------------------------------------------------------------------------------------
-
-
-def _output(parameters: Train, context: Context) -> Path:
-    if parameters.output is not None:
-        return Path(parameters.output)
-    base = base_path(parameters.base, context).name.removesuffix(".safetensors")
-    subject = parameters.trigger or _folder(parameters.images, context).resolve().name
-    asked = parameters.target()
-    suffix = suffix_of(choose_dialect(asked, [])) if asked else ".safetensors"
-    return default_name(f"{base}-{subject}", suffix)
-
-
-def _folder(name: str, context: Context) -> Path:
-    known = context.known.get(name)
-    if isinstance(known, Path):
-        return known
-    if known is not None:
-        raise UsageError(f"{name!r} is an adapter, and a folder is needed here")
-    return find(name, "folders", root=context.root)
-
-
-def _regular(parameters: Train, context: Context) -> Path | None:
-    """Return the folder of regularisation pictures, if one is named."""
-    name = parameters.regularisation
-    return None if name in ("auto", "none") else _folder(name, context)
-
-
-def _run_folder(parameters: Train, path: Path) -> Path:
-    if parameters.folder is not None:
-        return Path(parameters.folder)
-    stem = path.name.removesuffix(".safetensors").removesuffix(".pt")
-    return path.with_name(f"{stem}-run")
-
-
-# --- what was it made from ----------------------------------------------------------------------
-
-
-def _made(parameters: Train, context: Context) -> Made:
-    """Return the step, with base and pictures as inputs."""
-    given: dict[tuple[str, str], Any] = {
-        ("bases", parameters.base): _base_input(base_path(parameters.base, context))
-    }
-    if parameters.config is not None:
-        config = base_path(parameters.config, context)
-        given["bases", parameters.config] = _base_input(config)
-    folders = {parameters.images: _folder(parameters.images, context)}
-    if (regular := _regular(parameters, context)) is not None:
-        folders[parameters.regularisation] = regular
-    for name, folder in folders.items():
-        given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
-    made = step_of("train", parameters, given)
-    assert made is not None
-    return made
-
-
-def _base_input(path: Path) -> FileInput:
-    files = find_files(path)
-    paths = tuple(file.path for file in files.weights)
-    return FileInput(path, paths, None if files.root is None or len(paths) == 1 else path)
-
-
 # --- training -----------------------------------------------------------------------------------
-
-
-def _spec(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
-    """Return what the run is told."""
-    from loramerge.train.device.workers import usual_precision
-    from loramerge.train.spec.optimizers import NAMES, known
-    from loramerge.train.spec.settings import Settings
-    from loramerge.train.spec.spec import Pictures, Prior, Samples, Spec, Targets
-
-    p, folder = parameters, _run_folder(parameters, path)
-    base = base_path(p.base, context)
-    optimizer = p.optimizer or "adamw"
-    chosen = known(optimizer) or NAMES["adamw"]
-    rate = chosen.rate if p.rate is None else p.rate
-    text_rate = rate if p.text_rate is None and chosen.one_rate else p.text_rate
-    prior = None
-    if p.regularisation == "auto":
-        prior = Prior(
-            p.regularisation_prompt, p.regularisation_count, guidance=p.regularisation_guidance
-        )
-    return Spec(
-        base=base,
-        folder=folder,
-        cache=folder / "cache" if p.cache is None else Path(p.cache),
-        targets=Targets(
-            p.method, p.rank, p.alpha, p.targets, p.include, p.exclude, p.ranks(), p.alphas(),
-            p.rslora, p.dropout, p.init, p.text_encoder,
-        ),
-        pictures=Pictures(
-            _folder(p.images, context), p.trigger, _regular(p, context), p.regularisation_weight,
-            p.repeats, p.shuffle_tags, p.keep_tokens, p.tag_dropout, p.caption_dropout, p.resolution,
-            p.bucket_step, not p.no_buckets, p.batch, p.clip_skip,
-        ),
-        settings=Settings(
-            steps=p.steps, rate=rate, warmup=p.warmup_steps, schedule=p.schedule,
-            decay=p.weight_decay, clip=p.clip or None, min_snr=p.min_snr,
-            noise_offset=p.noise_offset, seed=p.seed, optimizer=optimizer, options=p.options(),
-            accumulate=p.accumulate, ema=p.ema, text_rate=text_rate, plus=p.lora_plus,
-            precision=p.precision or usual_precision(context.device),
-        ),
-        samples=Samples(
-            p.prompt, p.negative, p.sample_seed, p.sample_every, p.sample_steps, p.guidance,
-            p.guidance_rescale,
-        ),
-        config=None if p.config is None else base_path(p.config, context),
-        family=family_of_file(base),
-        checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
-        device=context.device,
-        threads=context.threads,
-        save_every=p.save_every,
-        state_every=p.state_every,
-        resume=p.resume,
-        force=p.force,
-        board=p.tensorboard,
-        origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
-        prior=prior,
-    )  # fmt: skip
 
 
 def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
@@ -204,7 +84,7 @@ def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -
     unmade = Made("train", {})
     if not whole:
         find_files(base_path(parameters.base, context))  # what is no base is said before all else
-    return fit(parameters, lambda p: _spec(p, path, unmade, context), context, whole=whole)
+    return fit(parameters, lambda p: spec_of(p, path, unmade, context), context, whole=whole)
 
 
 def _trained(fitted: Fit, path: Path, context: Context) -> TrainResult:
@@ -212,8 +92,8 @@ def _trained(fitted: Fit, path: Path, context: Context) -> TrainResult:
     from loramerge.train.session import train as run
 
     parameters = fitted.parameters
-    made = _made(parameters, context)
-    spec = replace(_spec(parameters, path, made, context), chosen=fitted.record)
+    made = made_of_training(parameters, context)
+    spec = replace(spec_of(parameters, path, made, context), chosen=fitted.record)
     found = run(
         spec,
         keep=_keeper(parameters, spec, made, path, context),
@@ -331,9 +211,9 @@ def _reported(result: TrainResult, parameters: Train, context: Context) -> Train
 def _dry_run(parameters: Train, context: Context) -> TrainResult:
     from loramerge.train.dry_run import check
 
-    path = _output(parameters, context)
+    path = output_path(parameters, context)
     fitted = _fit(parameters, path, context, whole=True)
-    spec = _spec(fitted.parameters, path, Made("train", {}), context)
+    spec = spec_of(fitted.parameters, path, Made("train", {}), context)
     found = check(spec, notify=context.notify)
     found.memory = fitted.memory()
     if fitted.refusal is not None:

@@ -1,0 +1,92 @@
+"""The places of a run, and what its result was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.encode import choose_dialect, suffix_of
+from loramerge.checkpoint.files import find_files
+from loramerge.errors import UsageError
+from loramerge.files.folders import dataset_files
+from loramerge.library.lookup import find
+from loramerge.steps.inputs import base_path
+from loramerge.steps.outputs import default_name
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import FileInput, Made, step_of
+from loramerge.verbs.train.parameters import Train
+
+__all__ = [
+    "images_folder",
+    "made_of_training",
+    "output_path",
+    "regularisation_folder",
+    "run_folder",
+]
+
+
+def output_path(parameters: Train, context: Context) -> Path:
+    """Return where the adapter goes; unless it is given, a name made of base and subject."""
+    if parameters.output is not None:
+        return Path(parameters.output)
+    base = base_path(parameters.base, context).name.removesuffix(".safetensors")
+    subject = parameters.trigger or images_folder(parameters.images, context).resolve().name
+    asked = parameters.target()
+    suffix = suffix_of(choose_dialect(asked, [])) if asked else ".safetensors"
+    return default_name(f"{base}-{subject}", suffix)
+
+
+def images_folder(name: str, context: Context) -> Path:
+    """Return a folder of images by its path or name.
+
+    Raises:
+        UsageError: if the name is that of an adapter.
+        NotFound: if there is no such folder.
+    """
+    known = context.known.get(name)
+    if isinstance(known, Path):
+        return known
+    if known is not None:
+        raise UsageError(f"{name!r} is an adapter, and a folder is needed here")
+    return find(name, "folders", root=context.root)
+
+
+def regularisation_folder(parameters: Train, context: Context) -> Path | None:
+    """Return the folder of regularisation pictures, if one is named."""
+    name = parameters.regularisation
+    return None if name in ("auto", "none") else images_folder(name, context)
+
+
+def run_folder(parameters: Train, path: Path) -> Path:
+    """Return the folder of log, state, samples and report; unless it is given, beside the adapter."""
+    if parameters.folder is not None:
+        return Path(parameters.folder)
+    stem = path.name.removesuffix(".safetensors").removesuffix(".pt")
+    return path.with_name(f"{stem}-run")
+
+
+# --- what was it made from ----------------------------------------------------------------------
+
+
+def made_of_training(parameters: Train, context: Context) -> Made:
+    """Return the step, with base and pictures as inputs."""
+    given: dict[tuple[str, str], Any] = {
+        ("bases", parameters.base): _base_input(base_path(parameters.base, context))
+    }
+    if parameters.config is not None:
+        config = base_path(parameters.config, context)
+        given["bases", parameters.config] = _base_input(config)
+    folders = {parameters.images: images_folder(parameters.images, context)}
+    if (regular := regularisation_folder(parameters, context)) is not None:
+        folders[parameters.regularisation] = regular
+    for name, folder in folders.items():
+        given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
+    made = step_of("train", parameters, given)
+    assert made is not None
+    return made
+
+
+def _base_input(path: Path) -> FileInput:
+    files = find_files(path)
+    paths = tuple(file.path for file in files.weights)
+    return FileInput(path, paths, None if files.root is None or len(paths) == 1 else path)

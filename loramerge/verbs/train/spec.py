@@ -1,0 +1,87 @@
+"""The specification of a run: each group takes its fields from the parameters of the same names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loramerge.steps.inputs import base_path, family_of_file
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import Made, recipe_text
+from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.train.places import images_folder, regularisation_folder, run_folder
+
+if TYPE_CHECKING:
+    from loramerge.train.spec.settings import Settings
+    from loramerge.train.spec.spec import Prior, Spec
+
+__all__ = ["spec_of"]
+
+Group = TypeVar("Group")
+
+
+def spec_of(parameters: Train, path: Path, made: Made, context: Context) -> Spec:
+    """Return the specification of a run.
+
+    Args:
+        path: of the adapter.
+        made: what the result follows from; a state of another origin is not resumed.
+    """
+    from loramerge.train.spec.spec import Data, Samples, Spec, Targets
+
+    p, folder = parameters, run_folder(parameters, path)
+    base = base_path(p.base, context)
+    return _taken(
+        Spec, p,
+        base=base,
+        folder=folder,
+        cache=folder / "cache" if p.cache is None else Path(p.cache),
+        config=None if p.config is None else base_path(p.config, context),
+        family=family_of_file(base),
+        targets=_taken(Targets, p, rank_pattern=p.ranks(), alpha_pattern=p.alphas()),
+        data=_taken(
+            Data, p, images=images_folder(p.images, context),
+            regularisation=regularisation_folder(p, context),
+        ),
+        settings=_settings(p, context),
+        samples=_taken(Samples, p),
+        prior=_prior(p),
+        checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
+        device=context.device,
+        threads=context.threads,
+        origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
+    )  # fmt: skip
+
+
+def _settings(p: Train, context: Context) -> Settings:
+    """Return the settings, with what is usual for the optimizer and the device."""
+    from loramerge.train.device.workers import usual_precision
+    from loramerge.train.spec.optimizers import NAMES, known
+    from loramerge.train.spec.settings import Settings
+
+    optimizer = p.optimizer or "adamw"
+    chosen = known(optimizer) or NAMES["adamw"]
+    lr = chosen.rate if p.lr is None else p.lr
+    return _taken(
+        Settings, p,
+        optimizer=optimizer,
+        optimizer_options=p.optimizer_options(),
+        lr=lr,
+        text_lr=lr if p.text_lr is None and chosen.one_rate else p.text_lr,
+        precision=p.precision or usual_precision(context.device),
+    )  # fmt: skip
+
+
+def _prior(p: Train) -> Prior | None:
+    from loramerge.train.spec.spec import Prior
+
+    return _taken(Prior, p) if p.regularisation == "auto" else None
+
+
+def _taken(kind: type[Group], parameters: Train, **own: Any) -> Group:
+    """Make a group of what is given and, for its other fields, of parameters of the same names."""
+    names = [one.name for one in fields(kind) if one.name not in own]  # type: ignore[arg-type]
+    shared = {name: getattr(parameters, name) for name in names if hasattr(parameters, name)}
+    return kind(**shared, **own)
