@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter, Delta, LowRank, Site
-from loramerge.adapter.adapter import widest
+from loramerge.adapter.widths import widest
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.combine import combine
 from loramerge.algebra.outcome import Combined, SizeModel, uncut

@@ -12,7 +12,7 @@ from loramerge.adapter.encode import choose_dialect, suffix_of
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
-from loramerge.files.writer import check_target
+from loramerge.files.atomic import check_target
 from loramerge.library.lookup import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters

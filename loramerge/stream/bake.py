@@ -15,12 +15,13 @@ from pathlib import Path
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
+from loramerge.files.atomic import AtomicFolder, check_space, check_target
 from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.header import build_header
 from loramerge.files.tensors import StoredTensor
-from loramerge.files.writer import AtomicFolder, check_space, check_target
 from loramerge.stream.plan import BakePlan
-from loramerge.stream.rows import Survival, compute_tensor
+from loramerge.stream.rows import compute_tensor
+from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, Written, compute, write
 
 __all__ = ["bake", "output_size", "survey"]

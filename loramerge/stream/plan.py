@@ -5,7 +5,7 @@ A plan is made from headers alone, and refused if it cannot be carried out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loramerge.adapter import Adapter, Delta, Site
@@ -63,11 +63,27 @@ class BakePlan:
     dtype: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
+        """Yield every edit with its file and the name of its tensor."""
+        for file, tensors in self.edits.items():
+            for name, edits in tensors.items():
+                yield from ((file, name, edit) for edit in edits)
+
     @property
     def modules(self) -> list[str]:
         """Names of all sites that change, each once."""
-        names = (e.site.name for f in self.edits.values() for es in f.values() for e in es)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(edit.site.name for *_, edit in self.all_edits()))
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Types of the tensors that change, as users name them, after the bake."""
+        stored = {self.dtype or edit.place.tensor.dtype for *_, edit in self.all_edits()}
+        return sorted(DTYPES[dtype].word for dtype in stored)
+
+    @property
+    def scaled(self) -> bool:
+        """True if any tensor that changes has a scale beside it."""
+        return any(edit.place.scale is not None for *_, edit in self.all_edits())
 
     @property
     def tensors(self) -> int:

@@ -1,11 +1,11 @@
-"""From float32 (or float64) to the storage type of a base: to nearest, or stochastically."""
+"""Rounding from float32 or float64 to the storage type of a base, to nearest or stochastically."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-from loramerge.errors import NumericsError
+from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 
 __all__ = ["Quantiser", "Rounder", "generator"]
@@ -62,7 +62,12 @@ class Rounder:
             raise NumericsError(
                 f"NaN or infinity, or values that do not fit {self._word}, after adding",
                 module=self.name,
-                hint="inspect --deep the adapters, lower their weights, or give --dtype float32",
+                hint=(
+                    "inspect the adapters with ",
+                    Setting("deep", True),
+                    ", lower their weights, or give ",
+                    Setting("dtype", "float32"),
+                ),
             )
 
     def _stochastic(self, exact: Any, out: Any) -> None:
@@ -94,7 +99,7 @@ class Rounder:
 
 
 class Quantiser:
-    """Between weights and the float8 values that are stored for them: `W = stored · scale`.
+    """Conversion between weights and the float8 values stored for them: `W = stored · scale`.
 
     Sums are made of stored values, `stored + ΔW / scale`, so that a row which no delta touches keeps
     its very bits. The scale stays as it is unless values would overflow; then the largest one of the
@@ -113,12 +118,12 @@ class Quantiser:
 
     @property
     def plain(self) -> bool:
-        """Whether there is no scale: what is stored are the weights."""
+        """True if there is no scale, so that the stored values are the weights."""
         return self._stored is None
 
     @property
     def changed(self) -> bool:
-        """Whether the scale is another than before."""
+        """True if the scale has changed."""
         return self._now is not self._stored
 
     @property
@@ -158,7 +163,7 @@ class Quantiser:
         np.max(np.abs(out), axis=1, keepdims=True, out=self._largest[rows])
 
     def fits(self, start: int, stop: int) -> bool:
-        """Say whether the rows just added fit the type, or a second pass with a larger scale will."""
+        """Return whether the rows just added fit the type, at once or in a second pass."""
         import numpy as np
 
         if self._largest is None or self.changed:
@@ -175,7 +180,7 @@ class Quantiser:
         rounded -= weights
 
     def overflowed(self) -> bool:
-        """Say whether values were too large for the type; if so, the scale is larger from now on."""
+        """Enlarge the scale if values were too large for the type; return whether it was enlarged."""
         import numpy as np
 
         largest = self._largest

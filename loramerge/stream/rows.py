@@ -21,40 +21,10 @@ from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.stream.plan import Edit
 from loramerge.stream.reading import Stretch, read_weights, stored_rows
 from loramerge.stream.rounding import Quantiser, Rounder
+from loramerge.stream.survival import Survival
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, Task
 
-__all__ = ["Survival", "compute_tensor"]
-
-
-@dataclass(frozen=True)
-class Survival:
-    """The part of the requested change of one module that is in the written weights.
-
-    Args:
-        asked: ‖ΔW_asked‖_F².
-        along: ⟨ΔW_written, ΔW_asked⟩.
-        error: ‖ΔW_written − ΔW_asked‖_F².
-        base: ‖W‖_F² of the rows before.
-        rescaled: whether the scale of the stored float8 values had to grow.
-    """
-
-    module: str
-    tensor: str
-    asked: float
-    along: float
-    error: float
-    base: float
-    rescaled: bool = False
-
-    @property
-    def survived(self) -> float:
-        """Share of the change that remains after rounding; 1 where no change was asked for."""
-        return self.along / self.asked if self.asked > 0 else 1.0
-
-    @property
-    def relative_error(self) -> float:
-        """‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖."""
-        return math.sqrt(self.error / self.asked) if self.asked > 0 else 0.0
+__all__ = ["compute_tensor"]
 
 
 @dataclass

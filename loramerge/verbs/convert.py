@@ -245,9 +245,7 @@ def _compute(
         )
     else:
         found, combined = whole, uncut(whole)
-    found = found.with_deltas(found.deltas, path=None, files=(), size=None)
-    if made is not None:
-        found.made_by(made)
+    found = found.with_deltas(found.deltas, made=made, path=None, files=(), size=None)
     return ConvertResult(
         **AdapterResult.figures(found, combined),
         path=adapter.label,
@@ -296,9 +294,7 @@ def _chosen(adapter: Adapter, parameters: ConvertSettings, context: Context) -> 
             hint="patterns are matched with whole names, such as "
             + next((site.modules[0] for site in adapter.deltas), "unet.conv_in"),
         )
-    left = adapter.with_deltas(deltas)
-    left.embeddings = embeddings
-    return left
+    return replace(adapter.with_deltas(deltas), embeddings=embeddings)
 
 
 def _names(word: str, site: Site) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.kohya_hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.peft import WEIGHTS_NAME
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import structure
-from loramerge.adapter.source import WEIGHTS_NAME
 from loramerge.errors import (
     AdapterError,
     FormatError,
@@ -24,10 +24,10 @@ from loramerge.errors import (
     nearest,
 )
 from loramerge.events import Note, Warn
+from loramerge.files.atomic import AtomicFolder
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
-from loramerge.files.writer import AtomicFolder
 from loramerge.library.lookup import find
 from loramerge.steps.outputs import checkpoint_output
 from loramerge.steps.parameters import Context, Doc, Verb

@@ -13,7 +13,8 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Warn
-from loramerge.files.writer import check_target, write_bytes
+from loramerge.files.atomic import check_target
+from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
 from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
 from loramerge.steps.outputs import default_name, sum_name

@@ -152,7 +152,7 @@ def _compute(source: Source, parameters: Resize, output: Output, context: Contex
         error.file = error.file or adapter.info.path
         raise
     if made is not None:
-        small.made_by(made)
+        small = small.with_deltas(small.deltas, made=made)
     _report_loss(parameters.adapter.label, combined, rule, context)
     return ResizeResult(
         **AdapterResult.figures(small, combined),

@@ -13,12 +13,12 @@ import pytest
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.errors import ForeignFile, FormatError
+from loramerge.errors import ForeignFile, FormatError, spelled
 from loramerge.stream import rows as stream_rows
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.rounding import Quantiser
-from loramerge.stream.rows import Survival
+from loramerge.stream.survival import Survival
 from tests.builders.bases import (
     STORAGE,
     Array,
@@ -362,5 +362,7 @@ def test_the_report_says_that_scales_grew(tmp_path: Path) -> None:
         strip=True,
     )
     assert weak.survived is not None and weak.survived < 0.9
-    (warning,) = [e.text for e in events if "survived rounding" in getattr(e, "text", "")]
-    assert "float8_e4m3" in warning and "stochastic" in warning and "--dtype" not in warning
+    texts = [spelled(getattr(e, "text", "")) for e in events]
+    (warning,) = [text for text in texts if "was kept after rounding" in text]
+    assert "float8_e4m3" in warning and "rounding='stochastic'" in warning
+    assert "dtype=" not in warning

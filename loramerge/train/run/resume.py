@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from loramerge.errors import CorruptFile, MissingFile, UsageError
-from loramerge.files.writer import AtomicFile
+from loramerge.files.atomic import AtomicFile
 from loramerge.train.run.loop import Run
 from loramerge.train.spec.optimizers import path_of
 

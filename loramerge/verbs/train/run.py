@@ -14,7 +14,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, spelled
 from loramerge.events import Note, Warn
-from loramerge.files.writer import check_target
+from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path
 from loramerge.steps.outputs import Output, adapter_output
@@ -130,13 +130,13 @@ def _finished(
     """Return the adapter as it is to be written, and what its rank costs."""
     rank = parameters.save_rank
     if rank is None:
-        return adapter.made_by(made), uncut(adapter)
+        return adapter.with_deltas(adapter.deltas, made=made), uncut(adapter)
     from loramerge.algebra.resize import resize
     from loramerge.algebra.to_lora import to_lora
 
     cut = resize if parameters.method == "lora" else to_lora
     small, combined = cut(adapter, RankRule(rank=rank), threads=context.threads)
-    return small.made_by(made), combined
+    return small.with_deltas(small.deltas, made=made), combined
 
 
 def _keeper(
@@ -153,7 +153,8 @@ def _keeper(
         target = Output(spec.folder / name, dialect, parameters.float_type(), True)
         # how it was made is told as far as it is true: with as many steps as are done
         stated = Made(made.verb, {**made.content, "steps": step})
-        encoded = encoded_for(small.made_by(stated), target, replace(context, strip=True))
+        small = small.with_deltas(small.deltas, made=stated)
+        encoded = encoded_for(small, target, replace(context, strip=True))
         write_encoded(encoded, spec.folder / name, force=True)
 
     return keep
