@@ -205,7 +205,7 @@ def test_entry_point(run: Any, file: str, monkeypatch: pytest.MonkeyPatch) -> No
         looked.append(group)
         return [point] if group == "loramerge.operators" else []
 
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.setattr("loramerge.discovery.entry_points", entry_points)
     run.ok("mix", "a", "b", "--method", "linear", "-o", "linear.safetensors")
     assert "loramerge.operators" not in looked
     run.ok("mix", "a", "b", "--density", "0.5", "--method", "ties", "-o", "out.safetensors")
