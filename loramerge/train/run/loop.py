@@ -45,9 +45,9 @@ Encode = Callable[[tuple[str, ...]], States]
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did: the loss before it, the rate, and the norm of the gradients before clipping.
+    """The figures of a step: loss before it, learning rate, norm of the gradients before clipping.
 
-    The rate of an optimizer that looks for it, such as Prodigy, is what it has found so far.
+    For an optimizer that finds its own learning rate, such as Prodigy, `rate` is the current one.
     """
 
     number: int
