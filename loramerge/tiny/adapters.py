@@ -1,4 +1,4 @@
-"""What the tiny model learns: lessons, each a set of captioned pictures and how long to look at it.
+"""The adapters of the tiny model: each is trained on captioned images for a number of steps.
 
 `tiny-outlined` is the second base as an adapter of every layer; `zuzu` is a character and `polka` a
 style, adapters of attention. The ordinary pictures in a lesson keep the rest of the world as it is.

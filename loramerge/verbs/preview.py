@@ -1,4 +1,4 @@
-"""preview: pictures of bases with adapters, side by side from the same noise."""
+"""preview: images of bases with adapters, side by side, from the same noise."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Preview:
     )
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse contradictory parameters before any file is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -131,18 +131,22 @@ class Preview:
         if self.no_base and not self.adapters:
             raise UsageError("without adapters and without the base there is nothing to show")
         if self.output is not None and Path(self.output).suffix.lower() != ".png":
-            raise UsageError("a preview is a PNG file", file=self.output,
-                             hint=f"-o {Path(self.output).with_suffix('.png')}")  # fmt: skip
+            name = Path(self.output).with_suffix(".png").as_posix()
+            raise UsageError(
+                "a preview is a PNG file",
+                file=self.output,
+                hint=("give ", Setting("output", name)),
+            )
 
 
 @dataclass
 class PreviewResult:
-    """What was drawn.
+    """The result of a preview.
 
     Args:
-        outputs: the picture, and the page.
-        changes: of each column, the mean difference of pixels to its base's first, of 255.
-        like: model drawn without adapters → the column it is nearest to, and how far, of 255.
+        outputs: the image, and the HTML page.
+        changes: for each column, the mean difference to the first column of its base, 0 to 255.
+        like: model without adapters → (nearest column, mean difference), 0 to 255.
     """
 
     output: str
@@ -169,7 +173,7 @@ class PreviewResult:
 
 
 def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
-    """Draw and write.
+    """Generate the images and write them.
 
     Raises:
         LoramergeError: see `train.drawing.preview.preview`.
@@ -211,7 +215,7 @@ def _adapter(reference: Reference, context: Context) -> Adapter:
     adapter = adapter_of(reference, context)
     if adapter.embeddings:
         names = ", ".join(adapter.embeddings)
-        context.notify(Warn(f"{reference.label}: its embeddings are not drawn with: {names}"))
+        context.notify(Warn(f"{reference.label}: a preview does not use its embeddings: {names}"))
     return adapter
 
 
@@ -251,7 +255,7 @@ def _drawn(
         side = (parameters.size or pipeline.resolution) // pipeline.unit * pipeline.unit
         if not side:
             raise UsageError(
-                f"this base draws at least {pipeline.unit} pixels", found=parameters.size
+                f"this base generates at least {pipeline.unit} pixels", found=parameters.size
             )
         size = (side, side)
         kind = pipeline.architecture
