@@ -211,7 +211,7 @@ def bake(
 def inspect(
     adapter: Adapter, *, deep: bool = False, base: str | PathLike[str] | None = None
 ) -> Inspected:
-    """Say what an adapter is; the result's fields are those of `inspect --json`."""
+    """Describe an adapter; the result's fields are those of `inspect --json`."""
     name = None if base is None else fspath(base)
     return inspect_adapter(adapter, Inspect(files=(), deep=deep, base=name))
 

@@ -67,7 +67,7 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
     ] = "all"
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
             UsageError: naming what is wrong.

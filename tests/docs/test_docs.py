@@ -180,7 +180,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
         if p.opts[0].startswith("-")
     }
     return {
-        "recipe": recipe._TOP,
+        "recipe": recipe._WORDS,
         "input": tuple(word for word in inputs._WORDS if word != "recipe"),  # headers only
         "verb": tuple(known_verbs()),
         "step": tuple(verbs),

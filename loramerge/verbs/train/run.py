@@ -12,7 +12,7 @@ from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError, spelled
+from loramerge.errors import LoramergeError
 from loramerge.events import Note, Warn
 from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
@@ -68,7 +68,7 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Foretell little: what training gives is not in any header."""
+    """Check that the base is there; what training gives is not in any header."""
     base_path(parameters.base, context)
     return Prediction()
 
@@ -83,7 +83,9 @@ def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -
     """Choose what is to be chosen for the memory there is."""
     unmade = Made("train", {})
     if not whole:
-        find_files(base_path(parameters.base, context))  # what is no base is said before all else
+        find_files(
+            base_path(parameters.base, context)
+        )  # refuse what is not a base before anything else
     return fit(parameters, lambda p: spec_of(p, path, unmade, context), context, whole=whole)
 
 
@@ -218,7 +220,9 @@ def _dry_run(parameters: Train, context: Context) -> TrainResult:
     found = check(spec, notify=context.notify)
     found.memory = fitted.memory()
     if fitted.refusal is not None:
-        context.notify(Warn(f"{fitted.refusal.problem}: {spelled(fitted.refusal.hint or '')}"))
+        hint = fitted.refusal.hint or ""
+        parts = (hint,) if isinstance(hint, str) else hint
+        context.notify(Warn((f"{fitted.refusal.problem}: ", *parts)))
     return TrainResult(
         **{**NOTHING_MADE, "modules": found.modules}, folder=str(spec.folder), check=found
     )
