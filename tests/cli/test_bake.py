@@ -92,7 +92,10 @@ def test_how_far_the_bases_are_apart(run):
     rewrite(run.folder / "base.safetensors", run.folder / "other.safetensors", move)
     command = ("bake", "--base", "other.safetensors", "a", "--trained-on", "base.safetensors")
     result = run.ok(*command)
-    assert "Distance from the base that the adapter was trained on" in result.out and "unet.down_blocks.0" in result.out
+    assert (
+        "Distance from the base that the adapter was trained on" in result.out
+        and "unet.down_blocks.0" in result.out
+    )
     found = run.ok(*command, "--force", "--json").json
     assert found["drift_total"][0] > 0 and "unet.mid_block" in found["drift"]
     same = run.ok(

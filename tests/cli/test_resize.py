@@ -84,7 +84,13 @@ def test_sizes_that_are_none(run, size):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("20MB", 20_000_000), ("20MiB", 20 << 20), ("1.5 gib", 3 << 29), ("800KB", 800_000), ("7000", 7000)],
+    [
+        ("20MB", 20_000_000),
+        ("20MiB", 20 << 20),
+        ("1.5 gib", 3 << 29),
+        ("800KB", 800_000),
+        ("7000", 7000),
+    ],
 )
 def test_units_of_ten_and_of_two_are_told_apart(text, size):
     assert size_in_bytes(text, 0) == size
