@@ -285,7 +285,10 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     weights = sum(s.base for s in survivals)
     total = len(adapter.deltas)
     matched = total - len(plan.skipped)
-    reason = f"{matched} of {total} modules fit; {kept:.0%} of the change survives the base's type"
+    reason = (
+        f"{matched} of {total} modules fit; {kept:.0%} of the change is kept after rounding to the "
+        "base's type"
+    )
     found.base |= {
         "works": bool(matched),
         "matched": matched,
