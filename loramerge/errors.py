@@ -199,7 +199,7 @@ class OutputExists(FileError):
 
 
 class DiskFull(FileError):
-    """There is not enough room for the output."""
+    """There is not enough free space for the output."""
 
 
 class FormatError(LoramergeError):

@@ -10,32 +10,41 @@ _SHOWN = 12
 
 
 def render(result: BakeResult) -> None:
-    """Show what was baked, what survived, and how far the bases are apart."""
+    """Show what was baked, what was kept after rounding, and the distance of the bases."""
     layout = ", ".join(sorted(set(result.layouts.values())))
     word = "would write" if result.dry_run else "written"
     size = f" ({show.size(result.size)})" if result.size else ""
     lines: list[tuple[str, str]] = [
         (word, f"{result.output}{size}"),
         ("base", f"{result.base}: {result.family}, {layout}"),
-        ("touches", f"{result.modules} modules in {result.tensors} tensors"),
+        ("changes", f"{_count(result.modules, 'module')} in {_count(result.tensors, 'tensor')}"),
     ]
     lines += [("adapter", f"{a['path']} at {a['weight']}") for a in result.adapters]
     if result.skipped:
-        lines.append(("left out", f"{len(result.skipped)} modules that the base lacks"))
+        lines.append(("left out", f"{_count(len(result.skipped), 'module')} that the base lacks"))
     if result.survived is not None:
-        lines.append(
-            ("survived", f"{show.percent(result.survived)} of the change, relative error "
-             f"{result.relative_error:.3g}")
-        )  # fmt: skip
+        types = ", ".join(result.dtypes)
+        lines.append((f"kept after rounding to {types}", _kept(result.survived)))
+        lines.append(("relative error", f"{result.relative_error:.3g}"))
     if result.worst is not None:
-        lines.append(("worst", f"{result.worst[0]}: relative error {result.worst[1]:.3g}"))
+        lines.append(("worst module", f"{result.worst[0]}: relative error {result.worst[1]:.3g}"))
     if result.change is not None:
-        lines.append(("change", f"{show.percent(result.change)} of the touched weights"))
+        share = show.percent(result.change)
+        lines.append(("size of change", f"{share} of the original weights' norm"))
     show.table(lines)
     if result.dry_run:
         _dry(result)
     if result.drift is not None and result.drift_total is not None:
         _drift(result.drift, result.drift_total)
+
+
+def _kept(share: float) -> str:
+    """Return the share of the change that remains; one that is not exact never reads 100 %."""
+    return "> 99.99 %" if 0.9999 <= share < 1 else show.percent(share)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _dry(result: BakeResult) -> None:
@@ -45,7 +54,7 @@ def _dry(result: BakeResult) -> None:
     ]
     show.table(rows[:_SHOWN], ("module", "tensor", "shape", "type"))
     if len(rows) > _SHOWN:
-        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all")
+        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
 
 
 def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -> None:
@@ -56,8 +65,8 @@ def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -
     rows.append(("all", show.percent(total[0]), show.percent(total[1])))
     show.table(
         rows,
-        ("block", "base is away by", "inside the adapter's subspace by"),
-        title="How far this base is from the one the adapter was trained on",
+        ("block", "distance", "inside the adapter's subspace"),
+        title="Distance from the base that the adapter was trained on",
     )
 
 

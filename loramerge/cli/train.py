@@ -11,8 +11,8 @@ from loramerge.verbs.train.result import TrainResult
 
 _PHASES = {
     "samples": "drawing samples",
-    "regularisation": "drawing regularisation pictures",
-    "pictures": "encoding pictures",
+    "regularisation": "generating regularisation images",
+    "pictures": "encoding images",
     "texts": "encoding captions",
 }
 
@@ -31,7 +31,7 @@ def render(result: TrainResult) -> None:
         *show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst),
         (
             "trained",
-            f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} pictures",
+            f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} images",
         ),
     ]
     if result.loss is not None:
@@ -44,15 +44,15 @@ def render(result: TrainResult) -> None:
 def _render_check(found: Any) -> None:
     sizes = [f"{w}×{h} ({n})" for (w, h), n in found.buckets.items()]
     lines = [
-        ("pictures", f"{found.pictures}, and {found.regular} of regularisation"),
+        ("images", f"{found.pictures}, and {found.regular} for regularisation"),
         ("steps", f"{found.steps}: {found.epochs:.3g} epochs of {found.batches} batches"),
         ("buckets", _several(sizes)),
         ("captions", ", ".join(f"{name} ({n})" for name, n in found.sources.items())),
     ]
     if found.tokens is not None:
         least, median, most = found.tokens
-        said = f"{least} to {most}, {median:g} in the middle; {found.most_tokens} are read"
-        lines.append(("tokens", said))
+        span = f"{least}" if least == most else f"{least} to {most}, median {median:g}"
+        lines.append(("caption length", f"{span} tokens (limit {found.most_tokens})"))
     if found.estimate is not None:
         one = found.estimate
         lines += [
@@ -62,7 +62,7 @@ def _render_check(found: Any) -> None:
         ]
     if found.prompts:
         named = _several([repr(text) for text in dict.fromkeys(found.prompts)], 3)
-        lines.append(("draws", f"up to {len(found.prompts)} of regularisation: {named}"))
+        lines.append(("to generate", f"up to {len(found.prompts)} regularisation images: {named}"))
         if found.drawing is not None:
             lines.append(("", f"in about {_time(found.drawing)}, before training"))
     for word, paths in (

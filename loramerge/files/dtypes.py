@@ -72,7 +72,7 @@ _STRUCT = {
 
 
 def is_float(dtype: str) -> bool:
-    """Say whether tensors of this type can hold weights that loramerge computes with."""
+    """Return whether tensors of this type can hold weights that loramerge computes with."""
     return dtype in FLOATS
 
 
@@ -105,7 +105,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def dtype_of(word: str) -> str:
-    """Return the safetensors name for what a user typed: `float16`, `fp16`, `F16`, `bf16`, …"""
+    """Return the safetensors name of a type as users write it: `float16`, `fp16`, `F16`, `bf16`, …"""
     if word.upper() in DTYPES:
         return word.upper()
     try:
@@ -128,7 +128,7 @@ def scalar(raw: bytes, dtype: str) -> float:
 
 
 def scalar_bytes(value: float, dtype: str) -> bytes | None:
-    """Encode one float, or return None if the type cannot say it exactly."""
+    """Return one float encoded, or None if the type cannot hold it exactly."""
     import numpy as np
 
     with np.errstate(over="ignore", under="ignore"):

@@ -1,4 +1,4 @@
-"""Folders of pictures and their captions: which files belong to them."""
+"""The files in a folder of images: the images themselves, and their captions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder, sorted."""
+    """Yield the images below a folder, sorted."""
     return (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def dataset_files(folder: Path) -> list[Path]:
-    """Return the pictures below a folder and the files that hold their captions."""
+    """Return the images below a folder and the files that hold their captions."""
     suffixes = IMAGE_SUFFIXES | {*CAPTION_SUFFIXES}
     return [p for p in _files(folder) if p.suffix.lower() in suffixes or p.name == LISTING]

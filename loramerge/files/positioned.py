@@ -172,5 +172,5 @@ def _write_error(error: OSError, path: str) -> FileError:
     import errno
 
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return DiskFull("the disk is full", file=path, hint="free some room and run again")
+        return DiskFull("the disk is full", file=path, hint="free some space and run again")
     return FileError(f"cannot write: {error.strerror}", file=path)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 
+from loramerge.files.atomic import AtomicFile, check_space
 from loramerge.files.header import build_header
 from loramerge.files.reader import TensorFile, release
-from loramerge.files.writer import AtomicFile, check_space
 
 __all__ = ["rewrite_header"]
 

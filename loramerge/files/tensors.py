@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Tensor(ABC):
-    """A tensor with a dtype (safetensors name) and a shape, whose data can be had on demand."""
+    """A tensor with a dtype (safetensors name) and a shape, whose data is read on demand."""
 
     __slots__ = ()
 
@@ -215,7 +215,7 @@ def _runs(tensors: Iterable[Tensor]) -> Iterator[tuple[PositionedFile | Tensor, 
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Say whether two tensors have the same type, as many elements, and the same bytes.
+    """Return whether two tensors have the same type, number of elements, and bytes.
 
     Shapes may differ by axes of length 1; stored tensors are compared in blocks.
     """

@@ -108,7 +108,7 @@ def unread_like(dtype: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def same_bytes(first: Tensor, second: Tensor) -> bool:
-    """Say whether two tensors hold the same values in the same type and shape."""
+    """Return whether two tensors hold the same values in the same type and shape."""
     if first is second:
         return True
     if (first.dtype, first.shape) != (second.dtype, second.shape) or first.unread or second.unread:

@@ -45,7 +45,7 @@ class Repeated:
 
     @property
     def differs(self) -> bool:
-        """Whether any tensor differs."""
+        """True if any tensor differs."""
         return self.distance > 0.0
 
     def json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Done:
     Args:
         result: the verb's, without its adapter.
         adapter: the result of a task that does not save.
-        events: those that could not be told while it ran.
+        events: those that were kept because the task ran in another process.
     """
 
     result: Any

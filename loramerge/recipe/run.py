@@ -133,20 +133,20 @@ def _check_outputs(recipe: Recipe, state: State, *, force: bool) -> None:
 
 
 def perform(
-    task: Task, known: Mapping[str, Adapter | Path], context: Context, *, told: bool
+    task: Task, known: Mapping[str, Adapter | Path], context: Context, *, in_process: bool
 ) -> Done:
     """Run one task.
 
     Args:
-        known: name in the parameters → what stands behind it.
-        told: whether `context.notify` can be called from here; if not, events are kept.
+        known: name in the parameters → the adapter or file that it stands for.
+        in_process: whether `context.notify` can be called from here; otherwise events are kept.
     """
     start = time.perf_counter()
     events: list[Event] = []
-    notify = context.notify if told else events.append
-    how = replace(context, known=known, notify=notify)
+    notify = context.notify if in_process else events.append
+    context = replace(context, known=known, notify=notify)
     save = False if task.save is None else task.save
-    result = engine.perform(task.verb, task.parameters, how, save=save, step=task.name)
+    result = engine.perform(task.verb, task.parameters, context, save=save, step=task.name)
     adapter = None
     if task.verb.gives == "adapter":
         adapter, result.adapter = result.adapter, None

@@ -136,7 +136,7 @@ class Schedule:
                 stack += [self.tasks[n] for n in one.needs if not self.tasks[n].lasts]
 
     def _is_decidable(self, task: Task) -> bool:
-        """Say whether all saved results that a task depends on, directly or not, are there."""
+        """Return whether all saved results that a task depends on, directly or not, exist."""
         return all(
             (n in self.facts) if self.tasks[n].lasts else self._is_decidable(self.tasks[n])
             for n in task.needs
@@ -200,7 +200,8 @@ class Schedule:
     def _inline(self, task: Task) -> None:
         self.state.begin(task)
         self._settle(
-            task, lambda: self.perform(task, self._known(task), self._context_of(task), told=True)
+            task,
+            lambda: self.perform(task, self._known(task), self._context_of(task), in_process=True),
         )
 
     def _submit(self, task: Task) -> None:
@@ -212,7 +213,7 @@ class Schedule:
             known = {n: v.absolute() if isinstance(v, Path) else v for n, v in known.items()}
             sent = replace(task, save=task.save and task.save.absolute(), files={})
         future = self.executor.submit(
-            self.perform, sent, known, self._context_of(task), told=self.in_process
+            self.perform, sent, known, self._context_of(task), in_process=self.in_process
         )
         self.running[future] = task
 

@@ -36,5 +36,5 @@ class Task:
 
     @property
     def lasts(self) -> bool:
-        """Whether something remains of it after the run: a file, or a report."""
+        """True if something remains of it after the run: a file, or a report."""
         return self.save is not None or self.verb.gives == "report"

@@ -6,6 +6,7 @@ mistake. A BOM and CRLF are accepted.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,13 @@ def scalar_of(text: str) -> Any:
 
 def _composed(text: str, name: str) -> tuple[Any, Any]:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 
     yaml = YAML(typ="safe", pure=True)
     try:
-        return yaml.compose(text), yaml.constructor.construct_object
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later anchor counts
+            return yaml.compose(text), yaml.constructor.construct_object
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

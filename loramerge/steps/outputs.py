@@ -12,7 +12,7 @@ from loramerge.adapter.encode import choose_dialect, suffix_of
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
-from loramerge.files.writer import check_target
+from loramerge.files.atomic import check_target
 from loramerge.library.lookup import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
@@ -28,7 +28,7 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_m
 
 @dataclass(frozen=True)
 class Output:
-    """Where and how an adapter is written.
+    """The path, dialect and type of an adapter that is written.
 
     Args:
         path: None where it stays in memory.
@@ -42,7 +42,7 @@ class Output:
 
     @property
     def precise(self) -> bool:
-        """Whether results must be as exact as float64 can hold."""
+        """True if results must be as exact as float64 can hold."""
         return self.dtype == "F64"
 
     def at(self, path: Path) -> Output:

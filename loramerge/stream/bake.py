@@ -15,12 +15,13 @@ from pathlib import Path
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
+from loramerge.files.atomic import AtomicFolder, check_space, check_target
 from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.header import build_header
 from loramerge.files.tensors import StoredTensor
-from loramerge.files.writer import AtomicFolder, check_space, check_target
 from loramerge.stream.plan import BakePlan
-from loramerge.stream.rows import Survival, compute_tensor
+from loramerge.stream.rows import compute_tensor
+from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, Written, compute, write
 
 __all__ = ["bake", "output_size", "survey"]
@@ -116,8 +117,8 @@ def _layout(
         for name, tensor in tensors.items()
         if name in edits or infos[name].dtype != tensor.dtype
     }
-    scales = {scale.name for e in edits.values() if (scale := e[0].place.scale) is not None}
-    return Layout(head, infos, tensors, merged, computed, scales)
+    beside = {name for e in edits.values() for name in e[0].place.require_held().beside}
+    return Layout(head, infos, tensors, merged, computed, beside)
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:

@@ -7,19 +7,20 @@ subspace the adapter reads and writes, the adapter meets weights that it was not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.sites import cut
+from loramerge.algebra.compare import block_of
 from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, Place
 from loramerge.errors import FamilyError, ShapeError
 from loramerge.events import Notify, ignore
 from loramerge.stream.reading import weights_of
 
-__all__ = ["Drift", "drift"]
+__all__ = ["NO_DRIFT", "Drift", "by_block", "drift"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Drift:
     def subspace(self) -> float:
         """‖Q_uᵀ (W_B − W_A) Q_d‖ / ‖Q_uᵀ W_A Q_d‖: the distance inside the adapter's subspace."""
         return math.sqrt(self.inside_moved / self.inside) if self.inside > 0 else 0.0
+
+
+NO_DRIFT = Drift(0.0, 0.0, 0.0, 0.0)
 
 
 def drift(
@@ -99,6 +103,15 @@ def drift(
     for (site, *_), one in zip(work, found, strict=True):
         result[site] = result[site] + one if site in result else one
     return result
+
+
+def by_block(found: Mapping[Site, Drift]) -> dict[str, Drift]:
+    """Return the sums over the modules of each block of the model."""
+    blocks: dict[str, Drift] = {}
+    for site, one in found.items():
+        name = block_of(site)
+        blocks[name] = blocks.get(name, NO_DRIFT) + one
+    return blocks
 
 
 def _alone(adapter: Adapter) -> Iterator[tuple[Site, Delta]]:

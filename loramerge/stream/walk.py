@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar
 
 from loramerge.algebra.workers import ordered
 from loramerge.events import Notify, Progress, ignore
+from loramerge.files.atomic import AtomicFile
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
 from loramerge.files.tensors import StoredTensor, Tensor
-from loramerge.files.writer import AtomicFile
 
 __all__ = ["BLOCK_ELEMENTS", "Buffers", "Layout", "Nowhere", "Task", "Written", "compute", "write"]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from loramerge.files.writer import check_target, write_bytes
+from loramerge.files.atomic import check_target
+from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import png_bytes
 from loramerge.tiny.adapters import Pairs, zuzu_pictures
 from loramerge.tiny.sprites import ZUZU, draw

@@ -41,7 +41,7 @@ class Memory:
 
     Args:
         given: bytes; `stated`: whether they were given, or are what is free.
-        rung: that was chosen, None if none fits or nothing can be foretold.
+        rung: that was chosen, None if none fits, or memory cannot be predicted.
         ladder: what there is to choose from.
         needs: of the rung, by phase.
     """

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from loramerge.adapter import Adapter
-from loramerge.errors import OutputExists, UsageError, listed
+from loramerge.errors import OutputExists, Setting, UsageError, listed
 from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
 from loramerge.train.dataset.arrange import Arranged, arrange
@@ -207,9 +207,16 @@ def _refuse_other_run(spec: Spec) -> None:
     state = spec.folder / STATE
     if state.exists() and not spec.resume and not spec.force:
         raise OutputExists(
-            "this folder holds a run",
+            "this folder already holds a run",
             file=spec.folder,
-            hint="--resume goes on with it, --force begins anew, --folder gives another place",
+            hint=(
+                "continue it with ",
+                Setting("resume", True),
+                ", start again with ",
+                Setting("force", True),
+                ", or give another ",
+                Setting("folder"),
+            ),
         )
 
 
@@ -241,7 +248,13 @@ def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
     empty = sum(not arranged.captioning.whole(picture) for picture in subject)
     if empty:
         notify(
-            Warn(f"{empty} of {len(subject)} pictures have no caption; --trigger gives them one")
+            Warn(
+                (
+                    f"{empty} of {len(subject)} images have no caption. Give them one with ",
+                    Setting("trigger"),
+                    ".",
+                )
+            )
         )
 
 
@@ -255,7 +268,7 @@ def _encoded(
         broken = latents.prepare(arranged.asked, notify)
         if broken:
             names = listed([path.name for path in broken], 5)
-            notify(Warn(f"left out, because they cannot be read to their end: {names}"))
+            notify(Warn(f"left out, because they are truncated or damaged: {names}"))
     workers.wait()
     if not workers.first:
         cache.refresh()
@@ -268,7 +281,10 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
     kind = targets.kind
     if kind == "weights":
         if targets.text_encoder:
-            raise UsageError("only a LoRA of the text encoders can be trained", found="--text")
+            raise UsageError(
+                "text encoders are trained by a LoRA only",
+                hint=("leave out ", Setting("text_encoder", True)),
+            )
         architecture = pipeline.architecture
         unread = architecture.unread(pipeline.denoiser.config)
         return Weights(pipeline.denoiser, targets.blocks, architecture.component, unread)
@@ -359,9 +375,9 @@ def _resume(spec: Spec, run: Run, notify: Notify) -> int:
     except UsageError:
         if not spec.force:
             raise
-        notify(Note("the state is of another run; beginning anew"))
+        notify(Note("the state belongs to another run; starting again"))
         return 0
-    notify(Note(f"going on after step {run.done} of {run.settings.steps}"))
+    notify(Note(f"resuming after step {run.done} of {run.settings.steps}"))
     return run.done
 
 

@@ -11,9 +11,10 @@ from annotated_types import Ge, Interval
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Warn
-from loramerge.files.writer import check_target, write_bytes
+from loramerge.files.atomic import check_target
+from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
 from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
 from loramerge.steps.outputs import default_name, sum_name
@@ -30,10 +31,10 @@ __all__ = ["VERB", "Preview", "PreviewResult", "preview"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """Draw pictures with adapters, side by side.
+    """Generate images with adapters, side by side.
 
-    Columns are the base alone and each adapter at each weight; rows are prompts and seeds. Every row
-    begins with the same noise, so columns can be compared. Nothing is baked.
+    Columns are the base alone and each adapter at each weight; rows are prompts and seeds. All images of
+    a row start from the same noise, so columns can be compared. Nothing is baked.
     """
 
     adapters: Annotated[
@@ -43,7 +44,7 @@ class Preview:
     base: Annotated[
         tuple[str, ...],
         Doc(
-            "Model to draw with: a diffusers folder, a single file, or a registered name; may be "
+            "Model to generate with: a diffusers folder, a single file, or a registered name; may be "
             "repeated.",
             ("--base", "-b"),
             "BASE",
@@ -53,7 +54,7 @@ class Preview:
     baked: Annotated[
         tuple[str, ...],
         Doc(
-            "Model to draw beside these without adapters, such as what bake made of them; may be "
+            "Further model, shown beside these without adapters, such as the result of bake; may be "
             "repeated.",
             metavar="BASE",
             completes="bases",
@@ -61,7 +62,7 @@ class Preview:
     ] = ()
     prompt: Annotated[
         tuple[str, ...],
-        Doc("What to draw; may be repeated [default: no prompt].", ("--prompt", "-p"), "TEXT"),
+        Doc("Prompt; may be repeated [default: no prompt].", ("--prompt", "-p"), "TEXT"),
     ] = ()
     seed: Annotated[
         tuple[int, ...], Ge(0), Doc("Seed of the noise; may be repeated [default: 0].")
@@ -69,47 +70,47 @@ class Preview:
     weight: Annotated[
         tuple[float, ...],
         Doc(
-            "Draw every adapter at this weight, times its own; may be repeated [default: 1].",
+            "Show every adapter at this weight, times its own; may be repeated [default: 1].",
             ("--weight", "-w"),
             "W",
         ),
     ] = ()
-    together: Annotated[bool, Doc("All adapters at once in a column, not one in each.")] = False
+    together: Annotated[bool, Doc("Apply all adapters at once, in one column.")] = False
     no_base: Annotated[bool, Doc("Leave out the column of the base alone.")] = False
     negative: Annotated[str, Doc("Negative prompt.")] = ""
     size: Annotated[
-        int | None, Ge(8), Doc("Pixels of a picture's side [default: what the base was made for].")
+        int | None, Ge(8), Doc("Side of an image in pixels [default: the base's resolution].")
     ] = None
     steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
     guidance: Annotated[
         float | None,
         Ge(1),
         Doc(
-            "Classifier-free guidance, or for Flux.1 dev what it is told; 1 is without [default: 7; "
-            "3.5 for Flux.1 dev, none for schnell]."
+            "Classifier-free guidance; for Flux.1 dev the guidance that the model is given; 1 is none "
+            "[default: 7; 3.5 for Flux.1 dev, none for schnell]."
         ),
     ] = None
     guidance_rescale: Annotated[
         float | None,
         Interval(ge=0, le=1),
         Doc(
-            "How far guidance keeps the spread of what it strengthens; without, colours are too strong "
-            "where the base has zero terminal SNR [default: 0.7 there, else 0]."
+            "Guidance rescale, from 0 to 1; it tames colours that are too strong on a base with zero "
+            "terminal SNR [default: 0.7 there, else 0]."
         ),
     ] = None
     clip_skip: Annotated[
-        int | None, Ge(1), Doc("Read so many layers before the text encoder's last (SD1).")
+        int | None, Ge(1), Doc("Read the text encoder this many layers before its last (SD1, SD2).")
     ] = None
     config: Annotated[
         str | None,
         Doc(
-            "For single files: a diffusers folder of their family, of which configurations and "
-            "tokenizers are taken.",
+            "For single files: any diffusers folder of their family, for configurations and "
+            "tokenizers.",
             metavar="DIR",
             completes="bases",
         ),
     ] = None
-    html: Annotated[bool, Doc("Also write a page beside the picture.")] = False
+    html: Annotated[bool, Doc("Also write an HTML page beside the image.")] = False
     output: Annotated[
         str | None,
         Doc("PNG file to write [default: preview of the adapters].", ("--output", "-o"), "FILE",
@@ -126,9 +127,9 @@ class Preview:
             UsageError: naming what is wrong.
         """
         if not self.base:
-            raise UsageError("preview needs a base", hint="--base NAME")
+            raise UsageError("preview needs a base", hint=("give ", Setting("base")))
         if self.no_base and not self.adapters:
-            raise UsageError("without adapters and without the base there is nothing to draw")
+            raise UsageError("without adapters and without the base there is nothing to show")
         if self.output is not None and Path(self.output).suffix.lower() != ".png":
             raise UsageError("a preview is a PNG file", file=self.output,
                              hint=f"-o {Path(self.output).with_suffix('.png')}")  # fmt: skip
@@ -191,7 +192,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
 
 
 def predict(parameters: Preview, context: Context = Context()) -> Prediction:
-    """Foretell little: pictures take what the model takes."""
+    """Predict nothing: how an image looks is not in any header."""
     return Prediction()
 
 

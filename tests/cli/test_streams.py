@@ -168,7 +168,7 @@ def test_interruption(run, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals differ there")
 def test_a_signal_leaves_nothing_behind(run):
     slow = (
-        "import sys, time, loramerge.stream.bake as b, loramerge.cli.main as m\n"
+        "import sys, time, loramerge.stream.walk as b, loramerge.cli.main as m\n"
         "old = b.ordered\n"
         "def ordered(work, items, **options):\n"
         "    for value in old(work, items, **options):\n"

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from loramerge.errors import DiskFull, FileError, OutputExists
-from loramerge.files import writer
+from loramerge.files import atomic
+from loramerge.files.atomic import AtomicFile, AtomicFolder, check_space
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
-from loramerge.files.writer import AtomicFile, AtomicFolder, check_space, write_bytes, write_tensors
+from loramerge.files.writer import write_bytes, write_tensors
 
 
 class Failing(RawTensor):
@@ -35,7 +36,7 @@ def one(value: int = 1) -> list[tuple[str, Tensor]]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record waiting instead of waiting."""
     waits: list[float] = []
-    monkeypatch.setattr(writer.time, "sleep", waits.append)
+    monkeypatch.setattr(atomic.time, "sleep", waits.append)
     return waits
 
 
@@ -48,7 +49,7 @@ def test_an_existing_output_is_refused_without_force(tmp_path: Path) -> None:
     path.write_bytes(b"precious")
     with pytest.raises(OutputExists) as caught:
         write_tensors(path, one(), {})
-    assert caught.value.exit_code == 3 and "--force" in str(caught.value)
+    assert caught.value.exit_code == 3 and "force=True" in str(caught.value)
     assert path.read_bytes() == b"precious"
     write_tensors(path, one(), {}, force=True)
     assert list(TensorFile(path).tensors) == ["a"]
@@ -118,7 +119,7 @@ def test_a_file_held_for_a_moment_is_replaced(
             raise failure(errno.EACCES, "in use")
         replace(source, target)
 
-    monkeypatch.setattr(writer.os, "replace", held)
+    monkeypatch.setattr(atomic.os, "replace", held)
     write_bytes(tmp_path / "a", b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
     assert len(patient) == 2
@@ -133,7 +134,7 @@ def test_a_file_held_for_good_is_named(
     def held(source: Any, target: Any) -> None:
         raise PermissionError(errno.EACCES, "in use")
 
-    monkeypatch.setattr(writer.os, "replace", held)
+    monkeypatch.setattr(atomic.os, "replace", held)
     with pytest.raises(FileError, match="another program holds it open") as caught:
         write_bytes(path, b"x", force=True)
     assert caught.value.file == str(path)
@@ -145,7 +146,7 @@ def test_too_small_a_disk_is_said_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
-    with pytest.raises(DiskFull, match="not enough room") as caught:
+    with pytest.raises(DiskFull, match="not enough free space") as caught:
         write_tensors(tmp_path / "not" / "yet" / "a", one(), {})
     assert caught.value.exit_code == 3 and "-o" in str(caught.value)
     assert only(tmp_path) == set()
@@ -217,7 +218,7 @@ def test_a_folder_survives_a_failing_rename(
             raise PermissionError(errno.EACCES, "in use")
         replace(source, target)
 
-    monkeypatch.setattr(writer.os, "replace", held)
+    monkeypatch.setattr(atomic.os, "replace", held)
     with (
         pytest.raises(FileError, match="holds it open"),
         AtomicFolder(folder, force=True) as partial,
@@ -245,8 +246,8 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    abandoned = tmp_path / f".out.safetensors.{writer._mark(dead.pid)}-0a1b2c.partial"
-    living = tmp_path / f".out.safetensors.{writer._mark(os.getpid())}-0a1b2c.partial"
+    abandoned = tmp_path / f".out.safetensors.{atomic._mark(dead.pid)}-0a1b2c.partial"
+    living = tmp_path / f".out.safetensors.{atomic._mark(os.getpid())}-0a1b2c.partial"
     elsewhere = tmp_path / f".out.safetensors.00000000-{dead.pid}-0a1b2c.partial"
     for path in (abandoned, living, elsewhere):
         path.write_bytes(b"half")

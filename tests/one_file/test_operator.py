@@ -120,7 +120,7 @@ def test_recipe_field_and_plan(run: Any, file: str) -> None:
     (run.folder / "r.yaml").write_text(RECIPE % 0.5, "utf-8")
     assert run("run", "r.yaml").code == 6
     plan = json.loads(run.ok("plan", "--operator", file, "r.yaml", "--json").out)
-    (predicted,) = plan["tasks"]
+    (predicted,) = plan["tasks"].values()
     run.ok("run", "--operator", file, "r.yaml")
     run.ok("mix", "a", "b:0.5", "--operator", file, "--method", "ties", "--density", "0.5",
            "-o", "command.safetensors")  # fmt: skip
@@ -205,7 +205,7 @@ def test_entry_point(run: Any, file: str, monkeypatch: pytest.MonkeyPatch) -> No
         looked.append(group)
         return [point] if group == "loramerge.operators" else []
 
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.setattr("loramerge.discovery.entry_points", entry_points)
     run.ok("mix", "a", "b", "--method", "linear", "-o", "linear.safetensors")
     assert "loramerge.operators" not in looked
     run.ok("mix", "a", "b", "--density", "0.5", "--method", "ties", "-o", "out.safetensors")

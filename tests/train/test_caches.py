@@ -82,7 +82,7 @@ def test_texts_are_what_diffusers_makes_of_them(kind: Any) -> None:
 
 
 def test_what_is_no_base_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no pipeline of diffusers"):
+    with pytest.raises(FormatError, match="not a diffusers pipeline"):
         load_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
     with pytest.raises(UsageError, match="cannot be trained yet"):

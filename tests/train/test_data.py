@@ -49,7 +49,7 @@ def test_a_folder_as_users_have_it(tmp_path: Path) -> None:
         "b/c/001.png": ("line 1", 3),
     }
     assert [path.name for path, _ in found.unreadable] == ["broken.png"]
-    assert "1 pictures cannot be read and are left out: broken.png" in "".join(
+    assert "1 images cannot be read and are left out: broken.png" in "".join(
         getattr(e, "text", "") for e in said
     )
 
@@ -62,7 +62,7 @@ def test_regularisation_pictures_stand_apart(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="no such folder of pictures"):
+    with pytest.raises(MissingFile, match="no such folder of images"):
         scan(tmp_path / "none")
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(MissingFile, match="no picture in this folder"):
@@ -202,5 +202,5 @@ def test_the_trigger_has_its_place() -> None:
     assert Captioning().whole(A) == A.caption
     kept = Captioning("zuzu", shuffle_tags=True, keep_tokens=3)
     assert all(kept.drawn(A, n).startswith("zuzu, red, round, ") for n in range(20))
-    with pytest.raises(UsageError, match="dropout is no probability"):
+    with pytest.raises(UsageError, match="dropout is not a probability"):
         Captioning(caption_dropout=1.5)

@@ -167,12 +167,12 @@ def test_a_layer_alone_can_be_the_model() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"r": 0}, UsageError, "rank r is no positive whole number"),
+    ({"r": 0}, UsageError, "rank r is not a positive whole number"),
     ({"r": {"CrossAttention"}}, UsageError, "target_replace_module="),
     ({"rank_pattern": {"*to_q": 1.5}}, UsageError, r"rank \*to_q"),
-    ({"alpha": 0.0}, UsageError, "alpha is no positive"),
-    ({"alpha": math.nan}, UsageError, "alpha is no positive"),
-    ({"alpha_pattern": {"*to_q": -1.0}}, UsageError, r"\*to_q is no positive"),
+    ({"alpha": 0.0}, UsageError, "alpha is not a positive"),
+    ({"alpha": math.nan}, UsageError, "alpha is not a positive"),
+    ({"alpha_pattern": {"*to_q": -1.0}}, UsageError, r"\*to_q is not a positive"),
     ({"dropout_p": 1.0}, UsageError, "dropout_p"),
     ({"init": "ones"}, UsageError, "initialisation"),
     ({"preset": "atn"}, UsageError, "did you mean attn"),

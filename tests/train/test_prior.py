@@ -13,7 +13,7 @@ torch: Any = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from loramerge.cli.main import main  # noqa: E402
-from loramerge.errors import NotFound, UsageError  # noqa: E402
+from loramerge.errors import NotFound, UsageError, spelled  # noqa: E402
 from loramerge.events import Note, Progress, Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.dataset.arrange import arrange  # noqa: E402
@@ -216,8 +216,8 @@ def test_what_is_said(tmp_path: Path) -> None:
         train(asked(tmp_path, force=True, **how), Context(device="cpu", notify=said.append))
         return [event for event in said if "regularisation" in str(event)]
 
-    (hint,) = (e for e in told() if isinstance(e, Note) and "drifts" in e.text)
-    assert "--regularisation auto" in hint.text
+    (hint,) = (e for e in told() if isinstance(e, Note) and "forget" in spelled(e.text))
+    assert "regularisation='auto'" in spelled(hint.text)
     assert not told(trigger=None)
     events = told(**AUTO)
     steps = [e for e in events if isinstance(e, Progress) and "drawing" in e.task]
@@ -226,8 +226,8 @@ def test_what_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "pictures").glob("*.txt"):
         path.write_text("[trigger]" if path.stem > "001" else "zuzu", "utf-8")
     (warned,) = (e for e in told(**AUTO) if isinstance(e, Warn))
-    assert "5 of 5 captions are nothing but the trigger" in warned.text
-    assert "--regularisation-prompt" in warned.text
+    assert "5 of 5 captions are the trigger alone" in spelled(warned.text)
+    assert "regularisation_prompt=" in spelled(warned.text)
     assert not any(isinstance(e, Warn) for e in told(**AUTO, regularisation_prompt=("a cat",)))
 
 
@@ -247,18 +247,20 @@ def test_a_dry_run_tells_how_many_and_draws_none(
     words = ["train", "--base", str(pipeline_folder()), "--images", str(tmp_path / "pictures")]
     assert main([*words, "--regularisation", "auto", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "up to 5 of regularisation: 'red, round, thing 0'" in out and "before training" in out
+    assert (
+        "up to 5 regularisation images: 'red, round, thing 0'" in out and "before training" in out
+    )
 
 
 def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, says in (
-        ({"regularisation_prompt": ("a cat",)}, "--regularisation-prompt is for a base"),
-        ({"regularisation_guidance": 3.0}, "--regularisation-guidance is for a base"),
+        ({"regularisation_prompt": ("a cat",)}, "regularisation_prompt applies only"),
+        ({"regularisation_guidance": 3.0}, "regularisation_guidance applies only"),
         (
             {"regularisation_count": 3, "regularisation": str(tmp_path)},
-            "--regularisation-count is for a base",
+            "regularisation_count applies only",
         ),
-        ({"regularisation": " "}, "stands for no folder"),
+        ({"regularisation": " "}, "is not a folder"),
     ):
         with pytest.raises(UsageError, match=says):
             run(tmp_path, **how)

@@ -19,6 +19,7 @@ from loramerge.errors import (  # noqa: E402
     NotExpressible,
     OutputExists,
     UsageError,
+    spelled,
 )
 from loramerge.events import Progress, Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
@@ -260,7 +261,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="the output exists"):
         run(tmp_path)
     (tmp_path / "out.safetensors").unlink()
-    with pytest.raises(OutputExists, match="holds a run"):
+    with pytest.raises(OutputExists, match="already holds a run"):
         run(tmp_path)
     with pytest.raises(UsageError, match="another base, other pictures or other parameters"):
         run(tmp_path, resume=True, dropout=0.5)
@@ -275,7 +276,7 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
     said: list[Any] = []
     folder_of(tmp_path / "pictures", 3, captions=False)
     train(asked(tmp_path, trigger=None), Context(device="cpu", notify=said.append))
-    assert any("3 of 3 pictures have no caption" in getattr(e, "text", "") for e in said)
+    assert any("3 of 3 images have no caption" in spelled(getattr(e, "text", "")) for e in said)
     with pytest.raises(UsageError, match="SDXL always reads"):
         run(tmp_path / "xl", "sdxl", images=str(tmp_path / "pictures"), clip_skip=1)
 

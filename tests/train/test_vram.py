@@ -12,7 +12,7 @@ torch: Any = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
-from loramerge.errors import FormatError, UsageError  # noqa: E402
+from loramerge.errors import FormatError, UsageError, on_command_line, spelled  # noqa: E402
 from loramerge.events import Note, Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.steps.writing import memory_in_bytes  # noqa: E402
@@ -120,10 +120,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=r"needs .* with 16 pixels, checkpointing") as caught:
         run(tmp_path, vram=f"{least['memory'] - 1}B")
-    assert "are given" in str(caught.value) and "--vram" in str(caught.value.hint)
+    assert "are given" in str(caught.value) and "vram=" in spelled(caught.value.hint or "")
     with pytest.raises(UsageError) as caught:
         run(tmp_path, vram="1KB", shuffle_tags=True, batch=4, resolution=32, method="full", ema=0.9)
-    hint = str(caught.value.hint)
+    hint = spelled(caught.value.hint or "", on_command_line)
     for remedy in ("--shuffle-tags", "--batch 1", "--resolution", "--method lora", "--ema"):
         assert remedy in hint
     for text in ("much", "50%", "-1GB", "0"):
@@ -177,7 +177,7 @@ def test_going_on_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, vram=f"{given}B", state_every=2)
     how: dict[str, Any] = {"resume": True, "state_every": 2}
-    with pytest.raises(UsageError, match="the run was begun with"):
+    with pytest.raises(UsageError, match="the run was started with"):
         run(tmp_path, vram=f"{less}B", **how)
     assert not (tmp_path / "out.safetensors").exists()
     # neither what is free now nor a larger memory changes it
@@ -196,16 +196,18 @@ def test_a_base_without_configurations_is_not_guessed_at(tmp_path: Path) -> None
 
     save_file({"x": torch.zeros(1)}, single)
     asked = {"base": str(single), "images": str(tmp_path / "pictures"), **QUIET}
-    with pytest.raises(FormatError, match="cannot be foretold") as caught:
+    with pytest.raises(FormatError, match="cannot be predicted") as caught:
         train(Train(**asked, vram="8GB", output=str(tmp_path / "o.safetensors")), Context())
-    assert "--config" in str(caught.value.hint)
+    assert "config" in spelled(caught.value.hint or "")
     notes: list[Any] = []
     with pytest.raises(lm.LoramergeError):
         train(
             Train(**asked, output=str(tmp_path / "o.safetensors")),
             Context(device="cpu", notify=notes.append),
         )
-    assert any("cannot be foretold" in note.text for note in notes if isinstance(note, Note))
+    assert any(
+        "cannot be predicted" in spelled(note.text) for note in notes if isinstance(note, Note)
+    )
 
 
 @pytest.mark.parametrize("text", ["50%", "lots", "0", "-8GB", "8TB"])

@@ -98,7 +98,7 @@ def scan(
     _add(found, folder, repeats, regular=False, notify=notify)
     if not found.pictures:
         raise MissingFile(
-            "there is no picture in this folder",
+            "there are no images in this folder",
             file=folder,
             expected="png, jpg, webp, bmp, gif or tiff files",
             found=f"{len(found.unreadable)} that cannot be read" if found.unreadable else None,
@@ -107,16 +107,18 @@ def scan(
         before = len(found.pictures)
         _add(found, regularisation, 1, regular=True, notify=notify)
         if len(found.pictures) == before:
-            raise MissingFile("there is no regularisation picture in it", file=regularisation)
+            raise MissingFile(
+                "there are no regularisation images in this folder", file=regularisation
+            )
     if found.unreadable:
         names = [f"{path.name} ({why})" for path, why in found.unreadable]
-        notify(Warn(f"{len(names)} pictures cannot be read and are left out: {listed(names, 3)}"))
+        notify(Warn(f"{len(names)} images cannot be read and are left out: {listed(names, 3)}"))
     return found
 
 
 def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: Notify) -> None:
     if not folder.is_dir():
-        raise MissingFile("there is no such folder of pictures", file=folder)
+        raise MissingFile("there is no such folder of images", file=folder)
     paths = list(image_files(folder))
     texts: dict[Path, dict[str, str]] = {}
     for index, path in enumerate(paths, 1):
@@ -163,7 +165,7 @@ def _text(path: Path) -> str:
     try:
         return " ".join(path.read_text("utf-8-sig").split())
     except UnicodeDecodeError:
-        raise FileError("its caption is no UTF-8 text", file=path) from None
+        raise FileError("its caption is not UTF-8 text", file=path) from None
     except OSError as error:
         raise FileError(f"its caption cannot be read ({error.strerror})", file=path) from None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from loramerge.adapter import Adapter
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, Progress, ignore
 from loramerge.report.pictures import grid
 from loramerge.train.drawing.sampling import Drawing, draw
@@ -118,7 +118,7 @@ def _check_size(name: str, picture: Any, beside: Any) -> None:
             f"{name} draws pictures of another size than the base",
             expected="×".join(map(str, beside.size)),
             found="×".join(map(str, picture.size)),
-            hint="--size draws all alike",
+            hint=("give all one size with ", Setting("size")),
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, Setting
 from loramerge.events import Note, Notify, Progress, Warn
 from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import png_bytes
@@ -107,8 +107,11 @@ def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
         if spec.data.regularisation is None and spec.data.trigger:
             notify(
                 Note(
-                    "without regularisation everything drifts to the subject; --regularisation auto "
-                    "lets the base draw pictures of what it is to keep"
+                    (
+                        "Without regularisation images the model may forget other subjects. ",
+                        Setting("regularisation", "auto"),
+                        " generates some.",
+                    )
                 )
             )
         return
@@ -116,9 +119,13 @@ def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
     if empty and not spec.prior.regularisation_prompt:
         notify(
             Warn(
-                f"{empty} of {len(asked)} captions are nothing but the trigger, so the base draws "
-                "anything at all for them; --regularisation-prompt says what it is to keep, such as "
-                "'a photo of a cat'"
+                (
+                    f"{empty} of {len(asked)} captions are the trigger alone, so their "
+                    "regularisation images are generated without a prompt. Describe what the model "
+                    "should keep with ",
+                    Setting("regularisation_prompt", "'a photo of a cat'"),
+                    ".",
+                )
             )
         )
 

@@ -328,7 +328,7 @@ def _check_numbers(
     for what, rank in {"r": r, **ranks}.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise UsageError(
-                f"the rank {what} is no positive whole number",
+                f"the rank {what} is not a positive whole number",
                 found=rank,
                 hint=None
                 if isinstance(rank, (int, float))
@@ -336,9 +336,9 @@ def _check_numbers(
             )
     for what, value in {"alpha": alpha, **alphas}.items():
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{what} is no positive number", found=value)
+            raise UsageError(f"{what} is not a positive number", found=value)
     if not 0 <= dropout < 1:
-        raise UsageError("dropout_p is no probability below 1", found=dropout)
+        raise UsageError("dropout_p is not a probability below 1", found=dropout)
     if init not in ("kaiming", "gaussian"):
         raise UsageError("no such initialisation", expected="kaiming, gaussian", found=init)
 

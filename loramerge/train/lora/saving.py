@@ -22,7 +22,7 @@ from loramerge.adapter.load import load
 from loramerge.adapter.save import save, write_encoded
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.detect import NO_FAMILY, Detection
-from loramerge.errors import AdapterError, NotExpressible, UnsupportedKind, listed
+from loramerge.errors import AdapterError, NotExpressible, Setting, UnsupportedKind, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.families import family as family_of
 from loramerge.files.dtypes import dtype_of
@@ -84,10 +84,11 @@ def lora_adapter(
         for (component, path), layer in layers.items()
     }
     header = training_header(detection.family, prediction) | dict(metadata or {})
-    info = Info(detection=detection, metadata=header)
+    dialects: dict[str, int] = {}
     if detection.naming is None:
-        info.dialects = {NAMING.name: len(deltas)}
-        info.metadata |= [NO_FAMILY]
+        dialects = {NAMING.name: len(deltas)}
+        header |= [NO_FAMILY]
+    info = Info(detection=detection, metadata=header, dialects=dialects)
     return Adapter(deltas, info=info)
 
 
@@ -254,7 +255,7 @@ def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
         raise UnsupportedKind(
             f"a delta of kind {delta.kind} cannot be trained as a LoRA",
             module=name,
-            hint="resize --rank makes a LoRA of it",
+            hint=("make a LoRA of it first: loramerge resize with ", Setting("rank")),
         )
     delta = delta.conformed(shape)
     if delta.shape != shape:

@@ -96,7 +96,7 @@ def find_preset(name: str) -> Preset:
         return by_name[name]
     close = nearest(name, by_name)
     raise UsageError(
-        f"{name!r} is no preset",
+        f"{name!r} is not a preset",
         expected=", ".join(by_name),
         hint=f"did you mean {close}?" if close else None,
     )

@@ -28,7 +28,7 @@ class Choice:
     Args:
         checkpointing: activations are computed again in the backward pass.
         precision: `no`, `bf16` or `fp16`.
-        optimizer: as `--optimizer` takes it.
+        optimizer: a short name or an import path.
         resolution: pixels of a square's side.
     """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from loramerge.errors import FormatError
+from loramerge.errors import FormatError, Setting
 from loramerge.train.dataset.arrange import bucket_step
 from loramerge.train.dataset.buckets import Size, bucket_sizes
 from loramerge.train.dataset.captions import Captioning
@@ -121,7 +121,7 @@ def base_of(folder: Path, shape: Shape) -> Base:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise FormatError(
-            f"how much memory it takes cannot be foretold: {said}", file=folder
+            f"the memory of the run cannot be predicted: {said}", file=folder
         ) from None
     for model in (vae, *encoders.values()):
         model.requires_grad_(False)
@@ -136,7 +136,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 class Measure:
-    """Foretells the memory of a run and of its variants.
+    """Predicts the memory of a run and of its variants.
 
     Args:
         spec: of the run; `device`: type of what it runs on.
@@ -154,9 +154,12 @@ class Measure:
         shape = shape_of(folder)
         if shape is None:
             raise FormatError(
-                "how much memory it takes cannot be foretold: the base has no configurations",
+                "the memory of the run cannot be predicted: the base has no configurations",
                 file=folder,
-                hint="for a single file give --config DIR, any diffusers folder of its family",
+                hint=(
+                    "for a single file give any diffusers folder of its family: ",
+                    Setting("config"),
+                ),
             )
         self._spec, self._device = spec, device
         self._base = base_of(folder, shape)
@@ -180,7 +183,7 @@ class Measure:
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             said = (str(error).splitlines() or [""])[0][:160]
             raise FormatError(
-                f"how much memory it takes cannot be foretold: {said}", file=self._spec.base
+                f"the memory of the run cannot be predicted: {said}", file=self._spec.base
             ) from None
 
     def peak(self, choice: Choice) -> int:

@@ -18,6 +18,7 @@ from loramerge.errors import (
     CorruptFile,
     FormatError,
     MissingExtra,
+    Setting,
     UsageError,
 )
 from loramerge.train.models.architecture import Architecture, Encoder
@@ -189,7 +190,7 @@ def _index(path: Path) -> Mapping[str, Any]:
         assert isinstance(content, dict)
     except FileNotFoundError:
         raise FormatError(
-            "this folder is no pipeline of diffusers",
+            "this folder is not a diffusers pipeline",
             file=path,
             expected="model_index.json, and a folder for each model",
         ) from None
@@ -321,7 +322,7 @@ def _from_file(
             "a single file holds weights alone, and its configuration and tokenizer are not here",
             file=path,
             found=said,
-            hint="give --config DIR, any diffusers folder of this family",
+            hint=("give any diffusers folder of this family: ", Setting("config")),
         ) from None
     whole.vae.to(torch.float32)
     encoders = {n: m for n in kind.encoders if (m := getattr(whole, n, None)) is not None}

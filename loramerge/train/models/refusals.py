@@ -1,11 +1,11 @@
-"""What is asked for and does not apply to a kind of model: refused, before any work."""
+"""Refusals of options that do not apply to an architecture, before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.models.architecture import Architecture, Config
 from loramerge.train.spec.spec import Spec
@@ -44,12 +44,13 @@ def refuse_idle(kind: Architecture, base: Path, asked: Mapping[str, object]) -> 
     """
     for name, value in asked.items():
         if value and name in kind.refused:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(kind.refused[name], file=base, found=f"{option} {value}")
+            raise UsageError(
+                kind.refused[name], file=base, hint=("leave out ", Setting(name, value))
+            )
 
 
 def refuse_large(kind: Architecture, config: Config, factor: int, sizes: Iterable[Size]) -> None:
-    """Refuse pictures of which a denoiser does not know the places.
+    """Refuse images larger than the position embeddings of a denoiser.
 
     Raises:
         UsageError: naming the largest side.
@@ -58,8 +59,13 @@ def refuse_large(kind: Architecture, config: Config, factor: int, sizes: Iterabl
     side = max(max(size) for size in sizes)
     if most is not None and side > most:
         raise UsageError(
-            "this model knows the places of smaller pictures only",
+            "this model has no position embeddings for images of this size",
             expected=f"sides of at most {most} pixels",
             found=side,
-            hint="--resolution N, or --no-buckets",
+            hint=(
+                "give a lower ",
+                Setting("resolution"),
+                ", or ",
+                Setting("no_buckets", True),
+            ),
         )

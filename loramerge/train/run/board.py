@@ -24,7 +24,7 @@ def require_tensorboard() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtra(
-            "--tensorboard needs the package tensorboard",
+            "writing events for TensorBoard needs the package tensorboard",
             hint="pip install 'loramerge[tensorboard]'",
         ) from None
     return SummaryWriter

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from loramerge.errors import CorruptFile, MissingFile, UsageError
-from loramerge.files.writer import AtomicFile
+from loramerge.errors import CorruptFile, MissingFile, Setting, UsageError
+from loramerge.files.atomic import AtomicFile
 from loramerge.train.run.loop import Run
 from loramerge.train.spec.optimizers import path_of
 
@@ -61,22 +61,25 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     except FileNotFoundError:
         raise MissingFile("there is no such state", file=path) from None
     except Exception as error:
-        raise CorruptFile("this is no state of a training run", file=path) from error
+        raise CorruptFile("this is not the state of a training run", file=path) from error
     own = asdict(run.settings)
     kept["settings"] = _in_current_words(kept["settings"])
     other = [name for name in own if own[name] != kept["settings"].get(name)]
     if other:
         raise UsageError(
-            f"the state is of a run with another {', '.join(other)}",
+            f"the state belongs to a run with another {', '.join(other)}",
             file=path,
             expected={name: kept["settings"].get(name) for name in other},
             found={name: own[name] for name in other},
         )
     if state.get("origin", "") != origin:
         raise UsageError(
-            "the state is of a run with another base, other pictures or other parameters",
+            "the state belongs to a run with another base, other images or other parameters",
             file=path,
-            hint="give what the run was begun with, or --force to begin anew",
+            hint=(
+                "give the parameters that the run was started with, or start again with ",
+                Setting("force", True),
+            ),
         )
     shapes = [tuple(half.shape) for half in run.parameters]
     if kept["names"] != run.trainee.names or shapes != [

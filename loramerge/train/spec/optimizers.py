@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from loramerge.errors import MissingExtra, UsageError, nearest
+from loramerge.errors import MissingExtra, Setting, UsageError, nearest
 from loramerge.train.spec.settings import Settings
 
 __all__ = [
@@ -104,7 +104,14 @@ def _check_rates(settings: Settings, factors: set[float]) -> None:
         raise UsageError(
             "this optimizer takes one learning rate for all",
             found=f"{settings.optimizer} with rates of {', '.join(f'{f:g} ×' for f in sorted(factors))}",
-            hint="leave out --lora-plus, and give --text-lr the same value as --lr",
+            hint=(
+                "leave out ",
+                Setting("lora_plus"),
+                ", and give ",
+                Setting("text_lr"),
+                " the value of ",
+                Setting("lr"),
+            ),
         )
 
 
@@ -199,7 +206,7 @@ def _found(called: str) -> Any:
     if not module:
         close = nearest(path, NAMES)
         raise UsageError(
-            f"{path!r} is no optimizer",
+            f"{path!r} is not an optimizer",
             expected=f"{', '.join(NAMES)}, or an import path such as torch.optim.AdamW",
             hint=f"did you mean {close}?" if close else None,
         )

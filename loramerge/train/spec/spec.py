@@ -49,7 +49,7 @@ class Targets:
         if (word == "full" and not rest) or (word == "blocks" and rest):
             return "weights"
         raise UsageError(
-            f"{self.method!r} is no method", expected="lora, dora, full, or blocks:PATTERN"
+            f"{self.method!r} is not a method", expected="lora, dora, full, or blocks:PATTERN"
         )
 
     @property

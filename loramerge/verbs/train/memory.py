@@ -1,19 +1,19 @@
-"""--vram: what a run is to be so that it fits, said in its parameters before anything else is done.
+"""Choose training settings that fit in the given memory.
 
-What was chosen stands in the parameters as if it had been asked for: so the header, the report and the
-recipe in the file say it, and a repetition does not depend on the memory of the machine it runs on.
-Where no memory is given, nothing that changes a result is chosen.
+The choices become parameters, as if they had been given. So the header, the report and the recipe in the
+file name them, and a repetition does not depend on the memory of the machine. Without a given memory,
+nothing that changes the result is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loramerge.errors import FormatError, UsageError, sized
+from loramerge.errors import FormatError, Setting, UsageError, sized
 from loramerge.events import Note
 from loramerge.steps.parameters import Context
 from loramerge.steps.writing import memory_in_bytes
@@ -37,7 +37,7 @@ class Fit:
     Args:
         parameters: of the run, with what was chosen in them.
         given: bytes, None where it is not known how many there are.
-        rung: that was chosen; None if none fits, or memory cannot be foretold.
+        rung: that was chosen; None if none fits, or memory cannot be predicted.
         ladder: what there was to choose from.
         needs: of the rung, by phase.
         refusal: why nothing fits.
@@ -205,32 +205,43 @@ def _refusal(
     """Return what is said where even the most frugal run is too large."""
     remedies = _remedies(parameters, spec, measure(least.choice))
     if not stated:
-        remedies.insert(0, f"--vram {given // 10**6}MB, which may choose what changes the result")
+        vram = Setting("vram", f"{given // 10**6}MB")
+        remedies.insert(0, (vram, ", which may choose settings that change the result"))
+    enough = Setting("vram", f"{-(-least.memory // 10**6)}MB")
     return UsageError(
         f"needs {sized(least.memory)} with {_spelled(least.choice)}; "
         f"{sized(given)} are {'given' if stated else 'free'}",
-        hint=" · ".join([*remedies, f"--vram {-(-least.memory // 10**6)}MB if there is more"]),
+        hint=_joined([*remedies, (enough, " if there is more")]),
     )
 
 
-def _remedies(p: Train, spec: Spec, needs: Needs) -> list[str]:
+def _joined(parts: Sequence[tuple[str | Setting, ...]]) -> tuple[str | Setting, ...]:
+    """Return remedies as one message."""
+    found: list[str | Setting] = []
+    for part in parts:
+        found += [*([" · "] if found else []), *part]
+    return tuple(found)
+
+
+def _remedies(p: Train, spec: Spec, needs: Needs) -> list[tuple[str | Setting, ...]]:
     """Return what the user could change, what saves most first."""
     largest = needs.largest
     said = (
-        (largest == "samples", "--sample-every 0 draws nothing while it runs"),
+        (largest == "samples", (Setting("sample_every", 0), " draws no samples")),
         (needs.encoders > 0 and p.text_encoder,
-         f"without --text-encoder {sized(needs.encoders)} of text encoders are released"),
+         ("without ", Setting("text_encoder", True),
+          f" {sized(needs.encoders)} of text encoders are released")),
         (needs.encoders > 0 and not p.text_encoder,
-         f"without --shuffle-tags and --tag-dropout {sized(needs.encoders)} of text encoders are "
-         "released"),
-        (spec.targets.kind == "weights", "--method lora instead of weights of the model"),
-        (p.batch > 1 and largest == "training", "--batch 1 with --accumulate"),
-        (p.ema is not None, "no --ema"),
-        (p.checkpointing == "off", "no --checkpointing off"),
-        *((getattr(p, name) is not None, f"leave --{name} to --vram")
+         ("without ", Setting("shuffle_tags", True), " and ", Setting("tag_dropout"),
+          f" {sized(needs.encoders)} of text encoders are released")),
+        (spec.targets.kind == "weights", (Setting("method", "lora"), " instead of whole weights")),
+        (p.batch > 1 and largest == "training", (Setting("batch", 1), " with ", Setting("accumulate"))),
+        (p.ema is not None, ("no ", Setting("ema"))),
+        (p.checkpointing == "off", ("no ", Setting("checkpointing", "off"))),
+        *((getattr(p, name) is not None, ("leave ", Setting(name), " to ", Setting("vram")))
           for name in ("precision", "optimizer", "resolution")),
     )  # fmt: skip
-    return [text for holds, text in said if holds]
+    return [remedy for holds, remedy in said if holds]
 
 
 # --- going on -----------------------------------------------------------------------------------
@@ -258,10 +269,15 @@ def _recorded(parameters: Train, spec: Spec) -> Fit | None:
         given = memory_in_bytes(parameters.vram)
         if rung.memory > given and not parameters.force:
             raise UsageError(
-                f"the run was begun with {_spelled(choice)}, which needs {sized(rung.memory)}; "
+                f"the run was started with {_spelled(choice)}, which needs {sized(rung.memory)}; "
                 f"{sized(given)} are given",
                 file=Path(spec.folder),
-                hint="give as much as at first, or begin anew with --force and without --resume",
+                hint=(
+                    "give as much memory as at first, or start again with ",
+                    Setting("force", True),
+                    " and without ",
+                    Setting("resume", True),
+                ),
             )
     told = {
         name: value

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.steps.parameters import Doc
 from loramerge.steps.writing import WriteParameters, memory_in_bytes
 
@@ -18,7 +18,7 @@ __all__ = ["Train"]
 
 @dataclass(frozen=True, kw_only=True)
 class _What:
-    """What is trained."""
+    """The base, the images and the trained part."""
 
     base: Annotated[
         str,
@@ -32,8 +32,8 @@ class _What:
     images: Annotated[
         str,
         Doc(
-            "Folder of pictures, with captions in .txt or .caption files of the same names or in "
-            "metadata.jsonl; folders named as kohya does (10_words) say repeats and caption.",
+            "Folder of images. Captions are read from .txt or .caption files of the same names, or from "
+            "metadata.jsonl. A folder named as in kohya's scripts (10_words) gives repeats and caption.",
             ("--images",),
             "DIR",
             "folders",
@@ -42,16 +42,16 @@ class _What:
     trigger: Annotated[
         str | None,
         Doc(
-            "Words that every caption has: in the place of [trigger], else in front; alone where "
-            "there is no caption.",
+            "Words that call the subject. They replace [trigger] in a caption, or are put in front of "
+            "it; an image without a caption gets them alone.",
             metavar="WORDS",
         ),
     ] = None
     config: Annotated[
         str | None,
         Doc(
-            "For a single file: a diffusers folder of its family, of which configurations and "
-            "tokenizers are taken.",
+            "For a single file: any diffusers folder of its family, for configurations and "
+            "tokenizers.",
             metavar="DIR",
             completes="bases",
         ),
@@ -59,8 +59,9 @@ class _What:
     method: Annotated[
         str,
         Doc(
-            "lora; dora; full: all weights of the UNet or transformer; blocks:PATTERN: those of some "
-            "blocks, such as blocks:up_blocks. Of the last two the difference is written.",
+            "lora, dora, full (all weights of the UNet or transformer), or blocks:PATTERN (the weights "
+            "of some blocks, such as blocks:up_blocks). For the last two the difference to the base is "
+            "written.",
         ),
     ] = "lora"
     rank: Annotated[int, Ge(1), Doc("Rank of the LoRA.", ("--rank", "-r"))] = 16
@@ -71,13 +72,15 @@ class _What:
         str,
         Doc(
             "Layers that get a LoRA: attn, attn-only, attn-ff, attn-resnet, resnet, full-linear or "
-            "full; LyCORIS' names are known too.",
+            "full. The names of LyCORIS are accepted too.",
             metavar="PRESET",
         ),
     ] = "attn-ff"
     include: Annotated[
         tuple[str, ...],
-        Doc("Of these only layers whose names match; may be repeated.", metavar="PATTERN"),
+        Doc(
+            "Take only those of these layers whose names match; may be repeated.", metavar="PATTERN"
+        ),
     ] = ()
     exclude: Annotated[
         tuple[str, ...],
@@ -95,35 +98,34 @@ class _What:
     ] = ()
     rslora: Annotated[bool, Doc("Scale by alpha / √rank.")] = False
     dropout: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Dropout of what goes into the LoRA in training.")
+        float, Interval(ge=0, lt=1), Doc("Dropout on the input of the LoRA in training.")
     ] = 0.0
-    init: Annotated[Literal["kaiming", "gaussian"], Doc("How down is drawn; up is zero.")] = (
+    init: Annotated[Literal["kaiming", "gaussian"], Doc("Initial values of down; up is zero.")] = (
         "kaiming"
     )
     text_encoder: Annotated[
-        bool, Doc("Train a LoRA of the CLIP text encoders, too; T5 stays as it is.")
+        bool, Doc("Train a LoRA of the CLIP text encoders too; T5 stays frozen.")
     ] = False
     save_rank: Annotated[
         int | None,
         Ge(1),
         Doc(
-            "Write the result at this rank, by SVD [default: that of training; the whole difference "
-            "for full and blocks]."
+            "Reduce the result to this rank by SVD before it is written [default: the rank of training; "
+            "the whole difference for full and blocks]."
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _How:
-    """How it is optimised."""
+    """The optimisation."""
 
-    steps: Annotated[int, Ge(1), Doc("Steps in all.")] = 1000
+    steps: Annotated[int, Ge(1), Doc("Number of steps.")] = 1000
     lr: Annotated[
         float | None,
         Gt(0),
         Doc(
-            "Peak learning rate [default: what is usual for the optimizer: 1e-4; 3e-5 for lion, 1 for "
-            "prodigy and sgd].",
+            "Peak learning rate [default: 1e-4; 3e-5 for lion, 1 for prodigy and sgd].",
         ),
     ] = None
     text_lr: Annotated[
@@ -134,13 +136,18 @@ class _How:
         ),
     ] = None
     schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Doc("What the rate does after the warm-up.")
+        Literal["constant", "linear", "cosine"],
+        Doc("Course of the learning rate after the warm-up."),
     ] = "cosine"
     warmup: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Part of the steps over which the rate rises.")
+        float,
+        Interval(ge=0, lt=1),
+        Doc("Share of the steps in which the learning rate rises."),
     ] = 0.05
-    batch: Annotated[int, Ge(1), Doc("Pictures in a batch.")] = 1
-    accumulate: Annotated[int, Ge(1), Doc("Batches whose gradients make one step.")] = 1
+    batch: Annotated[int, Ge(1), Doc("Images in a batch.")] = 1
+    accumulate: Annotated[
+        int, Ge(1), Doc("Batches whose gradients are accumulated for one step.")
+    ] = 1
     optimizer: Annotated[
         str | None,
         Doc(
@@ -150,11 +157,11 @@ class _How:
     ] = None
     optimizer_option: Annotated[
         tuple[str, ...],
-        Doc("Something the optimizer is made with; may be repeated.", metavar="NAME=VALUE"),
+        Doc("Argument of the optimizer; may be repeated.", metavar="NAME=VALUE"),
     ] = ()
     weight_decay: Annotated[float, Ge(0), Doc("Weight decay.")] = 0.01
     lora_plus: Annotated[
-        float, Gt(0), Doc("LoRA+: learning rate of up, in units of that of down.")
+        float, Gt(0), Doc("LoRA+: learning rate of up as a multiple of that of down.")
     ] = 1.0
     max_grad_norm: Annotated[
         float,
@@ -165,66 +172,72 @@ class _How:
         ),
     ] = 1.0
     min_snr: Annotated[
-        float | None, Gt(0), Doc("γ of min-SNR weights (UNets); 5 in the paper [default: none].")
+        float | None,
+        Gt(0),
+        Doc("γ of min-SNR weighting (UNets), such as 5 [default: none]."),
     ] = None
     noise_offset: Annotated[
-        float, Ge(0), Doc("Deviation of a constant added to the noise (UNets).")
+        float,
+        Ge(0),
+        Doc("Standard deviation of a constant added to each channel of the noise (UNets)."),
     ] = 0.0
     ema: Annotated[
         float | None,
         Interval(gt=0, lt=1),
-        Doc("Keep a running mean with this decay instead of the last values, such as 0.99."),
+        Doc("Keep a moving average with this decay (such as 0.99), not the last values."),
     ] = None
     precision: Annotated[
         Literal["no", "bf16", "fp16"] | None,
         Doc(
-            "Type of base and forward pass; what is trained stays float32 [default: bf16 on a GPU "
-            "that has it, else no]."
+            "Mixed precision: type of the base and the forward pass. Trained parameters stay float32 "
+            "[default: bf16 on a GPU that has it, else no]."
         ),
     ] = None
     checkpointing: Annotated[
         Literal["on", "off"] | None,
         Doc(
-            "Compute activations again in the backward pass, which saves memory [default: on a GPU].",
+            "Gradient checkpointing: compute activations again in the backward pass, which saves memory "
+            "and costs time [default: on for a GPU].",
             result=False,
         ),
     ] = None
     vram: Annotated[
         str | None,
         Doc(
-            "Memory that the run may take, such as 8GB: it picks checkpointing, precision, optimizer "
-            "and resolution, as far as they are not given, or names the least that is needed "
-            "[default: what is free, for which checkpointing alone is picked].",
+            "Memory that the run may use, such as 8GB. Chooses checkpointing, precision, optimizer and "
+            "resolution unless they are given, or tells how much is needed [default: the free memory; "
+            "then only checkpointing is chosen].",
             metavar="SIZE",
             result=False,
         ),
     ] = None
-    seed: Annotated[int, Ge(0), Doc("Seed of everything that is drawn.")] = 0
+    seed: Annotated[int, Ge(0), Doc("Seed of all random numbers.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pictures:
-    """How pictures and captions are read."""
+    """The images and their captions."""
 
     resolution: Annotated[
         int | None,
         Ge(8),
-        Doc("Pixels of a square's side; other ratios have as many [default: the base's own]."),
+        Doc("Side of a square image; other ratios have as many pixels [default: the base's]."),
     ] = None
     bucket_step: Annotated[
         int | None,
         Ge(1),
-        Doc("Sides of buckets are multiples of it [default: 64, or what a small base needs]."),
+        Doc("Sides of buckets are multiples of this [default: 64, or what a small base needs]."),
     ] = None
-    no_buckets: Annotated[bool, Doc("Cut every picture to a square.")] = False
+    no_buckets: Annotated[bool, Doc("Crop every image to a square.")] = False
     repeats: Annotated[
-        int, Ge(1), Doc("How often an epoch shows a picture whose folder does not say.")
+        int, Ge(1), Doc("Times that an epoch shows each image, unless its folder's name says it.")
     ] = 1
     regularisation: Annotated[
         str,
         Doc(
-            "Pictures of what the model is to keep; half of what it sees is of them. A folder; "
-            "auto: the base draws them before training; none: everything drifts to the subject.",
+            "Regularisation images (prior preservation): examples of what the model should keep; they "
+            "are half of what it sees. A folder, auto (the base generates them before training), or "
+            "none.",
             metavar="auto|DIR|none",
             completes="folders",
             words=("auto", "none"),
@@ -233,68 +246,70 @@ class _Pictures:
     regularisation_prompt: Annotated[
         tuple[str, ...],
         Doc(
-            "With auto: draw this, such as 'a photo of a cat'; may be repeated [default: the "
-            "captions without the trigger].",
+            "With auto: prompt of these images, such as 'a photo of a cat'; may be repeated [default: "
+            "the captions without the trigger].",
             metavar="TEXT",
         ),
     ] = ()
     regularisation_count: Annotated[
         int | None,
         Ge(1),
-        Doc("With auto: draw so many [default: as many as the subject has, at most 200]."),
+        Doc("With auto: number of images [default: as many as the subject has, at most 200]."),
     ] = None
     regularisation_guidance: Annotated[
         float | None,
         Ge(1),
-        Doc(
-            "With auto: guidance they are drawn with; 1 is without [default: as --guidance has it]."
-        ),
+        Doc("With auto: their classifier-free guidance; 1 is none [default: that of the samples]."),
     ] = None
     regularisation_weight: Annotated[
-        float, Gt(0), Doc("Weight of the loss on regularisation pictures.")
+        float, Gt(0), Doc("Weight of the loss on regularisation images.")
     ] = 1.0
     shuffle_tags: Annotated[
-        bool, Doc("Put the parts of a caption between commas in another order each time.")
+        bool, Doc("Shuffle the tags of a caption (its parts between commas) each time.")
     ] = False
     keep_tokens: Annotated[
         int | None,
         Ge(0),
-        Doc("Tags at the front that stay where they are [default: the trigger's]."),
+        Doc("Tags at the front that are never shuffled or dropped [default: the trigger's]."),
     ] = None
     tag_dropout: Annotated[
-        float, Interval(ge=0, le=1), Doc("Probability with which a tag is left out.")
+        float, Interval(ge=0, le=1), Doc("Probability with which a tag is dropped.")
     ] = 0.0
     caption_dropout: Annotated[
-        float, Interval(ge=0, le=1), Doc("Probability with which a picture has no caption.")
+        float,
+        Interval(ge=0, le=1),
+        Doc("Probability with which an image is shown without its caption."),
     ] = 0.05
     clip_skip: Annotated[
-        int | None, Ge(1), Doc("Read so many layers before the text encoder's last (SD1).")
+        int | None, Ge(1), Doc("Read the text encoder this many layers before its last (SD1, SD2).")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Watching:
-    """What is kept and drawn while it runs; nothing here changes the result."""
+    """Files and samples of a run; nothing here changes the result."""
 
     prompt: Annotated[
         tuple[str, ...],
         Doc(
-            "Draw this while it runs; may be repeated [default: the trigger and the first caption].",
+            "Prompt of a sample; may be repeated [default: the trigger and the first caption].",
             metavar="TEXT",
             result=False,
         ),
     ] = ()
     negative: Annotated[str, Doc("Negative prompt of the samples.", result=False)] = ""
     sample_every: Annotated[
-        int, Ge(0), Doc("Steps between samples, the first before any; 0: none.", result=False)
+        int,
+        Ge(0),
+        Doc("Steps between samples, from step 0 on; 0: no samples.", result=False),
     ] = 250
     sample_steps: Annotated[int, Ge(1), Doc("Steps of the sampler.", result=False)] = 25
     guidance: Annotated[
         float | None,
         Ge(1),
         Doc(
-            "Guidance of the samples; 1 is without [default: 7; 3.5 for Flux.1 dev, none for "
-            "schnell].",
+            "Classifier-free guidance of the samples; 1 is none [default: 7; 3.5 for Flux.1 dev, none "
+            "for schnell].",
             result=False,
         ),
     ] = None
@@ -302,39 +317,41 @@ class _Watching:
         float | None,
         Interval(ge=0, le=1),
         Doc(
-            "How far guidance keeps the spread of what it strengthens, as for preview [default: 0.7 "
-            "for a base of zero terminal SNR, else 0].",
+            "Guidance rescale of the samples, from 0 to 1 [default: 0.7 for a base with zero terminal "
+            "SNR, else 0].",
             result=False,
         ),
     ] = None
     sample_seed: Annotated[
-        int, Ge(0), Doc("Seed of the first sample; the next has the next.", result=False)
+        int,
+        Ge(0),
+        Doc("Seed of the first sample; each further prompt has the next seed.", result=False),
     ] = 0
     save_every: Annotated[
         int,
         Ge(0),
         Doc(
-            "Steps between numbered adapters in the run's folder, each drawn in the samples; 0: none.",
+            "Steps between numbered adapters in the run's folder; each has a row of samples; 0: none.",
             result=False,
         ),
     ] = 0
     state_every: Annotated[
         int,
         Ge(1),
-        Doc("Steps between states that a stopped run can go on from.", result=False),
+        Doc("Steps between saved states, from which a stopped run can resume.", result=False),
     ] = 100
     tensorboard: Annotated[
         bool,
         Doc(
-            "Write loss, rate, gradients and samples as events of TensorBoard, too, into the run's "
-            "folder (needs the extra tensorboard).",
+            "Also write loss, rate, gradients and samples for TensorBoard into the run's folder "
+            "(needs the extra tensorboard).",
             result=False,
         ),
     ] = False
     folder: Annotated[
         str | None,
         Doc(
-            "Folder of the run's log, state, samples and report [default: the output's name and "
+            "Folder for the run's log, state, samples and report [default: the output's name and "
             "-run].",
             metavar="DIR",
             result=False,
@@ -343,8 +360,8 @@ class _Watching:
     cache: Annotated[
         str | None,
         Doc(
-            "Folder of latents, encoded captions and drawn pictures, which runs may share [default: "
-            "cache in the run's folder].",
+            "Folder for encoded images and captions and for generated images; runs may share it "
+            "[default: cache in the run's folder].",
             metavar="DIR",
             result=False,
         ),
@@ -352,23 +369,23 @@ class _Watching:
     resume: Annotated[
         bool,
         Doc(
-            "Go on where a stopped run was, to the same bytes; begin if there is none.",
+            "Continue a stopped run, with the same result; start one if there is none.",
             result=False,
         ),
     ] = False
     dry_run: Annotated[
         bool,
-        Doc("Look at the pictures and say what would be done, with time and memory.", recipe=False),
+        Doc("Check the images and show what would be done, with time and memory.", recipe=False),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(_Watching, _Pictures, _How, _What, WriteParameters):
-    """Train an adapter on pictures.
+    """Train an adapter on images.
 
-    Needs a base and a folder of pictures; everything else has a default. The result is an ordinary
-    adapter. Beside it a folder keeps the log, samples as they change, a report, and a state from
-    which a stopped run goes on with --resume. The run stops if a module gets no gradient.
+    Needs a base and a folder of images; everything else has a default. The result is an ordinary
+    adapter. A folder beside it holds the log, samples, a report, and the state from which --resume
+    continues a stopped run. The run stops if a module gets no gradient.
     """
 
     def check(self) -> None:
@@ -387,31 +404,31 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
             or (word == "blocks" and rest.strip())
         ):
             raise UsageError(
-                f"{self.method!r} is no method", expected="lora, dora, full, or blocks:PATTERN"
+                f"{self.method!r} is not a method", expected="lora, dora, full, or blocks:PATTERN"
             )
         if word == "dora" and self.save_rank is not None:
             raise UsageError(
                 "a DoRA cannot be cut to another rank without its base",
-                hint="loramerge resize --base BASE --rank N makes a plain LoRA of it",
+                hint="save it whole, and make a plain LoRA of it: loramerge resize --base BASE --rank N",
             )
         self._check_prior()
         if word in ("full", "blocks") and self.text_encoder:
-            raise UsageError("only a LoRA of the text encoders can be trained", found=self.method)
+            raise UsageError("text encoders are trained by a LoRA only", found=self.method)
 
     def _check_prior(self) -> None:
         if not self.regularisation.strip():
-            raise UsageError("an empty name stands for no folder", expected="auto, DIR or none")
+            raise UsageError("an empty name is not a folder", expected="auto, DIR or none")
         alone = {
-            "--regularisation-prompt": self.regularisation_prompt,
-            "--regularisation-count": self.regularisation_count,
-            "--regularisation-guidance": self.regularisation_guidance,
+            "regularisation_prompt": self.regularisation_prompt,
+            "regularisation_count": self.regularisation_count,
+            "regularisation_guidance": self.regularisation_guidance,
         }
-        for option, value in alone.items():
+        for name, value in alone.items():
             if value and self.regularisation != "auto":
                 raise UsageError(
-                    f"{option} is for a base that draws, and it is not asked to",
-                    found=f"--regularisation {self.regularisation}",
-                    hint="--regularisation auto",
+                    f"{name} applies only to regularisation images that the base generates",
+                    found=f"regularisation is {self.regularisation!r}",
+                    hint=("add ", Setting("regularisation", "auto")),
                 )
 
     def ranks(self) -> dict[str, int]:
@@ -442,7 +459,7 @@ def _pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
     for text in texts:
         name, equals, value = text.rpartition("=")
         if not equals or not name.strip() or not value.strip():
-            raise UsageError(f"{text!r} is no pair", expected="NAME=VALUE")
+            raise UsageError(f"{text!r} is not a pair", expected="NAME=VALUE")
         found.append((name.strip(), value.strip()))
     return found
 
@@ -451,7 +468,7 @@ def _number(text: str, kind: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        raise UsageError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
 
 
 def _literal(text: str) -> Any:

@@ -12,9 +12,9 @@ from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError, spelled
+from loramerge.errors import LoramergeError
 from loramerge.events import Note, Warn
-from loramerge.files.writer import check_target
+from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path
 from loramerge.steps.outputs import Output, adapter_output
@@ -68,7 +68,7 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Foretell little: what training gives is not in any header."""
+    """Check that the base is there; what training gives is not in any header."""
     base_path(parameters.base, context)
     return Prediction()
 
@@ -83,7 +83,9 @@ def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -
     """Choose what is to be chosen for the memory there is."""
     unmade = Made("train", {})
     if not whole:
-        find_files(base_path(parameters.base, context))  # what is no base is said before all else
+        find_files(
+            base_path(parameters.base, context)
+        )  # refuse what is not a base before anything else
     return fit(parameters, lambda p: spec_of(p, path, unmade, context), context, whole=whole)
 
 
@@ -130,13 +132,13 @@ def _finished(
     """Return the adapter as it is to be written, and what its rank costs."""
     rank = parameters.save_rank
     if rank is None:
-        return adapter.made_by(made), uncut(adapter)
+        return adapter.with_deltas(adapter.deltas, made=made), uncut(adapter)
     from loramerge.algebra.resize import resize
     from loramerge.algebra.to_lora import to_lora
 
     cut = resize if parameters.method == "lora" else to_lora
     small, combined = cut(adapter, RankRule(rank=rank), threads=context.threads)
-    return small.made_by(made), combined
+    return small.with_deltas(small.deltas, made=made), combined
 
 
 def _keeper(
@@ -153,7 +155,8 @@ def _keeper(
         target = Output(spec.folder / name, dialect, parameters.float_type(), True)
         # how it was made is told as far as it is true: with as many steps as are done
         stated = Made(made.verb, {**made.content, "steps": step})
-        encoded = encoded_for(small.made_by(stated), target, replace(context, strip=True))
+        small = small.with_deltas(small.deltas, made=stated)
+        encoded = encoded_for(small, target, replace(context, strip=True))
         write_encoded(encoded, spec.folder / name, force=True)
 
     return keep
@@ -217,7 +220,9 @@ def _dry_run(parameters: Train, context: Context) -> TrainResult:
     found = check(spec, notify=context.notify)
     found.memory = fitted.memory()
     if fitted.refusal is not None:
-        context.notify(Warn(f"{fitted.refusal.problem}: {spelled(fitted.refusal.hint or '')}"))
+        hint = fitted.refusal.hint or ""
+        parts = (hint,) if isinstance(hint, str) else hint
+        context.notify(Warn((f"{fitted.refusal.problem}: ", *parts)))
     return TrainResult(
         **{**NOTHING_MADE, "modules": found.modules}, folder=str(spec.folder), check=found
     )

@@ -1,0 +1,139 @@
+"""The result of a bake: what changed, and what was kept of it after rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.checkpoint import CheckpointFile
+from loramerge.errors import Setting, listed
+from loramerge.events import Event, Note, Warn
+from loramerge.files.dtypes import DTYPES
+from loramerge.stream.plan import BakePlan, Edit
+from loramerge.stream.survival import Survival, Totals
+
+__all__ = ["BakeResult", "add_survival", "described", "losses"]
+
+_WEAK = 0.9  # share of the change below which remedies are named
+
+
+@dataclass
+class BakeResult:
+    """The result of a bake, and the part of the change that was kept after rounding.
+
+    Args:
+        dtypes: types of the tensors that change, as written.
+        touched: one entry for each module and tensor that changes.
+        size: bytes of all files; None for a dry run.
+        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all modules; None for a dry run.
+        change: ‖ΔW‖ / ‖W‖ over the modules that change.
+        worst: the module with the largest relative error, and this error.
+        drift: block → (relative distance of the bases, the same inside the adapters' subspace), where
+            `trained_on` was given.
+    """
+
+    output: str
+    dry_run: bool
+    base: str
+    family: str
+    layouts: dict[str, str]
+    modules: int
+    tensors: int
+    adapters: list[dict[str, Any]]
+    skipped: list[str]
+    notes: list[str]
+    dtypes: list[str]
+    touched: list[dict[str, Any]] = field(default_factory=list)
+    size: int | None = None
+    survived: float | None = None
+    relative_error: float | None = None
+    change: float | None = None
+    worst: tuple[str, float] | None = None
+    drift: dict[str, tuple[float, float]] | None = None
+    drift_total: tuple[float, float] | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        worst = self.worst
+        norm_kept = None
+        if self.relative_error is not None:
+            norm_kept = math.sqrt(max(0.0, 1.0 - self.relative_error**2))
+        return {
+            "outputs": [] if self.dry_run else [self.output],
+            "output": self.output,
+            "dry_run": self.dry_run,
+            "base": self.base,
+            "family": self.family,
+            "layouts": self.layouts,
+            "modules": self.modules,
+            "tensors": self.tensors,
+            "adapters": self.adapters,
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "size": self.size,
+            "survived": self.survived,
+            "relative_error": self.relative_error,
+            "norm_kept": norm_kept,
+            "scale_applied": 1.0,
+            "change": self.change,
+            "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
+            "drift": self.drift,
+            "drift_total": self.drift_total,
+            "touched": self.touched,
+        }
+
+
+def described(file: CheckpointFile, name: str, edit: Edit) -> dict[str, Any]:
+    """Return an edit as it is listed before a bake."""
+    return {
+        "file": str(file.relative),
+        "tensor": name,
+        "module": edit.site.name,
+        "rows": list(edit.place.rows),
+        "shape": list(edit.place.shape),
+        "dtype": DTYPES[edit.place.tensor.dtype].word,
+        "adapters": len(edit.deltas),
+    }
+
+
+def add_survival(result: BakeResult, totals: Totals, survivals: Sequence[Survival]) -> None:
+    """Add the figures of rounding to a result."""
+    result.survived = totals.survived
+    result.relative_error = totals.relative_error
+    result.change = totals.change
+    result.worst = (totals.worst.module, totals.worst.relative_error)
+    result.touched = [
+        {
+            "module": s.module,
+            "tensor": s.tensor,
+            "survived": s.survived,
+            "relative_error": s.relative_error,
+            "change": s.change,
+        }
+        for s in survivals
+    ]
+
+
+def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:
+    """Yield notes on scales that grew, and the remedies where little of the change was kept."""
+    if totals.rescaled:
+        yield Note(
+            f"{len(totals.rescaled)} tensors got a larger scale, because their new values did "
+            f"not fit the old one: {listed(totals.rescaled, 3)}"
+        )
+    if totals.survived < _WEAK:
+        exactly = (
+            ", or exactly with ",
+            Setting("dtype", "float32"),
+            " (bfloat16 for a float8 base)",
+        )
+        yield Warn(
+            (
+                f"only {totals.survived:.0%} of the change was kept after rounding to "
+                f"{', '.join(plan.dtypes)}; it is kept on average with ",
+                Setting("rounding", "stochastic"),
+                *(() if plan.scaled else exactly),
+            )
+        )

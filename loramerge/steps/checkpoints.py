@@ -1,0 +1,86 @@
+"""Shared by verbs that write checkpoints: output names, headers with late digests, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.metadata import RECIPE_KEY
+from loramerge.checkpoint import Checkpoint
+from loramerge.files.digest import PLACEHOLDER
+from loramerge.steps.outputs import default_name
+from loramerge.steps.provenance import (
+    FileInput,
+    Made,
+    header_entries,
+    length_is_known,
+    recipe_in,
+)
+
+__all__ = ["already_inside", "bytes_of", "default_checkpoint", "header_of_base"]
+
+Late = Future[Mapping[str, str]] | None  # entries of a header that follow while data is written
+
+
+def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Path:
+    """Return the output's name where none is given: `BASE+ADAPTER`, or `BASE-TYPE`.
+
+    Args:
+        reference: the base as the user named it.
+        added: text behind the base's name, its sign included.
+    """
+    name = Path(reference.replace("\\", "/"))
+    label = name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
+    suffix = "" if checkpoint.files.root is not None else ".safetensors"
+    return default_name(label + added, suffix)
+
+
+def bytes_of(output: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if output.is_file():
+        return output.stat().st_size
+    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+
+
+@contextmanager
+def header_of_base(
+    made: Made | None, base: FileInput, *, strip: bool
+) -> Iterator[tuple[Mapping[str, str], Late]]:
+    """Provide the entries of a header, and those that replace them once the base's digest is known.
+
+    The digest of a base takes as long as the rest of a bake, so it is computed in a thread meanwhile
+    and its place in the header is kept.
+    """
+    later = not strip and length_is_known(made)
+
+    def digest(one: FileInput) -> str:
+        return PLACEHOLDER if later and one is base else one.digest()
+
+    with ThreadPoolExecutor(1) as pool:
+        entries = {} if strip else header_entries(made, {}, digest)
+        yield entries, pool.submit(lambda: header_entries(made, {})) if later else None
+
+
+def already_inside(base: FileInput, made: Made | None) -> Iterator[str]:
+    """Yield the names of the adapters that are in the base already, as its header says."""
+    before = recipe_in({RECIPE_KEY: base.recipe or ""})
+    if before is None or made is None:
+        return
+    digests = {entry["sha256"] for entry in _inputs_in(before)}
+    for part in made.content.get("adapters", ()):
+        node = part["adapter"]
+        if isinstance(node, FileInput) and node.digest() in digests:
+            yield node.name
+
+
+def _inputs_in(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every input of a recipe that has a digest, those of its inputs' own recipes too."""
+    for entry in recipe["inputs"].values():
+        if isinstance(entry, Mapping):
+            if "sha256" in entry:
+                yield entry
+            if isinstance(entry.get("recipe"), Mapping):
+                yield from _inputs_in(entry["recipe"])

@@ -1,0 +1,79 @@
+"""The part of a change that remains when a checkpoint's values are rounded to their type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Survival", "Totals", "totals_of"]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """The part of the requested change of one module that is in the written weights.
+
+    Args:
+        asked: ‖ΔW_asked‖_F².
+        along: ⟨ΔW_written, ΔW_asked⟩.
+        error: ‖ΔW_written − ΔW_asked‖_F².
+        base: ‖W‖_F² of the rows before.
+        rescaled: whether the scale of the stored float8 values had to grow.
+    """
+
+    module: str
+    tensor: str
+    asked: float
+    along: float
+    error: float
+    base: float
+    rescaled: bool = False
+
+    @property
+    def survived(self) -> float:
+        """Share of the change that remains after rounding; 1 where no change was asked for."""
+        return self.along / self.asked if self.asked > 0 else 1.0
+
+    @property
+    def relative_error(self) -> float:
+        """‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖."""
+        return math.sqrt(self.error / self.asked) if self.asked > 0 else 0.0
+
+    @property
+    def change(self) -> float | None:
+        """‖ΔW_asked‖ / ‖W‖; None where the base is zero."""
+        return math.sqrt(self.asked / self.base) if self.base > 0 else None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The survival of all modules together.
+
+    Args:
+        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖².
+        relative_error: ‖ΔW_written − ΔW_asked‖ / ‖ΔW_asked‖.
+        change: ‖ΔW_asked‖ / ‖W‖; None where the base is zero.
+        worst: the module with the largest relative error.
+        rescaled: names of the tensors whose float8 scale had to grow.
+    """
+
+    survived: float
+    relative_error: float
+    change: float | None
+    worst: Survival
+    rescaled: list[str]
+
+
+def totals_of(survivals: Sequence[Survival]) -> Totals | None:
+    """Return the totals of a bake; None where no change was asked for."""
+    asked = math.fsum(s.asked for s in survivals)
+    if asked == 0:
+        return None
+    base = math.fsum(s.base for s in survivals)
+    return Totals(
+        survived=math.fsum(s.along for s in survivals) / asked,
+        relative_error=math.sqrt(math.fsum(s.error for s in survivals) / asked),
+        change=math.sqrt(asked / base) if base > 0 else None,
+        worst=max((s for s in survivals if s.asked > 0), key=lambda s: s.relative_error),
+        rescaled=sorted({s.tensor for s in survivals if s.rescaled}),
+    )
