@@ -49,7 +49,7 @@ def settings(name: str, **how: Any) -> Settings:
         pytest.importorskip(
             NAMES[name].path.partition(".")[0], reason=f"{package} is not installed"
         )
-    usual: dict[str, Any] = {"options": OPTIONS.get(name, ()), "schedule": "constant"}
+    usual: dict[str, Any] = {"optimizer_options": OPTIONS.get(name, ()), "schedule": "constant"}
     return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
@@ -165,6 +165,6 @@ def test_what_is_not_installed_is_said_before_any_work(
 
 
 def test_what_an_optimizer_asserts_is_a_mistake_of_the_user() -> None:
-    how = settings("lion", options=(("betas", (2.0, 0.9)),))
+    how = settings("lion", optimizer_options=(("betas", (2.0, 0.9)),))
     with pytest.raises(UsageError, match="refuses its options"):
         begin(fresh().denoiser, Noising.of(scheduler("epsilon")), shuffled(examples(), 3), how)
