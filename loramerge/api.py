@@ -18,7 +18,6 @@ from os import PathLike, fspath
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.adapter import define_sum
 from loramerge.adapter.load import load as _load
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
@@ -212,7 +211,7 @@ def bake(
 def inspect(
     adapter: Adapter, *, deep: bool = False, base: str | PathLike[str] | None = None
 ) -> Inspected:
-    """Say what an adapter is; the result's fields are those of `inspect --json`."""
+    """Describe an adapter; the result's fields are those of `inspect --json`."""
     name = None if base is None else fspath(base)
     return inspect_adapter(adapter, Inspect(files=(), deep=deep, base=name))
 
@@ -240,15 +239,3 @@ def train(
     """
     parameters |= {"base": base, "images": images}
     return _adapter("train", parameters, Context(None, device, notify))
-
-
-def _linear(terms: Sequence[tuple[Adapter, float]]) -> Adapter:
-    """Return a weighted sum, for the operators of `Adapter`; one of nothing is zero."""
-    if any(weight != 0.0 for _, weight in terms):
-        return mix(terms)
-    zero = terms[0][0]
-    deltas = {site: delta.scaled(0.0) for site, delta in zero.deltas.items()}
-    return zero.with_deltas(deltas, path=None, files=(), size=None)
-
-
-define_sum(_linear)

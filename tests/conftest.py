@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             some and drawn(item.nodeid, os.environ[SEED])
         ):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _home_of_what_is_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nor do fixtures that several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAMERGE_HOME", str(tmp_path_factory.mktemp("loramerge-home")))
+        yield
 
 
 @pytest.fixture(autouse=True)

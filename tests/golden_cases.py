@@ -252,7 +252,7 @@ _SETTINGS = {
 }  # fmt: skip
 
 _OWN = """version: 1
-vars: {w: 0.7, r: [1]}
+vars: {half: 0.5}
 inputs: {x: a.safetensors, y: b.safetensors, sd21: base.safetensors}
 sweep:
   - {w: 0.2, rank: 4}
@@ -268,7 +268,7 @@ steps:
     resize: {adapter: blend, rank: "${rank}", to: diffusers, dtype: float16}
     save: out/small-${w}.safetensors
   half:
-    convert: {adapter: small, rescale: 0.5, keep: [unet]}
+    convert: {adapter: small, rescale: "${half}", keep: [unet]}
     save: out/half-${w}.safetensors
   model:
     bake: {base: sd21, adapters: [half], rounding: stochastic, seed: 4}

@@ -321,7 +321,9 @@ KINDS: dict[str, Maker] = {
     "lokr-tucker": lambda v, k: _lokr(v, k, "full", "tucker"),
     "sparse": _sparse,
     "scaled": lambda v, k: _lora(v, k) | {"scale": _number(0.75)},
-    "full": lambda v, k: {"diff": v("diff", _OUT, _OUT, *k), "diff_b": v("bias", _OUT)},
+    "full": lambda v, k: (
+        {"diff": v("diff", _OUT, _OUT, *k)} | ({"diff_b": v("bias", _OUT)} if k else {})
+    ),
 }
 BASE_KINDS: dict[str, Maker] = {
     "ia3-out": lambda v, k: _ia3(v, k, False),

@@ -1,137 +1,87 @@
-"""The adapter: an ordered mapping from sites to deltas, and everything known about its file."""
+"""The adapter: an immutable mapping from sites to deltas, and everything known about its file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from loramerge.adapter.delta import Delta
-from loramerge.adapter.kinds import marks
+from loramerge.adapter.info import Info, Origin
 from loramerge.adapter.site import Site
-from loramerge.dialects.detect import Detection
+from loramerge.adapter.widths import widest
 from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
 
-__all__ = ["WIDTH", "Account", "Adapter", "Info", "Origin", "Problem", "define_sum", "widest"]
-
-# order of width; what two different types of one width widen to is in `widest`
-WIDTH = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 1, "F32": 2, "F64": 3}
+__all__ = ["Adapter"]
 
 
-def widest(dtypes: set[str]) -> str:
-    """Return the narrowest type that holds every value of the given float types; never float8.
+@dataclass(frozen=True, eq=False, repr=False)
+class Adapter(Mapping[str, Delta]):
+    """Deltas by site, embeddings carried along, and `info`. Immutable.
 
-    The result does not depend on an order: float16 and bfloat16 together need float32.
-    """
-    floats = {dtype for dtype in dtypes if dtype in WIDTH}
-    top = max((WIDTH[dtype] for dtype in floats), default=2)
-    if top == 0:
-        return "F16"
-    if top == 1:
-        halves = {dtype for dtype in floats if WIDTH[dtype] == 1}
-        return halves.pop() if len(halves) == 1 else "F32"
-    return "F32" if top == 2 else "F64"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with an adapter's content, as `inspect` lists it.
-
-    Args:
-        severity: `error` (operations refuse), `warning` or `note`.
-        code: short and stable, e.g. `missing-partner`.
+    It is a mapping by module name: `len(a)`, `name in a`, `a[name]`, `for name in a`; a `Site` is
+    taken for a name. `0.7 * a + 0.3 * b` is `loramerge.mix([(a, 0.7), (b, 0.3)])`.
     """
 
-    severity: str
-    code: str
-    module: str | None
-    message: str
-    remedy: str
-
-
-@dataclass
-class Account:
-    """What became of every tensor of the file; each key is in exactly one of the three."""
-
-    used: list[str] = field(default_factory=list)
-    carried: list[str] = field(default_factory=list)
-    unknown: dict[str, str | None] = field(default_factory=dict)  # key → nearest known key
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What made an adapter, and what it held then: it counts only while that is still so.
-
-    Args:
-        maker: the path it was read from, or the step that computed it.
-    """
-
-    maker: Any
     deltas: Mapping[Site, Delta]
-    embeddings: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    info: Info = field(default_factory=Info)
 
+    def __post_init__(self) -> None:
+        for name in ("deltas", "embeddings"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
-@dataclass
-class Info:
-    """What is known about an adapter beside its deltas.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Adapter, (dict(self.deltas), dict(self.embeddings), self.info)
 
-    Args:
-        path: where it was read from, None for a computed one.
-        files: every file it was read from.
-        size: bytes of that file or folder.
-        dialects: dialect → number of modules spelled so.
-        spelling: (site, role) → (dialect, key) as the file spells it.
-        order: every key of the file, in the order of the data; none for a computed adapter.
-        configs: component → PEFT configuration (`''` where there is one for all).
-        dtype: float type to write by default (safetensors name), None: the widest stored.
-        types: site → float type to write, for sites that were computed where `dtype` is None.
-        origin: what made it, if that is known; see `Adapter.maker`.
-    """
+    # --- a mapping
 
-    path: str | None = None
-    files: tuple[Path, ...] = ()
-    size: int | None = None
-    dialects: dict[str, int] = field(default_factory=dict)
-    detection: Detection = field(default_factory=lambda: Detection((), "made in memory"))
-    metadata: dict[str, str] = field(default_factory=dict)
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    account: Account = field(default_factory=Account)
-    problems: list[Problem] = field(default_factory=list)
-    spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
-    order: tuple[str, ...] = ()
-    dtype: str | None = None
-    types: dict[Site, str] = field(default_factory=dict)
-    origin: Origin | None = None
+    def __len__(self) -> int:
+        return len(self.deltas)
+
+    def __iter__(self) -> Iterator[str]:
+        return (site.name for site in self.deltas)
+
+    def __getitem__(self, name: str | Site) -> Delta:
+        found = name if isinstance(name, Site) else self._sites.get(name)
+        if found is None or found not in self.deltas:
+            raise KeyError(name)
+        return self.deltas[found]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.deltas if isinstance(name, Site) else name in self._sites
+
+    def __bool__(self) -> bool:
+        return True  # an adapter without deltas is one, too
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     @cached_property
-    def spelled(self) -> Mapping[Site, frozenset[str]]:
-        """Site → the dialects that the file spells it in."""
-        marking = marks({role for _, role in self.spelling})
-        found: dict[Site, set[str]] = {}
-        for (site, role), (dialect, _) in self.spelling.items():
-            if role in marking:
-                found.setdefault(site, set()).add(dialect)
-        return {site: frozenset(dialects) for site, dialects in found.items()}
+    def _sites(self) -> Mapping[str, Site]:
+        return {site.name: site for site in self.deltas}
 
-    @property
-    def dialect(self) -> str | None:
-        """The one dialect of the file, or the one most of its modules are in."""
-        return max(self.dialects, key=lambda name: self.dialects[name], default=None)
+    def modules(self) -> Iterator[tuple[str, Delta]]:
+        """Yield (name, delta) of every site."""
+        for site, delta in self.deltas.items():
+            yield site.name, delta
 
+    # --- for people
 
-@dataclass
-class Adapter:
-    """Deltas by site, embeddings carried along, and `info`."""
+    def __repr__(self) -> str:
+        from loramerge.adapter.shown import summary
 
-    deltas: dict[Site, Delta]
-    embeddings: dict[str, Tensor] = field(default_factory=dict)
-    info: Info = field(default_factory=Info)
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        from loramerge.adapter.shown import html
+
+        return html(self)
 
     @property
     def family(self) -> Family | None:
@@ -159,24 +109,12 @@ class Adapter:
 
     @property
     def maker(self) -> Any:
-        """What made it: a path or a step, or None if it was changed since, or made by hand."""
+        """The path or step that made it, or None if it was changed since, or made by hand."""
         origin = self.info.origin
         if origin is None:
             return None
-        then = (origin.deltas, origin.embeddings, origin.metadata)
-        return origin.maker if then == (self.deltas, self.embeddings, self.info.metadata) else None
-
-    def made_by(self, maker: Any) -> Adapter:
-        """Return self, remembering what made it."""
-        self.info.origin = Origin(
-            maker, dict(self.deltas), dict(self.embeddings), dict(self.info.metadata)
-        )
-        return self
-
-    def modules(self) -> Iterator[tuple[str, Delta]]:
-        """Yield (name, delta) of every site."""
-        for site, delta in self.deltas.items():
-            yield site.name, delta
+        now = (dict(self.deltas), dict(self.embeddings), self.info.metadata)
+        return origin.maker if now == (origin.deltas, origin.embeddings, origin.metadata) else None
 
     def kinds(self) -> dict[str, int]:
         """Count sites by kind."""
@@ -201,13 +139,27 @@ class Adapter:
         """Count stored tensors by type (alphas apart)."""
         return dict(Counter(t.dtype for d in self.deltas.values() for t in d.stored().values()))
 
-    def with_deltas(self, deltas: Mapping[Site, Delta], **info: Any) -> Adapter:
-        """Return an adapter of other deltas that keeps embeddings and what is known."""
-        return Adapter(dict(deltas), dict(self.embeddings), replace(self.info, **info))
+    def with_deltas(
+        self, deltas: Mapping[Site, Delta], *, made: Any = None, **info: Any
+    ) -> Adapter:
+        """Return an adapter of other deltas that keeps embeddings and what is known.
+
+        Args:
+            made: what made it, see `maker`; None keeps what is known, which holds only while nothing
+                has changed.
+            info: fields of `info` to replace.
+        """
+        changed = replace(self.info, **info)
+        if made is not None:
+            held = (dict(deltas), dict(self.embeddings), dict(changed.metadata))
+            changed = replace(changed, origin=Origin(made, *held))
+        return Adapter(deltas, self.embeddings, changed)
+
+    # --- arithmetic
 
     def __mul__(self, weight: float) -> Adapter:
         """Return `weight · ΔW`, exactly."""
-        return _sum([(self, weight)]) if isinstance(weight, (int, float)) else NotImplemented
+        return _sum((self, weight)) if isinstance(weight, (int, float)) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -219,10 +171,10 @@ class Adapter:
 
     def __add__(self, other: Adapter) -> Adapter:
         """Return the exact sum of what two adapters change."""
-        return _sum([(self, 1.0), (other, 1.0)]) if isinstance(other, Adapter) else NotImplemented
+        return _sum((self, 1.0), (other, 1.0)) if isinstance(other, Adapter) else NotImplemented
 
     def __sub__(self, other: Adapter) -> Adapter:
-        return _sum([(self, 1.0), (other, -1.0)]) if isinstance(other, Adapter) else NotImplemented
+        return _sum((self, 1.0), (other, -1.0)) if isinstance(other, Adapter) else NotImplemented
 
     def require_sound(self) -> Adapter:
         """Return self, or refuse to compute with an adapter whose content is broken.
@@ -248,16 +200,16 @@ class Adapter:
         return self
 
 
-Sum = Callable[[list[tuple[Adapter, float]]], Adapter]
-_defined: list[Sum] = []
+def _sum(*terms: tuple[Adapter, float]) -> Adapter:
+    """Return the weighted sum as the package's public `mix` gives it; one of nothing is zero.
 
+    Operators are a way to write what `loramerge` itself offers, and it is asked by its name when they
+    are used: so they work whatever was imported, and no layer above this one is imported by it.
+    """
+    import loramerge
 
-def define_sum(function: Sum) -> None:
-    """Say how `0.7 * a + 0.3 * b` is computed: by the mix of a layer above this one."""
-    _defined[:] = [function]
-
-
-def _sum(terms: list[tuple[Adapter, float]]) -> Adapter:
-    if not _defined:
-        raise TypeError("adapters can be added once loramerge is imported as a whole: lm.mix")
-    return _defined[0](terms)
+    if any(weight != 0.0 for _, weight in terms):
+        return loramerge.mix(terms)
+    zero = terms[0][0]
+    deltas = {site: delta.scaled(0.0) for site, delta in zero.deltas.items()}
+    return zero.with_deltas(deltas, path=None, files=(), size=None)

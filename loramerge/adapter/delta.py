@@ -52,6 +52,7 @@ class Facts:
         computable: ΔW can be computed at all.
         weighs: a file can hold it at another weight than 1.
         optional: a base that lacks the parameter is not an error.
+        constrained: its alpha is a constraint, of which 0 is none.
         magnitudes: DoRA's magnitudes may stand beside its tensors.
         peft_type: the type of PEFT configuration that holds it, None where none does.
     """
@@ -63,6 +64,7 @@ class Facts:
     computable: bool = True
     weighs: bool = True
     optional: bool = False
+    constrained: bool = False
     magnitudes: bool = False
     peft_type: str | None = None
 

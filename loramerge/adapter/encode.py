@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Set
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.alphas import (
@@ -16,11 +13,13 @@ from loramerge.adapter.alphas import (
     plan_alphas,
     roles_of,
 )
-from loramerge.adapter.configuration import by_component, header_config, peft_config
 from loramerge.adapter.delta import Delta
-from loramerge.adapter.hashes import HASH_PLACEHOLDERS
+from loramerge.adapter.embeddings import add_embeddings
+from loramerge.adapter.encoded import Encoded
+from loramerge.adapter.formats import container_of
+from loramerge.adapter.formats.container import Content
 from loramerge.adapter.kinds import words_for
-from loramerge.adapter.metadata import network_metadata, training_metadata
+from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, usual_dialect
@@ -33,36 +32,9 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.files.dtypes import DTYPES
-from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.files.tensors import Tensor
 
 __all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
-
-_SECTION_TITLES = {
-    "unet": '["CrossAttention", "Attention", "GEGLU"]',
-    "text_encoder": '["CLIPAttention"]',
-}
-
-
-@dataclass
-class Encoded:
-    """What will be written: tensors in order, the header's strings, PEFT configurations.
-
-    Args:
-        components: key → component, where a configuration of each component is written.
-        late: give replacements for entries of `metadata`, of the same lengths, while the tensors are
-            written: digests take as long as they do.
-    """
-
-    dialect: Dialect
-    tensors: list[tuple[str, Tensor]]
-    metadata: dict[str, str]
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    components: dict[str, str] = field(default_factory=dict)
-    late: list[Callable[[], Mapping[str, str]]] = field(default_factory=list)
-
-    def late_entries(self) -> dict[str, str]:
-        """Return the entries that take as long as the writing."""
-        return {key: value for make in self.late for key, value in make().items()}
 
 
 def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
@@ -180,19 +152,19 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             expected=target.writable,
             hint=_way_out(adapter, target),
         )
-    _add_embeddings(adapter, target, pairs)
-    if target.positional:
-        _fill_positions(adapter, target, pairs, dtype)
-    encoded = Encoded(
-        target, _ordered(pairs, order), _metadata(adapter, target, pairs, written, stated)
+    add_embeddings(adapter, target, pairs)
+    container = container_of(target)
+    content = Content(adapter, target, pairs, written, stated, dtype)
+    container.complete(content)
+    stays = training_metadata(adapter.info.metadata)
+    metadata = stays | container.metadata(content, stays)
+    return Encoded(
+        target,
+        _ordered(pairs, order),
+        metadata,
+        container.configurations(content),
+        components,
     )
-    if target.alpha == "config":
-        encoded.configs = {
-            component: peft_config(adapter, component, deltas)
-            for component, deltas in by_component(adapter, written).items()
-        }
-        encoded.components = components
-    return encoded
 
 
 def _as_stored(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> Delta:
@@ -247,89 +219,3 @@ def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tupl
     if pairs.keys() <= order.keys():
         return sorted(pairs.items(), key=lambda pair: order[pair[0]])
     return sorted(pairs.items(), key=lambda pair: (-DTYPES[pair[1].dtype].bits, pair[0]))
-
-
-def _metadata(
-    adapter: Adapter,
-    target: Dialect,
-    pairs: Mapping[str, Tensor],
-    written: Mapping[Site, Delta],
-    alphas: Set[float],
-) -> dict[str, str]:
-    metadata = training_metadata(adapter.info.metadata)
-    if target.container == "kohya":
-        metadata |= network_metadata(adapter, written, alphas) | HASH_PLACEHOLDERS
-    if target.container == "diffusers":
-        metadata |= {"lora_adapter_metadata": header_config(adapter, target, written)}
-        metadata.setdefault("format", "pt")
-    if target.container == "lora_diffusion":
-        for component, title in _SECTION_TITLES.items():
-            ups = [k for k in pairs if k.startswith(f"{component}:") and k.endswith(":up")]
-            if ups:
-                metadata[component] = title
-                metadata |= {f"{k[:-3]}:rank": str(pairs[k].shape[1]) for k in ups}
-        metadata |= {key: "<embed>" for key in pairs if key.startswith("<")}
-    return metadata
-
-
-# --- what has no module ------------------------------------------------------------------------
-
-
-def _add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) -> None:
-    for key, tensor in adapter.embeddings.items():
-        if target.embeddings is None:
-            raise NotExpressible(
-                f"the dialect {target.name} cannot carry the embeddings of this adapter",
-                file=adapter.info.path,
-                module=key,
-                hint="write kohya (--to kohya), or leave them out: mix --embeddings none, or "
-                "convert --drop embeddings",
-            )
-        spelled, shape = _embedding_spelling(key, tensor.shape, target)
-        pairs[spelled] = tensor.reshaped(shape)
-
-
-_BUNDLE, _BUNDLE_TAIL = "bundle_emb.", ".string_to_param.*"
-
-
-def _embedding_spelling(
-    key: str, shape: tuple[int, ...], target: Dialect
-) -> tuple[str, tuple[int, ...]]:
-    """Return key and shape of a carried embedding.
-
-    lora_diffusion has `<token>` with one vector `(dim,)`; kohya files carry A1111's and LyCORIS'
-    `bundle_emb.token.string_to_param.*` with `(vectors, dim)`.
-    """
-    if target.embeddings == "bundle" and not key.startswith(_BUNDLE):
-        return f"{_BUNDLE}{key.strip('<>')}{_BUNDLE_TAIL}", shape if len(shape) == 2 else (
-            1,
-            *shape,
-        )
-    if target.embeddings == "token" and key.startswith(_BUNDLE):
-        if key.endswith(_BUNDLE_TAIL) and len(shape) == 2 and shape[0] == 1:
-            return f"<{key[len(_BUNDLE) : -len(_BUNDLE_TAIL)]}>", shape[1:]
-        raise NotExpressible(
-            "lora_diffusion holds one vector per embedding", module=key, found=list(shape)
-        )
-    return key, shape
-
-
-def _fill_positions(
-    adapter: Adapter, target: Dialect, pairs: dict[str, Tensor], dtype: str | None
-) -> None:
-    """Write zeros where a positional list has no delta: loaders count, so no place may be empty."""
-    family = adapter.info.detection.naming
-    assert family is not None  # unknown families are not expressible and were refused before
-    kind = dtype or adapter.dtype
-    for component in family.components:
-        stems = target.stems_of(family, component.name)
-        if not any(f"{stem}:up" in pairs for stem in stems):
-            continue
-        for stem, module in stems.items():
-            if f"{stem}:up" not in pairs:
-                found = family.find(module)
-                assert found is not None
-                rows, columns = found.shape[0], math.prod(found.shape[1:])
-                for role, shape in (("up", (rows, 1)), ("down", (1, columns))):
-                    size = math.prod(shape) * DTYPES[kind].bits // 8
-                    pairs[f"{stem}:{role}"] = RawTensor(bytes(size), kind, shape)

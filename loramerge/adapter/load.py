@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter.adapter import Adapter, Info, Problem
+from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
-from loramerge.adapter.patterns import pattern_value
+from loramerge.adapter.problems import (
+    alpha_problems,
+    missing_partner,
+    not_made,
+    said_twice,
+    spelled_alike,
+    spelled_twice,
+    without_configuration,
+)
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves
 from loramerge.adapter.source import Source, open_source
@@ -22,18 +31,33 @@ from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
 from loramerge.errors import (
-    FormatError,
     LoramergeError,
     ShapeError,
     UnsupportedKind,
     nearest,
-    spelled,
 )
 from loramerge.files.tensors import Tensor, same_bytes
 
 __all__ = ["load"]
 
 _NEAREST_MOST = 20  # unknown keys for which the nearest known key is searched
+
+
+@dataclass
+class _Reading:
+    """The parts of an adapter, as they are collected group by group.
+
+    Args:
+        covered: every module and parameter that has a delta → the stem it is spelled with.
+    """
+
+    deltas: dict[Site, Delta] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    problems: list[Problem] = field(default_factory=list)
+    spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
+    covered: dict[tuple[str, str], str] = field(default_factory=dict)
+    dialects: Counter[str] = field(default_factory=Counter)
+    unknown: list[str] = field(default_factory=list)
 
 
 def load(path: str | PathLike[str]) -> Adapter:
@@ -53,56 +77,61 @@ def load(path: str | PathLike[str]) -> Adapter:
         if (shape := _shape(group, source.tensors)) is not None
     }
     detection = detect(classified.groups, shapes, source.metadata)
+    if any(DIALECTS[name].positional for name in {group.dialect for group in classified.groups}):
+        from loramerge.adapter.formats.lora_diffusion import check_positions
+
+        check_positions(classified.groups, detection, source)
+    reading = _Reading()
+    reading.account.carried.extend(classified.embeddings)
+    reading.unknown += classified.unknown
+    for group in classified.groups:
+        _read_group(reading, group, source, detection)
     info = Info(
         path=source.path,
         files=tuple(source.files),
         size=source.size,
+        dialects=dict(reading.dialects),
         detection=detection,
         metadata=source.metadata,
         configs=source.configs,
+        account=reading.account,
+        problems=reading.problems,
+        spelling=reading.spelling,
         order=tuple(source.tensors),
     )
-    adapter = Adapter({}, {key: source.tensors[key] for key in classified.embeddings}, info)
-    info.account.carried += classified.embeddings
-    _check_positions(classified.groups, detection, source)
-    unknown = list(classified.unknown)
-    dialects: Counter[str] = Counter()
-    covered: dict[tuple[str, str], str] = {}
-    for group in classified.groups:
-        target = _target(group, detection)
-        if target is None:
-            unknown += group.roles.values()
-            continue
-        module = Site(target.modules, "weight", target.spans).name
-        try:
-            sites = _sites(group, target, source, detection)
-        except (ShapeError, UnsupportedKind) as error:
-            says = error.problem if error.found is None else f"{error.problem}: {error.found}"
-            sort, way = "shape", _EXPORT_AGAIN
-            if isinstance(error, UnsupportedKind):
-                sort, way = "kind", spelled(error.hint or "merge it with the program that made it")
-            info.problems.append(Problem("error", sort, module, says, way))
-            unknown += group.roles.values()
-            continue
-        taken = _place(adapter, group, sites, covered)
-        if any(
-            site in adapter.deltas and covered[site.modules[0], site.parameter] == group.stem
-            for site in sites
-        ):
-            dialects[group.dialect] += 1
-        left = [key for role, key in group.roles.items() if role not in taken]
-        if left:
-            unknown += left
-            info.problems.append(_missing_partner(group, module, taken))
-    info.dialects = dict(dialects)
-    info.account.unknown = _with_nearest(unknown, detection, info.dialect)
-    _report_doubled(adapter, classified.doubled, source)
-    _check_alphas(adapter)
-    _check_configs(adapter, source)
-    return adapter.made_by(Path(source.path))
+    reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
+    _report_doubled(reading, classified.doubled, source)
+    reading.problems += alpha_problems(reading.deltas)
+    if info.dialect is not None and not source.configs:
+        reading.problems += without_configuration(DIALECTS[info.dialect])
+    embeddings = {key: source.tensors[key] for key in classified.embeddings}
+    adapter = Adapter(reading.deltas, embeddings, info)
+    return adapter.with_deltas(reading.deltas, made=Path(source.path))
 
 
-_EXPORT_AGAIN = "export or download the file again; it cannot be used as it is"
+def _read_group(reading: _Reading, group: Group, source: Source, detection: Detection) -> None:
+    """Add the deltas of a group, or report why there are none."""
+    target = _target(group, detection)
+    if target is None:
+        reading.unknown += group.roles.values()
+        return
+    module = Site(target.modules, "weight", target.spans).name
+    try:
+        sites = _sites(group, target, source, detection)
+    except (ShapeError, UnsupportedKind) as error:
+        reading.problems.append(not_made(error, module))
+        reading.unknown += group.roles.values()
+        return
+    taken = _place(reading, group, sites)
+    if any(
+        site in reading.deltas and reading.covered[site.modules[0], site.parameter] == group.stem
+        for site in sites
+    ):
+        reading.dialects[group.dialect] += 1
+    left = [key for role, key in group.roles.items() if role not in taken]
+    if left:
+        reading.unknown += left
+        reading.problems.append(missing_partner(module, group.roles.keys() - taken))
 
 
 def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -200,33 +229,9 @@ def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Sou
     config, path = _config_of(group, module, source)
     if config is None:
         return Scale()
-    word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
-    alpha_here = _configured(config, "alpha_pattern", word, path, module)
-    if alpha_here is None:
-        return Scale()
-    if config.get("peft_type") == "LOKR" and {"lokr_w1", "lokr_w2"} <= tensors.keys():
-        # PEFT divides by the rank it was given also where no factor shows it
-        rank = _configured(config, "rank_pattern", "r", path, module)
-        return Scale(alpha_here, ratio=alpha_here / (rank or 8))
-    return Scale(alpha_here, root=bool(config.get("use_rslora")))
+    from loramerge.adapter.formats.peft import scale_of
 
-
-def _configured(
-    config: Mapping[str, Any], patterns: str, word: str, path: str, module: str
-) -> float | None:
-    """Return a number of a PEFT configuration: that of the first pattern that matches, or of all."""
-    table = config.get(patterns) or {}
-    if not isinstance(table, Mapping):
-        raise ShapeError(f"{patterns} is not a mapping", module=module, found=table)
-    value = pattern_value(table, path)
-    if value is None:
-        value = config.get(word)
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)):
-        what = "alpha" if word.endswith("alpha") else word
-        raise ShapeError(f"{what} is not a number", module=module, found=value)
-    return float(value)
+    return scale_of(config, path, module, tensors)
 
 
 def _peft_path(stem: str) -> str:
@@ -234,85 +239,47 @@ def _peft_path(stem: str) -> str:
 
 
 def _place(
-    adapter: Adapter,
-    group: Group,
-    sites: Mapping[Site, tuple[Delta, tuple[str, ...]]],
-    covered: dict[tuple[str, str], str],
+    reading: _Reading, group: Group, sites: Mapping[Site, tuple[Delta, tuple[str, ...]]]
 ) -> set[str]:
-    """Put a group's deltas into the adapter; return the roles that were taken.
+    """Add a group's deltas to those read; return the roles that were taken.
 
     A module that the file spells twice is an error, for which of the two is meant cannot be known;
     unless both say the same to the last bit.
-
-    Args:
-        covered: every module and parameter that has a delta → the stem it is spelled with; added to.
     """
-    info, taken = adapter.info, set[str]()
+    taken, covered = set[str](), reading.covered
     for site, (delta, roles) in sites.items():
         places = {(module, site.parameter) for module in site.modules}
         before = next((covered[place] for place in places if place in covered), None)
         here = [role for role in roles if role in group.roles]
         if before is not None and not (
-            site in adapter.deltas and identical(adapter.deltas[site], delta)
+            site in reading.deltas and identical(reading.deltas[site], delta)
         ):
-            info.problems.append(
-                Problem(
-                    "error",
-                    "spelled-twice",
-                    site.name,
-                    f"the module occurs twice, as {before} and as {group.stem}",
-                    "remove one of the two spellings",
-                )
-            )
+            reading.problems.append(spelled_twice(site.name, before, group.stem))
             continue
         taken.update(here)
-        info.account.used += [group.roles[role] for role in here]
+        reading.account.used.extend(group.roles[role] for role in here)
         if before is not None:
-            info.problems.append(_copy(site.name))
+            reading.problems.append(spelled_alike(site.name))
             continue
-        adapter.deltas[site] = delta
+        reading.deltas[site] = delta
         covered |= dict.fromkeys(places, group.stem)
         for role in here:
-            info.spelling[site, role] = (group.dialect, group.roles[role])
+            reading.spelling[site, role] = (group.dialect, group.roles[role])
     return taken
 
 
-def _copy(module: str) -> Problem:
-    return Problem(
-        "warning",
-        "spelled-twice-alike",
-        module,
-        "the module is spelled twice with equal values; it is read, and written, once",
-        "nothing needs to be done",
-    )
-
-
-def _report_doubled(adapter: Adapter, doubled: list[tuple[str, str]], source: Source) -> None:
+def _report_doubled(reading: _Reading, doubled: list[tuple[str, str]], source: Source) -> None:
     """Account for keys that say again what another key of their stem says."""
-    used = set(adapter.info.account.used) if doubled else set()
+    used = set(reading.account.used) if doubled else set()
     for key, before in doubled:
         if before not in used:
-            adapter.info.account.unknown[key] = None
+            reading.account.unknown[key] = None
         elif same_bytes(source.tensors[key], source.tensors[before]):
-            adapter.info.account.used.append(key)
-            adapter.info.problems.append(_copy(key))
+            reading.account.used.append(key)
+            reading.problems.append(spelled_alike(key))
         else:
-            adapter.info.account.unknown[key] = before
-            says = f"the tensor occurs twice with different values, as {before} and as {key}"
-            adapter.info.problems.append(
-                Problem("error", "spelled-twice", key, says, "remove one of the two")
-            )
-
-
-def _missing_partner(group: Group, module: str, taken: set[str]) -> Problem:
-    left = sorted(role for role in group.roles if role not in taken)
-    return Problem(
-        "error",
-        "missing-partner",
-        module,
-        f"{', '.join(left)} without the tensors that belong to it",
-        _EXPORT_AGAIN,
-    )
+            reading.account.unknown[key] = before
+            reading.problems.append(said_twice(key, before))
 
 
 def _with_nearest(
@@ -329,81 +296,3 @@ def _with_nearest(
         else None
         for i, key in enumerate(unknown)
     }
-
-
-def _check_positions(groups: list[Group], detection: Detection, source: Source) -> None:
-    """Refuse positional files whose count of modules fits no known list.
-
-    Positions mean nothing by themselves: a file with extended targets shifts every one of them.
-    """
-    counts = Counter(
-        (g.dialect, g.stem.partition(":")[0]) for g in groups if DIALECTS[g.dialect].positional
-    )
-    family = detection.naming
-    for (name, component), count in counts.items():
-        known = len(DIALECTS[name].stems_of(family, component)) if family else 0
-        if count != known:
-            raise FormatError(
-                "the positions of this lora_diffusion file cannot be assigned to modules",
-                file=source.path,
-                module=component,
-                expected="144 modules of the UNet, 48 (SD1) or 92 (SD2) of the text encoder",
-                found=f"{count} modules; target classes {source.metadata.get(component, 'unknown')}",
-                hint="files trained with extended targets cannot be read",
-            )
-
-
-def _check_alphas(adapter: Adapter) -> None:
-    zeros = [
-        site.name
-        for site, delta in adapter.deltas.items()
-        if delta.pair is not None and delta.alpha == 0
-    ]
-    for name in zeros:
-        adapter.info.problems.append(
-            Problem(
-                "warning",
-                "alpha-zero",
-                name,
-                "alpha is 0, which is read as no effect (kohya's trainer would read it as alpha = rank)",
-                "if the module should act, set alpha to its rank",
-            )
-        )
-    for site, delta in adapter.deltas.items():
-        if delta.kind in ("oft", "boft") and delta.alpha == 0:
-            adapter.info.problems.append(
-                Problem(
-                    "note",
-                    "no-constraint",
-                    site.name,
-                    "alpha, the constraint of the rotation, is 0, which is read as none, as LyCORIS "
-                    "does (kohya's oft would clamp the rotation to nothing)",
-                    "if it was trained with kohya's oft, it changes nothing",
-                )
-            )
-    odd = [
-        site.name
-        for site, delta in adapter.deltas.items()
-        if delta.alpha is not None and not math.isfinite(delta.alpha)
-    ]
-    for name in odd:
-        adapter.info.problems.append(
-            Problem(
-                "error", "alpha-not-finite", name, "alpha is not a finite number", _EXPORT_AGAIN
-            )
-        )
-
-
-def _check_configs(adapter: Adapter, source: Source) -> None:
-    info = adapter.info
-    named = info.dialect is not None and DIALECTS[info.dialect].alpha == "config"
-    if named and not source.configs:
-        info.problems.append(
-            Problem(
-                "warning",
-                "alpha-unknown",
-                None,
-                "PEFT keys without adapter_config.json: alpha is unknown and taken as the rank",
-                "put adapter_config.json beside the file",
-            )
-        )

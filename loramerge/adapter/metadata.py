@@ -1,13 +1,9 @@
-"""The strings in an adapter's header: what survives an operation, and what must be made anew."""
+"""The strings in an adapter's header: those that survive an operation, and those made anew."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Set
-
-from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.delta import Delta
-from loramerge.adapter.site import Site
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "RECIPE_KEY",
@@ -144,34 +140,3 @@ def trained_on(metadata: Mapping[str, str]) -> str | None:
         if metadata.get(key):
             return metadata[key]
     return None
-
-
-def network_metadata(
-    adapter: Adapter, deltas: Mapping[Site, Delta], alphas: Set[float]
-) -> dict[str, str]:
-    """Return kohya's `ss_network_*` entries and base version for the deltas as written.
-
-    Args:
-        alphas: those that are written, the rank where none is.
-    """
-    cores = (delta.core for delta in deltas.values())
-    ranks = {core.dim for core in cores if core is not None and core.dim is not None}
-    if not ranks:
-        return {}
-    family = adapter.family
-    plain = all(d.kind == "lora" for d in deltas.values() if d.core is not None)
-    usual = family.metadata.network_module if family else "networks.lora"
-    entries = {
-        "ss_network_module": adapter.info.metadata.get(
-            "ss_network_module", usual if plain else "lycoris.kohya"
-        ),
-        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic",
-    }
-    if family is not None and family.metadata.base_version is not None:
-        entries["ss_base_model_version"] = adapter.info.metadata.get(
-            "ss_base_model_version", family.metadata.base_version
-        )
-    if family is not None and family.metadata.v2 is not None:
-        entries["ss_v2"] = str(family.metadata.v2)
-    return entries

@@ -168,10 +168,10 @@ def mix_like(
             return site, _merged(terms[site], how, outer(site))
 
     done = ordered(work, terms, threads=None, task="mixing", notify=notify)
-    frame.deltas = {site: delta for site, delta in done if delta is not None}
-    if not frame.deltas:
+    deltas = {site: delta for site, delta in done if delta is not None}
+    if not deltas:
         raise UsageError("all weights are 0, so nothing is left to write")
-    return frame
+    return frame.with_deltas(deltas)
 
 
 def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, list[_Term]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter, Delta, LowRank, Site
-from loramerge.adapter.adapter import widest
+from loramerge.adapter.widths import widest
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.combine import combine
 from loramerge.algebra.outcome import Combined, SizeModel, uncut
@@ -11,7 +11,7 @@ from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
-from loramerge.errors import AdapterError, UsageError, listed
+from loramerge.errors import AdapterError, Setting, UsageError, listed
 from loramerge.events import Notify, ignore
 
 __all__ = ["check_to_lora", "to_lora"]
@@ -88,7 +88,12 @@ def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
             f"what {len(bound)} modules change depends on the base",
             file=adapter.info.path,
             module=listed(bound, 4),
-            hint="give the base it is for (--base B) and a rank, or leave these modules out with --drop",
+            hint=(
+                "give the base it is for: ",
+                Setting("base", "B"),
+                ", and a rank, or leave these modules out with ",
+                Setting("drop"),
+            ),
         )
     rankless = [site.name for site, d in matrices.items() if d.rank is None]
     if rankless and not rule.truncates:

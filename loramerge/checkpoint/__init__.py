@@ -1,9 +1,8 @@
-"""Bases: what files a checkpoint has, which family it is, and where each module lies in them."""
+"""Bases: the files of a checkpoint, its family, and the places of its modules in them."""
 
 from __future__ import annotations
 
 from loramerge.checkpoint.checkpoint import Checkpoint, Place, open_checkpoint
 from loramerge.checkpoint.files import CheckpointFile
-from loramerge.checkpoint.scales import Scale
 
-__all__ = ["Checkpoint", "CheckpointFile", "Place", "Scale", "open_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointFile", "Place", "open_checkpoint"]

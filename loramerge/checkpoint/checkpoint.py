@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import is_transformers, named_tensors
-from loramerge.checkpoint.scales import Scale, scale_of
-from loramerge.errors import FamilyError
+from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storages import held
+from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Parameter, Spelling
 from loramerge.files.tensors import Tensor
 
@@ -50,13 +51,29 @@ class Place(NamedTuple):
         return ((start, start + half, half), (start + half, stop, 0))
 
     @property
-    def scale(self) -> Scale | None:
-        """What stored float8 values are multiplied by, None where there is no scale.
+    def held(self) -> Held | None:
+        """The way in which the tensor holds its weights, None if it is in no known one.
 
         Raises:
-            FormatError: if there is one of a convention that is not understood.
+            FormatError: if it is known, but with something beside that is not understood.
         """
-        return scale_of(self.file.open()[0], self.name)
+        return held(self.file.open()[0], self.name)
+
+    def require_held(self) -> Held:
+        """Return the way in which the tensor holds its weights.
+
+        Raises:
+            FormatError: if there is no known one; see `held`.
+        """
+        found = self.held
+        if found is None:
+            raise FormatError(
+                "the weights are stored in an unknown way",
+                file=self.file.path,
+                module=self.name,
+                found=self.tensor.dtype,
+            )
+        return found
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -22,12 +22,11 @@ from loramerge.cli.options import (
     run_options,
 )
 from loramerge.cli.session import Session
+from loramerge.cli.show import Render
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
 __all__ = ["Render", "emit", "verb_command"]
-
-Render = Callable[[Any], None]  # shows a result to people
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 

@@ -8,17 +8,15 @@ of other packages need no module here: their command follows from their paramete
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import click
 
-Render = Callable[[Any], None]
+from loramerge.cli.show import Render
 
 __all__ = ["command_named", "render_named", "summaries"]
 

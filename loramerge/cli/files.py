@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.cli import show
-from loramerge.cli.commands import Render
+from loramerge.cli.show import Render
 from loramerge.steps.batch import FileOutcome, FilesResult
 
 __all__ = ["files_render"]

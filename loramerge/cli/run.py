@@ -176,7 +176,7 @@ def _check_table(path: Path) -> None:
     """Refuse to write the table over something that is none.
 
     Raises:
-        OutputExists: if the path is a folder, or a file that is no table of a run.
+        OutputExists: if the path is a folder, or a file that is not a table of a run.
     """
     if not path.exists():
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import Any
 
@@ -12,6 +12,7 @@ from loramerge.cli.layout import Module, grid, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
+    "Render",
     "count",
     "counted",
     "errors",
@@ -24,6 +25,9 @@ __all__ = [
     "table",
     "written",
 ]
+
+
+Render = Callable[[Any], None]  # shows the result of a verb
 
 
 def line(text: str = "", *, bold: bool = False, wrap: bool = True) -> None:

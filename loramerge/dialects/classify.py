@@ -128,16 +128,15 @@ def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Spl
 def _head(stem: str) -> str:
     """Return the longest prefix some dialect knows that a stem begins with, or ''.
 
-    Names of families betray a dialect, too, where its own prefixes leave room for them; families are
-    imported, and dialects of other packages looked for, only then.
+    Names of families betray a dialect, too, where its own prefixes leave room for them. Families are
+    imported, and what other packages add is looked for, only then.
     """
     head = _longest(_heads(DIALECTS.version), stem)
     if head not in _marked_after(DIALECTS.version):
         return head
-    if not head:
-        DIALECTS.look_for_others()
-        head = _longest(_heads(DIALECTS.version), stem)
-    return _longest(_family_heads(DIALECTS.version, FAMILIES.version), stem) or head
+    head = _longest(_family_heads(DIALECTS.version, FAMILIES.version), stem) or head
+    others = not head and (DIALECTS.look_for_others() | FAMILIES.look_for_others())
+    return _head(stem) if others else head
 
 
 def _longest(heads: Mapping[str, list[str]], stem: str) -> str:
@@ -224,6 +223,8 @@ def classify(
             result.embeddings.append(key)
             continue
         split = _split(key, before, words)
+        if split is None and DIALECTS.look_for_others():
+            split = _split(key, before, words)
         if split is None:
             result.unknown.append(key)
             continue

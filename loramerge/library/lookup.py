@@ -32,13 +32,13 @@ def below(root: Path | None, name: str) -> Path:
 
 
 def is_adapter_folder(path: str | Path) -> bool:
-    """Say whether a folder is one adapter: a PEFT folder, or one PEFT folder per component."""
+    """Return whether a folder is one adapter: a PEFT folder, or one PEFT folder per component."""
     folders = (path, *(os.path.join(path, name) for name in _COMPONENTS))
     return any(os.path.isfile(os.path.join(folder, _ADAPTER_CONFIG)) for folder in folders)
 
 
 def _is_one(folder: Path, holds: str) -> bool:
-    """Say whether a folder is an adapter, or a checkpoint, as a whole."""
+    """Return whether a folder is an adapter, or a checkpoint, as a whole."""
     if holds == "adapters":
         return is_adapter_folder(folder) or any(folder.glob("pytorch_lora_weights.*"))
     return (folder / _BASE_CONFIG).is_file() or any(
@@ -182,7 +182,7 @@ def bare(relative: str) -> str:
 
 
 def _matches(relative: str, wanted: str) -> bool:
-    """Say whether the last parts of a relative path are the wanted name, suffix given or not."""
+    """Return whether the last parts of a relative path are the wanted name, suffix given or not."""
     return any(
         candidate == wanted or candidate.endswith("/" + wanted)
         for candidate in (relative, bare(relative))

@@ -1,4 +1,4 @@
-"""Where other programs keep adapters and checkpoints, so that their folders can be adopted."""
+"""Folders in which other programs keep adapters and checkpoints."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loramerge.errors import CorruptFile, NotFound, UsageError, nearest
+from loramerge.errors import CorruptFile, NotFound, Setting, UsageError, nearest
 from loramerge.files.writer import write_bytes
 
 __all__ = ["HOLDS", "Folder", "Registry", "cache", "home", "load_registry"]
@@ -76,7 +76,7 @@ class Registry:
             raise UsageError(
                 f"the base {name!r} is already registered",
                 found=self.bases[name],
-                hint="give --force to replace it",
+                hint=(Setting("force", True), " replaces it"),
             )
         self.bases[name] = place
 

@@ -1,4 +1,4 @@
-"""What comes with loramerge: a tiny base and its relative, and two adapters for them.
+"""Files that come with loramerge: a tiny base and its relative, and two adapters for them.
 
 The second base is stored as what tells it from the first, an adapter, and is baked the first time it
 is asked for, into the cache folder.

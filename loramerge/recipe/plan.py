@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, in_recipe
 from loramerge.events import ignore
 from loramerge.recipe.lock import check_lock
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
@@ -152,7 +152,7 @@ def _predicted(
         predict = task.verb.predict
         return None if predict is None else predict(task.parameters, quiet), None
     except LoramergeError as error:
-        return None, str(error)
+        return None, error.text(in_recipe)
 
 
 def _states(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:

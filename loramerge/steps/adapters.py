@@ -182,7 +182,7 @@ def budget(
         shapes: a delta of every site.
     """
     output = replace(output, dtype=output.dtype or frame.dtype)
-    entries = header_of(frame.with_deltas({}).made_by(made), output, context, exact=False)
+    entries = header_of(frame.with_deltas({}, made=made), output, context, exact=False)
     return size_model(frame, shapes, output.dialect, output.dtype or frame.dtype, entries)
 
 

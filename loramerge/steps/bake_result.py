@@ -120,7 +120,7 @@ def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:
     """Yield notes on scales that grew, and the remedies where little of the change was kept."""
     if totals.rescaled:
         yield Note(
-            f"{len(totals.rescaled)} tensors got a larger float8 scale, because their new values did "
+            f"{len(totals.rescaled)} tensors got a larger scale, because their new values did "
             f"not fit the old one: {listed(totals.rescaled, 3)}"
         )
     if totals.survived < _WEAK:

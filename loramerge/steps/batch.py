@@ -40,7 +40,7 @@ _TOP = ("relative_error", "norm_kept", "scale_applied", "worst")  # figures one 
 
 @dataclass(frozen=True, kw_only=True)
 class FileParameters(WriteParameters):
-    """Which files, and where their results go."""
+    """The files, and the place of their results."""
 
     files: Annotated[
         tuple[str, ...],
@@ -60,7 +60,7 @@ class FileParameters(WriteParameters):
     ] = None
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant; verbs check more."""
+        """Refuse parameters that contradict each other; verbs check more."""
 
     def of(self, path: Path) -> Any:
         """Return the verb's parameters for one of the files."""
@@ -90,7 +90,7 @@ Result = TypeVar("Result", bound=AdapterResult)
 
 @dataclass(frozen=True)
 class FileWork(Generic[One, Result]):
-    """How one file is done.
+    """The functions that do one file.
 
     Args:
         run: does everything to a single file, default name and writing included.
@@ -111,7 +111,7 @@ class FileWork(Generic[One, Result]):
 
 @dataclass
 class FileOutcome(Generic[Result]):
-    """What became of one of several files.
+    """The outcome of one of several files.
 
     Args:
         status: `done`, `kept` (already there), `skipped` (not wanted) or `failed`.
@@ -241,7 +241,7 @@ def _place(path: Path, relative: PurePath, out_dir: str, dialect: Dialect) -> Pa
 
 
 def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[str, Path]) -> bool:
-    """Say whether the result of one of several files exists, and need not be made again.
+    """Return whether the result of one of several files exists and is kept.
 
     Raises:
         UsageError: if another file of this run has the same output.
@@ -318,7 +318,7 @@ def check_table(path: Path) -> None:
     """Refuse to write the table of results over something else.
 
     Raises:
-        OutputExists: if the path is a folder, or a file that is no such table.
+        OutputExists: if the path is a folder, or a file that is not such a table.
     """
     if not path.exists():
         return

@@ -130,7 +130,7 @@ def family_of_file(path: Path) -> str | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Say whether a file or folder is a base of a known family."""
+    """Return whether a file or folder is a base of a known family."""
     from loramerge.checkpoint import open_checkpoint
 
     try:

@@ -28,7 +28,7 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_m
 
 @dataclass(frozen=True)
 class Output:
-    """Where and how an adapter is written.
+    """The path, dialect and type of an adapter that is written.
 
     Args:
         path: None where it stays in memory.
@@ -42,7 +42,7 @@ class Output:
 
     @property
     def precise(self) -> bool:
-        """Whether results must be as exact as float64 can hold."""
+        """True if results must be as exact as float64 can hold."""
         return self.dtype == "F64"
 
     def at(self, path: Path) -> Output:

@@ -88,12 +88,12 @@ class Verb:
 
     @property
     def in_recipes(self) -> bool:
-        """Whether it can be a step of a recipe."""
+        """True if it can be a step of a recipe."""
         return self.predict is not None
 
     @property
     def writes(self) -> bool:
-        """Whether it writes adapters or checkpoints, whose headers then say what made them."""
+        """True if it writes adapters or checkpoints, whose headers then say what made them."""
         return self.gives in ("adapter", "checkpoint")
 
 

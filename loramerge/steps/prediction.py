@@ -85,9 +85,7 @@ def predict_adapter(
     """
     dtype = output.dtype or frame.dtype
     shapes = {site: _combined(found, rule, method, dtype) for site, found in terms.items()}
-    shadow = frame.with_deltas(shapes, dtype=dtype, path=None, files=(), size=None)
-    if made is not None:
-        shadow.made_by(made)
+    shadow = frame.with_deltas(shapes, made=made, dtype=dtype, path=None, files=(), size=None)
     encoded = encode(shadow, output.dialect, dtype)
     encoded.metadata |= header_of(shadow, replace(output, dtype=dtype), context, exact=False)
     size = encoded_size(encoded)

@@ -57,7 +57,7 @@ class FileInput:
 
     @property
     def name(self) -> str:
-        """The name without folders; bytes that are no Unicode become `?`."""
+        """The name without folders; bytes that are not Unicode become `?`."""
         return self.path.name.encode("utf-8", "replace").decode()
 
     def digest(self) -> str:
@@ -147,7 +147,7 @@ def _said(value: Any, holds: str, given: Given) -> Any:
 
 
 def length_is_known(made: Made | None) -> bool:
-    """Say whether the length of what `recipe_text` gives is known before the digests are.
+    """Return whether the length of what `recipe_text` gives is known before the digests are.
 
     Inputs of one name become one if their digests agree, so only different names tell it.
     """

@@ -1,4 +1,4 @@
-"""What a verb that gives an adapter works on: adapters with weights, and the base they need."""
+"""Inputs of verbs that give an adapter: adapters with weights, and the base they need."""
 
 from __future__ import annotations
 

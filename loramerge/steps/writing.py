@@ -198,7 +198,7 @@ class BaseParameter:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteParameters:
-    """Where and how an adapter is written."""
+    """The output, and the dialect and type it is written in."""
 
     output: Annotated[
         str | None,
@@ -234,7 +234,7 @@ class WriteParameters:
 
     @property
     def says_how(self) -> bool:
-        """Whether a dialect, program or type of the written file is given."""
+        """True if a dialect, program or type of the written file is given."""
         return bool(self.to or self.program or self.dtype)
 
     def target(self) -> str | None:

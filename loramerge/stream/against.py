@@ -9,7 +9,6 @@ from loramerge.adapter import Adapter, Delta, Full, Site
 from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
-from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ComputedTensor
 from loramerge.stream.matching import require_family
 from loramerge.stream.reading import Stretch, read_weights
@@ -76,7 +75,7 @@ def _stretches(base: Checkpoint, site: Site) -> list[Stretch]:
 
 def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
     for _, place in stretches:
-        if not is_float(place.tensor.dtype):
+        if place.held is None:
             raise FormatError(
                 "the base is quantised, and a change that depends on it cannot be computed",
                 found=f"{place.name} ({place.tensor.dtype})",

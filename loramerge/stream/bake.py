@@ -117,8 +117,8 @@ def _layout(
         for name, tensor in tensors.items()
         if name in edits or infos[name].dtype != tensor.dtype
     }
-    scales = {scale.name for e in edits.values() if (scale := e[0].place.scale) is not None}
-    return Layout(head, infos, tensors, merged, computed, scales)
+    beside = {name for e in edits.values() for name in e[0].place.require_held().beside}
+    return Layout(head, infos, tensors, merged, computed, beside)
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:

@@ -12,7 +12,8 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
-from loramerge.checkpoint.scales import is_scaled, quantised_by
+from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storages import STORAGES, quantised_by
 from loramerge.errors import (
     AdapterError,
     FormatError,
@@ -22,7 +23,7 @@ from loramerge.errors import (
     UsageError,
     listed,
 )
-from loramerge.files.dtypes import DTYPES, FLOATS, is_float
+from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
 
@@ -83,7 +84,7 @@ class BakePlan:
     @property
     def scaled(self) -> bool:
         """True if any tensor that changes has a scale beside it."""
-        return any(edit.place.scale is not None for *_, edit in self.all_edits())
+        return any(bool(edit.place.require_held().beside) for *_, edit in self.all_edits())
 
     @property
     def tensors(self) -> int:
@@ -113,7 +114,7 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
-    matches = _Matches(checkpoint, dtype)
+    matches = _Matches(checkpoint)
     for adapter, weight in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
@@ -121,8 +122,8 @@ def plan_bake(
     _require_floats(matches)
     _require_shapes(matches)
     skipped = _require_modules(matches.missing, skip_missing, checkpoint)
-    if dtype is not None and any(is_scaled(f.open()[0]) for f in checkpoint.files.weights):
-        raise _no_other_type(str(checkpoint.path))
+    if dtype is not None:
+        _require_changeable(checkpoint)
     edits = matches.edits()
     if not edits and dtype is None:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
@@ -160,7 +161,6 @@ class _Matches:
     """
 
     checkpoint: Checkpoint
-    dtype: str | None
     missing: dict[str, list[str]] = field(default_factory=dict)
     misfits: list[str] = field(default_factory=list)
     wider: int = 0
@@ -172,12 +172,14 @@ class _Matches:
     def add(self, part: Part, delta: Delta) -> None:
         """Add a delta to all places of a module, or note why it does not fit there."""
         for place, stretches in zip(part.places, part.stretches, strict=True):
-            if not is_float(place.tensor.dtype):
+            with naming(part.site, str(place.file.path)):
+                held = place.held
+            if held is None:
                 sort = quantised_by(place.file.open()[0], place.name)
                 self.quantised.append(f"{place.name} ({sort})")
                 continue
             with naming(part.site, str(place.file.path)):
-                _check_scale(place, self.checkpoint, self.dtype)
+                _require_beside(place, held, self.checkpoint)
             if not part.fits(delta, place.shape):
                 shapes = f"base {list(place.shape)}, adapter {part.shape(delta)}"
                 self.misfits.append(f"{part.site.name}: {shapes}")
@@ -258,37 +260,42 @@ def _require_shapes(matches: _Matches) -> None:
     )
 
 
-def _no_other_type(file: str | None = None, scale: str | None = None) -> FormatError:
-    return FormatError(
-        "a float8 base with scales cannot be given another type",
-        file=file,
-        found=scale,
-        hint=("leave out ", Setting("dtype"), ", or bake into the base it was made from"),
-    )
-
-
-def _check_scale(place: Place, checkpoint: Checkpoint, dtype: str | None) -> None:
-    """Refuse scales that cannot be used as they are.
+def _require_changeable(checkpoint: Checkpoint) -> None:
+    """Refuse another type for weights that are stored with scales.
 
     Raises:
-        FormatError: if a float8 weight has a scale of an unknown convention, in another file, or that
-            a change of type would leave without a meaning.
+        FormatError: naming the storage.
     """
-    if not place.tensor.dtype.startswith("F8"):
-        return
-    scale = place.scale
-    if scale is None and len(checkpoint.files.weights) > 1:
-        stem = place.name.removesuffix(".weight")
-        for file in checkpoint.files.weights:
-            names = file.open()[0].keys() if file.component == place.file.component else ()
-            if stem + ".scale_weight" in names or stem + ".weight_scale" in names:
+    for file in checkpoint.files.weights:
+        for storage in STORAGES.known():
+            if storage.fixes_types(file.open()[0]):
                 raise FormatError(
-                    "the scale of this float8 weight lies in another file",
-                    found=str(file.path),
-                    hint="join the shards into one file first",
+                    f"a {storage.name} base with scales cannot be given another type",
+                    file=file.path,
+                    hint=(
+                        "leave out ",
+                        Setting("dtype"),
+                        ", or bake into the base it was made from",
+                    ),
                 )
-    if scale is not None and dtype is not None:
-        raise _no_other_type(scale=scale.name)
+
+
+def _require_beside(place: Place, held: Held, checkpoint: Checkpoint) -> None:
+    """Refuse a weight whose scale lies in another file.
+
+    Raises:
+        FormatError: naming that file.
+    """
+    if held.beside or len(checkpoint.files.weights) == 1:
+        return
+    partners = {n for s in STORAGES.known() for n in s.partners(place.tensor, place.name)}
+    for file in checkpoint.files.weights if partners else ():
+        if file.component == place.file.component and partners & file.open()[0].keys():
+            raise FormatError(
+                f"the scale of this {DTYPES[place.tensor.dtype].word} weight lies in another file",
+                found=str(file.path),
+                hint="join the shards into one file first",
+            )
 
 
 def _require_modules(

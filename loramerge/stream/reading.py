@@ -58,12 +58,9 @@ def _rows(place: Place, start: int, stop: int, dtype: str) -> list[Any]:
 
 
 def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
-    """Return rows of the stored tensor, times its scale if there is one."""
+    """Return the weights that rows of the stored tensor hold."""
     rows = stored_rows(place.tensor)(start, stop).astype(dtype)
-    scale = place.scale
-    if scale is not None:
-        rows *= scale.column(place.tensor.shape[0])[start:stop]
-    return rows
+    return place.require_held().dequantise(rows, start)
 
 
 class ReadStored(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 
-__all__ = ["Quantiser", "Rounder", "generator"]
+__all__ = ["Rounder", "generator"]
 
 
 def generator(seed: int, name: str) -> Any:
@@ -43,10 +43,24 @@ class Rounder:
         """
         import numpy as np
 
+        if out.dtype.kind in "iu":
+            self._whole(exact, out)
+            return
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.copyto(out, exact, casting="unsafe")
             if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
                 self._stochastic(exact, out)
+
+    def _whole(self, exact: Any, out: Any) -> None:
+        """Round to integers; what does not fit is cut, and told by the codec."""
+        import numpy as np
+
+        if self._random is None:
+            rounded = np.rint(exact)
+        else:
+            rounded = np.floor(exact + self._random.random(exact.shape, dtype=np.float32))
+        most = np.iinfo(out.dtype)
+        np.copyto(out, np.clip(rounded, most.min, most.max), casting="unsafe")
 
     def check(self, written: Any) -> None:
         """Refuse a block that holds NaN or infinity after rounding.
@@ -96,119 +110,3 @@ class Rounder:
         draw = self._random.random(len(moved), dtype=np.float32)
         take = np.isfinite(other) & (draw < chance)
         flat.view(bits_type)[moved[take]] = neighbour[take]
-
-
-class Quantiser:
-    """Conversion between weights and the float8 values stored for them: `W = stored · scale`.
-
-    Sums are made of stored values, `stored + ΔW / scale`, so that a row which no delta touches keeps
-    its very bits. The scale stays as it is unless values would overflow; then the largest one of the
-    tensor (or of the row, where each has its own) is given the type's largest number.
-
-    Args:
-        scale: `(rows, 1)` float32, as stored; None for types without one, which leaves all as it is.
-        shared: whether all rows have one scale.
-    """
-
-    def __init__(self, scale: Any, dtype: str, *, shared: bool) -> None:
-        self._stored, self._now = scale, scale
-        self._dtype = numpy_dtype(dtype)
-        self._shared = shared
-        self._largest: Any = None
-
-    @property
-    def plain(self) -> bool:
-        """True if there is no scale, so that the stored values are the weights."""
-        return self._stored is None
-
-    @property
-    def changed(self) -> bool:
-        """True if the scale has changed."""
-        return self._now is not self._stored
-
-    @property
-    def scale(self) -> Any:
-        """The scale as it will be stored, `(rows, 1)`."""
-        return self._now
-
-    def weights(self, stored: Any, start: int, out: Any) -> Any:
-        """Return the weights of stored values that begin at row `start`, computed into `out`."""
-        import numpy as np
-
-        if self._stored is None:
-            return stored
-        return np.multiply(stored, self._stored[start : start + len(stored)], out=out)
-
-    def added(self, stored: Any, asked: Any, start: int, out: Any) -> None:
-        """Compute the exact values to be rounded and stored into `out`; note how large they are.
-
-        Args:
-            stored: as floats.
-            asked: the change of the weights.
-        """
-        import numpy as np
-
-        if self._stored is None:
-            np.add(stored, asked, out=out)
-            return
-        rows = slice(start, start + len(stored))
-        np.divide(asked, self._now[rows], out=out)
-        if self.changed:
-            ratio = self._stored[rows] / self._now[rows]
-            out += np.multiply(stored, ratio, where=ratio != 1, out=stored.copy())
-        else:
-            out += stored
-        if self._largest is None:
-            self._largest = np.zeros((len(self._stored), 1), out.dtype)
-        np.max(np.abs(out), axis=1, keepdims=True, out=self._largest[rows])
-
-    def fits(self, start: int, stop: int) -> bool:
-        """Return whether the rows just added fit the type, at once or in a second pass."""
-        import numpy as np
-
-        if self._largest is None or self.changed:
-            return True
-        with np.errstate(over="ignore", invalid="ignore"):
-            largest = self._largest[start:stop]
-            fits = np.isfinite(largest.astype(self._dtype).astype("float32"))
-        return bool((fits | ~np.isfinite(largest)).all())
-
-    def change(self, rounded: Any, weights: Any, start: int) -> None:
-        """Turn rounded stored values (as floats, in place) into the change of the weights."""
-        if self._stored is not None:
-            rounded *= self._now[start : start + len(rounded)]
-        rounded -= weights
-
-    def overflowed(self) -> bool:
-        """Enlarge the scale if values were too large for the type; return whether it was enlarged."""
-        import numpy as np
-
-        largest = self._largest
-        self._largest = None
-        if largest is None or self.changed:
-            return False
-        largest = np.where(np.isfinite(largest), largest, 0)  # the second pass finds what is not
-        if self._shared:
-            largest = np.broadcast_to(largest.max(), largest.shape)
-        with np.errstate(over="ignore", invalid="ignore"):
-            fits = np.isfinite(largest.astype(self._dtype).astype("float32"))
-        if fits.all():
-            return False
-        import ml_dtypes
-
-        most = float(ml_dtypes.finfo(self._dtype).max)
-        grown = self._stored * np.where(fits, 1.0, largest / most).astype("float32")
-        self._now = np.where(fits, self._stored, grown).astype("float32")
-        return True
-
-    def fit(self, dtype: str) -> Any:
-        """Round a changed scale up to the type it is stored in; return what is stored, by row."""
-        import numpy as np
-
-        kind = numpy_dtype(dtype)
-        stored = self._now.astype(kind)
-        if self.changed:
-            low = stored.astype("float32") < self._now
-            stored = np.where(low, np.nextafter(stored, kind.type(np.inf)), stored).astype(kind)
-            self._now = np.where(self._now == self._stored, self._stored, stored.astype("float32"))
-        return stored

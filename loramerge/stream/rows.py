@@ -12,15 +12,15 @@ from typing import Any
 
 from loramerge.adapter import Delta
 from loramerge.adapter.delta import ReadRows
-from loramerge.checkpoint import Scale
+from loramerge.checkpoint.storage import Codec
 from loramerge.errors import AdapterError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
-from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.files.tensors import Tensor
 from loramerge.stream.plan import Edit
 from loramerge.stream.reading import Stretch, read_weights, stored_rows
-from loramerge.stream.rounding import Quantiser, Rounder
+from loramerge.stream.rounding import Rounder
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, Task
 
@@ -35,13 +35,6 @@ class _Sums:
     base: float = 0.0
 
 
-def _quantiser(scale: Scale | None, dtype: str, rows: int) -> Quantiser:
-    """Return the conversion between the weights and the stored values of a tensor."""
-    if scale is None:
-        return Quantiser(None, dtype, shared=True)
-    return Quantiser(scale.column(rows), dtype, shared=scale.tensor.size == 1)
-
-
 def compute_tensor(
     name: str,
     tensors: Mapping[str, Tensor],
@@ -54,12 +47,12 @@ def compute_tensor(
 
     Args:
         tensors: those of the file, before.
-        infos: the places in the output, the scale's included.
+        infos: the places in the output, of what stands beside the tensor too.
         edits: none where only the type changes.
         seed: rounds stochastically; None rounds to nearest.
     """
     tensor, info = tensors[name], infos[name]
-    scale = edits[0].place.scale if edits else None  # beside the tensor
+    held = edits[0].place.require_held() if edits else None
 
     def run(buffers: Buffers) -> list[Survival]:
         import numpy as np
@@ -68,26 +61,21 @@ def compute_tensor(
             return compute(buffers)
 
     def compute(buffers: Buffers) -> list[Survival]:
-        rows = tensor.shape[0] if tensor.shape else 1
         if tensor.size == 0:
             return []
-        quantiser = _quantiser(scale, info.dtype, rows)
-        sums = one_pass(buffers, quantiser)
-        if quantiser.overflowed():
-            assert scale is not None
-            quantiser.fit(scale.tensor.dtype)
-            sums = one_pass(buffers, quantiser)
-        if scale is not None:
-            stored = quantiser.fit(scale.tensor.dtype)[: scale.tensor.size]
-            raw = ArrayTensor(stored).raw() if quantiser.changed else scale.tensor.raw()
-            out.write(infos[scale.name].start, raw)
-        changed = quantiser.changed
+        codec = held.codec(info.dtype) if held is not None else None
+        sums = one_pass(buffers, codec)
+        if codec is not None and codec.overflowed():
+            sums = one_pass(buffers, codec)
+        for beside, raw in (codec.beside() if codec is not None else {}).items():
+            out.write(infos[beside].start, raw)
+        changed = codec is not None and codec.changed
         return [
             Survival(e.site.name, name, s.asked, s.along, s.error, s.base, changed)
             for e, s in zip(edits, sums, strict=True)
         ]
 
-    def one_pass(buffers: Buffers, quantiser: Quantiser) -> list[_Sums]:
+    def one_pass(buffers: Buffers, codec: Codec | None) -> list[_Sums]:
         import numpy as np
 
         kind = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
@@ -108,28 +96,28 @@ def compute_tensor(
             rounded = buffers.get("rounded", target, shape)
             asked = buffers.get("asked", kind, shape)
             weights = base
-            if not quantiser.plain:
-                weights = quantiser.weights(base, start, buffers.get("weights", kind, shape))
+            if codec is not None and not codec.plain:
+                weights = codec.weights(base, start, buffers.get("weights", kind, shape))
             covered = _fill_change(edits, adders, start, stop, weights, asked)
-            if covered is None:  # only the type changes
+            if covered is None or codec is None:  # only the type changes
                 rounder.round(base, rounded)
                 rounder.check(rounded.astype(kind))
             else:
                 back = buffers.get("back", kind, shape)
-                quantiser.added(base, asked, start, back)
-                fits = fits and quantiser.fits(start, stop)
+                codec.add(base, asked, start, back)
+                fits = fits and codec.fits(start, stop)
                 rounder.round(back, rounded)
                 np.copyto(back, rounded, casting="unsafe")
                 if fits:
                     rounder.check(back)
-                quantiser.change(back, weights, start)
+                codec.change(back, weights, start)
                 _measure(covered, start, sums, asked, back, weights)
             out.write(
                 info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
             )
         return sums
 
-    return Task(info.stop - info.start + (scale.tensor.nbytes if scale else 0), run)
+    return Task(info.stop - info.start + (held.nbytes if held else 0), run)
 
 
 def _adders(edit: Edit, compute: str) -> list[Any]:

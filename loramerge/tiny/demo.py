@@ -188,6 +188,7 @@ def _tour(folder: Path) -> DemoResult:
 
 def _training(folder: Path) -> DemoResult:
     """Write pictures to train on, and return the steps that do and show what came of it."""
+    import loramerge.train  # noqa: F401 - says what to install where torch is missing
     from loramerge.tiny.folders import write_folders
 
     subject, regular = write_folders(folder / "pictures", force=True)

@@ -12,6 +12,8 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from loramerge.discovery import entry_points
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
@@ -69,9 +71,7 @@ def verb_module(name: str) -> ModuleType | None:
 @cache
 def added_verbs() -> Mapping[str, EntryPoint]:
     """Return name → entry point of the verbs that other packages add."""
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry for entry in sorted(entry_points(group=_GROUP))}
+    return {entry.name: entry for entry in entry_points(_GROUP)}
 
 
 def _verb_of(module: ModuleType | None) -> Verb | None:

@@ -81,7 +81,7 @@ class ConvertSettings(RankParameters, BaseParameter, WriteParameters):
     ] = None
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -146,7 +146,7 @@ class ConvertFiles(ConvertSettings, FileParameters):
 
 @dataclass(kw_only=True)
 class ConvertResult(AdapterResult):
-    """What was converted, and how the written file compares with what was asked.
+    """A converted adapter, and the comparison of its file with what was asked.
 
     Args:
         dropped: names of modules that were left out on demand.
@@ -245,9 +245,7 @@ def _compute(
         )
     else:
         found, combined = whole, uncut(whole)
-    found = found.with_deltas(found.deltas, path=None, files=(), size=None)
-    if made is not None:
-        found.made_by(made)
+    found = found.with_deltas(found.deltas, made=made, path=None, files=(), size=None)
     return ConvertResult(
         **AdapterResult.figures(found, combined),
         path=adapter.label,
@@ -296,20 +294,18 @@ def _chosen(adapter: Adapter, parameters: ConvertSettings, context: Context) -> 
             hint="patterns are matched with whole names, such as "
             + next((site.modules[0] for site in adapter.deltas), "unet.conv_in"),
         )
-    left = adapter.with_deltas(deltas)
-    left.embeddings = embeddings
-    return left
+    return replace(adapter.with_deltas(deltas), embeddings=embeddings)
 
 
 def _names(word: str, site: Site) -> bool:
-    """Say whether a component's word or a pattern means a site."""
+    """Return whether a component's word or a pattern means a site."""
     if word in COMPONENT_WORDS:
         return site.component in COMPONENT_WORDS[word]
     return any(fnmatchcase(module, word) for module in site.modules)
 
 
 def _tell_of_idle(adapter: Adapter, words: Sequence[str], context: Context) -> None:
-    """Say which words mean nothing in an adapter: a pattern may be misspelt, a component absent."""
+    """Warn of words that match nothing: a pattern may be misspelt, a component absent."""
     idle = [
         word
         for word in words

@@ -27,7 +27,7 @@ class Inspect:
     """Say what files are: dialect, family, kinds, ranks, training metadata, findings.
 
     Only headers and alphas are read, which is instant. --deep reads the weights and looks for NaN,
-    untrained modules and the like.
+    untrained modules and other problems.
     """
 
     files: Annotated[
@@ -265,7 +265,7 @@ def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Cont
 
 
 def _against(found: Inspected, adapter: Adapter, base: str, context: Context) -> None:
-    """Say in one verdict whether the adapter works with a base."""
+    """Add a verdict on whether the adapter works with a base."""
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
     from loramerge.steps.inputs import base_path

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.kohya_hashes import HASH_PLACEHOLDERS, kohya_hashes
+from loramerge.adapter.formats.peft import WEIGHTS_NAME
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import structure
-from loramerge.adapter.source import WEIGHTS_NAME
 from loramerge.errors import (
     AdapterError,
     FormatError,
@@ -68,7 +68,7 @@ class Meta:
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -82,7 +82,7 @@ class Meta:
 
     @property
     def edits(self) -> bool:
-        """Whether anything is to be changed or written."""
+        """True if anything is to be changed or written."""
         return bool(self.set or self.unset or self.strip or self.output)
 
 
@@ -286,8 +286,8 @@ def _require_same(before: Adapter, after: Adapter | None, file: Path, context: C
             "this edit would change what the adapter does: its header says how to read the tensors",
             file=file,
             module=listed(changed, 4) or None,
-            hint="leave lora_adapter_metadata and the like as they are; loramerge convert changes "
-            "how a file is laid out",
+            hint="leave lora_adapter_metadata and other entries that programs need as they are; "
+            "loramerge convert changes how a file is laid out",
         )
     names = before.info.detection.name, after.info.detection.name if after else None
     if names[0] != names[1]:

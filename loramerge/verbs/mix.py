@@ -67,7 +67,7 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
     ] = "all"
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -143,7 +143,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     made = source.step("mix", parameters)
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
-        adapter.made_by(made)
+        adapter = adapter.with_deltas(adapter.deltas, made=made)
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],

@@ -48,7 +48,7 @@ class ResizeSettings(RankParameters, BaseParameter, WriteParameters):
     """The parameters that say how adapters are re-ranked, whether one or several."""
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -88,7 +88,7 @@ class ResizeFiles(ResizeSettings, FileParameters):
 
 @dataclass(kw_only=True)
 class ResizeResult(AdapterResult):
-    """What was re-ranked, and what that lost."""
+    """A re-ranked adapter and its error."""
 
     path: str
     ranks_before: dict[int, int]
@@ -152,7 +152,7 @@ def _compute(source: Source, parameters: Resize, output: Output, context: Contex
         error.file = error.file or adapter.info.path
         raise
     if made is not None:
-        small.made_by(made)
+        small = small.with_deltas(small.deltas, made=made)
     _report_loss(parameters.adapter.label, combined, rule, context)
     return ResizeResult(
         **AdapterResult.figures(small, combined),
@@ -163,7 +163,7 @@ def _compute(source: Source, parameters: Resize, output: Output, context: Contex
 
 
 def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context) -> None:
-    """Say that nothing was lost, or warn that little is left."""
+    """Note that nothing was lost, or warn that little is left."""
     if not combined.lossy:
         kept = "the ranks to keep" if rule.rank is None else f"rank {rule.rank}"
         context.notify(Note(f"{name}: already at or below {kept}"))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter, Info
+from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.load import load
-from loramerge.adapter.patterns import pattern_value
 from loramerge.adapter.save import save
 from loramerge.errors import AdapterError, CorruptFile, FormatError, MissingFile
 from tests.builders.samples import (

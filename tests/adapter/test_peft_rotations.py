@@ -79,7 +79,7 @@ def test_what_is_small_is_precise_in_single() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 3, 3), (1, 2, 4, 3)])
 def test_stages_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     parts = {"boft_r": ArrayTensor(values(*shape)), "boft_s": ArrayTensor(values(OUT, 1))}
-    with pytest.raises(ShapeError, match="no blocks of a BOFT"):
+    with pytest.raises(ShapeError, match="not the blocks of a BOFT"):
         PeftBOFT.of(parts)
 
 

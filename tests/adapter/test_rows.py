@@ -89,7 +89,7 @@ def test_parts_are_joined_again_to_what_they_were(name: str, tmp_path: Path) -> 
     alone = [Site((module,)) for module in site.modules]
     parts = [part for part in delta.split((0, rows // 2, rows)) if part is not None]
     back = fused(site, list(zip(alone, parts, strict=True))[::-1])
-    assert back.kind == delta.kind and back.dim == delta.dim
+    assert back.kind == delta.kind and back.rank == delta.rank
     assert relative(dense(back, base), sample.change(base)) < 1e-12
     turned = fused(site, list(zip(alone, parts[::-1], strict=True)))
     if name != "ia3-in-linear":  # which says the same of all rows

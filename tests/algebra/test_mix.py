@@ -300,8 +300,7 @@ def test_other_replacements_are_refused(other: object, weight: float) -> None:
 
 def with_embedding(seed: int, path: str, key: str = "<zuzu>") -> Adapter:
     a = adapter({"unet.x": low_rank((6, 5), 2, seed)}, path=path)
-    a.embeddings[key] = tensor(np.full((1, 4), float(seed)))
-    return a
+    return replace(a, embeddings={key: tensor(np.full((1, 4), float(seed)))})
 
 
 def test_embeddings() -> None:
@@ -335,8 +334,8 @@ def test_dtype_is_the_widest_of_the_inputs() -> None:
 
 def test_metadata_is_what_the_inputs_agree_on() -> None:
     a, b = (adapter({"unet.x": low_rank((6, 5), 2)}) for _ in range(2))
-    a.info.metadata |= {"same": "1", "other": "1", "sshs_model_hash": "x"}
-    b.info.metadata |= {"same": "1", "other": "2", "sshs_model_hash": "x"}
+    a.info.metadata.update({"same": "1", "other": "1", "sshs_model_hash": "x"})
+    b.info.metadata.update({"same": "1", "other": "2", "sshs_model_hash": "x"})
     assert mixed((a, 1.0), (b, 1.0)).info.metadata == {"same": "1"}
 
 

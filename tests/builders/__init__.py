@@ -1,0 +1,1 @@
+"""Builders that tests in several rooms share."""

@@ -350,11 +350,11 @@ def test_a_file_that_is_not_what_was_asked_is_not_kept(run, monkeypatch, wrong):
     def read(path):
         found = real(path)
         victim = next(s for s, d in found.deltas.items() if isinstance(d, LowRank))
-        if wrong is None:
-            del found.deltas[victim]
-        else:
-            found.deltas[victim] = wrong(found.deltas[victim], victim)
-        return found
+        deltas = dict(found.deltas)
+        changed = deltas.pop(victim)
+        if wrong is not None:
+            deltas[victim] = wrong(changed, victim)
+        return found.with_deltas(deltas)
 
     monkeypatch.setattr(verb, "load", read)
     for to in ("kohya", "diffusers", "peft"):

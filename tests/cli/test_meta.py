@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from loramerge.adapter.hashes import kohya_hashes
+from loramerge.adapter.formats.kohya_hashes import kohya_hashes
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.files.reader import TensorFile

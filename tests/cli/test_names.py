@@ -36,7 +36,7 @@ def test_base(run):
     run.refused(2, "base", "add", "sd21-custom", "a.safetensors", says=("--force", place))
     run.ok("base", "add", "sd21-custom", "a.safetensors", "--force")
     (run.folder / "a.safetensors").unlink()
-    assert "gone" in run.ok("base", "list").out
+    assert "missing" in run.ok("base", "list").out
     run.refused(3, "base", "remove", "sd21-costum", says="did you mean sd21-custom?")
     run.ok("base", "remove", "sd21-custom")
     assert run.ok("base", "list", "--json").json == shipped
@@ -58,7 +58,7 @@ def test_library(run):
     (run.folder / "loras" / "x").mkdir(parents=True)
     shutil.copy("a.safetensors", "loras/x/one.safetensors")
     assert "added" in run.ok("library", "add", "loras").out
-    assert "there already" in run.ok("library", "add", "loras").out
+    assert "already in the library" in run.ok("library", "add", "loras").out
     (entry,) = run.ok("library", "list", "--json").json
     assert entry == {"path": str((run.folder / "loras").resolve()), "holds": "both", "files": 1}
     run.ok("library", "add", "loras", "--holds", "bases")

@@ -31,8 +31,8 @@ def test_an_existing_output_needs_force(run, command):
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("out.ckpt", "-o out.safetensors"), ("out.bin", "-o out.safetensors"),
-        ("out.v1", "-o out.v1.safetensors"), ("out", "-o out.safetensors"), ("", "-o"),
+        ("out.ckpt", "--output out.safetensors"), ("out.bin", "--output out.safetensors"),
+        ("out.v1", "--output out.v1.safetensors"), ("out", "--output out.safetensors"), ("", "--output"),
         (".", "-o"), ("..", "-o"),
     ],
 )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_peft_folder_is_replaced_with_force(run):
     run.refused(3, "mix", "b", "--to", "peft", "-o", "out", says="--force")
     run.ok("mix", "a", "--to", "peft", "-o", "out", "--force")
     assert not (run.folder / "out" / "text_encoder").exists()
-    run.refused(2, "mix", "a", "--to", "peft", "-o", "x.safetensors", says="-o x")
+    run.refused(2, "mix", "a", "--to", "peft", "-o", "x.safetensors", says="--output x")
 
 
 def test_json_and_tables_replace_only_their_like(run):
@@ -200,5 +200,14 @@ def test_one_output_for_several_files(run):
     run.refused(2, "resize", "--rank", "2", "a", "b", says="--out-dir")
     run.refused(2, "resize", "--rank", "2", "a", "b", "-o", "x.safetensors", says="--out-dir")
     run.refused(
-        2, "resize", "--rank", "2", "a", "--out-dir", "d", "-o", "x.safetensors", says="both"
+        2,
+        "resize",
+        "--rank",
+        "2",
+        "a",
+        "--out-dir",
+        "d",
+        "-o",
+        "x.safetensors",
+        says="exclude each other",
     )

@@ -17,7 +17,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapter import Adapter, LowRank, Scale, Site
-from loramerge.adapter.adapter import Info
+from loramerge.adapter.info import Info
 from loramerge.dialects import DIALECTS, Dialect, stem_table
 from loramerge.dialects.detect import Detection
 from loramerge.families import FAMILIES, Family

@@ -197,7 +197,7 @@ def tables() -> dict[str, str]:
     kinds = [_row(("kind", *(f"`{name}`" for name in DIALECTS), "compared with")),
              "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
     kinds += [
-        _row((_kind(kind), *("yes" if said[d] else "–" for d in DIALECTS), support.PROVEN[kind]))
+        _row((_kind(kind), *("yes" if said[d] else "–" for d in DIALECTS), support.proven()[kind]))
         for kind, said in support.kinds_by_dialect().items()
     ]
     named = [_row(("family", *(f"`{name}`" for name in DIALECTS), "bake into")),

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapter import Adapter, Site
-from loramerge.adapter.adapter import Info
 from loramerge.adapter.encode import encode
+from loramerge.adapter.info import Info
+from loramerge.adapter.kinds import known_kinds
 from loramerge.adapter.load import load
 from loramerge.adapter.save import write_encoded
 from loramerge.dialects import DIALECTS, Dialect, stem_table
@@ -28,7 +29,7 @@ from loramerge.families import FAMILIES, Family
 from tests.builders import kinds
 from tests.builders.samples import safetensors_bytes
 
-__all__ = ["PROVEN", "families_by_dialect", "kinds_by_dialect", "samples"]
+__all__ = ["families_by_dialect", "kinds_by_dialect", "proven", "samples"]
 
 _STEM = kinds.STEMS["linear"]
 _NORM = "lora_unet_down_blocks_1_attentions_0_norm"
@@ -36,18 +37,10 @@ _PEFT_STEM = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.a
 
 _EMBEDDING = "base_model.model.text_model.embeddings.token_embedding.lora_embedding"
 
-# what the change of a kind is compared with in the tests: 1e-6 of a float64 formula, and of a peer
-PROVEN = {
-    "lora": "formula, LyCORIS, PEFT, diffusers", "tucker": "formula, LyCORIS",
-    "full": "formula, LyCORIS", "bias": "formula, LyCORIS", "norm": "formula, LyCORIS",
-    "set": "formula, PEFT",
-    "loha": "formula, LyCORIS, PEFT", "lokr": "formula, LyCORIS, PEFT",
-    "sparse-bias": "formula, LyCORIS",
-    "lora-embedding": "formula, PEFT", "dora": "formula, LyCORIS, PEFT",
-    "ia3": "formula, LyCORIS", "oft": "formula, LyCORIS", "boft": "formula, LyCORIS",
-    "glora": "formula, LyCORIS", "peft-oft": "formula, PEFT", "peft-boft": "formula, PEFT",
-    "peft-ia3": "formula, PEFT",
-}  # fmt: skip
+
+def proven() -> dict[str, str]:
+    """Return kind → what its change is compared with in the tests."""
+    return {kind.name: kind.compared for kind in known_kinds() if kind.roles and kind.compared}
 
 
 def _kohya(tensors: dict[str, Any], stem: str = _STEM) -> dict[str, Any]:
@@ -95,6 +88,19 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     boft = {"boft_R": values(1, 4, 4, 4), "boft_s": values(n, 1)}
     yield "peft-boft", *_peft(boft, {"peft_type": "BOFT", "boft_block_size": 4})
     yield "peft-ia3", *_peft({"ia3_l": values(n, 1)}, {"peft_type": "IA3"})
+    yield from _examples()
+
+
+def _examples() -> Iterator[tuple[str, dict[str, Any], None]]:
+    """Yield the example that a kind gives of itself."""
+    for kind in known_kinds():
+        if kind.example:
+            ends = {role: suffixes[0] for role, suffixes in kind.suffixes["lycoris"].items()}
+            tensors = {
+                ends[role].removeprefix("."): kinds.values(*shape)
+                for role, shape in kind.example.items()
+            }
+            yield kind.name, _kohya(tensors), None
 
 
 # a module of Flux for samples on a linear layer, and for norms

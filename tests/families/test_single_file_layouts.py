@@ -11,8 +11,8 @@ import pytest
 
 from loramerge.families import FAMILIES, Module, Slot, Spelling
 from loramerge.families.clip import Clip, clip_modules, openclip_slot
-from loramerge.families.vae import ldm_vae_name
 from tests.builders.samples import STABLE_DIFFUSION, sgm_path
+from tests.builders.single_file import ldm_vae_name
 
 EVERY = list(STABLE_DIFFUSION)
 

@@ -25,10 +25,13 @@ def sample(seed: int) -> Adapter:
     """A LoRA of some layers of every component, and differences of biases."""
     wanted = ("attn1.to_q", "conv1", "conv_in", "q_proj", "v_proj", "fc1", "text_projection")
     a = adapter_for("sdxl", seed=seed, only=lambda name: name.endswith(wanted))
-    for x in "qv":
-        module = f"text_encoder_2.text_model.encoder.layers.0.self_attn.{x}_proj:bias"
-        a.deltas[site(module)] = full((8,), seed + ord(x), "diff_b")
-    return a
+    biases = {
+        site(f"text_encoder_2.text_model.encoder.layers.0.self_attn.{x}_proj:bias"): full(
+            (8,), seed + ord(x), "diff_b"
+        )
+        for x in "qv"
+    }
+    return a.with_deltas({**a.deltas, **biases})
 
 
 def _near(base: Base, found: Files, inputs: Inputs, dtype: str) -> None:

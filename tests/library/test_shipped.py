@@ -15,13 +15,13 @@ import pytest
 import loramerge
 from loramerge.adapter.load import load
 from loramerge.checkpoint import open_checkpoint
-from loramerge.checkpoint.single_file import write_single_file
 from loramerge.errors import FamilyError, FileError, NotFound, OutputExists
 from loramerge.files.reader import TensorFile
 from loramerge.library import shipped as module
 from loramerge.library.lookup import find
 from loramerge.library.registry import Registry, cache
 from loramerge.library.shipped import OUTLINED, SHIPPED_ADAPTERS, SHIPPED_BASES, TINY, shipped
+from tests.builders.single_file import write_single_file
 
 ROOT = Path(loramerge.__file__).parent
 FOLDER = ROOT / "shipped"

@@ -17,7 +17,6 @@ import loramerge as lm
 from loramerge.algebra.operators import OPERATORS, find_operator, load_file
 from loramerge.errors import UsageError
 from loramerge.recipe.schema import json_schema
-from tests.builders.commands import run, work, world  # noqa: F401
 from tests.builders.samples import read_safetensors
 from tests.laws.laws import check_operator
 
@@ -36,18 +35,18 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def file(run: Any) -> str:  # noqa: F811
+def file(run: Any) -> str:
     """A file outside of the package that defines TIES."""
     shutil.copy(MADE_UP / "ties.py", run.folder / "mine.py")
     return "mine.py"
 
 
-def made(run: Any, name: str = "out") -> Any:  # noqa: F811
+def made(run: Any, name: str = "out") -> Any:
     _, metadata = read_safetensors(run.folder / f"{name}.safetensors")
     return json.loads(metadata["loramerge.recipe"])
 
 
-def values(run: Any, name: str) -> dict[str, Any]:  # noqa: F811
+def values(run: Any, name: str) -> dict[str, Any]:
     return {n: d.dense() for n, d in lm.load(run.folder / f"{name}.safetensors").modules()}
 
 
@@ -55,14 +54,14 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_it_is_not_known_without_its_file(run: Any) -> None:  # noqa: F811
+def test_it_is_not_known_without_its_file(run: Any) -> None:
     assert run("mix", "a", "b", "--method", "ties").code == 2
     assert run("mix", "a", "b", "--density", "0.5").code == 2
     with pytest.raises(UsageError, match="not a known method"):
         find_operator("ties")
 
 
-def test_options(run: Any, file: str) -> None:  # noqa: F811
+def test_options(run: Any, file: str) -> None:
     text = run.ok("mix", "--operator", file, "--help").out
     assert "--density" in text and "[linear|ties]" in text and "0<x<=1" in text
     run.ok("mix", "a", "b", "--operator", file, "--method", "ties", "-o", "default.safetensors")
@@ -74,7 +73,7 @@ def test_options(run: Any, file: str) -> None:  # noqa: F811
     assert read[0] == read[1] != read[2]
 
 
-def test_wrong_values_are_refused(run: Any, file: str) -> None:  # noqa: F811
+def test_wrong_values_are_refused(run: Any, file: str) -> None:
     how = ("mix", "a", "b", "--operator", file)
     assert run(*how, "--method", "ties", "--density", "1.5").code == 2
     result = run(*how, "--density", "0.5")
@@ -85,7 +84,7 @@ def test_wrong_values_are_refused(run: Any, file: str) -> None:  # noqa: F811
     assert run("mix", "a", "--operator", "none.py").code == 3
 
 
-def test_header_and_repetition(run: Any, file: str) -> None:  # noqa: F811
+def test_header_and_repetition(run: Any, file: str) -> None:
     run.ok("mix", "a", "b:0.5", "--operator", file, "--method", "ties", "-o", "out.safetensors")
     (step,) = made(run)["steps"].values()
     assert step["mix"]["method"] == "ties" and "density" not in step["mix"]
@@ -99,7 +98,7 @@ def test_header_and_repetition(run: Any, file: str) -> None:  # noqa: F811
     assert not {"method", "density"} & step["mix"].keys()
 
 
-def test_a_header_runs_no_code(run: Any, file: str) -> None:  # noqa: F811
+def test_a_header_runs_no_code(run: Any, file: str) -> None:
     """Files of operators are run only where the command line names them."""
     run.ok("mix", "a", "b", "--operator", file, "--method", "ties", "-o", "out.safetensors")
     OPERATORS._added.clear()
@@ -117,7 +116,7 @@ steps:
 """
 
 
-def test_recipe_field_and_plan(run: Any, file: str) -> None:  # noqa: F811
+def test_recipe_field_and_plan(run: Any, file: str) -> None:
     (run.folder / "r.yaml").write_text(RECIPE % 0.5, "utf-8")
     assert run("run", "r.yaml").code == 6
     plan = json.loads(run.ok("plan", "--operator", file, "r.yaml", "--json").out)
@@ -136,7 +135,7 @@ def test_recipe_field_and_plan(run: Any, file: str) -> None:  # noqa: F811
     assert result.code == 6 and "density" in result.err
 
 
-def test_a_saved_recipe_repeats_the_command(run: Any, file: str) -> None:  # noqa: F811
+def test_a_saved_recipe_repeats_the_command(run: Any, file: str) -> None:
     run.ok("mix", "a", "b:0.5", "--operator", file, "--method", "ties", "--density", "0.5",
            "-o", "out.safetensors", "--save-recipe", "saved.yaml")  # fmt: skip
     before = (run.folder / "out.safetensors").read_bytes()
@@ -146,7 +145,7 @@ def test_a_saved_recipe_repeats_the_command(run: Any, file: str) -> None:  # noq
     assert (run.folder / "out.safetensors").read_bytes() == before
 
 
-def test_a_changed_file_makes_results_out_of_date(run: Any, file: str) -> None:  # noqa: F811
+def test_a_changed_file_makes_results_out_of_date(run: Any, file: str) -> None:
     from loramerge.cli import options
 
     (run.folder / "r.yaml").write_text(RECIPE % 0.5, "utf-8")
@@ -158,7 +157,7 @@ def test_a_changed_file_makes_results_out_of_date(run: Any, file: str) -> None: 
     assert "up to date" not in run.ok("run", "--operator", file, "r.yaml").out
 
 
-def test_schema_and_docs_row(run: Any, file: str) -> None:  # noqa: F811
+def test_schema_and_docs_row(run: Any, file: str) -> None:
     load_file(run.folder / file)
     steps = json_schema()["properties"]["steps"]["additionalProperties"]["properties"]
     mix = steps["mix"]["properties"]
@@ -182,7 +181,7 @@ def test_laws(name: str, tmp_path: Path) -> None:
     check_operator(operator)
 
 
-def test_python(run: Any, file: str) -> None:  # noqa: F811
+def test_python(run: Any, file: str) -> None:
     load_file(run.folder / file)
     a, b = (lm.load(run.folder / f"{n}.safetensors") for n in "ab")
     merged = lm.mix([(a, 1.0), (b, 0.5)], method="ties", density=0.5)
@@ -196,7 +195,7 @@ def test_python(run: Any, file: str) -> None:  # noqa: F811
         lm.mix([(a, 1.0)], method="ties", densty=0.5)
 
 
-def test_entry_point(run: Any, file: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_entry_point(run: Any, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package offers it; it is looked for only where its name or option is not known."""
     monkeypatch.syspath_prepend(str(run.folder))
     point = EntryPoint("ties", "mine:ties", "loramerge.operators")
@@ -206,7 +205,7 @@ def test_entry_point(run: Any, file: str, monkeypatch: pytest.MonkeyPatch) -> No
         looked.append(group)
         return [point] if group == "loramerge.operators" else []
 
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.setattr("loramerge.discovery.entry_points", entry_points)
     run.ok("mix", "a", "b", "--method", "linear", "-o", "linear.safetensors")
     assert "loramerge.operators" not in looked
     run.ok("mix", "a", "b", "--density", "0.5", "--method", "ties", "-o", "out.safetensors")

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.outcome import uncut
+from loramerge.algebra.terms import Term
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context, Doc, Verb
@@ -58,7 +59,7 @@ def flip(parameters, context=Context()):
 def predict(parameters, context=Context()):
     source = open_source([parameters.adapter], None, context)
     whole = source.weighted()
-    terms = {site: [delta] for site, delta in whole.deltas.items()}
+    terms = {site: [Term(delta)] for site, delta in whole.deltas.items()}
     output = output_of(parameters, source.adapters)
     return predict_adapter(whole, terms, RankParameters().rule(1), output, None, context)
 

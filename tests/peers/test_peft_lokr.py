@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loramerge.adapter.formats.peft_lokr import _split
 from loramerge.adapter.load import load
-from loramerge.adapter.peft_lokr import _split
 from loramerge.adapter.save import save
 from loramerge.errors import NotExpressible
 from tests.builders.kinds import METADATA, MODULES, STEMS, Array, kron, samples, values, wide

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,18 +52,25 @@ def recorded() -> set[str]:
     return {Path(task["output"]).name for task in content["tasks"].values()}
 
 
-@pytest.fixture
-def undisturbed(recipe) -> dict[str, bytes]:
-    """What a run that nothing disturbs gives; the folder is clean again."""
-    path = recipe(SWEEP)
-    lm.run(path, threads=1)
-    found = outputs()
-    for name in found:
-        Path("out", name).unlink()
-    Path("out").rmdir()
-    Path("recipe.state.json").unlink()
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run that nothing disturbs gives."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(world / name, folder / name)
+    (folder / "recipe.yaml").write_text(SWEEP.lstrip("\n"), "utf-8")
+    with contextlib.chdir(folder):
+        lm.run("recipe.yaml", threads=1)
+        found = outputs()
     assert len(found) == OUTPUTS
     return found
+
+
+@pytest.fixture
+def undisturbed(recipe, whole: dict[str, bytes]) -> dict[str, bytes]:
+    """The same, beside a folder with the recipe and nothing made yet."""
+    recipe(SWEEP)
+    return whole
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:

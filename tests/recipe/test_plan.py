@@ -303,7 +303,7 @@ def test_what_needs_a_base_is_foretold(run, recipe):
     tasks = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
     for step in ("half", "small", "plain"):
         assert tasks[step]["size"] is None, step
-        for words in ("depends on the base", "dora", "--base B"):
+        for words in ("depends on the base", "dora", "base: B"):
             assert words in tasks[step]["reason"], (step, words)
     assert tasks["same"]["reason"] is None and tasks["same"]["size"]
     assert run("run", "recipe.yaml").code == 5

@@ -250,23 +250,24 @@ def test_an_adapter_as_it_was_read_is_its_file(work) -> None:
     assert list(made()["inputs"]) == ["a"]
 
 
-def _scale_one(adapter: lm.Adapter) -> None:
-    site = next(iter(adapter.deltas))
-    adapter.deltas[site] = adapter.deltas[site].scaled(2.0)
+def _scale_one(adapter: lm.Adapter) -> lm.Adapter:
+    (first, delta), *rest = adapter.deltas.items()
+    return adapter.with_deltas(dict([(first, delta.scaled(2.0)), *rest]))
 
 
-def _drop_one(adapter: lm.Adapter) -> None:
-    del adapter.deltas[next(iter(adapter.deltas))]
+def _drop_one(adapter: lm.Adapter) -> lm.Adapter:
+    return adapter.with_deltas(dict(list(adapter.deltas.items())[1:]))
 
 
-def _say_more(adapter: lm.Adapter) -> None:
-    adapter.info.metadata["ss_tag_frequency"] = "{}"
+def _say_more(adapter: lm.Adapter) -> lm.Adapter:
+    metadata = adapter.info.metadata | {"ss_tag_frequency": "{}"}
+    return adapter.with_deltas(adapter.deltas, metadata=metadata)
 
 
-def _embed(adapter: lm.Adapter) -> None:
+def _embed(adapter: lm.Adapter) -> lm.Adapter:
     import numpy as np
 
-    adapter.embeddings["<new>"] = ArrayTensor(np.ones((1, 4), np.float32))
+    return replace(adapter, embeddings={"<new>": ArrayTensor(np.ones((1, 4), np.float32))})
 
 
 @pytest.mark.parametrize("change", [_scale_one, _drop_one, _say_more, _embed])
@@ -275,7 +276,7 @@ def test_what_was_changed_by_hand_says_nothing(change, computed: bool, work) -> 
     adapter = lm.load("a.safetensors")
     if computed:
         adapter = lm.mix([(adapter, 0.5)])
-    change(adapter)
+    adapter = change(adapter)
     lm.save(adapter, "out.safetensors", dialect="kohya")
     assert KEY not in header(Path("out.safetensors"))
     lm.save(lm.mix([(adapter, 1.0)], embeddings="none"), "next.safetensors", dialect="kohya")
@@ -284,10 +285,8 @@ def test_what_was_changed_by_hand_says_nothing(change, computed: bool, work) -> 
 
 def test_a_change_taken_back_is_none(work) -> None:
     adapter = lm.load("a.safetensors")
-    site = next(iter(adapter.deltas))
-    kept = adapter.deltas[site]
-    adapter.deltas[site] = kept.scaled(2.0)
-    adapter.deltas[site] = kept
+    kept = adapter.deltas
+    adapter = _scale_one(adapter).with_deltas(kept)
     lm.save(lm.mix([(adapter, 0.5)]), "out.safetensors")
     assert KEY in header(Path("out.safetensors"))
 

@@ -221,8 +221,10 @@ def test_run_takes_paths_and_contents(recipe, work) -> None:
 
 def test_unknown_parameters_are_refused() -> None:
     a = make(1, 2, None)
-    with pytest.raises(TypeError):
+    with pytest.raises(UsageError, match=r"'rnak' is not a parameter(.|\n)*did you mean rank\?"):
         lm.mix([(a, 1.0)], rnak=3)
+    with pytest.raises(UsageError, match="rank cannot be 'three'"):
+        lm.mix([(a, 1.0)], rank="three")
     with pytest.raises(UsageError):
         lm.resize(a)
 

@@ -111,16 +111,16 @@ def assert_baked(base: Base, inputs: Inputs, output: Path, dtype: str) -> int:
 def everything(family: str) -> Adapter:
     """A LoRA on all layers, differences on biases and norms, a dense difference."""
     a = adapter_for(family, seed=1)
-    own = modules(family)
+    own, deltas = modules(family), dict(a.deltas)
     for name, module in own.items():
         if module.layer == "norm":
-            a.deltas[site(name)] = full(module.shape, 5, "w_norm").scaled(0.3)
+            deltas[site(name)] = full(module.shape, 5, "w_norm").scaled(0.3)
         if module.bias:
             role = "b_norm" if module.layer == "norm" else "diff_b"
-            a.deltas[site(f"{name}:bias")] = full(module.shape[:1], 6, role).scaled(0.3)
+            deltas[site(f"{name}:bias")] = full(module.shape[:1], 6, role).scaled(0.3)
     first = next(name for name, m in own.items() if m.layer == "conv")
-    a.deltas[site(first)] = full(own[first].shape, 7).scaled(0.3)
-    return a
+    deltas[site(first)] = full(own[first].shape, 7).scaled(0.3)
+    return a.with_deltas(deltas)
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[Path, str], Base]]] = {
@@ -551,8 +551,11 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
 def test_other_shapes_are_listed(tmp_path: Path) -> None:
     base = single(tmp_path / "base.safetensors", "sd15")
     a = adapter_for("sd15", only=lambda n: n.startswith("unet.mid"))
-    a.deltas[site("unet.conv_in")] = low_rank((9, 4, 3, 3), 1)
-    a.deltas[site("unet.conv_out:bias")] = full((5,), 1, "diff_b")
+    wrong = {
+        site("unet.conv_in"): low_rank((9, 4, 3, 3), 1),
+        site("unet.conv_out:bias"): full((5,), 1, "diff_b"),
+    }
+    a = a.with_deltas({**a.deltas, **wrong})
     with pytest.raises(ShapeError) as caught:
         run(base, [(a, 1.0)], tmp_path / "out.safetensors")
     assert "2 modules" in str(caught.value)

@@ -21,7 +21,8 @@ def test_drift_is_the_dense_one(tmp_path: Path) -> None:
     a = single(tmp_path / "a.safetensors", "sdxl", "F32", seed=1)
     b = folder(tmp_path / "b", "sdxl", "BF16", seed=2)
     lora = adapter_for("sdxl")
-    lora.deltas[site("unet.conv_in:bias")] = full((8,), 1, "diff_b")
+    bias = {site("unet.conv_in:bias"): full((8,), 1, "diff_b")}
+    lora = lora.with_deltas({**lora.deltas, **bias})
     found = drift([lora], open_checkpoint(a.path), open_checkpoint(b.path), threads=2)
     assert set(found) == {s for s in lora.deltas if s.parameter == "weight"}
     for place, one in found.items():

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loramerge.dialects.words import NO_WORDS, Words
+from loramerge.discovery import entry_points
 from loramerge.errors import FormatError
 
 if TYPE_CHECKING:
@@ -41,11 +42,10 @@ def known_kinds() -> tuple[Kind, ...]:
     Raises:
         FormatError: if two kinds have one name or one suffix.
     """
-    from importlib.metadata import entry_points
     from pkgutil import iter_modules
 
     found = _declared(*sorted(name for _, name, package in iter_modules(__path__) if not package))
-    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+    for point in entry_points(ENTRY_POINTS):
         found += getattr(point.load(), "KINDS", ())
     found.sort(key=lambda kind: (kind.whole, not kind.wraps, kind.name))
     _require_distinct(found)

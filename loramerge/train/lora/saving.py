@@ -84,10 +84,11 @@ def lora_adapter(
         for (component, path), layer in layers.items()
     }
     header = training_header(detection.family, prediction) | dict(metadata or {})
-    info = Info(detection=detection, metadata=header)
+    dialects: dict[str, int] = {}
     if detection.naming is None:
-        info.dialects = {NAMING.name: len(deltas)}
-        info.metadata |= [NO_FAMILY]
+        dialects = {NAMING.name: len(deltas)}
+        header |= [NO_FAMILY]
+    info = Info(detection=detection, metadata=header, dialects=dialects)
     return Adapter(deltas, info=info)
 
 

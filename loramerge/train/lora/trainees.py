@@ -149,10 +149,11 @@ class Weights:
             site = Site((module,), "weight" if name == "weight" else "bias")
             deltas[site] = Full.of(ArrayTensor(change), _ROLES[name, norm])
         header = training_header(detection.family, prediction) | dict(metadata)
-        info = Info(detection=detection, metadata=header)
+        dialects: dict[str, int] = {}
         if detection.naming is None:
-            info.dialects = {NAMING.name: len(deltas)}
-            info.metadata |= [NO_FAMILY]
+            dialects = {NAMING.name: len(deltas)}
+            header |= [NO_FAMILY]
+        info = Info(detection=detection, metadata=header, dialects=dialects)
         return Adapter(deltas, info=info)
 
 

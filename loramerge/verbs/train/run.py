@@ -132,13 +132,13 @@ def _finished(
     """Return the adapter as it is to be written, and what its rank costs."""
     rank = parameters.save_rank
     if rank is None:
-        return adapter.made_by(made), uncut(adapter)
+        return adapter.with_deltas(adapter.deltas, made=made), uncut(adapter)
     from loramerge.algebra.resize import resize
     from loramerge.algebra.to_lora import to_lora
 
     cut = resize if parameters.method == "lora" else to_lora
     small, combined = cut(adapter, RankRule(rank=rank), threads=context.threads)
-    return small.made_by(made), combined
+    return small.with_deltas(small.deltas, made=made), combined
 
 
 def _keeper(
@@ -155,7 +155,8 @@ def _keeper(
         target = Output(spec.folder / name, dialect, parameters.float_type(), True)
         # how it was made is told as far as it is true: with as many steps as are done
         stated = Made(made.verb, {**made.content, "steps": step})
-        encoded = encoded_for(small.made_by(stated), target, replace(context, strip=True))
+        small = small.with_deltas(small.deltas, made=stated)
+        encoded = encoded_for(small, target, replace(context, strip=True))
         write_encoded(encoded, spec.folder / name, force=True)
 
     return keep

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from loramerge.adapter.delta import AlphaPlace, ReadRows
+from loramerge.adapter.delta import AlphaPlace, Facts, ReadRows
 from loramerge.adapter.floats import cast, values
 from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent
 from loramerge.adapter.kinds.bases.shapes import shape_like
@@ -59,6 +59,8 @@ def cayley(q: Array) -> Array:
 
 class OutputRotation(Dependent):
     """Blocks that rotate outputs, a constraint on them, factors per output; abstract."""
+
+    facts: ClassVar[Facts] = Facts(weighs=False, constrained=True)
 
     parts: Mapping[str, Tensor]
 

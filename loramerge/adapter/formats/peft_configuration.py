@@ -1,23 +1,21 @@
-"""Configurations as PEFT and diffusers read them: kinds, ranks and alphas of every module."""
+"""Configurations that PEFT reads: kinds, ranks and alphas of every module."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter
-from loramerge.adapter.alphas import keeps_alpha, of_each
 from loramerge.adapter.delta import Delta
-from loramerge.adapter.patterns import pattern_value
-from loramerge.adapter.peft_lokr import lokr_config
+from loramerge.adapter.formats.peft_lokr import lokr_config
+from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.site import Site
-from loramerge.dialects import DIALECTS, Dialect
+from loramerge.dialects import DIALECTS
 from loramerge.errors import NotExpressible, listed
 from loramerge.families.levels import without_text_model
 
-__all__ = ["by_component", "header_config", "peft_config"]
+__all__ = ["by_component", "peft_config", "rank_patterns"]
 
 
 def by_component(
@@ -43,28 +41,6 @@ def by_component(
     return found
 
 
-def header_config(adapter: Adapter, target: Dialect, written: Mapping[Site, Delta]) -> str:
-    """Return diffusers' `lora_adapter_metadata`: the configuration of every component, flattened.
-
-    Ranks and alphas are stated for every module, so that files of mixed ranks load at the right
-    strength also where a reader would guess one alpha for all.
-    """
-    flat: dict[str, Any] = {}
-    for component, deltas in by_component(adapter, written, target.prefixes).items():
-        scaled = any(
-            keeps_alpha(adapter, site, target)
-            for site in of_each(adapter)
-            if site.component == component
-        )
-        own = adapter.info.configs.get(component, {})
-        config = own | _patterns(deltas, scaled=scaled, alpha="lora_alpha")
-        config |= {"target_modules": sorted(deltas), "use_rslora": False, "peft_type": "LORA"}
-        if any(delta.kind == "dora" for delta in deltas.values()):
-            config["use_dora"] = True
-        flat |= {f"{component}.{name}": value for name, value in config.items()}
-    return json.dumps(flat, sort_keys=True)
-
-
 def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> dict[str, Any]:
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
@@ -73,17 +49,17 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
     if kind == "LORA":
         dora = any(delta.kind == "dora" for delta in deltas.values())
-        config = {"bias": "none", **config} | _patterns(deltas, scaled=True, alpha="lora_alpha")
+        config = {"bias": "none", **config} | rank_patterns(deltas, scaled=True, alpha="lora_alpha")
         config |= {"use_rslora": False, "use_dora": dora}
         if any(
             site.parameter == "bias" and d.facts.peft_type for site, d in adapter.deltas.items()
         ):
             config["lora_bias"] = True
     elif kind == "LOHA":
-        config |= _patterns(deltas, scaled=True, alpha="alpha")
+        config |= rank_patterns(deltas, scaled=True, alpha="alpha")
         config["use_effective_conv2d"] = any("hada_t1" in d.stored() for d in deltas.values())
     elif kind == "LOKR" and own.get("peft_type") == "LOKR":
-        config |= _patterns(deltas, scaled=True, alpha="alpha") | _lokr_ranks(deltas, own)
+        config |= rank_patterns(deltas, scaled=True, alpha="alpha") | _lokr_ranks(deltas, own)
     elif kind == "LOKR":
         made = lokr_config(deltas)
         ranks, alphas = made.pop("ranks"), made.pop("alphas")
@@ -152,7 +128,7 @@ def _lokr_ranks(deltas: Mapping[str, Delta], own: Mapping[str, Any]) -> dict[str
     }
 
 
-def _patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> dict[str, Any]:
+def rank_patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> dict[str, Any]:
     """Return r, alpha and the patterns that give every module its rank and scale.
 
     Args:

@@ -1,0 +1,189 @@
+"""PEFT's folders: `adapter_config.json` beside the weights, one folder per component if several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.encoded import Encoded
+from loramerge.adapter.formats.container import Check, Container, Content
+from loramerge.adapter.formats.peft_patterns import pattern_value
+from loramerge.adapter.formats.source import Source
+from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.errors import CorruptFile, FormatError, MissingFile, Setting, ShapeError
+from loramerge.files.atomic import AtomicFolder
+from loramerge.files.pickled import pickled_tensors
+from loramerge.files.reader import TensorFile, release
+from loramerge.files.tensors import Tensor
+from loramerge.files.writer import write_bytes, write_tensors
+
+__all__ = [
+    "CONFIG_NAME",
+    "CONTAINER",
+    "WEIGHTS_NAME",
+    "add_configuration",
+    "open_folder",
+    "scale_of",
+]
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+_PICKLED_WEIGHTS = "adapter_model.bin"
+_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
+
+
+class _Peft(Container):
+    def configurations(self, content: Content) -> dict[str, dict[str, Any]]:
+        from loramerge.adapter.formats.peft_configuration import by_component, peft_config
+
+        return {
+            component: peft_config(content.adapter, component, deltas)
+            for component, deltas in by_component(content.adapter, content.deltas).items()
+        }
+
+    def write(self, encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
+        encoded.metadata |= encoded.late_entries()
+        return _write_folder(encoded, place, force, check)
+
+
+CONTAINER = _Peft()
+
+
+def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
+    if place.suffix in (".safetensors", ".pt", ".bin"):
+        raise FormatError(
+            "a PEFT adapter is a folder",
+            file=place,
+            hint=("give the name of a folder: ", Setting("output", str(place.with_suffix("")))),
+        )
+    total = 0
+    single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *encoded.dialect.alone}
+    with AtomicFolder(place, force=force) as folder:
+        for component, config in encoded.configs.items():
+            part = folder if single else folder / component
+            own = [
+                (key.removeprefix(f"{component}/"), tensor)
+                for key, tensor in encoded.tensors
+                if single or encoded.components[key] == component
+            ]
+            total += write_tensors(part / WEIGHTS_NAME, own, encoded.metadata)
+            raw = json.dumps(config, indent=2, sort_keys=True).encode()
+            write_bytes(part / CONFIG_NAME, raw)
+            total += len(raw)
+        if check is not None:
+            check(folder)
+            for path in folder.rglob("*"):
+                release(path)
+    return total
+
+
+# --- reading
+
+
+def add_configuration(source: Source, weights: Path) -> None:
+    """Add the configuration that lies beside a file of weights, if one does."""
+    place = weights.parent / CONFIG_NAME
+    if place.is_file():
+        source.configs[""] = configuration(place)
+        source.files.append(place)
+
+
+def open_folder(folder: Path) -> Source | None:
+    """Open a PEFT folder, or one with a PEFT folder per component; None if it is neither.
+
+    Raises:
+        MissingFile, CorruptFile, FormatError: if there are no weights, or no configuration to read.
+    """
+    if (folder / CONFIG_NAME).is_file():
+        tensors, metadata, files = _peft_weights(folder)
+        return Source(
+            str(folder), tensors, metadata, {"": configuration(folder / CONFIG_NAME)}, files
+        )
+    parts = sorted(p.parent for p in folder.glob(f"*/{CONFIG_NAME}"))
+    if parts:
+        source = Source(str(folder), {})
+        for part in parts:
+            tensors, metadata, files = _peft_weights(part)
+            source.tensors.update({f"{part.name}/{key}": t for key, t in tensors.items()})
+            source.metadata.update(metadata)
+            source.configs[part.name] = configuration(part / CONFIG_NAME)
+            source.files += files
+        return source
+    return None
+
+
+def _peft_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str], list[Path]]:
+    config, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    if weights.is_file():
+        file = TensorFile(weights)
+        return dict(file.tensors), dict(file.metadata), [weights, config]
+    pickled = folder / _PICKLED_WEIGHTS
+    if pickled.is_file():
+        return pickled_tensors(pickled), {}, [pickled, config]
+    raise MissingFile(f"the PEFT folder has no {WEIGHTS_NAME}", file=folder)
+
+
+def configuration(path: Path) -> dict[str, Any]:
+    """Read an `adapter_config.json`.
+
+    Raises:
+        CorruptFile: if it cannot be read.
+        FormatError: if it is of a type that loramerge does not know.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise CorruptFile(f"the configuration cannot be read ({error})", file=path) from None
+    if not isinstance(content, dict):
+        raise CorruptFile("the configuration is not a JSON object", file=path)
+    kind = content.get("peft_type", "LORA")
+    if kind not in _TYPES:
+        raise FormatError(
+            f"a PEFT adapter of type {kind} cannot be read",
+            file=path,
+            expected=f"peft_type {', '.join(_TYPES)}",
+            found=kind,
+        )
+    return content
+
+
+def scale_of(
+    config: Mapping[str, Any], path: str, module: str, tensors: Mapping[str, Tensor]
+) -> Scale:
+    """Return the scale of a module's factors as its configuration states it.
+
+    Args:
+        path: the name the module goes by in the configuration; `module` is ours, for errors.
+
+    Raises:
+        ShapeError: if the configuration does not state a number.
+    """
+    word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
+    alpha = _stated(config, "alpha_pattern", word, path, module)
+    if alpha is None:
+        return Scale()
+    if config.get("peft_type") == "LOKR" and {"lokr_w1", "lokr_w2"} <= tensors.keys():
+        # PEFT divides by the rank it was given also where no factor shows it
+        rank = _stated(config, "rank_pattern", "r", path, module)
+        return Scale(alpha, ratio=alpha / (rank or 8))
+    return Scale(alpha, root=bool(config.get("use_rslora")))
+
+
+def _stated(
+    config: Mapping[str, Any], patterns: str, word: str, path: str, module: str
+) -> float | None:
+    """Return a number of a PEFT configuration: that of the first pattern that matches, or of all."""
+    table = config.get(patterns) or {}
+    if not isinstance(table, Mapping):
+        raise ShapeError(f"{patterns} is not a mapping", module=module, found=table)
+    value = pattern_value(table, path)
+    if value is None:
+        value = config.get(word)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        what = "alpha" if word.endswith("alpha") else word
+        raise ShapeError(f"{what} is not a number", module=module, found=value)
+    return float(value)

@@ -1,0 +1,31 @@
+"""The tensors of an adapter's file or files, and what stands beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge.files.tensors import Tensor
+
+__all__ = ["Source"]
+
+
+@dataclass
+class Source:
+    """Named tensors, the header's strings, and PEFT configurations by component.
+
+    Args:
+        files: every file read, for digests.
+    """
+
+    path: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.stat().st_size for file in self.files)

@@ -1,0 +1,102 @@
+"""Problems of an adapter's content, as reading finds them and `inspect` lists them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Set
+
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.info import Problem
+from loramerge.adapter.site import Site
+from loramerge.dialects import Dialect
+from loramerge.errors import LoramergeError, UnsupportedKind, spelled
+
+__all__ = [
+    "alpha_problems",
+    "missing_partner",
+    "not_made",
+    "said_twice",
+    "spelled_alike",
+    "spelled_twice",
+    "without_configuration",
+]
+
+_EXPORT_AGAIN = "export or download the file again; it cannot be used as it is"
+
+
+def not_made(error: LoramergeError, module: str) -> Problem:
+    """Return the problem of tensors that do not make a delta."""
+    says = error.problem if error.found is None else f"{error.problem}: {error.found}"
+    if isinstance(error, UnsupportedKind):
+        way = spelled(error.hint or "merge it with the program that made it")
+        return Problem("error", "kind", module, says, way)
+    return Problem("error", "shape", module, says, _EXPORT_AGAIN)
+
+
+def missing_partner(module: str, roles: Set[str]) -> Problem:
+    """Return the problem of tensors whose partners are missing."""
+    says = f"{', '.join(sorted(roles))} without the tensors that belong to it"
+    return Problem("error", "missing-partner", module, says, _EXPORT_AGAIN)
+
+
+def spelled_twice(module: str, one: str, other: str) -> Problem:
+    """Return the problem of a module that occurs under two stems with different values."""
+    says = f"the module occurs twice, as {one} and as {other}"
+    return Problem("error", "spelled-twice", module, says, "remove one of the two spellings")
+
+
+def said_twice(key: str, other: str) -> Problem:
+    """Return the problem of a tensor that occurs under two keys with different values."""
+    says = f"the tensor occurs twice with different values, as {other} and as {key}"
+    return Problem("error", "spelled-twice", key, says, "remove one of the two")
+
+
+def spelled_alike(module: str) -> Problem:
+    """Return the warning about a module or tensor that occurs twice with equal values."""
+    return Problem(
+        "warning",
+        "spelled-twice-alike",
+        module,
+        "the module is spelled twice with equal values; it is read, and written, once",
+        "nothing needs to be done",
+    )
+
+
+def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
+    """Yield what is odd about alphas: zeros, then constraints of rotations, then infinite ones."""
+    stated = {site: d for site, d in deltas.items() if d.alpha is not None}
+    for site, delta in stated.items():
+        if delta.alpha == 0 and delta.pair is not None:
+            yield Problem(
+                "warning",
+                "alpha-zero",
+                site.name,
+                "alpha is 0, which is read as no effect (kohya's trainer would read it as alpha = rank)",
+                "if the module should act, set alpha to its rank",
+            )
+    for site, delta in stated.items():
+        if delta.alpha == 0 and delta.facts.constrained:
+            yield Problem(
+                "note",
+                "no-constraint",
+                site.name,
+                "alpha, the constraint of the rotation, is 0, which is read as none, as LyCORIS "
+                "does (kohya's oft would clamp the rotation to nothing)",
+                "if it was trained with kohya's oft, it changes nothing",
+            )
+    for site, delta in stated.items():
+        if delta.alpha is not None and not math.isfinite(delta.alpha):
+            says = "alpha is not a finite number"
+            yield Problem("error", "alpha-not-finite", site.name, says, _EXPORT_AGAIN)
+
+
+def without_configuration(dialect: Dialect) -> Iterator[Problem]:
+    """Yield the warning about a file whose dialect keeps alphas in a configuration that is not there."""
+    if dialect.alpha == "config":
+        yield Problem(
+            "warning",
+            "alpha-unknown",
+            None,
+            "PEFT keys without adapter_config.json: alpha is unknown and taken as the rank",
+            "put adapter_config.json beside the file",
+        )

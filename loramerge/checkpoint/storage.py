@@ -1,0 +1,109 @@
+"""The parts of a storage: the way in which a checkpoint holds the numbers of a weight.
+
+A storage recognises the weights it holds. What it finds, a `Held`, turns stored rows into weights, and
+gives the `Codec` by which a bake turns changed weights back into stored rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from loramerge.files.tensors import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+else:
+    Array = Any
+
+__all__ = ["Codec", "Held", "Storage"]
+
+
+class Storage(Protocol):
+    """One way of holding weights. Its file has it under the name `STORAGE`."""
+
+    @property
+    def name(self) -> str:
+        """A short name, unique among storages."""
+
+    @property
+    def order(self) -> int:
+        """Lower ones are asked first whether a weight is theirs."""
+
+    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> Held | None:
+        """Return how a weight is held, None if it is not held in this way.
+
+        Args:
+            tensors: of the file.
+
+        Raises:
+            FormatError: if it is of this sort, but in a way that is not understood.
+        """
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether a file holds weights of this sort, whose type cannot be changed."""
+
+    def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
+        """Return the names that tensors beside a weight may have; they must lie in its file."""
+
+
+class Held(Protocol):
+    """One weight as it is held."""
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The names of the tensors that are written together with the weight."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these."""
+
+    def dequantise(self, rows: Array, start: int) -> Array:
+        """Turn stored rows from row `start` on, already floats, into weights; may work in place."""
+
+    def codec(self, dtype: str) -> Codec:
+        """Return what a bake computes and rounds with.
+
+        Args:
+            dtype: safetensors name of the type that is written.
+        """
+
+
+class Codec(Protocol):
+    """Between the weights of one tensor and what is stored for them.
+
+    Rows pass twice if `overflowed` says so after the first time.
+    """
+
+    @property
+    def plain(self) -> bool:
+        """Whether the stored values are the weights."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether what stands beside the weight is another than before."""
+
+    def weights(self, stored: Array, start: int, out: Array) -> Array:
+        """Return the weights of stored values that begin at row `start`, computed into `out`."""
+
+    def add(self, stored: Array, asked: Array, start: int, out: Array) -> None:
+        """Compute the values to be rounded and stored into `out`.
+
+        Args:
+            stored: as floats.
+            asked: the change of the weights.
+        """
+
+    def fits(self, start: int, stop: int) -> bool:
+        """Return whether the rows just added fit the type, or a second pass will make them."""
+
+    def change(self, rounded: Array, weights: Array, start: int) -> None:
+        """Turn rounded stored values (as floats, in place) into the change of the weights."""
+
+    def overflowed(self) -> bool:
+        """Return whether values were too large for the type; if so, a second pass will fit."""
+
+    def beside(self) -> Mapping[str, bytes]:
+        """Return the bytes of the tensors that are written with the weight, by name."""

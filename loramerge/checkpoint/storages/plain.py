@@ -1,0 +1,67 @@
+"""Weights that are stored as they are, as floats of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loramerge.checkpoint.storage import Array, Codec, Held
+from loramerge.files.dtypes import is_float
+from loramerge.files.tensors import Tensor
+
+__all__ = ["STORAGE"]
+
+
+class _Held:
+    beside: tuple[str, ...] = ()
+    nbytes = 0
+
+    def dequantise(self, rows: Array, start: int) -> Array:
+        return rows
+
+    def codec(self, dtype: str) -> Codec:
+        return _CODEC
+
+
+class _Codec:
+    plain = True
+    changed = False
+
+    def weights(self, stored: Array, start: int, out: Array) -> Array:
+        return stored
+
+    def add(self, stored: Array, asked: Array, start: int, out: Array) -> None:
+        import numpy as np
+
+        np.add(stored, asked, out=out)
+
+    def fits(self, start: int, stop: int) -> bool:
+        return True
+
+    def change(self, rounded: Array, weights: Array, start: int) -> None:
+        rounded -= weights
+
+    def overflowed(self) -> bool:
+        return False
+
+    def beside(self) -> Mapping[str, bytes]:
+        return {}
+
+
+_HELD, _CODEC = _Held(), _Codec()
+
+
+class _Storage:
+    name = "plain"
+    order = 100  # what no other storage claims
+
+    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> Held | None:
+        return _HELD if is_float(tensors[name].dtype) else None
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        return False
+
+    def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
+        return ()
+
+
+STORAGE = _Storage()
