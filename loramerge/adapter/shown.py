@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import PurePath
+from typing import Any, Protocol
 
-from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.info import Info
 from loramerge.errors import sized
 
 __all__ = ["html", "summary"]
@@ -14,7 +16,22 @@ __all__ = ["html", "summary"]
 _MOST = 12  # modules that a table lists
 
 
-def summary(adapter: Adapter) -> str:
+class _Adapter(Protocol):
+    """The part of `Adapter` that is shown; `Adapter` itself imports this module."""
+
+    @property
+    def info(self) -> Info: ...
+    @property
+    def embeddings(self) -> Mapping[str, Any]: ...
+    def __len__(self) -> int: ...
+    def components(self) -> Mapping[str, int]: ...
+    def kinds(self) -> Mapping[str, int]: ...
+    def ranks(self) -> Mapping[int, int]: ...
+    def alphas(self) -> Mapping[float, int]: ...
+    def modules(self) -> Iterator[tuple[str, Delta]]: ...
+
+
+def summary(adapter: _Adapter) -> str:
     """Return one line: name, dialect, family, number of modules, kinds and ranks."""
     info = adapter.info
     name = repr(PurePath(info.path).name) if info.path else "computed"
@@ -22,7 +39,7 @@ def summary(adapter: Adapter) -> str:
     return f"Adapter({', '.join(part for part in known if part)})"
 
 
-def html(adapter: Adapter) -> str:
+def html(adapter: _Adapter) -> str:
     """Return a table of what is known, and the first modules; all text is escaped."""
     info = adapter.info
     facts = {
@@ -59,7 +76,7 @@ def _counted(counts: Mapping[object, int] | Mapping[str, int] | Mapping[float, i
     return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
-def _kinds(adapter: Adapter) -> str:
+def _kinds(adapter: _Adapter) -> str:
     ranks = list(adapter.ranks())
     kinds = ", ".join(adapter.kinds())
     if not ranks:
