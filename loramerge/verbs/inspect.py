@@ -57,7 +57,7 @@ class Inspect:
         False
     )
 
-    def steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
+    def repeating_steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
         """Return the step of a recipe that inspects the same files."""
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
