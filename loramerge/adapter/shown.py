@@ -9,7 +9,7 @@ from pathlib import PurePath
 from loramerge.adapter.adapter import Adapter
 from loramerge.errors import sized
 
-__all__ = ["html", "summary"]
+__all__ = ["html", "summary", "table"]
 
 _MOST = 12  # modules that a table lists
 
@@ -42,11 +42,12 @@ def html(adapter: Adapter) -> str:
         for name, delta in adapter.modules()
     ]
     more = f"<p>… and {_modules(len(rows) - _MOST)} more</p>" if len(rows) > _MOST else ""
-    table = _table([("module", "kind", "shape", "rank"), *rows[:_MOST]])
-    return _table((k, v) for k, v in facts.items() if v) + table + more
+    listed = table([("module", "kind", "shape", "rank"), *rows[:_MOST]])
+    return table((k, v) for k, v in facts.items() if v) + listed + more
 
 
-def _table(rows: Iterable[Iterable[str]]) -> str:
+def table(rows: Iterable[Iterable[str]]) -> str:
+    """Return rows of cells as an HTML table; all text is escaped."""
     cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
