@@ -22,10 +22,9 @@ from os import PathLike, fspath
 from typing import Any, TypeVar, Unpack, get_type_hints
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load as _load
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
-from loramerge.errors import FormatError, Setting, UsageError
+from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
 from loramerge.parameters import parameters_of
@@ -40,7 +39,7 @@ from loramerge.signatures import (
 )
 from loramerge.steps import engine
 from loramerge.steps.adapters import encoded_for
-from loramerge.steps.inputs import adapter_of, is_checkpoint, weighted
+from loramerge.steps.inputs import adapter_of, read_adapter, weighted
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference, parse_reference
@@ -121,20 +120,7 @@ def load(path: Named) -> Adapter:
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("load takes a path or a name", found=repr(path))
-    place = find(fspath(path), "adapters")
-    try:
-        adapter = _load(place)
-    except FormatError:
-        if not is_checkpoint(place):
-            raise
-        adapter = None
-    if adapter is not None and (adapter.deltas or adapter.embeddings or not is_checkpoint(place)):
-        return adapter
-    raise FormatError(
-        "this is a checkpoint, and load reads adapters",
-        file=place,
-        hint=("inspect describes it, and bake takes it as ", Setting("base")),
-    )
+    return read_adapter(find(fspath(path), "adapters"))
 
 
 def save(
@@ -249,6 +235,8 @@ def bake(
         path: file, or folder where the base is one.
         seed: round stochastically with this seed; None rounds to nearest.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("bake takes the path of its output last", found=repr(path))
     references, context = _given(_several(adapters), Context(threads, None, notify, strip))
     own: dict[str, Any] = {"base": base, "adapters": references, "output": path}
     if seed is not None:
