@@ -11,7 +11,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Info
 from loramerge.errors import sized
 
-__all__ = ["Overview"]
+__all__ = ["Overview", "table"]
 
 _MOST = 12  # modules that a table lists
 
@@ -62,8 +62,8 @@ class Overview:
             for name, delta in self.modules.items()
         ]
         more = f"<p>… and {_modules(len(rows) - _MOST)} more</p>" if len(rows) > _MOST else ""
-        table = _table([("module", "kind", "shape", "rank"), *rows[:_MOST]])
-        return _table((k, v) for k, v in facts.items() if v) + table + more
+        listed = table([("module", "kind", "shape", "rank"), *rows[:_MOST]])
+        return table((k, v) for k, v in facts.items() if v) + listed + more
 
     def _kinds(self) -> str:
         ranks, kinds = list(self.ranks), ", ".join(self.kinds)
@@ -73,7 +73,8 @@ class Overview:
         return f"{kinds} of rank {spread}"
 
 
-def _table(rows: Iterable[Iterable[str]]) -> str:
+def table(rows: Iterable[Iterable[str]]) -> str:
+    """Return rows of cells as an HTML table; all text is escaped."""
     cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 

@@ -15,6 +15,7 @@ from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
 from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.shown import Shown
 
 if TYPE_CHECKING:
     from loramerge.steps.prediction import Prediction
@@ -62,9 +63,11 @@ class Inspect:
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@dataclass
-class Inspected:
+@dataclass(repr=False)
+class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
+
+    headline = ("path", "what", "dialect", "family", "modules", "ranks")
 
     path: str
     size: int | None

@@ -96,7 +96,7 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
         )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class MixResult(AdapterResult):
     """A mix: the adapter, its errors, and its inputs."""
 
