@@ -146,10 +146,10 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         written[site] = delta
     if missing:
         raise NotExpressible(
-            f"{len(missing)} tensors cannot be said in the dialect {target.name}",
+            f"{target.name} files cannot store {len(missing)} of these tensors",
             file=adapter.info.path,
-            module=listed(missing, 8),
             expected=target.writable,
+            found=listed(missing, 4),
             hint=_way_out(adapter, target),
         )
     add_embeddings(adapter, target, pairs)

@@ -58,7 +58,7 @@ class Inspect:
         False
     )
 
-    def steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
+    def repeating_steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
         """Return the step of a recipe that inspects the same files."""
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
@@ -288,7 +288,10 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     weights = sum(s.base for s in survivals)
     total = len(adapter.deltas)
     matched = total - len(plan.skipped)
-    reason = f"{matched} of {total} modules fit; {kept:.0%} of the change survives the base's type"
+    reason = (
+        f"{matched} of {total} modules fit; {kept:.0%} of the change is kept after rounding to the "
+        "base's type"
+    )
     found.base |= {
         "works": bool(matched),
         "matched": matched,
