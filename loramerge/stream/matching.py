@@ -43,7 +43,7 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
             f" ({checkpoint.reason})",
             found=f"{adapter.info.detection.name or 'an unknown family'}"
             f" ({adapter.info.detection.reason})",
-            hint="choose a base of the adapter's family; weights cannot be carried across families",
+            hint="choose a base of the adapter's family; an adapter cannot be used across families",
         )
 
 
