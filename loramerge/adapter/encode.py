@@ -150,8 +150,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         raise NotExpressible(
             f"{target.name} files cannot store {len(missing)} of these tensors",
             file=adapter.info.path,
-            module=listed(missing, 8),
             expected=target.writable,
+            found=listed(missing, 4),
             hint=_way_out(adapter, target),
         )
     add_embeddings(adapter, target, pairs)

@@ -17,11 +17,11 @@ LAWS: Mapping[str, str] = {
     "order": "The order of the inputs does not matter.",
     "zero": "An adapter of weight 0 changes nothing.",
     "alone": "A module that only one adapter has becomes its weight times its ΔW.",
-    "halves": "Two copies of an adapter, each at ½, give the adapter.",
+    "halves": "An adapter at ½ with itself at ½ is the adapter.",
     "linear": "mix(a:u, b:v) + mix(a:x, b:y) = mix(a:u+x, b:v+y).",
     "opposites": "An adapter at w and at −w cancel.",
     "numerical rank": "Directions that adapters share are kept once.",
     "rotation": "Rotating the rows or columns of every ΔW rotates the result.",
-    "rank bound": "No module's rank exceeds the operator's bound for the ranks of the inputs.",
+    "rank bound": "No module has a higher rank than the operator predicts from the ranks of the inputs.",
     "repeatable": "The same inputs give the same bytes, on any number of threads.",
 }

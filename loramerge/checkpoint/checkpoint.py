@@ -139,7 +139,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
     match = tied[0][1]
-    reason = f"{match.matched} of its parameters by name, {match.exact} of exactly its shapes"
+    reason = f"{match.matched} parameters match by name, {match.exact} by shape too"
     return Checkpoint(
         Path(path), files, tuple(f for f, _ in tied), reason, match.layouts, match.slots
     )

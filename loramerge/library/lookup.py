@@ -119,14 +119,21 @@ def _not_found(
         *_siblings(name, root),
     ]
     names += [n for full in known if (n := full.rpartition("/")[2]) != full]
-    close = nearest(bare(name), names) or nearest(name, _siblings(name, root, whole=True))
-    places = ["as a path"]
-    if holds == "bases":
-        places.append(f"among {len(registry.bases)} registered bases")
+    close = nearest(bare(name), names)
+    if not close and not name.lower().endswith(
+        _SUFFIXES
+    ):  # equal suffixes make any two names alike
+        close = nearest(name, _siblings(name, root, whole=True))
+    places = ["at this path"]
+    if holds == "bases" and registry.bases:
+        places.append(f"among the names of registered bases ({len(registry.bases)})")
     folders = [f.path for f in registry.folders if f.holds in (holds, "both")]
     places += [f"in {folder}" for folder in folders]
     what = _ONE_OF[holds]
     hint = f"did you mean {close}?" if close else None
+    other = "an adapter, not a base" if holds == "bases" else "a base, not an adapter"
+    if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
+        hint = f"{name} is {other}"
     if not hint and what == "adapter":
         hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
     if not hint:
