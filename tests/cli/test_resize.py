@@ -147,7 +147,7 @@ def test_peft_folders(run, shared_data):
     found = run.ok("resize", "--rank", "2", "gpt2.v1", "--json").json
     assert found["outputs"] == ["gpt2.v1-r2"]
     assert (run.folder / "gpt2.v1-r2" / "adapter_config.json").is_file()
-    run.refused(2, "resize", "--rank", "2", "gpt2.v1", "-o", "out.safetensors", says="-o out")
+    run.refused(2, "resize", "--rank", "2", "gpt2.v1", "-o", "out.safetensors", says="--output out")
     run.refused(4, "mix", "gpt2.v1", "a", "-o", "out.safetensors", says="famil")
 
 
