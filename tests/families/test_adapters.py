@@ -315,18 +315,21 @@ def test_the_text_conditioner_of_anima_is_baked_where_the_single_file_has_it(
 def test_the_real_listing_of_qwen_image_is_told_and_written_for_others(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    """Two blocks of attention, whose names and widths are those of Flux.1, too."""
+    """Two blocks of attention are those of Flux.1, too; one of the last blocks tells them apart."""
     random = np.random.default_rng(5)
+    keys = listing(shared_data, "invoke_qwen_image_lora_diffusers_format")
+    last = {re.sub(r"blocks\.\d+\.", "blocks.59.", key): shape for key, shape in keys.items()}
     tensors = {
         key: np.array(8.0, "float32")
         if not shape
         else random.standard_normal(shape, dtype="float32")
-        for key, shape in listing(shared_data, "invoke_qwen_image_lora_diffusers_format").items()
+        for key, shape in {**keys, **last}.items()
     }
+    alone = load(write({key: tensors[key] for key in keys}, tmp_path / "two.safetensors"))
+    assert alone.info.detection.name == "flux1 or flux2-klein-4b or qwen-image"
     adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
     assert adapter.family is not None and adapter.family.name == "qwen-image"
-    assert "only its programs write bare names" in adapter.info.detection.reason
-    assert adapter.info.dialects == {"bare": 3} and not adapter.info.account.unknown
+    assert adapter.info.dialects == {"bare": 5} and not adapter.info.account.unknown
     save(adapter, tmp_path / "b.safetensors", to="comfyui")
     again = load(tmp_path / "b.safetensors")
     assert list(again.deltas) == list(adapter.deltas)

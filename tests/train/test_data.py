@@ -65,7 +65,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="no such folder of images"):
         scan(tmp_path / "none")
     (tmp_path / "x.png").write_bytes(b"")
-    with pytest.raises(MissingFile, match="no picture in this folder"):
+    with pytest.raises(MissingFile, match="no images in this folder"):
         scan(tmp_path)
     folder = folder_of(tmp_path / "a", 1)
     (folder / "metadata.jsonl").write_text('{"file_name": "000.png"}', "utf-8")
