@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from loramerge.errors import UsageError
 from loramerge.steps.writing import size_in_bytes
 from tests.builders.samples import relative
 from tests.builders.world import weights
@@ -92,6 +93,12 @@ def test_sizes_that_are_none(run, size):
 )
 def test_units_of_ten_and_of_two_are_told_apart(text, size):
     assert size_in_bytes(text, 0) == size
+
+
+def test_a_few_bytes_are_a_forgotten_unit():
+    with pytest.raises(UsageError, match="7 bytes is too small") as caught:
+        size_in_bytes("7", 0)
+    assert caught.value.hint == "did you mean 7MB?"
 
 
 @pytest.mark.parametrize("error", [0.05, 0.2, 0.6])
