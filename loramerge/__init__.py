@@ -17,6 +17,7 @@ _LAZY = {
     "Doc": "loramerge.parameters",
     "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
+    "UsageError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
     "collapse_lora": "loramerge.train.lora.modules",
@@ -31,6 +32,7 @@ _LAZY = {
     "mix": "loramerge.api",
     "operator": "loramerge.algebra.operators",
     "plan": "loramerge.recipe.plan",
+    "preview": "loramerge.api",
     "remove_lora": "loramerge.train.lora.modules",
     "resize": "loramerge.api",
     "run": "loramerge.recipe.run",
@@ -45,6 +47,7 @@ __all__ = [
     "Doc",
     "GradientAudit",
     "LoramergeError",
+    "UsageError",
     "Weight",
     "__version__",
     "bake",
@@ -60,6 +63,7 @@ __all__ = [
     "mix",
     "operator",
     "plan",
+    "preview",
     "remove_lora",
     "resize",
     "run",
@@ -73,8 +77,8 @@ if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, resize, save, train
-    from loramerge.errors import LoramergeError
+    from loramerge.api import bake, convert, diff, inspect, load, mix, preview, resize, save, train
+    from loramerge.errors import LoramergeError, UsageError
     from loramerge.parameters import Doc
     from loramerge.recipe.plan import plan
     from loramerge.recipe.run import run

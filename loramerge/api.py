@@ -8,31 +8,53 @@
     lm.bake("sd21-custom", [(small, 1.0)], "out.safetensors")
     lm.run("recipe.yaml", set={"w": 0.5})
 
-Errors, names and defaults are those of the command line; docs/python.md has runnable examples.
+Wherever an adapter is taken, a path or a name is too, with a weight behind it: `"zuzu:0.7"`. Errors,
+names and defaults are those of the command line; docs/python.md has runnable examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect as introspection
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, TypeVar, Unpack, get_type_hints
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.load import load as _load
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
+from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
 from loramerge.library.lookup import find
+from loramerge.parameters import parameters_of
+from loramerge.signatures import (
+    BakeParameters,
+    ConvertParameters,
+    MixParameters,
+    PreviewParameters,
+    ResizeParameters,
+    TrainParameters,
+    key_of,
+)
 from loramerge.steps import engine
 from loramerge.steps.adapters import encoded_for
+from loramerge.steps.inputs import adapter_of, read_adapter, weighted
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
-from loramerge.steps.references import Reference
+from loramerge.steps.references import Reference, parse_reference
 from loramerge.steps.writing import WriteParameters
 from loramerge.verbs import verb_named
-from loramerge.verbs.bake import BakeResult
-from loramerge.verbs.diff import DiffResult, diff_adapters
+from loramerge.verbs.bake import Bake, BakeResult
+from loramerge.verbs.convert import Convert
+from loramerge.verbs.diff import Diff, DiffResult
+from loramerge.verbs.diff import diff as _diff
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
+from loramerge.verbs.inspect import inspect as _inspect
+from loramerge.verbs.mix import Mix
+from loramerge.verbs.preview import Preview, PreviewResult, compute_preview
+from loramerge.verbs.resize import Resize
+from loramerge.verbs.train.parameters import Train
 
 __all__ = [
     "Adapter",
@@ -42,29 +64,68 @@ __all__ = [
     "inspect",
     "load",
     "mix",
+    "preview",
     "resize",
     "save",
     "train",
 ]
 
-Weighted = tuple[Adapter, float | Weight]
+Named = str | PathLike[str]
+Given = Named | Adapter
+Weighted = Given | tuple[Given, float | Weight]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def load(path: str | PathLike[str]) -> Adapter:
+def _with_parameters(kind: type[Any], typed: type[Any]) -> Callable[[_Function], _Function]:
+    """Give a function the signature and the help of the parameters that it hands on to a verb.
+
+    Args:
+        kind: the verb's parameters; `typed`: the dictionary that names those the function takes.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        types = get_type_hints(typed)
+        own = introspection.signature(function)
+        handed = [one for one in parameters_of(kind) if key_of(one) in types]
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        named += [
+            introspection.Parameter(
+                key_of(one),
+                introspection.Parameter.KEYWORD_ONLY,
+                default=one.default,
+                annotation=types[key_of(one)],
+            )
+            for one in handed
+            if one.holder is None
+        ]
+        lines = [f"    {key_of(one)}: {one.doc.help}" for one in handed]
+        text = introspection.cleandoc(function.__doc__ or "")
+        function.__doc__ = "\n".join((text, "", "Parameters of the verb:", *lines))
+        vars(function)["__signature__"] = own.replace(parameters=named)
+        return function
+
+    return decorate
+
+
+def load(path: Named) -> Adapter:
     """Read an adapter of any dialect; factors are read when needed.
 
     Args:
         path: a file, a PEFT folder, or a name in the library.
 
     Raises:
+        FormatError: if it is a checkpoint.
         LoramergeError: if there is no such adapter or it cannot be read.
     """
-    return _load(find(fspath(path), "adapters"))
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("load takes a path or a name", found=repr(path))
+    return read_adapter(find(fspath(path), "adapters"))
 
 
 def save(
-    adapter: Adapter,
-    path: str | PathLike[str],
+    adapter: Given,
+    path: Named,
     *,
     dialect: str | None = None,
     dtype: str | None = None,
@@ -84,150 +145,182 @@ def save(
     Raises:
         NotExpressible: if the dialect cannot say what the adapter holds.
     """
-    parameters = WriteParameters(output=fspath(path), to=dialect, dtype=dtype, force=force)
-    output = output_of(parameters, [adapter], stem="")
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("save takes the adapter first, then the path", found=repr(path))
+    (reference,), context = _given([_single("save", adapter)], Context(strip=strip))
+    found = weighted(adapter_of(reference, context), reference.weight)
+    parameters = engine.parameters_from(
+        WriteParameters, {"output": path, "to": dialect, "dtype": dtype, "force": force}
+    )
+    output = output_of(parameters, [found], stem="")
     assert output.path is not None
-    encoded = encoded_for(adapter, output, Context(strip=strip))
+    encoded = encoded_for(found, output, context)
     return write_encoded(encoded, output.path, force=force)
 
 
+@_with_parameters(Mix, MixParameters)
 def mix(
-    adapters: Iterable[Weighted],
+    adapters: Weighted | Iterable[Weighted],
     *,
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
-    **parameters: Any,
+    **parameters: Unpack[MixParameters],
 ) -> Adapter:
-    """Return the exact weighted sum; see `algebra.mix.mix`.
+    """Return the exact weighted sum, or what another operator (`method`) makes of the adapters.
 
-    `0.7 * a + 0.3 * b` is the same.
+    `0.7 * a + 0.3 * b` is `mix([(a, 0.7), (b, 0.3)])`.
 
     Args:
-        adapters: (adapter, weight) pairs.
-        parameters: fields of `verbs.mix.Mix`: criteria that lower ranks (`rank=8`, `max_error=0.1`,
-            `max_size="20MB"` or bytes, …), `embeddings`, `compat`.
+        adapters: adapters, paths or names, each alone, with a weight behind it (`"zuzu:0.7"`), or in a
+            pair with its weight.
     """
-    references, context = _given(adapters, Context(threads, device, notify))
-    return _adapter("mix", parameters | {"adapters": references}, context)
+    references, context = _given(_several(adapters), Context(threads, device, notify))
+    return _adapter("mix", parameters, {"adapters": references}, MixParameters, context)
 
 
+@_with_parameters(Resize, ResizeParameters)
 def resize(
-    adapter: Adapter,
+    adapter: Given,
     *,
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
-    **parameters: Any,
+    **parameters: Unpack[ResizeParameters],
 ) -> Adapter:
-    """Return the adapter at lower ranks; see `algebra.resize.resize`.
+    """Return the adapter at lower ranks, by truncated SVD.
 
-    Args:
-        parameters: fields of `verbs.resize.Resize`: `rank`, `conv_rank`, `energy`, `ratio`,
-            `cumulative`, `max_size` (bytes, or text such as `"20MB"`), `max_error`,
-            `max_module_error`.
+    One of `rank`, `energy`, `ratio`, `cumulative`, `max_size` and `max_error` says what to keep.
     """
-    (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
-    return _adapter("resize", parameters | {"adapter": reference}, context)
+    given = _single("resize", adapter)
+    (reference,), context = _given([given], Context(threads, device, notify))
+    return _adapter("resize", parameters, {"adapter": reference}, ResizeParameters, context)
 
 
+@_with_parameters(Convert, ConvertParameters)
 def convert(
-    adapter: Adapter,
+    adapter: Given,
     *,
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
-    **parameters: Any,
+    **parameters: Unpack[ConvertParameters],
 ) -> Adapter:
     """Return the adapter with some of its modules, rescaled, or as ordinary LoRA.
 
     Dialect and type are chosen where it is written: `save(adapter, path, dialect="diffusers")`.
-
-    Args:
-        parameters: fields of `verbs.convert.Convert`: `to_lora=True` (with criteria such as
-            `rank=8` where a kind has no exact low-rank form), `keep=["unet"]`,
-            `drop=["text_encoder"]`, `rescale=0.5`.
     """
-    (reference,), context = _given([(adapter, 1.0)], Context(threads, device, notify))
-    return _adapter("convert", parameters | {"adapter": reference}, context)
+    given = _single("convert", adapter)
+    (reference,), context = _given([given], Context(threads, device, notify))
+    return _adapter("convert", parameters, {"adapter": reference}, ConvertParameters, context)
 
 
-def _given(adapters: Iterable[Weighted], context: Context) -> tuple[tuple[Reference, ...], Context]:
-    """Return references that stand for adapters in memory, and the context in which they do."""
-    known: dict[str, Adapter] = {}
-    references = []
-    for index, (adapter, weight) in enumerate(adapters, 1):
-        name = f"{index}:{adapter.label}"
-        known[name] = adapter
-        whole = weight if isinstance(weight, Weight) else Weight(float(weight))
-        references.append(Reference(name, whole, whole.text()))
-    how = Context(context.threads, context.device, context.notify, context.strip, known)
-    return tuple(references), how
-
-
-def _perform(name: str, values: Mapping[str, Any], context: Context, *, save: bool) -> Any:
-    """Run a verb on plain values and return its result."""
-    verb = verb_named(name)
-    assert verb is not None
-    parameters = engine.parameters_from(verb.parameters, values)
-    return engine.perform(verb, parameters, context, save=save)
-
-
-def _adapter(name: str, values: Mapping[str, Any], context: Context) -> Adapter:
-    """Run a verb that gives an adapter, and return that without writing it."""
-    found = _perform(name, values, context, save=False).adapter
-    assert isinstance(found, Adapter)
-    return found
-
-
+@_with_parameters(Bake, BakeParameters)
 def bake(
-    base: str | PathLike[str],
-    adapters: Sequence[Weighted],
-    path: str | PathLike[str],
+    base: Named,
+    adapters: Weighted | Iterable[Weighted],
+    path: Named,
     *,
     seed: int | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
     strip: bool = False,
-    **parameters: Any,
+    **parameters: Unpack[BakeParameters],
 ) -> BakeResult:
     """Bake adapters into a checkpoint and return what survived rounding, as `bake --json` says it.
 
     Args:
         base: a path, or a registered name.
-        adapters: (adapter, weight) pairs.
+        adapters: one or several, as for `mix`.
         path: file, or folder where the base is one.
         seed: round stochastically with this seed; None rounds to nearest.
-        parameters: further fields of `verbs.bake.Bake`: `skip_missing`, `dtype`, `force`, ….
     """
-    references, context = _given(adapters, Context(threads, None, notify, strip))
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("bake takes the path of its output last", found=repr(path))
+    references, context = _given(_several(adapters), Context(threads, None, notify, strip))
+    own: dict[str, Any] = {"base": base, "adapters": references, "output": path}
     if seed is not None:
-        parameters = parameters | {"rounding": "stochastic", "seed": seed}
-    parameters |= {"base": base, "adapters": references, "output": path}
-    found: BakeResult = _perform("bake", parameters, context, save=True)
+        own |= {"rounding": "stochastic", "seed": seed}
+    found: BakeResult = _perform("bake", parameters, own, BakeParameters, context, save=True)
     return found
 
 
 def inspect(
-    adapter: Adapter, *, deep: bool = False, base: str | PathLike[str] | None = None
+    adapter: Given,
+    *,
+    deep: bool = False,
+    modules: bool = False,
+    spectrum: bool = False,
+    hash: bool = False,  # the word of the command line
+    base: Named | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
 ) -> Inspected:
-    """Describe an adapter; the result's fields are those of `inspect --json`."""
-    name = None if base is None else fspath(base)
-    return inspect_adapter(adapter, Inspect(files=(), deep=deep, base=name))
+    """Describe an adapter or a checkpoint; the result's fields are those of `inspect --json`.
+
+    Args:
+        adapter: in memory, or the path or name of an adapter or a checkpoint.
+        deep: read the weights: true norms and findings.
+        modules, spectrum: list every module, with its singular values.
+        hash: compute digests of the file.
+        base: say whether the adapter works with this base.
+    """
+    if not isinstance(adapter, (str, PathLike, Adapter)):
+        raise _not_one("inspect", adapter)
+    files = () if isinstance(adapter, Adapter) else (fspath(adapter),)
+    asked = {"deep": deep, "modules": modules, "spectrum": spectrum, "hash": hash, "base": base}
+    parameters = engine.parameters_from(Inspect, {"files": files, **asked})
+    context = Context(threads, None, notify)
+    if isinstance(adapter, Adapter):
+        return inspect_adapter(adapter, parameters, context)
+    found = _inspect(parameters, context).files
+    if len(found) != 1:
+        raise UsageError(
+            "inspect describes one file",
+            file=fspath(adapter),
+            found=f"{len(found)} files",
+            hint="call it for each of them",
+        )
+    return found[0]
 
 
-def diff(a: Adapter, b: Adapter) -> DiffResult:
-    """Compare two adapters by what they change."""
-    return diff_adapters(a, b, Context())
+def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ignore) -> DiffResult:
+    """Compare two adapters by what they change (ΔW)."""
+    pair = [_single("diff", a), _single("diff", b)]
+    (one, two), context = _given(pair, Context(threads, None, notify))
+    return _diff(Diff(a=one, b=two), context)
 
 
-def train(
-    base: str | PathLike[str],
-    images: str | PathLike[str],
+@_with_parameters(Preview, PreviewParameters)
+def preview(
+    base: Named | Sequence[Named],
+    adapters: Weighted | Iterable[Weighted] = (),
     *,
     device: str | None = None,
     notify: Notify = ignore,
-    **parameters: Any,
+    **parameters: Unpack[PreviewParameters],
+) -> PreviewResult:
+    """Generate images with adapters side by side; the result shows them in a notebook.
+
+    Nothing is written: `result.save(path)` writes the grid, `result.images` are its cells.
+
+    Args:
+        base: a diffusers folder, a single file, or a registered name; or several.
+        adapters: one or several, as for `mix`; each gets a column.
+    """
+    references, context = _given(_several(adapters), Context(None, device, notify))
+    own = {"base": base, "adapters": references}
+    return compute_preview(_checked(Preview, parameters, own, PreviewParameters), context)
+
+
+@_with_parameters(Train, TrainParameters)
+def train(
+    base: Named,
+    images: Named,
+    *,
+    device: str | None = None,
+    notify: Notify = ignore,
+    **parameters: Unpack[TrainParameters],
 ) -> Adapter:
     """Train on a folder of images and return the adapter; `save` writes it.
 
@@ -235,7 +328,140 @@ def train(
 
     Args:
         base: a diffusers folder, a single file, or a registered name.
-        parameters: fields of `verbs.train.parameters.Train`: `trigger`, `rank`, `steps`, ….
+        images: folder of images with captions.
     """
-    parameters |= {"base": base, "images": images}
-    return _adapter("train", parameters, Context(None, device, notify))
+    own = {"base": base, "images": images}
+    return _adapter("train", parameters, own, TrainParameters, Context(None, device, notify))
+
+
+# --- what stands for adapters -------------------------------------------------------------------
+
+
+def _several(adapters: object) -> list[object]:
+    """Return one adapter, or several, as a list."""
+    if isinstance(adapters, (str, PathLike, Adapter)) or _is_pair(adapters):
+        return [adapters]
+    if not isinstance(adapters, Iterable) or isinstance(adapters, (Mapping, bytes)):
+        raise _not_an_adapter(adapters)
+    return list(adapters)
+
+
+def _single(verb: str, adapter: object) -> object:
+    if not isinstance(adapter, (str, PathLike, Adapter)) and not _is_pair(adapter):
+        raise _not_one(verb, adapter)
+    return adapter
+
+
+def _is_pair(value: object) -> bool:
+    """Return whether a value is an adapter with its weight, rather than two adapters."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], (str, PathLike, Adapter))
+        and isinstance(value[1], (Real, Weight))
+    )
+
+
+def _not_one(verb: str, found: object) -> UsageError:
+    return UsageError(
+        f"{verb} takes one adapter", expected="an adapter, a path or a name", found=repr(found)
+    )
+
+
+def _not_an_adapter(found: object) -> UsageError:
+    return UsageError(
+        "this does not stand for an adapter",
+        expected="an adapter, a path or a name, alone or in a pair with its weight",
+        found=repr(found),
+    )
+
+
+def _given(adapters: Iterable[object], context: Context) -> tuple[tuple[Reference, ...], Context]:
+    """Return references that stand for adapters, and the context in which those in memory are known."""
+    known: dict[str, Adapter] = {}
+    references = []
+    for index, given in enumerate(adapters, 1):
+        pair = isinstance(given, (tuple, list))
+        adapter, weight = _pair(given) if pair else (given, None)  # type: ignore[arg-type]
+        if isinstance(adapter, Adapter):
+            name = f"{index}:{adapter.label}"
+            known[name] = adapter
+            reference = Reference(name)
+        elif isinstance(adapter, str):
+            reference = parse_reference(adapter)
+        elif isinstance(adapter, PathLike):
+            reference = Reference(fspath(adapter))
+        else:
+            raise _not_an_adapter(given)
+        if weight is not None and reference.weight != Weight():
+            raise UsageError(
+                f"{reference.name!r} gets two weights", found=f"{reference.written} and {weight}"
+            )
+        if weight is not None:
+            whole = weight if isinstance(weight, Weight) else Weight(float(weight))
+            reference = Reference(reference.name, whole, whole.text())
+        references.append(reference)
+    return tuple(references), replace(context, known=known)
+
+
+def _pair(given: Sequence[object]) -> tuple[object, float | Weight]:
+    """Return an adapter and its weight."""
+    if len(given) != 2:
+        raise UsageError(
+            "a pair is an adapter and its weight", found=f"{len(given)} values: {given!r}"
+        )
+    adapter, weight = given
+    if isinstance(weight, Weight):
+        return adapter, weight
+    if isinstance(weight, bool) or not isinstance(weight, Real):
+        raise UsageError(
+            "a weight must be a number or a Weight", expected="(adapter, 0.7)", found=repr(weight)
+        )
+    return adapter, float(weight)
+
+
+# --- running verbs ------------------------------------------------------------------------------
+
+
+def _checked(
+    kind: type[Any], given: Mapping[str, Any], own: Mapping[str, Any], typed: type[Any]
+) -> Any:
+    """Return the parameters of a verb from those that were given, and those set by the function."""
+    for one in parameters_of(kind):
+        word = next((word for word in (one.word, one.name) if word in given), None)
+        if word is not None and one.holder is None and key_of(one) not in typed.__annotations__:
+            raise UsageError(
+                f"{word!r} is not a parameter of this function",
+                expected=", ".join(typed.__annotations__),
+                hint="save writes the result" if word in ("output", "force") else None,
+            )
+    return engine.parameters_from(kind, {**given, **own})
+
+
+def _perform(
+    name: str,
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
+    typed: type[Any],
+    context: Context,
+    *,
+    save: bool,
+) -> Any:
+    """Run a verb on plain values and return its result."""
+    verb = verb_named(name)
+    assert verb is not None
+    parameters = _checked(verb.parameters, given, own, typed)
+    return engine.perform(verb, parameters, context, save=save)
+
+
+def _adapter(
+    name: str,
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
+    typed: type[Any],
+    context: Context,
+) -> Adapter:
+    """Run a verb that gives an adapter, and return that without writing it."""
+    found = _perform(name, given, own, typed, context, save=False).adapter
+    assert isinstance(found, Adapter)
+    return found

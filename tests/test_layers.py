@@ -15,7 +15,7 @@ FLOORS = (
     ("tiny",),
     ("recipe",),
     ("api",),
-    ("verbs",),
+    ("verbs", "signatures"),
     ("steps",),
     ("train",),
     ("report", "library"),

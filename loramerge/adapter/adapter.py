@@ -11,6 +11,7 @@ from typing import Any
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Info, Origin
+from loramerge.adapter.shown import Overview
 from loramerge.adapter.site import Site
 from loramerge.adapter.widths import widest
 from loramerge.errors import AdapterError, listed
@@ -74,14 +75,21 @@ class Adapter(Mapping[str, Delta]):
     # --- for people
 
     def __repr__(self) -> str:
-        from loramerge.adapter.shown import summary
-
-        return summary(self)
+        return self._overview().line()
 
     def _repr_html_(self) -> str:
-        from loramerge.adapter.shown import html
+        return self._overview().html()
 
-        return html(self)
+    def _overview(self) -> Overview:
+        return Overview(
+            self.info,
+            dict(self.modules()),
+            self.kinds(),
+            self.components(),
+            self.ranks(),
+            self.alphas(),
+            tuple(self.embeddings),
+        )
 
     @property
     def family(self) -> Family | None:

@@ -22,6 +22,6 @@ LAWS: Mapping[str, str] = {
     "opposites": "An adapter at w and at −w cancel.",
     "numerical rank": "Directions that adapters share are kept once.",
     "rotation": "Rotating the rows or columns of every ΔW rotates the result.",
-    "rank bound": "No module has a higher rank than the operator says from the ranks of the inputs.",
+    "rank bound": "No module has a higher rank than the operator predicts from the ranks of the inputs.",
     "repeatable": "The same inputs give the same bytes, on any number of threads.",
 }

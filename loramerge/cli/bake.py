@@ -13,19 +13,23 @@ def render(result: BakeResult) -> None:
     """Show what was baked, what was kept after rounding, and the distance of the bases."""
     layout = ", ".join(sorted(set(result.layouts.values())))
     word = "would write" if result.dry_run else "written"
-    size = f" ({show.size(result.size)})" if result.size else ""
-    lines: list[tuple[str, str]] = [
-        (word, f"{result.output}{size}"),
-        ("base", f"{result.base}: {result.family}, {layout}"),
-        ("changes", f"{_count(result.modules, 'module')} in {_count(result.tensors, 'tensor')}"),
+    lines: list[tuple[str, str]] = [(word, str(result.output))]
+    if result.size:
+        lines.append(("size", show.size(result.size)))
+    modules, tensors = show.count(result.modules, "module"), show.count(result.tensors, "tensor")
+    lines += [
+        ("base", f"{result.base} (family {result.family}, layout {layout})"),
+        *(("adapter", f"{a['path']} at weight {a['weight']}") for a in result.adapters),
+        ("would change" if result.dry_run else "changed", f"{modules}, stored in {tensors}"),
     ]
-    lines += [("adapter", f"{a['path']} at {a['weight']}") for a in result.adapters]
     if result.skipped:
-        lines.append(("left out", f"{_count(len(result.skipped), 'module')} that the base lacks"))
+        lines.append(
+            ("left out", f"{show.count(len(result.skipped), 'module')} that the base lacks")
+        )
     if result.survived is not None:
         types = ", ".join(result.dtypes)
-        lines.append((f"kept after rounding to {types}", _kept(result.survived)))
-        lines.append(("relative error", f"{result.relative_error:.3g}"))
+        lines.append(("accuracy", f"{_kept(result.survived)} of the change kept after rounding to "
+                      f"{types}, relative error {result.relative_error:.3g}"))  # fmt: skip
     if result.worst is not None:
         lines.append(("worst module", f"{result.worst[0]}: relative error {result.worst[1]:.3g}"))
     if result.change is not None:
@@ -43,13 +47,14 @@ def _kept(share: float) -> str:
     return "> 99.99 %" if 0.9999 <= share < 1 else show.percent(share)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _dry(result: BakeResult) -> None:
     rows = [
-        (t["module"], t["tensor"], "×".join(map(str, t["shape"])), t["dtype"])
+        (
+            show.module(t["module"]),
+            show.module(t["tensor"]),
+            "×".join(map(str, t["shape"])),
+            t["dtype"],
+        )
         for t in result.touched
     ]
     show.table(rows[:_SHOWN], ("module", "tensor", "shape", "type"))

@@ -31,10 +31,10 @@ def render_one(found: ConvertResult) -> None:
     lines = show.written(found.output, f"{show.size(found.size_before)} to {show.size(found.size)}")
     if found.output is not None:
         lines.append(("format", f"{found.dialect}, {found.dtype}"))
-    lines.append(("modules", f"{found.modules}, rank {show.ranks(found.ranks)}"))
+    lines += [("modules", str(found.modules)), ("rank", show.ranks(found.ranks))]
     if found.kinds.keys() != found.kinds_before.keys():
         before, after = show.counted(found.kinds_before), show.counted(found.kinds)
-        lines.append(("kinds", f"{after} (was {before})"))
+        lines.append(("kind of modules", f"{after} (was {before})"))
     if found.dropped:
         lines.append(("dropped", show.count(len(found.dropped), "module")))
     if found.lossy:

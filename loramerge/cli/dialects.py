@@ -1,4 +1,4 @@
-"""The command `dialects`: list the dialects that are read and written."""
+"""The command `dialects`: list the file formats (dialects) that are read and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loramerge.dialects import DIALECTS, programs_of
 
 @click.command("dialects", params=json_options(), epilog="Example: loramerge dialects")
 def command(as_json: bool, json_file: str | None) -> None:
-    """List the dialects that adapters are read and written in."""
+    """List the dialects: the formats in which programs store adapters."""
     content = [
         {
             "name": dialect.name,
@@ -29,7 +29,7 @@ def command(as_json: bool, json_file: str | None) -> None:
     def render() -> None:
         show.table(
             ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
-            ("dialect", "description", "can hold", "loads in"),
+            ("dialect", "what it is", "can store", "loads in"),
         )
 
     emit(content, as_json, json_file, render)

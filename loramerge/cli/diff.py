@@ -11,14 +11,20 @@ from loramerge.errors import listed
 from loramerge.verbs.diff import VERB, DiffResult
 
 _LONGEST = 60
+_LABELS = {"kinds": "kind of modules", "ranks": "rank", "dtypes": "type of numbers"}
+_LEGEND = (
+    "Cosine: 1 is the same direction, 0 unrelated. Distance: 0 is equal, relative to the larger norm. "
+    "Best fit: the weight of A that comes nearest to B. Norm: of all that the adapter changes (ΔW)."
+)
 
 
 def render(result: DiffResult) -> None:
     """Show the verdict, what differs, and the figures per block."""
+    show.table([("A", result.a), ("B", result.b)])
     show.line(result.verdict)
-    facts = [(name, _fact(a), _fact(b)) for name, (a, b) in result.facts.items() if a != b]
-    facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items()]
-    show.table(facts, ("property", "A", "B"))
+    facts = [(_LABELS.get(name, name), _fact(a), _fact(b)) for name, (a, b) in result.facts.items()]
+    facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items() if key != "format"]
+    show.table([row for row in facts if row[1] != row[2]], ("property", "A", "B"))
     found = result.comparison
     for side, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
@@ -28,10 +34,14 @@ def render(result: DiffResult) -> None:
     rows = [_figures(name, moments) for name, moments in found.blocks().items()]
     rows.append(_figures("all shared modules", found.shared))
     show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
+    show.line(_LEGEND)
 
 
 def _fact(value: Any) -> str:
-    return show.counted(value) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    numeric = all(isinstance(key, (int, float)) for key in value)
+    return show.numbers(value) if numeric else show.counted(value)
 
 
 def _cut(value: str | None) -> str:

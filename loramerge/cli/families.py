@@ -1,4 +1,4 @@
-"""The command `families`: list the base architectures that are known."""
+"""The command `families`: list the base models that are known."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from loramerge.families import FAMILIES
 
 @click.command("families", params=json_options(), epilog="Example: loramerge families")
 def command(as_json: bool, json_file: str | None) -> None:
-    """List the base architectures that are known, and what their tables are verified against.
+    """List the base models that are known: their components and the layouts of their files.
 
-    Adapters of a family that is read-only are looked at, mixed and resized, but not baked or converted.
+    Every family was verified against the model's original code; --json says which. Adapters of a
+    read-only family are inspected, mixed and resized, but not baked or converted.
     """
     content: list[dict[str, Any]] = [
         {
@@ -35,14 +36,13 @@ def command(as_json: bool, json_file: str | None) -> None:
             (
                 (
                     f["name"],
-                    f["title"],
-                    ", ".join(f"{name} {n}" for name, n in f["components"].items()),
+                    f["title"] + (" (read-only)" if f["read_only"] else ""),
+                    ", ".join(f["components"]),
                     ", ".join(f["layouts"]),
-                    f["verified"] or "nothing: read-only",
                 )
                 for f in content
             ),
-            ("family", "description", "modules", "layouts", "verified against"),
+            ("family", "base model", "components", "layouts of files"),
         )
 
     emit(content, as_json, json_file, render)

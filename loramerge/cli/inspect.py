@@ -11,6 +11,10 @@ from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
 
 _TAGS = 12
+_HEADER_ONLY = tuple(
+    f"Only {read} read. --deep reads the weights and looks for NaN and untrained modules."
+    for read in ("the header was", "the headers were")
+)
 _METADATA_SHOWN = (
     "ss_output_name", "ss_network_module", "ss_learning_rate", "ss_num_epochs", "ss_steps",
     "ss_num_train_images", "ss_resolution", "ss_optimizer", "ss_training_comment",
@@ -25,6 +29,9 @@ def render(result: InspectResult) -> None:
         if index:
             show.line()
         _file(file, all_metadata=result.all_metadata)
+    headers = [f for f in result.files if f.what == "adapter" and f.checked == "header"]
+    if headers:
+        show.line(_HEADER_ONLY[len(headers) > 1])
 
 
 def _file(file: Inspected, all_metadata: bool) -> None:
@@ -40,11 +47,11 @@ def _file(file: Inspected, all_metadata: bool) -> None:
         lines.append(("trained on", file.trained_on))
     lines.append(("modules", _modules_of(file)))
     if file.what == "adapter":
-        lines.append(("kinds", show.counted(file.kinds)))
+        lines.append(("kind of modules", show.counted(file.kinds)))
         lines.append(("rank", show.ranks(file.ranks)))
         alphas = {f"{alpha:g}": n for alpha, n in file.alphas.items()}
-        lines.append(("alpha", show.counted(alphas) if alphas else "not stored, so alpha = rank"))
-    lines.append(("types", show.counted(file.dtypes)))
+        lines.append(("alpha", show.numbers(alphas) if alphas else "not stored, so alpha = rank"))
+    lines.append(("type of numbers", show.counted(file.dtypes)))
     if file.embeddings:
         lines.append(("embeddings", listed(file.embeddings, 6)))
     if file.trigger_words:
@@ -70,10 +77,6 @@ def _file(file: Inspected, all_metadata: bool) -> None:
         show.line("No problems found.")
     if file.table is not None:
         _modules(file.table)
-    if file.what == "adapter" and file.checked == "header":
-        show.line(
-            "Only the header was read. --deep reads the weights and looks for NaN and untrained modules."
-        )
 
 
 def _modules_of(file: Inspected) -> str:

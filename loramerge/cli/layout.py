@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["Module", "grid", "pairs", "shortened", "wrapped"]
+__all__ = ["Module", "grid", "hanging", "pairs", "shortened", "wrapped"]
 
 Line = tuple[str, int]
 
 _GAP = 3  # blanks between columns
+_TIGHT = 2  # where columns do not fit otherwise
 _LEAST = 16  # characters of a column whose texts are wrapped
-_MOST_LINES = 3  # of a wrapped cell; a record is easier to read than more
+_MOST_LINES = 4  # of a wrapped cell; a record is easier to read than more
 _SHORT = 24  # characters of a shortened name of a module
 _INDENT = "    "
 _CONTROLS = {n: "�" for n in (*range(32), *range(127, 160)) if n != 10} | {9: " "}
@@ -65,14 +66,16 @@ def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | Non
     cells = [[Module(_clean(c)) if isinstance(c, Module) else _clean(c) for c in row]
              for row in rows]  # fmt: skip
     natural = [_column(cells, columns, index) for index in range(len(columns))]
-    widths = natural if width is None else _fitted(cells, columns, natural, width)
+    gap, widths = _GAP, natural if width is None else _fitted(cells, columns, natural, width, _GAP)
+    if widths is None and width is not None:
+        gap, widths = _TIGHT, _fitted(cells, columns, natural, width, _TIGHT)
     if widths is None:
         return list(_records(cells, columns, width or 0))
-    head = " " + (" " * _GAP).join(map(_padded, columns, widths))
-    rule = " " + "─" * (sum(widths) + _GAP * (len(widths) - 1))
+    head = " " + (" " * gap).join(map(_padded, columns, widths))
+    rule = " " + "─" * (sum(widths) + gap * (len(widths) - 1))
     found: list[Line] = [("", 0), (head, len(head)), (rule, 0)]
     for row in cells:
-        found += [(text, 0) for text in _row(row, widths)]
+        found += [(text, 0) for text in _row(row, widths, gap)]
     return [*found, ("", 0)]
 
 
@@ -82,10 +85,14 @@ def _column(cells: Sequence[Sequence[str]], columns: Sequence[str], index: int) 
 
 
 def _fitted(
-    cells: Sequence[Sequence[str]], columns: Sequence[str], natural: Sequence[int], width: int
+    cells: Sequence[Sequence[str]],
+    columns: Sequence[str],
+    natural: Sequence[int],
+    width: int,
+    gap: int,
 ) -> list[int] | None:
     """Return widths that fit, None if some column would get too narrow to be read."""
-    room = width - 1 - _GAP * (len(columns) - 1)
+    room = width - 1 - gap * (len(columns) - 1)
     widths = list(natural)
     least = [
         min(most, _SHORT) if any(isinstance(row[i], Module) for row in cells) else
@@ -106,14 +113,14 @@ def _fitted(
     return None if any(tall) else widths
 
 
-def _row(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+def _row(row: Sequence[str], widths: Sequence[int], gap: int) -> Iterator[str]:
     parts = [
         [shortened(text, one)] if isinstance(text, Module) else _wrapped(text, one + 1, 0)
         for text, one in zip(row, widths, strict=True)
     ]
     for index in range(max(map(len, parts))):
         texts = (part[index] if index < len(part) else "" for part in parts)
-        yield " " + (" " * _GAP).join(map(_padded, texts, widths))
+        yield " " + (" " * gap).join(map(_padded, texts, widths))
 
 
 def _records(cells: Sequence[Sequence[str]], columns: Sequence[str], width: int) -> Iterator[Line]:
@@ -136,6 +143,16 @@ def _records(cells: Sequence[Sequence[str]], columns: Sequence[str], width: int)
 def wrapped(text: str, width: int | None) -> list[str]:
     """Return the lines of a text that may be as wide as the terminal."""
     return _wrapped(_clean(text), width, 0)
+
+
+def hanging(text: str, width: int) -> list[str]:
+    """Return the lines of a text, what is wrapped of each set in by two blanks more than its start."""
+    lines: list[str] = []
+    for whole in text.split("\n"):
+        start = len(whole) - len(whole.lstrip(" "))
+        first, *rest = _wrapped(whole[start:], width, start + 2)
+        lines += [" " * start + first, *(" " * (start + 2) + part for part in rest)]
+    return lines
 
 
 def _wrapped(text: str, width: int | None, used: int) -> list[str]:

@@ -13,6 +13,7 @@ import click
 
 from loramerge import __version__
 from loramerge.cli.commands import command_named, summaries
+from loramerge.cli.show import complaint
 from loramerge.errors import FileError, LoramergeError, on_command_line
 
 __all__ = ["group", "main"]
@@ -59,7 +60,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="loramerge")
 def group() -> None:
-    """Adapter algebra for diffusion models: mix, re-rank, bake and inspect LoRA files, exactly."""
+    """Mix, resize, convert, bake, inspect and train LoRA files (adapters), exactly."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(complaint(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _bug(error: Exception) -> int:

@@ -16,7 +16,8 @@ def render(result: MixResult) -> None:
         exact = f"exact sum, rounded to {result.dtype}"
     lines += [
         ("family", result.family or "unknown"),
-        ("modules", f"{result.modules}, rank {show.ranks(result.ranks)}"),
+        ("modules", str(result.modules)),
+        ("rank", show.ranks(result.ranks)),
         *show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst, exact),
     ]
     if result.left_out:

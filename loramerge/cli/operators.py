@@ -15,9 +15,9 @@ from loramerge.cli.command import emit
 from loramerge.cli.options import json_options, operator_option
 
 _SPACES = {
-    "scalars": "a coefficient for each adapter and module; no dense matrix",
-    "factors": "small matrices between bases that the adapters share; no dense matrix",
-    "elements": "rows of dense matrices, then cut to a rank by SVD",
+    "scalars": "one coefficient for each adapter and module, without dense matrices",
+    "factors": "small matrices between bases that the adapters share, without dense matrices",
+    "elements": "every element of the dense matrices, then lowers the rank by SVD",
 }
 
 
@@ -60,13 +60,13 @@ def _show_one(one: Operator) -> None:
     described = _described(one)
     lines = [("method", f"{one.name}: {one.title}")]
     lines += [(word, text) for word in ("formula", "when", "source") if (text := described[word])]
-    lines.append(("sees", _SPACES[one.space]))
+    lines.append(("computes", _SPACES[one.space]))
     for parameter in described["parameters"]:
         default = "required" if parameter["required"] else f"default {parameter['default']}"
         limits = f", {parameter['range']}" if parameter["range"] else ""
         name = parameter["name"].replace("_", "-")
         lines.append((f"--{name}", f"{parameter['meaning']} ({default}{limits})"))
-    lines += [("law" if i == 0 else "", LAWS[law]) for i, law in enumerate(one.laws)]
+    lines += [("laws" if i == 0 else "", LAWS[law]) for i, law in enumerate(one.laws)]
     show.table(lines)
 
 
@@ -76,7 +76,7 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 
     show.table(
         ((one["name"], one["title"], words(one), one["space"]) for one in content),
-        ("method", "what it does", "parameters", "works on"),
+        ("method", "what it does", "options", "computes"),
     )
 
 
@@ -92,8 +92,8 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 def command(name: str | None, as_json: bool, json_file: str | None) -> None:
     """List the merge operators that `mix --method` knows; with NAME, explain one.
 
-    One's own are in a Python file (--operator FILE.py) or in an installed package with entry points
-    `loramerge.operators`.
+    You can add your own in a Python file (--operator FILE.py), or in an installed package with entry
+    points `loramerge.operators`.
     """
     if name is not None:
         one = find_operator(name)

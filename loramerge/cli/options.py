@@ -131,7 +131,7 @@ def option_of(one: Parameter) -> click.Parameter:
         required=one.required,
         **default,
         show_default=default.get("default") is not None,
-        metavar=doc.metavar,
+        metavar=doc.metavar or ("N" if one.kind in (int, float) else None),
         help=doc.help,
         shell_complete=completion,
     )

@@ -84,10 +84,13 @@ def _show(plan: Any) -> None:
         (_row(planned) for planned in plan.tasks.values()),
         ("task", "verb", "inputs", "modules", "rank", "output", "size", "memory", "time", "state"),
     )
-    show.line(
-        f"The run will write {show.size(plan.size)}. It needs about {show.size(plan.memory)} of "
-        f"memory and {_time(plan.seconds)} on one core."
-    )
+    if all(planned.state == "up to date" for planned in plan.tasks.values()):
+        show.line("Everything is up to date: nothing will run.")
+    else:
+        show.line(
+            f"The run will write {show.size(plan.size)}. It needs about {show.size(plan.memory)} of "
+            f"memory and {_time(plan.seconds)} on one core."
+        )
     for name, planned in plan.tasks.items():
         if planned.reason:
             show.line(f"{name}: {planned.reason}")
@@ -100,7 +103,7 @@ def _row(planned: Any) -> tuple[str, ...]:
         most = "≤ " if found.at_most else ""
         cells = (
             "" if found.modules is None else str(found.modules),
-            most + show.ranks(found.ranks) if found.ranks else "",
+            _rank(found.ranks, found.at_most),
             "" if found.size is None or task.save is None else most + show.size(found.size),
             show.size(found.memory),
             _time(found.seconds),
@@ -116,7 +119,19 @@ def _row(planned: Any) -> tuple[str, ...]:
             planned.state)  # fmt: skip
 
 
+def _rank(counts: dict[int, int], at_most: bool) -> str:
+    """Return `4`, `7 to 15`, or `≤ 15`: the ranks of a result, short enough for a column."""
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    if at_most:
+        return f"≤ {most}"
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def _time(seconds: float) -> str:
+    if seconds < 0.1:
+        return "< 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

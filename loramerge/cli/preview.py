@@ -12,10 +12,10 @@ def render(result: PreviewResult) -> None:
     show.table([("written", name) for name in result.outputs])
     show.table(
         [(label, f"{change:.2f}") for label, change in zip(result.columns, result.changes, strict=True)],
-        ("column", "mean difference to the base, of 255"),
+        ("column", "mean difference from the base (0 to 255)"),
     )  # fmt: skip
     show.table(
-        [(name, f"nearest to {column}: {apart:.2f} of 255 apart")
+        [(name, f"nearest to {column}: mean difference {apart:.2f}")
          for name, (column, apart) in result.like.items()]
     )  # fmt: skip
 

@@ -27,6 +27,11 @@ def _complete(
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def _list(rows: list[tuple[str, str]]) -> None:
+    show.table(rows, ("recipe", "what it is for"))
+    show.line("To use one, write it to a file: loramerge recipes NAME -o mine.yaml", wrap=False)
+
+
 @click.command(
     "recipes",
     params=[
@@ -53,7 +58,7 @@ def command(
         found = shipped_recipes()
         content = [{"name": recipe.name, "title": recipe.title} for recipe in found]
         rows = [(recipe.name, recipe.title) for recipe in found]
-        emit(content, as_json, json_file, lambda: show.table(rows, ("recipe", "what it is for")))
+        emit(content, as_json, json_file, lambda: _list(rows))
         return
     recipe = shipped_recipe(name)
     if output is not None:

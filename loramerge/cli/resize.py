@@ -16,7 +16,7 @@ def _cells(found: ResizeResult, file: FileOutcome[ResizeResult]) -> tuple[str, .
     return (
         f"{show.size(file.size_before)} to {show.size(found.size)}" if found.size else "",
         show.percent(found.norm_kept),
-        f"{found.worst[1]:.3g} in {shortened(found.worst[0], _NAME)}" if found.worst else "",
+        f"{found.worst[1]:.3g} ({shortened(found.worst[0], _NAME)})" if found.worst else "",
     )
 
 
@@ -36,5 +36,5 @@ def render_one(found: ResizeResult) -> None:
     show.table(lines)
 
 
-render = files_render(render_one, ("size", "norm kept", "largest error"), _cells)
+render = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)
 command = verb_command(VERB, render, "loramerge resize --rank 8 character.safetensors")

@@ -1,4 +1,4 @@
-"""The command `run`: run a recipe, or repeat a file from its header."""
+"""The command `run`: run a recipe, or make a file again from its header."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from loramerge.cli.show import complaint
 from loramerge.errors import on_command_line, spelled
 from loramerge.events import Event, Note, Progress, Warn
 
@@ -52,9 +53,9 @@ class Session:
             return
         self._said.add(text)
         if self._bars is not None:
-            self._bars.console.print(f"{word}: {text}", markup=False, highlight=False)
+            self._bars.console.print(complaint(f"{word}: {text}"), markup=False, highlight=False)
         else:
-            print(f"{word}: {text}", file=sys.stderr)  # noqa: T201
+            print(complaint(f"{word}: {text}"), file=sys.stderr)  # noqa: T201
 
     def _progress(self, event: Progress) -> None:
         if self.quiet or not sys.stderr.isatty():

@@ -6,18 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from shutil import get_terminal_size
-from typing import Any
+from typing import Any, TextIO
 
-from loramerge.cli.layout import Module, grid, pairs, wrapped
+from loramerge.cli.layout import Module, grid, hanging, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
     "Render",
+    "complaint",
     "count",
     "counted",
     "errors",
     "line",
     "module",
+    "numbers",
     "percent",
     "ranks",
     "result",
@@ -49,9 +51,15 @@ def table(
     _print(grid(found, columns, width) if columns else pairs(found, width))
 
 
-def _width() -> int | None:
+def complaint(text: str) -> str:
+    """Return a text for standard error, wrapped between words where that is a terminal."""
+    width = _width(sys.stderr)
+    return text if width is None else "\n".join(hanging(text, width))
+
+
+def _width(stream: TextIO | None = None) -> int | None:
     """Return the columns of the terminal; None where lines go to a program."""
-    return get_terminal_size().columns if sys.stdout.isatty() else None
+    return get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
 def _print(lines: Iterable[tuple[str, int]]) -> None:
@@ -103,18 +111,29 @@ def percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return `1 module`, `2 modules`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def counted(counts: Mapping[Any, int], unit: str = "") -> str:
-    """Return `a ×3, b ×1`; a single entry without its count."""
+    """Return `lora ×3, loha ×1`; a single entry without its count. Of numbers, see `numbers`."""
     if not counts:
         return "none"
     if len(counts) == 1:
         return f"{next(iter(counts))}{unit}"
     parts = [f"{name}{unit} ×{n}" for name, n in list(counts.items())[:12]]
+    more = len(counts) - 12
+    return ", ".join(parts) + (f", … {more} more" if more > 0 else "")
+
+
+def numbers(counts: Mapping[Any, int]) -> str:
+    """Return `7 in 21 modules, 15 in 63`; a single number without its count."""
+    if len(counts) < 2:
+        return counted(counts)
+    parts = [f"{number} in {n}" for number, n in list(counts.items())[:12]]
+    first = next(iter(counts.values()))
+    parts[0] = f"{parts[0]} module{'' if first == 1 else 's'}"
     more = len(counts) - 12
     return ", ".join(parts) + (f", … {more} more" if more > 0 else "")
 
@@ -125,7 +144,7 @@ def ranks(counts: Mapping[int, int]) -> str:
         total = sum(counts.values())
         mean = sum(rank * n for rank, n in counts.items()) / total
         return f"{min(counts)} to {max(counts)}, {mean:.1f} on average"
-    return counted(counts)
+    return numbers(counts)
 
 
 def errors(
@@ -143,8 +162,8 @@ def errors(
     if not lossy:
         return [("accuracy", exact)]
     lines = [
-        ("accuracy", f"{percent(norm_kept)} of the norm kept, relative error {relative_error:.4g}")
+        ("accuracy", f"relative error {relative_error:.4g}, {percent(norm_kept)} of the norm kept")
     ]
     if worst is not None:
-        lines.append(("largest error", f"{worst[1]:.4g} in {worst[0]}"))
+        lines.append(("worst module", f"{worst[0]}: relative error {worst[1]:.4g}"))
     return lines

@@ -26,28 +26,37 @@ def render(result: TrainResult) -> None:
         return  # a process that helped another
     lines = show.written(result.output, show.size(result.size))
     lines += [
-        ("is", f"{result.dialect}, {result.dtype}, rank {show.ranks(result.ranks)}"),
+        ("format", f"{result.dialect}, {result.dtype}"),
         ("modules", str(result.modules)),
-        *show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst),
+        ("rank", show.ranks(result.ranks)),
         (
             "trained",
             f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} images",
         ),
     ]
+    if result.lossy:
+        lines += show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst)
     if result.loss is not None:
-        lines.append(("loss", f"{result.loss[0]:.4f} at first, {result.loss[1]:.4f} at last"))
+        lines.append(("loss", f"from {result.loss[0]:.4f} to {result.loss[1]:.4f}"))
     lines += [(word, str(text)) for word, text in
               (("report", result.report), ("samples", result.samples)) if text]  # fmt: skip
     show.table(lines)
 
 
 def _render_check(found: Any) -> None:
-    sizes = [f"{w}×{h} ({n})" for (w, h), n in found.buckets.items()]
+    batches = show.count(found.batches, "batch", "batches")
+    sizes = [f"{w}×{h} pixels ({show.count(n, 'image')})" for (w, h), n in found.buckets.items()]
     lines = [
-        ("images", f"{found.pictures}, and {found.regular} for regularisation"),
-        ("steps", f"{found.steps}: {found.epochs:.3g} epochs of {found.batches} batches"),
+        ("images", f"{found.pictures}, and {show.count(found.regular, 'regularisation image')}"),
+        (
+            "steps",
+            f"{found.steps} ({found.epochs:.3g} epochs of {batches})",
+        ),
         ("buckets", _several(sizes)),
-        ("captions", ", ".join(f"{name} ({n})" for name, n in found.sources.items())),
+        (
+            "captions",
+            ", ".join(f"{name} ({show.count(n, 'image')})" for name, n in found.sources.items()),
+        ),
     ]
     if found.tokens is not None:
         least, median, most = found.tokens
@@ -56,7 +65,7 @@ def _render_check(found: Any) -> None:
     if found.estimate is not None:
         one = found.estimate
         lines += [
-            ("trains", f"{one.parameters} parameters in {one.modules} modules"),
+            ("trains", f"{one.parameters:,} parameters in {show.count(one.modules, 'module')}"),
             ("takes", f"about {_time(one.seconds)}{_taken(found.memory)}"),
             *_ladder(found.memory),
         ]
@@ -89,11 +98,13 @@ def _ladder(memory: Any) -> list[tuple[str, str]]:
     """Return the lines of what could be chosen, with memory of each; the chosen one is marked."""
     if not memory.ladder:
         return []
-    lines = [("given" if memory.stated else "free", show.size(memory.given))]
+    lines = [("memory given" if memory.stated else "free memory", show.size(memory.given))]
     for index, rung in enumerate(memory.ladder):
         chosen = memory.rung is not None and rung.choice == memory.rung.choice
-        said = f"{show.size(rung.memory)}  {'and ' if index else ''}{rung.saving}"
-        lines.append(("memory" if not index else "", said + ("  ← this run" if chosen else "")))
+        saving = f"with {rung.saving}" if index else "without any saving"
+        saving += " as well" if index > 1 else ""
+        said = f"{show.size(rung.memory)} {saving}{'  ← this run' if chosen else ''}"
+        lines.append(("needed memory" if not index else "", said))
     return lines
 
 

@@ -76,7 +76,7 @@ def _alike(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 class _Fit(NamedTuple):
-    """How well a family fits a file.
+    """The counts of modules by which a family fits a file.
 
     Args:
         named: modules that it has by name.
@@ -94,7 +94,7 @@ class _Fit(NamedTuple):
 
     @property
     def own_shapes(self) -> bool:
-        """Whether most of the known shapes are the family's."""
+        """True if most of the known shapes are the family's."""
         return self.exact > self.other
 
 
@@ -213,9 +213,7 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
     fit = max(fits.values())
     tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
     if len(tied) == 1:
-        what = (
-            f"{fit.named} of {len(groups)} modules have its names, {fit.exact} exactly its shapes"
-        )
+        what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
         return Detection((tied[0],), what)
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))

@@ -119,7 +119,7 @@ def parse_header(
     if length == 0:
         raise corrupt("it begins with zeros, as after an unfinished download")
     if length > MAX_HEADER_BYTES:
-        raise no_header("its first 8 bytes are not the length of a header")
+        raise no_header("it does not start with the length of a header")
     if 8 + length > file_size:
         raise no_header("the file ends before its header does",
                         expected=f"at least {8 + length} bytes", found=f"{file_size} bytes")  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from loramerge.errors import NotFound, UsageError, listed, nearest
+from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.registry import Registry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
@@ -47,7 +47,7 @@ def _is_one(folder: Path, holds: str) -> bool:
 
 
 def find(name: str, holds: str, registry: Registry | None = None, root: Path | None = None) -> Path:
-    """Return the file (or folder) a name stands for.
+    """Return the file (or folder) that a name refers to.
 
     Looked up as a path, as a registered base (for bases), in the library folders (the whole name
     first, then with a suffix added), and among what comes with loramerge.
@@ -61,7 +61,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
         UsageError: if the library has the name twice.
     """
     if not name.strip():
-        raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
+        raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
     path = below(root, name)
     if holds == "folders":
         if not path.is_dir():
@@ -82,7 +82,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
             raise NotFound(
                 f"the base {name!r} is registered, but its file is gone",
                 file=place,
-                hint=f"loramerge base add {name} PATH --force",
+                hint=(f"loramerge base add {name} PATH ", Setting("force", True)),
             )
         return place
     wanted = PurePath(name.replace("\\", "/")).as_posix()
@@ -96,7 +96,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
     matches = exact or matches
     if len(matches) > 1:
         raise UsageError(
-            f"the name {name!r} stands for several files",
+            f"the name {name!r} matches several files",
             found=listed(sorted(str(p) for p in matches.values())),
             hint="give more of the path",
         )
@@ -119,14 +119,21 @@ def _not_found(
         *_siblings(name, root),
     ]
     names += [n for full in known if (n := full.rpartition("/")[2]) != full]
-    close = nearest(bare(name), names) or nearest(name, _siblings(name, root, whole=True))
-    places = ["as a path"]
-    if holds == "bases":
-        places.append(f"among {len(registry.bases)} registered bases")
+    close = nearest(bare(name), names)
+    if not close and not name.lower().endswith(
+        _SUFFIXES
+    ):  # equal suffixes make any two names alike
+        close = nearest(name, _siblings(name, root, whole=True))
+    places = ["at this path"]
+    if holds == "bases" and registry.bases:
+        places.append(f"among the names of registered bases ({len(registry.bases)})")
     folders = [f.path for f in registry.folders if f.holds in (holds, "both")]
     places += [f"in {folder}" for folder in folders]
     what = _ONE_OF[holds]
     hint = f"did you mean {close}?" if close else None
+    other = "an adapter, not a base" if holds == "bases" else "a base, not an adapter"
+    if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
+        hint = f"{name} is {other}"
     if not hint and what == "adapter":
         hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
     if not hint:

@@ -11,7 +11,7 @@ from typing import Any
 
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError, NotFound
+from loramerge.errors import LoramergeError, Message, NotFound
 from loramerge.files.folders import dataset_files
 from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
@@ -135,6 +135,13 @@ def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str |
         yield "the recipe of an input must be a mapping", None, ("recipe",)
 
 
+def _hint(error: LoramergeError) -> Message | None:
+    """Return what to do about an input that was not found: a name like it, or another path."""
+    if isinstance(error.hint, str) and error.hint.startswith("loramerge "):
+        return "correct its path, which starts from the recipe's folder"
+    return error.hint
+
+
 def _located(
     name: str,
     fields: Mapping[str, Any],
@@ -153,7 +160,7 @@ def _located(
     if path is None:
         assert error is not None
         mistakes.add(
-            (*place, "="), f"the input {name!r} was not found: {error.problem}", error.hint
+            (*place, "="), f"the input {name!r} was not found: {error.problem}", _hint(error)
         )
         return Input(name, Path(text), digest, fields.get("recipe"))
     if digest is not None:

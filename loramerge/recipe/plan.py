@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.errors import LoramergeError, in_recipe
+from loramerge.errors import LoramergeError, in_recipe, sized
 from loramerge.events import ignore
 from loramerge.recipe.lock import check_lock
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
@@ -16,6 +16,7 @@ from loramerge.recipe.state import Fact, State, file_fact, task_key
 from loramerge.recipe.task import Task
 from loramerge.steps.parameters import Context
 from loramerge.steps.prediction import Prediction
+from loramerge.steps.shown import Shown
 
 __all__ = ["Plan", "Planned", "plan", "plan_recipe"]
 
@@ -50,12 +51,24 @@ class Planned:
         }
 
 
-@dataclass
-class Plan:
+@dataclass(repr=False)
+class Plan(Shown):
     """The predictions of a run, task by task."""
+
+    headline = ("name", "running", "seconds", "memory", "size")
 
     recipe: Recipe
     tasks: dict[str, Planned]
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def running(self) -> int:
+        """Number of tasks that will run."""
+        return len(self._running)
 
     @property
     def seconds(self) -> float:
@@ -77,6 +90,16 @@ class Plan:
     @property
     def _running(self) -> list[Planned]:
         return [p for p in self.tasks.values() if p.state == "will run"]
+
+    def table_rows(self) -> Iterator[tuple[str, ...]]:
+        yield ("task", "verb", "state", "modules", "ranks", "size", "output")
+        for name, one in self.tasks.items():
+            found = one.prediction or Prediction(modules=None)
+            ranks = ", ".join(map(str, found.ranks or ()))
+            save = "" if one.task.save is None else str(one.task.save)
+            size = "" if found.size is None else sized(found.size)
+            modules = "" if found.modules is None else str(found.modules)
+            yield (name, one.task.verb.name, one.state, modules, ranks, size, save)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from loramerge.events import Event
 from loramerge.recipe.recipe import Recipe
 from loramerge.recipe.task import Task
 from loramerge.recipe.variables import as_text, project
+from loramerge.steps.shown import Shown
 
 __all__ = ["Done", "Outcome", "RunResult", "figures_of"]
 
@@ -66,13 +68,30 @@ class Outcome:
         }
 
 
-@dataclass
-class RunResult:
+@dataclass(repr=False)
+class RunResult(Shown):
     """The result of a run, task by task."""
+
+    headline = ("name", "counts")
 
     recipe: Recipe
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     lock: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of tasks by status."""
+        return dict(Counter(outcome.status for outcome in self.outcomes.values()))
+
+    def table_rows(self) -> Iterator[tuple[str, ...]]:
+        yield ("task", "verb", "status", "output", "error")
+        for name, one in self.outcomes.items():
+            yield (name, one.task.verb.name, one.status, one.output or "", one.error or "")
 
     @property
     def exit_code(self) -> int:

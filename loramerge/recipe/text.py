@@ -27,6 +27,15 @@ _TYPES = {
 }
 
 
+def _shipped(path: Path) -> str | None:
+    """Return how to get a recipe that comes with loramerge, None if the path does not name one."""
+    from loramerge.recipe.shipped import shipped_recipes
+
+    name = path.name.removesuffix(".yaml")
+    known = any(recipe.name == name for recipe in shipped_recipes())
+    return f"write it to a file first: loramerge recipes {name} -o {name}.yaml" if known else None
+
+
 def read_text(path: Path) -> str:
     """Return the text of a recipe.
 
@@ -37,7 +46,7 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise MissingFile("no such recipe", file=path) from None
+        raise MissingFile("there is no such recipe", file=path, hint=_shipped(path)) from None
     except OSError as error:
         raise FileError(f"the recipe cannot be read: {error.strerror}", file=path) from None
     if len(raw) > _MOST:

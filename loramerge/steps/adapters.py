@@ -21,6 +21,7 @@ from loramerge.steps.provenance import (
     made_of,
     placeholder,
 )
+from loramerge.steps.shown import Shown
 from loramerge.steps.sizes import encoded_size, size_model
 from loramerge.steps.writing import WriteParameters
 
@@ -35,8 +36,8 @@ __all__ = [
 ]
 
 
-@dataclass(kw_only=True)
-class AdapterResult:
+@dataclass(kw_only=True, repr=False)
+class AdapterResult(Shown):
     """An adapter that was computed, what that lost, and where it was written.
 
     Args:
@@ -46,6 +47,8 @@ class AdapterResult:
         left_out: sites of rank 0.
         size_before: bytes of the one file it was made from, None if there is none such.
     """
+
+    headline = ("family", "modules", "ranks", "relative_error", "output")
 
     adapter: Adapter | None
     family: str | None

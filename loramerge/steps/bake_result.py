@@ -11,6 +11,7 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.errors import Setting, listed
 from loramerge.events import Event, Note, Warn
 from loramerge.files.dtypes import DTYPES
+from loramerge.steps.shown import Shown
 from loramerge.stream.plan import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
@@ -19,8 +20,8 @@ __all__ = ["BakeResult", "add_survival", "described", "losses"]
 _WEAK = 0.9  # share of the change below which remedies are named
 
 
-@dataclass
-class BakeResult:
+@dataclass(repr=False)
+class BakeResult(Shown):
     """The result of a bake, and the part of the change that was kept after rounding.
 
     Args:
@@ -33,6 +34,8 @@ class BakeResult:
         drift: block → (relative distance of the bases, the same inside the adapters' subspace), where
             `trained_on` was given.
     """
+
+    headline = ("output", "family", "modules", "survived")
 
     output: str
     dry_run: bool

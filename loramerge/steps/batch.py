@@ -66,7 +66,7 @@ class FileParameters(WriteParameters):
         """Return the verb's parameters for one of the files."""
         raise NotImplementedError
 
-    def steps(self, result: FilesResult[Any]) -> list[tuple[Any, Any]]:
+    def repeating_steps(self, result: FilesResult[Any]) -> list[tuple[Any, Any]]:
         """Return the steps of a recipe that does the same to the same files."""
         done = [file for file in result.files if file.status == "done"]
         return [(self.of(Path(file.path)), file.result) for file in done]

@@ -87,7 +87,7 @@ def _run_of(verb: Verb, parameters: Any) -> Callable[[Any, Context], Any]:
 
 def steps_done(parameters: Any, result: Any) -> Iterable[tuple[Any, Any]]:
     """Return pairs of parameters and results: the steps of a recipe that repeats a command."""
-    steps = getattr(parameters, "steps", None)
+    steps = getattr(parameters, "repeating_steps", None)  # `train` has `steps`
     return [(parameters, result)] if steps is None else typing.cast(Any, steps(result))
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "is_checkpoint",
     "open_adapter",
     "open_base",
+    "read_adapter",
     "weighted",
 ]
 
@@ -105,16 +106,32 @@ def open_adapter(path: Path, notify: Notify) -> Adapter:
         FormatError: if the file is a checkpoint.
         LoramergeError: see `adapter.load.load`.
     """
-    adapter = load(path)
+    adapter = read_adapter(path)
     if adapter.deltas:
         warn_of_unknown(adapter, notify)
-    elif is_checkpoint(path):
-        raise FormatError(
-            "this is a checkpoint, and an adapter is needed here",
-            file=path,
-            hint="only bake and inspect take checkpoints",
-        )
     return adapter
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Load an adapter, or say that the file is a checkpoint rather than return an empty one.
+
+    Raises:
+        FormatError: if it is a checkpoint.
+        LoramergeError: see `adapter.load.load`.
+    """
+    try:
+        adapter = load(path)
+    except FormatError:
+        if not is_checkpoint(path):
+            raise
+    else:
+        if adapter.deltas or not is_checkpoint(path):
+            return adapter
+    raise FormatError(
+        "this is a checkpoint, and an adapter is needed here",
+        file=path,
+        hint="only bake and inspect take checkpoints",
+    )
 
 
 def family_of_file(path: Path) -> str | None:

@@ -65,7 +65,7 @@ class Verb:
 
     Args:
         parameters: a frozen dataclass. It may have `settled()`, which returns the same parameters
-            in the form that is recorded, and `steps(result)`, which returns what a recipe
+            in the form that is recorded, and `repeating_steps(result)`: what a recipe
             needs to repeat a command, as pairs of parameters and results.
         gives: an adapter, a checkpoint or a picture (always written), or a report.
         run: function of parameters and a context that does everything, writing included. The result

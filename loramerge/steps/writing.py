@@ -203,7 +203,7 @@ class WriteParameters:
     output: Annotated[
         str | None,
         Doc(
-            "File to write [default: a name made of the inputs].",
+            "File to write [default: a name that says what it is made of].",
             ("--output", "-o"),
             "FILE",
             recipe=False,

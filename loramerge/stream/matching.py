@@ -39,12 +39,16 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
         raise FamilyError(
             "the adapter and the base belong to different families",
             file=adapter.label,
-            expected=f"an adapter of {checkpoint.family_name}, the family of {checkpoint.path.name}"
-            f" ({checkpoint.reason})",
-            found=f"{adapter.info.detection.name or 'an unknown family'}"
-            f" ({adapter.info.detection.reason})",
-            hint="choose a base of the adapter's family; weights cannot be carried across families",
+            expected=f"an adapter of the family {checkpoint.family_name}, because the base"
+            f" {checkpoint.path.name} is of it ({checkpoint.reason})",
+            found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
+            hint="choose a base of the adapter's family",
         )
+
+
+def _family(adapter: Adapter) -> str:
+    name = adapter.info.detection.name
+    return f"the family {name}" if name else "an unknown family"
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class ConvertFiles(ConvertSettings, FileParameters):
         return Convert(adapter=Reference(str(path)), **shared)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ConvertResult(AdapterResult):
     """A converted adapter, and the comparison of its file with what was asked.
 

@@ -13,6 +13,7 @@ from loramerge.steps.inputs import adapter_of, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_report
 from loramerge.steps.references import Reference
+from loramerge.steps.shown import Shown
 
 __all__ = ["VERB", "Diff", "DiffResult", "diff", "diff_adapters"]
 
@@ -30,13 +31,15 @@ class Diff:
     ] = False
 
 
-@dataclass
-class DiffResult:
+@dataclass(repr=False)
+class DiffResult(Shown):
     """A verdict in words, and the figures behind it.
 
     Args:
         checks: whether a difference ends the command with exit code 1.
     """
+
+    headline = ("verdict", "differs")
 
     a: str
     b: str

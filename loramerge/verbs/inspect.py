@@ -15,6 +15,7 @@ from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
 from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.shown import Shown
 
 if TYPE_CHECKING:
     from loramerge.steps.prediction import Prediction
@@ -57,14 +58,16 @@ class Inspect:
         False
     )
 
-    def steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
+    def repeating_steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
         """Return the step of a recipe that inspects the same files."""
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@dataclass
-class Inspected:
+@dataclass(repr=False)
+class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
+
+    headline = ("path", "what", "dialect", "family", "modules", "ranks")
 
     path: str
     size: int | None
@@ -285,7 +288,10 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     weights = sum(s.base for s in survivals)
     total = len(adapter.deltas)
     matched = total - len(plan.skipped)
-    reason = f"{matched} of {total} modules fit; {kept:.0%} of the change survives the base's type"
+    reason = (
+        f"{matched} of {total} modules fit; {kept:.0%} of the change is kept after rounding to the "
+        "base's type"
+    )
     found.base |= {
         "works": bool(matched),
         "matched": matched,

@@ -37,7 +37,8 @@ __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, WriteParameters):
     """Combine adapters with weights, exactly.
 
-    The sum is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
+    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The sum
+    is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
     `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
     than the sum are listed by `loramerge operators`.
     """
@@ -95,7 +96,7 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
         )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class MixResult(AdapterResult):
     """A mix: the adapter, its errors, and its inputs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +22,13 @@ from loramerge.steps.outputs import default_name, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.references import Reference
+from loramerge.steps.shown import Shown
 
 if TYPE_CHECKING:
     from loramerge.train.drawing.preview import Column, Sheet
     from loramerge.train.models.pipeline import Pipeline
 
-__all__ = ["VERB", "Preview", "PreviewResult", "preview"]
+__all__ = ["VERB", "Preview", "PreviewResult", "compute_preview", "preview"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,31 +132,68 @@ class Preview:
             raise UsageError("preview needs a base", hint=("give ", Setting("base")))
         if self.no_base and not self.adapters:
             raise UsageError("without adapters and without the base there is nothing to show")
-        if self.output is not None and Path(self.output).suffix.lower() != ".png":
-            name = Path(self.output).with_suffix(".png").as_posix()
-            raise UsageError(
-                "a preview is a PNG file",
-                file=self.output,
-                hint=("give ", Setting("output", name)),
-            )
+        if self.output is not None:
+            _check_name(Path(self.output))
 
 
-@dataclass
-class PreviewResult:
-    """The result of a preview.
+@dataclass(repr=False)
+class PreviewResult(Shown):
+    """The images that were generated, which a notebook shows.
 
     Args:
-        outputs: the image, and the HTML page.
+        output: the PNG file; None if nothing is written.
+        outputs: the PNG file and the HTML page; empty if nothing is written.
         changes: for each column, the mean difference to the first column of its base, 0 to 255.
         like: model without adapters → (nearest column, mean difference), 0 to 255.
     """
 
-    output: str
+    headline = ("output", "rows", "columns")
+
+    output: str | None
     outputs: list[str]
     rows: list[str]
     columns: list[str]
     changes: list[float] = field(default_factory=list)
     like: dict[str, tuple[str, float]] = field(default_factory=dict)
+    sheet: Sheet | None = None
+
+    @property
+    def image(self) -> Any:
+        """The labelled grid, an image of Pillow.
+
+        Raises:
+            UsageError: if only the file was kept.
+        """
+        return self._kept().picture()
+
+    @property
+    def images(self) -> list[list[Any]]:
+        """The single images of Pillow: rows are prompts and seeds, columns as in `columns`."""
+        return self._kept().cells
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write the grid as a PNG file.
+
+        Raises:
+            UsageError: if the name is not that of a PNG file.
+            OutputExists: if it exists and may not be replaced.
+        """
+        from loramerge.report.pictures import write_png
+
+        place = Path(path)
+        _check_name(place)
+        write_png(self.image, check_target(place, force=force))
+        self.output, self.outputs = str(place), [str(place)]
+
+    def _kept(self) -> Sheet:
+        if self.sheet is None:
+            raise UsageError("these images were written and not kept", file=self.output)
+        return self.sheet
+
+    def _repr_png_(self) -> bytes | None:
+        from loramerge.report.pictures import png_bytes
+
+        return None if self.sheet is None else png_bytes(self.sheet.picture())
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -172,6 +211,15 @@ class PreviewResult:
         }
 
 
+def _check_name(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise UsageError(
+            "a preview is a PNG file",
+            file=path,
+            hint=("give ", Setting("output", str(path.with_suffix(".png")))),
+        )
+
+
 def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
     """Generate the images and write them.
 
@@ -183,8 +231,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
     pages = [path.with_suffix(".html")] if parameters.html else []
     for one in (path, *pages):
         check_target(one, force=parameters.force)
-    adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
-    sheet = _drawn(parameters, adapters, context)
+    sheet = _drawn(parameters, context)
     from loramerge.report.pictures import write_png
 
     picture = sheet.picture()
@@ -193,6 +240,17 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
         write_bytes(pages[0], _page(parameters, path, sheet), force=True)
     outputs = [str(one) for one in (path, *pages)]
     return PreviewResult(str(path), outputs, sheet.rows, sheet.columns, sheet.changes, sheet.like)
+
+
+def compute_preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
+    """Draw without writing; the result holds the images.
+
+    Raises:
+        LoramergeError: see `train.drawing.preview.preview`.
+    """
+    parameters.check()
+    sheet = _drawn(parameters, context)
+    return PreviewResult(None, [], sheet.rows, sheet.columns, sheet.changes, sheet.like, sheet)
 
 
 def predict(parameters: Preview, context: Context = Context()) -> Prediction:
@@ -241,9 +299,8 @@ def _label(reference: Reference, times: float) -> str:
     return f"{reference.label}{own} × {times:g}" if own else f"{reference.label} at {times:g}"
 
 
-def _drawn(
-    parameters: Preview, adapters: list[tuple[Reference, Adapter]], context: Context
-) -> Sheet:
+def _drawn(parameters: Preview, context: Context) -> Sheet:
+    adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
     from loramerge.train.drawing.preview import preview as drawn
     from loramerge.train.drawing.sampling import Drawing
     from loramerge.train.models.refusals import refuse_idle, refuse_large

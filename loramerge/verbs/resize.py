@@ -86,7 +86,7 @@ class ResizeFiles(ResizeSettings, FileParameters):
         return Resize(adapter=Reference(str(path)), **shared)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ResizeResult(AdapterResult):
     """A re-ranked adapter and its error."""
 

@@ -92,7 +92,10 @@ def test_how_far_the_bases_are_apart(run):
     rewrite(run.folder / "base.safetensors", run.folder / "other.safetensors", move)
     command = ("bake", "--base", "other.safetensors", "a", "--trained-on", "base.safetensors")
     result = run.ok(*command)
-    assert "away by" in result.out and "unet.down_blocks.0" in result.out
+    assert (
+        "Distance from the base that the adapter was trained on" in result.out
+        and "unet.down_blocks.0" in result.out
+    )
     found = run.ok(*command, "--force", "--json").json
     assert found["drift_total"][0] > 0 and "unet.mid_block" in found["drift"]
     same = run.ok(
@@ -178,7 +181,7 @@ def test_named_bases(run):
 def test_other_families_and_no_adapter(run, shared_data):
     real = shared_data / "adapters" / "analog_svd_rank4.safetensors"
     run.refused(4, "bake", "--base", "base.safetensors", real, says=("sd15", "sd21", "hint"))
-    run.refused(2, "bake", "--base", "base.safetensors", says="--lora")
+    run.refused(2, "bake", "--base", "base.safetensors", says="give adapters")
     run.refused(2, "bake", "a", says="--base")
     run.refused(2, "bake", "--base", "base.safetensors", "a:0", says="nothing would change")
 
@@ -189,7 +192,7 @@ def test_folders(run):
     found = run.ok("bake", "--base", "model", "a:0.8", "--json").json
     assert found["outputs"] == ["model+a@0.8"] and found["layouts"]["unet"] == "diffusers"
     assert (run.folder / "model+a@0.8" / "model_index.json").is_file()
-    run.refused(2, "bake", "--base", "model", "a", "-o", "x.safetensors", says="-o x")
+    run.refused(2, "bake", "--base", "model", "a", "-o", "x.safetensors", says="--output x")
     (run.folder / "mine").mkdir()
     (run.folder / "mine" / "thesis.txt").write_text("years of work")
     run.refused(3, "bake", "--base", "model", "a", "-o", "mine", "--force", says="would remove")

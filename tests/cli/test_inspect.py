@@ -50,7 +50,7 @@ def test_values(run):
     assert {key: found[key] for key in expected} == expected
     assert "ComfyUI" in found["loads_in"] and found["metadata"]["ss_output_name"] == "flat"
     shown = run.ok("inspect", "a").out
-    for words in ("kohya", "sd21", "160", "flat ×24", "--deep looks for NaN", "sd_v2"):
+    for words in ("kohya", "sd21", "160", "flat ×24", "--deep reads the weights", "sd_v2"):
         assert words in shown
 
 

@@ -137,13 +137,13 @@ def test_families(run):
     assert all(name in run.ok("families").out for name in FAMILIES)
 
 
-def test_a_family_that_is_verified_against_nothing_is_read_only(run, monkeypatch):
-    unproven = dataclasses.replace(FAMILIES["wan"], verified="")
-    monkeypatch.setattr("loramerge.families.wan.WAN", unproven)
-    found = {f["name"]: f for f in run.ok("families", "--json").json}
-    assert found["wan"]["read_only"] and found["wan"]["verified"] is None
-    assert not found["flux1"]["read_only"] and found["flux1"]["verified"]
-    assert "read-only" in run.ok("families").out
+def test_a_family_that_is_verified_against_nothing_is_read_only(run):
+    unproven = dataclasses.replace(FAMILIES["wan"], name="unproven", verified="")
+    with FAMILIES.adding(unproven):
+        found = {f["name"]: f for f in run.ok("families", "--json").json}
+        assert found["unproven"]["read_only"] and found["unproven"]["verified"] is None
+        assert not found["flux1"]["read_only"] and found["flux1"]["verified"]
+        assert "read-only" in run.ok("families").out
 
 
 def test_a_corrupt_registry_is_named(run, tmp_path):

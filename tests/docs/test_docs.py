@@ -204,7 +204,7 @@ def test_no_word_of_recipes_is_left_out():
 def test_a_word_that_is_left_out_would_be_found(monkeypatch):
     from loramerge.recipe import recipe
 
-    monkeypatch.setattr(recipe, "_TOP", (*recipe._TOP, "hooks"))
+    monkeypatch.setattr(recipe, "_WORDS", (*recipe._WORDS, "hooks"))
     with pytest.raises(AssertionError, match="recipe: hooks"):
         test_no_word_of_recipes_is_left_out()
 

@@ -408,16 +408,14 @@ def wrong_deltas(sample: Sample, wrong: str) -> dict[str, Array]:
     return found
 
 
-@pytest.mark.parametrize(
-    "wrong", ["alpha ignored", "ratio squared", "alpha over three ranks", "rows swapped"]
-)
-def test_a_wrong_writer_would_be_seen(wrong: str, tmp_path: Path) -> None:
+def test_a_wrong_writer_would_be_seen(tmp_path: Path) -> None:
     path, expected = made("sd15", usual("sd15"), "diffusers", tmp_path, rank=RANKS, alpha=3.7)
     found = changes(load_as_pipelines_do(path, "sd15"), "sd15")
     assert agrees(found, expected)
     sample = spell(factors_for(usual("sd15"), rank=RANKS, alpha=3.7), "sd15", "peft")
     assert agrees(found, wrong_deltas(sample, "none"))
-    assert not agrees(found, wrong_deltas(sample, wrong))
+    for wrong in ("alpha ignored", "ratio squared", "alpha over three ranks", "rows swapped"):
+        assert not agrees(found, wrong_deltas(sample, wrong)), wrong
 
 
 def test_a_module_left_out_or_added_would_be_seen(tmp_path: Path) -> None:

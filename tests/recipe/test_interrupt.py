@@ -20,6 +20,7 @@ import loramerge as lm
 from loramerge.errors import OutputExists
 from loramerge.recipe.state import State
 from tests.builders.commands import ROOT
+from tests.tail import crossed
 
 SWEEP = """
 version: 1
@@ -142,8 +143,7 @@ class Stop(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("moment", ["begin", "made", "finish"])
-@pytest.mark.parametrize("index", [0, 3, 6])
+@pytest.mark.parametrize(("index", "moment"), crossed([0, 3, 6], ["begin", "made", "finish"]))
 def test_stopped_at_every_moment_of_a_task(
     undisturbed, monkeypatch, moment: str, index: int
 ) -> None:

@@ -315,4 +315,4 @@ def test_names_from_outside_are_checked_in_python_too(recipe, work) -> None:
 
 
 def test_no_such_recipe(run) -> None:
-    run.refused(3, "run", "absent.yaml", says="no such recipe")
+    run.refused(3, "run", "absent.yaml", says="there is no such recipe")

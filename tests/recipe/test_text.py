@@ -104,7 +104,7 @@ def test_bom_and_crlf(tmp_path, ends: str, mark: bytes) -> None:
 
 def test_files_that_are_no_recipes(tmp_path) -> None:
     path = tmp_path / "r.yaml"
-    with pytest.raises(MissingFile, match="no such recipe"):
+    with pytest.raises(MissingFile, match="there is no such recipe"):
         read_text(path)
     path.write_bytes(b"version: 1\n\xff\xfe")
     with pytest.raises(RecipeError, match="UTF-8"):

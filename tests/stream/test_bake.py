@@ -51,6 +51,7 @@ from tests.builders.bases import (
     write_safetensors,
 )
 from tests.builders.deltas import adapter, full, low_rank, replacement, site, tensor
+from tests.tail import crossed
 
 Inputs = list[tuple[Adapter, float]]
 
@@ -136,8 +137,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, str], Base]]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize(("layout", "dtype"), crossed(LAYOUTS, ["F32", "F16", "BF16"]))
 def test_every_parameter_of_every_layout(tmp_path: Path, layout: str, dtype: str) -> None:
     family, make = LAYOUTS[layout]
     base = make(tmp_path / "base.safetensors", dtype)
@@ -775,7 +775,7 @@ def test_scales_of_unknown_conventions_are_refused(tmp_path: Path, ending: str) 
     touched = next(name for name in tensors if name.endswith("attn1.to_q.weight"))
     scale = touched.removesuffix(".weight") + ending
     write_safetensors(base.path, tensors | {scale: np.ones((), np.float32)})
-    with pytest.raises(FormatError, match="not known"):
+    with pytest.raises(FormatError, match="unknown way"):
         plan_bake(open_checkpoint(base.path), [(a, Weight())])
 
 

@@ -32,7 +32,7 @@ def test_the_gates(seed: int, tmp_path: Path, record_property: Any) -> None:
     adapter = lm.train(
         TINY, subject, regularisation=str(regular),
         trigger="zuzu", seed=seed, folder=str(tmp_path / "run"), sample_every=0,
-        rank=8, steps=500, rate=3e-3, batch=16,
+        rank=8, steps=500, lr=3e-3, batch=16,
     )  # fmt: skip
     for base in (TINY, OUTLINED):
         pipe = pipeline(shipped(base))

@@ -187,7 +187,7 @@ def test_steps_that_are_not_finite_are_skipped_ten_times() -> None:
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="warmup 9, schedule cosin"):
+    with pytest.raises(UsageError, match="warmup_steps 9, schedule cosin"):
         Settings(steps=9, warmup_steps=9, schedule="cosin")  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match="has no LoRA"):
         begin(tiny_unet(), Noising.of(scheduler("epsilon")), shuffled(examples(), 2))

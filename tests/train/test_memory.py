@@ -119,7 +119,7 @@ def test_phases_follow_from_what_is_asked() -> None:
     tags = replace(spec, data=replace(spec.data, shuffle_tags=True))
     kept = Measure(tags, "cuda")(choice)
     assert kept.encoders == texts and kept.training - found.training == texts
-    trained = replace(spec, targets=replace(spec.targets, text=True))
+    trained = replace(spec, targets=replace(spec.targets, text_encoder=True))
     assert Measure(trained, "cuda")(choice).training > kept.training
     drawn = Measure(replace(spec, samples=Samples(sample_every=5)), "cuda")(choice)
     assert drawn.samples > 0 and drawn.training == found.training

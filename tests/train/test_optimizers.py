@@ -49,7 +49,7 @@ def settings(name: str, **how: Any) -> Settings:
         pytest.importorskip(
             NAMES[name].path.partition(".")[0], reason=f"{package} is not installed"
         )
-    usual: dict[str, Any] = {"options": OPTIONS.get(name, ()), "schedule": "constant"}
+    usual: dict[str, Any] = {"optimizer_options": OPTIONS.get(name, ()), "schedule": "constant"}
     return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
@@ -71,7 +71,7 @@ def test_it_learns(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_resumed_run_is_the_undisturbed_one(name: str, tmp_path: Path) -> None:
     """A state without the optimizer's own (moments, Prodigy's d, counts) ends elsewhere."""
-    how = settings(name, steps=8, warmup=2)
+    how = settings(name, steps=8, warmup_steps=2)
     whole, half = advance(fresh(how)), advance(fresh(how), 5)
     save_state(half, tmp_path / "state.pt")
     again = advance(load_state(fresh(how), tmp_path / "state.pt"))
@@ -85,7 +85,7 @@ def test_a_resumed_run_is_the_undisturbed_one(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_have_rates_of_their_own(name: str, tmp_path: Path) -> None:
-    how = settings(name, steps=4, plus=4.0)
+    how = settings(name, steps=4, lora_plus=4.0)
     if NAMES[name].one_rate:
         with pytest.raises(UsageError, match="one learning rate for all"):
             fresh(how)
@@ -165,6 +165,6 @@ def test_what_is_not_installed_is_said_before_any_work(
 
 
 def test_what_an_optimizer_asserts_is_a_mistake_of_the_user() -> None:
-    how = settings("lion", options=(("betas", (2.0, 0.9)),))
+    how = settings("lion", optimizer_options=(("betas", (2.0, 0.9)),))
     with pytest.raises(UsageError, match="refuses its options"):
         begin(fresh().denoiser, Noising.of(scheduler("epsilon")), shuffled(examples(), 3), how)

@@ -53,12 +53,12 @@ def test_optimizers() -> None:
 
 def test_rates_of_groups() -> None:
     unet = tiny_unet()
-    parameters, _ = lm.inject_trainable_lora(unet, 2, include=["*attn2.to_q"])
+    groups, _ = lm.inject_trainable_lora(unet, 2, include=["*attn2.to_q"])
     run = begin(unet, Noising.of(scheduler("epsilon")), shuffled(examples(), 2),
                 Settings(steps=2, lr=1e-3, lora_plus=4.0, schedule="constant"))  # fmt: skip
     advance(run, 1)
     rates = {id(p): g["lr"] for g in run.optimizer.param_groups for p in g["params"]}
-    downs, ups = parameters[::2], parameters[1::2]
+    downs, ups = zip(*groups, strict=True)
     assert {rates[id(p)] for p in downs} == {1e-3} and {rates[id(p)] for p in ups} == {4e-3}
     both = Branches({"unet": unet, "text_encoder": unet})
     text = both.groups(Settings(lr=1e-3, text_lr=2e-4))

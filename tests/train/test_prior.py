@@ -41,7 +41,7 @@ AUTO: dict[str, Any] = {"regularisation": "auto"}
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of the sampler: what is drawn does not matter here."""
-    monkeypatch.setattr("loramerge.train.spec.spec.Prior.__init__.__defaults__", ((), None, 2, 7.0))
+    monkeypatch.setattr("loramerge.train.spec.spec.Prior.__init__.__defaults__", ((), None, 7.0, 2))
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_another_unet_has_other_keys(tmp_path: Path) -> None:
     how = Prior()
     before = prior._identity(pipeline, how, None)
     assert prior._identity(pipeline, how, 1) != before
-    assert prior._identity(pipeline, replace(how, steps=9), None) != before
+    assert prior._identity(pipeline, replace(how, sampler_steps=9), None) != before
     pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     assert prior._identity(pipeline, how, None) != before
     other = load_pipeline(pipeline_folder())

@@ -18,7 +18,7 @@ OPERATOR = Operator(
     order=0,
     formula="ΔW = Σ wᵢ ΔWᵢ",
     when="The default. The result acts as all adapters loaded together, each at its weight.",
-    source="Task arithmetic, arXiv 2212.04089, for weights other than 1; by definition otherwise",
+    source="Task arithmetic, arXiv 2212.04089",
     laws=(
         "sum",
         "gauge",

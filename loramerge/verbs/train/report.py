@@ -62,7 +62,7 @@ def _result(result: TrainResult) -> dict[str, Any]:
         "trained": f"{result.trained} parameters, {result.steps} steps, {result.epochs:.3g} epochs",
     }
     if result.loss is not None:
-        rows["loss"] = f"{result.loss[0]:.4f} at first, {result.loss[1]:.4f} at last"
+        rows["loss"] = f"from {result.loss[0]:.4f} to {result.loss[1]:.4f}"
     if result.skipped:
         rows["left out"] = f"{result.skipped} steps whose gradients were not finite"
     return rows

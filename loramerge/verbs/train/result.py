@@ -19,7 +19,7 @@ NOTHING_MADE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class TrainResult(AdapterResult):
     """The trained adapter and the figures of its run.
 

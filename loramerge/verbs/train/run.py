@@ -13,7 +13,7 @@ from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError
-from loramerge.events import Note, Warn
+from loramerge.events import Warn
 from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path
@@ -206,8 +206,6 @@ def _reported(result: TrainResult, parameters: Train, context: Context) -> Train
         result.report = str(write_report(result, parameters))
     except (LoramergeError, OSError) as error:
         context.notify(Warn(f"the report could not be written: {error}"))
-    else:
-        context.notify(Note(f"the report is {result.report}"))
     return result
 
 

@@ -1,0 +1,40 @@
+"""Signatures are those of the verbs, for type checkers and for `help` alike."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+
+import loramerge as lm
+from loramerge import signatures
+from tests.typing.signatures import FUNCTIONS, text
+
+UPDATE = bool(os.environ.get("LORAMERGE_UPDATE_DOCS"))
+
+
+def test_the_file_is_current():
+    path = Path(signatures.__file__)
+    if UPDATE:
+        path.write_text(text(), "utf-8", newline="\n")
+    assert path.read_text("utf-8") == text(), (
+        "LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/typing writes it anew"
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_help_lists_every_parameter(name):
+    function = getattr(lm, name)
+    shown = inspect.signature(function).parameters
+    typed = getattr(signatures, f"{name.capitalize()}Parameters").__annotations__
+    assert typed.keys() <= shown.keys()
+    assert not any(one.kind is one.VAR_KEYWORD for one in shown.values())
+    assert all(f"\n    {word}: " in function.__doc__ for word in typed)
+
+
+def test_defaults_are_shown():
+    shown = inspect.signature(lm.mix).parameters
+    assert shown["rank"].default is None and shown["method"].default == "linear"
+    assert inspect.signature(lm.train).parameters["steps"].default == 1000
