@@ -93,7 +93,7 @@ class ScaledCodec:
 
     @property
     def changed(self) -> bool:
-        """Whether the scale is another than before."""
+        """True if the scale differs from the stored one."""
         return self._now is not self._stored
 
     def weights(self, stored: Array, start: int, out: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What a container wants beside its keys; the defaults are those of a plain safetensors file."""
+"""The parts of a container beside its keys; the defaults are those of a plain safetensors file."""
 
 from __future__ import annotations
 

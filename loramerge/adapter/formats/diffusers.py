@@ -1,4 +1,4 @@
-"""diffusers' files: a configuration of every component in the header."""
+"""Files of diffusers: a configuration of every component in the header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kohya's files: `ss_network_*` entries, the base's version, and hashes by which sites know a file."""
+"""Files of kohya: `ss_network_*` entries, the base's version, and hashes that identify a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lora_diffusion's lists of 2022: factors by position, in safetensors or pickled beside each other."""
+"""Lists of lora_diffusion (2022): factors by position, in safetensors or pickled beside each other."""
 
 from __future__ import annotations
 
