@@ -24,7 +24,7 @@ __all__ = ["Named", "Registry", "entry_points"]
 
 
 class Named(Protocol):
-    """What a registry holds: it has a name, and a place among others of its sort."""
+    """An item of a registry: it has a name, and an order among others of its sort."""
 
     @property
     def name(self) -> str:

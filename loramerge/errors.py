@@ -159,7 +159,7 @@ class LoramergeError(Exception):
 
 
 class UsageError(LoramergeError):
-    """An option or value on the command line that cannot be meant."""
+    """A parameter or value that is unknown, missing or out of range."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""What a running operation tells whoever watches: progress, notes and warnings.
+"""Events that a running operation reports: progress, notes and warnings.
 
 Operations take `notify`, a function of one event, and call it; they never print. The command line
 shows events with rich, the Python interface ignores them by default.

@@ -60,7 +60,7 @@ class Doc:
 
     @property
     def positional(self) -> bool:
-        """Whether the value stands without an option name."""
+        """True if the value is given without an option name."""
         return bool(self.flags) and not self.flags[0].startswith("-")
 
 
@@ -90,17 +90,17 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether a value must be given."""
+        """True if a value must be given."""
         return self.default is dataclasses.MISSING
 
     @property
     def refers(self) -> bool:
-        """Whether its values are names of adapters, bases or folders."""
+        """True if its values are names of adapters, bases or folders."""
         return self.doc.completes in ("adapters", "bases", "files", "folders")
 
     @property
     def weighted(self) -> bool:
-        """Whether its values are adapters with weights (`references.Reference`)."""
+        """True if its values are adapters with weights (`references.Reference`)."""
         return self.refers and self.kind is not str
 
     def names(self, value: Any) -> bool:

@@ -53,7 +53,17 @@ def _settings():
                 yield path.relative_to(ROOT).as_posix(), node.args[0].value
 
 
-RUNNING = {"threads", "device", "quiet", "json_file", "save_recipe", "strip", "fresh", "jobs"}
+RUNNING = {
+    "threads",
+    "device",
+    "quiet",
+    "json_file",
+    "save_recipe",
+    "strip",
+    "fresh",
+    "jobs",
+    "operator",
+}
 
 
 def test_every_setting_that_is_advised_exists():

@@ -18,7 +18,7 @@ __all__ = ["Alphas", "had_alpha", "keeps_alpha", "of_each", "plan_alphas", "role
 
 @dataclass(frozen=True)
 class Alphas:
-    """How alphas of a component are written where they stand beside the factors.
+    """The alphas to write beside the factors of a component.
 
     Args:
         one: the alpha to state for every module; None where the file's own are kept.

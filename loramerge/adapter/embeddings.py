@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.dialects import Dialect
-from loramerge.errors import NotExpressible
+from loramerge.errors import NotExpressible, Setting
 from loramerge.files.tensors import Tensor
 
 __all__ = ["add_embeddings"]
@@ -22,8 +22,14 @@ def add_embeddings(adapter: Adapter, target: Dialect, pairs: dict[str, Tensor]) 
                 f"the dialect {target.name} cannot carry the embeddings of this adapter",
                 file=adapter.info.path,
                 module=key,
-                hint="write kohya (--to kohya), or leave them out: mix --embeddings none, or "
-                "convert --drop embeddings",
+                hint=(
+                    "write kohya: ",
+                    Setting("to", "kohya"),
+                    "; or leave them out: mix with ",
+                    Setting("embeddings", "none"),
+                    ", convert with ",
+                    Setting("drop", "embeddings"),
+                ),
             )
         spelled, shape = _embedding_spelling(key, tensor.shape, target)
         pairs[spelled] = tensor.reshaped(shape)

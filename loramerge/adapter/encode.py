@@ -17,7 +17,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.embeddings import add_embeddings
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats import container_of
-from loramerge.adapter.formats.container import Content
+from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.kinds import words_for
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
@@ -28,7 +28,9 @@ from loramerge.errors import (
     FamilyError,
     FormatError,
     LoramergeError,
+    Message,
     NotExpressible,
+    Setting,
     listed,
 )
 from loramerge.files.dtypes import DTYPES
@@ -79,8 +81,8 @@ def _require_proven(adapter: Adapter, target: Dialect) -> None:
     raise FamilyError(
         f"the family {naming.name} is read-only: its names in other dialects are not verified",
         file=adapter.info.path,
-        expected=", ".join(f"--to {name}" for name in sorted(_own_dialects(adapter))),
-        found=f"--to {target.name}",
+        expected=", ".join(sorted(_own_dialects(adapter))),
+        found=target.name,
         hint="keep the dialect of the file",
     )
 
@@ -154,7 +156,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         )
     add_embeddings(adapter, target, pairs)
     container = container_of(target)
-    content = Content(adapter, target, pairs, written, stated, dtype)
+    content = Unwritten(adapter, target, pairs, written, stated, dtype)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
     metadata = stays | container.metadata(content, stays)
@@ -201,14 +203,14 @@ def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words)
     return target.opaque_stem(module) + suffixes[0] if suffixes else None
 
 
-def _way_out(adapter: Adapter, target: Dialect) -> str:
+def _way_out(adapter: Adapter, target: Dialect) -> Message:
     if adapter.info.detection.naming is None:
         return (
-            "the family is unknown, so only the file's own dialect can be written: "
-            f"--to {adapter.info.dialect}"
+            "the family is unknown, so only the file's own dialect can be written: ",
+            Setting("to", adapter.info.dialect),
         )
     others = [d.name for d in DIALECTS.values() if d.name != target.name and not d.positional]
-    return f"write another dialect: --to {others[0]}"
+    return ("write another dialect: ", Setting("to", others[0]))
 
 
 def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:

@@ -45,7 +45,7 @@ def cast(array: Array, dtype: str, what: str) -> ArrayTensor:
         raise NumericsError(
             "NaN or infinity in the result",
             module=what,
-            hint="loramerge inspect --deep shows which input holds it",
+            hint=("inspect the inputs with ", Setting("deep", True), " to find it"),
         )
     with np.errstate(over="ignore", under="ignore"):
         rounded = array.astype(numpy_dtype(dtype))

@@ -30,7 +30,7 @@ _WORDS, _MODEL_TAGS = "modelspec.trigger_phrase", "modelspec.tags"
 
 
 def _is_structure(key: str, value: str) -> bool:
-    """Say whether an entry describes how the file is laid out, and not how it was trained."""
+    """Return whether an entry describes the layout of the file, not its training."""
     positional = key.endswith(":rank") and key.startswith(("unet:", "text_encoder:"))
     return key in _STALE or key in _STRUCTURE or positional or value == "<embed>"
 

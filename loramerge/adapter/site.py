@@ -12,7 +12,7 @@ __all__ = ["Site"]
 
 
 class Site(NamedTuple):
-    """Where a delta lies: one module, or the several that a file stores fused; and the parameter.
+    """The place of a delta: one module, or several that a file stores fused; and the parameter.
 
     `spans` says how many equal parts of the rows each of several modules takes, in their order.
     """

@@ -14,7 +14,7 @@ from loramerge.adapter.fused import fused
 from loramerge.adapter.kinds.lora import without_values as of_unread
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
-from loramerge.errors import FormatError, LoramergeError, UnsupportedKind
+from loramerge.errors import FormatError, LoramergeError, Message, Setting, UnsupportedKind
 from loramerge.families import Parameter
 
 __all__ = ["aligned", "cut", "for_dialect", "halves", "joins", "spelled_before", "without_values"]
@@ -61,7 +61,7 @@ def for_dialect(adapter: Adapter, target: Dialect) -> Adapter:
 def without_values(adapter: Adapter, target: Dialect) -> Adapter:
     """Return the adapter with stand-ins for the values of what would have to be cut or joined.
 
-    What is foretold from headers alone may be larger than what is written, never smaller.
+    The size predicted from headers alone may be larger than the file, never smaller.
     """
     naming = adapter.info.detection.naming
     if not joins(adapter) and (naming is None or not target.layout(naming)):
@@ -71,7 +71,7 @@ def without_values(adapter: Adapter, target: Dialect) -> Adapter:
 
 
 def joins(adapter: Adapter) -> bool:
-    """Say whether any site is one of several modules."""
+    """Return whether any site has several modules."""
     return any(len(site.modules) > 1 for site in adapter.deltas)
 
 
@@ -118,12 +118,19 @@ def cut(site: Site, delta: Delta, groups: Sequence[Site]) -> Iterator[tuple[Site
     order = sorted(groups, key=lambda group: site.modules.index(group.modules[0]))
     edges = (*(bounds[site.modules.index(group.modules[0])] for group in order), bounds[-1])
     if not delta.splits_exactly(edges):
-        hint = "convert --to-lora --base B" if delta.needs_base else "keep its dialect"
+        hint: Message = "bake it, or keep its dialect"
+        if delta.needs_base:
+            hint = (
+                "bake it, or convert it with ",
+                Setting("to_lora", True),
+                " ",
+                Setting("base", "B"),
+            )
         raise UnsupportedKind(
             f"a delta of kind {delta.kind} that a file stores for several modules cannot be cut",
             module=site.name,
             expected="a dialect and other adapters that store these modules as one, too",
-            hint=f"bake it, or {hint}",
+            hint=hint,
         )
     for group, part in zip(order, delta.split(edges), strict=True):
         if part is not None:

@@ -1,4 +1,4 @@
-"""The seam between numpy (the default) and torch (when a device is asked for).
+"""One interface to numpy (the default) and torch (if a device is given).
 
 Algebra is written once against the array API; `namespace` gives the functions that go with an
 array. Computation is in float64 (float32 on devices that have no float64), which at adapter sizes
@@ -41,7 +41,7 @@ def check_device(device: str | None) -> str | None:
         import torch
     except ImportError:
         raise MissingExtra(
-            f"--device {device} needs torch", hint="pip install 'loramerge[train]'"
+            f"device {device} needs torch", hint="pip install 'loramerge[train]'"
         ) from None
     kind = str(device).partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():

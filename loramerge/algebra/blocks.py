@@ -1,9 +1,9 @@
 """Weights per block: the vectors and presets that the block-weight tools of the field share.
 
 A vector gives one number for the text encoders (`BASE`) and one for each block that its length
-names, in the numbering of the original single files: `IN00`…, `MID`, `OUT00`…. Those of Flux name
-double blocks (`D00`…) and single blocks (`S00`…); the long one both text encoders, the layers that
-read the inputs, and the final layer, too.
+names, in the numbering of the original single files: `IN00`…, `MID`, `OUT00`…. Vectors for Flux name
+double blocks (`D00`…) and single blocks (`S00`…). The longer one also names both text encoders, the
+layers that read the inputs, and the final layer.
 
 Source: the vectors and presets of sd-webui-lora-block-weight, by their meaning.
 """
@@ -63,7 +63,7 @@ PRESETS: Mapping[str, tuple[float, ...]] = {
 
 
 def block_label(site: Site, family: Family) -> str | None:
-    """Return `BASE`, `IN04`, `MID`, `OUT11`, or None for a module outside of all blocks."""
+    """Return `BASE`, `IN04`, `MID`, `OUT11`, or None for a module outside all blocks."""
     if site.component.startswith("text_encoder"):
         return "BASE"
     return unet_blocks(family).get(site.modules[0])
@@ -84,7 +84,7 @@ def check_vector(values: Sequence[float], family: Family) -> Mapping[str, float]
     """Return block → weight of a vector (of a length that `VECTORS` has) for a family.
 
     Raises:
-        UsageError: if it names other blocks than the family has.
+        UsageError: if it names blocks that the family lacks.
     """
     names = VECTORS[len(values)]
     order = block_order(family)
@@ -102,10 +102,10 @@ def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
     """Return the adapter's family, for weights per block of its UNet.
 
     Args:
-        values: the block vector, or nothing where the weights go by depth.
+        values: the block vector; empty for weights by depth.
 
     Raises:
-        UsageError: if its blocks are not known, or are those of Flux.
+        UsageError: if its blocks are not known, or it is an adapter of Flux.
     """
     family = adapter.info.detection.naming
     if family is not None and block_order(family):
@@ -130,7 +130,7 @@ _FLUX = "flux1"
 
 
 def _is_flux(adapter: Adapter) -> bool:
-    """Say whether an adapter is one of Flux for sure."""
+    """Return whether an adapter is certainly of Flux."""
     if adapter.family is not None:
         return adapter.family.name == _FLUX
     modules = (module for site in adapter.deltas for module in site.modules)
@@ -141,7 +141,7 @@ def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
     """Return module name → block of an adapter of Flux.
 
     Raises:
-        UsageError: if it is another family's, or its names do not say for sure that it is Flux.
+        UsageError: if it is of another family, or its names do not prove that it is Flux.
     """
     family = adapter.info.detection.naming
     found = flux_blocks(module for site in adapter.deltas for module in site.modules)
@@ -154,7 +154,9 @@ def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
             file=adapter.info.path,
             expected="modules of double_blocks and single_blocks, in any program's spelling",
             found=doubt,
-            hint=LENGTHS if family else 'patterns name modules themselves: match: {"*.3.*": 0}',
+            hint=LENGTHS
+            if family
+            else 'give weights by patterns on module names: match: {"*.3.*": 0}',
         )
     return found.labels
 
@@ -163,7 +165,7 @@ def preset(name: str) -> tuple[float, ...]:
     """Return the vector of a named preset.
 
     Raises:
-        UsageError: if there is none of this name.
+        UsageError: if no preset has this name.
     """
     if name not in PRESETS:
         close = nearest(name, PRESETS)

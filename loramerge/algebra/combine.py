@@ -1,6 +1,6 @@
 """Combine the terms of every site by a method, at the ranks that a rule allows.
 
-`mix`, `resize` and `convert` are this. A site with one term and nothing to cut keeps its factors;
+`mix`, `resize` and `convert` all use it. A site with one term and nothing to cut keeps its factors;
 several low-rank terms of a sum are brought to their numerical rank; a term without a low-rank form
 makes the result dense.
 """
@@ -42,7 +42,7 @@ SUM = Method.of(LINEAR)
 
 @dataclass(frozen=True)
 class _Work:
-    """How a combination is computed.
+    """The method, rule and precision of a combination.
 
     Args:
         device: torch device, or None for numpy.
@@ -100,7 +100,7 @@ def combine(
     Raises:
         ShapeError: if the terms of a site differ in shape.
         NumericsError: if an input holds NaN or infinity.
-        UsageError: if an operator from outside fails.
+        UsageError: if a third-party operator fails.
     """
     work = _Work(method, rule, device, precise)
     chosen: dict[Site, int] | None = None

@@ -1,4 +1,4 @@
-"""How two adapters differ: norms, cosines and best fits, from factors and never from ΔW."""
+"""Compare two adapters by norms, cosines and best fits, from factors and never from ΔW."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.sites import aligned
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
-from loramerge.errors import NumericsError, ShapeError
+from loramerge.errors import NumericsError, Setting, ShapeError
 from loramerge.events import Notify, ignore
 
 __all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "verdict"]
@@ -55,7 +55,7 @@ class Comparison:
     Args:
         sites: moments of every shared site that could be compared.
         only_a, only_b: names of sites that one side lacks.
-        skipped: shared sites whose kinds need a base or are not computed with.
+        skipped: shared sites that need a base, or whose kind is not supported.
         outside: moments of the sites that one side lacks.
     """
 
@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def total(self) -> Moments:
-        """Moments over everything; a site that one side lacks is zero there."""
+        """Moments over all sites; a site that one side lacks counts as zero."""
         return self.shared + self.outside
 
     def blocks(self) -> dict[str, Moments]:
@@ -95,7 +95,7 @@ _NUMBERED = frozenset({"down_blocks", "up_blocks", "layers", "transformer_blocks
 def block_of(site: Site) -> str:
     """Return the block a site lies in: `unet.down_blocks.1`, `text_encoder.layers.3`, …
 
-    The outermost numbered part counts; modules outside of any have their first two parts.
+    The outermost numbered part ends the name; a module without one keeps its first two parts.
     """
     parts = site.modules[0].split(".")
     if "mid_block" in parts:
@@ -136,7 +136,7 @@ def _finite(site: Site, product: float) -> float:
         raise NumericsError(
             "NaN or infinity in the input",
             module=site.name,
-            hint="loramerge inspect --deep lists the modules that hold it",
+            hint=("inspect it with ", Setting("deep", True), " to list the modules that hold it"),
         )
     return product
 
@@ -179,7 +179,7 @@ def _energy(deltas: Mapping[Site, Delta]) -> float:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Say in a sentence how two adapters are related."""
+    """Return a sentence on how two adapters are related."""
     total, shared = comparison.total, comparison.shared
     if not comparison.sites:
         if comparison.skipped:

@@ -1,7 +1,7 @@
-"""What other tools' merges of the same inputs mean, for people who need their old results.
+"""Merges as other tools compute them, for people who need their old results.
 
 These tools merge factors, not changes: `Σ up` times `Σ down` has products of one adapter's up with
-another's down that no adapter asked for. `algebra.mix` is the exact sum; this is none, on purpose.
+another's down that no adapter asked for. `algebra.mix` is the exact sum; these are not, on purpose.
 
 With `ρᵢ` the ratio, `αᵢ` the alpha (the rank where none is stored) and `rᵢ` the rank of adapter i at one
 module, and the sums over the adapters that have the module:
@@ -41,6 +41,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import (
     AdapterError,
     NumericsError,
+    Setting,
     ShapeError,
     UnsupportedKind,
     UsageError,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPATS", "mix_like"]
 
-_EXACT = "the exact mix, without compat, takes it"
+_EXACT = "mix without compat: the exact mix accepts it"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class _Term:
 
     @property
     def scale(self) -> float:
-        """What a file of this delta says up and down are multiplied by."""
+        """The scale of up and down that a file of this delta states."""
         return self.sign * self.delta.scale.value(self.delta.rank)
 
     @property
@@ -106,10 +107,10 @@ _Outer = Callable[[Sequence[Adapter]], Callable[[Site], float]]
 
 @dataclass(frozen=True)
 class _Tool:
-    """How a tool merges one site, and what it does to the whole.
+    """A tool's formulas for one site, and for a factor of the whole.
 
     Args:
-        one_rank: it refuses ranks that differ.
+        one_rank: whether it refuses ranks that differ.
     """
 
     merge: _Merge
@@ -124,9 +125,9 @@ def mix_like(
     embeddings: str = "all",
     notify: Notify = ignore,
 ) -> Adapter:
-    """Return an adapter of the ΔW that the file means which a tool makes of the same inputs.
+    """Return the adapter that a tool would make of the same inputs.
 
-    Factors, rank and alpha are the tool's, too. They are computed in float64 from the stored
+    ΔW, factors, rank and alpha are the tool's. They are computed in float64 from the stored
     factors; the tools compute in float32 or less, so their files differ by rounding (in float32 up
     to 1e-6 of a module's norm; in half types more). Adapters may come in any dialect, also where the
     tool reads only its own.
@@ -144,13 +145,13 @@ def mix_like(
         ShapeError: if ranks or shapes differ where the tool refuses that.
         UnsupportedKind: if an adapter holds anything but plain LoRA: the tools stop there, or
             multiply every part of it by the ratio.
-        AdapterError: if alphas are such that the tool's formula has no value.
+        AdapterError: if the tool's formula has no value for these alphas.
         NumericsError: if an input holds NaN or infinity.
     """
     if tool not in _TOOLS:
         close = nearest(tool, COMPATS)
         raise UsageError(
-            f"unknown tool {tool!r} to be compatible with",
+            f"compat does not know the tool {tool!r}",
             expected=", ".join(COMPATS),
             hint=f"did you mean {close}?" if close else None,
         )
@@ -159,13 +160,13 @@ def mix_like(
     adapters = [adapter.require_sound() for adapter, _ in inputs]
     terms = _terms(tool, inputs)
     frame = frame_of(adapters, embeddings, notify)
-    how = _TOOLS[tool]
-    outer = how.outer(adapters)
+    formulas = _TOOLS[tool]
+    outer = formulas.outer(adapters)
 
     def work(site: Site) -> tuple[Site, LowRank | None]:
         with naming(site):
-            _check_shapes(tool, terms[site], how)
-            return site, _merged(terms[site], how, outer(site))
+            _check_shapes(tool, terms[site], formulas)
+            return site, _merged(terms[site], formulas, outer(site))
 
     done = ordered(work, terms, threads=None, task="mixing", notify=notify)
     deltas = {site: delta for site, delta in done if delta is not None}
@@ -183,7 +184,7 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
             lora = as_lora(delta)
             if lora is None:
                 raise UnsupportedKind(
-                    f"{tool} has no answer for this kind of module",
+                    f"{tool} cannot merge this kind of module",
                     file=adapter.label,
                     module=site.name,
                     expected="lora",
@@ -194,7 +195,7 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
     return terms
 
 
-def _check_shapes(tool: str, terms: Sequence[_Term], how: _Tool) -> None:
+def _check_shapes(tool: str, terms: Sequence[_Term], formulas: _Tool) -> None:
     """Refuse what the tool would refuse: other shapes, and other ranks unless it joins them."""
     first = terms[0]
     for other in terms[1:]:
@@ -211,7 +212,7 @@ def _check_shapes(tool: str, terms: Sequence[_Term], how: _Tool) -> None:
                 hint="they were made for different bases, or by programs that store 1×1 kernels "
                 "differently",
             )
-        if how.one_rank and first.delta.rank != other.delta.rank:
+        if formulas.one_rank and first.delta.rank != other.delta.rank:
             raise ShapeError(
                 f"{tool} refuses adapters of different ranks",
                 file=files,
@@ -225,19 +226,19 @@ def _shapes(delta: LowRank) -> str:
     return f"up {list(delta.up.shape)} and down {list(delta.down.shape)}"
 
 
-def _merged(terms: Sequence[_Term], how: _Tool, outer: float) -> LowRank | None:
-    """Return what the tool makes of a site, or None where that is zero because all ratios are."""
+def _merged(terms: Sequence[_Term], formulas: _Tool, outer: float) -> LowRank | None:
+    """Return the tool's result at a site, or None where all ratios are 0."""
     import numpy as np
 
     if all(term.ratio == 0.0 for term in terms):
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        up, down, alpha = how.merge(terms)
+        up, down, alpha = formulas.merge(terms)
     if not (np.isfinite(up).all() and np.isfinite(down).all()):
         raise NumericsError(
             "NaN or infinity in the input",
             file=" and ".join(term.file for term in terms),
-            hint="loramerge inspect --deep lists the modules that hold it",
+            hint=("inspect it with ", Setting("deep", True), " to list the modules that hold it"),
         )
     return LowRank(ArrayTensor(up), ArrayTensor(down), terms[0].delta.shape, Scale(alpha * outer))
 
@@ -252,7 +253,7 @@ def _kohya_coefficients(terms: Sequence[_Term]) -> list[float]:
     for term in terms:
         if first.alpha == 0.0 or term.alpha / first.alpha < 0.0:
             raise AdapterError(
-                "kohya's script divides by the first adapter's alpha and takes the root",
+                "kohya's script divides by the first adapter's alpha and takes the square root",
                 file=term.file if term is first else f"{first.file} and {term.file}",
                 expected="alphas of one sign, the first not 0",
                 found=", ".join(f"{one.alpha:g}" for one in terms),
@@ -338,7 +339,7 @@ def _peft_outer(adapters: Sequence[Adapter]) -> Callable[[Site], float]:
 
 
 def _model(site: Site, adapter: Adapter) -> str:
-    """Return the network PEFT would hold the site in; opaque names are of one network."""
+    """Return the network that holds the site in PEFT; opaque names count as one network."""
     return site.component if adapter.info.detection.naming else ""
 
 

@@ -1,4 +1,4 @@
-"""What the weights of an adapter say about its health."""
+"""Signs of damage in an adapter's weights: NaN, infinity, modules that never trained."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], 
                 "untrained",
                 site.name,
                 _untrained(delta),
-                "the module never trained; if many did not, gradients were cut on the way",
+                "the module never trained; if many did not, check that gradients reached them",
             )
         )
     return problems, row
@@ -119,7 +119,7 @@ def _not_finite(site: Site, delta: Delta) -> list[Problem]:
             "not-finite",
             site.name,
             f"NaN or infinity in {', '.join(bad)}",
-            "training diverged here; use an earlier save",
+            "training diverged; use an earlier checkpoint",
         )
     ]
 

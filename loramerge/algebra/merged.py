@@ -1,7 +1,7 @@
 """The result of a merge operator at one module, before its rank is chosen.
 
 There are three forms: a sum of deltas, a core between orthonormal bases, and a dense matrix. Each can
-be decomposed, and each can be had dense.
+be decomposed, and each can be returned as a dense matrix.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from loramerge.algebra.svd import (
     signs_fixed,
 )
 from loramerge.algebra.terms import Term
-from loramerge.errors import LoramergeError, NumericsError, UsageError
+from loramerge.errors import LoramergeError, NumericsError, Setting, UsageError
 
 __all__ = ["Merged", "Sum", "merge_terms", "require_finite"]
 
 _BLOCK = 1 << 20  # entries of each term that an operator on elements sees at a time
-_DEPENDENT = 1e-9  # singular value of unit vectors below which they do not span another direction
+_DEPENDENT = 1e-9  # unit vectors whose singular value is below it add no direction
 
 
 class Merged(Protocol):
     """A merged module.
 
     Attributes:
-        only: the delta that is the result as it stands; None where something was computed.
+        only: the single input delta that is the result unchanged; None where something was computed.
         factored: whether it has an exact low-rank form.
     """
 
@@ -62,7 +62,7 @@ def merge_terms(module: str, terms: Sequence[Term], method: Method) -> Merged:
 
     Raises:
         NumericsError: if an input or the result holds NaN or infinity.
-        UsageError: if an operator from outside fails, or returns another shape.
+        UsageError: if a third-party operator fails or returns another shape.
     """
     operator = method.operator
     if operator.is_sum or (len(terms) == 1 and not operator.alone):
@@ -72,7 +72,7 @@ def merge_terms(module: str, terms: Sequence[Term], method: Method) -> Merged:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of deltas; of none it is zero."""
+    """The sum of deltas; zero if there are none."""
 
     deltas: Sequence[Delta]
     shape: tuple[int, int] = (0, 0)  # where there is none
@@ -119,7 +119,7 @@ class _Core:
 
     Args:
         factored: whether all terms had a low-rank form.
-        size: the sum of the norms of what was combined, of which float64 leaves rounding.
+        size: the sum of the norms of the inputs, to which rounding in float64 is relative.
     """
 
     left: Array
@@ -240,7 +240,7 @@ _SPACES: Mapping[str, Callable[[str, Sequence[Term], Method], Merged]] = {
 }
 
 
-# ---- what the terms are
+# ---- the matrices of the terms
 
 
 def _weights_and_positions(terms: Sequence[Term]) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -255,7 +255,7 @@ def _matrix(delta: Delta) -> Array:
 def _orthogonal(delta: Delta) -> tuple[Array, Array]:
     """Return factors `(out, r)` with orthonormal columns and `(r, in·kh·kw)`.
 
-    Products of other factors lose the digits that their gauge costs twice.
+    Products of other factors would lose precision twice: their conditioning enters squared.
     """
     import numpy as np
 
@@ -307,7 +307,7 @@ def require_finite(*arrays: Array) -> None:
     """Refuse arrays with NaN or infinity in them.
 
     Raises:
-        NumericsError: naming the input as the cause.
+        NumericsError: if there is one; the message blames the input.
     """
     import numpy as np
 
@@ -317,12 +317,16 @@ def require_finite(*arrays: Array) -> None:
         if not np.isfinite(wide.sum()) and not np.isfinite(wide).all():
             raise NumericsError(
                 "NaN or infinity in the input",
-                hint="loramerge inspect --deep lists the modules that hold it",
+                hint=(
+                    "inspect it with ",
+                    Setting("deep", True),
+                    " to list the modules that hold it",
+                ),
             )
 
 
 def _require_returned(operator: Operator, found: Array, shape: tuple[int, ...]) -> None:
-    """Refuse a result of an operator that has another shape, or is not finite."""
+    """Refuse an operator's result that has the wrong shape or is not finite."""
     import numpy as np
 
     if found.shape != shape:
@@ -337,7 +341,7 @@ def _require_returned(operator: Operator, found: Array, shape: tuple[int, ...]) 
 
 @contextmanager
 def _blamed(operator: Operator) -> Iterator[None]:
-    """Turn a failure inside an operator that is not part of loramerge into an error that names it."""
+    """Turn a failure inside a third-party operator into an error that names the operator."""
     try:
         yield
     except LoramergeError:
@@ -348,5 +352,5 @@ def _blamed(operator: Operator) -> Iterator[None]:
         raise UsageError(
             f"the operator {operator.name} failed",
             found=f"{type(error).__name__}: {error}",
-            hint=f"correct it where it is defined: {operator.merge.__module__}",
+            hint=f"fix the operator in {operator.merge.__module__}",
         ) from error

@@ -48,12 +48,12 @@ def mix(
         method: a merge operator with its parameters.
         embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
             win, `none` leaves them out.
-        target: the dialect that will be written: ranks count per site that it stores.
+        target: the dialect to write; ranks are counted per site that it stores.
         precise: for float64 output, see `svd.decompose`.
 
     Raises:
         FamilyError: if two adapters belong to different families.
-        AdapterError: on a clash of embeddings, or broken content.
+        AdapterError: if names of embeddings clash, or content is broken.
         ShapeError: if two deltas of a site differ in shape.
     """
     if not inputs:
@@ -85,7 +85,7 @@ def mix(
 
 
 def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
-    """Return an adapter without deltas that holds everything else of a mix of these."""
+    """Return a mix of adapters without its deltas: embeddings, configurations, spelling."""
     info = Info(
         dialects=dict(sum((Counter(a.info.dialects) for a in adapters), Counter())),
         detection=_common_detection(adapters, notify),
@@ -109,7 +109,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
                 file=f"{adapters[0].label} and {adapter.label}",
                 expected=first.name or "an unknown family",
                 found=detection.name or "an unknown family",
-                hint="loramerge inspect FILE shows the modules of each",
+                hint="inspect both files to see their modules",
             )
     if not first.candidates:
         shared = set.intersection(*(set(a.deltas) for a in adapters))
@@ -130,7 +130,7 @@ def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
 def _common_spelling(
     adapters: Sequence[Adapter],
 ) -> dict[tuple[Site, str], tuple[str, str]]:
-    """Return spellings that no two adapters contradict, whatever the order of inputs."""
+    """Return spellings on which no two adapters disagree, whatever the order of inputs."""
     found: dict[tuple[Site, str], tuple[str, str]] = {}
     contradicted: set[tuple[Site, str]] = set()
     for adapter in adapters:

@@ -1,6 +1,6 @@
 """Merge operators: their definition, and what they see of a module.
 
-An operator combines the ΔW of several adapters at one module. Its space says what it sees there:
+An operator combines the ΔW of several adapters at one module. Its space decides what it sees:
 
 - `scalars`: weights and inner products. It returns a coefficient for each term, and the result is the
   weighted sum, which needs no dense matrix.
@@ -104,8 +104,8 @@ class Rows:
     def uniform(self, term: int, seed: int) -> Array:
         """Return random numbers in [0, 1), one for each entry of a term's rows.
 
-        They follow from the seed, the module, the position of the term's adapter and the place of
-        the entry, so neither threads nor blocks matter, and adapters get different ones.
+        They depend only on the seed, the module, the position of the term's adapter and the place
+        of the entry, not on threads or blocks. Adapters get different numbers.
 
         Source: Philox of numpy, keyed by a hash.
         """
@@ -125,17 +125,17 @@ _PER_STEP = 4  # numbers of 64 bits that one step of Philox gives
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The magnitude that the largest entries of a ΔW reach.
+    """The threshold above which the largest entries of a ΔW lie.
 
     Args:
-        share: share of the entries that are at least as large, in [0, 1]; infinity where it is of
-            less than one entry.
+        share: share of the entries at or above the threshold, in [0, 1]; the threshold is infinity
+            where the share is less than one entry.
     """
 
     share: float
 
     def of(self, values: Array) -> float:
-        """Return the magnitude for a dense `(out, in·kh·kw)` matrix."""
+        """Return the threshold for a dense `(out, in·kh·kw)` matrix."""
         import numpy as np
 
         count = int(self.share * values.size * (1 + 1e-12))
@@ -193,7 +193,7 @@ class Operator:
         order: lower ones come first in lists.
 
     Raises:
-        UsageError: if it cannot be an operator.
+        UsageError: if the definition is not valid.
     """
 
     name: str
@@ -222,7 +222,9 @@ class Operator:
             if law not in LAWS:
                 close = nearest(law, LAWS)
                 hint = f"did you mean {close!r}?" if close else None
-                raise self._refused(f"there is no law {law!r}", listed(list(LAWS), 20), hint=hint)
+                raise self._refused(
+                    f"{law!r} is not a known law", listed(list(LAWS), 20), hint=hint
+                )
         if self.statistics is not None and self.space != "elements":
             raise self._refused(
                 "only operators on elements have statistics", "elements", self.space
@@ -247,11 +249,11 @@ class Operator:
 
     @property
     def own_parameters(self) -> tuple[Parameter, ...]:
-        """Its parameters, taken apart."""
+        """The fields of its dataclass of parameters."""
         return parameters_of(self.parameters)
 
     def has(self, parameter: str) -> bool:
-        """Return whether a parameter of this name is its own."""
+        """Return whether it has a parameter of this name."""
         return any(one.name == parameter for one in self.own_parameters)
 
     @property
@@ -265,7 +267,7 @@ class Operator:
 
     @property
     def is_sum(self) -> bool:
-        """Whether it is the plain weighted sum, for which weights may be applied at any time."""
+        """True for the plain weighted sum, whose weights may be applied at any time."""
         return "sum" in self.laws
 
     def rank_of(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:

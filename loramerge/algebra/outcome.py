@@ -1,4 +1,4 @@
-"""What became of the sites of a sum: results, and what was lost."""
+"""The results of a combination, site by site, with the energy that truncation lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Combined", "Outcome", "SizeModel", "uncut"]
 
 @dataclass(frozen=True)
 class SizeModel:
-    """What a file of given ranks weighs.
+    """The file size of given ranks.
 
     Args:
         exact: function of site → rank that gives the file's exact bytes (sites left out: absent).
@@ -29,12 +29,12 @@ class SizeModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one site.
+    """The result at one site.
 
     Args:
         delta: the result, or None where nothing is left (rank 0).
         rank_before: rank of the terms together; None for dense and vector deltas.
-        energy: ‖ΔW‖_F² of the exact sum; lost: ‖ΔW − result‖_F². Both are nan where nothing was cut
+        energy: ‖ΔW‖_F² of the exact sum; lost: ‖ΔW − result‖_F². Both are nan where the rank stayed
             and no norm was needed.
     """
 
@@ -68,7 +68,7 @@ class Combined:
 
     @property
     def lossy(self) -> bool:
-        """Whether anything was cut."""
+        """True if any rank was cut."""
         return any(o.lost > 0 for o in self.outcomes)
 
     @property
@@ -98,7 +98,7 @@ class Combined:
 
 
 def uncut(adapter: Adapter) -> Combined:
-    """Return the outcome of a sum that was made elsewhere and of which nothing was cut."""
+    """Return the outcome of a sum that was made elsewhere, without truncation."""
     return Combined(
         tuple(
             Outcome(site, delta, delta.rank, math.nan, 0.0)

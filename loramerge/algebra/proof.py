@@ -1,9 +1,9 @@
-"""Proof that a written adapter changes the weights as was asked: site by site, through factors.
+"""Proof that a written adapter changes the weights as expected: site by site, through factors.
 
-Tensors that were written as they were are compared by their bytes, the others by what they give. For
-`asked = U D` and `written = U' D'` choose t with `D' ≈ t D`; then
+Tensors that were written unchanged are compared by their bytes, the others by their ΔW. For
+`expected = U D` and `written = U' D'` choose t with `D' ≈ t D`; then
 
-    written − asked = (U' − U/t) D' + (U/t) (D' − t D),
+    written − expected = (U' − U/t) D' + (U/t) (D' − t D),
 
 whose norm has no cancellation in it, and costs two small Gram matrices. ΔW is never formed.
 """
@@ -20,7 +20,7 @@ from loramerge.adapter.delta import identical
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
-from loramerge.errors import NumericsError, listed
+from loramerge.errors import NumericsError, Setting, listed
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor, same_bytes
@@ -32,17 +32,17 @@ _ROUNDING = {
     "F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-150), "F16": (2.0**-11, 2.0**-25),
     "BF16": (2.0**-8, 2.0**-134), "F8_E4M3": (2.0**-4, 2.0**-10), "F8_E5M2": (2.0**-3, 2.0**-17),
 }  # fmt: skip
-_SINGLE = 2.0**-21  # alphas are float32, and so is what is computed of half types
+_SINGLE = 2.0**-21  # alphas are float32, and half types are computed in float32
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a written site differs from what was asked.
+    """The difference of a written site from the expected one.
 
     Args:
-        relative: ‖written − asked‖ / ‖asked‖; absolute where nothing was asked.
-        allowed: what one rounding of every tensor to its written type can make of it.
-        same: whether it is what was asked, to the last bit.
+        relative: ‖written − expected‖ / ‖expected‖; absolute where the expected ΔW is 0.
+        allowed: the largest difference that rounding each tensor once to its written type can make.
+        same: whether both are equal to the last bit.
     """
 
     relative: float
@@ -52,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Proof:
-    """How a written adapter differs from what was asked, over all sites.
+    """The difference of a written adapter from the expected one, over all sites.
 
     Args:
         same: sites that are equal to the last bit.
@@ -69,36 +69,38 @@ class Proof:
 
 
 def prove(
-    asked: Adapter, written: Adapter, *, threads: int | None = None, notify: Notify = ignore
+    expected: Adapter, written: Adapter, *, threads: int | None = None, notify: Notify = ignore
 ) -> Proof:
-    """Compare a written adapter with what was asked.
+    """Compare a written adapter with the expected one.
 
     Raises:
-        NumericsError: if a site is missing, is not of the shape asked for, or differs by more than
-            one rounding of its tensors.
+        NumericsError: if a site is missing, has the wrong shape, or differs by more than one rounding
+            of its tensors.
     """
-    asked, written = _at_common_sites(asked, written)
-    _require_sites(asked, written)
+    expected, written = _at_common_sites(expected, written)
+    _require_sites(expected, written)
 
-    # bytes are compared by this thread alone: several would but wait for each other's turn, and the
-    # digests of the file may be under way
-    rest = [site for site in asked.deltas if not _equal(asked.deltas[site], written.deltas[site])]
+    # bytes are compared in this thread alone: several would only wait for each other, and the
+    # digests of the file may be computed at the same time
+    rest = [
+        site for site in expected.deltas if not _equal(expected.deltas[site], written.deltas[site])
+    ]
 
     def work(site: Site) -> Difference:
-        return _difference(site, asked.deltas[site], written.deltas[site])
+        return _difference(site, expected.deltas[site], written.deltas[site])
 
     compared = ordered(work, rest, threads=threads, task="comparing", notify=notify)
     unequal = dict(zip(rest, compared, strict=True))
-    found = {site: unequal.get(site, _SAME) for site in asked.deltas}
+    found = {site: unequal.get(site, _SAME) for site in expected.deltas}
     wrong = {s: d for s, d in found.items() if not d.relative <= d.allowed}
     if wrong:
         site = max(wrong, key=lambda s: wrong[s].relative / (wrong[s].allowed or 1.0))
         raise NumericsError(
-            f"the written file is not what was asked in {len(wrong)} modules, and was not kept",
+            f"the written file differs from the result in {_modules(len(wrong))}, so it was not kept",
             module=listed([s.name for s in wrong], 4),
             expected=f"a relative difference ≤ {wrong[site].allowed:.3g}, one rounding of its type",
             found=f"{wrong[site].relative:.3g} in {site.name}",
-            hint="give a wider --dtype; if it is wide already, this is a fault of loramerge: report it",
+            hint=("write a wider type: ", Setting("dtype", "float32"), f"; otherwise {_BUG}"),
         )
     different = {s: d for s, d in found.items() if not d.same}
     worst = max(different, key=lambda s: different[s].relative, default=None)
@@ -111,21 +113,21 @@ def prove(
     )
 
 
-def _at_common_sites(asked: Adapter, written: Adapter) -> tuple[Adapter, Adapter]:
-    """Return both with the sites apart that only one of them stores fused.
+def _at_common_sites(expected: Adapter, written: Adapter) -> tuple[Adapter, Adapter]:
+    """Return both adapters, with the sites split that only one of them stores fused.
 
-    They are cut by rows of up alone, not by what made the file; parts of which nothing was asked and
-    that the file leaves out are no sites.
+    They are split by rows of up alone, independently of the code that wrote the file. Parts that
+    are zero and left out of the file do not count.
     """
-    if asked.deltas.keys() == written.deltas.keys():
-        return asked, written
-    ours, theirs = _apart(asked, written), _apart(written, asked)
+    if expected.deltas.keys() == written.deltas.keys():
+        return expected, written
+    ours, theirs = _apart(expected, written), _apart(written, expected)
     wanted = {
         site: delta
         for site, delta in ours.items()
-        if site in theirs or site in asked.deltas or not _is_zero(delta)
+        if site in theirs or site in expected.deltas or not _is_zero(delta)
     }
-    return asked.with_deltas(wanted), written.with_deltas(theirs)
+    return expected.with_deltas(wanted), written.with_deltas(theirs)
 
 
 def _apart(adapter: Adapter, other: Adapter) -> dict[Site, Delta]:
@@ -140,37 +142,37 @@ def _apart(adapter: Adapter, other: Adapter) -> dict[Site, Delta]:
     return found
 
 
-def _require_sites(asked: Adapter, written: Adapter) -> None:
-    """Refuse a file that lacks modules, or has others; zeros that fill places do not count."""
-    if not _same_embeddings(asked, written):
+def _require_sites(expected: Adapter, written: Adapter) -> None:
+    """Refuse a file with missing or unexpected modules; zeros used as padding do not count."""
+    if not _same_embeddings(expected, written):
         raise NumericsError(
-            "the written file does not hold the embeddings of the adapter, and was not kept",
-            expected=listed(list(asked.embeddings), 4) or "none",
+            "the written file does not hold the adapter's embeddings, so it was not kept",
+            expected=listed(list(expected.embeddings), 4) or "none",
             found=listed(list(written.embeddings), 4) or "none",
-            hint="this is a fault of loramerge: report it",
+            hint=_BUG,
         )
-    missing = [site.name for site in asked.deltas if site not in written.deltas]
+    missing = [site.name for site in expected.deltas if site not in written.deltas]
     extra = [
         site.name
         for site, delta in written.deltas.items()
-        if site not in asked.deltas and not _is_zero(delta)
+        if site not in expected.deltas and not _is_zero(delta)
     ]
     unknown = list(written.info.account.unknown)
     if missing or extra or unknown:
         raise NumericsError(
-            "the written file does not read back as what was asked, and was not kept",
+            "the written file does not read back as expected, so it was not kept",
             module=listed(missing or extra or unknown, 4),
-            expected=f"the {len(asked.deltas)} modules that were asked for",
-            found=f"{len(missing)} missing, {len(extra)} more, {len(unknown)} tensors not known "
+            expected=_modules(len(expected.deltas)),
+            found=f"{len(missing)} missing, {len(extra)} unexpected, {len(unknown)} unknown tensors "
             f"({written.info.detection.name or 'an unknown family'})",
-            hint="without these modules the family may not be recognised: keep more of them, or "
-            "write the file's own dialect",
+            hint="without these modules the family may not be recognised: keep more modules, or "
+            "write the dialect of the input",
         )
 
 
-def _same_embeddings(asked: Adapter, written: Adapter) -> bool:
-    """Say whether the same embeddings are there; dialects spell their names differently."""
-    ours, theirs = asked.embeddings.values(), list(written.embeddings.values())
+def _same_embeddings(expected: Adapter, written: Adapter) -> bool:
+    """Return whether both hold the same embeddings; dialects spell their names differently."""
+    ours, theirs = expected.embeddings.values(), list(written.embeddings.values())
     return len(ours) == len(theirs) and all(
         any(same_bytes(one, other) for other in theirs) for one in ours
     )
@@ -180,46 +182,53 @@ def _is_zero(delta: Delta) -> bool:
     return any(not tensor.numpy().any() for tensor in delta.stored().values())
 
 
+_BUG = "this is a bug in loramerge: please report it"
+
+
+def _modules(count: int) -> str:
+    return f"{count} module" if count == 1 else f"{count} modules"
+
+
 _SAME = Difference(0.0, _SINGLE, same=True)
 
 
-def _equal(asked: Delta, written: Delta) -> bool:
-    """Say whether a written delta is the one asked for by its bytes, whatever it is added to."""
-    alike = asked.flat_shape == written.flat_shape and asked.needs_base == written.needs_base
-    return alike and not asked.needs_base and identical(asked, written)
+def _equal(expected: Delta, written: Delta) -> bool:
+    """Return whether the bytes prove two deltas equal, whatever they are added to."""
+    alike = expected.flat_shape == written.flat_shape and expected.needs_base == written.needs_base
+    return alike and not expected.needs_base and identical(expected, written)
 
 
-def _difference(site: Site, asked: Delta, written: Delta) -> Difference:
-    if asked.flat_shape != written.flat_shape or asked.needs_base != written.needs_base:
+def _difference(site: Site, expected: Delta, written: Delta) -> Difference:
+    if expected.flat_shape != written.flat_shape or expected.needs_base != written.needs_base:
         raise NumericsError(
-            "the written file does not read back as what was asked, and was not kept",
+            "the written file does not read back as expected, so it was not kept",
             module=site.name,
-            expected=f"{asked.kind} {list(asked.shape)}",
+            expected=f"{expected.kind} {list(expected.shape)}",
             found=f"{written.kind} {list(written.shape)}",
-            hint="this is a fault of loramerge: report it",
+            hint=_BUG,
         )
-    if asked.needs_base:
-        return _of_parts(site, asked, written)
+    if expected.needs_base:
+        return _of_parts(site, expected, written)
     theirs = written.stored()
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
-        if asked.rank is not None and written.rank is not None:
-            half = {t.dtype for t in theirs.values()} == {"F16"} and asked.rank == written.rank
+        if expected.rank is not None and written.rank is not None:
+            half = {t.dtype for t in theirs.values()} == {"F16"} and expected.rank == written.rank
             kind = "float32" if half else "float64"
-            relative, size = factored_difference(asked.factors(kind), written.factors(kind))
+            relative, size = factored_difference(expected.factors(kind), written.factors(kind))
             if not (math.isfinite(relative) and math.isfinite(size)):
-                pair = asked.factors("float64"), written.factors("float64")
+                pair = expected.factors("float64"), written.factors("float64")
                 relative, size = factored_difference(*pair)
             return Difference(relative, _allowed(theirs, written, size))
-        return _by_values(asked.dense(dtype="float64"), written.dense(dtype="float64"), theirs)
+        return _by_values(expected.dense(dtype="float64"), written.dense(dtype="float64"), theirs)
 
 
-def _of_parts(site: Site, asked: Delta, written: Delta) -> Difference:
+def _of_parts(site: Site, expected: Delta, written: Delta) -> Difference:
     """Compare deltas that depend on the base by their parts, which do not."""
-    ours, theirs = asked.content(), written.content()
+    ours, theirs = expected.content(), written.content()
     numbers = zip(ours.numbers, theirs.numbers, strict=False)
-    if (asked.kind, len(ours.free), len(ours.numbers)) != (
+    if (expected.kind, len(ours.free), len(ours.numbers)) != (
         written.kind,
         len(theirs.free),
         len(theirs.numbers),
@@ -234,17 +243,17 @@ def _of_parts(site: Site, asked: Delta, written: Delta) -> Difference:
 
 
 def factored_difference(
-    asked: tuple[Array, Array], written: tuple[Array, Array]
+    expected: tuple[Array, Array], written: tuple[Array, Array]
 ) -> tuple[float, float]:
-    """Return ‖written − asked‖ / ‖asked‖, and ‖asked‖, of deltas given by factors.
+    """Return ‖written − expected‖ / ‖expected‖, and ‖expected‖, of deltas given by factors.
 
     Args:
-        asked, written: (up `(m, r)`, down `(r, n)`) in one float type, which for half types may be
-            float32: what it rounds is far below what they do; ranks may differ.
+        expected, written: (up `(m, r)`, down `(r, n)`) in one float type; ranks may differ. For
+            half types float32 is enough: its rounding is far below theirs.
     """
     import numpy as np
 
-    (up, down), (new_up, new_down) = asked, written
+    (up, down), (new_up, new_down) = expected, written
     if down.shape == new_down.shape:
         square = float((down * down).sum())
         ratio = float((down * new_down).sum()) / square if square else 1.0
@@ -257,7 +266,7 @@ def factored_difference(
         rest = np.hstack([off_up, part]), np.vstack([new_down, off_down])
     else:
         rest = np.hstack([new_up, -up]), np.vstack([new_down, down])
-    return _ratio(inner_product(rest, rest), inner_product(asked, asked))
+    return _ratio(inner_product(rest, rest), inner_product(expected, expected))
 
 
 def _square(up: Array, gram: Array) -> float:
@@ -273,10 +282,10 @@ def _ratio(error: float, whole: float) -> tuple[float, float]:
 
 
 def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
-    """Return the relative difference that rounding each tensor once can make of a delta.
+    """Return the largest relative difference that rounding each tensor once can make.
 
     A delta is linear in each of its tensors, and no larger than the product of their norms with its
-    scale; what rounding changes a tensor by is relative to its own norm.
+    scale. Rounding changes a tensor in proportion to its own norm.
     """
     import numpy as np
 
@@ -293,14 +302,14 @@ def _allowed(tensors: Mapping[str, Tensor], delta: Delta, size: float) -> float:
     return most / size if size else most
 
 
-def _by_values(asked: Array, written: Array, tensors: Mapping[str, Tensor]) -> Difference:
-    """Compare values, as far as rounding each of the tensors they are made of goes."""
+def _by_values(expected: Array, written: Array, tensors: Mapping[str, Tensor]) -> Difference:
+    """Compare values, within one rounding of each tensor they are made of."""
     import numpy as np
 
     roundings = [_ROUNDING[t.dtype] for t in tensors.values() if t.dtype in _ROUNDING]
-    size = float(np.linalg.norm(asked))
-    off = float(np.linalg.norm(written.reshape(asked.shape) - asked))
+    size = float(np.linalg.norm(expected))
+    off = float(np.linalg.norm(written.reshape(expected.shape) - expected))
     bound = sum(r for r, _ in roundings) * size
-    bound += max((a for _, a in roundings), default=0.0) * math.sqrt(asked.size)
+    bound += max((a for _, a in roundings), default=0.0) * math.sqrt(expected.size)
     relative, allowed = (off / size, bound / size) if size else (off, bound)
     return Difference(relative, allowed + _SINGLE, same=relative == 0.0)

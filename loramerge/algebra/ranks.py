@@ -1,4 +1,4 @@
-"""Which rank each site keeps: per site by its spectrum, or over all sites by a size or an error."""
+"""Choose the rank of each site: by its spectrum, or over all sites by a size or an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from loramerge.errors import NumericsError, UsageError
+from loramerge.errors import NumericsError, Setting, UsageError
 
 __all__ = ["Candidate", "RankRule", "ranks_for_error", "ranks_for_size", "site_rank"]
 
@@ -56,7 +56,7 @@ class RankRule:
 
     @property
     def per_site(self) -> bool:
-        """Whether a criterion looks at one site's spectrum alone."""
+        """True if a criterion looks at one site's spectrum alone."""
         return any(
             value is not None
             for value in (self.rank, self.conv_rank, self.energy, self.ratio, self.cumulative)
@@ -64,12 +64,12 @@ class RankRule:
 
     @property
     def error_chooses(self) -> bool:
-        """Whether `max_error` chooses the ranks, rather than refusing what others chose."""
+        """True if `max_error` chooses the ranks; false if it only checks the choice of others."""
         return self.max_error is not None and not self.per_site and self.max_size is None
 
     @property
     def truncates(self) -> bool:
-        """Whether the rule can lower a rank at all."""
+        """True if the rule can lower a rank."""
         return self.per_site or self.max_size is not None or self.max_error is not None
 
 
@@ -147,8 +147,8 @@ def ranks_for_size(
 ) -> list[int]:
     """Return the ranks that lose the least energy in a file of at most `budget` bytes.
 
-    Steps of each site's concave hull are taken by density while they fit, the first that does not
-    as far as it does, which solves the relaxed problem; then single directions fill what is left.
+    Steps of each site's concave hull are taken by density while they fit. The first that does not
+    fit is taken in part, which solves the relaxed problem. Single directions then fill the rest.
     The lost energy is at most that of the relaxed optimum plus one direction.
 
     Args:
@@ -266,16 +266,20 @@ def check_errors(rule: RankRule, total: float, worst: tuple[str, float] | None) 
     """
     if rule.max_error is not None and total > rule.max_error * (1 + 1e-9):
         raise NumericsError(
-            "the relative error exceeds --max-error",
+            "the relative error exceeds the limit max_error",
             expected=f"≤ {rule.max_error:g}",
             found=f"{total:.4g}",
-            hint="keep a higher rank, or give --max-error alone to choose the ranks by it",
+            hint=(
+                "keep a higher rank, or give ",
+                Setting("max_error"),
+                " alone to choose the ranks by it",
+            ),
         )
     if rule.max_module_error is not None and worst is not None:
         name, error = worst
         if error > rule.max_module_error * (1 + 1e-9):
             raise NumericsError(
-                "a module's relative error exceeds --max-module-error",
+                "a module's relative error exceeds the limit max_module_error",
                 module=name,
                 expected=f"≤ {rule.max_module_error:g}",
                 found=f"{error:.4g}",

@@ -30,12 +30,12 @@ def resize(
     """Return the adapter cut by a rule, with the error of every site.
 
     Each site is replaced by the best approximation of its rank (Eckart–Young). Sites whose rank is
-    not above what they may keep stay as they are; vectors are carried over.
+    already low enough stay as they are; vectors are carried over.
 
     Args:
         rule: what to keep.
         sizes: needed where the rule has `max_size`.
-        target: the dialect that will be written: ranks count per site that it stores.
+        target: the dialect to write; ranks are counted per site that it stores.
         precise: for float64 output, see `svd.decompose`.
 
     Raises:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from loramerge.algebra.arrays import Array, namespace, to_numpy
-from loramerge.errors import NumericsError
+from loramerge.errors import NumericsError, Setting
 
 __all__ = [
     "ROUNDING",
@@ -24,7 +24,7 @@ __all__ = [
 
 _GRAM_CONDITION = 1e8
 _NUMERICAL_RANK = 1e-7
-ROUNDING = 1e-14  # of ‖up‖‖down‖: what float64 leaves where factors cancel
+ROUNDING = 1e-14  # rounding in float64 where factors cancel, relative to ‖up‖‖down‖
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Decomposition:
 
 
 def signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
-    """Return factors whose every left vector has a positive entry of largest magnitude."""
+    """Return factors with signs chosen so that each left vector's largest entry is positive."""
     if up.shape[1] == 0:
         return up, down
     import numpy as np
@@ -71,7 +71,7 @@ def signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
 
 @contextmanager
 def _converging() -> Iterator[None]:
-    """Turn the failure of a LAPACK routine, numpy's or torch's, into an error of ours."""
+    """Turn the failure of a LAPACK routine, numpy's or torch's, into a NumericsError."""
     try:
         yield
     except (ArithmeticError, RuntimeError, ValueError) as error:
@@ -79,7 +79,11 @@ def _converging() -> Iterator[None]:
             raise
         raise NumericsError(
             f"the singular value decomposition failed ({error})",
-            hint="the values are too large or too wild; loramerge inspect --deep shows where",
+            hint=(
+                "some values may be too large: inspect the input with ",
+                Setting("deep", True),
+                " to find them",
+            ),
         ) from None
 
 

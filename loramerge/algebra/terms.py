@@ -23,7 +23,7 @@ class Term:
 
     Args:
         delta: ΔW as the adapter holds it.
-        weight: the user's coefficient, not 0. When it is applied is the operator's own business.
+        weight: the user's coefficient, not 0. The operator decides when to apply it.
         position: of the adapter among the inputs, from 0.
     """
 
@@ -48,14 +48,13 @@ def terms_of(
 ) -> dict[Site, list[Term]]:
     """Return site → terms, in the order of the inputs; a weight of 0 removes an adapter from a site.
 
-    A delta is cut where the weights of its modules differ. Where the dialect stores such modules as
-    one all the same, each part is multiplied by its own weight, and the term has weight 1: that is
-    the same for a sum, and for no other operator.
+    A delta is cut where the weights of its modules differ. If the dialect still stores such modules
+    as one, each part is multiplied by its own weight, and the term has weight 1. That is right for
+    a sum, and for no other operator.
 
     Args:
-        target: the dialect that will be written, whose sites count; None for the finest of the
-            inputs'.
-        one_weight: refuse sites that are put together of parts with several weights.
+        target: the dialect to write, whose sites count; None for the finest sites of the inputs.
+        one_weight: refuse sites joined from parts whose weights differ.
 
     Raises:
         UnsupportedKind, ShapeError: if a delta cannot be brought to the sites of the others.
@@ -100,7 +99,7 @@ def _at_common_sites(adapters: Sequence[Adapter], target: Dialect | None) -> lis
 
 
 def _weights(site: Site, weights: Mapping[Site, float]) -> set[float]:
-    """Return the weights of the modules of a site; those that the adapter lacks do not count."""
+    """Return the weights of a site's modules, without modules that the adapter lacks."""
     alone = (Site((module,), site.parameter) for module in site.modules)
     return {weights[one] for one in alone if one in weights}
 
@@ -140,9 +139,9 @@ def _multiplied(adapter: Adapter, weights: Places) -> Adapter:
 
 
 def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) -> None:
-    """Refuse kinds that depend on the base where more is asked than carrying them along.
+    """Refuse kinds that depend on the base, unless they are only copied.
 
-    Replacements are apart: equal ones can be mixed.
+    Replacements are an exception: equal ones can be mixed.
 
     Raises:
         AdapterError: naming file, module and kind.

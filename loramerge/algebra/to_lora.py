@@ -1,4 +1,4 @@
-"""Any kind of delta as an ordinary LoRA: exactly where it has a low-rank form, else cut by a rule."""
+"""Convert any kind of delta to ordinary LoRA: exactly where possible, else cut by a rule."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def to_lora(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
-    """Return the adapter with every matrix as a LoRA, and what that lost.
+    """Return the adapter with every matrix as a LoRA, and the error of every site.
 
     Vectors (biases, norms) have no rank and stay as they are. A criterion cuts all modules, those
     that are ordinary LoRA already included.
 
     Args:
-        rule: needed where a kind has no exact low-rank form; may cut nothing otherwise.
+        rule: required if a kind has no exact low-rank form; otherwise it may be empty.
         sizes: needed where the rule has `max_size`.
 
     Raises:
         UsageError: if a kind has no exact low-rank form and the rule cuts nothing.
-        AdapterError: naming the modules whose change depends on the base; `stream.against` gives them
-            one.
+        AdapterError: naming the modules whose change depends on the base; `stream.against` supplies
+            the base.
         NumericsError: if an input is not finite, or an error limit is exceeded.
     """
     adapter.require_sound()
@@ -85,7 +85,7 @@ def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
     bound = [f"{site.name} ({d.kind})" for site, d in matrices.items() if d.needs_base]
     if bound:
         raise AdapterError(
-            f"what {len(bound)} modules change depends on the base",
+            f"the change of {len(bound)} module{'s'[: len(bound) > 1]} depends on the base",
             file=adapter.info.path,
             module=listed(bound, 4),
             hint=(
@@ -98,15 +98,24 @@ def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
     rankless = [site.name for site, d in matrices.items() if d.rank is None]
     if rankless and not rule.truncates:
         raise UsageError(
-            f"{len(rankless)} modules have no exact low-rank form, so a rank must be chosen",
+            "modules without an exact low-rank form need a rank",
             file=adapter.info.path,
             module=listed(rankless, 4),
-            hint="--to-lora --rank 32, or --energy, --max-error, --max-size",
+            hint=(
+                "give ",
+                Setting("rank", 32),
+                ", or ",
+                Setting("energy"),
+                ", ",
+                Setting("max_error"),
+                " or ",
+                Setting("max_size"),
+            ),
         )
 
 
 def _exact(delta: Delta) -> LowRank:
-    """Return the LoRA of a delta that has an exact low-rank form, of no more rank than its sides."""
+    """Return the exact LoRA of a delta, of a rank that is at most its smaller side."""
     up, down = delta.factors("float64")
     if up.shape[1] > min(up.shape[0], down.shape[1]):
         up, down = _reduced(up, down)

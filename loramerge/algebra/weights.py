@@ -29,14 +29,14 @@ __all__ = ["Weight", "shown_number", "weight_content", "weight_of"]
 
 
 def shown_number(value: float) -> str:
-    """Return a number in the fewest digits that say it exactly."""
+    """Return a number with as few digits as represent it exactly."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A coefficient for every site. The most particular one counts; they never multiply.
+    """A coefficient for every site. The most specific one counts; they never multiply.
 
     The last pattern that matches the module's name, else its component's, else its block's, else
     `default`.
@@ -62,7 +62,7 @@ class Weight:
                 raise UsageError("a weight must be a finite number", found=value)
         if self.blocks and len(self.blocks) not in VECTORS:
             raise UsageError(
-                f"a block vector of {len(self.blocks)} values has no meaning",
+                f"a block vector cannot have {len(self.blocks)} values",
                 expected=LENGTHS,
             )
         if self.blocks and self.depth:
@@ -93,7 +93,7 @@ class Weight:
         return lambda site: self.of(site, family)
 
     def _chosen(self, site: Site, block: float | None) -> float:
-        """Return the most particular weight of a site whose block has this one, if any."""
+        """Return the most specific weight of a site, given its block's weight, if any."""
         for pattern, value in reversed(self.match):
             if fnmatchcase(site.modules[0], pattern):
                 return value
@@ -157,7 +157,7 @@ def weight_of(content: Any, where: str) -> Weight:
         else:
             close = nearest(str(key), [*_FIELDS, *COMPONENT_WORDS])
             raise UsageError(
-                f"{where}: {key!r} is no part of a weight",
+                f"{where}: {key!r} is not a field of a weight",
                 expected=", ".join((*_FIELDS, *COMPONENT_WORDS)),
                 hint=f"did you mean {close}?" if close else None,
             )
@@ -191,7 +191,7 @@ def _numbers(values: Any, where: str) -> tuple[float, ...]:
 
 
 def weight_content(weight: Weight) -> float | dict[str, Any]:
-    """Return what `weight_of` takes for a weight: a number, or a mapping of what is not default."""
+    """Return a weight as `weight_of` reads it: a number, or a mapping without default values."""
     components = dict(weight.components)
     denoiser = components.pop("transformer", components.get("unet"))
     if denoiser is not None:  # the word `unet` means either, and no adapter has both

@@ -1,7 +1,7 @@
-"""A pool of our own over modules, with one BLAS thread each.
+"""A thread pool over modules, with one BLAS thread each.
 
-At these sizes one BLAS thread per module beats several per product, and the bytes of a result then
-depend on no thread count.
+At these sizes one BLAS thread per module is faster than several per product, and the bytes of a
+result do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _ARENAS = -8  # glibc's M_ARENA_MAX
 
 
 def one_heap() -> None:
-    """Let all threads share one heap, where the C library has several.
+    """Let all threads share one heap, if the C library has several.
 
-    Each heap keeps what was freed in it, so that two jobs at a time need the memory of three or four;
-    that costs no time here. Without effect outside of glibc.
+    Each heap keeps the memory freed in it, so two jobs at a time would need the memory of three or
+    four. Sharing costs no time here. No effect outside glibc.
     """
     import ctypes
 
@@ -52,7 +52,7 @@ def one_heap() -> None:
 
 
 def _single_blas() -> AbstractContextManager[object]:
-    """Hold BLAS to one thread; free of cost where the command line did so before numpy started."""
+    """Limit BLAS to one thread; costs nothing if the command line did so before numpy started."""
     if all(os.environ.get(name) == value for name, value in ONE_BLAS_THREAD.items()):
         return nullcontext()
     import numpy  # noqa: F401  # its BLAS must be loaded before it can be held

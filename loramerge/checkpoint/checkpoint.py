@@ -24,7 +24,7 @@ _SHARD = re.compile(r"-\d+-of-\d+")
 
 
 class Place(NamedTuple):
-    """Where a parameter lies in a tensor of a file; see `families.Slot`."""
+    """The place of a parameter in a tensor of a file; see `families.Slot`."""
 
     file: CheckpointFile
     tensor: Tensor
@@ -183,7 +183,7 @@ def _first_names(files: CheckpointFiles) -> str:
 
 @dataclass
 class _Match:
-    """How much of a family a checkpoint has."""
+    """The parts of a family that a checkpoint has."""
 
     matched: int
     exact: int
@@ -197,7 +197,7 @@ class _Match:
 
     @property
     def own_shapes(self) -> bool:
-        """Whether every place has the family's own shape."""
+        """True if every place has the family's own shape."""
         return self.exact == sum(map(len, self.slots.values()))
 
 

@@ -40,7 +40,7 @@ class CheckpointFile:
 
     @property
     def pickled(self) -> bool:
-        """Whether it is read through torch and written as safetensors."""
+        """True if it is read through torch and written as safetensors."""
         return is_pickle(self.path)
 
     def open(self) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
@@ -56,7 +56,7 @@ class CheckpointFile:
 
 @dataclass
 class CheckpointFiles:
-    """What `find_files` found.
+    """The files of a checkpoint, as `find_files` returns them.
 
     Args:
         root: the folder, or None for a single file.
@@ -112,7 +112,7 @@ def _folder(root: Path) -> CheckpointFiles:
         raise FormatError(
             "the folder holds no weights",
             file=root,
-            expected="unet/diffusion_pytorch_model.safetensors and the like",
+            expected="for example unet/diffusion_pytorch_model.safetensors",
             hint="give the folder that holds model_index.json, or a single file",
         )
     return found

@@ -21,7 +21,7 @@ _PARAMETERS: tuple[Parameter, ...] = ("weight", "bias")
 
 
 def is_transformers(path: Path) -> bool:
-    """Say whether a folder, or the one a file lies in, is a model of transformers."""
+    """Return whether a folder, or the folder of a file, is a model of transformers."""
     config = (path if path.is_dir() else path.parent) / _CONFIG
     try:
         content = json.loads(config.read_text("utf-8"))

@@ -79,11 +79,11 @@ class Codec(Protocol):
 
     @property
     def plain(self) -> bool:
-        """Whether the stored values are the weights."""
+        """True if the stored values are the weights."""
 
     @property
     def changed(self) -> bool:
-        """Whether what stands beside the weight is another than before."""
+        """True if the tensors beside the weight have changed."""
 
     def weights(self, stored: Array, start: int, out: Array) -> Array:
         """Return the weights of stored values that begin at row `start`, computed into `out`."""

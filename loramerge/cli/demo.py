@@ -19,7 +19,7 @@ def render(result: DemoResult) -> None:
         show.line(f"$ {step.command}", wrap=False)
         if step.result is None:
             missing = ", ".join(result.missing)
-            show.line(f"Not done: {missing} is not installed.")
+            show.line(f"Not done. Not installed: {missing}.")
         else:
             render_named(step.verb)(step.result)
     show.line()

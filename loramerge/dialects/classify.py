@@ -51,7 +51,7 @@ class Classified:
 
     @property
     def needs_words(self) -> bool:
-        """Whether some key may be spelled by a kind that is not ordinary LoRA."""
+        """True if some key may belong to a kind other than ordinary LoRA."""
         return bool(self.unknown) or any(group.roles.keys() - _PLAIN for group in self.groups)
 
 
@@ -128,7 +128,7 @@ def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Spl
 def _head(stem: str) -> str:
     """Return the longest prefix some dialect knows that a stem begins with, or ''.
 
-    Names of families betray a dialect, too, where its own prefixes leave room for them. Families are
+    Names of families identify a dialect, too, where its own prefixes leave room for them. Families are
     imported, and what other packages add is looked for, only then.
     """
     head = _longest(_heads(DIALECTS.version), stem)
@@ -169,7 +169,7 @@ def _family_heads(dialects: int, families: int) -> Mapping[str, list[str]]:
 
 @cache
 def _heads_of(dialect: Dialect, families: int) -> frozenset[str]:
-    """Return the beginnings of stems by which the names of families betray a dialect."""
+    """Return the beginnings of stems by which the names of families identify a dialect."""
     return frozenset(head for family in FAMILIES.known() for head in dialect.heads_of(family))
 
 

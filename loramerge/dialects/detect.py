@@ -76,7 +76,7 @@ def _alike(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 class _Fit(NamedTuple):
-    """How well a family fits a file.
+    """The counts of modules by which a family fits a file.
 
     Args:
         named: modules that it has by name.
@@ -94,7 +94,7 @@ class _Fit(NamedTuple):
 
     @property
     def own_shapes(self) -> bool:
-        """Whether most of the known shapes are the family's."""
+        """True if most of the known shapes are the family's."""
         return self.exact > self.other
 
 

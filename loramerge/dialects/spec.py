@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Fused(NamedTuple):
-    """What a stem stands for where it is not just one module.
+    """The modules of a stem that is not just one module.
 
     Args:
         modules: full names, in the order of their rows.
@@ -54,7 +54,7 @@ Embeddings = Literal["key", "bundle", "token"]
 
 
 class Stem(NamedTuple):
-    """What a stem stands for: modules and their full-width shape, and the form that spells them.
+    """The meaning of a stem: modules, their full-width shape, and the form that spells them.
 
     Args:
         modules, spans, swapped: see `Fused`; nearly always one module.
@@ -110,10 +110,10 @@ class Dialect:
         order: of the dialects that have a suffix, the lowest is meant where no prefix tells; the
             very lowest is written where nothing else is known.
         programs: programs that read it best, unless a family says another.
-        marks: further beginnings of stems that betray the dialect and name no component.
-        marked_after: prefixes (`""` for none) after which names of families may betray it; see
+        marks: further beginnings of stems that identify the dialect and name no component.
+        marked_after: prefixes (`""` for none) after which names of families may identify it; see
             `Family.marks`.
-        marked_by_heads: whether `Family.heads` betray it.
+        marked_by_heads: whether `Family.heads` identify it.
         container: what stands in the file beside the keys; see `adapter.formats`.
         folder: whether it is written as a folder.
         alone: components that a folder without sub-folders may be of.
@@ -145,11 +145,11 @@ class Dialect:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The beginnings of stems that betray the dialect, whatever the family."""
+        """The beginnings of stems that identify the dialect, whatever the family."""
         return (*self.prefixes, *self.marks)
 
     def heads_of(self, family: Family) -> tuple[str, ...]:
-        """Return the beginnings of stems that betray the dialect for a family."""
+        """Return the beginnings of stems that identify the dialect for a family."""
         return (*family.marks.get(self.name, ()), *(family.heads if self.marked_by_heads else ()))
 
     def roles(self, words: Words = NO_WORDS) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Which block of a network a module lies in, by the names the field's block-weight tools use.
+"""The block of a network that a module lies in, named as by the field's block-weight tools.
 
 The UNet's blocks follow from where its tensors lie in the original single files: `IN00`…, `MID`,
 `OUT00`…. Adapters of families without a table have names as their files spell them; for Flux the
@@ -74,7 +74,7 @@ _SEPARATORS = re.compile(r"[._]+")
 
 @dataclass(frozen=True)
 class FluxBlocks:
-    """What the names of an adapter's modules say.
+    """The blocks found in the names of an adapter's modules.
 
     Args:
         labels: module name → `CLIP`, `T5`, `IN`, `D00`…, `S00`…, `OUT`; modules of no block are absent.

@@ -1,4 +1,4 @@
-"""How text encoders are stored beside diffusion transformers: alone, in folders, or all in one file.
+"""Spellings of text encoders beside diffusion transformers: alone, in folders, or all in one file.
 
 ComfyUI's files that hold everything keep transformers' names behind a prefix for each encoder.
 """

@@ -2,7 +2,7 @@
 
 Names are diffusers' and Lightricks'.
 
-Modulation tables, which are no layers, are left alone; so is the text encoder.
+Modulation tables are not layers and are left alone; so is the text encoder.
 
 Source of the names: diffusers' `LTXVideoTransformer3DModel` (verified), and the original single files as
 diffusers' `convert_ltx_transformer_checkpoint_to_diffusers` reads them (verified by conversion). Of the

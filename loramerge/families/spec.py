@@ -45,7 +45,7 @@ class Module(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where a parameter lies in a checkpoint.
+    """The place of a parameter in a checkpoint.
 
     `span` parts from `part` on, of `parts` equal row ranges of the tensor `tensor`; `transposed` if
     the tensor holds the transpose of the weight, `swapped` if it holds the two halves of its rows
@@ -185,11 +185,11 @@ class Family:
 
     @property
     def proven(self) -> bool:
-        """Whether the tables are verified; if not, the family is read-only."""
+        """True if the tables are verified; if not, the family is read-only."""
         return bool(self.verified)
 
     def occurs_in(self, names: str) -> bool:
-        """Say whether names, one a line, may be those of an adapter or a checkpoint of the family."""
+        """Return whether names, one a line, may come from an adapter or a checkpoint of the family."""
         return self.sign is None or re.search(self.sign, names) is not None
 
     @property

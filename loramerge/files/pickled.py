@@ -69,7 +69,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
 
 
 def _refuse_foreign(path: str | PathLike[str]) -> None:
-    """Refuse a file under the name of a pickle that certainly is none.
+    """Refuse a file named as a pickle that is certainly of another format.
 
     Raises:
         ForeignFile: naming its format.

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from loramerge.errors import NotFound, UsageError, listed, nearest
+from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
-from loramerge.library.registry import Registry, load_registry
+from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
 __all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
@@ -46,8 +46,10 @@ def _is_one(folder: Path, holds: str) -> bool:
     )
 
 
-def find(name: str, holds: str, registry: Registry | None = None, root: Path | None = None) -> Path:
-    """Return the file (or folder) a name stands for.
+def find(
+    name: str, holds: str, registry: NameRegistry | None = None, root: Path | None = None
+) -> Path:
+    """Return the file (or folder) that a name refers to.
 
     Looked up as a path, as a registered base (for bases), in the library folders (the whole name
     first, then with a suffix added), and among what comes with loramerge.
@@ -61,7 +63,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
         UsageError: if the library has the name twice.
     """
     if not name.strip():
-        raise UsageError(f"an empty name stands for no {_ONE_OF[holds]}")
+        raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
     path = below(root, name)
     if holds == "folders":
         if not path.is_dir():
@@ -82,7 +84,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
             raise NotFound(
                 f"the base {name!r} is registered, but its file is gone",
                 file=place,
-                hint=f"loramerge base add {name} PATH --force",
+                hint=(f"loramerge base add {name} PATH ", Setting("force", True)),
             )
         return place
     wanted = PurePath(name.replace("\\", "/")).as_posix()
@@ -96,7 +98,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
     matches = exact or matches
     if len(matches) > 1:
         raise UsageError(
-            f"the name {name!r} stands for several files",
+            f"the name {name!r} matches several files",
             found=listed(sorted(str(p) for p in matches.values())),
             hint="give more of the path",
         )
@@ -110,7 +112,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
 
 
 def _not_found(
-    name: str, holds: str, registry: Registry, known: Sequence[str], root: Path | None
+    name: str, holds: str, registry: NameRegistry, known: Sequence[str], root: Path | None
 ) -> NotFound:
     names = [
         *known,
@@ -152,7 +154,7 @@ def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]
     return [os.path.join(folder, name if whole else bare(name)) for name in names]
 
 
-def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path]]:
+def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, Path]]:
     """Yield (path relative to its library folder, path) of every candidate file or folder."""
     for folder in registry.folders:
         if folder.holds not in (holds, "both"):

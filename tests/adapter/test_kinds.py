@@ -279,7 +279,7 @@ def test_what_cannot_be_said_is_listed(
         save(adapter, tmp_path / "b", to=target)
     assert caught.value.exit_code == 4
     assert said in str(caught.value) and target in str(caught.value)
-    assert "--to kohya" in str(caught.value)
+    assert "to='kohya'" in str(caught.value)
     assert {p.name for p in tmp_path.iterdir()} == {"a.safetensors"}
 
 

@@ -168,7 +168,7 @@ def test_a_peft_configuration_is_not_made_up(name: str, tmp_path: Path) -> None:
         with pytest.raises(NotExpressible) as caught:
             save(adapter, tmp_path / "folder", to=target)
         assert MODULES[layer] in str(caught.value) or "attn1.to_q" in str(caught.value)
-        assert "--to kohya" in str(caught.value)
+        assert "to='kohya'" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

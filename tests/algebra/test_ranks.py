@@ -360,9 +360,9 @@ def test_energy_that_is_not_cut_counts() -> None:
 def test_refusals() -> None:
     check_errors(RankRule(), 0.9, ("m", 0.9))
     check_errors(RankRule(max_error=0.5, max_module_error=0.6), 0.5, ("m", 0.6))
-    with pytest.raises(NumericsError, match="--max-error") as caught:
+    with pytest.raises(NumericsError, match="limit max_error") as caught:
         check_errors(RankRule(max_error=0.5), 0.51, None)
     assert (caught.value.expected, caught.value.found) == ("≤ 0.5", "0.51")
-    with pytest.raises(NumericsError, match="--max-module-error") as caught:
+    with pytest.raises(NumericsError, match="limit max_module_error") as caught:
         check_errors(RankRule(max_module_error=0.5), 0.1, ("unet.x", 0.6))
     assert caught.value.module == "unet.x"

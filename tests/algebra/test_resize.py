@@ -172,7 +172,7 @@ def test_max_error_beside_another_criterion_refuses() -> None:
     _, combined = resize(a, RankRule(rank=2), threads=1)
     error = combined.relative_error
     resize(a, RankRule(rank=2, max_error=error * 1.01), threads=1)
-    with pytest.raises(NumericsError, match="--max-error") as caught:
+    with pytest.raises(NumericsError, match="limit max_error") as caught:
         resize(a, RankRule(rank=2, max_error=error * 0.99), threads=1)
     assert caught.value.exit_code == 7
     assert "keep a higher rank" in str(caught.value)
@@ -185,7 +185,7 @@ def test_max_module_error_names_the_worst_module() -> None:
     name, error = combined.worst
     assert name == "unet.b"
     resize(a, RankRule(rank=2, max_module_error=error * 1.01), threads=1)
-    with pytest.raises(NumericsError, match="--max-module-error") as caught:
+    with pytest.raises(NumericsError, match="limit max_module_error") as caught:
         resize(a, RankRule(rank=2, max_module_error=error * 0.99), threads=1)
     assert caught.value.module == "unet.b"
 

@@ -205,7 +205,7 @@ def test_files_nobody_may_read_and_folders_nobody_may_write(run):
 def test_a_full_disk(run, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     for command in (("mix", "a:0.5"), ("resize", "--rank", "2", "a"), ("bake", "-b", "base", "a")):
-        run.refused(3, *command, "-o", "out.safetensors", says="room")
+        run.refused(3, *command, "-o", "out.safetensors", says="not enough free space")
 
 
 def test_a_write_that_fails_halfway(run, monkeypatch):

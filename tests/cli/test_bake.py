@@ -181,7 +181,7 @@ def test_named_bases(run):
 def test_other_families_and_no_adapter(run, shared_data):
     real = shared_data / "adapters" / "analog_svd_rank4.safetensors"
     run.refused(4, "bake", "--base", "base.safetensors", real, says=("sd15", "sd21", "hint"))
-    run.refused(2, "bake", "--base", "base.safetensors", says="--lora")
+    run.refused(2, "bake", "--base", "base.safetensors", says="give adapters")
     run.refused(2, "bake", "a", says="--base")
     run.refused(2, "bake", "--base", "base.safetensors", "a:0", says="nothing would change")
 

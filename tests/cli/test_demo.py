@@ -41,7 +41,7 @@ def test_without_torch_all_but_the_picture_is_done(run: Any) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "mix.safetensors", "mix-r4.safetensors", "baked",
     }  # fmt: skip
-    assert "not done: torch missing" in result.out
+    assert "Not done. Not installed: torch" in result.out
     assert "pip install 'loramerge[train]'" in result.out.splitlines()[-1]
     run.refused(3, "demo", "my demo", says=("my demo", "--force"))
     run.refused(3, "demo", "a.safetensors", says="another name")

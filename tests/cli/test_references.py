@@ -105,7 +105,7 @@ def test_two_bare_numbers_are_refused_with_both_readings(run):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a:1,0,0,0.5", "4 values has no meaning"),
+        ("a:1,0,0,0.5", "cannot have 4 values"),
         ("a:nan", "finite"),
         ("a:inf", "finite"),
         ("a:1e400", "finite"),

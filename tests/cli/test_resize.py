@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from loramerge.errors import UsageError
 from loramerge.steps.writing import size_in_bytes
 from tests.builders.samples import relative
 from tests.builders.world import weights
@@ -94,6 +95,12 @@ def test_units_of_ten_and_of_two_are_told_apart(text, size):
     assert size_in_bytes(text, 0) == size
 
 
+def test_a_few_bytes_are_a_forgotten_unit():
+    with pytest.raises(UsageError, match="7 bytes is too small") as caught:
+        size_in_bytes("7", 0)
+    assert caught.value.hint == "did you mean 7MB?"
+
+
 @pytest.mark.parametrize("error", [0.05, 0.2, 0.6])
 def test_max_error_alone(run, error):
     found = run.ok("resize", "b", "--max-error", str(error), "-o", "out.safetensors", "--json").json
@@ -147,7 +154,7 @@ def test_peft_folders(run, shared_data):
     found = run.ok("resize", "--rank", "2", "gpt2.v1", "--json").json
     assert found["outputs"] == ["gpt2.v1-r2"]
     assert (run.folder / "gpt2.v1-r2" / "adapter_config.json").is_file()
-    run.refused(2, "resize", "--rank", "2", "gpt2.v1", "-o", "out.safetensors", says="-o out")
+    run.refused(2, "resize", "--rank", "2", "gpt2.v1", "-o", "out.safetensors", says="--output out")
     run.refused(4, "mix", "gpt2.v1", "a", "-o", "out.safetensors", says="famil")
 
 

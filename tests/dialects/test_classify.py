@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loramerge.adapter.kinds import all_words, betrayed, known_kinds
+from loramerge.adapter.kinds import all_words, indicated, known_kinds
 from loramerge.adapter.kinds.declaration import Kind
 from loramerge.dialects.classify import Classified
 from loramerge.dialects.classify import classify as classify_with
@@ -147,9 +147,9 @@ SHARED = {"oft": "boft"}
 def test_any_role_of_a_kind_betrays_it(kind: Kind) -> None:
     name = SHARED.get(kind.name, kind.name)
     for role in kind.roles:
-        assert betrayed({role})[0].name == name
+        assert indicated({role})[0].name == name
         if kind.wraps:
-            assert betrayed({role, "up", "down", "alpha"})[0].name == name
+            assert indicated({role, "up", "down", "alpha"})[0].name == name
 
 
 @pytest.mark.parametrize("name", ["unknown", "set", "bias"])
@@ -187,7 +187,7 @@ def test_ordinary_lora_needs_no_words() -> None:
     ],
 )
 def test_roles_betray_kinds(roles: set[str], kind: str | None) -> None:
-    found = betrayed(roles)
+    found = indicated(roles)
     assert (found[0].name if found else None) == kind
 
 

@@ -98,8 +98,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "commands", "formats", "operators", "python", "recipes", "report-2022", "tiny", "training",
-        "weights",
+        "adding", "architecture", "commands", "formats", "operators", "python", "recipes",
+        "report-2022", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_no_word_of_recipes_is_left_out():
 def test_a_word_that_is_left_out_would_be_found(monkeypatch):
     from loramerge.recipe import recipe
 
-    monkeypatch.setattr(recipe, "_TOP", (*recipe._TOP, "hooks"))
+    monkeypatch.setattr(recipe, "_WORDS", (*recipe._WORDS, "hooks"))
     with pytest.raises(AssertionError, match="recipe: hooks"):
         test_no_word_of_recipes_is_left_out()
 

@@ -87,7 +87,7 @@ def test_names_are_not_translated(unproven: Family, tmp_path: Path, to: str) -> 
     path = adapter(tmp_path / "a.safetensors", 1)
     with pytest.raises(FamilyError, match="wan is read-only") as caught:
         save(load(path), tmp_path / "b.safetensors", to=to)
-    assert caught.value.expected == "--to comfyui" and caught.value.exit_code == 4
+    assert caught.value.expected == "comfyui" and caught.value.exit_code == 4
     assert not (tmp_path / "b.safetensors").exists()
 
 

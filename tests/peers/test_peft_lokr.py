@@ -115,4 +115,4 @@ def test_shapes_that_no_factor_gives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotExpressible, match="one decompose_factor") as caught:
         save(load(tmp_path / "a.safetensors"), tmp_path / "p", to="peft")
     assert MODULES[layer].removeprefix("unet.") in str(caught.value.module)
-    assert "--to kohya" in str(caught.value.hint) and not (tmp_path / "p").exists()
+    assert "to='kohya'" in str(caught.value) and not (tmp_path / "p").exists()

@@ -293,4 +293,4 @@ def test_the_table_of_a_recipe_without_a_sweep_has_one_row(recipe, run) -> None:
 def test_a_table_replaces_only_a_table(recipe, run) -> None:
     recipe("version: 1\nsteps: {x: {mix: {adapters: [a.safetensors]}, save: x.safetensors}}\n")
     Path("table.csv").write_text("dear diary", "utf-8")
-    run.refused(3, "run", "recipe.yaml", "--results", "table.csv", says="no table of results")
+    run.refused(3, "run", "recipe.yaml", "--results", "table.csv", says="not a table of results")

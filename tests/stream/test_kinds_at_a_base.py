@@ -20,7 +20,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.errors import AdapterError
+from loramerge.errors import AdapterError, on_command_line
 from loramerge.files.tensors import ArrayTensor
 from loramerge.steps.references import Reference
 from loramerge.stream import rows as stream_rows
@@ -182,7 +182,7 @@ def test_without_the_base_file_module_and_kind_are_named(kind: str) -> None:
             step()
         error = caught.value
         assert (error.file, error.module) == ("a.safetensors", LINEAR)
-        assert error.found == f"kind {delta.kind}" and "--base B" in str(error.hint)
+        assert error.found == f"kind {delta.kind}" and "--base B" in error.text(on_command_line)
     carried, _ = mix([(a, Weight())])
     assert carried.kinds() == {delta.kind: 1}
 

@@ -12,7 +12,7 @@ from loramerge.adapter.formats.peft_lokr import lokr_config
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS
-from loramerge.errors import NotExpressible, listed
+from loramerge.errors import NotExpressible, Setting, listed
 from loramerge.families.levels import without_text_model
 
 __all__ = ["by_component", "peft_config", "rank_patterns"]
@@ -107,7 +107,13 @@ def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) ->
         file=adapter.info.path,
         module=listed(list(deltas), 4),
         expected="one kind in all modules of a component",
-        hint="write kohya (--to kohya), or give --base and a rank to make it plain LoRA",
+        hint=(
+            "write kohya: ",
+            Setting("to", "kohya"),
+            "; or make it plain LoRA with ",
+            Setting("base", "B"),
+            " and a rank",
+        ),
     )
 
 

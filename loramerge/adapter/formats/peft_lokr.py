@@ -1,4 +1,4 @@
-"""A PEFT configuration for LoKr tensors that were made elsewhere: PEFT makes their shapes up from it."""
+"""A PEFT configuration for LoKr tensors made elsewhere: PEFT computes their shapes from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loramerge.adapter.delta import Delta
-from loramerge.errors import NotExpressible, listed
+from loramerge.errors import NotExpressible, Setting, listed
 
 __all__ = ["lokr_config"]
 
@@ -71,7 +71,7 @@ def _halves(delta: Delta) -> _Halves:
 
 
 def lokr_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
-    """Return under which configuration PEFT makes just these tensors.
+    """Return the configuration under which PEFT makes exactly these tensors.
 
     Args:
         deltas: LoKr of one component by path.
@@ -97,7 +97,12 @@ def lokr_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
             "PEFT makes the shapes of LoKr up from one decompose_factor and the ranks, and none gives "
             "these",
             module=listed(odd or list(deltas), 4),
-            hint="write kohya (--to kohya), or make it plain LoRA (--to-lora)",
+            hint=(
+                "write kohya: ",
+                Setting("to", "kohya"),
+                "; or make it plain LoRA: ",
+                Setting("to_lora", True),
+            ),
         )
     found = {path: rank or 1 for path, rank in ranks.items()}
     alphas = {

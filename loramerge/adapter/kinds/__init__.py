@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINTS",
     "all_words",
-    "betrayed",
+    "indicated",
     "known_kinds",
     "make_biases",
     "make_weight",
@@ -89,8 +89,8 @@ def _kinds_for(roles: Set[str]) -> tuple[Kind, ...]:
     return _usual_kinds() if roles <= _usual_roles() else known_kinds()
 
 
-def betrayed(roles: Set[str]) -> list[Kind]:
-    """Return the kinds that any of a module's roles betrays, in the order in which they are tried."""
+def indicated(roles: Set[str]) -> list[Kind]:
+    """Return the kinds that any of a module's roles indicates, in the order in which they are tried."""
     return [kind for kind in _kinds_for(roles) if not roles.isdisjoint(kind.roles)]
 
 
@@ -100,7 +100,7 @@ def make_weight(stored: Stored) -> Made | None:
     Raises:
         ShapeError: if tensors do not fit together.
     """
-    found = betrayed(stored.tensors.keys())
+    found = indicated(stored.tensors.keys())
     partnered = [kind for kind in found if not kind.whole]
     # the first, and those that shapes tell from it
     first = [kind for kind in partnered if kind.roles == partnered[0].roles]

@@ -89,7 +89,7 @@ class LoHa(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
-        """Whether the factors may be those of a linear layer or of any kernel, flattened."""
+        """True if the factors fit a linear layer and any flattened kernel alike."""
         return "hada_t1" not in self.parts and len(self.parts["hada_w1_b"].shape) == 2
 
     @property

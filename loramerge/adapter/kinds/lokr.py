@@ -102,7 +102,7 @@ class LoKr(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
-        """Whether the factors may be those of a linear layer or of any kernel, flattened."""
+        """True if the factors fit a linear layer and any flattened kernel alike."""
         flat = self.parts.get("lokr_w2_b")
         return flat is not None and "lokr_t2" not in self.parts and len(flat.shape) == 2
 

@@ -1,4 +1,4 @@
-"""The registry of merge operators: one file of this package for each, plugins, and one's own.
+"""The registry of merge operators: those of this package, of plugins, and the user's own.
 
 Operators come from four places: the files of this package, the entry points `loramerge.operators` of
 installed packages, `register` and the decorator `operator` in Python, and files named on the command
@@ -55,10 +55,10 @@ def find_operator(name: str) -> Operator:
 
 
 def register(one: Operator) -> Operator:
-    """Make an operator known in this process; one of the same name takes the earlier one's place.
+    """Register an operator in this process; it replaces an earlier one of the same name.
 
     Raises:
-        UsageError: if its name is that of an operator of loramerge.
+        UsageError: if an operator of loramerge has this name.
     """
     if any(one.name == shipped.name for shipped in OPERATORS.shipped()):
         raise UsageError(f"loramerge has an operator {one.name!r}", hint="choose another name")
@@ -78,7 +78,7 @@ def load_file(path: str | Path) -> tuple[Operator, ...]:
     name = f"loramerge_operator_{file.stem}"
     spec = spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UsageError("a file of operators is a Python file", file=file, expected="NAME.py")
+        raise UsageError("a file of operators must be a Python file", file=file, expected="NAME.py")
     module = module_from_spec(spec)
     sys.modules[name] = module  # annotations of its dataclasses are looked up there
     try:
@@ -116,32 +116,32 @@ def operator(
 ) -> Callable[[Callable[[Any, Any], Any]], Operator]:
     """Turn a function into a registered operator; see `algebra.operator.Operator`.
 
-    The first paragraph of its docstring is the title, the rest says when to use it.
+    The first paragraph of its docstring is the title, the rest says when to use it. A file of this
+    package is registered by being there.
 
     Args:
         name: by default the function's, with hyphens.
 
     Raises:
-        UsageError: if it cannot be an operator.
+        UsageError: if the definition is not valid.
     """
 
     def decorate(merge: Callable[[Any, Any], Any]) -> Operator:
         title, _, when = (merge.__doc__ or "").strip().partition("\n\n")
-        return register(
-            Operator(
-                name=name or merge.__name__.strip("_").replace("_", "-"),
-                space=space,
-                merge=merge,
-                title=" ".join(title.split()) or "An operator of one's own.",
-                parameters=parameters,
-                rank_bound=rank_bound,
-                statistics=statistics,
-                alone=alone,
-                formula=formula,
-                when=" ".join(when.split()),
-                source=source,
-                laws=laws,
-            )
+        one = Operator(
+            name=name or merge.__name__.strip("_").replace("_", "-"),
+            space=space,
+            merge=merge,
+            title=" ".join(title.split()) or "A user's operator.",
+            parameters=parameters,
+            rank_bound=rank_bound,
+            statistics=statistics,
+            alone=alone,
+            formula=formula,
+            when=" ".join(when.split()),
+            source=source,
+            laws=laws,
         )
+        return one if merge.__module__.startswith(f"{__name__}.") else register(one)
 
     return decorate

@@ -1,4 +1,4 @@
-"""diffusers' keys since it trains with PEFT: `component.path`, and PEFT's words for the factors."""
+"""Keys of diffusers since it trains with PEFT: `component.path`, and PEFT's words for the factors."""
 
 from __future__ import annotations
 

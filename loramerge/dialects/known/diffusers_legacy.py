@@ -1,4 +1,4 @@
-"""diffusers' keys before PEFT: attention processors, and `.lora.down`."""
+"""Keys of diffusers before PEFT: attention processors, and `.lora.down`."""
 
 from __future__ import annotations
 

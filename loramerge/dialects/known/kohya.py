@@ -1,5 +1,5 @@
-"""kohya-ss sd-scripts' keys, which most programs read. UNets are named as in diffusers (SDXL's as in its
-single file), diffusion transformers by the original's names, fused as they are stored there.
+"""Keys of kohya-ss sd-scripts, which most programs read. UNets are named as in diffusers (that of SDXL
+as in its single file), diffusion transformers by the original's names, fused as they are stored there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""lora_diffusion's lists of 2022 (cloneofsimo/lora): modules are counted, not named.
+"""Lists of lora_diffusion of 2022 (cloneofsimo/lora): modules are counted, not named.
 
 The order is that of `named_modules` in diffusers ≤ 0.12 (down, up, then mid blocks), and in each
 transformer block attn1, the first half of the feed-forward, attn2; in CLIP k, v, q, out. Families

@@ -1,7 +1,7 @@
 """Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
 
 The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
-fewer blocks of the same names and are matched by these. Modulation tables, which are no layers, are left
+fewer blocks of the same names and are matched by these. Modulation tables are not layers and are left
 alone. The text encoder is umT5-XXL.
 
 Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as

@@ -1,7 +1,7 @@
 """Z-Image: one stream of image and text, after two refiners, with diffusers' and ComfyUI's names.
 
 The published names are diffusers' own; ComfyUI's single files store them as those of Lumina2, with
-queries, keys and values fused. Padding tokens, which are no layers, are left alone; so is the text
+queries, keys and values fused. Padding tokens are not layers and are left alone; so is the text
 encoder, a language model.
 
 Source of the names: diffusers' `ZImageTransformer2DModel` (verified), and the single files as diffusers'

@@ -1,1 +1,1 @@
-"""What several kinds share: scales, factors, dependence on the base, rotations."""
+"""Parts that several kinds share: scales, factors, dependence on the base, rotations."""

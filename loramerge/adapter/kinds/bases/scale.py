@@ -36,7 +36,7 @@ class Scale:
 
     @property
     def unchanged(self) -> bool:
-        """Whether it says what the file said, so that it can be written again as it was."""
+        """True if it equals the file's, so that it can be written again unchanged."""
         if self.weight != 1.0 or self.root:
             return False
         return (self.alpha is None or self.stored is not None) and (
