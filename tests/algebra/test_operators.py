@@ -34,6 +34,18 @@ def nothing_is_left() -> Iterator[None]:
         yield
 
 
+def test_a_file_of_the_package_is_registered_by_being_there() -> None:
+    """Its decorator must not walk over the shipped ones: these are being imported."""
+
+    def mine(terms: Any, parameters: Any) -> Any:
+        """Add."""
+        return terms.weights
+
+    mine.__module__ = "loramerge.algebra.operators.mine"
+    assert lm.operator(space="scalars")(mine).name == "mine"
+    assert "mine" not in OPERATORS
+
+
 def made_up(name: str, **values: Any) -> Method:
     (operator,) = load_file(MADE_UP / f"{name}.py")
     return Method.of(operator, values)

@@ -116,7 +116,8 @@ def operator(
 ) -> Callable[[Callable[[Any, Any], Any]], Operator]:
     """Turn a function into a registered operator; see `algebra.operator.Operator`.
 
-    The first paragraph of its docstring is the title, the rest says when to use it.
+    The first paragraph of its docstring is the title, the rest says when to use it. A file of this
+    package is registered by being there.
 
     Args:
         name: by default the function's, with hyphens.
@@ -127,21 +128,20 @@ def operator(
 
     def decorate(merge: Callable[[Any, Any], Any]) -> Operator:
         title, _, when = (merge.__doc__ or "").strip().partition("\n\n")
-        return register(
-            Operator(
-                name=name or merge.__name__.strip("_").replace("_", "-"),
-                space=space,
-                merge=merge,
-                title=" ".join(title.split()) or "A user's operator.",
-                parameters=parameters,
-                rank_bound=rank_bound,
-                statistics=statistics,
-                alone=alone,
-                formula=formula,
-                when=" ".join(when.split()),
-                source=source,
-                laws=laws,
-            )
+        one = Operator(
+            name=name or merge.__name__.strip("_").replace("_", "-"),
+            space=space,
+            merge=merge,
+            title=" ".join(title.split()) or "A user's operator.",
+            parameters=parameters,
+            rank_bound=rank_bound,
+            statistics=statistics,
+            alone=alone,
+            formula=formula,
+            when=" ".join(when.split()),
+            source=source,
+            laws=laws,
         )
+        return one if merge.__module__.startswith(f"{__name__}.") else register(one)
 
     return decorate

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loramerge.train.lora.branch import autocast_assumed
 
-__all__ = ["Held", "bytes_of", "call_peak", "checkpointed", "kept_and_peak", "step_peak"]
+__all__ = ["MemoryCounter", "bytes_of", "call_peak", "checkpointed", "kept_and_peak", "step_peak"]
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NARROWED = frozenset({
@@ -44,7 +44,7 @@ _WIDENED: Mapping[str, frozenset[Any]] = {
 _ATTENTION = ("cuda", "cpu")
 
 
-class Held(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """Counts the bytes of tensors that are made while it is on, as long as they live.
 
     Attributes:
@@ -217,8 +217,8 @@ def step_peak(
     return held.peak
 
 
-def _held(models: Iterable[Any]) -> Held:
-    held = Held()
+def _held(models: Iterable[Any]) -> MemoryCounter:
+    held = MemoryCounter()
     for model in models:
         held.know((*model.parameters(), *model.buffers()))
     return held
