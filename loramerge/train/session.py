@@ -1,9 +1,9 @@
-"""A whole run: base and pictures in, an adapter out; with log, samples and a state to go on from.
+"""Run a whole training: from a base and images to an adapter, with log, samples and a saved state.
 
     trained = train(spec, keep=lambda adapter, step: …, notify=notify)
 
-Everything that a step does follows from the seed and its number, and everything written is written
-whole or not at all; so a run that is killed at any time and resumed ends with the same bytes.
+A step depends only on the seed and its number, and files are written atomically. So a run that is killed
+at any time and resumed ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.dataset.cache import TensorCache
 from loramerge.train.device.placing import placed
 from loramerge.train.device.workers import Workers, begin_workers
-from loramerge.train.drawing.prior import draw_prior, tell_of_prior, wanted
+from loramerge.train.drawing.prior import draw_prior, report_prior, wanted
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.trainees import Branches, Trainee, Weights
@@ -34,7 +34,7 @@ from loramerge.train.models.texts import Texts, encode
 from loramerge.train.run.board import Board, require_tensorboard
 from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
-from loramerge.train.run.loop import Run, Step, advance, averaged, begin
+from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
 from loramerge.train.spec.optimizers import ready
 from loramerge.train.spec.spec import Spec, Targets
@@ -49,13 +49,13 @@ Keep = Callable[[Adapter, int], None]
 
 @dataclass
 class Trained:
-    """What a run gave.
+    """The result of a run.
 
     Args:
         adapter: None in a process that writes nothing.
-        parameters: numbers that were trained.
-        resumed: step it went on from.
-        arranged: the pictures.
+        parameters: number of trained parameters.
+        resumed: step at which it was resumed, 0 for a new run.
+        arranged: the images.
     """
 
     adapter: Adapter | None
@@ -75,12 +75,12 @@ def train(
     metadata: dict[str, str] | None = None,
     notify: Notify = ignore,
 ) -> Trained:
-    """Train.
+    """Train an adapter.
 
     Args:
         keep: called with the adapter after every `save_every` steps.
-        probe: called with the adapter before the first step; what it raises, such as that no dialect
-            can hold this adapter, stops the run before it costs anything.
+        probe: called with the adapter before the first step; an error it raises stops the run early,
+            e.g. if no dialect can store this adapter.
         metadata: further entries of the header.
 
     Raises:
@@ -163,7 +163,7 @@ def _run(
     log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
     board = Board(spec.folder, run.done) if first and spec.tensorboard else None
 
-    def on_step(step: Step) -> None:
+    def on_step(step: TrainStep) -> None:
         for written in (log, board):
             if written is not None:
                 written(step)
@@ -235,7 +235,7 @@ def _arranged(
     found = arrange(spec.data, *size, seed, notify if prior is None else ignore)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
     asked = [] if prior is None else wanted(prior, found)
-    tell_of_prior(spec, asked, notify)
+    report_prior(spec, asked, notify)
     if not asked:
         return found
     with placed(device, pipeline.vae, *pipeline.models.values()):

@@ -241,8 +241,8 @@ def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None
         ({"optimizer": "adamv"}, "not an optimizer"),
         ({"optimizer_option": ("momentum=0.9",)}, "has no 'momentum'"),
         ({"targets": "attnn"}, "not a preset"),
-        ({"method": "blocks:up_blokcs"}, "no module lies in"),
-        ({"resolution": 8, "bucket_step": 16}, "the least this model can draw"),
+        ({"method": "blocks:up_blokcs"}, "no module matches"),
+        ({"resolution": 8, "bucket_step": 16}, "the smallest that this model can generate"),
     ):
         with pytest.raises(UsageError, match=says):
             run(tmp_path, **how)
