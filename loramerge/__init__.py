@@ -1,4 +1,4 @@
-"""loramerge: adapter algebra for diffusion models.
+"""Loramerge: adapter algebra for diffusion models.
 
 Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `train`,
 `library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →

@@ -17,7 +17,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.embeddings import add_embeddings
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats import container_of
-from loramerge.adapter.formats.container import Content
+from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.kinds import words_for
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
@@ -156,7 +156,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         )
     add_embeddings(adapter, target, pairs)
     container = container_of(target)
-    content = Content(adapter, target, pairs, written, stated, dtype)
+    content = Unwritten(adapter, target, pairs, written, stated, dtype)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
     metadata = stays | container.metadata(content, stays)

@@ -15,7 +15,7 @@ from loramerge.errors import FormatError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import ArrayTensor, Tensor
 
-__all__ = ["Scaled", "ScaledCodec", "is_scale"]
+__all__ = ["ScaledCodec", "ScaledTensor", "is_scale"]
 
 
 def is_scale(scale: Tensor, weight: Tensor) -> bool:
@@ -26,7 +26,7 @@ def is_scale(scale: Tensor, weight: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledTensor:
     """A weight with its scale beside it.
 
     Args:
@@ -83,7 +83,7 @@ class ScaledCodec:
 
     plain = False
 
-    def __init__(self, held: Scaled, dtype: str) -> None:
+    def __init__(self, held: ScaledTensor, dtype: str) -> None:
         column = held.column()
         self._held = held
         self._stored, self._now = column, column

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["Module", "grid", "hanging", "pairs", "shortened", "wrapped"]
+__all__ = ["ModuleName", "grid", "hanging", "pairs", "shortened", "wrapped"]
 
 Line = tuple[str, int]
 
@@ -21,7 +21,7 @@ _INDENT = "    "
 _CONTROLS = {n: "�" for n in (*range(32), *range(127, 160)) if n != 10} | {9: " "}
 
 
-class Module(str):
+class ModuleName(str):
     """The name of a module, which may be shortened in the middle."""
 
     __slots__ = ()
@@ -63,7 +63,7 @@ def pairs(rows: Sequence[Sequence[str]], width: int | None) -> list[Line]:
 
 def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | None) -> list[Line]:
     """Return a table with a header, or records where its columns do not fit."""
-    cells = [[Module(_clean(c)) if isinstance(c, Module) else _clean(c) for c in row]
+    cells = [[ModuleName(_clean(c)) if isinstance(c, ModuleName) else _clean(c) for c in row]
              for row in rows]  # fmt: skip
     natural = [_column(cells, columns, index) for index in range(len(columns))]
     gap, widths = _GAP, natural if width is None else _fitted(cells, columns, natural, width, _GAP)
@@ -95,7 +95,7 @@ def _fitted(
     room = width - 1 - gap * (len(columns) - 1)
     widths = list(natural)
     least = [
-        min(most, _SHORT) if any(isinstance(row[i], Module) for row in cells) else
+        min(most, _SHORT) if any(isinstance(row[i], ModuleName) for row in cells) else
         max(min(most, _LEAST), _wide(columns[i]), *(_longest(row[i]) for row in cells))
         for i, most in enumerate(natural)
     ]  # fmt: skip
@@ -108,14 +108,14 @@ def _fitted(
         len(_wrapped(text, widths[i] + 1, 0)) > _MOST_LINES
         for row in cells
         for i, text in enumerate(row)
-        if not isinstance(text, Module)
+        if not isinstance(text, ModuleName)
     )
     return None if any(tall) else widths
 
 
 def _row(row: Sequence[str], widths: Sequence[int], gap: int) -> Iterator[str]:
     parts = [
-        [shortened(text, one)] if isinstance(text, Module) else _wrapped(text, one + 1, 0)
+        [shortened(text, one)] if isinstance(text, ModuleName) else _wrapped(text, one + 1, 0)
         for text, one in zip(row, widths, strict=True)
     ]
     for index in range(max(map(len, parts))):
@@ -126,7 +126,7 @@ def _row(row: Sequence[str], widths: Sequence[int], gap: int) -> Iterator[str]:
 def _records(cells: Sequence[Sequence[str]], columns: Sequence[str], width: int) -> Iterator[Line]:
     """Yield every row as its first cell, and below it the others with their names."""
     for row in cells:
-        name = shortened(row[0], width) if isinstance(row[0], Module) else row[0]
+        name = shortened(row[0], width) if isinstance(row[0], ModuleName) else row[0]
         yield name, len(name)
         items = [f"{c}: {text}" if c else text for c, text in zip(columns[1:], row[1:], strict=True)
                  if text]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
-from loramerge.cli.layout import Module, grid, hanging, pairs, wrapped
+from loramerge.cli.layout import ModuleName, grid, hanging, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
@@ -87,9 +87,9 @@ def result(found: Any) -> None:
     table(rows)
 
 
-def module(name: str) -> Module:
+def module(name: str) -> ModuleName:
     """Return a module's name as a cell, which is shortened in the middle where room is scarce."""
-    return Module(name)
+    return ModuleName(name)
 
 
 def written(output: str | None, weighs: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
-from loramerge.library.registry import Registry, load_registry
+from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
 __all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
@@ -46,7 +46,9 @@ def _is_one(folder: Path, holds: str) -> bool:
     )
 
 
-def find(name: str, holds: str, registry: Registry | None = None, root: Path | None = None) -> Path:
+def find(
+    name: str, holds: str, registry: NameRegistry | None = None, root: Path | None = None
+) -> Path:
     """Return the file (or folder) that a name refers to.
 
     Looked up as a path, as a registered base (for bases), in the library folders (the whole name
@@ -110,7 +112,7 @@ def find(name: str, holds: str, registry: Registry | None = None, root: Path | N
 
 
 def _not_found(
-    name: str, holds: str, registry: Registry, known: Sequence[str], root: Path | None
+    name: str, holds: str, registry: NameRegistry, known: Sequence[str], root: Path | None
 ) -> NotFound:
     names = [
         *known,
@@ -152,7 +154,7 @@ def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]
     return [os.path.join(folder, name if whole else bare(name)) for name in names]
 
 
-def names_in_library(registry: Registry, holds: str) -> Iterator[tuple[str, Path]]:
+def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, Path]]:
     """Yield (path relative to its library folder, path) of every candidate file or folder."""
     for folder in registry.folders:
         if folder.holds not in (holds, "both"):

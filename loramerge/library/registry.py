@@ -10,7 +10,7 @@ from pathlib import Path
 from loramerge.errors import CorruptFile, NotFound, Setting, UsageError, nearest
 from loramerge.files.writer import write_bytes
 
-__all__ = ["HOLDS", "Folder", "Registry", "cache", "home", "load_registry"]
+__all__ = ["HOLDS", "Folder", "NameRegistry", "cache", "home", "load_registry"]
 
 HOLDS = ("adapters", "bases", "both")
 _FILE = "registry.json"
@@ -45,7 +45,7 @@ class Folder:
 
 
 @dataclass
-class Registry:
+class NameRegistry:
     """Named bases and library folders."""
 
     bases: dict[str, str] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Registry:
         self.folders = kept
 
 
-def load_registry() -> Registry:
+def load_registry() -> NameRegistry:
     """Read the registry; an absent file is an empty registry.
 
     Raises:
@@ -136,7 +136,7 @@ def load_registry() -> Registry:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        return Registry()
+        return NameRegistry()
     except (OSError, ValueError) as error:
         raise CorruptFile(
             f"the registry cannot be read ({error})", file=path, hint="repair or delete it"
@@ -148,4 +148,4 @@ def load_registry() -> Registry:
         raise CorruptFile(
             "the registry is not of a known form", file=path, hint="repair or delete it"
         ) from None
-    return Registry(bases, folders)
+    return NameRegistry(bases, folders)

@@ -14,7 +14,7 @@ from loramerge.algebra.weights import Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.lookup import below, find
-from loramerge.library.registry import Registry
+from loramerge.library.registry import NameRegistry
 
 __all__ = ["Reference", "parse_reference", "references", "with_weight_files"]
 
@@ -40,7 +40,7 @@ class Reference:
         """Return it as it can be written again."""
         return self.name if self.written == "1" else f"{self.name}:{self.written}"
 
-    def path(self, registry: Registry | None = None, root: Path | None = None) -> Path:
+    def path(self, registry: NameRegistry | None = None, root: Path | None = None) -> Path:
         """Return the adapter's path; see `lookup.find`."""
         try:
             return find(self.name, "adapters", registry, root)
@@ -60,7 +60,7 @@ class Reference:
         return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
 
 
-def _is_found(name: str, registry: Registry | None, root: Path | None) -> bool:
+def _is_found(name: str, registry: NameRegistry | None, root: Path | None) -> bool:
     try:
         return bool(find(name, "adapters", registry, root))
     except (NotFound, UsageError):

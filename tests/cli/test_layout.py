@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from loramerge.cli import show
-from loramerge.cli.layout import Module, grid, pairs, shortened, wrapped
+from loramerge.cli.layout import ModuleName, grid, pairs, shortened, wrapped
 
 NAME = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 COLUMNS = ("module", "kind", "shape", "rank", "norm")
-ROW = [Module(NAME), "lora", "640×640", "8", "1.234"]
+ROW = [ModuleName(NAME), "lora", "640×640", "8", "1.234"]
 
 
 def texts(lines):

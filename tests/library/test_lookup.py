@@ -9,7 +9,7 @@ import pytest
 
 from loramerge.errors import NotFound, UsageError
 from loramerge.library.lookup import bare, expand, find, is_adapter_folder, names_in_library
-from loramerge.library.registry import Folder, Registry
+from loramerge.library.registry import Folder, NameRegistry
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registry(folder):
-    return Registry(
+    return NameRegistry(
         {"named": str(folder / "bases" / "model.safetensors"), "gone": str(folder / "gone")},
         [Folder(str(folder / "lib"), "adapters"), Folder(str(folder / "bases"), "bases")],
     )

@@ -13,12 +13,12 @@ from loramerge.errors import CorruptFile, FileError, NotFound, UsageError
 from loramerge.library import digests
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.programs import PROGRAM_FOLDERS, program_folders
-from loramerge.library.registry import Folder, Registry, home, load_registry
+from loramerge.library.registry import Folder, NameRegistry, home, load_registry
 
 
 def test_round_trip(tmp_path):
-    assert load_registry() == Registry()
-    registry = Registry()
+    assert load_registry() == NameRegistry()
+    registry = NameRegistry()
     (tmp_path / "ü b").mkdir()
     registry.add_base("sd2.1 (mine)", tmp_path / "ü b")
     assert registry.add_folder(tmp_path / "ü b", "adapters")
@@ -29,11 +29,11 @@ def test_round_trip(tmp_path):
     registry.remove_base("sd2.1 (mine)")
     registry.remove_folder(tmp_path / "ü b")
     registry.save()
-    assert load_registry() == Registry()
+    assert load_registry() == NameRegistry()
 
 
 def test_refusals(tmp_path):
-    registry = Registry()
+    registry = NameRegistry()
     registry.add_base("x", tmp_path)
     with pytest.raises(UsageError, match="already registered"):
         registry.add_base("x", tmp_path / "other")
@@ -58,7 +58,7 @@ def test_a_home_that_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LORAMERGE_HOME", str(tmp_path / "file"))
     with pytest.raises(FileError):
-        Registry().save()
+        NameRegistry().save()
 
 
 def test_home(monkeypatch, tmp_path):

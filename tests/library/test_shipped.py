@@ -19,7 +19,7 @@ from loramerge.errors import FamilyError, FileError, NotFound, OutputExists
 from loramerge.files.reader import TensorFile
 from loramerge.library import shipped as module
 from loramerge.library.lookup import find
-from loramerge.library.registry import Registry, cache
+from loramerge.library.registry import NameRegistry, cache
 from loramerge.library.shipped import OUTLINED, SHIPPED_ADAPTERS, SHIPPED_BASES, TINY, shipped
 from tests.builders.single_file import write_single_file
 
@@ -62,20 +62,20 @@ def test_names_are_found_where_nothing_else_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find("tiny", "bases", Registry()) == FOLDER / "tiny"
-    assert find("zuzu", "adapters", Registry()) == FOLDER / "zuzu.safetensors"
+    assert find("tiny", "bases", NameRegistry()) == FOLDER / "tiny"
+    assert find("zuzu", "adapters", NameRegistry()) == FOLDER / "zuzu.safetensors"
     (tmp_path / "zuzu.safetensors").write_bytes(b"")
-    assert find("zuzu", "adapters", Registry()) == Path("zuzu.safetensors")
-    assert find("tiny", "bases", Registry({"tiny": str(tmp_path)})) == tmp_path
+    assert find("zuzu", "adapters", NameRegistry()) == Path("zuzu.safetensors")
+    assert find("tiny", "bases", NameRegistry({"tiny": str(tmp_path)})) == tmp_path
     (tmp_path / "tiny").mkdir()  # some folder, but no checkpoint
-    assert find("tiny", "bases", Registry()) == FOLDER / "tiny"
+    assert find("tiny", "bases", NameRegistry()) == FOLDER / "tiny"
 
 
 def test_a_base_is_no_adapter_and_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(NotFound):
-        find("tiny", "adapters", Registry())
+        find("tiny", "adapters", NameRegistry())
     with pytest.raises(NotFound) as caught:
-        find("tiny-outlines", "bases", Registry())
+        find("tiny-outlines", "bases", NameRegistry())
     assert caught.value.hint == "did you mean tiny-outlined?"
     with pytest.raises(NotFound, match="comes with"):
         shipped("nothing")

@@ -28,7 +28,7 @@ from tests.builders.bases import (
 STORAGE = '''
 """Signed bytes, one scale for each row: `W = bytes · NAME.step`."""
 
-from loramerge.checkpoint.scaled import Scaled
+from loramerge.checkpoint.scaled import ScaledTensor
 
 
 class Bytes:
@@ -37,7 +37,7 @@ class Bytes:
 
     def recognise(self, tensors, name):
         scale = tensors.get(f"{name}.step")
-        return None if scale is None else Scaled(f"{name}.step", scale, tensors[name])
+        return None if scale is None else ScaledTensor(f"{name}.step", scale, tensors[name])
 
     def fixes_types(self, tensors):
         return any(name.endswith(".step") for name in tensors)

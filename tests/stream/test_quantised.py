@@ -13,7 +13,7 @@ import pytest
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.checkpoint.scaled import Scaled
+from loramerge.checkpoint.scaled import ScaledTensor
 from loramerge.errors import ForeignFile, FormatError, spelled
 from loramerge.files.tensors import ArrayTensor
 from loramerge.stream.bake import bake, survey
@@ -154,8 +154,8 @@ _WRONG: dict[str, Callable[[Any], Any]] = {
 def test_wrong_uses_of_a_scale_break_the_law(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    right = Scaled.column
-    monkeypatch.setattr(Scaled, "column", lambda held: _WRONG[wrong](right(held)))
+    right = ScaledTensor.column
+    monkeypatch.setattr(ScaledTensor, "column", lambda held: _WRONG[wrong](right(held)))
     with pytest.raises(AssertionError):
         _law(tmp_path, "F8_E4M3", "row", "comfyui", 0.02)
 
@@ -303,7 +303,7 @@ def test_gguf_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_a_larger_scale_fits_the_type_it_is_stored_in() -> None:
     scale = np.full((3, 1), 0.1, "float32").astype(ml_dtypes.bfloat16)
     weight = np.array([[1, 2], [448, 3], [4, 5]], "float32")
-    held = Scaled("scale", ArrayTensor(scale), ArrayTensor(weight))
+    held = ScaledTensor("scale", ArrayTensor(scale), ArrayTensor(weight))
     codec = held.codec("F8_E4M3")
     out = np.empty((3, 2), "float32")
     codec.add(weight, np.array([[0, 0], [7.7, 0], [0, 0]], "float32"), 0, out)

@@ -16,13 +16,13 @@ from loramerge.errors import FormatError
 from loramerge.files.tensors import Tensor
 from loramerge.files.writer import write_tensors
 
-__all__ = ["Check", "Container", "Content"]
+__all__ = ["Check", "Container", "Unwritten"]
 
 Check = Callable[[Path], None]  # looks at what was written before it gets its name
 
 
 @dataclass(frozen=True)
-class Content:
+class Unwritten:
     """All that is about to be written into a container.
 
     Args:
@@ -44,10 +44,10 @@ class Content:
 class Container:
     """A plain safetensors file. The others override what they want otherwise."""
 
-    def complete(self, content: Content) -> None:
+    def complete(self, content: Unwritten) -> None:
         """Add tensors without which the container cannot be read."""
 
-    def metadata(self, content: Content, kept: Mapping[str, str]) -> dict[str, str]:
+    def metadata(self, content: Unwritten, kept: Mapping[str, str]) -> dict[str, str]:
         """Return entries of the header.
 
         Args:
@@ -55,7 +55,7 @@ class Container:
         """
         return {}
 
-    def configurations(self, content: Content) -> dict[str, dict[str, Any]]:
+    def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         """Return the configurations to write beside the tensors, by component."""
         return {}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loramerge.adapter.formats.container import Container, Content
+from loramerge.adapter.formats.container import Container, Unwritten
 from loramerge.errors import CorruptFile
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _CONFIG = "lora_adapter_metadata"
 
 
 class _Diffusers(Container):
-    def metadata(self, content: Content, kept: Mapping[str, str]) -> dict[str, str]:
+    def metadata(self, content: Unwritten, kept: Mapping[str, str]) -> dict[str, str]:
         entries = {_CONFIG: _configuration(content.adapter, content.dialect, content.deltas)}
         return entries if "format" in kept else entries | {"format": "pt"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.encoded import Encoded
-from loramerge.adapter.formats.container import Check, Container, Content
+from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.kohya_hashes import HASH_PLACEHOLDERS, kohya_hashes
 from loramerge.adapter.site import Site
 
@@ -16,7 +16,7 @@ __all__ = ["CONTAINER"]
 
 
 class _Kohya(Container):
-    def metadata(self, content: Content, kept: Mapping[str, str]) -> dict[str, str]:
+    def metadata(self, content: Unwritten, kept: Mapping[str, str]) -> dict[str, str]:
         return _network(content.adapter, content.deltas, content.alphas) | HASH_PLACEHOLDERS
 
     def write(self, encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:

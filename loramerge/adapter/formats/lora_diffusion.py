@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.encoded import Encoded
-from loramerge.adapter.formats.container import Check, Container, Content
+from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.source import Source
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.classify import Group
@@ -29,10 +29,10 @@ _SECTION_TITLES = {
 
 
 class _LoraDiffusion(Container):
-    def complete(self, content: Content) -> None:
+    def complete(self, content: Unwritten) -> None:
         _fill_positions(content)
 
-    def metadata(self, content: Content, kept: Mapping[str, str]) -> dict[str, str]:
+    def metadata(self, content: Unwritten, kept: Mapping[str, str]) -> dict[str, str]:
         entries: dict[str, str] = {}
         for component, title in _SECTION_TITLES.items():
             ups = [k for k in content.pairs if k.startswith(f"{component}:") and k.endswith(":up")]
@@ -50,7 +50,7 @@ class _LoraDiffusion(Container):
 CONTAINER = _LoraDiffusion()
 
 
-def _fill_positions(content: Content) -> None:
+def _fill_positions(content: Unwritten) -> None:
     """Write zeros where a positional list has no delta: loaders count, so no place may be empty."""
     adapter, pairs = content.adapter, content.pairs
     family = adapter.info.detection.naming

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.encoded import Encoded
-from loramerge.adapter.formats.container import Check, Container, Content
+from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.formats.source import Source
 from loramerge.adapter.kinds.bases.scale import Scale
@@ -35,7 +35,7 @@ _TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 
 
 class _Peft(Container):
-    def configurations(self, content: Content) -> dict[str, dict[str, Any]]:
+    def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
 
         return {

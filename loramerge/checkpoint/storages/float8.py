@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.scaled import Scaled, is_scale
+from loramerge.checkpoint.scaled import ScaledTensor, is_scale
 from loramerge.checkpoint.storage import Held
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
@@ -28,7 +28,7 @@ def _stem(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-class _Storage:
+class _Float8:
     name = "float8"
     order = 0
 
@@ -62,7 +62,7 @@ class _Storage:
                 found=f"{scale.dtype} {list(scale.shape)}",
                 hint=_HINT,
             )
-        return Scaled(known[0], scale, weight)
+        return ScaledTensor(known[0], scale, weight)
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
         endings = (*_MULTIPLIERS, *_OTHERS)
@@ -77,4 +77,4 @@ class _Storage:
         return tuple(_stem(name) + ending for ending in _MULTIPLIERS)
 
 
-STORAGE = _Storage()
+STORAGE = _Float8()

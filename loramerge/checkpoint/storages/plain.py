@@ -50,7 +50,7 @@ class _Codec:
 _HELD, _CODEC = _Held(), _Codec()
 
 
-class _Storage:
+class _Plain:
     name = "plain"
     order = 100  # what no other storage claims
 
@@ -64,4 +64,4 @@ class _Storage:
         return ()
 
 
-STORAGE = _Storage()
+STORAGE = _Plain()
