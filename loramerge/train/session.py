@@ -34,7 +34,7 @@ from loramerge.train.models.texts import Texts, encode
 from loramerge.train.run.board import Board, require_tensorboard
 from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
-from loramerge.train.run.loop import Run, StepFigures, advance, averaged, begin
+from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
 from loramerge.train.spec.optimizers import ready
 from loramerge.train.spec.spec import Spec, Targets
@@ -163,7 +163,7 @@ def _run(
     log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
     board = Board(spec.folder, run.done) if first and spec.tensorboard else None
 
-    def on_step(step: StepFigures) -> None:
+    def on_step(step: TrainStep) -> None:
         for written in (log, board):
             if written is not None:
                 written(step)
