@@ -14,20 +14,19 @@ from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError
 from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.digest import sha256_of_file
-from loramerge.train.dataset.arrange import Arranged, arrange
+from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import opened
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.device.workers import begin_workers
-from loramerge.train.drawing.prior import drawing_seconds, foreseen, report_prior, wanted
+from loramerge.train.drawing.prior import drawing_seconds, foreseen
 from loramerge.train.memory.budget import Rung
 from loramerge.train.memory.estimate import Estimate, Shape, estimate, shape_of
 from loramerge.train.memory.needs import PHASES, Needs
-from loramerge.train.models.pipeline import architecture_at, load_tokenizers
-from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.pipeline import load_tokenizers
+from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import count_tokens
-from loramerge.train.run.board import require_tensorboard
-from loramerge.train.spec.optimizers import ready, slow
+from loramerge.train.preamble import arrange_images, require_possible
 from loramerge.train.spec.spec import Spec
 
 __all__ = ["Check", "Memory", "check"]
@@ -154,19 +153,12 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         MissingFile: if no image can be read.
         MissingExtra: if a package that the run needs is not installed.
     """
-    ready(spec.settings, text=spec.targets.text_encoder)
-    if (why := slow(spec.settings)) and spec.targets.kind != "weights":
-        notify(Warn(why))
-    if spec.tensorboard:
-        require_tensorboard()
-    refuse_misfits(architecture_at(spec.base, spec.family), spec)
+    require_possible(spec, notify)
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
-    arranged = arrange(spec.data, unit, own, spec.settings.seed, notify)
-    asked = [] if spec.prior is None else wanted(spec.prior, arranged)
-    report_prior(spec, asked, notify)
+    arranged, missing = arrange_images(spec, unit, own, notify)
     broken, duplicates = _read(arranged.pictures, notify)
-    arranged = foreseen(arranged.without(broken), asked)
+    arranged = foreseen(arranged.without(broken), missing)
     order = arranged.order(spec.data.batch, spec.settings.seed)
     batches = len(order.batches(0))
     steps = spec.settings.steps
@@ -189,7 +181,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
             if p.size[0] < w or p.size[1] < h
         ],
         tags=list(arranged.tags(20).items()),
-        prompts=[one.prompt for one in asked],
+        prompts=[one.prompt for one in missing],
     )
     _add_tokens(found, spec, arranged, shape, notify)
     if shape is not None:
@@ -198,7 +190,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         largest = max(found.buckets, key=lambda size: size[0] * size[1])
         found.estimate = estimate(spec, shape, largest, device)
         if spec.prior is not None:
-            found.drawing = drawing_seconds(spec, spec.prior, shape, len(asked), largest, device)
+            found.drawing = drawing_seconds(spec, spec.prior, shape, len(missing), largest, device)
     return found
 
 

@@ -23,20 +23,20 @@ from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.dataset.cache import TensorCache
 from loramerge.train.device.placing import placed
 from loramerge.train.device.workers import Workers, begin_workers
-from loramerge.train.drawing.prior import draw_prior, report_prior, wanted
+from loramerge.train.drawing.prior import draw_prior
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.trainees import Branches, Trainee, Weights
 from loramerge.train.models.latents import Latents
-from loramerge.train.models.pipeline import Pipeline, architecture_at, load_pipeline
-from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.pipeline import Pipeline, load_pipeline
+from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import Texts, encode
-from loramerge.train.run.board import Board, require_tensorboard
+from loramerge.train.preamble import arrange_images, require_possible
+from loramerge.train.run.board import Board
 from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
 from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
-from loramerge.train.spec.optimizers import ready
 from loramerge.train.spec.spec import Spec, Targets
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
@@ -92,10 +92,7 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
-    ready(spec.settings, text=spec.targets.text_encoder)
-    if spec.tensorboard:
-        require_tensorboard()
-    refuse_misfits(architecture_at(spec.base, spec.family), spec)
+    require_possible(spec)  # `begin` warns of a low rate
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
@@ -231,16 +228,15 @@ def _arranged(
     spec: Spec, pipeline: Pipeline, device: Any, workers: Workers, notify: Notify
 ) -> Arranged:
     """Find the pictures; draw those of regularisation first, if the base is to make them."""
-    size, seed, prior = (pipeline.unit, pipeline.resolution), spec.settings.seed, spec.prior
-    found = arrange(spec.data, *size, seed, notify if prior is None else ignore)
+    size = pipeline.unit, pipeline.resolution
+    found, missing = arrange_images(spec, *size, notify)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
-    asked = [] if prior is None else wanted(prior, found)
-    report_prior(spec, asked, notify)
-    if not asked:
+    if not missing:
         return found
     with placed(device, pipeline.vae, *pipeline.models.values()):
-        folder = draw_prior(spec, pipeline, asked, workers, notify)
-    return arrange(replace(spec.data, regularisation=folder), *size, seed, notify)
+        folder = draw_prior(spec, pipeline, missing, workers, notify)
+    data = replace(spec.data, regularisation=folder)
+    return arrange(data, *size, spec.settings.seed, ignore)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
