@@ -18,6 +18,7 @@ __all__ = ["AtomicFile", "AtomicFolder", "check_space", "check_target"]
 
 _RENAME_TRIES = 6
 _PARTIAL = ".partial"
+_REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
 _swept: set[Path] = set()
 
 
@@ -69,15 +70,14 @@ def _mark(process: int) -> str:
     return f"{zlib.crc32(machine.encode()):08x}-{process}"
 
 
-def _partial(target: Path) -> Path:
-    """Return a new name for a temporary file beside the target, short enough for every system."""
+def _beside(target: Path, ending: str) -> Path:
+    """Return a new name for something temporary beside the target, short enough everywhere."""
     stem = os.fsencode(target.name)[:80].decode("utf-8", "ignore")
-    unique = f"{time.monotonic_ns() & 0xFFFFFF:06x}"
-    return target.with_name(f".{stem}.{_mark(os.getpid())}-{unique}{_PARTIAL}")
+    return target.with_name(f".{stem}.{_mark(os.getpid())}-{os.urandom(5).hex()}{ending}")
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that killed processes of this machine left, once for each folder."""
+    """Remove what killed processes of this machine left beside outputs, once for each folder."""
     if os.name != "posix" or folder in _swept:
         return  # elsewhere it cannot be asked whether a process lives without touching it
     _swept.add(folder)
@@ -86,7 +86,10 @@ def _remove_abandoned(folder: Path) -> None:
         mark = path.name[: -len(_PARTIAL)].rpartition(".")[2]
         process = mark.removeprefix(here).partition("-")[0]
         if mark.startswith(here) and process.isdigit() and not _lives(int(process)):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                _remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:
@@ -148,7 +151,7 @@ class AtomicFile:
                 f"cannot make the folder: {error.strerror}", file=self.target.parent
             ) from None
         _remove_abandoned(self.target.parent.absolute())
-        self._temporary = _partial(self.target)
+        self._temporary = _beside(self.target, _PARTIAL)
         self.file = PositionedFile(self._temporary, "x")
 
     def __enter__(self) -> PositionedFile:
@@ -176,46 +179,70 @@ def _remove_folder(folder: Path) -> None:
 
 
 class AtomicFolder:
-    """A folder built as `NAME.partial` and renamed when complete."""
+    """A folder built under a temporary name beside the target and renamed when complete.
+
+    Of several writers of one folder one wins whole: without `force` the first, with it the last.
+    """
 
     def __init__(self, path: str | PathLike[str], *, force: bool = False) -> None:
         self.target = check_target(path, force=force)
         if self.target.exists() and not self.target.is_dir():
             raise FileError("the output is an existing file, expected a folder", file=self.target)
-        self.partial = self.target.with_name(self.target.name + ".partial")
+        self._force = force
+        self.partial = _beside(self.target, _PARTIAL)
 
     def __enter__(self) -> Path:
+        parent = self.target.parent
         try:
-            if self.partial.exists():
-                _remove_folder(self.partial)  # left by a killed run
-            self.partial.mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(parent.absolute())
+            self.partial.mkdir()
         except OSError as error:
-            raise FileError(
-                f"cannot make the folder: {error.strerror}", file=self.partial
-            ) from None
+            raise FileError(f"cannot make the folder: {error.strerror}", file=self.target) from None
         return self.partial
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                if self.target.exists():
-                    for path in self.target.rglob("*"):
-                        release(path)
-                    self._replace()
-                else:
-                    _rename(self.partial, self.target)
+                self._place()
                 _flush_folder(self.target.parent)
         finally:
             _remove_folder(self.partial)
 
-    def _replace(self) -> None:
-        """Put the new folder in the place of the old one, or the old one back."""
-        old = self.target.with_name(self.target.name + ".old.partial")
-        _remove_folder(old)  # left by a killed run
-        _rename(self.target, old)
+    def _place(self) -> None:
+        """Put the new folder in the place of the old one, or the old one back.
+
+        Raises:
+            OutputExists: without `force`, if a folder has appeared there meanwhile.
+            FileError: if the folder cannot be renamed.
+        """
+        for attempt in range(_RENAME_TRIES):
+            check_target(self.target, force=self._force)
+            old = self._move_away() if self._force else None
+            try:
+                _rename(self.partial, self.target)
+                return
+            except BaseException as error:
+                faster = isinstance(error, FileError) and self.target.exists()
+                if not faster or attempt == _RENAME_TRIES - 1:
+                    raise
+            finally:
+                if old is not None and self.target.exists():
+                    _remove_folder(old)
+                elif old is not None:
+                    _rename(old, self.target)
+
+    def _move_away(self) -> Path | None:
+        """Rename the old folder; return its new name, None if there is no old folder."""
+        if not self.target.exists():
+            return None
+        for path in self.target.rglob("*"):
+            release(path)
+        old = _beside(self.target, _REPLACED)
         try:
-            _rename(self.partial, self.target)
-        except BaseException:
-            _rename(old, self.target)
-            raise
-        _remove_folder(old)
+            _rename(self.target, old)
+        except FileError:
+            if self.target.exists():
+                raise
+            return None  # another writer was faster
+        return old

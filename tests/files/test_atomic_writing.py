@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,7 +216,7 @@ def test_a_folder_survives_a_failing_rename(
     replace = os.replace
 
     def held(source: Any, target: Any) -> None:
-        if str(source).endswith("adapter.partial"):
+        if str(source).endswith(".partial"):
             raise PermissionError(errno.EACCES, "in use")
         replace(source, target)
 
@@ -227,13 +229,47 @@ def test_a_folder_survives_a_failing_rename(
     assert only(folder) == {"f"}
 
 
-def test_what_a_killed_run_left_is_no_hindrance(folder: Path) -> None:
-    for left in ("adapter.partial", "adapter.old.partial"):
-        (folder.parent / left).mkdir()
-        (folder.parent / left / "half").write_bytes(b"x")
-    with AtomicFolder(folder, force=True) as partial:
+def test_a_users_folder_of_a_like_name_is_kept(tmp_path: Path) -> None:
+    likes = ("adapter.partial", "adapter.old.partial", ".adapter.partial")
+    for name in ("adapter", *likes):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "theirs").write_bytes(b"precious")
+    with AtomicFolder(tmp_path / "adapter", force=True) as partial:
         (partial / "g").write_bytes(b"new")
-    assert only(folder) == {"g"}
+    assert only(tmp_path / "adapter") == {"g"}
+    assert only(tmp_path) == {"adapter", *likes}
+    assert all(only(tmp_path / name) == {"theirs"} for name in likes)
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(OutputExists), AtomicFolder(tmp_path / "a") as partial:
+        (partial / "g").write_bytes(b"ours")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "f").write_bytes(b"theirs")
+    assert only(tmp_path) == {"a"} and only(tmp_path / "a") == {"f"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_of_parallel_writers_of_a_folder_one_wins_whole(tmp_path: Path, force: bool) -> None:
+    writers = 6
+    together = threading.Barrier(writers)
+
+    def write(number: int) -> bool:
+        try:
+            with AtomicFolder(tmp_path / "a", force=force) as partial:
+                together.wait()
+                for name in "fgh":
+                    (partial / name).write_bytes(bytes([number]))
+                together.wait()
+            return True
+        except OutputExists:
+            return False
+
+    with ThreadPoolExecutor(writers) as pool:
+        won = sum(pool.map(write, range(writers)))
+    assert won == (writers if force else 1)
+    assert only(tmp_path) == {"a"} and only(tmp_path / "a") == set("fgh")
+    assert len({(tmp_path / "a" / name).read_bytes() for name in "fgh"}) == 1
 
 
 def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
@@ -251,7 +287,10 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     elsewhere = tmp_path / f".out.safetensors.00000000-{dead.pid}-0a1b2c.partial"
     for path in (abandoned, living, elsewhere):
         path.write_bytes(b"half")
+    folder = tmp_path / f".out.{atomic._mark(dead.pid)}-0a1b2c.partial"
+    folder.mkdir()
+    (folder / "f").write_bytes(b"half")
     write_bytes(tmp_path / "out.safetensors", b"whole")
-    assert not abandoned.exists()
+    assert not abandoned.exists() and not folder.exists()
     assert living.exists() and elsewhere.exists()
     assert (tmp_path / "out.safetensors").read_bytes() == b"whole"
