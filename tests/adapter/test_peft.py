@@ -379,7 +379,8 @@ def test_a_broken_header_entry_is_said(broken: str, tmp_path: Path) -> None:
 EXPRESSIONS = (
     "to_q", "attn1.to_q", r"attn\d\.to_[qk]", ".*attn.*to_q.*", "(to_q|to_k)", "to_q|to_k", "^a.*",
     "attn[^2].+", "a{2,3}b?", "(?:x|y)*to_q", "(a|ab)(c|bcd)(d*)", "a)|(b", "", "()*", "(^a|b)+$",
-    "a{,2}", r"blocks\.(1|2[0-9])\.", "a{1}c", r"\w+\.b", "[]a]+", "(?P<n>to)_q", "a$|b", "{a}", "a*?b", r"\.a",
+    "a{,2}", r"x(1|2)\.",
+    r"blocks\.(1|2[0-9])\.", "a{1}c", r"\w+\.b", "[]a]+", "(?P<n>to)_q", "a$|b", "{a}", "a*?b", r"\.a",
 )  # fmt: skip
 PATHS = ("to_q", "x.to_q", "x.attn1.to_q", "attn2.to_k", "attn1_to_q", "a", "ab", "aab", "b.a", "abcd",
          "blocks.1.", "blocks.23.", "u.blocks.2", "", "ac", "a.b", "x.]a", "xyxto_q", "{a}", "a.bc",

@@ -9,7 +9,6 @@ number says how often an epoch shows each of its pictures.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Any
 from loramerge.errors import FileError, FormatError, MissingFile, listed
 from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.folders import CAPTION_SUFFIXES, LISTING, image_files
+from loramerge.files.json_values import values_in
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import size_of
 
@@ -189,7 +189,7 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 def _entry(line: str, path: Path, number: int) -> tuple[str, str]:
     try:
-        content: dict[str, Any] = json.loads(line)
+        content: dict[str, Any] = values_in(line)
         return str(content["file_name"]), " ".join(str(content["text"]).split())
     except (ValueError, TypeError, KeyError):
         raise FormatError(
