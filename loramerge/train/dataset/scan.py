@@ -4,19 +4,20 @@
 
 A caption is looked for in `NAME.txt`, `NAME.caption`, the folder's `metadata.jsonl`
 (`{"file_name": …, "text": …}`), and the folder's name where it is of kohya's form `10_zuzu girl`, whose
-number says how often an epoch shows each of its pictures.
+number, up to 1000, says how often an epoch shows each of its pictures.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError, FormatError, MissingFile, listed
-from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.events import Note, Notify, Progress, Warn, ignore
 from loramerge.files.folders import CAPTION_SUFFIXES, LISTING, image_files
 from loramerge.files.json_values import values_in
 from loramerge.train.dataset.buckets import Size
@@ -25,6 +26,7 @@ from loramerge.train.dataset.images import size_of
 __all__ = ["Dataset", "Picture", "scan"]
 
 _KOHYA = re.compile(r"(\d+)_(.*)")
+_MOST_REPEATS = 1000  # of a folder's name; a larger number is a date or a count of something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
     if not folder.is_dir():
         raise MissingFile("there is no such folder of images", file=folder)
     paths = list(image_files(folder))
+    inner = {path.parent for path in paths}
+    above = {place for one in inner for place in one.parents if place.is_relative_to(folder)}
+    _note_names(inner | above, notify)
     texts: dict[Path, dict[str, str]] = {}
     for index, path in enumerate(paths, 1):
         if path.parent not in texts:
@@ -142,11 +147,32 @@ def _said_by(folder: Path, root: Path) -> tuple[int | None, str | None]:
     """Return repeats and words of the nearest folder named as kohya does, at or below the root."""
     for place in (folder, *folder.parents):
         match = _KOHYA.fullmatch(place.name)
-        if match and int(match[1]) > 0:
-            return int(match[1]), match[2].replace("_", " ").strip() or None
+        if match and 0 < _repeats(match[1]) <= _MOST_REPEATS:
+            return _repeats(match[1]), match[2].replace("_", " ").strip() or None
         if place == root:
             break
     return None, None
+
+
+def _repeats(digits: str) -> int:
+    """Return the number; for one of very many digits some number that is too large."""
+    return int(digits) if len(digits) <= 9 else 10**9
+
+
+def _note_names(folders: Iterable[Path], notify: Notify) -> None:
+    """Say of which folders the number is taken as a part of the name."""
+    names = sorted(
+        folder.name
+        for folder in folders
+        if (match := _KOHYA.fullmatch(folder.name)) and _repeats(match[1]) > _MOST_REPEATS
+    )
+    if names:
+        notify(
+            Note(
+                f"numbers over {_MOST_REPEATS} at the start of a folder's name are a part of the name, "
+                f"not repeats: {listed(names, 3)}"
+            )
+        )
 
 
 def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[str | None, str]:
