@@ -14,6 +14,7 @@ from typing import Any
 from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, listed
 from loramerge.events import Note
 from loramerge.library.lookup import find
+from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.recipe.comparison import compare_files
 from loramerge.recipe.header import recipe_of_file
 from loramerge.recipe.inputs import digest_at, find_by_digest
@@ -195,12 +196,15 @@ def _is_recipe(content: Mapping[str, Any]) -> bool:
 
 
 def _searched(wanted: str, digest: str | None, place: _Place) -> Path | None:
-    """Look for a file beside the output, in the current folder, and in the library."""
+    """Look for a file beside the output, in the current folder, in the library, and in loramerge."""
     here = [folder / wanted for folder in (place.path.absolute().parent, Path.cwd())]
     with suppress(LoramergeError):
         here.append(find(wanted, "adapters"))
     with suppress(LoramergeError):
         here.append(find(wanted, "bases"))
+    if digest is not None and wanted in {f"{name}.safetensors" for name in SHIPPED_ADAPTERS}:
+        with suppress(LoramergeError):
+            here.append(shipped(Path(wanted).stem))
     for candidate in here:
         if candidate.exists() and (digest is None or _digest(candidate) == digest):
             return candidate

@@ -136,6 +136,11 @@ def test_inputs_beside_the_output_are_found_from_anywhere(run) -> None:
     assert run.ok("run", out, "--json").json["verdict"] == "same file"
 
 
+def test_a_result_of_what_comes_with_loramerge_repeats(run) -> None:
+    run.ok("mix", "zuzu:0.7", "polka:0.3", "-o", "both.safetensors")
+    assert "same file" in run.ok("run", "both.safetensors").out
+
+
 def test_missing_inputs_are_all_named(run) -> None:
     out = make("bake", run)
     for name in ("a", "b", "base"):

@@ -84,7 +84,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         scan(tmp_path)
     folder = folder_of(tmp_path / "a", 1)
     (folder / "metadata.jsonl").write_text('{"file_name": "000.png"}', "utf-8")
-    with pytest.raises(FormatError, match="line 1 cannot be understood"):
+    with pytest.raises(FormatError, match="line 1 is not a valid entry"):
         scan(folder)
     (folder / "metadata.jsonl").unlink()
     (folder / "000.txt").write_bytes(b"\xff\xfe\xff")

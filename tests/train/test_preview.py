@@ -209,7 +209,7 @@ def test_a_model_alone_of_another_size_is_refused() -> None:
 def test_what_cannot_be_meant(tmp_path: Path) -> None:
     for how, says in (
         ({"base": ()}, "needs a base"),
-        ({"no_base": True}, "nothing to draw"),
+        ({"no_base": True}, "nothing to show"),
         ({"output": "x.jpg"}, "PNG"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -240,7 +240,7 @@ def test_as_a_step(tmp_path: Path) -> None:
     assert outcome.result.columns == ["base", "part[w=0.5]", "part[w=1]"]
     assert 0 < outcome.result.changes[1] != outcome.result.changes[2]
     assert lm.run(recipe, device="cpu").outcomes["sheet"].status == "up to date"
-    for wrong, says in (("sheet.jpg", "saves it as PNG"), (None, "writes a picture")):
+    for wrong, says in (("sheet.jpg", "writes a PNG image"), (None, "always writes a file")):
         kept = text.replace("    save: sheet.png\n", f"    save: {wrong}\n" if wrong else "")
         recipe.write_text(kept, "utf-8")
         with pytest.raises(RecipeError, match=says):

@@ -232,17 +232,17 @@ def test_a_dry_run_looks_at_everything_and_writes_nothing(tmp_path: Path) -> Non
 
 def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None:
     for how, says in (
-        ({"method": "lokr"}, "no method"),
-        ({"method": "blocks:"}, "no method"),
+        ({"method": "lokr"}, "not a method"),
+        ({"method": "blocks:"}, "not a method"),
         ({"method": "dora", "save_rank": 2}, "without its base"),
-        ({"method": "full", "text_encoder": True}, "only a LoRA"),
-        ({"rank_pattern": ("*attn2*",)}, "no pair"),
-        ({"rank_pattern": ("*attn2*=x",)}, "no whole number"),
-        ({"optimizer": "adamv"}, "no optimizer"),
+        ({"method": "full", "text_encoder": True}, "only be trained with a LoRA"),
+        ({"rank_pattern": ("*attn2*",)}, "not a pair"),
+        ({"rank_pattern": ("*attn2*=x",)}, "not a whole number"),
+        ({"optimizer": "adamv"}, "not an optimizer"),
         ({"optimizer_option": ("momentum=0.9",)}, "has no 'momentum'"),
-        ({"targets": "attnn"}, "no preset"),
-        ({"method": "blocks:up_blokcs"}, "no module lies in"),
-        ({"resolution": 8, "bucket_step": 16}, "the least this model can draw"),
+        ({"targets": "attnn"}, "not a preset"),
+        ({"method": "blocks:up_blokcs"}, "no module matches"),
+        ({"resolution": 8, "bucket_step": 16}, "the smallest that this model can generate"),
     ):
         with pytest.raises(UsageError, match=says):
             run(tmp_path, **how)
@@ -263,7 +263,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "out.safetensors").unlink()
     with pytest.raises(OutputExists, match="already holds a run"):
         run(tmp_path)
-    with pytest.raises(UsageError, match="another base, other pictures or other parameters"):
+    with pytest.raises(UsageError, match="another base, other images or other parameters"):
         run(tmp_path, resume=True, dropout=0.5)
     with pytest.raises(UsageError, match="another steps"):
         run(tmp_path, resume=True, steps=9)
@@ -304,7 +304,7 @@ def test_optimizers_by_path_and_what_beside(tmp_path: Path) -> None:
         {}, {"optimizer": "torch.optim.RAdam", "optimizer_option": ("eps=1e-6",)},
         {"optimizer": "sgd", "optimizer_option": ("momentum=0.9",)}, {"lora_plus": 4.0},
         {"ema": 0.5}, {"accumulate": 2}, {"batch": 2}, {"shuffle_tags": True}, {"min_snr": 5.0},
-        {"noise_offset": 0.1}, {"clip": 1e-3}, {"clip_skip": 1}, {"rank_pattern": ("*to_q=1",)},
+        {"noise_offset": 0.1}, {"max_grad_norm": 1e-3}, {"clip_skip": 1}, {"rank_pattern": ("*to_q=1",)},
         {"optimizer": "adafactor"}, {"schedule": "constant"}, {"no_buckets": True},
         {"regularisation": str(tmp_path / "pictures")}, {"precision": "bf16"}, {"seed": 1},
     )):  # fmt: skip

@@ -18,7 +18,7 @@ from loramerge.errors import FormatError, ShapeError
 from loramerge.files.dtypes import DTYPES, is_float
 
 if TYPE_CHECKING:
-    from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+    from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 
 __all__ = [
     "ENTRY_POINTS",
@@ -95,7 +95,7 @@ def indicated(roles: Set[str]) -> list[Kind]:
     return [kind for kind in _kinds_for(roles) if not roles.isdisjoint(kind.roles)]
 
 
-def make_weight(stored: Stored) -> Made | None:
+def make_weight(stored: Stored) -> MadeDelta | None:
     """Return the delta of the weight, None if partners are missing.
 
     Raises:
@@ -128,7 +128,7 @@ def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
             )
 
 
-def make_biases(stored: Stored, weight: Made | None) -> Iterator[Made]:
+def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of the bias that come with a module's tensors; the last one counts."""
     for kind in _kinds_for(stored.tensors.keys()):
         made = kind.make_bias(stored, weight) if kind.make_bias is not None else None

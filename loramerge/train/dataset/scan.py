@@ -1,10 +1,10 @@
-"""The pictures to train on: found in a folder, with their captions, repeats and regularisation.
+"""The images to train on, with their captions, repeats and regularisation images.
 
-    scan(Path("pictures"), trigger="zuzu").pictures
+    scan(Path("images"), repeats=2).pictures
 
-A caption is looked for in `NAME.txt`, `NAME.caption`, the folder's `metadata.jsonl`
-(`{"file_name": …, "text": …}`), and the folder's name where it is of kohya's form `10_zuzu girl`, whose
-number, up to 1000, says how often an epoch shows each of its pictures.
+The caption comes from the first of these that exists: `NAME.txt`, `NAME.caption`, the folder's
+`metadata.jsonl` (`{"file_name": …, "text": …}`), a folder named as in kohya's scripts (`10_zuzu girl`).
+The number in such a folder's name, up to 1000, is the number of repeats in an epoch.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _MOST_REPEATS = 1000  # of a folder's name; a larger number is a date or a count
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture, of which only the header has been read.
+    """One image; only its header has been read.
 
     Args:
-        size: width and height as it is meant to be seen.
-        caption: None where there is none.
-        repeats: how often an epoch shows it.
-        regular: whether it shows what the model is to keep, not what it is to learn.
+        size: width and height, after EXIF rotation.
+        caption: None if it has none.
+        repeats: times that an epoch shows it.
+        regular: True for a regularisation image, False for an image of the subject.
     """
 
     path: Path
@@ -49,12 +49,12 @@ class Picture:
 
 @dataclass
 class Dataset:
-    """What a scan found.
+    """The images of a run.
 
     Args:
-        pictures: those of the subject first, each in the order of the folder.
-        unreadable: (file, why) of what has a picture's name and is none.
-        sources: where captions came from → how many.
+        pictures: those of the subject, then those of regularisation, in the order of the folders.
+        unreadable: (file, reason) of files that are named like images and cannot be read.
+        sources: source of captions → number of images.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Dataset:
 
     @property
     def subject(self) -> list[Picture]:
-        """The pictures of what is to be learned."""
+        """The images of the subject."""
         return [picture for picture in self.pictures if not picture.regular]
 
     @property
@@ -85,16 +85,16 @@ def scan(
     regularisation: Path | None = None,
     notify: Notify = ignore,
 ) -> Dataset:
-    """Find the pictures below a folder; of each only the header and the caption are read.
+    """Find the images below a folder; read only their headers and captions.
 
     Args:
-        repeats: how often an epoch shows each picture, where the folder's name does not say.
-        regularisation: folder of pictures of what the model is to keep.
-        notify: warned of what cannot be read.
+        repeats: times that an epoch shows each image, if the folder's name does not give a number.
+        regularisation: folder of regularisation images.
+        notify: gets a warning about files that cannot be read.
 
     Raises:
-        MissingFile: if there is no such folder, or no picture in it.
-        FormatError: if a `metadata.jsonl` cannot be understood.
+        MissingFile: if the folder does not exist or holds no image.
+        FormatError: if a line of `metadata.jsonl` is not valid.
     """
     found = Dataset(folder)
     _add(found, folder, repeats, regular=False, notify=notify)
@@ -129,7 +129,7 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
     for index, path in enumerate(paths, 1):
         if path.parent not in texts:
             texts[path.parent] = _metadata(path.parent)
-        count, words = _said_by(path.parent, folder)
+        count, words = _from_folder_name(path.parent, folder)
         try:
             size = size_of(path)
             caption, source = _caption(path, texts[path.parent], words)
@@ -140,11 +140,11 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
         shown = 1 if regular else count or repeats
         found.pictures.append(Picture(path, size, caption, shown, regular))
         if index % 500 == 0 or index == len(paths):
-            notify(Progress(f"looking at {folder.name}", index, len(paths), "pictures"))
+            notify(Progress(f"scanning {folder.name}", index, len(paths), "images"))
 
 
-def _said_by(folder: Path, root: Path) -> tuple[int | None, str | None]:
-    """Return repeats and words of the nearest folder named as kohya does, at or below the root."""
+def _from_folder_name(folder: Path, root: Path) -> tuple[int | None, str | None]:
+    """Return repeats and words of the nearest folder named as in kohya's scripts, up to the root."""
     for place in (folder, *folder.parents):
         match = _KOHYA.fullmatch(place.name)
         if match and 0 < _repeats(match[1]) <= _MOST_REPEATS:
@@ -176,7 +176,7 @@ def _note_names(folders: Iterable[Path], notify: Notify) -> None:
 
 
 def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[str | None, str]:
-    """Return a picture's caption and where it came from."""
+    """Return an image's caption and its source."""
     for suffix in CAPTION_SUFFIXES:
         sidecar = path.with_suffix(suffix)
         if sidecar.is_file():
@@ -219,7 +219,7 @@ def _entry(line: str, path: Path, number: int) -> tuple[str, str]:
         return str(content["file_name"]), " ".join(str(content["text"]).split())
     except (ValueError, TypeError, KeyError):
         raise FormatError(
-            f"line {number} cannot be understood",
+            f"line {number} is not a valid entry",
             file=path,
             expected='{"file_name": "a.png", "text": "a caption"}',
             found=line[:80],

@@ -1,9 +1,9 @@
-"""What a run holds on its device, phase by phase: models by their shapes, passes by `train.memory.held`.
+"""Predict the memory of a run, phase by phase: models from their shapes, passes by `train.memory.held`.
 
-A GPU holds only what a phase works with: all models while the base draws regularisation pictures, the
-VAE while pictures are encoded, the text encoders while captions are, then the model that is trained; the
-VAE again while samples are drawn. On a CPU all that is loaded is there all the time. The largest phase
-is what has to fit.
+A GPU holds only the models of the current phase: all of them while the base generates regularisation
+images, the VAE while images are encoded, the text encoders while captions are encoded. Then it holds the
+trained model, and the VAE too while samples are generated. On a CPU all loaded models stay in memory.
+The largest phase has to fit.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class _Step:
-    """What training holds: the model, what is trained of it, the passes, and the same in drawing."""
+    """Bytes in training: the model, shapes of the trained parameters, the passes, and sampling."""
 
     model: int
     shapes: tuple[tuple[int, ...], ...]

@@ -29,8 +29,8 @@ class Known:
         package: to install.
         rate: that is usual for a LoRA.
         least: rate below which a LoRA hardly moves in a thousand steps.
-        options: it is made with.
-        one_rate: whether all groups must have the same rate.
+        options: arguments of its class.
+        one_rate: True if all groups must have the same rate.
     """
 
     path: str
@@ -104,10 +104,10 @@ def slow(settings: Settings) -> str | None:
 
 
 def ready(settings: Settings, *, text: bool = False) -> None:
-    """Refuse an optimizer that cannot be had, or cannot do what is asked, before anything costs time.
+    """Refuse an optimizer that is not available or does not fit the settings, before any work.
 
     Args:
-        text: whether text encoders are trained, too.
+        text: True if text encoders are trained too.
 
     Raises:
         UsageError, MissingExtra: see `make_optimizer`.
@@ -121,7 +121,7 @@ def _check_rates(settings: Settings, factors: set[float]) -> None:
     found = known(settings.optimizer)
     if found is not None and found.one_rate and len(factors) > 1:
         raise UsageError(
-            "this optimizer takes one learning rate for all",
+            "this optimizer takes one learning rate for all parameters",
             found=f"{settings.optimizer} with rates of {', '.join(f'{f:g} ×' for f in sorted(factors))}",
             hint=(
                 "leave out ",
