@@ -160,7 +160,7 @@ def _repeats(digits: str) -> int:
 
 
 def _note_names(folders: Iterable[Path], notify: Notify) -> None:
-    """Say of which folders the number is taken as a part of the name."""
+    """Notify of the folders whose number is taken as a part of the name."""
     names = sorted(
         folder.name
         for folder in folders
