@@ -26,6 +26,9 @@ from loramerge.steps.parameters import Context
 __all__ = ["Repeated", "repeat"]
 
 
+_WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
+
+
 @dataclass
 class Repeated:
     """A file, and how it compares with what its recipe makes now.
@@ -132,8 +135,8 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
                 ", or add its folder to the library",
             ),
         )
-    steps = {  # a header may be a stranger's: its own save paths are not used
-        name: {word: value for word, value in step.items() if word != "save"}
+    steps = {
+        name: _without_places(step)
         for name, step in recipe["steps"].items()
         if isinstance(step, Mapping)
     }
@@ -141,6 +144,17 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
     run_recipe(recipe_of(content, place.scratch), place.context, force=force)
+
+
+def _without_places(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step without the paths it writes to: a header may be a stranger's."""
+    return {
+        word: {name: one for name, one in value.items() if name not in _WRITTEN}
+        if isinstance(value, Mapping)
+        else value
+        for word, value in step.items()
+        if word != "save"
+    }
 
 
 def _last(steps: Mapping[str, Mapping[str, Any]]) -> str:

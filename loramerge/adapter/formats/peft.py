@@ -14,6 +14,7 @@ from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.errors import CorruptFile, FormatError, MissingFile, Setting, ShapeError
 from loramerge.files.atomic import AtomicFolder
+from loramerge.files.json_values import read_values
 from loramerge.files.pickled import pickled_tensors
 from loramerge.files.reader import TensorFile, release
 from loramerge.files.tensors import Tensor
@@ -133,7 +134,7 @@ def configuration(path: Path) -> dict[str, Any]:
         FormatError: if it is of a type that loramerge does not know.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_values(path)
     except (ValueError, OSError) as error:
         raise CorruptFile(f"the configuration cannot be read ({error})", file=path) from None
     if not isinstance(content, dict):

@@ -68,6 +68,7 @@ class Kind:
         always: roles of which a module of this kind always has one, by which it is known again when
             it is written.
         wraps: it changes what the roles of another kind mean, so it is looked for first.
+        integers: roles whose tensors may be of whole numbers, besides alpha and scale.
         whole: it needs no partner: made where no other kind is.
         example: role → shape of a module of 16 × 16, for the table of the documents.
         compared: what tests compare its ΔW with, for the same table; nothing for kinds that are not
@@ -80,6 +81,7 @@ class Kind:
     make_bias: Callable[[Stored, MadeDelta | None], MadeDelta | None] | None = None
     suffixes: Mapping[Container, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     always: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
     wraps: bool = False
     whole: bool = False
     example: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

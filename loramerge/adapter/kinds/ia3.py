@@ -190,6 +190,7 @@ KINDS = (
     Kind(
         "ia3",
         roles=("ia3_weight", "on_input"),
+        integers=("on_input",),
         make=_ia3,
         suffixes={"lycoris": {"on_input": (".on_input",), "ia3_weight": (".weight",)}},
         always=("ia3_weight",),

@@ -168,6 +168,7 @@ KINDS = (
         roles=_ROLES,
         make=_make,
         suffixes={"lycoris": {role: (f".{role}",) for role in _ROLES}},
+        integers=("bias_indices", "bias_size"),
         wraps=True,
         compared="formula, LyCORIS",
     ),

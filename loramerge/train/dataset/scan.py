@@ -4,27 +4,29 @@
 
 The caption comes from the first of these that exists: `NAME.txt`, `NAME.caption`, the folder's
 `metadata.jsonl` (`{"file_name": …, "text": …}`), a folder named as in kohya's scripts (`10_zuzu girl`).
-The number in such a folder's name is the number of repeats in an epoch.
+The number in such a folder's name, up to 1000, is the number of repeats in an epoch.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError, FormatError, MissingFile, listed
-from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.events import Note, Notify, Progress, Warn, ignore
 from loramerge.files.folders import CAPTION_SUFFIXES, LISTING, image_files
+from loramerge.files.json_values import values_in
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import size_of
 
 __all__ = ["Dataset", "Picture", "scan"]
 
 _KOHYA = re.compile(r"(\d+)_(.*)")
+_MOST_REPEATS = 1000  # of a folder's name; a larger number is a date or a count of something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
     if not folder.is_dir():
         raise MissingFile("there is no such folder of images", file=folder)
     paths = list(image_files(folder))
+    inner = {path.parent for path in paths}
+    above = {place for one in inner for place in one.parents if place.is_relative_to(folder)}
+    _note_names(inner | above, notify)
     texts: dict[Path, dict[str, str]] = {}
     for index, path in enumerate(paths, 1):
         if path.parent not in texts:
@@ -142,11 +147,32 @@ def _from_folder_name(folder: Path, root: Path) -> tuple[int | None, str | None]
     """Return repeats and words of the nearest folder named as in kohya's scripts, up to the root."""
     for place in (folder, *folder.parents):
         match = _KOHYA.fullmatch(place.name)
-        if match and int(match[1]) > 0:
-            return int(match[1]), match[2].replace("_", " ").strip() or None
+        if match and 0 < _repeats(match[1]) <= _MOST_REPEATS:
+            return _repeats(match[1]), match[2].replace("_", " ").strip() or None
         if place == root:
             break
     return None, None
+
+
+def _repeats(digits: str) -> int:
+    """Return the number; for one of very many digits some number that is too large."""
+    return int(digits) if len(digits) <= 9 else 10**9
+
+
+def _note_names(folders: Iterable[Path], notify: Notify) -> None:
+    """Notify of the folders whose number is taken as a part of the name."""
+    names = sorted(
+        folder.name
+        for folder in folders
+        if (match := _KOHYA.fullmatch(folder.name)) and _repeats(match[1]) > _MOST_REPEATS
+    )
+    if names:
+        notify(
+            Note(
+                f"numbers over {_MOST_REPEATS} at the start of a folder's name are a part of the name, "
+                f"not repeats: {listed(names, 3)}"
+            )
+        )
 
 
 def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[str | None, str]:
@@ -189,7 +215,7 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 def _entry(line: str, path: Path, number: int) -> tuple[str, str]:
     try:
-        content: dict[str, Any] = json.loads(line)
+        content: dict[str, Any] = values_in(line)
         return str(content["file_name"]), " ".join(str(content["text"]).split())
     except (ValueError, TypeError, KeyError):
         raise FormatError(

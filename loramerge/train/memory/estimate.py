@@ -5,7 +5,6 @@ Operations are counted on torch's meta device, which computes only shapes, so no
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loramerge.files.json_values import read_values
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.trainees import chosen_modules
@@ -79,7 +79,7 @@ def shape_of(base: Path) -> Shape | None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+    return read_values(path)
 
 
 def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from loramerge.errors import FormatError, Setting
+from loramerge.files.json_values import read_values
 from loramerge.train.dataset.arrange import bucket_step
 from loramerge.train.dataset.buckets import Size, bucket_sizes
 from loramerge.train.dataset.captions import Captioning
@@ -108,7 +109,7 @@ def base_of(folder: Path, shape: Shape) -> Base:
         FormatError: if they cannot be made.
     """
     try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index = read_values(folder / "model_index.json")
         read = {"vae": _config(folder / "vae"), "denoiser": dict(shape.denoiser)}
         with quietly() as (diffusers, transformers), torch.device("meta"):
             vae = diffusers.AutoencoderKL.from_config(read["vae"])
@@ -131,7 +132,7 @@ def base_of(folder: Path, shape: Shape) -> Base:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    found: dict[str, Any] = read_values(folder / "config.json")
     return found
 
 

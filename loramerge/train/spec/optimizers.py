@@ -15,7 +15,8 @@ from loramerge.errors import MissingExtra, Setting, UsageError, nearest
 from loramerge.train.spec.settings import Settings
 
 __all__ = [
-    "NAMES", "Known", "known", "make_optimizer", "optimizer_memory", "path_of", "ready", "slow",
+    "NAMES", "Known", "check_import", "known", "make_optimizer", "optimizer_memory", "path_of", "ready",
+    "slow",
 ]  # fmt: skip
 
 
@@ -70,6 +71,24 @@ def known(name: str) -> Known | None:
 def path_of(name: str) -> str:
     """Return the import path of an optimizer's class."""
     return NAMES[name].path if name in NAMES else name
+
+
+def check_import(name: str | None, *, allowed: bool) -> None:
+    """Refuse an import path outside the packages of the known optimizers, unless that is allowed.
+
+    Raises:
+        UsageError: naming the path.
+    """
+    module, dot, _ = (name or "").rpartition(".")
+    known_modules = {one.path.rpartition(".")[0] for one in NAMES.values()}
+    if dot and not allowed and module not in known_modules:
+        raise UsageError(
+            "importing an optimizer outside the known packages runs its code, and is not allowed here",
+            expected=f"{', '.join(NAMES)}, or a class of {', '.join(sorted(known_modules))}",
+            found=name,
+            hint="if you trust whoever wrote this, allow imports for the run: --allow-import, or "
+            "allow_import=True in Python",
+        )
 
 
 def slow(settings: Settings) -> str | None:

@@ -41,6 +41,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train` and `adapter.encode.encode`.
     """
     parameters.check()
+    _check_import(parameters, context)
     path = output_path(parameters, context)
     if parameters.dry_run:
         return _dry_run(parameters, context)
@@ -63,12 +64,14 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train`.
     """
     parameters.check()
+    _check_import(parameters, context)
     path = output_path(parameters, context)
     return _trained(_fit(parameters, path, context), path, context)
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Check that the base is there; what training gives is not in any header."""
+    """Check the base and the optimizer's name; what training gives is not in any header."""
+    _check_import(parameters, context)
     base_path(parameters.base, context)
     return Prediction()
 
@@ -77,6 +80,12 @@ VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True
 
 
 # --- training -----------------------------------------------------------------------------------
+
+
+def _check_import(parameters: Train, context: Context) -> None:
+    from loramerge.train.spec.optimizers import check_import
+
+    check_import(parameters.optimizer, allowed=context.allow_import)
 
 
 def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
