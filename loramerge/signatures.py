@@ -1,7 +1,7 @@
 """The parameters that functions of the Python interface hand on to verbs, typed.
 
-Generated from the verbs' dataclasses by tests/typing/test_signatures.py; do not edit. To write it anew:
-LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/typing
+Generated from the verbs' dataclasses by tests/signatures/test_signatures.py; do not edit. To write it anew:
+LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/signatures
 """
 
 from collections.abc import Sequence

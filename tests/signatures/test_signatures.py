@@ -10,7 +10,7 @@ import pytest
 
 import loramerge as lm
 from loramerge import signatures
-from tests.typing.signatures import FUNCTIONS, text
+from tests.signatures.signatures import FUNCTIONS, text
 
 UPDATE = bool(os.environ.get("LORAMERGE_UPDATE_DOCS"))
 
@@ -20,7 +20,7 @@ def test_the_file_is_current():
     if UPDATE:
         path.write_text(text(), "utf-8", newline="\n")
     assert path.read_text("utf-8") == text(), (
-        "LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/typing writes it anew"
+        "LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/signatures writes it anew"
     )
 
 
