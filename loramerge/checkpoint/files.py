@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from loramerge.errors import CorruptFile, FormatError, MissingFile
+from loramerge.files.atomic import Contents
 from loramerge.files.json_values import read_values
 from loramerge.files.pickled import is_pickle, pickled_tensors
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import Tensor
 
-__all__ = ["CheckpointFile", "CheckpointFiles", "find_files"]
+__all__ = ["CheckpointFile", "CheckpointFiles", "contents_of", "find_files"]
 
 _INDEX = ".safetensors.index"
 _COMPONENTS = (
     "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner",
     "vae",
+)  # fmt: skip
+_FOLDERS = (
+    *_COMPONENTS, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor",
+    "safety_checker", "image_encoder",
+)  # fmt: skip
+_IN_FOLDERS = (
+    "config.json", "generation_config.json", "scheduler_config.json", "preprocessor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "*.index.json",
+    "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin",
+    "model*.safetensors", "pytorch_model*.bin",
 )  # fmt: skip
 _SAFE_NAMES = {"pytorch_model.bin": "model.safetensors"}
 
@@ -70,6 +83,30 @@ class CheckpointFiles:
     weights: list[CheckpointFile]
     others: list[PurePosixPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def contents(self) -> Contents:
+        """Return the files that a folder with the result of a bake may replace."""
+        read = {
+            PurePosixPath(file.path.relative_to(self.root).as_posix())
+            for file in self.weights
+            if self.root is not None
+        }
+        return contents_of({*read, *(file.relative for file in self.weights), *self.others})
+
+
+def contents_of(paths: Collection[PurePosixPath]) -> Contents:
+    """Return the files of checkpoint folders: usual ones, and those of the new folder.
+
+    Args:
+        paths: paths of the new files, relative to the folder.
+    """
+
+    def known(path: PurePosixPath) -> bool:
+        folder, name = path.parent.as_posix(), path.name
+        usual = folder in _FOLDERS and any(fnmatchcase(name, one) for one in _IN_FOLDERS)
+        return usual or str(path) == "model_index.json" or path in paths
+
+    return Contents("a checkpoint", known)
 
 
 def find_files(path: Path) -> CheckpointFiles:

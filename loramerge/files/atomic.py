@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from loramerge.errors import DiskFull, FileError, OutputExists, Setting
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import release
 
-__all__ = ["AtomicFile", "AtomicFolder", "check_space", "check_target"]
+__all__ = [
+    "AtomicFile",
+    "AtomicFolder",
+    "Contents",
+    "check_contents",
+    "check_space",
+    "check_target",
+]
 
 _RENAME_TRIES = 6
 _PARTIAL = ".partial"
@@ -42,6 +51,37 @@ def check_target(path: str | PathLike[str], *, force: bool) -> Path:
             ),
         )
     return target
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files that a folder of some sort holds, and that replacing it may therefore remove.
+
+    Args:
+        what: the sort, as errors name it.
+        known: tells whether a path below the folder is that of such a file.
+    """
+
+    what: str
+    known: Callable[[PurePosixPath], bool]
+
+
+def check_contents(folder: Path, contents: Contents) -> None:
+    """Refuse to replace a folder that holds files of another sort.
+
+    Raises:
+        OutputExists: naming the first of them.
+    """
+    for path in sorted(folder.rglob("*")):
+        relative = PurePosixPath(path.relative_to(folder).as_posix())
+        if (path.is_symlink() or not path.is_dir()) and not contents.known(relative):
+            raise OutputExists(
+                f"the folder holds other things than {contents.what}, "
+                "and replacing it would remove them",
+                file=folder,
+                found=str(relative),
+                hint=("give another ", Setting("output")),
+            )
 
 
 def check_space(path: str | PathLike[str], size: int) -> None:
@@ -182,13 +222,23 @@ class AtomicFolder:
     """A folder built under a temporary name beside the target and renamed when complete.
 
     Of several writers of one folder one wins whole: without `force` the first, with it the last.
+
+    Args:
+        contents: the files that an old folder may hold; one with others is never replaced.
     """
 
-    def __init__(self, path: str | PathLike[str], *, force: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        force: bool = False,
+        contents: Contents | None = None,
+    ) -> None:
         self.target = check_target(path, force=force)
         if self.target.exists() and not self.target.is_dir():
             raise FileError("the output is an existing file, expected a folder", file=self.target)
-        self._force = force
+        self._force, self._contents = force, contents
+        self._check_contents()
         self.partial = _beside(self.target, _PARTIAL)
 
     def __enter__(self) -> Path:
@@ -232,10 +282,15 @@ class AtomicFolder:
                 elif old is not None:
                     _rename(old, self.target)
 
+    def _check_contents(self) -> None:
+        if self._contents is not None and self.target.is_dir():
+            check_contents(self.target, self._contents)
+
     def _move_away(self) -> Path | None:
         """Rename the old folder; return its new name, None if there is no old folder."""
         if not self.target.exists():
             return None
+        self._check_contents()
         for path in self.target.rglob("*"):
             release(path)
         old = _beside(self.target, _REPLACED)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.encode import choose_dialect, suffix_of
+from loramerge.adapter.formats.peft import CONTENTS
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
-from loramerge.files.atomic import check_target
+from loramerge.files.atomic import Contents, check_contents, check_target
 from loramerge.library.lookup import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
@@ -23,7 +24,6 @@ _LONGEST = 120
 _MOST_BYTES = 200  # file systems allow 255 for a name, and a temporary one is longer
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _ANOTHER: Message = ("give another ", Setting("output"))
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,19 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
             raise UsageError(
                 "a PEFT adapter is a folder", file=path, hint=_name(path.with_suffix(""))
             )
-        return _checked_folder(path, "an adapter", _holds_only_adapter, force=force)
+        return _checked_folder(path, CONTENTS, is_adapter_folder, force=force)
     if target.pickle and path.suffix.lower() == ".pt":
         return _checked(path, force=force)
     return _checked_file(path, "adapters are written as safetensors files", force=force)
 
 
-def checkpoint_output(path: Path, *, folder: bool, force: bool) -> Path:
-    """Return where a checkpoint will be written, or refuse it; see `adapter_output`."""
-    if not folder:
+def checkpoint_output(path: Path, contents: Contents | None, *, force: bool) -> Path:
+    """Return where a checkpoint will be written, or refuse it; see `adapter_output`.
+
+    Args:
+        contents: the files that a folder there may hold; None for a checkpoint of one file.
+    """
+    if contents is None:
         return _checked_file(path, "checkpoints are written as safetensors files", force=force)
     if path.suffix.lower() in (".safetensors", *_PICKLES):
         raise UsageError(
@@ -122,7 +126,7 @@ def checkpoint_output(path: Path, *, folder: bool, force: bool) -> Path:
             file=path,
             hint=_name(path.with_suffix("")),
         )
-    return _checked_folder(path, "a checkpoint", _is_checkpoint_folder, force=force)
+    return _checked_folder(path, contents, _is_checkpoint_folder, force=force)
 
 
 def _name(path: object) -> Message:
@@ -156,22 +160,19 @@ def _checked_file(path: Path, problem: str, *, force: bool) -> Path:
 
 
 def _checked_folder(
-    path: Path, what: str, replaceable: Callable[[Path], bool], *, force: bool
+    path: Path, contents: Contents, replaceable: Callable[[Path], bool], *, force: bool
 ) -> Path:
     """Check a folder: replacing one removes all that is in it, so it must be of the same sort."""
     _checked(path, force=force)
-    if path.is_dir() and any(path.iterdir()) and not replaceable(path):
-        raise OutputExists(
-            f"the folder holds other things than {what}, and replacing it would remove them",
-            file=path,
-            hint=_ANOTHER,
-        )
+    if path.is_dir() and any(path.iterdir()):
+        check_contents(path, contents)
+        if not replaceable(path):
+            raise OutputExists(
+                f"the folder is not {contents.what}, and replacing it would remove its files",
+                file=path,
+                hint=_ANOTHER,
+            )
     return path
-
-
-def _holds_only_adapter(folder: Path) -> bool:
-    files = [path.name for path in folder.rglob("*") if not path.is_dir()]
-    return is_adapter_folder(folder) and all(name in _ADAPTER_FILES for name in files)
 
 
 def _is_checkpoint_folder(folder: Path) -> bool:

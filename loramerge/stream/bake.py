@@ -63,7 +63,7 @@ def bake(
         entries = late if _changes(file, plan) else None
         return write(layout, output, written, force=force, late=entries, threads=threads)
     survivals: list[Survival] = []
-    with AtomicFolder(output, force=force) as folder:
+    with AtomicFolder(output, force=force, contents=files.contents()) as folder:
         for relative in files.others:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             _copy_other(files.root / relative, folder / relative, plan)

@@ -147,8 +147,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
-    folder = checkpoint.files.root is not None
-    checkpoint_output(output, folder=folder, force=parameters.force or parameters.dry_run)
+    contents = None if checkpoint.files.root is None else checkpoint.files.contents()
+    checkpoint_output(output, contents, force=parameters.force or parameters.dry_run)
     adapters = [adapter_of(reference, context) for reference in parameters.adapters]
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)

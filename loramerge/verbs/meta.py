@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
@@ -14,6 +14,7 @@ from loramerge.adapter.formats.kohya_hashes import HASH_PLACEHOLDERS, kohya_hash
 from loramerge.adapter.formats.peft import WEIGHTS_NAME
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import structure
+from loramerge.checkpoint.files import contents_of
 from loramerge.errors import (
     AdapterError,
     FormatError,
@@ -224,9 +225,10 @@ def _written(
 ) -> MetaResult:
     weights = Path(source.path)
     target = path if parameters.output is None else Path(parameters.output)
+    contents = contents_of(_below(path)) if path.is_dir() else None
     here = target.exists() and target.resolve() == path.resolve()
     if not here:
-        checkpoint_output(target, folder=path.is_dir(), force=parameters.force)
+        checkpoint_output(target, contents, force=parameters.force)
     before = _loaded(weights)
 
     def check(edited: Path) -> None:
@@ -237,7 +239,7 @@ def _written(
         place = weights if here else target
         result.size = rewrite_header(source, place, result.metadata, force=True, check=check)
     else:
-        with AtomicFolder(target, force=parameters.force) as folder:
+        with AtomicFolder(target, force=parameters.force, contents=contents) as folder:
             for file in path.rglob("*"):
                 copy = folder / file.relative_to(path)
                 if file.is_dir():
@@ -249,6 +251,10 @@ def _written(
             result.size = rewrite_header(source, copy, result.metadata, check=check)
     result.output = str(target)
     return result
+
+
+def _below(folder: Path) -> set[PurePosixPath]:
+    return {PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*")}
 
 
 def _loaded(path: Path, like: Path | None = None) -> Adapter | None:

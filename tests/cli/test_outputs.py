@@ -8,7 +8,11 @@ import shutil
 
 import pytest
 
+from loramerge.adapter.load import load
+from loramerge.adapter.save import save
+from loramerge.errors import OutputExists
 from tests.builders.samples import data_section
+from tests.builders.world import write_folder
 
 COMMANDS = {
     "mix": ("mix", "a:0.5", "b:0.5"),
@@ -63,7 +67,13 @@ def test_an_output_may_be_an_input(run):
 
 
 @pytest.mark.parametrize(
-    "holds", ["notes.txt", "sub/a.safetensors", "adapter_config.json+README.md"]
+    "holds",
+    [
+        "notes.txt",
+        "sub/a.safetensors",
+        "adapter_config.json+README.md",
+        "adapter_config.json+backup/adapter_config.json",
+    ],
 )
 def test_a_folder_of_other_things_is_never_replaced(run, holds):
     for name in holds.split("+"):
@@ -211,3 +221,35 @@ def test_one_output_for_several_files(run):
         "x.safetensors",
         says="exclude each other",
     )
+
+
+@pytest.mark.parametrize(
+    "theirs", ["notes.txt", "mine.safetensors", "unet/mine.safetensors", "backup/config.json"]
+)
+def test_a_checkpoint_folder_with_a_users_file_is_never_replaced(run, theirs):
+    write_folder(run.folder / "base.safetensors", run.folder / "model")
+    recipe = "version: 1\nsteps:\n  one: {bake: {base: model, adapters: [a]}, save: out}\n"
+    (run.folder / "r.yaml").write_text(recipe)
+    run.ok("run", "r.yaml")
+    run.ok("bake", "--base", "model", "a:0.5", "-o", "out", "--force")
+    run.ok("run", "r.yaml", "--force")
+    run.ok("run", "r.yaml")
+    path = run.folder / "out" / theirs
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    (run.folder / "r.yaml").write_text(recipe.replace("[a]", "['a:0.5']"))
+    for force in ((), ("--force",)):
+        found = run("run", "r.yaml", *force)
+        assert found.code == 3 and path.read_text() == "{}"
+    bake = ("bake", "--base", "model", "a:0.5", "-o", "out", "--force")
+    run.refused(3, *bake, says="would remove them")
+    assert path.read_text() == "{}"
+
+
+def test_the_library_never_removes_a_users_file_either(run):
+    save(load(run.folder / "a.safetensors"), run.folder / "p", to="peft")
+    save(load(run.folder / "a.safetensors"), run.folder / "p", to="peft", force=True)
+    (run.folder / "p" / "notes.txt").write_text("years of work")
+    with pytest.raises(OutputExists, match="would remove them"):
+        save(load(run.folder / "a.safetensors"), run.folder / "p", to="peft", force=True)
+    assert (run.folder / "p" / "notes.txt").is_file()

@@ -21,7 +21,7 @@ FUNCTIONS = {
 
 HEAD = '''"""The parameters that functions of the Python interface hand on to verbs, typed.
 
-Generated from the verbs' dataclasses by tests/signatures/test_signatures.py; do not edit. To write it anew:
+Generated from the verbs' dataclasses by tests/signatures/test_signatures.py: do not edit. To renew it:
 LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/signatures
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loramerge.adapter.encoded import Encoded
@@ -12,8 +12,16 @@ from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
-from loramerge.errors import CorruptFile, FormatError, MissingFile, Setting, ShapeError
-from loramerge.files.atomic import AtomicFolder
+from loramerge.errors import (
+    CorruptFile,
+    FormatError,
+    MissingFile,
+    NotExpressible,
+    Setting,
+    ShapeError,
+)
+from loramerge.families.components import COMPONENT_WORDS
+from loramerge.files.atomic import AtomicFolder, Contents
 from loramerge.files.json_values import read_values
 from loramerge.files.pickled import pickled_tensors
 from loramerge.files.reader import TensorFile, release
@@ -23,6 +31,7 @@ from loramerge.files.writer import write_bytes, write_tensors
 __all__ = [
     "CONFIG_NAME",
     "CONTAINER",
+    "CONTENTS",
     "WEIGHTS_NAME",
     "add_configuration",
     "open_folder",
@@ -32,6 +41,7 @@ __all__ = [
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
+_COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
 _TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 
 
@@ -39,9 +49,11 @@ class _Peft(Container):
     def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
 
+        components = by_component(content.adapter, content.deltas)
+        _check_components(components)
         return {
             component: peft_config(content.adapter, component, deltas)
-            for component, deltas in by_component(content.adapter, content.deltas).items()
+            for component, deltas in components.items()
         }
 
     def write(self, encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
@@ -50,6 +62,33 @@ class _Peft(Container):
 
 
 CONTAINER = _Peft()
+
+
+def _check_components(components: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse components that cannot be folders beside each other.
+
+    Raises:
+        NotExpressible: for a name that would lead elsewhere, or modules of no component beside
+            those of one, whose folders would not be read.
+    """
+    for name, deltas in components.items():
+        strange = any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name) or name in (".", "..")
+        if strange or (not name and len(components) > 1):
+            raise NotExpressible(
+                f"{name!r} cannot be the name of a component's folder",
+                module=next(iter(deltas), None),
+                expected="names without separators",
+            )
+
+
+def _is_adapter_file(path: PurePosixPath) -> bool:
+    """Return whether a path below a folder is that of an adapter's or a component's file."""
+    component = path.parent.name in _COMPONENTS and len(path.parts) == 2
+    files = (CONFIG_NAME, WEIGHTS_NAME, _PICKLED_WEIGHTS)
+    return path.name in files and (component or len(path.parts) == 1)
+
+
+CONTENTS = Contents("an adapter", _is_adapter_file)
 
 
 def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | None) -> int:
@@ -61,7 +100,7 @@ def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | Non
         )
     total = 0
     single = len(encoded.configs) == 1 and {*encoded.configs} <= {"", *encoded.dialect.alone}
-    with AtomicFolder(place, force=force) as folder:
+    with AtomicFolder(place, force=force, contents=CONTENTS) as folder:
         for component, config in encoded.configs.items():
             part = folder if single else folder / component
             own = [
