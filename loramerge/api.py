@@ -331,7 +331,8 @@ def train(
         images: folder of images with captions.
     """
     own = {"base": base, "images": images}
-    return _adapter("train", parameters, own, TrainParameters, Context(None, device, notify))
+    context = Context(None, device, notify, allow_import=True)
+    return _adapter("train", parameters, own, TrainParameters, context)
 
 
 # --- what stands for adapters -------------------------------------------------------------------

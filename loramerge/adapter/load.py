@@ -26,7 +26,7 @@ from loramerge.adapter.problems import (
 )
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves
-from loramerge.adapter.source import Source, open_source
+from loramerge.adapter.source import AdapterSource, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import Detection, detect
@@ -109,7 +109,9 @@ def load(path: str | PathLike[str]) -> Adapter:
     return adapter.with_deltas(reading.deltas, made=Path(source.path))
 
 
-def _read_group(reading: _Reading, group: Group, source: Source, detection: Detection) -> None:
+def _read_group(
+    reading: _Reading, group: Group, source: AdapterSource, detection: Detection
+) -> None:
     """Add the deltas of a group, or report why there are none."""
     target = _target(group, detection)
     if target is None:
@@ -162,7 +164,7 @@ def _target(group: Group, detection: Detection) -> Fused | None:
 
 
 def _sites(
-    group: Group, target: Fused, source: Source, detection: Detection
+    group: Group, target: Fused, source: AdapterSource, detection: Detection
 ) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
@@ -201,14 +203,18 @@ def _known_shape(target: Fused, detection: Detection) -> tuple[int, ...] | None:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _config_of(group: Group, module: str, source: Source) -> tuple[Mapping[str, Any] | None, str]:
+def _config_of(
+    group: Group, module: str, source: AdapterSource
+) -> tuple[Mapping[str, Any] | None, str]:
     """Return PEFT's configuration of a module, if there is one, and the name it goes by there."""
     component, _, path = module.partition(".")
     config = source.configs.get(component)
     return (source.configs.get(""), _peft_path(group.stem)) if config is None else (config, path)
 
 
-def _scale(group: Group, module: str, tensors: Mapping[str, Tensor], source: Source) -> Scale:
+def _scale(
+    group: Group, module: str, tensors: Mapping[str, Tensor], source: AdapterSource
+) -> Scale:
     """Return the scale of a group's factors: from its tensors, or its configuration, or none."""
     stated = {role: tensors[role] for role in ("alpha", "scale") if role in tensors}
     for role, tensor in stated.items():
@@ -268,7 +274,9 @@ def _place(
     return taken
 
 
-def _report_doubled(reading: _Reading, doubled: list[tuple[str, str]], source: Source) -> None:
+def _report_doubled(
+    reading: _Reading, doubled: list[tuple[str, str]], source: AdapterSource
+) -> None:
     """Account for keys that say again what another key of their stem says."""
     used = set(reading.account.used) if doubled else set()
     for key, before in doubled:

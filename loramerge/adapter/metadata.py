@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
+
+from loramerge.files.json_values import values_in
 
 __all__ = [
     "RECIPE_KEY",
@@ -81,7 +84,7 @@ def _united(lists: Iterable[Iterable[str]]) -> list[str]:
 
 def _tag_tables(raw: str) -> dict[str, dict[str, int]]:
     try:
-        content = json.loads(raw)
+        content = values_in(raw)
     except ValueError:
         return {}
     if not isinstance(content, dict):
@@ -90,7 +93,9 @@ def _tag_tables(raw: str) -> dict[str, dict[str, int]]:
     for folder, table in content.items():
         if isinstance(table, dict):
             tables[str(folder)] = {
-                str(tag): int(n) for tag, n in table.items() if isinstance(n, (int, float))
+                str(tag): int(n)
+                for tag, n in table.items()
+                if isinstance(n, (int, float)) and math.isfinite(n)
             }
     return tables
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from loramerge.adapter.formats.source import Source
+from loramerge.adapter.formats.source import AdapterSource
 from loramerge.errors import FormatError
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 
-__all__ = ["Source", "open_source"]
+__all__ = ["AdapterSource", "open_source"]
 
 _PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 
 
-def open_source(path: str | PathLike[str]) -> Source:
+def open_source(path: str | PathLike[str]) -> AdapterSource:
     """Open whatever holds an adapter.
 
     Raises:
@@ -37,9 +37,9 @@ def open_source(path: str | PathLike[str]) -> Source:
     return source
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path) -> AdapterSource:
     file = TensorFile(path)
-    source = Source(str(path), dict(file.tensors), dict(file.metadata), files=[path])
+    source = AdapterSource(str(path), dict(file.tensors), dict(file.metadata), files=[path])
     if "lora_adapter_metadata" in file.metadata:
         from loramerge.adapter.formats.diffusers import header_configurations
 
@@ -47,7 +47,7 @@ def _open_file(path: Path) -> Source:
     return source
 
 
-def _open_folder(folder: Path) -> Source:
+def _open_folder(folder: Path) -> AdapterSource:
     """Open a PEFT folder, one with a PEFT folder per component, or a saved pipeline adapter."""
     from loramerge.adapter.formats.peft import CONFIG_NAME, open_folder
 

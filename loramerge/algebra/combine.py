@@ -20,7 +20,7 @@ from loramerge.algebra.arrays import to_numpy
 from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
 from loramerge.algebra.operator import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
-from loramerge.algebra.outcome import Combined, Outcome, SizeModel
+from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import (
     Candidate,
     RankRule,
@@ -107,7 +107,7 @@ def combine(
     if rule.max_size is not None or rule.error_chooses:
         chosen = _ranks_over_all(terms, work, sizes, threads, notify)
 
-    def one(site: Site) -> Outcome:
+    def one(site: Site) -> SiteOutcome:
         with naming(site), _quiet():
             return _site(site, terms[site], work, None if chosen is None else chosen.get(site))
 
@@ -152,7 +152,7 @@ def _can_cut(terms: Sequence[Term]) -> bool:
     return len(terms[0].delta.shape) > 1 and not any(t.delta.needs_base for t in terms)
 
 
-def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) -> Outcome:
+def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) -> SiteOutcome:
     _require_same_shape(terms)
     if not _can_cut(terms):
         return _uncut(site, terms, Sum([term.weighted for term in terms]))
@@ -167,28 +167,30 @@ def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) ->
     rank = work.rank(terms, found) if chosen is None else min(chosen, found.rank)
     lost = found.lost(rank) if rank < found.rank else 0.0
     if rank == 0:
-        return Outcome(site, None, before, found.energy, lost)
+        return SiteOutcome(site, None, before, found.energy, lost)
     only = merged.only
     if only is not None and only.rank is not None and rank >= only.rank:
-        return Outcome(site, only, before, found.energy, 0.0)  # nothing to cut: the factors stay
+        return SiteOutcome(
+            site, only, before, found.energy, 0.0
+        )  # nothing to cut: the factors stay
     if not truncates and _is_smaller_dense(terms, rank):
         return _uncut(site, terms, merged)
     up, down = found.truncate(rank)
     delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
-    return Outcome(site, delta, before, found.energy, lost)
+    return SiteOutcome(site, delta, before, found.energy, lost)
 
 
-def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> Outcome:
+def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
     """Return a result that cannot or need not be cut: a vector, a dense difference, a replacement."""
     only = merged.only
     if only is not None:
         require_finite(*(t.numpy() for t in only.stored().values() if is_float(t.dtype)))
-        return Outcome(site, only, only.rank, math.nan, 0.0)
+        return SiteOutcome(site, only, only.rank, math.nan, 0.0)
     deltas = [term.weighted for term in terms]
     if any(delta.facts.replaces for delta in deltas):
-        return Outcome(site, same_replacement(deltas), None, math.nan, 0.0)
+        return SiteOutcome(site, same_replacement(deltas), None, math.nan, 0.0)
     role = "diff" if site.parameter == "weight" else "diff_b"
-    return Outcome(site, sum_of_whole(deltas, merged.dense(), role), None, math.nan, 0.0)
+    return SiteOutcome(site, sum_of_whole(deltas, merged.dense(), role), None, math.nan, 0.0)
 
 
 def _require_same_shape(terms: Sequence[Term]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.ranks import relative
 
-__all__ = ["Combined", "Outcome", "SizeModel", "uncut"]
+__all__ = ["Combined", "SiteOutcome", "SizeModel", "uncut"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SizeModel:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SiteOutcome:
     """The result at one site.
 
     Args:
@@ -59,7 +59,7 @@ class Outcome:
 class Combined:
     """The outcome of every site, and the figures over all."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SiteOutcome, ...]
 
     @property
     def deltas(self) -> dict[Site, Delta]:
@@ -101,7 +101,7 @@ def uncut(adapter: Adapter) -> Combined:
     """Return the outcome of a sum that was made elsewhere, without truncation."""
     return Combined(
         tuple(
-            Outcome(site, delta, delta.rank, math.nan, 0.0)
+            SiteOutcome(site, delta, delta.rank, math.nan, 0.0)
             for site, delta in adapter.deltas.items()
         )
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +23,8 @@ from loramerge.algebra.blocks import (
 from loramerge.errors import UsageError, nearest
 from loramerge.families import Family
 from loramerge.families.components import COMPONENT_WORDS
+
+_LARGEST = (2 - 2**-23) * 2.0**127  # of float32
 
 __all__ = ["Weight", "shown_number", "weight_content", "weight_of"]
 
@@ -58,8 +59,8 @@ class Weight:
     def __post_init__(self) -> None:
         numbers = (self.default, *self.components.values(), *self.blocks, *self.depth)
         for value in (*numbers, *(value for _, value in self.match)):
-            if not math.isfinite(value):
-                raise UsageError("a weight must be a finite number", found=value)
+            if not abs(value) <= _LARGEST:  # NaN compares with nothing
+                raise UsageError("a weight must be a finite number of float32", found=value)
         if self.blocks and len(self.blocks) not in VECTORS:
             raise UsageError(
                 f"a block vector cannot have {len(self.blocks)} values",
@@ -181,7 +182,13 @@ def weight_of(content: Any, where: str) -> Weight:
 def _checked(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"{where}: expected a number", found=value)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise UsageError(
+            f"{where}: a weight must be a finite number of float32",
+            found=f"a number of {int(value).bit_length()} bits",
+        ) from None
 
 
 def _numbers(values: Any, where: str) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import is_transformers, named_tensors
-from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Parameter, Spelling
@@ -51,7 +51,7 @@ class Place(NamedTuple):
         return ((start, start + half, half), (start + half, stop, 0))
 
     @property
-    def held(self) -> Held | None:
+    def held(self) -> HeldTensor | None:
         """The way in which the tensor holds its weights, None if it is in no known one.
 
         Raises:
@@ -59,7 +59,7 @@ class Place(NamedTuple):
         """
         return held(self.file.open()[0], self.name)
 
-    def require_held(self) -> Held:
+    def require_held(self) -> HeldTensor:
         """Return the way in which the tensor holds its weights.
 
         Raises:

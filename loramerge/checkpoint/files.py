@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from loramerge.errors import CorruptFile, FormatError, MissingFile
 from loramerge.files.atomic import Contents
+from loramerge.files.json_values import read_values
 from loramerge.files.pickled import is_pickle, pickled_tensors
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import Tensor
@@ -187,11 +188,13 @@ def _check_index(path: Path) -> None:
         MissingFile: naming the first that is not.
     """
     try:
-        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = sorted(set(read_values(path)["weight_map"].values()))
+        if not all(isinstance(shard, str) for shard in shards):
+            raise ValueError("the name of a shard is not text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"the index cannot be read ({error})", file=path) from None
     for shard in shards:
-        if not (path.parent / shard).is_file():
+        if not os.path.isfile(path.parent / shard):  # false also for names that no file can have
             raise MissingFile(
                 "a shard is missing",
                 file=path,

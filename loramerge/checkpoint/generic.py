@@ -6,12 +6,12 @@ head adds (`transformer.h.0…` with one, `h.0…` without).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles
 from loramerge.families import Parameter
+from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
 
 __all__ = ["is_transformers", "named_tensors", "renaming"]
@@ -24,7 +24,7 @@ def is_transformers(path: Path) -> bool:
     """Return whether a folder, or the folder of a file, is a model of transformers."""
     config = (path if path.is_dir() else path.parent) / _CONFIG
     try:
-        content = json.loads(config.read_text("utf-8"))
+        content = read_values(config)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "model_type" in content

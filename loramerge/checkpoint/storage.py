@@ -1,7 +1,7 @@
 """The parts of a storage: the way in which a checkpoint holds the numbers of a weight.
 
-A storage recognises the weights it holds. What it finds, a `Held`, turns stored rows into weights, and
-gives the `Codec` by which a bake turns changed weights back into stored rows.
+A storage recognises the weights it holds. What it finds, a `HeldTensor`, turns stored rows into weights,
+and gives the `Codec` by which a bake turns changed weights back into stored rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Codec", "Held", "Storage"]
+__all__ = ["Codec", "HeldTensor", "Storage"]
 
 
 class Storage(Protocol):
@@ -32,7 +32,7 @@ class Storage(Protocol):
     def order(self) -> int:
         """Lower ones are asked first whether a weight is theirs."""
 
-    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> Held | None:
+    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         """Return how a weight is held, None if it is not held in this way.
 
         Args:
@@ -49,7 +49,7 @@ class Storage(Protocol):
         """Return the names that tensors beside a weight may have; they must lie in its file."""
 
 
-class Held(Protocol):
+class HeldTensor(Protocol):
     """One weight as it is held."""
 
     @property

@@ -51,7 +51,11 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         parameters = engine.parameters_from(kind, values)
         with Session(quiet=common["quiet"]) as session:
             context = Context(
-                common["threads"], common["device"], session.notify, bool(common["strip"])
+                common["threads"],
+                common["device"],
+                session.notify,
+                bool(common["strip"]),
+                allow_import=True,  # what is named here was typed by whoever runs it
             )
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:

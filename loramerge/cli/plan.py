@@ -52,7 +52,12 @@ def command(target: str, **options: Any) -> int:
             sys.stdout.write(text(found))
             return 0
     with Session(quiet=options["quiet"]) as session:
-        context = Context(options["threads"], options["device"], session.notify)
+        context = Context(
+            options["threads"],
+            options["device"],
+            session.notify,
+            allow_import=options["allow_import"],
+        )
         plan = plan_recipe(found, context, fresh=options["fresh"])
     shown = (lambda: None) if options["quiet"] else lambda: _show(plan)
     emit(plan.json(), options["as_json"], options["json_file"], shown)

@@ -35,6 +35,12 @@ def recipe_options() -> list[click.Parameter]:
             help="Take an input from this path; may be repeated.",
         ),
         click.Option(
+            ["--allow-import"],
+            is_flag=True,
+            help="Import optimizers that the recipe names by a path outside the known packages; this "
+            "runs their code.",
+        ),
+        click.Option(
             ["--fresh"], is_flag=True, help="Run every step, even those that are up to date."
         ),
         operator_option(),
@@ -119,7 +125,11 @@ def command(target: str, **options: Any) -> int:
 
     with Session(quiet=options["quiet"]) as session:
         context = Context(
-            options["threads"], _device(options["device"]), session.notify, options["strip"]
+            options["threads"],
+            _device(options["device"]),
+            session.notify,
+            options["strip"],
+            allow_import=options["allow_import"],
         )
         if is_output(Path(target)):
             return _repeat(Path(target), options, context)

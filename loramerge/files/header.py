@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from os import PathLike
@@ -24,7 +25,8 @@ from loramerge.files.signatures import HEAD, foreign
 __all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
 
 MAX_HEADER_BYTES = 100_000_000
-_DIMENSION_LIMIT = 1 << 62
+_LIMIT = 1 << 62  # of dimensions and offsets; what comes of a few of them can still be printed
+_MOST_DIMENSIONS = 64  # of a NumPy array
 
 
 class TensorInfo(NamedTuple):
@@ -54,8 +56,8 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = tuple(pairs)
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the name {twice!r} occurs twice")
     return found
 
@@ -170,11 +172,12 @@ def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
         dtype, shape = entry["dtype"], entry["shape"]
         right = (
             type(pairs) is tuple  # an array of pairs is not an object
+            and len(shape) <= _MOST_DIMENSIONS  # before the product, which grows with each
             and len(entry) == len(pairs) == 3
             and {type(start), type(stop), *map(type, shape)} == _INTEGERS
-            and start >= 0
+            and 0 <= start <= stop < _LIMIT
             and math.prod(shape) * _BITS[dtype] == (stop - start) * 8
-            and (not shape or (min(shape) >= 0 and max(shape) < _DIMENSION_LIMIT))
+            and (not shape or (min(shape) >= 0 and max(shape) < _LIMIT))
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -214,20 +217,25 @@ def _entry_problem(entry: Any) -> str | None:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "an entry lacks dtype, shape or data_offsets"
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        return f"unknown dtype {entry['dtype']!r}"
+        return f"unknown dtype {_short(entry['dtype'])}"
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or any(
-        type(n) is not int or not 0 <= n < _DIMENSION_LIMIT for n in shape
-    ):
-        return f"impossible shape {shape!r}"
+    if isinstance(shape, list) and len(shape) > _MOST_DIMENSIONS:
+        return f"{len(shape)} dimensions are more than {_MOST_DIMENSIONS}"
+    if not isinstance(shape, list) or any(type(n) is not int or not 0 <= n < _LIMIT for n in shape):
+        return f"impossible shape {_short(shape)}"
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
         or any(type(n) is not int for n in offsets)
-        or not 0 <= offsets[0] <= offsets[1]
+        or not 0 <= offsets[0] <= offsets[1] < _LIMIT
     ):
-        return f"impossible data_offsets {offsets!r}"
+        return f"impossible data_offsets {_short(offsets)}"
     return None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def build_header(

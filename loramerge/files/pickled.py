@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import CorruptFile, FileError, MissingExtra, MissingFile, UnsafeFile
+from loramerge.files.positioned import refuse_irregular
 from loramerge.files.signatures import HEAD, foreign, safetensors_named_otherwise
 from loramerge.files.tensors import ArrayTensor, Tensor
 
@@ -33,6 +34,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         UnsafeFile: if the file asks for anything else to be created.
         CorruptFile: if it is not a whole pickle.
     """
+    refuse_irregular(path)
     if not os.path.isfile(path):
         raise MissingFile("no such file", file=path)
     _refuse_foreign(path)

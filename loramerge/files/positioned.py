@@ -7,13 +7,15 @@ inside the kernel; elsewhere a lock around seek + read gives the same result.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from loramerge.errors import CorruptFile, DiskFull, FileError, MissingFile
 
-__all__ = ["COPY_BLOCK", "PositionedFile"]
+__all__ = ["COPY_BLOCK", "PositionedFile", "refuse_irregular"]
 
 COPY_BLOCK = 8 << 20  # bytes per kernel copy, so that interruption is noticed soon
 _PLAIN_BLOCK = 1 << 20
@@ -30,6 +32,8 @@ class PositionedFile:
 
     def __init__(self, path: str | PathLike[str], mode: str = "r") -> None:
         self.path = os.fspath(path)
+        if mode == "r":
+            refuse_irregular(self.path)
         flags = os.O_RDONLY if mode == "r" else os.O_RDWR | os.O_CREAT | os.O_EXCL
         flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -166,6 +170,32 @@ class PositionedFile:
             os.fsync(self._descriptor)
         except OSError as error:
             raise _write_error(error, self.path) from None
+
+
+def refuse_irregular(path: str | PathLike[str]) -> None:
+    """Refuse a pipe, device or socket before it is opened: opening may wait, reading never ends.
+
+    Raises:
+        FileError: naming what it is.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FileError(
+            f"expected a file, found {_IRREGULAR.get(stat.S_IFMT(mode), 'something else')}",
+            file=path,
+            hint="write its content to a file, and give that",
+        )
+
+
+_IRREGULAR = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def _write_error(error: OSError, path: str) -> FileError:

@@ -119,6 +119,7 @@ def plan(
     inputs: Mapping[str, str] | None = None,
     fresh: bool = False,
     strip: bool = False,
+    allow_import: bool = False,
     threads: int | None = None,
     device: str | None = None,
 ) -> Plan:
@@ -129,13 +130,14 @@ def plan(
             current one.
         set: variable → value, instead of the recipe's.
         inputs: input → path, instead of the recipe's.
-        fresh, strip, threads, device: as of `run`.
+        fresh, strip, allow_import, threads, device: as of `run`.
 
     Raises:
         RecipeError: with all mistakes in it.
     """
     found = open_recipe(recipe, set=set, inputs=inputs)
-    return plan_recipe(found, Context(threads, device, strip=strip), fresh=fresh)
+    context = Context(threads, device, strip=strip, allow_import=allow_import)
+    return plan_recipe(found, context, fresh=fresh)
 
 
 def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = False) -> Plan:

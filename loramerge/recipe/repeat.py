@@ -14,6 +14,7 @@ from typing import Any
 from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, listed
 from loramerge.events import Note
 from loramerge.library.lookup import find
+from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.recipe.comparison import compare_files
 from loramerge.recipe.header import recipe_of_file
 from loramerge.recipe.inputs import digest_at, find_by_digest
@@ -23,6 +24,9 @@ from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import Context
 
 __all__ = ["Repeated", "repeat"]
+
+
+_WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
 
 @dataclass
@@ -131,8 +135,8 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
                 ", or add its folder to the library",
             ),
         )
-    steps = {  # a header may be a stranger's: its own save paths are not used
-        name: {word: value for word, value in step.items() if word != "save"}
+    steps = {
+        name: _without_places(step)
         for name, step in recipe["steps"].items()
         if isinstance(step, Mapping)
     }
@@ -140,6 +144,17 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
     run_recipe(recipe_of(content, place.scratch), place.context, force=force)
+
+
+def _without_places(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step without the paths it writes to: a header may be a stranger's."""
+    return {
+        word: {name: one for name, one in value.items() if name not in _WRITTEN}
+        if isinstance(value, Mapping)
+        else value
+        for word, value in step.items()
+        if word != "save"
+    }
 
 
 def _last(steps: Mapping[str, Mapping[str, Any]]) -> str:
@@ -181,12 +196,15 @@ def _is_recipe(content: Mapping[str, Any]) -> bool:
 
 
 def _searched(wanted: str, digest: str | None, place: _Place) -> Path | None:
-    """Look for a file beside the output, in the current folder, and in the library."""
+    """Look for a file beside the output, in the current folder, in the library, and in loramerge."""
     here = [folder / wanted for folder in (place.path.absolute().parent, Path.cwd())]
     with suppress(LoramergeError):
         here.append(find(wanted, "adapters"))
     with suppress(LoramergeError):
         here.append(find(wanted, "bases"))
+    if digest is not None and wanted in {f"{name}.safetensors" for name in SHIPPED_ADAPTERS}:
+        with suppress(LoramergeError):
+            here.append(shipped(Path(wanted).stem))
     for candidate in here:
         if candidate.exists() and (digest is None or _digest(candidate) == digest):
             return candidate

@@ -44,6 +44,7 @@ def run(
     lock: bool = False,
     keep_going: bool = False,
     strip: bool = False,
+    allow_import: bool = False,
     threads: int | None = None,
     device: str | None = None,
     notify: Notify = ignore,
@@ -63,6 +64,7 @@ def run(
         lock: write the digests of all inputs beside the recipe, instead of checking them.
         keep_going: after a failure, run the tasks that do not need the one that failed.
         strip: write no recipe into the outputs' headers.
+        allow_import: import optimizers by paths outside the known packages, which runs their code.
         threads, device: of each task.
 
     Raises:
@@ -71,7 +73,7 @@ def run(
     """
     return run_recipe(
         open_recipe(recipe, set=set, inputs=inputs),
-        Context(threads, device, notify, strip),
+        Context(threads, device, notify, strip, allow_import=allow_import),
         jobs=jobs,
         executor=executor,
         fresh=fresh,

@@ -36,6 +36,8 @@ class Context:
         strip: write no record of what made a file into it.
         known: what names stand for, before they are looked up: adapters in memory, or paths.
         root: folder that relative paths start from; None is the current one.
+        allow_import: import any class that parameters name. Recipes and headers may be a stranger's, and
+            importing runs code, so nothing in them can set this.
     """
 
     threads: int | None = None
@@ -44,6 +46,7 @@ class Context:
     strip: bool = False
     known: Mapping[str, Adapter | Path] = field(default_factory=dict)
     root: Path | None = None
+    allow_import: bool = False
 
 
 @dataclass(frozen=True)

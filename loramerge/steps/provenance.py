@@ -20,6 +20,7 @@ from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.algebra.weights import weight_content
 from loramerge.checkpoint import Checkpoint
 from loramerge.files.digest import PLACEHOLDER
+from loramerge.files.json_values import values_in
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
@@ -244,8 +245,8 @@ def _nested(recipe: str | None) -> dict[str, Any] | None:
 def recipe_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the recipe in a header, None if there is none that can be understood."""
     try:
-        content = json.loads(metadata[RECIPE_KEY])
-    except (KeyError, ValueError, RecursionError):
+        content = values_in(metadata[RECIPE_KEY])
+    except (KeyError, ValueError):
         return None
     whole = isinstance(content, dict) and isinstance(content.get("steps"), dict)
     return content if whole and isinstance(content.get("inputs"), dict) else None

@@ -12,7 +12,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
-from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import STORAGES, quantised_by
 from loramerge.errors import (
     AdapterError,
@@ -280,7 +280,7 @@ def _require_changeable(checkpoint: Checkpoint) -> None:
                 )
 
 
-def _require_beside(place: Place, held: Held, checkpoint: Checkpoint) -> None:
+def _require_beside(place: Place, held: HeldTensor, checkpoint: Checkpoint) -> None:
     """Refuse a weight whose scale lies in another file.
 
     Raises:

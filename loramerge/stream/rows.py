@@ -22,7 +22,7 @@ from loramerge.stream.plan import Edit
 from loramerge.stream.reading import Stretch, read_weights, stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.survival import Survival
-from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, Task
+from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
 __all__ = ["compute_tensor"]
 
@@ -42,7 +42,7 @@ def compute_tensor(
     edits: Sequence[Edit],
     seed: int | None,
     out: PositionedFile | Nowhere,
-) -> Task[Survival]:
+) -> TensorTask[Survival]:
     """Return the task of one tensor that changes, or that only changes its type.
 
     Args:
@@ -117,7 +117,7 @@ def compute_tensor(
             )
         return sums
 
-    return Task(info.stop - info.start + (held.nbytes if held else 0), run)
+    return TensorTask(info.stop - info.start + (held.nbytes if held else 0), run)
 
 
 def _adders(edit: Edit, compute: str) -> list[Any]:

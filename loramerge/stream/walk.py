@@ -21,7 +21,16 @@ from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "Buffers", "Layout", "Nowhere", "Task", "Written", "compute", "write"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "Buffers",
+    "Layout",
+    "Nowhere",
+    "TensorTask",
+    "Written",
+    "compute",
+    "write",
+]
 
 BLOCK_ELEMENTS = 1 << 18  # of the blocks of rows in which tensors are computed
 _COPY_TASK = 4 * COPY_BLOCK
@@ -55,7 +64,7 @@ class Nowhere:
 
 
 @dataclass
-class Task(Generic[Finding]):
+class TensorTask(Generic[Finding]):
     """One unit of work: copy a range, or compute a tensor.
 
     Args:
@@ -83,7 +92,7 @@ class Layout(Generic[Finding]):
     infos: Mapping[str, TensorInfo]
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    computed: Mapping[str, Callable[[PositionedFile | Nowhere], Task[Finding]]] = field(
+    computed: Mapping[str, Callable[[PositionedFile | Nowhere], TensorTask[Finding]]] = field(
         default_factory=dict
     )
     alongside: Collection[str] = ()
@@ -127,7 +136,7 @@ def write(
     with AtomicFile(target, force=force) as out:
         out.resize(layout.size)
 
-        def work(task: Task[Finding]) -> tuple[int, list[Finding]]:
+        def work(task: TensorTask[Finding]) -> tuple[int, list[Finding]]:
             return task.size, task.run(buffers)
 
         with _WriteBehind(out) as behind:
@@ -208,7 +217,7 @@ class _Range:
         return behind and self.source.source is tensor.source
 
 
-def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[Task[Finding]]:
+def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTask[Finding]]:
     """Yield the tasks of a file in the order of its bytes."""
     run: _Range | None = None
     for name, tensor in layout.tensors.items():
@@ -230,28 +239,28 @@ def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[Task[Findin
     yield from _copies(run, out)
 
 
-def _copies(run: _Range | None, out: PositionedFile) -> Iterator[Task[Any]]:
+def _copies(run: _Range | None, out: PositionedFile) -> Iterator[TensorTask[Any]]:
     """Yield the tasks that copy a range, in parts of a size that threads can share."""
     if run is None:
         return
     first = run.source
 
-    def copy(start: int, offset: int, size: int) -> Task[Any]:
+    def copy(start: int, offset: int, size: int) -> TensorTask[Any]:
         def work(_: Buffers) -> list[Any]:
             out.copy_from(first.source, start, offset, size)
             return []
 
-        return Task(size, work)
+        return TensorTask(size, work)
 
     for done in range(0, run.count, _COPY_TASK):
         size = min(_COPY_TASK, run.count - done)
         yield copy(run.start + done, run.offset + done, size)
 
 
-def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> Task[Any]:
+def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> TensorTask[Any]:
     def work(_: Buffers) -> list[Any]:
         if tensor.nbytes:
             out.write(info.start, tensor.raw())
         return []
 
-    return Task(info.stop - info.start, work)
+    return TensorTask(info.stop - info.start, work)

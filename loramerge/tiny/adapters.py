@@ -1,4 +1,4 @@
-"""What the tiny model learns: lessons, each a set of captioned pictures and how long to look at it.
+"""The adapters of the tiny model: each is trained on captioned images for a number of steps.
 
 `tiny-outlined` is the second base as an adapter of every layer; `zuzu` is a character and `polka` a
 style, adapters of attention. The ordinary pictures in a lesson keep the rest of the world as it is.
@@ -29,7 +29,7 @@ from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.saving import save_lora_weight
 from loramerge.train.models.objective import Noising
 from loramerge.train.run.batches import Batch, shuffled
-from loramerge.train.run.loop import Step, advance, begin
+from loramerge.train.run.loop import TrainStep, advance, begin
 from loramerge.train.spec.settings import Settings
 
 __all__ = ["HELD", "LESSONS", "SEEN", "Lesson", "examples", "make", "teach"]
@@ -128,7 +128,7 @@ def teach(
     lesson: Lesson,
     *,
     seed: int = 0,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[TrainStep], None] = lambda step: None,
 ) -> Any:
     """Train a LoRA on the UNet of a pipeline, leave it there, and return the finished run."""
     torch.manual_seed(seed)
@@ -147,7 +147,7 @@ def make(
     output: str | PathLike[str],
     *,
     seed: int = 0,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[TrainStep], None] = lambda step: None,
 ) -> int:
     """Train a lesson on a base and write the adapter as float16; return the bytes written.
 

@@ -91,7 +91,7 @@ def _composites(pictures: Any, others: Any, generator: Any) -> Any:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How many of the 16 pictures of a step are sprites, their relatives, and no sprites at all."""
+    """Numbers of images in a step, 16 in all: sprites, variants of sprites, and other images."""
 
     plain: int
     related: int

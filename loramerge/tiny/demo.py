@@ -23,7 +23,7 @@ from loramerge.verbs.resize import ResizeFiles, resize_files
 from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.run import train
 
-__all__ = ["Demo", "DemoResult", "Step", "demo"]
+__all__ = ["Demo", "DemoResult", "DemoStep", "demo"]
 
 _RUNS: dict[str, Callable[[Any, Context], Any]] = {
     "mix": mix, "resize": resize_files, "bake": bake, "inspect": inspect, "preview": preview,
@@ -56,7 +56,7 @@ class Demo:
 
 
 @dataclass
-class Step:
+class DemoStep:
     """One command of the tour and its result.
 
     Args:
@@ -88,7 +88,7 @@ class DemoResult:
     """
 
     folder: str
-    steps: list[Step]
+    steps: list[DemoStep]
     picture: str
     shows: str
     made: dict[str, int] = field(default_factory=dict)
@@ -146,27 +146,27 @@ def _tour(folder: Path) -> DemoResult:
     return DemoResult(
         str(folder),
         [
-            Step(
+            DemoStep(
                 "Two adapters of different rank and dialect, mixed exactly",
                 "mix",
                 Mix(adapters=references(*SHIPPED_ADAPTERS), to="kohya", output=mixed),
             ),
-            Step(
+            DemoStep(
                 "Re-ranked by SVD; the report says what that lost",
                 "resize",
                 ResizeFiles(files=(mixed,), rank=_RANK, output=small),
             ),
-            Step(
+            DemoStep(
                 "Baked into the base; every other tensor is byte-identical",
                 "bake",
                 Bake(base=TINY, lora=references(small), output=baked),
             ),
-            Step(
+            DemoStep(
                 "What is in the resized file, read with its weights",
                 "inspect",
                 Inspect(files=(small,), deep=True, base=TINY),
             ),
-            Step(
+            DemoStep(
                 "All of it drawn, each row from the same noise",
                 "preview",
                 Preview(
@@ -196,7 +196,7 @@ def _training(folder: Path) -> DemoResult:
     return DemoResult(
         str(folder),
         [
-            Step(
+            DemoStep(
                 "Trained on pictures of a character, beside others of what the base knows",
                 "train",
                 Train(
@@ -215,7 +215,7 @@ def _training(folder: Path) -> DemoResult:
                     output=learned,
                 ),
             ),
-            Step(
+            DemoStep(
                 "Drawn beside the base, each row from the same noise",
                 "preview",
                 Preview(

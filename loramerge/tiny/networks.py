@@ -1,4 +1,4 @@
-"""What the tiny model is made of: the networks with their sizes, the scheduler, the tokenizer."""
+"""The parts of the tiny model: the networks with their sizes, the scheduler, the tokenizer."""
 
 from __future__ import annotations
 

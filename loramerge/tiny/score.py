@@ -1,4 +1,4 @@
-"""What a picture shows, told from its pixels alone: for the tiny model's world of sprites.
+"""Recognise the sprite in an image of the tiny model from its pixels alone.
 
     found = look(picture)               # Look(background='blue', colour='red', kind='cat', …)
     agreement(pictures, sprites)        # {'kind': 0.86, 'colour': 1.0, …, 'all': 0.85}
@@ -40,7 +40,7 @@ _GROWN = (0.9, 1.0, 1.1)
 
 @dataclass(frozen=True)
 class Look:
-    """What is seen in a picture; `overlap` is the intersection over union with the kind's silhouette."""
+    """The recognised sprite; `overlap` is the intersection over union with the kind's silhouette."""
 
     kind: str
     colour: str

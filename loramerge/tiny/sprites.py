@@ -249,7 +249,7 @@ def words() -> list[str]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where a sprite's units lie on the enlarged canvas."""
+    """The position of a sprite's units on the enlarged canvas."""
 
     x: float
     y: float

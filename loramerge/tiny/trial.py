@@ -1,4 +1,4 @@
-"""What a tiny model can do, in numbers: it is asked for pictures, and they are scored.
+"""Measure a tiny model: generate images for prompts and score them.
 
     with applied(pipe, [(lm.load("zuzu"), 1.0)]):
         print(trial(pipe))

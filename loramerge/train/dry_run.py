@@ -1,4 +1,4 @@
-"""A look at the pictures before a run: what is there, what is wrong with it, and what it will take."""
+"""Check the images before a run, and predict its time and memory."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from loramerge.algebra.workers import available_cpus
 from loramerge.errors import LoramergeError
 from loramerge.events import Notify, Progress, Warn, ignore
 from loramerge.files.digest import sha256_of_file
-from loramerge.train.dataset.arrange import Arranged, arrange
+from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import opened
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.device.workers import begin_workers
-from loramerge.train.drawing.prior import drawing_seconds, foreseen, tell_of_prior, wanted
+from loramerge.train.drawing.prior import drawing_seconds, foreseen
 from loramerge.train.memory.budget import Rung
 from loramerge.train.memory.estimate import Estimate, Shape, estimate, shape_of
 from loramerge.train.memory.needs import PHASES, Needs
-from loramerge.train.models.pipeline import architecture_at, load_tokenizers
-from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.pipeline import load_tokenizers
+from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import count_tokens
-from loramerge.train.run.board import require_tensorboard
-from loramerge.train.spec.optimizers import ready, slow
+from loramerge.train.preamble import arrange_images, require_possible
 from loramerge.train.spec.spec import Spec
 
 __all__ = ["Check", "Memory", "check"]
 
-_AHEAD = 64  # pictures that are read at a time
+_AHEAD = 64  # images read at a time
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the run takes on its device, and what it could be.
+    """The predicted memory of a run, and the settings that were compared.
 
     Args:
-        given: bytes; `stated`: whether they were given, or are what is free.
-        rung: that was chosen, None if none fits, or memory cannot be predicted.
-        ladder: what there is to choose from.
-        needs: of the rung, by phase.
+        given: available bytes.
+        stated: True if the user gave them, False if they are the free memory.
+        rung: the chosen settings; None if nothing fits or memory cannot be predicted.
+        ladder: all settings that were compared, each with less memory than the one before.
+        needs: memory of the chosen settings, by phase.
     """
 
     given: int | None = None
@@ -67,20 +67,24 @@ class Memory:
 
 @dataclass
 class Check:
-    """What a dry run found.
+    """The findings of a dry run.
 
     Args:
-        buckets: size → pictures in it.
-        unreadable: (file, why).
-        duplicates: groups of files of the same bytes.
-        uncaptioned: pictures of the subject that have neither caption nor trigger.
-        enlarged: pictures of fewer pixels than their bucket.
-        tokens: least, median and most of the captions; `longest`: the file with the most.
-        most_tokens: what the text encoders read; what is beyond is cut.
-        estimate: None for a single file, whose configuration is not there.
-        prompts: of the regularisation pictures that the base will draw, one for each.
-        drawing: seconds that drawing them will take, if none is in the cache.
-        memory: that it takes.
+        pictures, regular: number of images of the subject, and of regularisation.
+        shown: images that an epoch shows.
+        buckets: size → number of images.
+        sources: source of captions → number of images.
+        unreadable: (file, reason).
+        duplicates: groups of identical files.
+        uncaptioned: images of the subject with neither caption nor trigger.
+        enlarged: images smaller than their bucket.
+        tokens: minimum, median and maximum length of the captions, in tokens.
+        most_tokens: tokens that the text encoders read; longer captions are cut.
+        cut: images whose captions are cut.
+        estimate: None for a single file, which has no configuration.
+        prompts: one for each regularisation image that the base will generate.
+        drawing: seconds to generate them, if none is in the cache.
+        memory: predicted memory.
     """
 
     pictures: int
@@ -107,7 +111,7 @@ class Check:
 
     @property
     def modules(self) -> int:
-        """Modules that would be trained."""
+        """Number of modules that would be trained."""
         return 0 if self.estimate is None else self.estimate.modules
 
     def json(self) -> dict[str, Any]:
@@ -143,25 +147,18 @@ class Check:
 
 
 def check(spec: Spec, notify: Notify = ignore) -> Check:
-    """Look at every picture of a run; nothing is written, and no model's weights are read.
+    """Check every image of a run, without writing anything or reading weights.
 
     Raises:
-        MissingFile: if there is no picture that can be read.
-        MissingExtra: if a package is not installed that the run needs.
+        MissingFile: if no image can be read.
+        MissingExtra: if a package that the run needs is not installed.
     """
-    ready(spec.settings, text=spec.targets.text_encoder)
-    if (why := slow(spec.settings)) and spec.targets.kind != "weights":
-        notify(Warn(why))
-    if spec.tensorboard:
-        require_tensorboard()
-    refuse_misfits(architecture_at(spec.base, spec.family), spec)
+    require_possible(spec, notify)
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
-    arranged = arrange(spec.data, unit, own, spec.settings.seed, notify)
-    asked = [] if spec.prior is None else wanted(spec.prior, arranged)
-    tell_of_prior(spec, asked, notify)
+    arranged, missing = arrange_images(spec, unit, own, notify)
     broken, duplicates = _read(arranged.pictures, notify)
-    arranged = foreseen(arranged.without(broken), asked)
+    arranged = foreseen(arranged.without(broken), missing)
     order = arranged.order(spec.data.batch, spec.settings.seed)
     batches = len(order.batches(0))
     steps = spec.settings.steps
@@ -184,7 +181,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
             if p.size[0] < w or p.size[1] < h
         ],
         tags=list(arranged.tags(20).items()),
-        prompts=[one.prompt for one in asked],
+        prompts=[one.prompt for one in missing],
     )
     _add_tokens(found, spec, arranged, shape, notify)
     if shape is not None:
@@ -193,32 +190,32 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         largest = max(found.buckets, key=lambda size: size[0] * size[1])
         found.estimate = estimate(spec, shape, largest, device)
         if spec.prior is not None:
-            found.drawing = drawing_seconds(spec, spec.prior, shape, len(asked), largest, device)
+            found.drawing = drawing_seconds(spec, spec.prior, shape, len(missing), largest, device)
     return found
 
 
 def _read(pictures: list[Picture], notify: Notify) -> tuple[dict[Path, str], list[list[Path]]]:
-    """Read every picture to its end; return the broken ones, and groups of the same bytes."""
+    """Read every image to its end; return the broken ones and groups of identical files."""
     broken: dict[Path, str] = {}
     by_digest: dict[str, list[Path]] = {}
-    for index, (path, digest, why) in enumerate(_looked_at(pictures), 1):
+    for index, (path, digest, why) in enumerate(_read_ahead(pictures), 1):
         if why is not None:
             broken[path] = why
         else:
             by_digest.setdefault(digest, []).append(path)
         if index % 100 == 0 or index == len(pictures):
-            notify(Progress("reading pictures", index, len(pictures), "pictures"))
+            notify(Progress("reading images", index, len(pictures), "images"))
     return broken, [group for group in by_digest.values() if len(group) > 1]
 
 
-def _looked_at(pictures: list[Picture]) -> Iterator[tuple[Path, str, str | None]]:
-    """Yield (path, digest, why it cannot be read) in order, a few read ahead."""
+def _read_ahead(pictures: list[Picture]) -> Iterator[tuple[Path, str, str | None]]:
+    """Yield (path, digest, reason why it cannot be read) in order; read a few ahead."""
     with ThreadPoolExecutor(available_cpus()) as pool:
         for first in range(0, len(pictures), _AHEAD):
-            yield from pool.map(_look, pictures[first : first + _AHEAD])
+            yield from pool.map(_read_one, pictures[first : first + _AHEAD])
 
 
-def _look(picture: Picture) -> tuple[Path, str, str | None]:
+def _read_one(picture: Picture) -> tuple[Path, str, str | None]:
     try:
         opened(picture.path)
         return picture.path, sha256_of_file(picture.path), None
@@ -233,12 +230,12 @@ def _add_tokens(
     try:
         tokenizers = load_tokenizers(folder) if folder.is_dir() else {}
     except LoramergeError as error:
-        notify(Warn(f"tokens are not counted: {error.problem}"))
+        notify(Warn(f"the length of captions is not known: {error.problem}"))
         return
     if not tokenizers:
         return
     lengths = {name: _length(name, one, shape) for name, one in tokenizers.items()}
-    most = max(lengths.values())  # what the one that reads most does not read is lost
+    most = max(lengths.values())  # tokens beyond the longest limit are lost
     tokenizers = {name: one for name, one in tokenizers.items() if lengths[name] == most}
     counts = {
         p.path: count_tokens(tokenizers, arranged.captioning.whole(p)) for p in arranged.pictures

@@ -1,9 +1,9 @@
-"""A whole run: base and pictures in, an adapter out; with log, samples and a state to go on from.
+"""Run a whole training: from a base and images to an adapter, with log, samples and a saved state.
 
     trained = train(spec, keep=lambda adapter, step: …, notify=notify)
 
-Everything that a step does follows from the seed and its number, and everything written is written
-whole or not at all; so a run that is killed at any time and resumed ends with the same bytes.
+A step depends only on the seed and its number, and files are written atomically. So a run that is killed
+at any time and resumed ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.dataset.cache import TensorCache
 from loramerge.train.device.placing import placed
 from loramerge.train.device.workers import Workers, begin_workers
-from loramerge.train.drawing.prior import draw_prior, tell_of_prior, wanted
+from loramerge.train.drawing.prior import draw_prior
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.trainees import Branches, Trainee, Weights
 from loramerge.train.models.latents import Latents
-from loramerge.train.models.pipeline import Pipeline, architecture_at, load_pipeline
-from loramerge.train.models.refusals import refuse_large, refuse_misfits
+from loramerge.train.models.pipeline import Pipeline, load_pipeline
+from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import Texts, encode
-from loramerge.train.run.board import Board, require_tensorboard
+from loramerge.train.preamble import arrange_images, require_possible
+from loramerge.train.run.board import Board
 from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
-from loramerge.train.run.loop import Run, Step, advance, averaged, begin
+from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
-from loramerge.train.spec.optimizers import ready
 from loramerge.train.spec.spec import Spec, Targets
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
@@ -49,13 +49,13 @@ Keep = Callable[[Adapter, int], None]
 
 @dataclass
 class Trained:
-    """What a run gave.
+    """The result of a run.
 
     Args:
         adapter: None in a process that writes nothing.
-        parameters: numbers that were trained.
-        resumed: step it went on from.
-        arranged: the pictures.
+        parameters: number of trained parameters.
+        resumed: step at which it was resumed, 0 for a new run.
+        arranged: the images.
     """
 
     adapter: Adapter | None
@@ -75,12 +75,12 @@ def train(
     metadata: dict[str, str] | None = None,
     notify: Notify = ignore,
 ) -> Trained:
-    """Train.
+    """Train an adapter.
 
     Args:
         keep: called with the adapter after every `save_every` steps.
-        probe: called with the adapter before the first step; what it raises, such as that no dialect
-            can hold this adapter, stops the run before it costs anything.
+        probe: called with the adapter before the first step; an error it raises stops the run early,
+            e.g. if no dialect can store this adapter.
         metadata: further entries of the header.
 
     Raises:
@@ -92,10 +92,7 @@ def train(
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
-    ready(spec.settings, text=spec.targets.text_encoder)
-    if spec.tensorboard:
-        require_tensorboard()
-    refuse_misfits(architecture_at(spec.base, spec.family), spec)
+    require_possible(spec)  # `begin` warns of a low rate
     pipeline = load_pipeline(
         spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
     )
@@ -163,7 +160,7 @@ def _run(
     log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
     board = Board(spec.folder, run.done) if first and spec.tensorboard else None
 
-    def on_step(step: Step) -> None:
+    def on_step(step: TrainStep) -> None:
         for written in (log, board):
             if written is not None:
                 written(step)
@@ -231,16 +228,15 @@ def _arranged(
     spec: Spec, pipeline: Pipeline, device: Any, workers: Workers, notify: Notify
 ) -> Arranged:
     """Find the pictures; draw those of regularisation first, if the base is to make them."""
-    size, seed, prior = (pipeline.unit, pipeline.resolution), spec.settings.seed, spec.prior
-    found = arrange(spec.data, *size, seed, notify if prior is None else ignore)
+    size = pipeline.unit, pipeline.resolution
+    found, missing = arrange_images(spec, *size, notify)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
-    asked = [] if prior is None else wanted(prior, found)
-    tell_of_prior(spec, asked, notify)
-    if not asked:
+    if not missing:
         return found
     with placed(device, pipeline.vae, *pipeline.models.values()):
-        folder = draw_prior(spec, pipeline, asked, workers, notify)
-    return arrange(replace(spec.data, regularisation=folder), *size, seed, notify)
+        folder = draw_prior(spec, pipeline, missing, workers, notify)
+    data = replace(spec.data, regularisation=folder)
+    return arrange(data, *size, spec.settings.seed, ignore)
 
 
 def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
@@ -282,7 +278,7 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
     if kind == "weights":
         if targets.text_encoder:
             raise UsageError(
-                "text encoders are trained by a LoRA only",
+                "text encoders can only be trained with a LoRA",
                 hint=("leave out ", Setting("text_encoder", True)),
             )
         architecture = pipeline.architecture

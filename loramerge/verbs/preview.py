@@ -1,4 +1,4 @@
-"""preview: pictures of bases with adapters, side by side from the same noise."""
+"""preview: images of bases with adapters, side by side, from the same noise."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Preview:
     )
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse contradictory parameters before any file is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -141,9 +141,10 @@ class PreviewResult(Shown):
     """The images that were generated, which a notebook shows.
 
     Args:
-        output: the PNG file, and `outputs`: this and the page; None and empty if nothing is written.
-        changes: of each column, the mean difference of pixels to its base's first, of 255.
-        like: model drawn without adapters → the column it is nearest to, and how far, of 255.
+        output: the PNG file; None if nothing is written.
+        outputs: the PNG file and the HTML page; empty if nothing is written.
+        changes: for each column, the mean difference to the first column of its base, 0 to 255.
+        like: model without adapters → (nearest column, mean difference), 0 to 255.
     """
 
     headline = ("output", "rows", "columns")
@@ -220,7 +221,7 @@ def _check_name(path: Path) -> None:
 
 
 def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
-    """Draw and write.
+    """Generate the images and write them.
 
     Raises:
         LoramergeError: see `train.drawing.preview.preview`.
@@ -272,7 +273,7 @@ def _adapter(reference: Reference, context: Context) -> Adapter:
     adapter = adapter_of(reference, context)
     if adapter.embeddings:
         names = ", ".join(adapter.embeddings)
-        context.notify(Warn(f"{reference.label}: its embeddings are not drawn with: {names}"))
+        context.notify(Warn(f"{reference.label}: a preview does not use its embeddings: {names}"))
     return adapter
 
 
@@ -311,7 +312,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
         side = (parameters.size or pipeline.resolution) // pipeline.unit * pipeline.unit
         if not side:
             raise UsageError(
-                f"this base draws at least {pipeline.unit} pixels", found=parameters.size
+                f"this base generates at least {pipeline.unit} pixels", found=parameters.size
             )
         size = (side, side)
         kind = pipeline.architecture

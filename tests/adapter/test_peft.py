@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,44 @@ def test_a_component_of_the_header_is_never_a_path(tmp_path: Path, component: st
     with pytest.raises(NotExpressible, match="cannot be the name of a component's folder"):
         save(load(tmp_path / "a.safetensors"), tmp_path / "out", to="peft")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+EXPRESSIONS = (
+    "to_q", "attn1.to_q", r"attn\d\.to_[qk]", ".*attn.*to_q.*", "(to_q|to_k)", "to_q|to_k", "^a.*",
+    "attn[^2].+", "a{2,3}b?", "(?:x|y)*to_q", "(a|ab)(c|bcd)(d*)", "a)|(b", "", "()*", "(^a|b)+$",
+    "a{,2}", r"x(1|2)\.",
+    r"blocks\.(1|2[0-9])\.", "a{1}c", r"\w+\.b", "[]a]+", "(?P<n>to)_q", "a$|b", "{a}", "a*?b", r"\.a",
+)  # fmt: skip
+PATHS = ("to_q", "x.to_q", "x.attn1.to_q", "attn2.to_k", "attn1_to_q", "a", "ab", "aab", "b.a", "abcd",
+         "blocks.1.", "blocks.23.", "u.blocks.2", "", "ac", "a.b", "x.]a", "xyxto_q", "{a}", "a.bc",
+)  # fmt: skip
+
+
+def test_patterns_mean_what_they_mean_to_python() -> None:
+    for pattern in EXPRESSIONS:
+        expression = re.compile(rf"(.*\.)?({pattern})$")
+        for path in PATHS:
+            found = pattern_value({pattern: 1}, path)
+            assert (found == 1) == (expression.match(path) is not None), (pattern, path)
+
+
+@pytest.mark.parametrize("pattern", [
+    "(a+)+b", "(a|a)*b", "(a|aa)+b", "a?" * 60 + "a" * 60, "(.*)*x", ".*" * 40 + "x", "((a*)*)*b",
+    "(" * 240 + ")" * 240, "(a{0,30}){0,30}b",
+])  # fmt: skip
+def test_patterns_that_would_be_tried_without_end_are_quick(pattern: str) -> None:
+    """Python's own engine does not end in a lifetime with any of these."""
+    assert pattern_value({pattern: 1}, "a" * 59 + "!") is None
+    assert pattern_value({pattern: 1}, "x." + "a" * 59 + "!") is None
+
+
+@pytest.mark.parametrize("pattern", [
+    "a*" * 250, "(a{99}){99}", "a{99999999999999999999}", r"(a)\1", "(?=a)a",
+    "(?i:a)", r"a\b", "a++",
+])  # fmt: skip
+def test_patterns_beyond_bounds_are_refused(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="pattern of the configuration is refused"):
+        pattern_value({pattern: 1}, "a")
+    _, path = folder(tmp_path / "a", {"lora_alpha": 4, "alpha_pattern": {pattern: 2}}, Q)
+    with pytest.raises(FormatError, match="refused"):
+        load(path)

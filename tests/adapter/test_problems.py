@@ -65,6 +65,26 @@ SPOILED: dict[str, tuple[Spoil, str, str]] = {
         "not a finite number",
     ),
     "two alphas": (put(".alpha", np.ones(2)), "shape", "alpha [2]"),
+    "factors of whole numbers": (
+        put(".lora_down.weight", np.ones((3, 24), np.int8)),
+        "shape",
+        "down is of type int8",
+    ),
+    "factors of truths": (
+        put(".lora_up.weight", np.ones((24, 3), np.bool_)),
+        "shape",
+        "up is of type bool",
+    ),
+    "complex factors": (
+        put(".lora_up.weight", np.ones((24, 3), np.complex64)),
+        "shape",
+        "up is of type complex64",
+    ),
+    "a factor of whole numbers among those of LoHa": (
+        put(".hada_w1_a", np.ones((24, 3), np.int64)),
+        "shape",
+        "is of type int64",
+    ),
     "factors and a difference": (
         put(".diff", np.zeros((24, 24))),
         "missing-partner",

@@ -439,7 +439,7 @@ class Thawed:
     [
         ({"name": "No Name"}, "lower case"),
         ({"space": "rows"}, "space is not known"),
-        ({"laws": ("ordr",)}, "no law 'ordr'"),
+        ({"laws": ("ordr",)}, "'ordr' is not a known law"),
         ({"statistics": lambda p: {}}, "only operators on elements"),
         ({"parameters": Bare}, "'share' has no help"),
         ({"parameters": Thawed}, "not a frozen dataclass"),

@@ -15,7 +15,7 @@ from loramerge.cli.main import group
 from loramerge.steps.engine import parameters_from
 from loramerge.steps.parameters import parameters_of
 from loramerge.tiny import demo as module
-from loramerge.tiny.demo import Demo, DemoResult, Step, demo
+from loramerge.tiny.demo import Demo, DemoResult, DemoStep, demo
 from loramerge.verbs.mix import Mix
 
 PICTURES = ("diffusers", "transformers", "PIL")
@@ -87,7 +87,7 @@ def test_each_command_says_what_is_done(tmp_path: Path) -> None:
 def test_a_command_that_said_something_else_would_be_found(tmp_path: Path) -> None:
     step = tours(tmp_path)[0].steps[0]
     assert isinstance(step.parameters, Mix)
-    command = Step("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5")
+    command = DemoStep("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5")
     name, parameters = read(command, Mix)
     assert name == "mix" and parameters.adapters != step.parameters.adapters
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.docs.prose import lint_document, lint_python, twins
+from tests.docs.prose import PACKAGE, everything, lint, lint_document, lint_python, twins
 
 
 def rules(tmp_path, text, suffix=".py"):
@@ -54,3 +54,7 @@ def test_two_classes_of_one_name_are_found(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.py").write_text("class Plan: ...\n", "utf-8")
     assert [one.rule for one in twins(tmp_path)] == ["two classes of one name"]
+
+
+def test_the_project_is_in_plain_english():
+    assert [str(one) for one in (*lint(everything()), *twins(PACKAGE))] == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loramerge.errors import CorruptFile, FileError, MissingFile
-from loramerge.files.header import MAX_HEADER_BYTES
+from loramerge.files.header import MAX_HEADER_BYTES, _unique
 from loramerge.files.reader import TensorFile
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -33,8 +33,8 @@ ATTACKS: dict[str, tuple[bytes, str | None, str]] = {
     "empty file": (b"", None, "shorter than the 8 bytes"),
     "seven bytes": (bytes(7), None, "shorter than the 8 bytes"),
     "length beyond the file": (raw_file({"a": ONE}, length=4096), None, "ends before its header"),
-    "length over the limit": (raw_file({}, length=MAX_HEADER_BYTES + 1), None, "not the length"),
-    "length of all ones": (b"\xff" * 16, None, "not the length of a header"),
+    "length over the limit": (raw_file({}, length=MAX_HEADER_BYTES + 1), None, "not start with"),
+    "length of all ones": (b"\xff" * 16, None, "not start with the length"),
     "header of no bytes": (bytes(8), None, "an unfinished download"),
     "not JSON": (raw_file(b"{nonsense"), None, "cannot be read"),
     "not an object": (raw_file([]), None, "does not start with '{'"),
@@ -63,6 +63,21 @@ ATTACKS: dict[str, tuple[bytes, str | None, str]] = {
     "NaN dimension": (raw_file(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}'),
                       "a", "impossible shape"),
     "shape that overflows": (raw_file({"a": ONE | {"shape": [1 << 40, 1 << 40]}}), "a", "bytes"),
+    "65 dimensions": (raw_file({"a": ONE | {"shape": [2] + [1] * 64}}), "a", "65 dimensions are more"),
+    "a million dimensions": (
+        raw_file({"a": ONE | {"shape": [9] * 1_000_000}}), "a", "1000000 dimensions are more",
+    ),
+    "offsets of 4000 digits": (
+        raw_file({"a": ONE | {"data_offsets": [10**4000, 10**4000 + 8]}}), "a", "data_offsets",
+    ),
+    "offset of the most digits that Python prints": (
+        raw_file({"a": ONE | {"shape": [0], "data_offsets": [10**4300 - 1] * 2}}), "a", "data_offsets",
+    ),
+    "a number of 100,000 digits": (
+        raw_file(b'{"a": {"dtype": "F32", "shape": [' + b"9" * 100_000 + b'], "data_offsets": [0, 8]}}'),
+        None, "cannot be read",
+    ),
+    "dimension of 4000 digits": (raw_file({"a": ONE | {"shape": [10**4000]}}), "a", "impossible shape"),
     "wrong byte count": (raw_file({"a": ONE | {"shape": [3]}}), "a", "12 bytes for F32 [3]"),
     "overlap": (raw_file(two([0, 5], [4, 8])), "b", "overlaps"),
     "the same place twice": (raw_file(two([0, 8], [0, 8])), "b", "overlaps"),
@@ -129,3 +144,28 @@ def test_a_file_replaced_after_opening_is_refused(tmp_path: Path) -> None:
     os.utime(path, ns=(1, 1))
     with pytest.raises(FileError, match="changed after its header was read"):
         file.tensors["a"].numpy()
+
+
+class _Counted(str):
+    """A name that counts how often it is compared or looked up."""
+
+    looks = 0
+
+    def __eq__(self, other: object) -> bool:
+        _Counted.looks += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        _Counted.looks += 1
+        return str.__hash__(self)
+
+
+def test_a_name_that_occurs_twice_is_found_in_linear_work() -> None:
+    found = []
+    for count in (500, 1000, 2000):
+        _Counted.looks = 0
+        names = [_Counted(i) for i in range(count)] + [_Counted(count - 1)]
+        with pytest.raises(ValueError, match=f"'{count - 1}' occurs twice"):
+            _unique((name, None) for name in names)
+        found.append(_Counted.looks)
+    assert found[2] - found[1] < 2.5 * (found[1] - found[0])  # doubled, not times four

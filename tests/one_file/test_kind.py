@@ -34,7 +34,7 @@ from loramerge.adapter.floats import cast, put, times, values
 from loramerge.adapter.kinds.bases.dependent import Dependent
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def outer(stored):
     if len(found) < 2:
         return None
     x, y = found["outer_x"], found["outer_y"]
-    return Made(Outer(x, y, (x.size, y.size), stored.scale()), (*found, "alpha"))
+    return MadeDelta(Outer(x, y, (x.size, y.size), stored.scale()), (*found, "alpha"))
 
 
 def gate(stored):
@@ -100,7 +100,7 @@ def gate(stored):
     if len(found) < 2:
         return None
     x, y = found["gate_x"], found["gate_y"]
-    return Made(Gate(x, y, (x.size, y.size)), tuple(found))
+    return MadeDelta(Gate(x, y, (x.size, y.size)), tuple(found))
 
 
 KINDS = (

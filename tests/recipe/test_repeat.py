@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.recipe.repeat import _without_places
 from tests.builders.samples import read_safetensors
 from tests.builders.world import rewrite, write_folder
 
@@ -133,6 +134,11 @@ def test_inputs_beside_the_output_are_found_from_anywhere(run) -> None:
     Path("other").mkdir()
     os.chdir("other")
     assert run.ok("run", out, "--json").json["verdict"] == "same file"
+
+
+def test_a_result_of_what_comes_with_loramerge_repeats(run) -> None:
+    run.ok("mix", "zuzu:0.7", "polka:0.3", "-o", "both.safetensors")
+    assert "same file" in run.ok("run", "both.safetensors").out
 
 
 def test_missing_inputs_are_all_named(run) -> None:
@@ -269,6 +275,54 @@ def test_a_header_cannot_write_elsewhere(where: str, run) -> None:
     assert not Path("../evil.safetensors").exists()
     assert not Path("/tmp/evil.safetensors").exists()
     assert not Path("/tmp/evil.json").exists()
+
+
+@pytest.mark.parametrize("word", ["folder", "cache"])
+def test_a_header_names_no_folders_to_write_to(word: str) -> None:
+    step = {"train": {"base": "b", word: "/tmp/evil"}, "save": "/tmp/evil.safetensors"}
+    assert _without_places(step) == {"train": {"base": "b"}}
+    assert step["train"] == {"base": "b", word: "/tmp/evil"}
+
+
+EVIL = """
+from pathlib import Path
+Path("ran").touch()
+class Optimizer: pass
+"""
+TRAINING = """
+version: 1
+steps:
+  t:
+    train: {base: base.safetensors, images: pictures, optimizer: evil.Optimizer}
+    save: t.safetensors
+"""
+
+
+def test_a_recipe_or_header_imports_nothing_of_a_strangers(run, monkeypatch) -> None:
+    Path("evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(".")
+    Path("pictures").mkdir()
+    Path("pictures/0.png").write_bytes(b"not looked at")
+    Path("recipe.yaml").write_text(TRAINING)
+    run.refused(2, "run", "recipe.yaml", says=("evil.Optimizer", "--allow-import"))
+    assert "runs its code" in run("plan", "recipe.yaml").out
+    assert "runs its code" not in run("plan", "recipe.yaml", "--allow-import").out
+    assert not Path("ran").exists()
+
+    def change(arrays: dict[str, Any], metadata: dict[str, str]) -> None:
+        train = {
+            "base": "base",
+            "images": "pictures",
+            "optimizer": "evil.Optimizer",
+            "folder": "evil",
+        }
+        inputs = {"base": {"path": "base.safetensors"}}
+        steps = {"t": {"train": train | {"allow_import": True}}}
+        metadata[KEY] = json.dumps({"version": 1, "inputs": inputs, "steps": steps})
+
+    rewrite(Path("a.safetensors"), Path("x.safetensors"), change)
+    assert run("run", "x.safetensors").code != 0
+    assert not Path("ran").exists() and not Path("evil").exists()
 
 
 def test_an_input_cannot_be_read_by_a_path_in_a_header(run) -> None:

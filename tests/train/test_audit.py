@@ -136,7 +136,7 @@ def test_an_optimizer_that_does_not_step() -> None:
         for step in range(3):
             simple(model)(step).backward()
             audit.after_backward()
-    assert "the optimizer does not step" in str(error.value)
+    assert "the optimizer does not change it" in str(error.value)
 
 
 def test_nan_stops_at_once_and_the_weight_that_holds_it_is_named() -> None:

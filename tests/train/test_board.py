@@ -15,7 +15,7 @@ from loramerge.errors import MissingExtra  # noqa: E402
 from loramerge.train.run import board as boards  # noqa: E402
 from loramerge.train.run.board import Board  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
-from loramerge.train.run.loop import Step  # noqa: E402
+from loramerge.train.run.loop import TrainStep  # noqa: E402
 from tests.train.test_verb import run  # noqa: E402
 
 pytestmark = [
@@ -65,7 +65,7 @@ def test_a_resumed_run_shows_every_step_once(
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     before = Board.__call__
 
-    def stopped(self: Board, step: Step) -> None:
+    def stopped(self: Board, step: TrainStep) -> None:
         before(self, step)
         if step.number == 4:  # after the state and the sample of step 3 (and 4), before those of 6
             raise KeyboardInterrupt

@@ -13,6 +13,7 @@ torch: Any = pytest.importorskip("torch")
 np: Any = pytest.importorskip("numpy")
 
 from loramerge.errors import FileError, FormatError, MissingFile, UsageError  # noqa: E402
+from loramerge.events import Note  # noqa: E402
 from loramerge.train.dataset.buckets import Order, bucket_of, bucket_sizes  # noqa: E402
 from loramerge.train.dataset.captions import Captioning  # noqa: E402
 from loramerge.train.dataset.images import fitted, opened, pixels, size_of  # noqa: E402
@@ -54,6 +55,20 @@ def test_a_folder_as_users_have_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["20230501_beach", "1001_x", "9" * 200 + "_x", "0_x"])
+def test_a_number_that_cannot_be_repeats_is_a_name(name: str, tmp_path: Path) -> None:
+    folder_of(tmp_path / name, 1, captions=False)
+    folder_of(tmp_path / "1000_y", 1, captions=False)
+    said: list[Any] = []
+    found = scan(tmp_path, repeats=3, notify=said.append)
+    assert {p.path.parent.name: (p.caption, p.repeats) for p in found.pictures} == {
+        name: (None, 3),
+        "1000_y": ("y", 1000),
+    }
+    notes = [event.text for event in said if isinstance(event, Note)]
+    assert [name in note for note in notes] == ([] if name == "0_x" else [True])
+
+
 def test_regularisation_pictures_stand_apart(tmp_path: Path) -> None:
     folder, regular = folder_of(tmp_path / "5_a", 2), folder_of(tmp_path / "7_thing", 3)
     found = scan(folder, regularisation=regular)
@@ -69,7 +84,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         scan(tmp_path)
     folder = folder_of(tmp_path / "a", 1)
     (folder / "metadata.jsonl").write_text('{"file_name": "000.png"}', "utf-8")
-    with pytest.raises(FormatError, match="line 1 cannot be understood"):
+    with pytest.raises(FormatError, match="line 1 is not a valid entry"):
         scan(folder)
     (folder / "metadata.jsonl").unlink()
     (folder / "000.txt").write_bytes(b"\xff\xfe\xff")

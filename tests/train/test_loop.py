@@ -22,7 +22,7 @@ from loramerge.errors import (  # noqa: E402
 )
 from loramerge.train.models.objective import Noising  # noqa: E402
 from loramerge.train.run.batches import Batch, shuffled  # noqa: E402
-from loramerge.train.run.loop import Run, Step, advance, begin  # noqa: E402
+from loramerge.train.run.loop import Run, TrainStep, advance, begin  # noqa: E402
 from loramerge.train.run.resume import load_state, run_header, save_state  # noqa: E402
 from loramerge.train.spec.settings import Settings, learning_rate  # noqa: E402
 from tests.builders.unets import checkpoint_as_in_2022, tiny_unet  # noqa: E402
@@ -72,7 +72,7 @@ def same(first: Run, second: Run) -> bool:
 
 def test_it_learns() -> None:
     run = fresh(Settings(steps=30, lr=2e-2, schedule="constant"), preset="full", include=())
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     before = torch.get_rng_state()
     advance(run, on_step=steps.append)
     assert torch.equal(before, torch.get_rng_state())

@@ -16,7 +16,7 @@ from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.models.objective import Noising  # noqa: E402
 from loramerge.train.run.loop import advance, begin  # noqa: E402
 from loramerge.train.run.resume import load_state, save_state  # noqa: E402
-from loramerge.train.spec.optimizers import NAMES, make_optimizer, ready, slow  # noqa: E402
+from loramerge.train.spec.optimizers import NAMES, check_import, make_optimizer, ready, slow  # noqa: E402
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
@@ -162,6 +162,16 @@ def test_what_is_not_installed_is_said_before_any_work(
             run(tmp_path, optimizer="prodigy", dry_run=dry_run)
         assert caught.value.hint == "pip install prodigyopt"
     assert not (tmp_path / "out-run").exists()
+
+
+def test_paths_outside_the_known_packages_are_imported_on_request_only() -> None:
+    for name in (None, *NAMES, "adamv", "torch.optim.RAdam", *(one.path for one in NAMES.values())):
+        check_import(name, allowed=False)
+    for name in ("os.system", "evil.Optimizer", "torch.optim.evil.X", "torch.hub.load", ".x"):
+        check_import(name, allowed=True)
+        with pytest.raises(UsageError, match="runs its code") as caught:
+            check_import(name, allowed=False)
+        assert caught.value.found == name
 
 
 def test_what_an_optimizer_asserts_is_a_mistake_of_the_user() -> None:

@@ -220,7 +220,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert "regularisation='auto'" in spelled(hint.text)
     assert not told(trigger=None)
     events = told(**AUTO)
-    steps = [e for e in events if isinstance(e, Progress) and "drawing" in e.task]
+    steps = [e for e in events if isinstance(e, Progress) and "generating" in e.task]
     assert [e.done for e in steps] == [1, 2, 3, 4, 5]
     assert not any(isinstance(e, (Note, Warn)) for e in events)
     for path in (tmp_path / "pictures").glob("*.txt"):

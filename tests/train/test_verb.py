@@ -235,14 +235,14 @@ def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None
         ({"method": "lokr"}, "not a method"),
         ({"method": "blocks:"}, "not a method"),
         ({"method": "dora", "save_rank": 2}, "without its base"),
-        ({"method": "full", "text_encoder": True}, "by a LoRA only"),
+        ({"method": "full", "text_encoder": True}, "only be trained with a LoRA"),
         ({"rank_pattern": ("*attn2*",)}, "not a pair"),
         ({"rank_pattern": ("*attn2*=x",)}, "not a whole number"),
         ({"optimizer": "adamv"}, "not an optimizer"),
         ({"optimizer_option": ("momentum=0.9",)}, "has no 'momentum'"),
         ({"targets": "attnn"}, "not a preset"),
-        ({"method": "blocks:up_blokcs"}, "no module lies in"),
-        ({"resolution": 8, "bucket_step": 16}, "the least this model can draw"),
+        ({"method": "blocks:up_blokcs"}, "no module matches"),
+        ({"resolution": 8, "bucket_step": 16}, "the smallest that this model can generate"),
     ):
         with pytest.raises(UsageError, match=says):
             run(tmp_path, **how)

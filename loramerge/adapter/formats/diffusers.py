@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.formats.container import Container, Unwritten
 from loramerge.errors import CorruptFile
+from loramerge.files.json_values import values_in
 
 if TYPE_CHECKING:
     from loramerge.adapter.adapter import Adapter
@@ -65,7 +66,7 @@ def header_configurations(metadata: Mapping[str, str], path: Path) -> dict[str, 
     if raw is None:
         return {}
     try:
-        flat = json.loads(raw)
+        flat = values_in(raw)
     except ValueError as error:
         raise CorruptFile(f"{_CONFIG} in the header is not JSON ({error})", file=path) from None
     if not isinstance(flat, dict):

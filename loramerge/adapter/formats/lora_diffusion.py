@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats.container import Check, Container, Unwritten
-from loramerge.adapter.formats.source import Source
+from loramerge.adapter.formats.source import AdapterSource
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detect import Detection
@@ -114,15 +114,15 @@ def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None
 # --- reading
 
 
-def open_pickle(path: Path) -> Source:
+def open_pickle(path: Path) -> AdapterSource:
     """Open a pickled state dict, or lora_diffusion's lists with their sister files.
 
     lora_diffusion wrote `x.pt` (UNet), `x.text_encoder.pt` and `x.ti.pt` (embeddings).
     """
     content = load_pickle(path)
     if isinstance(content, Mapping):
-        return Source(str(path), pickled_tensors(path), _header(content), files=[path])
-    source = Source(str(path), {}, files=[path])
+        return AdapterSource(str(path), pickled_tensors(path), _header(content), files=[path])
+    source = AdapterSource(str(path), {}, files=[path])
     component = "text_encoder" if path.stem.endswith(".text_encoder") else "unet"
     source.tensors |= _positional(content, component, path)
     if component == "unet":
@@ -165,7 +165,7 @@ def _positional(content: Any, component: str, path: Path) -> dict[str, Tensor]:
     }
 
 
-def check_positions(groups: Sequence[Group], detection: Detection, source: Source) -> None:
+def check_positions(groups: Sequence[Group], detection: Detection, source: AdapterSource) -> None:
     """Refuse positional files whose count of modules fits no known list.
 
     Positions mean nothing by themselves: a file with extended targets shifts every one of them.

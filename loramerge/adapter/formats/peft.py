@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.peft_patterns import pattern_value
-from loramerge.adapter.formats.source import Source
+from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.errors import (
     CorruptFile,
@@ -22,6 +22,7 @@ from loramerge.errors import (
 )
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.atomic import AtomicFolder, Contents
+from loramerge.files.json_values import read_values
 from loramerge.files.pickled import pickled_tensors
 from loramerge.files.reader import TensorFile, release
 from loramerge.files.tensors import Tensor
@@ -121,7 +122,7 @@ def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | Non
 # --- reading
 
 
-def add_configuration(source: Source, weights: Path) -> None:
+def add_configuration(source: AdapterSource, weights: Path) -> None:
     """Add the configuration that lies beside a file of weights, if one does."""
     place = weights.parent / CONFIG_NAME
     if place.is_file():
@@ -129,7 +130,7 @@ def add_configuration(source: Source, weights: Path) -> None:
         source.files.append(place)
 
 
-def open_folder(folder: Path) -> Source | None:
+def open_folder(folder: Path) -> AdapterSource | None:
     """Open a PEFT folder, or one with a PEFT folder per component; None if it is neither.
 
     Raises:
@@ -137,12 +138,12 @@ def open_folder(folder: Path) -> Source | None:
     """
     if (folder / CONFIG_NAME).is_file():
         tensors, metadata, files = _peft_weights(folder)
-        return Source(
+        return AdapterSource(
             str(folder), tensors, metadata, {"": configuration(folder / CONFIG_NAME)}, files
         )
     parts = sorted(p.parent for p in folder.glob(f"*/{CONFIG_NAME}"))
     if parts:
-        source = Source(str(folder), {})
+        source = AdapterSource(str(folder), {})
         for part in parts:
             tensors, metadata, files = _peft_weights(part)
             source.tensors.update({f"{part.name}/{key}": t for key, t in tensors.items()})
@@ -172,7 +173,7 @@ def configuration(path: Path) -> dict[str, Any]:
         FormatError: if it is of a type that loramerge does not know.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_values(path)
     except (ValueError, OSError) as error:
         raise CorruptFile(f"the configuration cannot be read ({error})", file=path) from None
     if not isinstance(content, dict):

@@ -8,11 +8,11 @@ from typing import Any
 
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Source"]
+__all__ = ["AdapterSource"]
 
 
 @dataclass
-class Source:
+class AdapterSource:
     """Named tensors, the header's strings, and PEFT configurations by component.
 
     Args:

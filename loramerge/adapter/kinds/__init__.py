@@ -7,17 +7,18 @@ only their own words, which are those of ordinary LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.discovery import entry_points
-from loramerge.errors import FormatError
+from loramerge.errors import FormatError, ShapeError
+from loramerge.files.dtypes import DTYPES, is_float
 
 if TYPE_CHECKING:
-    from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+    from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 
 __all__ = [
     "ENTRY_POINTS",
@@ -94,13 +95,14 @@ def indicated(roles: Set[str]) -> list[Kind]:
     return [kind for kind in _kinds_for(roles) if not roles.isdisjoint(kind.roles)]
 
 
-def make_weight(stored: Stored) -> Made | None:
+def make_weight(stored: Stored) -> MadeDelta | None:
     """Return the delta of the weight, None if partners are missing.
 
     Raises:
-        ShapeError: if tensors do not fit together.
+        ShapeError: if tensors do not fit together, or hold other than floating-point numbers.
     """
     found = indicated(stored.tensors.keys())
+    _require_floats(stored, found)
     partnered = [kind for kind in found if not kind.whole]
     # the first, and those that shapes tell from it
     first = [kind for kind in partnered if kind.roles == partnered[0].roles]
@@ -111,7 +113,22 @@ def make_weight(stored: Stored) -> Made | None:
     return None
 
 
-def make_biases(stored: Stored, weight: Made | None) -> Iterator[Made]:
+def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
+    """Refuse whole, logical and complex numbers as weights.
+
+    Raises:
+        ShapeError: naming the role and its type.
+    """
+    free = {role for kind in kinds for role in kind.integers} | _SCALES
+    for role, tensor in stored.tensors.items():
+        if role not in free and not is_float(tensor.dtype):
+            raise ShapeError(
+                f"{role} is of type {DTYPES[tensor.dtype].word}, not a floating-point type",
+                module=stored.module,
+            )
+
+
+def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of the bias that come with a module's tensors; the last one counts."""
     for kind in _kinds_for(stored.tensors.keys()):
         made = kind.make_bias(stored, weight) if kind.make_bias is not None else None

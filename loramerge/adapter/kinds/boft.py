@@ -18,7 +18,7 @@ from loramerge.adapter.kinds.bases.rotation import (
     input_shape,
 )
 from loramerge.adapter.kinds.bases.shapes import shape_like
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import rows_of
@@ -181,18 +181,18 @@ class PeftBOFT(InputRotation):
         return values(self.parts["boft_s"], "float64").reshape(-1)
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only("oft_blocks", "rescale", "alpha")
     if "oft_blocks" not in parts or len(parts["oft_blocks"].shape) != 4:
         return None
-    return Made(BOFT.of(parts, stored.like, stored.module), tuple(parts))
+    return MadeDelta(BOFT.of(parts, stored.like, stored.module), tuple(parts))
 
 
-def _make_peft(stored: Stored) -> Made | None:
+def _make_peft(stored: Stored) -> MadeDelta | None:
     parts = stored.only("boft_r", "boft_s")
     if len(parts) < 2:
         return None
-    return Made(PeftBOFT.of(parts, stored.like, stored.module), tuple(parts))
+    return MadeDelta(PeftBOFT.of(parts, stored.like, stored.module), tuple(parts))
 
 
 # stages are an axis more of what LyCORIS calls OFT's blocks

@@ -10,7 +10,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Container", "Kind", "Made", "Stored"]
+__all__ = ["Container", "Kind", "MadeDelta", "Stored"]
 
 # whose suffixes: LyCORIS' (also kohya's and ComfyUI's), PEFT's for its LoRA, PEFT's for other types
 Container = Literal["lycoris", "peft-lora", "peft"]
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
         return {role: self.tensors[role] for role in roles if role in self.tensors}
 
 
-class Made(NamedTuple):
+class MadeDelta(NamedTuple):
     """A delta, and the roles it takes.
 
     Args:
@@ -51,7 +51,7 @@ class Made(NamedTuple):
     hides_kernel: bool = False
 
 
-Maker = Callable[[Stored], Made | None]
+Maker = Callable[[Stored], MadeDelta | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,7 @@ class Kind:
         always: roles of which a module of this kind always has one, by which it is known again when
             it is written.
         wraps: it changes what the roles of another kind mean, so it is looked for first.
+        integers: roles whose tensors may be of whole numbers, besides alpha and scale.
         whole: it needs no partner: made where no other kind is.
         example: role → shape of a module of 16 × 16, for the table of the documents.
         compared: what tests compare its ΔW with, for the same table; nothing for kinds that are not
@@ -77,9 +78,10 @@ class Kind:
     name: str
     roles: tuple[str, ...]
     make: Maker | None = None
-    make_bias: Callable[[Stored, Made | None], Made | None] | None = None
+    make_bias: Callable[[Stored, MadeDelta | None], MadeDelta | None] | None = None
     suffixes: Mapping[Container, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     always: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
     wraps: bool = False
     whole: bool = False
     example: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from loramerge.adapter.floats import cast, values
 from loramerge.adapter.kinds import make_weight
 from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent, as_difference
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
@@ -226,14 +226,14 @@ class DoRA(Dependent):
 _SCALES = ("magnitude", "dora_scale")
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     role = next(iter(stored.only(*_SCALES)))
     rest = {r: tensor for r, tensor in stored.tensors.items() if r not in _SCALES}
     inner = make_weight(stored._replace(tensors=rest))
     if inner is None or not isinstance(inner.delta, Scaled) or not inner.delta.facts.magnitudes:
         return None
     delta = DoRA.of(inner.delta, stored.tensors[role], role, stored.module)
-    return Made(delta, (*inner.roles, role), inner.hides_kernel)
+    return MadeDelta(delta, (*inner.roles, role), inner.hides_kernel)
 
 
 KINDS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
 from loramerge.adapter.floats import cast, put, times, values
 from loramerge.adapter.kinds.bases.joining import Placed, filled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 from loramerge.files.views import Derived, rows_of, unread_like
 
@@ -118,15 +118,15 @@ def without_values(delta: Delta) -> Delta:
     return replace(delta, value=unread_like(delta.value.dtype, delta.shape))
 
 
-def _make(role: str) -> Callable[[Stored], Made | None]:
-    def make(stored: Stored) -> Made | None:
+def _make(role: str) -> Callable[[Stored], MadeDelta | None]:
+    def make(stored: Stored) -> MadeDelta | None:
         tensor = stored.tensors.get(role)
-        return None if tensor is None else Made(Full.of(tensor, role), (role,))
+        return None if tensor is None else MadeDelta(Full.of(tensor, role), (role,))
 
     return make
 
 
-def _make_bias(role: str) -> Callable[[Stored, Made | None], Made | None]:
+def _make_bias(role: str) -> Callable[[Stored, MadeDelta | None], MadeDelta | None]:
     return lambda stored, _: _make(role)(stored)
 
 

@@ -12,7 +12,7 @@ from loramerge.adapter.floats import times, values
 from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.lora import LowRank
 from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.errors import ShapeError
@@ -124,12 +124,12 @@ class GLoRA(Scaled, Dependent):
 _ROLES = ("a1", "a2", "b1", "b2", "bm")
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     tensors = stored.only(*_ROLES)
     if not {"a1", "a2", "b1", "b2"} <= tensors.keys():
         return None
     delta = GLoRA.of(tensors, stored.scale(), stored.module)
-    return Made(delta, (*tensors, "alpha", "scale"))
+    return MadeDelta(delta, (*tensors, "alpha", "scale"))
 
 
 KINDS = (

@@ -11,7 +11,7 @@ from loramerge.adapter.delta import AlphaPlace, Content, Delta, Facts, ReadRows
 from loramerge.adapter.floats import cast, times, values
 from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent, as_difference
 from loramerge.adapter.kinds.bases.shapes import shape_like
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of, same_bytes, stacked
@@ -139,7 +139,7 @@ class IA3(Dependent):
         return change
 
 
-def _ia3(stored: Stored) -> Made | None:
+def _ia3(stored: Stored) -> MadeDelta | None:
     parts = stored.only("ia3_weight", "on_input")
     if len(parts) < 2:
         return None
@@ -150,10 +150,10 @@ def _ia3(stored: Stored) -> Made | None:
             found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
         )
     axis: Axis = "in" if parts["on_input"].item() else "out"
-    return Made(IA3.of(parts, axis, stored.like), tuple(parts))
+    return MadeDelta(IA3.of(parts, axis, stored.like), tuple(parts))
 
 
-def _peft_ia3(stored: Stored) -> Made | None:
+def _peft_ia3(stored: Stored) -> MadeDelta | None:
     vector = stored.tensors["ia3_l"]
     axis: Axis = "in" if _named(stored.config.get("feedforward_modules"), stored.path) else "out"
     if len(vector.shape) == 2 and 1 in vector.shape and vector.size > 1:
@@ -165,7 +165,7 @@ def _peft_ia3(stored: Stored) -> Made | None:
             expected="(out, 1), (1, in), or (1, n, 1, 1)",
             found=list(vector.shape),
         )
-    return Made(IA3.of({"ia3_l": vector}, axis, stored.like), ("ia3_l",))
+    return MadeDelta(IA3.of({"ia3_l": vector}, axis, stored.like), ("ia3_l",))
 
 
 def _named(names: Any, path: str) -> bool:
@@ -179,10 +179,10 @@ def _named(names: Any, path: str) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in listed)
 
 
-def _peft_bias(stored: Stored, weight: Made | None) -> Made | None:
+def _peft_bias(stored: Stored, weight: MadeDelta | None) -> MadeDelta | None:
     delta = None if weight is None else weight.delta
     if isinstance(delta, IA3) and "ia3_l" in delta.parts and delta.axis == "out":
-        return Made(delta.of_bias(), ())
+        return MadeDelta(delta.of_bias(), ())
     return None
 
 
@@ -190,6 +190,7 @@ KINDS = (
     Kind(
         "ia3",
         roles=("ia3_weight", "on_input"),
+        integers=("on_input",),
         make=_ia3,
         suffixes={"lycoris": {"on_input": (".on_input",), "ia3_weight": (".weight",)}},
         always=("ia3_weight",),

@@ -12,7 +12,7 @@ from loramerge.adapter.floats import put, times, values
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.bases.shapes import kernel_of
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import NotLowRank, ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import columns_of, rows_of
@@ -157,12 +157,12 @@ def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
     return (a[1], b[1], *core.shape[2:])
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only(*_ROLES)
     if not parts.keys() >= set(_NEEDS):
         return None
     delta = LoHa.of(parts, stored.scale(), stored.like, stored.module)
-    return Made(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
+    return MadeDelta(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
 
 
 _ROLES = (*_CORES, *_NEEDS)

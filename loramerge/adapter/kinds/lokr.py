@@ -12,7 +12,7 @@ from loramerge.adapter.floats import put, times, values
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.bases.shapes import kernel_of
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
 from loramerge.adapter.kinds.lora import LowRank
 from loramerge.errors import NotLowRank, ShapeError
@@ -209,14 +209,14 @@ def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
     return (a.shape[1], b.shape[1], *core.shape[2:])
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only(*_ROLES)
     for half in "12":
         pair = {f"lokr_w{half}_a", f"lokr_w{half}_b"}
         if f"lokr_w{half}" not in parts and not pair <= parts.keys():
             return None
     delta = LoKr.of(parts, stored.scale(), stored.like, stored.module)
-    return Made(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
+    return MadeDelta(delta, (*parts, "alpha", "scale"), delta.hides_kernel)
 
 
 _ROLES = (

@@ -14,7 +14,7 @@ from loramerge.adapter.kinds.bases.block_diagonal import block_columns
 from loramerge.adapter.kinds.bases.factored import Factored
 from loramerge.adapter.kinds.bases.joining import Placed, filled
 from loramerge.adapter.kinds.bases.scale import Scale
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import Derived, rows_of, same_bytes, unread_like
@@ -247,12 +247,12 @@ def _block_diagonal(ups: Sequence[Array], starts: Sequence[int], shape: tuple[in
     return whole
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only("up", "down")
     if len(parts) < 2:
         return None
     delta = LowRank.of(parts["up"], parts["down"], stored.scale(), stored.module)
-    return Made(delta, (*parts, "alpha", "scale"))
+    return MadeDelta(delta, (*parts, "alpha", "scale"))
 
 
 KINDS = (

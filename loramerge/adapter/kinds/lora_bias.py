@@ -11,7 +11,7 @@ from loramerge.adapter.delta import AddRows, AlphaPlace, Delta, Facts, ReadRows
 from loramerge.adapter.floats import put, times, values
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of
@@ -92,12 +92,12 @@ class AddedBias(Scaled):
         return add
 
 
-def _make_bias(stored: Stored, weight: Made | None) -> Made | None:
+def _make_bias(stored: Stored, weight: MadeDelta | None) -> MadeDelta | None:
     core = None if weight is None else weight.delta.core
     if "up_bias" not in stored.tensors or core is None or core.dim is None:
         return None
     delta = AddedBias.of(stored.tensors["up_bias"], stored.scale(), core.dim)
-    return Made(delta, ("up_bias",))
+    return MadeDelta(delta, ("up_bias",))
 
 
 # no role betrays it: the weight beside it may be of several kinds

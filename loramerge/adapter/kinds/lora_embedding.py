@@ -10,7 +10,7 @@ from loramerge.adapter.delta import AddRows, Facts, ReadRows
 from loramerge.adapter.floats import put, times, values
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
 
@@ -82,12 +82,12 @@ class Embedding(Scaled):
         return add
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only("embedding_down", "embedding_up")
     if len(parts) < 2:
         return None
     down, up = parts["embedding_down"], parts["embedding_up"]
-    return Made(Embedding.of(down, up, stored.scale(), stored.module), (*parts, "alpha"))
+    return MadeDelta(Embedding.of(down, up, stored.scale(), stored.module), (*parts, "alpha"))
 
 
 KINDS = (

@@ -18,7 +18,7 @@ from loramerge.adapter.kinds.bases.rotation import (
     input_shape,
 )
 from loramerge.adapter.kinds.bases.shapes import shape_like
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import rows_of
@@ -220,17 +220,17 @@ def _neumann(q: Array, terms: int) -> Array:
     return rotation
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only("oft_blocks", "rescale", "alpha")
     if "oft_blocks" not in parts or len(parts["oft_blocks"].shape) == 4:
         return None
-    return Made(OFT.of(parts, stored.like, stored.module), tuple(parts))
+    return MadeDelta(OFT.of(parts, stored.like, stored.module), tuple(parts))
 
 
-def _make_peft(stored: Stored) -> Made | None:
+def _make_peft(stored: Stored) -> MadeDelta | None:
     parts = stored.only("oft_r")
     delta = PeftOFT.of(parts, stored.config, stored.like, stored.module)
-    return Made(delta, tuple(parts))
+    return MadeDelta(delta, tuple(parts))
 
 
 KINDS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, Delta, Facts, ReadRows
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
 
@@ -71,9 +71,9 @@ class Foreign(Delta):
 _OF_BIAS = ("diff_b", "b_norm", "set_bias")
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     tensors = {role: t for role, t in stored.tensors.items() if role not in _OF_BIAS}
-    return Made(Foreign(tensors, "oft-diag"), tuple(tensors))
+    return MadeDelta(Foreign(tensors, "oft-diag"), tuple(tensors))
 
 
 # what it meant changed between versions of LyCORIS, and none reads it today

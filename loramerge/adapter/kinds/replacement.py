@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
 from loramerge.adapter.floats import cast, put, values
 from loramerge.adapter.kinds.bases.joining import Placed, filled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
 from loramerge.errors import AdapterError, UnsupportedKind
 from loramerge.files.tensors import Tensor
@@ -123,10 +123,10 @@ def join_replacements(placed: Placed, shape: tuple[int, ...]) -> Replacement:
     return Replacement.of(Derived(dtypes.pop(), shape, make), "set_weight")
 
 
-def _make(role: str) -> Callable[[Stored], Made | None]:
-    def make(stored: Stored) -> Made | None:
+def _make(role: str) -> Callable[[Stored], MadeDelta | None]:
+    def make(stored: Stored) -> MadeDelta | None:
         tensor = stored.tensors.get(role)
-        return None if tensor is None else Made(Replacement.of(tensor, role), (role,))
+        return None if tensor is None else MadeDelta(Replacement.of(tensor, role), (role,))
 
     return make
 

@@ -13,7 +13,7 @@ from loramerge.adapter.kinds import make_weight
 from loramerge.adapter.kinds.bases.factored import Factored
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import ArrayTensor, Tensor
@@ -152,14 +152,14 @@ class SparseSum(Scaled):
 _ROLES = ("bias_indices", "bias_values", "bias_size")
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only(*_ROLES)
     beside = stored.only("up", "down", "mid")
     product = make_weight(stored._replace(tensors=beside, scale=Scale))
     if len(parts) < 3 or product is None or not isinstance(product.delta, Factored):
         return None
     delta = SparseSum.of(product.delta, parts, stored.scale(), stored.module)
-    return Made(delta, (*product.roles, *parts))
+    return MadeDelta(delta, (*product.roles, *parts))
 
 
 KINDS = (
@@ -168,6 +168,7 @@ KINDS = (
         roles=_ROLES,
         make=_make,
         suffixes={"lycoris": {role: (f".{role}",) for role in _ROLES}},
+        integers=("bias_indices", "bias_size"),
         wraps=True,
         compared="formula, LyCORIS",
     ),

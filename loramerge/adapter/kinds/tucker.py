@@ -11,7 +11,7 @@ from loramerge.adapter.delta import Facts
 from loramerge.adapter.floats import times, values
 from loramerge.adapter.kinds.bases.factored import Factored
 from loramerge.adapter.kinds.bases.scale import Scale
-from loramerge.adapter.kinds.declaration import Kind, Made, Stored
+from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
 
@@ -81,12 +81,12 @@ class Tucker(Factored):
         return {"up": self.up, "down": self.down, "mid": self.mid}
 
 
-def _make(stored: Stored) -> Made | None:
+def _make(stored: Stored) -> MadeDelta | None:
     parts = stored.only("up", "down", "mid")
     if len(parts) < 3:
         return None
     delta = Tucker.of(parts["up"], parts["down"], parts["mid"], stored.scale(), stored.module)
-    return Made(delta, (*parts, "alpha", "scale"))
+    return MadeDelta(delta, (*parts, "alpha", "scale"))
 
 
 KINDS = (

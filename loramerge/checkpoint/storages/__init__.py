@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.storage import Held, Storage
+from loramerge.checkpoint.storage import HeldTensor, Storage
 from loramerge.discovery import Registry
 from loramerge.files.tensors import Tensor
 
@@ -18,7 +18,7 @@ STORAGES: Registry[Storage] = Registry(
 )
 
 
-def held(tensors: Mapping[str, Tensor], name: str) -> Held | None:
+def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
     """Return how a weight is held, None if no storage knows it.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
-from loramerge.checkpoint.storage import Held
+from loramerge.checkpoint.storage import HeldTensor
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
@@ -32,7 +32,7 @@ class _Float8:
     name = "float8"
     order = 0
 
-    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> Held | None:
+    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         weight, stem = tensors[name], _stem(name)
         if not weight.dtype.startswith("F8"):
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.storage import Array, Codec, Held
+from loramerge.checkpoint.storage import Array, Codec, HeldTensor
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
@@ -54,7 +54,7 @@ class _Plain:
     name = "plain"
     order = 100  # what no other storage claims
 
-    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> Held | None:
+    def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         return _HELD if is_float(tensors[name].dtype) else None
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""The pictures of a run, each in its bucket, its captions known: before any model is loaded."""
+"""Images in their resolution buckets, with captions; no model is needed for this."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Arranged:
     """A data set in buckets.
 
     Args:
-        buckets: of each picture.
+        buckets: the bucket of each image.
     """
 
     dataset: Dataset
@@ -33,7 +33,7 @@ class Arranged:
 
     @property
     def pictures(self) -> list[Picture]:
-        """All pictures, those of the subject first."""
+        """All images, those of the subject first."""
         return self.dataset.pictures
 
     @property
@@ -42,21 +42,21 @@ class Arranged:
         return {p.path: (p, b) for p, b in zip(self.pictures, self.buckets, strict=True)}
 
     def without(self, broken: dict[Path, str]) -> Arranged:
-        """Return the same without pictures that turned out to be unreadable.
+        """Return the same data set without unreadable images.
 
         Raises:
-            MissingFile: if none of the subject is left.
+            MissingFile: if no image of the subject is left.
         """
         if not broken:
             return self
         kept = [b for p, b in zip(self.pictures, self.buckets, strict=True) if p.path not in broken]
         found = Arranged(self.dataset.without(broken), kept, self.resolution, self.captioning)
         if not found.dataset.subject:
-            raise MissingFile("no picture of the folder can be read", file=self.dataset.folder)
+            raise MissingFile("no image in this folder can be read", file=self.dataset.folder)
         return found
 
     def order(self, size: int, seed: int) -> Order:
-        """Return the order in which batches of a size show them."""
+        """Return the order of the images in batches of a size."""
         return Order(
             self.buckets,
             [p.repeats for p in self.pictures],
@@ -66,7 +66,7 @@ class Arranged:
         )
 
     def tags(self, most: int = 1000) -> dict[str, int]:
-        """Return the commonest parts of the subject's captions between commas, with their counts."""
+        """Return the most frequent tags of the subject's captions, with their counts."""
         counts: Counter[str] = Counter()
         for picture in self.dataset.subject:
             text = self.captioning.whole(picture)
@@ -74,23 +74,23 @@ class Arranged:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
     def captions(self) -> list[str]:
-        """Return every whole caption, and none at all if that may be drawn."""
+        """Return every whole caption, and the empty one if captions may be dropped."""
         found = dict.fromkeys(self.captioning.whole(picture) for picture in self.pictures)
         return [*found, *([""] if self.captioning.caption_dropout else [])]
 
 
 def bucket_step(asked: int | None, unit: int, resolution: int) -> int:
-    """Return what sides of buckets are multiples of: as asked, or as usual, and as the model needs."""
+    """Return the step of bucket sides: as given or usual, rounded up to a multiple of the unit."""
     step = asked or (_USUAL_UNIT if resolution >= 4 * _USUAL_UNIT else unit)
     return -(-step // unit) * unit
 
 
 def arrange(data: Data, unit: int, resolution: int, seed: int, notify: Notify = ignore) -> Arranged:
-    """Find the pictures and put them into buckets.
+    """Find the images and put them into buckets.
 
     Args:
-        unit: pixels that sides must be multiples of, as the model says.
-        resolution: what the model was made for.
+        unit: sides must be multiples of this many pixels.
+        resolution: the model's own resolution, in pixels.
     """
     dataset = scan(
         data.images, repeats=data.repeats, regularisation=data.regularisation, notify=notify

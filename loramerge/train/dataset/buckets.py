@@ -1,8 +1,8 @@
-"""Aspect-ratio buckets, and the order in which an epoch shows the pictures in them.
+"""Resolution buckets, and the order of the images in an epoch.
 
-Pictures of a batch have one size. Every picture goes to the bucket whose ratio is nearest to its own,
-and is scaled to cover it. The order follows from the seed and the step's number alone, so a resumed
-run goes on where it was.
+All images of a batch have one size. Every image goes to the bucket whose aspect ratio is nearest to its
+own, and is scaled to cover it. The order depends only on the seed and the step's number, so a resumed
+run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _LONGEST = 2.0  # sides of buckets are from half to twice the resolution
 
 
 def bucket_sizes(resolution: int, unit: int, *, several: bool = True) -> list[Size]:
-    """Return the sizes of buckets, none of more pixels than a square of the resolution.
+    """Return the sizes of the buckets; none has more pixels than a square of the resolution.
 
     Args:
-        unit: sides are multiples of it, 64 or what the model needs.
+        unit: sides are multiples of it, e.g. 64.
         several: False for the square alone.
 
     Raises:
-        UsageError: if the resolution holds no unit.
+        UsageError: if the resolution is smaller than the unit.
     """
     side = resolution // unit * unit
     if side < unit:
         raise UsageError(
-            f"the resolution is below {unit} pixels, the least this model can draw",
+            f"the resolution is below {unit} pixels, the smallest that this model can generate",
             found=resolution,
         )
     found = {(side, side)}
@@ -51,7 +51,7 @@ def bucket_sizes(resolution: int, unit: int, *, several: bool = True) -> list[Si
 
 
 def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
-    """Return the bucket nearest in ratio; of several the one of most pixels."""
+    """Return the bucket of the nearest aspect ratio; among equals, the one with the most pixels."""
     ratio = math.log(size[0] / size[1])
 
     def distance(bucket: Size) -> tuple[float, int]:
@@ -62,17 +62,17 @@ def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
 
 @dataclass
 class Order:
-    """Which pictures each batch shows.
+    """The images of each batch.
 
-    An epoch shows every picture of the subject as often as its repeats say, and as many
-    regularisation pictures as that makes; where there are more of these, epochs take turns through
-    them. A bucket's last batch may be smaller.
+    An epoch shows every image of the subject `repeats` times, and the same number of regularisation
+    images. If there are more of these, the next epoch shows the next ones. A bucket's last batch may
+    be smaller.
 
     Args:
-        buckets: of each picture.
-        repeats: of each picture.
-        regular: whether each is a regularisation picture.
-        size: pictures in a batch.
+        buckets: the bucket of each image.
+        repeats: the repeats of each image.
+        regular: for each image, True if it is a regularisation image.
+        size: images in a batch.
     """
 
     buckets: Sequence[Size]
@@ -85,12 +85,12 @@ class Order:
 
     @property
     def shown(self) -> int:
-        """Pictures that an epoch shows."""
+        """Number of images that an epoch shows."""
         subject = sum(n for n, reg in zip(self.repeats, self.regular, strict=True) if not reg)
         return subject * 2 if any(self.regular) else subject
 
     def batch(self, number: int) -> list[int]:
-        """Return the pictures of a batch, by their places in the data set."""
+        """Return the images of a batch, as indices into the data set."""
         while self._starts[-1] <= number:
             self._starts.append(self._starts[-1] + len(self.batches(len(self._starts) - 1)))
         epoch = bisect_right(self._starts, number) - 1
@@ -99,7 +99,7 @@ class Order:
         return self._epoch[1][number - self._starts[epoch]]
 
     def epoch_of(self, number: int) -> int:
-        """Return the epoch a batch belongs to, counted from 0."""
+        """Return the epoch that a batch belongs to, counted from 0."""
         self.batch(number)
         return bisect_right(self._starts, number) - 1
 

@@ -1,7 +1,7 @@
-"""Tensors kept on disk by what they were computed from.
+"""A cache of tensors on disk, keyed by everything they were computed from.
 
-A key says all that a value follows from, so nothing in a cache is ever stale, several runs may share
-one, and what a killed run had not yet written is computed again to the same bits.
+So an entry is never out of date, and several runs may share a cache. Entries that a killed run had not
+written yet are computed again, to the same bits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SHARD_ENTRIES = 1024
 class TensorCache:
     """A folder of safetensors shards; each entry is a key with named float32 tensors.
 
-    Memory holds the keys, and entries that are not written yet: at most a shard.
+    Memory holds the keys and the entries not yet written, at most one shard.
 
     Args:
-        folder: made when something is written.
-        name: of the shards, so that one folder can hold several caches.
+        folder: created with the first shard.
+        name: prefix of the shards' names, so that one folder can hold several caches.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -43,7 +43,7 @@ class TensorCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look for shards that were written since, by this process or another."""
+        """Find shards written since the last look, by this process or another."""
         for path in sorted(self.folder.glob(f"{self.name}-*.safetensors")):
             if path not in self._shards:
                 self._read(path)
@@ -52,7 +52,7 @@ class TensorCache:
         try:
             file = TensorFile(path)
         except LoramergeError:
-            return  # a cache may lose things: they are computed again
+            return  # lost entries are computed again
         self._shards.add(path)
         found: dict[str, list[str]] = {}
         for tensor in file.tensors:
@@ -60,7 +60,7 @@ class TensorCache:
             found.setdefault(key, []).append(part)
         for key, parts in found.items():
             self._places[key] = (file, tuple(parts))
-        file.close()  # opened again when something is read, so that few are open at a time
+        file.close()  # opened again for reading, so that few files are open at a time
 
     def __contains__(self, key: str) -> bool:
         return key in self._places or key in self._waiting
@@ -79,7 +79,7 @@ class TensorCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Write the entries that are only in memory."""
         if not self._waiting:
             return
         name = hashlib.sha256("".join(sorted(self._waiting)).encode()).hexdigest()[:16]
@@ -90,7 +90,7 @@ class TensorCache:
             for part, value in sorted(values.items())
         ]
         if path.is_file():
-            self._read(path)  # of a run beside this one that was faster
+            self._read(path)  # another run was faster
         if path not in self._shards:
             write_tensors(path, tensors, {}, force=True)
             self._read(path)
@@ -101,7 +101,7 @@ class TensorCache:
         """Return the tensors of a key.
 
         Raises:
-            KeyError: if it is not there.
+            KeyError: if the key is not in the cache.
         """
         if key in self._waiting:
             return dict(self._waiting[key])

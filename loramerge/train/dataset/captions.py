@@ -1,4 +1,4 @@
-"""What a picture's caption becomes in one draw: a pure function of the seed and the draw's number."""
+"""Captions as training reads them: a pure function of the seed and the example's number."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PLACE = "[trigger]"
 
 @dataclass(frozen=True)
 class Captioning:
-    """How captions are made.
+    """The changes made to captions: trigger words, shuffled tags, dropout.
 
     Args:
-        trigger: words that every caption of the subject has: in the place of `[trigger]`, else in
-            front, unless the caption has them already. Alone where there is no caption.
-        shuffle_tags: put the tags (parts between commas) of each draw in another order.
-        keep_tokens: tags at the front that stay where they are; None: the trigger's, if there is one.
-        tag_dropout: probability with which each tag that is not kept is left out.
-        caption_dropout: probability with which a draw has no caption, so that guidance still works.
+        trigger: words that call the subject. They replace `[trigger]`, or are put in front of a
+            caption that lacks them. An image without a caption gets them alone.
+        shuffle_tags: shuffle the tags of a caption (its parts between commas) each time.
+        keep_tokens: tags at the front that are never shuffled or dropped; None: the trigger's.
+        tag_dropout: probability of dropping each of the other tags.
+        caption_dropout: probability of an empty caption, which classifier-free guidance needs.
     """
 
     trigger: str | None = None
@@ -43,11 +43,11 @@ class Captioning:
 
     @property
     def varies(self) -> bool:
-        """Whether one picture has several captions (beside none)."""
+        """True if an image can have several captions, the empty one apart."""
         return self.shuffle_tags or self.tag_dropout > 0
 
     def whole(self, picture: Picture) -> str:
-        """Return a picture's caption with the trigger, before anything is drawn."""
+        """Return an image's caption with the trigger, before shuffling and dropout."""
         text = picture.caption or ""
         trigger = None if picture.regular else self.trigger
         if trigger is None:
@@ -59,7 +59,7 @@ class Captioning:
         return f"{trigger}, {text}" if text else trigger
 
     def drawn(self, picture: Picture, number: int) -> str:
-        """Return the caption of a draw; `number` counts the examples of the whole run."""
+        """Return the caption of one example; `number` counts the examples of the whole run."""
         text = self.whole(picture)
         if not (self.varies or self.caption_dropout):
             return text

@@ -1,4 +1,4 @@
-"""Picture files: how large they are, and their pixels as the model sees them."""
+"""Image files: their size, and their pixels as the model reads them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ def _pillow() -> Any:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
+        raise MissingExtra(
+            "reading images needs Pillow", hint="pip install 'loramerge[train]'"
+        ) from None
     return Image, ImageOps
 
 
 def size_of(path: Path) -> Size:
-    """Return width and height as the picture is meant to be seen; only the header is read.
+    """Return width and height after EXIF rotation; only the header is read.
 
     Raises:
-        FileError: if it is no picture.
+        FileError: if the file is not an image.
     """
     image, _ = _pillow()
     try:
         with image.open(path) as picture:
             width, height = picture.size
-            # Pillow decodes a whole PNG in search of a note after the pixels, where hardly any has it
+            # Pillow decodes a whole PNG to look for EXIF after the pixels, where hardly any has it
             noted = picture.format != "PNG" or "exif" in picture.info
             turned = noted and picture.getexif().get(_ORIENTATION) in _TURNED
     except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
@@ -45,12 +47,12 @@ def size_of(path: Path) -> Size:
 
 
 def opened(path: Path) -> Any:
-    """Return a picture in RGB as it is meant to be seen: turned, on white, its first frame.
+    """Return the first frame of an image in RGB, rotated as EXIF says, on white.
 
-    CMYK, palettes, greys of 16 bits and transparency come out as a viewer shows them.
+    CMYK, palettes, 16-bit greys and transparency look as in an image viewer.
 
     Raises:
-        FileError: if it cannot be read to its end.
+        FileError: if the file cannot be read to its end.
     """
     image, operations = _pillow()
     try:
@@ -58,7 +60,7 @@ def opened(path: Path) -> Any:
             picture.load()
             seen = operations.exif_transpose(picture)
             if seen.mode.startswith("I;16") or seen.mode == "I":
-                # Pillow would cut what is above 255, not scale it
+                # Pillow would clip values above 255 instead of scaling them
                 seen = image.fromarray((_array(seen) >> 8).clip(0, 255).astype("uint8"))
             if seen.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in seen.info:
                 seen = seen.convert("RGBA")
@@ -76,9 +78,9 @@ def _array(picture: Any) -> Any:
 
 
 def fitted(picture: Any, size: Size) -> tuple[Any, Size]:
-    """Return a picture scaled to cover a size and cut to it in the middle, and (left, top) of the cut.
+    """Scale an image to cover a size and crop the centre; return it and (left, top) of the crop.
 
-    The cut is stated in the scaled picture's pixels, as SDXL is told of it.
+    The crop is in pixels of the scaled image, as SDXL's size conditioning wants it.
     """
     image, _ = _pillow()
     width, height = size
@@ -94,7 +96,7 @@ def fitted(picture: Any, size: Size) -> tuple[Any, Size]:
 
 
 def pixels(picture: Any) -> Any:
-    """Return a picture as the VAE takes it: `(3, h, w)` float32 in [-1, 1]."""
+    """Return an image as the VAE reads it: `(3, h, w)` float32 in [-1, 1]."""
     import numpy as np
 
     values = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)

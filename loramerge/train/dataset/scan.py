@@ -1,41 +1,43 @@
-"""The pictures to train on: found in a folder, with their captions, repeats and regularisation.
+"""The images to train on, with their captions, repeats and regularisation images.
 
-    scan(Path("pictures"), trigger="zuzu").pictures
+    scan(Path("images"), repeats=2).pictures
 
-A caption is looked for in `NAME.txt`, `NAME.caption`, the folder's `metadata.jsonl`
-(`{"file_name": …, "text": …}`), and the folder's name where it is of kohya's form `10_zuzu girl`, whose
-number says how often an epoch shows each of its pictures.
+The caption comes from the first of these that exists: `NAME.txt`, `NAME.caption`, the folder's
+`metadata.jsonl` (`{"file_name": …, "text": …}`), a folder named as in kohya's scripts (`10_zuzu girl`).
+The number in such a folder's name, up to 1000, is the number of repeats in an epoch.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError, FormatError, MissingFile, listed
-from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.events import Note, Notify, Progress, Warn, ignore
 from loramerge.files.folders import CAPTION_SUFFIXES, LISTING, image_files
+from loramerge.files.json_values import values_in
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import size_of
 
 __all__ = ["Dataset", "Picture", "scan"]
 
 _KOHYA = re.compile(r"(\d+)_(.*)")
+_MOST_REPEATS = 1000  # of a folder's name; a larger number is a date or a count of something else
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture, of which only the header has been read.
+    """One image; only its header has been read.
 
     Args:
-        size: width and height as it is meant to be seen.
-        caption: None where there is none.
-        repeats: how often an epoch shows it.
-        regular: whether it shows what the model is to keep, not what it is to learn.
+        size: width and height, after EXIF rotation.
+        caption: None if it has none.
+        repeats: times that an epoch shows it.
+        regular: True for a regularisation image, False for an image of the subject.
     """
 
     path: Path
@@ -47,12 +49,12 @@ class Picture:
 
 @dataclass
 class Dataset:
-    """What a scan found.
+    """The images of a run.
 
     Args:
-        pictures: those of the subject first, each in the order of the folder.
-        unreadable: (file, why) of what has a picture's name and is none.
-        sources: where captions came from → how many.
+        pictures: those of the subject, then those of regularisation, in the order of the folders.
+        unreadable: (file, reason) of files that are named like images and cannot be read.
+        sources: source of captions → number of images.
     """
 
     folder: Path
@@ -62,7 +64,7 @@ class Dataset:
 
     @property
     def subject(self) -> list[Picture]:
-        """The pictures of what is to be learned."""
+        """The images of the subject."""
         return [picture for picture in self.pictures if not picture.regular]
 
     @property
@@ -83,16 +85,16 @@ def scan(
     regularisation: Path | None = None,
     notify: Notify = ignore,
 ) -> Dataset:
-    """Find the pictures below a folder; of each only the header and the caption are read.
+    """Find the images below a folder; read only their headers and captions.
 
     Args:
-        repeats: how often an epoch shows each picture, where the folder's name does not say.
-        regularisation: folder of pictures of what the model is to keep.
-        notify: warned of what cannot be read.
+        repeats: times that an epoch shows each image, if the folder's name does not give a number.
+        regularisation: folder of regularisation images.
+        notify: gets a warning about files that cannot be read.
 
     Raises:
-        MissingFile: if there is no such folder, or no picture in it.
-        FormatError: if a `metadata.jsonl` cannot be understood.
+        MissingFile: if the folder does not exist or holds no image.
+        FormatError: if a line of `metadata.jsonl` is not valid.
     """
     found = Dataset(folder)
     _add(found, folder, repeats, regular=False, notify=notify)
@@ -120,11 +122,14 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
     if not folder.is_dir():
         raise MissingFile("there is no such folder of images", file=folder)
     paths = list(image_files(folder))
+    inner = {path.parent for path in paths}
+    above = {place for one in inner for place in one.parents if place.is_relative_to(folder)}
+    _note_names(inner | above, notify)
     texts: dict[Path, dict[str, str]] = {}
     for index, path in enumerate(paths, 1):
         if path.parent not in texts:
             texts[path.parent] = _metadata(path.parent)
-        count, words = _said_by(path.parent, folder)
+        count, words = _from_folder_name(path.parent, folder)
         try:
             size = size_of(path)
             caption, source = _caption(path, texts[path.parent], words)
@@ -135,22 +140,43 @@ def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: N
         shown = 1 if regular else count or repeats
         found.pictures.append(Picture(path, size, caption, shown, regular))
         if index % 500 == 0 or index == len(paths):
-            notify(Progress(f"looking at {folder.name}", index, len(paths), "pictures"))
+            notify(Progress(f"scanning {folder.name}", index, len(paths), "images"))
 
 
-def _said_by(folder: Path, root: Path) -> tuple[int | None, str | None]:
-    """Return repeats and words of the nearest folder named as kohya does, at or below the root."""
+def _from_folder_name(folder: Path, root: Path) -> tuple[int | None, str | None]:
+    """Return repeats and words of the nearest folder named as in kohya's scripts, up to the root."""
     for place in (folder, *folder.parents):
         match = _KOHYA.fullmatch(place.name)
-        if match and int(match[1]) > 0:
-            return int(match[1]), match[2].replace("_", " ").strip() or None
+        if match and 0 < _repeats(match[1]) <= _MOST_REPEATS:
+            return _repeats(match[1]), match[2].replace("_", " ").strip() or None
         if place == root:
             break
     return None, None
 
 
+def _repeats(digits: str) -> int:
+    """Return the number; for one of very many digits some number that is too large."""
+    return int(digits) if len(digits) <= 9 else 10**9
+
+
+def _note_names(folders: Iterable[Path], notify: Notify) -> None:
+    """Notify of the folders whose number is taken as a part of the name."""
+    names = sorted(
+        folder.name
+        for folder in folders
+        if (match := _KOHYA.fullmatch(folder.name)) and _repeats(match[1]) > _MOST_REPEATS
+    )
+    if names:
+        notify(
+            Note(
+                f"numbers over {_MOST_REPEATS} at the start of a folder's name are a part of the name, "
+                f"not repeats: {listed(names, 3)}"
+            )
+        )
+
+
 def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[str | None, str]:
-    """Return a picture's caption and where it came from."""
+    """Return an image's caption and its source."""
     for suffix in CAPTION_SUFFIXES:
         sidecar = path.with_suffix(suffix)
         if sidecar.is_file():
@@ -189,11 +215,11 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 def _entry(line: str, path: Path, number: int) -> tuple[str, str]:
     try:
-        content: dict[str, Any] = json.loads(line)
+        content: dict[str, Any] = values_in(line)
         return str(content["file_name"]), " ".join(str(content["text"]).split())
     except (ValueError, TypeError, KeyError):
         raise FormatError(
-            f"line {number} cannot be understood",
+            f"line {number} is not a valid entry",
             file=path,
             expected='{"file_name": "a.png", "text": "a caption"}',
             found=line[:80],

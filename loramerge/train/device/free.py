@@ -1,4 +1,4 @@
-"""How much memory a device has left: what is there for a run that is told nothing."""
+"""The free memory of a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CGROUP = Path("/sys/fs/cgroup")  # version 2, as containers see their own
 
 
 def free_memory(device: Any) -> int | None:
-    """Return the bytes that are free on a device, None where that cannot be known."""
+    """Return the free bytes of a device, or None if they are not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -27,15 +27,15 @@ def free_memory(device: Any) -> int | None:
 
 
 def _of_machine() -> int | None:
-    """Return what the system says is available, without swap."""
+    """Return the bytes that the system reports as available, without swap."""
     try:
-        return int(import_module("psutil").virtual_memory().available)  # accelerate needs it, too
+        return int(import_module("psutil").virtual_memory().available)  # accelerate installs it
     except (ImportError, AttributeError, OSError):
         return None
 
 
 def _of_container(folder: Path = _CGROUP) -> int | None:
-    """Return what is left of a container's limit; files in the cache make room when asked to."""
+    """Return the rest of a container's limit; cached files count as free."""
     try:
         most = int((folder / "memory.max").read_text("ascii"))  # "max" is none
         used = int((folder / "memory.current").read_text("ascii"))

@@ -1,4 +1,4 @@
-"""Models on a device for a while: a GPU is to hold what is worked with, and nothing else."""
+"""Move models to a device for as long as they are used, so that the GPU holds nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["placed"]
 
 @contextmanager
 def placed(device: Any, *models: Any) -> Iterator[None]:
-    """Move models to a device, and back to main memory at the end; values stay what they are."""
+    """Move models to a device, and back to main memory at the end; their values do not change."""
     for model in models:
         model.to(device)
     try:

@@ -1,7 +1,7 @@
-"""The processes that train together: who this one is, and the mean of what they found.
+"""The processes of distributed training: their ranks, and averaged gradients.
 
-`accelerate launch` starts them; each takes batches of its own, and gradients are averaged before each
-step, so all hold the same values all the time, and the first alone writes files.
+`accelerate launch` starts them. Each takes batches of its own, and gradients are averaged before each
+step, so all processes hold the same values. Only the first one writes files.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from loramerge.errors import UsageError
 
 __all__ = ["ALONE", "Workers", "begin_workers", "half_precision", "usual_precision"]
 
-# how long a process waits for another, which may be encoding or drawing pictures for all
+# time that a process waits for another, which may be encoding or generating images for all
 _PATIENCE = timedelta(hours=12)
-# in which torchrun and the kinds of mpirun say how many processes there are
+# variables in which torchrun and the variants of mpirun give the number of processes
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that train.
+    """This process among those that train together.
 
     Args:
         rank: its number, from 0.
-        count: of all.
+        count: number of all processes.
     """
 
     rank: int = 0
@@ -38,11 +38,11 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True in the process that writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.count > 1:
             torch.distributed.barrier()
 
@@ -66,13 +66,13 @@ ALONE = Workers()
 
 
 def begin_workers(device: str | None) -> tuple[Workers, Any]:
-    """Return this process among others, and the torch device it trains on.
+    """Return this process among the others, and the torch device it trains on.
 
     Args:
-        device: None takes a GPU where there is one.
+        device: None takes a GPU if there is one.
 
     Raises:
-        UsageError: if there is no such device.
+        UsageError: if the device does not exist.
     """
     if any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS):
         from accelerate import PartialState
@@ -92,19 +92,19 @@ def begin_workers(device: str | None) -> tuple[Workers, Any]:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise UsageError("this device is not there", found=f"{device} ({first})") from None
+        raise UsageError("this device is not available", found=f"{device} ({first})") from None
     return ALONE, place
 
 
 def half_precision(device: Any) -> Literal["bf16", "fp16"] | None:
-    """Return the half type that a device trains in, None where that is not known."""
+    """Return the half precision that a device trains in, or None if it is not known."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return "bf16" if device.type == "cpu" else None
 
 
 def usual_precision(device: str | None) -> Literal["no", "bf16"]:
-    """Return the precision to train in where none is asked for: bf16 on a GPU that has it."""
+    """Return the default precision: bf16 on a GPU that supports it, else no."""
     wanted = device is None or device.startswith("cuda")
     able = wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if able else "no"

@@ -1,4 +1,4 @@
-"""Pictures of bases with adapters, in a grid: what changes with each, from the same noise."""
+"""A grid of images of bases with adapters, all from the same noise, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Column", "Sheet", "preview"]
 
 @dataclass(frozen=True)
 class Column:
-    """What one column shows: a base with some adapters, none for the base alone."""
+    """One column: a base with adapters, or without any for the base alone."""
 
     label: str
     adapters: tuple[Adapter, ...] = ()
@@ -30,13 +30,13 @@ class Column:
 
 @dataclass
 class Sheet:
-    """The pictures.
+    """The grid of images.
 
     Args:
-        cells: rows of pictures; a row is a prompt from a seed.
-        changes: of each column, mean |difference| to the first column of its base, of 255; to the
-            very first of a model that is drawn alone.
-        like: model that is drawn alone → the column of the others that is nearest, and how far.
+        cells: rows of images; a row is one prompt with one seed.
+        changes: for each column, the mean absolute difference to the first column of its base, 0 to
+            255. Models without adapters are compared with the first column of all.
+        like: model without adapters → (nearest column, mean absolute difference).
     """
 
     rows: list[str]
@@ -46,7 +46,7 @@ class Sheet:
     like: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def add(self, label: str, pictures: Sequence[Any], beside: Sequence[Any]) -> None:
-        """Add a column, and its change to the pictures `beside`."""
+        """Add a column, and its difference to the images `beside`."""
         for row, picture in zip(self.cells, pictures, strict=True):
             row.append(picture)
         self.columns.append(label)
@@ -73,14 +73,14 @@ def preview(
     skip: int | None = None,
     notify: Notify = ignore,
 ) -> Sheet:
-    """Draw every prompt from every seed with every column on every base.
+    """Generate an image for every prompt, seed, column and base.
 
     Args:
-        bases: (label, function that loads it); one is in memory at a time.
-        alone: further models, drawn without adapters in columns of their own.
+        bases: (label, function that loads the base); one is in memory at a time.
+        alone: further models; each gets a column without adapters.
 
     Raises:
-        UsageError: if a model that is drawn alone makes pictures of another size.
+        UsageError: if one of these models generates images of another size.
         LoramergeError: see `applied` and `load_pipeline`.
     """
     labels = [f"{prompt or '(no prompt)'} · seed {seed}" for prompt in prompts for seed in seeds]
@@ -115,10 +115,10 @@ def preview(
 def _check_size(name: str, picture: Any, beside: Any) -> None:
     if picture.size != beside.size:
         raise UsageError(
-            f"{name} draws pictures of another size than the base",
+            f"{name} generates images of another size than the base",
             expected="×".join(map(str, beside.size)),
             found="×".join(map(str, picture.size)),
-            hint=("give all one size with ", Setting("size")),
+            hint=("set one size for all with ", Setting("size")),
         )
 
 

@@ -1,10 +1,10 @@
-"""Regularisation pictures that the base draws itself, before anything of it is trained.
+"""Prior preservation: regularisation images that the base generates before it is trained.
 
     asked = wanted(spec.prior, arranged)
     folder = draw_prior(spec, pipeline, asked, workers, notify)     # PNG files, captions beside
 
-What they are follows from the base, the prompts and the sizes alone. Each is kept in the cache by what
-it was drawn from, so another run draws only what is missing, and one that is killed goes on.
+The images depend only on the base, the prompts and the sizes. The cache keeps them by these, so the next
+run, or a resumed one, generates only those that are missing.
 
 Source: Ruiz et al., DreamBooth (arXiv:2208.12242), section 3.3, prior preservation.
 """
@@ -44,20 +44,20 @@ __all__ = [
     "draw_prior",
     "drawing_seconds",
     "foreseen",
-    "tell_of_prior",
+    "report_prior",
     "wanted",
     "without_trigger",
 ]
 
 FOLDER = "regularisation"
-MOST = 200  # pictures that are drawn where no number is asked for
+MOST = 200  # images, if no number is given
 _PLACE = "[trigger]"
-_STEP = 2.2  # what a step of a LoRA takes, in forward passes
+_STEP = 2.2  # time of a training step of a LoRA, in forward passes
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture to draw: all that it follows from, beside the base and the sampler."""
+    """One image to generate: everything it depends on, the base and the sampler apart."""
 
     prompt: str
     seed: int
@@ -65,12 +65,12 @@ class Wanted:
 
 
 def wanted(prior: Prior, arranged: Arranged) -> list[Wanted]:
-    """Return the pictures to draw, spread over the subject's: each of the size of one of these.
+    """Return the images to generate, with the sizes of the subject's images.
 
-    Seeds are the pictures' own, so that runs with other seeds find the same ones.
+    Their seeds do not depend on the run's seed, so runs with other seeds share them.
 
     Args:
-        arranged: the subject's pictures, in buckets.
+        arranged: the subject's images, in buckets.
     """
     subject = list(zip(arranged.dataset.subject, arranged.buckets, strict=False))
     count = (
@@ -92,7 +92,7 @@ def wanted(prior: Prior, arranged: Arranged) -> list[Wanted]:
 
 
 def without_trigger(caption: str, trigger: str | None) -> str:
-    """Return a caption without the trigger words, and without the commas that they leave behind."""
+    """Return a caption without the trigger words and the commas around them."""
     rest = caption.replace(_PLACE, " ")
     if trigger:
         whole = rf"(?<!\w){re.escape(trigger)}(['’]s)?(?!\w)"
@@ -101,8 +101,8 @@ def without_trigger(caption: str, trigger: str | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
-    """Warn of prompts that are empty; where nothing keeps the model from drifting, note what does."""
+def report_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
+    """Warn about empty prompts; without regularisation images, note what they are for."""
     if spec.prior is None:
         if spec.data.regularisation is None and spec.data.trigger:
             notify(
@@ -133,10 +133,10 @@ def tell_of_prior(spec: Spec, asked: Sequence[Wanted], notify: Notify) -> None:
 def draw_prior(
     spec: Spec, pipeline: Pipeline, asked: Sequence[Wanted], workers: Workers, notify: Notify
 ) -> Path:
-    """Draw what the cache lacks, in one process; return the run's folder of all that is asked for.
+    """Generate the images that the cache lacks, in one process; return the folder with all of them.
 
     Args:
-        pipeline: the base as it is, on its device, before anything is injected.
+        pipeline: the unchanged base, on its device, before a LoRA is injected.
     """
     assert spec.prior is not None
     folder = spec.folder / FOLDER
@@ -151,7 +151,7 @@ def draw_prior(
 def _drawn(
     spec: Spec, prior: Prior, pipeline: Pipeline, asked: Sequence[Wanted], notify: Notify
 ) -> list[Path]:
-    """Return the files of the pictures in the cache, drawn where they are not there."""
+    """Generate the missing images; return the files of all of them in the cache."""
     base = _identity(pipeline, prior, spec.data.clip_skip)
     paths = [spec.cache / FOLDER / f"{_key(base, one)}.png" for one in asked]
     missing = [
@@ -163,12 +163,16 @@ def _drawn(
         how = Drawing(one.size, prior.sampler_steps, prior.regularisation_guidance)
         (picture,) = draw(pipeline, texts([one.prompt]), empty, [one.seed], how)
         write_bytes(path, png_bytes(picture), force=True)
-        notify(Progress("drawing regularisation", done, len(missing), "pictures", one.prompt[:60]))
+        notify(
+            Progress(
+                "generating regularisation images", done, len(missing), "images", one.prompt[:60]
+            )
+        )
     return paths
 
 
 def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
-    """Return a digest of what all pictures follow from: the base, and how it draws."""
+    """Return a digest of what all images depend on: the base and its sampler."""
     sampler = pipeline.architecture.sampler(pipeline)
     how = (
         identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
@@ -182,12 +186,12 @@ def _key(base: str, one: Wanted) -> str:
     return _digest(base, one.prompt, one.seed, *one.size)
 
 
-def _digest(*said: Any) -> str:
-    return hashlib.sha256("\0".join(map(str, said)).encode()).hexdigest()[:32]
+def _digest(*values: Any) -> str:
+    return hashlib.sha256("\0".join(map(str, values)).encode()).hexdigest()[:32]
 
 
 def _is_whole(path: Path, size: Size) -> bool:
-    """Say whether a picture is there and can be read to its end."""
+    """Return whether an image exists and can be read to its end."""
     try:
         return path.is_file() and opened(path).size == size
     except LoramergeError:
@@ -195,7 +199,7 @@ def _is_whole(path: Path, size: Size) -> bool:
 
 
 def _lay_out(folder: Path, asked: Sequence[Wanted], pictures: Sequence[Path]) -> None:
-    """Put the pictures into the run's folder, `000.png` with `000.txt` beside it, and no others."""
+    """Copy the images into the run's folder as `000.png` with `000.txt`, and remove older ones."""
     kept = set()
     digits = max(3, len(str(len(asked) - 1)))
     for index, (one, path) in enumerate(zip(asked, pictures, strict=True)):
@@ -212,7 +216,7 @@ def _lay_out(folder: Path, asked: Sequence[Wanted], pictures: Sequence[Path]) ->
 def drawing_seconds(
     spec: Spec, prior: Prior, shape: Shape, count: int, size: Size, device: Any
 ) -> float:
-    """Return about how long so many pictures take to draw, from what a step of training takes."""
+    """Estimate the seconds that generating these images takes, from those of a training step."""
     kind = shape.architecture.guidance(shape.denoiser)
     guided = kind == "classifier-free" and prior.regularisation_guidance != 1.0
     once = replace(
@@ -227,7 +231,7 @@ def drawing_seconds(
 
 
 def foreseen(arranged: Arranged, asked: Sequence[Wanted]) -> Arranged:
-    """Return a data set as it will be when the pictures are drawn; their files are not there."""
+    """Return the data set with the images that will be generated; their files do not exist yet."""
     drawn = [
         Picture(Path(FOLDER, str(index)), one.size, one.prompt, regular=True)
         for index, one in enumerate(asked)

@@ -1,4 +1,4 @@
-"""The samples of a run: prompts with a seed each, drawn again and again into a sheet that grows."""
+"""The samples of a run: the same prompts and seeds at several steps, in a sheet that grows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["SampleSheet"]
 
 
 class SampleSheet:
-    """Draws the samples and keeps them: `samples/000250-1.png` and all together in `samples.png`.
+    """Generates the samples: `samples/000250-1.png`, and all of them together in `samples.png`.
 
-    The first sheet is of step 0, the base itself.
+    The first row is step 0, the base itself.
     """
 
     def __init__(self, how: Samples, folder: Path, arranged: Arranged, pipeline: Pipeline) -> None:
@@ -35,16 +35,16 @@ class SampleSheet:
 
     @property
     def texts(self) -> list[str]:
-        """All texts that are needed."""
+        """All texts to encode."""
         return [*self.prompts, self._how.negative] if self._how.sample_every else []
 
     def due(self, done: int, steps: int) -> bool:
-        """Say whether samples are drawn after so many steps."""
+        """Return whether samples are generated after this number of steps."""
         every = self._how.sample_every
         return every > 0 and (done % every == 0 or done == steps)
 
     def draw(self, texts: Texts, done: int) -> list[Any]:
-        """Draw the samples of a step, and the sheet with all there are up to it; return the samples."""
+        """Generate the samples of a step, write the sheet up to this step, and return the samples."""
         if not self._how.sample_every:
             return []
         seeds = [self._how.sample_seed + index for index in range(len(self.prompts))]
@@ -66,7 +66,7 @@ _SHEET = "samples.png"
 
 
 def sheet(folder: Path, prompts: list[str], seed: int, last: int) -> Any:
-    """Return the grid of the samples that were drawn up to a step: steps down, prompts across."""
+    """Return the grid of all samples up to a step: a row for each step, a column for each prompt."""
     from PIL import Image
 
     steps = sorted({int(path.name[:6]) for path in (folder / "samples").glob("??????-*.png")})
@@ -82,7 +82,7 @@ def sheet(folder: Path, prompts: list[str], seed: int, last: int) -> Any:
 
 
 def _usual(arranged: Arranged) -> list[str]:
-    """Return prompts for a user who named none: the trigger, and the first caption."""
+    """Return the default prompts: the trigger and the first caption."""
     captioning, subject = arranged.captioning, arranged.dataset.subject
     found = [captioning.trigger or "", captioning.whole(subject[0])]
     return list(dict.fromkeys(text for text in found if text)) or [""]

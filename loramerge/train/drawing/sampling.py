@@ -1,6 +1,6 @@
-"""Drawing pictures with a pipeline, every picture from a seed of its own.
+"""Generate images with a pipeline, each from its own seed.
 
-Nothing is moved to another type, and a picture does not depend on which others are drawn with it.
+An image does not depend on the others of the call, and no model changes its dtype.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ __all__ = ["Drawing", "draw", "drawing_mode", "guidance_of", "guided", "usual_re
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn.
+    """The settings of the sampler.
 
     Args:
         size: width and height.
-        steps: of the sampler.
-        guidance: classifier-free, or what the denoiser is told; 1 is without. None: the usual one of
-            the kind of model.
-        rescale: φ of `guided`, in `[0, 1]`; None: what the schedule needs, see `usual_rescale`.
+        steps: steps of the sampler.
+        guidance: classifier-free or embedded guidance; 1 is none. None: the architecture's default.
+        rescale: φ of `guided`, in `[0, 1]`; None: see `usual_rescale`.
     """
 
     size: Size
@@ -40,16 +39,16 @@ class Drawing:
 
 
 def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
-    """Return the guidance of pictures: what is asked for, or the usual one.
+    """Return the guidance: the given one, or the architecture's default.
 
     Raises:
-        UsageError: if one is asked for of a model that takes none.
+        UsageError: if the model takes no guidance and one is given.
     """
     kind = pipeline.architecture
     if kind.guidance(pipeline.denoiser.config) == "none":
         if asked not in (None, 1.0):
             raise UsageError(
-                "this model was distilled to draw without guidance", file=pipeline.path,
+                "this model was distilled to work without guidance", file=pipeline.path,
                 expected="no guidance, or 1", found=asked,
             )  # fmt: skip
         return 1.0
@@ -57,7 +56,7 @@ def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
 
 
 def usual_rescale(scheduler: Any) -> float:
-    """Return φ for a schedule: 0.7 where its last step leaves no signal, 0 elsewhere.
+    """Return φ for a schedule: 0.7 with zero terminal SNR, else 0.
 
     Source: Lin et al. (arXiv:2305.08891), section 3.4 and table 2.
     """
@@ -66,10 +65,10 @@ def usual_rescale(scheduler: Any) -> float:
 
 
 def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> Any:
-    """Return what is predicted with guidance, brought back to the spread of `found` by a part `rescale`.
+    """Return the prediction with classifier-free guidance, rescaled by φ.
 
-    `g = without + guidance (found − without)`, then `φ g σ(found) / σ(g) + (1 − φ) g` with σ the
-    deviation within each picture.
+    `g = without + guidance (found − without)`, then `φ g σ(found) / σ(g) + (1 − φ) g`, where σ is the
+    standard deviation within each image.
 
     Args:
         without, found: predictions without and with the text, `(n, …)`.
@@ -90,12 +89,12 @@ def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> A
 def draw(
     pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
 ) -> list[Any]:
-    """Return a picture for each text and seed.
+    """Generate one image for each text and seed.
 
     Args:
-        states: of the texts, as many as there are seeds.
-        empty: of no prompt, or of the negative one; a single one.
-        seeds: of the noise each picture starts from.
+        states: text states, as many as seeds.
+        empty: states of the negative or the empty prompt; a single row.
+        seeds: seeds of the initial noise.
     """
     with drawing_mode(pipeline):
         return [
@@ -160,7 +159,7 @@ def _joined(parts: Sequence[States], place: Any) -> States:
 
 
 def _decoded(vae: Any, latents: Any) -> Any:
-    """Return the picture of latents, `(1, c, h, w)`."""
+    """Decode latents, `(1, c, h, w)`, to an image."""
     from PIL import Image
 
     shift = getattr(vae.config, "shift_factor", None) or 0.0

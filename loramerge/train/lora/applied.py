@@ -1,6 +1,6 @@
-"""Adapters of any kind on a pipeline for a while: weights changed in place, and put back.
+"""Add adapters of any kind to a pipeline for a while: change weights in place, then restore them.
 
-What is added is what `bake` adds: every ΔW evaluated at the unmodified weight, summed, rounded once.
+The result is that of `bake`: every ΔW is computed from the original weight; the sum is rounded once.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Place = tuple[str, str, str]  # component, path, parameter
 @contextmanager
 @torch.no_grad()
 def applied(models: Mapping[str, nn.Module], adapters: Sequence[Adapter]) -> Iterator[int]:
-    """Add adapters to models; gives the number of weights that are changed.
+    """Add adapters to models for a while; yield the number of changed weights.
 
     Args:
         models: component → model.
 
     Raises:
-        AdapterError: if a module of an adapter is in none of the models; then nothing is changed.
-        ShapeError: if a module has another shape there.
+        AdapterError: if the models lack a module of an adapter; then nothing is changed.
+        ShapeError: if a module of a model has another shape.
     """
     terms: dict[Place, list[tuple[Adapter, Site, Delta, int]]] = {}
     for adapter in adapters:
-        # at weight 0 nothing is left of one
+        # an adapter at weight 0 has no deltas
         for place, term in _placed(models, adapter) if adapter.deltas else ():
             terms.setdefault(place, []).append(term)
     kept: dict[Place, Any] = {}
@@ -54,7 +54,7 @@ def applied(models: Mapping[str, nn.Module], adapters: Sequence[Adapter]) -> Ite
 def _placed(
     models: Mapping[str, nn.Module], adapter: Adapter
 ) -> Iterator[tuple[Place, tuple[Adapter, Site, Delta, int]]]:
-    """Yield where each module of an adapter is, and which of its site's it is."""
+    """Yield the place of each module of an adapter, and its delta with its index in the site."""
     adapter.require_sound()
     homes = homes_of(dict(models), adapter.info.detection.naming, every=True)
     strangers = [site.name for site in adapter.deltas if not all(m in homes for m in site.modules)]
@@ -63,7 +63,7 @@ def _placed(
             f"{len(strangers)} of {len(adapter.deltas)} modules are not in the model",
             file=adapter.info.path,
             module=listed(strangers, 4),
-            hint="the adapter is of another base",
+            hint="the adapter was made for another base",
         )
     for site, delta in adapter.deltas.items():
         for index, module in enumerate(site.modules):

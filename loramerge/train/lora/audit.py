@@ -1,7 +1,7 @@
-"""Does every injected module learn? The audit of gradients in the first steps, and of the result.
+"""Check that every injected module learns: gradients in the first steps, and the result.
 
 In December 2022 reentrant checkpointing cut the gradients of a UNet's down blocks: the loss fell, the
-file looked whole, and a third of it was never trained. The audit stops such a run in its first steps.
+file looked complete, and a third of it was never trained. The audit stops such a run in its first steps.
 
     audit = GradientAudit({"unet": unet}, optimizer)
     for batch in batches:
@@ -11,8 +11,8 @@ file looked whole, and a third of it was never trained. The audit stops such a r
         optimizer.zero_grad()
     audit.after_training()
 
-Up is zero at first, so in the first step only up can have a gradient, and down from the second on.
-Each half of each module must have had a finite gradient other than zero by the end of `steps` steps.
+Up is zero at first, so in the first step only up has a gradient; down has one from the second step on.
+Within `steps` steps, each half of each module must get a finite gradient other than zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from loramerge.errors import GradientFlowError, listed
-from loramerge.train.lora.causes import likely_cause, told_by_block
+from loramerge.train.lora.causes import likely_cause, listed_by_block
 from loramerge.train.lora.modules import lora_layers
 
 __all__ = ["GradientAudit"]
@@ -36,17 +36,16 @@ _HALVES = ("up", "down")
 
 
 class GradientAudit:
-    """Watches the gradients of every injected module until each has been seen to learn.
+    """Watches the gradients of every injected module until each has learned.
 
     Args:
-        models: a model, or component → model; component names stand before the modules' names.
-        optimizer: it must hold every parameter of the LoRA just once. Steps at a learning rate of 0
-            (a warm-up's first) do not count. None: nothing is checked, and every step counts.
-        steps: by the end of how many steps each half must have had a gradient.
-        allow: globs on module names that may stay without one, such as the layers that CLIP skip
-            leaves out.
-        overflows: steps with NaN or infinity to pass over, as a GradScaler makes while it looks for
-            its scale; they do not count.
+        models: a model, or component → model; component names are prefixes of module names.
+        optimizer: must hold every parameter of the LoRA exactly once. Steps at a learning rate of 0
+            (the first of a warm-up) do not count. None: it is not checked, and every step counts.
+        steps: number of steps within which each half must get a gradient.
+        allow: globs on names of modules that need no gradient, such as the layers after a CLIP skip.
+        overflows: number of steps with NaN or infinity to ignore; a GradScaler causes some while it
+            finds its scale.
 
     Raises:
         GradientFlowError: if a half is frozen, narrower than float32, on another device than its
@@ -81,18 +80,18 @@ class GradientAudit:
 
     @property
     def done(self) -> bool:
-        """Whether every module has been seen to learn; from then on calls cost nothing."""
+        """True once every module has learned; from then on calls cost nothing."""
         return not self._silent
 
     def _allowed(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._allow)
 
     def after_backward(self) -> None:
-        """Look at the gradients of one step; call it before clipping and before the optimizer.
+        """Check the gradients of one step; call it before clipping and before the optimizer's step.
 
         Raises:
-            GradientFlowError: naming the modules, if a gradient is not finite, or if the last of
-                `steps` steps leaves a module without one.
+            GradientFlowError: naming the modules, if a gradient is not finite, or if a module got
+                none within `steps` steps.
         """
         if self.done:
             return
@@ -114,7 +113,7 @@ class GradientAudit:
         """Check that training changed every module and that each changes its layer.
 
         Raises:
-            GradientFlowError: naming the modules that are as they were, or whose ΔW is zero.
+            GradientFlowError: naming the modules that did not change, or whose ΔW is zero.
         """
         same = [
             name
@@ -126,20 +125,20 @@ class GradientAudit:
             raise GradientFlowError(
                 f"training changed nothing in {len(same)} of {len(self._layers)} modules",
                 modules=same,
-                expected="a LoRA that differs from what it was at first",
-                found=told_by_block(same, self._layers),
+                expected="a LoRA that differs from its initial values",
+                found=listed_by_block(same, self._layers),
                 hint="raise the learning rate or train longer"
                 if len(same) == len(self._layers)
                 else likely_cause(same, self._layers),
             )
 
     def _moves(self) -> bool:
-        """Say whether the optimizer's next step moves every half."""
+        """Return whether the optimizer's next step changes every half."""
         groups = self._optimizer.param_groups if self._optimizer is not None else []
         return all(float(group["lr"]) > 0 for group in groups)
 
     def _norms(self) -> dict[tuple[str, str], float]:
-        """Return the norms of the gradients there are, with one transfer from each device."""
+        """Return the norms of all existing gradients, with one transfer from each device."""
         by_device: dict[Any, list[tuple[tuple[str, str], Any]]] = {}
         for name, half in self._pairs:
             gradient = getattr(self._layers[name].lora, half).grad
@@ -166,7 +165,7 @@ class GradientAudit:
             f"NaN or infinity in the gradients of {len(names)} of {len(self._layers)} modules",
             modules=names,
             expected="finite gradients",
-            found=told_by_block(names, self._layers),
+            found=listed_by_block(names, self._layers),
             hint=f"the model itself holds NaN or infinity: {listed(culprits, 5)}"
             if culprits
             else "look for NaN in the latents and text states, or train in bfloat16 or float32",
@@ -182,7 +181,7 @@ class GradientAudit:
             f"{self._steps} steps",
             modules=names,
             expected="a gradient in both halves of every module",
-            found=told_by_block(names, self._layers),
+            found=listed_by_block(names, self._layers),
             hint=likely_cause(names, self._layers, which, kinds),
         )
 
@@ -197,7 +196,7 @@ def _fingerprint(layer: Any) -> bytes:
 
 
 def _check_ready(layers: Mapping[str, Any], optimizer: Any) -> None:
-    """Refuse halves that cannot learn, whatever the loss."""
+    """Refuse halves that cannot learn with any loss."""
     halves = [
         (name, half, getattr(layer.lora, half), layer)
         for name, layer in layers.items()
@@ -206,12 +205,12 @@ def _check_ready(layers: Mapping[str, Any], optimizer: Any) -> None:
     counts = _optimized(optimizer)
     _refuse(
         "frozen", [name for name, _, p, _ in halves if not p.requires_grad], layers,
-        "something froze the model after the injection (requires_grad_(False)); freeze it before",
+        "the model was frozen after the injection (requires_grad_(False)); freeze it before",
     )  # fmt: skip
     _refuse(
         "narrower than float32",
         [name for name, _, p, _ in halves if p.element_size() < torch.float32.itemsize], layers,
-        "updates vanish in half types; train the LoRA in float32 (autocast may do the rest)",
+        "updates vanish in half precision; keep the LoRA in float32 and use autocast for the rest",
     )  # fmt: skip
     _refuse(
         "on another device than their layer",
@@ -222,7 +221,7 @@ def _check_ready(layers: Mapping[str, Any], optimizer: Any) -> None:
         return
     _refuse(
         "not in the optimizer", [name for name, _, p, _ in halves if not counts.get(id(p))],
-        layers, "make the optimizer of the list that inject_trainable_lora returns",
+        layers, "give the optimizer the parameters that inject_trainable_lora returns",
     )  # fmt: skip
     _refuse(
         "in the optimizer more than once",
@@ -248,6 +247,6 @@ def _refuse(what: str, names: Iterable[str], layers: Mapping[str, Any], hint: st
         raise GradientFlowError(
             f"{len(found)} of {len(layers)} modules cannot learn: they are {what}",
             modules=found,
-            found=told_by_block(found, layers),
+            found=listed_by_block(found, layers),
             hint=hint,
         )

@@ -1,11 +1,12 @@
 """The trainable part beside one layer: `y = layer(x) + weight · alpha / rank · up(down(x))`.
 
-A layer that gets a branch stays the same object with the same parameters under the same names; only
-its class changes, to a subclass whose `forward` adds the branch. So hooks, ties and the names in
-`state_dict()` survive, and taking the branch off again leaves no trace.
+A layer with a branch stays the same object with the same parameters and names. Only its class changes,
+to a subclass whose `forward` adds the branch. So hooks, tied weights and the names in `state_dict()`
+survive, and the branch can be removed without a trace.
 
-With a magnitude `m` (DoRA) the weight is `W' = m ⊙ V / ‖V‖`, `V = W + alpha / rank · up @ down`, norms
-being those of each output's row, and `y = layer(x) + weight · (W' - W) x`; norms count as constants.
+With a magnitude `m` (DoRA) the weight is `W' = m ⊙ V / ‖V‖` with `V = W + alpha / rank · up @ down`, and
+`y = layer(x) + weight · (W' - W) x`. Norms are taken over each output's row; gradients treat them as
+constants.
 
 Source: Hu et al., LoRA (arXiv:2106.09685), section 4.1; Kalajdzievski, rsLoRA (arXiv:2312.03732) for
 `alpha / sqrt(rank)`; Liu et al., DoRA (arXiv:2402.09353), sections 4.1 and 4.3.
@@ -44,7 +45,7 @@ class Branch(nn.Module):
 
     Args:
         layer: an `nn.Linear`, or an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` of one group.
-        rank: at most what the layer can hold; see `full_rank`.
+        rank: at most `full_rank` of the layer.
         alpha: the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `rslora`.
         dropout: probability with which an input of the branch is zeroed in training.
         init: of down: `kaiming` (uniform, ±1/sqrt(in·kh·kw)) or `gaussian` (deviation 1/rank); up
@@ -57,9 +58,9 @@ class Branch(nn.Module):
         magnitude: `(out,)`, or None without DoRA.
         weight: the user's coefficient; at 0 the layer gives its own output, bit for bit.
 
-    Values are drawn on the CPU from torch's global generator, in the order in which PEFT 0.15 to
-    0.21 draws them, so that the same seed gives the same numbers on every device and in PEFT. On
-    the meta device nothing is drawn until the layer is materialised.
+    Initial values come from torch's global generator on the CPU, in the order of PEFT 0.15 to 0.21.
+    So a seed gives the same numbers on every device and in PEFT. On the meta device they are drawn
+    when the layer is materialised.
     """
 
     def __init__(
@@ -91,24 +92,24 @@ class Branch(nn.Module):
 
     @property
     def own_scale(self) -> float:
-        """What `up @ down` is multiplied by, the user's coefficient apart."""
+        """The factor of `up @ down`, without the user's coefficient."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def scale(self) -> float:
-        """What `up @ down` is multiplied by."""
+        """The factor of `up @ down`, with the user's coefficient."""
         return self.weight * self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def parts(self) -> tuple[nn.Parameter, ...]:
-        """All that is trained: down, up, and the magnitude if there is one."""
+        """The trained parameters: down, up, and the magnitude if there is one."""
         return (self.down, self.up, *([] if self.magnitude is None else [self.magnitude]))
 
     def reset(self) -> None:
-        """Draw down anew and set up to zero: the branch then changes nothing."""
+        """Initialise down at random and up to zero, so that the branch changes nothing."""
         if self.down.is_meta:
             return
-        # on the CPU whatever the device; the first two draws are those of PEFT's layers as made
+        # on the CPU for every device; the first two draws are those of the constructor in PEFT
         down = torch.empty(self.down.shape, dtype=torch.float32, device="cpu")
         up = torch.empty(self.up.shape, dtype=torch.float32, device="cpu")
         for drawn in (down, up):
@@ -127,7 +128,7 @@ class Branch(nn.Module):
         return (flat * self.scale).reshape(self.up.shape[0], *self.down.shape[1:])
 
     def change(self, base: Any) -> Any:
-        """Return ΔW of a layer of weight `base`, in the wider of its type and the branch's."""
+        """Return ΔW of a layer with the weight `base`, in the wider dtype of both."""
         if self.magnitude is None:
             return self.product()
         wide = base.to(torch.promote_types(base.dtype, self.up.dtype))
@@ -146,9 +147,9 @@ class Branch(nn.Module):
         return self.magnitude / norms
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Branch:
-        """Follow the model to a device, but to no type narrower than float32.
+        """Follow the model to a device, but keep at least float32.
 
-        A branch made on the meta device has no values to move; it draws them when it leaves it.
+        A branch on the meta device has no values to move; they are drawn when it leaves that device.
         """
         unborn = self.down.is_meta
         super()._apply(lambda tensor: _wide(fn, tensor), recurse)
@@ -180,14 +181,14 @@ def _wide(fn: Callable[[Any], Any], tensor: Any) -> Any:
     return tensor.to(moved.device)
 
 
-# whether autocast is on where torch has none, which is on the meta device; see `train.memory.held`
+# True to act as under autocast on the meta device, where torch has none; see `train.memory.held`
 autocast_assumed: ContextVar[bool] = ContextVar("autocast_assumed", default=False)
 
 
 def _taken(x: Any, branch: Branch) -> Any:
-    """Return the input in the type that the branch computes in.
+    """Return the input in the dtype of the branch's computation.
 
-    Autocast narrows both itself; widened before, every layer would keep a copy of its own.
+    Autocast casts by itself; a cast before it would make every layer keep its own copy of the input.
     """
     kind = x.device.type
     if autocast_assumed.get() or (
@@ -198,7 +199,7 @@ def _taken(x: Any, branch: Branch) -> Any:
 
 
 class _WithBranch:
-    """What a layer's class gains; `former`, the class itself, follows it in the order of resolution."""
+    """Mixin for a layer's class; `former` is that class and comes next in the resolution order."""
 
     lora: Branch
     former: type[Any]
@@ -214,7 +215,7 @@ class _WithBranch:
         return (base + self._through(inner, branch) * branch.scale).to(base.dtype)
 
     def _decomposed(self, x: Any, base: Any, branch: Branch) -> Any:
-        """Return the output of W', which interpolates from the base's as the weight says."""
+        """Return the output of W', interpolated from the base's by the weight."""
         x = x.to(branch.down.dtype)
         plain = base.to(branch.down.dtype)
         bias = getattr(self, "bias", None)
@@ -294,14 +295,14 @@ def _with_branch(base: Any) -> type[Any]:
 
 
 def supported(layer: nn.Module) -> bool:
-    """Say whether a layer can have a branch: linear, or a convolution of one group."""
+    """Return whether a layer can have a branch: a linear layer, or a convolution of one group."""
     if isinstance(layer, _CONVOLUTIONS):
         return bool(layer.groups == 1)
     return isinstance(layer, nn.Linear)
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """Return `(out, in)` or `(out, in, kernel…)`, which the weight of a quantised layer hides."""
+    """Return `(out, in)` or `(out, in, kernel…)`, for quantised layers too."""
     if isinstance(layer, _CONVOLUTIONS):
         return (layer.out_channels, layer.in_channels, *layer.kernel_size)
     return (layer.out_features, layer.in_features)
@@ -321,6 +322,6 @@ def attach(layer: Any, branch: Branch) -> None:
 
 
 def detach(layer: Any) -> None:
-    """Take the branch off: the layer is of its former class again."""
+    """Remove the branch and restore the layer's former class."""
     del layer.lora
     layer.__class__ = type(layer).former

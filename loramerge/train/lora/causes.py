@@ -1,4 +1,4 @@
-"""Modules that do not learn, told by block, and what most likely keeps them from it."""
+"""Modules that do not learn: a list by block, and the most likely cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from loramerge.errors import listed
 
-__all__ = ["block_of", "likely_cause", "told_by_block"]
+__all__ = ["block_of", "likely_cause", "listed_by_block"]
 
 _BLOCK = re.compile(r"(?:.*?\.)?mid_block(?=\.)|.*?\.\d+(?=\.)|[^.]+")
 _MOST_BLOCKS, _MOST_NAMES = 24, 3
@@ -19,11 +19,11 @@ _REENTRANT = (
 )
 _EVERYTHING = (
     "the loss does not reach the LoRA: look for torch.no_grad, detach or .item() between the model "
-    "and the loss, and for another copy of the model that is trained in its place"
+    "and the loss, or check whether another copy of the model is trained"
 )
 _UP_MOVES_NOT = (
-    "down learns once up has moved, and up stays zero: the optimizer does not step (learning rate 0, "
-    "or made of other parameters)"
+    "down learns after up has changed, and up stays zero: the optimizer does not change it (the "
+    "learning rate is 0, or the optimizer holds other parameters)"
 )
 _TEXT = "the text states are wrong: all zero, or cached of an empty text; or cross-attention is off"
 _UNUSED = (
@@ -33,7 +33,7 @@ _UNUSED = (
 
 
 def block_of(name: str) -> str:
-    """Return the block a module lies in: `unet.down_blocks.0`, `unet.mid_block`, …, by its name."""
+    """Return the block of a module by its name: `unet.down_blocks.0`, `unet.mid_block`, …."""
     found = _BLOCK.match(name)
     return found[0] if found else name
 
@@ -45,8 +45,8 @@ def _by_block(names: Iterable[str]) -> dict[str, list[str]]:
     return blocks
 
 
-def told_by_block(names: Sequence[str], everything: Iterable[str]) -> str:
-    """Say which modules, a line for each block: all of it, or which of how many."""
+def listed_by_block(names: Sequence[str], everything: Iterable[str]) -> str:
+    """Return the modules as text, one line for each block: all of its modules, or some of them."""
     whole = _by_block(everything)
     lines = []
     for block, found in _by_block(names).items():
@@ -64,11 +64,12 @@ def told_by_block(names: Sequence[str], everything: Iterable[str]) -> str:
 def likely_cause(
     names: Sequence[str], everything: Iterable[str], which: str = "both halves", kinds: str = ""
 ) -> str:
-    """Return what most likely keeps these modules, of all that are injected, from learning.
+    """Return the most likely reason why these modules do not learn.
 
     Args:
+        everything: all injected modules.
         which: the halves without a gradient, in words.
-        kinds: what they had instead.
+        kinds: what they had instead, such as a gradient of zero.
     """
     every = list(everything)
     if which.endswith("down"):

@@ -20,14 +20,14 @@ def training_header(family: Family | None, prediction: str | None = None) -> dic
     `ss_network_*` and `ss_base_model_version` are added when a kohya file is written.
 
     Args:
-        prediction: what a diffusers scheduler calls `prediction_type`, or None if it is not known.
+        prediction: `prediction_type` of a diffusers scheduler; None if it is not known.
 
     Raises:
-        UsageError: if the prediction is none that there is.
+        UsageError: if this prediction type does not exist.
     """
     if prediction is not None and prediction not in _PREDICTIONS:
         raise UsageError(
-            "no such prediction type", expected=", ".join(_PREDICTIONS), found=prediction
+            f"{prediction!r} is not a prediction type", expected=", ".join(_PREDICTIONS)
         )
     header = {
         "modelspec.sai_model_spec": "1.0.0",

@@ -64,19 +64,18 @@ def inject_trainable_lora(
 ) -> tuple[Groups, list[str]]:
     """Put a trainable LoRA beside the chosen layers of a model, and freeze everything else.
 
-    `y = layer(x) + alpha / r · up(down(x))`, up being zero at first, so nothing changes yet. New
-    parameters are float32 (float64 in a float64 model) on the device of their layer's weight, and
-    follow it; `.half()` and the like leave their type alone. Call `torch.manual_seed` first for
-    numbers that repeat; they are those that PEFT draws for the same seed.
+    `y = layer(x) + alpha / r · up(down(x))`; up is zero at first, so nothing changes yet. New
+    parameters are float32 (float64 in a float64 model) and stay on the device of their layer's
+    weight. `.half()` and `.bfloat16()` do not change their type. Call `torch.manual_seed` first for
+    reproducible values; PEFT gives the same ones for the same seed.
 
     Args:
         model: any torch module, before or after it is moved to a device.
-        r: the rank; a layer that cannot hold it gets the largest it can, at the same scale, and a
-            note says so.
+        r: the rank; a layer too small for it gets its largest rank at the same scale, with a note.
         alpha: the scale is `alpha / r`, or `alpha / sqrt(r)` with `rslora`; None: alpha is the
             rank of each layer.
         preset: `attn`, `attn-ff`, `full`, …; see `train.lora.targets.PRESETS`. None: `attn`, as in the
-            reports, unless targets or `include` choose.
+            reports, unless `target_replace_module` or `include` is given.
         target_replace_module: names of classes instead of a preset; their linear layers are chosen.
         include: globs on full names that narrow the choice; without a preset, all of what they
             match.
@@ -84,7 +83,7 @@ def inject_trainable_lora(
         rank_pattern, alpha_pattern: glob → rank or alpha; the last that matches counts.
         dropout_p: dropout before down, in `[0, 1)`.
         init: of down, `kaiming` or `gaussian`.
-        decompose: DoRA: a magnitude for each output beside, `(out,)`; it takes no dropout.
+        decompose: DoRA: also train a magnitude for each output, `(out,)`; without dropout.
         notify: called with notes.
 
     Returns:
@@ -92,8 +91,8 @@ def inject_trainable_lora(
         layers' full names; both in the model's order. `itertools.chain(*groups)` gives every parameter.
 
     Raises:
-        UsageError: for a value that cannot be meant, an unknown preset, an idle pattern.
-        AdapterError: if the model has a LoRA already, or nothing is chosen.
+        UsageError: for an invalid value, an unknown preset, or a pattern that matches nothing.
+        AdapterError: if the model has a LoRA already, or no layer is chosen.
     """
     _check_numbers(r, dropout_p, init, rank_pattern or {}, alpha, alpha_pattern or {})
     if decompose and dropout_p:

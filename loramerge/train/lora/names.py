@@ -1,4 +1,4 @@
-"""What a model and its layers are called: components, canonical names, and the names adapters use."""
+"""Names of models and layers: components, canonical names, and the names that adapters use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The LoRA of one or several models as an adapter, and an adapter's on models.
+"""Save the LoRA of models as an adapter, and load an adapter into models.
 
-Nothing here knows a key of a file: modules get their canonical names, and `adapter.encode` spells them.
+Modules have their canonical names here; `adapter.encode` turns them into the keys of a file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def lora_adapter(
     metadata: Mapping[str, str] | None = None,
     target_replace_module: Iterable[str] | None = None,
 ) -> Adapter:
-    """Return what is injected into models as an adapter: a copy, with the scales as they are tuned.
+    """Return the LoRA of models as an adapter: a copy, with the tuned scales.
 
     Args:
         models: a model, or component (`unet`, `text_encoder`, …) → model; the component of a single
@@ -104,10 +104,10 @@ def save_lora_weight(
     metadata: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> int:
-    """Write what is injected into models, atomically, and return the bytes written.
+    """Write the LoRA of models to a file, atomically, and return the bytes written.
 
-    The file gives the models' own output: the scale tuned by `tune_lora_scale` is in it. Each module
-    has its alpha: a tensor in kohya files, an entry of the header in diffusers files.
+    The file holds the scale tuned by `tune_lora_scale`, so loading it gives the models' own output.
+    Each module has its alpha: a tensor in kohya files, a header entry in diffusers files.
 
     Args:
         path: `.safetensors`; or `.pt`: lora_diffusion's list of tensors, if the layers are those that it
@@ -179,7 +179,7 @@ def load_lora_weight(
         AdapterError: if the file holds tensors of unknown meaning, if a module is not in the model
             or has another shape there, if nothing is for these models, or if a model has a LoRA
             already; then no model is changed.
-        UnsupportedKind: if a module is no LoRA.
+        UnsupportedKind: if a module is not a LoRA.
     """
     adapter = source if isinstance(source, Adapter) else load(source)
     adapter.require_sound()

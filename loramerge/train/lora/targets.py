@@ -1,7 +1,6 @@
-"""Which layers of a model get a branch, and at which rank: presets, patterns, and both narrowed.
+"""The layers of a model that get a LoRA, and their ranks: presets and patterns.
 
-A preset is one literal. Patterns are globs on the full dotted name, case-sensitive, as they are for
-weights; of several that match, the last counts.
+Patterns are case-sensitive globs on the full dotted name. If several match, the last one counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is trained: LoRA beside layers, or weights of the model itself; and what of it is kept.
+"""The trained parameters: a LoRA on layers, or weights of the model itself.
 
-Both say alike what the loop needs: parameters in a fixed order with their names, groups for the
-optimizer, an audit, and the result as an adapter.
+Both give the training loop the same things: parameters in a fixed order with their names, groups for
+the optimizer, an audit, and the result as an adapter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Branches", "Trainee", "Weights", "chosen_modules"]
 
 
 class Audit(Protocol):
-    """What watches a run; see `GradientAudit`."""
+    """A check that training changes every module; see `GradientAudit`."""
 
     @property
     def done(self) -> bool: ...
@@ -39,19 +39,19 @@ class Audit(Protocol):
 
 
 class Trainee(Protocol):
-    """What is trained, as the loop sees it."""
+    """The trained parameters, as the training loop uses them."""
 
     names: list[str]
     parameters: list[Any]
 
     def groups(self, settings: Settings) -> list[dict[str, Any]]:
-        """Return groups of parameters; `factor` is the group's rate in units of the denoiser's."""
+        """Return groups of parameters; `factor` multiplies the learning rate of a group."""
 
     def audit(self, optimizer: Any, overflows: int = 0) -> Audit:
-        """Return what watches the gradients."""
+        """Return the audit of the gradients."""
 
     def adapter(self, prediction: str | None, metadata: Mapping[str, str]) -> Adapter:
-        """Return what was learned: a copy."""
+        """Return the result as an adapter: a copy."""
 
 
 class Branches:
@@ -99,14 +99,14 @@ _ROLES = {("weight", False): "diff", ("bias", False): "diff_b",
 class Weights:
     """Weights of a model itself: all, or those of some blocks.
 
-    They become float32, and what they were at first is kept in main memory, because the difference
-    is the result.
+    They become float32. Their original values stay in main memory, because the result is the
+    difference.
 
     Args:
         model: the denoiser.
-        unread: patterns of modules that are left out, because nothing reads what they give.
-        patterns: globs on module names, which take all that lies below what they match; none takes
-            the whole model.
+        unread: patterns of modules to leave out, because their output is not used.
+        patterns: globs on module names; each takes the matching modules and everything below them.
+            Without patterns the whole model is trained.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Weights:
 def chosen_modules(
     model: nn.Module, patterns: Sequence[str], unread: Sequence[str] = ()
 ) -> dict[str, nn.Module]:
-    """Return path → module of those that hold parameters and are chosen.
+    """Return path → module of the chosen modules that have parameters.
 
     Raises:
         UsageError: if a pattern matches nothing, or a module has parameters that cannot be kept.
@@ -174,7 +174,7 @@ def chosen_modules(
         if not any(_below(path, pattern) for path in holders):
             close = nearest(pattern, {part for path in holders for part in _ancestors(path)})
             raise UsageError(
-                f"no module lies in {pattern!r}",
+                f"no module matches {pattern!r}",
                 expected="a block such as up_blocks or up_blocks.1, or a pattern",
                 hint=f"did you mean {close}?" if close else None,
             )
@@ -201,5 +201,5 @@ def _ancestors(path: str) -> list[str]:
 
 
 def _below(path: str, pattern: str) -> bool:
-    """Say whether a module is, or lies in, what a pattern matches."""
+    """Return whether a pattern matches a module or one of its ancestors."""
     return any(fnmatchcase(part, pattern) for part in _ancestors(path))

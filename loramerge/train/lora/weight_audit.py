@@ -1,4 +1,4 @@
-"""Do weights of the model itself learn? What `GradientAudit` is to LoRA."""
+"""Check that the trained weights of a model learn, as `GradientAudit` does for a LoRA."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from loramerge.errors import GradientFlowError
-from loramerge.train.lora.causes import told_by_block
+from loramerge.train.lora.causes import listed_by_block
 
 __all__ = ["WeightAudit"]
 
 
 class WeightAudit:
-    """Each weight must have had a finite gradient other than zero within the first steps.
+    """Stops a run in which a weight gets no finite gradient other than zero in the first steps.
 
     Args:
         weights: full name → parameter.
@@ -41,11 +41,11 @@ class WeightAudit:
 
     @property
     def done(self) -> bool:
-        """Whether every weight has been seen to learn."""
+        """True once every weight has learned."""
         return not self._silent
 
     def after_backward(self) -> None:
-        """Look at the gradients of one step.
+        """Check the gradients of one step.
 
         Raises:
             GradientFlowError: naming what does not learn, by block.
@@ -88,6 +88,6 @@ class WeightAudit:
             f"{problem} {len(names)} of {len(self._weights)} weights",
             modules=names,
             expected=expected,
-            found=told_by_block(names, self._weights),
+            found=listed_by_block(names, self._weights),
             hint="look for NaN in the data, torch.no_grad, or checkpointing with use_reentrant=True",
         )

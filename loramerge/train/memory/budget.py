@@ -1,10 +1,10 @@
-"""What a run is to be so that it fits into a memory: choices from the best to the most frugal.
+"""Settings that need less and less memory, and the first of them that fits.
 
-    rungs = ladder(options, memory)          # counts memory only as far as it is asked
+    rungs = ladder(options, memory)          # a generator: predicts memory only as far as needed
     rung = fitting(rungs, given)             # the first that fits
 
-Each rung of the ladder takes one saving more than the one before it, and a saving that saves nothing is
-none: so whatever is chosen is the best that fits, and nothing is given up that need not be.
+Each rung of the ladder adds one saving to the rung before; changes that save nothing are skipped. So
+the first rung that fits changes the settings as little as possible.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from loramerge.train.spec.settings import Precision
 
 __all__ = ["Choice", "Options", "Rung", "fitting", "ladder", "smaller_resolutions"]
 
-_LEAST = 0.99  # of the rung before: what saves less is not worth another result
-_EIGHTHS = (7, 6, 5, 4)  # of the resolution; below half of it a base draws no whole picture
+_LEAST = 0.99  # of the rung before: a smaller saving is not worth another result
+_EIGHTHS = (7, 6, 5, 4)  # of the resolution; below half of it a base generates poor images
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What memory depends on.
+    """The settings that memory depends on.
 
     Args:
-        checkpointing: activations are computed again in the backward pass.
+        checkpointing: gradient checkpointing.
         precision: `no`, `bf16` or `fp16`.
         optimizer: a short name or an import path.
         resolution: pixels of a square's side.
@@ -40,7 +40,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Options:
-    """What there is to choose from, of each the best first; one alone where the user has said it."""
+    """The values to choose from, best first; a single value if the user gave it."""
 
     checkpointing: Sequence[bool]
     precision: Sequence[Precision]
@@ -49,7 +49,7 @@ class Options:
 
     @property
     def best(self) -> Choice:
-        """The run as it is where memory does not matter."""
+        """The settings for unlimited memory."""
         return Choice(
             self.checkpointing[0], self.precision[0], self.optimizer[0], self.resolution[0]
         )
@@ -57,10 +57,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Rung:
-    """A choice and what it takes.
+    """Settings and the memory they need.
 
     Args:
-        saving: what it has beyond the rung before, in words.
+        saving: the difference to the rung before, in words.
         memory: peak bytes.
     """
 
@@ -81,7 +81,7 @@ class Rung:
         }
 
 
-# what is given up, in this order: first what changes no result, last what changes it most
+# savings in order: first those that do not change the result, last those that change it most
 _SAVINGS: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("checkpointing", lambda value: "checkpointing" if value else "no checkpointing"),
     ("precision", lambda value: "float32" if value == "no" else str(value)),
@@ -94,18 +94,18 @@ def ladder(options: Options, memory: Callable[[Choice], int]) -> Iterator[Rung]:
     """Yield the rungs, each of less memory than the one before.
 
     Args:
-        memory: gives the peak bytes of a choice; it is asked no further than rungs are taken.
+        memory: returns the peak bytes of settings; called only for the rungs that are taken.
     """
     choice = options.best
     last = memory(choice)
     yield Rung(choice, "as usual", last)
-    for name, said in _SAVINGS:
+    for name, in_words in _SAVINGS:
         for value in getattr(options, name)[1:]:
             following = replace(choice, **{name: value})
             needed = memory(following)
             if needed <= _LEAST * last:
                 choice, last = following, needed
-                yield Rung(choice, said(value), needed)
+                yield Rung(choice, in_words(value), needed)
 
 
 def fitting(rungs: Iterable[Rung], given: int) -> Rung | None:

@@ -1,11 +1,10 @@
-"""How long a step will take: counted on a model without values, and the speed of this machine measured.
+"""Estimate the time of a run: count the operations of a step, and measure this machine's speed.
 
-The denoiser is made on torch's meta device, which computes shapes alone, and operations are counted.
+Operations are counted on torch's meta device, which computes only shapes, so no weights are needed.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loramerge.files.json_values import read_values
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.trainees import chosen_modules
@@ -38,7 +38,7 @@ _CALL = 5e-5  # seconds that calling a layer costs, there and back
 
 @dataclass(frozen=True)
 class Shape:
-    """What a base's configurations say, read without its weights."""
+    """The shape of a base, read from its configurations without its weights."""
 
     architecture: Architecture
     denoiser: Config
@@ -49,12 +49,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, good to a factor of two.
+    """The predicted cost of a run, within a factor of two.
 
     Args:
-        modules, parameters: that are trained.
-        seconds: of all steps.
-        operations: of a step, forward and backward.
+        modules, parameters: number of trained modules and parameters.
+        seconds: time of all steps.
+        operations: floating-point operations of a step, forward and backward.
     """
 
     modules: int
@@ -64,7 +64,7 @@ class Estimate:
 
 
 def shape_of(base: Path) -> Shape | None:
-    """Return what a folder's configurations say; None for a single file, or where they lack."""
+    """Return the shape of a folder's base; None for a single file, or if configurations are missing."""
     try:
         kind = architecture_of_pipeline(_read(base / "model_index.json")["_class_name"])
         if kind is None:
@@ -79,11 +79,11 @@ def shape_of(base: Path) -> Shape | None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+    return read_values(path)
 
 
 def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
-    """Return what the run will take, if every picture is of one size."""
+    """Estimate the cost of a run, as if all images had one size."""
     model = denoiser_of(shape)
     values = made_trainable(spec, model, shape)
     operations = _counted(model, spec, shape, size)
@@ -106,7 +106,7 @@ def denoiser_of(shape: Shape, device: str = "meta") -> Any:
 
 
 def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
-    """Make a model trainable as the run will; return name → what is trained."""
+    """Make a model trainable as in the run; return name → trained parameter."""
     targets, unread = spec.targets, shape.architecture.unread(shape.denoiser)
     model.requires_grad_(False)
     if targets.kind == "weights":

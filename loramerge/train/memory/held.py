@@ -1,11 +1,11 @@
-"""What a computation holds in memory at most, found by running it on tensors without values.
+"""Predict the peak memory of a computation by running it on tensors without values.
 
-On torch's meta device a whole training step, backward pass and checkpoints included, runs in a second or
-two, because shapes alone are computed. Every tensor it makes is counted as long as it lives, so what is
-found are the bytes a real run allocates, but for what the insides of single operations need.
+On torch's meta device a whole training step, backward pass and checkpointing included, takes a second or
+two, because only shapes are computed. Every tensor is counted as long as it lives. The sum is what a
+real run allocates, apart from the workspaces inside single operations.
 
-What a device does otherwise than the meta device is put in its place: autocast, which meta tensors do
-not know, and attention, which keeps no matrix of scores where the device has a kernel for it.
+Two things are imitated, because the meta device lacks them: autocast, and attention kernels that keep no
+matrix of scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loramerge.train.lora.branch import autocast_assumed
 
-__all__ = ["Held", "bytes_of", "call_peak", "checkpointed", "kept_and_peak", "step_peak"]
+__all__ = ["MemoryCounter", "bytes_of", "call_peak", "checkpointed", "kept_and_peak", "step_peak"]
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NARROWED = frozenset({
@@ -44,7 +44,7 @@ _WIDENED: Mapping[str, frozenset[Any]] = {
 _ATTENTION = ("cuda", "cpu")
 
 
-class Held(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """Counts the bytes of tensors that are made while it is on, as long as they live.
 
     Attributes:
@@ -85,11 +85,11 @@ class Held(TorchDispatchMode):
 
 
 class _AsOn(TorchFunctionMode):
-    """Does on the meta device what another does: see the module.
+    """Imitates another device's autocast and attention on the meta device.
 
     Args:
-        device: type of the other.
-        precision: of autocast; `no` is without.
+        device: type of the other device.
+        precision: of autocast; `no` for none.
     """
 
     def __init__(self, device: str, precision: str) -> None:
@@ -151,9 +151,9 @@ def _attention(
 
 
 def checkpointed(device: str, precision: str = "no") -> Callable[..., Any]:
-    """Return what a model's `enable_gradient_checkpointing` is to be given on the meta device.
+    """Return the argument of a model's `enable_gradient_checkpointing` for the meta device.
 
-    A backward pass runs outside of all modes, so what it computes again has to enter one.
+    A backward pass runs outside of all modes, so its recomputation has to enter one.
     """
 
     def contexts() -> tuple[Any, Any]:
@@ -217,8 +217,8 @@ def step_peak(
     return held.peak
 
 
-def _held(models: Iterable[Any]) -> Held:
-    held = Held()
+def _held(models: Iterable[Any]) -> MemoryCounter:
+    held = MemoryCounter()
     for model in models:
         held.know((*model.parameters(), *model.buffers()))
     return held

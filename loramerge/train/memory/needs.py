@@ -1,9 +1,9 @@
-"""What a run holds on its device, phase by phase: models by their shapes, passes by `train.memory.held`.
+"""Predict the memory of a run, phase by phase: models from their shapes, passes by `train.memory.held`.
 
-A GPU holds only what a phase works with: all models while the base draws regularisation pictures, the
-VAE while pictures are encoded, the text encoders while captions are, then the model that is trained; the
-VAE again while samples are drawn. On a CPU all that is loaded is there all the time. The largest phase
-is what has to fit.
+A GPU holds only the models of the current phase: all of them while the base generates regularisation
+images, the VAE while images are encoded, the text encoders while captions are encoded. Then it holds the
+trained model, and the VAE too while samples are generated. On a CPU all loaded models stay in memory.
+The largest phase has to fit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from loramerge.errors import FormatError, Setting
+from loramerge.files.json_values import read_values
 from loramerge.train.dataset.arrange import bucket_step
 from loramerge.train.dataset.buckets import Size, bucket_sizes
 from loramerge.train.dataset.captions import Captioning
@@ -108,7 +109,7 @@ def base_of(folder: Path, shape: Shape) -> Base:
         FormatError: if they cannot be made.
     """
     try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index = read_values(folder / "model_index.json")
         read = {"vae": _config(folder / "vae"), "denoiser": dict(shape.denoiser)}
         with quietly() as (diffusers, transformers), torch.device("meta"):
             vae = diffusers.AutoencoderKL.from_config(read["vae"])
@@ -131,7 +132,7 @@ def base_of(folder: Path, shape: Shape) -> Base:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    found: dict[str, Any] = read_values(folder / "config.json")
     return found
 
 
@@ -193,7 +194,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class _Step:
-    """What training holds: the model, what is trained of it, the passes, and the same in drawing."""
+    """Bytes in training: the model, shapes of the trained parameters, the passes, and sampling."""
 
     model: int
     shapes: tuple[tuple[int, ...], ...]

@@ -28,7 +28,7 @@ class States(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a denoiser is called with: latents `(n, c, h, w)`, texts, and SDXL's sizes `(n, 6)`."""
+    """The inputs of a denoiser: latents `(n, c, h, w)`, texts, and SDXL's sizes `(n, 6)`."""
 
     latents: Any
     states: States

@@ -1,4 +1,4 @@
-"""What SD3 and Flux.1 share: rectified flow, and how it is drawn.
+"""Rectified flow, the common part of SD3 and Flux.1.
 
 Source: Esser et al. (arXiv:2403.03206); diffusers' pipelines and `FlowMatchEulerDiscreteScheduler`.
 """

@@ -1,4 +1,4 @@
-"""What a denoising model learns: noised latents, the target, and the weight of each time step.
+"""The training objective of a denoiser: noised latents, the target, and the weight of each time step.
 
 Everything follows from the scheduler: its `alphas_cumprod` ᾱ (zero-terminal if it rescales them) and
 its `prediction_type`. With x₀ the latents and ε the noise, `x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε`.
@@ -25,20 +25,20 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class Objective(Protocol):
-    """How latents are noised and what is predicted, as the loop sees it.
+    """The training objective, as the loop uses it.
 
     Times are whole numbers that count the steps of a schedule, `(n,)`.
     """
 
     @property
     def prediction(self) -> str:
-        """What is predicted, as diffusers calls it."""
+        """The prediction type, as diffusers names it."""
 
     def drawn(self, count: int, generator: Any) -> Any:
         """Return random times, int64, on the CPU."""
 
     def told(self, times: Any) -> Any:
-        """Return the times as the denoiser is told them."""
+        """Return the times as inputs of the denoiser."""
 
     def noised(self, latents: Any, noise: Any, times: Any) -> Any:
         """Return the latents with noise of these times."""
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Noising:
-    """How latents are noised and what is predicted.
+    """The objective of a diffusion model with a noise schedule.
 
     Args:
         alphas: ᾱ by time step, `(T,)`, float64, in `[0, 1)`.
@@ -81,7 +81,7 @@ class Noising:
         alphas = alphas.detach().to("cpu", torch.float64)
         if prediction == "epsilon" and float(alphas[-1]) < 1e-6:
             raise UsageError(
-                "with zero terminal SNR the noise of the last step tells nothing of the picture",
+                "a model with zero terminal SNR cannot learn from predicting the noise of the last step",
                 expected="prediction_type v_prediction (or sample)",
                 found=f"epsilon, rescale_betas_zero_snr, and ᾱ {float(alphas[-1]):.1e} at the end",
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from loramerge.errors import (
     Setting,
     UsageError,
 )
+from loramerge.files.json_values import read_values
 from loramerge.train.models.architecture import Architecture, Encoder
 from loramerge.train.models.registry import (
     architecture_of_family,
@@ -186,7 +186,7 @@ def load_pipeline(
 
 def _index(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((path / "model_index.json").read_text("utf-8"))
+        content = read_values(path / "model_index.json")
         assert isinstance(content, dict)
     except FileNotFoundError:
         raise FormatError(
@@ -194,7 +194,7 @@ def _index(path: Path) -> Mapping[str, Any]:
             file=path,
             expected="model_index.json, and a folder for each model",
         ) from None
-    except (ValueError, AssertionError):
+    except (OSError, ValueError, AssertionError):
         raise CorruptFile("the index of the pipeline cannot be read", file=path) from None
     return content
 

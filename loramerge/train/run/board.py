@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import MissingExtra
-from loramerge.train.run.loop import Step
+from loramerge.train.run.loop import TrainStep
 
 __all__ = ["BOARD", "Board", "require_tensorboard"]
 
@@ -45,7 +45,7 @@ class Board:
         first = done + 1 if done else 0
         self._writer: Any = require_tensorboard()(str(folder / BOARD), purge_step=first)
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainStep) -> None:
         """Write what a step did."""
         values = {"loss": step.loss, "rate": step.rate, "gradient": step.norm}
         for name, value in values.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from loramerge.files.writer import write_bytes
-from loramerge.train.run.loop import Step
+from loramerge.train.run.loop import TrainStep
 
 __all__ = ["Log", "read_chosen", "read_log"]
 
@@ -58,7 +58,7 @@ class Log:
         write_bytes(path, "".join(map(_line, [*first, *kept])).encode(), force=True)
         self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainStep) -> None:
         """Write what a step did."""
         entry: dict[str, Any] = {
             "step": step.number,

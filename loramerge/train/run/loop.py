@@ -34,7 +34,7 @@ from loramerge.train.spec.optimizers import make_optimizer, slow
 from loramerge.train.spec.seeds import generator_of, seed_of
 from loramerge.train.spec.settings import Settings, learning_rate
 
-__all__ = ["Run", "Step", "advance", "averaged", "begin"]
+__all__ = ["Run", "TrainStep", "advance", "averaged", "begin"]
 
 _MOST_SKIPPED = 10
 _OVERFLOWS = 20  # steps in which a scaler of float16 may look for its scale
@@ -44,10 +44,10 @@ Encode = Callable[[tuple[str, ...]], States]
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a step did: the loss before it, the rate, and the norm of the gradients before clipping.
+class TrainStep:
+    """The figures of a step: loss before it, learning rate, norm of the gradients before clipping.
 
-    The rate of an optimizer that looks for it, such as Prodigy, is what it has found so far.
+    For an optimizer that finds its own learning rate, such as Prodigy, `rate` is the current one.
     """
 
     number: int
@@ -134,7 +134,7 @@ def advance(
     run: Run,
     until: int | None = None,
     *,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[TrainStep], None] = lambda step: None,
     notify: Notify = ignore,
 ) -> Run:
     """Train until so many steps are done in all, or to the end; return the same run.
@@ -176,7 +176,7 @@ def averaged(run: Run) -> Iterator[None]:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _step(run: Run) -> Step:
+def _step(run: Run) -> TrainStep:
     settings, number = run.settings, run.done
     rate = learning_rate(settings, number)
     for group in run.optimizer.param_groups:
@@ -204,7 +204,7 @@ def _step(run: Run) -> Step:
     if run.scaler is not None:
         run.scaler.update()
     run.done += 1
-    return Step(number, total, rate, norm, skipped)
+    return TrainStep(number, total, rate, norm, skipped)
 
 
 def _backward(run: Run, batch: int) -> float:

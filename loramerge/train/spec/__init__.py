@@ -1,1 +1,1 @@
-"""What a run is asked for: settings, optimizers, and the random numbers that follow from the seed."""
+"""The specification of a run: settings, optimizers, and random numbers derived from the seed."""

@@ -15,7 +15,8 @@ from loramerge.errors import MissingExtra, Setting, UsageError, nearest
 from loramerge.train.spec.settings import Settings
 
 __all__ = [
-    "NAMES", "Known", "known", "make_optimizer", "optimizer_memory", "path_of", "ready", "slow",
+    "NAMES", "Known", "check_import", "known", "make_optimizer", "optimizer_memory", "path_of", "ready",
+    "slow",
 ]  # fmt: skip
 
 
@@ -28,8 +29,8 @@ class Known:
         package: to install.
         rate: that is usual for a LoRA.
         least: rate below which a LoRA hardly moves in a thousand steps.
-        options: it is made with.
-        one_rate: whether all groups must have the same rate.
+        options: arguments of its class.
+        one_rate: True if all groups must have the same rate.
     """
 
     path: str
@@ -72,6 +73,24 @@ def path_of(name: str) -> str:
     return NAMES[name].path if name in NAMES else name
 
 
+def check_import(name: str | None, *, allowed: bool) -> None:
+    """Refuse an import path outside the packages of the known optimizers, unless that is allowed.
+
+    Raises:
+        UsageError: naming the path.
+    """
+    module, dot, _ = (name or "").rpartition(".")
+    known_modules = {one.path.rpartition(".")[0] for one in NAMES.values()}
+    if dot and not allowed and module not in known_modules:
+        raise UsageError(
+            "importing an optimizer outside the known packages runs its code, and is not allowed here",
+            expected=f"{', '.join(NAMES)}, or a class of {', '.join(sorted(known_modules))}",
+            found=name,
+            hint="if you trust whoever wrote this, allow imports for the run: --allow-import, or "
+            "allow_import=True in Python",
+        )
+
+
 def slow(settings: Settings) -> str | None:
     """Return why a LoRA hardly moves at this rate, None where it does or nobody knows."""
     found = known(settings.optimizer)
@@ -85,10 +104,10 @@ def slow(settings: Settings) -> str | None:
 
 
 def ready(settings: Settings, *, text: bool = False) -> None:
-    """Refuse an optimizer that cannot be had, or cannot do what is asked, before anything costs time.
+    """Refuse an optimizer that is not available or does not fit the settings, before any work.
 
     Args:
-        text: whether text encoders are trained, too.
+        text: True if text encoders are trained too.
 
     Raises:
         UsageError, MissingExtra: see `make_optimizer`.
@@ -102,7 +121,7 @@ def _check_rates(settings: Settings, factors: set[float]) -> None:
     found = known(settings.optimizer)
     if found is not None and found.one_rate and len(factors) > 1:
         raise UsageError(
-            "this optimizer takes one learning rate for all",
+            "this optimizer takes one learning rate for all parameters",
             found=f"{settings.optimizer} with rates of {', '.join(f'{f:g} ×' for f in sorted(factors))}",
             hint=(
                 "leave out ",

@@ -1,4 +1,4 @@
-"""What training is asked for, and the learning rate of each step."""
+"""The settings of the optimisation, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Init = Literal["kaiming", "gaussian"]  # how `down` of a LoRA is drawn; `up` is 
 
 @dataclass(frozen=True)
 class Settings:
-    """What training is asked for.
+    """The settings of the optimisation.
 
     Args:
-        steps: in all; schedules end there.
+        steps: number of all steps; schedules end there.
         lr: the peak learning rate.
-        warmup_steps: steps over which the rate rises to it.
-        schedule: what it does then; `linear` and `cosine` fall to 0.
+        warmup_steps: steps over which the learning rate rises to its peak.
+        schedule: its course after the warm-up; `linear` and `cosine` fall to 0.
         betas, weight_decay: of AdamW, and of other optimizers that take `betas` and `weight_decay`.
         max_grad_norm: gradients are clipped to this norm, taken over all together; 0: no clipping.
         min_snr: γ of the min-SNR weights, 5 in the paper; None: every time step weighs the same.
@@ -33,10 +33,11 @@ class Settings:
         optimizer: a class by its import path, or a short name of `optimizers.NAMES`.
         optimizer_options: further (name, value) for it.
         accumulate: batches whose gradients make one step.
-        ema: decay of a running mean of what is trained, which is what is kept then; None: the last.
-        text_lr: the peak rate of text encoders; None: half of `lr`.
-        lora_plus: LoRA+: the rate of up, in units of that of down.
-        precision: type of the forward pass where it is not float32; what is trained stays float32.
+        ema: decay of a moving average of the trained parameters, which is kept instead of the last
+            values; None: none.
+        text_lr: the peak learning rate of text encoders; None: half of `lr`.
+        lora_plus: LoRA+: learning rate of up as a multiple of that of down.
+        precision: mixed precision of the forward pass; trained parameters stay float32.
     """
 
     steps: int = 1000
@@ -78,7 +79,7 @@ class Settings:
         ]
         if wrong:
             found = ", ".join(f"{name} {getattr(self, name)}" for name in wrong)
-            raise UsageError("settings that cannot be meant", found=found)
+            raise UsageError("some settings are out of range", found=found)
 
     @property
     def text_factor(self) -> float:

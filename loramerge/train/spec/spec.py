@@ -1,4 +1,4 @@
-"""Everything that a run is told, in the groups that its parts take."""
+"""The specification of a run, in one group for each part of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Data", "Prior", "Samples", "Spec", "Targets"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What is trained.
+    """The trained part of the model.
 
     Args:
         method: `lora`, `dora`, `full` (the whole denoiser), or `blocks:PATTERN` (those parts of it).
@@ -38,7 +38,7 @@ class Targets:
 
     @property
     def kind(self) -> Literal["lora", "dora", "weights"]:
-        """What the method makes.
+        """The kind of result that the method gives.
 
         Raises:
             UsageError: if there is no such method.
@@ -61,7 +61,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on.
+    """The images and captions to train on.
 
     Args:
         images: folder of the images.
@@ -91,12 +91,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Prior:
-    """Regularisation pictures that the base itself draws before anything is trained.
+    """Regularisation images that the base generates before it is trained.
 
     Args:
-        regularisation_prompt: taken in turn; none takes the subject's captions without the trigger.
-        regularisation_count: None: as many as there are of the subject, `prior.MOST` at most.
-        regularisation_guidance: of the sampler; None: the usual one.
+        regularisation_prompt: prompts, used in turn; without any, the captions without the trigger.
+        regularisation_count: None: as many as images of the subject, at most `prior.MOST`.
+        regularisation_guidance: guidance of the sampler; None: the architecture's default.
     """
 
     regularisation_prompt: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Samples:
-    """What is drawn while it runs: each prompt from a seed of its own, from step 0 on.
+    """The samples generated during training, from step 0 on; each prompt has its own seed.
 
     Args:
         prompt: none takes the trigger, or the first caption.

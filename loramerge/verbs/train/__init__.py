@@ -1,7 +1,6 @@
-"""train: an adapter from images.
+"""Train an adapter on images.
 
-`VERB` is found here by recipes; what it needs is imported when it is asked for, so that the
-parameters alone cost nothing.
+`VERB` is imported only when it is used, so that the parameters can be read without its imports.
 """
 
 from __future__ import annotations

@@ -32,16 +32,16 @@ _CHOSEN = ("checkpointing", "precision", "optimizer", "resolution")
 
 @dataclass(frozen=True)
 class Fit:
-    """What was chosen for a memory, or that nothing fits.
+    """The settings chosen for a memory, or the reason why none fit.
 
     Args:
-        parameters: of the run, with what was chosen in them.
-        given: bytes, None where it is not known how many there are.
-        rung: that was chosen; None if none fits, or memory cannot be predicted.
-        ladder: what there was to choose from.
-        needs: of the rung, by phase.
-        refusal: why nothing fits.
-        stated: whether the memory was given, and is not just what is free.
+        parameters: of the run, with the chosen settings.
+        given: available bytes; None if they are not known.
+        rung: the chosen settings; None if none fit or memory cannot be predicted.
+        ladder: all settings that were compared.
+        needs: memory of the chosen settings, by phase.
+        refusal: the error if nothing fits.
+        stated: True if the user gave the memory, False if it is the free memory.
     """
 
     parameters: Train
@@ -54,7 +54,7 @@ class Fit:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What the log of the run says of the choice, if a memory was given."""
+        """The log's entry about the choice; None if no memory was given."""
         if self.rung is None or not self.stated:
             return None
         return {"given": self.given, **self.rung.json()}
@@ -154,7 +154,10 @@ def _kept(rungs: Iterable[Rung], taken: list[Rung]) -> Iterable[Rung]:
 
 
 def _options(parameters: Train, spec: Spec, measure: Any, device: Any, *, chooses: bool) -> Options:
-    """Return what may be chosen: nothing that the user has said, and unasked nothing of the result."""
+    """Return the values to choose from; those that the user gave are fixed.
+
+    Without a given memory, only settings that do not change the result vary.
+    """
     from loramerge.train.device.workers import half_precision
     from loramerge.train.memory.budget import Options, smaller_resolutions
 
@@ -202,7 +205,7 @@ def _spelled(choice: Choice) -> str:
 def _refusal(
     least: Rung, given: int, stated: bool, parameters: Train, spec: Spec, measure: Any
 ) -> UsageError:
-    """Return what is said where even the most frugal run is too large."""
+    """Return the error for a memory that is too small for every choice."""
     remedies = _remedies(parameters, spec, measure(least.choice))
     if not stated:
         vram = Setting("vram", f"{given // 10**6}MB")
@@ -224,7 +227,7 @@ def _joined(parts: Sequence[tuple[str | Setting, ...]]) -> tuple[str | Setting, 
 
 
 def _remedies(p: Train, spec: Spec, needs: Needs) -> list[tuple[str | Setting, ...]]:
-    """Return what the user could change, what saves most first."""
+    """Return changes that the user could make, the largest saving first."""
     largest = needs.largest
     said = (
         (largest == "samples", (Setting("sample_every", 0), " draws no samples")),
@@ -248,7 +251,7 @@ def _remedies(p: Train, spec: Spec, needs: Needs) -> list[tuple[str | Setting, .
 
 
 def _recorded(parameters: Train, spec: Spec) -> Fit | None:
-    """Return what the run that is gone on with was begun with, if it was begun with --vram.
+    """Return the settings that a resumed run was started with, if they were chosen for a memory.
 
     Raises:
         UsageError: if that needs more than is given now.

@@ -17,7 +17,7 @@ __all__ = ["Train"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _What:
+class _Model:
     """The base, the images and the trained part."""
 
     base: Annotated[
@@ -117,7 +117,7 @@ class _What:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How:
+class _Optimisation:
     """The optimisation."""
 
     steps: Annotated[int, Ge(1), Doc("Number of steps.")] = 1000
@@ -215,7 +215,7 @@ class _How:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pictures:
+class _Images:
     """The images and their captions."""
 
     resolution: Annotated[
@@ -286,7 +286,7 @@ class _Pictures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Watching:
+class _Monitoring:
     """Files and samples of a run; nothing here changes the result."""
 
     prompt: Annotated[
@@ -380,7 +380,7 @@ class _Watching:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(_Watching, _Pictures, _How, _What, WriteParameters):
+class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
     """Train an adapter on images.
 
     Needs a base and a folder of images; everything else has a default. The result is an ordinary
@@ -389,7 +389,7 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
     """
 
     def check(self) -> None:
-        """Refuse parameters that cannot be meant, before anything is opened.
+        """Refuse contradictory parameters before any file is opened.
 
         Raises:
             UsageError: naming what is wrong.
@@ -409,11 +409,15 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
         if word == "dora" and self.save_rank is not None:
             raise UsageError(
                 "a DoRA cannot be cut to another rank without its base",
-                hint="save it whole, and make a plain LoRA of it: loramerge resize --base BASE --rank N",
+                hint=(
+                    "leave out ",
+                    Setting("save_rank", self.save_rank),
+                    "; loramerge resize can turn the result into a plain LoRA",
+                ),
             )
         self._check_prior()
         if word in ("full", "blocks") and self.text_encoder:
-            raise UsageError("text encoders are trained by a LoRA only", found=self.method)
+            raise UsageError("text encoders can only be trained with a LoRA", found=self.method)
 
     def _check_prior(self) -> None:
         if not self.regularisation.strip():
@@ -450,7 +454,7 @@ class Train(_Watching, _Pictures, _How, _What, WriteParameters):
 
 
 def _pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what stands before and after the last `=` of each text.
+    """Return the parts before and after the last `=` of each text.
 
     Raises:
         UsageError: if there is none.
@@ -472,7 +476,7 @@ def _number(text: str, kind: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Return the value a text stands for in Python, or the text."""
+    """Return the Python literal that a text spells, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""The report of a run: settings, data, curves, samples, and what inspect says of the result."""
+"""The report of a run: settings, data, curves, samples, and the findings of inspect."""
 
 from __future__ import annotations
 
@@ -77,4 +77,4 @@ def _findings(result: TrainResult) -> list[tuple[str, str]]:
         (one["severity"], f"{one['module'] or ''} {one['message']}".strip())
         for one in inspected.get("findings", [])
     ]
-    return found or [("", "nothing to remark")]
+    return found or [("", "No problems found.")]

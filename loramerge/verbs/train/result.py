@@ -21,14 +21,15 @@ NOTHING_MADE: dict[str, Any] = {
 
 @dataclass(kw_only=True, repr=False)
 class TrainResult(AdapterResult):
-    """What was trained, and how that went.
+    """The trained adapter and the figures of its run.
 
     Args:
         folder: of the run.
-        steps: in all; `resumed`: step it went on from; `skipped`: those left out.
+        steps: number of all steps; `resumed`: step at which the run was resumed; `skipped`: steps
+            without an update.
         loss: mean over the first and over the last tenth of the steps.
-        chosen: for the memory that was given: rung of the ladder, and what it needs.
-        check: what a dry run found; nothing was trained then.
+        chosen: settings chosen for the given memory, and the memory they need.
+        check: findings of a dry run, which trains nothing.
         report, samples, log: paths in the folder.
     """
 

@@ -1,4 +1,4 @@
-"""train: an adapter from pictures."""
+"""Train an adapter on images, as the command and recipes do."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train` and `adapter.encode.encode`.
     """
     parameters.check()
+    _check_import(parameters, context)
     path = output_path(parameters, context)
     if parameters.dry_run:
         return _dry_run(parameters, context)
@@ -63,12 +64,14 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
         LoramergeError: see `train.session.train`.
     """
     parameters.check()
+    _check_import(parameters, context)
     path = output_path(parameters, context)
     return _trained(_fit(parameters, path, context), path, context)
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Check that the base is there; what training gives is not in any header."""
+    """Check the base and the optimizer's name; what training gives is not in any header."""
+    _check_import(parameters, context)
     base_path(parameters.base, context)
     return Prediction()
 
@@ -79,8 +82,14 @@ VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True
 # --- training -----------------------------------------------------------------------------------
 
 
+def _check_import(parameters: Train, context: Context) -> None:
+    from loramerge.train.spec.optimizers import check_import
+
+    check_import(parameters.optimizer, allowed=context.allow_import)
+
+
 def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
-    """Choose what is to be chosen for the memory there is."""
+    """Choose settings that fit in the memory."""
     unmade = Made("train", {})
     if not whole:
         find_files(
@@ -129,7 +138,7 @@ def _trained(fitted: Fit, path: Path, context: Context) -> TrainResult:
 def _finished(
     adapter: Adapter, parameters: Train, made: Made, context: Context
 ) -> tuple[Adapter, Any]:
-    """Return the adapter as it is to be written, and what its rank costs."""
+    """Return the adapter at the rank to save, and the outcome of the reduction."""
     rank = parameters.save_rank
     if rank is None:
         return adapter.with_deltas(adapter.deltas, made=made), uncut(adapter)
@@ -153,7 +162,7 @@ def _keeper(
         dialect = choose_dialect(parameters.target(), [small])
         name = f"{path.name.removesuffix(path.suffix)}-{step:06}{suffix_of(dialect)}"
         target = Output(spec.folder / name, dialect, parameters.float_type(), True)
-        # how it was made is told as far as it is true: with as many steps as are done
+        # the header states the steps done so far, not all steps
         stated = Made(made.verb, {**made.content, "steps": step})
         small = small.with_deltas(small.deltas, made=stated)
         encoded = encoded_for(small, target, replace(context, strip=True))
@@ -187,7 +196,7 @@ def _summary(found: Trained, spec: Spec) -> list[str]:
     """Return what the report says of the data."""
     dataset = found.arranged.dataset
     lines = [
-        f"{len(dataset.subject)} pictures of the subject, {len(dataset.regular)} of regularisation",
+        f"{len(dataset.subject)} images of the subject, {len(dataset.regular)} of regularisation",
         f"{found.epochs:.3g} epochs at {found.arranged.resolution} pixels, "
         f"{len(set(found.arranged.buckets))} buckets",
         f"captions from {', '.join(f'{k} ({n})' for k, n in dataset.sources.items())}",
