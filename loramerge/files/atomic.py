@@ -5,6 +5,7 @@ Whatever happens before the rename, the target is untouched.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _RENAME_TRIES = 6
+_WRITERS = 50  # of one folder at the same moment
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
 _swept: set[Path] = set()
@@ -266,21 +268,27 @@ class AtomicFolder:
             OutputExists: without `force`, if a folder has appeared there meanwhile.
             FileError: if the folder cannot be renamed.
         """
-        for attempt in range(_RENAME_TRIES):
+        for attempt in range(_WRITERS):
             check_target(self.target, force=self._force)
             old = self._move_away() if self._force else None
             try:
                 _rename(self.partial, self.target)
-                return
+                placed = True
             except BaseException as error:
-                faster = isinstance(error, FileError) and self.target.exists()
-                if not faster or attempt == _RENAME_TRIES - 1:
+                placed = False
+                taken = isinstance(error.__context__, OSError) and (
+                    error.__context__.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                )
+                if not taken and not self.target.exists():
+                    if old is not None:
+                        _rename(old, self.target)
                     raise
-            finally:
-                if old is not None and self.target.exists():
-                    _remove_folder(old)
-                elif old is not None:
-                    _rename(old, self.target)
+                if attempt == _WRITERS - 1:
+                    raise
+            if old is not None:
+                _remove_folder(old)
+            if placed:
+                return
 
     def _check_contents(self) -> None:
         if self._contents is not None and self.target.is_dir():
@@ -290,14 +298,17 @@ class AtomicFolder:
         """Rename the old folder; return its new name, None if there is no old folder."""
         if not self.target.exists():
             return None
-        self._check_contents()
-        for path in self.target.rglob("*"):
-            release(path)
+        try:
+            self._check_contents()
+            for path in self.target.rglob("*"):
+                release(path)
+        except FileNotFoundError:
+            return None  # another writer was faster
         old = _beside(self.target, _REPLACED)
         try:
             _rename(self.target, old)
-        except FileError:
-            if self.target.exists():
+        except FileError as error:
+            if not isinstance(error.__context__, FileNotFoundError):
                 raise
             return None  # another writer was faster
         return old

@@ -378,6 +378,22 @@ def test_a_broken_header_entry_is_said(broken: str, tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("component", ["{elsewhere}", "a/b", "a\\b", "C:"])
+def test_a_component_of_the_header_is_never_a_path(tmp_path: Path, component: str) -> None:
+    """Names in headers are others' words: none leads out of the output's folder."""
+    name = component.replace("{elsewhere}", str(tmp_path / "elsewhere"))
+    factors = {}
+    for module in ("unet.foo.bar", f"{name}.foo.bar"):
+        factors[f"base_model.model.{module}.lora_A.weight"] = np.ones((2, 4), np.float32)
+        factors[f"base_model.model.{module}.lora_B.weight"] = np.ones((4, 2), np.float32)
+    config = json.dumps({f"{one}.r": 2 for one in ("unet", name)})
+    tensors = [(key, ArrayTensor(value)) for key, value in factors.items()]
+    write_tensors(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": config})
+    with pytest.raises(NotExpressible, match="cannot be the name of a component's folder"):
+        save(load(tmp_path / "a.safetensors"), tmp_path / "out", to="peft")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 EXPRESSIONS = (
     "to_q", "attn1.to_q", r"attn\d\.to_[qk]", ".*attn.*to_q.*", "(to_q|to_k)", "to_q|to_k", "^a.*",
     "attn[^2].+", "a{2,3}b?", "(?:x|y)*to_q", "(a|ab)(c|bcd)(d*)", "a)|(b", "", "()*", "(^a|b)+$",
@@ -417,19 +433,3 @@ def test_patterns_beyond_bounds_are_refused(pattern: str, tmp_path: Path) -> Non
     _, path = folder(tmp_path / "a", {"lora_alpha": 4, "alpha_pattern": {pattern: 2}}, Q)
     with pytest.raises(FormatError, match="refused"):
         load(path)
-
-
-@pytest.mark.parametrize("component", ["{elsewhere}", "a/b", "a\\b", "C:"])
-def test_a_component_of_the_header_is_never_a_path(tmp_path: Path, component: str) -> None:
-    """Names in headers are others' words: none leads out of the output's folder."""
-    name = component.replace("{elsewhere}", str(tmp_path / "elsewhere"))
-    factors = {}
-    for module in ("unet.foo.bar", f"{name}.foo.bar"):
-        factors[f"base_model.model.{module}.lora_A.weight"] = np.ones((2, 4), np.float32)
-        factors[f"base_model.model.{module}.lora_B.weight"] = np.ones((4, 2), np.float32)
-    config = json.dumps({f"{one}.r": 2 for one in ("unet", name)})
-    tensors = [(key, ArrayTensor(value)) for key, value in factors.items()]
-    write_tensors(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": config})
-    with pytest.raises(NotExpressible, match="cannot be the name of a component's folder"):
-        save(load(tmp_path / "a.safetensors"), tmp_path / "out", to="peft")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
