@@ -163,7 +163,11 @@ BLOCK_3 = re.compile(r"double_blocks[._]3[._]|(?<!single_)transformer_blocks[._]
 
 
 # modules that relatives have, too: only the shape tells whose they are
-SHAPES = {"lora_unet_img_in": (3072, 64), "lora_unet_txt_in": (3072, 4096)}
+SHAPES = {
+    "lora_unet_img_in": (3072, 64),
+    "lora_unet_txt_in": (3072, 4096),
+    **dict.fromkeys(SINGLES, (3072, 15360)),
+}
 
 
 def of_stems(folder: Path, stems: Iterable[str]) -> Adapter:

@@ -118,16 +118,17 @@ def test_pickles_that_are_none(run, suffix, content):
 
 @pytest.mark.parametrize("weight", ["1e39", "-1e39", "1e300"])
 def test_weights_no_type_can_hold(run, weight):
+    refusal = 7 if abs(float(weight)) < 3.4e38 else 2  # more is not a weight at all
     for name in "ab":
         for options in ((), ("--to", "diffusers"), ("--dtype", "float32"), ("--rank", "2")):
             before = run.state()
             result = run("mix", f"{name}:{weight}", "-o", "out.safetensors", *options)
-            assert result.code in (0, 7) and "bug" not in result.err, result.err
-            if result.code == 7:
+            assert result.code in (0, refusal) and "bug" not in result.err, result.err
+            if result.code == refusal:
                 assert run.state() == before
             else:  # an alpha in the header holds any number
                 (run.folder / "out.safetensors").unlink()
-    run.refused(7, "bake", "-b", "base", f"a:{weight}", "-o", "out.safetensors")
+    run.refused(refusal, "bake", "-b", "base", f"a:{weight}", "-o", "out.safetensors")
 
 
 def test_adapters_against_themselves(run):
