@@ -2,13 +2,14 @@
 
 This is the one floor whose modules import torch when they are imported; everything above reaches
 them inside functions. The package can be called: `lm.train(base, images, …)` is `api.train`, whose
-name it would hide otherwise.
+name it would hide otherwise, and whose signature and help it has.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,15 @@ except ImportError:
 class _Callable(ModuleType):
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return import_module("loramerge.api").train(*arguments, **parameters)
+
+    @property
+    def __signature__(self) -> Any:
+        return signature(import_module("loramerge.api").train)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        doc: str | None = import_module("loramerge.api").train.__doc__
+        return doc
 
 
 sys.modules[__name__].__class__ = _Callable

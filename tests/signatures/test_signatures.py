@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import loramerge as lm
-from loramerge import signatures
+from loramerge import api, signatures
 from tests.signatures.signatures import FUNCTIONS, text
 
 UPDATE = bool(os.environ.get("LORAMERGE_UPDATE_DOCS"))
@@ -22,6 +22,15 @@ def test_the_file_is_current():
     assert path.read_text("utf-8") == text(), (
         "LORAMERGE_UPDATE_DOCS=1 python -m pytest tests/signatures writes it anew"
     )
+
+
+def test_train_is_the_function_also_where_the_package_of_that_name_is_loaded():
+    pytest.importorskip("torch")
+    import loramerge.train
+
+    for function in (api.train, loramerge.train):
+        assert inspect.signature(function).parameters["steps"].default == 1000
+        assert "\n    steps: " in (function.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

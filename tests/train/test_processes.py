@@ -45,7 +45,7 @@ def test_two_train_as_one_that_accumulates(tmp_path: Path, monkeypatch: pytest.M
         cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("written") == 1 and done.stderr.count("the report is") == 1
+    assert done.stdout.count("written") == 1 and done.stdout.count("report.html") == 1
     monkeypatch.chdir(tmp_path)
     assert main([*asked, "--accumulate", "2", "-o", "one.safetensors", "-q"]) == 0
     two, one = (list(read_log(tmp_path / f"{name}-run" / "log.jsonl")) for name in ("two", "one"))
