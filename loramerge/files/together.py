@@ -36,7 +36,7 @@ class AtomicFiles:
 
     Raises:
         OutputExists: if one of them exists and `force` is false.
-        FileError: if one is no file, or cannot be renamed.
+        FileError: if one is not a file, or cannot be renamed.
     """
 
     def __init__(
