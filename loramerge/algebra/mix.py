@@ -63,7 +63,8 @@ def mix(
     for adapter, _ in inputs:
         adapter.require_sound()
     require_base_free(inputs, rule)
-    terms = terms_of(inputs, target, one_weight=not method.operator.is_sum)
+    method.require_count(len(inputs))
+    terms = terms_of(inputs, target, one_weight=not method.is_sum)
     frame = frame_of([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")
