@@ -11,7 +11,7 @@ def render(result: MixResult) -> None:
     """Show what was mixed."""
     lines = show.written(result.output, show.size(result.size))
     literal = result.scale == "literal"
-    exact = "exact sum" if result.method == "linear" and literal else "nothing was cut"
+    exact = "exact sum" if result.method == "linear" and literal else "not truncated"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
         exact = f"{exact}, rounded to {result.dtype}"

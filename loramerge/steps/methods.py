@@ -34,7 +34,9 @@ class MethodParameters:
     method: Annotated[
         str,
         Doc(
-            "Operator that combines the changes: `linear` is their weighted sum.",
+            "Operator that combines the changes: `linear` is their weighted sum, `loramerge operators` "
+            "lists all.",
+            metavar="NAME",
             choices=_method_names,
         ),
     ] = LINEAR.name
