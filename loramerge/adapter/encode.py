@@ -19,6 +19,7 @@ from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats import container_of
 from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.kinds import words_for
+from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
@@ -121,6 +122,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
+        if (site, "embedding_up") in adapter.info.spelling:
+            delta = as_embedding(delta)  # a sum of several is computed as that of matrices
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         try:
@@ -156,7 +159,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         )
     add_embeddings(adapter, target, pairs)
     container = container_of(target)
-    content = Unwritten(adapter, target, pairs, written, stated, dtype)
+    content = Unwritten(adapter, target, pairs, written, stated, dtype, components)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
     metadata = stays | container.metadata(content, stays)

@@ -173,7 +173,7 @@ def _sites(
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
     weight = Site(target.modules, "weight", target.spans)
-    bias, module = weight._replace(parameter="bias"), weight.name
+    module = weight.name
     config, path = _config_of(group, module, source)
     stored = Stored(
         tensors,
@@ -187,7 +187,7 @@ def _sites(
     if made is not None:
         found[weight] = made.delta, made.roles
     for beside in make_biases(stored, made):
-        found[bias] = beside.delta, beside.roles
+        found[weight._replace(parameter=beside.parameter)] = beside.delta, beside.roles
     for site, (delta, roles) in found.items():
         site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
         if target.swapped:
