@@ -26,6 +26,7 @@ from loramerge.errors import (
 )
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES, FLOATS
+from loramerge.stream.experts import experts_apart
 from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
 from loramerge.stream.vocabulary import adapted
@@ -122,6 +123,8 @@ def plan_bake(
     for adapter, _ in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
+    if not checkpoint.candidates:
+        inputs = [(experts_apart(adapter), weight) for adapter, weight in inputs]
     base = adapted(checkpoint, inputs)
     checkpoint = base.checkpoint
     matches = _Matches(checkpoint)

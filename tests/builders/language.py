@@ -36,7 +36,7 @@ def _moe() -> Any:
 
     return transformers.Qwen3MoeForCausalLM(
         transformers.Qwen3MoeConfig(
-            **_SIZES, head_dim=4, moe_intermediate_size=6, num_experts=3, num_experts_per_tok=2
+            **_SIZES, head_dim=4, moe_intermediate_size=12, num_experts=3, num_experts_per_tok=2
         )
     )
 

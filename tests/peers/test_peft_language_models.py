@@ -90,6 +90,16 @@ CASES: dict[str, Case] = {
     "larger vocabulary, adapted": case(
         "llama", "embed_tokens", "lm_head", prepare=larger, kinds={"lora-embedding", "lora", "base"}
     ),
+    "target_parameters": case(
+        "moe", "q_proj", target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    ),
+    "target_parameters and patterns": case(
+        "moe",
+        "q_proj",
+        target_parameters=["mlp.experts.down_proj"],
+        rank_pattern={"experts.down_proj": 3},
+        alpha_pattern={"experts.down_proj": 5},
+    ),
     "tied embedding": case(
         "tied", "embed_tokens", "q_proj", tied=True, kinds={"lora-embedding", "lora", "base"}
     ),
@@ -128,7 +138,7 @@ CASES: dict[str, Case] = {
 
 # a case of each way in which something is stored; the others are of the long tail
 CORE = (
-    "rank_pattern and alpha_pattern", "lora_bias", "bias all", "embedding and head",
+    "rank_pattern and alpha_pattern", "target_parameters", "lora_bias", "bias all", "embedding and head",
     "trainable_token_indices", "larger vocabulary, adapted", "tied embedding", "tied tokens",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.formats.peft_experts import with_parameters
 from loramerge.adapter.formats.peft_lokr import lokr_config
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.kinds.token_rows import TokenRows
@@ -46,6 +47,7 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
+    deltas, parameters = with_parameters(deltas)
     kind = _peft_type(adapter, component, deltas)
     config: dict[str, Any] = {"peft_type": kind, **own, "inference_mode": True}
     if kind == "LORA":
@@ -65,10 +67,14 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
         made = lokr_config(deltas)
         ranks, alphas = made.pop("ranks"), made.pop("alphas")
         config |= made | _tables(ranks, alphas, "alpha")
-    targets = sorted(path for path, d in deltas.items() if d.facts.peft_type is not None)
+    targets = sorted(
+        path for path, d in deltas.items() if d.facts.peft_type and path not in parameters
+    )
     if not _chosen_as_before(adapter, component, own, targets):
         config = {name: value for name, value in config.items() if name not in _CHOICE}
         config["target_modules"] = targets
+        if parameters or own.get("target_parameters"):
+            config["target_parameters"] = sorted(parameters) or None
     return config | _beside_factors(adapter, component, own)
 
 
