@@ -104,7 +104,8 @@ class _BroughtWeights:
                 continue
             module = name(site.modules[0])
             place = self.place(module)
-            larger = place is not None and _has_more_rows(delta, place)
+            like = place or self._like(module)
+            larger = like is not None and _has_more_rows(delta, like)
             factor = weight.on(adapter)(site)
             if factor == 0.0 or not (site.parameter == "base" or larger):
                 continue
@@ -126,7 +127,7 @@ class _BroughtWeights:
                 "two adapters bring different weights for this module",
                 hint="bake them one after the other, or drop this module from one of them",
             )
-        if place is None and module.rpartition(".")[2] not in _HEADS.values():
+        if place is None and self._like(module) is None:
             raise AdapterError(
                 "the adapter brings the weight of a module that the base lacks",
                 hint=("leave it out: ", Setting("skip_missing", "all")),
@@ -150,7 +151,8 @@ class _BroughtWeights:
         found: dict[CheckpointFile, dict[str, Tensor]] = {}
         for module, value in self.tensors.items():
             place = self.place(module)
-            like = place or next(p for e in _HEADS if (p := self._ending(e)) is not None)
+            like = place or self._like(module)
+            assert like is not None
             name = f"{module}.weight" if place is None else place.name
             found.setdefault(like.file, {})[name] = _as_stored(value, like, module)
             if place is not None and value.shape != place.tensor.shape:
@@ -161,9 +163,10 @@ class _BroughtWeights:
         slots = {key: [Place(*where)] for key, where in named_tensors(files).items()}
         return replace(self.base, files=files, slots=slots)
 
-    def _ending(self, word: str) -> Place | None:
+    def _like(self, head: str) -> Place | None:
+        """Return the place of the embedding whose weight an output layer shares."""
         for (module, parameter), places in self.base.slots.items():
-            if parameter == "weight" and module.rpartition(".")[2] == word:
+            if parameter == "weight" and _HEADS.get(module.rpartition(".")[2]) == head:
                 return places[0]
         return None
 
