@@ -124,7 +124,7 @@ def plan_bake(
         adapter.require_sound()
         require_family(adapter, checkpoint)
     if not checkpoint.candidates:
-        inputs = [(experts_apart(adapter), weight) for adapter, weight in inputs]
+        inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
     base = adapted(checkpoint, inputs)
     checkpoint = base.checkpoint
     matches = _Matches(checkpoint)

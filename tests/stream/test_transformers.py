@@ -222,6 +222,33 @@ def test_a_larger_vocabulary_is_written_whole(tmp_path: Path) -> None:
         plan_bake(open_checkpoint(base / "model.safetensors"), [(load(place), Weight())])
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_experts_are_baked_where_the_base_stores_them_apart(apart: bool, tmp_path: Path) -> None:
+    experts, stem = "model.layers.0.mlp.experts", "model.layers.0.mlp.experts"
+    gate, up = (values(3, 4, seed=n) for n in (5, 6))
+    stored = {
+        f"{stem}.{e}.{n}_proj.weight": x for e in (0, 1) for n, x in (("gate", gate), ("up", up))
+    }
+    base = model_folder(
+        tmp_path / "base", stored if apart else {f"{stem}.gate_up_proj": values(2, 6, 4)}
+    )
+    a, b = values(4, 4), values(6, 4)
+    place = peft_folder(
+        tmp_path / "a",
+        {f"{experts}.lora_A.weight": a, f"{experts}.lora_B.weight": b},
+        target_parameters=["experts.gate_up_proj"],
+    )
+    if not apart:
+        with pytest.raises(AdapterError, match="all experts of a parameter in one tensor"):
+            baked(base, tmp_path / "out", place)
+        return
+    after, _ = baked(base, tmp_path / "out", place)
+    for e in (0, 1):
+        change = b.reshape(6, 2, 2)[..., e] @ a.reshape(2, 2, 4)[e]
+        assert np.allclose(after[f"{stem}.{e}.gate_proj.weight"], gate + change[:3], atol=1e-6)
+        assert np.allclose(after[f"{stem}.{e}.up_proj.weight"], up + change[3:], atol=1e-6)
+
+
 def test_two_vocabularies_are_refused(tmp_path: Path) -> None:
     base = tied_base(tmp_path / "base")
     places = [

@@ -22,7 +22,7 @@ from loramerge.errors import FormatError, NotExpressible, Setting
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, rows_of
 
-__all__ = ["expert_of", "join_experts", "split_experts", "with_parameters"]
+__all__ = ["Expert", "expert_of", "join_experts", "split_experts", "with_parameters"]
 
 _HEAD, _INNER = "base_model.model.", ".base_layer"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
