@@ -85,7 +85,7 @@ def _split_module(
     found = [layer for layer in layers if layer + _DOWN in source.tensors]
     if len(found) != len(order) or not own <= {*_ORDER}:
         raise FormatError(
-            "the parameters of experts cannot be told apart",
+            "it is not known which factors belong to which parameter of the experts",
             file=source.path,
             module=path,
             expected=f"{', '.join(_ORDER)}, each with factors",

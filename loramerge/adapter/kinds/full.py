@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -74,13 +74,6 @@ class Full(Delta):
             return {self.role: RawTensor(b"", target, self.value.shape)}
         wide = "float64" if "F64" in (target, self.value.dtype) else "float32"
         return {self.role: cast(self.dense(dtype=wide), target, self.role)}
-
-    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
-        if self.role != "diff_b" or "diff_b" in roles or beside is None:
-            return self
-        from loramerge.adapter.kinds.lora_bias import beside_factors  # which may become a `Full`
-
-        return beside_factors(self.dense(), beside) or self
 
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
         rows = self.dense(dtype=dtype).reshape(self.flat_shape)

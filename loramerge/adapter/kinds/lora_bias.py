@@ -81,8 +81,6 @@ class AddedBias(Scaled):
     def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
         if "up_bias" in roles and isinstance(beside, Scaled) and beside.factor == self.factor:
             return self
-        if "diff_b" not in roles and beside is not None:
-            return beside_factors(self.dense(), beside) or self
         return Full.of(ArrayTensor(self.dense(dtype="float64")), "diff_b")
 
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
@@ -94,11 +92,11 @@ class AddedBias(Scaled):
         return add
 
 
-def beside_factors(change: Array, weight: Delta) -> AddedBias | None:
-    """Return a change of the bias as the factors of a weight scale it, None where they have no scale."""
+def beside_factors(bias: Delta, weight: Delta | None) -> Delta:
+    """Return a change of the bias as the factors of a weight scale it, if they have a scale."""
     if not isinstance(weight, Scaled) or not weight.factor or not weight.rank:
-        return None
-    return AddedBias.of(ArrayTensor(change / weight.factor), weight.scale, weight.rank)
+        return bias
+    return AddedBias.of(ArrayTensor(bias.dense() / weight.factor), weight.scale, weight.rank)
 
 
 def _make_bias(stored: Stored, weight: MadeDelta | None) -> MadeDelta | None:
