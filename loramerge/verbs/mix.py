@@ -11,7 +11,7 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.mix import frame_of
+from loramerge.algebra.mix import frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
@@ -151,6 +151,8 @@ def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
 
 
 def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:
+    if parameters.base is None:
+        require_one_base(source.adapters)
     adapters = source.at_base()
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
@@ -209,6 +211,8 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
     parameters = parameters.settled()
     source = open_source(parameters.adapters, parameters.base, context)
+    if parameters.base is None:
+        require_one_base(source.adapters)
     adapters, output = source.at_base(), output_of(parameters, source.adapters)
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters))
