@@ -64,7 +64,7 @@ def test_it_is_not_known_without_its_file(run: Any) -> None:
 
 def test_options(run: Any, file: str) -> None:
     text = run.ok("mix", "--operator", file, "--help").out
-    assert "--kept-share" in text and "|my-ties" in text and "0<x<=1" in text
+    assert "--kept-share" in text and "my-ties: " in text and "0<x<=1" in text
     run.ok("mix", "a", "b", "--operator", file, "--method", "my-ties", "-o", "default.safetensors")
     run.ok("mix", "a", "b", "--operator", file, "--method=my-ties", "--kept-share", "0.2",
            "-o", "stated.safetensors")  # fmt: skip
