@@ -24,6 +24,7 @@ from loramerge.adapter.problems import (
     said_twice,
     spelled_alike,
     spelled_twice,
+    too_large,
     without_configuration,
 )
 from loramerge.adapter.site import Site
@@ -108,6 +109,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     for config in source.configs.values():
         reading.problems += configuration_problems(config)
     reading.problems += alpha_problems(reading.deltas)
+    reading.problems += too_large(reading.deltas)
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
