@@ -10,11 +10,13 @@ from loramerge.adapter.info import Problem
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, UnsupportedKind, spelled
+from loramerge.families import Family
 
 __all__ = [
     "alpha_problems",
     "missing_partner",
     "not_made",
+    "of_no_known_name",
     "said_twice",
     "spelled_alike",
     "spelled_twice",
@@ -37,6 +39,17 @@ def missing_partner(module: str, roles: Set[str]) -> Problem:
     """Return the problem of tensors whose partners are missing."""
     says = f"{', '.join(sorted(roles))} without the tensors that belong to it"
     return Problem("error", "missing-partner", module, says, _EXPORT_AGAIN)
+
+
+def of_no_known_name(module: str, family: Family) -> Problem:
+    """Return the note about a module that the family does not know."""
+    return Problem(
+        "note",
+        "unknown-module",
+        module,
+        f"{family.name} has no module of this name; it is kept, and written as the file spells it",
+        "nothing needs to be done, but it cannot be converted to another dialect",
+    )
 
 
 def spelled_twice(module: str, one: str, other: str) -> Problem:

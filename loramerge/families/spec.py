@@ -157,6 +157,8 @@ class Family:
             has it, the tables need not be made.
         probes: paths of a few modules that most adapters have; of modules that a layout stores
             fused, all of them. Detection spells these before it spells all.
+        sizes: for each other network of the same names, its sizes by those that `build` gives.
+        twins: models of other families whose attention has the same names and shapes.
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
@@ -177,6 +179,8 @@ class Family:
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     sign: str | None = None
     probes: tuple[str, ...] = ()
+    sizes: tuple[Mapping[int, int], ...] = ()
+    twins: tuple[str, ...] = ()
     shapes_only: bool = False
     common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
