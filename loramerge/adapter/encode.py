@@ -125,7 +125,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
-        beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
+        weight = site._replace(parameter="weight")
+        beside = adapter.deltas.get(weight) if site.parameter == "bias" else None
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         try:
             plan = alphas.get(site.component, Alphas())

@@ -22,6 +22,7 @@ from loramerge.adapter.problems import (
     missing_partner,
     not_made,
     of_no_known_name,
+    of_other_programs,
     said_twice,
     spelled_alike,
     spelled_twice,
@@ -108,6 +109,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     _report_doubled(reading, classified.doubled, source)
     for config in source.configs.values():
         reading.problems += configuration_problems(config)
+    reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])

@@ -35,7 +35,7 @@ Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
 class Module(NamedTuple):
     """One layer: its path inside the component, its type, and the shape of its weight.
 
-    A `matrix` is a bare parameter (no `.weight` after its name), as `class_embedding` is.
+    A `matrix` is a bare parameter (no `.weight` after its name), as a table of modulation is.
     """
 
     path: str
@@ -228,4 +228,4 @@ def parameters(module: Module) -> tuple[Parameter, ...]:
 
 def plain_slot(module: Module, parameter: Parameter) -> Slot:
     """Return where a folder of diffusers or transformers stores a parameter: by its own name."""
-    return Slot(f"{module.path}.{parameter}")
+    return Slot(module.path if module.layer == "matrix" else f"{module.path}.{parameter}")

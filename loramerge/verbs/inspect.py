@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
+from loramerge.steps.inputs import only_replaces
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
 
@@ -117,6 +119,15 @@ _NOTHING_KNOWN = Problem(
 )
 
 
+_NO_FAMILY = Problem(
+    "note",
+    "no-family",
+    None,
+    "these are the weights of a model of no known family, and no adapter",
+    "loramerge families lists the models that can be baked into",
+)
+
+
 @dataclass
 class InspectResult:
     """All files, in order."""
@@ -187,12 +198,40 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         if path.is_dir() and not is_adapter_folder(path):
             return _checkpoint(path)
         raise
-    if not adapter.deltas and not adapter.embeddings and not adapter.info.problems:
+    if only_replaces(adapter) and not adapter.embeddings:
         try:
             return _checkpoint(path)
         except FamilyError:
-            pass  # neither: shown with its unknown keys
+            if _is_model(adapter):
+                return _model(adapter)
     return inspect_adapter(adapter, parameters, context)
+
+
+# what stands in the names of adapters' tensors, and not in those of models
+_ADAPTER_WORDS = re.compile(
+    r"lora|lokr|hada_|oft|boft|ia3|glora|dora_scale|\.diff(?:_b|_m)?$|[wb]_norm$|on_input$|\.alpha$"
+)
+
+
+def _is_model(adapter: Adapter) -> bool:
+    """Return whether the tensors of a file are the weights of a model, by their names."""
+    names = adapter.info.order
+    weights = sum(name.endswith((".weight", ".bias")) for name in names)
+    return 2 * weights > len(names) and not any(map(_ADAPTER_WORDS.search, names))
+
+
+def _model(adapter: Adapter) -> Inspected:
+    """Describe the weights of a model that is of no known family."""
+    info = adapter.info
+    return Inspected(
+        path=adapter.label,
+        size=info.size,
+        what="checkpoint",
+        family_reason="no known family has its modules",
+        modules=len({name.rpartition(".")[0] for name in info.order}),
+        metadata=dict(sorted(info.metadata.items())),
+        findings=[_NO_FAMILY],
+    )
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:

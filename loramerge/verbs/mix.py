@@ -32,8 +32,8 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import (
     BaseParameter,
     RankParameters,
-    WeightParameters,
     UnknownParameter,
+    WeightParameters,
     WriteParameters,
 )
 

@@ -11,7 +11,16 @@ import pytest
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.errors import AdapterError
-from tests.builders.samples import Array, Sample, adaptable, attention, make, stem_of, write
+from tests.builders.samples import (
+    Array,
+    Sample,
+    adaptable,
+    attention,
+    make,
+    safetensors_bytes,
+    stem_of,
+    write,
+)
 
 Spoil = Callable[[dict[str, Array], str], None]
 NAME = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
@@ -271,3 +280,32 @@ def test_an_unknown_family_is_opaque_but_usable(tmp_path: Path) -> None:
     assert data_section(tmp_path / "b.safetensors") == data_section(tmp_path / "a.safetensors")
     with pytest.raises(NotExpressible, match="the family is unknown"):
         save(adapter, tmp_path / "c", to="diffusers")
+
+
+def test_an_adapter_of_mlx_is_named(tmp_path: Path) -> None:
+    stem = "model.layers.0.self_attn.q_proj"
+    tensors = {f"{stem}.lora_a": np.zeros((32, 4), "f4"), f"{stem}.lora_b": np.zeros((4, 32), "f4")}
+    (tmp_path / "adapters.safetensors").write_bytes(safetensors_bytes(tensors))
+    adapter = load(tmp_path / "adapters.safetensors")
+    assert [p.code for p in adapter.info.problems] == ["other-program"]
+    with pytest.raises(AdapterError, match="MLX-LM"):
+        adapter.require_sound()
+
+
+def test_the_bias_of_fused_factors_keeps_its_spelling(tmp_path: Path) -> None:
+    """Control adapters of Black Forest Labs have `lora_B.bias` beside every pair of factors."""
+    import loramerge as lm
+
+    tensors = {}
+    for stem, rows in {
+        "double_blocks.0.img_attn.qkv": 96,
+        "double_blocks.0.img_attn.proj": 32,
+    }.items():
+        tensors[f"{stem}.lora_A.weight"] = np.ones((1, 32), "f4")
+        tensors[f"{stem}.lora_B.weight"] = np.ones((rows, 1), "f4")
+        tensors[f"{stem}.lora_B.bias"] = np.ones(rows, "f4")
+    (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(tensors))
+    lm.save(lm.mix([(load(tmp_path / "a.safetensors"), 0.5)]), tmp_path / "b.safetensors")
+    written = load(tmp_path / "b.safetensors")
+    assert {key for key in written.info.order if not key.endswith("alpha")} == tensors.keys()
+    assert all(np.allclose(delta.dense(), 0.5) for delta in written.values())

@@ -27,6 +27,7 @@ def _encoders(component: str) -> tuple[str, ...]:
 
 
 _UNET = {"unet": ("unet.", "")}
+_NETWORKS = {**_UNET, "transformer": ("transformer.",)}
 _NAME = "diffusers-legacy"
 
 DIALECT = Dialect(
@@ -36,7 +37,7 @@ DIALECT = Dialect(
     order=2,
     forms=(
         Form(
-            spell(prefixes(_NAME, _UNET), path),
+            spell(prefixes(_NAME, _NETWORKS), path),
             {"down": (".lora.down.weight",), "up": (".lora.up.weight",)},
         ),
         Form(
