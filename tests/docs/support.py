@@ -69,8 +69,8 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     yield "norm", _kohya({"w_norm": values(n), "b_norm": values(n)}, _NORM), None
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     other = _PEFT_STEM.replace("to_q", "to_k")  # whose factors tell the family
-    beside = {f"{other}.lora_A.weight": values(2, 320), f"{other}.lora_B.weight": values(320, 2)}
-    yield "set", {f"{_PEFT_STEM}.weight": values(n, n)} | beside, config
+    beside = {f"{other}.lora_A.weight": values(2, 640), f"{other}.lora_B.weight": values(640, 2)}
+    yield "set", {f"{_PEFT_STEM}.weight": values(640, 640)} | beside, config
     table = {f"{_EMBEDDING}_A": values(2, 30), f"{_EMBEDDING}_B": values(12, 2)}
     yield "lora-embedding", table, config
     for kind, names in {

@@ -27,7 +27,8 @@ def _encoders(component: str) -> tuple[str, ...]:
 
 
 _UNET = {"unet": ("unet.", "")}
-_NETWORKS = {**_UNET, "transformer": ("transformer.",)}
+_TRANSFORMER = {"transformer": ("transformer.",)}
+_SUFFIXES = {"down": (".lora.down.weight",), "up": (".lora.up.weight",)}
 _NAME = "diffusers-legacy"
 
 DIALECT = Dialect(
@@ -37,9 +38,10 @@ DIALECT = Dialect(
     order=2,
     forms=(
         Form(
-            spell(prefixes(_NAME, _NETWORKS), path),
-            {"down": (".lora.down.weight",), "up": (".lora.up.weight",)},
+            spell(prefixes(_NAME, _UNET), path),
+            _SUFFIXES,
         ),
+        Form(spell(prefixes(_NAME, _TRANSFORMER), path), _SUFFIXES, written=False),  # SimpleTuner's
         Form(
             spell(prefixes(_NAME, _encoders), path, short_path),
             {
