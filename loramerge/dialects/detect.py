@@ -32,7 +32,7 @@ _RESEMBLES = 0.5  # of them for it to be said that the file resembles it
 # Published networks have layers wider than this; whoever makes a miniature for a test or a
 # demonstration makes it narrower, and then names are all that tells.
 _NARROW = 128
-_ENCODER = "text_encoder"
+_BESIDE = ("text_encoder", "transformer_2.")  # networks beside the one whose names tell the family
 _WIDENED = 0.1  # of the known shapes may be others than the family's: control adapters widen layers
 _FEWEST = 5  # blocks of a sort by which a smaller network is told from a choice of blocks
 
@@ -98,7 +98,7 @@ class _Fit(NamedTuple):
         alike: those whose shape has the proportions of its own; tells networks of another width.
         axes: those whose shape has as many axes as its own; tells convolutions from linear layers.
         other: those whose shape is known, and another.
-        strange: modules of the network that it lacks; text encoders it knows nothing of do not count.
+        strange: modules that it lacks; those of text encoders and of a second network do not count.
         wide: whether any of the known shapes is that of a layer wider than a miniature's.
     """
 
@@ -137,7 +137,7 @@ def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
     for dialect, name, _ in groups:
         stem = tables[dialect].get(name)
         if stem is None:
-            strange += not DIALECTS[dialect].component_of(name)[0].startswith(_ENCODER)
+            strange += not DIALECTS[dialect].opaque_module(name).startswith(_BESIDE)
             continue
         named += 1
         shape = shapes.get((dialect, name))
