@@ -258,6 +258,10 @@ def inspect_adapter(
     dialects = [DIALECTS[name] for name in info.dialects]
     loads = [p for p in (dialects[0].loads_in if dialects else ()) if
              all(p in d.loads_in for d in dialects)]  # fmt: skip
+    if (
+        info.stems
+    ):  # of modules that no family knows, it is known of PEFT alone, which asks the model
+        loads = [program for program in loads if program == "PEFT"]
     account = info.account
     found = Inspected(
         path=adapter.label,

@@ -71,6 +71,15 @@ def test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it(tmp_path:
     assert [problem.code for problem in found.findings] == ["no-family"]
 
 
+def test_nothing_is_claimed_of_what_loads_modules_of_no_family(tmp_path: Path) -> None:
+    keys = {
+        f"diffusion_model.double_blocks.0.img_attn_qkv.lora_{side}.weight": shape
+        for side, shape in {"A": (1, 4096), "B": (12288, 1)}.items()
+    }
+    found = _one(_sparse(tmp_path / "a.safetensors", keys))
+    assert (found.what, found.family, found.loads_in) == ("adapter", None, [])
+
+
 CLASSES = ("T5ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration", "CLIPModel")
 
 
