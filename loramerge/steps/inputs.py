@@ -32,7 +32,6 @@ __all__ = [
     "base_path",
     "family_of_file",
     "is_checkpoint",
-    "only_replaces",
     "open_base",
     "read_adapter",
     "require_whole",
@@ -98,7 +97,7 @@ def open_base(name: str, context: Context) -> Checkpoint:
             found = load(path)
         except LoramergeError:
             found = None
-        if found is None or only_replaces(found):
+        if found is None or found.only_replaces:
             raise
         raise FormatError(
             "this is an adapter, and a base must be a checkpoint",
@@ -151,18 +150,13 @@ def read_adapter(path: Path) -> Adapter:
         if not is_checkpoint(path):
             raise
     else:
-        if not only_replaces(adapter) or not is_checkpoint(path):
+        if not adapter.only_replaces or not is_checkpoint(path):
             return adapter
     raise FormatError(
         "this is a checkpoint, and an adapter is needed here",
         file=path,
         hint="only bake and inspect take checkpoints",
     )
-
-
-def only_replaces(adapter: Adapter) -> bool:
-    """Return whether a file holds nothing but whole weights, as a checkpoint does."""
-    return all(delta.facts.replaces for delta in adapter.deltas.values())
 
 
 def family_of_file(path: Path) -> str | None:

@@ -16,7 +16,6 @@ from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
-from loramerge.steps.inputs import only_replaces
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
 
@@ -198,7 +197,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         if path.is_dir() and not is_adapter_folder(path):
             return _checkpoint(path)
         raise
-    if only_replaces(adapter) and not adapter.embeddings:
+    if adapter.only_replaces and not adapter.embeddings:
         try:
             return _checkpoint(path)
         except FamilyError:
