@@ -82,11 +82,13 @@ class Form:
             `Fused`); the first stem of a module is the one that is written.
         suffixes: role → accepted suffixes, separator included; the first is written.
         containers: whose suffixes of kinds it takes beside its own, see `Words`.
+        written: whether it is written, too; otherwise it is what some programs say, and few read.
     """
 
     stems: Stems = field(repr=False)
     suffixes: Mapping[str, tuple[str, ...]]
     containers: tuple[str, ...] = ()
+    written: bool = True
 
     def spelled(self, words: Words) -> Mapping[str, tuple[str, ...]]:
         """Return role → suffixes: its own, and those of kinds."""
@@ -161,7 +163,8 @@ class Dialect:
         Args:
             words: how kinds are spelled, for roles that are not the dialect's own.
         """
-        return frozenset(role for form in self.forms for role in form.spelled(words))
+        forms = (form for form in self.forms if form.written)
+        return frozenset(role for form in forms for role in form.spelled(words))
 
     def component_of(self, stem: str) -> tuple[str, str]:
         """Split the stem of an unknown family into (component, rest); the component may be ''."""
@@ -197,7 +200,7 @@ class Dialect:
         site = (modules,) if isinstance(modules, str) else modules
         for stem, form in _written(self, family).get(site, ()):
             suffixes = self.forms[form].spelled(words).get(role)
-            if suffixes:
+            if suffixes and self.forms[form].written:
                 return stem + suffixes[0]
         return None
 

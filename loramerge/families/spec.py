@@ -36,7 +36,7 @@ Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
 class Module(NamedTuple):
     """One layer: its path inside the component, its type, and the shape of its weight.
 
-    A `matrix` is a bare parameter (no `.weight` after its name), as `class_embedding` is.
+    A `matrix` is a bare parameter (no `.weight` after its name), as a table of modulation is.
     """
 
     path: str
@@ -158,6 +158,8 @@ class Family:
             has it, the tables need not be made.
         probes: paths of a few modules that most adapters have; of modules that a layout stores
             fused, all of them. Detection spells these before it spells all.
+        sizes: for each other network of the same names, its sizes by those that `build` gives.
+        twins: models of other families whose attention has the same names and shapes.
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
@@ -178,6 +180,8 @@ class Family:
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     sign: str | None = None
     probes: tuple[str, ...] = ()
+    sizes: tuple[Mapping[int, int], ...] = ()
+    twins: tuple[str, ...] = ()
     shapes_only: bool = False
     common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -225,4 +229,4 @@ def parameters(module: Module) -> tuple[Parameter, ...]:
 
 def plain_slot(module: Module, parameter: Parameter) -> Slot:
     """Return where a folder of diffusers or transformers stores a parameter: by its own name."""
-    return Slot(f"{module.path}.{parameter}")
+    return Slot(module.path if module.layer == "matrix" else f"{module.path}.{parameter}")

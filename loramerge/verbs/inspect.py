@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,6 +118,15 @@ _NOTHING_KNOWN = Problem(
 )
 
 
+_NO_FAMILY = Problem(
+    "note",
+    "no-family",
+    None,
+    "these are the weights of a model of no known family, and no adapter",
+    "loramerge families lists the models that can be baked into",
+)
+
+
 @dataclass
 class InspectResult:
     """All files, in order."""
@@ -187,12 +197,40 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         if path.is_dir() and not is_adapter_folder(path):
             return _checkpoint(path)
         raise
-    if not adapter.deltas and not adapter.embeddings and not adapter.info.problems:
+    if adapter.only_replaces and not adapter.embeddings:
         try:
             return _checkpoint(path)
         except FamilyError:
-            pass  # neither: shown with its unknown keys
+            if _is_model(adapter):
+                return _model(adapter)
     return inspect_adapter(adapter, parameters, context)
+
+
+# what stands in the names of adapters' tensors, and not in those of models
+_ADAPTER_WORDS = re.compile(
+    r"lora|lokr|hada_|oft|boft|ia3|glora|dora_scale|\.diff(?:_b|_m)?$|[wb]_norm$|on_input$|\.alpha$"
+)
+
+
+def _is_model(adapter: Adapter) -> bool:
+    """Return whether the tensors of a file are the weights of a model, by their names."""
+    names = adapter.info.order
+    weights = sum(name.endswith((".weight", ".bias")) for name in names)
+    return 2 * weights > len(names) and not any(map(_ADAPTER_WORDS.search, names))
+
+
+def _model(adapter: Adapter) -> Inspected:
+    """Describe the weights of a model that is of no known family."""
+    info = adapter.info
+    return Inspected(
+        path=adapter.label,
+        size=info.size,
+        what="checkpoint",
+        family_reason="no known family has its modules",
+        modules=len({name.rpartition(".")[0] for name in info.order}),
+        metadata=dict(sorted(info.metadata.items())),
+        findings=[_NO_FAMILY],
+    )
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
@@ -219,6 +257,10 @@ def inspect_adapter(
     dialects = [DIALECTS[name] for name in info.dialects]
     loads = [p for p in (dialects[0].loads_in if dialects else ()) if
              all(p in d.loads_in for d in dialects)]  # fmt: skip
+    if (
+        info.stems
+    ):  # of modules that no family knows, it is known of PEFT alone, which asks the model
+        loads = [program for program in loads if program == "PEFT"]
     account = info.account
     found = Inspected(
         path=adapter.label,

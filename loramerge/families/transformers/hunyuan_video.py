@@ -156,6 +156,7 @@ FAMILY = Family(
         "single_transformer_blocks.0.proj_out",
     ),
     sign=_SIGN,
+    twins=("FramePack", "Motif-Video"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )
