@@ -152,6 +152,7 @@ class Family:
         prefixes: dialect → component → what stands before its names, the first is written; where
             nothing is said, the dialect's own usual ones.
         original_in: dialects that name the UNet as the single file does.
+        renamed: dialect → original name → the name that it has there; both are read.
         heads: beginnings of names without a component, in the single file and in diffusers.
         marks: dialect → further beginnings of stems that only it writes for this family.
         sign: pattern that some name of every adapter and checkpoint of the family has; where none
@@ -176,6 +177,7 @@ class Family:
     classes: Mapping[str, str] = field(default_factory=dict, repr=False)
     prefixes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict, repr=False)
     original_in: tuple[str, ...] = ()
+    renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     heads: tuple[str, ...] = field(default=(), repr=False)
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     sign: str | None = None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
+from loramerge.adapter.readers import readings
 from loramerge.adapter.source import is_adapter_folder
-from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
@@ -90,6 +90,7 @@ class Inspected(Shown):
     tags: list[tuple[str, int]] = field(default_factory=list)
     trigger_words: list[str] = field(default_factory=list)
     loads_in: list[str] = field(default_factory=list)
+    loads_otherwise: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] | None = None
     checked: str = "header"
@@ -254,13 +255,7 @@ def inspect_adapter(
 ) -> Inspected:
     """Inspect a loaded adapter; see `inspect`."""
     info = adapter.info
-    dialects = [DIALECTS[name] for name in info.dialects]
-    loads = [p for p in (dialects[0].loads_in if dialects else ()) if
-             all(p in d.loads_in for d in dialects)]  # fmt: skip
-    if (
-        info.stems
-    ):  # of modules that no family knows, it is known of PEFT alone, which asks the model
-        loads = [program for program in loads if program == "PEFT"]
+    seen = list(readings(adapter))
     account = info.account
     found = Inspected(
         path=adapter.label,
@@ -281,7 +276,12 @@ def inspect_adapter(
         nearest_keys={key: near for key, near in account.unknown.items() if near},
         tags=tags(info.metadata),
         trigger_words=trigger_words(info.metadata),
-        loads_in=loads,
+        loads_in=[found.program.title for found in seen if found.whole],
+        loads_otherwise={
+            found.program.title: found.words(len(adapter.deltas))
+            for found in seen
+            if not found.whole
+        },
         metadata=dict(sorted(info.metadata.items())),
         findings=list(info.problems),
     )

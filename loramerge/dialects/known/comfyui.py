@@ -44,7 +44,7 @@ DIALECT = Dialect(
     order=5,
     forms=(
         Form(
-            both(spell_native(_network), _encoders),
+            both(spell_native(_network, dialect="comfyui"), _encoders),
             {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
             ("lycoris",),
         ),
