@@ -87,11 +87,15 @@ def spelled(message: Message, spell: Callable[[Setting], str] = in_python) -> st
     return "".join(part if isinstance(part, str) else spell(part) for part in message)
 
 
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Return the word of `words` most like `word`, or None if none is close."""
+def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the word of `words` most like `word`, or None if none is close.
+
+    Args:
+        likeness: what counts as close, from 0 to 1 (the ratio of `difflib`).
+    """
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    matches = get_close_matches(word, list(words), n=1, cutoff=likeness)
     return matches[0] if matches else None
 
 
