@@ -12,6 +12,7 @@ from loramerge.adapter.alphas import (
     of_each,
     plan_alphas,
     roles_of,
+    states_alpha,
 )
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.embeddings import add_embeddings
@@ -117,6 +118,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     components: dict[str, str] = {}
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: keeps_alpha(adapter, site, target) for site in of_each(adapter)}
+    always = states_alpha(adapter, target)
     stated: set[float] = set()
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
@@ -125,10 +127,10 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         try:
             plan = alphas.get(site.component, Alphas())
-            had = had_alpha(adapter, site, delta, spelled=spelled)
+            had = had_alpha(adapter, site, delta, target, spelled=spelled)
             kind = dtype or adapter.info.types.get(site)
             stored = _as_stored(adapter, site, delta, target)
-            roles = roles_of(stored, target, kind, kept[site.component], plan, had)
+            roles = roles_of(stored, target, kind, kept[site.component], plan, had, always)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path

@@ -11,6 +11,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
@@ -101,6 +102,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
+    for config in source.configs.values():
+        reading.problems += configuration_problems(config)
     reading.problems += alpha_problems(reading.deltas)
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])

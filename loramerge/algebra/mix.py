@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from loramerge.adapter import Adapter, Info, Site, widest
+from loramerge.adapter.formats.peft_configuration import common_configuration
 from loramerge.adapter.metadata import combined as combined_metadata
 from loramerge.algebra.combine import SUM, combine
 from loramerge.algebra.operator import Method
@@ -140,20 +142,12 @@ def _common_spelling(
     return {place: spelled for place, spelled in found.items() if place not in contradicted}
 
 
-def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, object]]:
+def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, Any]]:
     """Return the fields that all configurations of a component agree on."""
-    result: dict[str, dict[str, object]] = {}
-    for component in adapters[0].info.configs:
-        configs = [a.info.configs.get(component, {}) for a in adapters]
-        result[component] = {
-            name: value
-            for name, value in configs[0].items()
-            if all(config.get(name, _ABSENT) == value for config in configs)
-        }
-    return result
-
-
-_ABSENT = object()
+    return {
+        component: common_configuration([a.info.configs.get(component, {}) for a in adapters])
+        for component in adapters[0].info.configs
+    }
 
 
 def _united_embeddings(adapters: Sequence[Adapter], choice: str) -> dict[str, Tensor]:

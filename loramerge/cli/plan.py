@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.command import emit
+from loramerge.cli.command import check_reports, emit
 from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
@@ -38,6 +38,7 @@ def command(target: str, **options: Any) -> int:
     """
     from loramerge.recipe.header import is_output
 
+    check_reports({"json_file": options["json_file"]}, [target])
     if is_output(Path(target)):
         return _of_output(Path(target), options)
     from loramerge.recipe.picture import dot, mermaid

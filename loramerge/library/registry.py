@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, NotFound, Setting, UsageError, nearest
+from loramerge.files.lock import locked
 from loramerge.files.writer import write_bytes
 
-__all__ = ["HOLDS", "Folder", "NameRegistry", "cache", "home", "load_registry"]
+__all__ = ["HOLDS", "Folder", "NameRegistry", "cache", "changed_registry", "home", "load_registry"]
 
 HOLDS = ("adapters", "bases", "both")
 _FILE = "registry.json"
@@ -149,3 +152,17 @@ def load_registry() -> NameRegistry:
             "the registry is not of a known form", file=path, hint="repair or delete it"
         ) from None
     return NameRegistry(bases, folders)
+
+
+@contextmanager
+def changed_registry() -> Iterator[NameRegistry]:
+    """Provide the registry to change it, and write it; what other processes change meanwhile waits.
+
+    Raises:
+        CorruptFile: if it cannot be understood.
+        FileError: if it cannot be written.
+    """
+    with locked(home() / _FILE):
+        registry = load_registry()
+        yield registry
+        registry.save()

@@ -23,6 +23,7 @@ from loramerge.errors import (
     UsageError,
     listed,
 )
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
@@ -309,7 +310,8 @@ def _require_modules(
     }
     if refused:
         count = sum(len(names) for names in refused.values())
-        component = next(iter(refused)) if len(refused) == 1 else "all"
+        alone = next(iter(refused))  # modules of language models begin with no component
+        component = alone if len(refused) == 1 and alone in COMPONENT_WORDS else "all"
         raise AdapterError(
             f"the base lacks {count} modules of the adapter",
             file=checkpoint.path,

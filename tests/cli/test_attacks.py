@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +219,32 @@ def test_a_write_that_fails_halfway(run, monkeypatch):
     monkeypatch.setattr(PositionedFile, "_write_some", full)
     for command in (("mix", "a:0.5"), ("resize", "--rank", "2", "a")):
         run.refused(3, *command, "-o", "out.safetensors", says="disk is full")
+
+
+def test_reports_never_replace_what_the_same_command_reads_or_writes(run):
+    resize = ("resize", "--rank", "2", "a", "-o", "out.safetensors")
+    run.refused(3, *resize, "--json-file", "out.safetensors", says=("same command", "--json-file"))
+    run.refused(3, *resize, "--results", "./out.safetensors", says=("same command", "--results"))
+    run.refused(3, *resize, "--json-file", "x", "--results", "x", says="same command")
+    run.refused(3, *resize, "--json-file", "x", "--save-recipe", "x", says="same command")
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(
+        '{"version": 1, "inputs": {"x": "a.safetensors"},'
+        ' "steps": {"s": {"resize": {"adapter": "x", "rank": 2}, "save": "o.safetensors"}}}'
+    )
+    run.refused(3, "run", "recipe.yaml", "--json-file", "recipe.yaml", says="same command")
+    run.refused(3, "plan", "recipe.yaml", "--json-file", "recipe.yaml", says="same command")
+    run.refused(3, "run", "recipe.yaml", "--json-file", "o.safetensors", says="same command")
+    result = run("mix", "a:0.5", "--json-file", "a@0.5.safetensors")  # the name that it chose
+    assert result.code == 3 and "same command" in result.err
+    run.ok("inspect", "a@0.5.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no devices in files there")
+def test_devices_stay_devices(run):
+    run.ok("inspect", "a", "--json-file", "/dev/null")
+    run.ok("resize", "--rank", "2", "a", "-o", "out.safetensors", "--results", "/dev/null")
+    (run.folder / "null.safetensors").symlink_to("/dev/null")
+    for command in (("mix", "a:0.5"), ("bake", "-b", "base", "a")):
+        run.refused(3, *command, "-o", "null.safetensors", "--force", says="a device")
+    assert Path("/dev/null").is_char_device()

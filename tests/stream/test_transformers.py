@@ -77,6 +77,16 @@ def test_a_base_of_another_model_is_refused(shared_data: Path, tmp_path: Path) -
         open_checkpoint(base)
 
 
+def test_the_hint_names_no_component_that_the_option_refuses(tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base", {"model.layers.0.q.weight": np.ones((2, 2), "float32")})
+    head = {f"base_model.model.lm_head.lora_{x}.weight": np.ones((2, 2), "f4") for x in "AB"}
+    place = tmp_path / "adapter_model.safetensors"
+    place.write_bytes(safetensors_bytes(head))
+    with pytest.raises(AdapterError, match="the base lacks 1 modules") as caught:
+        plan_bake(open_checkpoint(base), [(load(place), Weight())])
+    assert "skip_missing='all'" in str(caught.value)
+
+
 def test_levels_are_found() -> None:
     known = ["h.0.attn", "h.1.attn", "wte"]
     assert renaming(["transformer.h.0.attn"], known)("transformer.h.1.attn") == "h.1.attn"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter
@@ -15,7 +15,7 @@ from loramerge.dialects import DIALECTS
 from loramerge.errors import NotExpressible, Setting, listed
 from loramerge.families.levels import without_text_model
 
-__all__ = ["by_component", "peft_config", "rank_patterns"]
+__all__ = ["by_component", "common_configuration", "peft_config", "rank_patterns"]
 
 
 def by_component(
@@ -46,7 +46,7 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
     kind = _peft_type(adapter, component, deltas)
-    config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
+    config: dict[str, Any] = {"peft_type": kind, **own, "inference_mode": True}
     if kind == "LORA":
         dora = any(delta.kind == "dora" for delta in deltas.values())
         config = {"bias": "none", **config} | rank_patterns(deltas, scaled=True, alpha="lora_alpha")
@@ -65,15 +65,46 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
         ranks, alphas = made.pop("ranks"), made.pop("alphas")
         config |= made | _tables(ranks, alphas, "alpha")
     targets = sorted(path for path, d in deltas.items() if d.facts.peft_type is not None)
-    kept = own.get("target_modules")
-    covered = isinstance(kept, list) and all(
-        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
-    )
-    config["target_modules"] = kept if covered else targets
+    if not _chosen_as_before(adapter, component, own, targets):
+        config = {name: value for name, value in config.items() if name not in _CHOICE}
+        config["target_modules"] = targets
     replaced = sorted(path for path, d in deltas.items() if d.kind == "set")
     if replaced or own.get("modules_to_save"):
         config["modules_to_save"] = own.get("modules_to_save") or replaced
     return config
+
+
+# fields by which PEFT chooses modules; one says little without the others
+_CHOICE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+def _chosen_as_before(
+    adapter: Adapter, component: str, own: Mapping[str, Any], targets: Collection[str]
+) -> bool:
+    """Return whether a configuration that was read chooses just the modules that are written.
+
+    It does if they are those of the file; only lists of names are looked into.
+    """
+    kept = own.get("target_modules")
+    if not isinstance(kept, list) or not all(
+        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
+    ):
+        return False
+    of_file = {s for s, _ in adapter.info.spelling if s.component == component or not component}
+    here = {s for s in adapter.deltas if s.component == component or not component}
+    return of_file == here
+
+
+def common_configuration(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields that all configurations agree on; none of those that choose modules, unless all."""
+    same = {
+        name: value
+        for name, value in configs[0].items()
+        if all(name in config and config[name] == value for config in configs)
+    }
+    if all(config.get(name) == configs[0].get(name) for config in configs for name in _CHOICE):
+        return same
+    return {name: value for name, value in same.items() if name not in _CHOICE}
 
 
 def _configured(adapter: Adapter) -> bool:
