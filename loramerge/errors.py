@@ -106,11 +106,18 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 
 def sized(count: int) -> str:
-    """Return bytes as people read them; MB = 10⁶."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 1000 * factor else f"{count // factor}"
-    return f"{count} bytes"
+    """Return bytes as people read them, in three digits: `999 bytes`, `1.02 kB`, `24 GB`; MB = 10⁶.
+
+    Less than nothing is shown as nothing.
+    """
+    if count < 1000:
+        whole = max(0, int(count))
+        return "1 byte" if whole == 1 else f"{whole} bytes"
+    for power, unit in enumerate(("kB", "MB", "GB", "TB", "PB"), 1):
+        digits = f"{count / 1000**power:.3g}"
+        if float(digits) < 1000:
+            return f"{digits} {unit}"
+    return f"{count / 1000**5:,.0f} PB"
 
 
 class LoramergeError(Exception):

@@ -12,7 +12,16 @@ from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
-__all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
+__all__ = [
+    "bare",
+    "below",
+    "elsewhere",
+    "expand",
+    "files_of",
+    "find",
+    "is_adapter_folder",
+    "names_in_library",
+]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
@@ -152,6 +161,16 @@ def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]
         return []
     names = [name for name in found if name.lower().endswith(_SUFFIXES)]
     return [os.path.join(folder, name if whole else bare(name)) for name in names]
+
+
+def elsewhere(path: Path) -> Path | None:
+    """Return a file of this name one folder further in or out, for a hint; None if there is none."""
+    try:
+        inner = sorted(folder / path.name for folder in path.parent.iterdir() if folder.is_dir())
+    except OSError:
+        return None
+    outer = path.absolute().parent.parent / path.name
+    return next((one for one in (*inner, outer) if one.exists()), None)
 
 
 def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, Path]]:

@@ -18,7 +18,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
-from loramerge.events import Note
+from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import MethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
@@ -28,6 +28,7 @@ from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.sizes import weighted_shapes
 from loramerge.steps.source import Source, open_source
+from loramerge.steps.strength import strong_weights
 from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
 
 __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
@@ -145,6 +146,8 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter = adapter.with_deltas(adapter.deltas, made=made)
+    for text in strong_weights(source.references, adapters, adapter):
+        context.notify(Warn(text))
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
@@ -203,7 +206,9 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
         terms = {site: found[:1] for site, found in terms.items()}
     frame = frame_of(adapters, parameters.embeddings)
     made = source.step("mix", parameters)
-    return predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found = predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found.remarks += strong_weights(parameters.adapters)
+    return found
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
