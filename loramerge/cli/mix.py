@@ -10,10 +10,10 @@ from loramerge.verbs.mix import VERB, MixResult
 def render(result: MixResult) -> None:
     """Show what was mixed."""
     lines = show.written(result.output, show.size(result.size))
-    exact = "exact sum"
+    exact = "exact sum" if result.compat is None else f"what {result.compat} makes of them"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
-        exact = f"exact sum, rounded to {result.dtype}"
+        exact += f", rounded to {result.dtype}"
     lines += [
         ("family", result.family or "unknown"),
         ("modules", str(result.modules)),

@@ -99,10 +99,15 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
 
 @dataclass(kw_only=True, repr=False)
 class MixResult(AdapterResult):
-    """A mix: the adapter, its errors, and its inputs."""
+    """A mix: the adapter, its errors, and its inputs.
+
+    Args:
+        compat: the tool whose result this is, None for our own.
+    """
 
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
+    compat: str | None = None
 
     def json(self) -> dict[str, Any]:
         return super().json() | {"inputs": self.inputs, "unknown_keys": self.unknown_keys}
@@ -154,6 +159,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
+        compat=parameters.compat,
     )
 
 
