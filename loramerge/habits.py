@@ -100,7 +100,7 @@ _SCALE: Message = (
     "alpha needs no option: it is read from the file, and what the adapter changes (ΔW) stays the "
     "same at every rank; to weaken an adapter, write NAME:0.5"
 )
-_NO_METHOD: Message = "it belongs to a merge method; `operators` lists the methods there are"
+_NO_METHOD: Message = "it belongs to a merge method; `operators NAME` shows the options of one"
 _AUTOMATIC: Message = "leave it out: loramerge does this by itself"
 
 

@@ -20,6 +20,8 @@ from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats import container_of
 from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.kinds import words_for
+from loramerge.adapter.kinds.lora_bias import beside_factors
+from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
@@ -123,8 +125,12 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
+        if (site, "embedding_up") in adapter.info.spelling:
+            delta = as_embedding(delta)  # a sum of several is computed as that of matrices
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
+        if target.alpha == "config" and "diff_b" in delta.stored():
+            delta = beside_factors(delta, beside)
         try:
             plan = alphas.get(site.component, Alphas())
             had = had_alpha(adapter, site, delta, target, spelled=spelled)
@@ -158,7 +164,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         )
     add_embeddings(adapter, target, pairs)
     container = container_of(target)
-    content = Unwritten(adapter, target, pairs, written, stated, dtype)
+    content = Unwritten(adapter, target, pairs, written, stated, dtype, components)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
     metadata = stays | container.metadata(content, stays)

@@ -78,6 +78,11 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         click.Argument(["target"], metavar="RECIPE|OUTPUT", required=True),
         *recipe_options(),
         click.Option(
+            ["--allow-outside"],
+            is_flag=True,
+            help="Let the recipe write outside of its folder.",
+        ),
+        click.Option(
             ["--jobs", "-j"],
             type=click.IntRange(min=1),
             default=1,
@@ -183,6 +188,7 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
             force=options["force"],
             lock=options["lock"],
             keep_going=options["keep_going"],
+            allow_outside=options["allow_outside"],
         )
     if options["results"]:
         write_table(Path(options["results"]), result.columns(), result.rows())

@@ -9,8 +9,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from loramerge.files.reader import release
 __all__ = [
     "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
     "check_space", "check_target", "flush_folder", "keep_mode", "remove_abandoned", "remove_folder",
-    "rename",
+    "rename", "scratch_folder",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
@@ -337,3 +337,18 @@ class AtomicFolder:
                 raise
             return None  # another writer was faster
         return old
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Provide a folder in the system's temporary one, and remove those that killed processes left."""
+    from tempfile import gettempdir
+
+    parent = Path(gettempdir())
+    remove_abandoned(parent)
+    folder = beside(parent / name, PARTIAL)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)

@@ -83,7 +83,7 @@ class Preview:
     size: Annotated[
         int | None, Ge(8), Doc("Side of an image in pixels [default: the base's resolution].")
     ] = None
-    steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
+    steps: Annotated[int, Interval(ge=1, le=1000), Doc("Steps of the sampler.")] = 25
     guidance: Annotated[
         float | None,
         Ge(1),

@@ -12,9 +12,9 @@ import pytest
 from loramerge.adapter.formats.peft_fields import FIELDS, configuration_problems
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from loramerge.errors import AdapterError
+from loramerge.errors import AdapterError, FormatError
 from tests.builders.commands import Runner
-from tests.builders.samples import safetensors_bytes
+from tests.builders.samples import read_safetensors, safetensors_bytes
 
 STEM = "base_model.model.model.layers"
 
@@ -133,3 +133,60 @@ def test_a_mix_chooses_the_modules_of_both(tmp_path: Path) -> None:
     found = config_of(tmp_path / "out")
     assert found["target_modules"] == ["model.layers.0.q_proj", "model.layers.3.q_proj"]
     assert "layers_to_transform" not in found
+
+
+def test_adapters_of_different_bases_are_not_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Runner(tmp_path, capsys)
+    name = "base_model_name_or_path"
+    one = folder(tmp_path / "a", {name: "org/Small-1B"})
+    other = folder(tmp_path / "b", {name: "org/Small-3B"})
+    copy = folder(tmp_path / "c", {name: "/models/small-1b-bnb-4bit/"})
+    result = run("mix", one, other, "-o", tmp_path / "out")
+    assert result.code == 4 and "org/Small-1B and org/Small-3B" in result.err
+    assert "--base B" in result.err and name in result.err
+    run.ok("mix", one, copy, "-o", tmp_path / "out")
+
+
+def test_experts_are_read_apart_and_written_together(tmp_path: Path) -> None:
+    """`A.reshape(E, r, in)[e]` and `B.reshape(out, r, E)[..., e]`, times alpha / r."""
+    random = np.random.default_rng(0)
+    stem, count, rank = f"{STEM}.0.mlp.experts", 3, 2
+    shapes = {"gate_up_proj": (10, 4), "down_proj": (4, 5)}
+    tensors, expected = {}, {}
+    for name, layer in (("down_proj", stem), ("gate_up_proj", f"{stem}.base_layer")):
+        out, inside = shapes[name]
+        a = random.standard_normal((count * rank, inside)).astype("f4")
+        b = random.standard_normal((out, rank * count)).astype("f4")
+        tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+        for e in range(count):
+            factors = b.reshape(out, rank, count)[..., e], a.reshape(count, rank, inside)[e]
+            expected[f"model.layers.0.mlp.experts.{name}.{e}"] = 1.5 * factors[0] @ factors[1]
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
+    config = {
+        "peft_type": "LORA", "r": rank, "lora_alpha": 3,
+        "target_parameters": ["mlp.experts.gate_up_proj", "experts.down_proj"],
+    }  # fmt: skip
+    (path / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    adapter = load(path).require_sound()
+    assert set(adapter) == set(expected)
+    for module, delta in adapter.modules():
+        assert np.allclose(delta.dense(), expected[module], atol=1e-6)
+    save(adapter, tmp_path / "b")
+    again, _ = read_safetensors(tmp_path / "b" / "adapter_model.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[key], tensors[key]) for key in tensors)
+    assert config_of(tmp_path / "b")["target_modules"] == []
+
+
+@pytest.mark.parametrize("config", [{"r": 4}, {"target_parameters": ["experts.other"]}])
+def test_experts_that_do_not_fit_their_configuration_are_refused(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    named = {"target_parameters": ["experts.down_proj"]} | config
+    place = folder(tmp_path / "a", named, ("0.mlp.experts",))
+    with pytest.raises(FormatError, match="experts"):
+        load(place)

@@ -17,7 +17,7 @@ from loramerge.dialects.classify import Group
 from loramerge.dialects.detect import Detection
 from loramerge.errors import FormatError, MissingExtra, NotExpressible
 from loramerge.files.dtypes import DTYPES
-from loramerge.files.pickled import load_pickle, pickled_tensors, tensor_from_torch
+from loramerge.files.pickled import load_pickle, pickled_tensors, tensors_from_torch
 from loramerge.files.tensors import RawTensor, Tensor
 from loramerge.files.together import AtomicFiles
 
@@ -160,10 +160,11 @@ def _positional(content: Any, component: str, path: Path) -> dict[str, Tensor]:
             file=path,
             found=type(content).__name__,
         )
-    return {
-        f"{component}:{i // 2}:{'down' if i % 2 else 'up'}": tensor_from_torch(value)
+    named = {
+        f"{component}:{i // 2}:{'down' if i % 2 else 'up'}": value
         for i, value in enumerate(content)
     }
+    return tensors_from_torch(named, path)
 
 
 def check_positions(groups: Sequence[Group], detection: Detection, source: AdapterSource) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats.container import Check, Container, Unwritten
+from loramerge.adapter.formats.peft_biases import add_zero_biases
+from loramerge.adapter.formats.peft_experts import join_experts
 from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.formats.source import AdapterSource
@@ -51,6 +53,10 @@ _NO_WEIGHTS = frozenset({
 
 
 class _Peft(Container):
+    def complete(self, content: Unwritten) -> None:
+        add_zero_biases(content)
+        join_experts(content)
+
     def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
 
