@@ -31,9 +31,11 @@ def render(result: TrainResult) -> None:
         ("rank", show.ranks(result.ranks)),
         (
             "trained",
-            f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} images",
+            f"{result.done} steps, {result.epochs:.3g} epochs of {result.pictures} images",
         ),
     ]
+    if result.unfinished:
+        lines.append(("unfinished", f"stopped after step {result.done} of {result.steps}"))
     if result.lossy:
         lines += show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst)
     if result.loss is not None:

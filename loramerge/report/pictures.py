@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,19 @@ def _shortened(pen: Any, line: str, font: Any, width: int) -> str:
     return f"{line}…"
 
 
-def png_bytes(picture: Any) -> bytes:
-    """Return a picture as PNG; the same picture gives the same bytes."""
+def png_bytes(picture: Any, about: Mapping[str, str] | None = None) -> bytes:
+    """Return a picture as PNG; the same picture gives the same bytes.
+
+    Args:
+        about: texts to keep in the file.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    for name, text in (about or {}).items():
+        texts.add_itxt(name, text)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", pnginfo=texts)
     return buffer.getvalue()
 
 

@@ -266,7 +266,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another base, other images or other parameters"):
         run(tmp_path, resume=True, dropout=0.5)
     with pytest.raises(UsageError, match="another steps"):
-        run(tmp_path, resume=True, steps=9)
+        run(tmp_path, resume=True, steps=3)
     assert run(tmp_path, resume=True).resumed == 4
     assert run(tmp_path, force=True).resumed == 0
     assert run(tmp_path, force=True, resume=True, dropout=0.5).resumed == 0

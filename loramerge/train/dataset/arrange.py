@@ -93,7 +93,11 @@ def arrange(data: Data, unit: int, resolution: int, seed: int, notify: Notify = 
         resolution: the model's own resolution, in pixels.
     """
     dataset = scan(
-        data.images, repeats=data.repeats, regularisation=data.regularisation, notify=notify
+        data.images,
+        repeats=data.repeats,
+        regularisation=data.regularisation,
+        without=data.without,
+        notify=notify,
     )
     resolution = data.resolution or resolution
     step = bucket_step(data.bucket_step, unit, resolution)

@@ -27,6 +27,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import png_bytes
 from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.buckets import Size
+from loramerge.train.dataset.captions import words_pattern
 from loramerge.train.dataset.images import opened
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.device.workers import Workers
@@ -95,8 +96,7 @@ def without_trigger(caption: str, trigger: str | None) -> str:
     """Return a caption without the trigger words and the commas around them."""
     rest = caption.replace(_PLACE, " ")
     if trigger:
-        whole = rf"(?<!\w){re.escape(trigger)}(['’]s)?(?!\w)"
-        rest = re.sub(whole, " ", rest, flags=re.IGNORECASE)
+        rest = re.sub(r"(?<=\x00)['’]s\b|\x00", " ", words_pattern(trigger).sub("\x00", rest))
     parts = (" ".join(part.split()) for part in rest.split(","))
     return ", ".join(part for part in parts if part)
 

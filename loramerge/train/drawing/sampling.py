@@ -18,7 +18,14 @@ from loramerge.train.models.architecture import States
 from loramerge.train.models.pipeline import Pipeline
 from loramerge.train.run.examples import time_ids
 
-__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of", "guided", "usual_rescale"]
+__all__ = [
+    "TILE", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided", "in_tiles",
+    "latents_of",
+    "usual_rescale",
+]  # fmt: skip
+
+
+TILE = 512  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,53 @@ def draw(
         empty: states of the negative or the empty prompt; a single row.
         seeds: seeds of the initial noise.
     """
+    found: list[Any] = decoded(pipeline, latents_of(pipeline, states, empty, seeds, how))
+    return found
+
+
+@torch.no_grad()
+def latents_of(
+    pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
+) -> list[Any]:
+    """Return the latents of images, each `(1, c, h, w)`; see `draw`."""
     with drawing_mode(pipeline):
         return [
-            _picture(pipeline, _row(states, index), empty, seed, how)
+            _latents(pipeline, _row(states, index), empty, seed, how)
             for index, seed in enumerate(seeds)
         ]
+
+
+@torch.no_grad()
+def decoded(pipeline: Pipeline, latents: Sequence[Any], *, tiled: bool = False) -> list[Any]:
+    """Return the images of latents.
+
+    Args:
+        tiled: decode images larger than a tile of 512 pixels in overlapping tiles, which needs less
+            memory and changes an image slightly.
+    """
+    vae = pipeline.vae
+    if not tiled:
+        return [_decoded(vae, one) for one in latents]
+    with in_tiles(vae, pipeline.factor):
+        return [_decoded(vae, one) for one in latents]
+
+
+@contextmanager
+def in_tiles(vae: Any, factor: int) -> Iterator[None]:
+    """Let a VAE of diffusers decode in tiles for a while.
+
+    Args:
+        factor: pixels of one latent along a side.
+    """
+    names = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
+    before = {name: getattr(vae, name) for name in names}
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 @contextmanager
@@ -120,8 +169,8 @@ def _row(states: States, index: int) -> States:
     return States(*(None if part is None else part[index : index + 1] for part in states))
 
 
-def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
-    architecture, denoiser, vae = pipeline.architecture, pipeline.denoiser, pipeline.vae
+def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
+    architecture, denoiser = pipeline.architecture, pipeline.denoiser
     place, dtype = denoiser.device, next(denoiser.parameters()).dtype
     width, height = how.size
     channels = architecture.channels(denoiser.config)
@@ -147,7 +196,7 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
             without, found = found.chunk(2)
             found = guided(without, found, guidance, rescale)
         latents = scheduler.step(found, time, latents).prev_sample
-    return _decoded(vae, latents)
+    return latents
 
 
 def _joined(parts: Sequence[States], place: Any) -> States:

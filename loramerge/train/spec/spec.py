@@ -70,7 +70,8 @@ class Data:
         bucket_step: sides of buckets are multiples of it; None: 64, or what a small base needs.
         no_buckets: cut every image to a square.
         batch: images in a batch.
-        clip_skip: layers before the last of CLIP that are not read.
+        clip_skip: CLIP's layer that is read, counted from the last, which is 1; None: the usual one.
+        without: folders in which no image is looked for, because the run writes them.
     """
 
     images: Path
@@ -87,6 +88,7 @@ class Data:
     no_buckets: bool = False
     batch: int = 1
     clip_skip: int | None = None
+    without: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Samples:
         prompt: none takes the trigger, or the first caption.
         sample_every: steps; 0 draws none.
         guidance_rescale: see `sampling.Drawing`.
+        sparing: decode in tiles, while the denoiser is not on the device.
     """
 
     prompt: tuple[str, ...] = ()
@@ -122,6 +125,7 @@ class Samples:
     sample_steps: int = 25
     guidance: float | None = None
     guidance_rescale: float | None = None
+    sparing: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ class Spec:
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
         tensorboard: write events of TensorBoard, too.
-        origin: says all that the result follows from.
+        origin: says all that the result follows from, but for the number of steps.
+        former_origin: the same with the number of steps, as older states have it.
         prior: how the base draws regularisation pictures, where none are given.
         chosen: what was chosen for the memory given, for the log.
     """
@@ -162,5 +167,6 @@ class Spec:
     force: bool = False
     tensorboard: bool = False
     origin: str = ""
+    former_origin: str | None = None
     prior: Prior | None = None
     chosen: Mapping[str, Any] | None = None

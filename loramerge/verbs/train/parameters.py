@@ -43,7 +43,7 @@ class _Model:
         str | None,
         Doc(
             "Words that call the subject. They replace [trigger] in a caption, or are put in front of "
-            "it; an image without a caption gets them alone.",
+            "it unless it has them as whole words; an image without a caption gets them alone.",
             metavar="WORDS",
         ),
     ] = None
@@ -270,7 +270,10 @@ class _Images:
     keep_tokens: Annotated[
         int | None,
         Ge(0),
-        Doc("Tags at the front that are never shuffled or dropped [default: the trigger's]."),
+        Doc(
+            "Tags at the front that are never shuffled or dropped, beside those of the trigger, which "
+            "never are [default: none]."
+        ),
     ] = None
     tag_dropout: Annotated[
         float, Interval(ge=0, le=1), Doc("Probability with which a tag is dropped.")
@@ -369,7 +372,8 @@ class _Monitoring:
     resume: Annotated[
         bool,
         Doc(
-            "Continue a stopped run, with the same result; start one if there is none.",
+            "Continue a stopped run, with the same result, or with more --steps a finished one; start "
+            "one if there is none.",
             result=False,
         ),
     ] = False

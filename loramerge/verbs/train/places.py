@@ -20,6 +20,7 @@ __all__ = [
     "images_folder",
     "made_of_training",
     "output_path",
+    "own_folders",
     "regularisation_folder",
     "run_folder",
 ]
@@ -52,7 +53,7 @@ def images_folder(name: str, context: Context) -> Path:
 
 
 def regularisation_folder(parameters: Train, context: Context) -> Path | None:
-    """Return the folder of regularisation pictures, if one is named."""
+    """Return the folder of regularisation images, if one is named."""
     name = parameters.regularisation
     return None if name in ("auto", "none") else images_folder(name, context)
 
@@ -65,11 +66,22 @@ def run_folder(parameters: Train, path: Path) -> Path:
     return path.with_name(f"{stem}-run")
 
 
+def own_folders(parameters: Train, path: Path) -> tuple[Path, ...]:
+    """Return the folders that a run writes, in which no training data is looked for."""
+    folder = run_folder(parameters, path)
+    return (folder,) if parameters.cache is None else (folder, Path(parameters.cache))
+
+
 # --- what was it made from ----------------------------------------------------------------------
 
 
-def made_of_training(parameters: Train, context: Context) -> Made:
-    """Return the step, with base and pictures as inputs."""
+def made_of_training(parameters: Train, path: Path, context: Context) -> Made:
+    """Return the step, with base and images as inputs.
+
+    Args:
+        path: of the adapter.
+    """
+    own = own_folders(parameters, path)
     given: dict[tuple[str, str], Any] = {
         ("bases", parameters.base): _base_input(base_path(parameters.base, context))
     }
@@ -80,7 +92,7 @@ def made_of_training(parameters: Train, context: Context) -> Made:
     if (regular := regularisation_folder(parameters, context)) is not None:
         folders[parameters.regularisation] = regular
     for name, folder in folders.items():
-        given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
+        given["folders", name] = FileInput(folder, tuple(dataset_files(folder, own)), folder)
     made = step_of("train", parameters, given)
     assert made is not None
     return made

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.load import load
+from loramerge.files.folders import RUN_LOG
 from loramerge.files.writer import write_bytes
 from loramerge.steps.parameters import stated
 from loramerge.verbs.inspect import Inspect, inspect_adapter
@@ -25,7 +26,7 @@ def write_report(result: TrainResult, parameters: Train) -> Path:
     from loramerge.train.run.log import read_log
 
     folder = Path(result.folder)
-    entries = list(read_log(folder / "log.jsonl"))
+    entries = list(read_log(folder / RUN_LOG))
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
     norms = [entry["gradient"] for entry in entries if entry.get("gradient") is not None]
     sections = [
@@ -59,10 +60,12 @@ def _result(result: TrainResult) -> dict[str, Any]:
         "family": result.family or "none that is known",
         "modules": result.modules,
         "ranks": ", ".join(f"{rank} ×{count}" for rank, count in result.ranks.items()),
-        "trained": f"{result.trained} parameters, {result.steps} steps, {result.epochs:.3g} epochs",
+        "trained": f"{result.trained} parameters, {result.done} steps, {result.epochs:.3g} epochs",
     }
     if result.loss is not None:
         rows["loss"] = f"from {result.loss[0]:.4f} to {result.loss[1]:.4f}"
+    if result.unfinished:
+        rows["unfinished"] = f"stopped after step {result.done} of {result.steps}"
     if result.skipped:
         rows["left out"] = f"{result.skipped} steps whose gradients were not finite"
     return rows

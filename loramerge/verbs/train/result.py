@@ -25,8 +25,10 @@ class TrainResult(AdapterResult):
 
     Args:
         folder: of the run.
-        steps: number of all steps; `resumed`: step at which the run was resumed; `skipped`: steps
-            without an update.
+        steps: number of all steps; `done`: those that are done, fewer if the run was interrupted;
+            `resumed`: step at which the run was resumed; `skipped`: steps without an update.
+        broken: True if no undisturbed run gives this result: it was interrupted, or continued with
+            another number of steps.
         loss: mean over the first and over the last tenth of the steps.
         chosen: settings chosen for the given memory, and the memory they need.
         check: findings of a dry run, which trains nothing.
@@ -35,6 +37,8 @@ class TrainResult(AdapterResult):
 
     folder: str
     steps: int = 0
+    done: int = 0
+    broken: bool = False
     resumed: int = 0
     skipped: int = 0
     trained: int = 0
@@ -48,12 +52,24 @@ class TrainResult(AdapterResult):
     log: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def unfinished(self) -> bool:
+        """True if the run was interrupted."""
+        return self.done < self.steps and self.check is None
+
+    @property
+    def exit_code(self) -> int:
+        """The code that the command ends with."""
+        return 130 if self.unfinished else 0
+
     def json(self) -> dict[str, Any]:
         if self.check is not None:
             return {"outputs": [], "dry_run": True, **self.check.json()}
         return super().json() | {
             "folder": self.folder,
             "steps": self.steps,
+            "done": self.done,
+            "unfinished": self.unfinished,
             "resumed": self.resumed,
             "skipped": self.skipped,
             "parameters": self.trained,

@@ -11,7 +11,12 @@ from loramerge.steps.inputs import base_path, family_of_file
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, recipe_text
 from loramerge.verbs.train.parameters import Train
-from loramerge.verbs.train.places import images_folder, regularisation_folder, run_folder
+from loramerge.verbs.train.places import (
+    images_folder,
+    own_folders,
+    regularisation_folder,
+    run_folder,
+)
 
 if TYPE_CHECKING:
     from loramerge.train.spec.settings import Settings
@@ -43,7 +48,7 @@ def spec_of(parameters: Train, path: Path, made: Made, context: Context) -> Spec
         targets=_taken(Targets, p, rank_pattern=p.ranks(), alpha_pattern=p.alphas()),
         data=_taken(
             Data, p, images=images_folder(p.images, context),
-            regularisation=regularisation_folder(p, context),
+            regularisation=regularisation_folder(p, context), without=own_folders(p, path),
         ),
         settings=_settings(p, context),
         samples=_taken(Samples, p),
@@ -51,8 +56,13 @@ def spec_of(parameters: Train, path: Path, made: Made, context: Context) -> Spec
         checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
         device=context.device,
         threads=context.threads,
-        origin=hashlib.sha256(recipe_text(made, {}).encode()).hexdigest(),
+        origin=_digest(Made(made.verb, {k: v for k, v in made.content.items() if k != "steps"})),
+        former_origin=_digest(made),
     )  # fmt: skip
+
+
+def _digest(made: Made) -> str:
+    return hashlib.sha256(recipe_text(made, {}).encode()).hexdigest()
 
 
 def _settings(p: Train, context: Context) -> Settings:
