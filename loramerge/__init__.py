@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Adapter": "loramerge.api",
+    "Bounds": "loramerge.parameters",
     "Doc": "loramerge.parameters",
     "GradientAudit": "loramerge.train.lora.audit",
     "LoramergeError": "loramerge.errors",
@@ -44,6 +45,7 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "Bounds",
     "Doc",
     "GradientAudit",
     "LoramergeError",
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import bake, convert, diff, inspect, load, mix, preview, resize, save, train
     from loramerge.errors import LoramergeError, UsageError
-    from loramerge.parameters import Doc
+    from loramerge.parameters import Bounds, Doc
     from loramerge.recipe.plan import plan
     from loramerge.recipe.run import run
     from loramerge.train.lora.audit import GradientAudit

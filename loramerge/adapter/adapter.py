@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Info, Origin
-from loramerge.adapter.shown import Overview
 from loramerge.adapter.site import Site
 from loramerge.adapter.widths import widest
 from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
+
+if TYPE_CHECKING:
+    from loramerge.adapter.shown import Overview
 
 __all__ = ["Adapter"]
 
@@ -81,6 +83,8 @@ class Adapter(Mapping[str, Delta]):
         return self._overview().html()
 
     def _overview(self) -> Overview:
+        from loramerge.adapter.shown import Overview
+
         return Overview(
             self.info,
             dict(self.modules()),

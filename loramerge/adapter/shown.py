@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import PurePath
 
 from loramerge.adapter.delta import Delta
@@ -75,6 +74,8 @@ class Overview:
 
 def table(rows: Iterable[Iterable[str]]) -> str:
     """Return rows of cells as an HTML table; all text is escaped."""
+    from html import escape
+
     cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from loramerge.cli.layout import ModuleName, grid, hanging, pairs, wrapped
@@ -59,7 +58,11 @@ def complaint(text: str) -> str:
 
 def _width(stream: TextIO | None = None) -> int | None:
     """Return the columns of the terminal; None where lines go to a program."""
-    return get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+    if not (stream or sys.stdout).isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def _print(lines: Iterable[tuple[str, int]]) -> None:

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
-
 from loramerge.algebra.ranks import RankRule
 from loramerge.errors import Setting, UsageError, listed, nearest
 from loramerge.files.dtypes import DTYPES, dtype_of
-from loramerge.steps.parameters import Doc
+from loramerge.parameters import Bounds, Doc
 
 __all__ = [
     "ADAPTER_FLOATS",
@@ -113,22 +111,22 @@ class RankParameters:
     """The criteria that lower ranks."""
 
     rank: Annotated[
-        int | None, Ge(1), Doc("Keep at most this rank in every module.", ("--rank", "-r"))
+        int | None, Bounds(ge=1), Doc("Keep at most this rank in every module.", ("--rank", "-r"))
     ] = None
     conv_rank: Annotated[
-        int | None, Ge(1), Doc("The same for kernels larger than 1×1 [default: --rank].")
+        int | None, Bounds(ge=1), Doc("The same for kernels larger than 1×1 [default: --rank].")
     ] = None
     energy: Annotated[
         float | None,
-        Interval(gt=0, le=1),
+        Bounds(gt=0, le=1),
         Doc("Keep the smallest rank with this share of the energy Σσ² of each module."),
     ] = None
     ratio: Annotated[
-        float | None, Gt(1), Doc("Keep singular values above the largest divided by this.")
+        float | None, Bounds(gt=1), Doc("Keep singular values above the largest divided by this.")
     ] = None
     cumulative: Annotated[
         float | None,
-        Interval(gt=0, le=1),
+        Bounds(gt=0, le=1),
         Doc("Keep the smallest rank with this share of the sum Σσ of each module."),
     ] = None
     max_size: Annotated[
@@ -141,7 +139,7 @@ class RankParameters:
     ] = None
     max_error: Annotated[
         float | None,
-        Interval(gt=0, le=1),
+        Bounds(gt=0, le=1),
         Doc(
             "Alone: the smallest ranks whose total relative error is at most this. Beside another "
             "criterion: refuse if the error is larger."
@@ -149,7 +147,7 @@ class RankParameters:
     ] = None
     max_module_error: Annotated[
         float | None,
-        Interval(gt=0, le=1),
+        Bounds(gt=0, le=1),
         Doc("Refuse if the relative error of any module is larger."),
     ] = None
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
-
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.errors import Setting, UsageError, listed, nearest
 from loramerge.events import Note, Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import FLOATS
+from loramerge.parameters import Bounds, Doc
 from loramerge.steps.bake_result import BakeResult, add_survival, described, losses
 from loramerge.steps.checkpoints import (
     already_inside,
@@ -24,7 +23,7 @@ from loramerge.steps.checkpoints import (
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
 from loramerge.steps.outputs import checkpoint_output, sum_name
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import (
     FileInput,
@@ -108,7 +107,7 @@ class Bake(WeightParameters):
             "adds noise."
         ),
     ] = "nearest"
-    seed: Annotated[int, Ge(0), Doc("Seed of stochastic rounding.")] = 0
+    seed: Annotated[int, Bounds(ge=0), Doc("Seed of stochastic rounding.")] = 0
     dtype: Annotated[
         str | None,
         Doc("Give all floating tensors this type [default: as in the base].", metavar="TYPE"),

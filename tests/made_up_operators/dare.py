@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Interval
-
 import loramerge as lm
 
 
 @dataclass(frozen=True)
 class Dare:
     density: Annotated[
-        float, Interval(gt=0, le=1), lm.Doc("Probability that an entry is kept.")
+        float, lm.Bounds(gt=0, le=1), lm.Doc("Probability that an entry is kept.")
     ] = 0.5
-    seed: Annotated[int, Interval(ge=0), lm.Doc("Seed of the random choice.")] = 0
+    seed: Annotated[int, lm.Bounds(ge=0), lm.Doc("Seed of the random choice.")] = 0
 
 
 @lm.operator(

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Interval
-
 import loramerge as lm
 from loramerge.algebra.operators import Magnitude
 
@@ -12,7 +10,7 @@ from loramerge.algebra.operators import Magnitude
 @dataclass(frozen=True)
 class Ties:
     density: Annotated[
-        float, Interval(gt=0, le=1), lm.Doc("Share of the entries of each adapter that is kept.")
+        float, lm.Bounds(gt=0, le=1), lm.Doc("Share of the entries of each adapter that is kept.")
     ] = 0.2
 
 
