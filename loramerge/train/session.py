@@ -23,12 +23,14 @@ from loramerge.files.digest import sha256_of_file
 from loramerge.files.folders import RUN_LOG, RUN_STATE
 from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.dataset.cache import TensorCache
+from loramerge.train.dataset.length import in_steps
 from loramerge.train.device.placing import placed
 from loramerge.train.device.threads import torch_threads
 from loramerge.train.device.workers import Workers, begin_workers
 from loramerge.train.drawing.prior import draw_prior
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.starting import start_from
 from loramerge.train.lora.trainees import Branches, Trainee, Weights
 from loramerge.train.models.latents import Latents
 from loramerge.train.models.pipeline import Pipeline, load_pipeline
@@ -41,6 +43,7 @@ from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
 from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
+from loramerge.train.run.validation import validation_loss
 from loramerge.train.spec.spec import Spec, Targets
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
@@ -60,7 +63,7 @@ class Trained:
         parameters: number of trained parameters.
         resumed: step at which it was resumed, 0 for a new run.
         arranged: the images.
-        done: steps that are done; fewer than asked for if the run was interrupted.
+        steps: number of all steps; `done`: those that are done, fewer if the run was interrupted.
         earlier: numbers of all steps that the run was begun and continued with before.
     """
 
@@ -71,6 +74,7 @@ class Trained:
     arranged: Arranged
     prediction: str
     epochs: float
+    steps: int
     done: int
     earlier: tuple[int, ...] = ()
 
@@ -112,7 +116,11 @@ def _trained(
     require_possible(spec)  # `begin` warns of a low rate
     naming = partial(naming_phase, spec, device)
     pipeline = load_pipeline(
-        spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
+        spec.base,
+        dtype=_base_dtype(spec),
+        config=spec.config,
+        family=spec.family,
+        prediction=spec.prediction,
     )
     with naming("regularisation"):
         arranged = _arranged(spec, pipeline, device, workers, notify)
@@ -123,20 +131,27 @@ def _trained(
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
     with naming("texts"), placed(device, *pipeline.encoders.values()):
         texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
+    arranged, held = arranged.divided(spec.validation, spec.settings.seed)
+    spec = in_steps(spec, arranged.order(spec.data.batch, spec.settings.seed), workers.count)
     with naming("training"):
         for model in pipeline.models.values():
             model.to(device)
-        trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
+        trainee = _trainee(spec.targets, pipeline, spec.settings.seed, spec.data.clip_skip, notify)
+        if spec.init is not None:
+            start_from(pipeline.models, spec.init)
     _checkpoint(spec, pipeline, device)
+
+    def examples(arranged: Arranged, batch: int) -> Examples:
+        return Examples(
+            arranged.pictures, arranged.buckets, arranged.order(batch, spec.settings.seed),
+            arranged.captioning, latents, None if spec.targets.text_encoder else texts,
+            weight=spec.data.regularisation_weight, sizes=pipeline.architecture.sizes,
+        )  # fmt: skip
+
     run = begin(
         pipeline.denoiser,
         pipeline.architecture.objective(pipeline.scheduler),
-        Examples(
-            arranged.pictures, arranged.buckets,
-            arranged.order(spec.data.batch, spec.settings.seed), arranged.captioning, latents,
-            None if spec.targets.text_encoder else texts, weight=spec.data.regularisation_weight,
-            sizes=pipeline.architecture.sizes,
-        ),
+        examples(arranged, spec.data.batch),
         spec.settings,
         trainee=trainee,
         encode=lambda captions: encode(pipeline, captions, spec.data.clip_skip),
@@ -155,7 +170,13 @@ def _trained(
 
     if workers.first:
         probe(adapter())
-    _run(spec, run, texts, sheet, adapter, keep, notify)
+
+    def validate() -> float:
+        assert held is not None
+        loss: float = validation_loss(run, examples(held, 1), len(held.pictures))
+        return loss
+
+    _run(spec, run, texts, sheet, adapter, keep, None if held is None else validate, notify)
     return Trained(
         adapter(last=True) if workers.first else None,
         sum(value.numel() for value in trainee.parameters),
@@ -164,6 +185,7 @@ def _trained(
         arranged,
         run.noising.prediction,
         _epochs(spec, run.done, arranged, workers),
+        spec.settings.steps,
         run.done,
         run.earlier,
     )
@@ -176,6 +198,7 @@ def _run(
     sheet: SampleSheet,
     adapter: Callable[[], Adapter],
     keep: Keep,
+    validate: Callable[[], float] | None,
     notify: Notify,
 ) -> None:
     """Train to the end or to Ctrl-C, stopping where something is drawn or kept.
@@ -213,6 +236,11 @@ def _run(
         while run.done < run.settings.steps:
             with naming("training"):
                 advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
+            if validate is not None and _is_due(run, spec.validate_every):
+                loss = validate()
+                for written in (log, board):
+                    if written is not None:
+                        written.validated(run.done, loss)
             # the state last: what it says is done has been drawn and kept
             kept = spec.save_every > 0 and run.done % spec.save_every == 0
             if first and (kept or sheet.due(run.done, run.settings.steps)):
@@ -238,9 +266,14 @@ def _run(
     run.workers.wait()
 
 
+def _is_due(run: Run, every: int) -> bool:
+    return run.done % every == 0 or run.done == run.settings.steps
+
+
 def _next_stop(spec: Spec, done: int) -> int:
     """Return the next number of steps at which something is to be done."""
-    every = (spec.samples.sample_every, spec.save_every, spec.state_every)
+    validates = spec.validate_every if spec.validation else 0
+    every = (spec.samples.sample_every, spec.save_every, spec.state_every, validates)
     return min(spec.settings.steps, *((done // n + 1) * n for n in every if n))
 
 
@@ -316,7 +349,9 @@ def _encoded(
     return latents, arranged.without(broken)
 
 
-def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) -> Trainee:
+def _trainee(
+    targets: Targets, pipeline: Pipeline, seed: int, skip: int | None, notify: Notify
+) -> Trainee:
     """Make what is to be trained trainable."""
     kind = targets.kind
     if kind == "weights":
@@ -330,10 +365,10 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
         return Weights(pipeline.denoiser, targets.blocks, architecture.component, unread)
     with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
         torch.manual_seed(seed)
-        return _injected(targets, pipeline, notify)
+        return _injected(targets, pipeline, skip, notify)
 
 
-def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
+def _injected(targets: Targets, pipeline: Pipeline, skip: int | None, notify: Notify) -> Branches:
     decompose = targets.kind == "dora"
     architecture = pipeline.architecture
     inject_trainable_lora(
@@ -359,7 +394,7 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
                 targets.rank,
                 alpha=targets.alpha,
                 preset="attn-ff",
-                exclude=architecture.unread_text(encoder),
+                exclude=architecture.unread_text(encoder, skip),
                 rslora=targets.rslora,
                 dropout_p=targets.dropout,
                 init=targets.init,

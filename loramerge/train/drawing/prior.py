@@ -174,10 +174,11 @@ def _drawn(
 def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
     """Return a digest of what all images depend on: the base and its sampler."""
     sampler = pipeline.architecture.sampler(pipeline)
+    skipped = None if skip in (None, 1) else skip - 1  # as older caches count
     how = (
         identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
         pipeline.empty_is_zero, json.dumps(dict(sampler.config), sort_keys=True, default=str),
-        prior.sampler_steps, float(guidance_of(pipeline, prior.regularisation_guidance)), skip,
+        prior.sampler_steps, float(guidance_of(pipeline, prior.regularisation_guidance)), skipped,
     )  # fmt: skip
     return _digest(*how)
 

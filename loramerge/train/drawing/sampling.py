@@ -5,27 +5,27 @@ An image does not depend on the others of the call, and no model changes its dty
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.models.architecture import States
 from loramerge.train.models.pipeline import Pipeline
+from loramerge.train.models.tiles import in_tiles
 from loramerge.train.run.examples import time_ids
 
 __all__ = [
-    "TILE", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided", "in_tiles",
+    "SAMPLERS", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided",
     "latents_of",
     "usual_rescale",
 ]  # fmt: skip
-
-
-TILE = 512  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,49 @@ class Drawing:
         steps: steps of the sampler.
         guidance: classifier-free or embedded guidance; 1 is none. None: the architecture's default.
         rescale: φ of `guided`, in `[0, 1]`; None: see `usual_rescale`.
+        sampler: a name of `SAMPLERS`; None: the architecture's own.
     """
 
     size: Size
     steps: int = 25
     guidance: float | None = None
     rescale: float | None = None
+    sampler: str | None = None
+
+
+# name → class of diffusers, and options of it
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++-karras": (
+        "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}  # fmt: skip
+
+
+def sampler_of(pipeline: Pipeline, name: str | None) -> Any:
+    """Return a scheduler of diffusers that draws.
+
+    Args:
+        name: see `SAMPLERS`; None: the architecture's own.
+
+    Raises:
+        UsageError: if the model learns a flow, which these samplers do not follow.
+    """
+    if name is None:
+        return pipeline.architecture.sampler(pipeline)
+    if pipeline.architecture.flow:
+        raise UsageError(
+            "this model learns a flow, which is drawn with Euler's method", file=pipeline.path,
+            found=name, hint=("leave out ", Setting("sampler", name)),
+        )  # fmt: skip
+    kind, options = SAMPLERS[name]
+    cls = getattr(import_module("diffusers"), kind)
+    return cls.from_config(pipeline.scheduler.config, **{"timestep_spacing": "trailing", **options})
 
 
 def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
@@ -135,24 +172,6 @@ def decoded(pipeline: Pipeline, latents: Sequence[Any], *, tiled: bool = False) 
 
 
 @contextmanager
-def in_tiles(vae: Any, factor: int) -> Iterator[None]:
-    """Let a VAE of diffusers decode in tiles for a while.
-
-    Args:
-        factor: pixels of one latent along a side.
-    """
-    names = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
-    before = {name: getattr(vae, name) for name in names}
-    vae.enable_tiling()
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(vae, name, value)
-
-
-@contextmanager
 def drawing_mode(pipeline: Pipeline) -> Iterator[None]:
     """Switch dropout off for a while."""
     before = {model: model.training for model in pipeline.models.values()}
@@ -175,8 +194,9 @@ def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     width, height = how.size
     channels = architecture.channels(denoiser.config)
     shape = (1, channels, height // pipeline.factor, width // pipeline.factor)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    scheduler = architecture.sampler(pipeline)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=generator)
+    scheduler = sampler_of(pipeline, how.sampler)
     architecture.schedule(scheduler, denoiser.config, how.steps, noise)
     guidance = guidance_of(pipeline, how.guidance)
     rescale = usual_rescale(scheduler) if how.rescale is None else how.rescale
@@ -187,15 +207,19 @@ def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     if architecture.sizes:
         sizes = time_ids(how.size, how.size).repeat(len(both), 1).to(place)
     latents = noise.to(place) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(scheduler, "scale_model_input", lambda latents, time: latents)
+    further = {}
+    if "generator" in inspect.signature(scheduler.step).parameters and how.sampler is not None:
+        further["generator"] = generator  # of what a sampler adds at each step
     for time in scheduler.timesteps:
-        inputs = torch.cat([latents] * len(both)).to(dtype)
+        inputs = torch.cat([scaled(latents, time)] * len(both)).to(dtype)
         found = architecture.predict(
             denoiser, inputs, time.to(place), states, sizes, guidance
         ).float()
         if free:
             without, found = found.chunk(2)
             found = guided(without, found, guidance, rescale)
-        latents = scheduler.step(found, time, latents).prev_sample
+        latents = scheduler.step(found, time, latents, **further).prev_sample
     return latents
 
 

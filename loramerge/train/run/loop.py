@@ -31,11 +31,12 @@ from loramerge.train.models.objective import Objective
 from loramerge.train.models.registry import architecture_of_denoiser
 from loramerge.train.run.batches import Batch, Batches
 from loramerge.train.run.stopping import deferred
-from loramerge.train.spec.optimizers import make_optimizer, slow
+from loramerge.train.spec.optimizers import fast, make_optimizer, slow
 from loramerge.train.spec.seeds import generator_of, seed_of
 from loramerge.train.spec.settings import Settings, learning_rate
+from loramerge.train.spec.timesteps import Timesteps
 
-__all__ = ["Run", "TrainStep", "advance", "averaged", "begin"]
+__all__ = ["Run", "TrainStep", "advance", "autocast", "averaged", "begin", "errors_of"]
 
 _MOST_SKIPPED = 10
 _SMOOTHED = 0.02  # share of the newest loss in the running mean that is shown
@@ -127,6 +128,8 @@ def begin(
     """
     trainee = trainee or Branches({"": denoiser})
     if isinstance(trainee, Branches) and (why := slow(settings)):
+        notify(Warn(why))
+    if why := fast(settings):
         notify(Warn(why))
     optimizer = make_optimizer(settings, trainee.groups(settings))
     half = settings.precision == "fp16"
@@ -263,13 +266,14 @@ def _backward(
         torch.manual_seed(seed_of(run.settings.seed, "dropout", number))
         batch = run.batches(number) if batch is None else batch
         count = len(batch)
-        with _autocast(run):
+        with autocast(run):
             loss = _loss(run, number, batch) / ((images or count) / count)
         (loss if run.scaler is None else run.scaler.scale(loss)).backward()
     return float(loss.detach()), count
 
 
-def _autocast(run: Run) -> AbstractContextManager[Any]:
+def autocast(run: Run) -> AbstractContextManager[Any]:
+    """Return the mixed precision of a run's forward passes."""
     if run.settings.precision == "no":
         return nullcontext()
     kind = run.parameters[0].device.type
@@ -299,26 +303,37 @@ def _refuse_many_skipped(run: Run, number: int) -> None:
 
 def _loss(run: Run, number: int, batch: Batch) -> Any:
     """Return the mean squared error of a batch, in float32."""
+    noise, times = _draws(run, number, batch.latents)
+    errors = errors_of(run, batch, noise, times)
+    if run.settings.min_snr is not None:
+        errors = errors * run.noising.weights(times, run.settings.min_snr).to(errors.device)
+    if batch.weights is not None:
+        errors = errors * batch.weights.to(errors.device)
+    return errors.mean()
+
+
+def errors_of(run: Run, batch: Batch, noise: Any, times: Any) -> Any:
+    """Return the squared error of each example, `(n,)` float32.
+
+    Args:
+        noise: shaped as the latents are, float32.
+        times: time step of each example, `(n,)`.
+    """
     place = run.parameters[0].device
     dtype = _dtype(run.denoiser)
+    noise, times = noise.to(place), times.to(place)
     batch = batch.mapped(lambda values: values.to(place))
     states = States(batch.text, batch.pooled)
     if batch.text is None:
         assert run.encode is not None
         states = run.encode(batch.captions)
-    noise, times = _draws(run, number, batch.latents)
     latents = batch.latents.to(torch.float32)
     noisy = run.noising.noised(latents, noise, times)
     found = architecture_of_denoiser(run.denoiser).predict(
         run.denoiser, noisy.to(dtype), run.noising.told(times), states, batch.time_ids
     )
     target = run.noising.target(latents, noise, times)
-    errors = (found.to(torch.float32) - target).square().flatten(1).mean(1)
-    if run.settings.min_snr is not None:
-        errors = errors * run.noising.weights(times, run.settings.min_snr).to(place)
-    if batch.weights is not None:
-        errors = errors * batch.weights
-    return errors.mean()
+    return (found.to(torch.float32) - target).square().flatten(1).mean(1)
 
 
 def _dtype(denoiser: nn.Module) -> Any:
@@ -334,5 +349,9 @@ def _draws(run: Run, number: int, latents: Any) -> tuple[Any, Any]:
     if run.settings.noise_offset:
         offsets = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         noise = noise + run.settings.noise_offset * offsets
-    times = run.noising.drawn(len(latents), generator)
+    if run.settings.timesteps:
+        among = Timesteps.of(run.settings.timesteps)
+        times = run.noising.drawn(len(latents), generator, among)
+    else:
+        times = run.noising.drawn(len(latents), generator)
     return noise.to(latents.device), times.to(latents.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loramerge.adapter import Adapter
 from loramerge.errors import UsageError
 from loramerge.train.spec.settings import Init, Settings
 
@@ -137,9 +138,13 @@ class Spec:
         folder: where the run keeps its log, state, samples and report.
         cache: where latents and texts are kept.
         config, family: of a single file.
+        prediction: what the base predicts, where it is not what it says.
         threads: of torch on the CPU; None leaves them as they are.
         checkpointing: compute activations again in the backward pass; None: on a GPU.
-        save_every: steps between numbered adapters; 0 keeps none.
+        epochs: length of the run, in the place of the settings' steps; `warmup`: share of the steps.
+        validation: share of the images that is held back; `validate_every`: steps between losses on it.
+        init: adapter that a LoRA starts from.
+        save_every: steps between numbered adapters; 0 keeps none. `save_epochs`: the same in epochs.
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
         tensorboard: write events of TensorBoard, too.
@@ -158,10 +163,17 @@ class Spec:
     samples: Samples = Samples()
     config: Path | None = None
     family: str | None = None
+    prediction: str | None = None
     checkpointing: bool | None = None
     device: str | None = None
     threads: int | None = None
+    epochs: float | None = None
+    warmup: float = 0.0
+    validation: float = 0.0
+    validate_every: int = 100
+    init: Adapter | None = None
     save_every: int = 0
+    save_epochs: float | None = None
     state_every: int = 100
     resume: bool = False
     force: bool = False

@@ -10,10 +10,11 @@ from loramerge.checkpoint.files import find_files
 from loramerge.errors import UsageError
 from loramerge.files.folders import dataset_files
 from loramerge.library.lookup import find
-from loramerge.steps.inputs import base_path
+from loramerge.steps.inputs import adapter_of, base_path
 from loramerge.steps.outputs import default_name
 from loramerge.steps.parameters import Context
-from loramerge.steps.provenance import FileInput, Made, step_of
+from loramerge.steps.provenance import FileInput, Made, input_of, step_of
+from loramerge.steps.references import Reference
 from loramerge.verbs.train.parameters import Train
 
 __all__ = [
@@ -88,13 +89,21 @@ def made_of_training(parameters: Train, path: Path, context: Context) -> Made:
     if parameters.config is not None:
         config = base_path(parameters.config, context)
         given["bases", parameters.config] = _base_input(config)
+    if parameters.init_from is not None:
+        start = parameters.init_from
+        given["adapters", start] = input_of(adapter_of(Reference(start), context))
     folders = {parameters.images: images_folder(parameters.images, context)}
     if (regular := regularisation_folder(parameters, context)) is not None:
         folders[parameters.regularisation] = regular
     for name, folder in folders.items():
         given["folders", name] = FileInput(folder, tuple(dataset_files(folder, own)), folder)
     made = step_of("train", parameters, given)
-    assert made is not None
+    if made is None:
+        raise UsageError(
+            "it is not known what made this adapter, so the result could not say what it follows from",
+            found=parameters.init_from,
+            hint="save it, and give the file",
+        )
     return made
 
 

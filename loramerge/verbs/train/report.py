@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,20 @@ def write_report(result: TrainResult, parameters: Train) -> Path:
     folder = Path(result.folder)
     entries = list(read_log(folder / RUN_LOG))
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
+    held = [entry["validation"] for entry in entries if entry.get("validation") is not None]
     norms = [entry["gradient"] for entry in entries if entry.get("gradient") is not None]
     sections = [
         ("Result", table(_result(result))),
         ("Samples", image(folder / "samples.png", "samples by step and prompt")),
         ("Loss", curve(losses, "loss")),
+        ("Validation loss", curve(held, "loss on the images that are held back")),
         ("Gradients", curve(norms, "norm of the gradients before clipping")),
         ("Data", listing(("", line) for line in result.notes)),
-        ("Settings", table(_settings(parameters))),
+        ("Settings that were given", table(_settings(parameters))),
+        (
+            "All settings",
+            table({name.replace("_", " "): _shown(value) for name, value in result.used.items()}),
+        ),
         ("Findings", listing(_findings(result))),
     ]
     path = folder / _NAME
@@ -51,6 +58,17 @@ def _settings(parameters: Train) -> dict[str, Any]:
         named = one.refers or one.name in ("folder", "cache")
         found[one.word.replace("_", " ")] = Path(value).name if named else value
     return found
+
+
+def _shown(value: Any) -> str:
+    """Return a setting as text."""
+    if value is None:
+        return "as usual"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value)) or "none"
+    return str(dict(value) or "none") if isinstance(value, Mapping) else str(value)
 
 
 def _result(result: TrainResult) -> dict[str, Any]:

@@ -30,8 +30,10 @@ class TrainResult(AdapterResult):
         broken: True if no undisturbed run gives this result: it was interrupted, or continued with
             another number of steps.
         loss: mean over the first and over the last tenth of the steps.
+        validation: the same of the images that are held back; None if there are none.
         chosen: settings chosen for the given memory, and the memory they need.
         check: findings of a dry run, which trains nothing.
+        used: every setting of the run as it was used, defaults too.
         report, samples, log: paths in the folder.
     """
 
@@ -45,8 +47,10 @@ class TrainResult(AdapterResult):
     epochs: float = 0.0
     pictures: int = 0
     loss: tuple[float, float] | None = None
+    validation: tuple[float, float] | None = None
     chosen: dict[str, Any] | None = None
     check: Check | None = None
+    used: dict[str, Any] = field(default_factory=dict)
     report: str | None = None
     samples: str | None = None
     log: str | None = None
@@ -75,9 +79,15 @@ class TrainResult(AdapterResult):
             "parameters": self.trained,
             "epochs": round(self.epochs, 3),
             "pictures": self.pictures,
-            "loss": None if self.loss is None else {"first": self.loss[0], "last": self.loss[1]},
+            "loss": _first_and_last(self.loss),
+            "validation": _first_and_last(self.validation),
             "chosen": self.chosen,
+            "settings": self.used,
             "report": self.report,
             "samples": self.samples,
             "log": self.log,
         }
+
+
+def _first_and_last(losses: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if losses is None else {"first": losses[0], "last": losses[1]}

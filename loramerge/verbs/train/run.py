@@ -25,7 +25,7 @@ from loramerge.verbs.train.memory import Fit, fit
 from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.places import made_of_training, output_path
 from loramerge.verbs.train.result import NOTHING_MADE, TrainResult
-from loramerge.verbs.train.spec import spec_of
+from loramerge.verbs.train.spec import spec_of, used_settings
 
 if TYPE_CHECKING:
     from loramerge.train.session import Trained
@@ -148,7 +148,7 @@ def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) 
         notify=context.notify,
     )
     figures: dict[str, Any] = dict(NOTHING_MADE)
-    unfinished = found.done < parameters.steps
+    unfinished = found.done < found.steps
     if found.adapter is not None and unfinished and keeps:
         keep(found.adapter, found.done)
         context.notify(
@@ -160,7 +160,7 @@ def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) 
     result = TrainResult(
         **figures,
         folder=str(spec.folder),
-        steps=parameters.steps,
+        steps=found.steps,
         done=found.done,
         broken=unfinished or bool(found.earlier),
         resumed=found.resumed,
@@ -168,10 +168,12 @@ def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) 
         trained=found.parameters,
         epochs=found.epochs,
         pictures=len(found.arranged.pictures),
-        loss=_losses(spec.folder / LOG),
+        loss=_losses(spec.folder / LOG, "loss"),
+        validation=_losses(spec.folder / LOG, "validation"),
         log=str(spec.folder / LOG),
         samples=str(spec.folder / SHEET) if parameters.sample_every else None,
     )
+    result.used = used_settings(spec, found)
     result.notes = _summary(found, spec)
     if fitted.record is not None:
         result.chosen = fitted.record
@@ -225,11 +227,11 @@ def _probe(adapter: Adapter, parameters: Train, path: Path) -> None:
 # --- telling ------------------------------------------------------------------------------------
 
 
-def _losses(log: Path) -> tuple[float, float] | None:
-    """Return the mean loss of the first and of the last tenth of the steps."""
+def _losses(log: Path, name: str) -> tuple[float, float] | None:
+    """Return the mean loss over the first and over the last tenth of its entries in the log."""
     from loramerge.train.run.log import read_log
 
-    losses = [entry["loss"] for entry in read_log(log) if entry.get("loss") is not None]
+    losses = [entry[name] for entry in read_log(log) if entry.get(name) is not None]
     if not losses:
         return None
     part = max(1, len(losses) // 10)
