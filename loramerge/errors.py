@@ -104,9 +104,13 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 def sized(count: int) -> str:
     """Return bytes as people read them; MB = 10⁶."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 1000 * factor else f"{count // factor}"
+            return (
+                f"{count / factor:.3g} {unit}"
+                if count < 1000 * factor
+                else f"{count // factor} {unit}"
+            )
     return f"{count} bytes"
 
 

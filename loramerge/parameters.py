@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 from loramerge.errors import UsageError
 
 __all__ = [
+    "LARGEST_WHOLE",
     "Bounds",
     "Doc",
     "Parameter",
@@ -29,6 +30,8 @@ __all__ = [
     "value_of",
     "wrong",
 ]
+
+LARGEST_WHOLE = 2**63 - 1  # of seeds, counts and sizes: what every library takes
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,10 @@ def _number(one: Parameter, value: Any) -> int | float:
         number = value.__index__() if whole else float(value)
     except (TypeError, ValueError, AttributeError):
         raise wrong(one, word, value) from None
+    except OverflowError:
+        raise wrong(one, "a number that a float can hold", value) from None
+    if whole and abs(number) > LARGEST_WHOLE:
+        raise wrong(one, f"a whole number of at most {LARGEST_WHOLE}", value)
     for bound in one.bounds:
         for name, (holds, words) in _BOUNDS.items():
             limit = getattr(bound, name, None)
@@ -268,4 +275,13 @@ _BOUNDS: dict[str, tuple[Callable[[float, Any], bool], str]] = {
 
 def wrong(one: Parameter, expected: str, found: Any) -> UsageError:
     """Return the error for a value that a parameter does not take."""
-    return UsageError(f"{one.word} cannot be {found!r}", expected=expected)
+    try:
+        shown = repr(found)
+    except ValueError:  # Python does not print numbers of thousands of digits
+        shown = "a number of thousands of digits"
+    if len(shown) > _LONGEST:
+        shown = f"{shown[:_LONGEST]}…"
+    return UsageError(f"{one.word} cannot be {shown}", expected=expected)
+
+
+_LONGEST = 200  # characters of a value that an error shows

@@ -33,6 +33,7 @@ class MixParameters(TypedDict, total=False):
     max_error: float | None
     max_module_error: float | None
     method: str
+    scale: str | None
     compat: Literal["kohya", "kohya-concat", "peft-linear"] | None
     embeddings: Literal["all", "first", "none"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,17 @@ from loramerge.adapter.delta import AlphaPlace, Delta, Pair
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import spelled_before
 from loramerge.dialects import Dialect
-from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.files.tensors import RawTensor, StoredTensor, Tensor
 
-__all__ = ["Alphas", "had_alpha", "keeps_alpha", "of_each", "plan_alphas", "roles_of"]
+__all__ = [
+    "Alphas",
+    "had_alpha",
+    "keeps_alpha",
+    "of_each",
+    "plan_alphas",
+    "roles_of",
+    "states_alpha",
+]
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,27 @@ def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, P
     return Alphas(one=max(counts, key=lambda alpha: (counts[alpha], alpha)))
 
 
-def had_alpha(adapter: Adapter, site: Site, delta: Delta, *, spelled: bool) -> bool:
+def had_alpha(
+    adapter: Adapter, site: Site, delta: Delta, target: Dialect, *, spelled: bool
+) -> bool:
     """Return whether an alpha is written even where it says no more than the rank."""
-    if (site, "alpha") in adapter.info.spelling:
+    if (site, "alpha") in adapter.info.spelling or states_alpha(adapter, target):
         return True
     naming = adapter.info.detection.naming
     pair = delta.pair
     if naming is None or naming.one_alpha or pair is None:
         return not spelled
     return pair.scale.weight != 1.0
+
+
+def states_alpha(adapter: Adapter, target: Dialect) -> bool:
+    """Return whether every module needs an alpha, as the loaders of a dialect's trainers do.
+
+    Those of UNets take the rank for one that is absent; what they make of an unknown family is not
+    known, and such a file keeps what it has.
+    """
+    naming = adapter.info.detection.naming
+    return target.states_alpha and naming is not None and not naming.one_alpha
 
 
 def keeps_alpha(adapter: Adapter, site: Site, target: Dialect) -> bool:
@@ -102,7 +123,13 @@ def _as_loaded(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> b
 
 
 def roles_of(
-    delta: Delta, target: Dialect, dtype: str | None, keeps: bool, alphas: Alphas, had: bool
+    delta: Delta,
+    target: Dialect,
+    dtype: str | None,
+    keeps: bool,
+    alphas: Alphas,
+    had: bool,
+    always: bool,
 ) -> dict[str, Tensor]:
     """Return the tensors of one site, by role.
 
@@ -110,6 +137,7 @@ def roles_of(
         keeps: alpha stays beside the factors, rather than in up.
         alphas: how the component's alphas are written.
         had: the file has an alpha for the site.
+        always: every module states its alpha, whatever its kind.
     """
     place: AlphaPlace = "folded"
     if keeps:
@@ -120,6 +148,8 @@ def roles_of(
             return pair.stated(dtype, alphas.one)
         return delta.encoded(dtype, alpha=place)
     roles = delta.encoded(dtype, alpha=place)
+    if always and "alpha" not in roles and delta.core is not None and delta.core.dim:
+        roles["alpha"] = RawTensor(struct.pack("<f", delta.core.dim), "F32", ())
     if pair is not None and (
         alphas.none or (pair.scale.alpha is None and pair.scale.ratio is None and not had)
     ):

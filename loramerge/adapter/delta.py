@@ -54,6 +54,7 @@ class Facts:
         optional: a base that lacks the parameter is not an error.
         constrained: its alpha is a constraint, of which 0 is none.
         magnitudes: DoRA's magnitudes may stand beside its tensors.
+        tied: on an embedding it also changes an output layer that shares its weight.
         peft_type: the type of PEFT configuration that holds it, None where none does.
     """
 
@@ -66,6 +67,7 @@ class Facts:
     optional: bool = False
     constrained: bool = False
     magnitudes: bool = False
+    tied: bool = False
     peft_type: str | None = None
 
 

@@ -12,6 +12,7 @@ from loramerge.adapter.alphas import (
     of_each,
     plan_alphas,
     roles_of,
+    states_alpha,
 )
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.embeddings import add_embeddings
@@ -19,6 +20,8 @@ from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats import container_of
 from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.kinds import words_for
+from loramerge.adapter.kinds.lora_bias import beside_factors
+from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
@@ -117,18 +120,23 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     components: dict[str, str] = {}
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
     kept = {site.component: keeps_alpha(adapter, site, target) for site in of_each(adapter)}
+    always = states_alpha(adapter, target)
     stated: set[float] = set()
     for site, delta in adapter.deltas.items():
         spelled = spelled_before(adapter, site, target)
         delta = delta if spelled else _conformed(adapter, site, delta)
+        if (site, "embedding_up") in adapter.info.spelling:
+            delta = as_embedding(delta)  # a sum of several is computed as that of matrices
         beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
+        if target.alpha == "config" and "diff_b" in delta.stored():
+            delta = beside_factors(delta, beside)
         try:
             plan = alphas.get(site.component, Alphas())
-            had = had_alpha(adapter, site, delta, spelled=spelled)
+            had = had_alpha(adapter, site, delta, target, spelled=spelled)
             kind = dtype or adapter.info.types.get(site)
             stored = _as_stored(adapter, site, delta, target)
-            roles = roles_of(stored, target, kind, kept[site.component], plan, had)
+            roles = roles_of(stored, target, kind, kept[site.component], plan, had, always)
         except LoramergeError as error:
             error.module = f"{site.name} ({error.module})" if error.module else site.name
             error.file = error.file or adapter.info.path
@@ -156,7 +164,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         )
     add_embeddings(adapter, target, pairs)
     container = container_of(target)
-    content = Unwritten(adapter, target, pairs, written, stated, dtype)
+    content = Unwritten(adapter, target, pairs, written, stated, dtype, components)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
     metadata = stays | container.metadata(content, stays)

@@ -11,6 +11,8 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.formats.peft_experts import split_experts
+from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
@@ -22,6 +24,7 @@ from loramerge.adapter.problems import (
     said_twice,
     spelled_alike,
     spelled_twice,
+    too_large,
     without_configuration,
 )
 from loramerge.adapter.site import Site
@@ -68,6 +71,8 @@ def load(path: str | PathLike[str]) -> Adapter:
         FormatError: if it is positional and its count says nothing certain.
     """
     source = open_source(path)
+    if any(config.get("target_parameters") for config in source.configs.values()):
+        split_experts(source)
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
         classified = classify(source.tensors, source.metadata, all_words())
@@ -101,7 +106,10 @@ def load(path: str | PathLike[str]) -> Adapter:
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
+    for config in source.configs.values():
+        reading.problems += configuration_problems(config)
     reading.problems += alpha_problems(reading.deltas)
+    reading.problems += too_large(reading.deltas)
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
@@ -170,7 +178,7 @@ def _sites(
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
     weight = Site(target.modules, "weight", target.spans)
-    bias, module = weight._replace(parameter="bias"), weight.name
+    module = weight.name
     config, path = _config_of(group, module, source)
     stored = Stored(
         tensors,
@@ -184,7 +192,7 @@ def _sites(
     if made is not None:
         found[weight] = made.delta, made.roles
     for beside in make_biases(stored, made):
-        found[bias] = beside.delta, beside.roles
+        found[weight._replace(parameter=beside.parameter)] = beside.delta, beside.roles
     for site, (delta, roles) in found.items():
         site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
         if target.swapped:
@@ -209,7 +217,9 @@ def _config_of(
     """Return PEFT's configuration of a module, if there is one, and the name it goes by there."""
     component, _, path = module.partition(".")
     config = source.configs.get(component)
-    return (source.configs.get(""), _peft_path(group.stem)) if config is None else (config, path)
+    if config is None:
+        config, path = source.configs.get(""), _peft_path(group.stem)
+    return config, source.paths.get(group.stem, path)
 
 
 def _scale(

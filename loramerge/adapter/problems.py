@@ -9,7 +9,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Problem
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
-from loramerge.errors import LoramergeError, UnsupportedKind, spelled
+from loramerge.errors import LoramergeError, UnsupportedKind, sized, spelled
 
 __all__ = [
     "alpha_problems",
@@ -18,6 +18,8 @@ __all__ = [
     "said_twice",
     "spelled_alike",
     "spelled_twice",
+    "takes_too_much",
+    "too_large",
     "without_configuration",
 ]
 
@@ -88,6 +90,23 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
         if delta.alpha is not None and not math.isfinite(delta.alpha):
             says = "alpha is not a finite number"
             yield Problem("error", "alpha-not-finite", site.name, says, _EXPORT_AGAIN)
+
+
+_MOST = 1 << 31  # elements of ΔW; the largest layers of known models have half as many
+
+
+def takes_too_much(delta: Delta) -> bool:
+    """Return whether a few small factors stand for a ΔW that no memory holds."""
+    return delta.facts.compact and math.prod(delta.shape) > _MOST
+
+
+def too_large(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
+    """Yield the error about modules whose small factors ask for more memory than there is."""
+    for site, delta in deltas.items():
+        if takes_too_much(delta):
+            takes = sized(8 * math.prod(delta.shape))
+            says = f"ΔW of {' × '.join(map(str, delta.shape))} would take {takes} of memory"
+            yield Problem("error", "too-large", site.name, says, _EXPORT_AGAIN)
 
 
 def without_configuration(dialect: Dialect) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from loramerge.errors import FormatError
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 
-__all__ = ["AdapterSource", "open_source"]
+__all__ = ["AdapterSource", "is_adapter_folder", "open_source"]
 
 _PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 
@@ -35,6 +35,13 @@ def open_source(path: str | PathLike[str]) -> AdapterSource:
 
         add_configuration(source, place)
     return source
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Return whether a folder says of itself that it holds an adapter, one that can be read or not."""
+    from loramerge.adapter.formats.peft import CONFIG_NAME
+
+    return (path / CONFIG_NAME).is_file()
 
 
 def _open_file(path: Path) -> AdapterSource:

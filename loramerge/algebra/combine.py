@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
@@ -155,6 +155,9 @@ def _can_cut(terms: Sequence[Term]) -> bool:
 def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) -> SiteOutcome:
     _require_same_shape(terms)
     if not _can_cut(terms):
+        scale = work.method.scale
+        if isinstance(scale, float):
+            terms = [replace(term, weight=scale * term.weight) for term in terms]
         return _uncut(site, terms, Sum([term.weighted for term in terms]))
     merged = work.merge(site, terms)
     truncates = work.rule.truncates
@@ -167,17 +170,16 @@ def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) ->
     rank = work.rank(terms, found) if chosen is None else min(chosen, found.rank)
     lost = found.lost(rank) if rank < found.rank else 0.0
     if rank == 0:
-        return SiteOutcome(site, None, before, found.energy, lost)
+        return SiteOutcome(site, None, before, found.energy, lost, merged.applied)
     only = merged.only
     if only is not None and only.rank is not None and rank >= only.rank:
-        return SiteOutcome(
-            site, only, before, found.energy, 0.0
-        )  # nothing to cut: the factors stay
+        # nothing to cut: the factors stay
+        return SiteOutcome(site, only, before, found.energy, 0.0, merged.applied)
     if not truncates and _is_smaller_dense(terms, rank):
         return _uncut(site, terms, merged)
     up, down = found.truncate(rank)
     delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
-    return SiteOutcome(site, delta, before, found.energy, lost)
+    return SiteOutcome(site, delta, before, found.energy, lost, merged.applied)
 
 
 def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
@@ -185,12 +187,13 @@ def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
     only = merged.only
     if only is not None:
         require_finite(*(t.numpy() for t in only.stored().values() if is_float(t.dtype)))
-        return SiteOutcome(site, only, only.rank, math.nan, 0.0)
+        return SiteOutcome(site, only, only.rank, math.nan, 0.0, merged.applied)
     deltas = [term.weighted for term in terms]
     if any(delta.facts.replaces for delta in deltas):
         return SiteOutcome(site, same_replacement(deltas), None, math.nan, 0.0)
     role = "diff" if site.parameter == "weight" else "diff_b"
-    return SiteOutcome(site, sum_of_whole(deltas, merged.dense(), role), None, math.nan, 0.0)
+    whole = sum_of_whole(deltas, merged.dense(), role)
+    return SiteOutcome(site, whole, None, math.nan, 0.0, merged.applied)
 
 
 def _require_same_shape(terms: Sequence[Term]) -> None:

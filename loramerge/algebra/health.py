@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Problem, Site
+from loramerge.adapter.problems import takes_too_much
 from loramerge.algebra.svd import decompose, decompose_dense, inner_product
 from loramerge.algebra.workers import ordered
 from loramerge.events import Notify, ignore
@@ -68,7 +69,7 @@ def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], 
         "norm": None,
     }
     problems = _not_finite(site, delta)
-    computable = delta.facts.computable and not delta.needs_base
+    computable = delta.facts.computable and not delta.needs_base and not takes_too_much(delta)
     if problems or not computable:
         return problems, row
     if delta.rank is None:

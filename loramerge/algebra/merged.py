@@ -13,7 +13,16 @@ from typing import Any, Protocol
 
 from loramerge.adapter import Delta
 from loramerge.algebra.arrays import Array, on_device
-from loramerge.algebra.operator import Cores, Method, Operator, Rows, Scalars
+from loramerge.algebra.operator import (
+    Cores,
+    Method,
+    Operator,
+    Rows,
+    Scalars,
+    Statistic,
+    Variance,
+)
+from loramerge.algebra.scale import factor_of
 from loramerge.algebra.svd import (
     ROUNDING,
     Decomposition,
@@ -37,6 +46,7 @@ class Merged(Protocol):
     Attributes:
         only: the single input delta that is the result unchanged; None where something was computed.
         factored: whether it has an exact low-rank form.
+        applied: the factor of the final scale, which the result contains.
     """
 
     @property
@@ -44,6 +54,9 @@ class Merged(Protocol):
 
     @property
     def factored(self) -> bool: ...
+
+    @property
+    def applied(self) -> float: ...
 
     def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
         """Return the singular value decomposition.
@@ -64,9 +77,12 @@ def merge_terms(module: str, terms: Sequence[Term], method: Method) -> Merged:
         NumericsError: if an input or the result holds NaN or infinity.
         UsageError: if a third-party operator fails or returns another shape.
     """
-    operator = method.operator
-    if operator.is_sum or (len(terms) == 1 and not operator.alone):
+    operator, scale = method.operator, method.scale
+    if method.is_sum:
         return Sum([term.weighted for term in terms])
+    if len(terms) == 1 and not operator.alone:
+        factor = scale if isinstance(scale, float) else 1.0
+        return Sum([replace(term, weight=factor * term.weight).weighted for term in terms], factor)
     return _SPACES[operator.space](module, terms, method)
 
 
@@ -75,6 +91,7 @@ class Sum:
     """The sum of deltas; zero if there are none."""
 
     deltas: Sequence[Delta]
+    applied: float = 1.0
     shape: tuple[int, int] = (0, 0)  # where there is none
 
     @property
@@ -120,6 +137,7 @@ class _Core:
     Args:
         factored: whether all terms had a low-rank form.
         size: the sum of the norms of the inputs, to which rounding in float64 is relative.
+        applied: the factor of the final scale, which the core contains.
     """
 
     left: Array
@@ -127,6 +145,7 @@ class _Core:
     right: Array
     factored: bool
     size: float
+    applied: float = 1.0
     only: None = None
 
     def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
@@ -149,6 +168,7 @@ class _Matrix:
     values: Array
     factored: bool
     size: float
+    applied: float = 1.0
     only: None = None
 
     def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
@@ -184,9 +204,18 @@ def _by_coefficients(module: str, terms: Sequence[Term], method: Method) -> Merg
         returned = method.operator.merge(seen, method.parameters)
         coefficients = np.asarray(returned, "float64")
     _require_returned(method.operator, coefficients, (len(terms),))
-    pairs = zip(terms, coefficients.tolist(), strict=True)
+    factor = 1.0
+    if method.scale == "norm-match":
+        known = seen.products
+        norms = abs(np.array(seen.weights)) * np.sqrt(np.maximum(np.diag(known), 0.0))
+        size = float(np.sqrt(max(0.0, float(coefficients @ known @ coefficients))))
+        if size > _DEPENDENT * float(abs(coefficients) @ np.sqrt(np.diag(known))):
+            factor = factor_of(method.scale, size, norms.tolist())
+    elif method.scale != "literal":
+        factor = factor_of(method.scale, 1.0, seen.weights)
+    pairs = zip(terms, (factor * coefficients).tolist(), strict=True)
     deltas = [replace(term, weight=c).weighted for term, c in pairs if c != 0.0]
-    return Sum(deltas, terms[0].delta.flat_shape)
+    return Sum(deltas, factor, terms[0].delta.flat_shape)
 
 
 def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
@@ -197,13 +226,15 @@ def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
     left = _basis([up for up, _ in factors])
     right = _basis([down.T for _, down in factors])
     cores = tuple((left.T @ up) @ (down @ right) for up, down in factors)
-    seen = Cores(module, *_weights_and_positions(terms), cores)
+    weights, positions = _weights_and_positions(terms)
+    seen = Cores(module, weights, positions, cores)
     with _blamed(method.operator):
         core = np.asarray(method.operator.merge(seen, method.parameters), "float64")
     _require_returned(method.operator, core, (left.shape[1], right.shape[1]))
     factored = all(term.delta.rank is not None for term in terms)
-    size = sum(float(np.linalg.norm(core)) for core in cores)
-    return _Core(left, core, right.T, factored, size)
+    norms = [float(np.linalg.norm(core)) for core in cores]
+    factor = _final_factor(method, core, [abs(w) * n for w, n in zip(weights, norms, strict=True)])
+    return _Core(left, factor * core, right.T, factored, sum(norms) * max(1.0, factor), factor)
 
 
 def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
@@ -214,23 +245,40 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
     rows, columns = terms[0].delta.flat_shape
     sources = [_row_source(term.delta) for term in terms]
     declared = operator.statistics(parameters) if operator.statistics is not None else {}
-    statistics = {
-        name: tuple(statistic.of(source(0, rows)) for source in sources)
-        for name, statistic in declared.items()
-    }
+    statistics = {name: _gathered(one, sources, rows) for name, one in declared.items()}
     merged = np.empty((rows, columns))
-    step, size = max(1, _BLOCK // max(1, columns)), 0.0
+    step, energies = max(1, _BLOCK // max(1, columns)), np.zeros(len(terms))
     weights, positions = _weights_and_positions(terms)
     for first in range(0, rows, step):
         stop = min(first + step, rows)
         values = tuple(source(first, stop) for source in sources)
-        size += sum(float((block**2).sum()) for block in values)
+        energies += [float((block**2).sum()) for block in values]
         seen = Rows(module, weights, positions, values, first, statistics)
         with _blamed(operator):
             block = np.asarray(operator.merge(seen, parameters), "float64")
         _require_returned(operator, block, (stop - first, columns))
         merged[first:stop] = block
-    return _Matrix(merged, all(term.delta.rank is not None for term in terms), size**0.5)
+    norms = np.sqrt(energies)
+    factor = _final_factor(method, merged, (abs(np.array(weights)) * norms).tolist())
+    merged *= factor
+    factored = all(term.delta.rank is not None for term in terms)
+    return _Matrix(merged, factored, float(norms.sum()) * max(1.0, factor), factor)
+
+
+def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[float, ...]:
+    """Return a statistic of each whole term; one across terms is the same for each."""
+    if isinstance(statistic, Variance):
+        found = statistic.across([source(0, rows) for source in sources])
+        return (found,) * len(sources)
+    return tuple(statistic.of(source(0, rows)) for source in sources)
+
+
+def _final_factor(method: Method, merged: Array, norms: Sequence[float]) -> float:
+    """Return the factor of the final scale for a result, 1 where it is rounding alone."""
+    import numpy as np
+
+    size = float(np.linalg.norm(merged))
+    return factor_of(method.scale, size if size > _DEPENDENT * sum(norms) else 0.0, norms)
 
 
 _SPACES: Mapping[str, Callable[[str, Sequence[Term], Method], Merged]] = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from loramerge.adapter import Adapter, Info, Site, widest
+from loramerge.adapter.formats.peft_configuration import common_configuration
 from loramerge.adapter.metadata import combined as combined_metadata
 from loramerge.algebra.combine import SUM, combine
 from loramerge.algebra.operator import Method
@@ -19,7 +21,7 @@ from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, Usa
 from loramerge.events import Notify, Warn, ignore
 from loramerge.files.tensors import Tensor
 
-__all__ = ["EMBEDDING_CHOICES", "frame_of", "mix"]
+__all__ = ["EMBEDDING_CHOICES", "frame_of", "mix", "require_one_base"]
 
 EMBEDDING_CHOICES = ("all", "first", "none")
 
@@ -61,7 +63,8 @@ def mix(
     for adapter, _ in inputs:
         adapter.require_sound()
     require_base_free(inputs, rule)
-    terms = terms_of(inputs, target, one_weight=not method.operator.is_sum)
+    method.require_count(len(inputs))
+    terms = terms_of(inputs, target, one_weight=not method.is_sum)
     frame = frame_of([adapter for adapter, _ in inputs], embeddings, notify)
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")
@@ -82,6 +85,39 @@ def mix(
         raise
     check_errors(rule, result.relative_error, result.worst)
     return frame.with_deltas(result.deltas), result
+
+
+def require_one_base(adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters whose configurations name different bases.
+
+    A name counts without its folder or owner, in any case, and without the words for a quantised copy.
+
+    Raises:
+        FamilyError: naming two of them.
+    """
+    named: dict[str, tuple[str, Adapter]] = {}
+    for adapter in adapters:
+        for config in adapter.info.configs.values():
+            base = config.get("base_model_name_or_path")
+            if isinstance(base, str) and base:
+                named.setdefault(_model_name(base), (base, adapter))
+    if len(named) > 1:
+        (one, first), (other, second) = list(named.values())[:2]
+        raise FamilyError(
+            "the adapters were trained on different bases, and what they change does not add up",
+            file=f"{first.label} and {second.label}",
+            found=f"{one} and {other}",
+            hint=(
+                "if both are the same weights, name them: ",
+                Setting("base", "B"),
+                "; or write one name as base_model_name_or_path into both adapter_config.json",
+            ),
+        )
+
+
+def _model_name(base: str) -> str:
+    name = base.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    return name.removesuffix("-bnb-4bit").removesuffix("-unsloth")
 
 
 def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
@@ -140,20 +176,12 @@ def _common_spelling(
     return {place: spelled for place, spelled in found.items() if place not in contradicted}
 
 
-def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, object]]:
+def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, Any]]:
     """Return the fields that all configurations of a component agree on."""
-    result: dict[str, dict[str, object]] = {}
-    for component in adapters[0].info.configs:
-        configs = [a.info.configs.get(component, {}) for a in adapters]
-        result[component] = {
-            name: value
-            for name, value in configs[0].items()
-            if all(config.get(name, _ABSENT) == value for config in configs)
-        }
-    return result
-
-
-_ABSENT = object()
+    return {
+        component: common_configuration([a.info.configs.get(component, {}) for a in adapters])
+        for component in adapters[0].info.configs
+    }
 
 
 def _united_embeddings(adapters: Sequence[Adapter], choice: str) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.laws import LAWS
+from loramerge.algebra.scale import SCALES, checked_scale
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.parameters import Parameter, checked, parameters_of
 
@@ -40,6 +41,7 @@ __all__ = [
     "Scalars",
     "Space",
     "Statistic",
+    "Variance",
 ]
 
 Space = Literal["factors", "elements", "scalars"]
@@ -154,7 +156,24 @@ class Norm:
         return math.sqrt(float((values**2).sum()))
 
 
-Statistic = Magnitude | Norm
+@dataclass(frozen=True)
+class Variance:
+    """The threshold above which the entries that vary most across terms lie; one for all terms.
+
+    Args:
+        share: share of the entries at or above the threshold, in [0, 1], as of `Magnitude`.
+    """
+
+    share: float
+
+    def across(self, terms: Sequence[Array]) -> float:
+        """Return the threshold for dense `(out, in·kh·kw)` matrices of one shape."""
+        import numpy as np
+
+        return Magnitude(self.share).of(np.var(np.stack(terms), axis=0))
+
+
+Statistic = Magnitude | Norm | Variance
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,8 @@ class Operator:
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.
         laws: names of the laws it claims, see `algebra.laws`.
+        scale: the final scale where none is given, see `algebra.scale`.
+        inputs: the least and the greatest number of adapters; None: any number.
         order: lower ones come first in lists.
 
     Raises:
@@ -208,6 +229,8 @@ class Operator:
     when: str = ""
     source: str = ""
     laws: tuple[str, ...] = ()
+    scale: str = "literal"
+    inputs: tuple[int, int | None] = (1, None)
     order: int = 100
 
     def __post_init__(self) -> None:
@@ -218,6 +241,8 @@ class Operator:
             )
         if self.space not in get_args(Space):
             raise self._refused("the space is not known", listed(get_args(Space)), self.space)
+        if self.scale not in SCALES:
+            raise self._refused("the final scale is not known", listed(SCALES), self.scale)
         for law in self.laws:
             if law not in LAWS:
                 close = nearest(law, LAWS)
@@ -298,14 +323,44 @@ class Method:
 
     operator: Operator
     parameters: Any
+    scale: str | float = "literal"
+
+    @property
+    def is_sum(self) -> bool:
+        """True if the result is the plain weighted sum."""
+        return self.operator.is_sum and self.scale == "literal"
+
+    def require_count(self, adapters: int) -> None:
+        """Refuse a number of adapters that the operator is not defined for.
+
+        Raises:
+            UsageError: naming how many it takes.
+        """
+        least, most = self.operator.inputs
+        if adapters < least or (most is not None and adapters > most):
+            takes = f"{least}" if least == most else f"at least {least}"
+            raise UsageError(
+                f"the method {self.operator.name} is not defined for this number of adapters",
+                expected=takes if most in (None, least) else f"{least} to {most}",
+                found=adapters,
+            )
 
     @classmethod
-    def of(cls, operator: Operator, values: Mapping[str, Any] | None = None) -> Method:
+    def of(
+        cls,
+        operator: Operator,
+        values: Mapping[str, Any] | None = None,
+        scale: str | float | None = None,
+    ) -> Method:
         """Return an operator with values by name; the others have their defaults.
+
+        Args:
+            scale: the final scale; None is the operator's own.
 
         Raises:
             UsageError: if a value is missing, not known, or not allowed.
         """
+        final = operator.scale if scale is None else checked_scale(scale)
         own = {one.name: one for one in operator.own_parameters}
         given: dict[str, Any] = {}
         for name, value in (values or {}).items():
@@ -321,4 +376,4 @@ class Method:
         missing = [name for name, one in own.items() if one.required and name not in given]
         if missing:
             raise UsageError(f"the method {operator.name} needs a value for {missing[0]!r}")
-        return cls(operator, operator.parameters(**given))
+        return cls(operator, operator.parameters(**given), final)

@@ -36,6 +36,7 @@ class SiteOutcome:
         rank_before: rank of the terms together; None for dense and vector deltas.
         energy: ‖ΔW‖_F² of the exact sum; lost: ‖ΔW − result‖_F². Both are nan where the rank stayed
             and no norm was needed.
+        scale: factor of the final scale, which the result contains.
     """
 
     site: Site
@@ -43,6 +44,7 @@ class SiteOutcome:
     rank_before: int | None
     energy: float
     lost: float
+    scale: float = 1.0
 
     @property
     def rank_after(self) -> int | None:
@@ -90,6 +92,12 @@ class Combined:
             return None
         most = max(cut, key=lambda o: o.relative_error)
         return most.site.name, most.relative_error
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The least and the greatest factor of the final scale."""
+        found = [o.scale for o in self.outcomes]
+        return min(found, default=1.0), max(found, default=1.0)
 
     @property
     def left_out(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -198,33 +199,110 @@ def _fill(
     budget: int,
     exact_size: Callable[[Sequence[int]], int],
 ) -> None:
-    """Bring the exact size to at most the budget, then add the best directions that still fit."""
-    while (size := exact_size(ranks)) > budget:  # estimates of header bytes were too low
-        worst = min(
-            (i for i, k in enumerate(ranks) if k),
-            key=lambda i: candidates[i].energies[ranks[i] - 1] / candidates[i].direction,
-        )
-        ranks[worst] -= 1
+    """Bring the exact size to at most the budget, then add the best directions that still fit.
+
+    The exact size is asked only where estimates leave it open whether a direction fits: it takes as
+    long as encoding the whole adapter.
+    """
+    size = _shrink(candidates, ranks, budget, exact_size)
     heap = [
         (-candidate.energies[ranks[i]] / candidate.direction, i)
         for i, candidate in enumerate(candidates)
         if ranks[i] < len(candidate.energies)
     ]
     heapq.heapify(heap)
+    unsure: list[int] = []  # added since the exact size was last asked; `size` is at least theirs
+    refused: Counter[tuple[int, int, int]] = Counter()
     while heap:
         _, i = heapq.heappop(heap)
         candidate = candidates[i]
+        alike = (candidate.direction, ranks[i], 0 if ranks[i] else candidate.first)
         cost = candidate.direction + (candidate.first if ranks[i] == 0 else 0)
-        if size + cost > budget + candidate.first + 64:
+        most = cost + candidate.first + _HEADER_SLACK
+        if size + most > budget and unsure:
+            size = _settle(ranks, unsure, budget, exact_size)
+        if size + cost > budget + candidate.first + _HEADER_SLACK or refused[alike] >= _REFUSALS:
             continue
         ranks[i] += 1
-        tried = exact_size(ranks)
-        if tried > budget:
+        if size + most <= budget:
+            unsure.append(i)
+            size += most
+        elif (tried := exact_size(ranks)) <= budget:
+            size = tried
+        else:
             ranks[i] -= 1
+            refused[alike] += 1
             continue
-        size = tried
         if ranks[i] < len(candidate.energies):
             heapq.heappush(heap, (-candidate.energies[ranks[i]] / candidate.direction, i))
+    if unsure:
+        _settle(ranks, unsure, budget, exact_size)
+
+
+_HEADER_SLACK = 64  # bytes of digits and padding in the header that a direction may bring, about
+_REFUSALS = 3  # of modules alike in bytes and rank that do not fit; then no other of them does
+
+
+def _settle(
+    ranks: list[int],
+    unsure: list[int],
+    budget: int,
+    exact_size: Callable[[Sequence[int]], int],
+) -> int:
+    """Return the exact size, after taking back the last directions if they do not fit after all."""
+    while (size := exact_size(ranks)) > budget:
+        ranks[unsure.pop()] -= 1
+    unsure.clear()
+    return size
+
+
+def _shrink(
+    candidates: Sequence[Candidate],
+    ranks: list[int],
+    budget: int,
+    exact_size: Callable[[Sequence[int]], int],
+) -> int:
+    """Drop the weakest directions until the file fits, as few as possible; return its exact size."""
+    size = exact_size(ranks)
+    heap = [
+        (candidate.energies[ranks[i] - 1] / candidate.direction, i)
+        for i, candidate in enumerate(candidates)
+        if ranks[i]
+    ]
+    heapq.heapify(heap)
+    dropped: list[int] = []
+    low = 0
+    while size > budget and heap:  # estimates of header bytes were too low
+        low, excess = len(dropped), size - budget
+        while heap and excess > 0:
+            _, i = heapq.heappop(heap)
+            ranks[i] -= 1
+            dropped.append(i)
+            candidate = candidates[i]
+            excess -= candidate.direction
+            if ranks[i]:
+                heapq.heappush(heap, (candidate.energies[ranks[i] - 1] / candidate.direction, i))
+        size = exact_size(ranks)
+    high = now = len(dropped)
+
+    def go_to(count: int) -> None:
+        nonlocal now
+        for i in dropped[count:now]:
+            ranks[i] += 1
+        for i in dropped[now:count]:
+            ranks[i] -= 1
+        now = count
+
+    step = 1  # headers shrink, too, so that a few too many may be dropped
+    while high - low > 1:
+        go_to(max(high - step, (low + high) // 2))
+        tried = exact_size(ranks)
+        if tried <= budget:
+            high, size, step = now, tried, 2 * step
+        else:
+            low, step = now, 1
+    go_to(high)
+    return size
 
 
 def ranks_for_error(candidates: Sequence[Candidate], energy: float, max_error: float) -> list[int]:

@@ -45,11 +45,13 @@ class CheckpointFile:
         relative: where it goes below the output folder; a pickle's name is that of the safetensors
             file it becomes.
         component: the component whose folder it lies in, `''` for a file that holds all.
+        given: tensors that take the place of stored ones of these names, or are added to them.
     """
 
     path: Path
     relative: PurePosixPath
     component: str = ""
+    given: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     _opened: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = field(default=None, repr=False)
 
     @property
@@ -65,6 +67,8 @@ class CheckpointFile:
             else:
                 file = TensorFile(self.path)
                 self._opened = (file.tensors, file.metadata)
+            if self.given:
+                self._opened = ({**self._opened[0], **self.given}, self._opened[1])
         return self._opened
 
 

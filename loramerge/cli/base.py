@@ -11,7 +11,7 @@ from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.options import json_options
 from loramerge.errors import NotFound
-from loramerge.library.registry import load_registry
+from loramerge.library.registry import changed_registry, expanded, load_registry
 from loramerge.library.shipped import SHIPPED_BASES
 
 _EXAMPLE = "Example: loramerge base add sd21-custom models/sd21-custom.safetensors"
@@ -28,12 +28,11 @@ def command() -> None:
 @click.option("--force", "-f", is_flag=True, help="Replace a base of the same name.")
 def add(name: str, path: str, force: bool) -> None:
     """Register the checkpoint at PATH (a file or a diffusers folder) as NAME."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.exists():
         raise NotFound("no such checkpoint", file=path)
-    registry = load_registry()
-    registry.add_base(name, place, force=force)
-    registry.save()
+    with changed_registry() as registry:
+        registry.add_base(name, place, force=force)
     show.line(f"{name} is {place.resolve()}")
 
 
@@ -66,7 +65,6 @@ def list_bases(as_json: bool, json_file: str | None) -> None:
 @click.argument("name", metavar="NAME")
 def remove(name: str) -> None:
     """Forget a registered checkpoint; its files stay."""
-    registry = load_registry()
-    registry.remove_base(name)
-    registry.save()
+    with changed_registry() as registry:
+        registry.remove_base(name)
     show.line(f"Removed {name} from the list; its files stay.")

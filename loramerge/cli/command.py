@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,11 @@ from loramerge.cli.options import (
 )
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render
+from loramerge.errors import Setting
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
-__all__ = ["Render", "emit", "verb_command"]
+__all__ = ["Render", "check_reports", "emit", "verb_command"]
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
@@ -46,7 +47,8 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
             key: None if key in own else values.pop(key, None) for key in _COMMON
         }
         json_file, save_recipe = common["json_file"], common["save_recipe"]
-        _check_json_file(json_file)
+        reports = {"json_file": json_file, "save_recipe": save_recipe}
+        check_reports(reports | {"results": values.get("results")}, _paths_in(kind, values))
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
         with Session(quiet=common["quiet"]) as session:
@@ -140,23 +142,42 @@ def _check_recipe_file(text: str | None) -> None:
         )
 
 
-def _check_json_file(text: str | None) -> None:
-    """Refuse to write JSON over something else.
+def check_reports(reports: Mapping[str, str | None], others: Sequence[str]) -> None:
+    """Refuse reports that would replace each other, an output, an input, or anything but a report.
+
+    Args:
+        reports: option → path.
+        others: paths of outputs and inputs.
 
     Raises:
-        OutputExists: if the path is a folder, or a file that holds no JSON.
+        OutputExists: naming the path.
     """
-    if text is None or not os.path.exists(text):
+    given = {name: path for name, path in reports.items() if path}
+    if not given:
         return
-    path = Path(text)
-    if path.is_dir() or path.read_bytes()[:1] not in (b"[", b"{", b""):
-        from loramerge.errors import OutputExists
+    from loramerge.files.reports import check_apart, check_json
 
-        raise OutputExists(
-            "this is not JSON, and --json-file would replace it",
-            file=path,
-            hint="give --json-file another name",
-        )
+    for name, path in given.items():
+        beside = [other for another, other in given.items() if another != name]
+        check_apart(path, Setting(name), [*others, *beside])
+    if "json_file" in given:
+        check_json(given["json_file"], Setting("json_file"))
+
+
+def _paths_in(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+    """Return the texts in the values of parameters that may be paths of outputs and inputs."""
+    found = []
+    for one in parameters_of(kind):
+        value = values.get(one.name)
+        if one.refers or one.name == "output":
+            found += [value] if isinstance(value, str) else [v for v in value or () if v]
+    return found
+
+
+def _outputs_in(content: Any) -> list[str]:
+    """Return the paths that a result says it wrote."""
+    outputs = content.get("outputs") if isinstance(content, dict) else None
+    return [path for path in outputs or () if isinstance(path, str)]
 
 
 def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], None]) -> None:
@@ -164,9 +185,11 @@ def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], 
     if as_json or json_file:
         text = json.dumps(_plain(content), ensure_ascii=False, indent=2)
         if json_file:
-            from loramerge.files.writer import write_bytes
+            from loramerge.files.reports import check_apart, check_json, write_report
 
-            write_bytes(Path(json_file), (text + "\n").encode("utf-8", "replace"), force=True)
+            check_apart(json_file, Setting("json_file"), _outputs_in(content))
+            check_json(json_file, Setting("json_file"))
+            write_report(json_file, (text + "\n").encode("utf-8", "replace"))
         if as_json:
             sys.stdout.write(text + "\n")
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["ModuleName", "grid", "hanging", "pairs", "shortened", "wrapped"]
+__all__ = ["ModuleName", "clean", "grid", "hanging", "pairs", "shortened", "wrapped"]
 
 Line = tuple[str, int]
 
@@ -18,7 +18,9 @@ _LEAST = 16  # characters of a column whose texts are wrapped
 _MOST_LINES = 4  # of a wrapped cell; a record is easier to read than more
 _SHORT = 24  # characters of a shortened name of a module
 _INDENT = "    "
-_CONTROLS = {n: "�" for n in (*range(32), *range(127, 160)) if n != 10} | {9: " "}
+_LONGEST = 4000  # characters of a cell; `--json` has all
+_TURNS = (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))  # lines and directions
+_CONTROLS = {n: "�" for n in (*range(32), *range(127, 160), *_TURNS) if n != 10} | {9: " "}
 
 
 class ModuleName(str):
@@ -46,11 +48,11 @@ def shortened(name: str, width: int) -> str:
 
 def pairs(rows: Sequence[Sequence[str]], width: int | None) -> list[Line]:
     """Return labels with their values, those wrapped beside them."""
-    label = max(_wide(_clean(row[0])) for row in rows) + 2
+    label = max(_wide(clean(row[0])) for row in rows) + 2
     narrow = width is not None and label > width // 2
     found: list[Line] = []
     for row in rows:
-        name, value = _clean(row[0]), _clean("  ".join(row[1:]))
+        name, value = clean(row[0], _LONGEST), clean("  ".join(row[1:]), _LONGEST)
         if narrow:
             found.append((name, len(name)))
             found += [(_INDENT + text, 0) for text in _wrapped(value, width, len(_INDENT))]
@@ -63,8 +65,7 @@ def pairs(rows: Sequence[Sequence[str]], width: int | None) -> list[Line]:
 
 def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | None) -> list[Line]:
     """Return a table with a header, or records where its columns do not fit."""
-    cells = [[ModuleName(_clean(c)) if isinstance(c, ModuleName) else _clean(c) for c in row]
-             for row in rows]  # fmt: skip
+    cells = [[_cell(c) for c in row] for row in rows]
     natural = [_column(cells, columns, index) for index in range(len(columns))]
     gap, widths = _GAP, natural if width is None else _fitted(cells, columns, natural, width, _GAP)
     if widths is None and width is not None:
@@ -77,6 +78,11 @@ def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | Non
     for row in cells:
         found += [(text, 0) for text in _row(row, widths, gap)]
     return [*found, ("", 0)]
+
+
+def _cell(text: str) -> str:
+    cleaned = clean(text, _LONGEST)
+    return ModuleName(cleaned) if isinstance(text, ModuleName) else cleaned
 
 
 def _column(cells: Sequence[Sequence[str]], columns: Sequence[str], index: int) -> int:
@@ -142,7 +148,7 @@ def _records(cells: Sequence[Sequence[str]], columns: Sequence[str], width: int)
 
 def wrapped(text: str, width: int | None) -> list[str]:
     """Return the lines of a text that may be as wide as the terminal."""
-    return _wrapped(_clean(text), width, 0)
+    return _wrapped(clean(text), width, 0)
 
 
 def hanging(text: str, width: int) -> list[str]:
@@ -182,9 +188,10 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - _wide(text))
 
 
-def _clean(text: str) -> str:
-    """Return a text without characters that would steer the terminal."""
-    return text if text.isprintable() else text.translate(_CONTROLS)
+def clean(text: str, longest: int | None = None) -> str:
+    """Return a text without characters that would steer the terminal, cut after a number of them."""
+    text = text if text.isprintable() else text.translate(_CONTROLS)
+    return text if longest is None or len(text) <= longest else f"{text[:longest]}…"
 
 
 def _wide(text: str) -> int:

@@ -12,7 +12,7 @@ from loramerge.cli.command import emit
 from loramerge.cli.options import json_options
 from loramerge.errors import UsageError
 from loramerge.library.lookup import names_in_library
-from loramerge.library.registry import HOLDS, load_registry
+from loramerge.library.registry import HOLDS, changed_registry, expanded, load_registry
 
 _EXAMPLE = "Example: loramerge library add ~/loras"
 
@@ -35,17 +35,16 @@ def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds:
 
     if not folders and not comfyui and not a1111:
         raise UsageError("a folder is missing", hint="loramerge library add FOLDER")
-    registry = load_registry()
-    wanted = [(Path(folder).expanduser(), holds) for folder in folders]
+    wanted = [(expanded(folder), holds) for folder in folders]
     for program, root in (("comfyui", comfyui), ("a1111", a1111)):
         if root:
-            found = program_folders(program, Path(root).expanduser())
+            found = program_folders(program, expanded(root))
             wanted += [(Path(f.path), f.holds) for f in found]
     lines = []
-    for path, what in wanted:
-        new = registry.add_folder(path, what)
-        lines.append(f"{'added' if new else 'already in the library'}: {path.resolve()}")
-    registry.save()
+    with changed_registry() as registry:
+        for path, what in wanted:
+            new = registry.add_folder(path, what)
+            lines.append(f"{'added' if new else 'already in the library'}: {path.resolve()}")
     for line in lines:
         show.line(line)
 
@@ -75,7 +74,6 @@ def list_folders(as_json: bool, json_file: str | None) -> None:
 @click.argument("folder", metavar="FOLDER")
 def remove(folder: str) -> None:
     """Take a folder off the library; its files stay."""
-    registry = load_registry()
-    registry.remove_folder(Path(folder).expanduser())
-    registry.save()
+    with changed_registry() as registry:
+        registry.remove_folder(expanded(folder))
     show.line("Removed the folder from the library; its files stay.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -83,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        _say(text.getvalue().rstrip("\n"))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted; nothing was left half written")
@@ -131,8 +135,51 @@ def _silence() -> None:
         os.close(nowhere)
 
 
+def _stop(number: int, frame: Any) -> NoReturn:
+    """End as Ctrl-C does, so that nothing half written stays."""
+    raise KeyboardInterrupt
+
+
+def _open_streams() -> None:
+    """Put the null device where standard output or error is closed: a file would take its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+class _Lasting(io.FileIO):
+    """Standard output that takes what nobody reads any more, so that a command ends as it would."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return len(memoryview(data).cast("B"))
+
+
+def _outlive_readers() -> None:
+    """Let commands end with their own exit code after `| head` has read enough."""
+    out = sys.stdout
+    if os.name == "posix" and isinstance(out, io.TextIOWrapper):
+        raw = _Lasting(out.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), out.encoding, "replace", line_buffering=out.line_buffering
+        )
+
+
 def console_entry() -> NoReturn:
     """Run as a process of its own."""
+    _open_streams()
+    _outlive_readers()
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _stop)
     code = main()
     gc.freeze()  # what is left need not be searched for cycles on the way out
     sys.exit(code)

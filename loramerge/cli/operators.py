@@ -37,6 +37,7 @@ def _described(one: Operator) -> dict[str, Any]:
         "name": one.name,
         "title": one.title,
         "space": one.space,
+        "scale": one.scale,
         "parameters": parameters,
         "formula": one.formula,
         "when": one.when,
@@ -61,6 +62,7 @@ def _show_one(one: Operator) -> None:
     lines = [("method", f"{one.name}: {one.title}")]
     lines += [(word, text) for word in ("formula", "when", "source") if (text := described[word])]
     lines.append(("computes", _SPACES[one.space]))
+    lines.append(("scale", f"{one.scale} by default (--scale)"))
     for parameter in described["parameters"]:
         default = "required" if parameter["required"] else f"default {parameter['default']}"
         limits = f", {parameter['range']}" if parameter["range"] else ""

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.command import emit
+from loramerge.cli.command import check_reports, emit
 from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
-from loramerge.events import Note
+from loramerge.errors import Setting, listed
+from loramerge.events import Note, Warn
 from loramerge.steps.parameters import Context
 
 
@@ -38,11 +39,13 @@ def command(target: str, **options: Any) -> int:
     """
     from loramerge.recipe.header import is_output
 
+    check_reports({"json_file": options["json_file"]}, [target])
     if is_output(Path(target)):
         return _of_output(Path(target), options)
     from loramerge.recipe.picture import dot, mermaid
     from loramerge.recipe.plan import plan_recipe
     from loramerge.recipe.recipe import load_recipe
+    from loramerge.recipe.saves import outside_places
 
     found = load_recipe(
         target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
@@ -59,6 +62,12 @@ def command(target: str, **options: Any) -> int:
             allow_import=options["allow_import"],
         )
         plan = plan_recipe(found, context, fresh=options["fresh"])
+        if outside := outside_places(found.root, found.tasks):
+            where = listed([repr(place) for place in outside], 4)
+            session.notify(
+                Warn(("the recipe writes outside of its folder, and running it needs ",
+                      Setting("allow_outside", True), f": {where}"))
+            )  # fmt: skip
     shown = (lambda: None) if options["quiet"] else lambda: _show(plan)
     emit(plan.json(), options["as_json"], options["json_file"], shown)
     return 0

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.command import emit
+from loramerge.cli.command import check_reports, emit
 from loramerge.cli.commands import render_named
 from loramerge.cli.options import operator_option, run_options
 from loramerge.cli.session import Session
-from loramerge.errors import OutputExists, UsageError
+from loramerge.errors import Setting, UsageError
+from loramerge.files.reports import check_report
 from loramerge.steps.parameters import Context
 
 _MANY = 8  # tasks of which more are shown as a table only
@@ -76,6 +77,11 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
     params=[
         click.Argument(["target"], metavar="RECIPE|OUTPUT", required=True),
         *recipe_options(),
+        click.Option(
+            ["--allow-outside"],
+            is_flag=True,
+            help="Let the recipe write outside of its folder.",
+        ),
         click.Option(
             ["--jobs", "-j"],
             type=click.IntRange(min=1),
@@ -159,10 +165,18 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
             "--output is only for repeating a file; in a recipe, `save` names the output"
         )
     if options["results"]:
-        _check_table(Path(options["results"]))
+        check_report(
+            options["results"],
+            "a table of results",
+            lambda head: b".status" in head.partition(b"\n")[0],
+            Setting("results"),
+        )
     recipe = load_recipe(
         target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")
     )
+    files = [target, *(str(path) for task in recipe.tasks.values() for path in task.files.values())]
+    saves = [str(task.save) for task in recipe.tasks.values() if task.save is not None]
+    check_reports({name: options[name] for name in ("json_file", "results")}, files + saves)
     with ExitStack() as stack:
         where = options["dask"] and stack.enter_context(dask_executor(options["dask"]))
         result = run_recipe(
@@ -174,32 +188,13 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
             force=options["force"],
             lock=options["lock"],
             keep_going=options["keep_going"],
+            allow_outside=options["allow_outside"],
         )
     if options["results"]:
         write_table(Path(options["results"]), result.columns(), result.rows())
     shown = (lambda: None) if options["quiet"] else lambda: _show(result)
     emit(result.json(), options["as_json"], options["json_file"], shown)
     return result.exit_code
-
-
-def _check_table(path: Path) -> None:
-    """Refuse to write the table over something that is none.
-
-    Raises:
-        OutputExists: if the path is a folder, or a file that is not a table of a run.
-    """
-    if not path.exists():
-        return
-    if not path.is_dir():
-        with path.open("rb") as file:
-            first = file.readline(1 << 16)
-        if not first or b".status" in first:
-            return
-    raise OutputExists(
-        "this is not a table of results, and --results would replace it",
-        file=path,
-        hint="give --results another name",
-    )
 
 
 def _show(result: Any) -> None:
@@ -245,6 +240,9 @@ def _repeat(path: Path, options: dict[str, Any], context: Context) -> int:
         if options[option]:
             raise UsageError(f"{name} is for recipes; {path.name} is repeated as it was made")
     output = None if options["output"] is None else Path(options["output"])
+    check_reports(
+        {"json_file": options["json_file"]}, [str(path), *([str(output)] if output else [])]
+    )
     found = repeat(
         path,
         inputs=assignments(options["paths"], "--input"),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from loramerge.cli.layout import ModuleName, grid, hanging, pairs, wrapped
+from loramerge.cli.layout import ModuleName, clean, grid, hanging, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
@@ -51,9 +51,20 @@ def table(
 
 
 def complaint(text: str) -> str:
-    """Return a text for standard error, wrapped between words where that is a terminal."""
+    """Return a text for standard error: no control characters, no endless lines or lists of them.
+
+    It is wrapped between words where standard error is a terminal.
+    """
+    lines = [clean(line, _LONGEST_LINE) for line in text.split("\n")]
+    if len(lines) > _MOST_LINES:
+        left = len(lines) - _MOST_LINES
+        lines = [*lines[:_MOST_LINES], f"  … and {left} more lines"]
     width = _width(sys.stderr)
+    text = "\n".join(lines)
     return text if width is None else "\n".join(hanging(text, width))
+
+
+_LONGEST_LINE, _MOST_LINES = 2000, 400
 
 
 def _width(stream: TextIO | None = None) -> int | None:

@@ -20,7 +20,7 @@ _NEEDS_PREFIX = frozenset({".weight", ".bias"})
 # Suffixes that belong to stems ending in `_lora` (XLabs: and a number) only.
 _SHORT = frozenset({".down.weight", ".up.weight"})
 _SHORT_STEM = re.compile(r"_lora\d?$")
-_REPLACED = frozenset({"set_weight", "set_bias"})  # roles that need one, too
+_REPLACED = frozenset({"set_weight", "set_bias", "base_weight"})  # roles that need one, too
 # Roles of ordinary LoRA and of differences: no suffix of a kind ends in theirs.
 _PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"})
 # Suffixes of mangled exports, which no dot sets apart from the stem.

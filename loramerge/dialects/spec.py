@@ -103,7 +103,9 @@ class Dialect:
         example: a key, as an example in the docs.
         forms: how keys are spelled; writing uses the first form that has the module.
         alpha: where the scale is kept: beside the factors, in the header's metadata, in a config
-            file, or nowhere (then it is folded into up on writing).
+            file, or nowhere (then it is folded into up on writing; one that a file has is read).
+        states_alpha: whether every module of a diffusion transformer has an alpha, even one that says
+            no more than the rank: trainers of kohya's line do not load a file without.
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
         loads_in: programs that load it.
         writable: what is needed to write it, in words.
@@ -141,6 +143,7 @@ class Dialect:
     alone: frozenset[str] = frozenset()
     pickle: bool = False
     positional: bool = False
+    states_alpha: bool = False
     embeddings: Embeddings | None = "key"
 
     @property

@@ -28,7 +28,8 @@ __all__ = [
     "plain_slot",
 ]
 
-Parameter = Literal["weight", "bias"]
+# "base" is a weight that an adapter brings along, to be changed in place of the base's own
+Parameter = Literal["weight", "bias", "base"]
 Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
 
 

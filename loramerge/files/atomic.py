@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from loramerge.errors import DiskFull, FileError, OutputExists, Setting
-from loramerge.files.positioned import PositionedFile
+from loramerge.files.positioned import PositionedFile, refuse_irregular
 from loramerge.files.reader import release
 
 __all__ = [
-    "AtomicFile",
-    "AtomicFolder",
-    "Contents",
-    "check_contents",
-    "check_space",
-    "check_target",
-]
+    "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
+    "check_space", "check_target", "flush_folder", "keep_mode", "remove_abandoned", "remove_folder",
+    "rename", "scratch_folder",
+]  # fmt: skip
 
 _RENAME_TRIES = 6
 _WRITERS = 50  # of one folder at the same moment
-_PARTIAL = ".partial"
-_REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
+PARTIAL = ".partial"
+REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
 _swept: set[Path] = set()
 
 
@@ -112,24 +111,24 @@ def _mark(process: int) -> str:
     return f"{zlib.crc32(machine.encode()):08x}-{process}"
 
 
-def _beside(target: Path, ending: str) -> Path:
+def beside(target: Path, ending: str) -> Path:
     """Return a new name for something temporary beside the target, short enough everywhere."""
     stem = os.fsencode(target.name)[:80].decode("utf-8", "ignore")
     return target.with_name(f".{stem}.{_mark(os.getpid())}-{os.urandom(5).hex()}{ending}")
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove what killed processes of this machine left beside outputs, once for each folder."""
     if os.name != "posix" or folder in _swept:
         return  # elsewhere it cannot be asked whether a process lives without touching it
     _swept.add(folder)
     here = _mark(0)[:-1]
-    for path in folder.glob(f".*{_PARTIAL}"):
-        mark = path.name[: -len(_PARTIAL)].rpartition(".")[2]
+    for path in folder.glob(f".*{PARTIAL}"):
+        mark = path.name[: -len(PARTIAL)].rpartition(".")[2]
         process = mark.removeprefix(here).partition("-")[0]
         if mark.startswith(here) and process.isdigit() and not _lives(int(process)):
             if path.is_dir() and not path.is_symlink():
-                _remove_folder(path)
+                remove_folder(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -144,7 +143,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _rename(source: Path, target: Path) -> None:
+def rename(source: Path, target: Path) -> None:
     """Replace `target`, retrying briefly where another program holds it (Windows)."""
     for attempt in range(_RENAME_TRIES):
         try:
@@ -162,7 +161,7 @@ def _rename(source: Path, target: Path) -> None:
             raise FileError(f"cannot rename: {error.strerror}", file=target) from None
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can."""
     if os.name != "posix":
         return
@@ -175,16 +174,40 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _followed(target: Path) -> Path:
+    """Return the path that a link leads to, so that writing to it keeps the link."""
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+def keep_mode(old: Path, new: Path) -> None:
+    """Give what takes the place of something its permissions, and its owner where that is allowed."""
+    try:
+        status = old.stat()
+    except OSError:
+        return  # there was none
+    with suppress(OSError):
+        if hasattr(os, "chown"):
+            os.chown(new, status.st_uid, status.st_gid)
+    with suppress(OSError):
+        new.chmod(stat.S_IMODE(status.st_mode))
+
+
 class AtomicFile:
     """A file that appears under its name only when complete.
 
     Use as a context manager: on a normal exit it is flushed and renamed, on an exception removed.
+    What it replaces keeps its permissions, and a link stays one.
+
+    Raises:
+        OutputExists: see `check_target`.
+        FileError: if the target is a folder, device or pipe, or its folder cannot be made.
     """
 
     def __init__(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        self.target = check_target(path, force=force)
+        self.target = _followed(check_target(path, force=force))
         if self.target.is_dir():
             raise FileError("the output is an existing folder", file=self.target)
+        refuse_irregular(self.target)
         self._force = force
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -192,8 +215,8 @@ class AtomicFile:
             raise FileError(
                 f"cannot make the folder: {error.strerror}", file=self.target.parent
             ) from None
-        _remove_abandoned(self.target.parent.absolute())
-        self._temporary = _beside(self.target, _PARTIAL)
+        remove_abandoned(self.target.parent.absolute())
+        self._temporary = beside(self.target, PARTIAL)
         self.file = PositionedFile(self._temporary, "x")
 
     def __enter__(self) -> PositionedFile:
@@ -206,14 +229,15 @@ class AtomicFile:
                 self.file.close()
                 check_target(self.target, force=self._force)
                 release(self.target)
-                _rename(self._temporary, self.target)
-                _flush_folder(self.target.parent)
+                keep_mode(self.target, self._temporary)
+                rename(self._temporary, self.target)
+                flush_folder(self.target.parent)
         finally:
             self.file.close()
             self._temporary.unlink(missing_ok=True)
 
 
-def _remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder with all it holds, if it is there."""
     from shutil import rmtree
 
@@ -236,18 +260,18 @@ class AtomicFolder:
         force: bool = False,
         contents: Contents | None = None,
     ) -> None:
-        self.target = check_target(path, force=force)
+        self.target = _followed(check_target(path, force=force))
         if self.target.exists() and not self.target.is_dir():
             raise FileError("the output is an existing file, expected a folder", file=self.target)
         self._force, self._contents = force, contents
         self._check_contents()
-        self.partial = _beside(self.target, _PARTIAL)
+        self.partial = beside(self.target, PARTIAL)
 
     def __enter__(self) -> Path:
         parent = self.target.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(parent.absolute())
+            remove_abandoned(parent.absolute())
             self.partial.mkdir()
         except OSError as error:
             raise FileError(f"cannot make the folder: {error.strerror}", file=self.target) from None
@@ -256,10 +280,11 @@ class AtomicFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                keep_mode(self.target, self.partial)
                 self._place()
-                _flush_folder(self.target.parent)
+                flush_folder(self.target.parent)
         finally:
-            _remove_folder(self.partial)
+            remove_folder(self.partial)
 
     def _place(self) -> None:
         """Put the new folder in the place of the old one, or the old one back.
@@ -272,7 +297,7 @@ class AtomicFolder:
             check_target(self.target, force=self._force)
             old = self._move_away() if self._force else None
             try:
-                _rename(self.partial, self.target)
+                rename(self.partial, self.target)
                 placed = True
             except BaseException as error:
                 placed = False
@@ -281,12 +306,12 @@ class AtomicFolder:
                 )
                 if not taken and not self.target.exists():
                     if old is not None:
-                        _rename(old, self.target)
+                        rename(old, self.target)
                     raise
                 if attempt == _WRITERS - 1:
                     raise
             if old is not None:
-                _remove_folder(old)
+                remove_folder(old)
             if placed:
                 return
 
@@ -304,11 +329,26 @@ class AtomicFolder:
                 release(path)
         except FileNotFoundError:
             return None  # another writer was faster
-        old = _beside(self.target, _REPLACED)
+        old = beside(self.target, REPLACED)
         try:
-            _rename(self.target, old)
+            rename(self.target, old)
         except FileError as error:
             if not isinstance(error.__context__, FileNotFoundError):
                 raise
             return None  # another writer was faster
         return old
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Provide a folder in the system's temporary one, and remove those that killed processes left."""
+    from tempfile import gettempdir
+
+    parent = Path(gettempdir())
+    remove_abandoned(parent)
+    folder = beside(parent / name, PARTIAL)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)

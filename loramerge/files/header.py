@@ -18,7 +18,7 @@ from operator import itemgetter
 from os import PathLike
 from typing import Any, NamedTuple
 
-from loramerge.errors import CorruptFile, LoramergeError
+from loramerge.errors import CorruptFile, LoramergeError, NotExpressible, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.signatures import HEAD, foreign
 
@@ -245,6 +245,9 @@ def build_header(
 
     The result is a pure function of its arguments: metadata is sorted, separators are fixed, and the
     header is padded with spaces to a multiple of 8 bytes.
+
+    Raises:
+        NotExpressible: if it would be longer than any reader takes.
     """
     content: dict[str, Any] = {}
     if metadata:
@@ -257,6 +260,15 @@ def build_header(
         position = stop
     raw = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     raw += b" " * (-len(raw) % 8)
+    if len(raw) > MAX_HEADER_BYTES:
+        longest = max(metadata, key=lambda key: len(metadata[key]), default=None)
+        raise NotExpressible(
+            "the header of the result would be longer than the format allows",
+            expected=f"at most {MAX_HEADER_BYTES:,} bytes",
+            found=f"{len(raw):,} bytes for {len(places)} tensors and {len(metadata)} entries"
+            + (f", the longest {longest[:80]!r}" if longest else ""),
+            hint=("remove entries with loramerge meta, or give ", Setting("strip")),
+        )
     data_start = 8 + len(raw)
     infos = {
         name: TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,10 @@ from loramerge.files.positioned import refuse_irregular
 from loramerge.files.signatures import HEAD, foreign, safetensors_named_otherwise
 from loramerge.files.tensors import ArrayTensor, Tensor
 
-__all__ = ["PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "tensor_from_torch"]
+__all__ = [
+    "PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "tensor_from_torch",
+    "tensors_from_torch",
+]  # fmt: skip
 
 _PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
@@ -48,8 +52,11 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         ) from None
     import pickle
 
+    _refuse_compressed(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols and of classes that torch retires
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         named = re.search(r"GLOBAL \S+", text) or re.search(r"Unsupported [^\n]+", text)
@@ -70,6 +77,29 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         ) from None
 
 
+def _refuse_compressed(path: str | PathLike[str]) -> None:
+    """Refuse a zip whose parts would be far larger than the file: torch stores them as they are.
+
+    Raises:
+        CorruptFile: naming both sizes.
+    """
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as file:
+            whole = sum(part.file_size for part in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older pickle, or torch says what is wrong
+    size = os.path.getsize(path)
+    if whole > max(_FREE_COPIES, 4 * size):
+        raise CorruptFile(
+            "the pickle is compressed, and would take far more memory than the file",
+            file=path,
+            expected=f"about {size:,} bytes",
+            found=f"{whole:,} bytes",
+        )
+
+
 def _refuse_foreign(path: str | PathLike[str]) -> None:
     """Refuse a file named as a pickle that is certainly of another format.
 
@@ -87,11 +117,11 @@ def _refuse_foreign(path: str | PathLike[str]) -> None:
 
 
 def tensor_from_torch(value: Any) -> ArrayTensor:
-    """Return a torch tensor (on the CPU) as a `Tensor`, bit for bit."""
+    """Return a plain torch tensor (on the CPU) as a `Tensor`, bit for bit."""
     import numpy as np
     import torch
 
-    value = value.detach().contiguous()
+    value = value.detach().resolve_conj().resolve_neg().contiguous()
     views = {
         torch.bfloat16: ("bfloat16", torch.int16),
         torch.float8_e4m3fn: ("float8_e4m3fn", torch.int8),
@@ -105,6 +135,66 @@ def tensor_from_torch(value: Any) -> ArrayTensor:
     return ArrayTensor(value.numpy())
 
 
+def tensors_from_torch(values: Mapping[str, Any], path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Return the tensors of a pickle by name.
+
+    Raises:
+        CorruptFile: if one is sparse, quantised or without values, or if views of little data ask
+            for much memory.
+    """
+    left = max(_FREE_COPIES, 4 * os.path.getsize(path))
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if (sort := _unusual(value)) is not None:
+            raise CorruptFile(
+                "the pickle holds a tensor that cannot be used",
+                file=path,
+                module=name,
+                expected="a plain tensor",
+                found=sort,
+                hint=_SAVE_AGAIN,
+            )
+        if not value.is_contiguous():
+            left -= value.numel() * value.element_size()
+        if left < 0:
+            raise CorruptFile(
+                "the pickle holds views of little data that ask for much memory",
+                file=path,
+                module=name,
+                found=f"{value.numel() * value.element_size():,} bytes for a view of "
+                f"{value.untyped_storage().nbytes():,}",
+                hint=_SAVE_AGAIN,
+            )
+        try:
+            found[name] = tensor_from_torch(value)
+        except (TypeError, RuntimeError) as error:
+            raise CorruptFile(
+                f"the tensor cannot be used ({str(error).splitlines()[0][:200]})",
+                file=path,
+                module=name,
+                hint=_SAVE_AGAIN,
+            ) from None
+    return found
+
+
+_FREE_COPIES = 64 << 20  # bytes that views in a file of any size may ask for
+_MOST_DIMENSIONS = 64  # of a NumPy array
+_SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().clone()"
+
+
+def _unusual(value: Any) -> str | None:
+    """Return what a tensor is beside plain numbers in memory; None if it is that."""
+    import torch
+
+    if value.is_nested or value.layout != torch.strided:
+        return "a sparse or nested tensor"
+    if value.is_quantized:
+        return "a quantised tensor"
+    if value.device.type != "cpu":
+        return f"a tensor on the device {value.device.type}, without values"
+    return f"{value.dim()} dimensions" if value.dim() > _MOST_DIMENSIONS else None
+
+
 def pickled_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Return the named tensors of a pickled state dict (also one nested under `state_dict`)."""
     content = load_pickle(path)
@@ -112,8 +202,5 @@ def pickled_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise FileError("expected a dictionary of tensors", file=path, found=type(content).__name__)
-    return {
-        str(name): tensor_from_torch(value)
-        for name, value in content.items()
-        if hasattr(value, "detach")
-    }
+    tensors = {str(name): value for name, value in content.items() if hasattr(value, "detach")}
+    return tensors_from_torch(tensors, path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Derived", "columns_of", "rows_of", "same_bytes", "stacked", "unread_like"]
+__all__ = ["Derived", "columns_of", "rows_of", "same_bytes", "stacked", "transposed", "unread_like"]
 
 
 class Derived(Tensor):
@@ -81,6 +81,14 @@ def columns_of(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
         return np.concatenate([whole[:, start:stop] for start, stop in ranges], axis=1)
 
     return unread_like(tensor.dtype, shape) if tensor.unread else Derived(tensor.dtype, shape, make)
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """Return a matrix with its axes exchanged."""
+    shape = tensor.shape[::-1]
+    if tensor.unread:
+        return unread_like(tensor.dtype, shape)
+    return Derived(tensor.dtype, shape, lambda: tensor.numpy().T)
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:

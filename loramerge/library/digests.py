@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from loramerge.errors import LoramergeError
+from loramerge.errors import FileError, LoramergeError
 from loramerge.files.digest import sha256_of_file
 from loramerge.files.writer import write_bytes
 from loramerge.library.registry import home
@@ -30,7 +30,7 @@ def _identity(path: Path) -> list[int]:
 def _read() -> dict[str, object]:
     try:
         content = json.loads((home() / _FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, LoramergeError):
         return {}  # a cache may be lost at any time
     return content if isinstance(content, dict) else {}
 
@@ -44,10 +44,11 @@ def digest_of(path: Path) -> str:
     small = identity[0] < _WORTH
     known = None if small else _read().get(key)
     if isinstance(known, list) and known[:3] == identity and len(known) == 4:
+        _this_process[key] = (identity, str(known[3]))
         return str(known[3])
     digest = sha256_of_file(path)
     if _identity(path) != identity:
-        return digest
+        raise FileError("the file changed while it was read", file=path, hint="run again")
     _this_process[key] = (identity, digest)
     if not small:
         entries = _read()

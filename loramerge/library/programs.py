@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, NotFound
-from loramerge.library.registry import Folder
+from loramerge.library.registry import Folder, expanded
 
 __all__ = ["PROGRAM_FOLDERS", "program_folders"]
 
@@ -72,7 +72,7 @@ def _extra_folders(path: Path) -> list[Folder]:
     for section in (content or {}).values():
         if not isinstance(section, dict):
             continue
-        base = path.parent / Path(str(section.get("base_path") or ".")).expanduser()
+        base = path.parent / expanded(str(section.get("base_path") or "."))
         for sort, holds in _EXTRA_HOLDS.items():
             for line in str(section.get(sort) or "").splitlines():
                 folder = base / line.strip()

@@ -4,36 +4,78 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loramerge.errors import CorruptFile, NotFound, Setting, UsageError, nearest
+from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, nearest
+from loramerge.files.lock import locked
 from loramerge.files.writer import write_bytes
 
-__all__ = ["HOLDS", "Folder", "NameRegistry", "cache", "home", "load_registry"]
+__all__ = [
+    "HOLDS", "Folder", "NameRegistry", "NoHome", "cache", "changed_registry", "expanded", "home",
+    "load_registry",
+]  # fmt: skip
 
 HOLDS = ("adapters", "bases", "both")
 _FILE = "registry.json"
 
 
-def home() -> Path:
-    """Return the folder of registry and caches: `$LORAMERGE_HOME`, else the platform's own."""
-    chosen = os.environ.get("LORAMERGE_HOME")
-    if chosen:
-        return Path(chosen)
-    from platformdirs import user_config_dir
+class NoHome(FileError):
+    """The user has no home folder: `HOME` is not set, and the system knows none."""
 
-    return Path(user_config_dir("loramerge", appauthor=False))
+
+def _below_home(name: str, chosen: Path | None) -> Path:
+    """Return a folder of the user.
+
+    Raises:
+        NoHome: if there is none and the environment names none.
+    """
+    if chosen is not None:
+        return chosen
+    import platformdirs
+
+    try:
+        found = Path(getattr(platformdirs, name)("loramerge", appauthor=False))
+    except RuntimeError:
+        found = Path()
+    if not found.is_absolute():  # some versions leave a `~` that nothing stands for
+        raise NoHome(
+            "there is no home folder to keep names and folders in",
+            hint="set LORAMERGE_HOME to a folder",
+        )
+    return found
+
+
+def _chosen() -> Path | None:
+    text = os.environ.get("LORAMERGE_HOME")
+    return Path(text) if text else None
+
+
+def home() -> Path:
+    """Return the folder of registry and digests: `$LORAMERGE_HOME`, else the platform's own."""
+    return _below_home("user_config_dir", _chosen())
 
 
 def cache() -> Path:
     """Return the folder of what can be made again: below `$LORAMERGE_HOME`, else the platform's."""
-    chosen = os.environ.get("LORAMERGE_HOME")
-    if chosen:
-        return Path(chosen, "cache")
-    from platformdirs import user_cache_dir
+    chosen = _chosen()
+    return _below_home("user_cache_dir", None if chosen is None else chosen / "cache")
 
-    return Path(user_cache_dir("loramerge", appauthor=False))
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder it means.
+
+    Raises:
+        NotFound: if there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise NotFound(
+            "there is no home folder that ~ could mean", file=path, hint="write the path out"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -132,7 +174,10 @@ def load_registry() -> NameRegistry:
     Raises:
         CorruptFile: if it cannot be understood.
     """
-    path = home() / _FILE
+    try:
+        path = home() / _FILE
+    except NoHome:
+        return NameRegistry()  # nothing can have been registered
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -149,3 +194,17 @@ def load_registry() -> NameRegistry:
             "the registry is not of a known form", file=path, hint="repair or delete it"
         ) from None
     return NameRegistry(bases, folders)
+
+
+@contextmanager
+def changed_registry() -> Iterator[NameRegistry]:
+    """Provide the registry to change it, and write it; what other processes change meanwhile waits.
+
+    Raises:
+        CorruptFile: if it cannot be understood.
+        FileError: if it cannot be written.
+    """
+    with locked(home() / _FILE):
+        registry = load_registry()
+        yield registry
+        registry.save()

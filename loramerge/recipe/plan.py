@@ -18,7 +18,7 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.shown import Shown
 
-__all__ = ["Plan", "Planned", "plan", "plan_recipe"]
+__all__ = ["Plan", "Planned", "plan", "plan_recipe", "states_of"]
 
 
 @dataclass
@@ -150,7 +150,7 @@ def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = F
         RecipeError: if the recipe is locked, and what it reads has changed.
     """
     check_lock(recipe)
-    states = _states(recipe, State.beside(recipe.path, recipe.root), context, fresh)
+    states = states_of(recipe, State.beside(recipe.path, recipe.root), context, fresh)
     known: dict[str, Adapter | Path] = {}
     recorded = State.beside(recipe.path, recipe.root).records
     planned: dict[str, Planned] = {}
@@ -180,7 +180,7 @@ def _predicted(
         return None, error.text(in_recipe)
 
 
-def _states(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:
+def states_of(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:
     """Return task → its state; a task whose inputs will be made again will run, too."""
     found: dict[str, str] = {}
     keys: dict[str, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, listed
 from loramerge.events import Note
+from loramerge.files.atomic import scratch_folder
 from loramerge.library.lookup import find
 from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.recipe.comparison import compare_files
@@ -20,13 +20,11 @@ from loramerge.recipe.header import recipe_of_file
 from loramerge.recipe.inputs import digest_at, find_by_digest
 from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.run import run_recipe
+from loramerge.recipe.saves import WRITTEN
 from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import Context
 
 __all__ = ["Repeated", "repeat"]
-
-
-_WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
 
 @dataclass
@@ -85,8 +83,8 @@ def repeat(
         LoramergeError: of the steps.
     """
     recipe, notes = recipe_of_file(path)
-    with tempfile.TemporaryDirectory(prefix="loramerge-") as scratch:
-        place = _Place(path, Path(scratch), dict(inputs or {}), notes, context)
+    with scratch_folder("loramerge") as scratch:
+        place = _Place(path, scratch, dict(inputs or {}), notes, context)
         target = output if output is not None else Path(scratch, "again", path.name)
         _make(recipe, target, place, force=force)
         for note in notes:
@@ -149,7 +147,7 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
 def _without_places(step: Mapping[str, Any]) -> dict[str, Any]:
     """Return a step without the paths it writes to: a header may be a stranger's."""
     return {
-        word: {name: one for name, one in value.items() if name not in _WRITTEN}
+        word: {name: one for name, one in value.items() if name not in WRITTEN}
         if isinstance(value, Mapping)
         else value
         for word, value in step.items()

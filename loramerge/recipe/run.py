@@ -17,12 +17,14 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.workers import available_cpus
-from loramerge.errors import OutputExists, Setting, listed
+from loramerge.errors import OutputExists, Setting, UsageError, listed
 from loramerge.events import Event, Notify, ignore
 from loramerge.recipe.executors import pool
 from loramerge.recipe.lock import check_lock, write_lock
+from loramerge.recipe.plan import states_of
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
 from loramerge.recipe.results import Done, RunResult
+from loramerge.recipe.saves import outside_places
 from loramerge.recipe.schedule import Schedule
 from loramerge.recipe.state import State
 from loramerge.recipe.task import Task
@@ -45,6 +47,7 @@ def run(
     keep_going: bool = False,
     strip: bool = False,
     allow_import: bool = False,
+    allow_outside: bool = False,
     threads: int | None = None,
     device: str | None = None,
     notify: Notify = ignore,
@@ -65,6 +68,7 @@ def run(
         keep_going: after a failure, run the tasks that do not need the one that failed.
         strip: write no recipe into the outputs' headers.
         allow_import: import optimizers by paths outside the known packages, which runs their code.
+        allow_outside: let a recipe in a file write outside of its folder.
         threads, device: of each task.
 
     Raises:
@@ -80,6 +84,7 @@ def run(
         force=force,
         lock=lock,
         keep_going=keep_going,
+        allow_outside=allow_outside,
     )
 
 
@@ -93,6 +98,7 @@ def run_recipe(
     force: bool = False,
     lock: bool = False,
     keep_going: bool = False,
+    allow_outside: bool = False,
 ) -> RunResult:
     """Run a checked recipe, as `run` does."""
     if jobs > 1 and context.threads is None:
@@ -103,7 +109,11 @@ def run_recipe(
     else:
         check_lock(recipe)
     state = State.beside(recipe.path, recipe.root)
-    _check_outputs(recipe, state, force=force)
+    _check_places(recipe, allowed=allow_outside)
+    if force:
+        state.trusted = True
+    else:
+        _check_outputs(recipe, state, context, fresh=fresh)
     place: AbstractContextManager[Executor | None] = (
         pool(jobs) if executor is None else nullcontext(executor)
     )
@@ -113,19 +123,37 @@ def run_recipe(
     return result
 
 
-def _check_outputs(recipe: Recipe, state: State, *, force: bool) -> None:
-    """Refuse to replace files that the recipe did not make, before any work.
+def _check_places(recipe: Recipe, *, allowed: bool) -> None:
+    """Refuse a recipe in a file that writes outside of its folder: it may be a stranger's.
+
+    Raises:
+        UsageError: naming the places.
+    """
+    outside = [] if allowed or recipe.path is None else outside_places(recipe.root, recipe.tasks)
+    if outside:
+        raise UsageError(
+            "the recipe writes outside of its folder",
+            file=recipe.path,
+            found=listed(outside, 4),
+            hint=("if that is meant, give ", Setting("allow_outside", True)),
+        )
+
+
+def _check_outputs(recipe: Recipe, state: State, context: Context, *, fresh: bool) -> None:
+    """Refuse to replace files that the recipe did not make here, before any work.
 
     Raises:
         OutputExists: naming them.
     """
-    if force:
-        return
-    foreign = [
-        str(task.save)
-        for task in recipe.tasks.values()
+    there = {
+        name: task.save
+        for name, task in recipe.tasks.items()
         if task.save is not None and task.save.exists() and not state.owns(task.save)
-    ]
+    }
+    if there and not state.trusted:  # what is up to date stays, whoever made it
+        states = states_of(recipe, state, context, fresh)
+        there = {name: save for name, save in there.items() if states[name] != "up to date"}
+    foreign = [str(save) for save in there.values()]
     if foreign:
         raise OutputExists(
             "the output exists, and this recipe did not make it or it was changed since",

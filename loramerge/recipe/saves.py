@@ -15,7 +15,9 @@ from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task
 from loramerge.steps.outputs import adapter_output
 
-__all__ = ["check_outputs", "check_uses", "save_path"]
+__all__ = ["WRITTEN", "check_outputs", "check_uses", "outside_places", "save_path"]
+
+WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
 _SUFFIXES = {"picture": (".png", "a PNG image"), "report": (".json", "a JSON file")}
 
@@ -79,3 +81,24 @@ def check_outputs(tasks: Mapping[str, Task], mistakes: Mistakes) -> None:
             mistakes.add(place, f"{task.step!r} and {other.step!r} save to the same file")
         if real in inputs:
             mistakes.add(place, f"this would replace {inputs[real]!r}, which the recipe reads")
+
+
+def outside_places(folder: Path, tasks: Mapping[str, Task]) -> list[str]:
+    """Return the places outside of a folder that tasks write to, links followed."""
+    root = os.path.realpath(folder)
+    found: dict[str, None] = {}
+    for task in tasks.values():
+        named = (getattr(task.parameters, word, None) for word in WRITTEN)
+        for place in (task.save, *named):
+            if isinstance(place, (str, Path)):
+                real = os.path.realpath(below(folder, str(place)))
+                if not _inside(real, root):
+                    found[str(place)] = None
+    return list(found)
+
+
+def _inside(place: str, root: str) -> bool:
+    try:
+        return os.path.commonpath([root, place]) == root
+    except ValueError:  # another drive
+        return False

@@ -113,8 +113,12 @@ class Schedule:
 
     def _decide(self) -> None:
         """Decide for every task that lasts whether it must be run, as soon as that is known."""
-        for name, task in self.tasks.items():
-            if name in self.decided or not task.lasts or not self._is_decidable(task):
+        decidable: dict[str, bool] = {}  # whether all saved results that a task depends on exist
+        for name, task in self.tasks.items():  # each after those it needs
+            decidable[name] = all(
+                (n in self.facts) if self.tasks[n].lasts else decidable[n] for n in task.needs
+            )
+            if name in self.decided or not task.lasts or not decidable[name]:
                 continue
             self.decided.add(name)
             if not self.fresh and self._is_current(task):
@@ -135,24 +139,25 @@ class Schedule:
                 self.wanted.add(one.name)
                 stack += [self.tasks[n] for n in one.needs if not self.tasks[n].lasts]
 
-    def _is_decidable(self, task: Task) -> bool:
-        """Return whether all saved results that a task depends on, directly or not, exist."""
-        return all(
-            (n in self.facts) if self.tasks[n].lasts else self._is_decidable(self.tasks[n])
-            for n in task.needs
-        )
-
     def _is_current(self, task: Task) -> bool:
         record = self.state.records.get(task.name)
         return record is not None and self.state.is_current(task, self._key(task))
 
     def _key(self, task: Task) -> str:
-        if task.name not in self.keys:
-            facts: dict[str, Fact] = {name: self._fact(path) for name, path in task.files.items()}
-            for name in task.needs:
-                needed = self.tasks[name]
-                facts[name] = self.facts[name] if needed.lasts else {"task": self._key(needed)}
-            self.keys[task.name] = task_key(task, facts, strip=self.context.strip)
+        stack = [task]  # no recursion: a recipe may be a thousand steps deep
+        while stack:
+            one = stack[-1]
+            unsaved = [self.tasks[n] for n in one.needs if not self.tasks[n].lasts]
+            waiting = [needed for needed in unsaved if needed.name not in self.keys]
+            if waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            if one.name not in self.keys:
+                facts: dict[str, Fact] = {n: self._fact(path) for n, path in one.files.items()}
+                facts |= {n: self.facts[n] for n in one.needs if self.tasks[n].lasts}
+                facts |= {needed.name: {"task": self.keys[needed.name]} for needed in unsaved}
+                self.keys[one.name] = task_key(one, facts, strip=self.context.strip)
         return self.keys[task.name]
 
     def _fact(self, path: Path) -> Fact:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import loramerge
 from loramerge.algebra.weights import weight_content
 from loramerge.errors import CorruptFile, LoramergeError, Setting
 from loramerge.files.writer import write_bytes
+from loramerge.library.registry import cache as cache_folder
 from loramerge.recipe.inputs import digest_at
 from loramerge.recipe.task import Task
 from loramerge.steps.parameters import stated
@@ -89,12 +91,15 @@ class State:
 
     Args:
         running: outputs that were being made when the state was last written.
+        trusted: it was written on this machine. Another one may come from a stranger together with
+            the recipe, and gives no right to replace files.
     """
 
     path: Path | None
     root: Path
     records: dict[str, Record] = field(default_factory=dict)
     running: list[str] = field(default_factory=list)
+    trusted: bool = True
 
     @classmethod
     def beside(cls, recipe: Path | None, root: Path) -> State:
@@ -107,9 +112,10 @@ class State:
             return cls(None, root)
         path = recipe.with_name(f"{recipe.stem}.state.json")
         try:
-            content = json.loads(path.read_text("utf-8"))
+            raw = path.read_bytes()
+            content = json.loads(raw.decode("utf-8"))
             records = {name: Record(**fields) for name, fields in content["tasks"].items()}
-            found = cls(path, root, records)
+            found = cls(path, root, records, trusted=_is_ours(raw))
             # an output that a stopped run had begun and that does not exist is not this recipe's
             found.running = [str(n) for n in content["running"] if (root / str(n)).exists()]
             return found
@@ -139,10 +145,12 @@ class State:
         return record.output == self.relative(task.save) and _has(task.save, record.sha256)
 
     def owns(self, output: Path) -> bool:
-        """Return whether this recipe made the file at a path, or had begun to."""
+        """Return whether this recipe made the file at a path here, or had begun to."""
+        return self.trusted and (self.relative(output) in self.running or self.made(output))
+
+    def made(self, output: Path) -> bool:
+        """Return whether the state says that this recipe made the file as it is."""
         name = self.relative(output)
-        if name in self.running:
-            return True
         return any(r.output == name and _has(output, r.sha256) for r in self.records.values())
 
     def begin(self, task: Task) -> None:
@@ -174,7 +182,31 @@ class State:
         tasks = {name: asdict(record) for name, record in sorted(self.records.items())}
         content = {"version": 1, "running": self.running, "tasks": tasks}
         raw = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+        if self.trusted:
+            _remember(raw, self.path)
         write_bytes(self.path, raw, force=True)
+
+
+def _mark_of(raw: bytes) -> Path:
+    """Return the place of the mark that says that a state was written on this machine."""
+    return cache_folder() / "states" / hashlib.sha256(raw).hexdigest()
+
+
+def _is_ours(raw: bytes) -> bool:
+    try:
+        return _mark_of(raw).exists()
+    except (LoramergeError, OSError):
+        return False
+
+
+def _remember(raw: bytes, path: Path) -> None:
+    """Mark a state as written here, and forget the one that it replaces."""
+    with suppress(LoramergeError, OSError):  # without marks, outputs are replaced with force only
+        mark = _mark_of(raw)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        if path.exists() and (former := _mark_of(path.read_bytes())) != mark:
+            former.unlink(missing_ok=True)
 
 
 def _has(path: Path, sha256: str | None) -> bool:

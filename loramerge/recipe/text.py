@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError, MissingFile, RecipeError
+from loramerge.parameters import LARGEST_WHOLE
 from loramerge.recipe.mistakes import Mark, Mistakes, Place
 
 __all__ = ["parse_text", "read_text", "scalar_of"]
@@ -129,7 +130,10 @@ class _Reader:
         if kind not in _PLAIN or "_" in node.value:  # 1_000 is a word since YAML 1.2
             return node.value
         try:
-            return self._construct(node)
+            value = self._construct(node)
+            if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+                raise ValueError
+            return value
         except (ValueError, ArithmeticError, LookupError):
             self._mistakes.add((*place, "="), f"this cannot be read as {kind}")
             return None

@@ -18,6 +18,7 @@ from loramerge.algebra.arrays import check_device
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
 from loramerge.events import Warn
+from loramerge.files.reports import check_report, write_report
 from loramerge.library.lookup import bare, expand
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.outputs import Output, output_of
@@ -115,7 +116,7 @@ class FileOutcome(Generic[Result]):
 
     Args:
         status: `done`, `kept` (already there), `skipped` (not wanted) or `failed`.
-        result: of what was computed.
+        result: of what was computed; of several files without the adapter, which is in its file.
     """
 
     path: str
@@ -288,6 +289,7 @@ def _one(
         return not refused
 
     found = write_result(computed, output, context, wanted=wanted, check=work.check)
+    found.adapter = None  # else all results of a folder would stay in memory
     if refused:
         return FileOutcome(str(path), "skipped", None, found, before, refused[0])
     return FileOutcome(str(path), "done", str(place), found, before)
@@ -315,19 +317,14 @@ def _without_outputs(
 
 
 def check_table(path: Path) -> None:
-    """Refuse to write the table of results over something else.
+    """Refuse to write the table of results over something else; see `check_report`.
 
     Raises:
         OutputExists: if the path is a folder, or a file that is not such a table.
     """
-    if not path.exists():
-        return
-    if path.is_dir() or path.read_bytes()[:5] not in (b"file,", b""):
-        raise OutputExists(
-            "this is not a table of results, and would be replaced by one",
-            file=path,
-            hint=("give ", Setting("results"), " another name"),
-        )
+    check_report(
+        path, "a table of results", lambda head: head.startswith(b"file,"), Setting("results")
+    )
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -335,10 +332,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     import csv
     import io
 
-    from loramerge.files.writer import write_bytes
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode("utf-8", "replace"), force=True)
+    write_report(path, text.getvalue().encode("utf-8", "replace"))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from loramerge.algebra.operator import Method, Operator
 from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
+from loramerge.algebra.scale import checked_scale
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.parameters import Doc, Parameter
 
@@ -33,10 +34,21 @@ class MethodParameters:
     method: Annotated[
         str,
         Doc(
-            "Operator that combines the changes: `linear` is their weighted sum.",
+            "Operator that combines the changes: `linear` is their weighted sum, `loramerge operators` "
+            "lists all.",
+            metavar="NAME",
             choices=_method_names,
         ),
     ] = LINEAR.name
+    scale: Annotated[
+        str | None,
+        Doc(
+            "Final scale of every module: `literal` leaves what the method gives, `norm-match` brings "
+            "it to the mean norm of the weighted changes, `1/sqrt` divides by √n, a number multiplies "
+            "[default: the method's own].",
+            metavar="RULE",
+        ),
+    ] = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # the operator's own parameters
 
     @classmethod
@@ -66,6 +78,7 @@ class MethodParameters:
             UsageError: if there is no such operator, or a setting is not one of its parameters.
         """
         operator = find_operator(self.method)
+        scale = None if self.scale is None else checked_scale(self.scale)
         for name in self.settings:
             if not operator.has(name):
                 own = [one.name for one in operator.own_parameters]
@@ -75,13 +88,14 @@ class MethodParameters:
                     expected=listed(own) or "no parameters",
                     hint=("methods that have it: ", *_methods(others)) if others else None,
                 )
-        return Method.of(operator, self.settings)
+        return Method.of(operator, self.settings, scale)
 
     def with_own_settings(self) -> Self:
-        """Return the same without the settings that are the operator's defaults."""
+        """Return the same without the settings and the scale that are the operator's defaults."""
         own = {one.name: one.default for one in find_operator(self.method).own_parameters}
         kept = {n: value for n, value in self.settings.items() if value != own.get(n, MISSING)}
-        return replace(self, settings=kept)
+        scale = None if self.scale == find_operator(self.method).scale else self.scale
+        return replace(self, settings=kept, scale=scale)
 
 
 def _methods(names: Sequence[str]) -> list[str | Setting]:

@@ -109,7 +109,7 @@ def predict_adapter(
 
 def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
     """Return whether a result is decomposed, rather than one delta as it stands."""
-    alone = len(terms) == 1 and (method.operator.is_sum or not method.operator.alone)
+    alone = len(terms) == 1 and (method.is_sum or not method.operator.alone)
     return not alone or rule.truncates
 
 

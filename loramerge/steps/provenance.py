@@ -9,7 +9,7 @@ its own header along, so that a result can be followed back over files that are 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,22 +152,41 @@ def length_is_known(made: Made | None) -> bool:
 
     Inputs of one name become one if their digests agree, so only different names tell it.
     """
-    names: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, FileInput):
-            names.append(value.name)
-        elif isinstance(value, Made):
-            walk(value.content)
-        elif isinstance(value, Mapping):
-            for part in value.values():
-                walk(part)
-        elif isinstance(value, (list, tuple)):
-            for part in value:
-                walk(part)
-
-    walk(made)
+    names = [node.name for node in _nodes(made) if isinstance(node, FileInput)]
     return len(set(names)) == len(names)
+
+
+def _nodes(made: Made | None) -> list[Node]:
+    """Return all that a step was made of and the step itself, each once and after what it is made of.
+
+    Without recursion, and each node once: steps that use one result twice would double the work, and
+    a chain of steps may be thousands long.
+    """
+    found: dict[int, Node] = {}
+    stack: list[Node] = [] if made is None else [made]
+    while stack:
+        node = stack[-1]
+        waiting = [n for n in _inputs(node) if id(n) not in found]
+        if waiting and id(node) not in found:
+            stack += reversed(waiting)
+        else:
+            found.setdefault(id(stack.pop()), node)
+    return list(found.values())
+
+
+def _inputs(value: Any) -> list[Node]:
+    """Return what a step, or a part of its content, names as inputs, in order."""
+    content = value.content if isinstance(value, Made) else value
+    parts: Iterable[Any] = ()
+    if isinstance(content, Mapping):
+        parts = content.values()
+    elif isinstance(content, (list, tuple)):
+        parts = content
+    return [
+        node
+        for part in parts
+        for node in ([part] if isinstance(part, (FileInput, Made)) else _inputs(part))
+    ]
 
 
 def recipe_text(
@@ -184,36 +203,32 @@ def recipe_text(
     inputs: dict[str, dict[str, Any]] = {}
     steps: dict[str, dict[str, Any]] = {}
     names: dict[int, str] = {}
-    kept = []  # keeps what `names` knows by its id alive
-
-    def name_of(node: Node) -> str:
-        if id(node) in names:
-            return names[id(node)]
-        kept.append(node)
-        if isinstance(node, Made):
-            content = spelled(node.content)
-            name = f"step{len(steps) + 1}"
-            steps[name] = {node.verb: content}
-        else:
-            entry: dict[str, Any] = {"path": node.name, "sha256": digest(node)}
-            own = _nested(node.recipe)
-            entry |= {} if own is None else {"recipe": own}
-            name = next((n for n, known in inputs.items() if known == entry), "")
-            if not name:
-                name = _free(node.path.stem, inputs)
-                inputs[name] = entry
-        names[id(node)] = name
-        return name
 
     def spelled(value: Any) -> Any:
         if isinstance(value, (FileInput, Made)):
-            return name_of(value)
+            return names[id(value)]
         if isinstance(value, Mapping):
             return {key: spelled(part) for key, part in value.items()}
         if isinstance(value, (list, tuple)):
             return [spelled(part) for part in value]
         return value
 
+    def named(one: FileInput) -> str:
+        entry: dict[str, Any] = {"path": one.name, "sha256": digest(one)}
+        own = _nested(one.recipe)
+        entry |= {} if own is None else {"recipe": own}
+        name = next((n for n, known in inputs.items() if known == entry), "")
+        if not name:
+            name = _free(one.path.stem, inputs)
+            inputs[name] = entry
+        return name
+
+    for node in _nodes(made):
+        if isinstance(node, FileInput):
+            names[id(node)] = named(node)
+        elif node is not made:
+            names[id(node)] = f"step{len(steps) + 1}"
+            steps[names[id(node)]] = {node.verb: spelled(node.content)}
     content = {k: v for k, v in made.content.items() if not written or k not in _WRITING}
     steps[RESULT] = {made.verb: spelled(content) | dict(written)}
     recipe = {"version": 1, "inputs": inputs, "steps": steps}

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import AtomicFolder, check_space, check_target
 from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.header import build_header
-from loramerge.files.tensors import StoredTensor
+from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.plan import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
@@ -106,10 +107,7 @@ def _layout(
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    entries = [
-        (name, plan.dtype if plan.dtype and is_float(t.dtype) else t.dtype, t.shape)
-        for name, t in tensors.items()
-    ]
+    entries = [(name, _dtype_of(t, plan), t.shape) for name, t in tensors.items()]
     head, infos = build_header(entries, merged)
     edits = plan.edits.get(file, {})
     computed = {
@@ -123,7 +121,7 @@ def _layout(
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     """Return whether the bake changes a file, by what is added or by another type."""
-    return bool(plan.edits.get(file)) or plan.dtype is not None
+    return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 
 def _unchanged(file: CheckpointFile) -> Layout[Survival]:
@@ -135,20 +133,47 @@ def _unchanged(file: CheckpointFile) -> Layout[Survival]:
 
 
 def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
-    """Copy a file that holds no weights; an index states its new total where the type changes."""
-    if plan.dtype is None or not source.name.endswith(".index.json"):
+    """Copy a file that holds no weights; one that says what the bake changes is written anew."""
+    given = any(file.given for file in plan.checkpoint.files.weights)
+    if source.name.endswith(".index.json") and (plan.dtype is not None or given):
+        _write_index(source, target, plan)
+    elif (
+        source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
+    ):
+        _write_config(source, target, plan.config)
+    else:
         shutil.copyfile(source, target)
-        return
+
+
+def _write_index(source: Path, target: Path, plan: BakePlan) -> None:
+    """Write an index of shards with the tensors that were added, and their total size."""
     index = json.loads(source.read_text("utf-8"))
-    shards = set(index.get("weight_map", {}).values())
-    total = 0
+    shards = index.setdefault("weight_map", {})
+    known, total = set(shards.values()), 0
     for file in plan.checkpoint.files.weights:
-        if file.path.parent == source.parent and file.path.name in shards:
+        if file.path.parent == source.parent and file.path.name in known:
+            shards |= dict.fromkeys(file.given, file.path.name)
             total += sum(
-                tensor.size
-                * DTYPES[plan.dtype if is_float(tensor.dtype) else tensor.dtype].bits
-                // 8
+                tensor.size * DTYPES[_dtype_of(tensor, plan)].bits // 8
                 for tensor in file.open()[0].values()
             )
     index.setdefault("metadata", {})["total_size"] = total
     target.write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def _dtype_of(tensor: Tensor, plan: BakePlan) -> str:
+    """Return the type in which a tensor is written."""
+    return plan.dtype if plan.dtype and is_float(tensor.dtype) else tensor.dtype
+
+
+def _write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Write a model's configuration with other values, in every part that states them."""
+    config = json.loads(source.read_text("utf-8"))
+    text = config.get("text_config")
+    for name, value in changes.items():
+        inside = isinstance(text, dict) and name in text
+        if inside:
+            text[name] = value
+        if name in config or not inside:
+            config[name] = value
+    target.write_text(json.dumps(config, indent=2), "utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.terms import naming
@@ -23,9 +24,12 @@ from loramerge.errors import (
     UsageError,
     listed,
 )
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES, FLOATS
+from loramerge.stream.experts import experts_apart
 from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
+from loramerge.stream.vocabulary import adapted
 
 __all__ = ["BakePlan", "Edit", "plan_bake"]
 
@@ -56,6 +60,7 @@ class BakePlan:
         skipped: names of adapter modules that the base lacks and that were allowed to be left out.
         dtype: safetensors name of a type that all floating tensors shall have, or None.
         notes: files that will not come out as they went in, in words.
+        config: fields of a language model's configuration that change.
     """
 
     checkpoint: Checkpoint
@@ -63,6 +68,7 @@ class BakePlan:
     skipped: list[str]
     dtype: str | None = None
     notes: list[str] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
         """Yield every edit with its file and the name of its tensor."""
@@ -114,10 +120,15 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
-    matches = _Matches(checkpoint)
-    for adapter, weight in inputs:
+    for adapter, _ in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
+    if not checkpoint.candidates:
+        inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
+    base = adapted(checkpoint, inputs)
+    checkpoint = base.checkpoint
+    matches = _Matches(checkpoint)
+    for adapter, weight in base.inputs:
         _match(adapter, weight, matches)
     _require_floats(matches)
     _require_shapes(matches)
@@ -125,9 +136,10 @@ def plan_bake(
     if dtype is not None:
         _require_changeable(checkpoint)
     edits = matches.edits()
-    if not edits and dtype is None:
+    if not edits and dtype is None and not base.notes:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    return BakePlan(checkpoint, edits, skipped, dtype, list(checkpoint.files.notes))
+    notes = [*checkpoint.files.notes, *base.notes]
+    return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config)
 
 
 def _match(adapter: Adapter, weight: Weight, matches: _Matches) -> None:
@@ -309,7 +321,8 @@ def _require_modules(
     }
     if refused:
         count = sum(len(names) for names in refused.values())
-        component = next(iter(refused)) if len(refused) == 1 else "all"
+        alone = next(iter(refused))  # modules of language models begin with no component
+        component = alone if len(refused) == 1 and alone in COMPONENT_WORDS else "all"
         raise AdapterError(
             f"the base lacks {count} modules of the adapter",
             file=checkpoint.path,

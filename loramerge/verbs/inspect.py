@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
+from loramerge.adapter.source import is_adapter_folder
 from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
@@ -183,7 +184,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
     try:
         adapter = load(path)
     except FormatError:
-        if path.is_dir():
+        if path.is_dir() and not is_adapter_folder(path):
             return _checkpoint(path)
         raise
     if not adapter.deltas and not adapter.embeddings and not adapter.info.problems:

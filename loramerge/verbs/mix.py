@@ -11,7 +11,7 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.mix import frame_of
+from loramerge.algebra.mix import frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
@@ -79,13 +79,14 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
                 "compat gives the result of another tool as it is, and no criterion cuts it",
                 hint="resize the result in a second step",
             )
-        if not self.operation().operator.is_sum and self.compat is not None:
+        if not self.operation().is_sum and self.compat is not None:
             raise UsageError(
-                "compat gives the result of another tool, and method that of an operator",
+                "compat gives the result of another tool, and method and scale that of an operator",
                 hint="give one of the two",
             )
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
+        self.operation().require_count(len(self.adapters))
 
     def settled(self) -> Mix:
         """Return the same with the weights of files in place, and no setting that is a default."""
@@ -98,13 +99,27 @@ class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, Wri
 
 @dataclass(kw_only=True, repr=False)
 class MixResult(AdapterResult):
-    """A mix: the adapter, its errors, and its inputs."""
+    """A mix: the adapter, its errors, and its inputs.
+
+    Args:
+        method, scale: the operator and its final scale.
+        factors: the least and the greatest factor of the final scale over the modules.
+    """
 
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
+    method: str
+    scale: str | float
+    factors: tuple[float, float]
 
     def json(self) -> dict[str, Any]:
-        return super().json() | {"inputs": self.inputs, "unknown_keys": self.unknown_keys}
+        least, most = self.factors
+        return super().json() | {
+            "method": self.method,
+            "scale": {"rule": self.scale, "least": least, "most": most},
+            "inputs": self.inputs,
+            "unknown_keys": self.unknown_keys,
+        }
 
 
 def mix(parameters: Mix, context: Context = Context()) -> MixResult:
@@ -136,6 +151,8 @@ def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
 
 
 def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:
+    if parameters.base is None:
+        require_one_base(source.adapters)
     adapters = source.at_base()
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
@@ -147,6 +164,9 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         adapter = adapter.with_deltas(adapter.deltas, made=made)
     return MixResult(
         **AdapterResult.figures(adapter, combined),
+        method=parameters.method,
+        scale=parameters.operation().scale,
+        factors=combined.scales,
         inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
@@ -191,6 +211,8 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
     parameters = parameters.settled()
     source = open_source(parameters.adapters, parameters.base, context)
+    if parameters.base is None:
+        require_one_base(source.adapters)
     adapters, output = source.at_base(), output_of(parameters, source.adapters)
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters))
@@ -198,7 +220,7 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
         require_base_free(weighted, rule)
     method = parameters.operation()
     shadows = [(without_values(adapter, output.dialect), weight) for adapter, weight in weighted]
-    terms = terms_of(shadows, output.dialect, one_weight=not method.operator.is_sum)
+    terms = terms_of(shadows, output.dialect, one_weight=not method.is_sum)
     if parameters.compat in ("kohya", "peft-linear"):
         terms = {site: found[:1] for site, found in terms.items()}
     frame = frame_of(adapters, parameters.embeddings)

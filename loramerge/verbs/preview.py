@@ -85,7 +85,7 @@ class Preview:
     size: Annotated[
         int | None, Ge(8), Doc("Side of an image in pixels [default: the base's resolution].")
     ] = None
-    steps: Annotated[int, Ge(1), Doc("Steps of the sampler.")] = 25
+    steps: Annotated[int, Interval(ge=1, le=1000), Doc("Steps of the sampler.")] = 25
     sampler: Annotated[
         Literal["ddim", "euler", "euler-a", "heun", "dpm++", "dpm++-karras", "unipc"] | None,
         Doc("Sampler, for SD1, SD2 and SDXL [default: ddim]."),

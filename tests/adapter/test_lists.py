@@ -10,7 +10,7 @@ import pytest
 
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
-from loramerge.errors import FileError, FormatError, OutputExists, UnsafeFile
+from loramerge.errors import FileError, FormatError, NotExpressible, OutputExists, UnsafeFile
 from tests.builders.samples import (
     Sample,
     attention,
@@ -163,3 +163,33 @@ def test_places_without_a_delta_are_filled_with_nothing(tmp_path: Path) -> None:
             assert relative(delta.dense(), expected[site.name]) < 1e-6
         else:
             assert not delta.dense().any()
+
+
+def test_lists_are_written_together_or_not_at_all(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = load(write(sample, tmp_path / "a.safetensors"))
+    for name in ("b.pt", "b.text_encoder.pt", "b.ti.pt"):
+        (tmp_path / name).write_bytes(b"old")
+    save_one, count = torch.save, 0
+
+    def full(content: object, file: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError(28, "No space left on device")
+        save_one(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save(adapter, tmp_path / "b.pt", force=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*b*.pt")} == dict.fromkeys(
+        ("b.pt", "b.text_encoder.pt", "b.ti.pt"), b"old"
+    )
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_adapter_without_unet_has_no_lists_of_its_own(sample: Sample, tmp_path: Path) -> None:
+    as_lists(sample, tmp_path / "a.pt")
+    with pytest.raises(NotExpressible, match="UNet"):
+        save(load(tmp_path / "a.text_encoder.pt"), tmp_path / "b.pt")

@@ -10,7 +10,10 @@ import pytest
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
+from loramerge.algebra.health import examine
 from loramerge.errors import AdapterError
+from loramerge.files.tensors import ArrayTensor
+from loramerge.files.writer import write_tensors
 from tests.builders.samples import Array, Sample, adaptable, attention, make, stem_of, write
 
 Spoil = Callable[[dict[str, Array], str], None]
@@ -271,3 +274,13 @@ def test_an_unknown_family_is_opaque_but_usable(tmp_path: Path) -> None:
     assert data_section(tmp_path / "b.safetensors") == data_section(tmp_path / "a.safetensors")
     with pytest.raises(NotExpressible, match="the family is unknown"):
         save(adapter, tmp_path / "c", to="diffusers")
+
+
+def test_small_factors_that_ask_for_much_memory_are_refused(tmp_path: Path) -> None:
+    ones = ArrayTensor(np.ones((400, 400), np.float16))
+    pairs = [("lora_unet_x.lokr_w1", ones), ("lora_unet_x.lokr_w2", ones)]
+    write_tensors(tmp_path / "a.safetensors", pairs, {})
+    adapter = load(tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match="160000 × 160000 would take 205 GB"):
+        adapter.require_sound()
+    examine(adapter, spectra=True)  # and looking at it takes no memory either

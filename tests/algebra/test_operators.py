@@ -99,7 +99,7 @@ def best(matrix: Array, rank: int) -> Array:
 
 def test_ties_is_its_definition_at_the_largest_rank_of_the_inputs() -> None:
     inputs = inputs_of(1, 2, 3)
-    result, combined = merge(inputs, made_up("ties", density=0.3))
+    result, combined = merge(inputs, made_up("ties", kept_share=0.3))
     expected = ties_oracle(matrices(inputs), 0.3)
     (delta,) = result.deltas.values()
     assert delta.rank == 4
@@ -114,7 +114,7 @@ def test_ties_is_its_definition_at_the_largest_rank_of_the_inputs() -> None:
 )
 def test_a_criterion_takes_the_place_of_the_largest_rank(rule: RankRule, rank: int) -> None:
     inputs = inputs_of(1, 2)
-    result, _ = merge(inputs, made_up("ties", density=0.7), rule)
+    result, _ = merge(inputs, made_up("ties", kept_share=0.7), rule)
     expected = best(ties_oracle(matrices(inputs), 0.7), rank)
     (delta,) = result.deltas.values()
     assert delta.rank == rank

@@ -366,3 +366,69 @@ def test_refusals() -> None:
     with pytest.raises(NumericsError, match="limit max_module_error") as caught:
         check_errors(RankRule(max_module_error=0.5), 0.1, ("unet.x", 0.6))
     assert caught.value.module == "unet.x"
+
+
+# ---- over all sites: how often the exact size is asked
+
+
+def patient_fill(
+    found: Sequence[Candidate],
+    ranks: list[int],
+    budget: int,
+    exact: Callable[[Sequence[int]], int],
+) -> None:
+    """Do as `_fill`, asking the exact size at every step."""
+
+    def density(i: int, rank: int) -> float:
+        return found[i].energies[rank] / found[i].direction
+
+    while exact(ranks) > budget:
+        ranks[
+            min((i for i, k in enumerate(ranks) if k), key=lambda i: density(i, ranks[i] - 1))
+        ] -= 1
+    left = {i for i, c in enumerate(found) if ranks[i] < len(c.energies)}
+    while left:
+        i = min(left, key=lambda i: (-density(i, ranks[i]), i))
+        ranks[i] += 1
+        if exact(ranks) > budget:
+            ranks[i] -= 1
+            left.remove(i)
+        elif ranks[i] == len(found[i].energies):
+            left.remove(i)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.97])
+def test_thousands_of_modules_alike_are_asked_for_a_few_times(share: float) -> None:
+    random = np.random.default_rng(1)
+    found = [Candidate(energies(random.random(4)), 128, 300) for _ in range(3000)]
+    calls = 0
+
+    def exact(ranks: Sequence[int]) -> int:
+        nonlocal calls
+        calls += 1
+        digits = sum(3 * len(str(k)) + 290 for k in ranks if k)
+        return -(-(128 * sum(ranks) + digits) // 8) * 8 + 40
+
+    budget = int(share * exact([4] * 3000))
+    ranks = ranks_for_size(found, budget, exact)
+    assert calls < 60
+    assert budget - 400 < exact(ranks) <= budget
+
+
+def test_asking_seldom_gives_what_asking_always_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    for _ in range(100):
+        found = [
+            Candidate(energies(random.random(int(n))), 16 * int(d), 60)
+            for n, d in zip(random.integers(1, 12, 12), random.integers(1, 9, 12), strict=True)
+        ]
+        plain = additive([Candidate(c.energies, c.direction, 0) for c in found])
+
+        def exact(ranks: Sequence[int], plain: Callable[[Sequence[int]], int] = plain) -> int:
+            return -(-(plain(ranks) + sum(len(str(k)) + 54 for k in ranks if k)) // 8) * 8
+
+        budget = int(random.uniform(0.1, 1.1) * exact([len(c.energies) for c in found]))
+        quick = ranks_for_size(found, budget, exact)
+        with monkeypatch.context() as patch:
+            patch.setattr("loramerge.algebra.ranks._fill", patient_fill)
+            assert quick == ranks_for_size(found, budget, exact)

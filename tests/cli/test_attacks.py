@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +219,142 @@ def test_a_write_that_fails_halfway(run, monkeypatch):
     monkeypatch.setattr(PositionedFile, "_write_some", full)
     for command in (("mix", "a:0.5"), ("resize", "--rank", "2", "a")):
         run.refused(3, *command, "-o", "out.safetensors", says="disk is full")
+
+
+def test_reports_never_replace_what_the_same_command_reads_or_writes(run):
+    resize = ("resize", "--rank", "2", "a", "-o", "out.safetensors")
+    run.refused(3, *resize, "--json-file", "out.safetensors", says=("same command", "--json-file"))
+    run.refused(3, *resize, "--results", "./out.safetensors", says=("same command", "--results"))
+    run.refused(3, *resize, "--json-file", "x", "--results", "x", says="same command")
+    run.refused(3, *resize, "--json-file", "x", "--save-recipe", "x", says="same command")
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(
+        '{"version": 1, "inputs": {"x": "a.safetensors"},'
+        ' "steps": {"s": {"resize": {"adapter": "x", "rank": 2}, "save": "o.safetensors"}}}'
+    )
+    run.refused(3, "run", "recipe.yaml", "--json-file", "recipe.yaml", says="same command")
+    run.refused(3, "plan", "recipe.yaml", "--json-file", "recipe.yaml", says="same command")
+    run.refused(3, "run", "recipe.yaml", "--json-file", "o.safetensors", says="same command")
+    result = run("mix", "a:0.5", "--json-file", "a@0.5.safetensors")  # the name that it chose
+    assert result.code == 3 and "same command" in result.err
+    run.ok("inspect", "a@0.5.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no devices in files there")
+def test_devices_stay_devices(run):
+    run.ok("inspect", "a", "--json-file", "/dev/null")
+    run.ok("resize", "--rank", "2", "a", "-o", "out.safetensors", "--results", "/dev/null")
+    (run.folder / "null.safetensors").symlink_to("/dev/null")
+    for command in (("mix", "a:0.5"), ("bake", "-b", "base", "a")):
+        run.refused(3, *command, "-o", "null.safetensors", "--force", says="a device")
+    assert Path("/dev/null").is_char_device()
+
+
+ESCAPE = "\x1b[31mred\x1b[0m\u202e\x07"
+
+
+def test_no_escape_code_reaches_the_terminal(run):
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    entries = {
+        f"key{ESCAPE}": tensor,
+        "__metadata__": {f"ss_{ESCAPE}": ESCAPE, "ss_network_dim": ESCAPE},
+    }
+    (run.folder / "odd.safetensors").write_bytes(_header(entries, bytes(4)))
+    shutil.copy("a.safetensors", f"name{ESCAPE}.safetensors")
+    (run.folder / "odd.yaml").write_text(
+        'version: 1\nsteps: {"s\\e[31m": {mix: {adapters: ["x\\e[5m\\u202e"]}}}\n'
+    )
+    name = f"name{ESCAPE}.safetensors"
+    for command in (
+        ("inspect", "odd"), ("meta", "odd.safetensors"), ("mix", "odd", "-o", "x.safetensors"),
+        ("inspect", name), ("inspect", f"no{ESCAPE}"), ("mix", f"{name}:0.5", "-f"), (ESCAPE,),
+        ("inspect", f"--{ESCAPE}"), ("plan", "odd.yaml"), ("diff", "a", name), ("run", f"{ESCAPE}.yaml"),
+    ):  # fmt: skip
+        result = run(*command)
+        shown = result.out + result.err
+        assert result.code != 70 and shown, result
+        assert not set(shown) & set("\x1b\x07\u202e"), (command, shown)
+
+
+def test_messages_have_an_end(run):
+    tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    keys = {"k" * 5000: tensor} | {f"strange.{i}.thing": tensor for i in range(3000)}
+    (run.folder / "odd.safetensors").write_bytes(_header(keys))
+    for command in (("inspect", "odd"), ("mix", "odd"), ("inspect", "n" * 200_000)):
+        result = run(*command)
+        assert len(result.out + result.err) < 20_000
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, str(2**63), "1e400"])
+def test_numbers_that_are_too_large_are_said_to_be(run, number):
+    resize = ("resize", "a", "-o", "out.safetensors")
+    (run.folder / "r.yaml").write_text(
+        "version: 1\ninputs: {a: a.safetensors}\n"
+        f"steps: {{s: {{resize: {{adapter: a, rank: {number}}}, save: out.safetensors}}}}\n"
+    )
+    for command in (
+        (*resize, "--rank", number), (*resize, "--energy", number),
+        ("mix", "a", "--rank", f"-{number}"), ("plan", "r.yaml"), ("run", "r.yaml"),
+        ("preview", "--base", "tiny", "--seed", number),
+        ("preview", "--base", "tiny", "--steps", number),
+        ("train", "--base", "tiny", "--images", ".", "--seed", number),
+    ):  # fmt: skip
+        result = run(*command)
+        assert result.code in (2, 6), (command[:4], result.code, result.err[:300])
+        assert len(result.err) < 4000
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without a home: no HOME, and no entry in the system's list, as in some containers."""
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(_):
+        raise KeyError("no such user")
+
+    for name in ("HOME", "LORAMERGE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwnam", nobody)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are found otherwise there")
+def test_a_user_without_home(run, homeless):
+    run.ok("inspect", "a", "--hash")
+    run.ok("mix", "a:0.5", "-o", "out.safetensors")
+    run.ok("base", "list")
+    run.refused(3, "inspect", "nothing", says="nothing")
+    run.refused(3, "base", "add", "x", "a.safetensors", says="LORAMERGE_HOME")
+    run.refused(3, "library", "add", ".", says="LORAMERGE_HOME")
+    run.refused(3, "library", "add", "~/loras", says="~")
+    run.refused(3, "inspect", "~/loras/x.safetensors", says="~/loras/x.safetensors")
+    assert not (run.folder / "~").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams close otherwise there")
+def test_a_reader_that_leaves_does_not_change_the_exit_code(run):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for command, code in (
+            (("diff", "a", "b", "--exit-code", "--json"), 1),
+            (("mix", "nothing"), 3),
+        ):
+            done = run.process(*command, stdout=writer)
+            assert done.returncode == code, done.stderr
+            assert b"bug" not in done.stderr and b"Traceback" not in done.stderr
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams close otherwise there")
+def test_closed_output_does_not_change_the_exit_code(run):
+    import subprocess
+
+    root = Path(__file__).resolve().parents[2]
+    line = f"cd {run.folder} && {sys.executable} -m loramerge diff a b --exit-code >&- 2>&-"
+    done = subprocess.run(
+        ["sh", "-c", line], env={**os.environ, "PYTHONPATH": str(root)}, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    run.ok("inspect", "a", "b")  # nothing was written over them

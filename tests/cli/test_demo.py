@@ -17,6 +17,7 @@ from loramerge.steps.parameters import parameters_of
 from loramerge.tiny import demo as module
 from loramerge.tiny.demo import Demo, DemoResult, DemoStep, demo
 from loramerge.verbs.mix import Mix
+from tests.builders.sampler import few_steps
 
 PICTURES = ("diffusers", "transformers", "PIL")
 
@@ -160,6 +161,7 @@ def test_training_in_short(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PICTURES:
         pytest.importorskip(name)
     monkeypatch.setattr(module, "_STEPS", 3)
+    few_steps(monkeypatch)
     result = run.ok("demo", "--train")
     assert [line.split()[1] for line in shown(result.out)] == ["train", "preview"]
     folder = Path("loramerge-demo-train")

@@ -10,6 +10,7 @@ import pytest
 
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
+from tests.builders.sampler import few_steps
 from tests.cli.examples import examples_of, prepare, walk
 from tests.tail import tail
 
@@ -54,6 +55,8 @@ def test_the_list_says_what_the_commands_say():
 def test_examples_run(run, name, monkeypatch):
     examples = examples_of(ALL[name])
     assert examples
+    if name in ("train", "preview", "demo"):
+        few_steps(monkeypatch)
     for line in examples:
         prepare(run, monkeypatch, resized=name == "diff", pictures=name in ("train", "preview"))
         words = shlex.split(line)

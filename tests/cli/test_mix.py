@@ -24,7 +24,7 @@ from tests.builders.world import rewrite, weights
 REAL = ("analog_svd_rank4", "lora_disney")
 KEYS = {
     "outputs", "size", "dialect", "dtype", "family", "modules", "ranks", "inputs", "relative_error",
-    "norm_kept", "scale_applied", "worst", "left_out", "unknown_keys",
+    "norm_kept", "scale_applied", "worst", "left_out", "method", "scale", "unknown_keys",
 }  # fmt: skip
 
 

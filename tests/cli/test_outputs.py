@@ -253,3 +253,26 @@ def test_the_library_never_removes_a_users_file_either(run):
     with pytest.raises(OutputExists, match="would remove them"):
         save(load(run.folder / "a.safetensors"), run.folder / "p", to="peft", force=True)
     assert (run.folder / "p" / "notes.txt").is_file()
+
+
+def test_the_results_of_a_folder_do_not_stay_in_memory(run, loras, monkeypatch):
+    """Of many small adapters as much is in memory at a time as of one."""
+    import gc
+    import weakref
+
+    from loramerge.steps import batch
+    from loramerge.verbs.resize import ResizeFiles, resize_files
+
+    alive, write = [], batch.write_result
+
+    def spy(result, *arguments, **options):
+        alive.append(weakref.ref(result.adapter))
+        return write(result, *arguments, **options)
+
+    monkeypatch.setattr(batch, "write_result", spy)
+    found = resize_files(ResizeFiles(files=("loras",), out_dir="small", rank=2))
+    gc.collect()
+    assert len(alive) == 3 and not any(reference() for reference in alive)
+    results = [file.result for file in found.files if file.result is not None]
+    assert [result.adapter for result in results] == [None] * 3
+    assert all(result.size and result.modules for result in results)

@@ -71,6 +71,11 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     other = _PEFT_STEM.replace("to_q", "to_k")  # whose factors tell the family
     beside = {f"{other}.lora_A.weight": values(2, 320), f"{other}.lora_B.weight": values(320, 2)}
     yield "set", {f"{_PEFT_STEM}.weight": values(n, n)} | beside, config
+    stays = {f"{_PEFT_STEM}.base_layer.weight": values(320, 320)}
+    factors = {key.replace("to_k", "to_q"): value for key, value in beside.items()}
+    yield "base", stays | factors, config
+    rows = _EMBEDDING.replace("lora_embedding", "token_adapter.trainable_tokens_delta")
+    yield "tokens", {rows: values(2, 12)}, config | {"trainable_token_indices": [3, 5]}
     table = {f"{_EMBEDDING}_A": values(2, 30), f"{_EMBEDDING}_B": values(12, 2)}
     yield "lora-embedding", table, config
     for kind, names in {
@@ -134,7 +139,7 @@ def _in_family(kind: str, sample: Adapter, family: Family) -> Adapter | None:
     """Return a sample as one of a family, None where the family has no layer of its sort."""
     deltas = dict(sample.deltas)
     if family.name == "flux1":
-        if kind in ("tucker", "lora-embedding"):
+        if kind in ("tucker", "lora-embedding", "base", "tokens"):
             return None
         module = _FLUX_NORM if kind == "norm" else _FLUX_LINEAR
         placed = {

@@ -26,9 +26,9 @@ PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md", PAGE]
 BASES = (ROOT, ROOT / "loramerge", ROOT / "docs")
 # files that the reader is about to make
 MADE_BY_READERS = {
-    "loramerge/algebra/operators/magnitude_prune.py",
+    "loramerge/algebra/operators/top_entries.py",
     "loramerge/families/transformers/auraflow.py",
-    "magnitude_prune.py",
+    "top_entries.py",
 }
 
 
@@ -78,14 +78,14 @@ def sources() -> dict[str, str]:
 
 def test_the_operator_runs(run: Any, monkeypatch: Any, sources: dict[str, str]) -> None:
     prepare(run, monkeypatch)
-    Path("magnitude_prune.py").write_text(sources["operator"], "utf-8")
+    Path("top_entries.py").write_text(sources["operator"], "utf-8")
     console = blocks(PAGE, "console")[0]
     with OPERATORS.adding():
-        load_file("magnitude_prune.py")
+        load_file("top_entries.py")
         for line in shown_in(console):
             run.ok(*shlex.split(line.command)[1:])
         assert Path("both.safetensors").is_file()
-        check_operator(OPERATORS["magnitude-prune"])
+        check_operator(OPERATORS["top-entries"])
 
 
 def family_of(source: str) -> Family:

@@ -17,6 +17,7 @@ from loramerge.cli.commands import summaries
 from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.families import FAMILIES
+from tests.builders.sampler import few_steps
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 from tests.tail import tail
@@ -127,6 +128,7 @@ def test_console_blocks_run(document, run, monkeypatch):
     Where a document shows what a line prints, it prints just that, apart from times.
     """
     path = ROOT / document
+    few_steps(monkeypatch)
     for block in blocks(path, "console"):
         trains = "models/tiny" in block or "learn.yaml" in block
         prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)
@@ -274,11 +276,11 @@ def test_the_operator_of_the_page_runs(run, monkeypatch):
     from tests.laws.laws import check_operator
 
     source, python = blocks(DOCS / "operators.md", "python")
-    (console,) = blocks(DOCS / "operators.md", "console")
+    consoles = blocks(DOCS / "operators.md", "console")
     prepare(run, monkeypatch)
     Path("mine.py").write_text(source, "utf-8")
     with OPERATORS.adding():
-        for line in shown_in(console):
+        for line in (one for console in consoles for one in shown_in(console)):
             run.ok(*shlex.split(line.command)[1:])
         test = doctest.DocTestParser().get_doctest(python, {}, "operators.md", "operators.md", 0)
         report: list[str] = []

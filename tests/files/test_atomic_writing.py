@@ -150,7 +150,7 @@ def test_too_small_a_disk_is_said_before_writing(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(DiskFull, match="not enough free space") as caught:
         write_tensors(tmp_path / "not" / "yet" / "a", one(), {})
-    assert caught.value.exit_code == 3 and "-o" in str(caught.value)
+    assert caught.value.exit_code == 3 and "with output" in str(caught.value)
     assert only(tmp_path) == set()
     check_space(tmp_path / "a", 10)
 
@@ -294,3 +294,40 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     assert not abandoned.exists() and not folder.exists()
     assert living.exists() and elsewhere.exists()
     assert (tmp_path / "out.safetensors").read_bytes() == b"whole"
+
+
+# --- links and permissions -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions differ there")
+def test_what_is_replaced_keeps_its_permissions_and_links_stay(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "real").chmod(0o640)
+    (tmp_path / "link").symlink_to("real")
+    write_bytes(tmp_path / "link", b"new", force=True)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
+    (tmp_path / "dangling").symlink_to("later")
+    write_bytes(tmp_path / "dangling", b"new")
+    assert (tmp_path / "later").read_bytes() == b"new" and (tmp_path / "dangling").is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions differ there")
+def test_a_linked_folder_is_replaced_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("real")
+    with AtomicFolder(tmp_path / "link", force=True) as partial:
+        (partial / "g").write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink() and only(tmp_path / "real") == {"g"}
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o750
+    assert only(tmp_path) == {"real", "link"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such files here")
+def test_pipes_and_devices_are_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(FileError, match="expected a file"):
+            write_bytes(tmp_path / name, b"new", force=True)
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()

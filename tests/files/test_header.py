@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loramerge.errors import CorruptFile, FileError, MissingFile
-from loramerge.files.header import MAX_HEADER_BYTES, _unique
+from loramerge.files.header import MAX_HEADER_BYTES, _unique, build_header
 from loramerge.files.reader import TensorFile
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -169,3 +169,12 @@ def test_a_name_that_occurs_twice_is_found_in_linear_work() -> None:
             _unique((name, None) for name in names)
         found.append(_Counted.looks)
     assert found[2] - found[1] < 2.5 * (found[1] - found[0])  # doubled, not times four
+
+
+def test_a_header_longer_than_readers_take_is_refused_before_it_is_written() -> None:
+    from loramerge.errors import NotExpressible
+
+    half = "x" * (MAX_HEADER_BYTES // 2)
+    build_header([("a", "F32", (1,))], {"one": half})
+    with pytest.raises(NotExpressible, match="longer than the format allows"):
+        build_header([("a", "F32", (1,))], {"one": half, "two": half})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,61 @@ def test_what_holds_no_tensors_by_name_is_an_error(tmp_path: Path) -> None:
 def test_names_tell_pickles() -> None:
     assert all(is_pickle(f"x/a.{end}") for end in ("pt", "CKPT", "bin", "pth"))
     assert not is_pickle("a.safetensors")
+
+
+ODD = {
+    "sparse": lambda: torch.sparse_coo_tensor(torch.tensor([[0], [0]]), torch.ones(1), (4, 16)),
+    "huge and sparse": lambda: torch.sparse_coo_tensor(
+        torch.tensor([[0], [0]]), torch.ones(1), (400_000, 160_000)
+    ),
+    "meta": lambda: torch.empty(4, 16, device="meta"),
+    "expanded": lambda: torch.zeros(1).expand(400_000, 160_000),
+    "65 dimensions": lambda: torch.zeros([1] * 65),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_tensors_that_are_no_plain_numbers_are_refused(
+    tmp_path: Path, make: Callable[[], Any]
+) -> None:
+    path = save({"odd": make()}, tmp_path / "a.pt")
+    with pytest.raises(CorruptFile, match=r"a\.pt: odd: the pickle holds"):
+        pickled_tensors(path)
+
+
+def test_many_views_of_little_data_are_refused(tmp_path: Path) -> None:
+    data = torch.zeros(1 << 10)
+    views = {f"v{i}": data.expand(1 << 10, 1 << 10) for i in range(100)}
+    path = save(views, tmp_path / "a.pt")
+    with pytest.raises(CorruptFile, match="views of little data"):
+        pickled_tensors(path)
+
+
+def test_views_are_read_as_what_they_show(tmp_path: Path) -> None:
+    value = torch.arange(12.0).reshape(3, 4)
+    odd = {
+        "permuted": value.t(), "expanded": value[:1].expand(5, 4), "part": value[1:, ::2],
+        "conjugated": torch.complex(value, value).conj(), "parameter": torch.nn.Parameter(value),
+        "negative": torch.complex(value, value).conj().imag,
+    }  # fmt: skip
+    found = pickled_tensors(save(odd, tmp_path / "a.pt"))
+    for name, expected in odd.items():
+        assert np.array_equal(
+            found[name].numpy(), expected.detach().resolve_conj().resolve_neg().numpy()
+        ), name
+
+
+def test_a_compressed_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    import zipfile
+
+    plain = save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for part in source.infolist():
+            bomb.writestr(part.filename, source.read(part))
+        bomb.writestr("archive/data/1", bytes(100 << 20))
+    with pytest.raises(CorruptFile, match="compressed"):
+        load_pickle(tmp_path / "bomb.pt")

@@ -219,3 +219,30 @@ def test_extra_model_paths_without_content(tmp_path, content):
     (tmp_path / "extra_model_paths.yaml").write_text(content)
     with pytest.raises(NotFound):
         program_folders("comfyui", tmp_path)
+
+
+def test_updates_at_once_are_all_kept(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from loramerge.library.registry import changed_registry
+
+    def add(number):
+        (tmp_path / f"f{number}").mkdir()
+        with changed_registry() as registry:
+            registry.add_base(f"b{number}", tmp_path)
+        with changed_registry() as registry:
+            registry.add_folder(tmp_path / f"f{number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(add, range(12)))
+    registry = load_registry()
+    assert len(registry.bases) == 12 and len(registry.folders) == 12
+
+
+def test_an_update_that_fails_changes_nothing(tmp_path):
+    from loramerge.library.registry import changed_registry
+
+    with pytest.raises(NotFound), changed_registry() as registry:
+        registry.add_base("x", tmp_path)
+        registry.remove_base("y")
+    assert load_registry() == NameRegistry()

@@ -15,6 +15,7 @@ class Dare:
 
 
 @lm.operator(
+    name="my-dare",
     space="elements",
     parameters=Dare,
     source="arXiv 2311.03099",

@@ -9,15 +9,16 @@ from loramerge.algebra.operators import Magnitude
 
 @dataclass(frozen=True)
 class Ties:
-    density: Annotated[
+    kept_share: Annotated[
         float, lm.Bounds(gt=0, le=1), lm.Doc("Share of the entries of each adapter that is kept.")
     ] = 0.2
 
 
 @lm.operator(
+    name="my-ties",
     space="elements",
     parameters=Ties,
-    statistics=lambda p: {"smallest": Magnitude(p.density)},
+    statistics=lambda p: {"smallest": Magnitude(p.kept_share)},
     formula="Σ wᵢ kᵢ tᵢ / Σ wᵢ kᵢ, tᵢ the kept entries, kᵢ = 1 where tᵢ has the elected sign",
     source="TIES-Merging, arXiv 2306.01708",
     laws=("gauge", "order", "zero", "alone", "rank bound", "repeatable"),

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loramerge.adapter.load import load
+from loramerge.adapter.save import save
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 
 Graph = dict[str, list[str]]
@@ -118,3 +120,20 @@ def test_orders_that_are_none_fail(wrong: Callable[[Graph], list[str]]) -> None:
              "f": ["b"], "g": ["b"]}  # fmt: skip
     assert not is_order(wrong(needs), needs)
     assert is_order(ordered(needs), needs)
+
+
+def test_steps_that_use_the_two_before_them_take_linear_time(run, recipe):
+    """Forty unsaved steps, each reached in over a hundred million ways."""
+    whole = load(run.folder / "a.safetensors")
+    few = dict(list(whole.deltas.items())[:2])
+    save(whole.with_deltas(few), run.folder / "few.safetensors", to=whole.info.dialect)
+    steps, names = (
+        ["version: 1", "inputs: {s0: few.safetensors, s1: few.safetensors}", "steps:"],
+        40,
+    )
+    for i in range(2, names):
+        steps.append(f"  s{i}: {{mix: {{adapters: ['s{i - 1}:0.5', 's{i - 2}:0.4'], rank: 1}}")
+        steps[-1] += ", save: out.safetensors}" if i == names - 1 else "}"
+    recipe("\n".join(steps))
+    assert run.ok("plan", "recipe.yaml", "--json").json["tasks"]["s39"]["modules"]
+    run.ok("run", "recipe.yaml", "-q", "--threads", "1")

@@ -309,3 +309,17 @@ def test_saving_what_was_read_converts_it(run) -> None:
     assert run.ok("run", "copy.safetensors", "--json").json["verdict"] == "same file"
     lm.save(1.0 * lm.load("mixed.safetensors"), "times.safetensors")
     assert made("times.safetensors")["inputs"]["mixed"]["recipe"] == made("mixed.safetensors")
+
+
+def test_what_made_a_file_may_be_thousands_of_steps_deep(tmp_path):
+    import json
+
+    from loramerge.steps.provenance import FileInput, Made, length_is_known, recipe_text
+
+    node = FileInput(tmp_path / "a.safetensors", (tmp_path / "a.safetensors",), None)
+    for _ in range(5000):  # each uses the one before it twice
+        node = Made("mix", {"adapters": [{"adapter": node}, {"adapter": node, "weight": 0.5}]})
+    assert length_is_known(node)
+    steps = json.loads(recipe_text(node, {}, lambda _: "0"))["steps"]
+    assert len(steps) == 5000 and list(steps)[-1] == "result"
+    assert steps["step2"]["mix"]["adapters"][1] == {"adapter": "step1", "weight": 0.5}

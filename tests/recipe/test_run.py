@@ -590,3 +590,55 @@ def test_a_failure_leaves_nothing_behind(run) -> None:
     assert run("run", "r.yaml").code == 3
     state = json.loads(Path("r.state.json").read_text("utf-8"))
     assert state["running"] == [] and list(state["tasks"]) == ["a"]
+
+
+SAVES = """
+version: 1
+inputs: {{a: a.safetensors}}
+steps: {{s: {{resize: {{adapter: a, rank: {rank}}}, save: {save}}}}}
+"""
+
+
+def test_the_state_of_a_stranger_gives_no_right_to_replace_files(run, recipe):
+    """It lies beside a recipe from elsewhere, and says of a file of the user that it made it."""
+    from loramerge.files.digest import sha256_of_file
+    from loramerge.library.registry import cache
+
+    recipe(SAVES.format(rank=1, save="mine.safetensors"))
+    run.ok("run", "recipe.yaml")
+    recipe(SAVES.format(rank=2, save="mine.safetensors"))
+    run.ok("run", "recipe.yaml")  # what it made itself, it replaces
+    state = Path("recipe.state.json")
+    content = json.loads(state.read_text("utf-8"))
+    Path("mine.safetensors").write_bytes(Path("b.safetensors").read_bytes())
+    content["tasks"]["s"]["sha256"] = sha256_of_file(Path("b.safetensors"))
+    recipe(SAVES.format(rank=3, save="mine.safetensors"))
+    for running in ([], ["mine.safetensors"]):
+        content["running"] = running
+        state.write_text(json.dumps(content), "utf-8")
+        run.refused(3, "run", "recipe.yaml", says=("mine.safetensors", "--force"))
+    run.ok("run", "recipe.yaml", "--force")
+    recipe(SAVES.format(rank=1, save="mine.safetensors"))
+    run.ok("run", "recipe.yaml")
+    marks = list((cache() / "states").iterdir())
+    assert len(marks) == 2  # of the last one, and of the one that was changed by hand
+
+
+def test_what_is_up_to_date_by_the_state_of_another_machine_stays(run, recipe):
+    from loramerge.library.registry import cache
+
+    recipe(SAVES.format(rank=1, save="out.safetensors"))
+    run.ok("run", "recipe.yaml")
+    shutil.rmtree(cache())
+    assert "up to date" in run.ok("run", "recipe.yaml").out
+
+
+@pytest.mark.parametrize("save", ["../out.safetensors", "linked/out.safetensors", "absolute"])
+def test_a_recipe_writes_outside_of_its_folder_only_if_told_to(run, recipe, tmp_path, save):
+    (tmp_path / "elsewhere").mkdir()
+    Path("linked").symlink_to(tmp_path / "elsewhere")
+    save = str(tmp_path / "elsewhere" / "out.safetensors") if save == "absolute" else save
+    recipe(SAVES.format(rank=1, save=save))
+    assert "--allow-outside" in run.ok("plan", "recipe.yaml").err
+    run.refused(2, "run", "recipe.yaml", says=("outside of its folder", "--allow-outside"))
+    run.ok("run", "recipe.yaml", "--allow-outside")

@@ -18,6 +18,7 @@ import loramerge as lm
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 from loramerge.recipe.recipe import load_recipe
 from tests.builders.commands import Runner
+from tests.builders.sampler import few_steps
 from tests.shipped_recipes.conftest import RECIPES, ROOT
 from tests.tail import tail
 
@@ -220,8 +221,9 @@ def prepare_report() -> None:
     recipe.write_text(text, "utf-8")
 
 
-def test_report_2022(kitchen):
+def test_report_2022(kitchen, monkeypatch):
     prepare_report()
+    few_steps(monkeypatch)
     command = ["run", "report-2022.yaml", "--results", "report.csv"]
     assert command in commands("report-2022")
     kitchen.ok(*command)

@@ -77,12 +77,199 @@ def test_a_base_of_another_model_is_refused(shared_data: Path, tmp_path: Path) -
         open_checkpoint(base)
 
 
+def test_the_hint_names_no_component_that_the_option_refuses(tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base", {"model.layers.0.q.weight": np.ones((2, 2), "float32")})
+    head = {f"base_model.model.lm_head.lora_{x}.weight": np.ones((2, 2), "f4") for x in "AB"}
+    place = tmp_path / "adapter_model.safetensors"
+    place.write_bytes(safetensors_bytes(head))
+    with pytest.raises(AdapterError, match="the base lacks 1 modules") as caught:
+        plan_bake(open_checkpoint(base), [(load(place), Weight())])
+    assert "skip_missing='all'" in str(caught.value)
+
+
 def test_levels_are_found() -> None:
     known = ["h.0.attn", "h.1.attn", "wte"]
     assert renaming(["transformer.h.0.attn"], known)("transformer.h.1.attn") == "h.1.attn"
     assert renaming(["h.0.attn"], [f"transformer.{k}" for k in known])("wte") == "transformer.wte"
     assert renaming(["h.0.attn"], known)("wte") == "wte"
     assert renaming(["a.b"], known)("a.b") == "a.b"
+
+
+PUBLISHED = ("model.layers.0.q_proj", "visual.blocks.0.qkv", "lm_head")
+TODAY = ("model.language_model.layers.0.q_proj", "model.visual.blocks.0.qkv", "lm_head")
+LLAVA = ("language_model.model.layers.0.q_proj", "visual.blocks.0.qkv", "language_model.lm_head")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(TODAY, PUBLISHED), (PUBLISHED, TODAY), (TODAY, LLAVA)]
+)
+def test_models_that_see_are_known_by_either_naming(
+    ours: tuple[str, ...], theirs: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Each module by itself: levels at the head come and go, for the language model and for the rest."""
+    random = np.random.default_rng(0)
+    base = {f"{name}.weight": random.standard_normal((4, 4)).astype("f4") for name in theirs}
+    folder = model_folder(tmp_path / "base", base | {"model.norm.weight": np.ones(4, "f4")})
+    factors = {
+        f"base_model.model.{name}.lora_{x}.weight": random.standard_normal((4, 4)).astype("f4")
+        for name in ours
+        for x in "AB"
+    }
+    place = tmp_path / "adapter_model.safetensors"
+    place.write_bytes(safetensors_bytes(factors))
+    bake(plan_bake(open_checkpoint(folder), [(load(place), Weight())]), tmp_path / "out")
+    after, _ = read_safetensors(tmp_path / "out" / "model.safetensors")
+    for own, other in zip(ours, theirs, strict=True):
+        stem = f"base_model.model.{own}"
+        change = factors[f"{stem}.lora_B.weight"] @ factors[f"{stem}.lora_A.weight"]
+        assert np.allclose(after[f"{other}.weight"], base[f"{other}.weight"] + change, atol=1e-5)
+
+
+def test_a_name_that_two_modules_could_have_is_not_guessed() -> None:
+    known = ["model.layers.0.q", "transformer.layers.0.q", "model.norm"]
+    found = renaming(["language_model.layers.0.q", "model.norm"], known)
+    assert found("language_model.layers.0.q") == "language_model.layers.0.q"
+    assert found("model.norm") == "model.norm"
+
+
+def tied_base(folder: Path, **config: Any) -> Path:
+    """A model whose output layer shares the embedding's weight, as transformers saves it."""
+    random = np.random.default_rng(0)
+    embedding = random.standard_normal((6, 4)).astype("f4")
+    tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": np.ones(4, "f4")}
+    base = model_folder(folder, tensors)
+    content = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 6,
+    } | config
+    (base / "config.json").write_text(json.dumps(content), "utf-8")
+    return base
+
+
+def peft_folder(folder: Path, tensors: dict[str, Any], **config: Any) -> Path:
+    folder.mkdir()
+    named = {f"base_model.model.{key}": value for key, value in tensors.items()}
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(named))
+    content = {"peft_type": "LORA", "r": 2, "lora_alpha": 2} | config
+    (folder / "adapter_config.json").write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+def values(*shape: int, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype("f4")
+
+
+def baked(base: Path, out: Path, *adapters: Path, weight: float = 1.0) -> tuple[Any, Any]:
+    inputs = [(load(one).require_sound(), Weight(weight)) for one in adapters]
+    bake(plan_bake(open_checkpoint(base), inputs), out)
+    return read_safetensors(out / "model.safetensors")[0], json.loads(
+        (out / "config.json").read_text("utf-8")
+    )
+
+
+EMBED, HEAD = "model.embed_tokens", "lm_head"
+
+
+@pytest.mark.parametrize("tie", [{}, {"tie_word_embeddings": True}])
+def test_an_embedding_that_changes_alone_is_parted_from_the_output_layer(
+    tie: dict[str, bool], tmp_path: Path
+) -> None:
+    base = tied_base(tmp_path / "base", **tie)
+    before, _ = read_safetensors(base / "model.safetensors")
+    a, b = values(2, 6), values(4, 2)
+    place = peft_folder(
+        tmp_path / "a", {f"{EMBED}.lora_embedding_A": a, f"{EMBED}.lora_embedding_B": b}
+    )
+    after, config = baked(base, tmp_path / "out", place)
+    assert config["tie_word_embeddings"] is False
+    assert np.array_equal(after["lm_head.weight"], before[f"{EMBED}.weight"])
+    assert np.allclose(after[f"{EMBED}.weight"], before[f"{EMBED}.weight"] + (b @ a).T, atol=1e-6)
+
+
+def test_tokens_of_a_shared_embedding_change_both(tmp_path: Path) -> None:
+    base = tied_base(tmp_path / "base")
+    rows = values(2, 4)
+    place = peft_folder(
+        tmp_path / "a",
+        {f"{EMBED}.token_adapter.trainable_tokens_delta": rows},
+        trainable_token_indices=[1, 4],
+    )
+    after, config = baked(base, tmp_path / "out", place)
+    assert "lm_head.weight" not in after and "tie_word_embeddings" not in config
+    assert np.allclose(after[f"{EMBED}.weight"][[1, 4]], rows)
+    head = peft_folder(
+        tmp_path / "b",
+        {f"{HEAD}.lora_A.weight": values(2, 4), f"{HEAD}.lora_B.weight": values(6, 2)},
+    )
+    both, config = baked(base, tmp_path / "both", place, head)
+    change = values(6, 2) @ values(2, 4)
+    assert config["tie_word_embeddings"] is False
+    assert np.allclose(both["lm_head.weight"], after[f"{EMBED}.weight"] + change, atol=1e-6)
+    assert np.allclose(both[f"{EMBED}.weight"], after[f"{EMBED}.weight"])
+
+
+def test_a_larger_vocabulary_is_written_whole(tmp_path: Path) -> None:
+    base = tied_base(tmp_path / "base")
+    larger = values(8, 4)
+    place = peft_folder(tmp_path / "a", {f"{EMBED}.weight": larger, f"{HEAD}.weight": larger})
+    after, config = baked(base, tmp_path / "out", place)
+    assert np.array_equal(after[f"{EMBED}.weight"], larger) and "lm_head.weight" not in after
+    assert config["vocab_size"] == 8 and "tie_word_embeddings" not in config
+    with pytest.raises(AdapterError, match="weight 1 only"):
+        baked(base, tmp_path / "half", place, weight=0.5)
+    with pytest.raises(AdapterError, match="a single file does not hold"):
+        plan_bake(open_checkpoint(base / "model.safetensors"), [(load(place), Weight())])
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_experts_are_baked_where_the_base_stores_them_apart(apart: bool, tmp_path: Path) -> None:
+    experts, stem = "model.layers.0.mlp.experts", "model.layers.0.mlp.experts"
+    gate, up = (values(3, 4, seed=n) for n in (5, 6))
+    stored = {
+        f"{stem}.{e}.{n}_proj.weight": x for e in (0, 1) for n, x in (("gate", gate), ("up", up))
+    }
+    base = model_folder(
+        tmp_path / "base", stored if apart else {f"{stem}.gate_up_proj": values(2, 6, 4)}
+    )
+    a, b = values(4, 4), values(6, 4)
+    place = peft_folder(
+        tmp_path / "a",
+        {f"{experts}.lora_A.weight": a, f"{experts}.lora_B.weight": b},
+        target_parameters=["experts.gate_up_proj"],
+    )
+    if not apart:
+        with pytest.raises(AdapterError, match="all experts of a parameter in one tensor"):
+            baked(base, tmp_path / "out", place)
+        return
+    after, _ = baked(base, tmp_path / "out", place)
+    for e in (0, 1):
+        change = b.reshape(6, 2, 2)[..., e] @ a.reshape(2, 2, 4)[e]
+        assert np.allclose(after[f"{stem}.{e}.gate_proj.weight"], gate + change[:3], atol=1e-6)
+        assert np.allclose(after[f"{stem}.{e}.up_proj.weight"], up + change[3:], atol=1e-6)
+
+
+def test_two_vocabularies_are_refused(tmp_path: Path) -> None:
+    base = tied_base(tmp_path / "base")
+    places = [
+        peft_folder(tmp_path / str(n), {f"{EMBED}.base_layer.weight": values(7, 4, seed=n)})
+        for n in (1, 2)
+    ]
+    with pytest.raises(AdapterError, match="two adapters bring different weights"):
+        baked(base, tmp_path / "out", *places)
+
+
+@pytest.mark.parametrize("indices", [[1], None, {"other": [1, 2]}, [1, -2]])
+def test_tokens_that_the_configuration_does_not_name_are_refused(
+    indices: Any, tmp_path: Path
+) -> None:
+    place = peft_folder(
+        tmp_path / "a",
+        {f"{EMBED}.token_adapter.trainable_tokens_delta": values(2, 4)},
+        trainable_token_indices=indices,
+    )
+    with pytest.raises(AdapterError, match=r"trainable_token_indices|which tokens"):
+        load(place).require_sound()
 
 
 @pytest.mark.peers

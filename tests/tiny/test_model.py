@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ from loramerge.tiny.pictures import applied, drawn, pipeline, sheet  # noqa: E40
 from loramerge.tiny.trial import Trial, portraits, trial  # noqa: E402
 from loramerge.train.lora.modules import tune_lora_scale  # noqa: E402
 from loramerge.train.lora.saving import load_lora_weight  # noqa: E402
+from tests.tail import tail  # noqa: E402
 
 STEPS, COUNT = 10, 32
 PROMPT = "a happy zuzu on a green background"
+
+
+# its fixtures take long: one process runs them all
+pytestmark = pytest.mark.xdist_group("tiny model")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,39 +47,46 @@ def pipes(_one_home: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trials(pipes: dict[str, Any]) -> dict[tuple[str, str], Trial]:
+def trial_of(pipes: dict[str, Any]) -> Callable[[str, str], Trial]:
+    """Measures a base with an adapter, or with none; once for all tests here."""
     torch.set_num_threads(1)
-    found = {}
-    for base, pipe in pipes.items():
-        for name in ("", "zuzu", "polka"):
-            with applied(pipe, [(lm.load(name), 1.0)] if name else []):
-                found[base, name] = trial(pipe, COUNT, steps=STEPS)
-    return found
+
+    @cache
+    def measured(base: str, name: str = "") -> Trial:
+        with applied(pipes[base], [(lm.load(name), 1.0)] if name else []):
+            return trial(pipes[base], COUNT, steps=STEPS)
+
+    return measured
 
 
-@pytest.mark.parametrize("base", [TINY, OUTLINED])
-def test_the_bases_draw_what_they_are_asked_for(base: str, trials: Any) -> None:
-    follow = trials[base, ""].follow
+# the second base is the first with an adapter baked in
+BASES = pytest.mark.parametrize("base", [TINY, tail(OUTLINED)])
+
+
+@BASES
+def test_the_bases_draw_what_they_are_asked_for(base: str, trial_of: Any) -> None:
+    follow = trial_of(base).follow
     assert follow["colour"] >= 0.9 and follow["background"] >= 0.9 and follow["size"] >= 0.9
     assert follow["all"] >= 0.7
 
 
-def test_the_second_base_draws_lines(trials: Any) -> None:
-    assert trials[OUTLINED, ""].ink > 2 * trials[TINY, ""].ink
+@pytest.mark.long_tail
+def test_the_second_base_draws_lines(trial_of: Any) -> None:
+    assert trial_of(OUTLINED).ink > 2 * trial_of(TINY).ink
 
 
-@pytest.mark.parametrize("base", [TINY, OUTLINED])
-def test_the_character_is_learned_and_nothing_else_forgotten(base: str, trials: Any) -> None:
-    before, after = trials[base, ""], trials[base, "zuzu"]
+@BASES
+def test_the_character_is_learned_and_nothing_else_forgotten(base: str, trial_of: Any) -> None:
+    before, after = trial_of(base), trial_of(base, "zuzu")
     assert after.seen - before.seen >= 0.15 and after.held - before.held >= 0.15
     assert before.teal < 0.02 and after.teal > 0.08
     assert after.follow["all"] >= 0.55
 
 
-@pytest.mark.parametrize("base", [TINY, OUTLINED])
-def test_the_style_is_learned_by_both_bases(base: str, trials: Any) -> None:
-    assert trials[base, "polka"].dots > 0.06 > 3 * trials[base, ""].dots
-    assert trials[base, "polka"].teal < 0.02
+@BASES
+def test_the_style_is_learned_by_both_bases(base: str, trial_of: Any) -> None:
+    assert trial_of(base, "polka").dots > 0.06 > 3 * trial_of(base).dots
+    assert trial_of(base, "polka").teal < 0.02
 
 
 def test_both_together_show_in_one_picture(pipes: Any) -> None:

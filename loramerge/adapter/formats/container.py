@@ -31,6 +31,7 @@ class Unwritten:
         deltas: as they are written.
         alphas: those that are stated, the rank where none is.
         dtype: float type asked for, None for what each tensor has.
+        components: key → component; a container that adds to the pairs adds to it.
     """
 
     adapter: Adapter
@@ -39,6 +40,7 @@ class Unwritten:
     deltas: Mapping[Site, Delta]
     alphas: Set[float]
     dtype: str | None
+    components: dict[str, str]
 
 
 class Container:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +15,15 @@ from loramerge.adapter.formats.source import AdapterSource
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detect import Detection
-from loramerge.errors import FormatError, MissingExtra
-from loramerge.files.atomic import AtomicFile, check_target
+from loramerge.errors import FormatError, MissingExtra, NotExpressible
 from loramerge.files.dtypes import DTYPES
-from loramerge.files.pickled import load_pickle, pickled_tensors, tensor_from_torch
+from loramerge.files.pickled import load_pickle, pickled_tensors, tensors_from_torch
 from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.files.together import AtomicFiles
 
 __all__ = ["CONTAINER", "check_positions", "open_pickle"]
 
+_SISTERS = (".text_encoder", ".ti")  # the other files of a pickled adapter, and their contents
 _SECTION_TITLES = {
     "unet": '["CrossAttention", "Attention", "GEGLU"]',
     "text_encoder": '["CLIPAttention"]',
@@ -80,7 +82,7 @@ def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None
         ) from None
     tensors = dict(encoded.tensors)
     outputs: dict[Path, Any] = {}
-    for component, suffix in (("unet", ""), ("text_encoder", ".text_encoder")):
+    for component, suffix in (("unet", ""), ("text_encoder", _SISTERS[0])):
         count = sum(key.startswith(f"{component}:") for key in tensors) // 2
         if count:
             outputs[place.with_name(f"{place.stem}{suffix}.pt")] = [
@@ -90,25 +92,24 @@ def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None
             ]
     embeddings = {k: torch.from_numpy(t.numpy().copy()) for k, t in tensors.items() if k[0] == "<"}
     if embeddings:
-        outputs[place.with_name(f"{place.stem}.ti.pt")] = embeddings
-    for path in outputs:
-        check_target(path, force=force)
-    import io
-    from tempfile import TemporaryDirectory
-
-    if check is not None:
-        with TemporaryDirectory(prefix=".loramerge-", dir=place.parent) as folder:
-            for path, content in outputs.items():
-                torch.save(content, Path(folder) / path.name)
-            check(Path(folder) / place.name)
-    total = 0
-    for path, content in outputs.items():
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with AtomicFile(path, force=force) as file:
-            file.write(0, buffer.getbuffer())
-        total += len(buffer.getbuffer())
-    return total
+        outputs[place.with_name(f"{place.stem}{_SISTERS[1]}.pt")] = embeddings
+    if place not in outputs:
+        raise NotExpressible(
+            "pickled lists carry the name of the UNet's list, and the adapter has no module there",
+            file=place,
+            hint="give the output a name that ends in .safetensors",
+        )
+    sisters = {place, *(place.with_name(f"{place.stem}{ending}.pt") for ending in _SISTERS)}
+    targets = sorted(outputs, key=lambda path: path != place)
+    with AtomicFiles(targets, force=force, stale=sorted(sisters - {*targets})) as folder:
+        for path, content in outputs.items():
+            with (folder / path.name).open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        if check is not None:
+            check(folder / place.name)
+        return sum((folder / path.name).stat().st_size for path in targets)
 
 
 # --- reading
@@ -159,10 +160,11 @@ def _positional(content: Any, component: str, path: Path) -> dict[str, Tensor]:
             file=path,
             found=type(content).__name__,
         )
-    return {
-        f"{component}:{i // 2}:{'down' if i % 2 else 'up'}": tensor_from_torch(value)
+    named = {
+        f"{component}:{i // 2}:{'down' if i % 2 else 'up'}": value
         for i, value in enumerate(content)
     }
+    return tensors_from_torch(named, path)
 
 
 def check_positions(groups: Sequence[Group], detection: Detection, source: AdapterSource) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats.container import Check, Container, Unwritten
+from loramerge.adapter.formats.peft_biases import add_zero_biases
+from loramerge.adapter.formats.peft_experts import join_experts
+from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
@@ -42,10 +45,18 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
-_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
+# types whose tensors stand before the input or beside the layers, so that no weight can hold them
+_NO_WEIGHTS = frozenset({
+    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING",
+    "PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
+})  # fmt: skip
 
 
 class _Peft(Container):
+    def complete(self, content: Unwritten) -> None:
+        add_zero_biases(content)
+        join_experts(content)
+
     def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
 
@@ -178,13 +189,16 @@ def configuration(path: Path) -> dict[str, Any]:
         raise CorruptFile(f"the configuration cannot be read ({error})", file=path) from None
     if not isinstance(content, dict):
         raise CorruptFile("the configuration is not a JSON object", file=path)
-    kind = content.get("peft_type", "LORA")
-    if kind not in _TYPES:
+    kind = str(content.get("peft_type") or "LORA")
+    if kind not in FIELDS:
         raise FormatError(
             f"a PEFT adapter of type {kind} cannot be read",
             file=path,
-            expected=f"peft_type {', '.join(_TYPES)}",
+            expected=f"peft_type {', '.join(FIELDS)}",
             found=kind,
+            hint="use it in PEFT; no weight of the base can hold what it adds"
+            if kind in _NO_WEIGHTS
+            else "merge it in PEFT with merge_and_unload(), or use it there",
         )
     return content
 

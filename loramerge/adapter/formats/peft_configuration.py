@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.formats.peft_experts import with_parameters
 from loramerge.adapter.formats.peft_lokr import lokr_config
 from loramerge.adapter.formats.peft_patterns import pattern_value
+from loramerge.adapter.kinds.token_rows import TokenRows
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS
 from loramerge.errors import NotExpressible, Setting, listed
 from loramerge.families.levels import without_text_model
 
-__all__ = ["by_component", "peft_config", "rank_patterns"]
+__all__ = ["by_component", "common_configuration", "peft_config", "rank_patterns"]
 
 
 def by_component(
@@ -45,12 +47,13 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     """Return adapter_config.json of a component; what the source stated beside is kept."""
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
+    deltas, parameters = with_parameters(deltas)
     kind = _peft_type(adapter, component, deltas)
-    config: dict[str, Any] = {"peft_type": kind, "inference_mode": True, **own}
+    config: dict[str, Any] = {"peft_type": kind, **own, "inference_mode": True}
     if kind == "LORA":
         dora = any(delta.kind == "dora" for delta in deltas.values())
         config = {"bias": "none", **config} | rank_patterns(deltas, scaled=True, alpha="lora_alpha")
-        config |= {"use_rslora": False, "use_dora": dora}
+        config |= {"use_rslora": False, "use_dora": dora, "init_lora_weights": True}
         if any(
             site.parameter == "bias" and d.facts.peft_type for site, d in adapter.deltas.items()
         ):
@@ -64,16 +67,70 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
         made = lokr_config(deltas)
         ranks, alphas = made.pop("ranks"), made.pop("alphas")
         config |= made | _tables(ranks, alphas, "alpha")
-    targets = sorted(path for path, d in deltas.items() if d.facts.peft_type is not None)
-    kept = own.get("target_modules")
-    covered = isinstance(kept, list) and all(
-        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
+    targets = sorted(
+        path for path, d in deltas.items() if d.facts.peft_type and path not in parameters
     )
-    config["target_modules"] = kept if covered else targets
-    replaced = sorted(path for path, d in deltas.items() if d.kind == "set")
-    if replaced or own.get("modules_to_save"):
-        config["modules_to_save"] = own.get("modules_to_save") or replaced
-    return config
+    if not _chosen_as_before(adapter, component, own, targets):
+        config = {name: value for name, value in config.items() if name not in _CHOICE}
+        config["target_modules"] = targets
+        if parameters or own.get("target_parameters"):
+            config["target_parameters"] = sorted(parameters) or None
+    return config | _beside_factors(adapter, component, own)
+
+
+def _beside_factors(adapter: Adapter, component: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields for what is stored beside factors: whole modules, and rows of tokens."""
+    found: dict[str, Any] = {}
+    here = {
+        without_text_model(
+            site.modules[0].removeprefix(f"{component}.") if component else site.modules[0]
+        ): d
+        for site, d in adapter.deltas.items()
+        if site.parameter == "weight" and (site.component == component or not component)
+    }
+    replaced = sorted(path for path, delta in here.items() if delta.kind == "set")
+    if "modules_to_save" not in own and replaced:
+        found["modules_to_save"] = replaced
+    tokens = {path: list(d.tokens) for path, d in here.items() if isinstance(d, TokenRows)}
+    if tokens or own.get("trainable_token_indices"):
+        found["trainable_token_indices"] = tokens or None
+    return found
+
+
+# fields by which PEFT chooses modules; one says little without the others
+_CHOICE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+def _chosen_as_before(
+    adapter: Adapter, component: str, own: Mapping[str, Any], targets: Collection[str]
+) -> bool:
+    """Return whether a configuration that was read chooses just the modules that are written.
+
+    It does if they are those of the file; only lists of names are looked into.
+    """
+    kept = own.get("target_modules")
+    if not isinstance(kept, list) or not all(
+        any(path == t or path.endswith(f".{t}") for t in kept) for path in targets
+    ):
+        return False
+    of_file = {s for s, _ in adapter.info.spelling if s.component == component or not component}
+    here = {s for s in adapter.deltas if s.component == component or not component}
+    return of_file == here
+
+
+def common_configuration(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields that all configurations agree on.
+
+    Those that choose modules are kept only if all of them agree.
+    """
+    same = {
+        name: value
+        for name, value in configs[0].items()
+        if all(name in config and config[name] == value for config in configs)
+    }
+    if all(config.get(name) == configs[0].get(name) for config in configs for name in _CHOICE):
+        return same
+    return {name: value for name, value in same.items() if name not in _CHOICE}
 
 
 def _configured(adapter: Adapter) -> bool:

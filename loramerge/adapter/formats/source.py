@@ -17,6 +17,7 @@ class AdapterSource:
 
     Args:
         files: every file read, for digests.
+        paths: stem → the name that a configuration has for it, where that is not the module's.
     """
 
     path: str
@@ -24,6 +25,7 @@ class AdapterSource:
     metadata: dict[str, str] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -129,7 +129,7 @@ def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
 
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
-    """Yield the deltas of the bias that come with a module's tensors; the last one counts."""
+    """Yield the deltas beside the weight's; of those of one parameter the last counts."""
     for kind in _kinds_for(stored.tensors.keys()):
         made = kind.make_bias(stored, weight) if kind.make_bias is not None else None
         if made is not None:

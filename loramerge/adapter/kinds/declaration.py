@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.families import Parameter
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Container", "Kind", "MadeDelta", "Stored"]
@@ -44,11 +45,13 @@ class MadeDelta(NamedTuple):
 
     Args:
         hides_kernel: the tensors may be those of a linear layer or of any kernel, flattened.
+        parameter: what it changes, where it stands beside the delta of a weight.
     """
 
     delta: Delta
     roles: tuple[str, ...]
     hides_kernel: bool = False
+    parameter: Parameter = "bias"
 
 
 Maker = Callable[[Stored], MadeDelta | None]
@@ -62,8 +65,8 @@ class Kind:
         name: unique; the `kind` of its deltas, with a prefix where programs mean different things.
         roles: our words for its tensors; a module that has any of them is of this kind.
         make: gives the delta of the weight, or None if tensors are missing.
-        make_bias: gives a delta of the bias that comes with the tensors of a module, given the delta of
-            its weight.
+        make_bias: gives a delta of another parameter, mostly the bias, that comes with the tensors of a
+            module, given the delta of its weight.
         suffixes: container → role → ends of keys, separator included; the first is written.
         always: roles of which a module of this kind always has one, by which it is known again when
             it is written.

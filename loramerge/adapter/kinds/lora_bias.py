@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["KINDS", "AddedBias"]
+__all__ = ["KINDS", "AddedBias", "beside_factors"]
 
 
 @final
@@ -90,6 +90,13 @@ class AddedBias(Scaled):
             put(rows[start:stop], out, fresh)
 
         return add
+
+
+def beside_factors(bias: Delta, weight: Delta | None) -> Delta:
+    """Return a change of the bias as the factors of a weight scale it, if they have a scale."""
+    if not isinstance(weight, Scaled) or not weight.factor or not weight.rank:
+        return bias
+    return AddedBias.of(ArrayTensor(bias.dense() / weight.factor), weight.scale, weight.rank)
 
 
 def _make_bias(stored: Stored, weight: MadeDelta | None) -> MadeDelta | None:

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from loramerge.adapter.delta import AddRows, Facts, ReadRows
+from loramerge.adapter.delta import AddRows, Delta, Facts, ReadRows
 from loramerge.adapter.floats import put, times, values
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
+from loramerge.adapter.kinds.lora import LowRank
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import Tensor
+from loramerge.files.views import transposed
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["KINDS", "Embedding"]
+__all__ = ["KINDS", "Embedding", "as_embedding"]
 
 
 @final
@@ -80,6 +82,13 @@ class Embedding(Scaled):
             put(up[start:stop] @ down, out, fresh)
 
         return add
+
+
+def as_embedding(delta: Delta) -> Delta:
+    """Return a plain LoRA as one of an embedding, other deltas as they are."""
+    if not isinstance(delta, LowRank) or len(delta.shape) != 2:
+        return delta
+    return Embedding(transposed(delta.up), transposed(delta.down), delta.shape, delta.scale)
 
 
 def _make(stored: Stored) -> MadeDelta | None:

@@ -11,6 +11,7 @@ from loramerge.adapter.floats import cast, put, values
 from loramerge.adapter.kinds.bases.joining import Placed, filled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
+from loramerge.adapter.kinds.token_rows import TokenRows, united_rows
 from loramerge.errors import AdapterError, UnsupportedKind
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, rows_of
@@ -28,7 +29,8 @@ __all__ = ["KINDS", "Replacement", "join_replacements", "same_replacement"]
 class Replacement(Delta):
     """`W' = W + weight · (value − W)`: a tensor that takes the place of the base's.
 
-    PEFT's `modules_to_save` are such.
+    PEFT's `modules_to_save` are such. A weight that stands below factors (`base_layer.weight`) is the
+    one that they change, so it stays as it is at any weight of the adapter.
     """
 
     value: Tensor
@@ -38,7 +40,10 @@ class Replacement(Delta):
 
     needs_base: ClassVar[bool] = True
     facts: ClassVar[Facts] = Facts(replaces=True)
-    kind: ClassVar[str] = "set"  # type: ignore[misc]
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "base" if self.role == "base_weight" else "set"
 
     @classmethod
     def of(cls, value: Tensor, role: str) -> Replacement:
@@ -58,6 +63,8 @@ class Replacement(Delta):
         return Content((self.weight,), (Full.of(self.value, "diff"),))
 
     def scaled(self, weight: float) -> Replacement:
+        if self.role == "base_weight":
+            return self
         return replace(self, weight=self.weight * weight)
 
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Replacement:
@@ -89,11 +96,13 @@ class Replacement(Delta):
 
 
 def same_replacement(deltas: Sequence[Delta]) -> Delta:
-    """Return the one replacement that all of the deltas are.
+    """Return the one replacement that all of the deltas are, or the rows of tokens of all of them.
 
     Raises:
         AdapterError: if they are not equal, or not all of them are replacements.
     """
+    if all(isinstance(delta, TokenRows) for delta in deltas):
+        return united_rows([delta for delta in deltas if isinstance(delta, TokenRows)])
     values_of = {
         (bytes(delta.value.raw()), delta.weight) if isinstance(delta, Replacement) else None
         for delta in deltas
@@ -131,7 +140,20 @@ def _make(role: str) -> Callable[[Stored], MadeDelta | None]:
     return make
 
 
+def _make_base(stored: Stored, _: MadeDelta | None) -> MadeDelta | None:
+    made = _make("base_weight")(stored)
+    return None if made is None else made._replace(parameter="base")
+
+
 KINDS = (
+    Kind(
+        "base",
+        roles=("base_weight",),
+        make_bias=_make_base,
+        always=("base_weight",),
+        whole=True,
+        compared="PEFT",
+    ),
     Kind(
         "set",
         roles=("set_weight", "set_bias"),

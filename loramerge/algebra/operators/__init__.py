@@ -13,7 +13,15 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from loramerge.algebra.operator import Magnitude, NoParameters, Norm, Operator, Space, Statistic
+from loramerge.algebra.operator import (
+    Magnitude,
+    NoParameters,
+    Norm,
+    Operator,
+    Space,
+    Statistic,
+    Variance,
+)
 from loramerge.discovery import Registry
 from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
 
@@ -23,6 +31,7 @@ __all__ = [
     "NoParameters",
     "Norm",
     "Operator",
+    "Variance",
     "find_operator",
     "load_file",
     "operator",
@@ -113,6 +122,9 @@ def operator(
     formula: str = "",
     source: str = "",
     laws: tuple[str, ...] = (),
+    scale: str = "literal",
+    inputs: tuple[int, int | None] = (1, None),
+    order: int = 100,
 ) -> Callable[[Callable[[Any, Any], Any]], Operator]:
     """Turn a function into a registered operator; see `algebra.operator.Operator`.
 
@@ -141,6 +153,9 @@ def operator(
             when=" ".join(when.split()),
             source=source,
             laws=laws,
+            scale=scale,
+            inputs=inputs,
+            order=order,
         )
         return one if merge.__module__.startswith(f"{__name__}.") else register(one)
 

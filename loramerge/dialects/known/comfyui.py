@@ -1,6 +1,7 @@
 """ComfyUI's and ai-toolkit's keys: the original's names after `diffusion_model.`.
 
-Text encoders have the names they have in ComfyUI's files that hold a whole pipeline.
+Text encoders have the names they have in ComfyUI's files that hold a whole pipeline. Scales are folded
+into the factors, as ai-toolkit does, so that every program reads the same change.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ DIALECT = Dialect(
             ("lycoris",),
         ),
     ),
-    alpha="tensor",
+    # diffusers and InvokeAI ignore or refuse an alpha beside these names, ComfyUI needs none
+    alpha="none",
     prefixes={_NETWORK: "transformer", _ENCODERS: "text_encoders"},
     loads_in=("ComfyUI", "ai-toolkit", "Forge", "InvokeAI"),
     writable="any module of a known diffusion transformer",

@@ -59,6 +59,7 @@ DIALECT = Dialect(
         Form(spell(_mangled, flat), {"up": ("_lora_up.weight",), "down": ("_lora_down.weight",)}),
     ),
     alpha="tensor",
+    states_alpha=True,
     prefixes={
         "lora_unet_": "unet",
         "lora_te1_": "text_encoder",

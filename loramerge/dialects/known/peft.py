@@ -36,7 +36,12 @@ DIALECT = Dialect(
     forms=(
         Form(
             spell(prefixes("peft", _usual), _transformers_path, path, short_path),
-            {**PEFT, "set_weight": (".weight",), "set_bias": (".bias",)},
+            {
+                **PEFT,
+                "set_weight": (".weight",),
+                "set_bias": (".bias", ".base_layer.bias"),
+                "base_weight": (".base_layer.weight",),
+            },
             ("peft-lora", "peft"),
         ),
     ),

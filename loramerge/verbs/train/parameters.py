@@ -346,7 +346,9 @@ class _Monitoring:
         Ge(0),
         Doc("Steps between samples, from step 0 on; 0: no samples.", result=False),
     ] = 250
-    sample_steps: Annotated[int, Ge(1), Doc("Steps of the sampler.", result=False)] = 25
+    sample_steps: Annotated[
+        int, Interval(ge=1, le=1000), Doc("Steps of the sampler.", result=False)
+    ] = 25
     guidance: Annotated[
         float | None,
         Ge(1),

@@ -1,0 +1,176 @@
+"""Fields of PEFT configurations: which are used, which change nothing, and which are refused.
+
+The tensors of a folder mean what its configuration says. A field that would change their meaning in a
+way that loramerge does not compute is an error, by name; so is a field that is not in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from loramerge.adapter.info import Problem
+
+__all__ = ["FIELDS", "Field", "configuration_problems"]
+
+_EMPTY: tuple[Any, ...] = (None, False, "", [], {}, ())
+
+
+@dataclass(frozen=True)
+class Field:
+    """The meaning of a field.
+
+    Args:
+        use: `used` where reading or writing takes its value; `harmless` where the tensors mean the same
+            whatever it is; `refused` where some values change what they mean.
+        plain: whether a value leaves the tensors' meaning as it is; asked of refused fields only.
+        reason: what another value changes.
+        remedy: what to do then.
+    """
+
+    use: Literal["used", "harmless", "refused"]
+    plain: Callable[[Any], bool] = lambda value: value in _EMPTY
+    reason: str = ""
+    remedy: str = ""
+
+
+_USED = Field("used")
+_HARMLESS = Field("harmless")
+
+_CONVERT = (
+    "save it again with save_pretrained(folder, path_initial_model_for_weight_conversion=...), which "
+    "writes an ordinary LoRA of twice the rank"
+)
+_PEFT_ALONE = "use it in PEFT; it cannot be written as an ordinary LoRA"
+_MERGE_IN_PEFT = "merge it in PEFT with merge_and_unload()"
+
+# starts of the words for initialisations that change the base → what they do
+_CHANGES_BASE: Mapping[str, str] = {
+    "pissa": "subtracts the largest singular values from the base",
+    "olora": "subtracts the start of a QR decomposition from the base",
+    "corda": "subtracts a decomposition that was made with data from the base",
+    "lora_ga": "subtracts factors that were made of gradients from the base",
+    "loftq": "replaces the base by a quantised one",
+}
+_KEEPS_BASE = ("gaussian", "eva", "orthogonal", "mica")
+
+
+def _keeps_base(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or str(value).lower() in _KEEPS_BASE
+
+
+def _refused(reason: str, remedy: str = _PEFT_ALONE) -> Field:
+    return Field("refused", reason=reason, remedy=remedy)
+
+
+_COMMON: Mapping[str, Field] = {
+    **dict.fromkeys(("peft_type", "base_model_name_or_path", "target_modules"), _USED),
+    **dict.fromkeys(("modules_to_save", "inference_mode"), _USED),
+    **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"), _USED),
+    **dict.fromkeys(("task_type", "auto_mapping", "peft_version", "revision"), _HARMLESS),
+}
+_FACTORS: Mapping[str, Field] = {
+    **dict.fromkeys(("r", "alpha", "rank_pattern", "alpha_pattern", "use_effective_conv2d"), _USED),
+    **dict.fromkeys(("rank_dropout", "module_dropout", "init_weights"), _HARMLESS),
+}
+_ROTATIONS: Mapping[str, Field] = {
+    **dict.fromkeys(("fan_in_fan_out", "bias"), _USED),
+    "init_weights": _HARMLESS,
+}
+
+# PEFT type → field → its meaning; the types are those that can be read
+FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "LORA": {
+        **_COMMON,
+        **dict.fromkeys(("r", "lora_alpha", "rank_pattern", "alpha_pattern"), _USED),
+        **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out"), _USED),
+        **dict.fromkeys(("trainable_token_indices", "target_parameters"), _USED),
+        "ensure_weight_tying": _USED,
+        "init_lora_weights": Field("refused", _keeps_base, "", _CONVERT),
+        # what training draws, keeps or splits among cards; PEFT's own merge leaves it out
+        **dict.fromkeys(("lora_dropout", "velora_config", "monteclora_config"), _HARMLESS),
+        **dict.fromkeys(("megatron_config", "megatron_core", "runtime_config"), _HARMLESS),
+        # read by the initialisation alone, which `init_lora_weights` names
+        **dict.fromkeys(("loftq_config", "eva_config", "corda_config", "lora_ga_config"), _HARMLESS),
+        "qalora_group_size": _HARMLESS,  # read where use_qalora is set
+        "kasa_config": _refused(
+            "KaSA cuts singular values from the base and scales each rank", _MERGE_IN_PEFT
+        ),
+        "alora_invocation_tokens": _refused(
+            "an activated LoRA (aLoRA) acts only after its invocation tokens, and no weight can say that"
+        ),
+        "arrow_config": _refused("Arrow routes every token to other adapters"),
+        "use_qalora": _refused("QA-LoRA averages the inputs of a quantised layer in groups"),
+        "use_bdlora": _refused("the factors are block-diagonal (BD-LoRA)"),
+        "layer_replication": _refused(
+            "the model's layers are repeated before the adapter is added", _MERGE_IN_PEFT
+        ),
+    },
+    "LOHA": {**_COMMON, **_FACTORS},
+    "LOKR": {
+        **_COMMON,
+        **_FACTORS,
+        **dict.fromkeys(("decompose_both", "decompose_factor"), _USED),
+        "rank_dropout_scale": _HARMLESS,
+    },
+    "OFT": {
+        **_COMMON,
+        **_ROTATIONS,
+        **dict.fromkeys(("r", "oft_block_size", "block_share", "coft", "eps"), _USED),
+        **dict.fromkeys(("use_cayley_neumann", "num_cayley_neumann_terms"), _USED),
+        "module_dropout": _HARMLESS,
+    },
+    "BOFT": {
+        **_COMMON,
+        **_ROTATIONS,
+        **dict.fromkeys(("boft_block_size", "boft_block_num", "boft_n_butterfly_factor"), _USED),
+        "boft_dropout": _HARMLESS,
+    },
+    "IA3": {
+        **_COMMON,
+        **dict.fromkeys(("feedforward_modules", "fan_in_fan_out"), _USED),
+        "init_ia3_weights": _HARMLESS,
+    },
+}  # fmt: skip
+
+# fields that other programs, or older versions of PEFT, add and that change nothing
+_OTHERS = frozenset({
+    "enable_lora", "merge_weights", "lorap_lr_ratio", "lorap_emb_lr", "model_key", "lora_dtype",
+    "_custom", "_commit_hash", "alora_offsets",
+})  # fmt: skip
+
+
+def configuration_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield an error for each field under which the tensors mean something else than is computed."""
+    fields = FIELDS.get(str(config.get("peft_type") or "LORA"), {})
+    for name, value in config.items():
+        field = fields.get(name)
+        if field is None:
+            if value not in _EMPTY and name not in _OTHERS:
+                yield _unknown(name)
+        elif field.use == "refused" and not field.plain(value):
+            reason = field.reason or _reason_of(name, value)
+            says = f"{name} in the PEFT configuration: {reason}"
+            yield Problem("error", "peft-field", None, says, field.remedy)
+
+
+def _reason_of(name: str, value: Any) -> str:
+    """Return what an initialisation changes."""
+    word = str(value)[:40]
+    known = next(
+        (does for start, does in _CHANGES_BASE.items() if word.lower().startswith(start)), ""
+    )
+    if not known:
+        return f"the initialisation {word!r} is not known, and it may change the base"
+    return f"{word} {known}, so the tensors alone are not the change of the original base"
+
+
+def _unknown(name: str) -> Problem:
+    return Problem(
+        "error",
+        "peft-field",
+        None,
+        f"{name[:60]} in the PEFT configuration is not known, and it may change what the tensors mean",
+        "if it changes nothing, remove the field from adapter_config.json",
+    )

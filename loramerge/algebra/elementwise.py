@@ -1,0 +1,77 @@
+"""Steps that operators on elements share: trim, drop at random, elect signs, average what agrees.
+
+Arrays are blocks of rows, `(rows, in·kh·kw)` in float64. Weights act after an adapter's own entries
+were trimmed or dropped, and before signs are elected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.operator import Rows
+
+__all__ = ["Divisor", "agreeing_mean", "dropped", "elected_signs", "total", "trimmed", "weighted"]
+
+Divisor = Literal["count", "weights"]
+
+
+def trimmed(rows: Rows, statistic: str) -> list[Array]:
+    """Return the entries of each term that are as large as its threshold; the others are 0."""
+    import numpy as np
+
+    thresholds = rows.statistics[statistic]
+    return [np.where(abs(v) >= t, v, 0.0) for v, t in zip(rows.values, thresholds, strict=True)]
+
+
+def dropped(rows: Rows, seed: int, keep: Sequence[Array | float]) -> list[Array]:
+    """Return the entries of each term that a random draw keeps, each over its probability.
+
+    So the expectation of an entry is the entry.
+
+    Args:
+        keep: probabilities in (0, 1], one for each term or for each of its entries.
+    """
+    return [
+        values * (rows.uniform(index, seed) < chance) / chance
+        for index, (values, chance) in enumerate(zip(rows.values, keep, strict=True))
+    ]
+
+
+def weighted(rows: Rows, values: Sequence[Array]) -> list[Array]:
+    """Return the terms times their weights."""
+    return [weight * one for weight, one in zip(rows.weights, values, strict=True)]
+
+
+def total(terms: Sequence[Array]) -> Array:
+    """Return the sum of weighted terms."""
+    result, *rest = terms
+    for one in rest:
+        result = result + one
+    return result
+
+
+def elected_signs(terms: Sequence[Array]) -> Array:
+    """Return for each entry the sign of the sum of the weighted terms; a sum of 0 elects +."""
+    import numpy as np
+
+    return np.where(total(terms) < 0, -1.0, 1.0)
+
+
+def agreeing_mean(
+    terms: Sequence[Array], signs: Array, shares: Sequence[float] | None = None
+) -> Array:
+    """Return for each entry the mean of the weighted terms that have the elected sign.
+
+    Args:
+        shares: what each term that agrees adds to the divisor; None is 1.
+    """
+    import numpy as np
+
+    result, divisor = np.zeros_like(signs), np.zeros_like(signs)
+    for one, share in zip(terms, shares or [1.0] * len(terms), strict=True):
+        agrees = one * signs > 0
+        result += np.where(agrees, one, 0.0)
+        divisor += share * agrees
+    return result / np.where(divisor == 0, 1.0, divisor)

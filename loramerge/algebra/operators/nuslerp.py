@@ -1,0 +1,32 @@
+"""Spherical interpolation of two adapters, row by row."""
+
+from __future__ import annotations
+
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.operator import NoParameters, Rows
+from loramerge.algebra.operators import operator
+from loramerge.algebra.sphere import slerp_coefficients
+
+
+@operator(
+    space="elements",
+    inputs=(2, 2),
+    order=21,
+    formula="as slerp, for each row of ΔW by itself",
+    source="NuSLERP of mergekit with nuslerp_row_wise",
+    laws=("gauge", "alone", "halves", "rank bound"),
+)
+def nuslerp(terms: Rows, parameters: NoParameters) -> Array:
+    """Interpolate two adapters on the arc between them, each output channel by itself.
+
+    Where adapters agree in some channels and not in others. `slerp` takes a module as a whole.
+    """
+    a, b = terms.values
+    squares, others, products = (
+        (x * y).sum(axis=1, keepdims=True) for x, y in ((a, a), (b, b), (a, b))
+    )
+    left, right = slerp_coefficients(squares, others, products, *terms.weights)
+    return left * a + right * b
+
+
+OPERATOR = nuslerp

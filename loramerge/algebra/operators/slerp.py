@@ -1,0 +1,34 @@
+"""Spherical interpolation of two adapters, each module as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operators import operator
+from loramerge.algebra.sphere import slerp_coefficients
+
+
+@operator(
+    space="scalars",
+    inputs=(2, 2),
+    order=20,
+    formula=(
+        "ΔW = s (sin((1−t)θ) ΔW₁ + sin(tθ) ΔW₂) / sin θ, t = w₂/s, s = w₁ + w₂, "
+        "θ the angle between ΔW₁ and ΔW₂"
+    ),
+    source="Shoemake, SIGGRAPH 1985; as in mergekit, norms are not equalised",
+    laws=("gauge", "alone", "halves", "rotation", "rank bound"),
+)
+def slerp(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
+    """Interpolate two adapters on the arc between them.
+
+    For a point between two versions of one subject or style: a straight line between them is quieter
+    in the middle. A negative weight turns its adapter round.
+    """
+    known = terms.products
+    found = slerp_coefficients(known[0, 0], known[1, 1], known[0, 1], *terms.weights)
+    return [float(one) for one in found]
+
+
+OPERATOR = slerp

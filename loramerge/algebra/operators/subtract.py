@@ -1,0 +1,29 @@
+"""Subtraction: the first adapter without the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operators import operator
+
+
+@operator(
+    space="scalars",
+    alone=True,
+    inputs=(2, None),
+    order=12,
+    formula="ΔW = w₁ ΔW₁ − Σᵢ wᵢ ΔWᵢ over the others",
+    source="negation of task vectors, arXiv 2212.04089",
+    laws=("gauge", "rotation", "rank bound"),
+)
+def subtract(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
+    """Subtract every adapter but the first from the first.
+
+    To take a style out of an adapter that contains it, or to see what two adapters differ in.
+    """
+    pairs = zip(terms.weights, terms.positions, strict=True)
+    return [weight if position == 0 else -weight for weight, position in pairs]
+
+
+OPERATOR = subtract
