@@ -9,6 +9,7 @@ from typing import Any
 
 from loramerge.errors import MissingExtra
 from loramerge.files.writer import write_bytes
+from loramerge.report.fonts import font_for, legible
 
 __all__ = ["grid", "png_bytes", "write_png"]
 
@@ -18,12 +19,12 @@ _SMALLEST = 96  # pixels of a cell's side; smaller pictures are enlarged by whol
 _LINES = 4  # of a label; beside a picture as many as its height takes
 
 
-def _pillow() -> tuple[Any, Any, Any]:
+def _pillow() -> tuple[Any, Any]:
     try:
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
     except ImportError:
         raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
-    return Image, ImageDraw, ImageFont
+    return Image, ImageDraw
 
 
 def grid(
@@ -36,15 +37,17 @@ def grid(
 
     Args:
         cells: rows of pictures of any size, None for an empty place.
-        rows, columns: labels, wrapped, and cut where they are long.
+        rows, columns: labels, wrapped, and cut where they are long; letters that no font has are escaped.
         title: a line above all.
     """
-    image, drawing, fonts = _pillow()
+    image, drawing = _pillow()
     shown = [[None if cell is None else _enlarged(cell, image) for cell in row] for row in cells]
     width = max((c.width for row in shown for c in row if c is not None), default=_SMALLEST)
     heights = [max((c.height for c in row if c is not None), default=_SMALLEST) for row in shown]
     size = max(10, min(18, width // 12))
-    font = fonts.load_default(size)
+    font = font_for([*rows, *columns, title or ""], size)
+    rows, columns = ([legible(label, font) for label in labels] for labels in (rows, columns))
+    title = None if title is None else legible(title, font)
     pen = drawing.Draw(image.new("RGB", (1, 1)))
     line = int(size * 1.3)
     side = max(width * 2 // 3, 8 * size) if any(rows) else 0

@@ -67,3 +67,12 @@ def test_tiles_are_undone() -> None:
     with in_tiles(vae, 8):
         assert (vae.use_tiling, vae.tile_latent_min_size) == (True, TILE // 8)
     assert (vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size) == before
+
+
+def test_letters_that_no_font_has_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loramerge.report import fonts
+
+    monkeypatch.setattr(fonts, "_FALLBACKS", ("there-is-no-such-font.ttf",))
+    font = fonts.font_for(["zuzu", "零 ·"], 14)
+    assert fonts.legible("zuzu · 1", font) == "zuzu · 1"
+    assert fonts.legible("零, 𝕏", font).startswith("\\u96f6, ")
