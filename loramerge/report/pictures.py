@@ -37,7 +37,7 @@ def grid(
 
     Args:
         cells: rows of pictures of any size, None for an empty place.
-        rows, columns: labels, wrapped, and cut where they are long; letters that no font has are escaped.
+        rows, columns: labels, wrapped, cut where long; letters that no font has are escaped.
         title: a line above all.
     """
     image, drawing = _pillow()
