@@ -27,6 +27,7 @@ __all__ = [
     "NotFound",
     "NotLowRank",
     "NumericsError",
+    "OutOfMemory",
     "OutputExists",
     "RecipeError",
     "Setting",
@@ -266,6 +267,12 @@ class NumericsError(LoramergeError):
     """NaN or infinity, an overflow on the way out, or an error above `--max-error`."""
 
     exit_code = 7
+
+
+class OutOfMemory(LoramergeError):
+    """The memory of a device does not suffice for what was asked."""
+
+    exit_code = 8
 
 
 class GradientFlowError(NumericsError):
