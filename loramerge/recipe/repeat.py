@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     last = _last(steps)
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
-    run_recipe(recipe_of(content, place.scratch), place.context, force=force)
+    context = replace(place.context, skip_unknown=True)  # what refuses them now once left them out
+    run_recipe(recipe_of(content, place.scratch), context, force=force)
 
 
 def _without_places(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -275,7 +275,7 @@ def _one(
 ) -> FileOutcome[Result]:
     """Do one of several files; `taken` maps the outputs of this run to their files."""
     one = parameters.of(path)
-    source = open_source([one.adapter], one.base, context)
+    source = open_source([one.adapter], one.base, context, skip_unknown=one.skip_unknown)
     output = output_of(parameters, source.adapters)
     assert parameters.out_dir is not None
     place = _place(path, relative, parameters.out_dir, output.dialect)

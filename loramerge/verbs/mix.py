@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import trigger_words
+from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
@@ -29,13 +30,26 @@ from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.sizes import weighted_shapes
 from loramerge.steps.source import Source, open_source
 from loramerge.steps.strength import strong_weights
-from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
+from loramerge.steps.writing import (
+    BaseParameter,
+    RankParameters,
+    UnknownParameter,
+    WeightParameters,
+    WriteParameters,
+)
 
 __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, WriteParameters):
+class Mix(
+    MethodParameters,
+    WeightParameters,
+    RankParameters,
+    BaseParameter,
+    UnknownParameter,
+    WriteParameters,
+):
     """Combine adapters with weights, exactly.
 
     An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The sum
@@ -133,7 +147,9 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
     output = output_of(parameters, source.adapters, stem)
     result = write_result(_compute(source, parameters, output, context), output, context)
@@ -149,7 +165,9 @@ def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
@@ -216,10 +234,13 @@ def _summed(
 def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
     parameters = parameters.settled()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     if parameters.base is None:
         require_one_base(source.adapters)
-    adapters, output = source.at_base(), output_of(parameters, source.adapters)
+    output = output_of(parameters, source.adapters)
+    adapters = commonly_named(source.at_base())
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters))
     if parameters.compat is None:

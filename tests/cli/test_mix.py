@@ -219,8 +219,11 @@ def test_unknown_tensors_are_named(run):
         )
 
     rewrite(run.folder / "a.safetensors", run.folder / "more.safetensors", add)
-    result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json")
+    says = ("1 tensor is not known and would be left out", "attentions_9_nothing", "--skip-unknown")
+    run.refused(5, "mix", "more:0.5", "-o", "out.safetensors", says=says)
+    result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json", "--skip-unknown")
     assert "attentions_9_nothing" in result.err and "warning" in result.err
+    assert run.ok("run", "out.safetensors").out.count("same file")
     assert len(result.json["unknown_keys"]["more.safetensors"]) == 1
 
 

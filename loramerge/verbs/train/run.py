@@ -52,7 +52,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     if found.adapter is None:  # of another process, which writes
         return found
     dialect = choose_dialect(parameters.target(), [found.adapter])
-    target = Output(path, dialect, parameters.float_type(), parameters.force)
+    target = Output(path, dialect, parameters.float_type(), parameters.force, parameters.program)
     result = write_result(found, target, context)
     return _reported(result, parameters, context)
 
