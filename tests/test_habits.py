@@ -73,7 +73,7 @@ def test_every_command_that_is_advised_exists_and_no_command_is_a_habit():
         (("mix", "--lbw", "OUTALL"), "NAME:OUTALL"),
         (("mix", "--save_precision", "fp16"), "here it is called --dtype"),
         (("mix", "--merge_method", "ties"), "here it is called --method"),
-        (("mix", "--density", "0.2"), "`operators`"),
+        (("mix", "--majority_sign_method", "total"), "`operators NAME`"),
         (("bake", "--model", "x"), "here it is called --base"),
         (("bake", "--ratio", "1"), "behind its name"),
         (("merge", "a", "b"), "does not merge checkpoints"),
@@ -110,7 +110,9 @@ def test_the_answer_follows_the_verb():
     assert shown("--mixed_precision", "train") == "here it is called --precision"
     assert shown("--mixed_precision", "mix") == "here it is called --dtype"
     assert "epochs" in shown("max_train_epochs", "train")
-    assert shown("scale", "bake") == shown("scale", "mix") != shown("scale", "resize")
+    assert (
+        shown("multiplier", "bake") == shown("multiplier", "mix") != shown("multiplier", "resize")
+    )
     assert shown("steps", "mix") is None
     assert advice_on_command("reszie", summaries()) == "did you mean resize?"
 
