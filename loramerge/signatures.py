@@ -23,6 +23,7 @@ class MixParameters(TypedDict, total=False):
     to: str | None
     program: Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None
     dtype: str | None
+    skip_unknown: bool
     base: str | PathLike[str] | None
     rank: int | None
     conv_rank: int | None
@@ -44,6 +45,7 @@ class ResizeParameters(TypedDict, total=False):
     to: str | None
     program: Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None
     dtype: str | None
+    skip_unknown: bool
     base: str | PathLike[str] | None
     rank: int | None
     conv_rank: int | None
@@ -61,6 +63,7 @@ class ConvertParameters(TypedDict, total=False):
     to: str | None
     program: Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None
     dtype: str | None
+    skip_unknown: bool
     base: str | PathLike[str] | None
     rank: int | None
     conv_rank: int | None
@@ -79,6 +82,7 @@ class ConvertParameters(TypedDict, total=False):
 class BakeParameters(TypedDict, total=False):
     """Parameters of `bake`."""
 
+    skip_unknown: bool
     skip_missing: str | Sequence[str]
     trained_on: str | PathLike[str] | None
     rounding: Literal["nearest", "stochastic"]

@@ -128,6 +128,11 @@ class Adapter(Mapping[str, Delta]):
         now = (dict(self.deltas), dict(self.embeddings), self.info.metadata)
         return origin.maker if now == (origin.deltas, origin.embeddings, origin.metadata) else None
 
+    @property
+    def only_replaces(self) -> bool:
+        """True if it holds nothing but whole weights, as a checkpoint does."""
+        return all(delta.facts.replaces for delta in self.deltas.values())
+
     def kinds(self) -> dict[str, int]:
         """Count sites by kind."""
         return dict(Counter(delta.kind for delta in self.deltas.values()))

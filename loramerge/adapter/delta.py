@@ -152,6 +152,11 @@ class Delta(ABC):
         return self.shape[0], math.prod(self.shape[1:])
 
     @property
+    def form(self) -> str:
+        """The kind, and what programs take otherwise within it: `dora of inputs`, `lokr with a core`."""
+        return self.kind
+
+    @property
     def core(self) -> Core | None:
         """The factors with one scale that the kind is made of, if it is."""
         return None

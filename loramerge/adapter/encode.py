@@ -23,6 +23,7 @@ from loramerge.adapter.kinds import words_for
 from loramerge.adapter.kinds.lora_bias import beside_factors
 from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
+from loramerge.adapter.opaque import is_opaque, opaque_key, speaking_for
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, usual_dialect
@@ -54,7 +55,8 @@ def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
     if len(found) == 1:
         return DIALECTS[found.pop()]
     families = {a.family.common_dialect for a in adapters if a.family is not None}
-    return DIALECTS[families.pop()] if len(families) == 1 else usual_dialect()
+    usual = DIALECTS[families.pop()] if len(families) == 1 else usual_dialect()
+    return speaking_for(adapters, usual, [DIALECTS[name] for name in DIALECTS if name in found])
 
 
 def _of_program(program: str, adapters: list[Adapter]) -> str:
@@ -127,7 +129,8 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
         delta = delta if spelled else _conformed(adapter, site, delta)
         if (site, "embedding_up") in adapter.info.spelling:
             delta = as_embedding(delta)  # a sum of several is computed as that of matrices
-        beside = adapter.deltas.get(Site(site.modules)) if site.parameter == "bias" else None
+        weight = site._replace(parameter="weight")
+        beside = adapter.deltas.get(weight) if site.parameter == "bias" else None
         delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
         if target.alpha == "config" and "diff_b" in delta.stored():
             delta = beside_factors(delta, beside)
@@ -196,25 +199,26 @@ def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
 def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words) -> str | None:
     known = adapter.info.spelling.get((site, role))
     naming = adapter.info.detection.naming
+    if naming is None or is_opaque(site, naming):
+        return opaque_key(adapter, site, role, target, words)
     # what a file of another dialect spells as this one does may be that dialect's own variant:
     # `lora_te2_` is OneTrainer's word for the T5 of Flux, and kohya's for nothing there
-    own = naming is None or adapter.info.dialect == target.name
-    if own and known is not None and known[0] == target.name:
+    if adapter.info.dialect == target.name and known is not None and known[0] == target.name:
         return known[1]
-    if naming is not None:
-        return target.key(naming, site.modules, role, words)
-    module = site.modules[0]
-    if target.name not in adapter.info.dialects:
-        return None
-    found = (form.spelled(words).get(role) for form in target.forms)
-    suffixes = next(filter(None, found), None)
-    return target.opaque_stem(module) + suffixes[0] if suffixes else None
+    return target.key(naming, site.modules, role, words)
 
 
 def _way_out(adapter: Adapter, target: Dialect) -> Message:
-    if adapter.info.detection.naming is None:
+    naming = adapter.info.detection.naming
+    if naming is None:
         return (
             "the family is unknown, so only the file's own dialect can be written: ",
+            Setting("to", adapter.info.dialect),
+        )
+    if any(is_opaque(site, naming) for site in adapter.deltas) and adapter.info.dialect:
+        return (
+            f"{naming.name} has no modules of some of these names, so they can only be written as the "
+            "file spells them: ",
             Setting("to", adapter.info.dialect),
         )
     others = [d.name for d in DIALECTS.values() if d.name != target.name and not d.positional]

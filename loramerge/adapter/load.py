@@ -17,10 +17,13 @@ from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
+from loramerge.adapter.opaque import is_opaque
 from loramerge.adapter.problems import (
     alpha_problems,
     missing_partner,
     not_made,
+    of_no_known_name,
+    of_other_programs,
     said_twice,
     spelled_alike,
     spelled_twice,
@@ -58,6 +61,7 @@ class _Reading:
     account: Account = field(default_factory=Account)
     problems: list[Problem] = field(default_factory=list)
     spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
+    stems: dict[str, dict[str, str]] = field(default_factory=dict)
     covered: dict[tuple[str, str], str] = field(default_factory=dict)
     dialects: Counter[str] = field(default_factory=Counter)
     unknown: list[str] = field(default_factory=list)
@@ -102,12 +106,14 @@ def load(path: str | PathLike[str]) -> Adapter:
         account=reading.account,
         problems=reading.problems,
         spelling=reading.spelling,
+        stems=reading.stems,
         order=tuple(source.tensors),
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
     for config in source.configs.values():
         reading.problems += configuration_problems(config)
+    reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)
     if info.dialect is not None and not source.configs:
@@ -122,9 +128,6 @@ def _read_group(
 ) -> None:
     """Add the deltas of a group, or report why there are none."""
     target = _target(group, detection)
-    if target is None:
-        reading.unknown += group.roles.values()
-        return
     module = Site(target.modules, "weight", target.spans).name
     try:
         sites = _sites(group, target, source, detection)
@@ -132,6 +135,9 @@ def _read_group(
         reading.problems.append(not_made(error, module))
         reading.unknown += group.roles.values()
         return
+    opaque = is_opaque(Site(target.modules), detection.naming)
+    if opaque and sites:
+        reading.stems.setdefault(target.modules[0], {}).setdefault(group.dialect, group.stem)
     taken = _place(reading, group, sites)
     if any(
         site in reading.deltas and reading.covered[site.modules[0], site.parameter] == group.stem
@@ -141,7 +147,10 @@ def _read_group(
     left = [key for role, key in group.roles.items() if role not in taken]
     if left:
         reading.unknown += left
-        reading.problems.append(missing_partner(module, group.roles.keys() - taken))
+        if detection.naming is None or not opaque:
+            reading.problems.append(missing_partner(module, group.roles.keys() - taken))
+    elif opaque and detection.naming is not None:
+        reading.problems.append(of_no_known_name(module, detection.naming))
 
 
 def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -162,13 +171,17 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     return (*shape, 0) if made.hides_kernel else shape
 
 
-def _target(group: Group, detection: Detection) -> Fused | None:
-    """Return the modules a group's stem stands for, or None if the family has none such."""
+def _target(group: Group, detection: Detection) -> Fused:
+    """Return the modules a group's stem stands for.
+
+    What the family does not know is a module all the same, named as the file spells it.
+    """
     dialect = DIALECTS[group.dialect]
-    if detection.naming is None:
-        return Fused((dialect.opaque_module(group.stem),))
-    stem = stem_table(dialect, detection.naming).get(group.stem)
-    return Fused(stem.modules, stem.spans, stem.swapped) if stem else None
+    if detection.naming is not None:
+        stem = stem_table(dialect, detection.naming).get(group.stem)
+        if stem is not None:
+            return Fused(stem.modules, stem.spans, stem.swapped)
+    return Fused((dialect.opaque_module(group.stem),))
 
 
 def _sites(

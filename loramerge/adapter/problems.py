@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Problem
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, UnsupportedKind, sized, spelled
+from loramerge.families import Family
 
 __all__ = [
     "alpha_problems",
     "missing_partner",
     "not_made",
+    "of_no_known_name",
+    "of_other_programs",
     "said_twice",
     "spelled_alike",
     "spelled_twice",
@@ -39,6 +42,33 @@ def missing_partner(module: str, roles: Set[str]) -> Problem:
     """Return the problem of tensors whose partners are missing."""
     says = f"{', '.join(sorted(roles))} without the tensors that belong to it"
     return Problem("error", "missing-partner", module, says, _EXPORT_AGAIN)
+
+
+def of_no_known_name(module: str, family: Family) -> Problem:
+    """Return the note about a module that the family does not know."""
+    return Problem(
+        "note",
+        "unknown-module",
+        module,
+        f"{family.name} has no module of this name; it is kept, and written as the file spells it",
+        "nothing needs to be done, but it cannot be converted to another dialect",
+    )
+
+
+_MLX = (".lora_a", ".lora_b")
+
+
+def of_other_programs(unknown: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problem of tensors of a program whose adapters are not read, by their names."""
+    found = next((key for key in unknown if key.endswith(_MLX)), None)
+    if found is not None:
+        yield Problem(
+            "error",
+            "other-program",
+            found.removesuffix(_MLX[0]).removesuffix(_MLX[1]),
+            "an adapter of MLX-LM, whose factors are transposed, and whose scale its configuration has",
+            "save it as a PEFT adapter with the program that made it",
+        )
 
 
 def spelled_twice(module: str, one: str, other: str) -> Problem:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import aligned
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
@@ -154,7 +155,7 @@ def compare(
         ShapeError: if a shared site has two shapes.
         NumericsError: if a delta holds NaN or infinity.
     """
-    a, b = aligned([a, b])
+    a, b = aligned(commonly_named([a, b]))
     shared = [site for site in a.deltas if site in b.deltas]
     usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
 

@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.formats.peft_configuration import common_configuration
 from loramerge.adapter.metadata import combined as combined_metadata
+from loramerge.adapter.opaque import common_stems, commonly_named
 from loramerge.algebra.combine import SUM, combine
 from loramerge.algebra.operator import Method
 from loramerge.algebra.outcome import Combined, SizeModel
@@ -62,6 +63,8 @@ def mix(
         raise UsageError("mix needs at least one adapter")
     for adapter, _ in inputs:
         adapter.require_sound()
+    named = commonly_named([adapter for adapter, _ in inputs])
+    inputs = [(one, weight) for one, (_, weight) in zip(named, inputs, strict=True)]
     require_base_free(inputs, rule)
     method.require_count(len(inputs))
     terms = terms_of(inputs, target, one_weight=not method.is_sum)
@@ -130,6 +133,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
         else dict(adapters[0].info.metadata),
         configs=adapters[0].info.configs if len(adapters) == 1 else _common_configs(adapters),
         spelling=_common_spelling(adapters),
+        stems=common_stems(adapters),
         dtype=widest({adapter.dtype for adapter in adapters}),
     )
     return Adapter({}, _united_embeddings(adapters, embeddings), info)

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
-from loramerge.checkpoint.generic import is_transformers, named_tensors
+from loramerge.checkpoint.generic import model_class, named_tensors
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Parameter, Spelling
+from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 
 _SHARE = 0.5  # of a component's parameters must be there for it to be taken
+# Shapes count as in `dialects.detect`: names alone make a family only of what is narrow.
+_NARROW, _OTHER = 128, 0.1
 _SHARD = re.compile(r"-\d+-of-\d+")
 
 
@@ -122,8 +125,9 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         FamilyError: if no known family fits.
     """
     files = find_files(Path(path))
-    found = _matching(files)
-    if not found and is_transformers(Path(path)):
+    model = model_class(Path(path))
+    found = _matching(files) if model is None or model in _encoder_classes() else []
+    if not found and model is not None:
         named = named_tensors(files)
         slots = {key: [Place(*where)] for key, where in named.items()}
         reason = "a model of transformers, by the names of its modules"
@@ -145,6 +149,16 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     )
 
 
+def _encoder_classes() -> set[str]:
+    """Return the classes of transformers that are text encoders of families, and nothing else."""
+    return {
+        name
+        for family in FAMILIES.values()
+        for component, name in family.classes.items()
+        if component.startswith("text_encoder") and "For" not in name
+    }
+
+
 _Found = tuple[tuple[int, int, int], Family, "_Match"]
 
 
@@ -161,7 +175,7 @@ def _matching(files: CheckpointFiles) -> list[_Found]:
         return [
             (match.score, family, match)
             for family, match in matches
-            if match.matched and (match.own_shapes or not family.shapes_only)
+            if match.matched and match.fits and (match.own_shapes or not family.shapes_only)
         ]
 
     added = FAMILIES.added()
@@ -190,6 +204,13 @@ class _Match:
     axes: int
     layouts: dict[str, str]
     slots: dict[tuple[str, Parameter], list[Place]]
+    wide: bool = False
+    other: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """True if it has the family's shapes but for a few, or is narrower than published networks."""
+        return not self.wide or self.other <= _OTHER * sum(map(len, self.slots.values()))
 
     @property
     def score(self) -> tuple[int, int, int]:
@@ -207,6 +228,8 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     A tensor that two components could be (a lone text encoder) counts once.
     """
     match = _Match(0, 0, 0, {}, {})
+    sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
+    exact, other = [0] * len(sizes), [0] * len(sizes)
     counted: set[tuple[CheckpointFile, str, int]] = set()
     for component in family.components:
         for group in _variants(component, files):
@@ -232,11 +255,17 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
                     place
                 )
                 shape = module.shape if parameter == "weight" else module.shape[:1]
-                match.exact += place.shape == shape
+                matrix = len(shape) > 1 and is_float(place.tensor.dtype)  # others may be packed
+                for number, size in enumerate(sizes):
+                    same = place.shape == tuple(size.get(n, n) for n in shape)
+                    exact[number] += same
+                    other[number] += matrix and not same
+                match.wide = match.wide or (matrix and min(place.shape[:2]) > _NARROW)
                 if (place.file, place.name, place.part) not in counted:
                     counted.add((place.file, place.name, place.part))
                     match.matched += 1
                     match.axes += len(place.shape) == len(shape)
+    match.exact, match.other = max(exact), min(other)
     return match
 
 

@@ -16,7 +16,14 @@ from loramerge.families import Parameter
 from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
 
-__all__ = ["is_transformers", "model_config", "named_tensors", "renaming", "with_given"]
+__all__ = [
+    "is_transformers",
+    "model_class",
+    "model_config",
+    "named_tensors",
+    "renaming",
+    "with_given",
+]
 
 _CONFIG = "config.json"
 _PARAMETERS: tuple[Parameter, ...] = ("weight", "bias")
@@ -24,12 +31,24 @@ _PARAMETERS: tuple[Parameter, ...] = ("weight", "bias")
 
 def is_transformers(path: Path) -> bool:
     """Return whether a folder, or the folder of a file, is a model of transformers."""
+    return model_class(path) is not None
+
+
+def model_class(path: Path) -> str | None:
+    """Return the class of the model of transformers that a folder, or that of a file, holds.
+
+    Returns:
+        None if it holds none; an empty text where its configuration names no class.
+    """
     config = (path if path.is_dir() else path.parent) / _CONFIG
     try:
         content = read_values(config)
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "model_type" in content
+        return None
+    if not isinstance(content, dict) or "model_type" not in content:
+        return None
+    classes = content.get("architectures")
+    return str(classes[0]) if isinstance(classes, list) and classes else ""
 
 
 def named_tensors(

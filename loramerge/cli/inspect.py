@@ -62,6 +62,8 @@ def _file(file: Inspected, all_metadata: bool) -> None:
         lines.append(("tags", ", ".join(shown) + (f", … {more} more" if more > 0 else "")))
     if file.loads_in:
         lines.append(("loads in", ", ".join(file.loads_in)))
+    for program, what in file.loads_otherwise.items():
+        lines.append((f"in {program}", what))
     lines += _metadata(file, all_metadata)
     if file.hashes:
         lines += list(file.hashes.items())

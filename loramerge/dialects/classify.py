@@ -26,6 +26,15 @@ _PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"}
 # Suffixes of mangled exports, which no dot sets apart from the stem.
 _MANGLED = ("_lora_down.weight", "_lora_up.weight")
 _BUNDLED = "bundle_emb."
+# Beginnings and ends that some programs write for the usual ones: kohya's OFT has a prefix of its
+# own, SimpleTuner of 2024 kept PEFT's wrapper, PEFT puts an adapter's name into keys, others leave out
+# the last word, and distilled adapters of Wan call the difference of a block's modulation `diff_m`.
+_OFT = ("oft_unet_", "lora_unet_")
+_WRAPPER = "base_model.model."
+_WRAPPED = re.compile(rf"^((?:unet|transformer|text_encoder(?:_\d)?)\.){re.escape(_WRAPPER)}")
+_NAMED = re.compile(r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$")
+_MODULATION = ".diff_m"
+_CUT = re.compile(r"\.lora_(?:A|B|down|up)$")
 
 
 class Group(NamedTuple):
@@ -77,6 +86,20 @@ def _suffix_table(version: int, words: Words) -> Suffixes:
 def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
     """Return whether a tensor is a textual-inversion embedding that travels with the adapter."""
     return metadata.get(key) == "<embed>" or key[:1] == "<" or key.startswith(_BUNDLED)
+
+
+def _usual_start(key: str) -> str:
+    """Return a key with the usual beginning."""
+    if key.startswith(_OFT[0]):
+        return _OFT[1] + key[len(_OFT[0]) :]
+    return _WRAPPED.sub(r"\1", key) if _WRAPPER in key else key
+
+
+def _usual_end(key: str) -> str:
+    """Return a key with the usual end."""
+    if key.endswith(_MODULATION):
+        return f"{key.removesuffix(_MODULATION)}.modulation.diff"
+    return f"{key}.weight" if _CUT.search(key) else _NAMED.sub(r"\1\2", key)
 
 
 class _Split(NamedTuple):
@@ -222,9 +245,10 @@ def classify(
         if is_embedding(key, metadata):
             result.embeddings.append(key)
             continue
-        split = _split(key, before, words)
+        usual = _usual_start(key)
+        split = _split(usual, before, words) or _split(_usual_end(usual), before, words)
         if split is None and DIALECTS.look_for_others():
-            split = _split(key, before, words)
+            split = _split(usual, before, words)
         if split is None:
             result.unknown.append(key)
             continue

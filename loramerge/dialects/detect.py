@@ -1,15 +1,16 @@
 """Detect the family of an adapter.
 
-The family is the one that has most of the file's modules by name; of those that have as many, shapes
-decide where they are known. What fits two families equally is said, unless the header's metadata
-names one of them.
+A family is one that has nearly all of the file's modules by name, and whose shapes are those of the file
+where they are known; of several the one that has most. Names alone do not make a family: most of the
+field's networks call their layers alike, and differ in their widths. What fits two families equally is
+said, unless the header's metadata names one of them; what a file resembles by names alone, too.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.spec import probe_stems
+from loramerge.errors import listed
 from loramerge.families import FAMILIES, UNETS, Family
 
 __all__ = ["NO_FAMILY", "Detection", "detect"]
@@ -25,7 +27,14 @@ __all__ = ["NO_FAMILY", "Detection", "detect"]
 NO_FAMILY = ("loramerge.family", "none")
 
 _METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
-_SHARE = 0.5  # of the modules must be named by a family for it to be taken
+_SHARE = 0.75  # of the network's modules must be named by a family for it to be taken
+_RESEMBLES = 0.5  # of them for it to be said that the file resembles it
+# Published networks have layers wider than this; whoever makes a miniature for a test or a
+# demonstration makes it narrower, and then names are all that tells.
+_NARROW = 128
+_BESIDE = ("text_encoder", "transformer_2.")  # networks beside the one whose names tell the family
+_WIDENED = 0.1  # of the known shapes may be others than the family's: control adapters widen layers
+_FEWEST = 5  # blocks of a sort by which a smaller network is told from a choice of blocks
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,15 @@ class Detection:
 
     One candidate: the family is known. Several: nothing in the file tells them apart (their module
     names agree for what the file holds). None: an unknown family.
+
+    Args:
+        resembles: names of families whose names of modules are the file's, but not their shapes, or
+            not enough of them.
     """
 
     candidates: tuple[Family, ...]
     reason: str
+    resembles: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family | None:
@@ -84,6 +98,8 @@ class _Fit(NamedTuple):
         alike: those whose shape has the proportions of its own; tells networks of another width.
         axes: those whose shape has as many axes as its own; tells convolutions from linear layers.
         other: those whose shape is known, and another.
+        strange: modules that it lacks; those of text encoders and of a second network do not count.
+        wide: whether any of the known shapes is that of a layer wider than a miniature's.
     """
 
     named: int
@@ -91,32 +107,48 @@ class _Fit(NamedTuple):
     alike: int
     axes: int
     other: int
+    strange: int
+    wide: bool
 
     @property
     def own_shapes(self) -> bool:
         """True if most of the known shapes are the family's."""
         return self.exact > self.other
 
+    @property
+    def shaped(self) -> bool:
+        """True if the known shapes are the family's, but for a few of layers that were widened."""
+        return self.other <= _WIDENED * (self.exact + self.other)
+
+    @property
+    def share(self) -> float:
+        """The part of the network's modules that the family has by name."""
+        return self.named / (self.named + self.strange or 1)
+
 
 Shapes = Mapping[tuple[str, str], tuple[int, ...]]
 
 
 def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
-    named = exact = alike = axes = other = 0
+    named = alike = axes = known = strange = 0
+    wide = False
+    exact = [0] * (1 + len(family.sizes))
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
     for dialect, name, _ in groups:
         stem = tables[dialect].get(name)
         if stem is None:
+            strange += not DIALECTS[dialect].opaque_module(name).startswith(_BESIDE)
             continue
         named += 1
         shape = shapes.get((dialect, name))
         if shape is not None:
-            same = _same(shape, stem.shape)
-            exact += same
-            other += not same
+            known += 1
+            for number, size in enumerate(({}, *family.sizes)):
+                exact[number] += _same(shape, tuple(size.get(n, n) for n in stem.shape))
             alike += _alike(shape, stem.shape)
             axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
-    return _Fit(named, exact, alike, axes, other)
+            wide = wide or min(shape[:2]) > _NARROW
+    return _Fit(named, max(exact), alike, axes, known - max(exact), strange, wide)
 
 
 # in the stems of UNets, and of nothing else
@@ -177,8 +209,8 @@ def _overrun(family: Family, groups: Sequence[Group]) -> bool:
     )
 
 
-def _fitting(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]:
-    """Return the families that have enough of the modules, and how well each fits."""
+def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]:
+    """Return the families that the file resembles by names, and how well each fits."""
     possible = _possible(groups)
     fits = {f: _fit(f, groups, shapes) for f in _probed(possible, groups, shapes)}
     if not any((fit.named, fit.exact) == (len(groups), len(shapes)) for fit in fits.values()):
@@ -186,10 +218,54 @@ def _fitting(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]:
     return {
         family: fit
         for family, fit in fits.items()
-        if fit.named >= _SHARE * len(groups)
-        and (fit.own_shapes or not family.shapes_only)
-        and (fit.named == len(groups) or not _overrun(family, groups))
+        if fit.named and fit.share >= _RESEMBLES and (fit.own_shapes or not family.shapes_only)
     }
+
+
+def _fits(family: Family, fit: _Fit, groups: Sequence[Group]) -> bool:
+    """Return whether a file that resembles a family is of it."""
+    return (
+        fit.share >= _SHARE
+        and (fit.shaped or not fit.wide)
+        and (not fit.strange or not _overrun(family, groups))
+        and not (fit.wide and _shorter(family, groups))
+    )
+
+
+_BLOCK = re.compile(r"([^\d]*)\.(\d+)\.")
+
+
+def _blocks(modules: Iterable[str]) -> dict[str, set[int]]:
+    """Return the numbers of the blocks of each sort that modules lie in."""
+    found: dict[str, set[int]] = {}
+    for module in modules:
+        matched = _BLOCK.match(module)
+        if matched:
+            found.setdefault(matched[1], set()).add(int(matched[2]))
+    return found
+
+
+@cache
+def _all_blocks(family: Family) -> Mapping[str, set[int]]:
+    return _blocks(name for name, _ in family.modules())
+
+
+def _shorter(family: Family, groups: Sequence[Group]) -> bool:
+    """Return whether the file has the first so many blocks of several sorts, and the family more.
+
+    The file is then one of a smaller relative.
+    """
+    stems = (stem_table(DIALECTS[group.dialect], family).get(group.stem) for group in groups)
+    found = _blocks(stem.modules[0] for stem in stems if stem is not None)
+    several = [
+        (numbers, _all_blocks(family)[sort])
+        for sort, numbers in found.items()
+        if len(_all_blocks(family)[sort]) > _FEWEST
+    ]
+    return len(several) > 1 and all(
+        _FEWEST < len(numbers) == max(numbers) + 1 < len(everything)
+        for numbers, everything in several
+    )
 
 
 def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str]) -> Detection:
@@ -205,15 +281,20 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         return Detection((), "the file has no module with a known suffix")
     if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
         return Detection((), "its header says that its base is of no known family")
-    fits = _fitting(groups, shapes)
-    if not any(fit.own_shapes for fit in fits.values()) and FAMILIES.look_for_others():
-        fits = _fitting(groups, shapes)
-    if not fits:
+    like = _named_enough(groups, shapes)
+    if not any(fit.own_shapes for fit in like.values()) and FAMILIES.look_for_others():
+        like = _named_enough(groups, shapes)
+    fits = {family: fit for family, fit in like.items() if _fits(family, fit, groups)}
+    if not like:
         return Detection((), "no known family has modules of these names")
+    if not fits:
+        return _resembling(like)
     fit = max(fits.values())
     tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
     if len(tied) == 1:
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
+        if tied[0].twins and _is_attention(tied[0], groups):
+            what += f"; the attention of {listed(list(tied[0].twins), 9)} is alike"
         return Detection((tied[0],), what)
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))
@@ -224,6 +305,24 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         names = " and ".join(family.name for family in tied)
         return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
     return Detection(tuple(tied), "names and shapes fit all of these, and the metadata is silent")
+
+
+def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
+    """Return whether all modules are attention's."""
+    return all("attn" in m for found in _meaning(family, groups) for m in found or ("attn",))
+
+
+def _resembling(like: Mapping[Family, _Fit]) -> Detection:
+    """Return what is said of a file that resembles families, and is of none."""
+    best = max(like.values())
+    names = tuple(family.name for family, fit in like.items() if fit[:2] == best[:2])
+    known = best.exact + best.other
+    if best.wide and not best.shaped:
+        why = f"but {'none' if not best.exact else f'only {best.exact}'} of {known} have its shape"
+    else:
+        why = f"but {best.strange} others have not" if best.strange else "but it has fewer blocks"
+    says = f"resembles {' and '.join(names)}: {best.named} modules have such names, {why}"
+    return Detection((), says, names)
 
 
 def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] | None, ...]:

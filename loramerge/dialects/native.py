@@ -77,19 +77,25 @@ def _names(modules: Modules, slots: Mapping[str, Slots]) -> Iterator[tuple[str, 
 
 
 def spell_native(
-    prefixes: Prefixes, *, flat: bool = False, aliases: Mapping[str, str] = {}
+    prefixes: Prefixes,
+    *,
+    flat: bool = False,
+    aliases: Mapping[str, str] = {},
+    dialect: str | None = None,
 ) -> Stems:
     """Make a generator of stems: each prefix before the original name of each tensor.
 
     Args:
         flat: dots become underscores.
         aliases: original name → another spelling that is accepted.
+        dialect: whose own names of some layers are written, see `Family.renamed`.
     """
 
     def stems(family: Family, modules: Modules) -> Iterator[tuple[str, Fused]]:
+        own = family.renamed.get(dialect, {}) if dialect else {}
         spelled_so = [(component, m) for component, m in modules if prefixes(family, component)]
         for component, name, target in native_names(family, spelled_so):
-            for spelled in filter(None, (name, aliases.get(name))):
+            for spelled in filter(None, (own.get(name), name, aliases.get(name))):
                 for prefix in prefixes(family, component):
                     yield prefix + (spelled.replace(".", "_") if flat else spelled), target
 

@@ -82,11 +82,13 @@ class Form:
             `Fused`); the first stem of a module is the one that is written.
         suffixes: role → accepted suffixes, separator included; the first is written.
         containers: whose suffixes of kinds it takes beside its own, see `Words`.
+        written: whether it is written, too; otherwise it is what some programs say, and few read.
     """
 
     stems: Stems = field(repr=False)
     suffixes: Mapping[str, tuple[str, ...]]
     containers: tuple[str, ...] = ()
+    written: bool = True
 
     def spelled(self, words: Words) -> Mapping[str, tuple[str, ...]]:
         """Return role → suffixes: its own, and those of kinds."""
@@ -107,7 +109,7 @@ class Dialect:
         states_alpha: whether every module of a diffusion transformer has an alpha, even one that says
             no more than the rank: trainers of kohya's line do not load a file without.
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
-        loads_in: programs that load it.
+        loads_in: programs that load it, at least for some families and kinds; `programs` says for which.
         writable: what is needed to write it, in words.
         order: of the dialects that have a suffix, the lowest is meant where no prefix tells; the
             very lowest is written where nothing else is known.
@@ -161,7 +163,8 @@ class Dialect:
         Args:
             words: how kinds are spelled, for roles that are not the dialect's own.
         """
-        return frozenset(role for form in self.forms for role in form.spelled(words))
+        forms = (form for form in self.forms if form.written)
+        return frozenset(role for form in forms for role in form.spelled(words))
 
     def component_of(self, stem: str) -> tuple[str, str]:
         """Split the stem of an unknown family into (component, rest); the component may be ''."""
@@ -197,7 +200,7 @@ class Dialect:
         site = (modules,) if isinstance(modules, str) else modules
         for stem, form in _written(self, family).get(site, ()):
             suffixes = self.forms[form].spelled(words).get(role)
-            if suffixes:
+            if suffixes and self.forms[form].written:
                 return stem + suffixes[0]
         return None
 

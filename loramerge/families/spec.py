@@ -36,7 +36,7 @@ Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
 class Module(NamedTuple):
     """One layer: its path inside the component, its type, and the shape of its weight.
 
-    A `matrix` is a bare parameter (no `.weight` after its name), as `class_embedding` is.
+    A `matrix` is a bare parameter (no `.weight` after its name), as a table of modulation is.
     """
 
     path: str
@@ -152,17 +152,22 @@ class Family:
         prefixes: dialect → component → what stands before its names, the first is written; where
             nothing is said, the dialect's own usual ones.
         original_in: dialects that name the UNet as the single file does.
+        renamed: dialect → original name → the name that it has there; both are read.
         heads: beginnings of names without a component, in the single file and in diffusers.
         marks: dialect → further beginnings of stems that only it writes for this family.
         sign: pattern that some name of every adapter and checkpoint of the family has; where none
             has it, the tables need not be made.
         probes: paths of a few modules that most adapters have; of modules that a layout stores
             fused, all of them. Detection spells these before it spells all.
+        sizes: for each other network of the same names, its sizes by those that `build` gives.
+        twins: models of other families whose attention has the same names and shapes.
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         order: lower ones come first in tables.
+        usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
+            they change; None where it was not measured.
     """
 
     name: str
@@ -174,15 +179,19 @@ class Family:
     classes: Mapping[str, str] = field(default_factory=dict, repr=False)
     prefixes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict, repr=False)
     original_in: tuple[str, ...] = ()
+    renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     heads: tuple[str, ...] = field(default=(), repr=False)
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     sign: str | None = None
     probes: tuple[str, ...] = ()
+    sizes: tuple[Mapping[int, int], ...] = ()
+    twins: tuple[str, ...] = ()
     shapes_only: bool = False
     common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
     one_alpha: bool = True
     order: int = 0
+    usual_change: tuple[float, float] | None = None
 
     @property
     def proven(self) -> bool:
@@ -225,4 +234,4 @@ def parameters(module: Module) -> tuple[Parameter, ...]:
 
 def plain_slot(module: Module, parameter: Parameter) -> Slot:
     """Return where a folder of diffusers or transformers stores a parameter: by its own name."""
-    return Slot(f"{module.path}.{parameter}")
+    return Slot(module.path if module.layer == "matrix" else f"{module.path}.{parameter}")

@@ -37,6 +37,9 @@ _CLASSES = {
     "text_encoder": "CLIPTextModel",
     "text_encoder_2": "CLIPTextModelWithProjection",
 }
+# what ComfyUI calls CLIP, by its width, in files of a whole pipeline
+_IN_COMFYUI = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+_HEADS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.")
 # prefixes of lora_diffusion's lists, which only these families ever had
 LISTED = {"lora_diffusion": {"unet": ("unet:",), "text_encoder": ("text_encoder:",)}}
 
@@ -54,6 +57,7 @@ def stable_diffusion(
     layout: str,
     stored: Mapping[str, str],
     metadata: Metadata,
+    prefixes: Mapping[str, Mapping[str, tuple[str, ...]]] = {},
     **more: Any,
 ) -> Family:
     """Make a family of one UNet and one or two CLIP text encoders.
@@ -63,6 +67,7 @@ def stable_diffusion(
         layout: name of the single-file layout, `ldm` or `sgm`.
         stored: prefix of each text encoder in that layout; one that ends in `.model.` has
             OpenCLIP's names, the others transformers'.
+        prefixes: see `Family`; ComfyUI's are added.
         more: further columns of the family.
     """
 
@@ -75,6 +80,11 @@ def stable_diffusion(
             return (Spelling(layout, prefix, openclip_slot),)
         return (Spelling(layout, prefix, plain_slot), Spelling(layout, prefix, _short))
 
+    in_comfyui = {
+        component: (f"text_encoders.{_IN_COMFYUI[clip.width]}.transformer.",)
+        for component, clip in encoders.items()
+        if clip.width in _IN_COMFYUI
+    }
     in_folder = (Spelling("diffusers", "", plain_slot), Spelling("diffusers", "", _short))
     return Family(
         name=name,
@@ -91,5 +101,7 @@ def stable_diffusion(
         verified="diffusers and transformers models on the meta device, names and shapes",
         classes={n: _CLASSES[n] for n in ("unet", *encoders)},
         probes=_PROBES,
+        heads=_HEADS,
+        prefixes={"comfyui": in_comfyui, **prefixes},
         **more,
     )

@@ -14,6 +14,7 @@ from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context
+from loramerge.steps.program import check_program
 from loramerge.steps.provenance import (
     Made,
     header_entries,
@@ -157,6 +158,7 @@ def write_result(
     """
     adapter = result.adapter
     assert adapter is not None and output.path is not None
+    check_program(adapter, output.program, output.dialect, context.notify)
     encoded = encoded_for(adapter, output, context)
     dtype = DTYPES[output.dtype or adapter.dtype].word
     result = replace(result, dialect=output.dialect.name, dtype=dtype)

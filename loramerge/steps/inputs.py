@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,14 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.algebra.terms import apply_weight
 from loramerge.algebra.weights import Weight
-from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting, UsageError
+from loramerge.errors import (
+    AdapterError,
+    FamilyError,
+    FormatError,
+    LoramergeError,
+    Setting,
+    UsageError,
+)
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
 from loramerge.steps.parameters import Context
@@ -24,25 +32,33 @@ __all__ = [
     "base_path",
     "family_of_file",
     "is_checkpoint",
-    "open_adapter",
     "open_base",
     "read_adapter",
+    "require_whole",
     "weighted",
 ]
 
 
-def adapter_of(reference: Reference, context: Context) -> Adapter:
+def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -> Adapter:
     """Return the adapter a reference names; its weight is not applied.
+
+    Args:
+        whole: refuse one of which not every tensor is known.
 
     Raises:
         NotFound: if there is none of this name.
-        LoramergeError: see `open_adapter`.
+        AdapterError: see `whole`.
+        LoramergeError: see `read_adapter`.
     """
     known = context.known.get(reference.name)
+    whole = whole and not context.skip_unknown
     if isinstance(known, Adapter):
-        return known
+        return require_whole(known) if whole else known
     path = known if known is not None else reference.path(root=context.root)
-    return open_adapter(path, context.notify)
+    adapter = read_adapter(path)
+    if adapter.deltas:
+        warn_of(require_whole(adapter) if whole else adapter, context.notify)
+    return adapter
 
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:
@@ -78,10 +94,10 @@ def open_base(name: str, context: Context) -> Checkpoint:
         return open_checkpoint(path)
     except FamilyError:
         try:
-            adapter = bool(load(path).deltas)
+            found = load(path)
         except LoramergeError:
-            adapter = False
-        if not adapter:
+            found = None
+        if found is None or found.only_replaces:
             raise
         raise FormatError(
             "this is an adapter, and a base must be a checkpoint",
@@ -99,17 +115,26 @@ def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:
     return against(adapter.require_sound(), base)
 
 
-def open_adapter(path: Path, notify: Notify) -> Adapter:
-    """Load an adapter to compute with, and warn of what is not used of it.
+def require_whole(adapter: Adapter) -> Adapter:
+    """Return an adapter, or refuse one of whose file not every tensor is known.
 
     Raises:
-        FormatError: if the file is a checkpoint.
-        LoramergeError: see `adapter.load.load`.
+        AdapterError: naming the first of them.
     """
-    adapter = read_adapter(path)
-    if adapter.deltas:
-        warn_of_unknown(adapter, notify)
-    return adapter
+    unknown = adapter.info.account.unknown
+    if not unknown or adapter.info.path is None or not adapter.require_sound().deltas:
+        return adapter
+    raise AdapterError(
+        f"{_tensors(len(unknown))} not known and would be left out",
+        file=adapter.label,
+        found=", ".join(_first_unknown(unknown)),
+        hint=("leave them out with ", Setting("skip_unknown", True), ", if the rest is enough"),
+    )
+
+
+def _first_unknown(unknown: Mapping[str, str | None]) -> Iterator[str]:
+    for key, close in list(unknown.items())[:3]:
+        yield f"{key} (nearest known: {close})" if close else key
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -125,7 +150,7 @@ def read_adapter(path: Path) -> Adapter:
         if not is_checkpoint(path):
             raise
     else:
-        if adapter.deltas or not is_checkpoint(path):
+        if not adapter.only_replaces or not is_checkpoint(path):
             return adapter
     raise FormatError(
         "this is a checkpoint, and an adapter is needed here",
@@ -160,15 +185,12 @@ def _tensors(count: int) -> str:
     return "1 tensor is" if count == 1 else f"{count} tensors are"
 
 
-def warn_of_unknown(adapter: Adapter, notify: Notify) -> None:
+def warn_of(adapter: Adapter, notify: Notify) -> None:
     """Warn of tensors that are not used, so that none is dropped silently, and of warnings."""
     unknown = adapter.info.account.unknown
     if unknown:
-        key, close = next(iter(unknown.items()))
-        tail = f" (nearest known: {close})" if close else ""
-        notify(
-            Warn(f"{adapter.label}: {_tensors(len(unknown))} not known and not used: {key}{tail}")
-        )
+        first = next(_first_unknown(unknown))
+        notify(Warn(f"{adapter.label}: {_tensors(len(unknown))} not known and not used: {first}"))
     seen: dict[str, int] = {}
     for problem in adapter.info.problems:
         if problem.severity == "warning":

@@ -33,12 +33,14 @@ class Output:
     Args:
         path: None where it stays in memory.
         dtype: safetensors name of the type, None for the adapter's own.
+        program: that it is written for, if one is named.
     """
 
     path: Path | None
     dialect: Dialect
     dtype: str | None = None
     force: bool = False
+    program: str | None = None
 
     @property
     def precise(self) -> bool:
@@ -66,7 +68,7 @@ def output_of(
         UsageError, OutputExists: see `adapter_output`.
     """
     dialect = choose_dialect(parameters.target(), list(adapters))
-    found = Output(None, dialect, parameters.float_type(), parameters.force)
+    found = Output(None, dialect, parameters.float_type(), parameters.force, parameters.program)
     if stem is None:
         return found
     path = parameters.output

@@ -38,6 +38,7 @@ class Context:
         root: folder that relative paths start from; None is the current one.
         allow_import: import any class that parameters name. Recipes and headers may be a stranger's, and
             importing runs code, so nothing in them can set this.
+        skip_unknown: leave out tensors of adapters that are not known, as what made an older file did.
     """
 
     threads: int | None = None
@@ -47,6 +48,7 @@ class Context:
     known: Mapping[str, Adapter | Path] = field(default_factory=dict)
     root: Path | None = None
     allow_import: bool = False
+    skip_unknown: bool = False
 
 
 @dataclass(frozen=True)

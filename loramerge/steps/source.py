@@ -58,14 +58,25 @@ class Source:
         return step_of(verb, parameters, self.given)
 
 
-def open_source(references: Sequence[Reference], base: str | None, context: Context) -> Source:
+def open_source(
+    references: Sequence[Reference],
+    base: str | None,
+    context: Context,
+    *,
+    skip_unknown: bool = False,
+) -> Source:
     """Open adapters and the base they may need.
+
+    Args:
+        skip_unknown: leave out tensors that are not known, rather than refuse them.
 
     Raises:
         NotFound: if there is none of a name.
-        LoramergeError: see `inputs.open_adapter` and `inputs.open_base`.
+        LoramergeError: see `inputs.adapter_of` and `inputs.open_base`.
     """
-    adapters = tuple(adapter_of(reference, context) for reference in references)
+    adapters = tuple(
+        adapter_of(reference, context, whole=not skip_unknown) for reference in references
+    )
     given: dict[tuple[str, str], Node | None] = {
         ("adapters", reference.name): input_of(adapter)
         for reference, adapter in zip(references, adapters, strict=True)

@@ -16,6 +16,7 @@ __all__ = [
     "ADAPTER_FLOATS",
     "BaseParameter",
     "RankParameters",
+    "UnknownParameter",
     "WriteParameters",
     "float_type",
     "memory_in_bytes",
@@ -192,6 +193,19 @@ class BaseParameter:
             "bases",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownParameter:
+    """The way out for adapters of which not every tensor is known."""
+
+    skip_unknown: Annotated[
+        bool,
+        Doc(
+            "Leave out tensors of the adapters that are not known; without this they are refused.",
+            result=False,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.opaque import flat_name
 from loramerge.checkpoint import Checkpoint, Place
-from loramerge.checkpoint.generic import renaming
+from loramerge.checkpoint.generic import named_tensors, renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.families import Parameter
 from loramerge.stream.reading import Stretch
@@ -111,7 +112,15 @@ def parts_of(adapter: Adapter, site: Site, delta: Delta, places_of: PlacesOf) ->
 def finder_of(adapter: Adapter, checkpoint: Checkpoint) -> PlacesOf:
     """Return the function that finds the places of a parameter of the adapter in the base."""
     if checkpoint.candidates:
-        return lambda module, parameter, _: checkpoint.slots.get((module, parameter), ())
+        named = _by_flat_name(checkpoint) if adapter.info.stems else {}
+
+        def find_known(module: str, parameter: Parameter, _: tuple[int, ...]) -> Sequence[Place]:
+            places = checkpoint.slots.get((module, parameter), ())
+            if places or module not in adapter.info.stems:
+                return places
+            return named.get((flat_name(module), parameter), ())
+
+        return find_known
     modules = [module for site in adapter.deltas for module in site.modules]
     renamed = renaming(modules, (module for module, _ in checkpoint.slots))
     flipped = any(config.get("fan_in_fan_out") for config in adapter.info.configs.values())
@@ -121,6 +130,19 @@ def finder_of(adapter: Adapter, checkpoint: Checkpoint) -> PlacesOf:
         return [_oriented(place, shape, flipped=flipped) for place in places]
 
     return find
+
+
+def _by_flat_name(checkpoint: Checkpoint) -> Mapping[tuple[str, Parameter], Sequence[Place]]:
+    """Return where the tensors of a network lie that its family does not know, by their names.
+
+    Where two names differ in dots and underscores alone, neither is meant.
+    """
+    found: dict[tuple[str, Parameter], list[Place]] = {}
+    for (module, parameter), (file, tensor, name) in named_tensors(checkpoint.files).items():
+        if not file.component.startswith("text_encoder"):
+            place = Place(file, tensor, name)
+            found.setdefault((flat_name(module), parameter), []).append(place)
+    return {key: places for key, places in found.items() if len(places) == 1}
 
 
 def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:

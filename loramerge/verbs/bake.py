@@ -33,7 +33,8 @@ from loramerge.steps.provenance import (
     step_of,
 )
 from loramerge.steps.references import Reference, with_weight_files
-from loramerge.steps.writing import WeightParameters, float_type
+from loramerge.steps.strength import strong_change, strong_weights
+from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.plan import BakePlan, plan_bake
@@ -43,7 +44,7 @@ __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bake(WeightParameters):
+class Bake(WeightParameters, UnknownParameter):
     """Add adapters to a checkpoint; the result has the same layout as the base.
 
     Tensors that no adapter touches stay byte-identical. The report says how much of the requested
@@ -148,10 +149,12 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     output = _output(parameters, checkpoint)
     contents = None if checkpoint.files.root is None else checkpoint.files.contents()
     checkpoint_output(output, contents, force=parameters.force or parameters.dry_run)
-    adapters = [adapter_of(reference, context) for reference in parameters.adapters]
+    adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)
     _notify(plan, adapters, context)
+    for text in strong_weights(parameters.adapters):
+        context.notify(Warn(text))
     if parameters.trained_on is not None:
         _add_drift(result, adapters, checkpoint, parameters.trained_on, context)
     if parameters.dry_run:
@@ -177,6 +180,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         add_survival(result, totals, survivals)
         for event in losses(plan, totals):
             context.notify(event)
+        for text in strong_change(totals.change, result.family):
+            context.notify(Warn(text))
     result.size = bytes_of(output)
     return result
 
@@ -189,10 +194,12 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     """
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)
-    adapters = [adapter_of(reference, context) for reference in parameters.adapters]
+    adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     made = _made(parameters, base_input(checkpoint), adapters)
-    return predict_checkpoint(plan, made, context)
+    found = predict_checkpoint(plan, made, context)
+    found.remarks += strong_weights(parameters.adapters)
+    return found
 
 
 VERB = Verb("bake", Bake, "checkpoint", bake, predict)
@@ -209,6 +216,11 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
         skip_missing=_components(parameters.skip_missing),
         dtype=float_type(parameters.dtype, FLOATS),
     )
+
+
+def _opened(parameters: Bake, context: Context) -> list[Adapter]:
+    whole = not parameters.skip_unknown
+    return [adapter_of(reference, context, whole=whole) for reference in parameters.adapters]
 
 
 def _components(words: Sequence[str]) -> list[str]:

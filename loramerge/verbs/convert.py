@@ -29,7 +29,7 @@ from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.references import Reference
 from loramerge.steps.sizes import stand_in
 from loramerge.steps.source import Source, open_source
-from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
+from loramerge.steps.writing import BaseParameter, RankParameters, UnknownParameter, WriteParameters
 
 __all__ = [
     "VERB",
@@ -46,7 +46,7 @@ _EMBEDDINGS = "embeddings"  # the word for them in --keep and --drop
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings(RankParameters, BaseParameter, WriteParameters):
+class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WriteParameters):
     """The parameters that say how adapters are converted, whether one or several."""
 
     dtype: Annotated[
@@ -186,7 +186,9 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
         LoramergeError: see `algebra.to_lora.to_lora` and `adapter.encode.encode`.
     """
     parameters.check()
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     dialect = output_of(parameters, source.adapters).dialect.name
     label = parameters.label(None if dialect == source.adapter.info.dialect else dialect)
     output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-{label}")
@@ -201,7 +203,9 @@ def compute_convert(parameters: Convert, context: Context = Context()) -> Conver
         LoramergeError: see `algebra.to_lora.to_lora`.
     """
     parameters.check()
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
@@ -321,7 +325,9 @@ def _tell_of_idle(adapter: Adapter, words: Sequence[str], context: Context) -> N
 
 def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     quiet = replace(context, notify=ignore)
     whole = source.changed(lambda one: _chosen(one, parameters, quiet)).weighted()
     rule = parameters.rule(whole_size(source.adapters, parameters) if parameters.max_size else 0)

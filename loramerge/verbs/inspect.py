@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
+from loramerge.adapter.readers import readings
 from loramerge.adapter.source import is_adapter_folder
-from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
@@ -89,6 +90,7 @@ class Inspected(Shown):
     tags: list[tuple[str, int]] = field(default_factory=list)
     trigger_words: list[str] = field(default_factory=list)
     loads_in: list[str] = field(default_factory=list)
+    loads_otherwise: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] | None = None
     checked: str = "header"
@@ -114,6 +116,15 @@ _NOTHING_KNOWN = Problem(
     None,
     "no tensor of the file belongs to an adapter or a checkpoint of a known kind",
     "loramerge dialects and loramerge families list what can be read",
+)
+
+
+_NO_FAMILY = Problem(
+    "note",
+    "no-family",
+    None,
+    "these are the weights of a model of no known family, and no adapter",
+    "loramerge families lists the models that can be baked into",
 )
 
 
@@ -187,12 +198,40 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         if path.is_dir() and not is_adapter_folder(path):
             return _checkpoint(path)
         raise
-    if not adapter.deltas and not adapter.embeddings and not adapter.info.problems:
+    if adapter.only_replaces and not adapter.embeddings:
         try:
             return _checkpoint(path)
         except FamilyError:
-            pass  # neither: shown with its unknown keys
+            if _is_model(adapter):
+                return _model(adapter)
     return inspect_adapter(adapter, parameters, context)
+
+
+# what stands in the names of adapters' tensors, and not in those of models
+_ADAPTER_WORDS = re.compile(
+    r"lora|lokr|hada_|oft|boft|ia3|glora|dora_scale|\.diff(?:_b|_m)?$|[wb]_norm$|on_input$|\.alpha$"
+)
+
+
+def _is_model(adapter: Adapter) -> bool:
+    """Return whether the tensors of a file are the weights of a model, by their names."""
+    names = adapter.info.order
+    weights = sum(name.endswith((".weight", ".bias")) for name in names)
+    return 2 * weights > len(names) and not any(map(_ADAPTER_WORDS.search, names))
+
+
+def _model(adapter: Adapter) -> Inspected:
+    """Describe the weights of a model that is of no known family."""
+    info = adapter.info
+    return Inspected(
+        path=adapter.label,
+        size=info.size,
+        what="checkpoint",
+        family_reason="no known family has its modules",
+        modules=len({name.rpartition(".")[0] for name in info.order}),
+        metadata=dict(sorted(info.metadata.items())),
+        findings=[_NO_FAMILY],
+    )
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
@@ -216,9 +255,7 @@ def inspect_adapter(
 ) -> Inspected:
     """Inspect a loaded adapter; see `inspect`."""
     info = adapter.info
-    dialects = [DIALECTS[name] for name in info.dialects]
-    loads = [p for p in (dialects[0].loads_in if dialects else ()) if
-             all(p in d.loads_in for d in dialects)]  # fmt: skip
+    seen = list(readings(adapter))
     account = info.account
     found = Inspected(
         path=adapter.label,
@@ -239,7 +276,12 @@ def inspect_adapter(
         nearest_keys={key: near for key, near in account.unknown.items() if near},
         tags=tags(info.metadata),
         trigger_words=trigger_words(info.metadata),
-        loads_in=loads,
+        loads_in=[found.program.title for found in seen if found.whole],
+        loads_otherwise={
+            found.program.title: found.words(len(adapter.deltas))
+            for found in seen
+            if not found.whole
+        },
         metadata=dict(sorted(info.metadata.items())),
         findings=list(info.problems),
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import trigger_words
+from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
@@ -18,7 +19,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
-from loramerge.events import Note
+from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import MethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
@@ -28,13 +29,27 @@ from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.sizes import weighted_shapes
 from loramerge.steps.source import Source, open_source
-from loramerge.steps.writing import BaseParameter, RankParameters, WeightParameters, WriteParameters
+from loramerge.steps.strength import strong_weights
+from loramerge.steps.writing import (
+    BaseParameter,
+    RankParameters,
+    UnknownParameter,
+    WeightParameters,
+    WriteParameters,
+)
 
 __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(MethodParameters, WeightParameters, RankParameters, BaseParameter, WriteParameters):
+class Mix(
+    MethodParameters,
+    WeightParameters,
+    RankParameters,
+    BaseParameter,
+    UnknownParameter,
+    WriteParameters,
+):
     """Combine adapters with weights, exactly.
 
     An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The sum
@@ -104,6 +119,7 @@ class MixResult(AdapterResult):
     Args:
         method, scale: the operator and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
+        compat: the tool whose result this is, None for our own.
     """
 
     inputs: list[dict[str, Any]]
@@ -111,6 +127,7 @@ class MixResult(AdapterResult):
     method: str
     scale: str | float
     factors: tuple[float, float]
+    compat: str | None = None
 
     def json(self) -> dict[str, Any]:
         least, most = self.factors
@@ -130,7 +147,9 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
     output = output_of(parameters, source.adapters, stem)
     result = write_result(_compute(source, parameters, output, context), output, context)
@@ -146,7 +165,9 @@ def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
@@ -162,6 +183,8 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter = adapter.with_deltas(adapter.deltas, made=made)
+    for text in strong_weights(source.references, adapters, adapter):
+        context.notify(Warn(text))
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
@@ -171,6 +194,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
+        compat=parameters.compat,
     )
 
 
@@ -210,10 +234,13 @@ def _summed(
 def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
     parameters = parameters.settled()
-    source = open_source(parameters.adapters, parameters.base, context)
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     if parameters.base is None:
         require_one_base(source.adapters)
-    adapters, output = source.at_base(), output_of(parameters, source.adapters)
+    output = output_of(parameters, source.adapters)
+    adapters = commonly_named(source.at_base())
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters))
     if parameters.compat is None:
@@ -225,7 +252,9 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
         terms = {site: found[:1] for site, found in terms.items()}
     frame = frame_of(adapters, parameters.embeddings)
     made = source.step("mix", parameters)
-    return predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found = predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found.remarks += strong_weights(parameters.adapters)
+    return found
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)

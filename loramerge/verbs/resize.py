@@ -22,7 +22,7 @@ from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.references import Reference
 from loramerge.steps.source import Source, open_source
-from loramerge.steps.writing import BaseParameter, RankParameters, WriteParameters
+from loramerge.steps.writing import BaseParameter, RankParameters, UnknownParameter, WriteParameters
 
 __all__ = [
     "VERB",
@@ -44,7 +44,7 @@ _LITTLE = 0.5  # share of the norm below which a resize is worth a warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeSettings(RankParameters, BaseParameter, WriteParameters):
+class ResizeSettings(RankParameters, BaseParameter, UnknownParameter, WriteParameters):
     """The parameters that say how adapters are re-ranked, whether one or several."""
 
     def check(self) -> None:
@@ -80,6 +80,16 @@ class ResizeFiles(ResizeSettings, FileParameters):
     running again does only what is missing.
     """
 
+    copy_rest: Annotated[
+        bool,
+        Doc("With --out-dir: copy files that would not get smaller, byte for byte."),
+    ] = False
+
+    def check(self) -> None:
+        super().check()
+        if self.copy_rest and self.out_dir is None:
+            raise UsageError("copies need a folder", hint=("give ", Setting("out_dir", "FOLDER")))
+
     def of(self, path: Path) -> Resize:
         """Return the parameters that resize one of the files."""
         shared = {f.name: getattr(self, f.name) for f in fields(ResizeSettings)}
@@ -109,7 +119,9 @@ def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
         LoramergeError: see `algebra.resize.resize` and `adapter.encode.encode`.
     """
     parameters.check()
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     stem = f"{parameters.adapter.label}-{parameters.rank_label()}"
     output = output_of(parameters, source.adapters, stem)
     return write_result(_compute(source, parameters, output, context), output, context)
@@ -122,7 +134,9 @@ def compute_resize(parameters: Resize, context: Context = Context()) -> ResizeRe
         LoramergeError: see `algebra.resize.resize`.
     """
     parameters.check()
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
@@ -185,7 +199,9 @@ def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context
 
 def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
-    source = open_source([parameters.adapter], parameters.base, context)
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     adapter, output = source.adapter, output_of(parameters, source.adapters)
     whole = source.changed(lambda one: without_values(one, output.dialect)).weighted()
     rule = parameters.rule(whole_size([adapter], parameters))
@@ -215,7 +231,9 @@ def resize_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `resize`.
     """
-    work = FileWork(resize, _compute, _FIGURES, unwanted=_not_smaller)
+    work = FileWork(
+        resize, _compute, _FIGURES, unwanted=_not_smaller, copy_rest=parameters.copy_rest
+    )
     return in_batch(parameters, work, context)
 
 

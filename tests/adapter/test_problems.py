@@ -14,7 +14,16 @@ from loramerge.algebra.health import examine
 from loramerge.errors import AdapterError
 from loramerge.files.tensors import ArrayTensor
 from loramerge.files.writer import write_tensors
-from tests.builders.samples import Array, Sample, adaptable, attention, make, stem_of, write
+from tests.builders.samples import (
+    Array,
+    Sample,
+    adaptable,
+    attention,
+    make,
+    safetensors_bytes,
+    stem_of,
+    write,
+)
 
 Spoil = Callable[[dict[str, Array], str], None]
 NAME = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
@@ -129,12 +138,12 @@ def test_alpha_zero_is_a_warning(tmp_path: Path) -> None:
 def test_an_unknown_key_comes_with_the_nearest(tmp_path: Path) -> None:
     sample = few()
     wrong = STEM.replace("attn1_to_k", "attn1_to_kk")
-    sample.tensors |= {f"{wrong}.lora_{half}.weight": np.zeros((1, 1)) for half in ("up", "down")}
+    sample.tensors |= {f"{wrong}.lora_up.weight": np.zeros((1, 1))}
     sample.tensors["stranger"] = np.zeros(3)
     adapter = loaded(sample, tmp_path).require_sound()
     unknown = adapter.info.account.unknown
     assert unknown[f"{wrong}.lora_up.weight"] == STEM
-    assert set(unknown) == {f"{wrong}.lora_up.weight", f"{wrong}.lora_down.weight", "stranger"}
+    assert set(unknown) == {f"{wrong}.lora_up.weight", "stranger"}
     assert unknown["stranger"] is None
 
 
@@ -284,3 +293,32 @@ def test_small_factors_that_ask_for_much_memory_are_refused(tmp_path: Path) -> N
     with pytest.raises(AdapterError, match="160000 × 160000 would take 205 GB"):
         adapter.require_sound()
     examine(adapter, spectra=True)  # and looking at it takes no memory either
+
+
+def test_an_adapter_of_mlx_is_named(tmp_path: Path) -> None:
+    stem = "model.layers.0.self_attn.q_proj"
+    tensors = {f"{stem}.lora_a": np.zeros((32, 4), "f4"), f"{stem}.lora_b": np.zeros((4, 32), "f4")}
+    (tmp_path / "adapters.safetensors").write_bytes(safetensors_bytes(tensors))
+    adapter = load(tmp_path / "adapters.safetensors")
+    assert [p.code for p in adapter.info.problems] == ["other-program"]
+    with pytest.raises(AdapterError, match="MLX-LM"):
+        adapter.require_sound()
+
+
+def test_the_bias_of_fused_factors_keeps_its_spelling(tmp_path: Path) -> None:
+    """Control adapters of Black Forest Labs have `lora_B.bias` beside every pair of factors."""
+    import loramerge as lm
+
+    tensors = {}
+    for stem, rows in {
+        "double_blocks.0.img_attn.qkv": 96,
+        "double_blocks.0.img_attn.proj": 32,
+    }.items():
+        tensors[f"{stem}.lora_A.weight"] = np.ones((1, 32), "f4")
+        tensors[f"{stem}.lora_B.weight"] = np.ones((rows, 1), "f4")
+        tensors[f"{stem}.lora_B.bias"] = np.ones(rows, "f4")
+    (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(tensors))
+    lm.save(lm.mix([(load(tmp_path / "a.safetensors"), 0.5)]), tmp_path / "b.safetensors")
+    written = load(tmp_path / "b.safetensors")
+    assert {key for key in written.info.order if not key.endswith("alpha")} == tensors.keys()
+    assert all(np.allclose(delta.dense(), 0.5) for delta in written.values())

@@ -219,8 +219,11 @@ def test_unknown_tensors_are_named(run):
         )
 
     rewrite(run.folder / "a.safetensors", run.folder / "more.safetensors", add)
-    result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json")
+    says = ("1 tensor is not known and would be left out", "attentions_9_nothing", "--skip-unknown")
+    run.refused(5, "mix", "more:0.5", "-o", "out.safetensors", says=says)
+    result = run.ok("mix", "more:0.5", "-o", "out.safetensors", "--json", "--skip-unknown")
     assert "attentions_9_nothing" in result.err and "warning" in result.err
+    assert run.ok("run", "out.safetensors").out.count("same file")
     assert len(result.json["unknown_keys"]["more.safetensors"]) == 1
 
 
@@ -237,3 +240,11 @@ def test_inputs_of_one_name(run):
         places = [f"--input=n={run.folder / one / 'n.safetensors'}"]
         places += [f"--input=n-2={run.folder / other / 'n.safetensors'}"] if i == 0 else []
         assert "same file" in run.ok("run", f"{i}.safetensors", *places).out
+
+
+def test_the_result_of_another_tool_is_not_called_exact(run):
+    found = run.ok(
+        "mix", "a", "a:0.5", "--compat", "kohya", "--threads", "2", "-o", "o.safetensors"
+    )
+    assert "what kohya makes of them, rounded to float16" in found.out
+    assert "exact sum" not in found.out

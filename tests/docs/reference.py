@@ -15,6 +15,7 @@ from loramerge.algebra.operators import OPERATORS
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
 from loramerge.dialects import DIALECTS, programs_of
+from loramerge.dialects.programs import READERS, Program
 from loramerge.families import FAMILIES, Family
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.shipped import shipped_recipes
@@ -158,9 +159,30 @@ def _layouts(family: Family) -> str:
     return ", ".join(sorted({s.layout for found in family.spellings.values() for s in found}))
 
 
+def _programs(program: Program) -> list[tuple[str, ...]]:
+    """Return what tests have seen a program read, a row for each dialect and group of families."""
+    return [
+        (
+            program.title,
+            program.version,
+            ", ".join(f"`{name}`" for name in reads.dialects),
+            ", ".join(f"`{name}`" for name in reads.families),
+            ", ".join(form for form in reads.forms if form not in program.otherwise),
+            f"`{reads.but}`" if reads.but else "–",
+            "; ".join(
+                f"{form}: {program.otherwise[form]}"
+                for form in reads.forms
+                if form in program.otherwise
+            )
+            or "–",
+        )
+        for reads in program.reads
+    ]
+
+
 def tables() -> dict[str, str]:
     """Return the generated tables of the documents by name."""
-    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "loads in", "`--for`")),
+    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "read in some families by", "`--for`")),
                 "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
         programs = [f"`{p}`" for p in programs_of(d.name)]
@@ -182,6 +204,9 @@ def tables() -> dict[str, str]:
                 )
             )
         )
+    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "computed otherwise")),
+                "|---" * 7 + "|"]  # fmt: skip
+    programs += [_row(row) for program in READERS.known() for row in _programs(program)]
     vectors = [_row(("values", "blocks they name")), "|---|---|"]
     vectors += [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]
     presets = [_row(("preset", "vector")), "|---|---|"]
@@ -228,6 +253,7 @@ def tables() -> dict[str, str]:
         "families": "\n".join(families),
         "vectors": "\n".join(vectors),
         "presets": "\n".join(presets),
+        "programs": "\n".join(programs),
     }
 
 

@@ -69,9 +69,9 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     yield "norm", _kohya({"w_norm": values(n), "b_norm": values(n)}, _NORM), None
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     other = _PEFT_STEM.replace("to_q", "to_k")  # whose factors tell the family
-    beside = {f"{other}.lora_A.weight": values(2, 320), f"{other}.lora_B.weight": values(320, 2)}
-    yield "set", {f"{_PEFT_STEM}.weight": values(n, n)} | beside, config
-    stays = {f"{_PEFT_STEM}.base_layer.weight": values(320, 320)}
+    beside = {f"{other}.lora_A.weight": values(2, 640), f"{other}.lora_B.weight": values(640, 2)}
+    yield "set", {f"{_PEFT_STEM}.weight": values(640, 640)} | beside, config
+    stays = {f"{_PEFT_STEM}.base_layer.weight": values(640, 640)}
     factors = {key.replace("to_k", "to_q"): value for key, value in beside.items()}
     yield "base", stays | factors, config
     rows = _EMBEDDING.replace("lora_embedding", "token_adapter.trainable_tokens_delta")

@@ -97,6 +97,10 @@ class DoRA(Dependent):
     def alpha(self) -> float | None:
         return self.inner.alpha
 
+    @property
+    def form(self) -> str:
+        return f"dora of {self.axis}puts"
+
     def content(self) -> Content:
         flat = self.magnitude.reshaped((self.magnitude.size,))
         return Content((self.weight, float(self.axis == "in")), (self.inner, as_difference(flat)))

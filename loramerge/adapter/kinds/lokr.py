@@ -101,6 +101,10 @@ class LoKr(Scaled):
         return rank if 2 * rank < (least if self.dim is None else 2 * least) else None
 
     @property
+    def form(self) -> str:
+        return "lokr with a core" if "lokr_t2" in self.parts else self.kind
+
+    @property
     def hides_kernel(self) -> bool:
         """True if the factors fit a linear layer and any flattened kernel alike."""
         flat = self.parts.get("lokr_w2_b")

@@ -12,7 +12,7 @@ __all__ = ["DIALECT"]
 
 
 def _network(family: Family, component: str) -> tuple[str, ...]:
-    return ("",) if component in NETWORK else ()
+    return ("",) if component in NETWORK or component == "unet" else ()
 
 
 # `.scale` is the weight of a norm here, and replaces the base's

@@ -16,11 +16,12 @@ from loramerge.families import Family
 
 __all__ = ["DIALECT"]
 
+_NAME = "comfyui"
 _NETWORK, _ENCODERS = "diffusion_model.", "text_encoders."
 
 
 def _network(family: Family, component: str) -> tuple[str, ...]:
-    return (_NETWORK,) if component in NETWORK else ()
+    return (_NETWORK,) if component in NETWORK or component == "unet" else ()
 
 
 def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
@@ -29,18 +30,21 @@ def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
             (s for s in family.spellings[component] if s.prefix.startswith(_ENCODERS)), None
         )
         slot = spelling.slot(module, "weight") if spelling else None
-        if spelling and slot:
+        if spelling is None:
+            for prefix in family.prefixes.get(_NAME, {}).get(component, ()):
+                yield prefix + module.path, f"{component}.{module.path}"
+        elif slot:
             yield spelling.prefix + tensor_stem(slot.tensor), f"{component}.{module.path}"
 
 
 DIALECT = Dialect(
-    name="comfyui",
+    name=_NAME,
     title="ComfyUI and ai-toolkit: the original's names after `diffusion_model.`",
     example="diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
     order=5,
     forms=(
         Form(
-            both(spell_native(_network), _encoders),
+            both(spell_native(_network, dialect="comfyui"), _encoders),
             {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
             ("lycoris",),
         ),

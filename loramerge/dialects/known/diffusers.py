@@ -8,6 +8,16 @@ from loramerge.dialects.suffixes import PEFT
 
 __all__ = ["DIALECT"]
 
+_STEMS = spell(prefixes("diffusers", dotted), path, short_path)
+
+_LOKR = {
+    name: (f".{name}",)
+    for name in (
+        *("lokr_w1", "lokr_w1_a", "lokr_w1_b"),
+        *("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    )
+}
+
 DIALECT = Dialect(
     name="diffusers",
     title="diffusers with PEFT keys",
@@ -15,7 +25,7 @@ DIALECT = Dialect(
     order=1,
     forms=(
         Form(
-            spell(prefixes("diffusers", dotted), path, short_path),
+            _STEMS,
             {
                 **PEFT,
                 "down": (*PEFT["down"], ".lora_down.weight"),
@@ -24,6 +34,7 @@ DIALECT = Dialect(
             },
             ("peft-lora",),
         ),
+        Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
     ),
     alpha="header",
     prefixes={f"{name}.": name for name in COMPONENTS},

@@ -27,6 +27,8 @@ def _encoders(component: str) -> tuple[str, ...]:
 
 
 _UNET = {"unet": ("unet.", "")}
+_TRANSFORMER = {"transformer": ("transformer.",)}
+_SUFFIXES = {"down": (".lora.down.weight",), "up": (".lora.up.weight",)}
 _NAME = "diffusers-legacy"
 
 DIALECT = Dialect(
@@ -37,8 +39,9 @@ DIALECT = Dialect(
     forms=(
         Form(
             spell(prefixes(_NAME, _UNET), path),
-            {"down": (".lora.down.weight",), "up": (".lora.up.weight",)},
+            _SUFFIXES,
         ),
+        Form(spell(prefixes(_NAME, _TRANSFORMER), path), _SUFFIXES, written=False),  # SimpleTuner's
         Form(
             spell(prefixes(_NAME, _encoders), path, short_path),
             {

@@ -173,6 +173,7 @@ FAMILY = Family(
         "text_model.encoder.layers.0.self_attn.q_proj",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
+    twins=("Chroma", "Bria", "Bria FIBO", "LongCat-Image"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

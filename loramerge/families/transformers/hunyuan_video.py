@@ -133,6 +133,19 @@ FAMILY = Family(
     verified="diffusers model on the meta device, names and shapes; its converters of files",
     classes={"transformer": "HunyuanVideoTransformer3DModel"},
     prefixes={"onetrainer": {"transformer": ("lora_transformer_", "transformer.")}},
+    # ComfyUI's own network, made of Flux.1's parts, has other names for what embeds
+    renamed={
+        "comfyui": {
+            "time_in.mlp.0": "time_in.in_layer",
+            "time_in.mlp.2": "time_in.out_layer",
+            "guidance_in.mlp.0": "guidance_in.in_layer",
+            "guidance_in.mlp.2": "guidance_in.out_layer",
+            "txt_in.t_embedder.mlp.0": "txt_in.t_embedder.in_layer",
+            "txt_in.t_embedder.mlp.2": "txt_in.t_embedder.out_layer",
+            "txt_in.c_embedder.linear_1": "txt_in.c_embedder.in_layer",
+            "txt_in.c_embedder.linear_2": "txt_in.c_embedder.out_layer",
+        }
+    },
     heads=heads(_STACKS),
     marks={
         "onetrainer": tuple(
@@ -156,6 +169,7 @@ FAMILY = Family(
         "single_transformer_blocks.0.proj_out",
     ),
     sign=_SIGN,
+    twins=("FramePack", "Motif-Video"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -1,8 +1,8 @@
 """Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
 
 The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
-fewer blocks of the same names and are matched by these. Modulation tables are not layers and are left
-alone. The text encoder is umT5-XXL.
+fewer blocks of the same names and are matched by these, with sizes of their own. Distilled
+adapters change the modulation tables, too. The text encoder is umT5-XXL.
 
 Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
 diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
@@ -67,13 +67,18 @@ _BLOCK = (
     Row("norm2", "norm", ("w",), True, Native("norm3")),
     Row("ffn.net.0.proj", "linear", ("hidden", "w"), True, Native("ffn.0")),
     Row("ffn.net.2", "linear", ("w", "hidden"), True, Native("ffn.2")),
+    Row("scale_shift_table", "matrix", (1, 6, "w"), False, Native("modulation", weight="")),
 )
 
 
+_LAST = (
+    Row("proj_out", "linear", (64, "w"), True, Native("head.head")),
+    Row("scale_shift_table", "matrix", (1, 2, "w"), False, Native("head.modulation", weight="")),
+)
 _STACKS = (
     Stack("", "", (0,), _TOP),
     Stack("blocks.{}.", "blocks.{}.", range(40), _BLOCK),
-    Stack("", "", (0,), (Row("proj_out", "linear", (64, "w"), True, Native("head.head")),)),
+    Stack("", "", (0,), _LAST),
 )
 _SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
 
@@ -110,6 +115,11 @@ FAMILY = Family(
         "blocks.0.ffn.net.2",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
+    sizes=(
+        {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960},  # 1.3B
+        {5120: 3072, 6 * 5120: 6 * 3072, 13824: 14336, 64: 192, 36: 48},  # 5B of 2.2
+    ),
+    twins=("ChronoEdit", "AnyFlow", "Helios", "Wan VACE", "Wan-Animate"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -55,7 +55,7 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     if found.adapter is None:  # of another process, which writes
         return found
     dialect = choose_dialect(parameters.target(), [found.adapter])
-    target = Output(path, dialect, parameters.float_type(), force)
+    target = Output(path, dialect, parameters.float_type(), force, parameters.program)
     # no recipe repeats a run that was cut short, or continued with another schedule
     result = write_result(found, target, replace(context, strip=context.strip or found.broken))
     if result.unfinished:

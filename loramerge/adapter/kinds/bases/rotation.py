@@ -78,6 +78,12 @@ class OutputRotation(Dependent):
         """Rows of the weight."""
         return math.prod(self.parts["oft_blocks"].shape[-3:-1])
 
+    @property
+    def form(self) -> str:
+        if self.alpha:
+            return f"{self.kind} with constraint"
+        return f"{self.kind} with factors" if "rescale" in self.parts else self.kind
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         return shape[0] == self.outputs
 

@@ -1,0 +1,116 @@
+"""Modules that no family knows: they are called as the file spells them, and written so again.
+
+Dialects spell one such module in several ways (`blocks.0.attn.wq`, `blocks_0_attn_wq`). Which names
+mean one module follows where they come together: names that differ in dots and underscores alone are of
+one, and it is called by the name with most dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.site import Site
+from loramerge.dialects import Dialect
+from loramerge.dialects.words import Words
+from loramerge.families import Family
+
+__all__ = ["common_stems", "commonly_named", "flat_name", "is_opaque", "opaque_key", "speaking_for"]
+
+_NETWORKS = ("transformer.", "unet.", "model.diffusion_model.", "diffusion_model.")
+
+
+def is_opaque(site: Site, naming: Family | None) -> bool:
+    """Return whether a family knows nothing of a site's module."""
+    return naming is None or (len(site.modules) == 1 and naming.find(site.modules[0]) is None)
+
+
+def flat_name(module: str) -> str:
+    """Return a module's name without the network it lies in, with underscores for dots."""
+    head = next((head for head in _NETWORKS if module.startswith(head)), "")
+    return module[len(head) :].replace(".", "_")
+
+
+def opaque_key(
+    adapter: Adapter, site: Site, role: str, target: Dialect, words: Words
+) -> str | None:
+    """Return the key to write for a role of a module that no family knows, or None if there is none.
+
+    A module that came spelled in another dialect cannot be spelled in this one: what its underscores
+    stand for, and what its network is called there, only a family says.
+    """
+    known = adapter.info.spelling.get((site, role))
+    if known is not None and known[0] == target.name:
+        return known[1]
+    module = site.modules[0]
+    stems = adapter.info.stems.get(module)
+    stem = None if stems is None else stems.get(target.name)
+    if stems is None and target.name in adapter.info.dialects:  # made in memory
+        stem = target.opaque_stem(module)
+    ends = next(filter(None, (form.spelled(words).get(role) for form in target.forms)), None)
+    return None if stem is None or ends is None else stem + ends[0]
+
+
+def speaking_for(adapters: Sequence[Adapter], usual: Dialect, spoken: Sequence[Dialect]) -> Dialect:
+    """Return the dialect in which the modules that no family knows are all spelled.
+
+    Args:
+        usual: what is written if it is such, or if none is.
+        spoken: the adapters' own dialects.
+    """
+    stems = common_stems(commonly_named(adapters)).values()
+    return next((d for d in (usual, *spoken) if all(d.name in by for by in stems)), usual)
+
+
+def common_stems(adapters: Sequence[Adapter]) -> dict[str, dict[str, str]]:
+    """Return how modules of no family are spelled in each dialect that any of the adapters came in."""
+    found: dict[str, dict[str, str]] = {}
+    for adapter in adapters:
+        for module, stems in adapter.info.stems.items():
+            known = found.setdefault(module, {})
+            for dialect, stem in stems.items():
+                known[dialect] = min(stem, known.get(dialect, stem))
+    return found
+
+
+def commonly_named(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Return adapters in which one module of no family has one name in all of them."""
+    if len({name for adapter in adapters for name in adapter.info.dialects}) < 2:
+        return list(adapters)
+    names: dict[str, set[str]] = {}
+    for adapter in adapters:
+        own: dict[str, set[str]] = {}
+        for module in _opaque_modules(adapter):
+            own.setdefault(flat_name(module), set()).add(module)
+        for flat, modules in own.items():
+            names.setdefault(flat, set()).update(modules)
+            if len(modules) > 1:  # two modules of one file are two
+                names[flat].add("")
+    chosen = {
+        flat: max(modules, key=lambda name: (name.count("."), name))
+        for flat, modules in names.items()
+        if len(modules) > 1 and "" not in modules
+    }
+    return [_renamed(adapter, chosen) for adapter in adapters] if chosen else list(adapters)
+
+
+def _opaque_modules(adapter: Adapter) -> set[str]:
+    naming = adapter.info.detection.naming
+    return {site.modules[0] for site in adapter.deltas if is_opaque(site, naming)}
+
+
+def _renamed(adapter: Adapter, chosen: Mapping[str, str]) -> Adapter:
+    opaque = _opaque_modules(adapter)
+
+    def new(site: Site) -> Site:
+        module = site.modules[0]
+        known = chosen.get(flat_name(module)) if module in opaque else None
+        return site if known is None else site._replace(modules=(known,))
+
+    info = adapter.info
+    return adapter.with_deltas(
+        {new(site): delta for site, delta in adapter.deltas.items()},
+        spelling={(new(site), role): spelled for (site, role), spelled in info.spelling.items()},
+        types={new(site): kind for site, kind in info.types.items()},
+        stems={new(Site((module,))).modules[0]: stems for module, stems in info.stems.items()},
+    )

@@ -1,0 +1,128 @@
+"""Knowledge of what programs read of an adapter: all, a part, nothing, or another change than it means.
+
+The facts are those of `dialects.programs`; of families, dialects and kinds that no test has seen a
+program read, nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.delta import Delta
+from loramerge.adapter.site import Site
+from loramerge.dialects import Dialect
+from loramerge.dialects.programs import READERS, Program
+
+__all__ = ["Reading", "reading", "readings"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The things that one program makes of an adapter.
+
+    Args:
+        unread: modules it leaves out.
+        otherwise: what it computes otherwise → the modules.
+        refused: why it refuses the whole file; empty if it does not.
+    """
+
+    program: Program
+    unread: tuple[str, ...] = ()
+    otherwise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """True if it reads every module, and as it is meant."""
+        return not (self.unread or self.otherwise or self.refused)
+
+    def words(self, modules: int) -> str:
+        """Return in a few words what is amiss; empty if nothing is.
+
+        Args:
+            modules: how many the adapter has.
+        """
+        if self.refused:
+            return f"refuses the file: {self.refused}"
+        parts = [f"{what} ({len(names)} modules)" for what, names in self.otherwise.items()]
+        if self.unread:
+            parts.insert(0, f"leaves {len(self.unread)} of {modules} modules out")
+        return "; ".join(parts)
+
+
+def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Reading]:
+    """Yield what each program makes of an adapter, of those that a test has seen read its like.
+
+    Args:
+        target: the dialect it is written in; None for those its file spells it in.
+    """
+    for program in READERS.known():
+        found = reading(adapter, program, target)
+        if found is not None:
+            yield found
+
+
+def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
+    """Return what a program makes of an adapter, None if no test has seen it read its like."""
+    family = adapter.info.detection.naming
+    info = adapter.info
+    if family is None or not adapter.deltas or info.account.unknown or info.stems:
+        return None
+    unread: list[str] = []
+    otherwise: dict[str, list[str]] = {}
+    refusing: dict[str, int] = {}
+    for site, delta in adapter.deltas.items():
+        form = _form(adapter, site, delta)
+        spelled = {target.name} if target else adapter.info.spelled.get(site, set())
+        if not spelled or not all(program.knows(family.name, name) for name in spelled):
+            return None
+        if form in program.refuses:
+            refusing[form] = refusing.get(form, 0) + 1
+        elif not _is_read(program, family.name, spelled, form, site):
+            unread.append(site.name)
+        elif form in program.otherwise:
+            otherwise.setdefault(program.otherwise[form], []).append(site.name)
+    refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
+    if not refused and program.most_unread is not None:
+        refused = _too_many(adapter, unread, program.most_unread)
+    return Reading(
+        program, tuple(unread), {what: tuple(names) for what, names in otherwise.items()}, refused
+    )
+
+
+def _is_read(
+    program: Program, family: str, spelled: set[str] | frozenset[str], form: str, site: Site
+) -> bool:
+    return all(
+        program.reads_module(family, name, form, module)
+        for name in spelled
+        for module in site.modules
+    )
+
+
+def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
+    """Return why a program that places too few tensors refuses a file."""
+    by_name = {site.name: delta for site, delta in adapter.deltas.items()}
+    tensors = sum(
+        len(by_name[name].stored()) + (by_name[name].alpha is not None) for name in unread
+    )
+    return f"{tensors} tensors that it cannot place" if tensors > most else ""
+
+
+def _form(adapter: Adapter, site: Site, delta: Delta) -> str:
+    """Return the form of a delta, as programs tell forms apart.
+
+    They read differences of vectors along with the weight's, or for themselves.
+    """
+    if site.parameter == "weight":
+        if delta.form != "norm":
+            return delta.form
+        return "norm" if site._replace(parameter="bias") in adapter.deltas else "norm without bias"
+    beside = adapter.deltas.get(site._replace(parameter="weight"))
+    if beside is None:
+        return "lone bias"
+    if beside.form == "norm":
+        return "norm"
+    return "bias" if beside.facts.whole else "bias beside factors"

@@ -1,0 +1,28 @@
+"""A1111's web UI: its extension `Lora`."""
+
+from __future__ import annotations
+
+from loramerge.dialects.programs.spec import Program, Reads
+
+__all__ = ["PROGRAM"]
+
+_FORMS = (
+    "lora", "tucker", "loha", "lokr", "lokr with a core", "full", "bias", "norm",
+    "oft", "oft with factors", "oft with constraint", "dora of outputs", "dora of inputs",
+)  # fmt: skip
+_NOT = r"^text_encoder.*(?:final_layer_norm|embeddings|text_projection)|conv_norm_out"
+
+PROGRAM = Program(
+    name="a1111",
+    title="A1111",
+    version="1.10",
+    order=2,
+    reads=(
+        Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _NOT),
+        # of convolutions it makes another shape, and leaves them as they are
+        Reads(("kohya",), ("sd15",), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$"),
+        Reads(("kohya",), ("sd21", "sdxl"), ("ia3",), f"{_NOT}|conv"),
+    ),
+    otherwise={"dora of outputs": "DoRA is normalised by inputs, also where it is of outputs"},
+    refuses=frozenset({"lone bias", "norm without bias"}),
+)

@@ -1,0 +1,27 @@
+"""Forge: `backend.patcher.lora`, an older `comfy.lora`."""
+
+from __future__ import annotations
+
+from loramerge.dialects.programs.spec import Program, Reads
+
+__all__ = ["PROGRAM"]
+
+_UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner")
+_FORMS = (
+    "lora", "tucker", "loha", "lokr", "full", "bias", "lone bias", "norm", "norm without bias",
+    "glora", "dora of outputs", "dora of inputs",
+)  # fmt: skip
+_TEXT_NORMS = r"^text_encoder.*(?:layer_?norm|embeddings)"
+
+PROGRAM = Program(
+    name="forge",
+    title="Forge",
+    version="2.0 (dfdcbab)",
+    order=3,
+    reads=(Reads(("kohya",), _UNETS, _FORMS, _TEXT_NORMS),),
+    otherwise={
+        "dora of outputs": "DoRA is normalised by the base's outputs rather than by the changed ones"
+    },
+    refuses=frozenset({"lokr with a core"}),
+    most_unread=12,
+)

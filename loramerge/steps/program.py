@@ -1,0 +1,81 @@
+"""The program that a file is written for: what it would make of it, before it is written."""
+
+from __future__ import annotations
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.readers import Reading, reading
+from loramerge.dialects import Dialect
+from loramerge.dialects.programs import READERS
+from loramerge.errors import Message, NotExpressible, Setting, listed
+from loramerge.events import Notify, Warn
+
+__all__ = ["check_program"]
+
+_SHOWN = 4
+
+
+def check_program(adapter: Adapter, program: str | None, target: Dialect, notify: Notify) -> None:
+    """Refuse to write for a program what it does not read; warn of what it computes otherwise.
+
+    Args:
+        program: the word after `--for`; None where no program is named.
+        target: the dialect that will be written.
+
+    Raises:
+        NotExpressible: naming the modules that it would leave out, or why it refuses the file.
+    """
+    if program is None or program not in READERS:
+        return
+    reader = READERS[program]
+    found = reading(adapter, reader, target)
+    if found is None:
+        notify(Warn(_unseen(adapter, reader.title, target)))
+        return
+    _refuse(adapter, found, target)
+    for what, modules in found.otherwise.items():
+        notify(
+            Warn(
+                (
+                    f"{reader.title} {reader.version} computes another change of "
+                    f"{len(modules)} modules: {what}; ",
+                    Setting("to_lora", True),
+                    " of convert with the ",
+                    Setting("base"),
+                    " gives what was trained",
+                )
+            )
+        )
+
+
+def _unseen(adapter: Adapter, title: str, target: Dialect) -> str:
+    naming = adapter.info.detection.naming
+    what = "adapters of an unknown family" if naming is None else naming.title
+    return f"no test has seen {title} read {what} in the dialect {target.name}"
+
+
+def _refuse(adapter: Adapter, found: Reading, target: Dialect) -> None:
+    if not found.unread and not found.refused:
+        return
+    reader = found.program
+    total = len(adapter.deltas)
+    problem = (
+        f"{reader.title} {reader.version} would refuse this file: {found.refused}"
+        if found.refused
+        else f"{reader.title} {reader.version} would leave out {len(found.unread)} of {total} modules"
+    )
+    needs_base = any(delta.needs_base for delta in adapter.deltas.values())
+    hint: Message = (
+        "leave them out with ",
+        Setting("drop", "PATTERN"),
+        " of convert, or write them all the same with ",
+        Setting("to", target.name),
+    )
+    if needs_base:
+        hint = ("write what it reads with ", Setting("to_lora", True), " and ", Setting("base"))
+    raise NotExpressible(
+        problem,
+        file=adapter.info.path,
+        expected=f"modules that {reader.title} reads in the dialect {target.name}",
+        found=listed(list(found.unread), _SHOWN) if found.unread else None,
+        hint=hint,
+    )

@@ -1,0 +1,121 @@
+"""What is said of programs: only what a test has seen, and what is amiss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from loramerge.adapter import Adapter
+from loramerge.adapter.encode import choose_dialect
+from loramerge.adapter.load import load
+from loramerge.adapter.readers import readings
+from loramerge.dialects import PROGRAMS
+from loramerge.dialects.programs import READERS
+from loramerge.errors import NotExpressible
+from loramerge.events import Warn
+from loramerge.families import FAMILIES
+from loramerge.steps.program import check_program
+from tests.builders.samples import Array
+
+BLOCK = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0"
+Z = "lora_unet_layers_0_attention"
+SD15 = {"modelspec.architecture": "stable-diffusion-v1/lora"}
+
+
+def _normal(*shape: int) -> Array:
+    return np.ones(shape, np.float32)
+
+
+def _lora(stem: str, out: int, inner: int, up: str = "lora_up", down: str = "lora_down") -> Any:
+    return {f"{stem}.{up}.weight": _normal(out, 1), f"{stem}.{down}.weight": _normal(1, inner)}
+
+
+def _adapter(folder: Path, tensors: Mapping[str, Array], metadata: Any = None) -> Adapter:
+    path = folder / "a.safetensors"
+    save_file(dict(tensors), path, metadata)
+    return load(path)
+
+
+def _said(adapter: Adapter) -> dict[str, str]:
+    return {found.program.name: found.words(len(adapter.deltas)) for found in readings(adapter)}
+
+
+USUAL = _lora(f"{BLOCK}_attn1_to_q", 640, 640) | _lora(f"{BLOCK}_attn1_to_k", 640, 640)
+
+
+def test_a_usual_file(tmp_path: Path) -> None:
+    found = _said(_adapter(tmp_path, USUAL, SD15))
+    assert found["comfyui"] == found["a1111"] == found["forge"] == ""
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {k: v for i in range(3) for k, v in _lora(f"{Z}_to_{'qkv'[i]}", 3840, 3840).items()},
+        _lora("lora_unet_double_blocks_0_img_mlp_fc1", 12288, 3072)
+        | _lora("lora_unet_double_blocks_19_img_attn_qkv", 9216, 3072),
+        _lora("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 640, 640,
+              "lora_B", "lora_A"),
+        _lora("something_else", 8, 8),
+    ],
+    ids=["z-image, split", "hunyuan-video, fc1", "sdxl, PEFT's keys", "no family"],
+)  # fmt: skip
+def test_nothing_is_said_of_what_no_test_has_seen(
+    tmp_path: Path, tensors: dict[str, Array]
+) -> None:
+    assert not _said(_adapter(tmp_path, tensors)).keys() & {"comfyui", "a1111", "forge"}
+
+
+def test_a_lone_difference_of_a_vector_makes_a1111_refuse(tmp_path: Path) -> None:
+    lone = {f"{BLOCK}_attn1_to_out_0.diff_b": _normal(640)}
+    adapter = _adapter(tmp_path, USUAL | lone, SD15)
+    assert _said(adapter)["a1111"].startswith("refuses the file")
+    assert _said(adapter)["comfyui"] == ""
+    with pytest.raises(NotExpressible, match="A1111"):
+        check_program(adapter, "a1111", choose_dialect("a1111", [adapter]), lambda event: None)
+
+
+def test_many_tensors_without_a_place_make_forge_refuse(tmp_path: Path) -> None:
+    stem = "lora_te_text_model_encoder_layers_{}_layer_norm1"
+    norms = {f"{stem.format(i)}.{w}_norm": _normal(768) for i in range(7) for w in "wb"}
+    few = dict(list(norms.items())[:4])
+    said = _said(_adapter(tmp_path, USUAL | few, SD15))
+    assert said["forge"] == said["comfyui"] == "leaves 4 of 6 modules out"
+    assert _said(_adapter(tmp_path, USUAL | norms, SD15))["forge"].startswith("refuses the file")
+
+
+def test_what_is_computed_otherwise_is_said(tmp_path: Path) -> None:
+    stem = f"{BLOCK}_attn1_to_q"
+    adapter = _adapter(tmp_path, USUAL | {f"{stem}.dora_scale": _normal(640, 1)}, SD15)
+    assert "DoRA" in _said(adapter)["comfyui"] and "DoRA" in _said(adapter)["a1111"]
+    told: list[Any] = []
+    check_program(adapter, "comfyui", choose_dialect("comfyui", [adapter]), told.append)
+    assert len(told) == 1 and isinstance(told[0], Warn)
+
+
+def test_of_an_unknown_family_a_warning_says_that_nothing_is_known(tmp_path: Path) -> None:
+    adapter = _adapter(tmp_path, _lora("diffusion_model.something", 8, 8, "lora_B", "lora_A"))
+    told: list[Any] = []
+    check_program(adapter, "comfyui", choose_dialect("comfyui", [adapter]), told.append)
+    assert [event.text for event in told] == [
+        "no test has seen ComfyUI read adapters of an unknown family in the dialect comfyui"
+    ]
+
+
+@pytest.mark.parametrize("program", [p for p in READERS if p in PROGRAMS])
+def test_a_program_is_given_what_it_reads(program: str) -> None:
+    """`--for` never chooses a dialect that the program does not read."""
+    from loramerge.adapter.info import Info
+    from loramerge.dialects.detect import Detection
+
+    reader = READERS[program]
+    known = {family for reads in reader.reads for family in reads.families}
+    assert known <= set(FAMILIES)
+    for name in known:
+        adapter = Adapter({}, {}, Info(detection=Detection((FAMILIES[name],), "")))
+        assert reader.knows(name, choose_dialect(program, [adapter]).name), name

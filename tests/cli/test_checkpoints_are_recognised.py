@@ -1,0 +1,110 @@
+"""What `inspect` and the verbs say of checkpoints, in whichever names they come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loramerge.checkpoint import open_checkpoint
+from loramerge.families import FAMILIES
+from loramerge.verbs.inspect import Inspect, Inspected, inspect
+from tests.builders.bases import write_safetensors
+from tests.tail import tail
+
+FAMILY = [name for name, f in FAMILIES.items() if f.spellings.get("transformer")]
+
+
+def _of_original_names(family: str, least: int = 0) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a transformer in a single file without a prefix, as wide as it is."""
+    (component,) = (c for c in FAMILIES[family].components if c.name == "transformer")
+    shapes: dict[str, tuple[int, ...]] = {}
+    spelling = next(s for s in FAMILIES[family].spellings["transformer"] if not s.prefix)
+    for module, parameter, slot in spelling.slots(component):
+        rows, *rest = module.shape if parameter == "weight" else module.shape[:1]
+        shapes[slot.tensor] = (rows * slot.parts // slot.span, *rest)
+    return dict(list(shapes.items())[least:])
+
+
+def _sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """Write a file of these shapes that takes no room: all values are zeros."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return path
+
+
+def _one(path: Path) -> Inspected:
+    return inspect(Inspect(files=(str(path),))).files[0]
+
+
+@pytest.mark.parametrize("family", [f if f == "flux1" else tail(f) for f in FAMILY])
+def test_a_transformer_alone_is_a_checkpoint(family: str, tmp_path: Path) -> None:
+    found = _one(_sparse(tmp_path / "model.safetensors", _of_original_names(family)))
+    assert found.what == "checkpoint"
+    assert found.family == family
+    assert not found.findings and not found.loads_in
+
+
+def test_a_checkpoint_cut_short_is_no_adapter(tmp_path: Path, run) -> None:
+    """Norms of Flux are called `.scale`, which is how bare adapters replace them."""
+    shapes = dict(list(_of_original_names("flux1").items())[:300])
+    _sparse(run.folder / "part.safetensors", shapes)
+    assert _one(run.folder / "part.safetensors").what == "checkpoint"
+    run.refused(4, "bake", "--base", "part.safetensors", "--lora", "a", says="no known family")
+
+
+def test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it(tmp_path: Path) -> None:
+    shapes = _of_original_names("qwen-image")
+    narrower = {k: tuple({3072: 2048, 12288: 8192}.get(n, n) for n in s) for k, s in shapes.items()}
+    found = _one(_sparse(tmp_path / "model.safetensors", narrower))
+    assert (found.what, found.family) == ("checkpoint", None)
+    assert [problem.code for problem in found.findings] == ["no-family"]
+
+
+def test_nothing_is_claimed_of_what_loads_modules_of_no_family(tmp_path: Path) -> None:
+    keys = {
+        f"diffusion_model.double_blocks.0.img_attn_qkv.lora_{side}.weight": shape
+        for side, shape in {"A": (1, 4096), "B": (12288, 1)}.items()
+    }
+    found = _one(_sparse(tmp_path / "a.safetensors", keys))
+    assert (found.what, found.family, found.loads_in) == ("adapter", None, [])
+
+
+CLASSES = ("T5ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration", "CLIPModel")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_models_of_transformers_are_taken_by_their_configuration(name: str, tmp_path: Path) -> None:
+    """The names of their halves are those of text encoders beside diffusion models."""
+    (component,) = (c for c in FAMILIES["sd15"].components if c.name == "text_encoder")
+    tensors = {
+        f"{module.path}.{parameter}": np.zeros(
+            (4,) * len(module.shape[: 2 - (parameter == "bias")])
+        )
+        for module in component.modules
+        for parameter in ("weight", "bias")
+    }
+    tensors["vision_model.encoder.layers.0.mlp.fc1.weight"] = np.zeros((4, 4))
+    write_safetensors(
+        tmp_path / "model.safetensors", {k: v.astype("f4") for k, v in tensors.items()}
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "clip", "architectures": [name]})
+    )
+    found = open_checkpoint(tmp_path)
+    assert found.candidates == ()
+    assert ("vision_model.encoder.layers.0.mlp.fc1", "weight") in found.slots
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "clip", "architectures": ["CLIPTextModel"]})
+    )
+    assert open_checkpoint(tmp_path).candidates  # a text encoder of diffusion models

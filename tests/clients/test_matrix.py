@@ -1,0 +1,154 @@
+"""Programs' own loaders read what we write, and change by it what we say.
+
+Checkouts are named by environment variables; without one, its program is left out. Every family,
+dialect and kind that `dialects.programs` speaks of is written in small shapes and read by the program
+in a process of its own; each row must come out as the table has it: read whole and with our ΔW, or
+left out, refused or computed otherwise just where the table says so.
+
+    LORAMERGE_COMFYUI=~/ComfyUI python -m pytest -n 0 -s -m slow tests/clients
+
+prints the counts of keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from loramerge.adapter.load import load
+from loramerge.adapter.readers import Reading, reading
+from loramerge.adapter.save import save
+from loramerge.dialects.programs import READERS
+from loramerge.errors import LoramergeError, NotExpressible
+from tests.clients import written
+from tests.clients.readers.job import Array
+
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
+pytest.importorskip("torch")
+
+CHECKOUTS = {
+    "comfyui": "LORAMERGE_COMFYUI",
+    "a1111": "LORAMERGE_A1111",
+    "forge": "LORAMERGE_FORGE",
+    "kohya": "LORAMERGE_SD_SCRIPTS",
+    "musubi": "LORAMERGE_MUSUBI",
+}
+KINDS = (*written.KINDS, *written.VECTORS)
+TOLERANCE = 1e-4
+ROWS = [
+    (program, family)
+    for program in CHECKOUTS
+    for family in sorted({f for reads in READERS[program].reads for f in reads.families})
+]
+
+
+def _files(program: str, family: str, folder: Path) -> dict[str, Path]:
+    """Every kind in every dialect of which the table speaks."""
+    found = {}
+    reads = READERS[program].reads
+    for dialect in sorted({d for r in reads if family in r.families for d in r.dialects}):
+        for kind in KINDS:
+            adapter = written.adapter_of(family, kind)
+            path = folder / f"{dialect} {kind}.safetensors"
+            if adapter.deltas:
+                try:
+                    save(adapter, path, to=None if dialect == "kohya" else dialect)
+                except (NotExpressible, LoramergeError):
+                    continue
+                found[path.stem] = path
+    return found
+
+
+def _run(program: str, family: str, files: Mapping[str, Path], folder: Path) -> Any:
+    """Let the program read the files; the result is its report."""
+    job = folder / "job.json"
+    content = written.job_of(family) | {"files": [str(path) for path in files.values()]}
+    job.write_text(json.dumps(content))
+    script = Path(written.__file__).parent / "readers" / f"{program}.py"
+    checkout = os.environ[CHECKOUTS[program]]
+    done = subprocess.run(
+        [sys.executable, str(script), checkout, str(job), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "report.json").read_text())
+
+
+def _off(found: Mapping[str, Array], expected: Mapping[str, Array]) -> set[str]:
+    """Tensors that changed otherwise than expected, or not at all."""
+    off = {tag for tag in found if tag not in expected}
+    for tag, change in expected.items():
+        error = np.linalg.norm(found[tag] - change) if tag in found else np.inf
+        if error > TOLERANCE * np.linalg.norm(change):
+            off.add(tag)
+    return off
+
+
+def _tags(family: str, names: Any) -> set[str]:
+    """The tensors of the original file that hold modules; `names` are those of sites."""
+    places = written.places(family)
+    wanted = set(names)
+    return {
+        tag
+        for (module, parameter), ((tag, _, _), _) in places.items()
+        if (module if parameter == "weight" else f"{module}.{parameter}") in wanted
+    }
+
+
+def _foretold(family: str, said: Reading, expected: Mapping[str, Array]) -> set[str]:
+    """The tensors that the table lets us expect to be off."""
+    if said.refused:
+        return set(expected)
+    names = [*said.unread, *(name for names in said.otherwise.values() for name in names)]
+    split = [part for name in names for part in _modules(name)]
+    return _tags(family, split)
+
+
+def _modules(name: str) -> list[str]:
+    """The modules of a site's name: `block.to_q+to_k`."""
+    if "+" not in name:
+        return [name]
+    first, *rest = name.split("+")
+    head = first
+    for _ in range(rest[0].count(".") + 1):
+        head = head.rpartition(".")[0]
+    return [first, *(f"{head}.{part}" for part in rest)]
+
+
+@pytest.mark.parametrize(("program", "family"), ROWS)
+def test_it_reads_what_the_table_says(program: str, family: str, tmp_path: Path) -> None:
+    if not os.environ.get(CHECKOUTS[program]):
+        pytest.skip(f"{CHECKOUTS[program]} names no checkout")
+    files = _files(program, family, tmp_path)
+    report = _run(program, family, files, tmp_path)
+    unexplained = []
+    for name, path in files.items():
+        kind = name.partition(" ")[2]
+        expected = written.expected(family, written.adapter_of(family, kind))
+        with np.load(tmp_path / f"{name}.npz") as changed:
+            off = _off(dict(changed), expected)
+        with safe_open(path, "np") as file:
+            keys = len(list(file.keys()))
+        said = reading(load(path), READERS[program])
+        assert said is not None
+        told = report[name]["refused"] or f"{len(off)} tensors off"
+        read = keys - len(report[name]["unread"])
+        sys.stdout.write(f"{program:8} {family:15} {name:28} {read}/{keys}  {told}\n")
+        if not said.refused and report[name]["refused"]:
+            unexplained.append(f"{name}: refused")
+        elif off and off - _foretold(family, said, expected):
+            unexplained.append(f"{name}: {sorted(off - _foretold(family, said, expected))[:3]}")
+        elif not off and not said.whole:
+            unexplained.append(f"{name}: read whole, though the table says {said.words(keys)}")
+    assert unexplained == []

@@ -1,0 +1,112 @@
+"""Adapters of the attention of every transformer of diffusers: their own family, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from loramerge.dialects.classify import classify
+from loramerge.dialects.detect import Detection, detect
+from loramerge.families import FAMILIES
+from tests.builders.transformer_classes import Shapes, of_classes, recorded
+
+CLASSES = recorded()
+# class → family whose attention has the same names and shapes, so that no adapter of it can tell
+TWINS = {
+    "AnyFlowFARTransformer3DModel": "wan",
+    "AnyFlowTransformer3DModel": "wan",
+    "BriaFiboTransformer2DModel": "flux1",
+    "BriaTransformer2DModel": "flux1",
+    "ChromaTransformer2DModel": "flux1",
+    "ChronoEditTransformer3DModel": "wan",
+    "HeliosTransformer3DModel": "wan",
+    "HunyuanVideoFramepackTransformer3DModel": "hunyuan-video",
+    "LongCatImageTransformer2DModel": "flux1",
+    "MotifVideoTransformer3DModel": "hunyuan-video",
+    "WanAnimateTransformer3DModel": "wan",
+    "WanVACETransformer3DModel": "wan",
+}
+# that have modules beside, which no family knows
+_WITH_MORE = {
+    "ChromaTransformer2DModel",
+    "WanAnimateTransformer3DModel",
+    "WanVACETransformer3DModel",
+}
+_OWN = {
+    family.classes["transformer"]
+    for family in FAMILIES.values()
+    if "transformer" in family.classes
+}  # fmt: skip
+# whose default configuration is of a size that no family is
+_OTHER_SIZE = {"CosmosTransformer3DModel", "SD3Transformer2DModel"}
+
+
+def told(shapes: Shapes, head: str = "transformer.") -> Detection:
+    """What is detected of factors of all these layers."""
+    keys = [f"{head}{path}.lora_{role}.weight" for path in shapes for role in "AB"]
+    groups = classify(keys, {}).groups
+    known = {(g.dialect, g.stem): shapes[g.stem.removeprefix(head)] for g in groups}
+    return detect(groups, known, {})
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_attention_of_a_class_is_of_its_family_or_of_none(name: str) -> None:
+    found = told(CLASSES[name])
+    if name in _OWN - _OTHER_SIZE:
+        assert any(f.classes.get("transformer") == name for f in found.candidates), found.reason
+    elif name in TWINS:
+        assert found.name == TWINS[name]
+        assert "is alike" in found.reason
+    else:
+        assert found.candidates == (), found.reason
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_has_the_names_and_shapes_of_the_family_it_is_taken_for(name: str) -> None:
+    of_family = {f"transformer.{path}": shape for path, shape in _attention(TWINS[name])}
+    theirs = {f"transformer.{path}": shape for path, shape in CLASSES[name].items()}
+    strange = theirs.keys() - of_family.keys()
+    assert all(of_family[path] == shape for path, shape in theirs.items() if path not in strange)
+    assert bool(strange) == (name in _WITH_MORE)
+
+
+def _attention(family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    (component,) = (c for c in FAMILIES[family].components if c.name == "transformer")
+    return ((module.path, module.shape) for module in component.modules)
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("HunyuanVideo15Transformer3DModel", "qwen-image"),
+        ("AuraFlowTransformer2DModel", "flux1"),
+        ("Ideogram4Transformer2DModel", "z-image"),
+        ("SkyReelsV2Transformer3DModel", "wan"),
+        ("OvisImageTransformer2DModel", "flux1"),
+    ],
+)
+def test_what_an_adapter_of_no_family_resembles_is_said(name: str, like: str) -> None:
+    found = told(CLASSES[name])
+    assert like in found.resembles
+    assert f"resembles {like}" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("width", "hidden", "family"), [(1536, 8960, "wan"), (3072, 14336, "wan"), (2048, 8192, None)]
+)
+def test_sizes_of_a_family_are_known(width: int, hidden: int, family: str | None) -> None:
+    """Wan has networks of three widths, and its relatives others."""
+    stems = {
+        f"blocks.{i}.{leaf}": shape
+        for i in range(30)
+        for leaf, shape in {"attn1.to_q": (width, width), "ffn.net.0.proj": (hidden, width)}.items()
+    }
+    assert told(stems).name == family
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_the_record_is_that_of_the_installed_diffusers() -> None:
+    assert dict(of_classes()) == CLASSES

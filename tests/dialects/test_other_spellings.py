@@ -1,0 +1,125 @@
+"""Spellings that programs write beside the usual ones: the same modules, written back as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loramerge.adapter.load import load
+from tests.builders.samples import Array, safetensors_bytes
+
+Tensors = dict[str, Array]
+
+
+def factors(stem: str, rows: int, columns: int, ends: tuple[str, str]) -> Tensors:
+    random = np.random.default_rng(len(stem))
+    return {
+        stem + ends[0]: random.standard_normal((1, columns)).astype("float16"),
+        stem + ends[1]: random.standard_normal((rows, 1)).astype("float16"),
+    }
+
+
+def _several(stem: str, ends: tuple[str, str], rows: int = 3072, columns: int = 3072) -> Tensors:
+    return {
+        key: tensor
+        for i in (0, 7)
+        for key, tensor in factors(stem.format(i), rows, columns, ends).items()
+    }
+
+
+def _lokr(stem: str, rows: int, columns: int) -> Tensors:
+    random = np.random.default_rng(0)
+    return {
+        f"{stem}.lokr_w1": random.standard_normal((4, 4)).astype("float16"),
+        f"{stem}.lokr_w2": random.standard_normal((rows // 4, columns // 4)).astype("float16"),
+    }
+
+
+def _oft(stem: str, rows: int) -> Tensors:
+    blocks = np.zeros((4, rows // 4, rows // 4), "float32")
+    return {f"{stem}.oft_blocks": blocks, f"{stem}.alpha": np.array(1e-5, "float32")}
+
+
+_SDXL = "input_blocks.4.1.transformer_blocks.{}.attn1.to_q"
+_CLIP_G = "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+_KOHYA = (".lora_down.weight", ".lora_up.weight")
+_FLUX = "transformer.single_transformer_blocks.{}.attn.to_q"
+# what is spelled so · family · a module of it
+CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
+    "the adapter's name": (
+        lambda: _several(_FLUX, (".lora_A.default_0.weight", ".lora_B.default_0.weight")),
+        "flux1",
+        _FLUX.format(7),
+    ),
+    "the wrapper of PEFT": (
+        lambda: _several(
+            _FLUX.replace("transformer.", "transformer.base_model.model.", 1),
+            (".lora.down.weight", ".lora.up.weight"),
+        ),
+        "flux1",
+        _FLUX.format(7),
+    ),
+    "no last word": (
+        lambda: _several("blocks.{}.attn.qkv_x", (".lora_A", ".lora_B"), 9216),
+        None,
+        "blocks.7.attn.qkv_x",
+    ),
+    "the original's UNet in ComfyUI": (
+        lambda: {
+            **factors("diffusion_model." + _SDXL.format(0), 640, 640, _KOHYA),
+            **factors(_CLIP_G, 1280, 1280, _KOHYA),
+        },
+        "sdxl",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    ),
+    "the original's UNet alone": (
+        lambda: factors(_SDXL.format(1), 640, 640, _KOHYA),
+        "sdxl",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q",
+    ),
+    "LoKr under diffusers' names": (
+        lambda: {**_lokr(_FLUX.format(0), 3072, 3072), **_lokr(_FLUX.format(37), 3072, 3072)},
+        "flux1",
+        _FLUX.format(37),
+    ),
+    "kohya's OFT": (
+        lambda: _oft("oft_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q", 640),
+        "sdxl",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_module_and_written_as_it_came(case: str, tmp_path: Path) -> None:
+    import loramerge as lm
+
+    make, family, module = CASES[case]
+    path = tmp_path / "a.safetensors"
+    tensors = make()
+    path.write_bytes(safetensors_bytes(tensors))
+    adapter = load(path)
+    assert not adapter.info.account.unknown
+    assert family is None or family in {f.name for f in adapter.info.detection.candidates}
+    assert module in adapter
+    lm.save(adapter, tmp_path / "b.safetensors")
+    written = load(tmp_path / "b.safetensors")
+    assert set(written.info.order) == tensors.keys()
+    for name, delta in adapter.items():
+        stored = written[name].stored()
+        assert all(np.array_equal(stored[r].numpy(), t.numpy()) for r, t in delta.stored().items())
+
+
+def test_lokr_is_not_written_under_the_names_of_diffusers(tmp_path: Path) -> None:
+    """ai-toolkit writes it, few programs read it."""
+    import loramerge as lm
+    from loramerge.errors import NotExpressible
+
+    path = tmp_path / "a.safetensors"
+    stem = "lora_unet_single_blocks_0_linear2"
+    path.write_bytes(safetensors_bytes(_lokr(stem, 3072, 15360)))
+    with pytest.raises(NotExpressible):
+        lm.save(load(path), tmp_path / "b.safetensors", dialect="diffusers")
