@@ -330,14 +330,18 @@ def _columns(parameters: Preview, adapters: list[tuple[Reference, Adapter]]) -> 
 
 
 def told_apart(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Return labels of which no two are equal: with folders where these differ, else with numbers."""
+    """Return labels that differ where paths do: by folders where these differ, else by numbers."""
     found = list(labels)
-    for label in {one for one in labels if labels.count(one) > 1}:
+    for label in set(labels):
         places = [n for n, one in enumerate(labels) if one == label]
-        folders = [Path(paths[n]).parent.name for n in places]
-        apart = len(set(folders)) == len(folders)
-        for count, (place, folder) in enumerate(zip(places, folders, strict=True), 1):
-            found[place] = f"{folder}/{label}" if apart else f"{label} ({count})"
+        files = list(dict.fromkeys(paths[n] for n in places))
+        if len(files) == 1:
+            continue
+        folders = [Path(file).parent.name for file in files]
+        apart = len(set(folders)) == len(folders) and all(folders)
+        for place in places:
+            number = files.index(paths[place])
+            found[place] = f"{folders[number]}/{label}" if apart else f"{label} ({number + 1})"
     return found
 
 
