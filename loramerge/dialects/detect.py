@@ -123,7 +123,7 @@ class _Fit(NamedTuple):
 
         Those of miniatures do not count.
         """
-        return self.foreign <= _WIDENED * (self.exact + self.foreign)
+        return self.foreign <= _WIDENED * (self.exact + self.other)
 
     @property
     def share(self) -> float:

@@ -95,7 +95,7 @@ CONVERTERS = (
     # of the refiner's attention it cuts the factor that is not to be cut; the embedders have other
     # names in ComfyUI, which it does not know
     Converter("_convert_hunyuan_video_lora_to_diffusers", "hunyuan-video", "comfyui",
-              but="final_layer.adaLN|self_attn_qkv|(time|guidance|vector)_in"),
+              but=r"final_layer.adaLN|self_attn_qkv|(time|guidance)_in|txt_in\.[tc]_embedder"),
     # it renames nothing
     *(
         Converter("_convert_non_diffusers_ltxv_lora_to_diffusers", name, "comfyui",
