@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.files.signatures import foreign_in
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
@@ -228,6 +229,7 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
                     "the folder holds no adapters",
                     file=path,
                     expected=f"files that end in {', '.join(_SUFFIXES)}, or PEFT folders",
+                    found=foreign_in(path),
                 )
             for relative, place in inside:
                 add(place, PurePath(relative))
