@@ -13,7 +13,16 @@ from loramerge.files.signatures import foreign_in
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
-__all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
+__all__ = [
+    "bare",
+    "below",
+    "expand",
+    "files_of",
+    "find",
+    "is_adapter_folder",
+    "is_sharded",
+    "names_in_library",
+]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
@@ -21,6 +30,7 @@ _SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
+_INDEX = ".safetensors.index.json"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
 
 
@@ -36,6 +46,13 @@ def is_adapter_folder(path: str | Path) -> bool:
     """Return whether a folder is one adapter: a PEFT folder, or one PEFT folder per component."""
     folders = (path, *(os.path.join(path, name) for name in _COMPONENTS))
     return any(os.path.isfile(os.path.join(folder, _ADAPTER_CONFIG)) for folder in folders)
+
+
+def is_sharded(path: Path) -> bool:
+    """Return whether a path is the index of a checkpoint in several files, or a folder that has one."""
+    if path.is_dir():
+        return not is_adapter_folder(path) and any(path.glob(f"*{_INDEX}"))
+    return path.name.endswith(_INDEX) and path.is_file()
 
 
 def _is_one(folder: Path, holds: str) -> bool:
@@ -251,7 +268,7 @@ def files_of(name: str, root: Path | None = None) -> list[Path]:
         NotFound: if it stands for nothing.
     """
     path = below(root, name)
-    if os.path.isfile(path / _BASE_CONFIG):
+    if os.path.isfile(path / _BASE_CONFIG) or is_sharded(path):
         return [path]
     try:
         return [place for place, _ in expand([name], root)]
