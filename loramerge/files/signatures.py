@@ -7,7 +7,7 @@ so a file is compared with the table only after it could not be read.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from loramerge.errors import ForeignFile
@@ -58,6 +58,11 @@ SIGNATURES = (
     Signature(b"riff", "a WebP image or another RIFF file", _IMAGE),
 )  # fmt: skip
 
+# small files of folders, which people give in the place of the folder
+_BESIDE = dict.fromkeys(
+    ("adapter_config.json", "model_index.json", "config.json"), "give the folder that holds it"
+)
+
 
 def foreign(head: bytes, path: str | PathLike[str], wanted: str) -> ForeignFile | None:
     """Return the error for a file of another format; None where the format is not known.
@@ -69,7 +74,8 @@ def foreign(head: bytes, path: str | PathLike[str], wanted: str) -> ForeignFile 
     one = _signature(head)
     if one is None:
         return None
-    return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=one.hint)
+    hint = _BESIDE.get(PurePath(path).name, one.hint)
+    return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=hint)
 
 
 def _signature(head: bytes) -> Signature | None:
