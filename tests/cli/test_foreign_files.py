@@ -99,3 +99,11 @@ def test_a_folder_of_gguf_files_is_told_from_one_without_weights(run: Runner) ->
 
 def test_a_file_given_as_a_folder_of_the_library(run: Runner) -> None:
     run.refused(3, "library", "add", "a.safetensors", says="this is a file, and a folder is needed")
+
+
+def test_a_folder_of_mlx_is_named(run: Runner) -> None:
+    (run.folder / "mlx").mkdir()
+    (run.folder / "mlx" / "adapter_config.json").write_text('{"fine_tune_type": "lora"}')
+    (run.folder / "mlx" / "adapters.safetensors").write_bytes(b"")
+    for command in ("inspect mlx", "mix mlx:0.5 -o o.safetensors"):
+        run.refused(4, *command.split(), says="an adapter of MLX-LM")
