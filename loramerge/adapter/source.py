@@ -9,6 +9,7 @@ from loramerge.adapter.formats.source import AdapterSource
 from loramerge.errors import FormatError
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
+from loramerge.files.signatures import foreign_in
 
 __all__ = ["AdapterSource", "is_adapter_folder", "open_source"]
 
@@ -70,5 +71,6 @@ def _open_folder(folder: Path) -> AdapterSource:
         "the folder holds no adapter",
         file=folder,
         expected=f"{CONFIG_NAME} (PEFT), also one level down, or {_PIPELINE_WEIGHTS[0]}",
+        found=foreign_in(folder),
         hint="give the adapter file itself",
     )

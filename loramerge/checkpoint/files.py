@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from loramerge.errors import CorruptFile, FormatError, MissingFile
 from loramerge.files.atomic import Contents
 from loramerge.files.json_values import read_values
-from loramerge.files.pickled import is_pickle, pickled_tensors
+from loramerge.files.pickled import is_pickle, pickled_tensors, refuse_foreign
 from loramerge.files.reader import TensorFile
+from loramerge.files.signatures import foreign_in
 from loramerge.files.tensors import Tensor
 
 __all__ = ["CheckpointFile", "CheckpointFiles", "contents_of", "find_files"]
@@ -89,6 +90,18 @@ class CheckpointFiles:
     others: list[PurePosixPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def require_readable(self) -> None:
+        """Refuse weights that are of another format, or cut; of pickles only the first bytes are read.
+
+        Raises:
+            ForeignFile, CorruptFile: naming the file.
+        """
+        for file in self.weights:
+            if file.pickled:
+                refuse_foreign(file.path)
+            else:
+                file.open()
+
     def contents(self) -> Contents:
         """Return the files that a folder with the result of a bake may replace."""
         read = {
@@ -158,6 +171,7 @@ def _folder(root: Path) -> CheckpointFiles:
             "the folder holds no weights",
             file=root,
             expected="for example unet/diffusion_pytorch_model.safetensors",
+            found=foreign_in(root),
             hint="give the folder that holds model_index.json, or a single file",
         )
     return found

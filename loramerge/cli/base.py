@@ -28,9 +28,12 @@ def command() -> None:
 @click.option("--force", "-f", is_flag=True, help="Replace a base of the same name.")
 def add(name: str, path: str, force: bool) -> None:
     """Register the checkpoint at PATH (a file or a diffusers folder) as NAME."""
+    from loramerge.checkpoint.files import find_files
+
     place = expanded(path)
     if not place.exists():
         raise NotFound("no such checkpoint", file=path)
+    find_files(place).require_readable()
     with changed_registry() as registry:
         registry.add_base(name, place, force=force)
     show.line(f"{name} is {place.resolve()}")

@@ -33,6 +33,7 @@ _RESEMBLES = 0.5  # of them for it to be said that the file resembles it
 # demonstration makes it narrower, and then names are all that tells.
 _NARROW = 128
 _BESIDE = ("text_encoder", "transformer_2.")  # networks beside the one whose names tell the family
+_NETWORKS = ("transformer", "unet", "diffusion_model")
 _WIDENED = 0.1  # of the known shapes may be others than the family's: control adapters widen layers
 _FEWEST = 5  # blocks of a sort by which a smaller network is told from a choice of blocks
 
@@ -47,11 +48,15 @@ class Detection:
     Args:
         resembles: names of families whose names of modules are the file's, but not their shapes, or
             not enough of them.
+        twins: models whose adapters are the same to the last name and shape.
+        mangled: whether the file has modules of the family it resembles, by names that nothing reads.
     """
 
     candidates: tuple[Family, ...]
     reason: str
     resembles: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+    mangled: bool = False
 
     @property
     def family(self) -> Family | None:
@@ -294,17 +299,21 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
     if not any(fit.own_shapes for fit in like.values()) and FAMILIES.look_for_others():
         like = _named_enough(groups, shapes)
     fits = {family: fit for family, fit in like.items() if _fits(family, fit, groups)}
-    if not like:
-        return Detection((), "no known family has modules of these names")
     if not fits:
-        return _resembling(like)
+        return (
+            _mangled(groups, shapes)
+            or (_resembling(like) if like else None)
+            or Detection((), "no known family has modules of these names")
+        )
     fit = max(fits.values())
     tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
     if len(tied) == 1:
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
-        if tied[0].twins and _is_attention(tied[0], groups):
-            what += f"; the attention of {listed(list(tied[0].twins), 9)} is alike"
-        return Detection((tied[0],), what)
+        sure = any(tied[0].metadata.likeness(metadata.get(key, "")) for key in _METADATA_KEYS)
+        twins = tied[0].twins if not sure and _is_attention(tied[0], groups) else ()
+        if twins:
+            what += f"; the attention of {listed(list(twins), 9)} is alike"
+        return Detection((tied[0],), what, twins=twins)
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))
         if named is not None:
@@ -332,6 +341,53 @@ def _resembling(like: Mapping[Family, _Fit]) -> Detection:
         why = f"but {best.strange} others have not" if best.strange else "but it has fewer blocks"
     says = f"resembles {' and '.join(names)}: {best.named} modules have such names, {why}"
     return Detection((), says, names)
+
+
+_FLAT = "kohya"  # the dialect that writes underscores for all dots
+_FLAT_HEAD = "lora_unet_"
+_DOTTED = {"comfyui", "diffusers"}  # which between them have the names of both worlds
+
+
+def _path(dialect: str, stem: str) -> str:
+    """Return a stem without the dialect's prefix and the network's name."""
+    module = DIALECTS[dialect].opaque_module(stem)
+    network, _, path = module.partition(".")
+    return path if network in _NETWORKS else module
+
+
+def _mangled(groups: Sequence[Group], shapes: Shapes) -> Detection | None:
+    """Return what is said of a file that has underscores where its dialect has dots, at some levels.
+
+    Its modules are those of a family when all dots are underscores, and in their shapes; but no program
+    reads the names as they are.
+    """
+    flat = {}
+    for group in groups:
+        path = _path(group.dialect, group.stem)
+        flat[_FLAT_HEAD + path.replace(".", "_")] = (group, path)
+    for family in _possible(groups):
+        table = stem_table(DIALECTS[_FLAT], family)
+        known = [(*found, table[stem]) for stem, found in flat.items() if stem in table]
+        told = [
+            (shapes[group.dialect, group.stem], stem.shape)
+            for group, _, stem in known
+            if (group.dialect, group.stem) in shapes
+        ]
+        if len(known) < _SHARE * len(groups) or not told or not all(_same(*one) for one in told):
+            continue
+        dotted = {
+            _path(name, stem)
+            for name in {group.dialect for group in groups} | _DOTTED
+            for stem in stem_table(DIALECTS[name], family)
+        }
+        odd = sum(path not in dotted for _, path, _ in known)
+        if odd:
+            says = (
+                f"resembles {family.name}, but {odd} of {len(groups)} modules have underscores where "
+                "its names have dots"
+            )
+            return Detection((), says, (family.name,), mangled=True)
+    return None
 
 
 def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] | None, ...]:

@@ -39,7 +39,15 @@ _CLASSES = {
 }
 # what ComfyUI calls CLIP, by its width, in files of a whole pipeline
 _IN_COMFYUI = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
-_HEADS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.")
+_HEADS = (
+    "input_blocks.",
+    "middle_block.",
+    "output_blocks.",
+    "time_embed.",
+    "label_emb.",
+    "out.0",
+    "out.2",
+)
 # prefixes of lora_diffusion's lists, which only these families ever had
 LISTED = {"lora_diffusion": {"unet": ("unet:",), "text_encoder": ("text_encoder:",)}}
 

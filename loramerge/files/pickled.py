@@ -10,16 +10,25 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import CorruptFile, FileError, MissingExtra, MissingFile, UnsafeFile
+from loramerge.errors import (
+    CorruptFile,
+    FileError,
+    ForeignFile,
+    MissingExtra,
+    MissingFile,
+    UnsafeFile,
+    listed,
+)
 from loramerge.files.positioned import refuse_irregular
 from loramerge.files.signatures import HEAD, foreign, safetensors_named_otherwise
 from loramerge.files.tensors import ArrayTensor, Tensor
 
 __all__ = [
-    "PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "tensor_from_torch",
-    "tensors_from_torch",
+    "PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "refuse_foreign",
+    "tensor_from_torch", "tensors_from_torch",
 ]  # fmt: skip
 
+_NOT_OF_TORCH = "Invalid magic number"  # torch's word for pickles that it has not written
 _PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
@@ -41,7 +50,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
     refuse_irregular(path)
     if not os.path.isfile(path):
         raise MissingFile("no such file", file=path)
-    _refuse_foreign(path)
+    refuse_foreign(path)
     try:
         import torch
     except ImportError:
@@ -68,6 +77,12 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         ) from None
     except Exception as error:  # a broken byte may make torch raise anything at all
         reason = str(error).split(". ")[0]
+        if reason.startswith(_NOT_OF_TORCH):
+            raise ForeignFile(
+                "this is a pickle, but none of PyTorch",
+                file=path,
+                hint="save a dictionary of tensors with torch.save, or with safetensors",
+            ) from None
         if len(reason) < 8:  # torch may say no more than a number
             reason = f"{type(error).__name__} {reason}".strip()
         raise CorruptFile(
@@ -82,14 +97,23 @@ def _refuse_compressed(path: str | PathLike[str]) -> None:
 
     Raises:
         CorruptFile: naming both sizes.
+        ForeignFile: if it is a zip archive of other things.
     """
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as file:
-            whole = sum(part.file_size for part in file.infolist())
+            parts = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # an older pickle, or torch says what is wrong
+    if not any(part.filename.endswith("data.pkl") for part in parts):
+        raise ForeignFile(
+            "this is a zip archive, not a pickle of PyTorch",
+            file=path,
+            found=listed([part.filename for part in parts], 3) or "nothing in it",
+            hint="extract it, and give the file of tensors in it",
+        )
+    whole = sum(part.file_size for part in parts)
     size = os.path.getsize(path)
     if whole > max(_FREE_COPIES, 4 * size):
         raise CorruptFile(
@@ -100,7 +124,7 @@ def _refuse_compressed(path: str | PathLike[str]) -> None:
         )
 
 
-def _refuse_foreign(path: str | PathLike[str]) -> None:
+def refuse_foreign(path: str | PathLike[str]) -> None:
     """Refuse a file named as a pickle that is certainly of another format.
 
     Raises:

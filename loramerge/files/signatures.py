@@ -7,12 +7,12 @@ so a file is compared with the table only after it could not be read.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from loramerge.errors import ForeignFile
 
-__all__ = ["HEAD", "foreign", "safetensors_named_otherwise"]
+__all__ = ["HEAD", "foreign", "foreign_in", "safetensors_named_otherwise"]
 
 HEAD = 64  # bytes from the start of a file that the table needs
 
@@ -71,11 +71,33 @@ def foreign(head: bytes, path: str | PathLike[str], wanted: str) -> ForeignFile 
         head: the first bytes of the file, at least `HEAD` of them if it has so many.
         wanted: the format that was expected, with its article.
     """
+    one = _signature(head)
+    if one is None:
+        return None
+    hint = _BESIDE.get(PurePath(path).name, one.hint)
+    return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=hint)
+
+
+def _signature(head: bytes) -> Signature | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
-    for one in SIGNATURES:
-        if start.startswith(one.start):
-            hint = _BESIDE.get(PurePath(path).name, one.hint)
-            return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=hint)
+    return next((one for one in SIGNATURES if start.startswith(one.start)), None)
+
+
+_WEIGHTS = frozenset({".gguf", ".zip", ".7z", ".rar", ".gz", ".h5", ".pkl"})
+
+
+def foreign_in(folder: Path) -> str | None:
+    """Return what a folder without a file of tensors holds instead: `model.gguf (a GGUF file)`.
+
+    Returns:
+        None where no file has a name under which weights of other formats are published.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in _WEIGHTS and file.is_file():
+            with file.open("rb") as opened:
+                one = _signature(opened.read(HEAD))
+            if one is not None:
+                return f"{file.name} ({one.format})"
     return None
 
 

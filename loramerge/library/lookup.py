@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.files.signatures import foreign_in
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
@@ -21,6 +22,7 @@ __all__ = [
     "files_of",
     "find",
     "is_adapter_folder",
+    "is_sharded",
     "names_in_library",
 ]
 
@@ -30,6 +32,7 @@ _SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
+_INDEX = ".safetensors.index.json"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
 
 
@@ -45,6 +48,13 @@ def is_adapter_folder(path: str | Path) -> bool:
     """Return whether a folder is one adapter: a PEFT folder, or one PEFT folder per component."""
     folders = (path, *(os.path.join(path, name) for name in _COMPONENTS))
     return any(os.path.isfile(os.path.join(folder, _ADAPTER_CONFIG)) for folder in folders)
+
+
+def is_sharded(path: Path) -> bool:
+    """Return whether a path is the index of a checkpoint in several files, or a folder that has one."""
+    if path.is_dir():
+        return not is_adapter_folder(path) and any(path.glob(f"*{_INDEX}"))
+    return path.name.endswith(_INDEX) and path.is_file()
 
 
 def _is_one(folder: Path, holds: str) -> bool:
@@ -265,6 +275,7 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
                     "the folder holds no adapters",
                     file=path,
                     expected=f"files that end in {', '.join(_SUFFIXES)}, or PEFT folders",
+                    found=foreign_in(path),
                 )
             for relative, place in inside:
                 add(place, PurePath(relative))
@@ -286,7 +297,7 @@ def files_of(name: str, root: Path | None = None) -> list[Path]:
         NotFound: if it stands for nothing.
     """
     path = below(root, name)
-    if os.path.isfile(path / _BASE_CONFIG):
+    if os.path.isfile(path / _BASE_CONFIG) or is_sharded(path):
         return [path]
     try:
         return [place for place, _ in expand([name], root)]

@@ -143,7 +143,10 @@ class NameRegistry:
             NotFound: if it is not a folder.
         """
         if not path.is_dir():
-            raise NotFound("no such folder", file=path)
+            problem = (
+                "this is a file, and a folder is needed" if path.is_file() else "no such folder"
+            )
+            raise NotFound(problem, file=path)
         folder = Folder(str(path.resolve()), holds)
         if folder in self.folders:
             return False

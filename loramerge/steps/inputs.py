@@ -13,6 +13,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import (
     AdapterError,
     FamilyError,
+    ForeignFile,
     FormatError,
     LoramergeError,
     Setting,
@@ -172,11 +173,17 @@ def family_of_file(path: Path) -> str | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a file or folder is a base of a known family."""
+    """Return whether a file or folder is a base of a known family.
+
+    Raises:
+        ForeignFile: if it is a folder whose weights are of another format.
+    """
     from loramerge.checkpoint import open_checkpoint
 
     try:
         return bool(open_checkpoint(path).slots)
+    except ForeignFile:
+        raise
     except LoramergeError:
         return False
 

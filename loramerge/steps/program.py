@@ -17,13 +17,25 @@ _SHOWN = 4
 def check_program(adapter: Adapter, program: str | None, target: Dialect, notify: Notify) -> None:
     """Refuse to write for a program what it does not read; warn of what it computes otherwise.
 
+    Where none is named, what no program reads is refused, and what may be of another model is told.
+
     Args:
         program: the word after `--for`; None where no program is named.
         target: the dialect that will be written.
 
     Raises:
-        NotExpressible: naming the modules that it would leave out, or why it refuses the file.
+        NotExpressible: naming the modules that it would leave out, or why it refuses the file; or if
+            no program reads the adapter's names.
     """
+    _refuse_mangled(adapter)
+    detection = adapter.info.detection
+    if detection.twins and target.name not in adapter.info.dialects:
+        notify(
+            Warn(
+                f"{adapter.label} may as well be of {listed(list(detection.twins), 9)}, whose attention "
+                f"is alike; the names written are those of {detection.name} in the dialect {target.name}"
+            )
+        )
     if program is None or program not in READERS:
         return
     reader = READERS[program]
@@ -44,6 +56,22 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
                     " gives what was trained",
                 )
             )
+        )
+
+
+def _refuse_mangled(adapter: Adapter) -> None:
+    """Refuse an adapter whose names nothing reads, and which would be written so again.
+
+    Raises:
+        NotExpressible: saying what it resembles.
+    """
+    detection = adapter.info.detection
+    if detection.mangled:
+        raise NotExpressible(
+            "no program reads the names of these modules, and they would be written so again",
+            file=adapter.info.path,
+            found=detection.reason,
+            hint="export it again with the program that trained it, or rename its keys",
         )
 
 

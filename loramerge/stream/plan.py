@@ -61,6 +61,7 @@ class BakePlan:
         dtype: safetensors name of a type that all floating tensors shall have, or None.
         notes: files that will not come out as they went in, in words.
         config: fields of a language model's configuration that change.
+        warnings: weights that adapters bring along, and that differ from the base's, in words.
     """
 
     checkpoint: Checkpoint
@@ -69,6 +70,7 @@ class BakePlan:
     dtype: str | None = None
     notes: list[str] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
         """Yield every edit with its file and the name of its tensor."""
@@ -136,10 +138,10 @@ def plan_bake(
     if dtype is not None:
         _require_changeable(checkpoint)
     edits = matches.edits()
-    if not edits and dtype is None and not base.notes:
+    if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     notes = [*checkpoint.files.notes, *base.notes]
-    return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config)
+    return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config, [*base.warnings])
 
 
 def _match(adapter: Adapter, weight: Weight, matches: _Matches) -> None:

@@ -11,7 +11,7 @@ the weight that both share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,12 +24,11 @@ from loramerge.checkpoint.generic import model_config, named_tensors, renaming, 
 from loramerge.errors import AdapterError, Setting, ShapeError
 from loramerge.files.tensors import Tensor, same_bytes
 from loramerge.files.views import Derived
+from loramerge.stream.sharing import TIE, head_of, modules_of, refuse_parts_of_shared, tied
 
 __all__ = ["Adapted", "adapted"]
 
-# last level of an embedding → the output layer that may share its weight
-_HEADS = {"embed_tokens": "lm_head", "wte": "lm_head"}
-_TIE, _SIZE = "tie_word_embeddings", "vocab_size"
+_SIZE = "vocab_size"
 
 Inputs = Sequence[tuple[Adapter, Weight]]
 
@@ -41,12 +40,14 @@ class Adapted:
     Args:
         config: fields of the model's configuration that change.
         notes: what comes out otherwise than in the base, in words.
+        warnings: weights of adapters that differ from the base's and are taken, in words.
     """
 
     checkpoint: Checkpoint
     inputs: Inputs
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
@@ -59,6 +60,8 @@ def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
     """
     if checkpoint.candidates:
         return Adapted(checkpoint, inputs)
+    for adapter, weight in inputs:
+        refuse_parts_of_shared(checkpoint, adapter, weight)
     given = _BroughtWeights(checkpoint)
     rest = [(given.taken_from(adapter, weight), weight) for adapter, weight in inputs]
     shared = _Shared(checkpoint, given, rest)
@@ -78,7 +81,7 @@ def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
             file=checkpoint.path,
             hint="give the folder of the model as the base",
         )
-    return Adapted(changed, rest, given.config, given.notes)
+    return Adapted(changed, rest, given.config, given.notes, given.warnings)
 
 
 @dataclass
@@ -89,6 +92,7 @@ class _BroughtWeights:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def place(self, module: str) -> Place | None:
         """Return the place of a module's weight in the base."""
@@ -97,7 +101,7 @@ class _BroughtWeights:
 
     def taken_from(self, adapter: Adapter, weight: Weight) -> Adapter:
         """Take the weights that an adapter brings; return the adapter without them."""
-        name = renaming((m for s in adapter.deltas for m in s.modules), _modules(self.base))
+        name = renaming((m for s in adapter.deltas for m in s.modules), modules_of(self.base))
         rest = dict(adapter.deltas)
         for site, delta in adapter.deltas.items():
             if not isinstance(delta, Replacement) or site.parameter == "bias":
@@ -141,7 +145,7 @@ class _BroughtWeights:
         assert place is not None
         source = self.tensors.get(head) or self.tensors.get(embedding) or place.tensor
         self.tensors[head] = source
-        self.config[_TIE] = False
+        self.config[TIE] = False
         self.notes.append(
             f"{head} gets a weight of its own, because the adapter changes it otherwise than {embedding}"
         )
@@ -158,7 +162,10 @@ class _BroughtWeights:
             if place is not None and value.shape != place.tensor.shape:
                 self._resize(module, value, place)
             elif place is not None and _SIZE not in self.config and value is not place.tensor:
-                self.notes.append(f"{module}: the adapter's own weight is taken, not the base's")
+                self.warnings.append(
+                    f"{module}: the adapter brings a weight that differs from the base's, and it is "
+                    "taken; was the adapter trained on this base?"
+                )
         files = with_given(self.base.files, found)
         slots = {key: [Place(*where)] for key, where in named_tensors(files).items()}
         return replace(self.base, files=files, slots=slots)
@@ -166,7 +173,7 @@ class _BroughtWeights:
     def _like(self, head: str) -> Place | None:
         """Return the place of the embedding whose weight an output layer shares."""
         for (module, parameter), places in self.base.slots.items():
-            if parameter == "weight" and _HEADS.get(module.rpartition(".")[2]) == head:
+            if parameter == "weight" and head_of(module, model_config(self.base.files)) == head:
                 return places[0]
         return None
 
@@ -199,10 +206,6 @@ def _as_stored(value: Tensor, place: Place, module: str) -> Tensor:
     return Derived(dtype, value.shape, make)
 
 
-def _modules(base: Checkpoint) -> Iterable[str]:
-    return (module for module, _ in base.slots)
-
-
 # --- output layers that share the embedding's weight
 
 
@@ -217,7 +220,7 @@ class _Shared:
     """
 
     def __init__(self, base: Checkpoint, given: _BroughtWeights, inputs: Inputs) -> None:
-        self.embedding, self.head = _tied(base)
+        self.embedding, self.head = tied(base)
         self.parts = False
         self.aliases: list[tuple[Adapter, Weight]] = []
         self.kept: list[tuple[Adapter, Weight]] = []
@@ -233,7 +236,7 @@ class _Shared:
 
     def _add(self, adapter: Adapter, weight: Weight, base: Checkpoint) -> None:
         name = renaming(
-            (m for s in adapter.deltas for m in s.modules), (*_modules(base), self.head)
+            (m for s in adapter.deltas for m in s.modules), (*modules_of(base), self.head)
         )
         both = any(c.get("ensure_weight_tying") for c in adapter.info.configs.values())
         of = weight.on(adapter)
@@ -261,22 +264,3 @@ def _equal(one: Delta, other: Delta) -> bool:
     if not isinstance(one, Replacement) or not isinstance(other, Replacement):
         return False
     return one.weight == other.weight and same_bytes(one.value, other.value)
-
-
-def _tied(base: Checkpoint) -> tuple[str, str]:
-    """Return an embedding and the output layer that shares its weight; '' twice where none does."""
-    config = model_config(base.files)
-    text = config.get("text_config")
-    said = config.get(_TIE, text.get(_TIE) if isinstance(text, dict) else None)
-    classes = config.get("architectures") or ()
-    has_head = any(
-        str(name).endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
-        for name in classes
-    )
-    for module in dict.fromkeys(_modules(base)):
-        head = _HEADS.get(module.rpartition(".")[2])
-        if head is None or not has_head or said is False:
-            continue
-        if (head, "weight") not in base.slots or said is True:
-            return module, head
-    return "", ""

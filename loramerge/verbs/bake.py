@@ -264,6 +264,8 @@ def _notify(plan: BakePlan, adapters: Sequence[Adapter], context: Context) -> No
     """Report modules, files and embeddings that are left out or come out otherwise."""
     if plan.skipped:
         context.notify(Warn(f"left out, because the base lacks them: {listed(plan.skipped, 5)}"))
+    for warning in plan.warnings:
+        context.notify(Warn(warning))
     for note in plan.notes:
         context.notify(Note(note))
     for adapter in adapters:
@@ -293,7 +295,7 @@ def _result(
             for a, r in zip(adapters, references, strict=True)
         ],
         skipped=plan.skipped,
-        notes=list(plan.notes),
+        notes=[*plan.warnings, *plan.notes],
         dtypes=plan.dtypes,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +13,11 @@ from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
 from loramerge.adapter.readers import readings
 from loramerge.adapter.source import is_adapter_folder
+from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
-from loramerge.library.lookup import files_of
+from loramerge.library.lookup import files_of, is_sharded
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
 
@@ -192,6 +194,8 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
+    if is_sharded(path):
+        return _sharded(path)
     try:
         adapter = load(path)
     except FormatError:
@@ -220,16 +224,35 @@ def _is_model(adapter: Adapter) -> bool:
     return 2 * weights > len(names) and not any(map(_ADAPTER_WORDS.search, names))
 
 
+def _sharded(path: Path) -> Inspected:
+    """Describe a checkpoint in several files, of a known family or none."""
+    try:
+        return _checkpoint(path)
+    except FamilyError:
+        from loramerge.checkpoint.files import find_files
+
+        files = find_files(path).weights
+        names = [name for file in files for name in file.open()[0]]
+        size = sum(file.path.stat().st_size for file in files)
+        return _of_no_family(str(path), size, names, files[0].open()[1])
+
+
 def _model(adapter: Adapter) -> Inspected:
-    """Describe the weights of a model that is of no known family."""
+    """Describe the weights of a model in one file that is of no known family."""
     info = adapter.info
+    return _of_no_family(adapter.label, info.size, info.order, info.metadata)
+
+
+def _of_no_family(
+    path: str, size: int | None, names: Sequence[str], metadata: Mapping[str, str]
+) -> Inspected:
     return Inspected(
-        path=adapter.label,
-        size=info.size,
+        path=path,
+        size=size,
         what="checkpoint",
         family_reason="no known family has its modules",
-        modules=len({name.rpartition(".")[0] for name in info.order}),
-        metadata=dict(sorted(info.metadata.items())),
+        modules=len({name.rpartition(".")[0] for name in names}),
+        metadata=dict(sorted(metadata.items())),
         findings=[_NO_FAMILY],
     )
 
@@ -261,7 +284,7 @@ def inspect_adapter(
         path=adapter.label,
         size=info.size,
         what="adapter" if adapter.deltas else "embeddings" if adapter.embeddings else "unknown",
-        dialect=" + ".join(info.dialects) or None,
+        dialect=" + ".join(_told(adapter)) or None,
         family=info.detection.name,
         family_reason=info.detection.reason,
         trained_on=trained_on(info.metadata),
@@ -295,6 +318,25 @@ def inspect_adapter(
     if parameters.base is not None:
         _against(found, adapter, parameters.base, context)
     return found
+
+
+def _told(adapter: Adapter) -> list[str]:
+    """Return the dialects of an adapter, without those that only the ends of its keys suggest.
+
+    Any program may end keys with `.lora_A`; of a model of no known family only a prefix tells whose they
+    are.
+    """
+    info = adapter.info
+    if info.detection.naming is not None or not info.stems:
+        return list(info.dialects)
+    return [
+        name
+        for name in info.dialects
+        if not DIALECTS[name].heads
+        or any(
+            by.get(name, "").startswith(tuple(DIALECTS[name].heads)) for by in info.stems.values()
+        )
+    ]
 
 
 def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:

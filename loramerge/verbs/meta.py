@@ -27,9 +27,10 @@ from loramerge.errors import (
 )
 from loramerge.events import Note, Warn
 from loramerge.files.atomic import AtomicFolder
-from loramerge.files.pickled import is_pickle
+from loramerge.files.pickled import is_pickle, refuse_foreign
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
+from loramerge.files.signatures import foreign_in
 from loramerge.library.lookup import find
 from loramerge.library.shipped import is_shipped
 from loramerge.steps.outputs import checkpoint_output
@@ -194,6 +195,7 @@ def _weights(path: Path) -> Path:
         FormatError: if there is none.
     """
     if is_pickle(path):
+        refuse_foreign(path)
         raise FormatError(
             "a pickled file has no metadata",
             file=path,
@@ -208,7 +210,7 @@ def _weights(path: Path) -> Path:
     raise FormatError(
         "a folder with several files has several headers" if files else "the folder has no header",
         file=path,
-        found=listed(files, 4) or "no safetensors file",
+        found=listed(files, 4) or foreign_in(path) or "no safetensors file",
         hint=f"loramerge meta {path / files[0]}" if files else None,
     )
 

@@ -108,3 +108,34 @@ def test_models_of_transformers_are_taken_by_their_configuration(name: str, tmp_
         json.dumps({"model_type": "clip", "architectures": ["CLIPTextModel"]})
     )
     assert open_checkpoint(tmp_path).candidates  # a text encoder of diffusion models
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_checkpoint_in_several_files_is_one(known: bool, tmp_path: Path) -> None:
+    """The folder, or its index, whether transformers knows the model or nothing does."""
+    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(4)]
+    weights = {}
+    for number, part in enumerate((names[:2], names[2:]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        _sparse(tmp_path / file, dict.fromkeys(part, (4, 4)))
+        weights |= dict.fromkeys(part, file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weights}))
+    if known:
+        content = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    for path in (tmp_path, index):
+        found = _one(path)
+        assert (found.what, found.modules, found.path) == ("checkpoint", 4, str(path))
+        assert (found.family == "transformers") == known
+
+
+def test_the_ends_of_keys_alone_name_no_dialect(tmp_path: Path) -> None:
+    """A state dict of a model that trains factors of its own, as any program may write one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(3):
+        stem = f"encoder.layer.{i}.attn.q"
+        shapes |= {f"{stem}.lora_A": (2, 8), f"{stem}.lora_B": (8, 2)}
+    found = _one(_sparse(tmp_path / "mine.safetensors", shapes))
+    assert (found.what, found.family, found.dialect) == ("adapter", None, None)
+    assert found.modules == 3 and not found.loads_in

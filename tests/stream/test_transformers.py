@@ -187,6 +187,82 @@ def test_an_embedding_that_changes_alone_is_parted_from_the_output_layer(
     assert np.allclose(after[f"{EMBED}.weight"], before[f"{EMBED}.weight"] + (b @ a).T, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("sort", "architecture", "embedding", "head"),
+    [
+        ("gpt_neox", "GPTNeoXForCausalLM", "gpt_neox.embed_in", "embed_out"),
+        ("bert", "BertForMaskedLM", "bert.embeddings.word_embeddings", "cls.predictions.decoder"),
+        ("roberta", "RobertaForMaskedLM", "roberta.embeddings.word_embeddings", "lm_head.decoder"),
+        ("bloom", "BloomForCausalLM", "transformer.word_embeddings", "lm_head"),
+    ],
+)
+def test_other_models_call_the_two_otherwise(
+    sort: str, architecture: str, embedding: str, head: str, tmp_path: Path
+) -> None:
+    weight = values(6, 4, seed=3)
+    base = model_folder(tmp_path / "base", {f"{embedding}.weight": weight})
+    content = {"model_type": sort, "architectures": [architecture], "vocab_size": 6}
+    (base / "config.json").write_text(json.dumps(content), "utf-8")
+    a, b = values(2, 6), values(4, 2)
+    place = peft_folder(
+        tmp_path / "a", {f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b}
+    )
+    after, config = baked(base, tmp_path / "out", place)
+    assert config["tie_word_embeddings"] is False
+    assert np.array_equal(after[f"{head}.weight"], weight)
+    assert np.allclose(after[f"{embedding}.weight"], weight + (b @ a).T, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sort", "architecture", "embedding", "says"),
+    [
+        ("t5", "T5ForConditionalGeneration", "shared", "encoder, decoder and output layer share"),
+        ("t5", "T5EncoderModel", "shared", "encoder and decoder share"),
+        (
+            "bart",
+            "BartForConditionalGeneration",
+            "model.shared",
+            "encoder, decoder and output layer",
+        ),
+        (
+            "new",
+            "NewForCausalLM",
+            "model.tokens",
+            "the output layer, whose name is not known, shares",
+        ),
+    ],
+)
+def test_a_weight_that_cannot_be_parted_is_refused(
+    sort: str, architecture: str, embedding: str, says: str, tmp_path: Path
+) -> None:
+    base = model_folder(tmp_path / "base", {f"{embedding}.weight": values(6, 4)})
+    content = {"model_type": sort, "architectures": [architecture], "vocab_size": 6}
+    (base / "config.json").write_text(json.dumps(content), "utf-8")
+    place = peft_folder(
+        tmp_path / "a",
+        {
+            f"{embedding}.lora_embedding_A": values(2, 6),
+            f"{embedding}.lora_embedding_B": values(4, 2),
+        },
+    )
+    with pytest.raises(AdapterError, match=says) as caught:
+        plan_bake(open_checkpoint(base), [(load(place).require_sound(), Weight(1.0))])
+    assert caught.value.module == embedding
+
+
+def test_a_weight_of_the_adapter_that_differs_from_the_base_is_told(tmp_path: Path) -> None:
+    """PEFT loads such a weight in place of the base's."""
+    base = tied_base(tmp_path / "base", tie_word_embeddings=False)
+    own, a, b = values(6, 4, seed=5), values(2, 6), values(4, 2)
+    factors = {f"{EMBED}.lora_embedding_A": a, f"{EMBED}.lora_embedding_B": b}
+    place = peft_folder(tmp_path / "a", {f"{EMBED}.base_layer.weight": own, **factors})
+    plan = plan_bake(open_checkpoint(base), [(load(place).require_sound(), Weight(1.0))])
+    (warning,) = plan.warnings
+    assert warning.startswith(f"{EMBED}: the adapter brings a weight that differs")
+    after, _ = baked(base, tmp_path / "out", place)
+    assert np.allclose(after[f"{EMBED}.weight"], own + (b @ a).T, atol=1e-6)
+
+
 def test_tokens_of_a_shared_embedding_change_both(tmp_path: Path) -> None:
     base = tied_base(tmp_path / "base")
     rows = values(2, 4)

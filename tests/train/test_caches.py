@@ -14,6 +14,7 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 from loramerge.errors import (  # noqa: E402
     CorruptFile,
+    ForeignFile,
     FormatError,
     NumericsError,
     UsageError,
@@ -92,6 +93,10 @@ def test_what_is_no_base_is_said(tmp_path: Path) -> None:
         load_pipeline(tmp_path)
     folder = tmp_path / "base"
     shutil.copytree(pipeline_folder(), folder)
+    (weights,) = (folder / "vae").glob("*.safetensors")
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(ForeignFile, match="Git LFS pointer"):
+        load_pipeline(folder)
     shutil.rmtree(folder / "vae")
     with pytest.raises(CorruptFile, match="vae cannot be loaded"):
         load_pipeline(folder)

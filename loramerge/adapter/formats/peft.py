@@ -43,6 +43,7 @@ __all__ = [
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+_MLX_WEIGHTS = "adapters.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
 # types whose tensors stand before the input or beside the layers, so that no weight can hold them
@@ -173,6 +174,14 @@ def _peft_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str], list
     pickled = folder / _PICKLED_WEIGHTS
     if pickled.is_file():
         return pickled_tensors(pickled), {}, [pickled, config]
+    if (folder / _MLX_WEIGHTS).is_file():
+        raise FormatError(
+            "this folder holds an adapter of MLX-LM, whose factors are transposed; it is not read",
+            file=folder,
+            expected=WEIGHTS_NAME,
+            found=_MLX_WEIGHTS,
+            hint="save it as a PEFT adapter with the program that made it",
+        )
     raise MissingFile(f"the PEFT folder has no {WEIGHTS_NAME}", file=folder)
 
 

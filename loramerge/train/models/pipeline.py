@@ -270,6 +270,8 @@ def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> P
         raise UsageError("the base lacks a text encoder", file=path, expected=", ".join(lacking))
 
     def model(cls: Any, name: str, wanted: Any) -> Any:
+        for file in (path / name).glob("*.safetensors"):
+            TensorFile(file).close()  # names a file of another format, and one that is cut
         try:
             return cls.from_pretrained(
                 path / name, local_files_only=True, torch_dtype=wanted, **_variant(path / name)

@@ -1,0 +1,120 @@
+"""Weights that several layers of a language model share: which they are, and which cannot be parted.
+
+Source: the lists of tied weights in the models of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.terms import naming
+from loramerge.algebra.weights import Weight
+from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint.generic import model_config, renaming
+from loramerge.errors import AdapterError
+
+__all__ = ["TIE", "head_of", "modules_of", "refuse_parts_of_shared", "tied"]
+
+TIE = "tie_word_embeddings"
+# last level of an embedding → the output layer that may share its weight
+_HEADS = {
+    "embed_tokens": "lm_head",
+    "wte": "lm_head",
+    "word_embeddings": "lm_head",
+    "embed_in": "embed_out",
+}
+# `model_type` → its output layer, where it is called otherwise
+_HEADS_OF = {
+    "albert": "predictions.decoder",
+    "bert": "cls.predictions.decoder",
+    "camembert": "lm_head.decoder",
+    "distilbert": "vocab_projector",
+    "electra": "generator_lm_head",
+    "roberta": "lm_head.decoder",
+    "xlm-roberta": "lm_head.decoder",
+}
+_WITH_HEAD = (
+    "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
+)  # fmt: skip
+_OF_BOTH = "shared"  # the embedding of T5's and BART's encoder and decoder
+
+
+def modules_of(base: Checkpoint) -> Iterable[str]:
+    """Return the modules of a base, each as often as it has parameters."""
+    return (module for module, _ in base.slots)
+
+
+def head_of(embedding: str, config: Mapping[str, Any]) -> str | None:
+    """Return the output layer that may share an embedding's weight, by the embedding's last level."""
+    usual = _HEADS.get(embedding.rpartition(".")[2])
+    return usual and _HEADS_OF.get(str(config.get("model_type")), usual)
+
+
+def tied(base: Checkpoint) -> tuple[str, str]:
+    """Return an embedding and the output layer that shares its weight; '' twice where none does."""
+    config = model_config(base.files)
+    said = _shares(config)
+    for module in dict.fromkeys(modules_of(base)):
+        head = head_of(module, config)
+        if head is None or said is False:
+            continue
+        if (head, "weight") not in base.slots or said is True:
+            return module, head
+    return "", ""
+
+
+def _shares(config: Mapping[str, Any]) -> bool | None:
+    """Return what a configuration says of sharing; None if nothing, False without an output layer."""
+    text = config.get("text_config")
+    said = config.get(TIE, text.get(TIE) if isinstance(text, dict) else None)
+    classes = config.get("architectures") or ()
+    return said if any(str(name).endswith(_WITH_HEAD) for name in classes) else False
+
+
+def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -> None:
+    """Refuse to change a weight that layers share where they could not be parted.
+
+    The encoder and decoder of one model share an embedding, and T5 scales what it gives its output
+    layer only where that shares it, too. Of other models the name of the output layer must be known.
+
+    Raises:
+        AdapterError: naming the module, and what shares its weight.
+    """
+    name = renaming((m for s in adapter.deltas for m in s.modules), modules_of(base))
+    of = weight.on(adapter)
+    config = model_config(base.files)
+    for site in adapter.deltas:
+        if site.parameter == "bias" or not of(site):
+            continue
+        module = name(site.modules[0])
+        if (others := _sharing(base, module, config)) is not None:
+            with naming(site, adapter.info.path):
+                raise AdapterError(
+                    f"{others} the weight of this module, and a change of it alone cannot be baked",
+                    hint="load the adapter beside the model, or give this module weight 0",
+                )
+
+
+def _sharing(base: Checkpoint, module: str, config: Mapping[str, Any]) -> str | None:
+    """Return what shares the weight of a module without a way to part them; None if nothing does."""
+    last = module.rpartition(".")[2]
+    if last in (_OF_BOTH, "embed_tokens", "lm_head") and any(
+        m.rpartition(".")[2] == _OF_BOTH for m in modules_of(base)
+    ):
+        if _shares(config) is not False:
+            return "encoder, decoder and output layer share"
+        return None if last == "lm_head" else "encoder and decoder share"
+    places = base.slots.get((module, "weight"))
+    rows = config.get("vocab_size")
+    if places is None or len(places[0].shape) != 2 or places[0].shape[0] != rows:
+        return None
+    if head_of(module, config) is not None or _shares(config) is False:
+        return None
+    tall = [
+        m
+        for (m, parameter), found in base.slots.items()
+        if parameter == "weight" and len(found[0].shape) == 2 and found[0].shape[0] == rows
+    ]
+    return "the output layer, whose name is not known, shares" if tall == [module] else None
