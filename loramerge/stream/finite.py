@@ -15,12 +15,12 @@ _BLOCK = 1 << 18  # bytes that stay in the processor's cache between reading and
 
 
 class _Bits(NamedTuple):
-    """How a type says that a value is not finite.
+    """The bits by which a type tells NaN and infinity from finite numbers.
 
     Args:
         word: the unsigned type of the same size.
         magnitude: the bits without that of the sign.
-        least: the smallest magnitude that is no finite number.
+        least: the smallest magnitude of NaN and infinity.
     """
 
     word: str
