@@ -18,6 +18,7 @@ from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
 from loramerge.library.registry import NameRegistry, load_registry
+from loramerge.library.shipped import shipped_as
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.variables import substitute
 
@@ -83,12 +84,13 @@ class KnownFiles:
         return find(name, holds, self._registry, root, names=self._listed)
 
     def with_digest(self, sha256: str, first: str) -> Path | None:
-        """Return a file that has a digest, None if there is none.
+        """Return a file of these or of loramerge that has a digest, None if there is none.
 
         Args:
             first: a file name; files of that name are tried before the others.
         """
-        for path in sorted(self._places, key=lambda path: path.name != first):
+        places = dict.fromkeys(shipped_as(first)) | self._places
+        for path in sorted(places, key=lambda path: path.name != first):
             if path not in self._digests:
                 self._digests[path] = self._digest(path)
             if self._digests[path] == sha256:
@@ -170,7 +172,7 @@ def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str |
 def _hint(error: LoramergeError) -> Message | None:
     """Return what to do about an input that was not found: a name like it, or another path."""
     if isinstance(error.hint, str) and error.hint.startswith("loramerge "):
-        return "correct its path, which starts from the recipe's folder"
+        return "correct its path, which starts from the recipe's folder, or give it with --input"
     return error.hint
 
 

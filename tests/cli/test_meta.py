@@ -200,3 +200,14 @@ def test_links_and_modes_stay(run):
     assert [path.name for path in real.parent.iterdir()] == ["file.safetensors"]
     run.ok("meta", "link.safetensors", "--set", "modelspec.title=u", "-o", "other.safetensors")
     assert _entries(real)["modelspec.title"] == "t"
+
+
+def test_what_comes_with_loramerge_is_not_changed(run):
+    run.refused(2, "meta", "zuzu", "--set", "a=b", says=("comes with loramerge", "--output"))
+    run.ok("meta", "zuzu", "--set", "a=b", "-o", "mine.safetensors")
+
+
+def test_an_entry_that_looks_like_a_parameter_is_said_to_do_nothing(run):
+    found = run.ok("meta", "a.safetensors", "--set", "lora_alpha=16")
+    assert "does not change what the adapter does" in found.err
+    assert "does not change" not in run.ok("meta", "a.safetensors", "--set", "my.note=16").err
