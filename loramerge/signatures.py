@@ -87,6 +87,7 @@ class BakeParameters(TypedDict, total=False):
     trained_on: str | PathLike[str] | None
     rounding: Literal["nearest", "stochastic"]
     dtype: str | None
+    allow_nonfinite: bool
     dry_run: bool
     force: bool
 

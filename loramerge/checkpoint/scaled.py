@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramerge.checkpoint.storage import Array, Codec
-from loramerge.errors import FormatError
+from loramerge.errors import FormatError, NumericsError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import ArrayTensor, Tensor
 
@@ -168,13 +168,24 @@ class ScaledCodec:
             return np.isfinite(largest.astype(self._dtype).astype("float32"))
 
     def _fit(self) -> Array:
-        """Round a changed scale up to the type it is stored in; return what is stored, by row."""
+        """Round a changed scale up to the type it is stored in; return what is stored, by row.
+
+        Raises:
+            NumericsError: if that type cannot hold it.
+        """
         import numpy as np
 
         kind = numpy_dtype(self._held.scale.dtype)
-        stored = self._now.astype(kind)
+        with np.errstate(over="ignore"):
+            stored = self._now.astype(kind)
         low = stored.astype("float32") < self._now
         stored = np.where(low, np.nextafter(stored, kind.type(np.inf)), stored).astype(kind)
+        if not np.isfinite(stored.astype("float32")).all():
+            raise NumericsError(
+                "the scale of this weight would have to be larger than its type can hold",
+                module=self._held.name,
+                hint="lower the weights of the adapters, or bake into the base it was made from",
+            )
         self._now = np.where(self._now == self._stored, self._stored, stored.astype("float32"))
         return stored
 

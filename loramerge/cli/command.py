@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from loramerge.cli.layout import clean_json
 from loramerge.cli.options import (
     load_operators,
     operator_option,
@@ -183,7 +184,7 @@ def _outputs_in(content: Any) -> list[str]:
 def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], None]) -> None:
     """Show a result: as JSON on standard output or in a file, else for people."""
     if as_json or json_file:
-        text = json.dumps(_plain(content), ensure_ascii=False, indent=2)
+        text = clean_json(json.dumps(_plain(content), ensure_ascii=False, indent=2))
         if json_file:
             from loramerge.files.reports import check_apart, check_json, write_report
 

@@ -21,6 +21,7 @@ _INDENT = "    "
 _LONGEST = 4000  # characters of a cell; `--json` has all
 _TURNS = (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))  # lines and directions
 _CONTROLS = {n: "�" for n in (*range(32), *range(127, 160), *_TURNS) if n != 10} | {9: " "}
+_IN_JSON = {n: f"\\u{n:04x}" for n in _CONTROLS if n > 31}  # JSON itself escapes the rest
 
 
 class ModuleName(str):
@@ -192,6 +193,11 @@ def clean(text: str, longest: int | None = None) -> str:
     """Return a text without characters that would steer the terminal, cut after a number of them."""
     text = text if text.isprintable() else text.translate(_CONTROLS)
     return text if longest is None or len(text) <= longest else f"{text[:longest]}…"
+
+
+def clean_json(text: str) -> str:
+    """Return JSON that says the same without characters that would steer the terminal."""
+    return text.translate(_IN_JSON)
 
 
 def _wide(text: str) -> int:

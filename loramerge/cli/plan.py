@@ -10,6 +10,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.command import check_reports, emit
+from loramerge.cli.layout import clean
 from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
 from loramerge.cli.session import Session
@@ -52,7 +53,7 @@ def command(target: str, **options: Any) -> int:
     )
     for wanted, text in (("dot", dot), ("mermaid", mermaid)):
         if options[wanted]:
-            sys.stdout.write(text(found))
+            _print(text(found))
             return 0
     with Session(quiet=options["quiet"]) as session:
         context = Context(
@@ -90,7 +91,7 @@ def _of_output(path: Path, options: dict[str, Any]) -> int:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(clean(text))
 
 
 def _show(plan: Any) -> None:

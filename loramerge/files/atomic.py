@@ -21,8 +21,8 @@ from loramerge.files.reader import release
 
 __all__ = [
     "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
-    "check_space", "check_target", "flush_folder", "keep_mode", "remove_abandoned", "remove_folder",
-    "rename", "scratch_folder",
+    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "remove_abandoned",
+    "remove_folder", "rename", "scratch_folder",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
@@ -161,6 +161,27 @@ def rename(source: Path, target: Path) -> None:
             raise FileError(f"cannot rename: {error.strerror}", file=target) from None
 
 
+def claim(source: Path, target: Path) -> None:
+    """Give a file a name that nothing has; of several processes that do, one succeeds.
+
+    Where the file system has no hard links, another process may come between looking and renaming.
+
+    Raises:
+        OutputExists: if something has the name.
+        FileError: if the file cannot be given the name.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        check_target(target, force=False)
+        raise FileError(
+            "cannot rename: a link that leads nowhere has the name", file=target
+        ) from None
+    except (OSError, NotImplementedError):
+        check_target(target, force=False)
+        rename(source, target)
+
+
 def flush_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can."""
     if os.name != "posix":
@@ -196,7 +217,8 @@ class AtomicFile:
     """A file that appears under its name only when complete.
 
     Use as a context manager: on a normal exit it is flushed and renamed, on an exception removed.
-    What it replaces keeps its permissions, and a link stays one.
+    What it replaces keeps its permissions, and a link stays one. Of several writers of one file one wins
+    whole: without `force` the first, and the others are told; with it the last.
 
     Raises:
         OutputExists: see `check_target`.
@@ -227,10 +249,9 @@ class AtomicFile:
             if kind is None:
                 self.file.flush()
                 self.file.close()
-                check_target(self.target, force=self._force)
                 release(self.target)
                 keep_mode(self.target, self._temporary)
-                rename(self._temporary, self.target)
+                (rename if self._force else claim)(self._temporary, self.target)
                 flush_folder(self.target.parent)
         finally:
             self.file.close()

@@ -49,6 +49,7 @@ class PositionedFile:
         # here instead leaves them the processor.
         self._write_lock = threading.Lock()
         self._range_copy = hasattr(os, "copy_file_range")
+        self._pinned: tuple[int, int, int] | None = None
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
@@ -71,11 +72,34 @@ class PositionedFile:
         status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns, status.st_ino
 
+    def pin(self) -> tuple[int, int, int]:
+        """Refuse from now on what is read once the file has been edited; return its identity."""
+        self._pinned = self.identity()
+        return self._pinned
+
+    def check_unchanged(self) -> None:
+        """Refuse what was just read if the file was pinned and has been edited since.
+
+        Raises:
+            FileError: if so; what was read may be half old and half new.
+        """
+        if self._pinned is None or (now := self.identity()) == self._pinned:
+            return
+        if now[0] < self._pinned[0]:
+            raise CorruptFile("the file became shorter while it was read", file=self.path)
+        raise FileError("the file changed while it was read", file=self.path, hint="run again")
+
     def read(self, offset: int, count: int) -> bytes:
-        """Return exactly `count` bytes from `offset`."""
+        """Return exactly `count` bytes from `offset`.
+
+        Raises:
+            CorruptFile: if the file ends before that.
+            FileError: see `check_unchanged`.
+        """
         if hasattr(os, "pread"):
             data = os.pread(self._descriptor, count, offset)
             if len(data) == count:  # nearly always; a file that is too short is said below
+                self.check_unchanged()
                 return data
         buffer = bytearray(count)
         self.read_into(offset, buffer)
@@ -86,6 +110,7 @@ class PositionedFile:
 
         Raises:
             CorruptFile: if the file ends before the buffer is full.
+            FileError: see `check_unchanged`.
         """
         view = memoryview(buffer).cast("B")
         done = 0
@@ -94,6 +119,7 @@ class PositionedFile:
             if count == 0:
                 raise CorruptFile("the file became shorter while it was read", file=self.path)
             done += count
+        self.check_unchanged()
 
     def _read_some(self, offset: int, view: memoryview) -> int:
         if hasattr(os, "preadv"):
@@ -150,6 +176,7 @@ class PositionedFile:
                 start, offset, count = start + copied, offset + copied, count - copied
         except OSError as error:
             raise _write_error(error, self.path) from None
+        source.check_unchanged()
         buffer = memoryview(bytearray(min(count, _PLAIN_BLOCK)))
         while count:
             part = buffer[: min(count, len(buffer))]

@@ -20,7 +20,8 @@ class TensorFile:
     """A safetensors file: `tensors` maps names to lazy handles in the order of their data.
 
     The descriptor can be closed at any time (`close`); the next read opens the file again and
-    refuses if it has been replaced or edited meanwhile.
+    refuses if it has been replaced or edited meanwhile. What is read of a file that is edited while it
+    is open is refused, too.
 
     Raises:
         CorruptFile, MissingFile: if the file is not a valid safetensors file.
@@ -31,7 +32,7 @@ class TensorFile:
         if os.path.isdir(self.path):
             raise FileError("expected a file, found a folder", file=self.path)
         self._handle: PositionedFile | None = PositionedFile(self.path)
-        self._identity = self._handle.identity()
+        self._identity = self._handle.pin()
         try:
             self.header: Header = self._parse(self._handle)
         except BaseException:
@@ -68,7 +69,7 @@ class TensorFile:
         """Return the open file, opening it again if it was closed."""
         if self._handle is None:
             handle = PositionedFile(self.path)
-            if handle.identity() != self._identity:
+            if handle.pin() != self._identity:
                 handle.close()
                 raise FileError(
                     "the file changed after its header was read", file=self.path, hint="run again"

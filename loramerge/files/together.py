@@ -11,6 +11,7 @@ from loramerge.files.atomic import (
     REPLACED,
     beside,
     check_target,
+    claim,
     flush_folder,
     keep_mode,
     remove_abandoned,
@@ -80,12 +81,12 @@ class AtomicFiles:
         try:
             for path in self.targets:
                 keep_mode(path, self.partial / path.name)
-            for path in old:
+            for path in old if self._force else ():
                 if path.exists():
                     rename(path, old[path])
                     moved.append(path)
             for path in reversed(self.targets):
-                rename(self.partial / path.name, path)
+                (rename if self._force else claim)(self.partial / path.name, path)
                 placed.append(path)
         except BaseException:
             for path in reversed(placed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
@@ -33,6 +33,7 @@ _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_CONFIG = "model_index.json"
 _INDEX = ".safetensors.index.json"
+Names = Callable[["NameRegistry", str], Iterable[tuple[str, Path]]]
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
 
 
@@ -67,7 +68,12 @@ def _is_one(folder: Path, holds: str) -> bool:
 
 
 def find(
-    name: str, holds: str, registry: NameRegistry | None = None, root: Path | None = None
+    name: str,
+    holds: str,
+    registry: NameRegistry | None = None,
+    root: Path | None = None,
+    *,
+    names: Names | None = None,
 ) -> Path:
     """Return the file (or folder) that a name refers to.
 
@@ -77,6 +83,7 @@ def find(
     Args:
         holds: `adapters`, `bases`, or `folders` (of pictures; paths only): what is wanted.
         root: folder that relative paths start from; None is the current one.
+        names: stands for `names_in_library`, for who looks up many and has listed them.
 
     Raises:
         NotFound: naming the closest, and where it was looked for.
@@ -110,7 +117,7 @@ def find(
     wanted = PurePath(name.replace("\\", "/")).as_posix()
     matches: dict[str, Path] = {}
     known: list[str] = []
-    for relative, place in names_in_library(registry, holds):
+    for relative, place in (names or names_in_library)(registry, holds):
         known.append(bare(relative))
         if _matches(relative, wanted):
             matches[os.path.realpath(place)] = place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from loramerge.files.folders import dataset_files
 from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
-from loramerge.library.registry import load_registry
+from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import shipped_as
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.variables import substitute
 
-__all__ = ["Input", "digest_at", "find_by_digest", "read_inputs"]
+__all__ = ["Input", "KnownFiles", "digest_at", "read_inputs"]
 
 _WORDS = ("path", "sha256", "recipe")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -68,24 +69,56 @@ def digest_at(path: Path) -> str:
     return digest_of(files[0]) if len(files) == 1 else digest_of_files(path, files)
 
 
-def find_by_digest(sha256: str, first: str) -> Path | None:
-    """Return a file of the library, of loramerge or a registered base by its digest, or None.
+class KnownFiles:
+    """The files of the library and the registered bases, by name and by digest.
 
-    Args:
-        first: a file name; files of that name are tried before the others.
+    However many are looked up, the library is listed once and each file is read once.
     """
-    registry = load_registry()
-    places: dict[Path, None] = dict.fromkeys(shipped_as(first))
-    for holds in ("adapters", "bases"):
-        places |= dict.fromkeys(path for _, path in names_in_library(registry, holds))
-    places |= dict.fromkeys(Path(path) for path in registry.bases.values())
-    for path in sorted(places, key=lambda path: path.name != first):
-        try:
-            if digest_at(path) == sha256:
+
+    def __init__(self) -> None:
+        self._digests: dict[Path, str | None] = {}
+        self._names: dict[str, list[tuple[str, Path]]] = {}
+
+    def find(self, name: str, holds: str, root: Path | None = None) -> Path:
+        """Return the file that a name refers to; see `library.lookup.find`."""
+        return find(name, holds, self._registry, root, names=self._listed)
+
+    def with_digest(self, sha256: str, first: str) -> Path | None:
+        """Return a file of these or of loramerge that has a digest, None if there is none.
+
+        Args:
+            first: a file name; files of that name are tried before the others.
+        """
+        places = dict.fromkeys(shipped_as(first)) | self._places
+        for path in sorted(places, key=lambda path: path.name != first):
+            if path not in self._digests:
+                self._digests[path] = self._digest(path)
+            if self._digests[path] == sha256:
                 return path
+        return None
+
+    @cached_property
+    def _registry(self) -> NameRegistry:
+        return load_registry()
+
+    def _listed(self, registry: NameRegistry, holds: str) -> list[tuple[str, Path]]:
+        if holds not in self._names:
+            self._names[holds] = list(names_in_library(registry, holds))
+        return self._names[holds]
+
+    @cached_property
+    def _places(self) -> dict[Path, None]:
+        places: dict[Path, None] = {}
+        for holds in ("adapters", "bases"):
+            places |= dict.fromkeys(path for _, path in self._listed(self._registry, holds))
+        return places | dict.fromkeys(Path(path) for path in self._registry.bases.values())
+
+    @staticmethod
+    def _digest(path: Path) -> str | None:
+        try:
+            return digest_at(path)
         except (LoramergeError, OSError):
-            continue  # a file that cannot be read is not the one
-    return None
+            return None  # a file that cannot be read is not the one
 
 
 def read_inputs(
@@ -103,7 +136,7 @@ def read_inputs(
     if not isinstance(content, Mapping):
         mistakes.add(("inputs",), "inputs must be a mapping of names to paths")
         return {}
-    found = {}
+    found, known = {}, KnownFiles()
     for name, stated in content.items():
         place: Place = ("inputs", name)
         value = substitute(stated, place, variables, mistakes)
@@ -116,7 +149,7 @@ def read_inputs(
         for problem, hint, where in _problems(name, fields):
             mistakes.add((*place, *where), problem, hint)
         if isinstance(fields.get("path"), str):
-            one = _located(name, fields, place, root, paths.get(name), mistakes)
+            one = _located(name, fields, place, root, paths.get(name), known, mistakes)
             found[name] = one
     return found
 
@@ -149,15 +182,16 @@ def _located(
     place: Place,
     root: Path,
     instead: str | None,
+    known: KnownFiles,
     mistakes: Mistakes,
 ) -> Input:
     """Return an input, found at its path, by its name in the library, or by its digest."""
     digest = fields.get("sha256")
     digest = digest.lower() if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
     text = instead if instead is not None else fields["path"]
-    path, error = _found(text, None if instead is not None else root)
+    path, error = _found(text, None if instead is not None else root, known)
     if path is None and digest is not None and instead is None:
-        path = find_by_digest(digest, Path(text).name)
+        path = known.with_digest(digest, Path(text).name)
     if path is None:
         assert error is not None
         mistakes.add(
@@ -184,7 +218,9 @@ def _check_digest(name: str, path: Path, digest: str, place: Place, mistakes: Mi
         )
 
 
-def _found(text: str, root: Path | None) -> tuple[Path | None, LoramergeError | None]:
+def _found(
+    text: str, root: Path | None, known: KnownFiles
+) -> tuple[Path | None, LoramergeError | None]:
     """Return the adapter or base that a path or name stands for, or the error that there is none.
 
     A file with exactly this path comes before one whose suffix was left out.
@@ -193,7 +229,7 @@ def _found(text: str, root: Path | None) -> tuple[Path | None, LoramergeError | 
     first: LoramergeError | None = None
     for holds in ("adapters", "bases"):
         try:
-            found.append(find(text, holds, root=root))
+            found.append(known.find(text, holds, root))
         except LoramergeError as error:
             if first is None or (isinstance(first, NotFound) and not isinstance(error, NotFound)):
                 first = error

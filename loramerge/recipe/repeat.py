@@ -16,7 +16,7 @@ from loramerge.files.atomic import scratch_folder
 from loramerge.library.lookup import find
 from loramerge.recipe.comparison import compare_files
 from loramerge.recipe.header import recipe_of_file
-from loramerge.recipe.inputs import digest_at, find_by_digest
+from loramerge.recipe.inputs import KnownFiles, digest_at
 from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.run import run_recipe
 from loramerge.recipe.saves import WRITTEN
@@ -109,6 +109,7 @@ class _Place:
     given: dict[str, str]
     notes: list[str]
     context: Context
+    known: KnownFiles = field(default_factory=KnownFiles)
 
 
 def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool = False) -> None:
@@ -147,7 +148,8 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     last = _last(steps)
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
-    context = replace(place.context, skip_unknown=True)  # what refuses them now once left them out
+    # what refuses these now once left them out, or copied them
+    context = replace(place.context, skip_unknown=True, allow_nonfinite=True)
     run_recipe(recipe_of(content, place.scratch), context, force=force)
 
 
@@ -204,13 +206,13 @@ def _searched(wanted: str, digest: str | None, place: _Place) -> Path | None:
     """Look for a file beside the output, in the current folder, in the library, and in loramerge."""
     here = [folder / wanted for folder in (place.path.absolute().parent, Path.cwd())]
     with suppress(LoramergeError):
-        here.append(find(wanted, "adapters"))
+        here.append(place.known.find(wanted, "adapters"))
     with suppress(LoramergeError):
-        here.append(find(wanted, "bases"))
+        here.append(place.known.find(wanted, "bases"))
     for candidate in here:
         if candidate.exists() and (digest is None or _digest(candidate) == digest):
             return candidate
-    return None if digest is None else find_by_digest(digest, wanted)
+    return None if digest is None else place.known.with_digest(digest, wanted)
 
 
 def _digest(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task
 from loramerge.steps.outputs import adapter_output
 
-__all__ = ["WRITTEN", "check_outputs", "check_uses", "outside_places", "save_path"]
+__all__ = ["WRITTEN", "check_outputs", "check_uses", "is_outside", "outside_places", "save_path"]
 
 WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
@@ -85,20 +85,19 @@ def check_outputs(tasks: Mapping[str, Task], mistakes: Mistakes) -> None:
 
 def outside_places(folder: Path, tasks: Mapping[str, Task]) -> list[str]:
     """Return the places outside of a folder that tasks write to, links followed."""
-    root = os.path.realpath(folder)
     found: dict[str, None] = {}
     for task in tasks.values():
         named = (getattr(task.parameters, word, None) for word in WRITTEN)
         for place in (task.save, *named):
-            if isinstance(place, (str, Path)):
-                real = os.path.realpath(below(folder, str(place)))
-                if not _inside(real, root):
-                    found[str(place)] = None
+            if isinstance(place, (str, Path)) and is_outside(folder, below(folder, str(place))):
+                found[str(place)] = None
     return list(found)
 
 
-def _inside(place: str, root: str) -> bool:
+def is_outside(folder: Path, place: Path) -> bool:
+    """Return whether a place lies outside of a folder, links followed."""
+    root = os.path.realpath(folder)
     try:
-        return os.path.commonpath([root, place]) == root
+        return os.path.commonpath([root, os.path.realpath(place)]) != root
     except ValueError:  # another drive
-        return False
+        return True

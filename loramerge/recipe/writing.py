@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
+from loramerge.recipe.saves import WRITTEN, is_outside
 from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
@@ -20,7 +21,7 @@ __all__ = ["recipe_content", "write_recipe", "yaml_text"]
 
 
 def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
-    """Write the recipe of a command that ran.
+    """Write the recipe of a command that ran; a comment tells where it needs leave to be run.
 
     Args:
         steps: (verb, parameters, result) of each step.
@@ -28,8 +29,22 @@ def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
     Raises:
         OutputExists: if the path exists.
     """
-    content = recipe_content(steps, path.parent)
-    write_bytes(path, yaml_text(content).encode("utf-8", "replace"))
+    text = yaml_text(recipe_content(steps, path.parent))
+    if any(is_outside(path.parent, place) for place in _places(steps)):
+        text = f"{_OUTSIDE}\n{text}"
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
+_OUTSIDE = "# It writes outside of this folder: run it with --allow-outside."
+
+
+def _places(steps: Sequence[tuple[str, Any, Any]]) -> Iterator[Path]:
+    """Yield the places that steps wrote to."""
+    for _, parameters, result in steps:
+        named = (getattr(parameters, word, None) for word in WRITTEN)
+        for place in (getattr(result, "output", None), *named):
+            if isinstance(place, (str, Path)):
+                yield Path(place)
 
 
 def yaml_text(content: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ class Context:
         allow_import: import any class that parameters name. Recipes and headers may be a stranger's, and
             importing runs code, so nothing in them can set this.
         skip_unknown: leave out tensors of adapters that are not known, as what made an older file did.
+        allow_nonfinite: copy NaN and infinity of bases, as what made an older file did.
     """
 
     threads: int | None = None
@@ -49,6 +50,7 @@ class Context:
     root: Path | None = None
     allow_import: bool = False
     skip_unknown: bool = False
+    allow_nonfinite: bool = False
 
 
 @dataclass(frozen=True)

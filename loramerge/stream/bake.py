@@ -34,6 +34,7 @@ def bake(
     *,
     force: bool = False,
     seed: int | None = None,
+    allow_nonfinite: bool = False,
     metadata: Mapping[str, str] | None = None,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
@@ -44,6 +45,7 @@ def bake(
     Args:
         output: file, or folder for a base that is a folder.
         seed: rounds stochastically with this seed; None rounds to nearest.
+        allow_nonfinite: copy NaN and infinity of tensors to which nothing is added.
         metadata: entries to add to the header of every file that changes.
         late: gives replacements for entries of `metadata`, of the same lengths, before the files
             get their names (digests that are computed meanwhile).
@@ -56,7 +58,10 @@ def bake(
     """
     files = plan.checkpoint.files
     check_target(output, force=force)
-    layouts = [(file, _layout(file, plan, metadata or {}, seed)) for file in files.weights]
+    layouts = [
+        (file, _layout(file, plan, metadata or {}, seed, finite=not allow_nonfinite))
+        for file in files.weights
+    ]
     check_space(output, sum(layout.size for _, layout in layouts))
     written = Written((layout for _, layout in layouts), "baking", notify)
     if files.root is None:
@@ -94,16 +99,22 @@ def output_size(plan: BakePlan, metadata: Mapping[str, str]) -> int:
 
 
 def _layout(
-    file: CheckpointFile, plan: BakePlan, extra: Mapping[str, str], seed: int | None = None
+    file: CheckpointFile,
+    plan: BakePlan,
+    extra: Mapping[str, str],
+    seed: int | None = None,
+    *,
+    finite: bool = True,
 ) -> Layout[Survival]:
     """Return the layout of a file after the bake.
 
     Args:
         extra: entries to add to the header, if anything in the file changes.
+        finite: refuse NaN and infinity where nothing is added.
     """
     tensors, metadata = file.open()
     if not _changes(file, plan) and not file.pickled:
-        return _unchanged(file)
+        return _unchanged(file, finite=finite)
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
@@ -111,12 +122,12 @@ def _layout(
     head, infos = build_header(entries, merged)
     edits = plan.edits.get(file, {})
     computed = {
-        name: partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed)
+        name: partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
         for name, tensor in tensors.items()
         if name in edits or infos[name].dtype != tensor.dtype
     }
     beside = {name for e in edits.values() for name in e[0].place.require_held().beside}
-    return Layout(head, infos, tensors, merged, computed, beside)
+    return Layout(head, infos, tensors, merged, computed, beside, finite)
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
@@ -124,12 +135,13 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 
-def _unchanged(file: CheckpointFile) -> Layout[Survival]:
+def _unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Survival]:
     """Return the layout of a file that is copied as it is, its header included."""
     tensors, metadata = file.open()
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
-    return Layout(head, {t.info.name: t.info for t in stored}, tensors, metadata)
+    infos = {tensor.info.name: tensor.info for tensor in stored}
+    return Layout(head, infos, tensors, metadata, finite=finite)
 
 
 def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:

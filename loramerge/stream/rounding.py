@@ -62,17 +62,21 @@ class Rounder:
         most = np.iinfo(out.dtype)
         np.copyto(out, np.clip(rounded, most.min, most.max), casting="unsafe")
 
-    def check(self, written: Any) -> None:
+    def check(self, written: Any, given: Any = None) -> None:
         """Refuse a block that holds NaN or infinity after rounding.
 
         Args:
             written: the block, read back as floats.
+            given: the block before, of which NaN and infinity may stay; None allows none.
         """
         import numpy as np
 
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(written.sum()))
-        if not finite and not np.isfinite(written).all():
+        if finite:
+            return
+        kept = np.isfinite(written)
+        if not (kept if given is None else kept | ~np.isfinite(given)).all():
             raise NumericsError(
                 f"NaN or infinity, or values that do not fit {self._word}, after adding",
                 module=self.name,
@@ -91,7 +95,7 @@ class Rounder:
         assert self._random is not None
         back = out.astype(exact.dtype)
         rest = exact - back
-        moved = np.flatnonzero(rest)
+        moved = np.flatnonzero(np.isfinite(rest) & (rest != 0))
         if not len(moved):
             return
         bits_type = np.dtype(f"u{out.dtype.itemsize}")

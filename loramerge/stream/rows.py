@@ -41,6 +41,7 @@ def compute_tensor(
     infos: Mapping[str, TensorInfo],
     edits: Sequence[Edit],
     seed: int | None,
+    finite: bool,
     out: PositionedFile | Nowhere,
 ) -> TensorTask[Survival]:
     """Return the task of one tensor that changes, or that only changes its type.
@@ -50,6 +51,7 @@ def compute_tensor(
         infos: the places in the output, of what stands beside the tensor too.
         edits: none where only the type changes.
         seed: rounds stochastically; None rounds to nearest.
+        finite: refuse NaN and infinity of the base also where nothing is added.
     """
     tensor, info = tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
@@ -101,7 +103,7 @@ def compute_tensor(
             covered = _fill_change(edits, adders, start, stop, weights, asked)
             if covered is None or codec is None:  # only the type changes
                 rounder.round(base, rounded)
-                rounder.check(rounded.astype(kind))
+                rounder.check(rounded.astype(kind), None if finite else base)
             else:
                 back = buffers.get("back", kind, shape)
                 codec.add(base, asked, start, back)

@@ -20,6 +20,7 @@ from loramerge.files.atomic import AtomicFile
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.positioned import COPY_BLOCK, PositionedFile
 from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.stream.finite import require_finite, require_finite_range
 
 __all__ = [
     "BLOCK_ELEMENTS",
@@ -86,6 +87,7 @@ class Layout(Generic[Finding]):
         metadata: strings of the header.
         computed: name → function that makes the task of the tensor, given the file to write to.
         alongside: names of tensors that those tasks write, beside their own.
+        finite: refuse NaN and infinity in tensors that are copied.
     """
 
     head: bytes
@@ -96,6 +98,7 @@ class Layout(Generic[Finding]):
         default_factory=dict
     )
     alongside: Collection[str] = ()
+    finite: bool = False
 
     @property
     def size(self) -> int:
@@ -206,7 +209,7 @@ class _WriteBehind:
 class _Range:
     """Neighbouring tensors of a file that are copied together."""
 
-    source: StoredTensor
+    tensors: list[StoredTensor]
     start: int
     offset: int
     count: int
@@ -214,7 +217,7 @@ class _Range:
     def continues(self, tensor: StoredTensor) -> bool:
         """Return whether a tensor lies right behind the range in the same file."""
         behind = self.start + self.count == tensor.info.start
-        return behind and self.source.source is tensor.source
+        return behind and self.tensors[0].source is tensor.source
 
 
 def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTask[Finding]]:
@@ -226,28 +229,31 @@ def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTask[
         if copied and isinstance(tensor, StoredTensor):
             if run is not None and run.continues(tensor):
                 run.count += info.stop - info.start
+                run.tensors.append(tensor)
                 continue
-            yield from _copies(run, out)
-            run = _Range(tensor, tensor.info.start, info.start, info.stop - info.start)
+            yield from _copies(run, out, finite=layout.finite)
+            run = _Range([tensor], tensor.info.start, info.start, info.stop - info.start)
             continue
-        yield from _copies(run, out)
+        yield from _copies(run, out, finite=layout.finite)
         run = None
         if name in layout.computed:
             yield layout.computed[name](out)
         elif copied:
-            yield _plain(tensor, info, out)
-    yield from _copies(run, out)
+            yield _plain(tensor, info, out, finite=layout.finite)
+    yield from _copies(run, out, finite=layout.finite)
 
 
-def _copies(run: _Range | None, out: PositionedFile) -> Iterator[TensorTask[Any]]:
+def _copies(run: _Range | None, out: PositionedFile, *, finite: bool) -> Iterator[TensorTask[Any]]:
     """Yield the tasks that copy a range, in parts of a size that threads can share."""
     if run is None:
         return
-    first = run.source
+    tensors = run.tensors
 
     def copy(start: int, offset: int, size: int) -> TensorTask[Any]:
         def work(_: Buffers) -> list[Any]:
-            out.copy_from(first.source, start, offset, size)
+            out.copy_from(tensors[0].source, start, offset, size)
+            if finite:
+                require_finite_range(tensors, start, start + size)
             return []
 
         return TensorTask(size, work)
@@ -257,10 +263,15 @@ def _copies(run: _Range | None, out: PositionedFile) -> Iterator[TensorTask[Any]
         yield copy(run.start + done, run.offset + done, size)
 
 
-def _plain(tensor: Tensor, info: TensorInfo, out: PositionedFile) -> TensorTask[Any]:
+def _plain(
+    tensor: Tensor, info: TensorInfo, out: PositionedFile, *, finite: bool
+) -> TensorTask[Any]:
     def work(_: Buffers) -> list[Any]:
         if tensor.nbytes:
-            out.write(info.start, tensor.raw())
+            raw = tensor.raw()
+            if finite:
+                require_finite(info.name, info.dtype, raw)
+            out.write(info.start, raw)
         return []
 
     return TensorTask(info.stop - info.start, work)

@@ -113,6 +113,13 @@ class Bake(WeightParameters, UnknownParameter):
         str | None,
         Doc("Give all floating tensors this type [default: as in the base].", metavar="TYPE"),
     ] = None
+    allow_nonfinite: Annotated[
+        bool,
+        Doc(
+            "Copy NaN and infinity of the base where nothing is added; without this they are refused.",
+            result=False,
+        ),
+    ] = False
     dry_run: Annotated[bool, Doc("List what would change, and write nothing.", recipe=False)] = (
         False
     )
@@ -170,6 +177,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
             output,
             force=parameters.force,
             seed=parameters.seed if parameters.rounding == "stochastic" else None,
+            allow_nonfinite=parameters.allow_nonfinite or context.allow_nonfinite,
             metadata=metadata,
             late=late,
             threads=context.threads,

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loramerge.algebra.mix import mix as mix_adapters
+from loramerge.files.reader import release
 from tests.builders.samples import safetensors_bytes
 from tests.builders.world import rewrite
 from tests.tail import crossed
@@ -250,7 +252,7 @@ def test_devices_stay_devices(run):
     assert Path("/dev/null").is_char_device()
 
 
-ESCAPE = "\x1b[31mred\x1b[0m\u202e\x07"
+ESCAPE = "\x1b[31mred\x1b[0m\u202e\x9b\x7f\x07"
 
 
 def test_no_escape_code_reaches_the_terminal(run):
@@ -264,16 +266,49 @@ def test_no_escape_code_reaches_the_terminal(run):
     (run.folder / "odd.yaml").write_text(
         'version: 1\nsteps: {"s\\e[31m": {mix: {adapters: ["x\\e[5m\\u202e"]}}}\n'
     )
+    (run.folder / "names.yaml").write_text(
+        'version: 1\nsteps: {"s\\u202e": {mix: {adapters: [a.safetensors]}, save: "x\\x9b"}}\n'
+    )
     name = f"name{ESCAPE}.safetensors"
     for command in (
-        ("inspect", "odd"), ("meta", "odd.safetensors"), ("mix", "odd", "-o", "x.safetensors"),
+        ("inspect", "odd"), ("inspect", "odd", "--json"), ("meta", "odd", "--json"),
+        ("plan", "names.yaml", "--dot"), ("plan", "names.yaml", "--json"), ("meta", "odd.safetensors"),
+        ("mix", "odd", "-o", "x.safetensors"),
         ("inspect", name), ("inspect", f"no{ESCAPE}"), ("mix", f"{name}:0.5", "-f"), (ESCAPE,),
         ("inspect", f"--{ESCAPE}"), ("plan", "odd.yaml"), ("diff", "a", name), ("run", f"{ESCAPE}.yaml"),
     ):  # fmt: skip
         result = run(*command)
         shown = result.out + result.err
         assert result.code != 70 and shown, result
-        assert not set(shown) & set("\x1b\x07\u202e"), (command, shown)
+        assert not set(shown) & set("\x1b\x07\u202e\x9b\x7f"), (command, shown)
+
+
+@pytest.mark.parametrize("how", ["cut", "edited", "gone"])
+def test_a_file_that_changes_while_it_is_mixed(run, monkeypatch, how):
+    """Its header is read, then somebody downloads it again: never half of one and half of the other."""
+    path = run.folder / "b.safetensors"
+
+    def change(*args, **options):
+        raw = path.read_bytes()
+        if how == "gone":
+            path.unlink()
+            path.write_bytes(raw[:100])
+            release(path)
+        elif how == "cut":
+            os.truncate(path, len(raw) // 2)
+        else:
+            with path.open("r+b") as file:
+                file.seek(-1, 2)
+                file.write(bytes([raw[-1] ^ 1]))
+            os.utime(path, ns=(1, 1))
+        return mix_adapters(*args, **options)
+
+    monkeypatch.setattr("loramerge.verbs.mix.mix_adapters", change)
+    result = run("mix", "a", "b", "-o", "out.safetensors")
+    assert result.code == 3 and "b.safetensors" in result.err and "Traceback" not in result.err
+    assert {path.name for path in run.folder.iterdir()} == {
+        "a.safetensors", "b.safetensors", "base.safetensors",
+    }  # fmt: skip
 
 
 def test_messages_have_an_end(run):

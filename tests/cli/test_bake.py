@@ -232,3 +232,24 @@ def test_a_float8_base_with_scales(run):
         assert (np.abs(got - want) <= 0.5001 * step + 1e-5 * np.abs(want)).all(), place.name
         plain += (np.abs(got - (base + asked)) > 0.6 * step).any()  # as if there were no scale
     assert plain > 0.9 * len(touched)
+
+
+def test_a_base_with_nan_is_refused_unless_told(run):
+    def spoil(arrays, metadata):
+        arrays["extra.weight"] = np.full((2, 2), np.nan, "float16")
+
+    rewrite(run.folder / "base.safetensors", run.folder / "bad.safetensors", spoil)
+    command = ("bake", "--base", "bad.safetensors", "a", "-o", "out.safetensors")
+    run.refused(7, *command, says=("extra.weight", "--allow-nonfinite"))
+    recipe = run.folder / "r.yaml"
+    step = "{base: bad.safetensors, adapters: [a.safetensors]%s}, save: out.safetensors"
+    recipe.write_text("version: 1\nsteps:\n  s: {bake: %s}\n" % (step % ""), "utf-8")
+    run.refused(7, "run", "r.yaml", says="extra.weight")
+    recipe.write_text(
+        "version: 1\nsteps:\n  s: {bake: %s}\n" % (step % ", allow_nonfinite: true"), "utf-8"
+    )
+    run.ok("run", "r.yaml")
+    run.ok(*command, "--allow-nonfinite", "--force")
+    run.ok("run", "out.safetensors")  # as files from before there was the option
+    found, _ = read_safetensors(run.folder / "out.safetensors")
+    assert np.isnan(found["extra.weight"]).all()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
 
 import numpy as np
@@ -181,6 +183,23 @@ def test_a_crash_leaves_the_file(run, monkeypatch):
     assert run("meta", "a", "--set", "k=v").code == 3
     assert (run.folder / "a.safetensors").read_bytes() == before
     assert not [p for p in run.folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes differ there")
+def test_links_and_modes_stay(run):
+    """The link still leads to the file, which keeps its permissions, and is the one that is edited."""
+    (run.folder / "real").mkdir()
+    real, link = run.folder / "real" / "file.safetensors", run.folder / "link.safetensors"
+    shutil.move("a.safetensors", real)
+    real.chmod(0o640)
+    link.symlink_to("real/file.safetensors")
+    run.ok("meta", "link.safetensors", "--set", "modelspec.title=t")
+    assert link.is_symlink() and link.readlink().as_posix() == "real/file.safetensors"
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert _entries(real)["modelspec.title"] == "t"
+    assert [path.name for path in real.parent.iterdir()] == ["file.safetensors"]
+    run.ok("meta", "link.safetensors", "--set", "modelspec.title=u", "-o", "other.safetensors")
+    assert _entries(real)["modelspec.title"] == "t"
 
 
 def test_what_comes_with_loramerge_is_not_changed(run):

@@ -191,6 +191,38 @@ def test_a_signal_leaves_nothing_behind(run):
     assert run.state() == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals differ there")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_systems_signals_end_a_command_as_ctrl_c_does(tmp_path, name):
+    """In the middle of an output and of a temporary folder: both go, and the old output stays."""
+    command = (
+        "import tempfile, time, loramerge.cli.main as m\n"
+        "from loramerge.files.atomic import AtomicFile, AtomicFolder, scratch_folder\n"
+        "def slow(**options):\n"
+        "    with scratch_folder('loramerge') as folder, AtomicFile('out', force=True) as file:\n"
+        "        with AtomicFolder('folder') as other:\n"
+        "            (folder / 'x').touch(), (other / 'x').touch(), file.write(0, b'half')\n"
+        "            print('working', flush=True); time.sleep(60)\n"
+        "m.group.main = slow\n"
+        "m.console_entry()\n"
+    )
+    (tmp_path / "out").write_bytes(b"old")
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.fspath(entry.__file__).rpartition("loramerge")[0],
+             "TMPDIR": str(tmp_path / "temporary")},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline().startswith("working")
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "temporary"}
+    assert not list((tmp_path / "temporary").iterdir())
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
 def test_bugs_are_said_to_be_ours(run, monkeypatch):
     monkeypatch.setattr("loramerge.verbs.mix.mix_adapters", _raise(RuntimeError("oh")))
     result = run("mix", "a", "-o", "out.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from loramerge.errors import DiskFull, FileError, OutputExists
 from loramerge.files import atomic
 from loramerge.files.atomic import AtomicFile, AtomicFolder, check_space
+from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 from loramerge.files.writer import write_bytes, write_tensors
@@ -76,6 +78,50 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     assert only(tmp_path) == {"a"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_of_parallel_writers_of_a_file_one_wins_and_the_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """All have looked before any has renamed, which is where two once both thought to have won."""
+    if not links:  # as on FAT: the second sees the first, if not at the same instant
+
+        def no_links(*_: object) -> None:
+            raise OSError(1, "not permitted")
+
+        monkeypatch.setattr(atomic.os, "link", no_links)
+    path, writers = tmp_path / "a", 8
+    ready = threading.Barrier(writers)
+    turn = threading.Lock() if not links else contextlib.nullcontext()
+    flush = atomic.PositionedFile.flush
+
+    def together(file: PositionedFile) -> None:
+        flush(file)
+        ready.wait(30)
+
+    monkeypatch.setattr(atomic.PositionedFile, "flush", together)
+    claim = atomic.claim
+
+    def in_turn(source: Path, target: Path) -> None:
+        with turn:
+            claim(source, target)
+
+    monkeypatch.setattr(atomic, "claim", in_turn)
+
+    def one_of(number: int) -> bool:
+        try:
+            with AtomicFile(path) as file:
+                file.write(0, bytes([number]) * 1000)
+        except OutputExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(writers) as pool:
+        won = list(pool.map(one_of, range(writers)))
+    assert won.count(True) == 1
+    assert path.read_bytes() == bytes([won.index(True)]) * 1000
+    assert only(tmp_path) == {"a"}
+
+
 def test_an_output_may_be_an_input(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_tensors(path, [("x", ArrayTensor(np.arange(4.0))), ("y", ArrayTensor(np.ones(3)))], {})
@@ -122,7 +168,8 @@ def test_a_file_held_for_a_moment_is_replaced(
         replace(source, target)
 
     monkeypatch.setattr(atomic.os, "replace", held)
-    write_bytes(tmp_path / "a", b"x")
+    (tmp_path / "a").write_bytes(b"old")
+    write_bytes(tmp_path / "a", b"x", force=True)
     assert (tmp_path / "a").read_bytes() == b"x"
     assert len(patient) == 2
 

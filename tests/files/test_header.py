@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from loramerge.errors import CorruptFile, FileError, MissingFile
 from loramerge.files.header import MAX_HEADER_BYTES, _unique, build_header
+from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -139,11 +141,28 @@ def test_a_file_replaced_after_opening_is_refused(tmp_path: Path) -> None:
     file = TensorFile(path)
     file.close()
     path.write_bytes(raw_file({"a": ONE}) + b"")
-    import os
-
     os.utime(path, ns=(1, 1))
     with pytest.raises(FileError, match="changed after its header was read"):
         file.tensors["a"].numpy()
+
+
+@pytest.mark.parametrize("way", ["raw", "numpy", "copy"])
+def test_a_file_edited_while_it_is_open_is_refused(tmp_path: Path, way: str) -> None:
+    """Its size is the same: half of what is read might be old, and half new."""
+    path = tmp_path / "a.safetensors"
+    raw = raw_file({"a": ONE})
+    path.write_bytes(raw)
+    tensor = TensorFile(path).tensors["a"]
+    with path.open("r+b") as file:
+        file.seek(len(raw) - 1)
+        file.write(b"x")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FileError, match="changed while it was read"):
+        if way == "copy":
+            with PositionedFile(tmp_path / "copy", "x") as copy:
+                copy.copy_from(tensor.source, tensor.info.start, 0, tensor.nbytes)
+        else:
+            getattr(tensor, way)()
 
 
 class _Counted(str):

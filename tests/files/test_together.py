@@ -72,15 +72,38 @@ def test_an_error_while_they_are_built_leaves_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+def test_files_that_appear_meanwhile_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes one of them after all have been looked for."""
+    check = AtomicFiles._check
+    calls = []
+
+    def checked(files: AtomicFiles) -> None:
+        check(files)
+        calls.append(files)
+        if len(calls) == 2:
+            (tmp_path / NAMES[0]).write_bytes(b"theirs")
+
+    monkeypatch.setattr(AtomicFiles, "_check", checked)
+    with pytest.raises(OutputExists):
+        write(tmp_path, NAMES)
+    assert contents(tmp_path) == {NAMES[0]: b"theirs"}
+
+
 def test_the_file_that_names_the_result_appears_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, replace = [], os.replace
+    order: list[str] = []
 
-    def noted(source: Any, target: Any) -> None:
-        order.append(Path(target).name)
-        replace(source, target)
+    def noted(way: Any) -> Any:
+        def rename(source: Any, target: Any) -> None:
+            order.append(Path(target).name)
+            way(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", noted)
+        return rename
+
+    monkeypatch.setattr(atomic.os, "replace", noted(os.replace))
+    monkeypatch.setattr(atomic.os, "link", noted(os.link))
     write(tmp_path, NAMES)
     assert order == list(reversed(NAMES))

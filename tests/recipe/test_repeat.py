@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.recipe.repeat import _without_places
+from loramerge.library import lookup
+from loramerge.recipe import inputs
+from loramerge.recipe.header import recipe_of_file
+from loramerge.recipe.repeat import _Place, _searched, _without_places
+from loramerge.steps.parameters import Context
 from tests.builders.samples import read_safetensors
 from tests.builders.world import rewrite, write_folder
 
@@ -431,3 +435,35 @@ def test_whole_numbers_say_the_same_as_others(run) -> None:
     )
     for name in ("x.safetensors", "y.safetensors"):
         assert run.ok("run", name, "--json").json["verdict"] == "same file"
+
+
+def test_for_many_lost_inputs_the_library_is_listed_once_and_each_file_read_once(
+    run, monkeypatch
+) -> None:
+    names = [f"one-{number}.safetensors" for number in range(12)]
+    for name in names:
+        shutil.copy("a.safetensors", name)
+    run.ok("mix", *names, "--rank", "2", "-o", "out.safetensors")
+    Path("library").mkdir()
+    run.ok("library", "add", "library")
+    for name in names[:6]:
+        shutil.move(name, f"library/moved-{name}")
+    for name in names[6:]:
+        Path(name).unlink()
+    for number in range(4):
+        shutil.copy("b.safetensors", f"library/other-{number}.safetensors")
+    listed, read = [], []
+    walk, digest = lookup._walk, inputs.digest_at
+    monkeypatch.setattr(lookup, "_walk", lambda *args: (listed.append(args), walk(*args))[1])
+    monkeypatch.setattr(
+        inputs, "digest_at", lambda path: (read.append(Path(path)), digest(path))[1]
+    )
+    recipe, _ = recipe_of_file(Path("out.safetensors"))
+    place = _Place(Path("out.safetensors"), Path(), {}, [], Context())
+    found = [
+        _searched(entry["path"], entry["sha256"], place) for entry in recipe["inputs"].values()
+    ]
+    assert len(found) == 12 and None not in found
+    assert len(listed) == len(set(listed)) <= 2
+    inside = [path for path in read if path.parent.name == "library"]
+    assert len(inside) == len(set(inside)) <= 10

@@ -113,12 +113,15 @@ def test_a_recipe_elsewhere_finds_its_files(names) -> None:
     names.ok(
         "mix", "a.safetensors:0.5", "-o", "out/x.safetensors", "--save-recipe", "deep/er/r.yaml"
     )
-    content, _ = parse_text(Path("deep/er/r.yaml").read_text("utf-8"), "r")
+    text = Path("deep/er/r.yaml").read_text("utf-8")
+    content, _ = parse_text(text, "r")
     assert content["inputs"] == {"a": "../../a.safetensors"}
+    assert text.splitlines()[0].startswith("#") and "--allow-outside" in text.splitlines()[0]
     before = Path("out/x.safetensors").read_bytes()
     Path("out/x.safetensors").unlink()
     os.chdir("library")
-    names.ok("run", "../deep/er/r.yaml")
+    names.refused(2, "run", "../deep/er/r.yaml", says="--allow-outside")  # a stranger's may not
+    names.ok("run", "../deep/er/r.yaml", "--allow-outside")
     assert Path("../out/x.safetensors").read_bytes() == before
 
 

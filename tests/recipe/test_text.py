@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from loramerge.errors import LoramergeError, MissingFile, RecipeError
+from loramerge.parameters import LARGEST_WHOLE
 from loramerge.recipe.mistakes import Mark
 from loramerge.recipe.text import parse_text, read_text, scalar_of
 from loramerge.recipe.writing import yaml_text
@@ -203,8 +204,21 @@ plain = st.recursive(
 printable = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12)
 
 
+# beyond these a number is refused: see test_whole_numbers_beyond_64_bits_are_refused
+whole = st.integers(-LARGEST_WHOLE, LARGEST_WHOLE)
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 1 - 2**63, 2**63, -(2**63), 10**30])
+def test_whole_numbers_beyond_64_bits_are_refused(number: int) -> None:
+    found, mistakes = parse_text(yaml_text({"a": number}), "r.yaml")
+    if abs(number) <= LARGEST_WHOLE:
+        assert not mistakes.found and found == {"a": number}
+    else:
+        assert "this cannot be read as int" in next(iter(mistakes.found.values()))
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(printable, st.integers() | st.floats(allow_nan=False) | printable | st.none()
+@given(st.dictionaries(printable, whole | st.floats(allow_nan=False) | printable | st.none()
        | st.booleans() | st.lists(printable), max_size=5))  # fmt: skip
 def test_what_we_write_is_what_we_read(content: dict[str, Any]) -> None:
     found, mistakes = parse_text(yaml_text(content), "r.yaml")

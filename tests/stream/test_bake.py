@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 
 from loramerge.adapter import Adapter, Full, LowRank
 from loramerge.adapter.kinds.oft_diag import Foreign
+from loramerge.adapter.load import load
+from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import (
     AdapterError,
     FamilyError,
+    FileError,
     FormatError,
     LoramergeError,
     NumericsError,
@@ -754,6 +758,24 @@ def test_a_base_cut_short_meanwhile_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(LoramergeError, match="shorter"):
         bake(plan, tmp_path / "out.safetensors", threads=2)
     assert [p.name for p in tmp_path.iterdir()] == ["base.safetensors"]
+
+
+@pytest.mark.parametrize("which", ["base", "adapter"])
+def test_a_file_edited_while_it_is_baked_leaves_nothing(tmp_path: Path, which: str) -> None:
+    base = single(tmp_path / "base.safetensors", "sd15")
+    save(adapter_for("sd15"), tmp_path / "a.safetensors", to="kohya")
+    changed = tmp_path / ("base.safetensors" if which == "base" else "a.safetensors")
+    before = changed.stat().st_mtime_ns
+
+    def edit(_: object) -> None:
+        with changed.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+        os.utime(changed, ns=(before + 1, before + 1))
+
+    with pytest.raises(FileError, match="changed while it was read"):
+        run(base, [(load(tmp_path / "a.safetensors"), 1.0)], tmp_path / "out", notify=edit)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "base.safetensors"]
 
 
 def test_float64_bases_are_computed_in_float64(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Find NaN and infinity in tensors that are copied: by their bits, while their bytes are at hand."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from loramerge.errors import NumericsError, Setting
+from loramerge.files.tensors import StoredTensor
+
+__all__ = ["finite", "require_finite", "require_finite_range"]
+
+_BLOCK = 1 << 18  # bytes that stay in the processor's cache between reading and looking
+
+
+class _Bits(NamedTuple):
+    """The bits by which a type tells NaN and infinity from finite numbers.
+
+    Args:
+        word: the unsigned type of the same size.
+        magnitude: the bits without that of the sign.
+        least: the smallest magnitude of NaN and infinity.
+    """
+
+    word: str
+    magnitude: int
+    least: int
+
+
+# complex numbers are looked at in halves
+_BITS: dict[str, _Bits] = {
+    "F64": _Bits("<u8", (1 << 63) - 1, 0x7FF << 52),
+    "F32": _Bits("<u4", (1 << 31) - 1, 0xFF << 23),
+    "C64": _Bits("<u4", (1 << 31) - 1, 0xFF << 23),
+    "F16": _Bits("<u2", 0x7FFF, 0x7C00),
+    "BF16": _Bits("<u2", 0x7FFF, 0x7F80),
+    "F8_E4M3": _Bits("u1", 0x7F, 0x7F),
+    "F8_E5M2": _Bits("u1", 0x7F, 0x7C),
+    "F8_E8M0": _Bits("u1", 0xFF, 0xFF),
+}
+
+
+def finite(dtype: str, raw: Any) -> bool:
+    """Return whether bytes of a type hold no NaN and no infinity; true for types that cannot."""
+    import numpy as np
+
+    bits = _BITS.get(dtype)
+    if bits is None:
+        return True
+    values = np.frombuffer(raw, bits.word)
+    mask, step = values.dtype.type(bits.magnitude), _BLOCK // values.dtype.itemsize
+    magnitude = np.empty(min(step, len(values)), values.dtype)
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        if np.bitwise_and(part, mask, out=magnitude[: len(part)]).max() >= bits.least:
+            return False
+    return True
+
+
+def require_finite(name: str, dtype: str, raw: Any) -> None:
+    """Refuse bytes of a tensor that hold NaN or infinity.
+
+    Raises:
+        NumericsError: naming the tensor.
+    """
+    if not finite(dtype, raw):
+        raise NumericsError(
+            "the base holds NaN or infinity where nothing is added",
+            module=name,
+            hint=(
+                "use a base without them; or copy them as they are with ",
+                Setting("allow_nonfinite", True),
+            ),
+        )
+
+
+def require_finite_range(tensors: Sequence[StoredTensor], start: int, stop: int) -> None:
+    """Refuse a range of a file if values that begin in it are NaN or infinity.
+
+    Args:
+        tensors: those of the file that may lie there, in the order of their bytes.
+
+    Raises:
+        NumericsError: naming the first tensor.
+    """
+    import numpy as np
+
+    first = max(0, bisect_right(tensors, start, key=lambda tensor: tensor.info.start) - 1)
+    buffer = np.empty(_BLOCK, np.uint8)
+    for tensor in tensors[first:]:
+        if tensor.info.start >= stop:
+            return
+        bits = _BITS.get(tensor.dtype)
+        if bits is None:
+            continue
+        size, origin = np.dtype(bits.word).itemsize, tensor.info.start
+        place = origin + max(0, -(-(start - origin) // size)) * size
+        end = min(tensor.info.stop, origin + -(-(stop - origin) // size) * size)
+        while place < end:
+            part = buffer[: min(len(buffer), end - place)]
+            tensor.source.read_into(place, part)
+            require_finite(tensor.info.name, tensor.dtype, part)
+            place += len(part)
