@@ -95,6 +95,7 @@ def test_an_old_bake_is_repeated(old: Path) -> None:
     _repeats(old, "bake.safetensors")
 
 
+@pytest.mark.long_tail
 def test_an_old_training_is_repeated(old: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")

@@ -50,8 +50,8 @@ def test_the_list_says_what_the_commands_say():
         assert line.endswith(".") and len(line) < 70, name
 
 
-# the README runs the tour, too
-@pytest.mark.parametrize("name", [tail(n) if n == "demo" else n for n in ALL if n])
+# the README runs the tour and a training, too
+@pytest.mark.parametrize("name", [tail(n) if n in ("demo", "train") else n for n in ALL if n])
 def test_examples_run(run, name, monkeypatch):
     examples = examples_of(ALL[name])
     assert examples

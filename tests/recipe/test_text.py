@@ -217,7 +217,7 @@ def test_whole_numbers_beyond_64_bits_are_refused(number: int) -> None:
         assert "this cannot be read as int" in next(iter(mistakes.found.values()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(printable, whole | st.floats(allow_nan=False) | printable | st.none()
        | st.booleans() | st.lists(printable), max_size=5))  # fmt: skip
 def test_what_we_write_is_what_we_read(content: dict[str, Any]) -> None:

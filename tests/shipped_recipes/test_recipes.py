@@ -221,6 +221,7 @@ def prepare_report() -> None:
     recipe.write_text(text, "utf-8")
 
 
+@pytest.mark.long_tail
 def test_report_2022(kitchen, monkeypatch):
     prepare_report()
     few_steps(monkeypatch)

@@ -34,6 +34,7 @@ def test_the_character_and_ordinary_things_lie_apart_with_their_captions(tmp_pat
     assert {sprite.background for sprite, _ in pairs[:64]} == set(SEEN)
 
 
+@pytest.mark.long_tail
 def test_a_seed_gives_the_same_bytes_and_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     write_folders(tmp_path / "a")
     write_folders(tmp_path / "b")
@@ -48,6 +49,7 @@ def test_a_seed_gives_the_same_bytes_and_nothing_is_replaced_unasked(tmp_path: P
     write_folders(tmp_path / "b", seed=1, force=True)
 
 
+@pytest.mark.long_tail
 def test_the_program_writes_the_folders_and_scores_adapters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

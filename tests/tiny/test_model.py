@@ -83,12 +83,14 @@ def test_the_character_is_learned_and_nothing_else_forgotten(base: str, trial_of
     assert after.follow["all"] >= 0.55
 
 
+@pytest.mark.long_tail
 @BASES
 def test_the_style_is_learned_by_both_bases(base: str, trial_of: Any) -> None:
     assert trial_of(base, "polka").dots > 0.06 > 3 * trial_of(base).dots
     assert trial_of(base, "polka").teal < 0.02
 
 
+@pytest.mark.long_tail
 def test_both_together_show_in_one_picture(pipes: Any) -> None:
     """On the first base: outlines that reach the edge would count as dots."""
     asked = portraits(12, ("green", "blue", "purple"))

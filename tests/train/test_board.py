@@ -62,6 +62,7 @@ class Killed(BaseException):
     """Stands for a kill, after which nothing is saved."""
 
 
+@pytest.mark.long_tail
 def test_a_resumed_run_shows_every_step_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_events_are_on_the_disk_before_the_state(
     assert seen == [(2, 2), (3, 3), (4, 4), (6, 6)]
 
 
+@pytest.mark.long_tail
 def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 
 pytestmark = pytest.mark.peers
-STEPS = 40
+STEPS = 30
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_kill_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     killed = 0
     for _ in range(20):
         run = start(tmp_path, "-o", "out.safetensors", "--resume")
-        wanted = lines(tmp_path) + draw.randrange(1, STEPS // 2) if killed < 2 else STEPS * 2
+        wanted = lines(tmp_path) + draw.randrange(1, STEPS // 2) if killed < 1 else STEPS * 2
         while run.poll() is None and lines(tmp_path) < wanted:
             time.sleep(0.005)
         if run.poll() is not None:

@@ -107,6 +107,7 @@ def test_encoding_and_drawing_take_what_is_foretold() -> None:
         assert 0.8 < found / most_allocated(call) < 1.25, name
 
 
+@pytest.mark.long_tail
 def test_phases_follow_from_what_is_asked() -> None:
     spec = replace(spec_of("lora", "no", False, 1, "adamw"), base=pipeline_folder("sdxl"))
     measure = Measure(spec, "cuda")

@@ -23,6 +23,7 @@ from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.train.test_loop import examples, fresh, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
+from tests.tail import tail  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -53,7 +54,7 @@ def settings(name: str, **how: Any) -> Settings:
     return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n == "adamw" else tail(n) for n in NAMES])
 def test_it_learns(name: str) -> None:
     """With a rate of another optimizer's scale it does not: Prodigy at 1e-4 stays where it is."""
     losses: list[float] = []
@@ -111,6 +112,7 @@ def test_groups_have_rates_of_their_own(name: str, tmp_path: Path) -> None:
         assert torch.allclose(up, 4 * other, rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.long_tail
 def test_rates_are_judged_on_the_optimizers_own_scale(tmp_path: Path) -> None:
     """Prodigy at 1 is as usual, at AdamW's rate it stands still; of a stranger nothing is known."""
     for name, one in NAMES.items():
@@ -151,6 +153,7 @@ def test_the_rate_that_prodigy_found_is_told_and_nothing_is_printed(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.long_tail
 def test_what_is_not_installed_is_said_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

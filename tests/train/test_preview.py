@@ -98,6 +98,7 @@ def adapters(folder: Path) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.long_tail
 def test_kinds_come_on_and_off(tmp_path: Path) -> None:
     pipeline = load_pipeline(pipeline_folder())
     before = {n: v.clone() for m in pipeline.models.values() for n, v in m.state_dict().items()}
@@ -156,6 +157,7 @@ def shown(*arguments: Any, **how: Any) -> PreviewResult:
     return preview(asked(*arguments, **how), Context(device="cpu"))
 
 
+@pytest.mark.long_tail
 def test_columns_and_rows(tmp_path: Path) -> None:
     path = adapters(tmp_path)["plain"]
     result = shown(

@@ -208,6 +208,7 @@ def test_one_process_draws(
     assert waited == [1, 0]
 
 
+@pytest.mark.long_tail
 def test_what_is_said(tmp_path: Path) -> None:
     said: list[Any] = []
 
@@ -231,6 +232,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert not any(isinstance(e, Warn) for e in told(**AUTO, regularisation_prompt=("a cat",)))
 
 
+@pytest.mark.long_tail
 def test_a_dry_run_tells_how_many_and_draws_none(
     tmp_path: Path, drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +281,7 @@ def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "out-run" / "regularisation").exists()
 
 
+@pytest.mark.long_tail
 def test_in_a_recipe_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

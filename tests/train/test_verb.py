@@ -297,6 +297,7 @@ def test_cut_gradients_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.long_tail
 def test_optimizers_by_path_and_what_beside(tmp_path: Path) -> None:
     folder_of(tmp_path / "pictures", 5)
     found = set()
@@ -360,6 +361,7 @@ def test_without_writing_the_run_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out-run" / "state.pt").exists()
 
 
+@pytest.mark.long_tail
 def test_a_result_says_how_to_make_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

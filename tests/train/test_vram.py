@@ -102,6 +102,7 @@ def test_enough_memory_changes_nothing_but_says_it(tmp_path: Path) -> None:
     assert (step["resolution"], step["optimizer"], step["precision"]) == (32, "adamw", "no")
 
 
+@pytest.mark.long_tail
 def test_what_the_user_says_is_kept(tmp_path: Path) -> None:
     for how in ({"optimizer": "adamw"}, {"precision": "no"}, {"resolution": 32},
                 {"checkpointing": "off"}, {"optimizer_option": ("eps=1e-7",)}):  # fmt: skip
@@ -158,6 +159,7 @@ def test_what_is_free_chooses_nothing_that_changes_a_result(
     assert (tmp_path / "out.safetensors").read_bytes() == before
 
 
+@pytest.mark.long_tail
 def test_going_on_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from loramerge.train import session
 
