@@ -20,10 +20,10 @@ from loramerge.train.spec.optimizers import NAMES, check_import, make_optimizer,
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
+from tests.tail import tail  # noqa: E402
 from tests.train.test_loop import examples, fresh, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
-from tests.tail import tail  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,

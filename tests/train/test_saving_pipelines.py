@@ -18,10 +18,10 @@ from tests.builders.models import stirred  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.peers.test_diffusers_loads import (  # noqa: E402
     Models,
-from tests.tail import tail  # noqa: E402
     complaints,  # noqa: F401
     originals,
 )
+from tests.tail import tail  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
