@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.site import Site
-from loramerge.dialects import Dialect
+from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.programs import READERS, Program
 
-__all__ = ["Reading", "reading", "readings"]
+__all__ = ["Reading", "form_of", "reading", "readings"]
 
 
 @dataclass(frozen=True)
@@ -66,29 +66,41 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return what a program makes of an adapter, None if no test has seen it read its like."""
-    family = adapter.info.detection.naming
     info = adapter.info
-    if family is None or not adapter.deltas or info.account.unknown or info.stems:
+    if not adapter.deltas or info.account.unknown:
         return None
+    naming = info.detection.naming
+    family = "" if naming is None or info.stems else naming.name
     unread: list[str] = []
     otherwise: dict[str, list[str]] = {}
     refusing: dict[str, int] = {}
     for site, delta in adapter.deltas.items():
-        form = _form(adapter, site, delta)
+        form = form_of(adapter, site, delta)
         spelled = {target.name} if target else adapter.info.spelled.get(site, set())
-        if not spelled or not all(program.knows(family.name, name) for name in spelled):
+        if not spelled or not _is_seen(program, family, spelled, form, site):
             return None
+        if target is None and not info.configs and any(DIALECTS[name].folder for name in spelled):
+            return None  # a lone file in the words of folders
         if form in program.refuses:
             refusing[form] = refusing.get(form, 0) + 1
-        elif not _is_read(program, family.name, spelled, form, site):
+        elif not _is_read(program, family, spelled, form, site):
             unread.append(site.name)
-        elif form in program.otherwise:
-            otherwise.setdefault(program.otherwise[form], []).append(site.name)
+        else:
+            for what in {program.computes(family, name, form) for name in spelled} - {None}:
+                otherwise.setdefault(str(what), []).append(site.name)
     refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
     if not refused and program.most_unread is not None:
         refused = _too_many(adapter, unread, program.most_unread)
     return Reading(
         program, tuple(unread), {what: tuple(names) for what, names in otherwise.items()}, refused
+    )
+
+
+def _is_seen(
+    program: Program, family: str, spelled: set[str] | frozenset[str], form: str, site: Site
+) -> bool:
+    return all(
+        program.has_seen(family, name, form, module) for name in spelled for module in site.modules
     )
 
 
@@ -111,7 +123,7 @@ def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
     return f"{tensors} tensors that it cannot place" if tensors > most else ""
 
 
-def _form(adapter: Adapter, site: Site, delta: Delta) -> str:
+def form_of(adapter: Adapter, site: Site, delta: Delta) -> str:
     """Return the form of a delta, as programs tell forms apart.
 
     They read differences of vectors along with the weight's, or for themselves.
