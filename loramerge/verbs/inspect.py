@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
-from loramerge.adapter.readers import readings
+from loramerge.adapter.readers import Reading, readings
 from loramerge.adapter.source import is_adapter_folder
-from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, listed
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of
@@ -285,6 +286,7 @@ def inspect_adapter(
         metadata=dict(sorted(info.metadata.items())),
         findings=list(info.problems),
     )
+    found.findings += _computed_otherwise(adapter, seen)
     if parameters.hash and info.path is not None:
         found.hashes = _hashes(adapter)
     if not adapter.deltas and not adapter.embeddings and not info.problems:
@@ -295,6 +297,21 @@ def inspect_adapter(
     if parameters.base is not None:
         _against(found, adapter, parameters.base, context)
     return found
+
+
+def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:
+    """Yield that programs compute another change than was trained, and what gives it in all of them."""
+    titles = [found.program.title for found in seen if found.otherwise]
+    if titles:
+        bound = any(delta.needs_base for delta in adapter.deltas.values())
+        yield Problem(
+            "note",
+            "computed-otherwise",
+            None,
+            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} another change "
+            "than was trained",
+            f"loramerge convert --to-lora{' --base B' if bound else ''} gives what was trained",
+        )
 
 
 def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
