@@ -88,6 +88,10 @@ def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -
         else:
             for what in {program.computes(family, name, form) for name in spelled} - {None}:
                 otherwise.setdefault(str(what), []).append(site.name)
+    if target is None and naming is not None and naming.one_alpha:
+        differing = _other_alphas(adapter, program)
+        if differing:
+            otherwise["one alpha is taken for all modules of a component"] = differing
     refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
     if not refused and program.most_unread is not None:
         refused = _too_many(adapter, unread, program.most_unread)
@@ -112,6 +116,24 @@ def _is_read(
         for name in spelled
         for module in site.modules
     )
+
+
+def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
+    """Return the modules for whose alpha a program takes that of others, in the file's own dialect.
+
+    What loramerge writes itself has one alpha for such programs.
+    """
+    alphas: dict[str, dict[float, list[str]]] = {}
+    for site, delta in adapter.deltas.items():
+        value = delta.rank if delta.alpha is None else delta.alpha
+        if value is not None and adapter.info.spelled.get(site, set()) <= set(program.one_alpha):
+            alphas.setdefault(site.component, {}).setdefault(value, []).append(site.name)
+    return [
+        name
+        for found in alphas.values()
+        for value in sorted(found, key=lambda value: len(found[value]))[:-1]
+        for name in found[value]
+    ]
 
 
 def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import loramerge as lm
 from loramerge.adapter import Adapter
 from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
@@ -98,6 +99,18 @@ def test_what_is_computed_otherwise_is_said(tmp_path: Path) -> None:
     told: list[Any] = []
     check_program(adapter, "comfyui", choose_dialect("comfyui", [adapter]), told.append)
     assert len(told) == 1 and isinstance(told[0], Warn)
+
+
+def test_diffusers_takes_one_alpha_for_all(tmp_path: Path) -> None:
+    alphas = {
+        f"{BLOCK}_attn1_to_{x}.alpha": np.array(v, np.float32) for x, v in (("q", 1), ("k", 1))
+    }
+    assert _said(_adapter(tmp_path, USUAL | alphas, SD15))["diffusers"] == ""
+    alphas[f"{BLOCK}_attn1_to_k.alpha"] = np.array(0.5, np.float32)
+    adapter = _adapter(tmp_path, USUAL | alphas, SD15)
+    assert "one alpha" in _said(adapter)["diffusers"] and _said(adapter)["comfyui"] == ""
+    lm.save(adapter, tmp_path / "b.safetensors", dialect="kohya")
+    assert _said(lm.load(tmp_path / "b.safetensors"))["diffusers"] != ""
 
 
 def test_without_a_program_it_is_said_once_with_the_way_out(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class Program:
         reads: what it reads; of several that fit, one is enough.
         otherwise: form → what it computes in the place of what is defined, in every dialect.
         refuses: forms of which one makes it refuse the whole file.
+        one_alpha: dialects in which it takes one alpha for all modules of a component, in families
+            of which `Family.one_alpha` says so.
         most_unread: more tensors than this that it cannot place make it refuse the whole file.
         order: lower ones come first.
     """
@@ -79,6 +81,7 @@ class Program:
     reads: tuple[Reads, ...]
     otherwise: Mapping[str, str] = field(default_factory=dict)
     refuses: frozenset[str] = frozenset()
+    one_alpha: tuple[str, ...] = ()
     most_unread: int | None = None
     order: int = 100
 

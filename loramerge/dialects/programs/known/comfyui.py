@@ -47,9 +47,16 @@ PROGRAM = Program(
             r"\.norm_(?:added_)?[qk]$",
             tried=(*_FUSED, *_UNREAD),
         ),
+        # of a Tucker core it takes the two factors alone
         Reads(
             ("comfyui",),
-            ("sd3", "sd35-medium", "sd35-large", "z-image", "wan"),
+            ("sd3",),
+            (*_FUSED, "lokr with a core"),
+            tried=(*_FUSED, "lokr with a core", "tucker", *_UNREAD),
+        ),
+        Reads(
+            ("comfyui",),
+            ("sd35-medium", "sd35-large", "z-image", "wan"),
             _LORA,
             tried=_LORA,
         ),

@@ -29,13 +29,16 @@ PROGRAM = Program(
     title="diffusers",
     version="0.42.1",
     order=4,
+    one_alpha=("kohya",),
     reads=(
         Reads(("kohya", "diffusers", "diffusers-legacy"), _UNETS, ("lora",), tried=("lora",),
               unseen="text_projection"),
         _network(
             "diffusers",
-            ("sd3", "flux2-klein-4b", "z-image", "qwen-image", "lumina2", "wan", "anima",
-             "cosmos2-14b", "ltx-video", "hunyuan-video"),
+            (
+                *("sd3", "flux1", "flux2-dev", "flux2-klein-4b", "z-image", "qwen-image", "lumina2"),
+                *("wan", "anima", "cosmos2-14b", "ltx-video", "hunyuan-video"),
+            ),
         ),
         _network("diffusers", ("flux2-klein-4b",), forms=("dora of outputs",)),
         _network("kohya", ("z-image", "qwen-image")),
