@@ -98,10 +98,20 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_instead(name)}")
     from importlib import import_module
 
     return getattr(import_module(_LAZY[name]), name)
+
+
+def _instead(name: str) -> str:
+    """Return what does the same as a function of another program, "" if that is not known."""
+    if name.startswith("_"):
+        return ""
+    from loramerge.habits import answer_to_command
+
+    answer = answer_to_command(name)
+    return f": {answer}" if answer else ""
 
 
 def __dir__() -> list[str]:

@@ -26,6 +26,7 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Notify, ignore
+from loramerge.habits import answer_to_parameter
 from loramerge.library.lookup import find
 from loramerge.parameters import parameters_of
 from loramerge.signatures import (
@@ -374,6 +375,9 @@ def _not_an_adapter(found: object) -> UsageError:
         "this does not stand for an adapter",
         expected="an adapter, a path or a name, alone or in a pair with its weight",
         found=repr(found),
+        hint='give pairs: [("character", 0.7), ("style", 0.3)]'
+        if isinstance(found, Mapping)
+        else None,
     )
 
 
@@ -434,7 +438,9 @@ def _checked(
             raise UsageError(
                 f"{word!r} is not a parameter of this function",
                 expected=", ".join(typed.__annotations__),
-                hint="save writes the result" if word in ("output", "force") else None,
+                hint="save writes the result"
+                if word in ("output", "force")
+                else answer_to_parameter(word, kind.__name__.lower(), typed.__annotations__),
             )
     return engine.parameters_from(kind, {**given, **own})
 

@@ -27,6 +27,7 @@ __all__ = [
     "NotFound",
     "NotLowRank",
     "NumericsError",
+    "OutOfMemory",
     "OutputExists",
     "RecipeError",
     "Setting",
@@ -87,11 +88,15 @@ def spelled(message: Message, spell: Callable[[Setting], str] = in_python) -> st
     return "".join(part if isinstance(part, str) else spell(part) for part in message)
 
 
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Return the word of `words` most like `word`, or None if none is close."""
+def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the word of `words` most like `word`, or None if none is close.
+
+    Args:
+        likeness: what counts as close, from 0 to 1 (the ratio of `difflib`).
+    """
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    matches = get_close_matches(word, list(words), n=1, cutoff=likeness)
     return matches[0] if matches else None
 
 
@@ -102,15 +107,18 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 
 def sized(count: int) -> str:
-    """Return bytes as people read them; MB = 10⁶."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return (
-                f"{count / factor:.3g} {unit}"
-                if count < 1000 * factor
-                else f"{count // factor} {unit}"
-            )
-    return f"{count} bytes"
+    """Return bytes as people read them, in three digits: `999 bytes`, `1.02 kB`, `24 GB`; MB = 10⁶.
+
+    Less than nothing is shown as nothing.
+    """
+    if count < 1000:
+        whole = max(0, int(count))
+        return "1 byte" if whole == 1 else f"{whole} bytes"
+    for power, unit in enumerate(("kB", "MB", "GB", "TB", "PB"), 1):
+        digits = f"{count / 1000**power:.3g}"
+        if float(digits) < 1000:
+            return f"{digits} {unit}"
+    return f"{count / 1000**5:,.0f} PB"
 
 
 class LoramergeError(Exception):
@@ -259,6 +267,12 @@ class NumericsError(LoramergeError):
     """NaN or infinity, an overflow on the way out, or an error above `--max-error`."""
 
     exit_code = 7
+
+
+class OutOfMemory(LoramergeError):
+    """The memory of a device does not suffice for what was asked."""
+
+    exit_code = 8
 
 
 class GradientFlowError(NumericsError):

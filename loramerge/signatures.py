@@ -97,15 +97,17 @@ class PreviewParameters(TypedDict, total=False):
     baked: str | PathLike[str] | Sequence[str | PathLike[str]]
     prompt: str | Sequence[str]
     seed: int | Sequence[int]
-    weight: float | Sequence[float]
+    weight: str | Sequence[str]
     together: bool
     no_base: bool
     negative: str
     size: int | None
     steps: int
+    sampler: Literal["ddim", "euler", "euler-a", "heun", "dpm++", "dpm++-karras", "unipc"] | None
     guidance: float | None
     guidance_rescale: float | None
     clip_skip: int | None
+    prediction: Literal["epsilon", "v", "sample"] | None
     config: str | PathLike[str] | None
 
 
@@ -127,10 +129,12 @@ class TrainParameters(TypedDict, total=False):
     alpha_pattern: str | Sequence[str]
     rslora: bool
     dropout: float
+    init_from: str | PathLike[str] | None
     init: Literal["kaiming", "gaussian"]
     text_encoder: bool
     save_rank: int | None
     steps: int
+    epochs: float | None
     lr: float | None
     text_lr: float | None
     schedule: Literal["constant", "linear", "cosine"]
@@ -144,6 +148,8 @@ class TrainParameters(TypedDict, total=False):
     max_grad_norm: float
     min_snr: float | None
     noise_offset: float
+    prediction: Literal["epsilon", "v", "sample"] | None
+    timesteps: str | None
     ema: float | None
     precision: Literal["no", "bf16", "fp16"] | None
     checkpointing: Literal["on", "off"] | None
@@ -162,7 +168,8 @@ class TrainParameters(TypedDict, total=False):
     keep_tokens: int | None
     tag_dropout: float
     caption_dropout: float
-    clip_skip: int | None
+    validation: float
+    clip_skip: str | None
     prompt: str | Sequence[str]
     negative: str
     sample_every: int
@@ -170,7 +177,8 @@ class TrainParameters(TypedDict, total=False):
     guidance: float | None
     guidance_rescale: float | None
     sample_seed: int
-    save_every: int
+    save_every: str | None
+    validate_every: int
     state_every: int
     tensorboard: bool
     folder: str | PathLike[str] | None

@@ -14,6 +14,7 @@ from loramerge.errors import (
     in_python,
     in_recipe,
     on_command_line,
+    sized,
     spelled,
 )
 from loramerge.recipe.registry import known_verbs
@@ -81,3 +82,26 @@ def test_the_command_line_speaks_of_options(monkeypatch, capsys):
     monkeypatch.setattr(group, "main", fail)
     assert main(["mix"]) == 2
     assert "hint: give --rank 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (-5, "0 bytes"),
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (1023, "1.02 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (999_999_999, "1 GB"),
+        (24_000_000_000, "24 GB"),
+        (999_999_999_999, "1 TB"),
+        (1_500_000_000_000, "1.5 TB"),
+        (2 * 10**15, "2 PB"),
+        (12_345 * 10**15, "12,345 PB"),
+    ],
+)
+def test_sizes_from_bytes_to_terabytes(count, text):
+    assert sized(count) == text

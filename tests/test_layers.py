@@ -26,7 +26,7 @@ FLOORS = (
     ("families",),
     ("files",),
     ("parameters",),
-    ("events",),
+    ("habits", "events"),
     ("errors", "discovery"),
 )
 # the rooms inside train/, read alike

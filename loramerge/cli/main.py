@@ -16,7 +16,7 @@ import click
 from loramerge import __version__
 from loramerge.cli.commands import command_named, summaries
 from loramerge.cli.show import complaint
-from loramerge.errors import FileError, LoramergeError, on_command_line
+from loramerge.errors import FileError, LoramergeError, Message, on_command_line, spelled
 
 __all__ = ["group", "main"]
 
@@ -44,15 +44,32 @@ class _Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from loramerge.errors import nearest
+        from loramerge.habits import advice_on_command
 
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            close = nearest(args[0], summaries()) if args else None
-            if close:
-                raise click.UsageError(f"{error.message} Did you mean {close!r}?", ctx) from None
-            raise
+            hint = advice_on_command(args[0], summaries()) if args else None
+            raise _advised(error.message, hint, ctx) from None
+
+
+def _advised(problem: str, hint: Message | None, ctx: click.Context | None) -> click.UsageError:
+    """Return the error of a command line, with what to write instead where that is known."""
+    text = f"\n  hint: {spelled(hint, on_command_line)}" if hint else ""
+    return click.UsageError(complaint(problem + text), ctx)
+
+
+def _unknown_option(error: click.NoSuchOption) -> click.UsageError:
+    """Return the error of an unknown option; what click suggests is alike by letters only."""
+    from loramerge.habits import advice_on_parameter
+
+    ctx = error.ctx
+    params = [] if ctx is None else ctx.command.params
+    flags = (flag for one in params if isinstance(one, click.Option) for flag in one.opts)
+    known = [flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")]
+    verb = (ctx.info_name if ctx is not None else None) or ""
+    hint = advice_on_parameter(error.option_name, verb, known)
+    return _advised(f"No such option {error.option_name!r}.", hint, ctx)
 
 
 @click.group(
@@ -83,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.NoSuchOption as error:
+        _unknown_option(error).show()
         return error.exit_code
     except click.ClickException as error:
         text = io.StringIO()

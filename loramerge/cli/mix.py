@@ -12,6 +12,8 @@ def render(result: MixResult) -> None:
     lines = show.written(result.output, show.size(result.size))
     literal = result.scale == "literal"
     exact = "exact sum" if result.method == "linear" and literal else "not truncated"
+    if result.compat is not None:
+        exact = f"what {result.compat} makes of them"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
         exact = f"{exact}, rounded to {result.dtype}"

@@ -108,6 +108,8 @@ def _show(plan: Any) -> None:
     for name, planned in plan.tasks.items():
         if planned.reason:
             show.line(f"{name}: {planned.reason}")
+        for remark in planned.prediction.remarks if planned.prediction else ():
+            show.line(f"{name}: {remark}")
 
 
 def _row(planned: Any) -> tuple[str, ...]:

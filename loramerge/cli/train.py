@@ -31,13 +31,18 @@ def render(result: TrainResult) -> None:
         ("rank", show.ranks(result.ranks)),
         (
             "trained",
-            f"{result.steps} steps, {result.epochs:.3g} epochs of {result.pictures} images",
+            f"{result.done} steps, {result.epochs:.3g} epochs of {result.pictures} images",
         ),
     ]
+    if result.unfinished:
+        lines.append(("unfinished", f"stopped after step {result.done} of {result.steps}"))
     if result.lossy:
         lines += show.errors(result.lossy, result.relative_error, result.norm_kept, result.worst)
     if result.loss is not None:
         lines.append(("loss", f"from {result.loss[0]:.4f} to {result.loss[1]:.4f}"))
+    if result.validation is not None:
+        first, last = result.validation
+        lines.append(("validation loss", f"from {first:.4f} to {last:.4f}"))
     lines += [(word, str(text)) for word, text in
               (("report", result.report), ("samples", result.samples)) if text]  # fmt: skip
     show.table(lines)

@@ -7,6 +7,7 @@ so a file is compared with the table only after it could not be read.
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import PurePath
 from typing import NamedTuple
 
 from loramerge.errors import ForeignFile
@@ -57,6 +58,11 @@ SIGNATURES = (
     Signature(b"riff", "a WebP image or another RIFF file", _IMAGE),
 )  # fmt: skip
 
+# small files of folders, which people give in the place of the folder
+_BESIDE = dict.fromkeys(
+    ("adapter_config.json", "model_index.json", "config.json"), "give the folder that holds it"
+)
+
 
 def foreign(head: bytes, path: str | PathLike[str], wanted: str) -> ForeignFile | None:
     """Return the error for a file of another format; None where the format is not known.
@@ -68,7 +74,8 @@ def foreign(head: bytes, path: str | PathLike[str], wanted: str) -> ForeignFile 
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
     for one in SIGNATURES:
         if start.startswith(one.start):
-            return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=one.hint)
+            hint = _BESIDE.get(PurePath(path).name, one.hint)
+            return ForeignFile(f"this is {one.format}, not {wanted}", file=path, hint=hint)
     return None
 
 

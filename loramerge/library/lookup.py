@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -12,7 +13,16 @@ from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
-__all__ = ["bare", "below", "expand", "files_of", "find", "is_adapter_folder", "names_in_library"]
+__all__ = [
+    "bare",
+    "below",
+    "elsewhere",
+    "expand",
+    "files_of",
+    "find",
+    "is_adapter_folder",
+    "names_in_library",
+]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _MAGIC = "*?["
@@ -136,11 +146,28 @@ def _not_found(
     other = "an adapter, not a base" if holds == "bases" else "a base, not an adapter"
     if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
         hint = f"{name} is {other}"
+    if not hint and (place := _in_hub_cache(name)) is not None:
+        hint = f"loramerge never downloads; what others downloaded is in {place}"
+    if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.lower().endswith(_SUFFIXES):
+        hint = f"loramerge never downloads: give a folder, as from hf download {name} --local-dir FOLDER"
     if not hint and what == "adapter":
         hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
     if not hint:
         hint = "loramerge base add NAME PATH makes a base known by name"
     return NotFound(f"no {what} {name!r}", found=f"nothing {', '.join(places)}", hint=hint)
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """Return the newest copy of a repository in the cache of Hugging Face, None if there is none."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    home = os.environ.get("HF_HOME") or below(None, "~/.cache/huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or Path(home, "hub")
+    folder = Path(cache, f"models--{name.replace('/', '--')}", "snapshots")
+    try:
+        return max(folder.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+    except OSError:
+        return None
 
 
 def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]:
@@ -152,6 +179,16 @@ def _siblings(name: str, root: Path | None, *, whole: bool = False) -> list[str]
         return []
     names = [name for name in found if name.lower().endswith(_SUFFIXES)]
     return [os.path.join(folder, name if whole else bare(name)) for name in names]
+
+
+def elsewhere(path: Path) -> Path | None:
+    """Return a file of this name one folder further in or out, for a hint; None if there is none."""
+    try:
+        inner = sorted(folder / path.name for folder in path.parent.iterdir() if folder.is_dir())
+    except OSError:
+        return None
+    outer = path.absolute().parent.parent / path.name
+    return next((one for one in (*inner, outer) if one.exists()), None)
 
 
 def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, Path]]:

@@ -13,7 +13,9 @@ import loramerge
 from loramerge.errors import FileError, NotFound
 from loramerge.library.registry import cache
 
-__all__ = ["OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "shipped"]
+__all__ = [
+    "OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped", "shipped_as",
+]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
 SHIPPED_BASES = (TINY, OUTLINED)
@@ -38,6 +40,24 @@ def shipped(name: str) -> Path:
         f"nothing of the name {name!r} comes with loramerge",
         expected=", ".join((*SHIPPED_BASES, *SHIPPED_ADAPTERS)),
     )
+
+
+def shipped_as(name: str) -> list[Path]:
+    """Return what comes with loramerge under a file's name: `zuzu.safetensors`, `tiny`; or nothing."""
+    stem = name.removesuffix(".safetensors")
+    known = (*SHIPPED_ADAPTERS, *SHIPPED_BASES)
+    if stem not in known or (name != stem and stem in SHIPPED_BASES):
+        return []
+    try:
+        return [shipped(stem)]
+    except FileError:
+        return []
+
+
+def is_shipped(path: Path) -> bool:
+    """Return whether a file belongs to the installed package, where nothing may be changed."""
+    folder = Path(loramerge.__file__).parent / _FOLDER
+    return folder.resolve() in path.resolve().parents
 
 
 def _stored(name: str) -> Path:

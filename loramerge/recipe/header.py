@@ -12,6 +12,7 @@ from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import FormatError, LoramergeError, MissingFile, RecipeError
+from loramerge.library.lookup import elsewhere
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
 from loramerge.steps.provenance import recipe_in
 
@@ -33,7 +34,9 @@ def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
         LoramergeError: if the file cannot be read.
     """
     if not path.exists():
-        raise MissingFile("no such file", file=path)
+        near = elsewhere(path)
+        hint = f"there is {near}" if near else None
+        raise MissingFile("no such file", file=path, hint=hint)
     for metadata in _headers(path):
         if RECIPE_KEY in metadata:
             found = recipe_in(metadata)

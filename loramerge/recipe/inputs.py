@@ -17,6 +17,7 @@ from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
 from loramerge.library.registry import load_registry
+from loramerge.library.shipped import shipped_as
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.variables import substitute
 
@@ -68,13 +69,13 @@ def digest_at(path: Path) -> str:
 
 
 def find_by_digest(sha256: str, first: str) -> Path | None:
-    """Return a file of the library or a registered base by its digest; None if there is none.
+    """Return a file of the library, of loramerge or a registered base by its digest, or None.
 
     Args:
         first: a file name; files of that name are tried before the others.
     """
     registry = load_registry()
-    places: dict[Path, None] = {}
+    places: dict[Path, None] = dict.fromkeys(shipped_as(first))
     for holds in ("adapters", "bases"):
         places |= dict.fromkeys(path for _, path in names_in_library(registry, holds))
     places |= dict.fromkeys(Path(path) for path in registry.bases.values())
@@ -138,7 +139,7 @@ def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str |
 def _hint(error: LoramergeError) -> Message | None:
     """Return what to do about an input that was not found: a name like it, or another path."""
     if isinstance(error.hint, str) and error.hint.startswith("loramerge "):
-        return "correct its path, which starts from the recipe's folder"
+        return "correct its path, which starts from the recipe's folder, or give it with --input"
     return error.hint
 
 

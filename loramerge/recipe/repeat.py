@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, listed
+from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.files.atomic import scratch_folder
 from loramerge.library.lookup import find
-from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.recipe.comparison import compare_files
 from loramerge.recipe.header import recipe_of_file
 from loramerge.recipe.inputs import digest_at, find_by_digest
@@ -82,6 +81,13 @@ def repeat(
         RecipeError: if there is no recipe in the file's header.
         LoramergeError: of the steps.
     """
+    folder = path.absolute().parent.parent
+    if path.is_file() and (folder / "model_index.json").is_file():
+        raise UsageError(
+            "this file is a part of a checkpoint, which is repeated as a whole",
+            file=path,
+            hint=f"give the folder: {folder}",
+        )
     recipe, notes = recipe_of_file(path)
     with scratch_folder("loramerge") as scratch:
         place = _Place(path, scratch, dict(inputs or {}), notes, context)
@@ -201,9 +207,6 @@ def _searched(wanted: str, digest: str | None, place: _Place) -> Path | None:
         here.append(find(wanted, "adapters"))
     with suppress(LoramergeError):
         here.append(find(wanted, "bases"))
-    if digest is not None and wanted in {f"{name}.safetensors" for name in SHIPPED_ADAPTERS}:
-        with suppress(LoramergeError):
-            here.append(shipped(Path(wanted).stem))
     for candidate in here:
         if candidate.exists() and (digest is None or _digest(candidate) == digest):
             return candidate

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
+from loramerge.habits import advice_on_parameter
 from loramerge.parameters import in_current_words, made_of
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
@@ -221,7 +222,8 @@ def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mist
     kind, where = error["type"], (*place, *error["loc"])
     word, context = str(error["loc"][0]) if error["loc"] else "", error.get("ctx", {})
     if kind == "extra_forbidden":
-        hint = suggestion(word, words) or f"{verb.name} takes {', '.join(words)}"
+        takes = f"{verb.name} takes {', '.join(words)}"
+        hint = advice_on_parameter(word, verb.name, words) or takes
         mistakes.add(where, f"{verb.name} has no {word!r}", hint)
     elif kind == "missing":
         mistakes.add(place, f"{verb.name} needs {word!r}")

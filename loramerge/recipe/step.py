@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.habits import advice_on_command
+from loramerge.recipe.mistakes import Mistakes, Place
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import variables_in
 from loramerge.steps.parameters import Parameter, Verb
@@ -77,7 +78,7 @@ def _step(name: str, fields: Any, place: Place, mistakes: Mistakes) -> Step | No
     words = [word for word in fields if word != "save"]
     for word in words:
         if word not in verbs:
-            hint = suggestion(word, (*verbs, "save")) or f"steps are {', '.join(verbs)}"
+            hint = advice_on_command(word, (*verbs, "save")) or f"steps are {', '.join(verbs)}"
             mistakes.add((*place, word), f"there is no step {word!r}", hint)
     known = [word for word in words if word in verbs]
     if len(known) != 1:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loramerge.errors import MissingExtra
 from loramerge.files.writer import write_bytes
+from loramerge.report.fonts import font_for, legible
 
 __all__ = ["grid", "png_bytes", "write_png"]
 
@@ -18,12 +19,12 @@ _SMALLEST = 96  # pixels of a cell's side; smaller pictures are enlarged by whol
 _LINES = 4  # of a label; beside a picture as many as its height takes
 
 
-def _pillow() -> tuple[Any, Any, Any]:
+def _pillow() -> tuple[Any, Any]:
     try:
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
     except ImportError:
         raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
-    return Image, ImageDraw, ImageFont
+    return Image, ImageDraw
 
 
 def grid(
@@ -36,15 +37,17 @@ def grid(
 
     Args:
         cells: rows of pictures of any size, None for an empty place.
-        rows, columns: labels, wrapped, and cut where they are long.
+        rows, columns: labels, wrapped, cut where long; letters that no font has are escaped.
         title: a line above all.
     """
-    image, drawing, fonts = _pillow()
+    image, drawing = _pillow()
     shown = [[None if cell is None else _enlarged(cell, image) for cell in row] for row in cells]
     width = max((c.width for row in shown for c in row if c is not None), default=_SMALLEST)
     heights = [max((c.height for c in row if c is not None), default=_SMALLEST) for row in shown]
     size = max(10, min(18, width // 12))
-    font = fonts.load_default(size)
+    font = font_for([*rows, *columns, title or ""], size)
+    rows, columns = ([legible(label, font) for label in labels] for labels in (rows, columns))
+    title = None if title is None else legible(title, font)
     pen = drawing.Draw(image.new("RGB", (1, 1)))
     line = int(size * 1.3)
     side = max(width * 2 // 3, 8 * size) if any(rows) else 0
@@ -113,10 +116,19 @@ def _shortened(pen: Any, line: str, font: Any, width: int) -> str:
     return f"{line}…"
 
 
-def png_bytes(picture: Any) -> bytes:
-    """Return a picture as PNG; the same picture gives the same bytes."""
+def png_bytes(picture: Any, about: Mapping[str, str] | None = None) -> bytes:
+    """Return a picture as PNG; the same picture gives the same bytes.
+
+    Args:
+        about: texts to keep in the file.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    for name, text in (about or {}).items():
+        texts.add_itxt(name, text)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", pnginfo=texts)
     return buffer.getvalue()
 
 

@@ -18,6 +18,7 @@ from loramerge.algebra.arrays import check_device
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
 from loramerge.events import Warn
+from loramerge.files.copying import copy_whole
 from loramerge.files.reports import check_report, write_report
 from loramerge.library.lookup import bare, expand
 from loramerge.steps.adapters import AdapterResult, write_result
@@ -36,6 +37,7 @@ _COLUMNS = (
     "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
     "worst_module", "worst_error", "reason",
 )  # fmt: skip
+_THERE = ("done", "kept", "copied")  # statuses of files whose output exists
 _TOP = ("relative_error", "norm_kept", "scale_applied", "worst")  # figures one file has at the top
 
 
@@ -101,6 +103,7 @@ class FileWork(Generic[One, Result]):
             saw; see `adapters.write_result`.
         unwanted: function of the bytes of a result and of its input; returns why the result is not
             written, None if it is.
+        copy_rest: copy the file, byte for byte, where its result is not wanted.
     """
 
     run: Callable[[One, Context], Result]
@@ -108,6 +111,7 @@ class FileWork(Generic[One, Result]):
     figures: Sequence[str]
     check: Callable[[Result, Path, Output, Context], None] | None = None
     unwanted: Callable[[int, int], str | None] | None = None
+    copy_rest: bool = False
 
 
 @dataclass
@@ -115,7 +119,7 @@ class FileOutcome(Generic[Result]):
     """The outcome of one of several files.
 
     Args:
-        status: `done`, `kept` (already there), `skipped` (not wanted) or `failed`.
+        status: `done`, `kept` (already there), `skipped` (not wanted), `copied` (instead) or `failed`.
         result: of what was computed; of several files without the adapter, which is in its file.
     """
 
@@ -163,7 +167,7 @@ class FilesResult(Generic[Result]):
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints; one file's figures also stand at the top."""
-        outputs = [f.output for f in self.files if f.output and f.status in ("done", "kept")]
+        outputs = [f.output for f in self.files if f.output and f.status in _THERE]
         first = self.files[0].json(self.figures) if len(self.files) == 1 else {}
         figures = {name: first[name] for name in _TOP if name in first}
         files = [f.json(self.figures) for f in self.files]
@@ -290,6 +294,11 @@ def _one(
 
     found = write_result(computed, output, context, wanted=wanted, check=work.check)
     found.adapter = None  # else all results of a folder would stay in memory
+    if refused and work.copy_rest:
+        copy = Path(parameters.out_dir) / relative
+        if not _is_there(path, copy, parameters, taken):
+            copy_whole(path, source.adapter.info.files, copy, force=parameters.force)
+        return FileOutcome(str(path), "copied", str(copy), found, before, refused[0])
     if refused:
         return FileOutcome(str(path), "skipped", None, found, before, refused[0])
     return FileOutcome(str(path), "done", str(place), found, before)

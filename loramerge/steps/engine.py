@@ -10,8 +10,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import LoramergeError, Setting, UsageError, nearest
+from loramerge.errors import LoramergeError, Setting, UsageError
 from loramerge.events import Note
+from loramerge.habits import advice_on_parameter
 from loramerge.parameters import Parameter, checked, made_of, parameters_of, wrong
 from loramerge.steps.parameters import Context, Verb
 
@@ -35,7 +36,7 @@ def parameters_from(kind: type[Any], values: Mapping[str, Any]) -> Any:
     names = {one.word: one.name for one in known} | {one.name: one.name for one in known}
     for word in values:
         if word not in names:
-            raise _unknown(word, [one.word for one in known])
+            raise _unknown(word, kind, [one.word for one in known])
     given = {names[word]: value for word, value in values.items()}
     for one in known:
         if one.required and one.name not in given:
@@ -109,13 +110,9 @@ def _write_report(result: Any, path: Path) -> None:
 # --- checking values ----------------------------------------------------------------------------
 
 
-def _unknown(word: str, words: Sequence[str]) -> UsageError:
-    close = nearest(word, words)
-    return UsageError(
-        f"{word!r} is not a parameter",
-        expected=", ".join(words),
-        hint=("did you mean ", Setting(close), "?") if close else None,
-    )
+def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> UsageError:
+    hint = advice_on_parameter(word, kind.__name__.lower().removesuffix("files"), words)
+    return UsageError(f"{word!r} is not a parameter", expected=", ".join(words), hint=hint)
 
 
 def _value(one: Parameter, value: Any) -> Any:

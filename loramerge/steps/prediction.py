@@ -45,6 +45,7 @@ class Prediction:
         size: bytes of the file.
         memory: peak bytes of the process while the step runs alone.
         seconds: on one thread.
+        remarks: sentences on what is unusual about the step.
     """
 
     modules: int | None = None
@@ -54,6 +55,7 @@ class Prediction:
     memory: int = _START
     seconds: float = 0.0
     adapter: Adapter | None = None
+    remarks: list[str] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `plan --json` prints."""
@@ -64,6 +66,7 @@ class Prediction:
             "size": self.size,
             "memory": self.memory,
             "seconds": round(self.seconds, 3),
+            "remarks": self.remarks,
         }
 
 

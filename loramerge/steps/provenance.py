@@ -260,11 +260,23 @@ def _nested(recipe: str | None) -> dict[str, Any] | None:
 def recipe_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the recipe in a header, None if there is none that can be understood."""
     try:
-        content = values_in(metadata[RECIPE_KEY])
+        content: Any = values_in(metadata[RECIPE_KEY])
     except (KeyError, ValueError):
         return None
     whole = isinstance(content, dict) and isinstance(content.get("steps"), dict)
-    return content if whole and isinstance(content.get("inputs"), dict) else None
+    if not whole or not isinstance(content.get("inputs"), dict):
+        return None
+    _count_clip_skip_from_one(content["steps"])
+    found: dict[str, Any] = content
+    return found
+
+
+def _count_clip_skip_from_one(steps: Mapping[str, Any]) -> None:
+    """Change steps of training whose CLIP skip is a number, which once counted layers from 0."""
+    for step in steps.values():
+        train = step.get("train") if isinstance(step, dict) else None
+        if isinstance(train, dict) and type(train.get("clip_skip")) is int:
+            train["clip_skip"] = str(train["clip_skip"] + 1)
 
 
 def header_entries(

@@ -1,4 +1,8 @@
-"""References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8>`."""
+"""References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8:lbw=OUTALL>`.
+
+Other programs write weights otherwise (`A=0.7`, `A:0.7,B:0.3`). Such texts are never guessed at: the
+error shows them in the form that is taken, if the names in them are found.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,15 @@ from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageE
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
+from loramerge.steps.foreign import rewritten
 
 __all__ = ["Reference", "parse_reference", "references", "with_weight_files"]
 
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
+_BLOCKS = "lbw"  # of LoRA Block Weight for A1111: `<lora:A:1:lbw=OUTALL>`
+_TIMED = ("start", "stop", "step")  # of the same program
 _NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
@@ -45,6 +52,13 @@ class Reference:
         try:
             return find(self.name, "adapters", registry, root)
         except NotFound:
+            if _number(self.name) is not None:
+                raise UsageError(
+                    f"{self.name!r} is a weight without an adapter", hint=f"write NAME:{self.name}"
+                ) from None
+            meant = rewritten(str(self))
+            if meant and all(_is_found(name, registry, root) for name, _ in meant):
+                raise _not_a_reference(str(self)) from None
             head, _, tail = self.name.rpartition(":")
             if not _is_found(head, registry, root):
                 raise
@@ -58,6 +72,12 @@ class Reference:
         """The name without folders and suffix, for default output names and tables."""
         path = Path(self.name.replace("\\", "/"))
         return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
+
+
+def _not_a_reference(text: str) -> UsageError:
+    """Return the error for adapters that are written as another program does."""
+    meant = " ".join(f"{name}:{weight}" for name, weight in rewritten(text))
+    return UsageError(f"{text!r} is not an adapter with its weight", hint=f"write {meant}")
 
 
 def _is_found(name: str, registry: NameRegistry | None, root: Path | None) -> bool:
@@ -97,23 +117,36 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
         assigned = _ASSIGNED.fullmatch(tail)
         if number is not None:
             default.append(number)
-        elif assigned:
+        elif assigned and assigned.group(1) in _TIMED:
+            raise UsageError(
+                f"{text!r}: {assigned.group(1)!r} says when an adapter acts while images are drawn, "
+                "which no file can hold",
+                hint="leave it out",
+            )
+        elif assigned and assigned.group(1) != _BLOCKS:
             found = _component(assigned.group(1), assigned.group(2), text)
             if twice := found.keys() & components.keys():
                 raise UsageError(f"{text!r} gives {sorted(twice)[0]} two weights")
             components = found | components
             written.insert(0, f"{assigned.group(1)}={shown_number(next(iter(found.values())))}")
-        elif (_VECTOR.fullmatch(tail) or tail in PRESETS) and not blocks:
-            values = PRESETS.get(tail) or tuple(float(value) for value in tail.split(","))
-            blocks = tuple(map(float, values))
-            written.insert(0, tail if tail in PRESETS else f"{len(blocks)} blocks")
+        elif (found_blocks := _vector(tail, text)) and not blocks:
+            blocks, vector = found_blocks, tail.removeprefix(f"{_BLOCKS}=")
+            written.insert(0, vector if vector in PRESETS else f"{len(blocks)} blocks")
         else:
             break
         rest = head
+    default = default[:1] if len(set(default)) == 1 else default
+    if blocks and default == [1.0]:
+        default = []  # programs multiply: once the vector is the vector
+    if (len(default) > 1 or (default and blocks)) and len(rewritten(text)) > 1:
+        raise _not_a_reference(text)
     if default and blocks:
+        products = ",".join(f"{default[0] * value:g}" for value in blocks)
         raise UsageError(
             f"{text!r} gives a number and a weight per block, which never multiply here",
-            hint="write the products into the vector",
+            hint=f"write the products into the vector: {rest}:{products}"
+            if len(default) == 1
+            else "write the products into the vector",
         )
     if len(default) > 1:
         first, second = default[1], default[0]
@@ -130,6 +163,23 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
         written.insert(0, shown_number(default[0]) if default else "1")
     weight = Weight(default[0] if default else 1.0, components, blocks)
     return Reference(rest, weight, ":".join(written))
+
+
+def _vector(tail: str, text: str) -> tuple[float, ...]:
+    """Return the block vector that a part of a reference is, empty if it is none.
+
+    Raises:
+        UsageError: for `lbw=` with anything else.
+    """
+    named, _, vector = tail.rpartition("=")
+    if named in ("", _BLOCKS) and (_VECTOR.fullmatch(vector) or vector in PRESETS):
+        return tuple(map(float, PRESETS.get(vector) or vector.split(",")))
+    if named == _BLOCKS:
+        raise UsageError(
+            f"{text!r}: {vector!r} is not a weight per block",
+            expected=f"numbers with commas between, or one of {', '.join(PRESETS)}",
+        )
+    return ()
 
 
 def references(*texts: str) -> tuple[Reference, ...]:
@@ -166,7 +216,10 @@ def with_weight_files(
         name, equals, path = assignment.rpartition("=")
         if not equals:
             raise UsageError(
-                f"{assignment!r} is not NAME=FILE", hint=(Setting("weights", "NAME=FILE.yaml"),)
+                f"{assignment!r} is not NAME=FILE",
+                hint="write a number behind the adapter: NAME:0.7"
+                if _number(assignment.split(",")[0]) is not None
+                else (Setting("weights", "NAME=FILE.yaml"),),
             )
         places = [i for i, r in enumerate(result) if name in (r.name, r.label)]
         if len(places) != 1:

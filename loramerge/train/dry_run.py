@@ -17,6 +17,7 @@ from loramerge.files.digest import sha256_of_file
 from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.images import opened
+from loramerge.train.dataset.length import in_steps
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.device.workers import begin_workers
 from loramerge.train.drawing.prior import drawing_seconds, foreseen
@@ -159,8 +160,10 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
     arranged, missing = arrange_images(spec, unit, own, notify)
     broken, duplicates = _read(arranged.pictures, notify)
     arranged = foreseen(arranged.without(broken), missing)
+    arranged, _ = arranged.divided(spec.validation, spec.settings.seed)
     order = arranged.order(spec.data.batch, spec.settings.seed)
     batches = len(order.batches(0))
+    spec = in_steps(spec, order)
     steps = spec.settings.steps
     found = Check(
         pictures=len(arranged.dataset.subject),
@@ -188,7 +191,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         refuse_large(shape.architecture, shape.denoiser, shape.factor, arranged.buckets)
         _, device = begin_workers(spec.device)
         largest = max(found.buckets, key=lambda size: size[0] * size[1])
-        found.estimate = estimate(spec, shape, largest, device)
+        found.estimate = estimate(spec, shape, largest, device, notify)
         if spec.prior is not None:
             found.drawing = drawing_seconds(spec, spec.prior, shape, len(missing), largest, device)
     return found

@@ -8,7 +8,7 @@ from loramerge.train.drawing.prior import Wanted, report_prior, wanted
 from loramerge.train.models.pipeline import architecture_at
 from loramerge.train.models.refusals import refuse_misfits
 from loramerge.train.run.board import require_tensorboard
-from loramerge.train.spec.optimizers import ready, slow
+from loramerge.train.spec.optimizers import fast, ready, slow
 from loramerge.train.spec.spec import Spec
 
 __all__ = ["arrange_images", "require_possible"]
@@ -18,7 +18,7 @@ def require_possible(spec: Spec, notify: Notify = ignore) -> None:
     """Refuse settings that cannot train, before a model is loaded or an image is read.
 
     Args:
-        notify: warned of a learning rate at which a LoRA hardly moves.
+        notify: warned of a learning rate at which a LoRA hardly moves, or is destroyed.
 
     Raises:
         UsageError: naming a setting that the optimizer or the base does not take.
@@ -26,6 +26,8 @@ def require_possible(spec: Spec, notify: Notify = ignore) -> None:
     """
     ready(spec.settings, text=spec.targets.text_encoder)
     if (why := slow(spec.settings)) and spec.targets.kind != "weights":
+        notify(Warn(why))
+    if why := fast(spec.settings):
         notify(Warn(why))
     if spec.tensorboard:
         require_tensorboard()

@@ -11,21 +11,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from loramerge.adapter import Adapter
-from loramerge.errors import OutputExists, Setting, UsageError, listed
+from loramerge.errors import OutOfMemory, OutputExists, Setting, UsageError, listed
 from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.digest import sha256_of_file
+from loramerge.files.folders import RUN_LOG, RUN_STATE
 from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.dataset.cache import TensorCache
+from loramerge.train.dataset.length import in_steps
 from loramerge.train.device.placing import placed
+from loramerge.train.device.threads import torch_threads
 from loramerge.train.device.workers import Workers, begin_workers
 from loramerge.train.drawing.prior import draw_prior
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.starting import start_from
 from loramerge.train.lora.trainees import Branches, Trainee, Weights
 from loramerge.train.models.latents import Latents
 from loramerge.train.models.pipeline import Pipeline, load_pipeline
@@ -33,15 +38,17 @@ from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import Texts, encode
 from loramerge.train.preamble import arrange_images, require_possible
 from loramerge.train.run.board import Board
+from loramerge.train.run.ending import naming_phase, state_header
 from loramerge.train.run.examples import Examples
 from loramerge.train.run.log import Log
 from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
+from loramerge.train.run.validation import validation_loss
 from loramerge.train.spec.spec import Spec, Targets
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
 
-STATE, LOG, SHEET = "state.pt", "log.jsonl", "samples.png"
+STATE, LOG, SHEET = RUN_STATE, RUN_LOG, "samples.png"
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Keep = Callable[[Adapter, int], None]
@@ -56,6 +63,8 @@ class Trained:
         parameters: number of trained parameters.
         resumed: step at which it was resumed, 0 for a new run.
         arranged: the images.
+        steps: number of all steps; `done`: those that are done, fewer if the run was interrupted.
+        earlier: numbers of all steps that the run was begun and continued with before.
     """
 
     adapter: Adapter | None
@@ -65,6 +74,9 @@ class Trained:
     arranged: Arranged
     prediction: str
     epochs: float
+    steps: int
+    done: int
+    earlier: tuple[int, ...] = ()
 
 
 def train(
@@ -87,36 +99,59 @@ def train(
         LoramergeError: see `load_pipeline`, `scan`, `inject_trainable_lora`, `begin` and `advance`.
         OutputExists: if the folder holds a run, and the spec neither resumes nor replaces it.
     """
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
+    with torch_threads(spec.threads):
+        return _trained(spec, keep, probe, metadata or {}, notify)
+
+
+def _trained(
+    spec: Spec,
+    keep: Keep,
+    probe: Callable[[Adapter], None],
+    metadata: dict[str, str],
+    notify: Notify,
+) -> Trained:
     workers, device = begin_workers(spec.device)
     notify = notify if workers.first else ignore
     _refuse_other_run(spec)
     require_possible(spec)  # `begin` warns of a low rate
+    naming = partial(naming_phase, spec, device)
     pipeline = load_pipeline(
-        spec.base, dtype=_base_dtype(spec), config=spec.config, family=spec.family
+        spec.base,
+        dtype=_base_dtype(spec),
+        config=spec.config,
+        family=spec.family,
+        prediction=spec.prediction,
     )
-    arranged = _arranged(spec, pipeline, device, workers, notify)
+    with naming("regularisation"):
+        arranged = _arranged(spec, pipeline, device, workers, notify)
     _warn_of_empty(arranged, notify)
     # a device holds what the phase at hand works with, and nothing else; see `train.memory.needs`
-    with placed(device, pipeline.vae):
+    with naming("pictures"), placed(device, pipeline.vae):
         latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
-    with placed(device, *pipeline.encoders.values()):
+    with naming("texts"), placed(device, *pipeline.encoders.values()):
         texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
-    for model in pipeline.models.values():
-        model.to(device)
-    trainee = _trainee(spec.targets, pipeline, spec.settings.seed, notify)
+    arranged, held = arranged.divided(spec.validation, spec.settings.seed)
+    spec = in_steps(spec, arranged.order(spec.data.batch, spec.settings.seed), workers.count)
+    with naming("training"):
+        for model in pipeline.models.values():
+            model.to(device)
+        trainee = _trainee(spec.targets, pipeline, spec.settings.seed, spec.data.clip_skip, notify)
+        if spec.init is not None:
+            start_from(pipeline.models, spec.init)
     _checkpoint(spec, pipeline, device)
+
+    def examples(arranged: Arranged, batch: int) -> Examples:
+        return Examples(
+            arranged.pictures, arranged.buckets, arranged.order(batch, spec.settings.seed),
+            arranged.captioning, latents, None if spec.targets.text_encoder else texts,
+            weight=spec.data.regularisation_weight, sizes=pipeline.architecture.sizes,
+        )  # fmt: skip
+
     run = begin(
         pipeline.denoiser,
         pipeline.architecture.objective(pipeline.scheduler),
-        Examples(
-            arranged.pictures, arranged.buckets,
-            arranged.order(spec.data.batch, spec.settings.seed), arranged.captioning, latents,
-            None if spec.targets.text_encoder else texts, weight=spec.data.regularisation_weight,
-            sizes=pipeline.architecture.sizes,
-        ),
+        examples(arranged, spec.data.batch),
         spec.settings,
         trainee=trainee,
         encode=lambda captions: encode(pipeline, captions, spec.data.clip_skip),
@@ -126,23 +161,33 @@ def train(
     resumed = _resume(spec, run, notify)
     for encoder in _trained_encoders(pipeline).values():
         encoder.train(spec.targets.text_encoder)
-    entries = {**_header(spec, arranged), **(metadata or {})}
+    entries = {**_header(spec, arranged), **metadata}
 
-    def adapter() -> Adapter:
+    def adapter(*, last: bool = False) -> Adapter:
         with averaged(run):
-            return trainee.adapter(run.noising.prediction, {**run_header(run), **entries})
+            own = {**run_header(run), **entries, **state_header(run, last=last)}
+            return trainee.adapter(run.noising.prediction, own)
 
     if workers.first:
         probe(adapter())
-    _run(spec, run, texts, sheet, adapter, keep, notify)
+
+    def validate() -> float:
+        assert held is not None
+        loss: float = validation_loss(run, examples(held, 1), len(held.pictures))
+        return loss
+
+    _run(spec, run, texts, sheet, adapter, keep, None if held is None else validate, notify)
     return Trained(
-        adapter() if workers.first else None,
+        adapter(last=True) if workers.first else None,
         sum(value.numel() for value in trainee.parameters),
         resumed,
         run.skipped,
         arranged,
         run.noising.prediction,
-        _epochs(spec, arranged, workers),
+        _epochs(spec, run.done, arranged, workers),
+        spec.settings.steps,
+        run.done,
+        run.earlier,
     )
 
 
@@ -153,10 +198,18 @@ def _run(
     sheet: SampleSheet,
     adapter: Callable[[], Adapter],
     keep: Keep,
+    validate: Callable[[], float] | None,
     notify: Notify,
 ) -> None:
-    """Train to the end, stopping where something is drawn or kept."""
+    """Train to the end or to Ctrl-C, stopping where something is drawn or kept.
+
+    Raises:
+        KeyboardInterrupt: if nothing is trained yet, or half of a step is.
+        OutOfMemory: naming the phase; a state is saved before where it is whole.
+    """
     first = run.workers.first
+    if first:
+        sheet.forget_later(run.done)
     log = Log(spec.folder / LOG, run.done, spec.chosen) if first else None
     board = Board(spec.folder, run.done) if first and spec.tensorboard else None
 
@@ -171,22 +224,41 @@ def _run(
         if board is not None and pictures:
             board.show(sheet.prompts, pictures, run.done)
 
+    def save() -> None:
+        if first and run.done and run.whole:
+            save_state(run, spec.folder / STATE, spec.origin)
+
+    naming = partial(naming_phase, spec, run.parameters[0].device, run=run)
     try:
         if first and run.done == 0:
-            draw()
+            with naming("samples"):
+                draw()
         while run.done < run.settings.steps:
-            advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
+            with naming("training"):
+                advance(run, _next_stop(spec, run.done), on_step=on_step, notify=notify)
+            if validate is not None and _is_due(run, spec.validate_every):
+                loss = validate()
+                for written in (log, board):
+                    if written is not None:
+                        written.validated(run.done, loss)
             # the state last: what it says is done has been drawn and kept
             kept = spec.save_every > 0 and run.done % spec.save_every == 0
             if first and (kept or sheet.due(run.done, run.settings.steps)):
-                draw()  # each numbered adapter has a row in the sheet
+                with naming("samples"):
+                    draw()  # each numbered adapter has a row in the sheet
             if first and kept:
                 keep(adapter(), run.done)
             if board is not None:
                 board.flush()
-            if first:
-                save_state(run, spec.folder / STATE, spec.origin)
+            save()
         advance(run)  # nothing but the audit of a run that had ended before
+    except OutOfMemory:
+        save()
+        raise
+    except KeyboardInterrupt:
+        if not run.done or not run.whole:
+            raise
+        save()
     finally:
         for written in (log, board):
             if written is not None:
@@ -194,9 +266,14 @@ def _run(
     run.workers.wait()
 
 
+def _is_due(run: Run, every: int) -> bool:
+    return run.done % every == 0 or run.done == run.settings.steps
+
+
 def _next_stop(spec: Spec, done: int) -> int:
     """Return the next number of steps at which something is to be done."""
-    every = (spec.samples.sample_every, spec.save_every, spec.state_every)
+    validates = spec.validate_every if spec.validation else 0
+    every = (spec.samples.sample_every, spec.save_every, spec.state_every, validates)
     return min(spec.settings.steps, *((done // n + 1) * n for n in every if n))
 
 
@@ -227,7 +304,7 @@ def _base_dtype(spec: Spec) -> Any:
 def _arranged(
     spec: Spec, pipeline: Pipeline, device: Any, workers: Workers, notify: Notify
 ) -> Arranged:
-    """Find the pictures; draw those of regularisation first, if the base is to make them."""
+    """Find the images; draw those of regularisation first, if the base is to make them."""
     size = pipeline.unit, pipeline.resolution
     found, missing = arrange_images(spec, *size, notify)
     refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
@@ -257,7 +334,7 @@ def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
 def _encoded(
     spec: Spec, pipeline: Pipeline, arranged: Arranged, workers: Workers, notify: Notify
 ) -> tuple[Latents, Arranged]:
-    """Encode the pictures, in one process, and leave out those that turn out to be unreadable."""
+    """Encode the images, in one process, and leave out those that turn out to be unreadable."""
     cache = TensorCache(spec.cache, "latents")
     latents = Latents(pipeline, cache, sha256_of_file)
     if workers.first:
@@ -272,7 +349,9 @@ def _encoded(
     return latents, arranged.without(broken)
 
 
-def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) -> Trainee:
+def _trainee(
+    targets: Targets, pipeline: Pipeline, seed: int, skip: int | None, notify: Notify
+) -> Trainee:
     """Make what is to be trained trainable."""
     kind = targets.kind
     if kind == "weights":
@@ -286,10 +365,10 @@ def _trainee(targets: Targets, pipeline: Pipeline, seed: int, notify: Notify) ->
         return Weights(pipeline.denoiser, targets.blocks, architecture.component, unread)
     with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
         torch.manual_seed(seed)
-        return _injected(targets, pipeline, notify)
+        return _injected(targets, pipeline, skip, notify)
 
 
-def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
+def _injected(targets: Targets, pipeline: Pipeline, skip: int | None, notify: Notify) -> Branches:
     decompose = targets.kind == "dora"
     architecture = pipeline.architecture
     inject_trainable_lora(
@@ -315,7 +394,7 @@ def _injected(targets: Targets, pipeline: Pipeline, notify: Notify) -> Branches:
                 targets.rank,
                 alpha=targets.alpha,
                 preset="attn-ff",
-                exclude=architecture.unread_text(encoder),
+                exclude=architecture.unread_text(encoder, skip),
                 rslora=targets.rslora,
                 dropout_p=targets.dropout,
                 init=targets.init,
@@ -367,23 +446,30 @@ def _resume(spec: Spec, run: Run, notify: Notify) -> int:
     if not spec.resume or not state.exists():
         return 0
     try:
-        load_state(run, state, spec.origin)
+        load_state(run, state, spec.origin, spec.former_origin)
     except UsageError:
         if not spec.force:
             raise
         notify(Note("the state belongs to another run; starting again"))
         return 0
     notify(Note(f"resuming after step {run.done} of {run.settings.steps}"))
+    if run.earlier and run.done < run.settings.steps:
+        notify(
+            Note(
+                f"the run was begun with {run.earlier[0]} steps; from here on the learning rate follows "
+                f"the schedule of {run.settings.steps}, so the result is not that of one undisturbed run"
+            )
+        )
     return run.done
 
 
-def _epochs(spec: Spec, arranged: Arranged, workers: Workers) -> float:
-    shown = spec.settings.steps * spec.settings.accumulate * workers.count * spec.data.batch
+def _epochs(spec: Spec, steps: int, arranged: Arranged, workers: Workers) -> float:
+    shown = steps * spec.settings.accumulate * workers.count * spec.data.batch
     return shown / arranged.order(spec.data.batch, 0).shown
 
 
 def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
-    """Return the entries of the header that tell of the pictures."""
+    """Return the entries of the header that tell of the images."""
     how = spec.data
     entries: dict[str, Any] = {
         "ss_num_train_images": sum(p.repeats for p in arranged.dataset.subject),

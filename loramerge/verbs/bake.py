@@ -33,6 +33,7 @@ from loramerge.steps.provenance import (
     step_of,
 )
 from loramerge.steps.references import Reference, with_weight_files
+from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
@@ -152,6 +153,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)
     _notify(plan, adapters, context)
+    for text in strong_weights(parameters.adapters):
+        context.notify(Warn(text))
     if parameters.trained_on is not None:
         _add_drift(result, adapters, checkpoint, parameters.trained_on, context)
     if parameters.dry_run:
@@ -177,6 +180,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         add_survival(result, totals, survivals)
         for event in losses(plan, totals):
             context.notify(event)
+        for text in strong_change(totals.change, result.family):
+            context.notify(Warn(text))
     result.size = bytes_of(output)
     return result
 
@@ -192,7 +197,9 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     made = _made(parameters, base_input(checkpoint), adapters)
-    return predict_checkpoint(plan, made, context)
+    found = predict_checkpoint(plan, made, context)
+    found.remarks += strong_weights(parameters.adapters)
+    return found
 
 
 VERB = Verb("bake", Bake, "checkpoint", bake, predict)

@@ -20,6 +20,7 @@ from loramerge.errors import (
     FormatError,
     LoramergeError,
     NotFound,
+    Setting,
     UsageError,
     listed,
     nearest,
@@ -30,6 +31,7 @@ from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
 from loramerge.library.lookup import find
+from loramerge.library.shipped import is_shipped
 from loramerge.steps.outputs import checkpoint_output
 from loramerge.steps.parameters import Context, Doc, Verb
 
@@ -152,8 +154,24 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
     if not changed and parameters.output is None:
         context.notify(Note("nothing to change: the metadata has these entries already"))
         return result
+    if parameters.output is None and is_shipped(weights):
+        raise UsageError(
+            "this file comes with loramerge, and is not changed",
+            file=weights,
+            hint=("write another: ", Setting("output", path.name)),
+        )
+    if idle := [key for key in changed if key.lower() in _PARAMETERS]:
+        context.notify(
+            Note(
+                f"{listed(idle)}: an entry of the metadata does not change what the adapter does; "
+                "to weaken one, mix it with a weight: NAME:0.5"
+            )
+        )
     return _written(result, path, source, parameters, context)
 
+
+# names of what tensors and adapter_config.json hold, which people try to set in the metadata
+_PARAMETERS = ("alpha", "lora_alpha", "rank", "r", "dim", "scale", "weight", "strength")
 
 VERB = Verb("meta", Meta, "report", meta, None)
 

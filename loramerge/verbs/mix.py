@@ -19,7 +19,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
-from loramerge.events import Note
+from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import MethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
@@ -29,6 +29,7 @@ from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.sizes import weighted_shapes
 from loramerge.steps.source import Source, open_source
+from loramerge.steps.strength import strong_weights
 from loramerge.steps.writing import (
     BaseParameter,
     RankParameters,
@@ -118,6 +119,7 @@ class MixResult(AdapterResult):
     Args:
         method, scale: the operator and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
+        compat: the tool whose result this is, None for our own.
     """
 
     inputs: list[dict[str, Any]]
@@ -125,6 +127,7 @@ class MixResult(AdapterResult):
     method: str
     scale: str | float
     factors: tuple[float, float]
+    compat: str | None = None
 
     def json(self) -> dict[str, Any]:
         least, most = self.factors
@@ -180,6 +183,8 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter = adapter.with_deltas(adapter.deltas, made=made)
+    for text in strong_weights(source.references, adapters, adapter):
+        context.notify(Warn(text))
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
@@ -189,6 +194,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
+        compat=parameters.compat,
     )
 
 
@@ -246,7 +252,9 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
         terms = {site: found[:1] for site, found in terms.items()}
     frame = frame_of(adapters, parameters.embeddings)
     made = source.step("mix", parameters)
-    return predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found = predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found.remarks += strong_weights(parameters.adapters)
+    return found
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)

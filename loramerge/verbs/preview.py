@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
@@ -70,9 +71,10 @@ class Preview:
         tuple[int, ...], Ge(0), Doc("Seed of the noise; may be repeated [default: 0].")
     ] = ()
     weight: Annotated[
-        tuple[float, ...],
+        tuple[str, ...],
         Doc(
-            "Show every adapter at this weight, times its own; may be repeated [default: 1].",
+            "Show every adapter at this weight, times its own; several with commas, such as 0.5,1,1.5; "
+            "may be repeated [default: 1].",
             ("--weight", "-w"),
             "W",
         ),
@@ -84,6 +86,10 @@ class Preview:
         int | None, Ge(8), Doc("Side of an image in pixels [default: the base's resolution].")
     ] = None
     steps: Annotated[int, Interval(ge=1, le=1000), Doc("Steps of the sampler.")] = 25
+    sampler: Annotated[
+        Literal["ddim", "euler", "euler-a", "heun", "dpm++", "dpm++-karras", "unipc"] | None,
+        Doc("Sampler, for SD1, SD2 and SDXL [default: ddim]."),
+    ] = None
     guidance: Annotated[
         float | None,
         Ge(1),
@@ -101,7 +107,16 @@ class Preview:
         ),
     ] = None
     clip_skip: Annotated[
-        int | None, Ge(1), Doc("Read the text encoder this many layers before its last (SD1, SD2).")
+        int | None,
+        Ge(1),
+        Doc(
+            "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
+            "the last, 2 the one before (SD1, SD2) [default: 1]."
+        ),
+    ] = None
+    prediction: Annotated[
+        Literal["epsilon", "v", "sample"] | None,
+        Doc("What a UNet predicts: the noise, v or the image [default: what the base says]."),
     ] = None
     config: Annotated[
         str | None,
@@ -134,6 +149,23 @@ class Preview:
             raise UsageError("without adapters and without the base there is nothing to show")
         if self.output is not None:
             _check_name(Path(self.output))
+        self.weights()
+
+    def weights(self) -> tuple[float, ...]:
+        """Return the weights to show every adapter at.
+
+        Raises:
+            UsageError: if one is not a finite number.
+        """
+        found = []
+        for part in (one.strip() for text in self.weight for one in str(text).split(",")):
+            try:
+                found.append(float(part))
+            except ValueError:
+                found.append(math.nan)
+            if not math.isfinite(found[-1]):
+                raise UsageError(f"{part!r} is not a weight", expected="numbers such as 0.5,1,1.5")
+        return tuple(found) or (1.0,)
 
 
 @dataclass(repr=False)
@@ -281,22 +313,43 @@ def _columns(parameters: Preview, adapters: list[tuple[Reference, Adapter]]) -> 
     from loramerge.train.drawing.preview import Column
 
     found = [] if parameters.no_base else [Column("base")]
-    for times in parameters.weight or (1.0,):
-        scaled = [
-            (_label(r, times), weighted(weighted(a, r.weight), Weight(times))) for r, a in adapters
+    names = told_apart([r.label for r, _ in adapters], [r.name for r, _ in adapters])
+    grid = [
+        [(_label(name, r, times), weighted(weighted(a, r.weight), Weight(times)))
+         for times in parameters.weights()]
+        for name, (r, a) in zip(names, adapters, strict=True)
+    ]  # fmt: skip
+    if parameters.together:  # a column for each weight
+        found += [
+            Column(" + ".join(n for n, _ in scaled), tuple(a for _, a in scaled))
+            for scaled in zip(*grid, strict=True)
         ]
-        if parameters.together and scaled:
-            found.append(Column(" + ".join(n for n, _ in scaled), tuple(a for _, a in scaled)))
-        elif not parameters.together:
-            found += [Column(name, (adapter,)) for name, adapter in scaled]
+    else:  # the columns of an adapter stand together
+        found += [Column(name, (adapter,)) for row in grid for name, adapter in row]
     return found
 
 
-def _label(reference: Reference, times: float) -> str:
+def told_apart(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Return labels that differ where paths do: by folders where these differ, else by numbers."""
+    found = list(labels)
+    for label in set(labels):
+        places = [n for n, one in enumerate(labels) if one == label]
+        files = list(dict.fromkeys(paths[n] for n in places))
+        if len(files) == 1:
+            continue
+        folders = [Path(file).parent.name for file in files]
+        apart = len(set(folders)) == len(folders) and all(folders)
+        for place in places:
+            number = files.index(paths[place])
+            found[place] = f"{folders[number]}/{label}" if apart else f"{label} ({number + 1})"
+    return found
+
+
+def _label(name: str, reference: Reference, times: float) -> str:
     own = "" if reference.written == "1" else f" at {reference.written}"
     if times == 1.0:
-        return reference.label + own
-    return f"{reference.label}{own} × {times:g}" if own else f"{reference.label} at {times:g}"
+        return name + own
+    return f"{name}{own} × {times:g}" if own else f"{name} at {times:g}"
 
 
 def _drawn(parameters: Preview, context: Context) -> Sheet:
@@ -323,7 +376,13 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
         }
         refuse_idle(kind, pipeline.path, asked)
         refuse_large(kind, pipeline.denoiser.config, pipeline.factor, [size])
-        return Drawing(size, parameters.steps, parameters.guidance, parameters.guidance_rescale)
+        return Drawing(
+            size,
+            parameters.steps,
+            parameters.guidance,
+            parameters.guidance_rescale,
+            parameters.sampler,
+        )
 
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
         return [(bare(base_path(name, context).name), loader(name)) for name in names]
@@ -352,7 +411,13 @@ def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     path = base_path(name, context)
     config = None if parameters.config is None else base_path(parameters.config, context)
     dtype = torch.bfloat16 if half else torch.float32
-    found = load_pipeline(path, dtype=dtype, config=config, family=family_of_file(path))
+    found = load_pipeline(
+        path,
+        dtype=dtype,
+        config=config,
+        family=family_of_file(path),
+        prediction=parameters.prediction,
+    )
     return found.to(device)
 
 
@@ -366,6 +431,7 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),
+        "sampler": parameters.sampler or "as usual",
         "steps": parameters.steps, "guidance": parameters.guidance or "as usual",
         "guidance rescale": _rescale(parameters),
         "negative prompt": parameters.negative or "none",
@@ -381,7 +447,7 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
     return page(
         path.stem,
         [
-            ("Pictures", image(path, "a grid of pictures")),
+            ("Images", image(path, "a grid of images")),
             ("Mean difference to the first column of the base", table(changes)),
             *([("Models without adapters", table(like))] if like else []),
             ("Settings", table(settings)),

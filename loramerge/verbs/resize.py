@@ -80,6 +80,16 @@ class ResizeFiles(ResizeSettings, FileParameters):
     running again does only what is missing.
     """
 
+    copy_rest: Annotated[
+        bool,
+        Doc("With --out-dir: copy files that would not get smaller, byte for byte."),
+    ] = False
+
+    def check(self) -> None:
+        super().check()
+        if self.copy_rest and self.out_dir is None:
+            raise UsageError("copies need a folder", hint=("give ", Setting("out_dir", "FOLDER")))
+
     def of(self, path: Path) -> Resize:
         """Return the parameters that resize one of the files."""
         shared = {f.name: getattr(self, f.name) for f in fields(ResizeSettings)}
@@ -221,7 +231,9 @@ def resize_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `resize`.
     """
-    work = FileWork(resize, _compute, _FIGURES, unwanted=_not_smaller)
+    work = FileWork(
+        resize, _compute, _FIGURES, unwanted=_not_smaller, copy_rest=parameters.copy_rest
+    )
     return in_batch(parameters, work, context)
 
 

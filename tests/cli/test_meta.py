@@ -181,3 +181,14 @@ def test_a_crash_leaves_the_file(run, monkeypatch):
     assert run("meta", "a", "--set", "k=v").code == 3
     assert (run.folder / "a.safetensors").read_bytes() == before
     assert not [p for p in run.folder.iterdir() if p.name.startswith(".")]
+
+
+def test_what_comes_with_loramerge_is_not_changed(run):
+    run.refused(2, "meta", "zuzu", "--set", "a=b", says=("comes with loramerge", "--output"))
+    run.ok("meta", "zuzu", "--set", "a=b", "-o", "mine.safetensors")
+
+
+def test_an_entry_that_looks_like_a_parameter_is_said_to_do_nothing(run):
+    found = run.ok("meta", "a.safetensors", "--set", "lora_alpha=16")
+    assert "does not change what the adapter does" in found.err
+    assert "does not change" not in run.ok("meta", "a.safetensors", "--set", "my.note=16").err

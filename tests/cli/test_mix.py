@@ -240,3 +240,11 @@ def test_inputs_of_one_name(run):
         places = [f"--input=n={run.folder / one / 'n.safetensors'}"]
         places += [f"--input=n-2={run.folder / other / 'n.safetensors'}"] if i == 0 else []
         assert "same file" in run.ok("run", f"{i}.safetensors", *places).out
+
+
+def test_the_result_of_another_tool_is_not_called_exact(run):
+    found = run.ok(
+        "mix", "a", "a:0.5", "--compat", "kohya", "--threads", "2", "-o", "o.safetensors"
+    )
+    assert "what kohya makes of them, rounded to float16" in found.out
+    assert "exact sum" not in found.out

@@ -213,7 +213,7 @@ def test_the_systems_errors_are_errors_of_files(run, monkeypatch):
 
 
 def test_usage(run, capsys):
-    run.refused(2, "mixx", "a", says="Did you mean 'mix'?")
+    run.refused(2, "mixx", "a", says="did you mean mix?")
     run.refused(2, "base", "ad", says="ad")
     run.refused(2, "mix", "a", "--rnak", "3", says="--rank")
     for words in ((), ("mix",), ("base",), ("library",)):

@@ -51,7 +51,7 @@ _SHARED = """
 {rows}
 
 Exit codes: 0 done, 1 a difference was found (`diff --exit-code`, `run OUTPUT`), 2 bad option or value, 3 file, 4 format or family,
-5 adapter content, 6 recipe, 7 numerics (NaN, an error above the one allowed, a failed proof), 130 interrupted, 70 a bug.
+5 adapter content, 6 recipe. Then 7 numerics (NaN, an error above the one allowed, a failed proof), 8 out of memory, 130 interrupted, 70 a bug.
 
 ## Names and weights
 

@@ -232,7 +232,7 @@ def test_the_command_shows_every_task(recipe, run) -> None:
     found = run.ok("plan", "recipe.yaml", "--json", "--set", "r=2").json
     assert list(found) == ["recipe", "seconds", "memory", "size", "tasks"]
     keys = {"step", "case", "verb", "needs", "save", "state", "modules", "ranks", "at_most", "size",
-            "memory", "seconds", "reason"}  # fmt: skip
+            "memory", "seconds", "remarks", "reason"}  # fmt: skip
     assert {frozenset(task) for task in found["tasks"].values()} == {frozenset(keys)}
     assert found["tasks"]["small"]["ranks"] == {"2": found["tasks"]["small"]["modules"]}
     assert run.state() == before

@@ -141,6 +141,27 @@ def test_a_result_of_what_comes_with_loramerge_repeats(run) -> None:
     assert "same file" in run.ok("run", "both.safetensors").out
 
 
+def test_the_recipe_of_such_a_result_runs_as_it_is_printed(run) -> None:
+    run.ok("mix", "zuzu:0.7", "polka:0.3", "-o", "both.safetensors")
+    (run.folder / "r.yaml").write_text(run.ok("plan", "both.safetensors").out)
+    assert "up to date" not in run.ok("plan", "r.yaml", "--fresh").out
+    run.ok("run", "r.yaml", "--force")
+    assert run.ok("run", "both.safetensors").out.endswith("same file\n")
+
+
+def test_a_file_that_lies_a_folder_further_is_named(run) -> None:
+    Path("demo").mkdir()
+    run.ok("mix", "a", "-o", "demo/mix.safetensors")
+    run.refused(3, "run", "mix.safetensors", says="there is demo/mix.safetensors")
+    run.refused(3, "plan", "mix.safetensors", says="there is demo/mix.safetensors")
+
+
+def test_a_part_of_a_checkpoint_names_the_folder(run) -> None:
+    run.ok("bake", "--base", "tiny", "zuzu", "-o", "baked")
+    part = "baked/unet/diffusion_pytorch_model.safetensors"
+    run.refused(2, "run", part, says="give the folder")
+
+
 def test_missing_inputs_are_all_named(run) -> None:
     out = make("bake", run)
     for name in ("a", "b", "base"):

@@ -58,6 +58,10 @@ def test_events_are_the_log_and_the_samples(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "out-run" / "tensorboard").exists()
 
 
+class Killed(BaseException):
+    """Stands for a kill, after which nothing is saved."""
+
+
 def test_a_resumed_run_shows_every_step_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,9 +72,9 @@ def test_a_resumed_run_shows_every_step_once(
     def stopped(self: Board, step: TrainStep) -> None:
         before(self, step)
         if step.number == 4:  # after the state and the sample of step 3 (and 4), before those of 6
-            raise KeyboardInterrupt
+            raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Board, "__call__", stopped)
         run(tmp_path, **HOW)
     assert run(tmp_path, **HOW, resume=True).resumed == 4

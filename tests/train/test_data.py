@@ -14,6 +14,7 @@ np: Any = pytest.importorskip("numpy")
 
 from loramerge.errors import FileError, FormatError, MissingFile, UsageError  # noqa: E402
 from loramerge.events import Note  # noqa: E402
+from loramerge.files.folders import dataset_files  # noqa: E402
 from loramerge.train.dataset.buckets import Order, bucket_of, bucket_sizes  # noqa: E402
 from loramerge.train.dataset.captions import Captioning  # noqa: E402
 from loramerge.train.dataset.images import fitted, opened, pixels, size_of  # noqa: E402
@@ -50,7 +51,7 @@ def test_a_folder_as_users_have_it(tmp_path: Path) -> None:
         "b/c/001.png": ("line 1", 3),
     }
     assert [path.name for path, _ in found.unreadable] == ["broken.png"]
-    assert "1 images cannot be read and are left out: broken.png" in "".join(
+    assert "1 image cannot be read and is left out: broken.png" in "".join(
         getattr(e, "text", "") for e in said
     )
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="line 1 is not a valid entry"):
         scan(folder)
     (folder / "metadata.jsonl").unlink()
-    (folder / "000.txt").write_bytes(b"\xff\xfe\xff")
+    (folder / "000.txt").write_bytes(b"\xff\xfe\xff")  # half a letter of UTF-16
     with pytest.raises(MissingFile, match="1 that cannot be read"):
         scan(folder)
 
@@ -219,3 +220,112 @@ def test_the_trigger_has_its_place() -> None:
     assert all(kept.drawn(A, n).startswith("zuzu, red, round, ") for n in range(20))
     with pytest.raises(UsageError, match="dropout is not a probability"):
         Captioning(caption_dropout=1.5)
+
+
+def test_a_trigger_is_a_whole_word() -> None:
+    how = Captioning("sam")
+    cases = {"the same dog": "sam, the same dog", "Sam's dog": "Sam's dog", "a SAM, red": "a SAM, red",
+             "sample": "sam, sample", "(sam:1.2)": "(sam:1.2)"}  # fmt: skip
+    for caption, expected in cases.items():
+        assert how.whole(Picture(Path("a"), (8, 8), caption)) == expected
+    assert Captioning("零").whole(Picture(Path("a"), (8, 8), "ある零です")) == "ある零です"
+    assert Captioning("ohwx, a man").whole(Picture(Path("a"), (8, 8), "red, ohwx,  a man")) == (
+        "red, ohwx,  a man"
+    )
+
+
+def test_a_trigger_is_never_dropped_wherever_it_stands() -> None:
+    for trigger, caption in (("sam", "red, a sam, small"), ("sam, cat", "red, sam, cat, small")):
+        for shuffle in (False, True):
+            how = Captioning(trigger, shuffle_tags=shuffle, tag_dropout=1.0, keep_tokens=0)
+            drawn = {how.drawn(Picture(Path("a"), (8, 8), caption), n) for n in range(9)}
+            assert drawn == {"a sam" if trigger == "sam" else "sam, cat"}
+    order = Captioning("sam", tag_dropout=0.5).drawn(Picture(Path("a"), (8, 8), "red, sam"), 3)
+    assert order in ("red, sam", "sam")
+
+
+def test_what_a_run_writes_is_no_data(tmp_path: Path) -> None:
+    folder_of(tmp_path, 2)
+    run, cache, earlier = (tmp_path / name for name in ("run", "cache", "earlier-run"))
+    for folder in (run / "samples", cache / "regularisation", earlier / "samples"):
+        folder.mkdir(parents=True)
+        picture(1).save(folder / "0.png")
+    (cache / "latents-0.safetensors").write_bytes(b"")
+    (earlier / "state.pt").write_bytes(b"")
+    assert len(scan(tmp_path, without=(run,)).pictures) == 2
+    assert len(dataset_files(tmp_path, (run,))) == 4
+    assert len(scan(earlier / "samples").pictures) == 1  # asked for by name
+
+
+@pytest.mark.parametrize("ending", [".jpe", ".jfif", ".avif", ".jp2"])
+def test_further_endings_are_read(ending: str, tmp_path: Path) -> None:
+    kind = {".avif": "AVIF", ".jp2": "JPEG2000"}.get(ending, "JPEG")
+    picture(1, (16, 8)).save(tmp_path / f"a{ending}", kind)
+    assert [one.size for one in scan(tmp_path).pictures] == [(16, 8)]
+
+
+def test_what_pillow_lacks_is_named(tmp_path: Path) -> None:
+    folder_of(tmp_path, 1)
+    for name in ("a.jxl", "b.heic"):
+        (tmp_path / name).write_bytes(b"x" * 99)
+    said: list[Any] = []
+    assert len(scan(tmp_path, notify=said.append).unreadable) == 2
+    text = "".join(getattr(event, "text", "") for event in said)
+    assert "a.jxl" in text and "pip install pillow-jxl-plugin" in text and "pillow-heif" in text
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "jpg", "late.png"])
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_orientation_counts_once(turn: int, ending: str, tmp_path: Path) -> None:
+    half = Image.new("RGB", (16, 8), (255, 0, 0))
+    half.paste((0, 0, 255), (8, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / f"a.{ending}"
+    half.save(path, exif=exif)
+    if ending == "late.png":
+        path.write_bytes(_exif_last(path.read_bytes()))
+    expected = (8, 16) if turn in (6, 8) else (16, 8)
+    seen = opened(path)
+    assert size_of(path) == expected == seen.size
+    first = {1: (2, 4), 3: (13, 4), 6: (4, 2), 8: (4, 13)}[turn]  # where red is then
+    assert seen.getpixel(first)[0] > 200 > seen.getpixel(first)[2]
+
+
+def _exif_last(data: bytes) -> bytes:
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    return data[:start] + data[end:-12] + data[start:end] + data[-12:]
+
+
+def test_profiles_floats_and_utf16(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    grey = Image.new("L", (4, 4), 128)
+    wide = Image.new("RGB", (4, 4), (0, 0, 255))
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    wide.save(tmp_path / "odd.png", icc_profile=lab)  # of another kind: taken as sRGB
+    assert opened(tmp_path / "odd.png").getpixel((0, 0)) == (0, 0, 255)
+    wide.save(tmp_path / "xyz.png", icc_profile=_exchanged())
+    assert opened(tmp_path / "xyz.png").getpixel((0, 0)) != (0, 0, 255)
+    Image.fromarray(np.full((4, 4), 0.5, dtype="float32")).save(tmp_path / "float.tiff")
+    assert opened(tmp_path / "float.tiff").getpixel((0, 0)) == (128, 128, 128)
+    grey.save(tmp_path / "a.png")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        mark = b"\xff\xfe" if encoding == "utf-16-le" else b"\xfe\xff"
+        (tmp_path / "a.txt").write_bytes(mark + "größe, 零".encode(encoding))
+        assert scan(tmp_path).pictures[0].caption == "größe, 零"
+
+
+def _exchanged() -> bytes:
+    """Return an sRGB profile whose red and blue primaries are exchanged."""
+    from PIL import ImageCms
+
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    places = {}
+    for n in range(int.from_bytes(data[128:132], "big")):
+        entry = 132 + 12 * n
+        places[bytes(data[entry : entry + 4])] = int.from_bytes(data[entry + 4 : entry + 8], "big")
+    red, blue = places[b"rXYZ"], places[b"bXYZ"]
+    data[red : red + 20], data[blue : blue + 20] = data[blue : blue + 20], data[red : red + 20]
+    return bytes(data)

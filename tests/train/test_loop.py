@@ -21,6 +21,7 @@ from loramerge.errors import (  # noqa: E402
     UsageError,
 )
 from loramerge.train.models.objective import Noising  # noqa: E402
+from loramerge.train.run import loop  # noqa: E402
 from loramerge.train.run.batches import Batch, shuffled  # noqa: E402
 from loramerge.train.run.loop import Run, TrainStep, advance, begin  # noqa: E402
 from loramerge.train.run.resume import load_state, run_header, save_state  # noqa: E402
@@ -173,8 +174,8 @@ def test_cut_gradients_stop_it_in_the_third_step() -> None:
     assert run.done == 2
 
 
-def test_steps_that_are_not_finite_are_skipped_ten_times() -> None:
-    run = fresh(replace(SHORT, steps=40, warmup_steps=0))
+def test_steps_that_are_not_finite_are_skipped_ten_times_in_a_row() -> None:
+    run = fresh(replace(SHORT, steps=60, warmup_steps=0))
     advance(run, 4)
     good = run.batches
     run.batches = lambda n: good(n).mapped(lambda v: v * float("nan"))
@@ -182,8 +183,31 @@ def test_steps_that_are_not_finite_are_skipped_ten_times() -> None:
     advance(run, 6, on_step=steps.append)
     assert all(step.skipped for step in steps) and run.skipped == 2
     assert all(torch.equal(a, b) for a, b in zip(values(run), kept, strict=True))
-    with pytest.raises(NumericsError, match="the gradients of 11 steps were not finite"):
+    every_other = lambda n: run_batches(n) if n % 2 else good(n)  # noqa: E731
+    run_batches, run.batches = run.batches, every_other
+    advance(run, 36)  # fifteen more, none after another
+    assert run.skipped == 17
+    run.batches = run_batches
+    with pytest.raises(NumericsError, match="the gradients of 11 steps in a row were not finite"):
         advance(run)
+
+
+def test_every_image_weighs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = examples(3)
+    parts = [whole.mapped(lambda v: v[:2]), whole.mapped(lambda v: v[2:])]
+
+    def draws(run: Any, number: int, latents: Any) -> tuple[Any, Any]:
+        return torch.ones_like(latents), torch.full((len(latents),), 300)
+
+    monkeypatch.setattr(loop, "_draws", draws)
+    found = []
+    for batches, accumulate in ((lambda n: whole, 1), (lambda n: parts[n % 2], 2)):
+        run = fresh(replace(SHORT, accumulate=accumulate, max_grad_norm=0.0))
+        run.batches = batches
+        advance(run, 1, on_step=found.append)
+    one, other = found
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    assert other.norm == pytest.approx(one.norm, rel=1e-3)
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
@@ -197,7 +221,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile):
         load_state(fresh(), tmp_path / "bad.pt")
     save_state(fresh(), tmp_path / "state.pt")
-    with pytest.raises(UsageError, match="another steps, lr"):
+    with pytest.raises(UsageError, match="another lr"):
         load_state(fresh(replace(SHORT, steps=9, lr=1e-3)), tmp_path / "state.pt")
     with pytest.raises(UsageError, match="other modules"):
         load_state(fresh(include=["*attn2.to_q"]), tmp_path / "state.pt")

@@ -164,9 +164,9 @@ def test_columns_and_rows(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.rows == ["a · seed 1", "a · seed 2", "b · seed 1", "b · seed 2"]
     assert result.columns == [
-        "base", "out at 0", "out at 0.5 × 0", "out", "out at 0.5",
+        "base", "out at 0", "out", "out at 0.5 × 0", "out at 0.5",
     ]  # fmt: skip
-    base, zero, _, full, half = result.changes
+    base, zero, full, _, half = result.changes
     assert base == zero == 0.0 and min(full, half) > 0.5 and full != half
     assert result.json()["outputs"] == [str(tmp_path / "x.png"), str(tmp_path / "x.html")]
     page = (tmp_path / "x.html").read_text("utf-8")

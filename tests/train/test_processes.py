@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 from loramerge.cli.main import main  # noqa: E402
+from loramerge.train.device import workers  # noqa: E402
 from loramerge.train.device.workers import ALONE, Workers  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
 from tests.builders.commands import ROOT  # noqa: E402
@@ -61,5 +65,34 @@ def test_two_train_as_one_that_accumulates(tmp_path: Path, monkeypatch: pytest.M
 def test_one_alone_changes_nothing() -> None:
     value = torch.ones(3, requires_grad=True)
     value.grad = torch.full((3,), 2.0)
-    assert ALONE.mean([value], 1.5) == 1.5 and value.grad.tolist() == [2.0] * 3
+    assert ALONE.mean([value], 1.5, 2) == 1.5 and value.grad.tolist() == [2.0] * 3
     assert ALONE.first and not Workers(1, 2).first
+
+
+def test_images_of_all_processes_weigh_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads stand for processes; gradients go in pieces."""
+    barrier, given, pieces = threading.Barrier(2), {}, []
+
+    def all_reduce(value: Any) -> None:
+        given[threading.get_ident()] = value.clone()
+        barrier.wait()
+        total = sum(given.values())
+        barrier.wait()
+        value.copy_(total)
+        pieces.append(value.numel())
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(workers, "_pieces", partial(workers._pieces, most=4))
+    parts = {3: ([1.0] * 3, 2.0), 1: ([5.0] * 3, 6.0)}  # images → gradient and loss
+
+    def one(images: int) -> tuple[float, list[float]]:
+        gradient, loss = parts[images]
+        values = [torch.zeros(3, requires_grad=True) for _ in range(2)]
+        for value in values:
+            value.grad = torch.tensor(gradient)
+        return Workers(0, 2).mean(values, loss, images), values[1].grad.tolist()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(one, parts))
+    assert found == [(3.0, [2.0] * 3)] * 2
+    assert sorted(pieces) == [1] * 4 + [3] * 4

@@ -26,6 +26,10 @@ class DareTies:
             "weights (mergekit)."
         ),
     ] = "count"
+    elect: Annotated[
+        Literal["weighted", "equal"],
+        Doc("Elect signs by the weighted changes, or by the changes alone (PEFT)."),
+    ] = "weighted"
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of the random choice.")] = 0
 
 
@@ -44,9 +48,11 @@ def dare_ties(terms: Rows, parameters: DareTies) -> Array:
     As `dare`, where the fine-tunes also disagree in sign.
     """
     keep = [parameters.density] * len(terms.values)
-    kept = weighted(terms, dropped(terms, parameters.seed, keep))
+    kept = dropped(terms, parameters.seed, keep)
+    changes = weighted(terms, kept)
+    signs = elected_signs(changes if parameters.elect == "weighted" else kept)
     shares = [abs(w) for w in terms.weights] if parameters.divide_by == "weights" else None
-    return agreeing_mean(kept, elected_signs(kept), shares)
+    return agreeing_mean(changes, signs, shares)
 
 
 OPERATOR = dare_ties

@@ -26,6 +26,10 @@ class Ties:
             "weights (mergekit)."
         ),
     ] = "count"
+    elect: Annotated[
+        Literal["weighted", "equal"],
+        Doc("Elect signs by the weighted changes, or by the changes alone (PEFT)."),
+    ] = "weighted"
 
 
 @operator(
@@ -48,9 +52,11 @@ def ties(terms: Rows, parameters: Ties) -> Array:
 
     When many adapters disagree in sign. For two or three adapters the plain sum is usually as good.
     """
-    kept = weighted(terms, trimmed(terms, "smallest"))
+    kept = trimmed(terms, "smallest")
+    changes = weighted(terms, kept)
+    signs = elected_signs(changes if parameters.elect == "weighted" else kept)
     shares = [abs(w) for w in terms.weights] if parameters.divide_by == "weights" else None
-    return agreeing_mean(kept, elected_signs(kept), shares)
+    return agreeing_mean(changes, signs, shares)
 
 
 OPERATOR = ties

@@ -26,4 +26,5 @@ FAMILY = stable_diffusion(
     metadata=Metadata("loramerge-tiny", "loramerge-tiny"),
     shapes_only=True,
     order=-1,
+    usual_change=(0.25, 0.45),
 )

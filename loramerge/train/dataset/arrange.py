@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loramerge.errors import MissingFile
+from loramerge.errors import MissingFile, Setting, UsageError
 from loramerge.events import Notify, ignore
 from loramerge.train.dataset.buckets import Order, Size, bucket_of, bucket_sizes
 from loramerge.train.dataset.captions import Captioning
 from loramerge.train.dataset.scan import Dataset, Picture, scan
+from loramerge.train.spec.seeds import seed_of
 from loramerge.train.spec.spec import Data
 
 __all__ = ["Arranged", "arrange", "bucket_step"]
@@ -55,6 +58,33 @@ class Arranged:
             raise MissingFile("no image in this folder can be read", file=self.dataset.folder)
         return found
 
+    def divided(self, share: float, seed: int) -> tuple[Arranged, Arranged | None]:
+        """Return what is trained on, and what is held back for validation.
+
+        Args:
+            share: of the subject's images, in `[0, 1)`; at least one is held back, one left.
+
+        Raises:
+            UsageError: if a single image is all there is.
+        """
+        places = [n for n, p in enumerate(self.pictures) if not p.regular]
+        if not share:
+            return self, None
+        if len(places) < 2:
+            raise UsageError(
+                "one image cannot be divided into training and validation",
+                hint=("leave out ", Setting("validation", share)),
+            )
+        count = min(max(1, round(share * len(places))), len(places) - 1)
+        held = set(random.Random(seed_of(seed, "validation", 0)).sample(places, count))
+        return self._only(lambda n: n not in held), self._only(held.__contains__)
+
+    def _only(self, wanted: Callable[[int], bool]) -> Arranged:
+        kept = [n for n in range(len(self.pictures)) if wanted(n)]
+        dataset = replace(self.dataset, pictures=[self.pictures[n] for n in kept])
+        buckets = [self.buckets[n] for n in kept]
+        return Arranged(dataset, buckets, self.resolution, self.captioning)
+
     def order(self, size: int, seed: int) -> Order:
         """Return the order of the images in batches of a size."""
         return Order(
@@ -93,7 +123,11 @@ def arrange(data: Data, unit: int, resolution: int, seed: int, notify: Notify = 
         resolution: the model's own resolution, in pixels.
     """
     dataset = scan(
-        data.images, repeats=data.repeats, regularisation=data.regularisation, notify=notify
+        data.images,
+        repeats=data.repeats,
+        regularisation=data.regularisation,
+        without=data.without,
+        notify=notify,
     )
     resolution = data.resolution or resolution
     step = bucket_step(data.bucket_step, unit, resolution)

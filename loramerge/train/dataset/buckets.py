@@ -117,6 +117,12 @@ class Order:
         draw.shuffle(found)
         return found
 
+    def batches_of(self, epochs: float) -> int:
+        """Return the number of batches of so many epochs."""
+        whole = int(epochs)
+        count = sum(len(self.batches(epoch)) for epoch in range(whole))
+        return count + math.ceil((epochs - whole) * len(self.batches(whole)))
+
     def _entries(self, epoch: int) -> list[int]:
         subject = [
             place

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
+import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 from loramerge.errors import UsageError
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.spec.seeds import seed_of
 
-__all__ = ["Captioning"]
+__all__ = ["Captioning", "words_pattern"]
 
 _PLACE = "[trigger]"
 
@@ -20,9 +23,10 @@ class Captioning:
 
     Args:
         trigger: words that call the subject. They replace `[trigger]`, or are put in front of a
-            caption that lacks them. An image without a caption gets them alone.
+            caption that lacks them as whole words. An image without a caption gets them alone.
         shuffle_tags: shuffle the tags of a caption (its parts between commas) each time.
-        keep_tokens: tags at the front that are never shuffled or dropped; None: the trigger's.
+        keep_tokens: tags at the front that are never shuffled or dropped; None: none. The trigger's
+            tags never are.
         tag_dropout: probability of dropping each of the other tags.
         caption_dropout: probability of an empty caption, which classifier-free guidance needs.
     """
@@ -54,7 +58,7 @@ class Captioning:
             return text.replace(_PLACE, "").strip()
         if _PLACE in text:
             return text.replace(_PLACE, trigger)
-        if trigger.casefold() in text.casefold():
+        if words_pattern(trigger).search(text):
             return text
         return f"{trigger}, {text}" if text else trigger
 
@@ -69,12 +73,43 @@ class Captioning:
         if not self.varies:
             return text
         tags = [tag for part in text.split(",") if (tag := part.strip())]
-        keep = self.keep_tokens if self.keep_tokens is not None else self._of_trigger(picture)
-        kept, rest = tags[:keep], tags[keep:]
-        if self.shuffle_tags:
+        kept = self._kept(tags, picture)
+        if self.shuffle_tags:  # what is kept stands in front
+            rest = [place for place in range(len(tags)) if place not in kept]
             draw.shuffle(rest)
-        rest = [tag for tag in rest if draw.random() >= self.tag_dropout]
-        return ", ".join([*kept, *rest])
+            order = [*sorted(kept), *rest]
+        else:
+            order = list(range(len(tags)))
+        shown = (n for n in order if n in kept or draw.random() >= self.tag_dropout)
+        return ", ".join(tags[place] for place in shown)
 
-    def _of_trigger(self, picture: Picture) -> int:
-        return 0 if self.trigger is None or picture.regular else self.trigger.count(",") + 1
+    def _kept(self, tags: list[str], picture: Picture) -> set[int]:
+        """Return the places of the tags that are never dropped: those asked for, and the trigger's."""
+        kept = set(range(min(self.keep_tokens or 0, len(tags))))
+        if self.trigger is None or picture.regular:
+            return kept
+        pattern, many = words_pattern(self.trigger), self.trigger.count(",") + 1
+        for place in range(len(tags) - many + 1):
+            if pattern.search(", ".join(tags[place : place + many])):
+                kept |= set(range(place, place + many))
+        return kept
+
+
+@cache
+def words_pattern(words: str) -> re.Pattern[str]:
+    """Return a pattern that finds words as whole words, in any case: "sam" is not in "same".
+
+    Scripts without spaces between words have no such bounds, so there the text alone counts.
+    """
+    text = r"\s*,\s*".join(re.escape(" ".join(part.split())) for part in words.split(","))
+    before = r"(?<!\w)" if _spaced(words.strip()[:1]) else ""
+    after = r"(?!\w)" if _spaced(words.strip()[-1:]) else ""
+    return re.compile(f"{before}{text}{after}", re.IGNORECASE)
+
+
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+def _spaced(letter: str) -> bool:
+    """Return whether a letter belongs to a script that has spaces between words."""
+    return letter.isalnum() and not unicodedata.name(letter, "").startswith(_UNSPACED)

@@ -9,9 +9,10 @@ The number in such a folder's name, up to 1000, is the number of repeats in an e
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,11 @@ class Dataset:
 
     @property
     def regular(self) -> list[Picture]:
-        """The regularisation pictures."""
+        """The regularisation images."""
         return [picture for picture in self.pictures if picture.regular]
 
     def without(self, broken: dict[Path, str]) -> Dataset:
-        """Return the same without pictures that turned out to be unreadable."""
+        """Return the same without images that turned out to be unreadable."""
         kept = [picture for picture in self.pictures if picture.path not in broken]
         return replace(self, pictures=kept, unreadable=[*self.unreadable, *broken.items()])
 
@@ -83,6 +84,7 @@ def scan(
     *,
     repeats: int = 1,
     regularisation: Path | None = None,
+    without: Collection[Path] = (),
     notify: Notify = ignore,
 ) -> Dataset:
     """Find the images below a folder; read only their headers and captions.
@@ -90,6 +92,7 @@ def scan(
     Args:
         repeats: times that an epoch shows each image, if the folder's name does not give a number.
         regularisation: folder of regularisation images.
+        without: folders that are not searched: those the run itself writes.
         notify: gets a warning about files that cannot be read.
 
     Raises:
@@ -97,31 +100,40 @@ def scan(
         FormatError: if a line of `metadata.jsonl` is not valid.
     """
     found = Dataset(folder)
-    _add(found, folder, repeats, regular=False, notify=notify)
+    _add(found, folder, repeats, regular=False, without=without, notify=notify)
     if not found.pictures:
         raise MissingFile(
             "there are no images in this folder",
             file=folder,
-            expected="png, jpg, webp, bmp, gif or tiff files",
+            expected="png, jpg, webp, avif, bmp, gif or tiff files",
             found=f"{len(found.unreadable)} that cannot be read" if found.unreadable else None,
         )
     if regularisation is not None:
         before = len(found.pictures)
-        _add(found, regularisation, 1, regular=True, notify=notify)
+        _add(found, regularisation, 1, regular=True, without=without, notify=notify)
         if len(found.pictures) == before:
             raise MissingFile(
                 "there are no regularisation images in this folder", file=regularisation
             )
     if found.unreadable:
         names = [f"{path.name} ({why})" for path, why in found.unreadable]
-        notify(Warn(f"{len(names)} images cannot be read and are left out: {listed(names, 3)}"))
+        are = "image cannot be read and is" if len(names) == 1 else "images cannot be read and are"
+        notify(Warn(f"{len(names)} {are} left out: {listed(names, 3)}"))
     return found
 
 
-def _add(found: Dataset, folder: Path, repeats: int, *, regular: bool, notify: Notify) -> None:
+def _add(
+    found: Dataset,
+    folder: Path,
+    repeats: int,
+    *,
+    regular: bool,
+    without: Collection[Path],
+    notify: Notify,
+) -> None:
     if not folder.is_dir():
         raise MissingFile("there is no such folder of images", file=folder)
-    paths = list(image_files(folder))
+    paths = list(image_files(folder, without))
     inner = {path.parent for path in paths}
     above = {place for one in inner for place in one.parents if place.is_relative_to(folder)}
     _note_names(inner | above, notify)
@@ -187,13 +199,23 @@ def _caption(path: Path, metadata: dict[str, str], words: str | None) -> tuple[s
 
 
 def _text(path: Path) -> str:
-    """Return the text of a sidecar in one line."""
+    """Return the text of a sidecar in one line: UTF-8, or what its byte order mark says."""
     try:
-        return " ".join(path.read_text("utf-8-sig").split())
+        raw = path.read_bytes()
+        return " ".join(raw.decode(_encoding(raw)).split())
     except UnicodeDecodeError:
-        raise FileError("its caption is not UTF-8 text", file=path) from None
+        raise FileError("its caption is not UTF-8 or UTF-16 text", file=path) from None
     except OSError as error:
         raise FileError(f"its caption cannot be read ({error.strerror})", file=path) from None
+
+
+def _encoding(raw: bytes) -> str:
+    marks = {
+        codecs.BOM_UTF8: "utf-8-sig",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+    return next((name for mark, name in marks.items() if raw.startswith(mark)), "utf-8")
 
 
 def _metadata(folder: Path) -> dict[str, str]:
@@ -206,7 +228,12 @@ def _metadata(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    raw = path.read_bytes()
+    try:
+        lines = raw.decode(_encoding(raw)).splitlines()
+    except UnicodeDecodeError:
+        raise FormatError("the captions are not UTF-8 or UTF-16 text", file=path) from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             name, text = _entry(line, path, number)
             found[name] = text

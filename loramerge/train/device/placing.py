@@ -6,7 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["placed"]
+import torch
+
+from loramerge.train.device.exhaustion import release_cache
+
+__all__ = ["elsewhere", "placed"]
+
+
+@contextmanager
+def elsewhere(device: Any, *models: Any) -> Iterator[None]:
+    """Move models off a device for a while, to make room; on a CPU they stay."""
+    away = [] if torch.device(device).type == "cpu" else models
+    for model in away:
+        model.to("cpu")
+    if away:
+        release_cache(torch.device(device))
+    try:
+        yield
+    finally:
+        for model in away:
+            model.to(device)
 
 
 @contextmanager
@@ -19,3 +38,4 @@ def placed(device: Any, *models: Any) -> Iterator[None]:
     finally:
         for model in models:
             model.to("cpu")
+        release_cache(torch.device(device))

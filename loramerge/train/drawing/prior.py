@@ -27,6 +27,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import png_bytes
 from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.buckets import Size
+from loramerge.train.dataset.captions import words_pattern
 from loramerge.train.dataset.images import opened
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.device.workers import Workers
@@ -95,8 +96,7 @@ def without_trigger(caption: str, trigger: str | None) -> str:
     """Return a caption without the trigger words and the commas around them."""
     rest = caption.replace(_PLACE, " ")
     if trigger:
-        whole = rf"(?<!\w){re.escape(trigger)}(['’]s)?(?!\w)"
-        rest = re.sub(whole, " ", rest, flags=re.IGNORECASE)
+        rest = re.sub(r"(?<=\x00)['’]s\b|\x00", " ", words_pattern(trigger).sub("\x00", rest))
     parts = (" ".join(part.split()) for part in rest.split(","))
     return ", ".join(part for part in parts if part)
 
@@ -174,10 +174,11 @@ def _drawn(
 def _identity(pipeline: Pipeline, prior: Prior, skip: int | None) -> str:
     """Return a digest of what all images depend on: the base and its sampler."""
     sampler = pipeline.architecture.sampler(pipeline)
+    skipped = None if skip in (None, 1) else skip - 1  # as older caches count
     how = (
         identity_of([pipeline.denoiser]), pipeline.identity("vae"), pipeline.identity("encoders"),
         pipeline.empty_is_zero, json.dumps(dict(sampler.config), sort_keys=True, default=str),
-        prior.sampler_steps, float(guidance_of(pipeline, prior.regularisation_guidance)), skip,
+        prior.sampler_steps, float(guidance_of(pipeline, prior.regularisation_guidance)), skipped,
     )  # fmt: skip
     return _digest(*how)
 

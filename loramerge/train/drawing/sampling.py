@@ -5,20 +5,27 @@ An image does not depend on the others of the call, and no model changes its dty
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.models.architecture import States
 from loramerge.train.models.pipeline import Pipeline
+from loramerge.train.models.tiles import in_tiles
 from loramerge.train.run.examples import time_ids
 
-__all__ = ["Drawing", "draw", "drawing_mode", "guidance_of", "guided", "usual_rescale"]
+__all__ = [
+    "SAMPLERS", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided",
+    "latents_of",
+    "usual_rescale",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,49 @@ class Drawing:
         steps: steps of the sampler.
         guidance: classifier-free or embedded guidance; 1 is none. None: the architecture's default.
         rescale: φ of `guided`, in `[0, 1]`; None: see `usual_rescale`.
+        sampler: a name of `SAMPLERS`; None: the architecture's own.
     """
 
     size: Size
     steps: int = 25
     guidance: float | None = None
     rescale: float | None = None
+    sampler: str | None = None
+
+
+# name → class of diffusers, and options of it
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++-karras": (
+        "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}  # fmt: skip
+
+
+def sampler_of(pipeline: Pipeline, name: str | None) -> Any:
+    """Return a scheduler of diffusers that draws.
+
+    Args:
+        name: see `SAMPLERS`; None: the architecture's own.
+
+    Raises:
+        UsageError: if the model learns a flow, which these samplers do not follow.
+    """
+    if name is None:
+        return pipeline.architecture.sampler(pipeline)
+    if pipeline.architecture.flow:
+        raise UsageError(
+            "this model learns a flow, which is drawn with Euler's method", file=pipeline.path,
+            found=name, hint=("leave out ", Setting("sampler", name)),
+        )  # fmt: skip
+    kind, options = SAMPLERS[name]
+    cls = getattr(import_module("diffusers"), kind)
+    return cls.from_config(pipeline.scheduler.config, **{"timestep_spacing": "trailing", **options})
 
 
 def guidance_of(pipeline: Pipeline, asked: float | None) -> float:
@@ -96,11 +140,35 @@ def draw(
         empty: states of the negative or the empty prompt; a single row.
         seeds: seeds of the initial noise.
     """
+    found: list[Any] = decoded(pipeline, latents_of(pipeline, states, empty, seeds, how))
+    return found
+
+
+@torch.no_grad()
+def latents_of(
+    pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
+) -> list[Any]:
+    """Return the latents of images, each `(1, c, h, w)`; see `draw`."""
     with drawing_mode(pipeline):
         return [
-            _picture(pipeline, _row(states, index), empty, seed, how)
+            _latents(pipeline, _row(states, index), empty, seed, how)
             for index, seed in enumerate(seeds)
         ]
+
+
+@torch.no_grad()
+def decoded(pipeline: Pipeline, latents: Sequence[Any], *, tiled: bool = False) -> list[Any]:
+    """Return the images of latents.
+
+    Args:
+        tiled: decode images larger than a tile of 512 pixels in overlapping tiles, which needs less
+            memory and changes an image slightly.
+    """
+    vae = pipeline.vae
+    if not tiled:
+        return [_decoded(vae, one) for one in latents]
+    with in_tiles(vae, pipeline.factor):
+        return [_decoded(vae, one) for one in latents]
 
 
 @contextmanager
@@ -120,14 +188,15 @@ def _row(states: States, index: int) -> States:
     return States(*(None if part is None else part[index : index + 1] for part in states))
 
 
-def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
-    architecture, denoiser, vae = pipeline.architecture, pipeline.denoiser, pipeline.vae
+def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
+    architecture, denoiser = pipeline.architecture, pipeline.denoiser
     place, dtype = denoiser.device, next(denoiser.parameters()).dtype
     width, height = how.size
     channels = architecture.channels(denoiser.config)
     shape = (1, channels, height // pipeline.factor, width // pipeline.factor)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    scheduler = architecture.sampler(pipeline)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=generator)
+    scheduler = sampler_of(pipeline, how.sampler)
     architecture.schedule(scheduler, denoiser.config, how.steps, noise)
     guidance = guidance_of(pipeline, how.guidance)
     rescale = usual_rescale(scheduler) if how.rescale is None else how.rescale
@@ -138,16 +207,20 @@ def _picture(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     if architecture.sizes:
         sizes = time_ids(how.size, how.size).repeat(len(both), 1).to(place)
     latents = noise.to(place) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(scheduler, "scale_model_input", lambda latents, time: latents)
+    further = {}
+    if "generator" in inspect.signature(scheduler.step).parameters and how.sampler is not None:
+        further["generator"] = generator  # of what a sampler adds at each step
     for time in scheduler.timesteps:
-        inputs = torch.cat([latents] * len(both)).to(dtype)
+        inputs = torch.cat([scaled(latents, time)] * len(both)).to(dtype)
         found = architecture.predict(
             denoiser, inputs, time.to(place), states, sizes, guidance
         ).float()
         if free:
             without, found = found.chunk(2)
             found = guided(without, found, guidance, rescale)
-        latents = scheduler.step(found, time, latents).prev_sample
-    return _decoded(vae, latents)
+        latents = scheduler.step(found, time, latents, **further).prev_sample
+    return latents
 
 
 def _joined(parts: Sequence[States], place: Any) -> States:

@@ -44,7 +44,8 @@ def applied(models: Mapping[str, nn.Module], adapters: Sequence[Adapter]) -> Ite
             weight = _weight(models, place)
             total = sum(_change(weight, *term) for term in found)
             kept[place] = weight.detach().clone()
-            weight.copy_((weight.double() + total).to(weight.dtype))
+            # in float64 on the CPU, because Metal has none
+            weight.copy_((weight.detach().cpu().double() + total).to(weight.dtype))
         yield len(kept)
     finally:
         for place, before in kept.items():
@@ -77,12 +78,12 @@ def _weight(models: Mapping[str, nn.Module], place: Place) -> Any:
 
 
 def _change(weight: Any, adapter: Adapter, site: Site, delta: Delta, index: int) -> Any:
-    """Return the ΔW of one module in float64, on the weight's device."""
+    """Return the ΔW of one module in float64, on the CPU."""
     shape = tuple(weight.shape)
     alone = len(site.modules) == 1
     if alone:
         delta = delta.conformed(shape)
-    base = weight.double().cpu().numpy() if delta.needs_base else None
+    base = weight.detach().cpu().double().numpy() if delta.needs_base else None
     dense = delta.dense(base)
     if not alone:
         bounds = site.bounds(dense.shape[0])
@@ -95,4 +96,4 @@ def _change(weight: Any, adapter: Adapter, site: Site, delta: Delta, index: int)
             expected=list(shape),
             found=list(dense.shape),
         )
-    return torch.from_numpy(dense.reshape(shape)).to(weight.device)
+    return torch.from_numpy(dense.reshape(shape))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from loramerge.errors import AdapterError, NumericsError, UsageError, listed
-from loramerge.events import Note, Notify, ignore
+from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.train.lora.branch import Branch, attach, detach, full_rank
 from loramerge.train.lora.targets import (
     Preset,
@@ -52,8 +52,8 @@ def inject_trainable_lora(
     alpha: float | None = None,
     preset: str | None = None,
     target_replace_module: Iterable[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
     rslora: bool = False,
@@ -310,10 +310,18 @@ def _plan(
     return _Plan(name, layer, asked, rank, stated * (math.sqrt(ratio) if rslora else ratio))
 
 
-def _note_clamped(plans: Iterable[_Plan], notify: Notify) -> None:
+def _note_clamped(plans: Sequence[_Plan], notify: Notify) -> None:
     clamped = [f"{p.name} {p.asked} → {p.rank}" for p in plans if p.rank != p.asked]
     if clamped:
-        notify(Note(f"the rank is more than {len(clamped)} layers can hold: {listed(clamped, 5)}"))
+        kind = Warn if len(clamped) == len(plans) else Note  # then it is no low rank anywhere
+        every = (
+            "any layer"
+            if kind is Warn
+            else f"{len(clamped)} layers"
+            if len(clamped) > 1
+            else "1 layer"
+        )
+        notify(kind(f"the rank is more than {every} can hold: {listed(clamped, 5)}"))
 
 
 def _check_numbers(

@@ -40,7 +40,7 @@ from loramerge.train.lora.names import (
     homes_of,
 )
 
-__all__ = ["load_lora_weight", "lora_adapter", "save_lora_weight"]
+__all__ = ["branch_of", "load_lora_weight", "lora_adapter", "save_lora_weight"]
 
 
 def lora_adapter(
@@ -196,7 +196,7 @@ def load_lora_weight(
         if home is not None:
             component, path = home
             layer = named[component].get_submodule(path)
-            made[component][path] = _branch(site.name, delta, layer, dropout_p)
+            made[component][path] = branch_of(site.name, delta, layer, dropout_p)
         elif "" in named or site.component in named:
             strangers.append(site.name)
         else:
@@ -248,7 +248,7 @@ def _stored(half: Any) -> ArrayTensor:
     return ArrayTensor(half.detach().cpu().clone().numpy())
 
 
-def _branch(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
+def branch_of(name: str, delta: Delta, layer: Any, dropout: float) -> Branch:
     """Return the branch that adds a delta to a layer."""
     shape, rank = weight_shape(layer), delta.rank
     if rank is None or not 2 <= len(shape) <= 5:

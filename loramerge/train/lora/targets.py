@@ -15,7 +15,15 @@ from torch import nn
 from loramerge.errors import AdapterError, UsageError, listed, nearest
 from loramerge.train.lora.branch import supported
 
-__all__ = ["PRESETS", "Preset", "chosen_layers", "find_preset", "last_match", "lineage_of"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "as_patterns",
+    "chosen_layers",
+    "find_preset",
+    "last_match",
+    "lineage_of",
+]
 
 Layers = Literal["linear", "linear and 1x1", "all"]
 
@@ -110,6 +118,11 @@ def last_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     return found
 
 
+def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return patterns as a tuple; a single one may be given as text."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def _fits(layer: nn.Module, layers: Layers) -> bool:
     if isinstance(layer, nn.Linear) or layers == "all":
         return True
@@ -147,8 +160,8 @@ def _select(
 def chosen_layers(
     model: nn.Module,
     choice: Preset | None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     others: Iterable[str] = (),
 ) -> dict[str, nn.Module]:
     """Return full name → layer, in the model's order, of the layers that get a branch.
@@ -163,6 +176,7 @@ def chosen_layers(
         UsageError: if a pattern matches no layer of the model, which is a spelling mistake.
         AdapterError: if nothing is chosen.
     """
+    include, exclude = as_patterns(include), as_patterns(exclude)
     everything = {name: layer for name, layer in model.named_modules() if supported(layer)}
     _refuse_idle([*include, *others], list(everything))
     _refuse_idle(exclude, [name for name, _ in model.named_modules()])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loramerge.events import Notify, ignore
 from loramerge.files.json_values import read_values
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.lora.modules import inject_trainable_lora
@@ -82,10 +83,16 @@ def _read(path: Path) -> Any:
     return read_values(path)
 
 
-def estimate(spec: Spec, shape: Shape, size: Size, device: Any) -> Estimate:
-    """Estimate the cost of a run, as if all images had one size."""
+def estimate(
+    spec: Spec, shape: Shape, size: Size, device: Any, notify: Notify = ignore
+) -> Estimate:
+    """Estimate the cost of a run, as if all images had one size.
+
+    Args:
+        notify: told of ranks that layers cannot hold.
+    """
     model = denoiser_of(shape)
-    values = made_trainable(spec, model, shape)
+    values = made_trainable(spec, model, shape, notify)
     operations = _counted(model, spec, shape, size)
     if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
         operations *= 4 / 3
@@ -105,7 +112,7 @@ def denoiser_of(shape: Shape, device: str = "meta") -> Any:
         return class_of(shape.architecture.denoiser, diffusers).from_config(shape.denoiser)
 
 
-def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
+def made_trainable(spec: Spec, model: Any, shape: Shape, notify: Notify = ignore) -> dict[str, Any]:
     """Make a model trainable as in the run; return name → trained parameter."""
     targets, unread = spec.targets, shape.architecture.unread(shape.denoiser)
     model.requires_grad_(False)
@@ -119,6 +126,7 @@ def made_trainable(spec: Spec, model: Any, shape: Shape) -> dict[str, Any]:
             include=targets.include, exclude=(*targets.exclude, *unread),
             rank_pattern=targets.rank_pattern, alpha_pattern=targets.alpha_pattern,
             rslora=targets.rslora, dropout_p=targets.dropout, decompose=targets.kind == "dora",
+            notify=notify,
         )  # fmt: skip
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 

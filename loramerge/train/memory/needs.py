@@ -30,6 +30,7 @@ from loramerge.train.memory.budget import Choice
 from loramerge.train.memory.estimate import Shape, denoiser_of, forward_of, made_trainable, shape_of
 from loramerge.train.memory.held import bytes_of, call_peak, checkpointed, kept_and_peak, step_peak
 from loramerge.train.models.pipeline import class_of, quietly
+from loramerge.train.models.tiles import TILE
 from loramerge.train.spec.optimizers import optimizer_memory
 from loramerge.train.spec.spec import Spec
 
@@ -242,8 +243,16 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
     decoding = base.once(("decoder", size, device), lambda: _decoding(base, size, device))
     drawing = 0
     if spec.samples.sample_every:
-        drawing = resting + means + max(found.drawing, decoding) + (0 if together else vae)
-        drawing += _WIDE * trained  # the gradients of the step before
+        held = resting + means + _WIDE * trained  # with the gradients of the step before
+        sparing = spec.samples.sparing and not together
+        if sparing:
+            decoding = base.once(
+                ("tile", size, device), lambda: _decoding(base, _tile(size), device)
+            )
+            held_decoding = held - found.model - _WIDE * trained + vae
+        else:
+            held_decoding = held + (0 if together else vae)
+        drawing = max(held + found.drawing, held_decoding + decoding)
     loaded = found.model + texts + vae - _WIDE * trained * (spec.targets.kind != "weights")
 
     prior = 0
@@ -339,7 +348,8 @@ def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[A
             continue
         groups, _ = inject_trainable_lora(
             encoder, targets.rank, alpha=targets.alpha, preset="attn-ff",
-            exclude=base.shape.architecture.unread_text(encoder), rslora=targets.rslora,
+            exclude=base.shape.architecture.unread_text(encoder, spec.data.clip_skip),
+            rslora=targets.rslora,
             dropout_p=targets.dropout, decompose=targets.kind == "dora",
         )  # fmt: skip
         try:
@@ -361,6 +371,11 @@ def _pictures(base: Base, size: Size, device: str) -> int:
         base.vae.encode(pixels).latent_dist.std.cpu  # noqa: B018 - mean and deviation are made
 
     return call_peak([base.vae], encode, device=device)
+
+
+def _tile(size: Size) -> Size:
+    """Return the largest part of an image that is decoded at once in tiles."""
+    return min(size[0], TILE), min(size[1], TILE)
 
 
 def _decoding(base: Base, size: Size, device: str) -> int:

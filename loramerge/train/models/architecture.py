@@ -74,6 +74,7 @@ class Architecture(ABC):
         scheduler: class of diffusers that the base's configuration is read into.
         encoders: component → text encoder, in the order in which texts are read.
         options: further options with which diffusers reads a single file.
+        flow: whether it learns a rectified flow, not noise over discrete steps.
         sizes: whether the denoiser is told of sizes and cuts.
         zeroes_empty: whether the base's configuration may say that no prompt is states of zeros.
         usual_guidance: of pictures.
@@ -88,6 +89,7 @@ class Architecture(ABC):
     scheduler: ClassVar[str]
     encoders: ClassVar[Mapping[str, Encoder]]
     options: ClassVar[Mapping[str, Any]] = {}
+    flow: ClassVar[bool] = False
     sizes: ClassVar[bool] = False
     zeroes_empty: ClassVar[bool] = False
     usual_guidance: ClassVar[float] = 7.0
@@ -116,7 +118,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def encode(self, loaded: Loaded, texts: Sequence[str], skip: int | None) -> States:
-        """Return the states of texts; gradients flow where the encoders are trained."""
+        """Return the states of texts; gradients flow where the encoders are trained.
+
+        Args:
+            skip: the layer of CLIP that is read, counted from the last, which is 1; None: the usual.
+        """
 
     @abstractmethod
     def predict(
@@ -172,6 +178,10 @@ class Architecture(ABC):
         """Return patterns of modules of the denoiser whose output nothing reads."""
         return ()
 
-    def unread_text(self, encoder: Any) -> tuple[str, ...]:
-        """Return patterns of layers of a text encoder whose output nothing reads."""
+    def unread_text(self, encoder: Any, skip: int | None = None) -> tuple[str, ...]:
+        """Return patterns of layers of a text encoder whose output nothing reads.
+
+        Args:
+            skip: the layer that is read instead, counted from the last.
+        """
         return ()

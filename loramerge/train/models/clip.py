@@ -5,7 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["clip_tokens"]
+from loramerge.errors import UsageError
+
+__all__ = ["clip_tokens", "require_layer"]
+
+
+def require_layer(encoder: Any, skip: int | None) -> None:
+    """Refuse a layer that a text encoder does not have.
+
+    Args:
+        skip: counted from the last layer, which is 1; None: the usual one.
+
+    Raises:
+        UsageError: saying how many there are.
+    """
+    count = int(encoder.config.num_hidden_layers)
+    if skip is not None and not 1 <= skip <= count:
+        raise UsageError(
+            "the text encoder has no such layer",
+            expected=f"a CLIP skip of 1 to {count}",
+            found=skip,
+        )
 
 
 def clip_tokens(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Any:

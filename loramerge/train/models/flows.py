@@ -13,12 +13,17 @@ from loramerge.train.models.architecture import Architecture, Loaded
 __all__ = ["RectifiedFlow"]
 
 _NO_SNR = "{} learns a rectified flow, in which there is no signal-to-noise ratio to weigh by"
+_NO_PREDICTION = "{} learns a rectified flow, and predicts nothing else"
 _NO_OFFSET = "{} learns a flow from plain noise, which an offset would change"
 
 
 def no_noise_options(name: str) -> dict[str, str]:
     """Return the options about noise that do not apply to a flow → why."""
-    return {"min_snr": _NO_SNR.format(name), "noise_offset": _NO_OFFSET.format(name)}
+    return {
+        "min_snr": _NO_SNR.format(name),
+        "noise_offset": _NO_OFFSET.format(name),
+        "prediction": _NO_PREDICTION.format(name),
+    }
 
 
 class RectifiedFlow(Architecture):
@@ -26,6 +31,7 @@ class RectifiedFlow(Architecture):
 
     component = "transformer"
     scheduler = "FlowMatchEulerDiscreteScheduler"
+    flow = True
     families: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[Mapping[str, Any]] = {}
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from loramerge.errors import UsageError
+from loramerge.train.spec.timesteps import Timesteps
 
 __all__ = ["Flow", "Noising", "Objective"]
 
@@ -34,8 +35,12 @@ class Objective(Protocol):
     def prediction(self) -> str:
         """The prediction type, as diffusers names it."""
 
-    def drawn(self, count: int, generator: Any) -> Any:
-        """Return random times, int64, on the CPU."""
+    def drawn(self, count: int, generator: Any, among: Timesteps | None = None) -> Any:
+        """Return random times, int64, on the CPU.
+
+        Args:
+            among: their distribution; None: the usual one.
+        """
 
     def told(self, times: Any) -> Any:
         """Return the times as inputs of the denoiser."""
@@ -87,8 +92,10 @@ class Noising:
             )
         return cls(alphas, prediction)
 
-    def drawn(self, count: int, generator: Any) -> Any:
-        """Return times, each as likely."""
+    def drawn(self, count: int, generator: Any, among: Timesteps | None = None) -> Any:
+        """Return times, each as likely unless said."""
+        if among is not None:
+            return among.drawn(count, int(self.alphas.shape[0]), generator)
         return torch.randint(int(self.alphas.shape[0]), (count,), generator=generator)
 
     def told(self, times: Any) -> Any:
@@ -163,8 +170,10 @@ class Flow:
         sigmas = scheduler.sigmas.detach().cpu().float()[:count]
         return cls(sigmas, scheduler.timesteps.detach().cpu().float(), logit_normal)
 
-    def drawn(self, count: int, generator: Any) -> Any:
+    def drawn(self, count: int, generator: Any, among: Timesteps | None = None) -> Any:
         """Return times: of a uniform number, or of the logistic function of a normal one."""
+        if among is not None:  # σ falls
+            return len(self.sigmas) - 1 - among.drawn(count, len(self.sigmas), generator)
         if self.logit_normal:
             share = torch.sigmoid(torch.randn(count, generator=generator))
         else:

@@ -16,17 +16,20 @@ import torch
 from loramerge.errors import (
     CorruptFile,
     FormatError,
+    LoramergeError,
     MissingExtra,
     Setting,
     UsageError,
 )
 from loramerge.files.json_values import read_values
+from loramerge.files.reader import TensorFile
 from loramerge.train.models.architecture import Architecture, Encoder
 from loramerge.train.models.registry import (
     architecture_of_family,
     architecture_of_pipeline,
     known_architectures,
 )
+from loramerge.train.models.schedules import config_of_keys, predicting, refuse_schedule
 
 __all__ = [
     "Pipeline",
@@ -133,11 +136,24 @@ def quietly() -> Iterator[tuple[Any, Any]]:
         logger.disable_progress_bar()
         logger.set_verbosity_error()
     try:
-        yield diffusers, transformers
+        with _offline():
+            yield diffusers, transformers
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.set_verbosity(level)
             logger.enable_progress_bar()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep Hugging Face's client off the network for a while, whatever its callers ask for."""
+    constants: Any = import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def class_of(name: str, package: Any) -> Any:
@@ -147,7 +163,12 @@ def class_of(name: str, package: Any) -> Any:
 
 
 def load_pipeline(
-    path: Path, *, dtype: Any = None, config: Path | None = None, family: str | None = None
+    path: Path,
+    *,
+    dtype: Any = None,
+    config: Path | None = None,
+    family: str | None = None,
+    prediction: str | None = None,
 ) -> Pipeline:
     """Load a base; nothing is fetched from a network.
 
@@ -158,10 +179,12 @@ def load_pipeline(
         config: for a single file, a diffusers folder of its family, of which configurations and
             tokenizers are taken.
         family: of a single file.
+        prediction: what the model predicts, in the words of `schedules.PREDICTIONS`; None: what the
+            base says.
 
     Raises:
-        UsageError: if the model is of a kind that cannot be trained here, or a single file lacks
-            what `config` gives.
+        UsageError: if the model is of a kind or noise schedule that cannot be trained here, or a
+            single file lacks what `config` gives.
         FormatError, CorruptFile: if it cannot be read.
     """
     dtype = torch.float32 if dtype is None else dtype
@@ -170,6 +193,10 @@ def load_pipeline(
             found = _from_folder(path, dtype, diffusers, transformers)
         else:
             found = _from_file(path, dtype, config, family, diffusers)
+    told = {} if path.is_dir() else _told(path)
+    if prediction is not None and "prediction" in found.architecture.refused:
+        raise UsageError(found.architecture.refused["prediction"], file=path, found=prediction)
+    found.scheduler = predicting(found.scheduler, prediction, told)
     channels = found.architecture.channels(found.denoiser.config)
     if channels != found.vae.config.latent_channels:
         raise UsageError(
@@ -255,7 +282,7 @@ def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> P
         path,
         model(class_of(kind.denoiser, diffusers), kind.component, dtype),
         model(diffusers.AutoencoderKL, "vae", torch.float32),
-        _scheduler(path, class_of(kind.scheduler, diffusers)),
+        _scheduler(path, kind, diffusers),
         {n: model(class_of(one.model, transformers), n, dtype) for n, one in encoders.items()},
         _tokenizers(path, encoders, transformers),
         kind.zeroes_empty and bool(index.get("force_zeros_for_empty_prompt", False)),
@@ -270,10 +297,25 @@ def _variant(folder: Path) -> dict[str, str]:
     return {} if plain or not variants else {"variant": variants[0].partition("-")[0]}
 
 
-def _scheduler(path: Path, cls: Any) -> Any:
+def _told(path: Path) -> dict[str, Any]:
+    """Return what a single file tells of its schedule."""
     try:
+        file = TensorFile(path)
+    except LoramergeError:  # a pickle tells nothing
+        return {}
+    try:
+        return config_of_keys(file.tensors.keys(), file.metadata, path)
+    finally:
+        file.close()
+
+
+def _scheduler(path: Path, kind: Architecture, diffusers: Any) -> Any:
+    cls = class_of(kind.scheduler, diffusers)
+    place = path / "scheduler" / "scheduler_config.json"
+    try:
+        refuse_schedule(read_values(place), flow=kind.flow, file=place)
         return cls.from_pretrained(path, subfolder="scheduler", local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise CorruptFile(f"the scheduler cannot be loaded ({error})", file=path) from None
 
 
@@ -324,6 +366,8 @@ def _from_file(
             found=said,
             hint=("give any diffusers folder of this family: ", Setting("config")),
         ) from None
+    own = {"_class_name": type(whole.scheduler).__name__, **whole.scheduler.config}
+    refuse_schedule(own, flow=kind.flow, file=config or path)
     whole.vae.to(torch.float32)
     encoders = {n: m for n in kind.encoders if (m := getattr(whole, n, None)) is not None}
     tokenizers = {n: getattr(whole, kind.encoders[n].folder) for n in encoders}

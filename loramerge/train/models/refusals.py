@@ -27,6 +27,7 @@ def refuse_misfits(kind: Architecture, spec: Spec) -> None:
             "min_snr": spec.settings.min_snr,
             "noise_offset": spec.settings.noise_offset,
             "clip_skip": spec.data.clip_skip,
+            "prediction": spec.prediction,
             "negative": samples.negative if samples.sample_every else "",
             "guidance_rescale": samples.guidance_rescale if samples.sample_every else None,
         },

@@ -21,7 +21,7 @@ def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) ->
     """Return the states of texts; gradients flow where the encoders are trained.
 
     Args:
-        skip: layers before the last of CLIP that are not read.
+        skip: the layer of CLIP that is read, counted from the last, which is 1; None: the usual one.
 
     Raises:
         UsageError: if layers are to be skipped where none can be.
@@ -52,7 +52,9 @@ class Texts:
 
     def _key(self, text: str) -> str:
         identity = self._pipeline.identity("encoders")
-        return hashlib.sha256(f"{identity}\0{self._skip}\0{text}".encode()).hexdigest()[:32]
+        # as older caches count: layers before the last that are not read
+        skipped = None if self._skip in (None, 1) else self._skip - 1
+        return hashlib.sha256(f"{identity}\0{skipped}\0{text}".encode()).hexdigest()[:32]
 
     @torch.no_grad()
     def prepare(self, texts: Iterable[str], notify: Notify = ignore) -> None:

@@ -51,6 +51,10 @@ class Board:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step.number + 1)
 
+    def validated(self, done: int, loss: float) -> None:
+        """Write a loss on the images that are held back."""
+        self._writer.add_scalar("validation", loss, done)
+
     def show(self, prompts: Sequence[str], pictures: Sequence[Any], done: int) -> None:
         """Write the samples of a step."""
         import numpy as np

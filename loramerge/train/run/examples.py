@@ -54,11 +54,17 @@ class Examples:
     @torch.no_grad()
     def __call__(self, number: int) -> Batch:
         """Return a batch."""
-        places = self._order.batch(number)
+        return self._batch(self._order.batch(number), tuple(self.captions(number)))
+
+    @torch.no_grad()
+    def one(self, place: int) -> Batch:
+        """Return an image with its whole caption as a batch."""
+        return self._batch([place], (self._captioning.whole(self._pictures[place]),))
+
+    def _batch(self, places: Sequence[int], captions: tuple[str, ...]) -> Batch:
         pictures = [self._pictures[place] for place in places]
         buckets = [self._buckets[place] for place in places]
         latents = torch.stack([self._latents(*one) for one in zip(pictures, buckets, strict=True)])
-        captions = tuple(self.captions(number))
         states = None if self._texts is None else self._texts(captions)
         return Batch(
             latents,

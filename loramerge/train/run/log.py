@@ -69,6 +69,12 @@ class Log:
         self._file.write(_line(entry | ({"skipped": True} if step.skipped else {})))
         self._file.flush()
 
+    def validated(self, done: int, loss: float) -> None:
+        """Write a loss on the images that are held back, after so many steps."""
+        shown = loss if math.isfinite(loss) else None
+        self._file.write(_line({"step": done - 1, "validation": shown}))
+        self._file.flush()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
@@ -12,8 +11,10 @@ import torch
 
 from loramerge.errors import CorruptFile, MissingFile, Setting, UsageError
 from loramerge.files.atomic import AtomicFile
+from loramerge.files.positioned import PositionedFile
 from loramerge.train.run.loop import Run
 from loramerge.train.spec.optimizers import path_of
+from loramerge.train.spec.settings import Settings
 
 __all__ = ["load_state", "run_header", "save_state"]
 
@@ -21,35 +22,61 @@ __all__ = ["load_state", "run_header", "save_state"]
 def save_state(run: Run, path: str | PathLike[str], origin: str = "") -> None:
     """Write all that is needed to go on, atomically; an earlier file is replaced.
 
+    Tensors go to the file one after another, so memory holds no second copy of them.
+
     Args:
-        origin: says what the run was made from; another run cannot go on from this state.
+        origin: says what the run was made from, its number of steps apart; another run cannot go on
+            from this state.
     """
-    buffer = io.BytesIO()
-    halves = [half.detach().cpu() for half in run.parameters]
-    torch.save(
-        {
-            "names": run.trainee.names,
-            "halves": halves,
-            "optimizer": run.optimizer.state_dict(),
-            "settings": asdict(run.settings),
-            "done": run.done,
-            "skipped": run.skipped,
-            "ema": None if run.ema is None else [mean.cpu() for mean in run.ema],
-            "scaler": None if run.scaler is None else run.scaler.state_dict(),
-            "origin": origin,
-        },
-        buffer,
-    )
     with AtomicFile(path, force=True) as file:
-        file.write(0, buffer.getbuffer())
+        torch.save(_state(run, origin), _Stream(file))
+
+
+class _Stream:
+    """An atomic file as torch writes to it: from its beginning on."""
+
+    def __init__(self, file: PositionedFile) -> None:
+        self._file, self._place = file, 0
+
+    def write(self, data: Any) -> int:
+        """Write bytes behind those before."""
+        size = memoryview(data).nbytes
+        self._file.write(self._place, data)
+        self._place += size
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed before it gets its name."""
+
+
+def _state(run: Run, origin: str) -> dict[str, Any]:
+    return {
+        "names": run.trainee.names,
+        "halves": [half.detach() for half in run.parameters],
+        "optimizer": run.optimizer.state_dict(),
+        "settings": asdict(run.settings),
+        "done": run.done,
+        "skipped": run.skipped,
+        "skipped_in_a_row": run.skipped_in_a_row,
+        "earlier": list(run.earlier),
+        "ema": run.ema,
+        "scaler": None if run.scaler is None else run.scaler.state_dict(),
+        "origin": origin,
+    }
 
 
 @torch.no_grad()
-def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
+def load_state(
+    run: Run, path: str | PathLike[str], origin: str = "", former_origin: str | None = None
+) -> Run:
     """Put a run where another was when it was saved; return it.
+
+    The run may have another number of steps than the other, if that many are not done yet. The learning
+    rate then follows its own schedule from here on.
 
     Args:
         origin: what the run is made from; see `save_state`.
+        former_origin: the same with the number of steps, as older states have it.
 
     Raises:
         MissingFile, CorruptFile: if it cannot be read.
@@ -63,8 +90,10 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     except Exception as error:
         raise CorruptFile("this is not the state of a training run", file=path) from error
     own = asdict(run.settings)
-    kept["settings"] = _in_current_words(kept["settings"])
-    other = [name for name in own if own[name] != kept["settings"].get(name)]
+    kept["settings"] = asdict(Settings()) | _in_current_words(kept["settings"])
+    longer = own["steps"] != kept["settings"]["steps"] and own["steps"] >= kept["done"]
+    free = ("steps", "warmup_steps") if longer else ()  # the warm-up is a share of the steps
+    other = [name for name in own if name not in free and own[name] != kept["settings"].get(name)]
     if other:
         raise UsageError(
             f"the state belongs to a run with another {', '.join(other)}",
@@ -72,7 +101,7 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
             expected={name: kept["settings"].get(name) for name in other},
             found={name: own[name] for name in other},
         )
-    if state.get("origin", "") != origin:
+    if state.get("origin", "") not in (origin, former_origin):
         raise UsageError(
             "the state belongs to a run with another base, other images or other parameters",
             file=path,
@@ -95,6 +124,10 @@ def load_state(run: Run, path: str | PathLike[str], origin: str = "") -> Run:
     if run.scaler is not None:
         run.scaler.load_state_dict(state["scaler"])
     run.done, run.skipped = kept["done"], kept["skipped"]
+    run.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+    run.earlier = tuple(state.get("earlier", ()))
+    if longer and run.done:
+        run.earlier += (kept["settings"]["steps"],)
     return run
 
 

@@ -15,9 +15,12 @@ from loramerge.errors import MissingExtra, Setting, UsageError, nearest
 from loramerge.train.spec.settings import Settings
 
 __all__ = [
-    "NAMES", "Known", "check_import", "known", "make_optimizer", "optimizer_memory", "path_of", "ready",
-    "slow",
+    "NAMES", "Known", "check_import", "fast", "known", "make_optimizer", "optimizer_memory", "path_of",
+    "ready", "slow",
 ]  # fmt: skip
+
+
+_MOST = 100  # times the usual rate
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,18 @@ def slow(settings: Settings) -> str | None:
     name = next(name for name, one in NAMES.items() if one is found)
     return (
         f"a LoRA hardly moves at a learning rate of {settings.lr:g} with {name}; "
+        f"{found.rate:g} is usual"
+    )
+
+
+def fast(settings: Settings) -> str | None:
+    """Return why a LoRA is likely destroyed at this rate, None where it is not or nobody knows."""
+    found = known(settings.optimizer)
+    if found is None or settings.lr <= _MOST * found.rate:
+        return None
+    name = next(name for name, one in NAMES.items() if one is found)
+    return (
+        f"a learning rate of {settings.lr:g} with {name} mostly destroys what is trained; "
         f"{found.rate:g} is usual"
     )
 

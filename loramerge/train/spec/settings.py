@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from loramerge.errors import UsageError
+from loramerge.train.spec.timesteps import Timesteps
 
 __all__ = ["PRECISIONS", "SCHEDULES", "Init", "Precision", "Settings", "learning_rate"]
 
@@ -38,6 +39,7 @@ class Settings:
         text_lr: the peak learning rate of text encoders; None: half of `lr`.
         lora_plus: LoRA+: learning rate of up as a multiple of that of down.
         precision: mixed precision of the forward pass; trained parameters stay float32.
+        timesteps: which times are drawn, see `timesteps.Timesteps`; empty: the architecture's own.
     """
 
     steps: int = 1000
@@ -57,6 +59,7 @@ class Settings:
     text_lr: float | None = None
     lora_plus: float = 1.0
     precision: Precision = "no"
+    timesteps: str = ""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -80,6 +83,8 @@ class Settings:
         if wrong:
             found = ", ".join(f"{name} {getattr(self, name)}" for name in wrong)
             raise UsageError("some settings are out of range", found=found)
+        if self.timesteps:
+            Timesteps.of(self.timesteps)
 
     @property
     def text_factor(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loramerge.adapter import Adapter
 from loramerge.errors import UsageError
 from loramerge.train.spec.settings import Init, Settings
 
@@ -70,7 +71,8 @@ class Data:
         bucket_step: sides of buckets are multiples of it; None: 64, or what a small base needs.
         no_buckets: cut every image to a square.
         batch: images in a batch.
-        clip_skip: layers before the last of CLIP that are not read.
+        clip_skip: CLIP's layer that is read, counted from the last, which is 1; None: the usual one.
+        without: folders in which no image is looked for, because the run writes them.
     """
 
     images: Path
@@ -87,6 +89,7 @@ class Data:
     no_buckets: bool = False
     batch: int = 1
     clip_skip: int | None = None
+    without: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Samples:
         prompt: none takes the trigger, or the first caption.
         sample_every: steps; 0 draws none.
         guidance_rescale: see `sampling.Drawing`.
+        sparing: decode in tiles, while the denoiser is not on the device.
     """
 
     prompt: tuple[str, ...] = ()
@@ -122,6 +126,7 @@ class Samples:
     sample_steps: int = 25
     guidance: float | None = None
     guidance_rescale: float | None = None
+    sparing: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,18 @@ class Spec:
         folder: where the run keeps its log, state, samples and report.
         cache: where latents and texts are kept.
         config, family: of a single file.
+        prediction: what the base predicts, where it is not what it says.
         threads: of torch on the CPU; None leaves them as they are.
         checkpointing: compute activations again in the backward pass; None: on a GPU.
-        save_every: steps between numbered adapters; 0 keeps none.
+        epochs: length of the run, in the place of the settings' steps; `warmup`: share of the steps.
+        validation: share of the images that is held back; `validate_every`: steps between losses on it.
+        init: adapter that a LoRA starts from.
+        save_every: steps between numbered adapters; 0 keeps none. `save_epochs`: the same in epochs.
         state_every: steps between states that a killed run goes on from.
         resume: go on from the state that is there.
         tensorboard: write events of TensorBoard, too.
-        origin: says all that the result follows from.
+        origin: says all that the result follows from, but for the number of steps.
+        former_origin: the same with the number of steps, as older states have it.
         prior: how the base draws regularisation pictures, where none are given.
         chosen: what was chosen for the memory given, for the log.
     """
@@ -153,14 +163,22 @@ class Spec:
     samples: Samples = Samples()
     config: Path | None = None
     family: str | None = None
+    prediction: str | None = None
     checkpointing: bool | None = None
     device: str | None = None
     threads: int | None = None
+    epochs: float | None = None
+    warmup: float = 0.0
+    validation: float = 0.0
+    validate_every: int = 100
+    init: Adapter | None = None
     save_every: int = 0
+    save_epochs: float | None = None
     state_every: int = 100
     resume: bool = False
     force: bool = False
     tensorboard: bool = False
     origin: str = ""
+    former_origin: str | None = None
     prior: Prior | None = None
     chosen: Mapping[str, Any] | None = None

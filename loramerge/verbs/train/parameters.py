@@ -43,7 +43,7 @@ class _Model:
         str | None,
         Doc(
             "Words that call the subject. They replace [trigger] in a caption, or are put in front of "
-            "it; an image without a caption gets them alone.",
+            "it unless it has them as whole words; an image without a caption gets them alone.",
             metavar="WORDS",
         ),
     ] = None
@@ -100,6 +100,14 @@ class _Model:
     dropout: Annotated[
         float, Interval(ge=0, lt=1), Doc("Dropout on the input of the LoRA in training.")
     ] = 0.0
+    init_from: Annotated[
+        str | None,
+        Doc(
+            "Adapter that the LoRA starts from, such as an earlier result; its ranks may be lower.",
+            metavar="ADAPTER",
+            completes="adapters",
+        ),
+    ] = None
     init: Annotated[Literal["kaiming", "gaussian"], Doc("Initial values of down; up is zero.")] = (
         "kaiming"
     )
@@ -121,6 +129,9 @@ class _Optimisation:
     """The optimisation."""
 
     steps: Annotated[int, Ge(1), Doc("Number of steps.")] = 1000
+    epochs: Annotated[
+        float | None, Gt(0), Doc("Length of the run in epochs, in the place of --steps.")
+    ] = None
     lr: Annotated[
         float | None,
         Gt(0),
@@ -181,6 +192,21 @@ class _Optimisation:
         Ge(0),
         Doc("Standard deviation of a constant added to each channel of the noise (UNets)."),
     ] = 0.0
+    prediction: Annotated[
+        Literal["epsilon", "v", "sample"] | None,
+        Doc(
+            "What a UNet predicts: the noise, v or the image [default: what the base says; of a single "
+            "file its keys v_pred and ztsnr, its header, or its configuration]."
+        ),
+    ] = None
+    timesteps: Annotated[
+        str | None,
+        Doc(
+            "Times to train on: uniform or sigmoid, a range such as 200..800, shift=3; several with "
+            "commas [default: what is usual for the base].",
+            metavar="WHICH",
+        ),
+    ] = None
     ema: Annotated[
         float | None,
         Interval(gt=0, lt=1),
@@ -270,7 +296,10 @@ class _Images:
     keep_tokens: Annotated[
         int | None,
         Ge(0),
-        Doc("Tags at the front that are never shuffled or dropped [default: the trigger's]."),
+        Doc(
+            "Tags at the front that are never shuffled or dropped, beside those of the trigger, which "
+            "never are [default: none]."
+        ),
     ] = None
     tag_dropout: Annotated[
         float, Interval(ge=0, le=1), Doc("Probability with which a tag is dropped.")
@@ -280,8 +309,22 @@ class _Images:
         Interval(ge=0, le=1),
         Doc("Probability with which an image is shown without its caption."),
     ] = 0.05
+    # text, because in older headers a number counts from 0; see `steps.provenance.recipe_in`
+    validation: Annotated[
+        float,
+        Interval(ge=0, lt=1),
+        Doc(
+            "Share of the subject's images that is held back: the loss on them, always with the same "
+            "noise, is logged and shown in the report."
+        ),
+    ] = 0.0
     clip_skip: Annotated[
-        int | None, Ge(1), Doc("Read the text encoder this many layers before its last (SD1, SD2).")
+        str | int | None,
+        Doc(
+            "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
+            "the last, 2 the one before (SD1, SD2) [default: 1].",
+            metavar="N",
+        ),
     ] = None
 
 
@@ -330,13 +373,17 @@ class _Monitoring:
         Doc("Seed of the first sample; each further prompt has the next seed.", result=False),
     ] = 0
     save_every: Annotated[
-        int,
-        Ge(0),
+        str | int,
         Doc(
-            "Steps between numbered adapters in the run's folder; each has a row of samples; 0: none.",
+            "Steps between numbered adapters in the run's folder, or epochs, such as 2epochs; each has "
+            "a row of samples; 0: none.",
+            metavar="N",
             result=False,
         ),
-    ] = 0
+    ] = "0"
+    validate_every: Annotated[
+        int, Ge(1), Doc("Steps between losses on the images of --validation.", result=False)
+    ] = 100
     state_every: Annotated[
         int,
         Ge(1),
@@ -371,7 +418,8 @@ class _Monitoring:
     resume: Annotated[
         bool,
         Doc(
-            "Continue a stopped run, with the same result; start one if there is none.",
+            "Continue a stopped run, with the same result, or with more --steps a finished one; start "
+            "one if there is none.",
             result=False,
         ),
     ] = False
@@ -397,7 +445,9 @@ class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
             UsageError: naming what is wrong.
         """
         self.target(), self.float_type()
-        self.ranks(), self.alphas(), self.optimizer_options()
+        self.ranks(), self.alphas(), self.optimizer_options(), self.clip_layer
+        self._check_timesteps()
+        self._check_length()
         if self.vram is not None:
             memory_in_bytes(self.vram)
         word, _, rest = self.method.partition(":")
@@ -420,6 +470,29 @@ class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
         self._check_prior()
         if word in ("full", "blocks") and self.text_encoder:
             raise UsageError("text encoders can only be trained with a LoRA", found=self.method)
+
+    def _check_timesteps(self) -> None:
+        if self.timesteps is not None:
+            from loramerge.train.spec.timesteps import Timesteps
+
+            Timesteps.of(self.timesteps)
+
+    def _check_length(self) -> None:
+        if self.epochs is not None and self.steps != Train.steps:
+            raise UsageError(
+                "the length of the run is given twice",
+                hint=(
+                    "leave out ",
+                    Setting("steps", self.steps),
+                    " or ",
+                    Setting("epochs", self.epochs),
+                ),
+            )
+        if self.init_from is not None and self.method != "lora":
+            raise UsageError(
+                "only a LoRA can start from an adapter", found=self.method,
+                hint=("leave out ", Setting("init_from")),
+            )  # fmt: skip
 
     def _check_prior(self) -> None:
         if not self.regularisation.strip():
@@ -448,6 +521,22 @@ class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
     def optimizer_options(self) -> tuple[tuple[str, Any], ...]:
         """Return (name, value) of what the optimizer is made with."""
         return tuple((name, _literal(text)) for name, text in _pairs(self.optimizer_option))
+
+    @property
+    def clip_layer(self) -> int | None:
+        """The layer of CLIP that is read, counted from the last, which is 1.
+
+        Raises:
+            UsageError: if it is not a number from 1 on.
+        """
+        if self.clip_skip is None:
+            return None
+        layer = _number(str(self.clip_skip), int)
+        if layer < 1:
+            raise UsageError(
+                f"clip_skip cannot be {layer}", expected="a whole number of at least 1"
+            )
+        return int(layer)
 
     @property
     def warmup_steps(self) -> int:

@@ -10,16 +10,18 @@ from loramerge.checkpoint.files import find_files
 from loramerge.errors import UsageError
 from loramerge.files.folders import dataset_files
 from loramerge.library.lookup import find
-from loramerge.steps.inputs import base_path
+from loramerge.steps.inputs import adapter_of, base_path
 from loramerge.steps.outputs import default_name
 from loramerge.steps.parameters import Context
-from loramerge.steps.provenance import FileInput, Made, step_of
+from loramerge.steps.provenance import FileInput, Made, input_of, step_of
+from loramerge.steps.references import Reference
 from loramerge.verbs.train.parameters import Train
 
 __all__ = [
     "images_folder",
     "made_of_training",
     "output_path",
+    "own_folders",
     "regularisation_folder",
     "run_folder",
 ]
@@ -52,7 +54,7 @@ def images_folder(name: str, context: Context) -> Path:
 
 
 def regularisation_folder(parameters: Train, context: Context) -> Path | None:
-    """Return the folder of regularisation pictures, if one is named."""
+    """Return the folder of regularisation images, if one is named."""
     name = parameters.regularisation
     return None if name in ("auto", "none") else images_folder(name, context)
 
@@ -65,24 +67,43 @@ def run_folder(parameters: Train, path: Path) -> Path:
     return path.with_name(f"{stem}-run")
 
 
+def own_folders(parameters: Train, path: Path) -> tuple[Path, ...]:
+    """Return the folders that a run writes, in which no training data is looked for."""
+    folder = run_folder(parameters, path)
+    return (folder,) if parameters.cache is None else (folder, Path(parameters.cache))
+
+
 # --- what was it made from ----------------------------------------------------------------------
 
 
-def made_of_training(parameters: Train, context: Context) -> Made:
-    """Return the step, with base and pictures as inputs."""
+def made_of_training(parameters: Train, path: Path, context: Context) -> Made:
+    """Return the step, with base and images as inputs.
+
+    Args:
+        path: of the adapter.
+    """
+    own = own_folders(parameters, path)
     given: dict[tuple[str, str], Any] = {
         ("bases", parameters.base): _base_input(base_path(parameters.base, context))
     }
     if parameters.config is not None:
         config = base_path(parameters.config, context)
         given["bases", parameters.config] = _base_input(config)
+    if parameters.init_from is not None:
+        start = parameters.init_from
+        given["adapters", start] = input_of(adapter_of(Reference(start), context))
     folders = {parameters.images: images_folder(parameters.images, context)}
     if (regular := regularisation_folder(parameters, context)) is not None:
         folders[parameters.regularisation] = regular
     for name, folder in folders.items():
-        given["folders", name] = FileInput(folder, tuple(dataset_files(folder)), folder)
+        given["folders", name] = FileInput(folder, tuple(dataset_files(folder, own)), folder)
     made = step_of("train", parameters, given)
-    assert made is not None
+    if made is None:
+        raise UsageError(
+            "it is not known what made this adapter, so the result could not say what it follows from",
+            found=parameters.init_from,
+            hint="save it, and give the file",
+        )
     return made
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter.load import load
+from loramerge.files.folders import RUN_LOG
 from loramerge.files.writer import write_bytes
 from loramerge.steps.parameters import stated
 from loramerge.verbs.inspect import Inspect, inspect_adapter
@@ -25,16 +27,22 @@ def write_report(result: TrainResult, parameters: Train) -> Path:
     from loramerge.train.run.log import read_log
 
     folder = Path(result.folder)
-    entries = list(read_log(folder / "log.jsonl"))
+    entries = list(read_log(folder / RUN_LOG))
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
+    held = [entry["validation"] for entry in entries if entry.get("validation") is not None]
     norms = [entry["gradient"] for entry in entries if entry.get("gradient") is not None]
     sections = [
         ("Result", table(_result(result))),
         ("Samples", image(folder / "samples.png", "samples by step and prompt")),
         ("Loss", curve(losses, "loss")),
+        ("Validation loss", curve(held, "loss on the images that are held back")),
         ("Gradients", curve(norms, "norm of the gradients before clipping")),
         ("Data", listing(("", line) for line in result.notes)),
-        ("Settings", table(_settings(parameters))),
+        ("Settings that were given", table(_settings(parameters))),
+        (
+            "All settings",
+            table({name.replace("_", " "): _shown(value) for name, value in result.used.items()}),
+        ),
         ("Findings", listing(_findings(result))),
     ]
     path = folder / _NAME
@@ -52,6 +60,17 @@ def _settings(parameters: Train) -> dict[str, Any]:
     return found
 
 
+def _shown(value: Any) -> str:
+    """Return a setting as text."""
+    if value is None:
+        return "as usual"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value)) or "none"
+    return str(dict(value) or "none") if isinstance(value, Mapping) else str(value)
+
+
 def _result(result: TrainResult) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "file": Path(result.output or "").name,
@@ -59,10 +78,12 @@ def _result(result: TrainResult) -> dict[str, Any]:
         "family": result.family or "none that is known",
         "modules": result.modules,
         "ranks": ", ".join(f"{rank} ×{count}" for rank, count in result.ranks.items()),
-        "trained": f"{result.trained} parameters, {result.steps} steps, {result.epochs:.3g} epochs",
+        "trained": f"{result.trained} parameters, {result.done} steps, {result.epochs:.3g} epochs",
     }
     if result.loss is not None:
         rows["loss"] = f"from {result.loss[0]:.4f} to {result.loss[1]:.4f}"
+    if result.unfinished:
+        rows["unfinished"] = f"stopped after step {result.done} of {result.steps}"
     if result.skipped:
         rows["left out"] = f"{result.skipped} steps whose gradients were not finite"
     return rows

@@ -12,7 +12,7 @@ from loramerge.adapter.encode import choose_dialect, encode, suffix_of
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, Message, Setting
 from loramerge.events import Warn
 from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
@@ -25,7 +25,7 @@ from loramerge.verbs.train.memory import Fit, fit
 from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.places import made_of_training, output_path
 from loramerge.verbs.train.result import NOTHING_MADE, TrainResult
-from loramerge.verbs.train.spec import spec_of
+from loramerge.verbs.train.spec import spec_of, used_settings
 
 if TYPE_CHECKING:
     from loramerge.train.session import Trained
@@ -37,6 +37,8 @@ __all__ = ["VERB", "predict", "train", "trained"]
 def train(parameters: Train, context: Context = Context()) -> TrainResult:
     """Train and write.
 
+    Ctrl-C ends it with the adapter so far, which its header says, once a step is done.
+
     Raises:
         LoramergeError: see `train.session.train` and `adapter.encode.encode`.
     """
@@ -45,28 +47,56 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
     path = output_path(parameters, context)
     if parameters.dry_run:
         return _dry_run(parameters, context)
-    check_target(path, force=parameters.force)
+    force = parameters.force or (parameters.resume and _is_unfinished(path))
+    check_target(path, force=force)
     fitted = _fit(parameters, path, context)
     parameters = fitted.parameters
     found = _trained(fitted, path, context)
     if found.adapter is None:  # of another process, which writes
         return found
     dialect = choose_dialect(parameters.target(), [found.adapter])
-    target = Output(path, dialect, parameters.float_type(), parameters.force, parameters.program)
-    result = write_result(found, target, context)
+    target = Output(path, dialect, parameters.float_type(), force, parameters.program)
+    # no recipe repeats a run that was cut short, or continued with another schedule
+    result = write_result(found, target, replace(context, strip=context.strip or found.broken))
+    if result.unfinished:
+        context.notify(Warn(_stopped(result, result.output)))
     return _reported(result, parameters, context)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Return whether a file is the adapter of a run that was interrupted."""
+    from loramerge.adapter.load import load
+    from loramerge.train.run.ending import UNFINISHED
+
+    try:
+        return UNFINISHED in load(path).info.metadata
+    except LoramergeError:
+        return False
+
+
+def _stopped(result: TrainResult, where: str | None) -> Message:
+    return (
+        f"stopped after step {result.done} of {result.steps}; {where} is the adapter so far. "
+        "Continue with ",
+        Setting("resume", True),
+        ".",
+    )
 
 
 def trained(parameters: Train, context: Context = Context()) -> TrainResult:
     """Train without writing an adapter; log, state and samples go into the run's folder.
 
     Raises:
+        KeyboardInterrupt: on Ctrl-C; the adapter so far is then in the run's folder, too.
         LoramergeError: see `train.session.train`.
     """
     parameters.check()
     _check_import(parameters, context)
     path = output_path(parameters, context)
-    return _trained(_fit(parameters, path, context), path, context)
+    found = _trained(_fit(parameters, path, context), path, context, keeps=True)
+    if found.unfinished:
+        raise KeyboardInterrupt
+    return found
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
@@ -98,36 +128,52 @@ def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -
     return fit(parameters, lambda p: spec_of(p, path, unmade, context), context, whole=whole)
 
 
-def _trained(fitted: Fit, path: Path, context: Context) -> TrainResult:
+def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) -> TrainResult:
+    """Train; write nothing but what belongs into the run's folder.
+
+    Args:
+        keeps: put the adapter of an interrupted run there, too.
+    """
     from loramerge.train.session import LOG, SHEET
     from loramerge.train.session import train as run
 
     parameters = fitted.parameters
-    made = made_of_training(parameters, context)
+    made = made_of_training(parameters, path, context)
     spec = replace(spec_of(parameters, path, made, context), chosen=fitted.record)
+    keep = _keeper(parameters, spec, made, path, context)
     found = run(
         spec,
-        keep=_keeper(parameters, spec, made, path, context),
+        keep=keep,
         probe=lambda adapter: _probe(adapter, parameters, path),
         notify=context.notify,
     )
     figures: dict[str, Any] = dict(NOTHING_MADE)
+    unfinished = found.done < found.steps
+    if found.adapter is not None and unfinished and keeps:
+        keep(found.adapter, found.done)
+        context.notify(
+            Warn(f"stopped after step {found.done}; the adapter so far is in {spec.folder}")
+        )
     if found.adapter is not None:
         adapter, combined = _finished(found.adapter, parameters, made, context)
         figures = AdapterResult.figures(adapter, combined)
     result = TrainResult(
         **figures,
         folder=str(spec.folder),
-        steps=parameters.steps,
+        steps=found.steps,
+        done=found.done,
+        broken=unfinished or bool(found.earlier),
         resumed=found.resumed,
         skipped=found.skipped,
         trained=found.parameters,
         epochs=found.epochs,
         pictures=len(found.arranged.pictures),
-        loss=_losses(spec.folder / LOG),
+        loss=_losses(spec.folder / LOG, "loss"),
+        validation=_losses(spec.folder / LOG, "validation"),
         log=str(spec.folder / LOG),
         samples=str(spec.folder / SHEET) if parameters.sample_every else None,
     )
+    result.used = used_settings(spec, found)
     result.notes = _summary(found, spec)
     if fitted.record is not None:
         result.chosen = fitted.record
@@ -181,11 +227,11 @@ def _probe(adapter: Adapter, parameters: Train, path: Path) -> None:
 # --- telling ------------------------------------------------------------------------------------
 
 
-def _losses(log: Path) -> tuple[float, float] | None:
-    """Return the mean loss of the first and of the last tenth of the steps."""
+def _losses(log: Path, name: str) -> tuple[float, float] | None:
+    """Return the mean loss over the first and over the last tenth of its entries in the log."""
     from loramerge.train.run.log import read_log
 
-    losses = [entry["loss"] for entry in read_log(log) if entry.get("loss") is not None]
+    losses = [entry[name] for entry in read_log(log) if entry.get(name) is not None]
     if not losses:
         return None
     part = max(1, len(losses) // 10)

@@ -16,7 +16,7 @@ from loramerge.train.models.architecture import (
     Loaded,
     States,
 )
-from loramerge.train.models.clip import clip_tokens
+from loramerge.train.models.clip import clip_tokens, require_layer
 from loramerge.train.models.objective import Noising
 
 __all__ = ["ARCHITECTURE", "StableDiffusion"]
@@ -26,7 +26,7 @@ _CLIP = Encoder("CLIPTextModel", "CLIPTokenizer", "tokenizer")
 
 
 class StableDiffusion(Architecture):
-    """SD1 and SD2, which read CLIP's last layer, or with a skip one so many before it, normed."""
+    """SD1 and SD2, which read CLIP's last layer, or with a skip an earlier one, normed."""
 
     name = "sd"
     pipelines: ClassVar[tuple[str, ...]] = (
@@ -55,12 +55,13 @@ class StableDiffusion(Architecture):
 
     def encode(self, loaded: Loaded, texts: Sequence[str], skip: int | None) -> States:
         encoder = loaded.encoders["text_encoder"]
+        require_layer(encoder, skip)
         tokens = clip_tokens(loaded.tokenizers["text_encoder"], encoder, texts)
-        if not skip:
+        if skip in (None, 1):
             return States(encoder(tokens)[0])
         layers = encoder(tokens, output_hidden_states=True).hidden_states
         inner = getattr(encoder, "text_model", encoder)
-        return States(inner.final_layer_norm(layers[-(skip + 1)]))
+        return States(inner.final_layer_norm(layers[-skip]))
 
     def predict(
         self,
@@ -103,6 +104,11 @@ class StableDiffusion(Architecture):
         pooled = length - 6 * config["addition_time_embed_dim"]
         states = States(text, torch.empty(batch, pooled))
         return Inputs(latents, states, torch.empty(batch, 6))
+
+    def unread_text(self, encoder: Any, skip: int | None = None) -> tuple[str, ...]:
+        """Return the layers behind the one that is read."""
+        count = int(encoder.config.num_hidden_layers)
+        return tuple(f"*encoder.layers.{count - n}.*" for n in range(1, skip or 1))
 
     def blocks(self, denoiser: Any) -> int:
         return len(denoiser.down_blocks) + len(denoiser.up_blocks) + 1

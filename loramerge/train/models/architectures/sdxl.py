@@ -40,7 +40,7 @@ class StableDiffusionXL(StableDiffusion):
             pooled = found[0] if name == "text_encoder_2" else None
         return States(torch.cat(states, dim=-1), pooled)
 
-    def unread_text(self, encoder: Any) -> tuple[str, ...]:
+    def unread_text(self, encoder: Any, skip: int | None = None) -> tuple[str, ...]:
         if type(encoder).__name__ != "CLIPTextModel":
             return ()
         return (f"*encoder.layers.{encoder.config.num_hidden_layers - 1}.*",)

@@ -1,0 +1,180 @@
+"""Words of other programs get the answer that helps, and never one that is alike by letters only."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import loramerge as lm
+from loramerge.cli.commands import summaries
+from loramerge.errors import Setting, on_command_line, spelled
+from loramerge.habits import (
+    _COMMANDS,
+    _ELSEWHERE,
+    _SAME,
+    advice_on_command,
+    advice_on_parameter,
+    answer_to_command,
+)
+from loramerge.steps.foreign import rewritten
+from loramerge.steps.parameters import parameters_of
+from loramerge.verbs import verb_named
+
+VERBS = {name: verb for name in summaries() if (verb := verb_named(name)) is not None}
+WORDS = {
+    name: {one.word for kind in (verb.parameters, getattr(verb.for_files, "parameters", None))
+           if kind for one in parameters_of(kind)}
+    for name, verb in VERBS.items()
+}  # fmt: skip
+ALL = set().union(*WORDS.values())
+EXPECTED = {"epochs", "init_from"}  # answered as soon as training has them
+
+
+def test_every_parameter_that_is_advised_exists():
+    settings = {
+        part.name
+        for answers in _ELSEWHERE.values()
+        for answer in answers.values()
+        if not isinstance(answer, str)
+        for part in answer
+        if isinstance(part, Setting)
+    }
+    assert (set(_SAME) | settings) - ALL <= EXPECTED
+    assert {verb for answers in _ELSEWHERE.values() for verb in answers} - {""} <= set(VERBS)
+
+
+def test_every_command_that_is_advised_exists_and_no_command_is_a_habit():
+    advised = {
+        word
+        for answer in _COMMANDS.values()
+        for word in re.findall(r"`(?:loramerge )?(\w+)", answer)
+    }
+    assert advised - {"COMMAND", "loramerge"} <= set(summaries())
+    assert not set(_COMMANDS) & set(summaries())
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("train", "--network_dim", "8"), "here it is called --rank"),
+        (("train", "--network-alpha", "8"), "here it is called --alpha"),
+        (("train", "--lora_alpha", "8"), "here it is called --alpha"),
+        (("train", "--train_data_dir", "x"), "here it is called --images"),
+        (("train", "--noise_offset", "1"), "write --noise-offset"),
+        (("train", "--xformers"), "leave it out"),
+        (("resize", "--new_rank", "8"), "here it is called --rank"),
+        (("resize", "--save_to", "x"), "here it is called --output"),
+        (("resize", "--model", "x"), "write the file without an option"),
+        (("resize", "--dynamic_method", "sv_fro"), "--energy 0.81"),
+        (("resize", "--lora_alpha", "8"), "ΔW"),
+        (("mix", "--ratios", "1"), "behind its name: character:0.7"),
+        (("mix", "--models", "x"), "a:0.7 b:0.3"),
+        (("mix", "--lbw", "OUTALL"), "NAME:OUTALL"),
+        (("mix", "--save_precision", "fp16"), "here it is called --dtype"),
+        (("mix", "--merge_method", "ties"), "here it is called --method"),
+        (("mix", "--majority_sign_method", "total"), "`operators NAME`"),
+        (("bake", "--model", "x"), "here it is called --base"),
+        (("bake", "--ratio", "1"), "behind its name"),
+        (("merge", "a", "b"), "does not merge checkpoints"),
+        (("extract",), "convert --to-lora"),
+        (("compare", "a", "b"), "`diff A B`"),
+        (("info", "a"), "`inspect`"),
+        (("show", "a"), "`inspect`"),
+        (("view", "a"), "`inspect`"),
+        (("list",), "library list"),
+        (("ties",), "mix --method"),
+        (("help",), "--help"),
+        (("version",), "--version"),
+        (("mixx",), "did you mean mix?"),
+        (("mix", "--rnak", "8"), "did you mean --rank?"),
+    ],
+)
+def test_on_the_command_line(run, command, says):
+    run.refused(2, *command, says=says)
+
+
+@pytest.mark.parametrize(
+    "command", [("vie",), ("qwerty",), ("mix", "--modes", "x"), ("resize", "--sav", "x")]
+)
+def test_what_is_unknown_gets_no_guess(run, command):
+    result = run.refused(2, *command)
+    assert "hint" not in result.err and "id you mean" not in result.err
+
+
+def test_the_answer_follows_the_verb():
+    def shown(word, verb):
+        answer = advice_on_parameter(word, verb, WORDS[verb])
+        return answer and spelled(answer, on_command_line)
+
+    assert shown("--mixed_precision", "train") == "here it is called --precision"
+    assert shown("--mixed_precision", "mix") == "here it is called --dtype"
+    assert "epochs" in shown("max_train_epochs", "train")
+    assert (
+        shown("multiplier", "bake") == shown("multiplier", "mix") != shown("multiplier", "resize")
+    )
+    assert shown("steps", "mix") is None
+    assert advice_on_command("reszie", summaries()) == "did you mean resize?"
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("mix: {adapters: [a], ratios: [1]}", "behind its name"),
+        ("resize: {adapter: a, new_rank: 4}", "here it is called rank"),
+        ("resize: {adapter: a, lora_alpha: 4}", "ΔW"),
+        ("merge: {adapters: [a]}", "does not merge checkpoints"),
+        ("apply: {adapters: [a]}", "`bake` adds"),
+    ],
+)
+def test_in_recipes(run, step, says):
+    (run.folder / "r.yaml").write_text(
+        f"version: 1\nsteps:\n  x:\n    {step}\n    save: o.safetensors\n"
+    )
+    run.refused(6, "plan", "r.yaml", says=says)
+
+
+def test_in_python():
+    with pytest.raises(lm.UsageError, match="here it is called rank"):
+        lm.resize("zuzu", new_rank=4)
+    with pytest.raises(lm.UsageError, match="behind its name"):
+        lm.mix(["zuzu", "polka"], ratios=[1, 1])
+    with pytest.raises(lm.UsageError, match="behind its name"):
+        lm.mix(["zuzu", "polka"], weights=[1, 1])
+    with pytest.raises(lm.UsageError, match="give pairs"):
+        lm.mix({"zuzu": 1.0})
+    with pytest.raises(AttributeError, match="`mix` combines"):
+        lm.merge  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'qwerty'$"):
+        lm.qwerty  # noqa: B018
+    assert answer_to_command("mix") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("a=0.7", "a:0.7"),
+        ("a*0.7", "a:0.7"),
+        ("0.7*a+0.3*b", "a:0.7 b:0.3"),
+        ("a:70%", "a:0.7"),
+        ("a:0.7,b:0.3", "a:0.7 b:0.3"),
+        ("a:0.7:b:0.3", "a:0.7 b:0.3"),
+        ("a:0.7:MIDD,b:0.3:OUTALL", "a:0.7:MIDD b:0.3:OUTALL"),
+        ("<lora:a:0.7><lora:b:0.3>", "a:0.7 b:0.3"),
+        ("a 0.7", "a:0.7"),
+    ],
+)
+def test_weights_as_other_programs_write_them(run, text, meant):
+    run.refused(2, "mix", text, says=f"hint: write {meant}\n")
+
+
+def test_a_file_of_such_a_name_is_that_file(run):
+    (run.folder / "a.safetensors").rename(run.folder / "a@0.7+b@0.3.safetensors")
+    run.ok("mix", "a@0.7+b@0.3", "-o", "o.safetensors")
+    assert rewritten("a" * 1000 + ":0.7") == []
+
+
+def test_a_number_is_no_adapter(run):
+    run.refused(2, "mix", "a", "0.7", "b", "0.3", says="hint: write NAME:0.7")
+    run.refused(2, "mix", "a", "b", "--weights", "0.7,0.3", says="NAME:0.7")
+    run.refused(3, "mix", "nothing=0.7", says="no adapter 'nothing=0.7'")

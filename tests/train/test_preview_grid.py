@@ -1,0 +1,79 @@
+"""The columns of a preview, and its samplers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+diffusers: Any = pytest.importorskip("diffusers")
+
+from loramerge.errors import UsageError  # noqa: E402
+from loramerge.steps.references import Reference  # noqa: E402
+from loramerge.train.drawing.sampling import SAMPLERS, sampler_of  # noqa: E402
+from loramerge.train.models.architectures import flux, sd  # noqa: E402
+from loramerge.train.models.tiles import TILE, in_tiles  # noqa: E402
+from loramerge.verbs import preview as verb  # noqa: E402
+from loramerge.verbs.preview import Preview, told_apart  # noqa: E402
+from tests.train.test_objective import scheduler  # noqa: E402
+
+
+def test_weights_stand_together_for_each_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "weighted", lambda adapter, weight: (adapter, weight))
+    adapters: Any = [(Reference(name), name) for name in ("a", "b")]
+    asked = Preview(base=("x",), weight=("0.5,1", "1.5"))
+    assert asked.weights() == (0.5, 1.0, 1.5)
+    assert [column.label for column in verb._columns(asked, adapters)] == [
+        "base", "a at 0.5", "a", "a at 1.5", "b at 0.5", "b", "b at 1.5",
+    ]  # fmt: skip
+    together = Preview(base=("x",), weight=("0.5", "1"), together=True, no_base=True)
+    assert [column.label for column in verb._columns(together, adapters)] == [
+        "a at 0.5 + b at 0.5", "a + b",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="is not a weight"):
+        Preview(base=("x",), weight=("0.5;1",)).check()
+
+
+def test_headings_are_told_apart() -> None:
+    assert told_apart(["a", "b"], ["x/a", "x/b"]) == ["a", "b"]
+    assert told_apart(["a", "a", "b"], ["x/a", "y/a", "y/b"]) == ["x/a", "y/a", "b"]
+    assert told_apart(["a", "a"], ["x/a", "x/a"]) == ["a", "a"]  # at other weights
+    assert told_apart(["a", "a"], ["p/x/a", "q/x/a"]) == ["a (1)", "a (2)"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_follow_the_bases_schedule(name: str) -> None:
+    loaded: Any = SimpleNamespace(
+        architecture=sd.ARCHITECTURE, scheduler=scheduler("v_prediction"), path=Path("x")
+    )
+    found = sampler_of(loaded, name)
+    assert found.config.prediction_type == "v_prediction"
+    found.set_timesteps(3)
+    assert torch.equal(found.alphas_cumprod, loaded.scheduler.alphas_cumprod)
+    loaded.architecture = flux.ARCHITECTURE
+    with pytest.raises(UsageError, match="learns a flow"):
+        sampler_of(loaded, name)
+
+
+def test_tiles_are_undone() -> None:
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    before = (vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size)
+    with in_tiles(vae, 8):
+        assert (vae.use_tiling, vae.tile_latent_min_size) == (True, TILE // 8)
+    assert (vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size) == before
+
+
+def test_letters_that_no_font_has_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loramerge.report import fonts
+
+    monkeypatch.setattr(fonts, "_FALLBACKS", ("there-is-no-such-font.ttf",))
+    font = fonts.font_for(["zuzu", "零 ·"], 14)
+    assert fonts.legible("zuzu · 1", font) == "zuzu · 1"
+    assert fonts.legible("零, 𝕏", font).startswith("\\u96f6, ")
