@@ -113,6 +113,16 @@ def test_diffusers_takes_one_alpha_for_all(tmp_path: Path) -> None:
     assert _said(lm.load(tmp_path / "b.safetensors"))["diffusers"] != ""
 
 
+def test_a_third_of_the_strength_is_told_and_not_mended(tmp_path: Path) -> None:
+    stem = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    tensors = _lora(stem, 4608, 1536) | {f"{stem}.alpha": np.array(1, np.float32)}
+    split = {"ss_network_module": "networks.lora_sd3", "ss_network_args": '{"split_qkv": "True"}'}
+    told, plain = _adapter(tmp_path, tensors, split), _adapter(tmp_path, tensors)
+    assert [p.code for p in told.info.problems] == ["third-of-strength"]
+    assert not plain.info.problems
+    assert all(np.array_equal(told[name].dense(), plain[name].dense()) for name in plain)
+
+
 def test_without_a_program_it_is_said_once_with_the_way_out(tmp_path: Path) -> None:
     from loramerge.verbs.inspect import inspect_adapter
 

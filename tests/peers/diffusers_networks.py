@@ -1,4 +1,4 @@
-"""diffusers' loaders on networks of a family's names and narrow shapes."""
+"""Loaders of diffusers on networks of a family's names and narrow shapes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class _Config(dict[str, Any]):
 
 @cache
 def _level() -> Any:
-    """What holds layers: a list, as far as loaders look for blocks by their numbers."""
+    """A level of the tree: a list, as far as loaders look for blocks by their numbers."""
     torch: Any = import_module("torch")
     take = {"__getitem__": lambda self, index: self._modules[str(index)]}
     return type("Level", (torch.nn.Module,), take)

@@ -35,7 +35,7 @@ PROGRAM = Program(
         ),
         Reads(
             ("comfyui",),
-            ("anima", "cosmos2-14b", "ltx-video", "ltx-video-13b"),
+            ("z-image", "anima", "cosmos2-14b", "ltx-video", "ltx-video-13b"),
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
@@ -56,7 +56,7 @@ PROGRAM = Program(
         ),
         Reads(
             ("comfyui",),
-            ("sd35-medium", "sd35-large", "z-image", "wan"),
+            ("sd35-medium", "sd35-large", "wan"),
             _LORA,
             tried=_LORA,
         ),
