@@ -204,13 +204,12 @@ class _Match:
     axes: int
     layouts: dict[str, str]
     slots: dict[tuple[str, Parameter], list[Place]]
-    wide: bool = False
     other: int = 0
 
     @property
     def fits(self) -> bool:
-        """True if it has the family's shapes but for a few, or is narrower than published networks."""
-        return not self.wide or self.other <= _OTHER * sum(map(len, self.slots.values()))
+        """True if it has the family's shapes but for a few; layers of miniatures do not count."""
+        return self.other <= _OTHER * sum(map(len, self.slots.values()))
 
     @property
     def score(self) -> tuple[int, int, int]:
@@ -259,8 +258,7 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
                 for number, size in enumerate(sizes):
                     same = place.shape == tuple(size.get(n, n) for n in shape)
                     exact[number] += same
-                    other[number] += matrix and not same
-                match.wide = match.wide or (matrix and min(place.shape[:2]) > _NARROW)
+                    other[number] += matrix and not same and min(place.shape[:2]) > _NARROW
                 if (place.file, place.name, place.part) not in counted:
                     counted.add((place.file, place.name, place.part))
                     match.matched += 1

@@ -100,6 +100,7 @@ class _Fit(NamedTuple):
         other: those whose shape is known, and another.
         strange: modules that it lacks; those of text encoders and of a second network do not count.
         wide: whether any of the known shapes is that of a layer wider than a miniature's.
+        foreign: those of `other` whose shape is that of a layer wider than a miniature's.
     """
 
     named: int
@@ -109,6 +110,7 @@ class _Fit(NamedTuple):
     other: int
     strange: int
     wide: bool
+    foreign: int = 0
 
     @property
     def own_shapes(self) -> bool:
@@ -117,8 +119,11 @@ class _Fit(NamedTuple):
 
     @property
     def shaped(self) -> bool:
-        """True if the known shapes are the family's, but for a few of layers that were widened."""
-        return self.other <= _WIDENED * (self.exact + self.other)
+        """True if the known shapes are the family's, but for a few of layers that were widened.
+
+        Those of miniatures do not count.
+        """
+        return self.foreign <= _WIDENED * (self.exact + self.foreign)
 
     @property
     def share(self) -> float:
@@ -133,6 +138,7 @@ def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
     named = alike = axes = known = strange = 0
     wide = False
     exact = [0] * (1 + len(family.sizes))
+    foreign = [0] * len(exact)
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
     for dialect, name, _ in groups:
         stem = tables[dialect].get(name)
@@ -144,11 +150,14 @@ def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
         if shape is not None:
             known += 1
             for number, size in enumerate(({}, *family.sizes)):
-                exact[number] += _same(shape, tuple(size.get(n, n) for n in stem.shape))
+                same = _same(shape, tuple(size.get(n, n) for n in stem.shape))
+                exact[number] += same
+                foreign[number] += not same and min(shape[:2]) > _NARROW
             alike += _alike(shape, stem.shape)
             axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
             wide = wide or min(shape[:2]) > _NARROW
-    return _Fit(named, max(exact), alike, axes, known - max(exact), strange, wide)
+    own = max(exact)
+    return _Fit(named, own, alike, axes, known - own, strange, wide, foreign[exact.index(own)])
 
 
 # in the stems of UNets, and of nothing else
@@ -226,7 +235,7 @@ def _fits(family: Family, fit: _Fit, groups: Sequence[Group]) -> bool:
     """Return whether a file that resembles a family is of it."""
     return (
         fit.share >= _SHARE
-        and (fit.shaped or not fit.wide)
+        and fit.shaped
         and (not fit.strange or not _overrun(family, groups))
         and not (fit.wide and _shorter(family, groups))
     )
@@ -317,7 +326,7 @@ def _resembling(like: Mapping[Family, _Fit]) -> Detection:
     best = max(like.values())
     names = tuple(family.name for family, fit in like.items() if fit[:2] == best[:2])
     known = best.exact + best.other
-    if best.wide and not best.shaped:
+    if not best.shaped:
         why = f"but {'none' if not best.exact else f'only {best.exact}'} of {known} have its shape"
     else:
         why = f"but {best.strange} others have not" if best.strange else "but it has fewer blocks"

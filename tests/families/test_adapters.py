@@ -92,9 +92,10 @@ CONVERTERS = (
               "layers|refiner"),
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "comfyui"),
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "kohya"),
-    # of the refiner's attention it cuts the factor that is not to be cut
+    # of the refiner's attention it cuts the factor that is not to be cut; the embedders have other
+    # names in ComfyUI, which it does not know
     Converter("_convert_hunyuan_video_lora_to_diffusers", "hunyuan-video", "comfyui",
-              but="final_layer.adaLN|self_attn_qkv"),
+              but="final_layer.adaLN|self_attn_qkv|(time|guidance|vector)_in"),
     # it renames nothing
     *(
         Converter("_convert_non_diffusers_ltxv_lora_to_diffusers", name, "comfyui",
