@@ -60,7 +60,13 @@ PROGRAM = Program(
             _LORA,
             tried=_LORA,
         ),
-        Reads(("comfyui",), ("qwen-image",), _LORA, "^text_encoder", tried=_LORA),
+        Reads(
+            ("comfyui",),
+            ("qwen-image",),
+            _SPLIT,
+            "^text_encoder",
+            tried=(*_SPLIT, *_UNREAD),
+        ),
     ),
     otherwise={
         "lokr with a core": "a LoKr with a core changes nothing",
