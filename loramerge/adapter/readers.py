@@ -18,6 +18,9 @@ from loramerge.dialects.programs import READERS, Program
 __all__ = ["Reading", "form_of", "reading", "readings"]
 
 
+_ONE_ALPHA = "one alpha is taken for all modules of a component"
+
+
 @dataclass(frozen=True)
 class Reading:
     """The things that one program makes of an adapter.
@@ -37,6 +40,11 @@ class Reading:
     def whole(self) -> bool:
         """True if it reads every module, and as it is meant."""
         return not (self.unread or self.otherwise or self.refused)
+
+    @property
+    def mistakes_kinds(self) -> bool:
+        """True if it computes a kind of modules otherwise, which ordinary LoRA would not be."""
+        return bool(self.otherwise.keys() - {_ONE_ALPHA})
 
     def words(self, modules: int) -> str:
         """Return in a few words what is amiss; empty if nothing is.
@@ -91,7 +99,7 @@ def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -
     if target is None and naming is not None and naming.one_alpha:
         differing = _other_alphas(adapter, program)
         if differing:
-            otherwise["one alpha is taken for all modules of a component"] = differing
+            otherwise[_ONE_ALPHA] = differing
     refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
     if not refused and program.most_unread is not None:
         refused = _too_many(adapter, unread, program.most_unread)

@@ -301,7 +301,7 @@ def inspect_adapter(
 
 def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:
     """Yield that programs compute another change than was trained, and what gives it in all of them."""
-    titles = [found.program.title for found in seen if found.otherwise]
+    titles = [found.program.title for found in seen if found.mistakes_kinds]
     if titles:
         bound = any(delta.needs_base for delta in adapter.deltas.values())
         yield Problem(
