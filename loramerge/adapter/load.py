@@ -27,6 +27,7 @@ from loramerge.adapter.problems import (
     said_twice,
     spelled_alike,
     spelled_twice,
+    third_of_strength,
     too_large,
     without_configuration,
 )
@@ -116,6 +117,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)
+    reading.problems += third_of_strength(source.metadata)
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])
     embeddings = {key: source.tensors[key] for key in classified.embeddings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from loramerge.adapter.delta import Delta
@@ -22,6 +23,7 @@ __all__ = [
     "spelled_alike",
     "spelled_twice",
     "takes_too_much",
+    "third_of_strength",
     "too_large",
     "without_configuration",
 ]
@@ -137,6 +139,29 @@ def too_large(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
             takes = sized(8 * math.prod(delta.shape))
             says = f"ΔW of {' × '.join(map(str, delta.shape))} would take {takes} of memory"
             yield Problem("error", "too-large", site.name, says, _EXPORT_AGAIN)
+
+
+_SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
+
+
+def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield the note about attention of SD3 that sd-scripts trained in three parts.
+
+    Its `state_dict` stacks their factors to three times the rank and keeps the alpha of one, so that
+    whoever reads the file, itself included, divides by the threefold rank.
+
+    Source: sd-scripts 48d368fa, `networks/lora_sd3.py`.
+    """
+    module = metadata.get("ss_network_module", "")
+    if module.endswith("lora_sd3") and _SPLIT.search(metadata.get("ss_network_args", "")):
+        yield Problem(
+            "note",
+            "third-of-strength",
+            None,
+            "sd-scripts saved the queries, keys and values that it trained apart (split_qkv) at a "
+            "third of their strength; they are read as they are saved, as in other programs",
+            "nothing needs to be done; other weights than in training may suit it",
+        )
 
 
 def without_configuration(dialect: Dialect) -> Iterator[Problem]:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.site import Site
-from loramerge.dialects import Dialect
+from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.programs import READERS, Program
 
-__all__ = ["Reading", "reading", "readings"]
+__all__ = ["Reading", "form_of", "reading", "readings"]
+
+
+_ONE_ALPHA = "one alpha is taken for all modules of a component"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Reading:
     def whole(self) -> bool:
         """True if it reads every module, and as it is meant."""
         return not (self.unread or self.otherwise or self.refused)
+
+    @property
+    def mistakes_kinds(self) -> bool:
+        """True if it computes a kind of modules otherwise, which ordinary LoRA would not be."""
+        return bool(self.otherwise.keys() - {_ONE_ALPHA})
 
     def words(self, modules: int) -> str:
         """Return in a few words what is amiss; empty if nothing is.
@@ -66,29 +74,45 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return what a program makes of an adapter, None if no test has seen it read its like."""
-    family = adapter.info.detection.naming
     info = adapter.info
-    if family is None or not adapter.deltas or info.account.unknown or info.stems:
+    if not adapter.deltas or info.account.unknown:
         return None
+    naming = info.detection.naming
+    family = "" if naming is None or info.stems else naming.name
     unread: list[str] = []
     otherwise: dict[str, list[str]] = {}
     refusing: dict[str, int] = {}
     for site, delta in adapter.deltas.items():
-        form = _form(adapter, site, delta)
+        form = form_of(adapter, site, delta)
         spelled = {target.name} if target else adapter.info.spelled.get(site, set())
-        if not spelled or not all(program.knows(family.name, name) for name in spelled):
+        if not spelled or not _is_seen(program, family, spelled, form, site):
             return None
+        if target is None and not info.configs and any(DIALECTS[name].folder for name in spelled):
+            return None  # a lone file in the words of folders
         if form in program.refuses:
             refusing[form] = refusing.get(form, 0) + 1
-        elif not _is_read(program, family.name, spelled, form, site):
+        elif not _is_read(program, family, spelled, form, site):
             unread.append(site.name)
-        elif form in program.otherwise:
-            otherwise.setdefault(program.otherwise[form], []).append(site.name)
+        else:
+            for what in {program.computes(family, name, form) for name in spelled} - {None}:
+                otherwise.setdefault(str(what), []).append(site.name)
+    if target is None and naming is not None and naming.one_alpha:
+        differing = _other_alphas(adapter, program)
+        if differing:
+            otherwise[_ONE_ALPHA] = differing
     refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
     if not refused and program.most_unread is not None:
         refused = _too_many(adapter, unread, program.most_unread)
     return Reading(
         program, tuple(unread), {what: tuple(names) for what, names in otherwise.items()}, refused
+    )
+
+
+def _is_seen(
+    program: Program, family: str, spelled: set[str] | frozenset[str], form: str, site: Site
+) -> bool:
+    return all(
+        program.has_seen(family, name, form, module) for name in spelled for module in site.modules
     )
 
 
@@ -102,6 +126,24 @@ def _is_read(
     )
 
 
+def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
+    """Return the modules for whose alpha a program takes that of others, in the file's own dialect.
+
+    What loramerge writes itself has one alpha for such programs.
+    """
+    alphas: dict[str, dict[float, list[str]]] = {}
+    for site, delta in adapter.deltas.items():
+        value = delta.rank if delta.alpha is None else delta.alpha
+        if value is not None and adapter.info.spelled.get(site, set()) <= set(program.one_alpha):
+            alphas.setdefault(site.component, {}).setdefault(value, []).append(site.name)
+    return [
+        name
+        for found in alphas.values()
+        for value in sorted(found, key=lambda value: len(found[value]))[:-1]
+        for name in found[value]
+    ]
+
+
 def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
     """Return why a program that places too few tensors refuses a file."""
     by_name = {site.name: delta for site, delta in adapter.deltas.items()}
@@ -111,7 +153,7 @@ def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
     return f"{tensors} tensors that it cannot place" if tensors > most else ""
 
 
-def _form(adapter: Adapter, site: Site, delta: Delta) -> str:
+def form_of(adapter: Adapter, site: Site, delta: Delta) -> str:
     """Return the form of a delta, as programs tell forms apart.
 
     They read differences of vectors along with the weight's, or for themselves.

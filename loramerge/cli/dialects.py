@@ -10,6 +10,7 @@ from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.options import json_options
 from loramerge.dialects import DIALECTS, Dialect, dialect, programs_of
+from loramerge.dialects.programs import readers_of
 
 
 def _described(one: Dialect) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def _described(one: Dialect) -> dict[str, Any]:
         "example": one.example,
         "alpha": one.alpha,
         "writes": one.writable,
-        "loads_in": list(one.loads_in),
+        "loads_in": [program.title for program in readers_of(one.name)],
         "programs": programs_of(one.name),
     }
 
@@ -55,7 +56,7 @@ def _show_one(found: dict[str, Any]) -> None:
         ("example of a key", found["example"]),
         ("alpha", _ALPHA.get(found["alpha"], str(found["alpha"]))),
         ("can store", found["writes"]),
-        ("loads in", ", ".join(found["loads_in"])),
+        ("seen to load in", ", ".join(found["loads_in"]) or "none"),
     ]
     if found["programs"]:
         lines.append(("--for", ", ".join(found["programs"])))
@@ -72,7 +73,7 @@ def _show_one(found: dict[str, Any]) -> None:
 def _show_all(content: list[dict[str, Any]]) -> None:
     show.table(
         ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
-        ("dialect", "what it is", "can store", "loads in"),
+        ("dialect", "what it is", "can store", "seen to load in"),
     )
 
 

@@ -109,7 +109,6 @@ class Dialect:
         states_alpha: whether every module of a diffusion transformer has an alpha, even one that says
             no more than the rank: trainers of kohya's line do not load a file without.
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
-        loads_in: programs that load it, at least for some families and kinds; `programs` says for which.
         writable: what is needed to write it, in words.
         order: of the dialects that have a suffix, the lowest is meant where no prefix tells; the
             very lowest is written where nothing else is known.
@@ -133,7 +132,6 @@ class Dialect:
     forms: tuple[Form, ...]
     alpha: AlphaPlace
     prefixes: Mapping[str, str]
-    loads_in: tuple[str, ...]
     writable: str
     order: int = 100
     programs: tuple[str, ...] = ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.readers import Reading, reading
+from loramerge.adapter.readers import Reading, reading, readings
 from loramerge.dialects import Dialect
 from loramerge.dialects.programs import READERS
 from loramerge.errors import Message, NotExpressible, Setting, listed
-from loramerge.events import Notify, Warn
+from loramerge.events import Note, Notify, Warn
 
 __all__ = ["check_program"]
 
@@ -15,12 +15,13 @@ _SHOWN = 4
 
 
 def check_program(adapter: Adapter, program: str | None, target: Dialect, notify: Notify) -> None:
-    """Refuse to write for a program what it does not read; warn of what it computes otherwise.
+    """Refuse to write for a program what it does not read; say what is computed otherwise.
 
     Where none is named, what no program reads is refused, and what may be of another model is told.
 
     Args:
-        program: the word after `--for`; None where no program is named.
+        program: the word after `--for`; None where no program is named, and then of every program
+            that computes otherwise what is written.
         target: the dialect that will be written.
 
     Raises:
@@ -37,6 +38,7 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
             )
         )
     if program is None or program not in READERS:
+        _tell(adapter, target, notify)
         return
     reader = READERS[program]
     found = reading(adapter, reader, target)
@@ -45,15 +47,12 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
         return
     _refuse(adapter, found, target)
     for what, modules in found.otherwise.items():
+        title = f"{reader.title} {reader.version}"
         notify(
             Warn(
                 (
-                    f"{reader.title} {reader.version} computes another change of "
-                    f"{len(modules)} modules: {what}; ",
-                    Setting("to_lora", True),
-                    " of convert with the ",
-                    Setting("base"),
-                    " gives what was trained",
+                    f"{title} computes another change of {len(modules)} modules: {what}; ",
+                    *_way_out(adapter),
                 )
             )
         )
@@ -73,6 +72,25 @@ def _refuse_mangled(adapter: Adapter) -> None:
             found=detection.reason,
             hint="export it again with the program that trained it, or rename its keys",
         )
+
+
+def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
+    """Name the programs that compute another change of what is written."""
+    if all(delta.pair is not None for delta in adapter.deltas.values()):
+        return
+    titles = [found.program.title for found in readings(adapter, target) if found.otherwise]
+    if titles:
+        verb = "computes" if len(titles) == 1 else "compute"
+        notify(
+            Note((f"{listed(titles)} {verb} another change of some modules; ", *_way_out(adapter)))
+        )
+
+
+def _way_out(adapter: Adapter) -> tuple[str | Setting, ...]:
+    """Return what gives the change that was trained in every program."""
+    bound = any(delta.needs_base for delta in adapter.deltas.values())
+    base: tuple[str | Setting, ...] = (" with the ", Setting("base")) if bound else ()
+    return (Setting("to_lora", True), " of convert", *base, " gives what was trained")
 
 
 def _unseen(adapter: Adapter, title: str, target: Dialect) -> str:

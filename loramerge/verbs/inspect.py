@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
-from loramerge.adapter.readers import readings
+from loramerge.adapter.readers import Reading, readings
 from loramerge.adapter.source import is_adapter_folder
 from loramerge.dialects import DIALECTS
-from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, listed
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.library.lookup import files_of, is_sharded
@@ -308,6 +308,7 @@ def inspect_adapter(
         metadata=dict(sorted(info.metadata.items())),
         findings=list(info.problems),
     )
+    found.findings += _computed_otherwise(adapter, seen)
     if parameters.hash and info.path is not None:
         found.hashes = _hashes(adapter)
     if not adapter.deltas and not adapter.embeddings and not info.problems:
@@ -337,6 +338,21 @@ def _told(adapter: Adapter) -> list[str]:
             by.get(name, "").startswith(tuple(DIALECTS[name].heads)) for by in info.stems.values()
         )
     ]
+
+
+def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:
+    """Yield that programs compute another change than was trained, and what gives it in all of them."""
+    titles = [found.program.title for found in seen if found.mistakes_kinds]
+    if titles:
+        bound = any(delta.needs_base for delta in adapter.deltas.values())
+        yield Problem(
+            "note",
+            "computed-otherwise",
+            None,
+            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} another change "
+            "than was trained",
+            f"loramerge convert --to-lora{' --base B' if bound else ''} gives what was trained",
+        )
 
 
 def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:

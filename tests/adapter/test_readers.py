@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import loramerge as lm
 from loramerge.adapter import Adapter
 from loramerge.adapter.encode import choose_dialect
 from loramerge.adapter.load import load
 from loramerge.adapter.readers import readings
 from loramerge.dialects import PROGRAMS
 from loramerge.dialects.programs import READERS
+from loramerge.dialects.programs.spec import ANY
 from loramerge.errors import NotExpressible
-from loramerge.events import Warn
+from loramerge.events import Note, Warn
 from loramerge.families import FAMILIES
 from loramerge.steps.program import check_program
 from tests.builders.samples import Array
@@ -98,6 +101,45 @@ def test_what_is_computed_otherwise_is_said(tmp_path: Path) -> None:
     assert len(told) == 1 and isinstance(told[0], Warn)
 
 
+def test_diffusers_takes_one_alpha_for_all(tmp_path: Path) -> None:
+    alphas = {
+        f"{BLOCK}_attn1_to_{x}.alpha": np.array(v, np.float32) for x, v in (("q", 1), ("k", 1))
+    }
+    assert _said(_adapter(tmp_path, USUAL | alphas, SD15))["diffusers"] == ""
+    alphas[f"{BLOCK}_attn1_to_k.alpha"] = np.array(0.5, np.float32)
+    adapter = _adapter(tmp_path, USUAL | alphas, SD15)
+    assert "one alpha" in _said(adapter)["diffusers"] and _said(adapter)["comfyui"] == ""
+    lm.save(adapter, tmp_path / "b.safetensors", dialect="kohya")
+    assert _said(lm.load(tmp_path / "b.safetensors"))["diffusers"] != ""
+
+
+def test_a_third_of_the_strength_is_told_and_not_mended(tmp_path: Path) -> None:
+    stem = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    tensors = _lora(stem, 4608, 1536) | {f"{stem}.alpha": np.array(1, np.float32)}
+    split = {"ss_network_module": "networks.lora_sd3", "ss_network_args": '{"split_qkv": "True"}'}
+    told, plain = _adapter(tmp_path, tensors, split), _adapter(tmp_path, tensors)
+    assert [p.code for p in told.info.problems] == ["third-of-strength"]
+    assert not plain.info.problems
+    assert all(np.array_equal(told[name].dense(), plain[name].dense()) for name in plain)
+
+
+def test_without_a_program_it_is_said_once_with_the_way_out(tmp_path: Path) -> None:
+    from loramerge.verbs.inspect import inspect_adapter
+
+    stem = f"{BLOCK}_attn1_to_q"
+    adapter = _adapter(tmp_path, USUAL | {f"{stem}.dora_scale": _normal(640, 1)}, SD15)
+    told: list[Any] = []
+    check_program(adapter, None, choose_dialect("kohya", [adapter]), told.append)
+    (note,) = told
+    words = "".join(str(part) for part in note.text)
+    assert isinstance(note, Note) and "A1111" in words and "ComfyUI" in words
+    (finding,) = [f for f in inspect_adapter(adapter).findings if f.code == "computed-otherwise"]
+    assert "--to-lora --base B" in finding.remedy and "Forge" in finding.message
+    plain = _adapter(tmp_path, USUAL, SD15)
+    check_program(plain, None, choose_dialect("kohya", [plain]), told.append)
+    assert len(told) == 1 and not inspect_adapter(plain).findings
+
+
 def test_of_an_unknown_family_a_warning_says_that_nothing_is_known(tmp_path: Path) -> None:
     adapter = _adapter(tmp_path, _lora("diffusion_model.something", 8, 8, "lora_B", "lora_A"))
     told: list[Any] = []
@@ -107,6 +149,17 @@ def test_of_an_unknown_family_a_warning_says_that_nothing_is_known(tmp_path: Pat
     ]
 
 
+def test_a_folder_of_peft_is_read_by_its_names_and_a_lone_file_is_not(tmp_path: Path) -> None:
+    tensors = _lora("base_model.model.something.here", 8, 8, "lora_B", "lora_A")
+    assert not _said(_adapter(tmp_path, tensors))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["here"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    assert _said(load(folder)) == {"peft": ""}
+
+
 @pytest.mark.parametrize("program", [p for p in READERS if p in PROGRAMS])
 def test_a_program_is_given_what_it_reads(program: str) -> None:
     """`--for` never chooses a dialect that the program does not read."""
@@ -114,7 +167,7 @@ def test_a_program_is_given_what_it_reads(program: str) -> None:
     from loramerge.dialects.detect import Detection
 
     reader = READERS[program]
-    known = {family for reads in reader.reads for family in reads.families}
+    known = {family for reads in reader.reads for family in reads.families} - {ANY}
     assert known <= set(FAMILIES)
     for name in known:
         adapter = Adapter({}, {}, Info(detection=Detection((FAMILIES[name],), "")))

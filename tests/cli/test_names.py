@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from loramerge.dialects import DIALECTS
+from loramerge.dialects.programs import readers_of
 from loramerge.families import FAMILIES
 
 
@@ -126,7 +127,10 @@ def test_a1111(run):
 def test_dialects(run):
     found = run.ok("dialects", "--json").json
     assert [d["name"] for d in found] == list(DIALECTS)
-    assert all(d["title"] and d["example"] and d["writes"] and d["loads_in"] for d in found)
+    assert all(d["title"] and d["example"] and d["writes"] for d in found)
+    seen = {d["name"]: d["loads_in"] for d in found}
+    assert {name: [p.title for p in readers_of(name)] for name in DIALECTS} == seen
+    assert "ComfyUI" in seen["kohya"] and not seen["lycoris"]
     assert all(name in run.ok("dialects").out for name in DIALECTS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -151,12 +152,27 @@ VECTORS = ("bias", "lone bias", "norm")
 
 
 def adapter_of(family: str, kind: str) -> Adapter:
-    """An adapter of a kind on every layer of a family that can have it, in small shapes."""
+    """An adapter of a kind in small shapes.
+
+    LoRA is on every layer of a family; other kinds are on the first and the last of each sort. Layers
+    are of one sort where their names differ by the numbers of blocks alone.
+    """
     found: dict[Site, Delta] = {}
-    for name, module in FAMILIES[family].modules():
+    for name, module in _layers(family, every=kind == "lora"):
         found |= {Site((name,), p): d for p, d in _deltas(name, module, kind)}
     info = Info(detection=Detection((FAMILIES[family],), "made in memory"), dtype="F32")
     return Adapter(found, {}, info)
+
+
+def _layers(family: str, *, every: bool) -> list[tuple[str, Module]]:
+    layers = list(FAMILIES[family].modules())
+    if every:
+        return layers
+    sorts: dict[str, list[int]] = {}
+    for place, (name, _) in enumerate(layers):
+        sorts.setdefault(re.sub(r"\.\d+(?=\.|$)", ".#", name), []).append(place)
+    ends = {place for places in sorts.values() for place in (places[0], places[-1])}
+    return [layers[place] for place in sorted(ends)]
 
 
 def _deltas(name: str, module: Module, kind: str) -> Iterator[tuple[Any, Delta]]:

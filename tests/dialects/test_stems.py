@@ -91,7 +91,7 @@ def test_a_dialect_that_spells_two_modules_alike_is_refused() -> None:
 
     broken = Dialect(
         name="careless", title="", example="", forms=(Form(careless, {"up": (".up",)}),),  # type: ignore[arg-type]
-        alpha="none", prefixes={}, loads_in=(), writable="",
+        alpha="none", prefixes={}, writable="",
     )  # fmt: skip
     with pytest.raises(ValueError, match="careless spells two modules of sd15 alike"):
         dict(stem_table(broken, FAMILIES["sd15"]))

@@ -15,7 +15,8 @@ from loramerge.algebra.operators import OPERATORS
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
 from loramerge.dialects import DIALECTS, programs_of
-from loramerge.dialects.programs import READERS, Program
+from loramerge.dialects.programs import READERS, Program, readers_of
+from loramerge.dialects.programs.spec import ANY
 from loramerge.families import FAMILIES, Family
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.shipped import shipped_recipes
@@ -166,28 +167,26 @@ def _programs(program: Program) -> list[tuple[str, ...]]:
             program.title,
             program.version,
             ", ".join(f"`{name}`" for name in reads.dialects),
-            ", ".join(f"`{name}`" for name in reads.families),
-            ", ".join(form for form in reads.forms if form not in program.otherwise),
+            "every family, by the names of modules"
+            if ANY in reads.families
+            else ", ".join(f"`{name}`" for name in reads.families),
+            ", ".join(form for form in reads.forms if form not in said) or "none",
             f"`{reads.but}`" if reads.but else "–",
-            "; ".join(
-                f"{form}: {program.otherwise[form]}"
-                for form in reads.forms
-                if form in program.otherwise
-            )
-            or "–",
+            "; ".join(f"{form}: {said[form]}" for form in reads.forms if form in said) or "–",
         )
         for reads in program.reads
+        for said in ({**program.otherwise, **reads.otherwise},)
     ]
 
 
 def tables() -> dict[str, str]:
     """Return the generated tables of the documents by name."""
-    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "read in some families by", "`--for`")),
+    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "seen read, in some families, by", "`--for`")),
                 "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
         programs = [f"`{p}`" for p in programs_of(d.name)]
         dialects.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
-                              ", ".join(d.loads_in), ", ".join(programs) or "–")))  # fmt: skip
+                              ", ".join(p.title for p in readers_of(d.name)) or "–", ", ".join(programs) or "–")))  # fmt: skip
     families = [_row(("family", "what it is", "components (modules)", "layouts", "verified against")),
                 "|---" * 5 + "|"]  # fmt: skip
     for f in FAMILIES.values():

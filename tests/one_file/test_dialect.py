@@ -34,7 +34,6 @@ DIALECT = Dialect(
     ),
     alpha="tensor",
     prefixes={"@unet/": "unet", "@text_encoder/": "text_encoder"},
-    loads_in=("nothing",),
     writable="low-rank deltas of any module of a known family",
 )
 '''

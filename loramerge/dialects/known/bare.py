@@ -36,6 +36,5 @@ DIALECT = Dialect(
     prefixes={},
     marked_after=("",),
     marked_by_heads=True,
-    loads_in=("ComfyUI", "diffusers"),
     writable="any module of a known diffusion transformer",
 )

@@ -52,6 +52,5 @@ DIALECT = Dialect(
     # diffusers and InvokeAI ignore or refuse an alpha beside these names, ComfyUI needs none
     alpha="none",
     prefixes={_NETWORK: "transformer", _ENCODERS: "text_encoders"},
-    loads_in=("ComfyUI", "ai-toolkit", "Forge", "InvokeAI"),
     writable="any module of a known diffusion transformer",
 )

@@ -38,7 +38,6 @@ DIALECT = Dialect(
     ),
     alpha="header",
     prefixes={f"{name}.": name for name in COMPONENTS},
-    loads_in=("diffusers", "ComfyUI", "InvokeAI"),
     writable="low-rank deltas of any module of a known family",
     programs=("diffusers",),
     container="diffusers",

@@ -56,7 +56,6 @@ DIALECT = Dialect(
     ),
     alpha="none",
     prefixes={f"{name}.": name for name in COMPONENTS},
-    loads_in=("diffusers",),
     writable="linear low-rank deltas of any module of a known family",
     embeddings=None,
 )

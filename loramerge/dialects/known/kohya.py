@@ -67,7 +67,6 @@ DIALECT = Dialect(
         "lora_te2_": "text_encoder_2",
         "lora_te3_": "text_encoder_3",
     },
-    loads_in=("A1111", "Forge", "ComfyUI", "diffusers", "InvokeAI", "kohya"),
     writable="any module of a known family",
     programs=("comfyui", "a1111", "forge", "kohya", "invokeai"),
     container="kohya",

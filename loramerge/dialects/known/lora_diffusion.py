@@ -55,7 +55,6 @@ DIALECT = Dialect(
     forms=(Form(_stems, {"up": (":up",), "down": (":down",)}),),
     alpha="none",
     prefixes={},
-    loads_in=("lora_diffusion",),
     writable="low-rank deltas of the attention layers and ff.net.0.proj of SD1 and SD2",
     container="lora_diffusion",
     embeddings="token",

@@ -18,6 +18,5 @@ DIALECT = Dialect(
     forms=(Form(spell(_PREFIXES, flat), KOHYA, ("lycoris",)),),
     alpha="tensor",
     prefixes={"lycoris_": ""},
-    loads_in=("ComfyUI", "SimpleTuner"),
     writable="any module of a known UNet or diffusion transformer",
 )

@@ -47,6 +47,5 @@ DIALECT = Dialect(
     alpha="tensor",
     prefixes={_FLAT: _NETWORK},
     marked_after=("", f"{_NETWORK}."),
-    loads_in=("OneTrainer", "ComfyUI", "InvokeAI"),
     writable="any module of a known diffusion transformer",
 )

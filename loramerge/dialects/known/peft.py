@@ -47,7 +47,6 @@ DIALECT = Dialect(
     ),
     alpha="config",
     prefixes={_HEAD: "", **{f"{name}/{_HEAD}": name for name in COMPONENTS}},
-    loads_in=("PEFT",),
     writable="low-rank deltas; one sub-folder per component where there are several",
     programs=("peft",),
     container="peft",

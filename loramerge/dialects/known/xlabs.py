@@ -47,6 +47,5 @@ DIALECT = Dialect(
     prefixes={},
     marks=("diffusion_model.",),
     marked_after=("",),
-    loads_in=("XLabs", "ComfyUI", "diffusers", "InvokeAI"),
     writable="low-rank deltas of the attention of Flux (of linear1 without proj_mlp)",
 )

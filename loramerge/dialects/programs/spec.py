@@ -12,30 +12,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-__all__ = ["FACTORS", "Program", "Reads"]
+__all__ = ["ANY", "Program", "Reads"]
 
-# ΔW of weights that stands in the file as factors or whole
-FACTORS = ("lora", "loha", "lokr", "full")
+# every family, known or not: a program that takes the names of modules as they are
+ANY = "any"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reads:
     """The modules that a program reads in some dialects of some families.
 
     Args:
-        dialects, families: their names.
+        dialects, families: their names, or `ANY` family.
         forms: kinds of modules, as `adapter.readers` tells them apart.
         but: pattern of full module names that it does not read; none by default.
+        unseen: pattern of full module names of which no test knows; none by default.
+        tried: forms that tests have given it, read or not; all of them by default.
+        otherwise: form → what it computes in the place of what is defined, in these dialects alone.
     """
 
     dialects: tuple[str, ...]
     families: tuple[str, ...]
     forms: tuple[str, ...]
     but: str = ""
+    unseen: str = ""
+    tried: tuple[str, ...] = ()
+    otherwise: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, family: str, dialect: str) -> bool:
+        """Return whether it speaks of a dialect of a family."""
+        return dialect in self.dialects and (family in self.families or ANY in self.families)
 
     def module(self, name: str) -> bool:
         """Return whether it reads a module of this name."""
         return not self.but or _pattern(self.but).search(name) is None
+
+    def seen(self, form: str, name: str) -> bool:
+        """Return whether tests know what becomes of a module of a form."""
+        known = not self.tried or form in self.tried
+        return known and (not self.unseen or _pattern(self.unseen).search(name) is None)
 
 
 @cache
@@ -52,8 +67,10 @@ class Program:
         title: for people.
         version: that the tests have run.
         reads: what it reads; of several that fit, one is enough.
-        otherwise: form → what it computes in the place of what is defined.
+        otherwise: form → what it computes in the place of what is defined, in every dialect.
         refuses: forms of which one makes it refuse the whole file.
+        one_alpha: dialects in which it takes one alpha for all modules of a component, in families
+            of which `Family.one_alpha` says so.
         most_unread: more tensors than this that it cannot place make it refuse the whole file.
         order: lower ones come first.
     """
@@ -64,16 +81,26 @@ class Program:
     reads: tuple[Reads, ...]
     otherwise: Mapping[str, str] = field(default_factory=dict)
     refuses: frozenset[str] = frozenset()
+    one_alpha: tuple[str, ...] = ()
     most_unread: int | None = None
     order: int = 100
 
     def knows(self, family: str, dialect: str) -> bool:
         """Return whether a test has seen it read a dialect of a family, in whatever form."""
-        return any(family in r.families and dialect in r.dialects for r in self.reads)
+        return any(reads.covers(family, dialect) for reads in self.reads)
+
+    def has_seen(self, family: str, dialect: str, form: str, name: str) -> bool:
+        """Return whether a test has given it a module of a form, whatever became of it."""
+        return any(reads.covers(family, dialect) and reads.seen(form, name) for reads in self.reads)
+
+    def computes(self, family: str, dialect: str, form: str) -> str | None:
+        """Return what it computes in the place of what a form is defined as, None if just that."""
+        found = (r.otherwise for r in self.reads if r.covers(family, dialect))
+        return next((said[form] for said in found if form in said), self.otherwise.get(form))
 
     def reads_module(self, family: str, dialect: str, form: str, name: str) -> bool:
         """Return whether it reads a module of a form."""
         return any(
-            family in r.families and dialect in r.dialects and form in r.forms and r.module(name)
-            for r in self.reads
+            reads.covers(family, dialect) and form in reads.forms and reads.module(name)
+            for reads in self.reads
         )

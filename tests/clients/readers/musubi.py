@@ -41,9 +41,9 @@ def reader(job: Job) -> Callable[[Mapping[str, Any]], Loaded]:
         model = tree(job.network, classes)
         try:
             net = make(1.0, dict(tensors), None, model, for_inference=True)
+            net.apply_to([], model, apply_text_encoder=False, apply_unet=True)
         except (KeyError, RuntimeError) as error:
-            return Loaded([], {}, repr(error))
-        net.apply_to([], model, apply_text_encoder=False, apply_unet=True)
+            return Loaded(list(tensors), {}, repr(error))
         found = net.load_state_dict(dict(tensors), False)
         names = {path.replace(".", "_"): path for path, module in model.named_modules() if path}
         changes = {}

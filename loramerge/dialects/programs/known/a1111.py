@@ -10,6 +10,7 @@ _FORMS = (
     "lora", "tucker", "loha", "lokr", "lokr with a core", "full", "bias", "norm",
     "oft", "oft with factors", "oft with constraint", "dora of outputs", "dora of inputs",
 )  # fmt: skip
+_TRIED = (*_FORMS, "ia3", "glora", "lone bias", "norm without bias")
 _NOT = r"^text_encoder.*(?:final_layer_norm|embeddings|text_projection)|conv_norm_out"
 
 PROGRAM = Program(
@@ -18,10 +19,10 @@ PROGRAM = Program(
     version="1.10",
     order=2,
     reads=(
-        Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _NOT),
+        Reads(("kohya",), ("sd15",), _FORMS, _NOT, tried=_TRIED),
         # of convolutions it makes another shape, and leaves them as they are
-        Reads(("kohya",), ("sd15",), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$"),
-        Reads(("kohya",), ("sd21", "sdxl"), ("ia3",), f"{_NOT}|conv"),
+        Reads(("kohya",), ("sd15",), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$", tried=_TRIED),
+        Reads(("kohya",), ("sdxl",), ("lora",), "text_projection", tried=("lora",)),
     ),
     otherwise={"dora of outputs": "DoRA is normalised by inputs, also where it is of outputs"},
     refuses=frozenset({"lone bias", "norm without bias"}),

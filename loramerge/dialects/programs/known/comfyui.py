@@ -6,15 +6,15 @@ from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
 
-_TRANSFORMERS = (
-    "sd3", "sd35-medium", "sd35-large", "flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b",
-    "z-image", "lumina2", "anima", "cosmos2-14b", "wan", "ltx-video", "ltx-video-13b",
-)  # fmt: skip
-_FORMS = (
-    "lora", "tucker", "loha", "lokr", "lokr with a core", "full", "bias", "lone bias",
-    "norm", "norm without bias", "oft", "oft with factors", "oft with constraint", "glora",
-    "dora of outputs", "dora of inputs",
-)  # fmt: skip
+_LORA = ("lora",)
+_FACTORS = ("lora", "loha", "lokr", "full", "bias", "dora of outputs")
+_VECTORS = ("lone bias", "norm", "norm without bias")
+_OF_THE_BASE = ("oft", "oft with factors", "oft with constraint", "glora", "dora of inputs")
+_UNET = (*_FACTORS, "tucker", "lokr with a core", *_VECTORS, *_OF_THE_BASE)
+# what is stored fused holds no rotations
+_FUSED = (*_FACTORS, *_VECTORS)
+_SPLIT = (*_FUSED, *_OF_THE_BASE)
+_UNREAD = ("ia3",)
 _TEXT_NORMS = r"^text_encoder.*(?:layer_?norm|embeddings)"
 
 PROGRAM = Program(
@@ -23,13 +23,50 @@ PROGRAM = Program(
     version="0.26.0",
     order=1,
     reads=(
-        Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _TEXT_NORMS),
+        Reads(("kohya",), ("sd15", "sdxl"), _UNET, _TEXT_NORMS, tried=(*_UNET, *_UNREAD)),
+        Reads(("kohya",), ("sd21",), _LORA, tried=_LORA),
         # the projection is named for an encoder that the refiner has not
-        Reads(("kohya",), ("sdxl-refiner",), _FORMS, f"{_TEXT_NORMS}|text_projection"),
-        Reads(("comfyui",), _TRANSFORMERS, _FORMS),
-        Reads(("comfyui",), ("qwen-image",), _FORMS, "^text_encoder"),
+        Reads(("kohya",), ("sdxl-refiner",), _LORA, "text_projection", tried=_LORA),
+        Reads(
+            ("comfyui",),
+            ("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2"),
+            _FUSED,
+            tried=(*_FUSED, *_UNREAD),
+        ),
+        Reads(
+            ("comfyui",),
+            ("z-image", "anima", "cosmos2-14b", "ltx-video", "ltx-video-13b"),
+            _SPLIT,
+            tried=(*_SPLIT, *_UNREAD),
+        ),
         # its norms of queries and keys hold a `scale`, which is no weight
-        Reads(("comfyui",), ("hunyuan-video",), _FORMS, r"\.norm_(?:added_)?[qk]$"),
+        Reads(
+            ("comfyui",),
+            ("hunyuan-video",),
+            _FUSED,
+            r"\.norm_(?:added_)?[qk]$",
+            tried=(*_FUSED, *_UNREAD),
+        ),
+        # of a Tucker core it takes the two factors alone
+        Reads(
+            ("comfyui",),
+            ("sd3",),
+            (*_FUSED, "lokr with a core"),
+            tried=(*_FUSED, "lokr with a core", "tucker", *_UNREAD),
+        ),
+        Reads(
+            ("comfyui",),
+            ("sd35-medium", "sd35-large", "wan"),
+            _LORA,
+            tried=_LORA,
+        ),
+        Reads(
+            ("comfyui",),
+            ("qwen-image",),
+            _SPLIT,
+            "^text_encoder",
+            tried=(*_SPLIT, *_UNREAD),
+        ),
     ),
     otherwise={
         "lokr with a core": "a LoKr with a core changes nothing",

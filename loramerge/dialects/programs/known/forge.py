@@ -6,10 +6,12 @@ from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
 
-_UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner")
 _FORMS = (
     "lora", "tucker", "loha", "lokr", "full", "bias", "lone bias", "norm", "norm without bias",
     "glora", "dora of outputs", "dora of inputs",
+)  # fmt: skip
+_TRIED = (
+    *_FORMS, "lokr with a core", "ia3", "oft", "oft with factors", "oft with constraint",
 )  # fmt: skip
 _TEXT_NORMS = r"^text_encoder.*(?:layer_?norm|embeddings)"
 
@@ -18,7 +20,10 @@ PROGRAM = Program(
     title="Forge",
     version="2.0 (dfdcbab)",
     order=3,
-    reads=(Reads(("kohya",), _UNETS, _FORMS, _TEXT_NORMS),),
+    reads=(
+        Reads(("kohya",), ("sd15",), _FORMS, _TEXT_NORMS, tried=_TRIED),
+        Reads(("kohya",), ("sd21", "sdxl"), ("lora",), tried=("lora",)),
+    ),
     otherwise={
         "dora of outputs": "DoRA is normalised by the base's outputs rather than by the changed ones"
     },

@@ -8,6 +8,12 @@ __all__ = ["PROGRAM"]
 
 _OUTSIDE = r"^unet\.(?:time_embedding|add_embedding|conv_in|conv_out)|text_projection"
 
+# what may be stored fused
+_FUSED = (
+    "lora", "loha", "lokr", "dora of outputs", "full", "ia3", "bias", "lone bias", "norm",
+    "norm without bias",
+)  # fmt: skip
+
 PROGRAM = Program(
     name="kohya",
     title="sd-scripts",
@@ -15,8 +21,10 @@ PROGRAM = Program(
     order=5,
     reads=(
         Reads(("kohya",), ("sd15", "sd21", "sdxl"), ("lora",), _OUTSIDE),
-        Reads(("kohya",), ("flux1",), ("lora",), r"^transformer\.(?:norm_out|proj_out$)"),
-        Reads(("kohya",), ("lumina2",), ("lora",)),
+        Reads(
+            ("kohya",), ("flux1",), ("lora",), r"^transformer\.(?:norm_out|proj_out$)", tried=_FUSED
+        ),
+        Reads(("kohya",), ("lumina2",), ("lora",), tried=_FUSED),
     ),
     refuses=frozenset({"tucker"}),
 )

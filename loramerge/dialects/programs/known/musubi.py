@@ -16,10 +16,11 @@ PROGRAM = Program(
     reads=(
         Reads(
             ("kohya",),
-            ("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "hunyuan-video"),
+            ("flux1", "flux2-klein-4b", "hunyuan-video"),
             ("lora",),
             _BLOCKS,
+            tried=("lora",),
         ),
-        Reads(("kohya",), ("wan",), ("lora",), r"^(?!transformer\.blocks\.)"),
+        Reads(("kohya",), ("wan",), ("lora",), r"^(?!transformer\.blocks\.)", tried=("lora",)),
     ),
 )

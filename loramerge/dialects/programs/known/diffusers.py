@@ -1,0 +1,57 @@
+"""diffusers: `load_lora_weights` of the family's pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loramerge.dialects.programs.spec import Program, Reads
+
+__all__ = ["PROGRAM"]
+
+_UNETS = ("sd15", "sd21", "sdxl")
+_ENCODERS = "^text_encoder"
+
+
+def _network(
+    dialect: str,
+    families: tuple[str, ...],
+    but: str = "",
+    forms: tuple[str, ...] = ("lora",),
+    otherwise: Mapping[str, str] = {},
+) -> Reads:
+    """Return what it reads of diffusion transformers, whose text encoders no test has given it."""
+    tried = ("lora", *otherwise, *forms)
+    return Reads((dialect,), families, forms, but, _ENCODERS, tried, otherwise)
+
+
+PROGRAM = Program(
+    name="diffusers",
+    title="diffusers",
+    version="0.42.1",
+    order=4,
+    one_alpha=("kohya",),
+    reads=(
+        Reads(("kohya", "diffusers", "diffusers-legacy"), _UNETS, ("lora",), tried=("lora",),
+              unseen="text_projection"),
+        _network(
+            "diffusers",
+            (
+                *("sd3", "flux1", "flux2-dev", "flux2-klein-4b", "z-image", "qwen-image", "lumina2"),
+                *("wan", "anima", "cosmos2-14b", "ltx-video", "hunyuan-video"),
+            ),
+        ),
+        _network("diffusers", ("flux2-klein-4b",), forms=("dora of outputs",)),
+        _network("kohya", ("z-image", "qwen-image")),
+        _network(
+            "kohya",
+            ("flux2-klein-4b",),
+            r"stream_modulation|norm_out",
+            ("lora", "dora of outputs"),
+            {"dora of outputs": "the magnitudes of DoRA are left out"},
+        ),
+        _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
+        _network("comfyui", ("z-image", "qwen-image", "anima")),
+        _network("comfyui", ("sd3", "cosmos2-14b"), forms=()),
+        _network("comfyui", ("ltx-video",), r"time_embed\.|transformer\.proj_in$"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,20 @@
+"""PEFT: `PeftModel.from_pretrained` on folders, whose keys are the names of the model's modules."""
+
+from __future__ import annotations
+
+from loramerge.dialects.programs.spec import ANY, Program, Reads
+
+__all__ = ["PROGRAM"]
+
+_FORMS = (
+    "lora", "dora of outputs", "loha", "lokr", "lokr with a core", "oft", "boft", "ia3",
+    "bias beside factors",
+)  # fmt: skip
+
+PROGRAM = Program(
+    name="peft",
+    title="PEFT",
+    version="0.21.2",
+    order=8,
+    reads=(Reads(("peft",), (ANY,), _FORMS, tried=_FORMS),),
+)
