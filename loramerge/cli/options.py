@@ -42,12 +42,14 @@ def run_options() -> list[click.Parameter]:
             ["--threads"],
             type=click.IntRange(min=1),
             metavar="N",
-            help="Worker threads [default: all processors]. Results do not depend on it.",
+            help="Worker threads [default: all processors; 1 to train and preview]. Results do not "
+            "depend on it, but for the last bits of what is trained and previewed.",
         ),
         click.Option(
             ["--device"],
             metavar="DEVICE",
-            help="Torch device for decompositions, e.g. cuda [default: the CPU, without torch].",
+            help="Torch device, e.g. cuda [default: the CPU, without torch; to train and preview a GPU, "
+            "if there is one].",
         ),
     ]
 
@@ -167,10 +169,7 @@ def _click_type(one: Parameter) -> click.ParamType[Any]:
 
 
 def _range(inner: type, extras: Sequence[Any]) -> click.ParamType[Any]:
-    """Return a click range from annotated_types bounds.
-
-    Bounds are known by their fields, so that commands without any need not import the package.
-    """
+    """Return a click range from bounds."""
     bounds: dict[str, Any] = {}
     for extra in extras:
         for name in ("ge", "gt", "le", "lt"):

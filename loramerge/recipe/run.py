@@ -102,7 +102,8 @@ def run_recipe(
 ) -> RunResult:
     """Run a checked recipe, as `run` does."""
     if jobs > 1 and context.threads is None:
-        context = replace(context, threads=max(1, available_cpus() // jobs))
+        share = max(1, available_cpus() // jobs)
+        context = replace(context, threads=share, model_threads=context.torch_threads)
     result = RunResult(recipe)
     if lock:
         result.lock = str(write_lock(recipe))

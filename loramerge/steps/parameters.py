@@ -30,8 +30,9 @@ class Context:
     """Settings of a run that do not change its result.
 
     Args:
-        threads: worker threads; None takes all processors.
-        device: torch device for decompositions, None for numpy.
+        threads: worker threads; None takes all processors, and one to train and draw.
+        device: torch device; None is numpy for decompositions, and a GPU, if there is one, to train and
+            draw.
         notify: told of progress, notes and warnings.
         strip: write no record of what made a file into it.
         known: what names stand for, before they are looked up: adapters in memory, or paths.
@@ -40,6 +41,7 @@ class Context:
             importing runs code, so nothing in them can set this.
         skip_unknown: leave out tensors of adapters that are not known, as what made an older file did.
         allow_nonfinite: copy NaN and infinity of bases, as what made an older file did.
+        model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
     """
 
     threads: int | None = None
@@ -51,6 +53,12 @@ class Context:
     allow_import: bool = False
     skip_unknown: bool = False
     allow_nonfinite: bool = False
+    model_threads: int | None = None
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads of torch to train and draw: one unless told, as sums over several differ in bits."""
+        return self.model_threads or self.threads or 1
 
 
 @dataclass(frozen=True)

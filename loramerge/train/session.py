@@ -35,7 +35,7 @@ from loramerge.train.lora.trainees import Branches, Trainee, Weights
 from loramerge.train.models.latents import Latents
 from loramerge.train.models.pipeline import Pipeline, load_pipeline
 from loramerge.train.models.refusals import refuse_large
-from loramerge.train.models.texts import Texts, encode
+from loramerge.train.models.texts import Texts, encode, read_whole
 from loramerge.train.preamble import arrange_images, require_possible
 from loramerge.train.run.board import Board
 from loramerge.train.run.ending import naming_phase, state_header
@@ -65,6 +65,7 @@ class Trained:
         arranged: the images.
         steps: number of all steps; `done`: those that are done, fewer if the run was interrupted.
         earlier: numbers of all steps that the run was begun and continued with before.
+        windows: of CLIP, in which texts were read.
     """
 
     adapter: Adapter | None
@@ -77,6 +78,7 @@ class Trained:
     steps: int
     done: int
     earlier: tuple[int, ...] = ()
+    windows: int = 1
 
 
 def train(
@@ -115,13 +117,14 @@ def _trained(
     _refuse_other_run(spec)
     require_possible(spec)  # `begin` warns of a low rate
     naming = partial(naming_phase, spec, device)
-    pipeline = load_pipeline(
-        spec.base,
-        dtype=_base_dtype(spec),
-        config=spec.config,
-        family=spec.family,
-        prediction=spec.prediction,
-    )
+    with naming_phase(spec, torch.device("cpu"), "loading"):
+        pipeline = load_pipeline(
+            spec.base,
+            dtype=_base_dtype(spec),
+            config=spec.config,
+            family=spec.family,
+            prediction=spec.prediction,
+        )
     with naming("regularisation"):
         arranged = _arranged(spec, pipeline, device, workers, notify)
     _warn_of_empty(arranged, notify)
@@ -129,6 +132,11 @@ def _trained(
     with naming("pictures"), placed(device, pipeline.vae):
         latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
+    windows = read_whole(
+        pipeline, [*map(arranged.captioning.whole, arranged.pictures), *sheet.texts]
+    )
+    if windows > 1:
+        notify(Note(f"a text is longer than one window of CLIP: all are read in {windows} windows"))
     with naming("texts"), placed(device, *pipeline.encoders.values()):
         texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
     arranged, held = arranged.divided(spec.validation, spec.settings.seed)
@@ -161,7 +169,7 @@ def _trained(
     resumed = _resume(spec, run, notify)
     for encoder in _trained_encoders(pipeline).values():
         encoder.train(spec.targets.text_encoder)
-    entries = {**_header(spec, arranged), **metadata}
+    entries = {**_header(spec, arranged, windows), **metadata}
 
     def adapter(*, last: bool = False) -> Adapter:
         with averaged(run):
@@ -188,6 +196,7 @@ def _trained(
         spec.settings.steps,
         run.done,
         run.earlier,
+        windows,
     )
 
 
@@ -468,8 +477,8 @@ def _epochs(spec: Spec, steps: int, arranged: Arranged, workers: Workers) -> flo
     return shown / arranged.order(spec.data.batch, 0).shown
 
 
-def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
-    """Return the entries of the header that tell of the images."""
+def _header(spec: Spec, arranged: Arranged, windows: int) -> dict[str, str]:
+    """Return the entries of the header that tell of the images and their captions."""
     how = spec.data
     entries: dict[str, Any] = {
         "ss_num_train_images": sum(p.repeats for p in arranged.dataset.subject),
@@ -482,6 +491,8 @@ def _header(spec: Spec, arranged: Arranged) -> dict[str, str]:
         "ss_caption_tag_dropout_rate": how.tag_dropout,
         "ss_clip_skip": how.clip_skip,
     }
+    if windows > 1:
+        entries["ss_max_token_length"] = 75 * windows
     tags = arranged.tags()
     if tags:
         entries["ss_tag_frequency"] = json.dumps({how.images.resolve().name: tags})

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Interval
-
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
-from loramerge.errors import Setting, UsageError
+from loramerge.errors import Message, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
+from loramerge.parameters import Bounds
 from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
 from loramerge.steps.outputs import default_name, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
@@ -68,7 +68,7 @@ class Preview:
         Doc("Prompt; may be repeated [default: no prompt].", ("--prompt", "-p"), "TEXT"),
     ] = ()
     seed: Annotated[
-        tuple[int, ...], Ge(0), Doc("Seed of the noise; may be repeated [default: 0].")
+        tuple[int, ...], Bounds(ge=0), Doc("Seed of the noise; may be repeated [default: 0].")
     ] = ()
     weight: Annotated[
         tuple[str, ...],
@@ -83,16 +83,18 @@ class Preview:
     no_base: Annotated[bool, Doc("Leave out the column of the base alone.")] = False
     negative: Annotated[str, Doc("Negative prompt.")] = ""
     size: Annotated[
-        int | None, Ge(8), Doc("Side of an image in pixels [default: the base's resolution].")
+        int | None,
+        Bounds(ge=8),
+        Doc("Side of an image in pixels [default: the base's resolution]."),
     ] = None
-    steps: Annotated[int, Interval(ge=1, le=1000), Doc("Steps of the sampler.")] = 25
+    steps: Annotated[int, Bounds(ge=1, le=1000), Doc("Steps of the sampler.")] = 25
     sampler: Annotated[
         Literal["ddim", "euler", "euler-a", "heun", "dpm++", "dpm++-karras", "unipc"] | None,
         Doc("Sampler, for SD1, SD2 and SDXL [default: ddim]."),
     ] = None
     guidance: Annotated[
         float | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc(
             "Classifier-free guidance; for Flux.1 dev the guidance that the model is given; 1 is none "
             "[default: 7; 3.5 for Flux.1 dev, none for schnell]."
@@ -100,7 +102,7 @@ class Preview:
     ] = None
     guidance_rescale: Annotated[
         float | None,
-        Interval(ge=0, le=1),
+        Bounds(ge=0, le=1),
         Doc(
             "Guidance rescale, from 0 to 1; it tames colours that are too strong on a base with zero "
             "terminal SNR [default: 0.7 there, else 0]."
@@ -108,7 +110,7 @@ class Preview:
     ] = None
     clip_skip: Annotated[
         int | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc(
             "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
             "the last, 2 the one before (SD1, SD2) [default: 1]."
@@ -354,12 +356,24 @@ def _label(name: str, reference: Reference, times: float) -> str:
 
 def _drawn(parameters: Preview, context: Context) -> Sheet:
     adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
+    from loramerge.train.device.exhaustion import naming_exhaustion
+    from loramerge.train.device.threads import torch_threads
+    from loramerge.train.device.workers import begin_workers
     from loramerge.train.drawing.preview import preview as drawn
     from loramerge.train.drawing.sampling import Drawing
     from loramerge.train.models.refusals import refuse_idle, refuse_large
 
+    _, device = begin_workers(context.device)
+
+    def naming(doing: str) -> AbstractContextManager[None]:
+        return naming_exhaustion(device, doing, lambda: _advice(device))
+
     def loader(name: str) -> Callable[[], Pipeline]:
-        return lambda: _loaded(name, parameters, context)
+        def load() -> Pipeline:
+            with naming(f"loading {name}"):
+                return _loaded(name, parameters, context).to(device)
+
+        return load
 
     def drawing(pipeline: Pipeline) -> Drawing:
         side = (parameters.size or pipeline.resolution) // pipeline.unit * pipeline.unit
@@ -387,38 +401,43 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
         return [(bare(base_path(name, context).name), loader(name)) for name in names]
 
-    return drawn(
-        loaders(parameters.base),
-        _columns(parameters, adapters),
-        parameters.prompt or ("",),
-        parameters.seed or (0,),
-        drawing,
-        alone=loaders(parameters.baked),
-        negative=parameters.negative,
-        skip=parameters.clip_skip,
-        notify=context.notify,
-    )
+    with torch_threads(context.torch_threads), naming("generating images"):
+        return drawn(
+            loaders(parameters.base),
+            _columns(parameters, adapters),
+            parameters.prompt or ("",),
+            parameters.seed or (0,),
+            drawing,
+            alone=loaders(parameters.baked),
+            negative=parameters.negative,
+            skip=parameters.clip_skip,
+            notify=context.notify,
+        )
+
+
+def _advice(device: Any) -> Message:
+    """Return what to change where the memory does not suffice."""
+    rest = () if device.type == "cpu" else (", or ", Setting("device", "cpu"))
+    return ("end other programs, or give a smaller ", Setting("size"), *rest)
 
 
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     import torch
 
-    from loramerge.train.device.workers import begin_workers, usual_precision
+    from loramerge.train.device.workers import usual_precision
     from loramerge.train.models.pipeline import load_pipeline
 
-    _, device = begin_workers(context.device)
     half = usual_precision(context.device) == "bf16"
     path = base_path(name, context)
     config = None if parameters.config is None else base_path(parameters.config, context)
     dtype = torch.bfloat16 if half else torch.float32
-    found = load_pipeline(
+    return load_pipeline(
         path,
         dtype=dtype,
         config=config,
         family=family_of_file(path),
         prediction=parameters.prediction,
     )
-    return found.to(device)
 
 
 def _rescale(parameters: Preview) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +27,11 @@ from loramerge.train.dataset.cache import TensorCache  # noqa: E402
 from loramerge.train.dataset.captions import Captioning  # noqa: E402
 from loramerge.train.dataset.images import fitted, opened, pixels  # noqa: E402
 from loramerge.train.dataset.scan import Dataset, scan  # noqa: E402
+from loramerge.train.models.clip import clip_tokens  # noqa: E402
 from loramerge.train.models.latents import Latents  # noqa: E402
 from loramerge.train.models.objective import Noising  # noqa: E402
 from loramerge.train.models.pipeline import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
-from loramerge.train.models.texts import Texts, count_tokens, encode  # noqa: E402
+from loramerge.train.models.texts import Texts, count_tokens, encode, read_whole  # noqa: E402
 from loramerge.train.run.examples import Examples, time_ids  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
@@ -73,13 +75,55 @@ def test_texts_are_what_diffusers_makes_of_them(kind: Any) -> None:
         tokens = peer.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         layers = encoder(tokens.input_ids, output_hidden_states=True).hidden_states
         normed = getattr(encoder, "text_model", encoder).final_layer_norm(layers[-2])
-        assert torch.equal(encode(ours, texts, 1).text, normed)
+        assert torch.equal(encode(ours, texts, 2).text, normed)  # the last but one
         assert not torch.equal(normed, found.text)
     assert Noising.of(ours.scheduler).prediction == (
         "v_prediction" if kind == "sd21" else "epsilon"
     )
     assert (ours.factor, ours.unit, ours.resolution) == (2, 4, 32)
     assert not any(p.requires_grad for m in ours.models.values() for p in m.parameters())
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_long_texts_are_read_in_windows(kind: Any) -> None:
+    """Each window has a beginning and an end; of the states between windows neither stays."""
+    pipeline = load_pipeline(pipeline_folder(kind))
+    letters, short = "abcdefghijklmnopqrst", "abcdef"  # a token each; 14 fit into a window
+    spaced = " ".join(letters)
+    assert read_whole(pipeline, [short]) == 1 and read_whole(pipeline, [short, spaced]) == 2
+    found = encode(pipeline, [spaced, short])
+    pipeline.windows = 1
+    first, second = encode(pipeline, [spaced[:27]]), encode(pipeline, [spaced[28:]])
+    wanted = torch.cat([first.text[:, :-1], second.text[:, 1:]], dim=1)
+    assert found.text.shape == (2, 30, first.text.shape[2])
+    assert torch.allclose(found.text[:1], wanted, atol=1e-6)
+    alone, empty = encode(pipeline, [short]), encode(pipeline, [""])
+    filled = torch.cat([alone.text[:, :-1], empty.text[:, 1:]], dim=1)
+    assert torch.allclose(found.text[1:], filled, atol=1e-6)
+    if kind == "sdxl":
+        assert torch.allclose(found.pooled, torch.cat([first.pooled, alone.pooled]), atol=1e-6)
+    assert read_whole(pipeline, ["a " * 500]) == 3
+
+
+def test_windows_end_where_padding_is_no_end() -> None:
+    """As in sd-scripts: words up to the end are followed by an end; an empty window begins with one."""
+    rows = [[8, 1, 2, 3, 4, 5, 6, 9], [8, 1, 2, 3, 4, 5, 9, 0], [8, 1, 9, 0, 0, 0, 0, 0],
+            [8, 1, 2, 3, 9, 0, 0, 0]]  # fmt: skip
+
+    class Tokenizer:
+        model_max_length, eos_token_id, pad_token_id = 5, 9, 0
+
+        def __call__(self, texts: list[str], *, max_length: int, **how: Any) -> Any:
+            assert max_length == 8
+            return SimpleNamespace(input_ids=torch.tensor(rows))
+
+    found = clip_tokens(Tokenizer(), SimpleNamespace(device="cpu"), ["a"], 2)
+    assert found.tolist() == [
+        [8, 1, 2, 3, 9], [8, 4, 5, 6, 9],
+        [8, 1, 2, 3, 9], [8, 4, 5, 9, 0],
+        [8, 1, 9, 0, 0], [8, 9, 0, 0, 0],
+        [8, 1, 2, 3, 9], [8, 9, 0, 0, 0],
+    ]  # fmt: skip
 
 
 def test_what_is_no_base_is_said(tmp_path: Path) -> None:
@@ -143,6 +187,13 @@ def test_latents_are_what_the_vae_gives_and_are_kept_by_content(
     assert torch.equal(Latents(pipeline, again, digests)(other, buckets[1]), first)
     Latents(pipeline, again, digests).prepare({moved: (other, buckets[1])})
     assert not encoded
+    # what was read by other rules is read again, and drawn from the same noise
+    with monkeypatch.context() as changed:
+        changed.setattr("loramerge.train.models.latents.READING", 0)
+        renewed = Latents(pipeline, again, digests)
+        with pytest.raises(KeyError):
+            renewed(other, buckets[1])
+        assert renewed._seed(other, buckets[1]) == latents._seed(found.pictures[1], buckets[1])
     with torch.no_grad():
         next(pipeline.vae.parameters()).add_(1e-3)
     pipeline._identities.clear()

@@ -172,3 +172,54 @@ def test_a_sheet_never_mixes_prompts(tmp_path: Path) -> None:
         (tmp_path / "samples" / f"{step:06}-0.png").write_bytes(data)
     one, both = sheet(tmp_path, ["new"], 0, 5), sheet(tmp_path, ["new", "more"], 0, 5)
     assert one.height < 2 * 96 + 96 and both.width > one.width
+
+
+def test_a_base_that_exceeds_the_memory_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+
+    from loramerge.verbs.preview import Preview, compute_preview
+
+    def full(*args: Any, **options: Any) -> Any:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."
+        )
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "from_pretrained", full)
+    how = asked(tmp_path, **HOW)
+    with pytest.raises(OutOfMemory, match="ran out of memory while loading the base"):
+        train(how, Context(device="cpu"))
+    with pytest.raises(OutOfMemory, match="ran out of memory while loading") as caught:
+        compute_preview(Preview(base=(how.base,)), Context(device="cpu"))
+    assert caught.value.exit_code == 8 and caught.value.expected == "400 bytes more"
+
+
+def test_drawing_that_exceeds_the_memory_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loramerge.train.drawing import preview as drawing
+    from loramerge.verbs.preview import Preview, compute_preview
+
+    threads = []
+
+    def full(*args: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(drawing, "draw", full)
+    before = torch.get_num_threads()
+    for given in (None, 3):
+        with pytest.raises(OutOfMemory, match=r"(?s)while generating images.*smaller size"):
+            compute_preview(
+                Preview(base=(asked(tmp_path).base,)), Context(threads=given, device="cpu")
+            )
+    assert threads == [1, 3] and torch.get_num_threads() == before
+
+
+def test_threads_of_torch_are_not_the_share_of_a_task() -> None:
+    assert [c.torch_threads for c in (Context(), Context(4), Context(4, model_threads=1))] == [
+        1,
+        4,
+        1,
+    ]

@@ -132,14 +132,12 @@ class Encoder:
 
 
 def test_clip_skip_counts_as_kohya_does() -> None:
-    tokenizer = SimpleNamespace(model_max_length=4)
     tokens = SimpleNamespace(input_ids=torch.zeros(1, 4))
     loaded: Any = SimpleNamespace(
-        encoders={"text_encoder": Encoder()},
+        encoders={"text_encoder": Encoder()}, windows=1,
         tokenizers={"text_encoder": type("T", (), {
             "model_max_length": 4, "__call__": lambda self, *a, **b: tokens})()},
     )  # fmt: skip
-    del tokenizer
     found = {skip: float(ARCHITECTURE.encode(loaded, ["a"], skip).text) for skip in (None, 1, 2, 3)}
     assert found == {None: 3.0, 1: 3.0, 2: 2.0, 3: 1.0}
     for skip in (0, 4, 9):

@@ -13,10 +13,17 @@ import pytest
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
+transformers: Any = pytest.importorskip("transformers")
 
 from loramerge.errors import UsageError  # noqa: E402
+from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.train.models.architecture import Network  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.registry import architecture_of_family  # noqa: E402
+from loramerge.train.models.schedules import config_of_keys  # noqa: E402
+from loramerge.train.models.single import configured, vocabulary  # noqa: E402
+from loramerge.train.models.texts import encode  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
@@ -32,17 +39,27 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline whose UNet has as many blocks as SD1's, which conversion counts on."""
+    """A narrow SD1: as many blocks, heads and groups, and a word for each embedding."""
     place = tmp_path_factory.mktemp("single") / "folder"
     shutil.copytree(pipeline_folder("sd15"), place)
     torch.manual_seed(7)
     unet = diffusers.UNet2DConditionModel(
-        sample_size=16, layers_per_block=2, block_out_channels=(8, 8, 16, 16), norm_num_groups=4,
-        attention_head_dim=4, cross_attention_dim=12,
+        sample_size=64, layers_per_block=2, block_out_channels=(32, 32, 64, 64), attention_head_dim=8,
+        cross_attention_dim=64,
         down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
     )  # fmt: skip
     unet.save_pretrained(place / "unet")
+    diffusers.AutoencoderKL(
+        block_out_channels=(32, 32), layers_per_block=1, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(place / "vae")  # fmt: skip
+    words = len(json.loads((place / "tokenizer" / "vocab.json").read_text("utf-8")))
+    transformers.CLIPTextModel(transformers.CLIPTextConfig(
+        vocab_size=words, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=1, max_position_embeddings=16, bos_token_id=words - 2,
+        eos_token_id=words - 1, pad_token_id=words - 1,
+    )).save_pretrained(place / "text_encoder")  # fmt: skip
     return place
 
 
@@ -125,5 +142,89 @@ def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Pat
     for one, other in zip(*logs, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["gradient"] == pytest.approx(other["gradient"], rel=1e-2)
-    with pytest.raises(UsageError, match="configuration and tokenizer are not here"):
-        train(Train(base=str(single), output=str(tmp_path / "c.safetensors"), **how))
+
+
+def test_without_a_folder_its_shapes_say_what_it_is(
+    folder: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vocabulary lies beside the file; where none is on the machine, two files are asked for."""
+    ours, theirs = load_pipeline(single, family="sd15"), load_pipeline(folder)
+    draws = torch.Generator().manual_seed(0)
+    latents, states = torch.randn(1, 4, 16, 16, generator=draws), encode(ours, ["zuzu, red"])
+    assert torch.equal(states.text, encode(theirs, ["zuzu, red"]).text)
+    noise = [one.denoiser(latents, 500, states.text).sample for one in (ours, theirs)]
+    # torch adds in another order where weights lie otherwise in memory
+    torch.testing.assert_close(*noise, rtol=1e-4, atol=1e-5)
+    image = torch.ones(1, 3, 16, 16)
+    means = [one.vae.encode(image).latent_dist.mean for one in (ours, theirs)]
+    torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.scheduler.alphas_cumprod, theirs.scheduler.alphas_cumprod)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    alone = Path(shutil.copy(single, tmp_path))
+    with pytest.raises(UsageError, match="no vocabulary of CLIP") as caught:
+        load_pipeline(alone, family="sd15")
+    assert (
+        caught.value.expected
+        == f"vocab.json and merges.txt, with 190 entries, in {tmp_path / 'tokenizer'}"
+    )
+    cached = tmp_path / "models--a--b" / "snapshots" / "1"
+    shutil.copytree(folder / "tokenizer", cached / "tokenizer")
+    assert vocabulary(alone, 190) == cached / "tokenizer"
+
+
+@pytest.mark.parametrize(("family", "heads", "layers"), [
+    ("sd15", [8, 8, 8, 8], [12]), ("sd21", [5, 10, 20, 20], [23]), ("sdxl", [5, 10, 20], [12, 32]),
+])  # fmt: skip
+def test_shapes_tell_the_published_configurations(
+    family: str, heads: list[int], layers: list[int]
+) -> None:
+    found = FAMILIES[family]
+    networks = {
+        component.name: Network(
+            {module.path: module.shape for module in component.modules},
+            openclip=component.name == "text_encoder_2" or family == "sd21",
+        )
+        for component in found.components
+    }
+    networks["vae"] = Network({
+        "post_quant_conv.weight": (4, 4, 1, 1),
+        **{f"encoder.down.{n}.block.{i}.conv1.weight": (w, w, 3, 3)
+           for n, w in enumerate((128, 256, 512, 512)) for i in range(2)},
+    })  # fmt: skip
+    kind = architecture_of_family(family)
+    assert kind is not None
+    made = kind.configurations(networks, "v_prediction" if family == "sd21" else None)
+    unet = made["unet/config.json"]
+    assert unet["attention_head_dim"] == heads
+    assert unet["sample_size"] == {"sd15": 64, "sd21": 96, "sdxl": 128}[family]
+    with torch.device("meta"):
+        model = diffusers.UNet2DConditionModel.from_config(dict(unet))
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert all(shapes[f"{m.path}.weight"] == m.shape for m in found.components[0].modules)
+    texts = [made[f"{name}/config.json"] for name in kind.encoders]
+    assert [one["num_hidden_layers"] for one in texts] == layers
+    assert [one["num_attention_heads"] for one in texts] == [
+        one["hidden_size"] // 64 for one in texts
+    ]
+    vae = made["vae/config.json"]
+    assert vae["block_out_channels"] == [128, 256, 512, 512] and vae["layers_per_block"] == 2
+
+
+def test_what_a_file_of_sd2_predicts_is_told_or_asked(tmp_path: Path) -> None:
+    said = {"modelspec.architecture": "stable-diffusion-v2-768-v"}
+    assert config_of_keys([], said, tmp_path, FAMILIES["sd21"]) == {
+        "prediction_type": "v_prediction"
+    }
+    assert config_of_keys([], said, tmp_path, FAMILIES["sd15"]) == {}
+    path = tmp_path / "sd2.safetensors"
+    path.write_bytes(safetensors_bytes({
+        "model.diffusion_model.input_blocks.0.0.weight": np.zeros((4, 4, 3, 3), np.float16),
+    }, {}))  # fmt: skip
+    kind = architecture_of_family("sd21")
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(UsageError, match="predict noise or v"),
+    ):
+        patched.setattr(type(kind), "configurations", lambda *_: {"model_index.json": {}})
+        with configured(path, kind, "sd21", None, transformers):
+            pass

@@ -14,7 +14,10 @@ import torch
 
 from loramerge.errors import FileError, MissingExtra
 
-__all__ = ["fitted", "opened", "pixels", "size_of"]
+__all__ = ["READING", "fitted", "opened", "pixels", "size_of"]
+
+# goes up when a file may give other pixels than before: caches of what was made of them are then stale
+READING = 2  # 1 knew neither colour profiles nor late orientations
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112

@@ -16,7 +16,7 @@ import torch
 
 from loramerge.errors import Message, OutOfMemory, Setting, sized
 
-__all__ = ["joined", "naming_exhaustion", "release_cache"]
+__all__ = ["is_exhaustion", "joined", "naming_exhaustion", "release_cache"]
 
 # what torch, cuBLAS, cuDNN, Metal and the C library say
 _SAYS = (
@@ -45,7 +45,7 @@ def naming_exhaustion(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_exhaustion(error):
+        if not is_exhaustion(error):
             raise
         needed, found = _figures(device, str(error))
         clear_frames(error.__traceback__)  # they hold the tensors of the failed work
@@ -58,7 +58,8 @@ def naming_exhaustion(
         ) from None
 
 
-def _is_exhaustion(error: BaseException) -> bool:
+def is_exhaustion(error: BaseException) -> bool:
+    """Return whether an error says that there is no more memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)

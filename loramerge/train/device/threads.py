@@ -11,15 +11,13 @@ __all__ = ["torch_threads"]
 
 
 @contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Let torch use so many threads for a while.
 
-    Args:
-        count: None is one thread: sums of another number of threads may have other bits, and small
-            models are slower on several.
+    Sums of another number of threads may have other bits, and small models are slower on several.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(count or 1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from loramerge.report.pictures import grid
 from loramerge.train.drawing.sampling import Drawing, draw
 from loramerge.train.lora.applied import applied
 from loramerge.train.models.pipeline import Pipeline
-from loramerge.train.models.texts import Texts
+from loramerge.train.models.texts import Texts, read_whole
 
 __all__ = ["Column", "Sheet", "preview"]
 
@@ -101,6 +101,7 @@ def preview(
             first = first or pictures
             label = f"{name}: {column.label}" if len(bases) > 1 else column.label
             sheet.add(label, pictures, first)
+        del pipeline  # before the next is loaded
     others = {label: sheet.column(index) for index, label in enumerate(sheet.columns)}
     for name, load in alone:
         pictures = drawn(load(), Column(name))
@@ -134,8 +135,9 @@ def _column(
     """Yield the pictures of a column, prompt by prompt."""
     with torch.no_grad(), applied(pipeline.models, column.adapters):
         texts = Texts(pipeline, None, skip)
-        empty = texts([negative]) if negative else texts.empty()
         for prompt in prompts:
+            read_whole(pipeline, [prompt, negative])
+            empty = texts([negative]) if negative else texts.empty()
             for seed in seeds:
                 yield from draw(pipeline, texts([prompt]), empty, [seed], how)
 

@@ -34,7 +34,7 @@ from loramerge.train.device.workers import Workers
 from loramerge.train.drawing.sampling import Drawing, draw, guidance_of
 from loramerge.train.memory.estimate import Shape, estimate
 from loramerge.train.models.pipeline import Pipeline, identity_of
-from loramerge.train.models.texts import Texts
+from loramerge.train.models.texts import Texts, read_whole
 from loramerge.train.spec.seeds import seed_of
 from loramerge.train.spec.spec import Prior, Spec, Targets
 
@@ -158,10 +158,10 @@ def _drawn(
         (one, path) for one, path in zip(asked, paths, strict=True) if not _is_whole(path, one.size)
     ]
     texts = Texts(pipeline, None, spec.data.clip_skip)
-    empty = texts.empty() if missing else None
     for done, (one, path) in enumerate(missing, 1):
         how = Drawing(one.size, prior.sampler_steps, prior.regularisation_guidance)
-        (picture,) = draw(pipeline, texts([one.prompt]), empty, [one.seed], how)
+        read_whole(pipeline, [one.prompt])
+        (picture,) = draw(pipeline, texts([one.prompt]), texts.empty(), [one.seed], how)
         write_bytes(path, png_bytes(picture), force=True)
         notify(
             Progress(

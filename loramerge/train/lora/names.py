@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -11,7 +13,7 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detect import Detection, detect
 from loramerge.errors import FamilyError, UsageError
-from loramerge.families import Family
+from loramerge.families import FAMILIES, Family
 from loramerge.train.lora.branch import supported, weight_shape
 
 __all__ = [
@@ -26,18 +28,26 @@ __all__ = [
 
 Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
 
-_COMPONENTS = {
-    "UNet2DConditionModel": "unet",
-    "CLIPTextModel": "text_encoder",
-    "CLIPTextModelWithProjection": "text_encoder_2",
-}
 NAMING = DIALECTS["diffusers"]  # spells a module as `component.path`, as models do
 
 
 def component_of(model: nn.Module) -> str:
     """Return the component a model is by its class: `unet`, …; '' for any other class."""
     name = type(model).__name__
-    return _COMPONENTS.get(name, "transformer" if name.endswith("Transformer2DModel") else "")
+    usual = "transformer" if name.endswith(("Transformer2DModel", "Transformer3DModel")) else ""
+    return _by_class().get(name, usual)
+
+
+@cache
+def _by_class() -> dict[str, str]:
+    """Return class → component, where families with one component of a class call it alike."""
+    found: dict[str, set[str]] = {}
+    for family in FAMILIES.values():
+        counts = Counter(family.classes.values())
+        for component, name in family.classes.items():
+            if counts[name] == 1:
+                found.setdefault(name, set()).add(component)
+    return {name: min(components) for name, components in found.items() if len(components) == 1}
 
 
 def by_component(models: Models) -> dict[str, nn.Module]:

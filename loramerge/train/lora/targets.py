@@ -210,10 +210,14 @@ def _refuse_idle(patterns: Iterable[str], names: Sequence[str]) -> None:
     idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
     if not idle:
         return
+    inner = f"*.{idle[0]}"  # a name as people see it, without the path before it
     close = nearest(idle[0].strip("*."), names)
+    hint = f"the nearest name is {close}" if close else None
+    if any(fnmatchcase(name, inner) for name in names):
+        hint = f"write {inner!r}"
     raise UsageError(
         f"no layer matches {listed([repr(pattern) for pattern in idle])}",
         expected="globs on full names, such as '*.attn2.*'",
         found=f"names such as {listed(list(names), 2)}" if names else "a model without layers",
-        hint=f"the nearest name is {close}" if close else None,
+        hint=hint,
     )

@@ -14,9 +14,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.models.objective import Objective
 
-__all__ = ["Architecture", "Config", "Encoder", "Guidance", "Inputs", "Loaded", "States"]
+__all__ = ["Architecture", "Config", "Encoder", "Guidance", "Inputs", "Loaded", "Network", "Shapes",
+           "States"]  # fmt: skip
 
 Config = Mapping[str, Any]  # of a denoiser, as diffusers keeps it in memory and in config.json
+Shapes = Mapping[str, tuple[int, ...]]  # of the weights of modules
 Guidance = Literal["classifier-free", "embedded", "none"]
 
 
@@ -33,6 +35,14 @@ class Inputs(NamedTuple):
     latents: Any
     states: States
     sizes: Any = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A component of a single file: the shapes of its modules, and whether OpenCLIP named them."""
+
+    shapes: Shapes
+    openclip: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,17 @@ class Encoder:
 
 
 class Loaded(Protocol):
-    """The models of a base as an architecture's methods use them; see `pipeline.Pipeline`."""
+    """The models of a base as an architecture's methods use them; see `pipeline.Pipeline`.
+
+    Attributes:
+        windows: in which CLIP reads every text; see `clip`.
+    """
 
     denoiser: Any
     scheduler: Any
     encoders: dict[str, Any]
     tokenizers: dict[str, Any]
+    windows: int
 
 
 class Architecture(ABC):
@@ -77,6 +92,7 @@ class Architecture(ABC):
         flow: whether it learns a rectified flow, not noise over discrete steps.
         sizes: whether the denoiser is told of sizes and cuts.
         zeroes_empty: whether the base's configuration may say that no prompt is states of zeros.
+        windows: most windows in which CLIP reads a text; see `clip`.
         usual_guidance: of pictures.
         refused: option of training or preview that cannot apply → why.
     """
@@ -92,6 +108,7 @@ class Architecture(ABC):
     flow: ClassVar[bool] = False
     sizes: ClassVar[bool] = False
     zeroes_empty: ClassVar[bool] = False
+    windows: ClassVar[int] = 1
     usual_guidance: ClassVar[float] = 7.0
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -167,12 +184,25 @@ class Architecture(ABC):
         return "classifier-free"
 
     def text_length(self, config: Config, component: str, tokenizer: Any) -> int:
-        """Return how many tokens a text encoder reads."""
-        return int(tokenizer.model_max_length)
+        """Return how many tokens a text encoder reads, with one beginning and one end."""
+        return self.windows * (int(tokenizer.model_max_length) - 2) + 2
 
     def reading(self, config: Config) -> str:
         """Return what states of texts follow from beside the encoders."""
         return ""
+
+    def configurations(
+        self, networks: Mapping[str, Network], predicts: str | None
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Return file → content of what a diffusers folder of a single file would hold beside weights.
+
+        Args:
+            networks: by component, `vae` too.
+            predicts: as diffusers calls it.
+
+        Empty where shapes do not tell it.
+        """
+        return {}
 
     def unread(self, config: Config) -> tuple[str, ...]:
         """Return patterns of modules of the denoiser whose output nothing reads."""

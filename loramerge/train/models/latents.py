@@ -13,7 +13,7 @@ from loramerge.errors import FileError, NumericsError
 from loramerge.events import Notify, Progress, ignore
 from loramerge.train.dataset.buckets import Size
 from loramerge.train.dataset.cache import TensorCache
-from loramerge.train.dataset.images import fitted, opened, pixels
+from loramerge.train.dataset.images import READING, fitted, opened, pixels
 from loramerge.train.dataset.scan import Picture
 from loramerge.train.models.pipeline import Pipeline
 
@@ -31,19 +31,17 @@ class Latents:
         self, pipeline: Pipeline, cache: TensorCache, digest: Callable[[Path], str]
     ) -> None:
         self._pipeline, self._cache, self._digest = pipeline, cache, digest
-        self._keys: dict[Path, str] = {}
+        self._seeds: dict[Path, str] = {}
+
+    def _seed(self, picture: Picture, bucket: Size) -> str:
+        """Return the seed of the draw, in hexadecimal: the same however the file is read."""
+        if picture.path not in self._seeds:
+            digest, vae = self._digest(picture.path), self._pipeline.identity("vae")
+            self._seeds[picture.path] = _digest(digest, *picture.size, *bucket, vae)
+        return self._seeds[picture.path]
 
     def _key(self, picture: Picture, bucket: Size) -> str:
-        if picture.path not in self._keys:
-            said = (
-                self._digest(picture.path),
-                *picture.size,
-                *bucket,
-                self._pipeline.identity("vae"),
-            )
-            whole = "\0".join(map(str, said))
-            self._keys[picture.path] = hashlib.sha256(whole.encode()).hexdigest()[:32]
-        return self._keys[picture.path]
+        return _digest(self._seed(picture, bucket), READING)
 
     @torch.no_grad()
     def prepare(
@@ -61,7 +59,8 @@ class Latents:
             try:
                 key = self._key(picture, bucket)
                 if key not in self._cache:
-                    latents = encode_picture(self._pipeline, picture, bucket, seed=key)
+                    seed = self._seed(picture, bucket)
+                    latents = encode_picture(self._pipeline, picture, bucket, seed)
                     self._cache.put(key, {"latents": latents})
             except FileError as error:
                 broken[path] = error.problem
@@ -72,6 +71,10 @@ class Latents:
     def __call__(self, picture: Picture, bucket: Size) -> Any:
         """Return the latents of a picture, `(c, h, w)`."""
         return self._cache.get(self._key(picture, bucket))["latents"]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 @torch.no_grad()

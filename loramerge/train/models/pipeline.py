@@ -21,15 +21,23 @@ from loramerge.errors import (
     Setting,
     UsageError,
 )
+from loramerge.families import FAMILIES
 from loramerge.files.json_values import read_values
 from loramerge.files.reader import TensorFile
+from loramerge.train.device.exhaustion import is_exhaustion
 from loramerge.train.models.architecture import Architecture, Encoder
 from loramerge.train.models.registry import (
     architecture_of_family,
     architecture_of_pipeline,
     known_architectures,
 )
-from loramerge.train.models.schedules import config_of_keys, predicting, refuse_schedule
+from loramerge.train.models.schedules import (
+    PREDICTIONS,
+    config_of_keys,
+    predicting,
+    refuse_schedule,
+)
+from loramerge.train.models.single import Configured, configured
 
 __all__ = [
     "Pipeline",
@@ -51,6 +59,7 @@ class Pipeline:
         denoiser: the UNet or transformer.
         scheduler: of the base's configuration.
         encoders, tokenizers: by component, `text_encoder`, `text_encoder_2`, ….
+        windows: in which CLIP reads every text; `texts.read_whole` sets it.
         empty_is_zero: whether no prompt at all is states of zeros, as SDXL's configuration may say.
     """
 
@@ -62,6 +71,7 @@ class Pipeline:
     encoders: dict[str, Any]
     tokenizers: dict[str, Any]
     empty_is_zero: bool = False
+    windows: int = 1
     _identities: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -177,7 +187,7 @@ def load_pipeline(
         dtype: torch type of denoiser and text encoders; None is float32. The VAE is always float32,
             because SDXL's gives NaN in float16.
         config: for a single file, a diffusers folder of its family, of which configurations and
-            tokenizers are taken.
+            tokenizers are taken; None makes them from its shapes, and looks for tokenizers here.
         family: of a single file.
         prediction: what the model predicts, in the words of `schedules.PREDICTIONS`; None: what the
             base says.
@@ -188,12 +198,17 @@ def load_pipeline(
         FormatError, CorruptFile: if it cannot be read.
     """
     dtype = torch.float32 if dtype is None else dtype
+    told = {} if path.is_dir() else _told(path, family)
+    predicts = told.get("prediction_type") if prediction is None else PREDICTIONS[prediction]
     with quietly() as (diffusers, transformers):
         if path.is_dir():
             found = _from_folder(path, dtype, diffusers, transformers)
-        else:
+        elif config is not None:
             found = _from_file(path, dtype, config, family, diffusers)
-    told = {} if path.is_dir() else _told(path)
+        else:
+            kind = architecture_at(path, family)
+            with configured(path, kind, family, predicts, transformers) as made:
+                found = _from_file(path, dtype, None, family, diffusers, made)
     if prediction is not None and "prediction" in found.architecture.refused:
         raise UsageError(found.architecture.refused["prediction"], file=path, found=prediction)
     found.scheduler = predicting(found.scheduler, prediction, told)
@@ -277,6 +292,8 @@ def _from_folder(path: Path, dtype: Any, diffusers: Any, transformers: Any) -> P
                 path / name, local_files_only=True, torch_dtype=wanted, **_variant(path / name)
             )
         except (OSError, ValueError, RuntimeError) as error:
+            if is_exhaustion(error):
+                raise
             raise CorruptFile(f"{name} cannot be loaded ({error})", file=path) from None
 
     return Pipeline(
@@ -299,14 +316,19 @@ def _variant(folder: Path) -> dict[str, str]:
     return {} if plain or not variants else {"variant": variants[0].partition("-")[0]}
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path, family: str | None) -> dict[str, Any]:
     """Return what a single file tells of its schedule."""
     try:
         file = TensorFile(path)
     except LoramergeError:  # a pickle tells nothing
         return {}
     try:
-        return config_of_keys(file.tensors.keys(), file.metadata, path)
+        return config_of_keys(
+            file.tensors.keys(),
+            file.metadata,
+            path,
+            None if family is None else FAMILIES.get(family),
+        )
     finally:
         file.close()
 
@@ -342,10 +364,17 @@ def load_tokenizers(path: Path) -> dict[str, Any]:
 
 
 def _from_file(
-    path: Path, dtype: Any, config: Path | None, family: str | None, diffusers: Any
+    path: Path,
+    dtype: Any,
+    config: Path | None,
+    family: str | None,
+    diffusers: Any,
+    made: Configured | None = None,
 ) -> Pipeline:
     kind = architecture_at(path, family)
     options: dict[str, Any] = dict(kind.options)
+    if made is not None:
+        options |= {"config": str(made.folder), **made.tokenizers}
     if config is not None:
         _architecture(_index(config).get("_class_name"), config)
         options["config"] = str(config)
@@ -356,11 +385,18 @@ def _from_file(
                 str(path), local_files_only=True, torch_dtype=dtype, **options
             )
     except Exception as error:  # diffusers raises many kinds where files are missing
+        if is_exhaustion(error):
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0][:160]
         if config is not None:
             raise FormatError(
                 "the file does not fit the configurations of the folder", file=path, found=said,
                 expected=str(config),
+            ) from None  # fmt: skip
+        if made is not None:
+            raise FormatError(
+                "this file does not fit the configuration that its shapes tell", file=path, found=said,
+                hint=("give a diffusers folder of its kind: ", Setting("config")),
             ) from None  # fmt: skip
         raise UsageError(
             "a single file holds weights alone, and its configuration and tokenizer are not here",

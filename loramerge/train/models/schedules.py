@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import Setting, UsageError
+from loramerge.families import Family
 
 __all__ = ["PREDICTIONS", "config_of_keys", "predicting", "refuse_schedule"]
 
@@ -70,13 +71,14 @@ def refuse_schedule(config: Mapping[str, Any], *, flow: bool, file: Path) -> Non
 
 
 def config_of_keys(
-    keys: Collection[str], metadata: Mapping[str, str], file: Path
+    keys: Collection[str], metadata: Mapping[str, str], file: Path, family: Family | None = None
 ) -> dict[str, Any]:
     """Return what a single file says of its schedule, as entries of a scheduler's configuration.
 
     Args:
         keys: of all its tensors.
-        metadata: of its header; sd-scripts and others write `modelspec.prediction_type`.
+        metadata: of its header; sd-scripts and others write `modelspec.prediction_type`, or an
+            architecture that says it.
 
     Raises:
         UsageError: if it tells of a schedule that is not known here.
@@ -99,6 +101,12 @@ def config_of_keys(
             "its header names a prediction type that is not known", file=file, found=said,
             expected="epsilon or v", hint=("say what it predicts: ", Setting("prediction")),
         )  # fmt: skip
+    elif family is not None and family.metadata.v_prediction is not None:
+        named = metadata.get("modelspec.architecture")
+        if named == family.metadata.v_prediction[0]:
+            found["prediction_type"] = "v_prediction"
+        elif named == family.metadata.architecture:
+            found["prediction_type"] = "epsilon"
     if _TELLS_ZERO_SNR in keys:
         found["rescale_betas_zero_snr"] = True
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from loramerge.train.dataset.cache import TensorCache
 from loramerge.train.models.architecture import States
 from loramerge.train.models.pipeline import Pipeline
 
-__all__ = ["Texts", "count_tokens", "encode"]
+__all__ = ["Texts", "count_tokens", "encode", "read_whole"]
 
 
 def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) -> States:
@@ -34,7 +35,25 @@ def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) ->
 
 def count_tokens(tokenizers: dict[str, Any], text: str) -> int:
     """Return how many tokens a text has, its beginning and end included, before it is cut."""
-    return max((len(t(text, truncation=False).input_ids) for t in tokenizers.values()), default=0)
+    return max(
+        (len(t(text, truncation=False, verbose=False).input_ids) for t in tokenizers.values()),
+        default=0,
+    )
+
+
+def read_whole(pipeline: Pipeline, texts: Iterable[str]) -> int:
+    """Let a pipeline read every text in as many windows as the longest needs, and return their number.
+
+    More than its architecture reads are cut. All texts are read in the same number, because a batch has
+    states of one length.
+    """
+    kind, found = pipeline.architecture, 1
+    if kind.windows > 1:
+        room = min(t.model_max_length for t in pipeline.tokenizers.values()) - 2
+        longest = max((count_tokens(pipeline.tokenizers, text) for text in texts), default=2) - 2
+        found = min(kind.windows, max(1, math.ceil(longest / room)))
+    pipeline.windows = found
+    return found
 
 
 class Texts:
@@ -54,6 +73,9 @@ class Texts:
         identity = self._pipeline.identity("encoders")
         # as older caches count: layers before the last that are not read
         skipped = None if self._skip in (None, 1) else self._skip - 1
+        windows = self._pipeline.windows
+        if windows > 1:
+            identity += f" in {windows} windows"
         return hashlib.sha256(f"{identity}\0{skipped}\0{text}".encode()).hexdigest()[:32]
 
     @torch.no_grad()

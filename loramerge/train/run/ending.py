@@ -14,6 +14,7 @@ __all__ = ["CONTINUED", "UNFINISHED", "naming_phase", "state_header"]
 
 UNFINISHED, CONTINUED = "loramerge.unfinished", "loramerge.continued"  # in an adapter's header
 _PHASES = {
+    "loading": "loading the base",
     "regularisation": "generating regularisation images",
     "pictures": "encoding images",
     "texts": "encoding captions",
@@ -53,10 +54,19 @@ def naming_phase(
     return naming_exhaustion(device, doing, lambda: _advice(spec, device, run, phase))
 
 
+_OTHERS = "end other programs, which hold memory"
+
+
 def _advice(spec: Spec, device: Any, run: Run | None, phase: str) -> Message:
     """Return what to change: first what leaves the result as it is."""
     free: list[Message] = []
     settings, data = spec.settings, spec.data
+    if phase == "loading":
+        return (
+            _OTHERS
+            if settings.precision == "bf16"
+            else (_OTHERS, " · ", Setting("precision", "bf16"))
+        )
     if phase == "samples":
         free.append((Setting("sample_every", 0), " generates no samples"))
     if phase == "training" and spec.checkpointing is not True and device.type != "cuda":

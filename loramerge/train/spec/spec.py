@@ -139,7 +139,7 @@ class Spec:
         cache: where latents and texts are kept.
         config, family: of a single file.
         prediction: what the base predicts, where it is not what it says.
-        threads: of torch on the CPU; None leaves them as they are.
+        threads: of torch on the CPU.
         checkpointing: compute activations again in the backward pass; None: on a GPU.
         epochs: length of the run, in the place of the settings' steps; `warmup`: share of the steps.
         validation: share of the images that is held back; `validate_every`: steps between losses on it.
@@ -166,7 +166,7 @@ class Spec:
     prediction: str | None = None
     checkpointing: bool | None = None
     device: str | None = None
-    threads: int | None = None
+    threads: int = 1
     epochs: float | None = None
     warmup: float = 0.0
     validation: float = 0.0

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval
-
 from loramerge.errors import Setting, UsageError
+from loramerge.parameters import Bounds
 from loramerge.steps.parameters import Doc
 from loramerge.steps.writing import WriteParameters, memory_in_bytes
 
@@ -64,10 +63,10 @@ class _Model:
             "written.",
         ),
     ] = "lora"
-    rank: Annotated[int, Ge(1), Doc("Rank of the LoRA.", ("--rank", "-r"))] = 16
-    alpha: Annotated[float | None, Gt(0), Doc("The scale is alpha / rank [default: the rank].")] = (
-        None
-    )
+    rank: Annotated[int, Bounds(ge=1), Doc("Rank of the LoRA.", ("--rank", "-r"))] = 16
+    alpha: Annotated[
+        float | None, Bounds(gt=0), Doc("The scale is alpha / rank [default: the rank].")
+    ] = None
     targets: Annotated[
         str,
         Doc(
@@ -98,7 +97,7 @@ class _Model:
     ] = ()
     rslora: Annotated[bool, Doc("Scale by alpha / √rank.")] = False
     dropout: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Dropout on the input of the LoRA in training.")
+        float, Bounds(ge=0, lt=1), Doc("Dropout on the input of the LoRA in training.")
     ] = 0.0
     init_from: Annotated[
         str | None,
@@ -116,7 +115,7 @@ class _Model:
     ] = False
     save_rank: Annotated[
         int | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc(
             "Reduce the result to this rank by SVD before it is written [default: the rank of training; "
             "the whole difference for full and blocks]."
@@ -128,20 +127,20 @@ class _Model:
 class _Optimisation:
     """The optimisation."""
 
-    steps: Annotated[int, Ge(1), Doc("Number of steps.")] = 1000
+    steps: Annotated[int, Bounds(ge=1), Doc("Number of steps.")] = 1000
     epochs: Annotated[
-        float | None, Gt(0), Doc("Length of the run in epochs, in the place of --steps.")
+        float | None, Bounds(gt=0), Doc("Length of the run in epochs, in the place of --steps.")
     ] = None
     lr: Annotated[
         float | None,
-        Gt(0),
+        Bounds(gt=0),
         Doc(
             "Peak learning rate [default: 1e-4; 3e-5 for lion, 1 for prodigy and sgd].",
         ),
     ] = None
     text_lr: Annotated[
         float | None,
-        Gt(0),
+        Bounds(gt=0),
         Doc(
             "Peak learning rate of the text encoders [default: half of --lr; --lr for prodigy].",
         ),
@@ -152,12 +151,12 @@ class _Optimisation:
     ] = "cosine"
     warmup: Annotated[
         float,
-        Interval(ge=0, lt=1),
+        Bounds(ge=0, lt=1),
         Doc("Share of the steps in which the learning rate rises."),
     ] = 0.05
-    batch: Annotated[int, Ge(1), Doc("Images in a batch.")] = 1
+    batch: Annotated[int, Bounds(ge=1), Doc("Images in a batch.")] = 1
     accumulate: Annotated[
-        int, Ge(1), Doc("Batches whose gradients are accumulated for one step.")
+        int, Bounds(ge=1), Doc("Batches whose gradients are accumulated for one step.")
     ] = 1
     optimizer: Annotated[
         str | None,
@@ -170,13 +169,13 @@ class _Optimisation:
         tuple[str, ...],
         Doc("Argument of the optimizer; may be repeated.", metavar="NAME=VALUE"),
     ] = ()
-    weight_decay: Annotated[float, Ge(0), Doc("Weight decay.")] = 0.01
+    weight_decay: Annotated[float, Bounds(ge=0), Doc("Weight decay.")] = 0.01
     lora_plus: Annotated[
-        float, Gt(0), Doc("LoRA+: learning rate of up as a multiple of that of down.")
+        float, Bounds(gt=0), Doc("LoRA+: learning rate of up as a multiple of that of down.")
     ] = 1.0
     max_grad_norm: Annotated[
         float,
-        Ge(0),
+        Bounds(ge=0),
         Doc(
             "Clip gradients to this norm, taken over all of them together; 0: no clipping.",
             former=("clip",),
@@ -184,12 +183,12 @@ class _Optimisation:
     ] = 1.0
     min_snr: Annotated[
         float | None,
-        Gt(0),
+        Bounds(gt=0),
         Doc("γ of min-SNR weighting (UNets), such as 5 [default: none]."),
     ] = None
     noise_offset: Annotated[
         float,
-        Ge(0),
+        Bounds(ge=0),
         Doc("Standard deviation of a constant added to each channel of the noise (UNets)."),
     ] = 0.0
     prediction: Annotated[
@@ -209,7 +208,7 @@ class _Optimisation:
     ] = None
     ema: Annotated[
         float | None,
-        Interval(gt=0, lt=1),
+        Bounds(gt=0, lt=1),
         Doc("Keep a moving average with this decay (such as 0.99), not the last values."),
     ] = None
     precision: Annotated[
@@ -237,7 +236,7 @@ class _Optimisation:
             result=False,
         ),
     ] = None
-    seed: Annotated[int, Ge(0), Doc("Seed of all random numbers.")] = 0
+    seed: Annotated[int, Bounds(ge=0), Doc("Seed of all random numbers.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,17 +245,19 @@ class _Images:
 
     resolution: Annotated[
         int | None,
-        Ge(8),
+        Bounds(ge=8),
         Doc("Side of a square image; other ratios have as many pixels [default: the base's]."),
     ] = None
     bucket_step: Annotated[
         int | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc("Sides of buckets are multiples of this [default: 64, or what a small base needs]."),
     ] = None
     no_buckets: Annotated[bool, Doc("Crop every image to a square.")] = False
     repeats: Annotated[
-        int, Ge(1), Doc("Times that an epoch shows each image, unless its folder's name says it.")
+        int,
+        Bounds(ge=1),
+        Doc("Times that an epoch shows each image, unless its folder's name says it."),
     ] = 1
     regularisation: Annotated[
         str,
@@ -279,40 +280,40 @@ class _Images:
     ] = ()
     regularisation_count: Annotated[
         int | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc("With auto: number of images [default: as many as the subject has, at most 200]."),
     ] = None
     regularisation_guidance: Annotated[
         float | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc("With auto: their classifier-free guidance; 1 is none [default: that of the samples]."),
     ] = None
     regularisation_weight: Annotated[
-        float, Gt(0), Doc("Weight of the loss on regularisation images.")
+        float, Bounds(gt=0), Doc("Weight of the loss on regularisation images.")
     ] = 1.0
     shuffle_tags: Annotated[
         bool, Doc("Shuffle the tags of a caption (its parts between commas) each time.")
     ] = False
     keep_tokens: Annotated[
         int | None,
-        Ge(0),
+        Bounds(ge=0),
         Doc(
             "Tags at the front that are never shuffled or dropped, beside those of the trigger, which "
             "never are [default: none]."
         ),
     ] = None
     tag_dropout: Annotated[
-        float, Interval(ge=0, le=1), Doc("Probability with which a tag is dropped.")
+        float, Bounds(ge=0, le=1), Doc("Probability with which a tag is dropped.")
     ] = 0.0
     caption_dropout: Annotated[
         float,
-        Interval(ge=0, le=1),
+        Bounds(ge=0, le=1),
         Doc("Probability with which an image is shown without its caption."),
     ] = 0.05
     # text, because in older headers a number counts from 0; see `steps.provenance.recipe_in`
     validation: Annotated[
         float,
-        Interval(ge=0, lt=1),
+        Bounds(ge=0, lt=1),
         Doc(
             "Share of the subject's images that is held back: the loss on them, always with the same "
             "noise, is logged and shown in the report."
@@ -343,15 +344,15 @@ class _Monitoring:
     negative: Annotated[str, Doc("Negative prompt of the samples.", result=False)] = ""
     sample_every: Annotated[
         int,
-        Ge(0),
+        Bounds(ge=0),
         Doc("Steps between samples, from step 0 on; 0: no samples.", result=False),
     ] = 250
     sample_steps: Annotated[
-        int, Interval(ge=1, le=1000), Doc("Steps of the sampler.", result=False)
+        int, Bounds(ge=1, le=1000), Doc("Steps of the sampler.", result=False)
     ] = 25
     guidance: Annotated[
         float | None,
-        Ge(1),
+        Bounds(ge=1),
         Doc(
             "Classifier-free guidance of the samples; 1 is none [default: 7; 3.5 for Flux.1 dev, none "
             "for schnell].",
@@ -360,7 +361,7 @@ class _Monitoring:
     ] = None
     guidance_rescale: Annotated[
         float | None,
-        Interval(ge=0, le=1),
+        Bounds(ge=0, le=1),
         Doc(
             "Guidance rescale of the samples, from 0 to 1 [default: 0.7 for a base with zero terminal "
             "SNR, else 0].",
@@ -369,7 +370,7 @@ class _Monitoring:
     ] = None
     sample_seed: Annotated[
         int,
-        Ge(0),
+        Bounds(ge=0),
         Doc("Seed of the first sample; each further prompt has the next seed.", result=False),
     ] = 0
     save_every: Annotated[
@@ -382,11 +383,11 @@ class _Monitoring:
         ),
     ] = "0"
     validate_every: Annotated[
-        int, Ge(1), Doc("Steps between losses on the images of --validation.", result=False)
+        int, Bounds(ge=1), Doc("Steps between losses on the images of --validation.", result=False)
     ] = 100
     state_every: Annotated[
         int,
-        Ge(1),
+        Bounds(ge=1),
         Doc("Steps between saved states, from which a stopped run can resume.", result=False),
     ] = 100
     tensorboard: Annotated[

@@ -247,6 +247,8 @@ def _summary(found: Trained, spec: Spec) -> list[str]:
         f"{len(set(found.arranged.buckets))} buckets",
         f"captions from {', '.join(f'{k} ({n})' for k, n in dataset.sources.items())}",
     ]
+    if found.windows > 1:
+        lines.append(f"texts read in {found.windows} windows of CLIP; what is longer is cut")
     if dataset.unreadable:
         names = ", ".join(path.name for path, _ in dataset.unreadable)
         lines.append(f"left out, because they cannot be read: {names}")

@@ -63,7 +63,7 @@ def spec_of(parameters: Train, path: Path, made: Made, context: Context) -> Spec
         save_every=every, save_epochs=epochs,
         checkpointing=None if p.checkpointing is None else p.checkpointing == "on",
         device=context.device,
-        threads=context.threads,
+        threads=context.torch_threads,
         origin=_digest(Made(made.verb, {k: v for k, v in made.content.items() if k not in _LENGTH})),
         former_origin=_digest(made),
     )  # fmt: skip

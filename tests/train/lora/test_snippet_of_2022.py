@@ -124,6 +124,32 @@ def test_linear_layers_and_convolutions_of_any_model(
     torch.testing.assert_close(_outputs(model), before, rtol=1e-4, atol=1e-5)
 
 
+def test_patterns_name_layers_in_full() -> None:
+    model = nn.ModuleDict(
+        {"fc1": nn.Linear(4, 4), "fc2": nn.Conv1d(4, 4, 3), "out": nn.Linear(4, 4)}
+    )
+    assert inject_trainable_lora(model, r=2, include="fc*")[1] == ["fc1", "fc2"]
+    nested = nn.ModuleDict(
+        {"block": nn.ModuleDict({"fc1": nn.Linear(4, 4), "out": nn.Linear(4, 4)})}
+    )
+    with pytest.raises(lm.UsageError, match=r"no layer matches 'fc\*'") as caught:
+        inject_trainable_lora(nested, r=2, include="fc*")
+    assert caught.value.hint == "write '*.fc*'"
+    assert inject_trainable_lora(nested, r=2, include="*.fc*")[1] == ["block.fc1"]
+
+
+@pytest.mark.parametrize(("name", "component"), [
+    ("UNet2DConditionModel", "unet"), ("CLIPTextModel", "text_encoder"),
+    ("CLIPTextModelWithProjection", "text_encoder_2"), ("WanTransformer3DModel", "transformer"),
+    ("NewTransformer2DModel", "transformer"), ("T5EncoderModel", ""), ("Linear", ""),
+])  # fmt: skip
+def test_classes_name_components_as_families_do(name: str, component: str) -> None:
+    """T5 is the second encoder in one family and the third in another, so its class says nothing."""
+    from loramerge.train.lora.names import component_of
+
+    assert component_of(type(name, (nn.Module,), {})()) == component
+
+
 def test_a_list_without_names_is_written_only_where_its_places_suffice(tmp_path: Path) -> None:
     """lora_diffusion's file is a list in the order of SD1's layers; a part of them needs names."""
     from loramerge.train.lora.saving import _as_lists

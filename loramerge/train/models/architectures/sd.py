@@ -14,14 +14,20 @@ from loramerge.train.models.architecture import (
     Encoder,
     Inputs,
     Loaded,
+    Network,
     States,
 )
-from loramerge.train.models.clip import clip_tokens, require_layer
+from loramerge.train.models.clip import clip_states, clip_tokens, require_layer
 from loramerge.train.models.objective import Noising
+from loramerge.train.models.shapes import clip_config, unet_config, vae_config
 
 __all__ = ["ARCHITECTURE", "StableDiffusion"]
 
 _TOKENS = 77
+_BETAS = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1,
+}  # fmt: skip
 _CLIP = Encoder("CLIPTextModel", "CLIPTokenizer", "tokenizer")
 
 
@@ -39,6 +45,11 @@ class StableDiffusion(Architecture):
     scheduler = "DDPMScheduler"
     encoders: ClassVar[Mapping[str, Encoder]] = {"text_encoder": _CLIP}
     options: ClassVar[Mapping[str, Any]] = {"safety_checker": None}
+    windows = 3
+    scaling: ClassVar[float] = 0.18215  # of the VAE's latents
+    schedule_told: ClassVar[Mapping[str, Any]] = {  # by the published configurations
+        "_class_name": "PNDMScheduler", "set_alpha_to_one": False, "skip_prk_steps": True,
+    }  # fmt: skip
 
     def channels(self, config: Config) -> int:
         return int(config["in_channels"])
@@ -56,12 +67,13 @@ class StableDiffusion(Architecture):
     def encode(self, loaded: Loaded, texts: Sequence[str], skip: int | None) -> States:
         encoder = loaded.encoders["text_encoder"]
         require_layer(encoder, skip)
-        tokens = clip_tokens(loaded.tokenizers["text_encoder"], encoder, texts)
+        windows = loaded.windows
+        tokens = clip_tokens(loaded.tokenizers["text_encoder"], encoder, texts, windows)
         if skip in (None, 1):
-            return States(encoder(tokens)[0])
+            return States(clip_states(encoder(tokens)[0], windows))
         layers = encoder(tokens, output_hidden_states=True).hidden_states
         inner = getattr(encoder, "text_model", encoder)
-        return States(inner.final_layer_norm(layers[-skip]))
+        return States(clip_states(inner.final_layer_norm(layers[-skip]), windows))
 
     def predict(
         self,
@@ -104,6 +116,31 @@ class StableDiffusion(Architecture):
         pooled = length - 6 * config["addition_time_embed_dim"]
         states = States(text, torch.empty(batch, pooled))
         return Inputs(latents, states, torch.empty(batch, 6))
+
+    def configurations(
+        self, networks: Mapping[str, Network], predicts: str | None
+    ) -> Mapping[str, Mapping[str, Any]]:
+        if "unet" not in networks or not networks["vae"].shapes:
+            return {}
+        texts = {name: one for name, one in self.encoders.items() if name in networks}
+        models = {
+            "unet": ("diffusers", self.denoiser), "vae": ("diffusers", "AutoencoderKL"),
+            "scheduler": ("diffusers", self.schedule_told["_class_name"]),
+            **{name: ("transformers", one.model) for name, one in texts.items()},
+            **{one.folder: ("transformers", one.tokenizer) for one in texts.values()},
+        }  # fmt: skip
+        schedule = {**_BETAS, **self.schedule_told, "prediction_type": predicts or "epsilon"}
+        return {
+            "model_index.json": {"_class_name": self.pipelines[0], **models},
+            "unet/config.json": unet_config(networks["unet"].shapes, self.side(predicts)),
+            "vae/config.json": vae_config(networks["vae"].shapes, self.scaling),
+            "scheduler/scheduler_config.json": schedule,
+            **{f"{name}/config.json": clip_config(networks[name]) for name in texts},
+        }
+
+    def side(self, predicts: str | None) -> int:
+        """Return the side of the latents; of published ones only that of 768 pixels learns v."""
+        return 96 if predicts == "v_prediction" else 64
 
     def unread_text(self, encoder: Any, skip: int | None = None) -> tuple[str, ...]:
         """Return the layers behind the one that is read."""
