@@ -191,6 +191,12 @@ def test_the_second_transformer_is_named_and_its_keys_are_kept(tmp_path: Path) -
     adapter = load(write(tmp_path / "a.safetensors", tensors_of(stems)))
     assert adapter.info.detection.name == "wan"
     assert sorted(adapter) == sorted(stems)
+    assert adapter.info.dialects == {"diffusers": 4}
+    mixed = lm.mix([(adapter, 0.5)])
+    lm.save(mixed, tmp_path / "mixed.safetensors")
+    assert sorted(load(tmp_path / "mixed.safetensors")) == sorted(stems)
+    with pytest.raises(NotExpressible, match="kohya files cannot store"):
+        lm.save(mixed, tmp_path / "kohya.safetensors", dialect="kohya")
     name = "diffusion_pytorch_model.safetensors"
     (component,) = (c for c in FAMILIES["wan"].components if c.name == "transformer")
     sizes = wan_base()

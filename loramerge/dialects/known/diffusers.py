@@ -37,7 +37,8 @@ DIALECT = Dialect(
         Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
     ),
     alpha="header",
-    prefixes={f"{name}.": name for name in COMPONENTS},
+    # pipelines of Wan 2.2 have a second transformer, whose modules no family names yet
+    prefixes={f"{name}.": name for name in (*COMPONENTS, "transformer_2")},
     writable="low-rank deltas of any module of a known family",
     programs=("diffusers",),
     container="diffusers",
