@@ -69,6 +69,8 @@ def mix(
     method.require_count(len(inputs))
     terms = terms_of(inputs, target, one_weight=not method.is_sum)
     frame = frame_of([adapter for adapter, _ in inputs], embeddings, notify)
+    used = {term.position for found in terms.values() for term in found}
+    counting = [adapter for place, (adapter, _) in enumerate(inputs) if place in used]
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")
     try:
@@ -78,7 +80,7 @@ def mix(
             method=method,
             sizes=sizes,
             device=device,
-            precise=precise or frame.dtype == "F64",
+            precise=precise or any(adapter.dtype == "F64" for adapter in counting),
             threads=threads,
             task="mixing",
             notify=notify,

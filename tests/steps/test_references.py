@@ -47,7 +47,7 @@ def test_components():
 
 @pytest.mark.parametrize(
     "text",
-    ["A:0.8:0.5", "A:1:1:1", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>",
+    ["A:0.8:0.5", "A:1:1:0.5", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>",
      "A:foo=1",
      "A:unet=", "A:unet=a", "A:te=1:te1=2", "A:te=1:te=1", "A:0.5:te=0:0.3"],
 )  # fmt: skip

@@ -93,7 +93,7 @@ def test_a_rank_that_does_not_fit_is_clamped_with_a_note_and_keeps_its_scale() -
     head = model.head.lora
     assert names[-1] == "head" and head.rank == 2 and head.scale == 0.5
     assert {model.get_submodule(n).lora.rank for n in names[:-1]} == {8}
-    assert [note.text for note in notes] == ["the rank is more than 1 layers can hold: head 8 → 2"]
+    assert [note.text for note in notes] == ["the rank is more than 1 layer can hold: head 8 → 2"]
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -23,7 +23,7 @@ from loramerge.train.drawing import prior  # noqa: E402
 from loramerge.train.drawing.prior import draw_prior, wanted, without_trigger  # noqa: E402
 from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
-from loramerge.train.models.texts import Texts  # noqa: E402
+from loramerge.train.models.texts import Texts, read_whole  # noqa: E402
 from loramerge.train.spec.spec import Data, Prior  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
@@ -122,9 +122,10 @@ def test_they_are_what_the_untrained_base_draws(tmp_path: Path) -> None:
     result = run(tmp_path, **AUTO, clip_skip=2, regularisation_guidance=3.0)
     pipeline = load_pipeline(pipeline_folder())
     arranged = arrange(Data(tmp_path / "pictures", "zuzu"), 4, 32, 0)
-    texts = Texts(pipeline, None, 1)
+    texts = Texts(pipeline, None, 2)
     for index, one in enumerate(wanted(Prior(), arranged)):
         how = Drawing(one.size, 2, 3.0)
+        read_whole(pipeline, [one.prompt])
         with torch.no_grad():
             states, empty = texts([one.prompt]), texts.empty()
         (expected,) = draw(pipeline, states, empty, [one.seed], how)
@@ -196,7 +197,7 @@ def test_one_process_draws(
     from loramerge.verbs.train.spec import spec_of
 
     parameters = asked(tmp_path, **AUTO)
-    made = made_of_training(parameters, Context())
+    made = made_of_training(parameters, tmp_path / "out.safetensors", Context())
     spec = spec_of(parameters, tmp_path / "out.safetensors", made, Context())
     assert spec.prior is not None
     arranged = arrange(spec.data, 4, 32, 0)
@@ -316,7 +317,8 @@ def test_another_unet_has_other_keys(tmp_path: Path) -> None:
     pipeline = load_pipeline(pipeline_folder())
     how = Prior()
     before = prior._identity(pipeline, how, None)
-    assert prior._identity(pipeline, how, 1) != before
+    assert prior._identity(pipeline, how, 1) == before  # the last layer
+    assert prior._identity(pipeline, how, 2) != before
     assert prior._identity(pipeline, replace(how, sampler_steps=9), None) != before
     pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     assert prior._identity(pipeline, how, None) != before

@@ -82,7 +82,7 @@ def test_keys_and_header_of_a_single_file_tell_what_it_predicts(tmp_path: Path) 
     path.write_bytes(
         safetensors_bytes({k: np.zeros(0, "float32") for k in ("v_pred", "ztsnr")}, {})
     )
-    assert pipelines._told(path) == both
+    assert pipelines._told(path, "sd21") == both
     noising = Noising.of(predicting(scheduler("epsilon"), None, both))
     assert noising.prediction == "v_prediction" and float(noising.alphas[-1]) == 0.0
     assert Noising.of(predicting(scheduler("epsilon"), "v")).prediction == "v_prediction"
