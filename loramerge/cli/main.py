@@ -175,6 +175,8 @@ def _open_streams() -> None:
 class _Lasting(io.FileIO):
     """Standard output that takes what nobody reads any more, so that a command ends as it would."""
 
+    former: io.TextIOWrapper
+
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
@@ -187,6 +189,7 @@ def _outlive_readers() -> None:
     out = sys.stdout
     if os.name == "posix" and isinstance(out, io.TextIOWrapper):
         raw = _Lasting(out.fileno(), "w", closefd=False)
+        raw.former = out  # who drops the last reference to it closes the descriptor
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(raw), out.encoding, "replace", line_buffering=out.line_buffering
         )
