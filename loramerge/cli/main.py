@@ -204,5 +204,9 @@ def console_entry() -> NoReturn:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _stop)
     code = main()
+    if code == 130:
+        # an interrupt inside of `exec`, with which dataclasses are made, stays marked as unhandled, and
+        # Python would end by the signal; the next evaluation clears the mark
+        eval("None")
     gc.freeze()  # what is left need not be searched for cycles on the way out
     sys.exit(code)

@@ -191,6 +191,21 @@ def test_a_signal_leaves_nothing_behind(run):
     assert run.state() == before
 
 
+def test_an_interrupt_while_a_dataclass_is_made_has_the_exit_code_of_any_other(tmp_path):
+    """Dataclasses are made with `exec`, where Python marks an interrupt as unhandled."""
+    (tmp_path / "interrupted.py").write_text(
+        "import loramerge.cli.main as m\n"
+        "m.group.main = lambda **options: exec('raise KeyboardInterrupt')\n"
+        "m.console_entry()\n",
+        "utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.fspath(entry.__file__).rpartition("loramerge")[0]},
+    )  # fmt: skip
+    assert done.returncode == 130 and done.stderr.startswith("interrupted")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ there")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_the_systems_signals_end_a_command_as_ctrl_c_does(tmp_path, name):
