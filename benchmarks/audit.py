@@ -1,4 +1,4 @@
-"""What the gradient audit costs: its time against that of a training step, in one run.
+"""Measure the gradient audit: its time against that of a training step, in one run.
 
     python benchmarks/audit.py [STEPS]
 

@@ -1,4 +1,4 @@
-"""How the time and memory of each verb grow with the number of keys: 10² to 10⁵.
+"""Measure how the time and memory of each verb grow with the number of keys: 10² to 10⁵.
 
 Adapters of tiny modules (4 × 16 and 16 × 4, float32), so that what is measured is the work for each key.
 `python benchmarks/growth.py --most 4` goes to 10⁴. Times are the processor's, which other programs

@@ -158,7 +158,7 @@ class Check:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bound is kept; None if the figure could not be had."""
+        """True if the bound is kept; None if the figure could not be had."""
         if self.value is None:
             return None
         return self.value >= self.bound if self.at_least else self.value <= self.bound

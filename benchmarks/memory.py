@@ -1,10 +1,10 @@
-"""What `loramerge train --vram` foretells of a training step against what torch allocates in one.
+"""Compare the prediction of `loramerge train --vram` with what torch allocates in a training step.
 
     python benchmarks/memory.py [tiny] [medium] [sd15]
 
 A UNet with random weights trains for a few steps on the CPU; torch's profiler counts the bytes that are
 allocated in the last one, at most, and the tensors that rest between steps are added. The same run is
-foretold from configurations alone. Needs torch and diffusers; sd15 takes 6 GB of memory and minutes.
+predicted from configurations alone. Needs torch and diffusers; sd15 takes 6 GB of memory and minutes.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def measured(run: Run) -> int:
     return resting + most_allocated(lambda: advance(run, 5))
 
 
-def foretold(spec: Spec, base: Base, side: int) -> int:
-    """Returns the same as `needs` foretells it, without the VAE, which is not there."""
+def predicted(spec: Spec, base: Base, side: int) -> int:
+    """Returns the same as `needs` predicts it, without the VAE, which is not there."""
     found: Needs = needs(spec, base, side, 8, "cpu")
     return found.training - sum(value.numel() * 4 for value in base.vae.parameters())
 
@@ -151,7 +151,7 @@ def cases(model: str) -> Iterator[Spec]:
 def main(models: list[str]) -> None:
     torch.set_num_threads(1)
     print("model | what is trained | type | checkpointing | batch | optimizer "
-          "| foretold MB | measured MB | ratio\n--|--|--|--|--|--|--|--|--")  # fmt: skip
+          "| predicted MB | measured MB | ratio\n--|--|--|--|--|--|--|--|--")  # fmt: skip
     ratios = []
     for model in models:
         config, side = MODELS[model]
@@ -159,7 +159,7 @@ def main(models: list[str]) -> None:
             base = configured(Path(folder), config)
         for spec in cases(model):
             torch.manual_seed(0)
-            found, true = foretold(spec, base, side), measured(begun(spec, base, side))
+            found, true = predicted(spec, base, side), measured(begun(spec, base, side))
             ratios.append(found / true)
             how = spec.settings
             more = "".join(

@@ -1,4 +1,4 @@
-"""What loramerge is compared with, each as one process with one thread of torch.
+"""Programs that loramerge is compared with, each a process with one thread of torch.
 
     python benchmarks/peers.py elias DIR IN OUT RANK     elias-gaeros/resize_lora
     python benchmarks/peers.py kohya DIR IN OUT RANK     kohya-ss/sd-scripts

@@ -67,7 +67,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured of both."""
+    """The figures of both."""
 
     model: str
     checkpointed: bool = False

@@ -1,9 +1,9 @@
 """Loramerge: adapter algebra for diffusion models.
 
-Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `train`,
-`library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` → `families` → `files` →
-`errors`, `events`. The names below are loaded when first used, so that importing the package costs
-nothing.
+Layers, each importing only those to its right: `cli` → `recipe` → `api` → `verbs` → `steps` →
+`train`, `report`, `library` → `stream` → `algebra` → `adapter`, `checkpoint` → `dialects` →
+`families` → `files` → `errors`, `events`. The names below are loaded when first used, so that
+importing the package costs nothing.
 """
 
 from __future__ import annotations

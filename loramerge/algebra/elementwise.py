@@ -7,14 +7,40 @@ were trimmed or dropped, and before signs are elected.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.operator import Rows
+from loramerge.parameters import Doc
 
-__all__ = ["Divisor", "agreeing_mean", "dropped", "elected_signs", "total", "trimmed", "weighted"]
+__all__ = [
+    "Election",
+    "agreeing_mean",
+    "dropped",
+    "elected_mean",
+    "elected_signs",
+    "total",
+    "trimmed",
+    "weighted",
+]
 
-Divisor = Literal["count", "weights"]
+
+@dataclass(frozen=True)
+class Election:
+    """The rules by which signs are elected and entries that agree are averaged."""
+
+    divide_by: Annotated[
+        Literal["count", "weights"],
+        Doc(
+            "Divide each entry by the number of adapters that have its sign, or by their summed "
+            "weights (mergekit)."
+        ),
+    ] = "count"
+    elect: Annotated[
+        Literal["weighted", "equal"],
+        Doc("Elect signs by the weighted changes, or by the changes alone (PEFT)."),
+    ] = "weighted"
 
 
 def trimmed(rows: Rows, statistic: str) -> list[Array]:
@@ -75,3 +101,15 @@ def agreeing_mean(
         result += np.where(agrees, one, 0.0)
         divisor += share * agrees
     return result / np.where(divisor == 0, 1.0, divisor)
+
+
+def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Election) -> Array:
+    """Elect a sign for each entry, and return the mean of the weighted terms that have it.
+
+    Args:
+        kept: the entries of each term that are left, without the weights.
+    """
+    changes = [weight * one for weight, one in zip(weights, kept, strict=True)]
+    signs = elected_signs(changes if rules.elect == "weighted" else kept)
+    shares = [abs(weight) for weight in weights] if rules.divide_by == "weights" else None
+    return agreeing_mean(changes, signs, shares)

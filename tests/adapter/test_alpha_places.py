@@ -1,4 +1,4 @@
-"""Where alphas are written: never in ComfyUI's dialect, always in kohya's for diffusion transformers."""
+"""Alphas are never written in ComfyUI's dialect, and always in kohya's for transformers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _file(folder: Path, stem: str, kind: str, alpha: float | None) -> Path:
 
 
 def _parts(path: Path) -> list[Array]:
-    """What a file says without a base: ΔW, or the parts of a DoRA."""
+    """Return ΔW of each module, or the parts of a DoRA, which needs a base."""
     (delta,) = load(path).deltas.values()
     return [part.dense() for part in delta.content().free or (delta,)]
 

@@ -1,4 +1,4 @@
-"""What is said of programs: only what a test has seen, and what is amiss."""
+"""Claims about programs: only what a test has seen, and what is amiss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` and the verbs say of checkpoints, in whichever names they come."""
+"""Checkpoints are recognised by `inspect` and other verbs in any naming."""
 
 from __future__ import annotations
 

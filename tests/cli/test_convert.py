@@ -217,8 +217,10 @@ def test_to_lora_against_a_base(run):
     assert file["kinds_after"] == {"lora": 4} and 0 < file["relative_error"] < 1
     folder = run.folder
     asked = {"to_lora": True, "rank": 3, "base": str(folder / "base.safetensors")}
-    foretold = verb.predict(verb.Convert(adapter=Reference(str(folder / "k.safetensors")), **asked))
-    assert foretold.size >= (folder / "o.safetensors").stat().st_size and foretold.ranks == {3: 4}
+    predicted = verb.predict(
+        verb.Convert(adapter=Reference(str(folder / "k.safetensors")), **asked)
+    )
+    assert predicted.size >= (folder / "o.safetensors").stat().st_size and predicted.ranks == {3: 4}
     after = load(run.folder / "o.safetensors")
     lost = whole = 0.0
     for name, delta in deltas.items():

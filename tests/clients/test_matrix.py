@@ -108,7 +108,7 @@ def _tags(family: str, names: Any) -> set[str]:
     }
 
 
-def _foretold(family: str, said: Reading, expected: Mapping[str, Array]) -> set[str]:
+def _predicted(family: str, said: Reading, expected: Mapping[str, Array]) -> set[str]:
     """The tensors that the table lets us expect to be off."""
     if said.refused:
         return set(expected)
@@ -149,11 +149,11 @@ def test_it_reads_what_the_table_says(program: str, family: str, tmp_path: Path)
         sys.stdout.write(f"{program:8} {family:15} {name:28} {read}/{keys}  {told}\n")
         if said is None:  # the table says nothing of it
             continue
-        nothing_read = set(expected) <= _foretold(family, said, expected)
+        nothing_read = set(expected) <= _predicted(family, said, expected)
         if not said.refused and report[name]["refused"] and not nothing_read:
             unexplained.append(f"{name}: refused")
-        elif off and off - _foretold(family, said, expected):
-            unexplained.append(f"{name}: {sorted(off - _foretold(family, said, expected))[:3]}")
+        elif off and off - _predicted(family, said, expected):
+            unexplained.append(f"{name}: {sorted(off - _predicted(family, said, expected))[:3]}")
         elif not off and not said.whole:
             unexplained.append(f"{name}: read whole, though the table says {said.words(keys)}")
     tried = {form_of(a, s, d) for k in _written(files) for a in (written.adapter_of(family, k),)

@@ -1,4 +1,4 @@
-"""What loramerge writes of a family: every layer, in every dialect and kind."""
+"""Samples of a family: every layer, in every dialect and kind."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def places(family: str) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]
 
 
 def job_of(family: str) -> dict[str, Any]:
-    """What a reader is told of a family; see `readers.job.Job`."""
+    """Return the job of a reader for a family; see `readers.job.Job`."""
     network: dict[str, tuple[int, ...]] = {}
     encoders: dict[str, dict[str, tuple[int, ...]]] = {}
     for (module, _), ((tag, _, _), shape) in places(family).items():

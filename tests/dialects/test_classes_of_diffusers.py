@@ -43,7 +43,7 @@ _OTHER_SIZE = {"CosmosTransformer3DModel", "SD3Transformer2DModel"}
 
 
 def told(shapes: Shapes, head: str = "transformer.") -> Detection:
-    """What is detected of factors of all these layers."""
+    """Return the detection of factors of all these layers."""
     keys = [f"{head}{path}.lora_{role}.weight" for path in shapes for role in "AB"]
     groups = classify(keys, {}).groups
     known = {(g.dialect, g.stem): shapes[g.stem.removeprefix(head)] for g in groups}

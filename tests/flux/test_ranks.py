@@ -115,17 +115,17 @@ def test_the_same_change_fused_and_split_is_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers"])
-def test_a_file_is_never_larger_than_foretold(tmp_path: Path, to: str) -> None:
+def test_a_file_is_never_larger_than_predicted(tmp_path: Path, to: str) -> None:
     paths = [fused(tmp_path, "a", 3, 7), split(tmp_path, "b", 2, 8)]
     parameters = mix_verb.Mix(
         adapters=tuple(Reference(str(path)) for path in paths),
         to=to,
         output=str(tmp_path / "c.safetensors"),
     )
-    foretold = mix_verb.predict(parameters, Context())
+    predicted = mix_verb.predict(parameters, Context())
     made = mix_verb.mix(parameters, Context())
-    assert made.size is not None and foretold.size is not None
-    assert made.size <= foretold.size
+    assert made.size is not None and predicted.size is not None
+    assert made.size <= predicted.size
 
 
 def test_a_budget_counts_the_bytes_of_the_target(tmp_path: Path) -> None:

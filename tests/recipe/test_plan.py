@@ -1,4 +1,4 @@
-"""Plans: what is foretold, against what a run then gives."""
+"""Plans: what is predicted, against what a run then gives."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_plan_from_python_takes_a_file_or_its_content(recipe, work) -> None:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_file_is_as_large_as_foretold_or_smaller(name: str, recipe, run) -> None:
+def test_a_file_is_as_large_as_predicted_or_smaller(name: str, recipe, run) -> None:
     inputs = "inputs: {a: a.safetensors, b: b.safetensors}"
     path = recipe(f"version: 1\n{inputs}\nsteps: {{x: {{{SINGLE[name]}, save: x.safetensors}}}}\n")
     before = run.state()
@@ -293,7 +293,7 @@ steps:
 """
 
 
-def test_what_needs_a_base_is_foretold(run, recipe):
+def test_what_needs_a_base_is_predicted(run, recipe):
     """Headers tell the kinds, so a plan says what the run would: that a step lacks its base."""
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     (place,) = open_checkpoint(run.folder / "base.safetensors").slots[name, "weight"]

@@ -23,7 +23,7 @@ from tests.shipped_recipes.conftest import RECIPES, ROOT
 from tests.tail import tail
 
 NAMES = sorted(path.stem for path in RECIPES.iterdir())
-TRAINING = ("report-2022",)  # recipes whose files no header foretells
+TRAINING = ("report-2022",)  # recipes whose files no header predicts
 UNPREDICTED = "depends on a step that has not run yet"
 HALF = 2e-3  # relative rounding of float16 files
 Dense = dict[str, np.ndarray]

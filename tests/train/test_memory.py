@@ -1,4 +1,4 @@
-"""What is foretold of memory, against what torch allocates in the same step."""
+"""What is predicted of memory, against what torch allocates in the same step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from benchmarks.memory import (  # noqa: E402
     MODELS,
     begun,
     configured,
-    foretold,
     measured,
     most_allocated,
+    predicted,
     spec_of,
 )
 from loramerge.train.memory import needs as counting  # noqa: E402
@@ -56,8 +56,8 @@ def true(*case: Any) -> int:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_a_step_takes_what_is_foretold(case: Any) -> None:
-    assert LEAST < foretold(spec_of(*case), base(), SIDE) / true(*case) < MOST
+def test_a_step_takes_what_is_predicted(case: Any) -> None:
+    assert LEAST < predicted(spec_of(*case), base(), SIDE) / true(*case) < MOST
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_a_formula_that_forgets_something_is_far_off(case: Any, wrong: dict[str,
         name: replace(getattr(spec, name), **value) if isinstance(value, dict) else value
         for name, value in wrong.items()
     }
-    assert not LEAST < foretold(replace(spec, **told), base(), SIDE) / true(*case) < MOST
+    assert not LEAST < predicted(replace(spec, **told), base(), SIDE) / true(*case) < MOST
 
 
 def test_without_the_optimizers_state_it_is_far_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "optimizer_memory", lambda *_: (0, 0))
-    assert foretold(spec_of(*CASES[5]), base(), SIDE) / true(*CASES[5]) < LEAST
+    assert predicted(spec_of(*CASES[5]), base(), SIDE) / true(*CASES[5]) < LEAST
 
 
-def test_encoding_and_drawing_take_what_is_foretold() -> None:
+def test_encoding_and_drawing_take_what_is_predicted() -> None:
     folder = pipeline_folder()
     shape = shape_of(folder)
     assert shape is not None

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import agreeing_mean, dropped, elected_signs, weighted
+from loramerge.algebra.elementwise import Election, dropped, elected_mean
 from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
 from loramerge.parameters import Bounds, Doc
 
 
 @dataclass(frozen=True)
-class DareTies:
+class DareTies(Election):
     """The parameters of `dare-ties`."""
 
     density: Annotated[
         float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
     ] = 0.5
-    divide_by: Annotated[
-        Literal["count", "weights"],
-        Doc(
-            "Divide each entry by the number of adapters that have its sign, or by their summed "
-            "weights (mergekit)."
-        ),
-    ] = "count"
-    elect: Annotated[
-        Literal["weighted", "equal"],
-        Doc("Elect signs by the weighted changes, or by the changes alone (PEFT)."),
-    ] = "weighted"
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of the random choice.")] = 0
 
 
@@ -48,11 +37,7 @@ def dare_ties(terms: Rows, parameters: DareTies) -> Array:
     As `dare`, where the fine-tunes also disagree in sign.
     """
     keep = [parameters.density] * len(terms.values)
-    kept = dropped(terms, parameters.seed, keep)
-    changes = weighted(terms, kept)
-    signs = elected_signs(changes if parameters.elect == "weighted" else kept)
-    shares = [abs(w) for w in terms.weights] if parameters.divide_by == "weights" else None
-    return agreeing_mean(changes, signs, shares)
+    return elected_mean(terms.weights, dropped(terms, parameters.seed, keep), parameters)
 
 
 OPERATOR = dare_ties

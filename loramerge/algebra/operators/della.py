@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import agreeing_mean, dropped, elected_signs, weighted
+from loramerge.algebra.elementwise import Election, dropped, elected_mean
 from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
 from loramerge.parameters import Bounds, Doc
 
 
 @dataclass(frozen=True)
-class Della:
+class Della(Election):
     """The parameters of `della`."""
 
     density: Annotated[
@@ -45,8 +45,7 @@ def della(terms: Rows, parameters: Della) -> Array:
     As `dare-ties`, and kinder to the large entries.
     """
     keep = [_chances(values, parameters) for values in terms.values]
-    kept = weighted(terms, dropped(terms, parameters.seed, keep))
-    return agreeing_mean(kept, elected_signs(kept))
+    return elected_mean(terms.weights, dropped(terms, parameters.seed, keep), parameters)
 
 
 def _chances(values: Array, parameters: Della) -> Array:

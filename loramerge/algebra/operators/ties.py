@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import agreeing_mean, elected_signs, trimmed, weighted
+from loramerge.algebra.elementwise import Election, elected_mean, trimmed
 from loramerge.algebra.operator import Magnitude, Rows
 from loramerge.algebra.operators import operator
 from loramerge.parameters import Bounds, Doc
 
 
 @dataclass(frozen=True)
-class Ties:
+class Ties(Election):
     """The parameters of `ties`."""
 
     density: Annotated[
         float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
     ] = 0.2
-    divide_by: Annotated[
-        Literal["count", "weights"],
-        Doc(
-            "Divide each entry by the number of adapters that have its sign, or by their summed "
-            "weights (mergekit)."
-        ),
-    ] = "count"
-    elect: Annotated[
-        Literal["weighted", "equal"],
-        Doc("Elect signs by the weighted changes, or by the changes alone (PEFT)."),
-    ] = "weighted"
 
 
 @operator(
@@ -52,11 +41,7 @@ def ties(terms: Rows, parameters: Ties) -> Array:
 
     When many adapters disagree in sign. For two or three adapters the plain sum is usually as good.
     """
-    kept = trimmed(terms, "smallest")
-    changes = weighted(terms, kept)
-    signs = elected_signs(changes if parameters.elect == "weighted" else kept)
-    shares = [abs(w) for w in terms.weights] if parameters.divide_by == "weights" else None
-    return agreeing_mean(changes, signs, shares)
+    return elected_mean(terms.weights, trimmed(terms, "smallest"), parameters)
 
 
 OPERATOR = ties

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import agreeing_mean, elected_signs
+from loramerge.algebra.elementwise import Election, elected_mean
 from loramerge.algebra.operator import Cores, Magnitude
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import summed, top_directions
@@ -14,19 +14,12 @@ from loramerge.parameters import Bounds, Doc
 
 
 @dataclass(frozen=True)
-class TiesCore:
+class TiesCore(Election):
     """The parameters of `ties-core`."""
 
     density: Annotated[
         float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
     ] = 0.2
-    divide_by: Annotated[
-        Literal["count", "weights"],
-        Doc(
-            "Divide each entry by the number of adapters that have its sign, or by their summed "
-            "weights (mergekit)."
-        ),
-    ] = "count"
 
 
 @operator(
@@ -49,12 +42,11 @@ def ties_core(terms: Cores, parameters: TiesCore) -> Array:
     left = top_directions(summed([core @ core.T for core in terms.values]), size)
     right = top_directions(summed([core.T @ core for core in terms.values]), other)
     kept = []
-    for weight, core in zip(terms.weights, terms.values, strict=True):
+    for core in terms.values:
         seen = left.T @ core @ right
         threshold = Magnitude(parameters.density).of(seen)
-        kept.append(weight * np.where(abs(seen) >= threshold, seen, 0.0))
-    shares = [abs(w) for w in terms.weights] if parameters.divide_by == "weights" else None
-    result: Array = left @ agreeing_mean(kept, elected_signs(kept), shares) @ right.T
+        kept.append(np.where(abs(seen) >= threshold, seen, 0.0))
+    result: Array = left @ elected_mean(terms.weights, kept, parameters) @ right.T
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a reader is given and gives back: files of small shapes, and the changes a program makes of them.
+"""Job and answer of a reader: files of small shapes, and the changes a program makes of them.
 
 A reader is a script that runs in a process of its own, knows one program and nothing of loramerge.
 `job.json` holds the names and full shapes of the original checkpoint of a family and the files to read;

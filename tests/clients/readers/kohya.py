@@ -82,7 +82,7 @@ def reader(job: Job) -> Callable[[Mapping[str, Any]], Loaded]:
 
 
 def _tags(job: Job, model: Any, encoders: list[Any], plain: Mapping[str, str]) -> dict[str, str]:
-    """What sd-scripts calls a module → the tensor of the checkpoint."""
+    """Return the name of each module in sd-scripts → the tensor of the checkpoint."""
     found = {
         f"lora_unet_{path}".replace(".", "_"): plain.get(f"{path}.weight", f"{path}.weight")
         for path, _ in model.named_modules()
