@@ -22,7 +22,7 @@ from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, Usa
 from loramerge.events import Notify, Warn, ignore
 from loramerge.files.tensors import Tensor
 
-__all__ = ["EMBEDDING_CHOICES", "frame_of", "mix", "require_one_base"]
+__all__ = ["EMBEDDING_CHOICES", "common_detection", "frame_of", "mix", "require_one_base"]
 
 EMBEDDING_CHOICES = ("all", "first", "none")
 
@@ -129,7 +129,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
     """Return a mix of adapters without its deltas: embeddings, configurations, spelling."""
     info = Info(
         dialects=dict(sum((Counter(a.info.dialects) for a in adapters), Counter())),
-        detection=_common_detection(adapters, notify),
+        detection=common_detection(adapters, notify),
         metadata=combined_metadata(a.info.metadata for a in adapters)
         if len(adapters) > 1
         else dict(adapters[0].info.metadata),
@@ -141,7 +141,12 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
     return Adapter({}, _united_embeddings(adapters, embeddings), info)
 
 
-def _common_detection(adapters: Sequence[Adapter], notify: Notify) -> Detection:
+def common_detection(adapters: Sequence[Adapter], notify: Notify = ignore) -> Detection:
+    """Return what all adapters can belong to.
+
+    Raises:
+        FamilyError: if there is no such family.
+    """
     detections = [adapter.info.detection for adapter in adapters]
     first = detections[0]
     for adapter, detection in zip(adapters, detections, strict=True):

@@ -182,9 +182,10 @@ class State:
         tasks = {name: asdict(record) for name, record in sorted(self.records.items())}
         content = {"version": 1, "running": self.running, "tasks": tasks}
         raw = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace")
-        if self.trusted:
-            _remember(raw, self.path)
+        former = _remember(raw, self.path) if self.trusted else None
         write_bytes(self.path, raw, force=True)
+        if former is not None:  # only now: a run may be killed at any moment
+            _forget(former)
 
 
 def _mark_of(raw: bytes) -> Path:
@@ -199,14 +200,20 @@ def _is_ours(raw: bytes) -> bool:
         return False
 
 
-def _remember(raw: bytes, path: Path) -> None:
-    """Mark a state as written here, and forget the one that it replaces."""
+def _remember(raw: bytes, path: Path) -> Path | None:
+    """Mark a state as written here; return the mark of the one that it replaces."""
     with suppress(LoramergeError, OSError):  # without marks, outputs are replaced with force only
         mark = _mark_of(raw)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         if path.exists() and (former := _mark_of(path.read_bytes())) != mark:
-            former.unlink(missing_ok=True)
+            return former
+    return None
+
+
+def _forget(mark: Path) -> None:
+    with suppress(OSError):
+        mark.unlink(missing_ok=True)
 
 
 def _has(path: Path, sha256: str | None) -> bool:

@@ -12,7 +12,7 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.mix import frame_of, require_one_base
+from loramerge.algebra.mix import common_detection, frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
@@ -147,9 +147,7 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(
-        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
-    )
+    source = _opened(parameters, context)
     stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
     output = output_of(parameters, source.adapters, stem)
     result = write_result(_compute(source, parameters, output, context), output, context)
@@ -165,15 +163,22 @@ def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    source = open_source(
-        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
-    )
+    source = _opened(parameters, context)
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
 
 
-def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:
+def _opened(parameters: Mix, context: Context) -> Source:
+    """Open the adapters, and refuse those that do not belong together before anything else."""
+    source = open_source(
+        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
     if parameters.base is None:
         require_one_base(source.adapters)
+    common_detection(source.adapters)
+    return source
+
+
+def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:
     adapters = source.at_base()
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
     rule = parameters.rule(whole_size(adapters, parameters) if parameters.max_size else 0)
@@ -234,11 +239,7 @@ def _summed(
 def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     """Predict the result from headers."""
     parameters = parameters.settled()
-    source = open_source(
-        parameters.adapters, parameters.base, context, skip_unknown=parameters.skip_unknown
-    )
-    if parameters.base is None:
-        require_one_base(source.adapters)
+    source = _opened(parameters, context)
     output = output_of(parameters, source.adapters)
     adapters = commonly_named(source.at_base())
     weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]

@@ -18,6 +18,8 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import OutputExists
+from loramerge.files.writer import write_bytes
+from loramerge.recipe import state as state_module
 from loramerge.recipe.state import State
 from tests.builders.commands import ROOT
 from tests.tail import crossed
@@ -177,6 +179,25 @@ def test_stopped_at_every_moment_of_a_task(
     lm.run("recipe.yaml", threads=1)
     assert outputs() == undisturbed
     assert all(stamps()[name] == before[name] for name in finished)
+
+
+def test_stopped_just_before_the_state_is_replaced(undisturbed, monkeypatch) -> None:
+    """The state that stays was written here, so the outputs that it names are still this recipe's."""
+    written = []
+
+    def write(path: Path, raw: bytes, *, force: bool) -> None:
+        if len(written) == 3:
+            raise Stop
+        written.append(raw)
+        write_bytes(path, raw, force=force)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state_module, "write_bytes", write)
+        with pytest.raises(Stop):
+            lm.run("recipe.yaml", threads=1)
+    assert State.beside(Path("recipe.yaml"), Path()).trusted
+    lm.run("recipe.yaml", threads=1)
+    assert outputs() == undisturbed
 
 
 def test_what_another_put_there_after_a_stop_is_not_ours(undisturbed, monkeypatch) -> None:
