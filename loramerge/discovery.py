@@ -81,6 +81,7 @@ class Registry(Mapping[str, T]):
         self._added: dict[str, T] = {}
         self._loaded: dict[str, T] = {}
         self._found: dict[str, T] | None = None
+        self._known: tuple[int, list[T]] | None = None
         self.version = 0
 
     @cached_property
@@ -113,8 +114,11 @@ class Registry(Mapping[str, T]):
 
     def known(self) -> list[T]:
         """Return all that is known without looking for entry points, in order."""
-        by_name = {thing.name: thing for thing in (*self.shipped(), *self.added())}
-        return sorted(by_name.values(), key=lambda thing: thing.order)
+        if self._known is None or self._known[0] != self.version:  # asked for every tensor
+            by_name = {thing.name: thing for thing in (*self.shipped(), *self.added())}
+            ordered = sorted(by_name.values(), key=lambda thing: thing.order)
+            self._known = self.version, ordered
+        return list(self._known[1])
 
     def look_for_others(self) -> bool:
         """Load what other packages offer; say whether this is the first time and there is any."""

@@ -289,8 +289,10 @@ def _best_spelling(
     for spelling in family.spellings[component.name]:
         if folder and (spelling.layout != "diffusers" or spelling.prefix):
             continue
-        slots = [slot.tensor for _, _, slot in spelling.slots(component)]
-        count = sum(name in names for name in slots)
+        if not any(name.startswith(spelling.prefix) for name in names):
+            continue
+        slots = spelling.slots(component)
+        count = sum(slot.tensor in names for _, _, slot in slots)
         if count >= _SHARE * len(slots) and (best is None or count > best[0]):
             best = (count, spelling)
     return best[1] if best else None

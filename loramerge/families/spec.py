@@ -97,13 +97,19 @@ class Spelling:
     prefix: str
     slot: Slots = field(repr=False)
 
-    def slots(self, component: Component) -> Iterator[tuple[Module, Parameter, Slot]]:
-        """Yield every parameter of the component with its slot, the prefix included."""
-        for module in component.modules:
-            for parameter in parameters(module):
-                slot = self.slot(module, parameter)
-                if slot is not None:
-                    yield module, parameter, slot._replace(tensor=self.prefix + slot.tensor)
+    def slots(self, component: Component) -> tuple[tuple[Module, Parameter, Slot], ...]:
+        """Return every parameter of the component with its slot, the prefix included."""
+        return _slots(self, component)
+
+
+@cache
+def _slots(spelling: Spelling, component: Component) -> tuple[tuple[Module, Parameter, Slot], ...]:
+    return tuple(
+        (module, parameter, slot._replace(tensor=spelling.prefix + slot.tensor))
+        for module in component.modules
+        for parameter in parameters(module)
+        if (slot := spelling.slot(module, parameter)) is not None
+    )
 
 
 @dataclass(frozen=True)
