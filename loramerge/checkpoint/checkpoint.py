@@ -21,7 +21,7 @@ from loramerge.files.tensors import Tensor
 __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 
 _SHARE = 0.5  # of a component's parameters must be there for it to be taken
-# Shapes count as in `dialects.detect`: names alone make a family only of what is narrow.
+# Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
 _SHARD = re.compile(r"-\d+-of-\d+")
 
