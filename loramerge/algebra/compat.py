@@ -151,7 +151,7 @@ def mix_like(
     if tool not in _TOOLS:
         close = nearest(tool, COMPATS)
         raise UsageError(
-            f"compat does not know the tool {tool!r}",
+            f"compat has no tool {tool!r}",
             expected=", ".join(COMPATS),
             hint=f"did you mean {close}?" if close else None,
         )

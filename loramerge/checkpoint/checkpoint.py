@@ -138,7 +138,8 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             file=path,
             expected=", ".join(FAMILIES),
             found=_first_names(files),
-            hint="loramerge families lists what can be baked into, beside folders of transformers",
+            hint="`loramerge families` lists the models that adapters can be baked into, besides "
+            "folders of transformers",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]

@@ -117,10 +117,10 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 def command(name: str | None, as_json: bool, json_file: str | None) -> None:
     """List the base models that are known; with NAME, describe one.
 
-    A description has the components with the number of their modules, the prefixes in single files,
-    and the name of a module in every dialect. Every family was verified against the model's original
-    code; --json says which. Adapters of a read-only family are inspected, mixed and resized, but not
-    baked or converted.
+    A description lists the components with their number of modules, the prefixes in single files,
+    and the name of one module in every dialect. Every family was verified against the model's
+    original code, which --json names. Adapters of a read-only family can be inspected, mixed and
+    resized, but not baked or converted.
     """
     if name is not None:
         found = _in_detail(family(name))

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(text.getvalue().rstrip("\n"))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing was left half written")
+        _say("interrupted; no half-written file was left")
         return 130
     except LoramergeError as error:
         _say(f"error: {error.text(on_command_line)}")
@@ -140,9 +140,9 @@ def _bug(error: Exception) -> int:
         where = where.tb_next
     place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "unknown place"
     _say(
-        f"bug: {type(error).__name__}: {error} ({place})\n"
-        f"  this is a mistake in loramerge {__version__}, not in your files\n"
-        f"  hint: set LORAMERGE_TRACEBACK=1, run again, and report what it prints"
+        f"bug: {type(error).__name__}: {error} ({place})\n  this is a bug in loramerge "
+        f"{__version__}, not in your files\n  hint: set LORAMERGE_TRACEBACK=1, run again, and "
+        "report what it prints"
     )
     return 70
 

@@ -13,7 +13,7 @@ def render(result: MixResult) -> None:
     literal = result.scale == "literal"
     exact = "exact sum" if result.method == "linear" and literal else "not truncated"
     if result.compat is not None:
-        exact = f"what {result.compat} makes of them"
+        exact = f"as merged by {result.compat}"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
         exact = f"{exact}, rounded to {result.dtype}"

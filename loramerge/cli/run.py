@@ -114,18 +114,18 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         click.Option(
             ["--strip"],
             is_flag=True,
-            help="Write nothing into the headers about what made the files.",
+            help="Do not record in the headers how the files were made.",
         ),
         *run_options(),
     ],
     epilog="Example: loramerge run recipe.yaml --set w=0.5; loramerge run mixed.safetensors",
 )
 def command(target: str, **options: Any) -> int:
-    """Run a recipe, doing only what is not up to date; or repeat an OUTPUT and compare.
+    """Run the steps of a recipe that are not up to date; or repeat an OUTPUT and compare.
 
-    The header of every file that loramerge writes says what made it. Given such a file, its recipe is
-    run again, into a temporary file, and the two are compared: same file, same tensors, or the same
-    weights up to how much (exit code 1 if the tensors differ).
+    Every file that loramerge writes has its recipe in its header. Given such a file, the recipe is
+    run again into a temporary file, and the two are compared: the same file, the same tensors, or
+    how much the weights differ (exit code 1 if the tensors differ).
     """
     from loramerge.recipe.header import is_output
 

@@ -109,7 +109,7 @@ def module(name: str) -> ModuleName:
 def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
     """Return the lines that say where a result is."""
     if output is None:
-        return [("written", "nothing: later steps of the recipe take it from memory")]
+        return [("written", "no file: later steps of the recipe take it from memory")]
     return [("written", output), ("size", weighs)]
 
 

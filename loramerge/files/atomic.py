@@ -174,9 +174,7 @@ def claim(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileExistsError:
         check_target(target, force=False)
-        raise FileError(
-            "cannot rename: a link that leads nowhere has the name", file=target
-        ) from None
+        raise FileError("cannot rename: a broken link has this name", file=target) from None
     except (OSError, NotImplementedError):
         check_target(target, force=False)
         rename(source, target)

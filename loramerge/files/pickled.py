@@ -79,7 +79,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         reason = str(error).split(". ")[0]
         if reason.startswith(_NOT_OF_TORCH):
             raise ForeignFile(
-                "this is a pickle, but none of PyTorch",
+                "this is a pickle, but not one of PyTorch",
                 file=path,
                 hint="save a dictionary of tensors with torch.save, or with safetensors",
             ) from None

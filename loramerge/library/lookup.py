@@ -164,7 +164,7 @@ def _not_found(
     if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
         hint = f"{name} is {other}"
     if not hint and (place := _in_hub_cache(name)) is not None:
-        hint = f"loramerge never downloads; what others downloaded is in {place}"
+        hint = f"loramerge never downloads; the files that other programs downloaded are in {place}"
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.lower().endswith(_SUFFIXES):
         hint = f"loramerge never downloads: give a folder, as from hf download {name} --local-dir FOLDER"
     if not hint and what == "adapter":

@@ -37,7 +37,7 @@ def shipped(name: str) -> Path:
     if name in SHIPPED_ADAPTERS:
         return _stored(f"{name}.safetensors")
     raise NotFound(
-        f"nothing of the name {name!r} comes with loramerge",
+        f"nothing named {name!r} comes with loramerge",
         expected=", ".join((*SHIPPED_BASES, *SHIPPED_ADAPTERS)),
     )
 

@@ -115,7 +115,7 @@ class _Expansion:
             self.mistakes.caught(place, error)
         writes = isinstance(parameters, WriteParameters) and parameters.says_how
         if writes and step.save is None and getattr(parameters, "max_size", None) is None:
-            problem = "to, for and dtype say how a file is written, and this step writes none"
+            problem = "to, for and dtype apply to files, and this step does not write one"
             self.mistakes.add(place, problem, "add save: FILE, or leave them out")
 
     def _uses(self, name: str, *, gathered: bool = True) -> dict[str, None]:

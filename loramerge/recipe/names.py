@@ -54,7 +54,7 @@ class Names:
         if gives in accepted:
             return
         wanted = " or ".join(_ARTICLE[one] for one in accepted) or "a folder"
-        problem = f"{parameter.word} takes {wanted}, and the step {name!r} gives {_ARTICLE[gives]}"
+        problem = f"{parameter.word} takes {wanted}, but the step {name!r} gives {_ARTICLE[gives]}"
         self._mistakes.add(step.at(parameter), problem)
 
     def files(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:

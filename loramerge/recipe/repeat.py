@@ -84,7 +84,7 @@ def repeat(
     folder = path.absolute().parent.parent
     if path.is_file() and (folder / "model_index.json").is_file():
         raise UsageError(
-            "this file is a part of a checkpoint, which is repeated as a whole",
+            "this file is a part of a checkpoint, which can only be repeated as a whole",
             file=path,
             hint=f"give the folder: {folder}",
         )

@@ -125,7 +125,7 @@ class State:
             raise CorruptFile(
                 f"the state of the recipe cannot be read ({type(error).__name__})",
                 file=path,
-                hint=("delete it; then make the outputs again with ", Setting("force", True)),
+                hint=("delete it, then write the outputs again with ", Setting("force", True)),
             ) from None
 
     def relative(self, output: Path) -> str:

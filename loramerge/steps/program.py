@@ -33,8 +33,9 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
     if detection.twins and target.name not in adapter.info.dialects:
         notify(
             Warn(
-                f"{adapter.label} may as well be of {listed(list(detection.twins), 9)}, whose attention "
-                f"is alike; the names written are those of {detection.name} in the dialect {target.name}"
+                f"{adapter.label} may also belong to {listed(list(detection.twins), 9)}, whose "
+                "attention has the same names and shapes; the result has the names of "
+                f"{detection.name} in the dialect {target.name}"
             )
         )
     if program is None or program not in READERS:
@@ -51,7 +52,7 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
         notify(
             Warn(
                 (
-                    f"{title} computes another change of {len(modules)} modules: {what}; ",
+                    f"{title} computes a different change in {len(modules)} modules: {what}; ",
                     *_way_out(adapter),
                 )
             )
@@ -67,7 +68,7 @@ def _refuse_mangled(adapter: Adapter) -> None:
     detection = adapter.info.detection
     if detection.mangled:
         raise NotExpressible(
-            "no program reads the names of these modules, and they would be written so again",
+            "no program reads these names of modules, and the result would have the same ones",
             file=adapter.info.path,
             found=detection.reason,
             hint="export it again with the program that trained it, or rename its keys",
@@ -82,7 +83,12 @@ def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
     if titles:
         verb = "computes" if len(titles) == 1 else "compute"
         notify(
-            Note((f"{listed(titles)} {verb} another change of some modules; ", *_way_out(adapter)))
+            Note(
+                (
+                    f"{listed(titles)} {verb} a different change in some modules; ",
+                    *_way_out(adapter),
+                )
+            )
         )
 
 
@@ -90,7 +96,7 @@ def _way_out(adapter: Adapter) -> tuple[str | Setting, ...]:
     """Return what gives the change that was trained in every program."""
     bound = any(delta.needs_base for delta in adapter.deltas.values())
     base: tuple[str | Setting, ...] = (" with the ", Setting("base")) if bound else ()
-    return (Setting("to_lora", True), " of convert", *base, " gives what was trained")
+    return (Setting("to_lora", True), " of convert", *base, " gives the trained change")
 
 
 def _unseen(adapter: Adapter, title: str, target: Dialect) -> str:
@@ -113,7 +119,7 @@ def _refuse(adapter: Adapter, found: Reading, target: Dialect) -> None:
     hint: Message = (
         "leave them out with ",
         Setting("drop", "PATTERN"),
-        " of convert, or write them all the same with ",
+        " of convert, or keep them with ",
         Setting("to", target.name),
     )
     if needs_base:

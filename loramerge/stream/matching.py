@@ -40,8 +40,8 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
         raise FamilyError(
             "the adapter and the base belong to different families",
             file=adapter.label,
-            expected=f"an adapter of the family {checkpoint.family_name}, because the base"
-            f" {checkpoint.path.name} is of it ({checkpoint.reason})",
+            expected=f"an adapter of the family {checkpoint.family_name}, because the base "
+            f"{checkpoint.path.name} belongs to it ({checkpoint.reason})",
             found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
             hint="choose a base of the adapter's family",
         )

@@ -92,7 +92,7 @@ def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -
         if (others := _sharing(base, module, config)) is not None:
             with naming(site, adapter.info.path):
                 raise AdapterError(
-                    f"{others} the weight of this module, and a change of it alone cannot be baked",
+                    f"{others} the weight of this module, so it cannot be changed alone",
                     hint="load the adapter beside the model, or give this module weight 0",
                 )
 

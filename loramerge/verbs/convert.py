@@ -59,8 +59,9 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
     to_lora: Annotated[
         bool,
         Doc(
-            "Make every module an ordinary LoRA: exactly where it has a low-rank form, else by the "
-            "rank options, with the error stated; kinds that depend on the base need --base."
+            "Make every module an ordinary LoRA: exactly if it has a low-rank form, otherwise "
+            "by the rank options, and the error is shown. Kinds that depend on the base need "
+            "--base."
         ),
     ] = False
     keep: Annotated[
@@ -77,7 +78,7 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
     ] = ()
     rescale: Annotated[
         float | None,
-        Doc("Multiply what the adapter changes by this number.", metavar="W"),
+        Doc("Multiply the adapter's change (ΔW) by this number.", metavar="W"),
     ] = None
 
     def check(self) -> None:
@@ -132,10 +133,10 @@ class Convert(ConvertSettings):
 class ConvertFiles(ConvertSettings, FileParameters):
     """Write adapters in another dialect or type, proven equal.
 
-    Every tensor keeps its type unless another is asked for. Before a result gets its name it is read
-    back and compared with what was asked, module by module; the largest difference is reported, and
-    a file that differs by more than one rounding of its type is not kept. With several files, one
-    that fails is reported and the rest goes on; running again does only what is missing.
+    Every tensor keeps its type unless --dtype is given. Each result is read back and compared with
+    the expected change, module by module. The largest difference is reported; a file that differs
+    by more than one rounding of its type is not kept. Of several files, one that fails is reported,
+    and the others are still converted. Run the command again to do only those that are missing.
     """
 
     def of(self, path: Path) -> Convert:

@@ -32,7 +32,7 @@ def test_underscores_for_some_dots_are_told_and_not_written(run: Runner) -> None
     assert (found.name, found.resembles, found.mangled) == (None, ("flux2-klein-9b",), True)
     assert "4 of 4 modules have underscores where its names have dots" in found.reason
     for command in ("mix x:0.5", "convert x --to comfyui", "resize x --rank 1"):
-        says = "no program reads the names of these modules"
+        says = "no program reads these names of modules"
         run.refused(4, *command.split(), "-o", "y.safetensors", says=says)
 
 

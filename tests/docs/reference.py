@@ -81,7 +81,7 @@ def _option(parameter: click.Option) -> str:
         return flags
     if isinstance(kind, click.Choice):
         return f"{flags} " + ", ".join(f"`{choice}`" for choice in kind.choices)
-    return f"{flags} {parameter.metavar or 'N'}"
+    return f"{flags} {parameter.metavar or 'TEXT'}"
 
 
 def _meaning(parameter: click.Option) -> str:

@@ -135,7 +135,7 @@ CASES = {
                                      "found 0.5"),
     "no criterion": (saved("§resize: {adapter: alpha}"), "what to keep"),
     "two targets": (saved("§mix: {adapters: [alpha], to: kohya, for: comfyui}"),
-                    "each chooses the dialect"),
+                    "only one of them can choose the dialect"),
     "a dialect": (saved("§mix: {adapters: [alpha], to: kohia}"),
                   "did you mean kohya?"),
     "a size": (saved("§resize: {adapter: alpha, max_size: 10 bananas}"),
@@ -145,7 +145,7 @@ CASES = {
                         "bake needs an adapter"),
     "a dtype without a file": (one("  x: {§mix: {adapters: [alpha], dtype: float16}}\n"
                                    "  y: {mix: {adapters: [x]}, save: y.safetensors}\n"),
-                               "this step writes none (add save: FILE, or leave them out)"),
+                               "this step does not write one (add save: FILE, or leave them out)"),
     # references
     "a name": (saved("mix: {§adapters: [frist]}"),
                "'frist' is not a step, an input or a file (did you mean first?)"),

@@ -98,7 +98,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "KaSA cuts singular values from the base and scales each rank", _MERGE_IN_PEFT
         ),
         "alora_invocation_tokens": _refused(
-            "an activated LoRA (aLoRA) acts only after its invocation tokens, and no weight can say that"
+            "an activated LoRA (aLoRA) acts only after its invocation tokens, which weights "
+            "cannot express"
         ),
         "arrow_config": _refused("Arrow routes every token to other adapters"),
         "use_qalora": _refused("QA-LoRA averages the inputs of a quantised layer in groups"),

@@ -17,7 +17,7 @@ class CompressThenMerge:
     """The parameters of `compress-then-merge`."""
 
     shared_rank: Annotated[
-        int, Bounds(ge=1), Doc("Rank of the space that all adapters are brought to.")
+        int, Bounds(ge=1), Doc("Rank of the common space that all adapters are projected to.")
     ] = 16
 
 

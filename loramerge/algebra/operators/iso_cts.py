@@ -17,7 +17,11 @@ class IsoCts:
     """The parameters of `iso-cts`."""
 
     common: Annotated[
-        float, Bounds(ge=0, le=1), Doc("Share of the directions that are those of the sum.")
+        float,
+        Bounds(ge=0, le=1),
+        Doc(
+            "Share of the directions that come from the sum; the others come from single adapters."
+        ),
     ] = 0.8
 
 

@@ -100,7 +100,7 @@ def made_of_training(parameters: Train, path: Path, context: Context) -> Made:
     made = step_of("train", parameters, given)
     if made is None:
         raise UsageError(
-            "it is not known what made this adapter, so the result could not say what it follows from",
+            "the origin of this adapter is not known, so it could not be recorded in the result",
             found=parameters.init_from,
             hint="save it, and give the file",
         )

@@ -253,7 +253,9 @@ def _summary(found: Trained, spec: Spec) -> list[str]:
         f"captions from {', '.join(f'{k} ({n})' for k, n in dataset.sources.items())}",
     ]
     if found.windows > 1:
-        lines.append(f"texts read in {found.windows} windows of CLIP; what is longer is cut")
+        lines.append(
+            f"captions are encoded in {found.windows} windows of CLIP; longer ones are cut"
+        )
     if dataset.unreadable:
         names = ", ".join(path.name for path, _ in dataset.unreadable)
         lines.append(f"left out, because they cannot be read: {names}")
