@@ -12,7 +12,7 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.interference import Interference, Part, interference
+from loramerge.algebra.interference import BlockNorms, Interference, interference
 from loramerge.algebra.mix import common_detection, frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
@@ -188,7 +188,7 @@ def _opened(parameters: Mix, context: Context) -> Source:
     )
     if parameters.base is None:
         require_one_base(source.adapters)
-    common_detection(source.adapters)
+    common_detection([adapter.require_sound() for adapter in source.adapters])
     return source
 
 
@@ -294,7 +294,7 @@ def _interference_json(found: Interference) -> dict[str, Any]:
     }
 
 
-def _part_json(part: Part) -> dict[str, Any]:
+def _part_json(part: BlockNorms) -> dict[str, Any]:
     return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
 
 
