@@ -146,7 +146,11 @@ def _comes_along(path: Path) -> bool:
 
 # of those that train, the run is done below
 @pytest.mark.parametrize(
-    "name", [n if n in ("mix", "bake-many", "weight-sweep") else tail(n) for n in NAMES]
+    "name",
+    [
+        n if n in ("bake-for-another-base", "style-and-character", "weight-sweep") else tail(n)
+        for n in NAMES
+    ],
 )
 def test_every_command_of_the_comment_runs_and_leaves_nothing_to_do(kitchen, name):
     if name == "shrink-folder":
