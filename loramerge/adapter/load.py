@@ -36,7 +36,8 @@ from loramerge.adapter.sites import halves
 from loramerge.adapter.source import AdapterSource, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.errors import (
     LoramergeError,
     ShapeError,

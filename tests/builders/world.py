@@ -12,7 +12,7 @@ import numpy as np
 
 from loramerge.adapter import Adapter, Info, LowRank, Site
 from loramerge.adapter.save import save
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module, Slot, family, parameters
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
