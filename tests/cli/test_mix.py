@@ -142,6 +142,18 @@ def test_json_says_everything(run):
     assert set(cut["worst"]) == {"module", "relative_error"}
 
 
+def test_an_explanation_changes_no_byte(run):
+    run.ok("mix", "a:0.7", "b:0.3", "-o", "plain.safetensors")
+    shown = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-o", "explained.safetensors").out
+    plain, explained = ((run.folder / f"{n}.safetensors").read_bytes() for n in ("plain", "explained"))
+    assert plain == explained
+    assert "a and b" in shown and "all modules" in shown and "unet.mid_block" in shown
+    found = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-f", "-o", "plain.safetensors", "--json")
+    (pair,) = found.json["interference"]["pairs"]
+    assert abs(pair["cosine"]) < 0.1 and 0 < pair["outputs"] < 1
+    assert found.json["interference"]["total"]["ratio"] == pytest.approx(1, abs=0.05)
+
+
 def test_what_is_shown(run):
     result = run.ok("mix", "a:0.5", "b:0.3", "-o", "out.safetensors")
     for words in ("out.safetensors", "rank", "a at weight 0.5; trigger words: flat", "zuzu"):

@@ -19,6 +19,7 @@ from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 from loramerge.recipe.recipe import load_recipe
 from tests.builders.commands import Runner
 from tests.builders.sampler import few_steps
+from tests.builders.unmeasured import unmeasured
 from tests.shipped_recipes.conftest import RECIPES, ROOT
 from tests.tail import tail
 
@@ -225,6 +226,7 @@ def prepare_report() -> None:
 def test_report_2022(kitchen, monkeypatch):
     prepare_report()
     few_steps(monkeypatch)
+    unmeasured(monkeypatch)
     command = ["run", "report-2022.yaml", "--results", "report.csv"]
     assert command in commands("report-2022")
     kitchen.ok(*command)

@@ -83,7 +83,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     wanted = digest(output)
     output.unlink()
     killed = 0
-    for round_, moment in enumerate([0.0, *np.random.default_rng().random(4), 1.0]):
+    for round_, moment in enumerate([0.0, *np.random.default_rng().random(2), 1.0]):
         old = round_ % 2 == 1
         if old:
             output.write_bytes(b"what was there")
@@ -106,7 +106,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 with pytest.raises(CorruptFile):
                     TensorFile(left)
             left.unlink()
-    assert killed >= 5
+    assert killed >= 3
     with start(base, lora, output, 1) as again:
         again.communicate(timeout=60)
     assert digest(output) == wanted
