@@ -11,6 +11,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.formats.numbered import join_numbered
 from loramerge.adapter.formats.peft_experts import split_experts
 from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
@@ -79,6 +80,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     source = open_source(path)
     if any(config.get("target_parameters") for config in source.configs.values()):
         split_experts(source)
+    join_numbered(source.tensors)
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
         classified = classify(source.tensors, source.metadata, all_words())

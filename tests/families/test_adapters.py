@@ -102,8 +102,9 @@ CONVERTERS = (
                   r"attn|\.ff\.|caption|proj_out")
         for name in ("ltx-video", "ltx-video-13b")
     ),
+    # it does not know ComfyUI's names of the text encoder
     *(
-        Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui")
+        Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui", but=r"^text_enc")
         for name in ("anima", "cosmos2-14b")
     ),
 )  # fmt: skip
