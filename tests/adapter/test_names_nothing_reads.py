@@ -62,4 +62,4 @@ def test_what_may_be_of_a_twin_is_told_where_names_change(to: str, told: bool, r
     stems = {f"transformer.single_transformer_blocks.{i}.attn.to_q": (3072, 3072) for i in range(3)}
     write(run.folder / "x.safetensors", tensors_of(stems))
     result = run.ok("convert", "x.safetensors", "--to", to, "-o", "y.safetensors")
-    assert ("may as well be of Chroma, Bria" in result.err) == told
+    assert ("may also belong to Chroma, Bria" in result.err) == told

@@ -133,7 +133,7 @@ CASES = {
                  "method: expected 'linear'"),
     "a variable of the wrong type": (saved("resize: {adapter: alpha, rank: §'${w}'}"),
                                      "found 0.5"),
-    "no criterion": (saved("§resize: {adapter: alpha}"), "what to keep"),
+    "no criterion": (saved("§resize: {adapter: alpha}"), "a rank option"),
     "two targets": (saved("§mix: {adapters: [alpha], to: kohya, for: comfyui}"),
                     "only one of them can choose the dialect"),
     "a dialect": (saved("§mix: {adapters: [alpha], to: kohia}"),
@@ -188,7 +188,7 @@ CASES = {
                               "bake always writes a file, and the step names none (add save: FILE)"),
     "a report as an adapter": (one("  y: {inspect: {files: [alpha]}}\n"
                                    "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),
-                               "adapters takes an adapter, and the step 'y' gives a report"),
+                               "adapters takes an adapter, but the step 'y' gives a report"),
     "a checkpoint as an adapter": (one("  y: {bake: {base: base.safetensors, adapters: [alpha]}, "
                                        "save: y.safetensors}\n"
                                        "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),
