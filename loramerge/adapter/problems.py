@@ -98,7 +98,7 @@ def spelled_alike(module: str) -> Problem:
 
 
 def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
-    """Yield what is odd about alphas: zeros, then constraints of rotations, then infinite ones."""
+    """Yield problems of alphas: zeros, then constraints of rotations, then infinite ones."""
     stated = {site: d for site, d in deltas.items() if d.alpha is not None}
     for site, delta in stated.items():
         if delta.alpha == 0 and delta.pair is not None:
@@ -129,7 +129,7 @@ _MOST = 1 << 31  # elements of ΔW; the largest layers of known models have half
 
 
 def takes_too_much(delta: Delta) -> bool:
-    """Return whether a few small factors stand for a ΔW that no memory holds."""
+    """Return whether the dense ΔW of small factors is too large for any memory."""
     return delta.facts.compact and math.prod(delta.shape) > _MOST
 
 

@@ -196,7 +196,7 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
 
 
 def _check_shapes(tool: str, terms: Sequence[_Term], formulas: _Tool) -> None:
-    """Refuse what the tool would refuse: other shapes, and other ranks unless it joins them."""
+    """Refuse inputs that the tool would refuse: other shapes, and other ranks unless it joins them."""
     first = terms[0]
     for other in terms[1:]:
         files = f"{first.file} and {other.file}"

@@ -1,4 +1,4 @@
-"""Mix adapters: combine them site by site, and carry along what they hold beside their deltas."""
+"""Mix adapters: combine them site by site, and keep their other tensors."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
 
 
 def common_detection(adapters: Sequence[Adapter], notify: Notify = ignore) -> Detection:
-    """Return what all adapters can belong to.
+    """Return the families that all adapters can belong to.
 
     Raises:
         FamilyError: if there is no such family.

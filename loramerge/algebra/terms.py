@@ -105,7 +105,7 @@ def _weights(site: Site, weights: Mapping[Site, float]) -> set[float]:
 
 
 def _cut_by_weight(adapter: Adapter, weight: Weight) -> tuple[Adapter, Places]:
-    """Return an adapter without what has weight 0, cut where weights differ, and the weights."""
+    """Return an adapter without modules of weight 0, cut into parts of one weight, and the weights."""
     of = weight.on(adapter)
     deltas: dict[Site, Delta] = {}
     places: Places = {}

@@ -223,7 +223,7 @@ class _Match:
 
 
 def _match(family: Family, files: CheckpointFiles) -> _Match:
-    """Look every parameter of a family up in every file it may lie in.
+    """Search every parameter of a family in all files that may hold it.
 
     A tensor that two components could be (a lone text encoder) counts once.
     """

@@ -1,4 +1,4 @@
-"""The command `diff`: compare two adapters by what they change."""
+"""The command `diff`: compare the changes of two adapters."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _described(one: Family) -> dict[str, Any]:
 
 
 def _example(one: Family, dialect: Dialect) -> str | None:
-    """Return how a dialect names a module of the family; None if it names none."""
+    """Return a dialect's name of a module of the family; None if it has none."""
     table = stem_table(dialect, one)
     stems = [stem for stem, meaning in table.items() if meaning.form == 0]
     usual = (s for s in stems if any(m.endswith(p) for m in table[s].modules for p in one.probes))

@@ -148,7 +148,7 @@ def _bug(error: Exception) -> int:
 
 
 def _silence() -> None:
-    """Leave without a second complaint when the reader of our output has gone."""
+    """Exit without a second error message if the reader of the output has closed it."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -173,7 +173,7 @@ def _open_streams() -> None:
 
 
 class _Lasting(io.FileIO):
-    """Standard output that takes what nobody reads any more, so that a command ends as it would."""
+    """Standard output that ignores a closed reader, so that a command ends normally."""
 
     former: io.TextIOWrapper
 
@@ -185,7 +185,7 @@ class _Lasting(io.FileIO):
 
 
 def _outlive_readers() -> None:
-    """Let commands end with their own exit code after `| head` has read enough."""
+    """Let commands end with their own exit code after `| head` has stopped reading."""
     out = sys.stdout
     if os.name == "posix" and isinstance(out, io.TextIOWrapper):
         raw = _Lasting(out.fileno(), "w", closefd=False)

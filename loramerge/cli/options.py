@@ -55,10 +55,10 @@ def run_options() -> list[click.Parameter]:
 
 
 def recipe_options(*, writes: bool) -> list[click.Parameter]:
-    """Return the options about the recipe of what a command does.
+    """Return the options about a command's recipe.
 
     Args:
-        writes: whether the command writes files whose headers say what made them.
+        writes: whether the command writes files with a recipe in their headers.
     """
     found: list[click.Parameter] = [
         click.Option(

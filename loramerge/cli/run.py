@@ -21,7 +21,7 @@ _MANY = 8  # tasks of which more are shown as a table only
 
 
 def recipe_options() -> list[click.Parameter]:
-    """Return the options that say what a recipe is run with."""
+    """Return the options for variables, inputs and operators of a recipe."""
     return [
         click.Option(
             ["--set", "-s", "assigned"],
@@ -49,7 +49,7 @@ def recipe_options() -> list[click.Parameter]:
 
 
 def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """Return what `NAME=VALUE` texts say.
+    """Return name → value of `NAME=VALUE` texts.
 
     Raises:
         UsageError: if one is none, or two are for one name.

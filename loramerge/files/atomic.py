@@ -199,7 +199,7 @@ def _followed(target: Path) -> Path:
 
 
 def keep_mode(old: Path, new: Path) -> None:
-    """Give what takes the place of something its permissions, and its owner where that is allowed."""
+    """Give a replacement the permissions of the replaced file, and its owner if allowed."""
     try:
         status = old.stat()
     except OSError:

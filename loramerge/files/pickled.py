@@ -207,7 +207,7 @@ _SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().c
 
 
 def _unusual(value: Any) -> str | None:
-    """Return what a tensor is beside plain numbers in memory; None if it is that."""
+    """Return the special form of a tensor (sparse, quantised, …); None for plain numbers in memory."""
     import torch
 
     if value.is_nested or value.layout != torch.strided:

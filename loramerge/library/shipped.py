@@ -43,7 +43,7 @@ def shipped(name: str) -> Path:
 
 
 def shipped_as(name: str) -> list[Path]:
-    """Return what comes with loramerge under a file's name: `zuzu.safetensors`, `tiny`; or nothing."""
+    """Return the name under which loramerge ships a file: `zuzu.safetensors`, `tiny`; or nothing."""
     stem = name.removesuffix(".safetensors")
     known = (*SHIPPED_ADAPTERS, *SHIPPED_BASES)
     if stem not in known or (name != stem and stem in SHIPPED_BASES):

@@ -107,7 +107,7 @@ class _Expansion:
         return found
 
     def _check(self, step: Step, parameters: Any, place: Place) -> None:
-        """Note what the verb itself refuses, and words about a file where none is written."""
+        """Note parameters that the verb refuses, and file options of steps that write no file."""
         try:
             if callable(check := getattr(parameters, "check", None)):
                 check()
@@ -185,7 +185,7 @@ class _Expansion:
     def _targets(
         self, step: Step, one: Parameter, reference: Reference, case: Case
     ) -> Iterator[_Target]:
-        """Yield what a reference stands for: tasks of a step, or files."""
+        """Yield the targets of a reference: tasks of a step, or files."""
         name = reference.name
         if name in self.steps:
             self.names.check_step(step, one, name)

@@ -25,7 +25,7 @@ def is_output(path: Path) -> bool:
 
 
 def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the recipe in a file's header, and notes on what it does not tell.
+    """Return the recipe in a file's header, and notes on missing information.
 
     The metadata that sd-webui-supermerger leaves is read as a recipe, too.
 

@@ -28,7 +28,7 @@ __all__ = ["Repeated", "repeat"]
 
 @dataclass
 class Repeated:
-    """A file, and how it compares with what its recipe makes now.
+    """A file, compared with the new result of its recipe.
 
     Args:
         verdict: `same file`, `same tensors` (the header differs), or `same weights to …`.

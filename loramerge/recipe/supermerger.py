@@ -59,7 +59,7 @@ class _Input:
 
 
 def recipe_of(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]] | None:
-    """Return the recipe of a merged LoRA and notes on what it does not tell, or None.
+    """Return the recipe of a merged LoRA and notes on missing information, or None.
 
     The recipe's adapters are `NAME.safetensors`; their folder is not recorded.
 
@@ -209,7 +209,7 @@ def _word(name: str, taken: set[str]) -> str:
 
 
 def _notes(inputs: Sequence[_Input], ranks: set[int]) -> list[str]:
-    """Return notes on what the recipe cannot repeat, or does not know."""
+    """Return notes on settings that the recipe cannot repeat or does not know."""
     checks = (
         (
             len(ranks) < 2,

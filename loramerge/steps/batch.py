@@ -76,7 +76,7 @@ class FileParameters(WriteParameters):
 
 
 class OneFile(Protocol):
-    """The parameters that say what is done to one of the files."""
+    """The parameters for one of the files."""
 
     @property
     def adapter(self) -> Reference:
@@ -307,7 +307,7 @@ def _one(
 def _without_outputs(
     files: list[tuple[Path, PurePath]], out_dir: str | None
 ) -> list[tuple[Path, PurePath]]:
-    """Leave out what an earlier run wrote, where results lie inside a folder that was given.
+    """Leave out files that an earlier run wrote into an input folder.
 
     Args:
         files: (path, path relative to what was given) pairs, as from `lookup.expand`.

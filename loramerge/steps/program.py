@@ -15,7 +15,8 @@ _SHOWN = 4
 
 
 def check_program(adapter: Adapter, program: str | None, target: Dialect, notify: Notify) -> None:
-    """Refuse to write for a program what it does not read; say what is computed otherwise.
+    """Refuse modules that the target program does not read; warn about those that it computes
+    differently.
 
     Where none is named, what no program reads is refused, and what may be of another model is told.
 
@@ -76,7 +77,7 @@ def _refuse_mangled(adapter: Adapter) -> None:
 
 
 def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
-    """Name the programs that compute another change of what is written."""
+    """Warn about the programs that compute a different change from the result."""
     if all(delta.pair is not None for delta in adapter.deltas.values()):
         return
     titles = [found.program.title for found in readings(adapter, target) if found.otherwise]
@@ -93,7 +94,7 @@ def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
 
 
 def _way_out(adapter: Adapter) -> tuple[str | Setting, ...]:
-    """Return what gives the change that was trained in every program."""
+    """Return the advice that gives the trained change in every program."""
     bound = any(delta.needs_base for delta in adapter.deltas.values())
     base: tuple[str | Setting, ...] = (" with the ", Setting("base")) if bound else ()
     return (Setting("to_lora", True), " of convert", *base, " gives the trained change")

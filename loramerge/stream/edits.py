@@ -36,7 +36,7 @@ class BakePlan:
     """The changes that a bake makes, tensor by tensor; made from headers alone.
 
     Args:
-        edits: tensor → what is added to it, by file.
+        edits: tensor → its edits, by file.
         skipped: names of adapter modules that the base lacks and that were allowed to be left out.
         dtype: safetensors name of a type that all floating tensors shall have, or None.
         notes: files that will not come out as they went in, in words.

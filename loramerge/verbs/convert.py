@@ -85,7 +85,7 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if self.rule(1).truncates and not self.to_lora:
@@ -101,7 +101,7 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
             )
 
     def label(self, dialect: str | None) -> str:
-        """Return what a default output name says of the conversion.
+        """Return the part of a default output name that describes the conversion.
 
         Args:
             dialect: that is written, None where it is the adapter's own.
@@ -122,8 +122,8 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
 class Convert(ConvertSettings):
     """Write an adapter in another dialect or type, proven equal.
 
-    Every tensor keeps its type unless another is asked for. Before the result gets its name it is
-    read back and compared with what was asked, module by module.
+    Every tensor keeps its type unless another is asked for. The result is read back and compared
+    with the expected change, module by module, before it gets its name.
     """
 
     adapter: Annotated[Reference, Doc("Adapter to convert.", ("ADAPTER",), completes="adapters")]
@@ -147,7 +147,7 @@ class ConvertFiles(ConvertSettings, FileParameters):
 
 @dataclass(kw_only=True, repr=False)
 class ConvertResult(AdapterResult):
-    """A converted adapter, and the comparison of its file with what was asked.
+    """A converted adapter, and the comparison of its file with the expected change.
 
     Args:
         dropped: names of modules that were left out on demand.
@@ -182,9 +182,9 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     """Convert, write and prove.
 
     Raises:
-        NotExpressible: if the dialect cannot store what the adapter holds.
-        NumericsError: if the written file is not what was asked.
-        LoramergeError: see `algebra.to_lora.to_lora` and `adapter.encode.encode`.
+        NotExpressible: if the dialect cannot store some modules of the adapter. NumericsError: if
+        the written file differs from the expected change. LoramergeError: see
+        `algebra.to_lora.to_lora` and `adapter.encode.encode`.
     """
     parameters.check()
     source = open_source(
@@ -211,7 +211,7 @@ def compute_convert(parameters: Convert, context: Context = Context()) -> Conver
 
 
 def _prove(result: ConvertResult, path: Path, output: Output, context: Context) -> None:
-    """Read the written file back and compare it with what was asked."""
+    """Read the written file back and compare it with the expected change."""
     assert result.adapter is not None
     try:
         back = load(path)
@@ -262,7 +262,7 @@ def _compute(
 
 
 def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
-    """Return the adapter with what it changes multiplied by a number."""
+    """Return the adapter with its change multiplied by a number."""
     if weight is None or weight == 1.0:
         return adapter
     deltas: dict[Site, Delta] = {}

@@ -168,7 +168,7 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
 
 
 def _things(name: str, context: Context) -> list[Path | _InMemory]:
-    """Return what a name stands for."""
+    """Return the files, or the adapter in memory, with a name."""
     known = context.known.get(name)
     if isinstance(known, Adapter):
         return [_InMemory(name, known)]

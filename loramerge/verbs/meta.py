@@ -75,7 +75,7 @@ class Meta:
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         for text in self.set:
             key, sign, value = text.partition("=")
@@ -100,7 +100,7 @@ def _is_text(text: str) -> bool:
 
 @dataclass
 class MetaResult:
-    """The metadata, and what was changed.
+    """The metadata and its changes.
 
     Args:
         changed: key → (before, after), None where there is none.
@@ -128,9 +128,8 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
     """Show or edit.
 
     Raises:
-        UsageError: for entries that cannot be, or are not there.
-        AdapterError: if the edit would change what the adapter does.
-        FormatError: if the file has no such header.
+        UsageError: for entries that cannot be, or are not there. AdapterError: if the edit would
+        change the adapter's effect. FormatError: if the file has no such header.
     """
     parameters.check()
     path = _place(parameters.file, context)
@@ -296,7 +295,7 @@ def _loaded(path: Path, like: Path | None = None) -> Adapter | None:
 
 
 def _require_same(before: Adapter, after: Adapter | None, file: Path, context: Context) -> None:
-    """Refuse an edit that changes what the adapter does: some dialects keep alphas in the header.
+    """Refuse an edit that changes the adapter's effect: some dialects keep alphas in the header.
 
     Raises:
         AdapterError: naming the modules.

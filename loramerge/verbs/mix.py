@@ -95,7 +95,7 @@ class Mix(
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:

@@ -143,7 +143,7 @@ class Preview:
         """Refuse contradictory parameters before any file is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         if not self.base:
             raise UsageError("preview needs a base", hint=("give ", Setting("base")))
@@ -418,7 +418,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
 
 
 def _advice(device: Any) -> Message:
-    """Return what to change where the memory does not suffice."""
+    """Return the advice for a device with too little memory."""
     rest = () if device.type == "cpu" else (", or ", Setting("device", "cpu"))
     return ("end other programs, or give a smaller ", Setting("size"), *rest)
 

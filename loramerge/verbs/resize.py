@@ -51,7 +51,7 @@ class ResizeSettings(RankParameters, BaseParameter, UnknownParameter, WriteParam
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if not self.rule(1).truncates:

@@ -157,7 +157,7 @@ def configuration_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _reason_of(name: str, value: Any) -> str:
-    """Return what an initialisation changes."""
+    """Return the effect of an initialisation on the base."""
     word = str(value)[:40]
     known = next(
         (does for start, does in _CHANGES_BASE.items() if word.lower().startswith(start)), ""

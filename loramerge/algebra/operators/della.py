@@ -43,7 +43,7 @@ class Della(Election):
     laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
 )
 def della(terms: Rows, parameters: Della) -> Array:
-    """Drop entries at random, small ones more often, elect signs, and average what agrees.
+    """Drop entries at random, small ones more often, elect signs, and average entries that agree.
 
     As `dare-ties`, and kinder to the large entries.
     """

@@ -1,4 +1,4 @@
-"""Iso-CTS: common directions of the sum, task directions beside them, all equally loud."""
+"""Iso-CTS: common directions of the sum, task directions beside them, all equally strong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class IsoCts:
     ),
 )  # fmt: skip
 def iso_cts(terms: Cores, parameters: IsoCts) -> Array:
-    """Take common directions from the sum and some from each adapter, all equally loud.
+    """Take common directions from the sum and some from each adapter, all equally strong.
 
     As `iso-c`, where adapters also have directions of their own that must not be lost.
     """

@@ -451,7 +451,7 @@ class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
         """Refuse contradictory parameters before any file is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         self.ranks(), self.alphas(), self.optimizer_options(), self.clip_layer
