@@ -325,7 +325,7 @@ def train(
 ) -> Adapter:
     """Train on a folder of images and return the adapter; `save` writes it.
 
-    Log, samples and state go into the run's folder (`folder=`), which `resume=True` goes on from.
+    Log, samples and state go into the run's folder (`folder=`), from which `resume=True` continues.
 
     Args:
         base: a diffusers folder, a single file, or a registered name.

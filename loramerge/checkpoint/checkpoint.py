@@ -209,7 +209,7 @@ class _Match:
 
     @property
     def fits(self) -> bool:
-        """True if it has the family's shapes but for a few; layers of miniatures do not count."""
+        """True if nearly all shapes are the family's; layers of miniatures do not count."""
         return self.other <= _OTHER * sum(map(len, self.slots.values()))
 
     @property

@@ -1,7 +1,7 @@
 """Bases of no known family: a folder that transformers can load, by the names in its files.
 
-PEFT names the modules it adapts as the model does, and so does the checkpoint, but for the level that a
-head adds (`transformer.h.0…` with one, `h.0…` without).
+PEFT names the modules it adapts as the model does, and so does the checkpoint, except for the level
+that a head adds (`transformer.h.0…` with one, `h.0…` without).
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _silence() -> None:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
-    """End as Ctrl-C does, so that nothing half written stays."""
+    """End as Ctrl-C does, so that no half-written file stays."""
     raise KeyboardInterrupt
 
 

@@ -48,7 +48,7 @@ _LEGEND = (
 
 
 def _explain(found: Interference, names: list[str]) -> None:
-    """Show how the inputs relate."""
+    """Show the relations of the inputs."""
     rows = [
         (
             f"{names[pair.a]} and {names[pair.b]}",

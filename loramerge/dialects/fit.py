@@ -75,7 +75,7 @@ class FamilyFit(NamedTuple):
 
     @property
     def shaped(self) -> bool:
-        """True if the known shapes are the family's, but for a few of layers that were widened.
+        """True if the known shapes are the family's, except for a few widened layers.
 
         Those of miniatures do not count.
         """

@@ -306,7 +306,7 @@ class AtomicFolder:
             remove_folder(self.partial)
 
     def _place(self) -> None:
-        """Put the new folder in the place of the old one, or the old one back.
+        """Replace the old folder by the new one, or restore the old one.
 
         Raises:
             OutputExists: without `force`, if a folder has appeared there meanwhile.

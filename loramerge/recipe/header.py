@@ -53,7 +53,7 @@ def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     raise RecipeError(
         "the header holds no recipe that made this file",
         file=path,
-        expected=f"metadata {RECIPE_KEY}, as loramerge writes it unless it is told to strip it",
+        expected=f"metadata {RECIPE_KEY}, which loramerge writes by default",
     )
 
 

@@ -99,8 +99,8 @@ class FileWork(Generic[One, Result]):
         run: does everything to a single file, default name and writing included.
         compute: returns the result without writing it.
         figures: names of what `result.json()` says of a file in `--json`.
-        check: looks at the written file before it gets its name, and notes in the result what it
-            saw; see `adapters.write_result`.
+        check: checks the written file before it gets its name, and notes the figures in the result;
+            see `adapters.write_result`.
         unwanted: function of the bytes of a result and of its input; returns why the result is not
             written, None if it is.
         copy_rest: copy the file, byte for byte, where its result is not wanted.

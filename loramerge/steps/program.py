@@ -1,4 +1,4 @@
-"""The program that a file is written for: what it would make of it, before it is written."""
+"""Check, before a file is written, how its target program reads it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
     """Refuse modules that the target program does not read; warn about those that it computes
     differently.
 
-    Where none is named, what no program reads is refused, and what may be of another model is told.
+    Without a program, names that no program reads are refused, and possible other families are
+    warned about.
 
     Args:
-        program: the word after `--for`; None where no program is named, and then of every program
-            that computes otherwise what is written.
+        program: the value of `--for`; None warns about every program that computes the result
+            differently.
         target: the dialect that will be written.
 
     Raises:

@@ -20,7 +20,7 @@ class Edit:
 
     Args:
         site: the module, alone.
-        offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+        offsets: for each delta, the row at which the module's begin (0 except for fused deltas).
         stretches: for each delta, where the weight it lies on is stored.
     """
 

@@ -342,8 +342,8 @@ def _told(adapter: Adapter) -> list[str]:
 
 
 def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:
-    """Yield that programs compute another change than the trained one, and what gives it in all of
-    them."""
+    """Yield a problem for programs that compute a different change, with the advice that gives the
+    trained one in all of them."""
     titles = [found.program.title for found in seen if found.mistakes_kinds]
     if titles:
         bound = any(delta.needs_base for delta in adapter.deltas.values())
@@ -351,8 +351,8 @@ def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[P
             "note",
             "computed-otherwise",
             None,
-            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} another change "
-            "than the trained one",
+            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} a different "
+            "change from the trained one",
             f"loramerge convert --to-lora{' --base B' if bound else ''} gives the trained change",
         )
 

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def output_path(parameters: Train, context: Context) -> Path:
-    """Return where the adapter goes; unless it is given, a name made of base and subject."""
+    """Return the path of the adapter: as given, or a name made of base and subject."""
     if parameters.output is not None:
         return Path(parameters.output)
     base = base_path(parameters.base, context).name.removesuffix(".safetensors")

@@ -23,7 +23,7 @@ class Scale:
         stored: the tensor alpha was read from, if it was one.
         root: rsLoRA, divide by the square root of the rank.
         weight: the user's coefficient.
-        ratio: what the file states in the place of alpha / rank, which it overrides.
+        ratio: the scale that the file states, which overrides alpha / rank.
         stated: the tensor the ratio was read from, if it was one.
     """
 
