@@ -58,7 +58,7 @@ def test_the_attention_of_a_class_is_of_its_family_or_of_none(name: str) -> None
         assert any(f.classes.get("transformer") == name for f in found.candidates), found.reason
     elif name in TWINS:
         assert found.name == TWINS[name]
-        assert "is alike" in found.reason
+        assert "has the same names and shapes" in found.reason
     else:
         assert found.candidates == (), found.reason
 
@@ -87,7 +87,7 @@ def _attention(family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         ("OvisImageTransformer2DModel", "flux1"),
     ],
 )
-def test_what_an_adapter_of_no_family_resembles_is_said(name: str, like: str) -> None:
+def test_the_resembled_family_of_an_unknown_adapter_is_named(name: str, like: str) -> None:
     found = told(CLASSES[name])
     assert like in found.resembles
     assert f"resembles {like}" in found.reason

@@ -265,7 +265,7 @@ def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None
         run(tmp_path, include=("*attn1.to_q",), exclude=("*",))
 
 
-def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced_without_force(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(OutputExists, match="the output exists"):
         run(tmp_path)
@@ -281,7 +281,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     assert run(tmp_path, force=True, resume=True, dropout=0.5).resumed == 0
 
 
-def test_what_is_odd_is_said(tmp_path: Path) -> None:
+def test_odd_settings_give_warnings(tmp_path: Path) -> None:
     said: list[Any] = []
     folder_of(tmp_path / "pictures", 3, captions=False)
     train(asked(tmp_path, trigger=None), Context(device="cpu", notify=said.append))
