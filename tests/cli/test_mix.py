@@ -145,7 +145,9 @@ def test_json_says_everything(run):
 def test_an_explanation_changes_no_byte(run):
     run.ok("mix", "a:0.7", "b:0.3", "-o", "plain.safetensors")
     shown = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-o", "explained.safetensors").out
-    plain, explained = ((run.folder / f"{n}.safetensors").read_bytes() for n in ("plain", "explained"))
+    plain, explained = (
+        (run.folder / f"{n}.safetensors").read_bytes() for n in ("plain", "explained")
+    )
     assert plain == explained
     assert "a and b" in shown and "all modules" in shown and "unet.mid_block" in shown
     found = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-f", "-o", "plain.safetensors", "--json")
