@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from loramerge.files.reader import release
 
 __all__ = [
     "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
-    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "remove_abandoned",
-    "remove_folder", "rename", "scratch_folder",
+    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "may_be_in_name",
+    "remove_abandoned", "remove_folder", "rename", "scratch_folder",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
@@ -32,15 +33,30 @@ REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old
 _swept: set[Path] = set()
 
 
+def may_be_in_name(character: str) -> bool:
+    """Return whether names of new files may have a character: no control, no unpaired surrogate."""
+    return unicodedata.category(character) not in ("Cc", "Cs")
+
+
 def check_target(path: str | PathLike[str], *, force: bool) -> Path:
     """Return the output path, or refuse an existing one without `force`; creates no folder.
 
     Raises:
         OutputExists: if it exists.
-        FileError: if the path is a folder where a file is expected, or the reverse.
+        FileError: if no file should have such a name: with control characters, or half of a
+            surrogate pair.
     """
     target = Path(path)
-    if target.exists() and not force:
+    if not target.exists():
+        odd = next((character for character in target.name if not may_be_in_name(character)), None)
+        if odd is not None:
+            raise FileError(
+                "the name of the output has a character that names of files should not have",
+                file=target,
+                found=ascii(odd),
+                hint=("give another ", Setting("output")),
+            )
+    elif not force:
         raise OutputExists(
             "the output exists",
             file=target,

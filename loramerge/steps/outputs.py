@@ -13,7 +13,7 @@ from loramerge.adapter.formats.peft import CONTENTS
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
-from loramerge.files.atomic import Contents, check_contents, check_target
+from loramerge.files.atomic import Contents, check_contents, check_target, may_be_in_name
 from loramerge.library.lookup import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
@@ -21,6 +21,7 @@ from loramerge.steps.writing import WriteParameters
 __all__ = ["Output", "adapter_output", "checkpoint_output", "default_name", "output_of", "sum_name"]
 
 _LONGEST = 120
+_APART = frozenset('/\\:*?"<>|')  # what some system keeps out of names
 _MOST_BYTES = 200  # file systems allow 255 for a name, and a temporary one is longer
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _ANOTHER: Message = ("give another ", Setting("output"))
@@ -78,7 +79,7 @@ def output_of(
 def default_name(stem: str, suffix: str) -> Path:
     """Return an output name in the current folder, cut to 120 characters with a hash of the rest."""
     stem = stem.encode("utf-8", "replace").decode()
-    clean = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in stem).strip(". ")
+    clean = "".join(c if may_be_in_name(c) and c not in _APART else "_" for c in stem).strip(". ")
     if len(clean) + len(suffix) > _LONGEST or len(clean.encode()) > _MOST_BYTES:
         digest = hashlib.sha256(clean.encode()).hexdigest()[:8]
         clean = clean[: _LONGEST - len(suffix) - 9]

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
+from loramerge.checkpoint.files import find_files
 from loramerge.errors import Message, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.atomic import check_target
@@ -290,8 +292,53 @@ def compute_preview(parameters: Preview, context: Context = Context()) -> Previe
 
 
 def predict(parameters: Preview, context: Context = Context()) -> Prediction:
-    """Predict nothing: how an image looks is not in any header."""
-    return Prediction()
+    """Predict how many images are generated, and the memory and time of that.
+
+    Raises:
+        LoramergeError: if a base or an adapter cannot be opened.
+    """
+    parameters.check()
+    paths = [base_path(name, context) for name in (*parameters.base, *parameters.baked)]
+    for reference in parameters.adapters:
+        adapter_of(reference, context)
+    columns = _count_columns(parameters)
+    images = columns * len(parameters.prompt or ("",)) * len(parameters.seed or (0,))
+    found = Prediction(remarks=[f"images to generate: {images}, columns: {columns}"])
+    if find_spec("torch") is None:
+        found.remarks.append("memory and time are not predicted, since torch is not installed")
+        return found
+    from loramerge.train.device.workers import begin_workers
+    from loramerge.train.drawing.seconds import image_seconds
+
+    half = _half(context)
+    found.memory += (2 if half else 4) * max(_elements(path) for path in paths)
+    _, device = begin_workers(context.device)
+    steps, size = parameters.steps, parameters.size
+    times = [image_seconds(one, device, steps=steps, size=size, half=half) for one in paths]
+    known = [time for time in times if time is not None]
+    found.seconds = images * sum(known) / len(known) if known else 0.0
+    return found
+
+
+def _count_columns(parameters: Preview) -> int:
+    """Return the number of columns of all bases together."""
+    weights = len(parameters.weights())
+    adapters = min(1, len(parameters.adapters)) if parameters.together else len(parameters.adapters)
+    each = (not parameters.no_base) + weights * adapters
+    return each * len(parameters.base) + len(parameters.baked)
+
+
+def _elements(path: Path) -> int:
+    """Return the number of values in the files of a base."""
+    files = find_files(path)
+    return sum(t.size for file in files.weights for t in file.open()[0].values())
+
+
+def _half(context: Context) -> bool:
+    """Return whether bases are loaded in half precision."""
+    from loramerge.train.device.workers import usual_precision
+
+    return usual_precision(context.device) == "bf16"
 
 
 VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
@@ -426,13 +473,11 @@ def _advice(device: Any) -> Message:
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     import torch
 
-    from loramerge.train.device.workers import usual_precision
     from loramerge.train.models.pipeline import load_pipeline
 
-    half = usual_precision(context.device) == "bf16"
     path = base_path(name, context)
     config = None if parameters.config is None else base_path(parameters.config, context)
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if _half(context) else torch.float32
     return load_pipeline(
         path,
         dtype=dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from loramerge.steps.provenance import Made
 from loramerge.verbs.train.memory import Fit, fit
 from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.places import made_of_training, output_path
+from loramerge.verbs.train.predicted import predict_training
 from loramerge.verbs.train.result import NOTHING_MADE, TrainResult
 from loramerge.verbs.train.spec import spec_of, used_settings
 
@@ -100,10 +102,19 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Check the base and the optimizer's name; what training gives is not in any header."""
+    """Predict a run without reading weights or whole images; see `predict_training`.
+
+    Raises:
+        LoramergeError: what the run would refuse.
+    """
+    parameters.check()
     _check_import(parameters, context)
-    base_path(parameters.base, context)
-    return Prediction()
+    path = output_path(parameters, context)
+    if find_spec("torch") is None:
+        base_path(parameters.base, context)
+        return Prediction(remarks=["not predicted, since torch is not installed"])
+    fitted = _fit(parameters, path, context)
+    return predict_training(fitted, spec_of(fitted.parameters, path, Made("train", {}), context))
 
 
 VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True)
