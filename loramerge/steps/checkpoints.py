@@ -1,4 +1,4 @@
-"""Shared by verbs that write checkpoints: output names, headers with late digests, warnings."""
+"""Parts of verbs that write checkpoints: output names, headers with late digests, warnings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Late = Future[Mapping[str, str]] | None  # entries of a header that follow while
 
 
 def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Path:
-    """Return the output's name where none is given: `BASE+ADAPTER`, or `BASE-TYPE`.
+    """Return the default name of the output: `BASE+ADAPTER`, or `BASE-TYPE`.
 
     Args:
         reference: the base as the user named it.
-        added: text behind the base's name, its sign included.
+        added: text after the base's name, its sign included.
     """
     name = Path(reference.replace("\\", "/"))
     label = name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
@@ -65,7 +65,7 @@ def header_of_base(
 
 
 def already_inside(base: FileInput, made: Made | None) -> Iterator[str]:
-    """Yield the names of the adapters that are in the base already, as its header says."""
+    """Yield the names of the adapters that are already in the base, according to its header."""
     before = recipe_in({RECIPE_KEY: base.recipe or ""})
     if before is None or made is None:
         return
