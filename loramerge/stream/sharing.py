@@ -1,4 +1,4 @@
-"""Weights that several layers of a language model share: which they are, and which cannot be parted.
+"""Weights that several layers of a language model share, and those that cannot be separated.
 
 Source: the lists of tied weights in the models of transformers.
 """
@@ -53,7 +53,7 @@ def head_of(embedding: str, config: Mapping[str, Any]) -> str | None:
 
 
 def tied(base: Checkpoint) -> tuple[str, str]:
-    """Return an embedding and the output layer that shares its weight; '' twice where none does."""
+    """Return an embedding and the output layer that shares its weight; '' twice if none does."""
     config = model_config(base.files)
     said = _shares(config)
     for module in dict.fromkeys(modules_of(base)):
@@ -75,13 +75,13 @@ def _shares(config: Mapping[str, Any]) -> bool | None:
 
 
 def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -> None:
-    """Refuse to change a weight that layers share where they could not be parted.
+    """Refuse to change a weight that layers share inseparably.
 
     The encoder and decoder of one model share an embedding, and T5 scales what it gives its output
     layer only where that shares it, too. Of other models the name of the output layer must be known.
 
     Raises:
-        AdapterError: naming the module, and what shares its weight.
+        AdapterError: naming the module, and the layers that share its weight.
     """
     name = renaming((m for s in adapter.deltas for m in s.modules), modules_of(base))
     of = weight.on(adapter)
