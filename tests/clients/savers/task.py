@@ -123,13 +123,13 @@ def serve(saver: Callable[[Task], Variants]) -> None:
 
 def _made(variants: Variants, out: Path) -> Iterator[tuple[str, tuple[Layers, dict[str, Array]]]]:
     for name, make in variants.items():
-        layers, change, write = make()
-        before = layers.ask()
-        with torch.no_grad():
-            change()
-            try:
+        try:
+            layers, change, write = make()
+            before = layers.ask()
+            with torch.no_grad():
+                change()
                 write(out / f"{name}.safetensors")
-            except NotImplementedError:  # the program has no such file of this family
-                continue
+        except NotImplementedError:  # the program has no such network or file of this family
+            continue
         after = layers.ask()
         yield name, (layers, {tag: after[tag] - before[tag] for tag in after})
