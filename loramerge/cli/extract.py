@@ -32,7 +32,7 @@ def render(result: ExtractResult) -> None:
                       f"rounding{to} alone"))  # fmt: skip
     for what, found in result.not_kept.items():
         share = show.percent(found["share"])
-        lines.append(("left out", f"{found['count']} {what}: {share} of the squared norm"))
+        lines.append(("left out", f"{what} ({found['count']}): {share} of the squared norm"))
     if result.left_out:
         lines.append(("removed", f"{show.count(len(result.left_out), 'module')} of rank 0"))
     show.table(lines)

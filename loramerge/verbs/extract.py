@@ -330,7 +330,7 @@ def _require_something(found: Extraction, sites: Pairing, inputs: _Inputs) -> No
         raise AdapterError(
             "the checkpoints differ only in parameters that were not asked for",
             file=where,
-            found=listed([f"{n} {_WORDS[sort]}" for sort, n in found.counts.items()]),
+            found=listed([f"{_WORDS[sort]} ({n})" for sort, n in found.counts.items()]),
             hint=("give ", Setting("vectors", True), " or ", Setting("full", True)),
         )
     if found.rounding:
