@@ -24,7 +24,7 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
 from loramerge.steps.sizes import encoded_size, stand_in
 from loramerge.stream.bake import output_size
-from loramerge.stream.plan import BakePlan
+from loramerge.stream.edits import BakePlan
 
 __all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
 

@@ -20,7 +20,7 @@ from loramerge.files.atomic import AtomicFolder, check_space, check_target
 from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.header import build_header
 from loramerge.files.tensors import StoredTensor, Tensor
-from loramerge.stream.plan import BakePlan
+from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, Written, compute, write

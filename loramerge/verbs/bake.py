@@ -37,7 +37,8 @@ from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
-from loramerge.stream.plan import BakePlan, plan_bake
+from loramerge.stream.edits import BakePlan
+from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import totals_of
 
 __all__ = ["VERB", "Bake", "BakeResult", "bake"]

@@ -324,7 +324,9 @@ def _require_something(found: Extraction, sites: Pairing, inputs: _Inputs) -> No
     count, where = len(sites.groups), f"{inputs.tuned.path} and {inputs.base.path}"
     if found.outcomes:
         raise AdapterError(
-            "no module keeps a direction under these criteria", file=where, hint="keep more"
+            "no module keeps a direction under these criteria",
+            file=where,
+            hint=("allow a larger file with ", Setting("max_size"), ", or a smaller error"),
         )
     if found.energies:
         raise AdapterError(

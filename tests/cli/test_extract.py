@@ -88,7 +88,7 @@ BAD = {
     "full and a rank": (2, ("--full", "--rank", "4"), "no rank to choose"),
     "a strange component": (2, ("--rank", "4", "--skip-missing", "unit"), "did you mean unet"),
     "a strange dialect": (2, ("--rank", "4", "--to", "koyha"), "did you mean kohya"),
-    "too small": (2, ("--max-size", "1001"), "cannot be that small"),
+    "too small": (5, ("--max-size", "1001"), "no module keeps a direction"),
     "an error that rank 1 exceeds": (7, ("--rank", "1", "--max-error", "0.001"), "max_error"),
     "a dialect without differences": (
         4, ("--rank", "1", "--vectors", "--to", "diffusers"), "cannot store",
