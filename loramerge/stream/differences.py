@@ -15,7 +15,7 @@ from loramerge.checkpoint import Checkpoint, Place
 from loramerge.checkpoint.generic import model_config
 from loramerge.checkpoint.storages import quantised_by
 from loramerge.dialects import Dialect
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import FamilyError, FormatError, NumericsError, Setting, ShapeError, listed
 from loramerge.families import Family, Parameter
 from loramerge.stream.reading import read_weights, stored_rows

@@ -14,7 +14,7 @@ from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.checkpoint import Checkpoint
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.steps.adapters import AdapterResult, budget, write_result
