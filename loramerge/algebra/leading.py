@@ -40,7 +40,7 @@ def decompose_leading(matrix: Array, rank: int | None, *, precise: bool = False)
     if rank is None or _ROOM * (rank + _MORE) > short:
         return decompose_whole(matrix, precise=precise)
     turned = matrix.shape[0] > matrix.shape[1]
-    space = _Space.grown(matrix.T if turned else matrix, rank)
+    space = _Krylov.grown(matrix.T if turned else matrix, rank)
     if space is None:
         return decompose_whole(matrix, precise=precise)
     return space.decomposition(rank, turned=turned)
@@ -75,7 +75,7 @@ def _as_asked(up: Array, down: Array, *, turned: bool) -> tuple[Array, Array]:
 
 
 @dataclass
-class _Space:
+class _Krylov:
     """A Krylov space of `matrix @ matrixᵀ`, block by block.
 
     Args:
@@ -93,7 +93,7 @@ class _Space:
     gram: Array
 
     @classmethod
-    def grown(cls, matrix: Array, rank: int) -> _Space | None:
+    def grown(cls, matrix: Array, rank: int) -> _Krylov | None:
         """Return a space that holds the leading directions, None if it would get too large."""
         import numpy as np
 

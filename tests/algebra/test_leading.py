@@ -69,17 +69,17 @@ def test_fewer_directions_are_computed_than_there_are() -> None:
 
 def test_a_random_range_without_power_iterations_fails(monkeypatch: Any) -> None:
     """The first block alone is more than 5 % off, and the bound above catches that."""
-    monkeypatch.setattr(leading._Space, "holds", lambda *_, **__: True)
+    monkeypatch.setattr(leading._Krylov, "holds", lambda *_, **__: True)
     matrix = of_spectrum((150, 200), SPECTRA["slow"](150))
-    space = leading._Space.grown(matrix.astype("float32"), 10)
+    space = leading._Krylov.grown(matrix.astype("float32"), 10)
     assert space is not None and len(space.bases) == 2
-    first = leading._Space(space.matrix, space.energy, space.bases[:1], space.images[:1],
+    first = leading._Krylov(space.matrix, space.energy, space.bases[:1], space.images[:1],
                            space.gram[:18, :18])  # fmt: skip
     assert excess(matrix, first.decomposition(10, turned=False), 10) > 1.05 > MOST
 
 
 def test_too_slow_a_spectrum_is_decomposed_whole(monkeypatch: Any) -> None:
-    monkeypatch.setattr(leading._Space, "holds", lambda *_, **__: False)
+    monkeypatch.setattr(leading._Krylov, "holds", lambda *_, **__: False)
     matrix = of_spectrum((150, 200), SPECTRA["slow"](150)).astype("float32")
     assert len(decompose_leading(matrix, 5).singular_values) == 150
 
