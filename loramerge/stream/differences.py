@@ -31,6 +31,7 @@ _SORTS: Mapping[str, Sort] = {
 }  # fmt: skip
 _EMBEDDINGS = ("wte", "wpe")  # what language models call them, beside names with "embed" in them
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # store (in, out)
+_NOISY = 0.5  # share of the energy that rounding should have, below which it is something else
 _WITHIN = 1.001  # forgives the rounding of scales and sums in float32
 
 Array = Any  # numpy.ndarray
@@ -273,6 +274,11 @@ class _Block(NamedTuple):
     within: bool
     types: frozenset[str]
 
+    @property
+    def energy(self) -> float:
+        """‖values‖²."""
+        return float((self.values.astype("float64") ** 2).sum())
+
 
 def read_change(group: PairedSite, dtype: str, *, noise: bool = True) -> Change:
     """Read the difference of one site.
@@ -290,15 +296,16 @@ def read_change(group: PairedSite, dtype: str, *, noise: bool = True) -> Change:
     if all(_same_bytes(pair) for pair in group.pairs):
         return Change(None, sums, rounding=False)
     matrix = np.empty(group.flat_shape, dtype)
-    within, types = True, frozenset[str]()
+    within, types, energy = True, frozenset[str](), 0.0
     for block in _blocks(group, dtype, noise=noise):
         matrix[block.start : block.start + len(block.values)] = block.values
         if block.variances is not None:
             sums.add(block.start, block.variances)
         within, types = within and block.within, types | block.types
-    if not matrix.any():
+        energy += block.energy
+    if energy == 0.0:
         return Change(None, sums, rounding=False)
-    return Change(matrix, sums, within and noise, types)
+    return Change(matrix, sums, noise and within and energy >= _NOISY * sums.energy, types)
 
 
 def energy_of(group: PairedSite) -> tuple[float, bool]:
@@ -309,11 +316,13 @@ def energy_of(group: PairedSite) -> tuple[float, bool]:
     """
     if all(_same_bytes(pair) for pair in group.pairs):
         return 0.0, False
-    total, within = 0.0, True
+    total, expected, within = 0.0, 0.0, True
     for block in _blocks(group, "float32", noise=True):
-        total += float((block.values.astype("float64") ** 2).sum())
+        total += block.energy
         within = within and block.within
-    return total, within and total > 0.0
+        if block.variances is not None:
+            expected += float(block.variances.sum(dtype="float64"))
+    return total, total > 0.0 and within and total >= _NOISY * expected
 
 
 def _blocks(group: PairedSite, dtype: str, *, noise: bool) -> Iterator[_Block]:
