@@ -116,7 +116,7 @@ class _Krylov:
         import numpy as np
 
         known = np.concatenate(self.bases, axis=1) if self.bases else block[:, :0]
-        for _ in range(2):  # once leaves what rounding brings back
+        for _ in range(2 if self.bases else 1):  # once leaves what rounding brings back
             block = block - known @ (known.T @ block)
             block, _ = np.linalg.qr(block)
         image = self.matrix.T @ block
