@@ -23,17 +23,35 @@ _HEADS = {
     "embed_tokens": "lm_head",
     "wte": "lm_head",
     "word_embeddings": "lm_head",
-    "embed_in": "embed_out",
+    "embeddings": "lm_head",
+    "tokens_embed": "lm_head",
+    "embed_in": "embed_out",  # which transformers 5 reads as lm_head
 }
+_PREDICTIONS, _DECODER, _PROJECTION = (
+    "cls.predictions.decoder",
+    "lm_head.decoder",
+    "output_projection",
+)
 # `model_type` → its output layer, where it is called otherwise
 _HEADS_OF = {
+    **dict.fromkeys(
+        ("bert", "big_bird", "ernie", "megatron-bert", "roc_bert", "roformer"), _PREDICTIONS
+    ),
+    **dict.fromkeys(
+        (
+            *("bert-generation", "camembert", "data2vec-text", "roberta", "roberta-prelayernorm"),
+            *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+        ),
+        _DECODER,
+    ),
+    **dict.fromkeys(("biogpt", "trocr"), _PROJECTION),
     "albert": "predictions.decoder",
-    "bert": "cls.predictions.decoder",
-    "camembert": "lm_head.decoder",
     "distilbert": "vocab_projector",
     "electra": "generator_lm_head",
-    "roberta": "lm_head.decoder",
-    "xlm-roberta": "lm_head.decoder",
+    "git": "output",
+    "rwkv": "head",
+    "whisper": "proj_out",
+    "xlm": "pred_layer.proj",
 }
 _WITH_HEAD = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",

@@ -129,7 +129,7 @@ def _trained(
         arranged = _arranged(spec, pipeline, device, workers, notify)
     _warn_of_empty(arranged, notify)
     # a device holds what the phase at hand works with, and nothing else; see `train.memory.needs`
-    with naming("pictures"), placed(device, pipeline.vae):
+    with naming("images"), placed(device, pipeline.vae):
         latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
     windows = read_whole(
