@@ -38,7 +38,8 @@ from loramerge.adapter.sites import halves
 from loramerge.adapter.source import AdapterSource, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.errors import (
     LoramergeError,
     ShapeError,
@@ -182,7 +183,7 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
 
 
 def _target(group: Group, detection: Detection) -> Fused:
-    """Return the modules a group's stem stands for.
+    """Return the modules that a group's stem names.
 
     What the family does not know is a module all the same, named as the file spells it.
     """
@@ -310,7 +311,7 @@ def _place(
 def _report_doubled(
     reading: _Reading, doubled: list[tuple[str, str]], source: AdapterSource
 ) -> None:
-    """Account for keys that say again what another key of their stem says."""
+    """Account for keys that repeat another key of their stem."""
     used = set(reading.account.used) if doubled else set()
     for key, before in doubled:
         if before not in used:

@@ -22,11 +22,11 @@ from loramerge.events import Notify, ignore
 if TYPE_CHECKING:
     from loramerge.adapter.delta import Array
 
-__all__ = ["Interference", "Pair", "Part", "interference"]
+__all__ = ["BlockNorms", "Interference", "Relation", "interference"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class Relation:
     """Two inputs, over the modules that both change; weights are applied.
 
     Args:
@@ -49,7 +49,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Part:
+class BlockNorms:
     """A part of the network.
 
     Args:
@@ -75,15 +75,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Interference:
-    """How the inputs of a mix relate.
+    """Relations of the inputs of a mix.
 
     Args:
         skipped: modules that could not be compared, because they need a base or are opaque.
     """
 
-    pairs: tuple[Pair, ...]
-    blocks: tuple[Part, ...]
-    total: Part
+    pairs: tuple[Relation, ...]
+    blocks: tuple[BlockNorms, ...]
+    total: BlockNorms
     skipped: tuple[str, ...]
 
 
@@ -97,7 +97,7 @@ class _Space:
 
 
 @dataclass
-class _Sums:
+class _PairSums:
     """Sums over modules for one pair."""
 
     modules: int = 0
@@ -110,16 +110,16 @@ class _Sums:
     outputs_by_chance: float = 0.0
     inputs_by_chance: float = 0.0
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: _PairSums) -> None:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
-    def pair(self, a: int, b: int) -> Pair:
+    def pair(self, a: int, b: int) -> Relation:
         size, energy = math.sqrt(self.aa * self.bb), self.energy
         sums = (self.outputs, self.inputs, self.outputs_by_chance, self.inputs_by_chance)
         shares = (min(1.0, one / energy) if energy else None for one in sums)
         cosine = max(-1.0, min(1.0, self.ab / size)) if size > 0 else None
-        return Pair(a, b, self.modules, cosine, *shares)
+        return Relation(a, b, self.modules, cosine, *shares)
 
 
 def interference(
@@ -143,11 +143,11 @@ def interference(
         if all(t.delta.facts.computable and not t.delta.needs_base for t in those)
     }
 
-    def work(site: Site) -> dict[tuple[int, int], _Sums]:
+    def work(site: Site) -> dict[tuple[int, int], _PairSums]:
         return _module(usable[site])
 
     found = ordered(work, usable, threads=threads, task="comparing inputs", notify=notify)
-    sums = {pair: _Sums() for pair in combinations(range(count), 2)}
+    sums = {pair: _PairSums() for pair in combinations(range(count), 2)}
     energies: dict[str, list[float]] = {}
     for site, those in zip(usable, found, strict=True):
         row = energies.setdefault(block_of(site), [0.0] * count)
@@ -170,17 +170,19 @@ def interference(
     )
 
 
-def _part(name: str, energies: Sequence[float], result: float) -> Part:
-    return Part(name, tuple(math.sqrt(max(0.0, e)) for e in energies), math.sqrt(max(0.0, result)))
+def _part(name: str, energies: Sequence[float], result: float) -> BlockNorms:
+    return BlockNorms(
+        name, tuple(math.sqrt(max(0.0, e)) for e in energies), math.sqrt(max(0.0, result))
+    )
 
 
-def _module(deltas: Mapping[int, Delta]) -> dict[tuple[int, int], _Sums]:
+def _module(deltas: Mapping[int, Delta]) -> dict[tuple[int, int], _PairSums]:
     """Return the energies of one module's deltas, as pairs of a position with itself, and its pairs."""
     spaces = {position: _space(delta) for position, delta in deltas.items()}
     energies = {position: delta_product(delta, delta) for position, delta in deltas.items()}
-    found = {(p, p): _Sums(aa=energy) for p, energy in energies.items()}
+    found = {(p, p): _PairSums(aa=energy) for p, energy in energies.items()}
     for a, b in combinations(sorted(deltas), 2):
-        one = _Sums(1, energies[a], energies[b], delta_product(deltas[a], deltas[b]))
+        one = _PairSums(1, energies[a], energies[b], delta_product(deltas[a], deltas[b]))
         first, second = spaces[a], spaces[b]
         if first is not None and second is not None:
             _add_spaces(one, first, second)
@@ -188,7 +190,7 @@ def _module(deltas: Mapping[int, Delta]) -> dict[tuple[int, int], _Sums]:
     return found
 
 
-def _add_spaces(one: _Sums, a: _Space, b: _Space) -> None:
+def _add_spaces(one: _PairSums, a: _Space, b: _Space) -> None:
     """Add the energy of each delta in the other's spaces."""
     energy_a, energy_b = a.values**2, b.values**2
     one.energy += float(energy_a.sum() + energy_b.sum())

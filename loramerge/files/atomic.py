@@ -190,9 +190,7 @@ def claim(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileExistsError:
         check_target(target, force=False)
-        raise FileError(
-            "cannot rename: a link that leads nowhere has the name", file=target
-        ) from None
+        raise FileError("cannot rename: a broken link has this name", file=target) from None
     except (OSError, NotImplementedError):
         check_target(target, force=False)
         rename(source, target)
@@ -217,7 +215,7 @@ def _followed(target: Path) -> Path:
 
 
 def keep_mode(old: Path, new: Path) -> None:
-    """Give what takes the place of something its permissions, and its owner where that is allowed."""
+    """Give a replacement the permissions of the replaced file, and its owner if allowed."""
     try:
         status = old.stat()
     except OSError:
@@ -324,7 +322,7 @@ class AtomicFolder:
             remove_folder(self.partial)
 
     def _place(self) -> None:
-        """Put the new folder in the place of the old one, or the old one back.
+        """Replace the old folder by the new one, or restore the old one.
 
         Raises:
             OutputExists: without `force`, if a folder has appeared there meanwhile.

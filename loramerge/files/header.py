@@ -213,7 +213,7 @@ def _strict_info(
 
 
 def _entry_problem(entry: Any) -> str | None:
-    """Return what is wrong with the entry of a tensor, or None."""
+    """Return the problem of a tensor's entry, or None."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "an entry lacks dtype, shape or data_offsets"
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:

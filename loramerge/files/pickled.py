@@ -80,7 +80,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         reason = str(error).split(". ")[0]
         if reason.startswith(_NOT_OF_TORCH):
             raise ForeignFile(
-                "this is a pickle, but none of PyTorch",
+                "this is a pickle, but not one of PyTorch",
                 file=path,
                 hint="save a dictionary of tensors with torch.save, or with safetensors",
             ) from None
@@ -212,7 +212,7 @@ _SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().c
 
 
 def _unusual(value: Any) -> str | None:
-    """Return what a tensor is beside plain numbers in memory; None if it is that."""
+    """Return the special form of a tensor (sparse, quantised, …); None for plain numbers in memory."""
     import torch
 
     if value.is_nested or value.layout != torch.strided:

@@ -92,7 +92,7 @@ _WEIGHTS = frozenset({".gguf", ".zip", ".7z", ".rar", ".gz", ".h5", ".pkl"})
 
 
 def foreign_in(folder: Path) -> str | None:
-    """Return what a folder without a file of tensors holds instead: `model.gguf (a GGUF file)`.
+    """Return the foreign format in a folder without a file of tensors: `model.gguf (a GGUF file)`.
 
     Returns:
         None where no file has a name under which weights of other formats are published.

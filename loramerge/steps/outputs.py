@@ -60,7 +60,7 @@ class Output:
 def output_of(
     parameters: WriteParameters, adapters: Sequence[Adapter], stem: str | None = None
 ) -> Output:
-    """Return where and how the result of adapters is written, or refuse it before any work is done.
+    """Return the path and the form of a result, or refuse it before any work is done.
 
     Args:
         stem: default name of the file without its suffix; None where nothing is written.
@@ -98,7 +98,7 @@ def sum_name(references: Sequence[Reference]) -> str:
 
 
 def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
-    """Return where an adapter will be written, or refuse it before any work is done.
+    """Return the path of an adapter to write, or refuse it before any work is done.
 
     Raises:
         UsageError: if the name is not that of what will be written.
@@ -116,7 +116,7 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
 
 
 def checkpoint_output(path: Path, contents: Contents | None, *, force: bool) -> Path:
-    """Return where a checkpoint will be written, or refuse it; see `adapter_output`.
+    """Return the path of a checkpoint to write, or refuse it; see `adapter_output`.
 
     Args:
         contents: the files that a folder there may hold; None for a checkpoint of one file.

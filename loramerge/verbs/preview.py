@@ -98,15 +98,15 @@ class Preview:
         float | None,
         Bounds(ge=1),
         Doc(
-            "Classifier-free guidance; for Flux.1 dev the guidance that the model is given; 1 is none "
-            "[default: 7; 3.5 for Flux.1 dev, none for schnell]."
+            "Classifier-free guidance; for Flux.1 dev the guidance that is an input of the "
+            "model; 1 is none [default: 7; 3.5 for Flux.1 dev, none for schnell]."
         ),
     ] = None
     guidance_rescale: Annotated[
         float | None,
         Bounds(ge=0, le=1),
         Doc(
-            "Guidance rescale, from 0 to 1; it tames colours that are too strong on a base with zero "
+            "Guidance rescale, from 0 to 1; weakens oversaturated colours on a base with zero "
             "terminal SNR [default: 0.7 there, else 0]."
         ),
     ] = None
@@ -114,13 +114,13 @@ class Preview:
         int | None,
         Bounds(ge=1),
         Doc(
-            "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
-            "the last, 2 the one before (SD1, SD2) [default: 1]."
+            "Layer of the text encoder that is used, counted from the last as in kohya's "
+            "scripts: 1 is the last, 2 the one before (SD1, SD2) [default: 1]."
         ),
     ] = None
     prediction: Annotated[
         Literal["epsilon", "v", "sample"] | None,
-        Doc("What a UNet predicts: the noise, v or the image [default: what the base says]."),
+        Doc("What a UNet predicts: the noise, v or the image [default: read from the base]."),
     ] = None
     config: Annotated[
         str | None,
@@ -145,7 +145,7 @@ class Preview:
         """Refuse contradictory parameters before any file is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         if not self.base:
             raise UsageError("preview needs a base", hint=("give ", Setting("base")))
@@ -223,7 +223,9 @@ class PreviewResult(Shown):
 
     def _kept(self) -> Sheet:
         if self.sheet is None:
-            raise UsageError("these images were written and not kept", file=self.output)
+            raise UsageError(
+                "these images are no longer in memory, only in the file", file=self.output
+            )
         return self.sheet
 
     def _repr_png_(self) -> bytes | None:
@@ -463,7 +465,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
 
 
 def _advice(device: Any) -> Message:
-    """Return what to change where the memory does not suffice."""
+    """Return the advice for a device with too little memory."""
     rest = () if device.type == "cpu" else (", or ", Setting("device", "cpu"))
     return ("end other programs, or give a smaller ", Setting("size"), *rest)
 

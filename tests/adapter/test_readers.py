@@ -173,7 +173,7 @@ def test_a_folder_of_peft_is_read_by_its_names_and_a_lone_file_is_not(tmp_path: 
 def test_a_program_is_given_what_it_reads(program: str) -> None:
     """`--for` never chooses a dialect that the program does not read."""
     from loramerge.adapter.info import Info
-    from loramerge.dialects.detect import Detection
+    from loramerge.dialects.detection import Detection
 
     reader = READERS[program]
     known = {family for reads in reader.reads for family in reads.families} - {ANY}

@@ -19,7 +19,7 @@ import loramerge as lm
 from loramerge.adapter import Adapter, LowRank, Scale, Site
 from loramerge.adapter.info import Info
 from loramerge.dialects import DIALECTS, Dialect, stem_table
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Family
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor

@@ -1,4 +1,4 @@
-"""Tables that were recorded from diffusers and transformers agree with the versions that are installed."""
+"""Tables recorded from diffusers and transformers agree with the versions that are installed."""
 
 from __future__ import annotations
 
