@@ -35,23 +35,30 @@ _PREDICTIONS, _DECODER, _PROJECTION = (
 # `model_type` → its output layer, where it is called otherwise
 _HEADS_OF = {
     **dict.fromkeys(
-        ("bert", "big_bird", "ernie", "megatron-bert", "roc_bert", "roformer"), _PREDICTIONS
+        (
+            *("bert", "big_bird", "deberta", "deberta-v2", "ernie", "fnet", "layoutlm"),
+            *("megatron-bert", "mobilebert", "mra", "nomic_bert", "nystromformer", "roc_bert"),
+            *("roformer", "squeezebert", "tapas", "yoso"),
+        ),
+        _PREDICTIONS,
     ),
     **dict.fromkeys(
         (
-            *("bert-generation", "camembert", "data2vec-text", "roberta", "roberta-prelayernorm"),
+            *("bert-generation", "camembert", "data2vec-text", "esm", "gte", "ibert"),
+            *("jina_embeddings_v3", "longformer", "mpnet", "roberta", "roberta-prelayernorm"),
             *("xlm-roberta", "xlm-roberta-xl", "xmod"),
         ),
         _DECODER,
     ),
-    **dict.fromkeys(("biogpt", "trocr"), _PROJECTION),
+    **dict.fromkeys(("biogpt", "trocr"), "output_projection"),
+    **dict.fromkeys(("convbert", "electra"), "generator_lm_head"),
+    **dict.fromkeys(("flaubert", "xlm"), "pred_layer.proj"),
     "albert": "predictions.decoder",
     "distilbert": "vocab_projector",
-    "electra": "generator_lm_head",
     "git": "output",
     "rwkv": "head",
+    "ultrabert": "head.decoder",
     "whisper": "proj_out",
-    "xlm": "pred_layer.proj",
 }
 _WITH_HEAD = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
