@@ -23,17 +23,42 @@ _HEADS = {
     "embed_tokens": "lm_head",
     "wte": "lm_head",
     "word_embeddings": "lm_head",
-    "embed_in": "embed_out",
+    "embeddings": "lm_head",
+    "tokens_embed": "lm_head",
+    "embed_in": "embed_out",  # which transformers 5 reads as lm_head
 }
+_PREDICTIONS, _DECODER, _PROJECTION = (
+    "cls.predictions.decoder",
+    "lm_head.decoder",
+    "output_projection",
+)
 # `model_type` → its output layer, where it is called otherwise
 _HEADS_OF = {
+    **dict.fromkeys(
+        (
+            *("bert", "big_bird", "deberta", "deberta-v2", "ernie", "fnet", "layoutlm"),
+            *("megatron-bert", "mobilebert", "mra", "nomic_bert", "nystromformer", "roc_bert"),
+            *("roformer", "squeezebert", "tapas", "yoso"),
+        ),
+        _PREDICTIONS,
+    ),
+    **dict.fromkeys(
+        (
+            *("bert-generation", "camembert", "data2vec-text", "esm", "gte", "ibert"),
+            *("jina_embeddings_v3", "longformer", "mpnet", "roberta", "roberta-prelayernorm"),
+            *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+        ),
+        _DECODER,
+    ),
+    **dict.fromkeys(("biogpt", "trocr"), "output_projection"),
+    **dict.fromkeys(("convbert", "electra"), "generator_lm_head"),
+    **dict.fromkeys(("flaubert", "xlm"), "pred_layer.proj"),
     "albert": "predictions.decoder",
-    "bert": "cls.predictions.decoder",
-    "camembert": "lm_head.decoder",
     "distilbert": "vocab_projector",
-    "electra": "generator_lm_head",
-    "roberta": "lm_head.decoder",
-    "xlm-roberta": "lm_head.decoder",
+    "git": "output",
+    "rwkv": "head",
+    "ultrabert": "head.decoder",
+    "whisper": "proj_out",
 }
 _WITH_HEAD = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
