@@ -11,6 +11,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import Encoded, encode
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
+from loramerge.dialects import DIALECTS
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context
@@ -39,7 +40,7 @@ __all__ = [
 
 @dataclass(kw_only=True, repr=False)
 class AdapterResult(Shown):
-    """An adapter that was computed, what that lost, and where it was written.
+    """A computed adapter, its error, and its file.
 
     Args:
         adapter: the adapter; None once only its file is wanted.
@@ -113,7 +114,7 @@ def lossy_json(
 
 
 def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
-    """Return an adapter as it will be written, with the record of what made it in the header."""
+    """Return an adapter encoded for writing, with its recipe in the header."""
     encoded = encode(adapter, output.dialect, output.dtype)
     late = length_is_known(made_of(adapter))
     encoded.metadata |= header_of(adapter, output, context, exact=not late)
@@ -125,14 +126,16 @@ def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
 def header_of(
     adapter: Adapter, output: Output, context: Context, *, exact: bool = True
 ) -> dict[str, str]:
-    """Return the entries of a header that say what wrote and what made an adapter.
+    """Return the header entries with the program and the recipe of an adapter.
 
     Args:
         exact: with digests; otherwise something of their length stands for them.
     """
     if context.strip:
         return {}
-    written = {"to": output.dialect.name}
+    dialect = output.dialect
+    # a lone file with the keys of a folder follows from its inputs and its name
+    written = {"to": dialect.name} if DIALECTS[dialect.name] is dialect else {}
     if output.dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
         written["dtype"] = DTYPES[output.dtype or adapter.dtype].word
     made = made_of(adapter)
@@ -180,7 +183,7 @@ def budget(
     made: Made | None,
     context: Context,
 ) -> SizeModel:
-    """Return what files of given ranks weigh, the record in their header included.
+    """Return the model of file sizes for given ranks, including the recipe in the header.
 
     Args:
         frame: the adapter whose metadata and embeddings will be written.

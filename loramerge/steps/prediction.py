@@ -24,7 +24,7 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
 from loramerge.steps.sizes import encoded_size, stand_in
 from loramerge.stream.bake import output_size
-from loramerge.stream.plan import BakePlan
+from loramerge.stream.edits import BakePlan
 
 __all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
 
@@ -111,7 +111,7 @@ def predict_adapter(
 
 
 def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
-    """Return whether a result is decomposed, rather than one delta as it stands."""
+    """Return whether a result is decomposed instead of taken over from one delta."""
     alone = len(terms) == 1 and (method.is_sum or not method.operator.alone)
     return not alone or rule.truncates
 

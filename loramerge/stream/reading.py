@@ -23,7 +23,7 @@ def read_weights(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
     Args:
         stretches: where its rows lie, those of one module each; rows of modules that are left out
             must not be asked for.
-        dtype: numpy float dtype of what is read.
+        dtype: numpy float dtype of the result.
     """
     ordered = sorted(stretches, key=lambda stretch: stretch[0])
 
@@ -66,7 +66,7 @@ def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
 class ReadStored(Protocol):
     """Function that returns rows of a tensor as they are stored, flattened to `(rows, in·kh·kw)`.
 
-    It reads into `out` where that is given and the tensor lies in a file.
+    It reads into `out` if that is given and the tensor is in a file.
     """
 
     def __call__(self, start: int, stop: int, out: Any = None) -> Any: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -12,6 +12,7 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.interference import BlockNorms, Interference, interference
 from loramerge.algebra.mix import common_detection, frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
@@ -52,10 +53,10 @@ class Mix(
 ):
     """Combine adapters with weights, exactly.
 
-    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The sum
-    is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
-    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
-    than the sum are listed by `loramerge operators`.
+    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The
+    weighted sum is taken of their changes to the weights (ΔW), so ranks, alphas and dialects may
+    differ, and `mix a:0.5` is exactly half of a. No rank is lowered without a rank option.
+    `loramerge operators` lists the other methods.
     """
 
     adapters: Annotated[
@@ -70,33 +71,41 @@ class Mix(
     compat: Annotated[
         Literal["kohya", "kohya-concat", "peft-linear"] | None,
         Doc(
-            "Give what another tool's merge of these gives, for old results: merge_lora.py of "
-            "sd-scripts, the same with --concat, or PEFT's linear combination."
+            "Reproduce the merge of another tool, for old results: merge_lora.py of sd-scripts, "
+            "the same with --concat, or PEFT's linear combination."
         ),
     ] = None
     embeddings: Annotated[
         Literal["all", "first", "none"],
         Doc(
-            "Textual-inversion embeddings in the files: carry all (two of one name are an error), "
-            "let the first adapter win, or leave them out."
+            "Textual-inversion embeddings in the files: keep all (two of one name are an "
+            "error), keep those of the first adapter that has them, or leave them out."
         ),
     ] = "all"
+    explain: Annotated[
+        bool,
+        Doc(
+            "Show how the adapters relate: cosines, shared spaces, and the norm of the result beside "
+            "its parts, per block.",
+            recipe=False,
+        ),
+    ] = False
 
     def check(self) -> None:
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:
             raise UsageError(
-                "compat gives the result of another tool as it is, and no criterion cuts it",
+                "compat reproduces another tool's result, and a rank option would change it",
                 hint="resize the result in a second step",
             )
         if not self.operation().is_sum and self.compat is not None:
             raise UsageError(
-                "compat gives the result of another tool, and method and scale that of an operator",
+                "compat excludes method and scale: it reproduces the result of another tool",
                 hint="give one of the two",
             )
         if not self.adapters:
@@ -120,6 +129,7 @@ class MixResult(AdapterResult):
         method, scale: the operator and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
         compat: the tool whose result this is, None for our own.
+        interference: how the inputs relate, where that was asked for.
     """
 
     inputs: list[dict[str, Any]]
@@ -128,10 +138,14 @@ class MixResult(AdapterResult):
     scale: str | float
     factors: tuple[float, float]
     compat: str | None = None
+    interference: Interference | None = None
 
     def json(self) -> dict[str, Any]:
         least, most = self.factors
-        return super().json() | {
+        found = super().json()
+        if self.interference is not None:
+            found["interference"] = _interference_json(self.interference)
+        return found | {
             "method": self.method,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
@@ -174,7 +188,7 @@ def _opened(parameters: Mix, context: Context) -> Source:
     )
     if parameters.base is None:
         require_one_base(source.adapters)
-    common_detection(source.adapters)
+    common_detection([adapter.require_sound() for adapter in source.adapters])
     return source
 
 
@@ -190,6 +204,15 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         adapter = adapter.with_deltas(adapter.deltas, made=made)
     for text in strong_weights(source.references, adapters, adapter):
         context.notify(Warn(text))
+    explained = None
+    if parameters.explain:
+        explained = interference(
+            terms_of(weighted, output.dialect),
+            adapter,
+            len(adapters),
+            threads=context.threads,
+            notify=context.notify,
+        )
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
@@ -200,6 +223,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
         compat=parameters.compat,
+        interference=explained,
     )
 
 
@@ -259,6 +283,19 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
+
+
+def _interference_json(found: Interference) -> dict[str, Any]:
+    return {
+        "pairs": [asdict(pair) for pair in found.pairs],
+        "blocks": {p.name: _part_json(p) for p in found.blocks},
+        "total": _part_json(found.total),
+        "not_compared": list(found.skipped),
+    }
+
+
+def _part_json(part: BlockNorms) -> dict[str, Any]:
+    return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.classify import Group
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import FormatError, MissingExtra, NotExpressible
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.pickled import load_pickle, pickled_tensors, tensors_from_torch
@@ -95,7 +95,7 @@ def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None
         outputs[place.with_name(f"{place.stem}{_SISTERS[1]}.pt")] = embeddings
     if place not in outputs:
         raise NotExpressible(
-            "pickled lists carry the name of the UNet's list, and the adapter has no module there",
+            "a pickled list belongs to the UNet, and this adapter has no modules there",
             file=place,
             hint="give the output a name that ends in .safetensors",
         )
