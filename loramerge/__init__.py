@@ -24,6 +24,7 @@ _LAZY = {
     "collapse_lora": "loramerge.train.lora.modules",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
+    "extract": "loramerge.api",
     "extract_lora_ups_down": "loramerge.train.lora.modules",
     "inject_trainable_lora": "loramerge.train.lora.modules",
     "inject_trainable_lora_extended": "loramerge.train.lora.modules",
@@ -56,6 +57,7 @@ __all__ = [
     "collapse_lora",
     "convert",
     "diff",
+    "extract",
     "extract_lora_ups_down",
     "inject_trainable_lora",
     "inject_trainable_lora_extended",
@@ -79,7 +81,19 @@ if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, preview, resize, save, train
+    from loramerge.api import (
+        bake,
+        convert,
+        diff,
+        extract,
+        inspect,
+        load,
+        mix,
+        preview,
+        resize,
+        save,
+        train,
+    )
     from loramerge.errors import LoramergeError, UsageError
     from loramerge.parameters import Bounds, Doc
     from loramerge.recipe.plan import plan

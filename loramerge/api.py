@@ -32,6 +32,7 @@ from loramerge.parameters import parameters_of
 from loramerge.signatures import (
     BakeParameters,
     ConvertParameters,
+    ExtractParameters,
     MixParameters,
     PreviewParameters,
     ResizeParameters,
@@ -50,6 +51,7 @@ from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.convert import Convert
 from loramerge.verbs.diff import Diff, DiffResult
 from loramerge.verbs.diff import diff as _diff
+from loramerge.verbs.extract import Extract
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.inspect import inspect as _inspect
 from loramerge.verbs.mix import Mix
@@ -62,6 +64,7 @@ __all__ = [
     "bake",
     "convert",
     "diff",
+    "extract",
     "inspect",
     "load",
     "mix",
@@ -196,6 +199,27 @@ def resize(
     given = _single("resize", adapter)
     (reference,), context = _given([given], Context(threads, device, notify))
     return _adapter("resize", parameters, {"adapter": reference}, ResizeParameters, context)
+
+
+@_with_parameters(Extract, ExtractParameters)
+def extract(
+    tuned: Named,
+    base: Named,
+    *,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    **parameters: Unpack[ExtractParameters],
+) -> Adapter:
+    """Return the difference of two checkpoints, `tuned − base`, as an adapter.
+
+    One of `rank`, `energy`, `ratio`, `cumulative`, `max_size` and `max_error` says what to keep, or
+    `full` keeps all of it.
+
+    Args:
+        tuned, base: paths, or registered names; layouts and types may differ.
+    """
+    own = {"tuned": tuned, "base": base}
+    return _adapter("extract", parameters, own, ExtractParameters, Context(threads, None, notify))
 
 
 @_with_parameters(Convert, ConvertParameters)

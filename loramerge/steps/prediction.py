@@ -131,7 +131,7 @@ def _combined(terms: Sequence[Term], rule: RankRule, method: Method, dtype: str)
     else:
         rank = method.operator.highest_rank(ranks, first.flat_shape, chosen=rule.truncates)
     kernel = math.prod(first.shape[2:])
-    cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
+    cap = rule.cap(kernel)
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
 
 
