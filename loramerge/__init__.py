@@ -119,7 +119,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _instead(name: str) -> str:
-    """Return what does the same as a function of another program, "" if that is not known."""
+    """Return the replacement of a function of another program, "" if there is none."""
     if name.startswith("_"):
         return ""
     from loramerge.habits import answer_to_command

@@ -226,7 +226,7 @@ def _plain(word: str) -> str:
 
 
 def answer_to_parameter(word: str, verb: str, known: Collection[str]) -> Message | None:
-    """Return what to write instead of a parameter that the verb does not have, None if unknown.
+    """Return the advice for a parameter that the verb does not have, None if unknown.
 
     Args:
         word: as it was typed: `--network_dim`, `lora_alpha`.
@@ -249,7 +249,7 @@ def answer_to_command(word: str) -> str | None:
 
 
 def advice_on_parameter(word: str, verb: str, known: Collection[str]) -> Message | None:
-    """Return what to write instead of an unknown parameter, None if nothing is certain.
+    """Return the advice for an unknown parameter, None if nothing is certain.
 
     That is the answer to a habit, or the parameter that differs by a slip.
     """
@@ -261,7 +261,7 @@ def advice_on_parameter(word: str, verb: str, known: Collection[str]) -> Message
 
 
 def advice_on_command(word: str, known: Collection[str]) -> str | None:
-    """Return what to write instead of an unknown command, None if nothing is certain."""
+    """Return the advice for an unknown command, None if nothing is certain."""
     answer = answer_to_command(word)
     if answer is not None:
         return answer

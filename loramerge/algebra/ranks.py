@@ -175,7 +175,7 @@ def ranks_for_size(
     empty = exact_size(ranks)
     if empty > budget:
         raise UsageError(
-            "the file cannot be that small: what cannot be cut is larger",
+            "the file cannot be that small: its tensors without a rank alone are larger",
             expected=f"at least {empty:,} bytes",
             found=f"{budget:,} bytes",
         )

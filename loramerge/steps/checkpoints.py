@@ -110,7 +110,7 @@ def components_of(words: Sequence[str]) -> list[str]:
         if word != "all" and word not in COMPONENT_WORDS:
             close = nearest(word, COMPONENT_WORDS)
             raise UsageError(
-                f"{word!r} is not a component, and modules of components are skipped",
+                f"{word!r} is not a component; only modules of components can be skipped",
                 expected=", ".join(("all", *COMPONENT_WORDS)),
                 hint=f"did you mean {close}?" if close else None,
             )

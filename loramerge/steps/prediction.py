@@ -111,7 +111,7 @@ def predict_adapter(
 
 
 def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
-    """Return whether a result is decomposed, rather than one delta as it stands."""
+    """Return whether a result is decomposed instead of taken over from one delta."""
     alone = len(terms) == 1 and (method.is_sum or not method.operator.alone)
     return not alone or rule.truncates
 

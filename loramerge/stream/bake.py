@@ -87,7 +87,7 @@ def survey(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> list[Survival]:
-    """Return what `bake` would, without writing anything."""
+    """Return the result of `bake` without writing anything."""
     layouts = [_layout(file, plan, {}, seed) for file in plan.checkpoint.files.weights
                if plan.edits.get(file)]  # fmt: skip
     return compute(layouts, task="surveying", threads=threads, notify=notify)
@@ -131,12 +131,12 @@ def _layout(
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
-    """Return whether the bake changes a file, by what is added or by another type."""
+    """Return whether the bake changes a file, by edits or by another type."""
     return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 
 def _unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Survival]:
-    """Return the layout of a file that is copied as it is, its header included."""
+    """Return the layout of a file that is copied unchanged, its header included."""
     tensors, metadata = file.open()
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)

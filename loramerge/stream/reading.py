@@ -25,7 +25,7 @@ def read_weights(
     Args:
         stretches: where its rows lie, those of one module each; rows of modules that are left out
             must not be asked for.
-        dtype: numpy float dtype of what is read.
+        dtype: numpy float dtype of the result.
         of: function of the stored numbers whose results are read like weights, in their place.
     """
     ordered = sorted(stretches, key=lambda stretch: stretch[0])
@@ -73,7 +73,7 @@ def _stored(place: Place, start: int, stop: int, dtype: str, of: _Change) -> Any
 class ReadStored(Protocol):
     """Function that returns rows of a tensor as they are stored, flattened to `(rows, in·kh·kw)`.
 
-    It reads into `out` where that is given and the tensor lies in a file.
+    It reads into `out` if that is given and the tensor is in a file.
     """
 
     def __call__(self, start: int, stop: int, out: Any = None) -> Any: ...

@@ -48,8 +48,8 @@ __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 class Bake(WeightParameters, UnknownParameter):
     """Add adapters to a checkpoint; the result has the same layout as the base.
 
-    Tensors that no adapter touches stay byte-identical. The report says how much of the requested
-    change survived rounding to the base's type.
+    Tensors that no adapter changes stay byte-identical. The report shows how much of the change was
+    kept after rounding to the base's type.
     """
 
     base: Annotated[
@@ -87,16 +87,16 @@ class Bake(WeightParameters, UnknownParameter):
     skip_missing: Annotated[
         tuple[str, ...],
         Doc(
-            "Leave out adapter modules that the base lacks, in this component (unet, text_encoder, "
-            "…) or in `all`; may be repeated.",
+            "Leave out adapter modules that the base lacks, in this component (unet, "
+            "text_encoder, …) or, with `all`, in every one; may be repeated.",
             metavar="COMPONENT",
         ),
     ] = ()
     trained_on: Annotated[
         str | None,
         Doc(
-            "Base the adapter was trained on: also report how far BASE is from it where the "
-            "adapter acts.",
+            "Base that the adapter was trained on; the report then shows how much BASE differs "
+            "from it in the adapter's modules.",
             metavar="BASE",
             completes="bases",
             result=False,
@@ -117,7 +117,8 @@ class Bake(WeightParameters, UnknownParameter):
     allow_nonfinite: Annotated[
         bool,
         Doc(
-            "Copy NaN and infinity of the base where nothing is added; without this they are refused.",
+            "Copy NaN and infinity of the base where nothing is added; without this option they "
+            "are an error.",
             result=False,
         ),
     ] = False
