@@ -1,7 +1,7 @@
 """Messages of steps in the words of recipes: `rank: 8` where the command line has `--rank 8`.
 
-Whoever reads them has a recipe before them, whether it is run from the command line or from Python.
-Options of the run itself (`--force`, `--device`) stay settings, and are spelled where the message is shown.
+The reader has a recipe at hand, whether it is run from the command line or from Python. Options of the
+run itself (`--force`, `--device`) stay settings; they are spelled where the message is shown.
 """
 
 from __future__ import annotations

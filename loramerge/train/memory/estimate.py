@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.events import Notify, ignore
 from loramerge.files.json_values import read_values
 from loramerge.train.dataset.buckets import Size
