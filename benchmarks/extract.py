@@ -5,7 +5,8 @@
 The tuned checkpoint is the SD2.1-shaped base in float16 with a change of slowly decaying spectrum in
 some of its matrices, evenly spread over the file. loramerge runs as a whole process with one thread;
 numpy's thin SVDs of the same differences, in float32, are timed in this process, without reading them.
-The ratio is that of CPU times, in which waiting for the disk does not count. The SVDs also give the optimum that errors are compared with.
+The ratio is that of CPU times, in which waiting for the disk does not count. The SVDs also give the
+optimum that errors are compared with.
 """
 
 from __future__ import annotations
