@@ -30,6 +30,7 @@ _LAZY = {
     "inspect": "loramerge.api",
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.lora.saving",
+    "merge": "loramerge.api",
     "mix": "loramerge.api",
     "operator": "loramerge.algebra.operators",
     "plan": "loramerge.recipe.plan",
@@ -62,6 +63,7 @@ __all__ = [
     "inspect",
     "load",
     "load_lora_weight",
+    "merge",
     "mix",
     "operator",
     "plan",
@@ -79,7 +81,19 @@ if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
-    from loramerge.api import bake, convert, diff, inspect, load, mix, preview, resize, save, train
+    from loramerge.api import (
+        bake,
+        convert,
+        diff,
+        inspect,
+        load,
+        merge,
+        mix,
+        preview,
+        resize,
+        save,
+        train,
+    )
     from loramerge.errors import LoramergeError, UsageError
     from loramerge.parameters import Bounds, Doc
     from loramerge.recipe.plan import plan

@@ -92,6 +92,17 @@ class BakeParameters(TypedDict, total=False):
     force: bool
 
 
+class MergeParameters(TypedDict, total=False):
+    """Parameters of `merge`."""
+
+    method: str
+    scale: str | None
+    base: str | PathLike[str] | None
+    union: Literal["first", "zero"] | None
+    dtype: str | None
+    force: bool
+
+
 class PreviewParameters(TypedDict, total=False):
     """Parameters of `preview`."""
 

@@ -22,6 +22,7 @@ from loramerge.checkpoint import Checkpoint
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.json_values import values_in
 from loramerge.library.digests import digest_of, digest_of_files
+from loramerge.parameters import item_word
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
@@ -143,7 +144,7 @@ def _said(value: Any, holds: str, given: Given) -> Any:
     if not isinstance(value, Reference):
         return given[holds, value]
     weight = weight_content(value.weight)
-    found: dict[str, Any] = {"adapter": given[holds, value.name]}
+    found: dict[str, Any] = {item_word(holds): given[holds, value.name]}
     return found if weight == 1.0 else found | {"weight": weight}
 
 

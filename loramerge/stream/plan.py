@@ -31,7 +31,7 @@ from loramerge.stream.matching import Part, finder_of, parts_of, require_family
 from loramerge.stream.reading import Stretch
 from loramerge.stream.vocabulary import adapted
 
-__all__ = ["BakePlan", "Edit", "plan_bake"]
+__all__ = ["BakePlan", "Edit", "plan_bake", "require_changeable"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def plan_bake(
     _require_shapes(matches)
     skipped = _require_modules(matches.missing, skip_missing, checkpoint)
     if dtype is not None:
-        _require_changeable(checkpoint)
+        require_changeable(checkpoint)
     edits = matches.edits()
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
@@ -274,7 +274,7 @@ def _require_shapes(matches: _Matches) -> None:
     )
 
 
-def _require_changeable(checkpoint: Checkpoint) -> None:
+def require_changeable(checkpoint: Checkpoint) -> None:
     """Refuse another type for weights that are stored with scales.
 
     Raises:

@@ -99,7 +99,7 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "formats", "operators", "python", "recipes",
+        "adding", "architecture", "commands", "formats", "merging", "operators", "python", "recipes",
         "report-2022", "tiny", "training", "weights",
     )
 ]  # fmt: skip
@@ -114,7 +114,7 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "recipes", "tiny", "training", "weights")
+    f"docs/{name}.md" for name in ("commands", "merging", "recipes", "tiny", "training", "weights")
 ]
 
 
@@ -187,7 +187,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
         "verb": tuple(known_verbs()),
         "step": tuple(verbs),
         "parameter": tuple(w for v in verbs.values() for w in v.get("properties", ())),
-        "reference": ("adapter", "weight", "each", "files"),
+        "reference": ("adapter", "model", "weight", "each", "files"),
         "weight": tuple(weights._FIELDS),
         "compat": tuple(COMPATS),
         "status": ("done", "up to date", "not needed", "failed", "left out"),

@@ -15,6 +15,7 @@ FUNCTIONS = {
     "resize": ("adapter", "output", "force"),
     "convert": ("adapter", "output", "force"),
     "bake": ("base", "adapters", "lora", "weights", "output", "seed"),
+    "merge": ("models", "weights", "output"),
     "preview": ("base", "adapters", "output", "force", "html"),
     "train": ("base", "images", "output", "force", "dry_run"),
 }
