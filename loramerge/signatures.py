@@ -37,6 +37,7 @@ class MixParameters(TypedDict, total=False):
     scale: str | None
     compat: Literal["kohya", "kohya-concat", "peft-linear"] | None
     embeddings: Literal["all", "first", "none"]
+    explain: bool
 
 
 class ResizeParameters(TypedDict, total=False):

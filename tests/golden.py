@@ -483,7 +483,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", choices=["record", "check", "list"])
     parser.add_argument("file", type=Path, nargs="?", help="the record, tests/golden.json")
     parser.add_argument("--only", action="append", metavar="PATTERN", help="cases of these names")
-    parser.add_argument("--fast", action="store_true", help="the cases of the default tests")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep what is written and printed in this folder")
     parser.add_argument("--coarse", action="store_true", help="compare as on another processor")
@@ -492,7 +491,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case
         for case in CASES
         if not options.only or any(fnmatch.fnmatch(case.name, p) for p in options.only)
-        if case.fast or not options.fast
     ]
     if options.task == "list":
         print("\n".join(case.name for case in cases))

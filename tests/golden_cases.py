@@ -19,7 +19,6 @@ class Case:
     Args:
         files: texts that stand beside the inputs, by name.
         torch: whether the commands need torch.
-        fast: whether the default run of the tests has it.
     """
 
     name: str
@@ -27,15 +26,12 @@ class Case:
     commands: tuple[str, ...]
     files: tuple[tuple[str, str], ...] = ()
     torch: bool = False
-    fast: bool = False
 
 
-def _case(
-    name: str, inputs: str, *commands: str, torch: bool = False, fast: bool = False, **files: str
-) -> Case:
+def _case(name: str, inputs: str, *commands: str, torch: bool = False, **files: str) -> Case:
     """Make a case; `files` are texts by name, `__` for the dot."""
     texts = tuple((word.replace("__", "."), text) for word, text in files.items())
-    return Case(name, tuple(inputs.split()), commands, texts, torch, fast)
+    return Case(name, tuple(inputs.split()), commands, texts, torch)
 
 
 _A, _B = "a.safetensors=a", "b.safetensors=b"
@@ -43,7 +39,7 @@ _BASE = "base.safetensors=single/sd21/single/F16"
 _SD15 = "base.safetensors=single/sd15"
 
 MIX = [
-    _case("mix", f"{_A} {_B}", "mix a.safetensors:0.7 b.safetensors:0.3 --json", fast=True),
+    _case("mix", f"{_A} {_B}", "mix a.safetensors:0.7 b.safetensors:0.3 --json"),
     _case("mix-rank", f"{_A} {_B}", "mix a.safetensors:0.7 b.safetensors:0.3 -r 3 -o o.safetensors"),
     _case("mix-components", f"{_A} {_B}",
           "mix a.safetensors:unet=0.8:te=0 b.safetensors:te=0.5:unet=0 -o o.safetensors --json"),
@@ -69,12 +65,12 @@ MIX = [
           "mix h.safetensors:0.5 -o p.safetensors"),
     _case("mix-xl", "x.safetensors=xl", "mix x.safetensors:0.5:te2=0 -o o.safetensors --json",
           "mix x.safetensors:te1=0.5:te2=0 --to kohya -o p.safetensors"),
-    _case("mix-shipped", "", "mix zuzu:0.7 polka:0.3 --json", fast=True),
+    _case("mix-shipped", "", "mix zuzu:0.7 polka:0.3 --json"),
 ]  # fmt: skip
 
 RESIZE = [
     _case(f"resize-{word.replace('_', '-')}", "c.safetensors=conv",
-          f"resize {option} c.safetensors -o o.safetensors --json", fast=word == "rank")
+          f"resize {option} c.safetensors -o o.safetensors --json")
     for word, option in {
         "rank": "--rank 2", "conv_rank": "--rank 3 --conv-rank 1", "energy": "--energy 0.9",
         "ratio": "--ratio 5", "cumulative": "--cumulative 0.8", "max_size": "--max-size 60%",
@@ -130,8 +126,7 @@ KIND = [
           "resize k.safetensors --rank 2 -o small.safetensors",
           "convert k.safetensors --to-lora -o lora.safetensors",
           "convert k.safetensors --to diffusers -o diffusers.safetensors",
-          "bake -b base.safetensors k.safetensors:0.5 -o baked.safetensors",
-          fast=kind == "lokr")
+          "bake -b base.safetensors k.safetensors:0.5 -o baked.safetensors")
     for kind in KINDS
 ] + [
     _case(f"kind-{kind}", f"{_SD15} k.safetensors=kind/{kind} f.safetensors=f32",
@@ -140,8 +135,7 @@ KIND = [
           "mix k.safetensors:0.5 f.safetensors:0.25 -b base.safetensors -o mix.safetensors",
           "resize k.safetensors -b base.safetensors --rank 2 -o small.safetensors",
           "convert k.safetensors -b base.safetensors --to-lora --rank 4 -o lora.safetensors",
-          "convert k.safetensors --dtype bfloat16 -o same.safetensors",
-          fast=kind == "dora-out")
+          "convert k.safetensors --dtype bfloat16 -o same.safetensors")
     for kind in BASE_KINDS
 ] + [
     _case("kind-norms", f"{_SD15} k.safetensors=norms", "inspect k.safetensors --modules --json",
@@ -159,8 +153,7 @@ _TRANSFORMERS = (
 FAMILY = [
     _case("families-full-width",
           " ".join(f"{f}.safetensors=full/{f}" for f in (*_SD, *_TRANSFORMERS)),
-          "inspect " + " ".join(f"{f}.safetensors" for f in (*_SD, *_TRANSFORMERS)) + " --json",
-          fast=True),
+          "inspect " + " ".join(f"{f}.safetensors" for f in (*_SD, *_TRANSFORMERS)) + " --json"),
 ] + [
     _case(f"family-{f}",
           f"s.safetensors=split/{f} base.safetensors=single/{f} folder=folder/{f}/transformer",
@@ -168,15 +161,14 @@ FAMILY = [
           "convert s.safetensors --to comfyui -o comfyui.safetensors",
           "mix kohya.safetensors:0.5 s.safetensors:0.25 --to diffusers -o mix.safetensors --json",
           "bake -b base.safetensors kohya.safetensors:0.5 -o single.safetensors --json",
-          "bake -b folder comfyui.safetensors:0.5 -o baked",
-          fast=f == "flux2-klein-4b")
+          "bake -b folder comfyui.safetensors:0.5 -o baked")
     for f in _TRANSFORMERS
 ]  # fmt: skip
 
 BAKE = [
     _case("bake", f"{_A} {_B} {_BASE}",
           "bake -b base.safetensors -l a.safetensors:0.8 -l b.safetensors:0.5 -o o.safetensors --json",
-          "bake -b base.safetensors a.safetensors --dry-run --json", fast=True),
+          "bake -b base.safetensors a.safetensors --dry-run --json"),
     _case("bake-folder", f"{_A} {_B} base=folder/sd21/unet/text_encoder/vae",
           "bake -b base a.safetensors:0.8 b.safetensors:0.5 -o o --json"),
     _case("bake-shards", f"{_A} base=shards/sd21/unet/text_encoder",
@@ -215,26 +207,26 @@ LOOK = [
           "inspect a.safetensors b.safetensors --json", "inspect a.safetensors --deep --modules --json",
           "inspect c.safetensors --spectrum --json", "inspect a.safetensors --hash --metadata --json",
           "inspect a.safetensors --base base.safetensors --json", "inspect base.safetensors --json",
-          "inspect zuzu polka tiny --json", "inspect a.safetensors --check", fast=True),
+          "inspect zuzu polka tiny --json", "inspect a.safetensors --check"),
     _case("diff", f"{_A} {_B} c.safetensors=a4",
           "diff a.safetensors b.safetensors --json", "diff a.safetensors a.safetensors --exit-code",
-          "diff a.safetensors c.safetensors --exit-code --json", "diff zuzu polka --json", fast=True),
+          "diff a.safetensors c.safetensors --exit-code --json", "diff zuzu polka --json"),
     _case("meta", f"{_A} {_BASE}",
           "meta a.safetensors --json",
           "meta a.safetensors --set 'modelspec.title=My character' --unset ss_tag* -o o.safetensors",
           "meta a.safetensors --strip -o p.safetensors",
-          "meta base.safetensors --set author=me", fast=True),
+          "meta base.safetensors --set author=me"),
     _case("names", f"loras/a.safetensors=a {_BASE}",
           "library add loras", "library list --json", "base add mine base.safetensors",
           "base list --json", "mix a:0.5 -o o.safetensors", "bake -b mine a -o p.safetensors",
-          "base remove mine", "library remove loras", "library list --json", fast=True),
+          "base remove mine", "library remove loras", "library list --json"),
     _case("tables", "", "dialects --json", "families --json", "recipes --json", "schema > schema.json"),
     _case("errors", f"{_A} broken.safetensors=broken",
           "mix nothing", "mix a.safetensors -o a.safetensors", "inspect broken.safetensors",
           "mix a.safetensors --rank 0", "resize a.safetensors", "run missing.yaml",
           "convert a.safetensors --to x",
           "bake -b a.safetensors a.safetensors", "mix a.safetensors zuzu", "run a.safetensors",
-          "convert a.safetensors --keep nothing", "unknown", fast=True),
+          "convert a.safetensors --keep nothing", "unknown"),
 ]  # fmt: skip
 
 _LARDER = (
@@ -284,8 +276,7 @@ steps:
 RECIPE = [
     _case(f"recipe-{name}", _LARDER, f"recipes {name} -o r.yaml",
           f"plan r.yaml {settings.replace('--lock', '')} --json",
-          f"run r.yaml {settings} --results table.csv --json", f"run r.yaml {settings} --json",
-          fast=name == "style-and-character")
+          f"run r.yaml {settings} --results table.csv --json", f"run r.yaml {settings} --json")
     for name, settings in _SETTINGS.items()
 ] + [
     _case("recipe-own", f"{_A} {_B} {_BASE}", "plan own.yaml --json", "plan own.yaml --dot",
@@ -357,7 +348,7 @@ PYTHON = [
           "lm.save(lm.convert(both, keep=['*attn2*'], rescale=0.5), 'half.safetensors'); "
           "lm.bake('base.safetensors', [(both, 0.5)], 'baked.safetensors'); "
           "print(json.dumps({'diff': lm.diff(a, b).json(), 'inspect': lm.inspect(a, deep=True).json()}))"
-          " # --json", fast=True),
+          " # --json"),
 ]  # fmt: skip
 
 CASES: list[Case] = [

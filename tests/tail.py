@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["SEED", "crossed", "drawn", "seed_of_today", "tail"]
+__all__ = ["SEED", "crossed", "drawn", "first", "seed_of_today", "tail"]
 
 SEED = "LORAMERGE_TEST_SEED"
 SHARE = 10
@@ -44,6 +44,11 @@ def drawn(name: str, seed: str) -> bool:
 def tail(*values: Any, **options: Any) -> Any:
     """A set of parameters of the long tail."""
     return pytest.param(*values, marks=pytest.mark.long_tail, **options)
+
+
+def first(count: int, values: Iterable[Any]) -> list[Any]:
+    """The first values, which always run, and the rest as the long tail."""
+    return [value if place < count else tail(value) for place, value in enumerate(values)]
 
 
 def crossed(*axes: Iterable[Any]) -> list[Any]:

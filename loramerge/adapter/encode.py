@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from os import PathLike
+from pathlib import Path
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.alphas import (
@@ -43,12 +45,32 @@ from loramerge.files.tensors import Tensor
 __all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
 
 
-def choose_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
+_SUFFIX = ".safetensors"
+
+
+def choose_dialect(
+    to: str | None, adapters: list[Adapter], path: str | PathLike[str] | None = None
+) -> Dialect:
     """Return the dialect to write: the one named, else the inputs' if they agree, else the common.
 
     Args:
         to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
+        path: the output, where it has a name: lone files with the keys of a folder may be written as
+            a lone file again.
     """
+    chosen = _chosen_dialect(to, adapters)
+    named_so = path is not None and Path(path).suffix.lower() == _SUFFIX
+    if chosen.one_file is None or not named_so or not all(_is_lone(a, chosen) for a in adapters):
+        return chosen
+    return chosen.one_file
+
+
+def _is_lone(adapter: Adapter, folder: Dialect) -> bool:
+    """Return whether an adapter came as a file, with the keys of a dialect that writes folders."""
+    return _own_dialects(adapter) == {folder.name} and not adapter.info.configs
+
+
+def _chosen_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
     if to is not None:
         return dialect(_of_program(to, adapters) if to in PROGRAMS else to)
     found = {name for adapter in adapters for name in _own_dialects(adapter)}
@@ -94,7 +116,7 @@ def _require_proven(adapter: Adapter, target: Dialect) -> None:
 
 def suffix_of(target: Dialect) -> str:
     """Return the file name suffix of a dialect's outputs: none for folders."""
-    return "" if target.folder else ".safetensors"
+    return "" if target.folder else _SUFFIX
 
 
 def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encoded:

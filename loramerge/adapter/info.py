@@ -11,7 +11,7 @@ from typing import Any
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.kinds import marks
 from loramerge.adapter.site import Site
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Account", "Info", "Origin", "Problem"]

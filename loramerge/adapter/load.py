@@ -11,6 +11,7 @@ from typing import Any
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
+from loramerge.adapter.formats.numbered import join_numbered
 from loramerge.adapter.formats.peft_experts import split_experts
 from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
@@ -36,7 +37,8 @@ from loramerge.adapter.sites import halves
 from loramerge.adapter.source import AdapterSource, open_source
 from loramerge.dialects import DIALECTS, Fused, stem_table
 from loramerge.dialects.classify import Group, classify
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.errors import (
     LoramergeError,
     ShapeError,
@@ -78,6 +80,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     source = open_source(path)
     if any(config.get("target_parameters") for config in source.configs.values()):
         split_experts(source)
+    join_numbered(source.tensors)
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
         classified = classify(source.tensors, source.metadata, all_words())

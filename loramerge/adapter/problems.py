@@ -142,24 +142,31 @@ def too_large(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
 
 
 _SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
+_SPLITTING = (  # sd-scripts' networks → what they train in parts, and by how much it is weaker
+    ("lora_sd3", "a third"),
+    ("lora_lumina", "a third"),
+    ("lora_flux", "a third, and those with the single blocks' MLP at a fourth,"),
+)
 
 
 def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield the note about attention of SD3 that sd-scripts trained in three parts.
+    """Yield the note about attention that sd-scripts trained in three parts.
 
     Its `state_dict` stacks their factors to three times the rank and keeps the alpha of one, so that
     whoever reads the file, itself included, divides by the threefold rank.
 
-    Source: sd-scripts 48d368fa, `networks/lora_sd3.py`.
+    Source: `state_dict` in sd-scripts 48d368fa, `networks/lora_sd3.py`, `lora_lumina.py`, and
+    `lora_flux.py`.
     """
-    module = metadata.get("ss_network_module", "")
-    if module.endswith("lora_sd3") and _SPLIT.search(metadata.get("ss_network_args", "")):
+    module = metadata.get("ss_network_module", "").rpartition(".")[2]
+    part = dict(_SPLITTING).get(module)
+    if part is not None and _SPLIT.search(metadata.get("ss_network_args", "")):
         yield Problem(
             "note",
             "third-of-strength",
             None,
-            "sd-scripts saved the queries, keys and values that it trained apart (split_qkv) at a "
-            "third of their strength; they are read as they are saved, as in other programs",
+            f"sd-scripts saved the queries, keys and values that it trained apart (split_qkv) at {part} "
+            "of their strength; they are read as they are saved, as in other programs",
             "nothing needs to be done; other weights than in training may suit it",
         )
 

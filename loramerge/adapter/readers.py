@@ -87,7 +87,8 @@ def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -
         spelled = {target.name} if target else adapter.info.spelled.get(site, set())
         if not spelled or not _is_seen(program, family, spelled, form, site):
             return None
-        if target is None and not info.configs and any(DIALECTS[name].folder for name in spelled):
+        lone = not info.configs if target is None else not target.folder
+        if lone and any(DIALECTS[name].folder for name in spelled):
             return None  # a lone file in the words of folders
         if form in program.refuses:
             refusing[form] = refusing.get(form, 0) + 1

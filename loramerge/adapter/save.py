@@ -40,7 +40,7 @@ def save(
         OutputExists: unless `force`.
         NotExpressible, NumericsError: see `encode`.
     """
-    target = choose_dialect(to, [adapter])
+    target = choose_dialect(to, [adapter], path)
     encoded = encode(adapter, target, dtype)
     encoded.metadata |= metadata or {}
     return write_encoded(encoded, path, force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loramerge.adapter import Adapter, Delta, Site
@@ -14,7 +14,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import NumericsError, Setting, ShapeError
 from loramerge.events import Notify, ignore
 
-__all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "verdict"]
+__all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "in_order", "verdict"]
 
 _EQUAL = 1e-6  # relative distance below which two adapters are the same up to float32
 _ROUNDED = 2e-3  # … up to rounding to half precision
@@ -82,7 +82,12 @@ class Comparison:
         for site, moments in self.sites.items():
             name = block_of(site)
             found[name] = found.get(name, Moments(0.0, 0.0, 0.0)) + moments
-        return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+        return {name: found[name] for name in in_order(found)}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of blocks in natural order."""
+    return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

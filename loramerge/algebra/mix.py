@@ -17,7 +17,7 @@ from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, UsageError
 from loramerge.events import Notify, Warn, ignore
 from loramerge.files.tensors import Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,14 +14,14 @@ from loramerge.checkpoint.generic import model_class, named_tensors
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
-from loramerge.families import FAMILIES, UNETS, Component, Family, Parameter, Spelling
+from loramerge.families import FAMILIES, UNETS, Component, Family, Module, Parameter, Spelling
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 
 _SHARE = 0.5  # of a component's parameters must be there for it to be taken
-# Shapes count as in `dialects.detect`: names alone make a family only of what is narrow.
+# Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
 _SHARD = re.compile(r"-\d+-of-\d+")
 
@@ -163,10 +163,10 @@ _Found = tuple[tuple[int, int, int], Family, "_Match"]
 
 
 def _matching(files: CheckpointFiles) -> list[_Found]:
-    """Return the families of which a checkpoint has enough, with what it has of each.
+    """Return the families that a checkpoint may be of, with the parts of each that it has.
 
-    Tables of transformers are not made where there is a UNet; families of other packages are looked
-    for where no family that is known has all shapes.
+    Tables of transformers are not made for a UNet. Families of other packages are asked only if no
+    shipped family has all shapes.
     """
     names = "\n".join(name for file in files.weights for name in file.open()[0])
 
@@ -230,39 +230,21 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
     exact, other = [0] * len(sizes), [0] * len(sizes)
     counted: set[tuple[CheckpointFile, str, int]] = set()
-    for component in family.components:
-        for group in _variants(component, files):
-            names = {name: (f, t) for f in group for name, t in f.open()[0].items()}
-            spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
-            if spelling is None:
-                continue
-            match.layouts[component.name] = spelling.layout
-            for module, parameter, slot in spelling.slots(component):
-                stored = names.get(slot.tensor)
-                if stored is None:
-                    continue
-                place = Place(
-                    *stored,
-                    slot.tensor,
-                    slot.part,
-                    slot.parts,
-                    slot.transposed,
-                    slot.span,
-                    slot.swapped,
-                )
-                match.slots.setdefault((f"{component.name}.{module.path}", parameter), []).append(
-                    place
-                )
-                shape = module.shape if parameter == "weight" else module.shape[:1]
-                matrix = len(shape) > 1 and is_float(place.tensor.dtype)  # others may be packed
-                for number, size in enumerate(sizes):
-                    same = place.shape == tuple(size.get(n, n) for n in shape)
-                    exact[number] += same
-                    other[number] += matrix and not same and min(place.shape[:2]) > _NARROW
-                if (place.file, place.name, place.part) not in counted:
-                    counted.add((place.file, place.name, place.part))
-                    match.matched += 1
-                    match.axes += len(place.shape) == len(shape)
+    for component, spelling, names in _stored_components(family, files):
+        match.layouts[component.name] = spelling.layout
+        for module, parameter, place in _places(component, spelling, names):
+            site = f"{component.name}.{module.path}", parameter
+            match.slots.setdefault(site, []).append(place)
+            shape = module.shape if parameter == "weight" else module.shape[:1]
+            matrix = len(shape) > 1 and is_float(place.tensor.dtype)  # others may be packed
+            for number, size in enumerate(sizes):
+                same = place.shape == tuple(size.get(n, n) for n in shape)
+                exact[number] += same
+                other[number] += matrix and not same and min(place.shape[:2]) > _NARROW
+            if (place.file, place.name, place.part) not in counted:
+                counted.add((place.file, place.name, place.part))
+                match.matched += 1
+                match.axes += len(place.shape) == len(shape)
     match.exact, match.other = max(exact), min(other)
     return match
 
@@ -277,10 +259,37 @@ def _variants(component: Component, files: CheckpointFiles) -> list[list[Checkpo
     return list(groups.values())
 
 
+_Names = Mapping[str, tuple[CheckpointFile, Tensor]]
+
+
+def _stored_components(
+    family: Family, files: CheckpointFiles
+) -> Iterator[tuple[Component, Spelling, _Names]]:
+    """Yield the components that the files hold, each variant with its spelling and its tensors."""
+    for component in family.components:
+        for group in _variants(component, files):
+            names = {name: (f, t) for f in group for name, t in f.open()[0].items()}
+            spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
+            if spelling is not None:
+                yield component, spelling, names
+
+
+def _places(
+    component: Component, spelling: Spelling, names: _Names
+) -> Iterator[tuple[Module, Parameter, Place]]:
+    """Yield the stored parameters of a component with their places."""
+    for module, parameter, slot in spelling.slots(component):
+        stored = names.get(slot.tensor)
+        if stored is not None:
+            name, part, parts, transposed, span, swapped = slot
+            place = Place(*stored, name, part, parts, transposed, span, swapped)
+            yield module, parameter, place
+
+
 def _best_spelling(
     family: Family,
     component: Component,
-    names: Mapping[str, tuple[CheckpointFile, Tensor]],
+    names: _Names,
     *,
     folder: bool,
 ) -> Spelling | None:

@@ -1,194 +1,43 @@
 """Detect the family of an adapter.
 
-A family is one that has nearly all of the file's modules by name, and whose shapes are those of the file
-where they are known; of several the one that has most. Names alone do not make a family: most of the
-field's networks call their layers alike, and differ in their widths. What fits two families equally is
-said, unless the header's metadata names one of them; what a file resembles by names alone, too.
+A family fits if it has nearly all of the file's modules by name, and the shapes of the file where they
+are known. Of several that fit, the one that has most is taken. Names alone do not make a family: most
+networks of the field call their layers alike, and differ in their widths. If two families fit equally,
+the header's metadata decides, or the result names both. A file that resembles a family by its names
+alone does not belong to it, and the result says so.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
+from loramerge.dialects.detection import NO_FAMILY, Detection
+from loramerge.dialects.fit import ENOUGH, Fit, Shapes, fit_of, possible_families, same_shape
+from loramerge.dialects.mangled import detect_mangled
+from loramerge.dialects.relatives import of_larger_relative, of_smaller_relative
 from loramerge.dialects.spec import probe_stems
 from loramerge.errors import listed
-from loramerge.families import FAMILIES, UNETS, Family
+from loramerge.families import FAMILIES, Family
 
-__all__ = ["NO_FAMILY", "Detection", "detect"]
-
-# the entry that marks an adapter of a base of no known family, which may resemble one by its names
-NO_FAMILY = ("loramerge.family", "none")
+__all__ = ["detect"]
 
 _METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
-_SHARE = 0.75  # of the network's modules must be named by a family for it to be taken
-_RESEMBLES = 0.5  # of them for it to be said that the file resembles it
-# Published networks have layers wider than this; whoever makes a miniature for a test or a
-# demonstration makes it narrower, and then names are all that tells.
-_NARROW = 128
-_BESIDE = ("text_encoder", "transformer_2.")  # networks beside the one whose names tell the family
-_NETWORKS = ("transformer", "unet", "diffusion_model")
-_WIDENED = 0.1  # of the known shapes may be others than the family's: control adapters widen layers
-_FEWEST = 5  # blocks of a sort by which a smaller network is told from a choice of blocks
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The families that fit, best first, and why.
-
-    One candidate: the family is known. Several: nothing in the file tells them apart (their module
-    names agree for what the file holds). None: an unknown family.
-
-    Args:
-        resembles: names of families whose names of modules are the file's, but not their shapes, or
-            not enough of them.
-        twins: models whose adapters are the same to the last name and shape.
-        mangled: whether the file has modules of the family it resembles, by names that nothing reads.
-    """
-
-    candidates: tuple[Family, ...]
-    reason: str
-    resembles: tuple[str, ...] = ()
-    twins: tuple[str, ...] = ()
-    mangled: bool = False
-
-    @property
-    def family(self) -> Family | None:
-        """The family, if there is just one candidate."""
-        return self.candidates[0] if len(self.candidates) == 1 else None
-
-    @property
-    def naming(self) -> Family | None:
-        """The family whose tables name the modules; candidates agree on these names."""
-        return self.candidates[0] if self.candidates else None
-
-    @property
-    def name(self) -> str | None:
-        """`sd21`, `sd15 or sd21`, or None."""
-        return " or ".join(f.name for f in self.candidates) or None
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without 1×1 kernels, which some files leave out."""
-    return shape[:2] if math.prod(shape[2:]) == 1 else shape
-
-
-def _same(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Return whether a shape is a module's, 1×1 kernels apart.
-
-    `(out, in·kh·kw, 0)` stands for one whose factors hide the kernel, and so how many axes it has.
-    """
-    if found[2:] == (0,):
-        return found[:2] == (shape[0], math.prod(shape[1:]))
-    return _flat(found) == _flat(shape)
-
-
-def _alike(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Return whether a matrix has the proportions of a module's."""
-    return len(found) > 1 < len(shape) and found[0] * shape[1] == found[1] * shape[0]
-
-
-class _Fit(NamedTuple):
-    """The counts of modules by which a family fits a file.
-
-    Args:
-        named: modules that it has by name.
-        exact: those of them whose shape is known, and its own.
-        alike: those whose shape has the proportions of its own; tells networks of another width.
-        axes: those whose shape has as many axes as its own; tells convolutions from linear layers.
-        other: those whose shape is known, and another.
-        strange: modules that it lacks; those of text encoders and of a second network do not count.
-        wide: whether any of the known shapes is that of a layer wider than a miniature's.
-        foreign: those of `other` whose shape is that of a layer wider than a miniature's.
-    """
-
-    named: int
-    exact: int
-    alike: int
-    axes: int
-    other: int
-    strange: int
-    wide: bool
-    foreign: int = 0
-
-    @property
-    def own_shapes(self) -> bool:
-        """True if most of the known shapes are the family's."""
-        return self.exact > self.other
-
-    @property
-    def shaped(self) -> bool:
-        """True if the known shapes are the family's, but for a few of layers that were widened.
-
-        Those of miniatures do not count.
-        """
-        return self.foreign <= _WIDENED * (self.exact + self.other)
-
-    @property
-    def share(self) -> float:
-        """The part of the network's modules that the family has by name."""
-        return self.named / (self.named + self.strange or 1)
-
-
-Shapes = Mapping[tuple[str, str], tuple[int, ...]]
-
-
-def _fit(family: Family, groups: Sequence[Group], shapes: Shapes) -> _Fit:
-    named = alike = axes = known = strange = 0
-    wide = False
-    exact = [0] * (1 + len(family.sizes))
-    foreign = [0] * len(exact)
-    tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
-    for dialect, name, _ in groups:
-        stem = tables[dialect].get(name)
-        if stem is None:
-            strange += not DIALECTS[dialect].opaque_module(name).startswith(_BESIDE)
-            continue
-        named += 1
-        shape = shapes.get((dialect, name))
-        if shape is not None:
-            known += 1
-            for number, size in enumerate(({}, *family.sizes)):
-                same = _same(shape, tuple(size.get(n, n) for n in stem.shape))
-                exact[number] += same
-                foreign[number] += not same and min(shape[:2]) > _NARROW
-            alike += _alike(shape, stem.shape)
-            axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
-            wide = wide or min(shape[:2]) > _NARROW
-    own = max(exact)
-    return _Fit(named, own, alike, axes, known - own, strange, wide, foreign[exact.index(own)])
-
-
-# in the stems of UNets, and of nothing else
-_UNET_ALONE = re.compile(r"attentions|(?:input|middle|output)_block")
-
-
-def _possible(groups: Sequence[Group]) -> list[Family]:
-    """Return the families that the names alone do not rule out; tables of others are not made."""
-    names = "\n".join(group.stem for group in groups)
-    unet = _UNET_ALONE.search(names) is not None
-    shipped = FAMILIES.shipped(UNETS if unet else None)
-    families = {family.name: family for family in (*shipped, *FAMILIES.added())}
-    return [family for family in families.values() if family.occurs_in(names)]
+_RESEMBLES = 0.5  # of the modules must be named by a family for the file to resemble it
 
 
 def _probed(families: Sequence[Family], groups: Sequence[Group], shapes: Shapes) -> list[Family]:
-    """Return the families of which a probe occurs in its own shape.
+    """Return the families whose probes occur in the file with the right shapes.
 
-    Whole tables of the others need not be made, if one of these has all modules and shapes.
+    If one of these has all modules and shapes, the tables of the others are not needed.
     """
     stems = {(group.dialect, group.stem) for group in groups}
     names = {group.dialect for group in groups}
     found = []
     for family in families:
         fits = [
-            _same(shapes.get((name, stem), shape), shape)
+            same_shape(shapes.get((name, stem), shape), shape)
             for name in names
             for stem, shape in probe_stems(DIALECTS[name], family).items()
             if (name, stem) in stems
@@ -198,37 +47,12 @@ def _probed(families: Sequence[Family], groups: Sequence[Group], shapes: Shapes)
     return found
 
 
-_NUMBER = re.compile(r"\d+")
-
-
-@cache
-def _numberless(dialect: str, family: Family) -> frozenset[str]:
-    """Return the stems of a family's network with their numbers taken out."""
-    return frozenset(
-        _NUMBER.sub("#", name)
-        for name, stem in stem_table(DIALECTS[dialect], family).items()
-        if not stem.modules[0].startswith("text_encoder")
-    )
-
-
-def _overrun(family: Family, groups: Sequence[Group]) -> bool:
-    """Return whether the file has blocks of the family's sort with numbers that it has not.
-
-    The file is then one of a larger relative.
-    """
-    return any(
-        _NUMBER.sub("#", group.stem) in _numberless(group.dialect, family)
-        for group in groups
-        if stem_table(DIALECTS[group.dialect], family).get(group.stem) is None
-    )
-
-
-def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]:
+def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, Fit]:
     """Return the families that the file resembles by names, and how well each fits."""
-    possible = _possible(groups)
-    fits = {f: _fit(f, groups, shapes) for f in _probed(possible, groups, shapes)}
+    possible = possible_families(groups)
+    fits = {f: fit_of(f, groups, shapes) for f in _probed(possible, groups, shapes)}
     if not any((fit.named, fit.exact) == (len(groups), len(shapes)) for fit in fits.values()):
-        fits |= {f: _fit(f, groups, shapes) for f in possible if f not in fits}
+        fits |= {f: fit_of(f, groups, shapes) for f in possible if f not in fits}
     return {
         family: fit
         for family, fit in fits.items()
@@ -236,49 +60,13 @@ def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, _Fit]
     }
 
 
-def _fits(family: Family, fit: _Fit, groups: Sequence[Group]) -> bool:
-    """Return whether a file that resembles a family is of it."""
+def _fits(family: Family, fit: Fit, groups: Sequence[Group]) -> bool:
+    """Return whether a file that resembles a family belongs to it."""
     return (
-        fit.share >= _SHARE
+        fit.share >= ENOUGH
         and fit.shaped
-        and (not fit.strange or not _overrun(family, groups))
-        and not (fit.wide and _shorter(family, groups))
-    )
-
-
-_BLOCK = re.compile(r"([^\d]*)\.(\d+)\.")
-
-
-def _blocks(modules: Iterable[str]) -> dict[str, set[int]]:
-    """Return the numbers of the blocks of each sort that modules lie in."""
-    found: dict[str, set[int]] = {}
-    for module in modules:
-        matched = _BLOCK.match(module)
-        if matched:
-            found.setdefault(matched[1], set()).add(int(matched[2]))
-    return found
-
-
-@cache
-def _all_blocks(family: Family) -> Mapping[str, set[int]]:
-    return _blocks(name for name, _ in family.modules())
-
-
-def _shorter(family: Family, groups: Sequence[Group]) -> bool:
-    """Return whether the file has the first so many blocks of several sorts, and the family more.
-
-    The file is then one of a smaller relative.
-    """
-    stems = (stem_table(DIALECTS[group.dialect], family).get(group.stem) for group in groups)
-    found = _blocks(stem.modules[0] for stem in stems if stem is not None)
-    several = [
-        (numbers, _all_blocks(family)[sort])
-        for sort, numbers in found.items()
-        if len(_all_blocks(family)[sort]) > _FEWEST
-    ]
-    return len(several) > 1 and all(
-        _FEWEST < len(numbers) == max(numbers) + 1 < len(everything)
-        for numbers, everything in several
+        and (not fit.strange or not of_larger_relative(family, groups))
+        and not (fit.wide and of_smaller_relative(family, groups))
     )
 
 
@@ -301,7 +89,7 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
     fits = {family: fit for family, fit in like.items() if _fits(family, fit, groups)}
     if not fits:
         return (
-            _mangled(groups, shapes)
+            detect_mangled(groups, shapes)
             or (_resembling(like) if like else None)
             or Detection((), "no known family has modules of these names")
         )
@@ -330,8 +118,8 @@ def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
     return all("attn" in m for found in _meaning(family, groups) for m in found or ("attn",))
 
 
-def _resembling(like: Mapping[Family, _Fit]) -> Detection:
-    """Return what is said of a file that resembles families, and is of none."""
+def _resembling(like: Mapping[Family, Fit]) -> Detection:
+    """Return the result for a file that resembles families and belongs to none."""
     best = max(like.values())
     names = tuple(family.name for family, fit in like.items() if fit[:2] == best[:2])
     known = best.exact + best.other
@@ -341,53 +129,6 @@ def _resembling(like: Mapping[Family, _Fit]) -> Detection:
         why = f"but {best.strange} others have not" if best.strange else "but it has fewer blocks"
     says = f"resembles {' and '.join(names)}: {best.named} modules have such names, {why}"
     return Detection((), says, names)
-
-
-_FLAT = "kohya"  # the dialect that writes underscores for all dots
-_FLAT_HEAD = "lora_unet_"
-_DOTTED = {"comfyui", "diffusers"}  # which between them have the names of both worlds
-
-
-def _path(dialect: str, stem: str) -> str:
-    """Return a stem without the dialect's prefix and the network's name."""
-    module = DIALECTS[dialect].opaque_module(stem)
-    network, _, path = module.partition(".")
-    return path if network in _NETWORKS else module
-
-
-def _mangled(groups: Sequence[Group], shapes: Shapes) -> Detection | None:
-    """Return what is said of a file that has underscores where its dialect has dots, at some levels.
-
-    Its modules are those of a family when all dots are underscores, and in their shapes; but no program
-    reads the names as they are.
-    """
-    flat = {}
-    for group in groups:
-        path = _path(group.dialect, group.stem)
-        flat[_FLAT_HEAD + path.replace(".", "_")] = (group, path)
-    for family in _possible(groups):
-        table = stem_table(DIALECTS[_FLAT], family)
-        known = [(*found, table[stem]) for stem, found in flat.items() if stem in table]
-        told = [
-            (shapes[group.dialect, group.stem], stem.shape)
-            for group, _, stem in known
-            if (group.dialect, group.stem) in shapes
-        ]
-        if len(known) < _SHARE * len(groups) or not told or not all(_same(*one) for one in told):
-            continue
-        dotted = {
-            _path(name, stem)
-            for name in {group.dialect for group in groups} | _DOTTED
-            for stem in stem_table(DIALECTS[name], family)
-        }
-        odd = sum(path not in dotted for _, path, _ in known)
-        if odd:
-            says = (
-                f"resembles {family.name}, but {odd} of {len(groups)} modules have underscores where "
-                "its names have dots"
-            )
-            return Detection((), says, (family.name,), mangled=True)
-    return None
 
 
 def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] | None, ...]:

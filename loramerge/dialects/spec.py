@@ -119,6 +119,8 @@ class Dialect:
         marked_by_heads: whether `Family.heads` identify it.
         container: what stands in the file beside the keys; see `adapter.formats`.
         folder: whether it is written as a folder.
+        one_file: how the same keys are written without a folder, of adapters that came so and where
+            the output is named as a file; None where they never are.
         alone: components that a folder without sub-folders may be of.
         pickle: whether it may also be written as a pickle.
         positional: whether stems count modules, so that none may be missing.
@@ -140,6 +142,7 @@ class Dialect:
     marked_by_heads: bool = False
     container: Container = "plain"
     folder: bool = False
+    one_file: Dialect | None = None
     alone: frozenset[str] = frozenset()
     pickle: bool = False
     positional: bool = False

@@ -75,10 +75,8 @@ def spell(prefixes: Prefixes, *paths: Path) -> Stems:
             for _, module in group if heads else ():
                 name = f"{component}.{module.path}"
                 spelled = [path(family, component, module) for path in paths]
-                for head in heads:
-                    for one in spelled:
-                        if one is not None:
-                            yield head + one, name
+                found = [one for one in spelled if one is not None]
+                yield from ((head + one, name) for head in heads for one in found)
 
     return stems
 

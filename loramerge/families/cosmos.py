@@ -1,17 +1,19 @@
 """The template of Cosmos-Predict2, and of Anima, its 2B size with a text conditioner.
 
-The modules are those of the networks that make images; for videos one more channel is patched in. Text
-encoders are not covered.
+The modules are those of the networks that make images; for videos one more channel is patched in. The
+text encoder of Anima is Qwen3 0.6B; that of Cosmos-Predict2, an older T5, is not covered.
 
 Source of the names: diffusers' `CosmosTransformer3DModel` and `AnimaTextConditioner` (verified), and the
 original single files as diffusers' `convert_cosmos_transformer_checkpoint_to_diffusers` reads them
-(verified by conversion). Of the sizes: the published configurations.
+(verified by conversion). Of the text encoder: transformers' `Qwen3Model` (verified), and the names that
+sd-scripts' `lora_anima.py` (48d368fa) gives its modules. Of the sizes: the published configurations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loramerge.families.qwen3 import qwen3_modules, qwen3_spellings
 from loramerge.families.spec import (
     Component,
     Family,
@@ -131,7 +133,7 @@ def cosmos(
 
     Args:
         width, blocks: of the transformer.
-        conditioned: the text passes through Anima's conditioner.
+        conditioned: the text passes through Anima's encoder and conditioner.
     """
     stacks = _stacks(blocks)
 
@@ -139,7 +141,11 @@ def cosmos(
         transformer = Component("transformer", tuple(expand(stacks, _sizes(width))))
         if not conditioned:
             return (transformer,)
-        return (transformer, Component("text_conditioner", tuple(conditioner_modules())))
+        return (
+            transformer,
+            Component("text_conditioner", tuple(conditioner_modules())),
+            Component("text_encoder", tuple(qwen3_modules())),
+        )
 
     spellings = {
         "transformer": transformer_spellings("original", native_slots(stacks), _PREFIXES),
@@ -147,10 +153,12 @@ def cosmos(
             *(Spelling("original", prefix, _in_single_file) for prefix in _PREFIXES),
             Spelling("diffusers", "", plain_slot),
         ),
+        "text_encoder": qwen3_spellings("text_encoders.qwen3_06b.transformer."),
     }
     classes = {
         "transformer": "CosmosTransformer3DModel",
         "text_conditioner": "AnimaTextConditioner",
+        "text_encoder": "Qwen3Model",
     }
     known = tuple(spellings) if conditioned else ("transformer",)
     return Family(
@@ -159,8 +167,12 @@ def cosmos(
         build=build,
         spellings={component: spellings[component] for component in known},
         metadata=metadata,
-        verified="diffusers models on the meta device, names and shapes; its converters of files",
+        verified=(
+            f"{'diffusers and transformers' if conditioned else 'diffusers'} models on the meta device, "
+            "names and shapes; diffusers' converters of files"
+        ),
         classes={component: classes[component] for component in known},
+        prefixes={"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}} if conditioned else {},
         heads=(*heads(stacks), *(("llm_adapter.",) if conditioned else ())),
         sign=_SIGN,
         probes=_PROBES,

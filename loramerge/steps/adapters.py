@@ -11,6 +11,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import Encoded, encode
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
+from loramerge.dialects import DIALECTS
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context
@@ -132,7 +133,9 @@ def header_of(
     """
     if context.strip:
         return {}
-    written = {"to": output.dialect.name}
+    dialect = output.dialect
+    # a lone file with the keys of a folder follows from its inputs and its name
+    written = {"to": dialect.name} if DIALECTS[dialect.name] is dialect else {}
     if output.dtype or adapter.info.dtype:  # else every tensor keeps the type it is stored in
         written["dtype"] = DTYPES[output.dtype or adapter.dtype].word
     made = made_of(adapter)

@@ -12,7 +12,7 @@ from loramerge.errors import Setting, listed
 from loramerge.events import Event, Note, Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.shown import Shown
-from loramerge.stream.plan import BakePlan, Edit
+from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
 __all__ = ["BakeResult", "add_survival", "described", "losses"]

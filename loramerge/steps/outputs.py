@@ -67,7 +67,7 @@ def output_of(
     Raises:
         UsageError, OutputExists: see `adapter_output`.
     """
-    dialect = choose_dialect(parameters.target(), list(adapters))
+    dialect = choose_dialect(parameters.target(), list(adapters), parameters.output)
     found = Output(None, dialect, parameters.float_type(), parameters.force, parameters.program)
     if stem is None:
         return found

@@ -18,7 +18,7 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
 from loramerge.files.header import build_header
-from loramerge.stream.plan import BakePlan
+from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute

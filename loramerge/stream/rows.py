@@ -18,7 +18,7 @@ from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import Tensor
-from loramerge.stream.plan import Edit
+from loramerge.stream.edits import Edit
 from loramerge.stream.reading import Stretch, read_weights, stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.survival import Survival

@@ -39,7 +39,8 @@ from loramerge.steps.writing import UnknownParameter, WeightParameters, float_ty
 from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
-from loramerge.stream.plan import BakePlan, plan_bake
+from loramerge.stream.edits import BakePlan
+from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import totals_of
 
 __all__ = ["VERB", "Bake", "BakeResult", "bake"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -12,6 +12,7 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.interference import BlockNorms, Interference, interference
 from loramerge.algebra.mix import common_detection, frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
@@ -81,6 +82,14 @@ class Mix(
             "let the first adapter win, or leave them out."
         ),
     ] = "all"
+    explain: Annotated[
+        bool,
+        Doc(
+            "Show how the adapters relate: cosines, shared spaces, and the norm of the result beside "
+            "its parts, per block.",
+            recipe=False,
+        ),
+    ] = False
 
     def check(self) -> None:
         """Refuse parameters that contradict each other, before anything is opened.
@@ -120,6 +129,7 @@ class MixResult(AdapterResult):
         method, scale: the operator and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
         compat: the tool whose result this is, None for our own.
+        interference: how the inputs relate, where that was asked for.
     """
 
     inputs: list[dict[str, Any]]
@@ -128,10 +138,14 @@ class MixResult(AdapterResult):
     scale: str | float
     factors: tuple[float, float]
     compat: str | None = None
+    interference: Interference | None = None
 
     def json(self) -> dict[str, Any]:
         least, most = self.factors
-        return super().json() | {
+        found = super().json()
+        if self.interference is not None:
+            found["interference"] = _interference_json(self.interference)
+        return found | {
             "method": self.method,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
@@ -174,7 +188,7 @@ def _opened(parameters: Mix, context: Context) -> Source:
     )
     if parameters.base is None:
         require_one_base(source.adapters)
-    common_detection(source.adapters)
+    common_detection([adapter.require_sound() for adapter in source.adapters])
     return source
 
 
@@ -190,6 +204,15 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         adapter = adapter.with_deltas(adapter.deltas, made=made)
     for text in strong_weights(source.references, adapters, adapter):
         context.notify(Warn(text))
+    explained = None
+    if parameters.explain:
+        explained = interference(
+            terms_of(weighted, output.dialect),
+            adapter,
+            len(adapters),
+            threads=context.threads,
+            notify=context.notify,
+        )
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
@@ -200,6 +223,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
         compat=parameters.compat,
+        interference=explained,
     )
 
 
@@ -259,6 +283,19 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
+
+
+def _interference_json(found: Interference) -> dict[str, Any]:
+    return {
+        "pairs": [asdict(pair) for pair in found.pairs],
+        "blocks": {p.name: _part_json(p) for p in found.blocks},
+        "total": _part_json(found.total),
+        "not_compared": list(found.skipped),
+    }
+
+
+def _part_json(part: BlockNorms) -> dict[str, Any]:
+    return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

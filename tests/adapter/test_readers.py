@@ -123,6 +123,15 @@ def test_a_third_of_the_strength_is_told_and_not_mended(tmp_path: Path) -> None:
     assert all(np.array_equal(told[name].dense(), plain[name].dense()) for name in plain)
 
 
+@pytest.mark.parametrize(("network", "words"), [("lora_flux", "fourth"), ("lora_lumina", "third")])
+def test_so_is_that_of_the_other_networks_that_split(
+    network: str, words: str, tmp_path: Path
+) -> None:
+    split = {"ss_network_module": f"networks.{network}", "ss_network_args": '{"split_qkv":"True"}'}
+    (problem,) = _adapter(tmp_path, _lora("lora_unet_x", 8, 8), split).info.problems
+    assert problem.code == "third-of-strength" and words in problem.message
+
+
 def test_without_a_program_it_is_said_once_with_the_way_out(tmp_path: Path) -> None:
     from loramerge.verbs.inspect import inspect_adapter
 
@@ -164,7 +173,7 @@ def test_a_folder_of_peft_is_read_by_its_names_and_a_lone_file_is_not(tmp_path: 
 def test_a_program_is_given_what_it_reads(program: str) -> None:
     """`--for` never chooses a dialect that the program does not read."""
     from loramerge.adapter.info import Info
-    from loramerge.dialects.detect import Detection
+    from loramerge.dialects.detection import Detection
 
     reader = READERS[program]
     known = {family for reads in reader.reads for family in reads.families} - {ANY}

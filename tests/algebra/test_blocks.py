@@ -16,7 +16,7 @@ from loramerge.adapter.load import load
 from loramerge.algebra.blocks import PRESETS, VECTORS, block_label, block_order, check_vector
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight, weight_of
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import UsageError
 from loramerge.families import FAMILIES, Family
 from tests.builders.deltas import rng

@@ -12,7 +12,7 @@ import numpy as np
 from loramerge.adapter import Adapter, Delta, Full, Info, LowRank, Replacement, Scale, Site
 from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.adapter.save import save
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES
 from loramerge.files.tensors import ArrayTensor
 

@@ -12,14 +12,17 @@ import numpy as np
 
 from loramerge.adapter import Adapter, Info, LowRank, Site
 from loramerge.adapter.save import save
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module, Slot, family, parameters
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
 from tests.builders.samples import Sample, read_safetensors, safetensors_bytes, scale_of
 
-__all__ = ["make_world", "rewrite", "weights", "write_folder"]
+__all__ = ["ADAPTED", "make_world", "rewrite", "weights", "write_folder"]
 
+# of each block some, as many as show what a command does with a block
+_TAUGHT = ("attn1.to_q", "attn1.to_out.0", "attn2.to_v", "ff.net.2", "self_attn.q_proj")
+ADAPTED = {"unet": 64, "text": 23}  # modules of a; b has those of the text encoder, too
 _NARROW = 10  # the base's widths are a tenth of SD2.1's: 32 channels instead of 320
 
 
@@ -91,6 +94,8 @@ def _adapter(seed: int, rank: int, title: str, *, text: bool) -> Adapter:
         if parameter != "weight" or not attention or module.layer != "linear":
             continue
         if component != "unet" and not text:
+            continue
+        if not module.path.endswith(_TAUGHT):
             continue
         out, inner = _narrow(module)[:2]
         r = min(rank, out, inner)

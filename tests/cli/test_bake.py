@@ -12,7 +12,7 @@ from loramerge.adapter.load import load
 from loramerge.checkpoint import open_checkpoint
 from loramerge.files.digest import sha256_of_file
 from tests.builders.samples import data_section, read_safetensors
-from tests.builders.world import rewrite, write_folder
+from tests.builders.world import ADAPTED, rewrite, write_folder
 
 KEYS = {
     "outputs", "output", "dry_run", "base", "family", "layouts", "modules", "tensors", "adapters",
@@ -39,7 +39,7 @@ def test_json_says_everything(run):
     assert set(found) == KEYS and found["outputs"] == ["o.safetensors"]
     assert found["size"] == (run.folder / "o.safetensors").stat().st_size
     assert found["survived"] > 0.99 and found["family"] == "sd21"
-    assert found["modules"] == len(found["touched"]) == 160
+    assert found["modules"] == len(found["touched"]) == ADAPTED["unet"]
     assert [a["weight"] for a in found["adapters"]] == ["0.8"]
     before, after = (
         read_safetensors(run.folder / n)[0] for n in ("base.safetensors", "o.safetensors")
@@ -56,7 +56,9 @@ def test_a_dry_run_writes_nothing(run):
     for words in ("would write", "base+a+b@0.5.safetensors", "float16", "model.diffusion_model"):
         assert words in result.out
     found = run.ok("bake", "--base", "base.safetensors", "a", "--dry-run", "--json").json
-    assert set(found) == KEYS and found["outputs"] == [] and len(found["touched"]) == 160
+    assert (
+        set(found) == KEYS and found["outputs"] == [] and len(found["touched"]) == ADAPTED["unet"]
+    )
     assert found["survived"] is None
     assert run.state() == before
     run.refused(2, "bake", "--base", "base.safetensors", "a", "-o", "o.ckpt", "--dry-run")
@@ -77,7 +79,7 @@ def test_missing_components_are_named_and_may_be_left_out(run, unet_only):
     run.refused(5, *command, says=("text_encoder", "--skip-missing"))
     for word in ("text_encoder", "te", "te1", "all"):
         result = run.ok(*command, "--skip-missing", word, "--force", "--json")
-        assert len(result.json["skipped"]) == 92 and "left out" in result.err
+        assert len(result.json["skipped"]) == ADAPTED["text"] and "left out" in result.err
     run.refused(5, *command, "--skip-missing", "unet", "--force", says="text_encoder")
     run.refused(2, *command, "--skip-missing", "text_encode", says="did you mean text_encoder?")
 
@@ -86,7 +88,7 @@ def test_how_far_the_bases_are_apart(run):
     def move(arrays, metadata):
         random = np.random.default_rng(5)
         for key, value in arrays.items():
-            if key.endswith("attn2.to_k.weight"):
+            if key.endswith("attn2.to_v.weight"):
                 value += (0.05 * random.standard_normal(value.shape)).astype(value.dtype)
 
     rewrite(run.folder / "base.safetensors", run.folder / "other.safetensors", move)

@@ -18,6 +18,7 @@ from loramerge.tiny import demo as module
 from loramerge.tiny.demo import Demo, DemoResult, DemoStep, demo
 from loramerge.verbs.mix import Mix
 from tests.builders.sampler import few_steps
+from tests.builders.unmeasured import unmeasured
 
 PICTURES = ("diffusers", "transformers", "PIL")
 
@@ -157,11 +158,13 @@ def test_the_picture_is_the_same_again(run: Any) -> None:
 
 
 @pytest.mark.peers
+@pytest.mark.long_tail
 def test_training_in_short(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PICTURES:
         pytest.importorskip(name)
     monkeypatch.setattr(module, "_STEPS", 3)
     few_steps(monkeypatch)
+    unmeasured(monkeypatch)
     result = run.ok("demo", "--train")
     assert [line.split()[1] for line in shown(result.out)] == ["train", "preview"]
     folder = Path("loramerge-demo-train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.builders.world import rewrite
+from tests.builders.world import ADAPTED, rewrite
 
 KEYS = {
     "outputs", "a", "b", "verdict", "differs", "modules", "only_a", "only_b", "not_compared", "total",
@@ -17,7 +17,11 @@ FIGURES = {"cosine", "relative_distance", "best_fit", "norm_a", "norm_b"}
 def test_json_says_everything(run):
     found = run.ok("diff", "a", "b", "--json").json
     assert set(found) == KEYS and set(found["total"]) == FIGURES
-    assert found["differs"] is True and len(found["only_b"]) == 92 and found["outputs"] == []
+    assert (
+        found["differs"] is True
+        and len(found["only_b"]) == ADAPTED["text"]
+        and found["outputs"] == []
+    )
     assert {"family", "dialect", "ranks", "dtypes", "modules"} <= set(found["facts"])
     assert "unet.mid_block" in found["blocks"]
 

@@ -11,6 +11,7 @@ import pytest
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
 from tests.builders.sampler import few_steps
+from tests.builders.unmeasured import unmeasured
 from tests.cli.examples import examples_of, prepare, walk
 from tests.tail import tail
 
@@ -57,6 +58,7 @@ def test_examples_run(run, name, monkeypatch):
     assert examples
     if name in ("train", "preview", "demo"):
         few_steps(monkeypatch)
+        unmeasured(monkeypatch)
     for line in examples:
         prepare(run, monkeypatch, resized=name == "diff", pictures=name in ("train", "preview"))
         words = shlex.split(line)

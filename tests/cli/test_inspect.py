@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.builders.world import rewrite, write_folder
+from tests.builders.world import ADAPTED, rewrite, write_folder
 
 # what interface.md promises, in its order, and what stands beside it
 PROMISED = (
@@ -43,15 +43,15 @@ def test_values(run):
     expected = {
         "path": "a.safetensors", "size": (run.folder / "a.safetensors").stat().st_size,
         "what": "adapter", "dialect": "kohya", "family": "sd21", "trained_on": "sd_v2",
-        "kinds": {"lora": 160}, "modules": 160, "components": {"unet": 160}, "ranks": {"4": 160},
-        "alphas": {"4": 160}, "dtypes": {"float16": 320}, "embeddings": [], "unknown_keys": [],
+        "kinds": {"lora": 64}, "modules": 64, "components": {"unet": 64}, "ranks": {"4": 64},
+        "alphas": {"4": 64}, "dtypes": {"float16": 128}, "embeddings": [], "unknown_keys": [],
         "tags": [["flat", 24], ["outdoors", 7]], "hashes": None, "checked": "header",
         "findings": [], "norm": None, "table": None, "base": None, "error": None,
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
     assert "ComfyUI" in found["loads_in"] and found["metadata"]["ss_output_name"] == "flat"
     shown = run.ok("inspect", "a").out
-    for words in ("kohya", "sd21", "160", "flat ×24", "--deep reads the weights", "sd_v2"):
+    for words in ("kohya", "sd21", "64", "flat ×24", "--deep reads the weights", "sd_v2"):
         assert words in shown
 
 
@@ -141,16 +141,16 @@ def test_what_reads_the_weights(run, option):
     (found,) = run.ok("inspect", "a", *options, "--json").json
     assert found["checked"] == "weights" and found["norm"] > 0
     if option in ("--modules", "--spectrum"):
-        assert len(found["table"]) == 160
+        assert len(found["table"]) == ADAPTED["unet"]
         assert ("effective_rank" in found["table"][0]) == (option == "--spectrum")
     run.ok("inspect", "a", *options)
 
 
 def test_the_verdict_on_a_base(run, shared_data):
     (found,) = run.ok("inspect", "b", "--base", "base.safetensors", "--json").json
-    assert found["base"]["works"] is True and found["base"]["matched"] == 252
+    assert found["base"]["works"] is True and found["base"]["matched"] == 64 + 23
     assert 0.9 < found["base"]["survives"] <= 1.001 and found["base"]["change"] > 0
-    assert "works (sd21): 252 of 252" in run.ok("inspect", "b", "--base", "base").out
+    assert "works (sd21): 87 of 87" in run.ok("inspect", "b", "--base", "base").out
     shutil.copy(shared_data / "adapters" / "analog_svd_rank4.safetensors", run.folder)
     result = run.ok("inspect", "analog_svd_rank4", "--base", "base.safetensors", "--json")
     assert result.json[0]["base"]["works"] is False and "famil" in result.json[0]["base"]["reason"]

@@ -19,7 +19,7 @@ from tests.builders.samples import (
     stem_of,
     suffixes_of,
 )
-from tests.builders.world import rewrite, weights
+from tests.builders.world import ADAPTED, rewrite, weights
 
 REAL = ("analog_svd_rank4", "lora_disney")
 KEYS = {
@@ -134,12 +134,26 @@ def test_json_says_everything(run):
     assert found["outputs"] == ["out.safetensors"] and found["relative_error"] == 0.0
     assert found["size"] == (run.folder / "out.safetensors").stat().st_size
     assert found["norm_kept"] == 1.0 and found["worst"] is None and found["scale_applied"] == 1.0
-    assert found["modules"] == 252 and sum(found["ranks"].values()) == 252
+    assert found["modules"] == sum(found["ranks"].values()) == sum(ADAPTED.values())
     assert [i["trigger_words"] for i in found["inputs"]] == [["flat"], ["zuzu"]]
     cut = run.ok("mix", "a:0.5", "b", "--rank", "4", "-o", "cut.safetensors", "--json").json
     assert set(cut) == KEYS and 0 < cut["relative_error"] < 1
     assert cut["norm_kept"] == pytest.approx((1 - cut["relative_error"] ** 2) ** 0.5)
     assert set(cut["worst"]) == {"module", "relative_error"}
+
+
+def test_an_explanation_changes_no_byte(run):
+    run.ok("mix", "a:0.7", "b:0.3", "-o", "plain.safetensors")
+    shown = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-o", "explained.safetensors").out
+    plain, explained = (
+        (run.folder / f"{n}.safetensors").read_bytes() for n in ("plain", "explained")
+    )
+    assert plain == explained
+    assert "a and b" in shown and "all modules" in shown and "unet.mid_block" in shown
+    found = run.ok("mix", "a:0.7", "b:0.3", "--explain", "-f", "-o", "plain.safetensors", "--json")
+    (pair,) = found.json["interference"]["pairs"]
+    assert abs(pair["cosine"]) < 0.1 and 0 < pair["outputs"] < 1
+    assert found.json["interference"]["total"]["ratio"] == pytest.approx(1, abs=0.05)
 
 
 def test_what_is_shown(run):

@@ -31,7 +31,7 @@ def test_rank(run):
     assert set(found) == KEYS and found["outputs"] == ["out.safetensors"]
     (file,) = found["files"]
     assert set(file) == FILE_KEYS and file["status"] == "done"
-    assert file["ranks_after"] == {"2": 252} and file["ranks_before"] == {"6": 252}
+    assert file["ranks_after"] == {"2": 87} and file["ranks_before"] == {"6": 87}
     assert file["size_after"] == (run.folder / "out.safetensors").stat().st_size
     before, after = (weights(run.folder / f"{n}.safetensors") for n in ("b", "out"))
     errors = {stem: relative(after[stem], value) for stem, value in before.items()}

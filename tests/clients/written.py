@@ -22,7 +22,7 @@ from loramerge.adapter.kinds.lokr import LoKr
 from loramerge.adapter.kinds.lora import LowRank
 from loramerge.adapter.kinds.oft import OFT
 from loramerge.adapter.kinds.tucker import Tucker
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module, Spelling, parameters
 from loramerge.files.tensors import ArrayTensor
 from tests.clients.readers.job import base_of, narrow

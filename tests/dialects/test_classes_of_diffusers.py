@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from loramerge.dialects.classify import classify
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES
 from tests.builders.transformer_classes import Shapes, of_classes, recorded
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from loramerge.dialects.classify import classify
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module
 from tests.builders.samples import (
     STABLE_DIFFUSION,

@@ -19,13 +19,12 @@ import loramerge as lm
 from loramerge.adapter import Adapter, LowRank, Scale, Site
 from loramerge.adapter.info import Info
 from loramerge.dialects import DIALECTS, Dialect, stem_table
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Family
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor
 from loramerge.steps.references import Reference
 from loramerge.verbs.convert import Convert, convert
-from tests.tail import tail
 
 Array = np.ndarray[Any, Any]
 Group = tuple[str, ...]  # modules that some of the two dialects stores as one
@@ -149,7 +148,9 @@ def _place(folder: Path, name: str, dialect: Dialect) -> Path:
     return folder / (name if dialect.folder else f"{name}.safetensors")
 
 
-@pytest.mark.parametrize("every", [False, tail(True)], ids=["each dialect", "every pair"])
+@pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["each dialect", "every pair"]
+)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n in WIDER else n for n in FAMILIES],

@@ -23,7 +23,7 @@ from loramerge.adapter.kinds import known_kinds
 from loramerge.adapter.load import load
 from loramerge.adapter.save import write_encoded
 from loramerge.dialects import DIALECTS, Dialect, stem_table
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import LoramergeError
 from loramerge.families import FAMILIES, Family
 from tests.builders import kinds

@@ -18,6 +18,7 @@ from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.families import FAMILIES
 from tests.builders.sampler import few_steps
+from tests.builders.unmeasured import unmeasured
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 from tests.tail import tail
@@ -118,10 +119,12 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 ]
 
 
-# the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs
-@pytest.mark.parametrize(
-    "document", [tail(d) if d == "docs/commands.md" else d for d in WITH_COMMANDS]
-)
+# the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
+# train, and run what tests/shipped_recipes runs
+LONG = ("docs/commands.md", "docs/recipes.md", "docs/training.md")
+
+
+@pytest.mark.parametrize("document", [tail(d) if d in LONG else d for d in WITH_COMMANDS])
 def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
@@ -129,6 +132,7 @@ def test_console_blocks_run(document, run, monkeypatch):
     """
     path = ROOT / document
     few_steps(monkeypatch)
+    unmeasured(monkeypatch)
     for block in blocks(path, "console"):
         trains = "models/tiny" in block or "learn.yaml" in block
         prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)

@@ -111,6 +111,31 @@ def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -
     assert told(FAMILIES["anima"].components[1]) == expected
 
 
+def test_the_text_encoder_of_anima_has_the_names_and_shapes_of_transformers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    config = transformers.Qwen3Config(
+        hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, vocab_size=151936,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Qwen3Model(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert told(FAMILIES["anima"].components[2]) == expected
+
+
+def test_the_text_encoder_of_anima_is_spelled_as_sd_scripts_and_comfyui_do() -> None:
+    module = "text_encoder.layers.3.mlp.up_proj"
+    for dialect, stem in (
+        ("kohya", "lora_te_layers_3_mlp_up_proj"),
+        ("comfyui", "text_encoders.qwen3_06b.transformer.model.layers.3.mlp.up_proj"),
+        ("diffusers", module),
+    ):
+        assert stem_table(DIALECTS[dialect], FAMILIES["anima"])[stem].module == module
+        key = DIALECTS[dialect].key(FAMILIES["anima"], module, "up")
+        assert key is not None and key.startswith(f"{stem}.")
+
+
 def test_the_text_encoder_of_wan_has_the_names_and_shapes_of_transformers() -> None:
     torch: Any = pytest.importorskip("torch")
     transformers: Any = pytest.importorskip("transformers")

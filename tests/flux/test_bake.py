@@ -25,6 +25,7 @@ from tests.builders.flux import (
     write,
 )
 from tests.builders.samples import read_safetensors
+from tests.tail import crossed
 
 WIDTH = 16
 HEADS = {"bare": "", "in one file": "model.diffusion_model."}
@@ -72,8 +73,7 @@ def distance(found: Tensors, wanted: Tensors) -> float:
     return max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
 
 
-@pytest.mark.parametrize("spelling", ["kohya", "onetrainer"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("head", "spelling"), crossed(HEADS, ["kohya", "onetrainer"]))
 def test_both_layouts_agree(tmp_path: Path, head: str, spelling: str) -> None:
     native = native_weights(WIDTH)
     adapter = fused_adapter(tmp_path, native)

@@ -22,7 +22,7 @@ from loramerge.files.writer import write_bytes
 from loramerge.recipe import state as state_module
 from loramerge.recipe.state import State
 from tests.builders.commands import ROOT
-from tests.tail import crossed
+from tests.tail import crossed, tail
 
 SWEEP = """
 version: 1
@@ -100,7 +100,7 @@ def stop_after(count: int, how: signal.Signals, *arguments: str, delay: float = 
 
 
 @posix
-@pytest.mark.parametrize(("count", "jobs"), [(0, "1"), (1, "1"), (3, "2"), (5, "1")])
+@pytest.mark.parametrize(("count", "jobs"), [(0, "1"), (3, "2"), tail(1, "1"), tail(5, "1")])
 def test_killed_and_started_again(undisturbed, count: int, jobs: str) -> None:
     delay = random.Random(count).uniform(0.0, 0.03)
     code, _ = stop_after(count, signal.SIGKILL, "--jobs", jobs, delay=delay)

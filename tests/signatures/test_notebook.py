@@ -38,6 +38,7 @@ def test_it_runs(tmp_path, monkeypatch):
     runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.long_tail
 def test_the_types_are_those_it_says(tmp_path):
     """And wrong use is found: one process checks both, since mypy reads the package each time."""
     pytest.importorskip("mypy")

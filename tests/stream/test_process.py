@@ -74,8 +74,8 @@ def digest(path: Path) -> str:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    base, lora = make(tmp_path, 120)
-    assert base.stat().st_size > 90e6
+    base, lora = make(tmp_path, 96)
+    assert base.stat().st_size > 50e6
     before = digest(base)
     output = tmp_path / "out.safetensors"
     with start(base, lora, output, 2) as whole:
@@ -83,7 +83,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     wanted = digest(output)
     output.unlink()
     killed = 0
-    for round_, moment in enumerate([0.0, *np.random.default_rng().random(4), 1.0]):
+    for round_, moment in enumerate([0.0, *np.random.default_rng().random(2), 1.0]):
         old = round_ % 2 == 1
         if old:
             output.write_bytes(b"what was there")
@@ -106,7 +106,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 with pytest.raises(CorruptFile):
                     TensorFile(left)
             left.unlink()
-    assert killed >= 5
+    assert killed >= 3
     with start(base, lora, output, 1) as again:
         again.communicate(timeout=60)
     assert digest(output) == wanted
@@ -115,7 +115,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     peaks, sizes = [], []
-    for width in (48, 120):
+    for width in (32, 96):
         base, lora = make(tmp_path, width)
         sizes.append(base.stat().st_size)
         with start(base, lora, tmp_path / "out.safetensors", 2) as process:
@@ -123,6 +123,6 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
         assert process.returncode == 0
         unit = 1 if sys.platform == "darwin" else 1024
         peaks.append(int(output.split()[-1]) * unit)
-    assert sizes[1] - sizes[0] > 80e6
+    assert sizes[1] - sizes[0] > 45e6
     # only the adapter's factors are larger
     assert peaks[1] - peaks[0] < 15e6

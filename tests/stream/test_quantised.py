@@ -31,6 +31,7 @@ from tests.builders.bases import (
     write_safetensors,
 )
 from tests.builders.deltas import adapter, low_rank
+from tests.tail import crossed
 
 MOST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 STYLES = {"comfyui": (".scale_weight", ".scale_input"), "later": (".weight_scale", ".input_scale")}
@@ -132,9 +133,7 @@ def _law(tmp_path: Path, dtype: str, form: str, style: str, size: float) -> None
         assert after[name][still].tobytes() == array[still].tobytes(), name
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize(("dtype", "form", "style"), crossed(MOST, FORMS, STYLES))
 def test_the_sum_requantised_with_the_stored_scale(
     tmp_path: Path, dtype: str, form: str, style: str
 ) -> None:

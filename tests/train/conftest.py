@@ -1,10 +1,12 @@
-"""One thread: two of torch are many times slower than one at these sizes on a busy machine."""
+"""One thread, as two of torch are slower at these sizes; and memory is counted where it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+from tests.builders.unmeasured import unmeasured
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,3 +16,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.node.get_closest_marker("measured"):
+        unmeasured(monkeypatch)

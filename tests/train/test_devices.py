@@ -21,6 +21,7 @@ from tests.builders.flows import flow_folder  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.builders.pretended import DEVICE, pretended  # noqa: E402
+from tests.tail import tail  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -62,7 +63,7 @@ def session(kind: str, place: Path, **how: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [
-    "sd15", "flux-dev", pytest.param("sdxl", marks=pytest.mark.slow),
+    "sd15", tail("flux-dev"), pytest.param("sdxl", marks=pytest.mark.slow),
     pytest.param("sd3", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_whole_session(kind: str, tmp_path: Path) -> None:

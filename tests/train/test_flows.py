@@ -47,7 +47,7 @@ from tests.builders.flows import (  # noqa: E402
 )
 from tests.builders.models import stirred  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
-from tests.tail import tail  # noqa: E402
+from tests.tail import crossed, first, tail  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -216,8 +216,7 @@ def test_it_learns_a_batch_by_heart(kind: Any, monkeypatch: pytest.MonkeyPatch) 
 # --- pictures -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-@pytest.mark.parametrize("kind", FLOWS)
+@pytest.mark.parametrize(("kind", "guidance"), crossed(FLOWS, [1.0, 4.0]))
 def test_it_draws_what_diffusers_draws(
     kind: Any, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +292,7 @@ def run_of(place: Path, kind: Any, **how: Any) -> TrainResult:
     return train(asked(place, kind, **how), Context(device="cpu"))
 
 
-@pytest.mark.parametrize("kind", FLOWS)
+@pytest.mark.parametrize("kind", first(2, FLOWS))
 def test_what_is_written_is_what_diffusers_loads(
     kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,6 +44,7 @@ def lines(folder: Path) -> int:
     return sum(1 for _ in read_log(folder / "out-run" / "log.jsonl"))
 
 
+@pytest.mark.long_tail
 def test_kill_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "pictures", 5)
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ from loramerge.train.memory.needs import Measure, base_of  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.spec.spec import Samples  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.tail import first  # noqa: E402
 
 LEAST, MOST = 0.9, 1.1
 SIDE = 64
@@ -55,7 +56,7 @@ def true(*case: Any) -> int:
     return measured(begun(spec_of(*case), base(), SIDE))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("case", first(3, CASES), ids=lambda case: "-".join(map(str, case)))
 def test_a_step_takes_what_is_predicted(case: Any) -> None:
     assert LEAST < predicted(spec_of(*case), base(), SIDE) / true(*case) < MOST
 

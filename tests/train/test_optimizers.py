@@ -20,7 +20,7 @@ from loramerge.train.spec.optimizers import NAMES, check_import, make_optimizer,
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
-from tests.tail import tail  # noqa: E402
+from tests.tail import first  # noqa: E402
 from tests.train.test_loop import examples, fresh, shuffled  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
@@ -54,7 +54,9 @@ def settings(name: str, **how: Any) -> Settings:
     return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
-@pytest.mark.parametrize("name", [n if n == "adamw" else tail(n) for n in NAMES])
+@pytest.mark.parametrize(
+    "name", [n if n == "adamw" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_it_learns(name: str) -> None:
     """With a rate of another optimizer's scale it does not: Prodigy at 1e-4 stays where it is."""
     losses: list[float] = []
@@ -69,7 +71,7 @@ def test_it_learns(name: str) -> None:
         assert sum(losses[-8:]) > 0.95 * first
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first(3, NAMES))
 def test_a_resumed_run_is_the_undisturbed_one(name: str, tmp_path: Path) -> None:
     """A state without the optimizer's own (moments, Prodigy's d, counts) ends elsewhere."""
     how = settings(name, steps=8, warmup_steps=2)

@@ -23,6 +23,7 @@ from loramerge.train.models.texts import Texts  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
 from tests.builders.pictures import Image, picture  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
+from tests.tail import crossed  # noqa: E402
 from tests.train.test_caches import theirs  # noqa: E402
 from tests.train.test_verb import run  # noqa: E402
 
@@ -38,13 +39,16 @@ def pixels(path: Path | str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "rescale"), [(1.0, None), (5.0, 0.0), (5.0, None), (7.0, 0.7), (7.0, 1.0)]
+    ("guided", "kind"),
+    crossed(
+        [(1.0, None), (5.0, 0.0), (5.0, None), (7.0, 0.7), (7.0, 1.0)], ["sd15", "sd21", "sdxl"]
+    ),
 )
-@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
 def test_it_draws_what_diffusers_draws(
-    kind: Any, guidance: float, rescale: float | None, monkeypatch: pytest.MonkeyPatch
+    kind: Any, guided: tuple[float, float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Latents to 1e-5 of the largest, and pictures; with no rescale given it is that of the schedule."""
+    guidance, rescale = guided
     ours, peer = load_pipeline(pipeline_folder(kind)), theirs(kind)
     peer.scheduler = ours.architecture.sampler(ours)
     peer.set_progress_bar_config(disable=True)

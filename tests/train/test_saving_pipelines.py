@@ -21,7 +21,7 @@ from tests.peers.test_diffusers_loads import (  # noqa: E402
     complaints,  # noqa: F401
     originals,
 )
-from tests.tail import tail  # noqa: E402
+from tests.tail import crossed, tail  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
@@ -109,8 +109,7 @@ def test_pipelines_load_it_and_give_the_trainers_output(
     assert not complaints
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dialect", ["kohya", "diffusers", "peft"])
+@pytest.mark.parametrize(("dialect", "family"), crossed(["kohya", "diffusers", "peft"], FAMILIES))
 def test_it_is_loaded_again_for_more_training(dialect: str, family: str, tmp_path: Path) -> None:
     models = trained(family, rslora=True)
     path = tmp_path / ("folder" if dialect == "peft" else "trained.safetensors")

@@ -27,6 +27,7 @@ from loramerge.train.models.schedules import (  # noqa: E402
     refuse_schedule,
 )
 from loramerge.train.spec.timesteps import Timesteps  # noqa: E402
+from loramerge.verbs.train.memory import Fit  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
@@ -176,8 +177,11 @@ def test_a_text_encoder_is_trained_to_the_layer_that_is_read(tmp_path: Path) -> 
     assert read and not any("layers.1" in name for name in read)
 
 
-def test_a_dry_run_warns_of_a_rank_and_a_rate_that_cannot_be_meant(tmp_path: Path) -> None:
+def test_a_dry_run_warns_of_a_rank_and_a_rate_that_cannot_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of(tmp_path / "images", 1)
+    monkeypatch.setattr("loramerge.verbs.train.memory._fit", lambda p, *_: Fit(p))  # it takes long
     said: list[Any] = []
     train(
         Train(base=str(pipeline_folder()), images=str(tmp_path / "images"), dry_run=True, rank=9999,

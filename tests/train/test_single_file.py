@@ -127,7 +127,7 @@ def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Pat
     folder_of(tmp_path / "pictures", 3)
     how: dict[str, Any] = {
         "images": str(tmp_path / "pictures"), "trigger": "zuzu", "steps": 3, "rank": 2,
-        "lr": 1e-2, "sample_every": 0, "targets": "attn-only",
+        "lr": 1e-2, "sample_every": 0, "targets": "attn-only", "resolution": 64,
     }  # fmt: skip
     found = []
     for name, base, config in (("a", folder, None), ("b", single, str(folder))):

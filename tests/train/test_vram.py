@@ -11,7 +11,6 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-import loramerge as lm  # noqa: E402
 from loramerge.errors import FormatError, UsageError, on_command_line, spelled  # noqa: E402
 from loramerge.events import Note, Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
@@ -21,12 +20,14 @@ from loramerge.train.run.log import read_chosen, read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.result import TrainResult  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
+from tests.builders.bases import single  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
 
 pytestmark = [
     pytest.mark.peers,
+    pytest.mark.measured,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
 QUIET = {"sample_every": 0, "lr": 1e-2, "steps": 4, "rank": 2, "trigger": "zuzu"}
@@ -193,16 +194,15 @@ def test_going_on_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_base_without_configurations_is_not_guessed_at(tmp_path: Path) -> None:
     folder_of(tmp_path / "pictures", 3)
-    single = tmp_path / "single.safetensors"
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, single)
-    asked = {"base": str(single), "images": str(tmp_path / "pictures"), **QUIET}
+    single(tmp_path / "single.safetensors", "sd15")  # and its VAE lacks layers
+    asked = {
+        "base": str(tmp_path / "single.safetensors"), "images": str(tmp_path / "pictures"), **QUIET
+    }  # fmt: skip
     with pytest.raises(FormatError, match="cannot be predicted") as caught:
         train(Train(**asked, vram="8GB", output=str(tmp_path / "o.safetensors")), Context())
     assert "config" in spelled(caught.value.hint or "")
     notes: list[Any] = []
-    with pytest.raises(lm.LoramergeError):
+    with pytest.raises(FormatError, match="lacks a layer of its model"):
         train(
             Train(**asked, output=str(tmp_path / "o.safetensors")),
             Context(device="cpu", notify=notes.append),

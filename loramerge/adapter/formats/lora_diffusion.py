@@ -14,7 +14,7 @@ from loramerge.adapter.formats.container import Check, Container, Unwritten
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.classify import Group
-from loramerge.dialects.detect import Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import FormatError, MissingExtra, NotExpressible
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.pickled import load_pickle, pickled_tensors, tensors_from_torch

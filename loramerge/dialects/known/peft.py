@@ -1,6 +1,13 @@
-"""PEFT's folders: adapter_config.json beside adapter_model.safetensors, one folder per component."""
+"""PEFT's folders: adapter_config.json beside adapter_model.safetensors, one folder per component.
+
+A lone file with the same keys, as other programs write and read them, is read as if its alphas were its
+ranks, and may be written as such a file again.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 from loramerge.dialects.spec import Dialect, Form
 from loramerge.dialects.spelling import COMPONENTS, path, prefixes, short_path, spell
@@ -28,23 +35,29 @@ def _transformers_path(family: Family, component: str, module: Module) -> str:
     return without_text_model(module.path) if lost else module.path
 
 
-DIALECT = Dialect(
+def _without_folder(component: str) -> tuple[str, ...]:
+    return (_HEAD,) if component in _ALONE else ()
+
+
+def _form(usual: Callable[[str], tuple[str, ...]]) -> Form:
+    return Form(
+        spell(prefixes("peft", usual), _transformers_path, path, short_path),
+        {
+            **PEFT,
+            "set_weight": (".weight",),
+            "set_bias": (".bias", ".base_layer.bias"),
+            "base_weight": (".base_layer.weight",),
+        },
+        ("peft-lora", "peft"),
+    )
+
+
+_FOLDER = Dialect(
     name="peft",
     title="PEFT folder (adapter_config.json + adapter_model.safetensors)",
     example="base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight",
     order=3,
-    forms=(
-        Form(
-            spell(prefixes("peft", _usual), _transformers_path, path, short_path),
-            {
-                **PEFT,
-                "set_weight": (".weight",),
-                "set_bias": (".bias", ".base_layer.bias"),
-                "base_weight": (".base_layer.weight",),
-            },
-            ("peft-lora", "peft"),
-        ),
-    ),
+    forms=(_form(_usual),),
     alpha="config",
     prefixes={_HEAD: "", **{f"{name}/{_HEAD}": name for name in COMPONENTS}},
     writable="low-rank deltas; one sub-folder per component where there are several",
@@ -53,4 +66,15 @@ DIALECT = Dialect(
     folder=True,
     alone=frozenset(_ALONE),
     embeddings=None,
+)
+DIALECT = replace(
+    _FOLDER,
+    one_file=replace(
+        _FOLDER,
+        forms=(_form(_without_folder),),
+        alpha="none",
+        writable="low-rank deltas of one component",
+        container="plain",
+        folder=False,
+    ),
 )

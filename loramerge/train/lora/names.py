@@ -11,7 +11,8 @@ from torch import nn
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
-from loramerge.dialects.detect import Detection, detect
+from loramerge.dialects.detect import detect
+from loramerge.dialects.detection import Detection
 from loramerge.errors import FamilyError, UsageError
 from loramerge.families import FAMILIES, Family
 from loramerge.train.lora.branch import supported, weight_shape

@@ -21,7 +21,7 @@ from loramerge.adapter.kinds.lora import as_lora
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save, write_encoded
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.detect import NO_FAMILY, Detection
+from loramerge.dialects.detection import NO_FAMILY, Detection
 from loramerge.errors import AdapterError, NotExpressible, Setting, UnsupportedKind, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.families import family as family_of

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from loramerge.adapter import Adapter, Delta, Full, Info, Site
-from loramerge.dialects.detect import NO_FAMILY, Detection
+from loramerge.dialects.detection import NO_FAMILY, Detection
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.files.tensors import ArrayTensor
 from loramerge.train.lora.audit import GradientAudit

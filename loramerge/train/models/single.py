@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
-from loramerge.errors import LoramergeError, Setting, UsageError
+from loramerge.errors import FormatError, LoramergeError, Setting, UsageError
 from loramerge.families import FAMILIES, Family
 from loramerge.files.json_values import read_values
 from loramerge.files.reader import TensorFile
@@ -91,12 +91,31 @@ def networks_of(path: Path, family: Family | None) -> dict[str, Network] | None:
         file.close()
     if family is None:
         return None
-    found = {one.name: _network(family, one.name, shapes) for one in family.components}
-    vae = Network({n.removeprefix(_VAE): s for n, s in shapes.items() if n.startswith(_VAE)})
-    return {name: one for name, one in found.items() if one.shapes} | {"vae": vae}
+    found = {one.name: _network(family, one.name, shapes, path) for one in family.components}
+    vae = {n.removeprefix(_VAE): s for n, s in shapes.items() if n.startswith(_VAE)}
+    networks = {name: one for name, one in found.items() if one.shapes}
+    return networks | {"vae": Network(_Whole(vae, path))}
 
 
-def _network(family: Family, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Network:
+class _Whole(dict[str, tuple[int, ...]]):
+    """Shapes of which none that is asked for may be missing."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+        super().__init__(shapes)
+        self._path = path
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise FormatError(
+            "the file lacks a layer of its model",
+            file=self._path,
+            expected=name,
+            hint="give a whole checkpoint or a diffusers folder",
+        )
+
+
+def _network(
+    family: Family, name: str, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Network:
     """Return a component by that of its spellings of which the file has most."""
     (component,) = (one for one in family.components if one.name == name)
     found = []
@@ -106,7 +125,7 @@ def _network(family: Family, name: str, shapes: Mapping[str, tuple[int, ...]]) -
             if parameter == "weight" and slot.tensor in shapes:
                 rows, *rest = shapes[slot.tensor][:: -1 if slot.transposed else 1]
                 own[module.path] = (rows * slot.span // slot.parts, *rest)
-        found.append(Network(own, openclip=spelling.prefix.endswith(".model.")))
+        found.append(Network(_Whole(own, path), openclip=spelling.prefix.endswith(".model.")))
     return max(found, key=lambda one: len(one.shapes))
 
 

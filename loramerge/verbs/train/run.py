@@ -120,12 +120,17 @@ def _check_import(parameters: Train, context: Context) -> None:
 
 def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -> Fit:
     """Choose settings that fit in the memory."""
-    unmade = Made("train", {})
+    from loramerge.train.preamble import require_possible
+
+    def spec(p: Train) -> Spec:
+        return spec_of(p, path, Made("train", {}), context)
+
     if not whole:
         find_files(
             base_path(parameters.base, context)
         )  # refuse what is not a base before anything else
-    return fit(parameters, lambda p: spec_of(p, path, unmade, context), context, whole=whole)
+    require_possible(spec(parameters))  # counting memory takes seconds
+    return fit(parameters, spec, context, whole=whole)
 
 
 def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) -> TrainResult:

@@ -1,0 +1,80 @@
+"""The edits of a bake: which rows of which tensors change, and by which deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.adapter import Delta, Site
+from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.files.dtypes import DTYPES
+from loramerge.stream.reading import Stretch
+
+__all__ = ["BakePlan", "Edit"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one module's rows of one tensor: the weighted deltas of all adapters.
+
+    Args:
+        site: the module, alone.
+        offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+        stretches: for each delta, where the weight it lies on is stored.
+    """
+
+    site: Site
+    place: Place
+    deltas: tuple[Delta, ...]
+    offsets: tuple[int, ...]
+    stretches: tuple[tuple[Stretch, ...], ...]
+
+
+@dataclass
+class BakePlan:
+    """The changes that a bake makes, tensor by tensor; made from headers alone.
+
+    Args:
+        edits: tensor → what is added to it, by file.
+        skipped: names of adapter modules that the base lacks and that were allowed to be left out.
+        dtype: safetensors name of a type that all floating tensors shall have, or None.
+        notes: files that will not come out as they went in, in words.
+        config: fields of a language model's configuration that change.
+        warnings: weights that adapters bring along, and that differ from the base's, in words.
+    """
+
+    checkpoint: Checkpoint
+    edits: dict[CheckpointFile, dict[str, list[Edit]]]
+    skipped: list[str]
+    dtype: str | None = None
+    notes: list[str] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
+        """Yield every edit with its file and the name of its tensor."""
+        for file, tensors in self.edits.items():
+            for name, edits in tensors.items():
+                yield from ((file, name, edit) for edit in edits)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of all sites that change, each once."""
+        return list(dict.fromkeys(edit.site.name for *_, edit in self.all_edits()))
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Types of the tensors that change, as users name them, after the bake."""
+        stored = {self.dtype or edit.place.tensor.dtype for *_, edit in self.all_edits()}
+        return sorted(DTYPES[dtype].word for dtype in stored)
+
+    @property
+    def scaled(self) -> bool:
+        """True if any tensor that changes has a scale beside it."""
+        return any(bool(edit.place.require_held().beside) for *_, edit in self.all_edits())
+
+    @property
+    def tensors(self) -> int:
+        """Number of tensors that change."""
+        return sum(len(tensors) for tensors in self.edits.values())
