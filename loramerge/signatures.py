@@ -99,6 +99,8 @@ class MergeParameters(TypedDict, total=False):
     method: str
     scale: str | None
     base: str | PathLike[str] | None
+    vae: str | PathLike[str] | None
+    text_encoder: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
     dtype: str | None
     force: bool

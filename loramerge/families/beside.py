@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["VAE", "Sort", "sort_of"]
+__all__ = ["VAE", "Sort", "sort_of", "vae_name"]
 
 # vae: of the autoencoder. average: the running average of another network's weights.
 # buffer: a constant that programs compute themselves. weight: anything else
@@ -30,8 +30,16 @@ def sort_of(name: str, component: str = "") -> Sort:
     Args:
         component: the folder of a pipeline that its file lies in, `''` for a file that holds all.
     """
-    if component == VAE or name.startswith(_VAE_PREFIXES):
+    if vae_name(name, component) is not None:
         return "vae"
     if name.startswith(_AVERAGES):
         return "average"
     return "buffer" if name.rpartition(".")[2] in _BUFFERS else "weight"
+
+
+def vae_name(name: str, component: str = "") -> str | None:
+    """Return the name of a tensor of the VAE without its prefix, None for another tensor."""
+    if component == VAE:
+        return name
+    prefix = next((one for one in _VAE_PREFIXES if name.startswith(one)), None)
+    return None if prefix is None else name.removeprefix(prefix)

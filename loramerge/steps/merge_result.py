@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapter import Site
 from loramerge.algebra.compare import block_of
 from loramerge.steps.shown import Shown
-from loramerge.stream.blend import Blended
+from loramerge.stream.ingredients import Blended
 from loramerge.stream.survival import Survival, totals_of
 
 __all__ = ["MergeResult", "add_figures"]

@@ -19,6 +19,7 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.algebra.weights import weight_content
 from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.json_values import values_in
 from loramerge.library.digests import digest_of, digest_of_files
@@ -30,6 +31,7 @@ __all__ = [
     "FileInput",
     "Made",
     "base_input",
+    "files_input",
     "header_entries",
     "input_of",
     "length_is_known",
@@ -108,10 +110,14 @@ def made_of(adapter: Adapter) -> Made | None:
 
 def base_input(checkpoint: Checkpoint) -> FileInput:
     """Return what a base is to a step that uses it."""
-    files = checkpoint.files
+    return files_input(checkpoint.path, checkpoint.files)
+
+
+def files_input(path: Path, files: CheckpointFiles) -> FileInput:
+    """Return what the files of a checkpoint, or of a part of one, are to a step that uses them."""
     recipes = (file.open()[1].get(RECIPE_KEY) for file in files.weights)
     return FileInput(
-        checkpoint.path,
+        path,
         tuple(file.path for file in files.weights),
         files.root if len(files.weights) > 1 else None,
         next((recipe for recipe in recipes if recipe), None),

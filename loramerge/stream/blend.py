@@ -10,87 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Site
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.gathering import gather, products
-from loramerge.algebra.operator import Method, Rows, Scalars
-from loramerge.checkpoint import Place
+from loramerge.algebra.operator import Rows, Scalars
 from loramerge.checkpoint.storage import Codec
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
-from loramerge.stream.reading import stored_rows, weights_of
+from loramerge.stream.ingredients import Blend, Blended
+from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
+from loramerge.stream.row_reader import RowReader
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
-__all__ = ["Blend", "Blended", "Ingredient", "merge_tensor"]
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """One input of a parameter.
-
-    Args:
-        place: where the input stores the parameter.
-        weight: the user's coefficient, not 0.
-        position: of the input among all, from 0.
-    """
-
-    place: Place
-    weight: float
-    position: int
-
-
-@dataclass(frozen=True)
-class Blend:
-    """The making of one parameter of the result.
-
-    Args:
-        site: the module, alone.
-        target: where the result stores the parameter.
-        terms: what is combined; with a base there may be none.
-        method: an operator on `scalars` or `elements`.
-        on_base: whether it combines changes from a base, and is added to that.
-        base: where the base stores the parameter; None counts as zeros.
-    """
-
-    site: Site
-    target: Place
-    terms: tuple[Ingredient, ...]
-    method: Method
-    on_base: bool = False
-    base: Place | None = None
-
-    @property
-    def is_copy(self) -> bool:
-        """True if the result is the parameter of the first input as it stands."""
-        alone = len(self.terms) == 1 and not self.on_base
-        return alone and self.terms[0].weight == 1.0 and self.terms[0].place == self.target
-
-    @property
-    def kind(self) -> str:
-        """The numpy type that it is computed in."""
-        places = (self.target, self.base, *(term.place for term in self.terms))
-        wide = any(place is not None and place.tensor.dtype == "F64" for place in places)
-        return "float64" if wide or self.method.operator.space == "elements" else "float32"
-
-
-@dataclass(frozen=True)
-class Blended:
-    """One parameter of the result: its change, and what rounding left of it.
-
-    Args:
-        survival: what was asked for is the change from the base, or from the first input.
-        products: positions of two inputs → ⟨ΔWᵢ, ΔWⱼ⟩ of their changes from the base; empty without one.
-    """
-
-    survival: Survival
-    products: Mapping[tuple[int, int], float]
+__all__ = ["merge_tensor"]
 
 
 def merge_tensor(
@@ -137,47 +74,6 @@ def merge_tensor(
     return TensorTask(info.stop - info.start + held.nbytes, run)
 
 
-class _RowReader:
-    """Reads blocks of rows of a parameter as floats, wherever and however it is stored."""
-
-    def __init__(self, place: Place, kind: str, buffers: Buffers) -> None:
-        self._place, self._kind, self._buffers = place, kind, buffers
-        self._held = place.require_held()
-        self._rows = stored_rows(place.tensor)
-        self._whole = weights_of(place, kind) if place.transposed else None
-
-    def fill(self, start: int, stop: int, out: Any) -> Any:
-        """Read rows of the parameter into an array.
-
-        Raises:
-            NumericsError: if they hold NaN or infinity.
-        """
-        import numpy as np
-
-        if self._whole is not None:
-            out[:] = self._whole[start:stop]
-        for low, high, begin in () if self._whole is not None else self._place.pieces:
-            first, last = max(start, begin), min(stop, begin + high - low)
-            if first >= last:
-                continue
-            stored = low + first - begin
-            shape = (last - first, out.shape[1])
-            kind = numpy_dtype(self._place.tensor.dtype)
-            raw = self._rows(stored, stored + last - first, self._buffers.get("read", kind, shape))
-            part = out[first - start : last - start]
-            np.copyto(part, raw, casting="unsafe")
-            if self._held.beside:
-                part[:] = self._held.dequantise(part, stored)
-        if not np.isfinite(out.sum()) and not np.isfinite(out).all():
-            raise NumericsError(
-                "NaN or infinity in a checkpoint that is merged",
-                file=self._place.file.path,
-                module=self._place.name,
-                hint="give a checkpoint without them",
-            )
-        return out
-
-
 class _Blending:
     """The computation of one parameter, block by block."""
 
@@ -202,8 +98,8 @@ class _Blending:
 
     def readers(self, kind: str) -> Callable[[int, int], tuple[Any, list[Any]]]:
         """Return the function that reads a block of the base, or None, and of every term's change."""
-        base = None if self.blend.base is None else _RowReader(self.blend.base, kind, self.buffers)
-        terms = [_RowReader(term.place, kind, self.buffers) for term in self.blend.terms]
+        base = None if self.blend.base is None else RowReader(self.blend.base, kind, self.buffers)
+        terms = [RowReader(term.place, kind, self.buffers) for term in self.blend.terms]
 
         def read(start: int, stop: int) -> tuple[Any, list[Any]]:
             shape = (stop - start, self.columns)

@@ -20,7 +20,7 @@ from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 from loramerge.stream.sharing import tied
 
-__all__ = ["Counterparts", "Pairing", "pair", "plain_shape", "require_one_family"]
+__all__ = ["Counterparts", "Pairing", "named", "pair", "plain_shape", "require_one_family"]
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,20 @@ def _height(owner: Owner) -> int:
 def _whole(file: CheckpointFile, name: str) -> tuple[Site, Place]:
     """Return a tensor that the family does not know as a parameter of its own."""
     tensor = file.open()[0][name]
+    shaped = tensor if tensor.shape else tensor.reshaped((1,))
+    return named(name, file.component), Place(file, shaped, name)
+
+
+def named(name: str, component: str) -> Site:
+    """Return the site of a tensor that the family does not know, by its name.
+
+    Args:
+        component: the folder of a pipeline that its file lies in, `''` for a file that holds all.
+    """
     stem, _, last = name.rpartition(".")
     parameter: Parameter = "bias" if last == "bias" else "weight"
     module = stem if stem and last in ("weight", "bias") else name
-    component = f"{file.component}." if file.component else ""
-    shaped = tensor if tensor.shape else tensor.reshaped((1,))
-    return Site((component + module,), parameter), Place(file, shaped, name)
+    return Site((f"{component}.{module}" if component else module,), parameter)
 
 
 def _sort(file: CheckpointFile, name: str, beside: frozenset[str]) -> Sort:

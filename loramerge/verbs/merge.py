@@ -9,22 +9,24 @@ from typing import Annotated, Literal
 
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint.files import CheckpointFiles, find_files
 from loramerge.errors import UsageError
 from loramerge.events import Note
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.parameters import Doc
 from loramerge.steps.checkpoints import bytes_of, header_of_bases
-from loramerge.steps.inputs import open_base
+from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.merge_result import MergeResult, add_figures
 from loramerge.steps.methods import CheckpointMethodParameters
 from loramerge.steps.outputs import checkpoint_output, default_name, sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
-from loramerge.steps.provenance import FileInput, Made, base_input, step_of
+from loramerge.steps.provenance import FileInput, Made, base_input, files_input, step_of
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.writing import WeightParameters, float_type
-from loramerge.stream.merge import MergePlan, output_size, plan_merge
 from loramerge.stream.merge import merge as merge_checkpoints
+from loramerge.stream.merge import output_size
+from loramerge.stream.merge_plan import MergePlan, plan_merge
 
 __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 
@@ -54,6 +56,22 @@ class Merge(CheckpointMethodParameters, WeightParameters):
             ("--base", "-b"),
             "BASE",
             "bases",
+        ),
+    ] = None
+    vae: Annotated[
+        str | None,
+        Doc(
+            "Checkpoint, or VAE alone, whose VAE the result has [default: the first input].",
+            metavar="FROM",
+            completes="bases",
+        ),
+    ] = None
+    text_encoder: Annotated[
+        str | None,
+        Doc(
+            "Checkpoint whose text encoders the result has [default: they are merged].",
+            metavar="FROM",
+            completes="bases",
         ),
     ] = None
     output: Annotated[
@@ -109,15 +127,15 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    models, base = _opened(parameters, context)
-    output = _output(parameters, models[0])
-    plan = _plan(parameters, models, base)
-    result = _result(parameters, output, plan, models, base)
+    inputs = _opened(parameters, context)
+    output = _output(parameters, inputs.models[0])
+    plan = _plan(parameters, inputs)
+    result = _result(parameters, output, plan, inputs)
     for text in plan.notes:
         context.notify(Note(text))
-    made, inputs = _made(parameters, models, base)
-    with header_of_bases(made, inputs, strip=context.strip) as (metadata, late):
-        entries = {**metadata, **({} if context.strip else _lineage(models))}
+    made, bases = _made(parameters, inputs)
+    with header_of_bases(made, bases, strip=context.strip) as (metadata, late):
+        entries = {**metadata, **({} if context.strip else _lineage(inputs.models))}
         found = merge_checkpoints(
             plan,
             output,
@@ -139,37 +157,55 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
         LoramergeError: see `stream.merge.plan_merge`.
     """
     parameters = parameters.settled()
-    models, base = _opened(parameters, context)
-    plan = _plan(parameters, models, base)
-    made, _ = _made(parameters, models, base)
-    lineage = {} if context.strip else _lineage(models)
+    inputs = _opened(parameters, context)
+    plan = _plan(parameters, inputs)
+    made, _ = _made(parameters, inputs)
+    lineage = {} if context.strip else _lineage(inputs.models)
     return predict_checkpoint(
         plan.merged,
         lambda entries: output_size(plan, {**entries, **lineage}),
         made,
         context,
-        inputs=len(models) + (base is not None),
+        inputs=len(inputs.models) + (inputs.base is not None),
     )
 
 
 VERB = Verb("merge", Merge, "checkpoint", merge, predict)
 
 
-def _opened(parameters: Merge, context: Context) -> tuple[list[Checkpoint], Checkpoint | None]:
+@dataclass(frozen=True)
+class _Inputs:
+    """The opened checkpoints of a merge, and the files that its VAE comes from."""
+
+    models: list[Checkpoint]
+    base: Checkpoint | None
+    text_encoder: Checkpoint | None
+    vae: CheckpointFiles | None
+
+
+def _opened(parameters: Merge, context: Context) -> _Inputs:
+    def other(name: str | None) -> Checkpoint | None:
+        return None if name is None else open_base(name, context)
+
     models = [open_base(reference.name, context) for reference in parameters.models]
-    base = None if parameters.base is None else open_base(parameters.base, context)
-    return models, base
+    vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
+    return _Inputs(models, other(parameters.base), other(parameters.text_encoder), vae)
 
 
-def _plan(parameters: Merge, models: Sequence[Checkpoint], base: Checkpoint | None) -> MergePlan:
+def _plan(parameters: Merge, inputs: _Inputs) -> MergePlan:
     weights = [reference.weight for reference in parameters.models]
-    return plan_merge(
-        list(zip(models, weights, strict=True)),
+    plan = plan_merge(
+        list(zip(inputs.models, weights, strict=True)),
         parameters.operation(),
-        base=base,
+        base=inputs.base,
+        text_encoder=inputs.text_encoder,
+        vae=inputs.vae,
         union=parameters.union,
         dtype=float_type(parameters.dtype, FLOATS),
     )
+    if parameters.vae is not None:
+        plan.notes.append(f"the VAE is that of {parameters.vae}")
+    return plan
 
 
 def _output(parameters: Merge, first: Checkpoint) -> Path:
@@ -182,16 +218,18 @@ def _output(parameters: Merge, first: Checkpoint) -> Path:
     return checkpoint_output(path, contents, force=parameters.force)
 
 
-def _made(
-    parameters: Merge, models: Sequence[Checkpoint], base: Checkpoint | None
-) -> tuple[Made | None, list[FileInput]]:
+def _made(parameters: Merge, inputs: _Inputs) -> tuple[Made | None, list[FileInput]]:
     """Return the step for the header of the result, and the checkpoints that it is made from."""
-    names = [reference.name for reference in parameters.models]
-    opened = list(models)
-    if base is not None and parameters.base is not None:
-        names.append(parameters.base)
-        opened.append(base)
-    given = {("bases", name): base_input(one) for name, one in zip(names, opened, strict=True)}
+    names = [*(one.name for one in parameters.models), parameters.base, parameters.text_encoder]
+    opened = [*inputs.models, inputs.base, inputs.text_encoder]
+    given = {
+        ("bases", name): base_input(one)
+        for name, one in zip(names, opened, strict=True)
+        if name is not None and one is not None
+    }
+    if parameters.vae is not None and inputs.vae is not None:
+        path = inputs.vae.root or inputs.vae.weights[0].path
+        given.setdefault(("bases", parameters.vae), files_input(path, inputs.vae))
     return step_of("merge", parameters, given), list(given.values())
 
 
@@ -205,9 +243,9 @@ def _result(
     parameters: Merge,
     output: Path,
     plan: MergePlan,
-    models: Sequence[Checkpoint],
-    base: Checkpoint | None,
+    inputs: _Inputs,
 ) -> MergeResult:
+    models, base = inputs.models, inputs.base
     method = parameters.operation()
     if plan.rest:
         parameters = replace(parameters, models=_with_rest(parameters.models))

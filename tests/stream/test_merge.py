@@ -16,6 +16,7 @@ from loramerge.algebra.operator import Method
 from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
+from loramerge.checkpoint.files import find_files
 from loramerge.errors import (
     CorruptFile,
     FamilyError,
@@ -27,8 +28,9 @@ from loramerge.errors import (
 )
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream import blend
-from loramerge.stream.blend import Blended
-from loramerge.stream.merge import merge, plan_merge
+from loramerge.stream.ingredients import Blended
+from loramerge.stream.merge import merge
+from loramerge.stream.merge_plan import plan_merge
 from tests.builders import small_models
 from tests.builders.bases import (
     Base,
@@ -49,6 +51,10 @@ def merged(output: Path, *models: tuple[Path, float | Weight], **options: Any) -
     """Merge checkpoints at paths into a new one."""
     base = options.pop("base", None)
     planned = {key: options.pop(key) for key in ("union", "dtype") if key in options}
+    if "text_encoder" in options:
+        planned["text_encoder"] = open_checkpoint(options.pop("text_encoder"))
+    if "vae" in options:
+        planned["vae"] = find_files(options.pop("vae"))
     name, settings = options.pop("method", "linear"), options.pop("settings", {})
     method = Method.of(find_operator(name), settings, options.pop("scale", None))
     opened = [
@@ -330,6 +336,33 @@ def test_shards_and_names_of_language_models(three: list[Path], tmp_path: Path) 
     assert small_bytes(tmp_path / "out") == small_bytes(tmp_path / "one")
 
 
+def test_text_encoders_and_vae_of_others(tmp_path: Path) -> None:
+    a = single(tmp_path / "a.safetensors", "sd15", "F32", seed=1)
+    b = folder(tmp_path / "b", "sd15", "F32", seed=2)
+    vae = {
+        "decoder.conv_in.weight": np.ones((4, 3, 3, 3), "f4"),
+        "decoder.conv_in.bias": np.ones(4, "f4"),
+    }
+    write_safetensors(tmp_path / "vae.safetensors", vae)
+    merged(tmp_path / "out.safetensors", (a.path, 0.5), (b.path, 0.5), text_encoder=b.path,
+           vae=tmp_path / "vae.safetensors")  # fmt: skip
+    want = {
+        k: b.weights[k] if k.startswith("text") else 0.5 * (v + b.weights[k])
+        for k, v in a.weights.items()
+    }
+    got, _ = read_safetensors(tmp_path / "out.safetensors")
+    for name, value in a.tensors(want)[""].items():
+        if name.startswith("first_stage_model."):
+            assert np.array_equal(got[name], vae[name.removeprefix("first_stage_model.")])
+        elif not name.startswith("model_ema"):
+            np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    refused(FormatError, "stored in another layout", tmp_path / "out2.safetensors",
+            (a.path, 0.5), (b.path, 0.5), vae=b.path)  # fmt: skip
+    unet = unet_alone(tmp_path / "unet.safetensors", "sd15", "model.diffusion_model.")
+    refused(FormatError, "lacks text encoders", tmp_path / "out3.safetensors",
+            (a.path, 0.5), (b.path, 0.5), text_encoder=unet.path)  # fmt: skip
+
+
 # --- tensors that some lack -----------------------------------------------------------------------
 
 
@@ -428,7 +461,7 @@ def test_a_type_for_all(three: list[Path], tmp_path: Path) -> None:
 def refused(error: type[Exception], match: str, output: Path, *models: Any, **options: Any) -> None:
     with pytest.raises(error, match=match):
         merged(output, *models, **options)
-    assert not output.exists() and not list(output.parent.glob("out*"))
+    assert not output.exists() and not list(output.parent.glob(f"{output.stem}*"))
 
 
 def test_other_inputs_are_refused(three: list[Path], tmp_path: Path) -> None:
