@@ -1,7 +1,11 @@
-"""The tests. One thread of BLAS, said before numpy is imported: at these sizes two are slower."""
+"""The tests. What is said here holds before numpy is imported, and in all processes that tests start."""
 
 import os
+import sys
 
 from loramerge.algebra.workers import ONE_BLAS_THREAD
 
-os.environ.update(ONE_BLAS_THREAD)
+os.environ.update(ONE_BLAS_THREAD)  # at these sizes two threads are slower
+# hundreds of processes would compile the package again, each for itself
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
