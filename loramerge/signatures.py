@@ -103,6 +103,7 @@ class MergeParameters(TypedDict, total=False):
     text_encoder: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
     dtype: str | None
+    allow_nonfinite: bool
     force: bool
 
 

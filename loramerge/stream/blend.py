@@ -209,6 +209,9 @@ class _Blending:
 
         blend, kind = self.blend, self.kind
         combine, read = self.combination(), self.readers(kind)
+        first = None  # changes are measured from the first input, also where it has no weight
+        if not blend.on_base and blend.terms[0].place != blend.target:
+            first = RowReader(blend.target, kind, self.buffers)
         wanted = along = error = size = 0.0
         known: dict[tuple[int, int], float] = {}
         for start, stop in self.spans():
@@ -217,7 +220,10 @@ class _Blending:
             reference = base
             if reference is None:  # sums are made in place of the first term
                 reference = self.buffers.get("reference", kind, shape)
-                reference[:] = values[0]
+                if first is None:
+                    reference[:] = values[0]
+                else:
+                    first.fill(start, stop, reference)
             elif len(values) > 1:
                 self.multiply(values, known)
             exact = combine(start, values)
@@ -226,10 +232,10 @@ class _Blending:
             written = self.store(exact, start, out)
             asked = np.subtract(exact, reference, out=exact).reshape(-1)
             written -= reference
-            flat, first = written.reshape(-1), reference.reshape(-1)
+            flat, before = written.reshape(-1), reference.reshape(-1)
             wanted += float(np.dot(asked, asked))
             along += float(np.dot(flat, asked))
-            size += float(np.dot(first, first))
+            size += float(np.dot(before, before))
             flat -= asked
             error += float(np.dot(flat, flat))
         changed = self.codec.changed

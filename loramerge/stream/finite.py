@@ -66,7 +66,7 @@ def require_finite(name: str, dtype: str, raw: Any) -> None:
     """
     if not finite(dtype, raw):
         raise NumericsError(
-            "a tensor that is copied as it is holds NaN or infinity",
+            "the checkpoint holds NaN or infinity where nothing is added",
             module=name,
             hint=(
                 "use a checkpoint without them; or copy them as they are with ",

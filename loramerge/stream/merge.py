@@ -33,6 +33,7 @@ def merge(
     output: Path,
     *,
     force: bool = False,
+    allow_nonfinite: bool = False,
     metadata: Mapping[str, str] | None = None,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
@@ -42,6 +43,7 @@ def merge(
 
     Args:
         output: file, or folder if the first checkpoint is one.
+        allow_nonfinite: copy NaN and infinity of tensors that are not merged.
         metadata: entries to add to the header of every file that changes.
         late: replacements for entries of `metadata`, of the same lengths, before the files get their
             names.
@@ -55,7 +57,7 @@ def merge(
     check_target(output, force=force)
     return write_checkpoint(
         plan.files,
-        [_layout(file, plan, metadata or {}) for file in plan.files.weights],
+        [_layout(f, plan, metadata or {}, finite=not allow_nonfinite) for f in plan.files.weights],
         output,
         task="merging",
         copy_other=partial(_copy_other, plan=plan),
@@ -72,7 +74,7 @@ def output_size(plan: MergePlan, metadata: Mapping[str, str]) -> int:
 
 
 def _layout(
-    file: CheckpointFile, plan: MergePlan, extra: Mapping[str, str]
+    file: CheckpointFile, plan: MergePlan, extra: Mapping[str, str], *, finite: bool = True
 ) -> tuple[CheckpointFile, Layout[Blended], bool]:
     """Return a file, its layout after the merge, and whether anything in it changes."""
     opened, metadata = file.open()
@@ -82,7 +84,7 @@ def _layout(
         bool(blends) or bool(file.given) or len(tensors) < len(opened) or plan.dtype is not None
     )
     if not changes and not file.pickled:
-        return file, unchanged(file, finite=True), False
+        return file, unchanged(file, finite=finite), False
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"}
     merged |= dict(extra) if changes else {}
     entries = [(name, dtype_of(one, plan.dtype), one.shape) for name, one in tensors.items()]
@@ -94,7 +96,7 @@ def _layout(
     }
     computed = {name: partial(merge_tensor, name, infos, found) for name, found in made.items()}
     beside = {name for found in made.values() for name in found[0].target.require_held().beside}
-    return file, Layout(head, infos, tensors, merged, computed, beside, finite=True), True
+    return file, Layout(head, infos, tensors, merged, computed, beside, finite), True
 
 
 def _made(

@@ -94,6 +94,13 @@ class Merge(CheckpointMethodParameters, WeightParameters):
         str | None,
         Doc("Give all floating tensors this type [default: as in the first].", metavar="TYPE"),
     ] = None
+    allow_nonfinite: Annotated[
+        bool,
+        Doc(
+            "Copy NaN and infinity of tensors that are not merged; without this they are refused.",
+            result=False,
+        ),
+    ] = False
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
         False
     )
@@ -140,6 +147,7 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             plan,
             output,
             force=parameters.force,
+            allow_nonfinite=parameters.allow_nonfinite or context.allow_nonfinite,
             metadata=entries,
             late=late,
             threads=context.threads,

@@ -119,3 +119,32 @@ def test_a_family_is_merged_with_lineage_and_loads_as_before(run: Any, models: P
     base, _ = read_safetensors(models / "base.safetensors")
     assert list(tensors) == list(base)
     assert run.ok("run", "out.safetensors", "--json").json["verdict"] == "same file"
+
+
+def test_an_operator_of_ones_own_merges_checkpoints(run: Any, models: Path) -> None:
+    from loramerge.algebra.operators import OPERATORS
+    from loramerge.cli import options
+    from tests.one_file.test_operator import MADE_UP
+
+    file = str(MADE_UP / "ties.py")
+    two = (
+        "merge",
+        "models/a",
+        "models/b",
+        "--base",
+        "c",
+        "--operator",
+        file,
+        "--method",
+        "my-ties",
+    )
+    with OPERATORS.adding():
+        options._loaded.clear()
+        assert "--kept-share" in run.ok("merge", "--operator", file, "--help").out
+        run.ok(*two, "--kept-share", "0.3", "--scale", "literal", "-o", "mine")
+        ours = ("--method", "ties", "--density", "0.3", "--scale", "literal")
+        run.ok("merge", "models/a", "models/b", "--base", "c", *ours, "-o", "ours")
+    options._loaded.clear()
+    mine, ours_ = small_models.read(models / "mine"), small_models.read(models / "ours")
+    matrices = [name for name, value in mine.items() if value.ndim == 2]
+    assert matrices and all(np.array_equal(mine[n], ours_[n]) for n in matrices)

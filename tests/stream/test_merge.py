@@ -143,6 +143,15 @@ def test_a_model_alone_is_copied_to_the_bit(three: list[Path], tmp_path: Path) -
     assert found == []  # nothing was computed
 
 
+def test_a_change_is_measured_from_the_first_input(three: list[Path], tmp_path: Path) -> None:
+    _, a, b = three
+    found = merged(tmp_path / "out", (a, 0.0), (b, 1.0))
+    x, y = wide(a)["lm_head.weight"], wide(b)["lm_head.weight"]
+    (one,) = (one.survival for one in found if one.survival.module == "lm_head")
+    assert one.asked == pytest.approx(float(((y - x) ** 2).sum()), rel=1e-5)
+    assert one.base == pytest.approx(float((x**2).sum()), rel=1e-5)
+
+
 # --- operators ------------------------------------------------------------------------------------
 
 # method → (its definition, one that is wrong as people have been wrong)
@@ -489,6 +498,18 @@ def test_a_model_with_nan_is_named(three: list[Path], tmp_path: Path) -> None:
             merged(tmp_path / "out", (a, 0.5), (path, 0.5), base=base, method=method)
         assert caught.value.module == "lm_head.weight" and "broken" in str(caught.value.file)
         assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_a_tensor_that_is_copied(tmp_path: Path) -> None:
+    a = unet_alone(tmp_path / "a.safetensors", "sd15", "model.diffusion_model.")
+    tensors, _ = read_safetensors(a.path)
+    tensors["first_stage_model.decoder.bias"] = np.array([np.nan], "float32")
+    write_safetensors(tmp_path / "b.safetensors", tensors)
+    two = ((tmp_path / "b.safetensors", 0.5), (a.path, 0.5))
+    refused(NumericsError, "nothing is added", tmp_path / "out.safetensors", *two)
+    merged(tmp_path / "out.safetensors", *two, allow_nonfinite=True)
+    got, _ = read_safetensors(tmp_path / "out.safetensors")
+    assert np.isnan(got["first_stage_model.decoder.bias"]).all()
 
 
 def test_what_does_not_fit_the_type(three: list[Path], tmp_path: Path) -> None:
