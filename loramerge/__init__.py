@@ -24,6 +24,7 @@ _LAZY = {
     "collapse_lora": "loramerge.train.lora.modules",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
+    "extract": "loramerge.api",
     "extract_lora_ups_down": "loramerge.train.lora.modules",
     "inject_trainable_lora": "loramerge.train.lora.modules",
     "inject_trainable_lora_extended": "loramerge.train.lora.modules",
@@ -57,6 +58,7 @@ __all__ = [
     "collapse_lora",
     "convert",
     "diff",
+    "extract",
     "extract_lora_ups_down",
     "inject_trainable_lora",
     "inject_trainable_lora_extended",
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
         bake,
         convert,
         diff,
+        extract,
         inspect,
         load,
         merge,
@@ -119,7 +122,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _instead(name: str) -> str:
-    """Return what does the same as a function of another program, "" if that is not known."""
+    """Return the replacement of a function of another program, "" if there is none."""
     if name.startswith("_"):
         return ""
     from loramerge.habits import answer_to_command

@@ -32,6 +32,7 @@ from loramerge.parameters import parameters_of
 from loramerge.signatures import (
     BakeParameters,
     ConvertParameters,
+    ExtractParameters,
     MergeParameters,
     MixParameters,
     PreviewParameters,
@@ -51,6 +52,7 @@ from loramerge.verbs.bake import Bake, BakeResult
 from loramerge.verbs.convert import Convert
 from loramerge.verbs.diff import Diff, DiffResult
 from loramerge.verbs.diff import diff as _diff
+from loramerge.verbs.extract import Extract
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.inspect import inspect as _inspect
 from loramerge.verbs.merge import Merge, MergeResult
@@ -64,6 +66,7 @@ __all__ = [
     "bake",
     "convert",
     "diff",
+    "extract",
     "inspect",
     "load",
     "merge",
@@ -138,16 +141,16 @@ def save(
 ) -> int:
     """Write an adapter atomically and return the bytes written.
 
-    The header of one that was computed says what made it, unless it was changed by hand since.
+    The header of a computed adapter contains its recipe, unless the adapter was changed by hand since.
 
     Args:
         dialect: a dialect or program; None keeps the adapter's own.
         dtype: `float32`, `float16`, `bfloat16`; None keeps the adapter's.
         force: replace an existing file.
-        strip: write nothing into the header about what made it.
+        strip: do not record in the header how it was made.
 
     Raises:
-        NotExpressible: if the dialect cannot say what the adapter holds.
+        NotExpressible: if the dialect cannot store some modules of the adapter.
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("save takes the adapter first, then the path", found=repr(path))
@@ -171,7 +174,7 @@ def mix(
     notify: Notify = ignore,
     **parameters: Unpack[MixParameters],
 ) -> Adapter:
-    """Return the exact weighted sum, or what another operator (`method`) makes of the adapters.
+    """Return the exact weighted sum, or the result of another operator (`method`).
 
     `0.7 * a + 0.3 * b` is `mix([(a, 0.7), (b, 0.3)])`.
 
@@ -199,6 +202,27 @@ def resize(
     given = _single("resize", adapter)
     (reference,), context = _given([given], Context(threads, device, notify))
     return _adapter("resize", parameters, {"adapter": reference}, ResizeParameters, context)
+
+
+@_with_parameters(Extract, ExtractParameters)
+def extract(
+    tuned: Named,
+    base: Named,
+    *,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    **parameters: Unpack[ExtractParameters],
+) -> Adapter:
+    """Return the difference of two checkpoints, `tuned − base`, as an adapter.
+
+    One of `rank`, `energy`, `ratio`, `cumulative`, `max_size` and `max_error` says what to keep, or
+    `full` keeps all of it.
+
+    Args:
+        tuned, base: paths, or registered names; layouts and types may differ.
+    """
+    own = {"tuned": tuned, "base": base}
+    return _adapter("extract", parameters, own, ExtractParameters, Context(threads, None, notify))
 
 
 @_with_parameters(Convert, ConvertParameters)
@@ -314,7 +338,7 @@ def inspect(
 
 
 def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ignore) -> DiffResult:
-    """Compare two adapters by what they change (ΔW)."""
+    """Compare the changes (ΔW) of two adapters."""
     pair = [_single("diff", a), _single("diff", b)]
     (one, two), context = _given(pair, Context(threads, None, notify))
     return _diff(Diff(a=one, b=two), context)
@@ -353,7 +377,7 @@ def train(
 ) -> Adapter:
     """Train on a folder of images and return the adapter; `save` writes it.
 
-    Log, samples and state go into the run's folder (`folder=`), which `resume=True` goes on from.
+    Log, samples and state go into the run's folder (`folder=`), from which `resume=True` continues.
 
     Args:
         base: a diffusers folder, a single file, or a registered name.
@@ -410,7 +434,7 @@ def _not_an_adapter(found: object) -> UsageError:
 
 
 def _given(adapters: Iterable[object], context: Context) -> tuple[tuple[Reference, ...], Context]:
-    """Return references that stand for adapters, and the context in which those in memory are known."""
+    """Return references to adapters, and the context that knows those in memory."""
     known: dict[str, Adapter] = {}
     references = []
     for index, given in enumerate(adapters, 1):

@@ -94,7 +94,7 @@ class Registry(Mapping[str, T]):
         }
 
     def shipped(self, package: str | None = None) -> list[T]:
-        """Return what is shipped, of one package or of all."""
+        """Return the shipped entries, of one package or of all."""
         wanted = [
             stem
             for stem, module in self._files.items()
@@ -109,7 +109,7 @@ class Registry(Mapping[str, T]):
         return found
 
     def added(self) -> list[T]:
-        """Return what was added, and those of entry points that were looked for."""
+        """Return the added entries, those of loaded entry points included."""
         return list(((self._found or {}) | self._added).values())
 
     def known(self) -> list[T]:

@@ -129,7 +129,7 @@ class LoramergeError(Exception):
         file: the file it is about.
         module: the module (or tensor) it is about.
         expected, found: both sides of a mismatch.
-        hint: one thing to do; parameters stand in it as `Setting`.
+        hint: one thing to do; its parameters are `Setting`s.
     """
 
     exit_code = 70
@@ -221,7 +221,7 @@ class FormatError(LoramergeError):
 
 
 class NotExpressible(FormatError):
-    """The target dialect has no way to say what the adapter holds."""
+    """The target dialect cannot store some modules of the adapter."""
 
 
 class FamilyError(FormatError):
@@ -270,7 +270,7 @@ class NumericsError(LoramergeError):
 
 
 class OutOfMemory(LoramergeError):
-    """The memory of a device does not suffice for what was asked."""
+    """The memory of a device is too small."""
 
     exit_code = 8
 

@@ -23,7 +23,8 @@ CLOSE = 0.75  # likeness of a slip of the finger: `rnak` and `rank`, but not `mo
 _SAME = {
     # files
     "base": """pretrained_model_name_or_path pretrained_model base_model base_model_name_or_path
-        model_name_or_path sd_model checkpoint ckpt model_id model""",
+        model_name_or_path sd_model checkpoint ckpt model_id model model_org original_model""",
+    "tuned": "model_tuned tuned_model finetuned finetuned_model fine_tuned",
     "output": "save_to output_name output_file output_path out outfile save_path save_as dst dest",
     "out_dir": "output_dir out_folder output_folder",
     "force": "overwrite yes y",
@@ -168,8 +169,8 @@ _METHOD = (
 # commands elsewhere, and those that this version lacks → what does it, or the nearest thing
 _COMMANDS = {
     "merge": f"this version does not merge checkpoints; {_MIX}, and {_BAKE}",
-    "extract": "this version does not extract an adapter from two checkpoints; the nearest is "
-    "`convert --to-lora`, which makes a LoRA of an adapter that holds full differences",
+    **_each("extract_lora extract_lora_from_models lora_extract subtract_models",
+                    "`extract` makes an adapter of the difference of two checkpoints"),
     "compare": f"this version compares two adapters at a time: `diff A B`; {_PREVIEW}",
     **_each("info show view cat describe examine identify stats check validate ls",
                     _INSPECT),
@@ -225,7 +226,7 @@ def _plain(word: str) -> str:
 
 
 def answer_to_parameter(word: str, verb: str, known: Collection[str]) -> Message | None:
-    """Return what to write instead of a parameter that the verb does not have, None if unknown.
+    """Return the advice for a parameter that the verb does not have, None if unknown.
 
     Args:
         word: as it was typed: `--network_dim`, `lora_alpha`.
@@ -248,7 +249,7 @@ def answer_to_command(word: str) -> str | None:
 
 
 def advice_on_parameter(word: str, verb: str, known: Collection[str]) -> Message | None:
-    """Return what to write instead of an unknown parameter, None if nothing is certain.
+    """Return the advice for an unknown parameter, None if nothing is certain.
 
     That is the answer to a habit, or the parameter that differs by a slip.
     """
@@ -260,7 +261,7 @@ def advice_on_parameter(word: str, verb: str, known: Collection[str]) -> Message
 
 
 def advice_on_command(word: str, known: Collection[str]) -> str | None:
-    """Return what to write instead of an unknown command, None if nothing is certain."""
+    """Return the advice for an unknown command, None if nothing is certain."""
     answer = answer_to_command(word)
     if answer is not None:
         return answer

@@ -198,7 +198,7 @@ def _parameter(found: dataclasses.Field[Any], hint: Any) -> Parameter:
 
 
 def in_current_words(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a recipe's step with the words of today in the place of former ones.
+    """Return the content of a recipe's step with former words replaced by today's.
 
     A former word beside the one of today stays, and is refused as unknown.
     """

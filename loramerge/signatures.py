@@ -80,6 +80,26 @@ class ConvertParameters(TypedDict, total=False):
     rescale: float | None
 
 
+class ExtractParameters(TypedDict, total=False):
+    """Parameters of `extract`."""
+
+    to: str | None
+    program: Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None
+    dtype: str | None
+    rank: int | None
+    conv_rank: int | None
+    energy: float | None
+    ratio: float | None
+    cumulative: float | None
+    max_size: str | int | None
+    max_error: float | None
+    max_module_error: float | None
+    vectors: bool
+    full: bool
+    keep_rounding: bool
+    skip_missing: str | Sequence[str]
+
+
 class BakeParameters(TypedDict, total=False):
     """Parameters of `bake`."""
 

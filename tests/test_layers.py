@@ -32,6 +32,7 @@ FLOORS = (
 # the rooms inside train/, read alike
 ROOMS = (
     ("__init__", "session", "dry_run"),
+    ("prepare",),
     ("preamble",),
     ("drawing",),
     ("run",),

@@ -25,7 +25,7 @@ __all__ = ["Adapter"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter(Mapping[str, Delta]):
-    """Deltas by site, embeddings carried along, and `info`. Immutable.
+    """Deltas by site, embeddings, and `info`. Immutable.
 
     It is a mapping by module name: `len(a)`, `name in a`, `a[name]`, `for name in a`; a `Site` is
     taken for a name. `0.7 * a + 0.3 * b` is `loramerge.mix([(a, 0.7), (b, 0.3)])`.
@@ -130,7 +130,7 @@ class Adapter(Mapping[str, Delta]):
 
     @property
     def only_replaces(self) -> bool:
-        """True if it holds nothing but whole weights, as a checkpoint does."""
+        """True if it contains only whole weights, like a checkpoint."""
         return all(delta.facts.replaces for delta in self.deltas.values())
 
     def kinds(self) -> dict[str, int]:

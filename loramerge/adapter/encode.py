@@ -234,13 +234,15 @@ def _way_out(adapter: Adapter, target: Dialect) -> Message:
     naming = adapter.info.detection.naming
     if naming is None:
         return (
-            "the family is unknown, so only the file's own dialect can be written: ",
+            "the family is unknown, so the result must stay in the dialect of the file: ",
             Setting("to", adapter.info.dialect),
         )
     if any(is_opaque(site, naming) for site in adapter.deltas) and adapter.info.dialect:
         return (
-            f"{naming.name} has no modules of some of these names, so they can only be written as the "
-            "file spells them: ",
+            (
+                f"{naming.name} has no modules of some of these names, so they can only be written "
+                "in the dialect of the file: "
+            ),
             Setting("to", adapter.info.dialect),
         )
     others = [d.name for d in DIALECTS.values() if d.name != target.name and not d.positional]

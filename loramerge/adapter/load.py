@@ -12,6 +12,7 @@ from typing import Any
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
 from loramerge.adapter.formats.numbered import join_numbered
+from loramerge.adapter.formats.peft_bases import model_of_transformers
 from loramerge.adapter.formats.peft_experts import split_experts
 from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
@@ -89,7 +90,12 @@ def load(path: str | PathLike[str]) -> Adapter:
         for group in classified.groups
         if (shape := _shape(group, source.tensors)) is not None
     }
-    detection = detect(classified.groups, shapes, source.metadata)
+    model = model_of_transformers(source.configs.values())
+    detection = (
+        detect(classified.groups, shapes, source.metadata)
+        if model is None
+        else Detection((), f"its configuration names {model}, which no known family has")
+    )
     if any(DIALECTS[name].positional for name in {group.dialect for group in classified.groups}):
         from loramerge.adapter.formats.lora_diffusion import check_positions
 
@@ -177,7 +183,7 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
 
 
 def _target(group: Group, detection: Detection) -> Fused:
-    """Return the modules a group's stem stands for.
+    """Return the modules that a group's stem names.
 
     What the family does not know is a module all the same, named as the file spells it.
     """
@@ -305,7 +311,7 @@ def _place(
 def _report_doubled(
     reading: _Reading, doubled: list[tuple[str, str]], source: AdapterSource
 ) -> None:
-    """Account for keys that say again what another key of their stem says."""
+    """Account for keys that repeat another key of their stem."""
     used = set(reading.account.used) if doubled else set()
     for key, before in doubled:
         if before not in used:

@@ -122,7 +122,7 @@ def tags(metadata: Mapping[str, str]) -> list[tuple[str, int]]:
 
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
-    """Return the words that call what the adapter learned, as far as its metadata tells.
+    """Return the trigger words of the adapter, as far as its metadata has them.
 
     `modelspec.trigger_phrase` is what the author states. Without it, kohya's folder names
     (`10_zuzu cat`, repeats and words) are what the trainer used.
@@ -140,7 +140,7 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
 
 
 def trained_on(metadata: Mapping[str, str]) -> str | None:
-    """Return what the metadata says the adapter was trained on."""
+    """Return the base that the adapter was trained on, according to the metadata."""
     for key in ("ss_sd_model_name", "modelspec.architecture", "ss_base_model_version"):
         if metadata.get(key):
             return metadata[key]

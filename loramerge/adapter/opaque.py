@@ -26,7 +26,7 @@ def is_opaque(site: Site, naming: Family | None) -> bool:
 
 
 def flat_name(module: str) -> str:
-    """Return a module's name without the network it lies in, with underscores for dots."""
+    """Return a module's name without its network, with underscores for dots."""
     head = next((head for head in _NETWORKS if module.startswith(head)), "")
     return module[len(head) :].replace(".", "_")
 
@@ -63,7 +63,7 @@ def speaking_for(adapters: Sequence[Adapter], usual: Dialect, spoken: Sequence[D
 
 
 def common_stems(adapters: Sequence[Adapter]) -> dict[str, dict[str, str]]:
-    """Return how modules of no family are spelled in each dialect that any of the adapters came in."""
+    """Return the stems of modules of no family in each dialect that the adapters came in."""
     found: dict[str, dict[str, str]] = {}
     for adapter in adapters:
         for module, stems in adapter.info.stems.items():

@@ -52,8 +52,8 @@ def of_no_known_name(module: str, family: Family) -> Problem:
         "note",
         "unknown-module",
         module,
-        f"{family.name} has no module of this name; it is kept, and written as the file spells it",
-        "nothing needs to be done, but it cannot be converted to another dialect",
+        f"{family.name} has no module of this name; it is kept under the same name",
+        "no action needed, but it cannot be converted to another dialect",
     )
 
 
@@ -68,7 +68,8 @@ def of_other_programs(unknown: Sequence[str]) -> Iterator[Problem]:
             "error",
             "other-program",
             found.removesuffix(_MLX[0]).removesuffix(_MLX[1]),
-            "an adapter of MLX-LM, whose factors are transposed, and whose scale its configuration has",
+            "an adapter of MLX-LM, whose factors are transposed, and whose scale is in its "
+            "configuration",
             "save it as a PEFT adapter with the program that made it",
         )
 
@@ -91,13 +92,13 @@ def spelled_alike(module: str) -> Problem:
         "warning",
         "spelled-twice-alike",
         module,
-        "the module is spelled twice with equal values; it is read, and written, once",
+        "the module is spelled twice with equal values; it is read and written once",
         "nothing needs to be done",
     )
 
 
 def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
-    """Yield what is odd about alphas: zeros, then constraints of rotations, then infinite ones."""
+    """Yield problems of alphas: zeros, then constraints of rotations, then infinite ones."""
     stated = {site: d for site, d in deltas.items() if d.alpha is not None}
     for site, delta in stated.items():
         if delta.alpha == 0 and delta.pair is not None:
@@ -105,8 +106,8 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "warning",
                 "alpha-zero",
                 site.name,
-                "alpha is 0, which is read as no effect (kohya's trainer would read it as alpha = rank)",
-                "if the module should act, set alpha to its rank",
+                "alpha is 0, which means no effect (kohya's trainer would read it as alpha = rank)",
+                "if the module should have an effect, set alpha to its rank",
             )
     for site, delta in stated.items():
         if delta.alpha == 0 and delta.facts.constrained:
@@ -114,9 +115,9 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "note",
                 "no-constraint",
                 site.name,
-                "alpha, the constraint of the rotation, is 0, which is read as none, as LyCORIS "
-                "does (kohya's oft would clamp the rotation to nothing)",
-                "if it was trained with kohya's oft, it changes nothing",
+                "alpha, the constraint of the rotation, is 0, which means no constraint, as in "
+                "LyCORIS (kohya's oft would clamp the rotation to nothing)",
+                "if it was trained with kohya's oft, it has no effect",
             )
     for site, delta in stated.items():
         if delta.alpha is not None and not math.isfinite(delta.alpha):
@@ -128,7 +129,7 @@ _MOST = 1 << 31  # elements of ΔW; the largest layers of known models have half
 
 
 def takes_too_much(delta: Delta) -> bool:
-    """Return whether a few small factors stand for a ΔW that no memory holds."""
+    """Return whether the dense ΔW of small factors is too large for any memory."""
     return delta.facts.compact and math.prod(delta.shape) > _MOST
 
 
@@ -165,9 +166,9 @@ def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
             "note",
             "third-of-strength",
             None,
-            f"sd-scripts saved the queries, keys and values that it trained apart (split_qkv) at {part} "
-            "of their strength; they are read as they are saved, as in other programs",
-            "nothing needs to be done; other weights than in training may suit it",
+            f"sd-scripts saved queries, keys and values that were trained apart (split_qkv) at {part} "
+            "of their strength; loramerge reads them as saved, like other programs",
+            "no action needed; another weight than in training may suit it",
         )
 
 

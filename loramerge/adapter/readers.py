@@ -1,4 +1,4 @@
-"""Knowledge of what programs read of an adapter: all, a part, nothing, or another change than it means.
+"""Knowledge of how programs read an adapter: completely, in part, not at all, or differently.
 
 The facts are those of `dialects.programs`; of families, dialects and kinds that no test has seen a
 program read, nothing is said.
@@ -27,7 +27,7 @@ class Reading:
 
     Args:
         unread: modules it leaves out.
-        otherwise: what it computes otherwise → the modules.
+        otherwise: what it computes differently → the modules.
         refused: why it refuses the whole file; empty if it does not.
     """
 
@@ -38,7 +38,7 @@ class Reading:
 
     @property
     def whole(self) -> bool:
-        """True if it reads every module, and as it is meant."""
+        """True if it reads every module correctly."""
         return not (self.unread or self.otherwise or self.refused)
 
     @property
@@ -47,7 +47,7 @@ class Reading:
         return bool(self.otherwise.keys() - {_ONE_ALPHA})
 
     def words(self, modules: int) -> str:
-        """Return in a few words what is amiss; empty if nothing is.
+        """Return a short description of the problems; empty if there are none.
 
         Args:
             modules: how many the adapter has.
@@ -61,7 +61,7 @@ class Reading:
 
 
 def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Reading]:
-    """Yield what each program makes of an adapter, of those that a test has seen read its like.
+    """Yield the reading of an adapter by each program that was tested with adapters of this sort.
 
     Args:
         target: the dialect it is written in; None for those its file spells it in.
@@ -73,7 +73,7 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
-    """Return what a program makes of an adapter, None if no test has seen it read its like."""
+    """Return the reading of an adapter by a program, None if it was not tested with this sort."""
     info = adapter.info
     if not adapter.deltas or info.account.unknown:
         return None

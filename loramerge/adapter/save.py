@@ -53,7 +53,7 @@ def write_encoded(
     force: bool = False,
     check: Check | None = None,
 ) -> int:
-    """Write what `encode` gave; see `save`.
+    """Write an encoded adapter; see `save`.
 
     Args:
         check: looks at the file or folder before it gets its name; what it raises leaves nothing.

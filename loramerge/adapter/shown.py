@@ -42,7 +42,7 @@ class Overview:
         return f"Adapter({', '.join(part for part in known if part)})"
 
     def html(self) -> str:
-        """Return a table of what is known, and the first modules; all text is escaped."""
+        """Return a table of the known facts and the first modules; all text is escaped."""
         info = self.info
         facts = {
             "file": info.path or "computed",

@@ -31,7 +31,7 @@ class Site(NamedTuple):
         return joined if self.parameter == "weight" else f"{joined}.{self.parameter}"
 
     def bounds(self, rows: int) -> tuple[int, ...]:
-        """Return where the rows of each module begin, and the end, in a delta of so many rows.
+        """Return the first row of each module, and the end, in a delta with a number of rows.
 
         Raises:
             ShapeError: if the rows cannot be divided so.

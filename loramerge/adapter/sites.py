@@ -23,7 +23,7 @@ Place = tuple[str, Parameter]  # module and parameter
 
 
 def halves(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the row ranges that exchange the halves of so many rows."""
+    """Return the row ranges that exchange the halves of a number of rows."""
     return (rows // 2, rows), (0, rows // 2)
 
 
@@ -162,7 +162,7 @@ def _rearranged(
     wanted: Callable[[str, Parameter], Site],
     stays: Callable[[Site], bool],
 ) -> Adapter:
-    """Cut and join the deltas of an adapter so that they lie on the sites wanted."""
+    """Cut and join the deltas of an adapter so that they fit the requested sites."""
     collected: dict[Site, list[tuple[Site, Delta]]] = {}
     changed = False
     for site, delta in adapter.deltas.items():

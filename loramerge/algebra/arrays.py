@@ -60,7 +60,7 @@ def check_device(device: str | None) -> str | None:
 
 
 def on_device(array: Array, device: str | None) -> Array:
-    """Return a numpy array as it is, or copied to a torch device."""
+    """Return a numpy array unchanged, or a copy on a torch device."""
     if device is None:
         return array
     import torch

@@ -17,17 +17,12 @@ from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import to_numpy
+from loramerge.algebra.budget import SiteSpectrum, choose_ranks
 from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
 from loramerge.algebra.operator import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
-from loramerge.algebra.ranks import (
-    Candidate,
-    RankRule,
-    ranks_for_error,
-    ranks_for_size,
-    site_rank,
-)
+from loramerge.algebra.ranks import RankRule, site_rank
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
@@ -227,25 +222,8 @@ def _ranks_over_all(
             return [float(v) ** 2 for v in s[:most]], most, found.energy
 
     spectra = list(ordered(spectrum, cut, threads=threads, task="spectra", notify=notify))
-    itemsize = sizes.itemsize if sizes else 2
-    candidates = [
-        Candidate(
-            energies,
-            itemsize * sum(terms[site][0].delta.flat_shape),
-            sizes.first(site) if sizes else 0,
-        )
-        for site, (energies, _, _) in zip(cut, spectra, strict=True)
+    seen = [
+        SiteSpectrum(site, terms[site][0].delta.flat_shape, energies, energy)
+        for site, (energies, _, energy) in zip(cut, spectra, strict=True)
     ]
-    if rule.max_size is not None:
-        assert sizes is not None
-        exact = sizes.exact
-
-        def exact_size(ranks: Sequence[int]) -> int:
-            return exact(dict(zip(cut, ranks, strict=True)))
-
-        ranks = ranks_for_size(candidates, rule.max_size, exact_size)
-    else:
-        assert rule.max_error is not None
-        energy = math.fsum(energy for _, _, energy in spectra)
-        ranks = ranks_for_error(candidates, energy, rule.max_error)
-    return dict(zip(cut, ranks, strict=True))
+    return choose_ranks(seen, rule, sizes)

@@ -214,5 +214,5 @@ def verdict(comparison: Comparison) -> str:
     if cosine > 0.3:
         return f"The two are related (cosine {cosine:.2f})." + rest
     if cosine < -0.3:
-        return f"The two pull in opposite directions (cosine {cosine:.2f})." + rest
+        return f"The two change the weights in opposite directions (cosine {cosine:.2f})." + rest
     return f"The two are unrelated (cosine {cosine:.3f})." + rest

@@ -151,7 +151,7 @@ def mix_like(
     if tool not in _TOOLS:
         close = nearest(tool, COMPATS)
         raise UsageError(
-            f"compat does not know the tool {tool!r}",
+            f"compat has no tool {tool!r}",
             expected=", ".join(COMPATS),
             hint=f"did you mean {close}?" if close else None,
         )
@@ -196,7 +196,7 @@ def _terms(tool: str, inputs: Sequence[tuple[Adapter, Weight]]) -> dict[Site, li
 
 
 def _check_shapes(tool: str, terms: Sequence[_Term], formulas: _Tool) -> None:
-    """Refuse what the tool would refuse: other shapes, and other ranks unless it joins them."""
+    """Refuse inputs that the tool would refuse: other shapes, and other ranks unless it joins them."""
     first = terms[0]
     for other in terms[1:]:
         files = f"{first.file} and {other.file}"

@@ -1,4 +1,5 @@
-"""Steps that operators on elements share: trim, drop at random, elect signs, average what agrees.
+"""Steps that operators on elements share: trim, drop at random, elect signs, average entries that
+agree.
 
 Arrays are blocks of rows, `(rows, in·kh·kw)` in float64. Weights act after an adapter's own entries
 were trimmed or dropped, and before signs are elected.

@@ -53,7 +53,7 @@ def examine(
                 "no-effect",
                 None,
                 "every module is exactly zero: the adapter changes nothing",
-                "it never trained; check that gradients reached it",
+                "it was never trained; check that it received gradients",
             )
         )
     return Examination(problems, total, table)
@@ -89,7 +89,8 @@ def _module(site: Site, delta: Delta, *, spectra: bool) -> tuple[list[Problem], 
                 "untrained",
                 site.name,
                 _untrained(delta),
-                "the module never trained; if many did not, check that gradients reached them",
+                "the module was never trained; if there are many, check that they received "
+                "gradients",
             )
         )
     return problems, row

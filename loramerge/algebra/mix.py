@@ -1,4 +1,4 @@
-"""Mix adapters: combine them site by site, and carry along what they hold beside their deltas."""
+"""Mix adapters: combine them site by site, and keep their other tensors."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def require_one_base(adapters: Sequence[Adapter]) -> None:
     if len(named) > 1:
         (one, first), (other, second) = list(named.values())[:2]
         raise FamilyError(
-            "the adapters were trained on different bases, and what they change does not add up",
+            "the adapters were trained on different bases, so their changes cannot be added",
             file=f"{first.label} and {second.label}",
             found=f"{one} and {other}",
             hint=(
@@ -142,7 +142,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
 
 
 def common_detection(adapters: Sequence[Adapter], notify: Notify = ignore) -> Detection:
-    """Return what all adapters can belong to.
+    """Return the families that all adapters can belong to.
 
     Raises:
         FamilyError: if there is no such family.
@@ -152,7 +152,7 @@ def common_detection(adapters: Sequence[Adapter], notify: Notify = ignore) -> De
     for adapter, detection in zip(adapters, detections, strict=True):
         if bool(detection.candidates) != bool(first.candidates):
             raise FamilyError(
-                "one adapter belongs to a known family and the other does not",
+                "only one of the adapters belongs to a known family",
                 file=f"{adapters[0].label} and {adapter.label}",
                 expected=first.name or "an unknown family",
                 found=detection.name or "an unknown family",

@@ -206,7 +206,7 @@ class Operator:
         space: what `merge` sees, see this module's docstring.
         merge: function of what it sees (`Scalars`, `Cores` or `Rows`) and of the parameters. It
             returns a coefficient for each term, a core, or rows, and applies the weights itself.
-        title: one line that says what it does.
+        title: one line that describes it.
         parameters: frozen dataclass of its own parameters, each field `Annotated` with `Doc`.
         rank_bound: function of the ranks of the inputs that gives the rank of the result. No result
             of `scalars` and `factors` may have a higher one; one of `elements` is cut to it where no

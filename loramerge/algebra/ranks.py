@@ -68,19 +68,26 @@ class RankRule:
         """True if `max_error` chooses the ranks; false if it only checks the choice of others."""
         return self.max_error is not None and not self.per_site and self.max_size is None
 
+    def cap(self, kernel: int) -> int | None:
+        """Return the highest rank of a site; `kernel` is kh·kw."""
+        return self.conv_rank if kernel > 1 and self.conv_rank is not None else self.rank
+
     @property
     def truncates(self) -> bool:
         """True if the rule can lower a rank."""
         return self.per_site or self.max_size is not None or self.max_error is not None
 
 
-def site_rank(singular_values: Any, rule: RankRule, kernel: int, numerical_rank: int) -> int:
+def site_rank(
+    singular_values: Any, rule: RankRule, kernel: int, numerical_rank: int, rest: float = 0.0
+) -> int:
     """Return the rank one site keeps under the per-site criteria.
 
     Args:
         singular_values: descending numpy vector.
         kernel: kh·kw of the site (1 for linear layers and 1×1 convolutions).
         numerical_rank: never more than this is kept.
+        rest: energy of further directions, which were not computed; `cumulative` needs all of them.
     """
     import numpy as np
 
@@ -88,11 +95,11 @@ def site_rank(singular_values: Any, rule: RankRule, kernel: int, numerical_rank:
     if len(s) == 0:
         return 0
     k = len(s)
-    cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
+    cap = rule.cap(kernel)
     if cap is not None:
         k = min(k, cap)
     if rule.energy is not None:
-        k = min(k, _smallest_share(np.cumsum(s**2), rule.energy))
+        k = min(k, _smallest_share(np.cumsum(s**2), rule.energy, rest))
     if rule.cumulative is not None:
         k = min(k, _smallest_share(np.cumsum(s), rule.cumulative))
     if rule.ratio is not None:
@@ -100,13 +107,16 @@ def site_rank(singular_values: Any, rule: RankRule, kernel: int, numerical_rank:
     return k
 
 
-def _smallest_share(sums: Any, share: float) -> int:
-    """Return the smallest k whose partial sum reaches `share` of the whole.
+def _smallest_share(sums: Any, share: float, rest: float = 0.0) -> int:
+    """Return the smallest k whose partial sum reaches `share` of the whole, all if none does.
 
     A share of 1 means all; a relative 1e-12 forgives the rounding of the sums.
+
+    Args:
+        rest: what the whole has beside the last sum.
     """
-    reached = sums >= share * sums[-1] * (1 - 1e-12)
-    return int(reached.argmax()) + 1
+    reached = sums >= share * (sums[-1] + rest) * (1 - 1e-12)
+    return int(reached.argmax()) + 1 if reached.any() else len(sums)
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ def ranks_for_size(
     empty = exact_size(ranks)
     if empty > budget:
         raise UsageError(
-            "the file cannot be that small: what cannot be cut is larger",
+            "the file cannot be that small: its tensors without a rank alone are larger",
             expected=f"at least {empty:,} bytes",
             found=f"{budget:,} bytes",
         )
@@ -305,7 +315,9 @@ def _shrink(
     return size
 
 
-def ranks_for_error(candidates: Sequence[Candidate], energy: float, max_error: float) -> list[int]:
+def ranks_for_error(
+    candidates: Sequence[Candidate], energy: float, max_error: float, lost: float = 0.0
+) -> list[int]:
     """Return small ranks that keep the total relative error at most `max_error`.
 
     Directions are dropped by energy per byte, the weakest first, while what is dropped stays within
@@ -313,10 +325,11 @@ def ranks_for_error(candidates: Sequence[Candidate], energy: float, max_error: f
 
     Args:
         energy: Σ‖ΔW‖_F² over all sites that can be cut.
+        lost: the part of it that no candidate has.
     """
     ranks = [len(candidate.energies) for candidate in candidates]
     allowed = max_error**2 * energy * (1 + 1e-12)
-    dropped = 0.0
+    dropped = lost
     heap = [
         (candidate.energies[-1] / candidate.direction, i)
         for i, candidate in enumerate(candidates)

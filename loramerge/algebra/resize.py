@@ -44,7 +44,7 @@ def resize(
     """
     if not rule.truncates:
         raise UsageError(
-            "resize needs to know what to keep",
+            "resize needs a rank option",
             hint=(
                 "give ",
                 Setting("rank", 8),

@@ -48,7 +48,7 @@ def factor_of(scale: Scale, result: float, norms: Sequence[float]) -> float:
     Args:
         scale: `literal`: 1; `norm-match`: the mean of the norms over that of the result; `1/sqrt`:
             1/√n for n terms; a number is the factor itself.
-        result: ‖X‖ of what the operator returned.
+        result: ‖X‖ of the operator's result.
         norms: ‖wᵢ ΔWᵢ‖ of each term.
     """
     if isinstance(scale, float):

@@ -36,16 +36,18 @@ class Decomposition:
         truncate: function of a rank `k` that gives `up (m, k)` and `down (k, n)` of the best
             approximation of that rank, √σ on both sides, as numpy arrays.
         noise: size below which singular values are only rounding.
+        rest: energy Σσ² of the directions that were not computed.
     """
 
     singular_values: Array
     truncate: Callable[[int], tuple[Array, Array]]
     noise: float = 0.0
+    rest: float = 0.0
 
     @property
     def energy(self) -> float:
         """‖ΔW‖_F²."""
-        return float((self.singular_values**2).sum())
+        return float((self.singular_values**2).sum()) + self.rest
 
     @property
     def rank(self) -> int:
@@ -55,7 +57,7 @@ class Decomposition:
 
     def lost(self, rank: int) -> float:
         """Return ‖ΔW − ΔW_k‖_F², the tail of the energy (Eckart–Young)."""
-        return float((self.singular_values[rank:] ** 2).sum())
+        return float((self.singular_values[rank:] ** 2).sum()) + self.rest
 
 
 def signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:

@@ -69,7 +69,7 @@ def terms_of(
     if any(uneven):
         if one_weight:
             raise UsageError(
-                "these modules are written as one, and their weights differ",
+                "these modules are stored as one, but their weights differ",
                 module=next(sites[0].name for sites in uneven if sites),
                 hint=("give them one weight, or write a dialect that stores them apart: ",
                       Setting("to", "diffusers")),
@@ -105,7 +105,7 @@ def _weights(site: Site, weights: Mapping[Site, float]) -> set[float]:
 
 
 def _cut_by_weight(adapter: Adapter, weight: Weight) -> tuple[Adapter, Places]:
-    """Return an adapter without what has weight 0, cut where weights differ, and the weights."""
+    """Return an adapter without modules of weight 0, cut into parts of one weight, and the weights."""
     of = weight.on(adapter)
     deltas: dict[Site, Delta] = {}
     places: Places = {}
@@ -158,8 +158,8 @@ def require_base_free(inputs: Sequence[tuple[Adapter, Weight]], rule: RankRule) 
                 continue
             if rule.truncates or uses[site] > 1 or (w != 1.0 and not delta.facts.weighs):
                 raise AdapterError(
-                    f"the change of a {delta.kind} module depends on the base, so without the base "
-                    "it cannot be added to others, weighted or re-ranked",
+                    f"the change of a {delta.kind} module depends on the base; without the base "
+                    "it cannot be mixed, weighted or resized",
                     file=adapter.info.path,
                     module=site.name,
                     found=f"kind {delta.kind}",

@@ -76,7 +76,7 @@ def to_lora(
 
 
 def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
-    """Refuse what cannot become a LoRA; see `to_lora`. Only headers are needed.
+    """Refuse modules that cannot become a LoRA; see `to_lora`. Only headers are needed.
 
     Raises:
         UsageError, AdapterError: see `to_lora`.

@@ -182,7 +182,7 @@ def weight_of(content: Any, where: str) -> Weight:
         where: named in errors.
 
     Raises:
-        UsageError: naming what is wrong, with the nearest known word.
+        UsageError: naming the problem, with the nearest known word.
     """
     if not isinstance(content, Mapping):
         return Weight(_checked(content, where))

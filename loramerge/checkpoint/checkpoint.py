@@ -138,7 +138,8 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             file=path,
             expected=", ".join(FAMILIES),
             found=_first_names(files),
-            hint="loramerge families lists what can be baked into, beside folders of transformers",
+            hint="`loramerge families` lists the models that adapters can be baked into, besides "
+            "folders of transformers",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
@@ -208,7 +209,7 @@ class _Match:
 
     @property
     def fits(self) -> bool:
-        """True if it has the family's shapes but for a few; layers of miniatures do not count."""
+        """True if nearly all shapes are the family's; layers of miniatures do not count."""
         return self.other <= _OTHER * sum(map(len, self.slots.values()))
 
     @property
@@ -222,7 +223,7 @@ class _Match:
 
 
 def _match(family: Family, files: CheckpointFiles) -> _Match:
-    """Look every parameter of a family up in every file it may lie in.
+    """Search every parameter of a family in all files that may hold it.
 
     A tensor that two components could be (a lone text encoder) counts once.
     """

@@ -165,7 +165,7 @@ def _folder(root: Path) -> CheckpointFiles:
             if inside and relative.suffix == ".json" and _INDEX in relative.name:
                 _check_index(file)
     if any(_is_second(path) for path in found.others):
-        found.notes.append(f"{_SECOND}, the second transformer of this base, is copied as it is")
+        found.notes.append(f"{_SECOND}, the second transformer of this base, is copied unchanged")
     if not found.weights:
         raise FormatError(
             "the folder holds no weights",
@@ -187,7 +187,9 @@ def _add_pickle(
     """Add a pickled weight file, unless a safetensors file says the same."""
     if not component:
         found.others.append(relative)
-        found.notes.append(f"{relative} is copied as it is: nothing is baked into pickles beside")
+        found.notes.append(
+            f"{relative} is copied unchanged: adapters are not baked into pickles beside"
+        )
         return
     if (file.parent / f"{file.name.partition('-00')[0]}.bin.index.json").is_file():
         raise FormatError(

@@ -1,7 +1,7 @@
 """Bases of no known family: a folder that transformers can load, by the names in its files.
 
-PEFT names the modules it adapts as the model does, and so does the checkpoint, but for the level that a
-head adds (`transformer.h.0…` with one, `h.0…` without).
+PEFT names the modules it adapts as the model does, and so does the checkpoint, except for the level
+that a head adds (`transformer.h.0…` with one, `h.0…` without).
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ _LEVELS = frozenset({"model", "language_model", "transformer"})
 
 
 def renaming(modules: Iterable[str], known: Iterable[str]) -> Callable[[str], str]:
-    """Return how modules of an adapter are called in a base: as they are, or with other first levels.
+    """Return the function that renames modules of an adapter to those of a base: as they are, or
+    with other first levels.
 
     Where one level less or more fits all modules, that is it. Else each module has the one name in the
     base that differs from its own by levels such as `model.` and `language_model.` alone: what

@@ -69,12 +69,12 @@ class ScaledTensor:
         return rows
 
     def codec(self, dtype: str) -> Codec:
-        """Return what a bake computes and rounds with."""
+        """Return the codec that a bake computes and rounds with."""
         return ScaledCodec(self, dtype)
 
 
 class ScaledCodec:
-    """Between weights and what is stored for them.
+    """The conversion between weights and their stored form.
 
     Sums are made of stored values, `stored + ΔW / scale`, so that a row which no delta touches keeps
     its very bits. The scale stays as it is unless values would overflow; then the largest one of the
@@ -168,7 +168,7 @@ class ScaledCodec:
             return np.isfinite(largest.astype(self._dtype).astype("float32"))
 
     def _fit(self) -> Array:
-        """Round a changed scale up to the type it is stored in; return what is stored, by row.
+        """Round a changed scale up to its stored type; return the stored values, by row.
 
         Raises:
             NumericsError: if that type cannot hold it.

@@ -33,7 +33,7 @@ class Storage(Protocol):
         """Lower ones are asked first whether a weight is theirs."""
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
-        """Return how a weight is held, None if it is not held in this way.
+        """Return a weight in this storage, None if it is stored in another way.
 
         Args:
             tensors: of the file.
@@ -46,11 +46,11 @@ class Storage(Protocol):
         """Return whether a file holds weights of this sort, whose type cannot be changed."""
 
     def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
-        """Return the names that tensors beside a weight may have; they must lie in its file."""
+        """Return the possible names of tensors that belong to a weight and must be in its file."""
 
 
 class HeldTensor(Protocol):
-    """One weight as it is held."""
+    """One stored weight."""
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class HeldTensor(Protocol):
         """Turn stored rows from row `start` on, already floats, into weights; may work in place."""
 
     def codec(self, dtype: str) -> Codec:
-        """Return what a bake computes and rounds with.
+        """Return the codec that a bake computes and rounds with.
 
         Args:
             dtype: safetensors name of the type that is written.
@@ -72,7 +72,7 @@ class HeldTensor(Protocol):
 
 
 class Codec(Protocol):
-    """Between the weights of one tensor and what is stored for them.
+    """The conversion between the weights of one tensor and their stored form.
 
     Rows pass twice if `overflowed` says so after the first time.
     """

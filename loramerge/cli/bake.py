@@ -10,7 +10,7 @@ _SHOWN = 12
 
 
 def render(result: BakeResult) -> None:
-    """Show what was baked, what was kept after rounding, and the distance of the bases."""
+    """Show the baked modules, the part kept after rounding, and the distance of the bases."""
     layout = ", ".join(sorted(set(result.layouts.values())))
     word = "would write" if result.dry_run else "written"
     lines: list[tuple[str, str]] = [(word, str(result.output))]

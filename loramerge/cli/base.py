@@ -19,7 +19,7 @@ _EXAMPLE = "Example: loramerge base add sd21-custom models/sd21-custom.safetenso
 
 @click.group("base", epilog=_EXAMPLE)
 def command() -> None:
-    """Name the checkpoints you use often; the name then works wherever a base is asked for."""
+    """Name the checkpoints you use often; the name then works wherever a base is expected."""
 
 
 @command.command("add", epilog=_EXAMPLE)

@@ -22,15 +22,16 @@ __all__ = ["command_named", "render_named", "summaries"]
 
 # the order of the help; others follow by name
 _ORDER = (
-    "inspect", "diff", "mix", "resize", "convert", "bake", "merge", "train", "preview", "meta", "run",
-    "plan", "schema", "recipes", "base", "library", "dialects", "operators", "families", "demo",
+    "inspect", "diff", "mix", "resize", "convert", "bake", "extract", "merge", "train", "preview",
+    "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects", "operators",
+    "families", "demo",
 )  # fmt: skip
 _FIRST_LINE = re.compile(r'"""The command `(\w+)`: (.+?)\.?("""|$)')
 
 
 @cache
 def summaries() -> dict[str, str]:
-    """Return the name of every command → what it does, without importing one."""
+    """Return name → description of every command, without importing one."""
     from loramerge.verbs import added_verbs
 
     found: dict[str, str] = {}
@@ -65,7 +66,7 @@ def command_named(name: str) -> click.Command | None:
 
 
 def render_named(verb: str) -> Render:
-    """Return what shows a verb's results: its own renderer, or one that shows any result."""
+    """Return the renderer of a verb's results: its own, or a general one."""
     from loramerge.cli import show
 
     render: Render | None = getattr(_module(verb), "render", None)
@@ -77,6 +78,6 @@ def render_named(verb: str) -> Render:
 
 
 def _module(name: str) -> ModuleType | None:
-    """Return the module of this package that a command's name stands for."""
+    """Return the module of this package with a command of this name."""
     full = f"loramerge.cli.{name}"
     return import_module(full) if name.isidentifier() and find_spec(full) is not None else None

@@ -27,7 +27,7 @@ def _proof(found: ConvertResult) -> str:
 
 
 def render_one(found: ConvertResult) -> None:
-    """Show what became of one adapter."""
+    """Show the result for one adapter."""
     lines = show.written(found.output, f"{show.size(found.size_before)} to {show.size(found.size)}")
     if found.output is not None:
         lines.append(("format", f"{found.dialect}, {found.dtype}"))

@@ -10,7 +10,7 @@ from loramerge.tiny.demo import Demo, DemoResult, demo
 
 
 def render(result: DemoResult) -> None:
-    """Show the tour: each command as typed, and what it showed."""
+    """Show the tour: each command with its output."""
     for place, count in result.made.items():
         show.line(f"Wrote {count} images with captions into {place}.")
     for step in result.steps:

@@ -56,7 +56,7 @@ def _show_one(found: dict[str, Any]) -> None:
         ("example of a key", found["example"]),
         ("alpha", _ALPHA.get(found["alpha"], str(found["alpha"]))),
         ("can store", found["writes"]),
-        ("seen to load in", ", ".join(found["loads_in"]) or "none"),
+        ("tested in", ", ".join(found["loads_in"]) or "none"),
     ]
     if found["programs"]:
         lines.append(("--for", ", ".join(found["programs"])))
@@ -73,7 +73,7 @@ def _show_one(found: dict[str, Any]) -> None:
 def _show_all(content: list[dict[str, Any]]) -> None:
     show.table(
         ((d["name"], d["title"], d["writes"], ", ".join(d["loads_in"])) for d in content),
-        ("dialect", "what it is", "can store", "seen to load in"),
+        ("dialect", "description", "can store", "tested in"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command `diff`: compare two adapters by what they change."""
+"""The command `diff`: compare the changes of two adapters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from loramerge.verbs.diff import VERB, DiffResult
 _LONGEST = 60
 _LABELS = {"kinds": "kind of modules", "ranks": "rank", "dtypes": "type of numbers"}
 _LEGEND = (
-    "Cosine: 1 is the same direction, 0 unrelated. Distance: 0 is equal, relative to the larger norm. "
-    "Best fit: the weight of A that comes nearest to B. Norm: of all that the adapter changes (ΔW)."
+    "Cosine: 1 means the same direction, 0 unrelated. Distance: relative to the larger norm; 0 "
+    "means equal. Best fit: the weight of A that comes closest to B. Norm: of the whole change "
+    "(ΔW)."
 )
 
 

@@ -26,7 +26,7 @@ def _described(one: Family) -> dict[str, Any]:
 
 
 def _example(one: Family, dialect: Dialect) -> str | None:
-    """Return how a dialect names a module of the family; None if it names none."""
+    """Return a dialect's name of a module of the family; None if it has none."""
     table = stem_table(dialect, one)
     stems = [stem for stem, meaning in table.items() if meaning.form == 0]
     usual = (s for s in stems if any(m.endswith(p) for m in table[s].modules for p in one.probes))
@@ -117,10 +117,10 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 def command(name: str | None, as_json: bool, json_file: str | None) -> None:
     """List the base models that are known; with NAME, describe one.
 
-    A description has the components with the number of their modules, the prefixes in single files,
-    and the name of a module in every dialect. Every family was verified against the model's original
-    code; --json says which. Adapters of a read-only family are inspected, mixed and resized, but not
-    baked or converted.
+    A description lists the components with their number of modules, the prefixes in single files,
+    and the name of one module in every dialect. Every family was verified against the model's
+    original code, which --json names. Adapters of a read-only family can be inspected, mixed and
+    resized, but not baked or converted.
     """
     if name is not None:
         found = _in_detail(family(name))

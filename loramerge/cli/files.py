@@ -19,7 +19,7 @@ def files_render(
     columns: Sequence[str],
     cells: Callable[[Any, FileOutcome[Any]], Sequence[str]],
 ) -> Render:
-    """Return what shows one file in lines, several as a table.
+    """Return a renderer that shows one file in lines, several as a table.
 
     Args:
         one: shows what became of a single file.

@@ -1,4 +1,4 @@
-"""The command `inspect`: show what files are: dialect, family, ranks, tags, problems."""
+"""The command `inspect`: show the dialect, family, ranks, tags and problems of files."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _findings(findings: list[Problem]) -> None:
              if any(modules) else message, remedy)
             for (severity, _, message, remedy), modules in groups.items()
         ),
-        ("severity", "problem", "what to do"),
+        ("severity", "problem", "advice"),
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def wrapped(text: str, width: int | None) -> list[str]:
 
 
 def hanging(text: str, width: int) -> list[str]:
-    """Return the lines of a text, what is wrapped of each set in by two blanks more than its start."""
+    """Return the lines of a text; wrapped parts are indented by two more spaces."""
     lines: list[str] = []
     for whole in text.split("\n"):
         start = len(whole) - len(whole.lstrip(" "))

@@ -19,13 +19,18 @@ _EXAMPLE = "Example: loramerge library add ~/loras"
 
 @click.group("library", epilog=_EXAMPLE)
 def command() -> None:
-    """Folders in which names are looked up: `loramerge mix style:0.7` then finds style.safetensors."""
+    """Name the folders in which adapters are found: `loramerge mix style:0.7` then finds
+    style.safetensors."""
 
 
 @command.command("add", epilog=f"{_EXAMPLE}; loramerge library add --comfyui ~/ComfyUI")
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1)
-@click.option("--comfyui", metavar="DIR", help="ComfyUI's folders (and extra_model_paths.yaml).")
-@click.option("--a1111", metavar="DIR", help="The folders of A1111 or Forge.")
+@click.option(
+    "--comfyui",
+    metavar="DIR",
+    help="Add the model folders of this ComfyUI, also those in extra_model_paths.yaml.",
+)
+@click.option("--a1111", metavar="DIR", help="Add the model folders of this A1111 or Forge.")
 @click.option(
     "--holds", type=click.Choice(HOLDS), default="both", help="What FOLDER holds [default: both]."
 )

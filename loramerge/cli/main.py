@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(text.getvalue().rstrip("\n"))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing was left half written")
+        _say("interrupted; no half-written file was left")
         return 130
     except LoramergeError as error:
         _say(f"error: {error.text(on_command_line)}")
@@ -140,15 +140,15 @@ def _bug(error: Exception) -> int:
         where = where.tb_next
     place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "unknown place"
     _say(
-        f"bug: {type(error).__name__}: {error} ({place})\n"
-        f"  this is a mistake in loramerge {__version__}, not in your files\n"
-        f"  hint: set LORAMERGE_TRACEBACK=1, run again, and report what it prints"
+        f"bug: {type(error).__name__}: {error} ({place})\n  this is a bug in loramerge "
+        f"{__version__}, not in your files\n  hint: set LORAMERGE_TRACEBACK=1, run again, and "
+        "report what it prints"
     )
     return 70
 
 
 def _silence() -> None:
-    """Leave without a second complaint when the reader of our output has gone."""
+    """Exit without a second error message if the reader of the output has closed it."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -156,7 +156,7 @@ def _silence() -> None:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
-    """End as Ctrl-C does, so that nothing half written stays."""
+    """End as Ctrl-C does, so that no half-written file stays."""
     raise KeyboardInterrupt
 
 
@@ -173,7 +173,7 @@ def _open_streams() -> None:
 
 
 class _Lasting(io.FileIO):
-    """Standard output that takes what nobody reads any more, so that a command ends as it would."""
+    """Standard output that ignores a closed reader, so that a command ends normally."""
 
     former: io.TextIOWrapper
 
@@ -185,7 +185,7 @@ class _Lasting(io.FileIO):
 
 
 def _outlive_readers() -> None:
-    """Let commands end with their own exit code after `| head` has read enough."""
+    """Let commands end with their own exit code after `| head` has stopped reading."""
     out = sys.stdout
     if os.name == "posix" and isinstance(out, io.TextIOWrapper):
         raw = _Lasting(out.fileno(), "w", closefd=False)

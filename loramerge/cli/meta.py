@@ -8,7 +8,7 @@ from loramerge.verbs.meta import VERB, MetaResult
 
 
 def render(result: MetaResult) -> None:
-    """Show the metadata, or what was changed of it."""
+    """Show the metadata, or its changes."""
     if result.output is None:
         if not result.metadata:
             show.line("no metadata")

@@ -10,12 +10,12 @@ from loramerge.verbs.mix import VERB, MixResult
 
 
 def render(result: MixResult) -> None:
-    """Show what was mixed."""
+    """Show the mixed adapters and the result."""
     lines = show.written(result.output, show.size(result.size))
     literal = result.scale == "literal"
     exact = "exact sum" if result.method == "linear" and literal else "not truncated"
     if result.compat is not None:
-        exact = f"what {result.compat} makes of them"
+        exact = f"as merged by {result.compat}"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
         exact = f"{exact}, rounded to {result.dtype}"
@@ -48,7 +48,7 @@ _LEGEND = (
 
 
 def _explain(found: Interference, names: list[str]) -> None:
-    """Show how the inputs relate."""
+    """Show the relations of the inputs."""
     rows = [
         (
             f"{names[pair.a]} and {names[pair.b]}",
@@ -87,7 +87,7 @@ def _share(value: float | None, by_chance: float | None) -> str:
 
 
 def _method(result: MixResult) -> str:
-    """Return the operator, and what its results were multiplied by."""
+    """Return the operator and the factors of its final scale."""
     least, most = result.factors
     factors = f"×{least:.3g}" if least == most else f"×{least:.3g} to ×{most:.3g}"
     return f"{result.method}, scale {result.scale}{'' if least == most == 1 else f' ({factors})'}"

@@ -78,7 +78,7 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 
     show.table(
         ((one["name"], one["title"], words(one), one["space"]) for one in content),
-        ("method", "what it does", "options", "computes"),
+        ("method", "description", "options", "computes"),
     )
 
 
@@ -94,8 +94,8 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 def command(name: str | None, as_json: bool, json_file: str | None) -> None:
     """List the merge operators that `mix --method` knows; with NAME, explain one.
 
-    You can add your own in a Python file (--operator FILE.py), or in an installed package with entry
-    points `loramerge.operators`.
+    Add your own in a Python file (--operator FILE.py), or in an installed package by the entry
+    point `loramerge.operators`.
     """
     if name is not None:
         one = find_operator(name)

@@ -42,23 +42,23 @@ def run_options() -> list[click.Parameter]:
             ["--threads"],
             type=click.IntRange(min=1),
             metavar="N",
-            help="Worker threads [default: all processors; 1 to train and preview]. Results do not "
-            "depend on it, but for the last bits of what is trained and previewed.",
+            help="Worker threads [default: all processors; 1 for train and preview]. Results do "
+            "not depend on it, except for the last bits in training and previews.",
         ),
         click.Option(
             ["--device"],
             metavar="DEVICE",
-            help="Torch device, e.g. cuda [default: the CPU, without torch; to train and preview a GPU, "
-            "if there is one].",
+            help="Torch device, such as cuda [default: the CPU, without torch; for train and "
+            "preview a GPU, if there is one].",
         ),
     ]
 
 
 def recipe_options(*, writes: bool) -> list[click.Parameter]:
-    """Return the options about the recipe of what a command does.
+    """Return the options about a command's recipe.
 
     Args:
-        writes: whether the command writes files whose headers say what made them.
+        writes: whether the command writes files with a recipe in their headers.
     """
     found: list[click.Parameter] = [
         click.Option(
@@ -68,7 +68,7 @@ def recipe_options(*, writes: bool) -> list[click.Parameter]:
         )
     ]
     if writes:
-        strip = "Write nothing into the header about what made the file."
+        strip = "Do not record in the header how the file was made."
         found.append(click.Option(["--strip"], is_flag=True, help=strip))
     return found
 
@@ -100,7 +100,7 @@ def operator_option() -> click.Option:
         is_eager=True,
         expose_value=False,
         callback=lambda ctx, param, value: load_operators(value),
-        help="Python file that defines merge operators and is run; may be repeated.",
+        help="Python file that defines merge operators; its code is run. May be repeated.",
     )
 
 
@@ -132,7 +132,7 @@ def option_of(one: Parameter) -> click.Parameter:
         multiple=one.many,
         required=one.required,
         **default,
-        show_default=default.get("default") is not None,
+        show_default=default.get("default") not in (None, ""),
         metavar=doc.metavar or ("N" if one.kind in (int, float) else None),
         help=doc.help,
         shell_complete=completion,

@@ -33,10 +33,9 @@ from loramerge.steps.parameters import Context
 def command(target: str, **options: Any) -> int:
     """Check a recipe and show what a run would do, from headers alone.
 
-    For every task: the predicted modules, ranks and bytes (a result never has more), memory and time
-    (good to a factor of two), and whether it is up to date. All mistakes are
-    reported at once. Given an OUTPUT instead, print the recipe in its header as YAML; the metadata
-    that sd-webui-supermerger leaves counts as one.
+    Shows for every task the modules, ranks and bytes of its result (upper bounds), memory and time
+    (within a factor of two), and whether it is up to date. All mistakes are reported at once. For
+    an OUTPUT, prints the recipe in its header as YAML, also one that sd-webui-supermerger wrote.
     """
     from loramerge.recipe.header import is_output
 

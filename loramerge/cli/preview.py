@@ -8,7 +8,7 @@ from loramerge.verbs.preview import VERB, PreviewResult
 
 
 def render(result: PreviewResult) -> None:
-    """Show what was drawn."""
+    """Show the generated images."""
     show.table([("written", name) for name in result.outputs])
     show.table(
         [(label, f"{change:.2f}") for label, change in zip(result.columns, result.changes, strict=True)],

@@ -28,7 +28,7 @@ def _complete(
 
 
 def _list(rows: list[tuple[str, str]]) -> None:
-    show.table(rows, ("recipe", "what it is for"))
+    show.table(rows, ("recipe", "purpose"))
     show.line("To use one, write it to a file: loramerge recipes NAME -o mine.yaml", wrap=False)
 
 
@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """List the recipes that come with loramerge, or print one.
 
-    Written to a file they are yours: change the paths of their inputs (which start from the recipe's
+    Write one to a file with -o. Then change the paths of its inputs (relative to the recipe's
     folder) and the values in `vars`, or give them with --input and --set.
     """
     if name is None:

@@ -21,7 +21,7 @@ def _cells(found: ResizeResult, file: FileOutcome[ResizeResult]) -> tuple[str, .
 
 
 def render_one(found: ResizeResult) -> None:
-    """Show what became of one adapter."""
+    """Show the result for one adapter."""
     before = "" if found.size_before is None else f"{show.size(found.size_before)} to "
     lines = show.written(found.output, before + show.size(found.size))
     if found.output is not None:

@@ -21,7 +21,7 @@ _MANY = 8  # tasks of which more are shown as a table only
 
 
 def recipe_options() -> list[click.Parameter]:
-    """Return the options that say what a recipe is run with."""
+    """Return the options for variables, inputs and operators of a recipe."""
     return [
         click.Option(
             ["--set", "-s", "assigned"],
@@ -49,7 +49,7 @@ def recipe_options() -> list[click.Parameter]:
 
 
 def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """Return what `NAME=VALUE` texts say.
+    """Return name → value of `NAME=VALUE` texts.
 
     Raises:
         UsageError: if one is none, or two are for one name.
@@ -114,18 +114,18 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         click.Option(
             ["--strip"],
             is_flag=True,
-            help="Write nothing into the headers about what made the files.",
+            help="Do not record in the headers how the files were made.",
         ),
         *run_options(),
     ],
     epilog="Example: loramerge run recipe.yaml --set w=0.5; loramerge run mixed.safetensors",
 )
 def command(target: str, **options: Any) -> int:
-    """Run a recipe, doing only what is not up to date; or repeat an OUTPUT and compare.
+    """Run the steps of a recipe that are not up to date; or repeat an OUTPUT and compare.
 
-    The header of every file that loramerge writes says what made it. Given such a file, its recipe is
-    run again, into a temporary file, and the two are compared: same file, same tensors, or the same
-    weights up to how much (exit code 1 if the tensors differ).
+    Every file that loramerge writes has its recipe in its header. Given such a file, the recipe is
+    run again into a temporary file, and the two are compared: the same file, the same tensors, or
+    how much the weights differ (exit code 1 if the tensors differ).
     """
     from loramerge.recipe.header import is_output
 

@@ -109,7 +109,7 @@ def module(name: str) -> ModuleName:
 def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
     """Return the lines that say where a result is."""
     if output is None:
-        return [("written", "nothing: later steps of the recipe take it from memory")]
+        return [("written", "no file: later steps of the recipe take it from memory")]
     return [("written", output), ("size", weighs)]
 
 
@@ -168,10 +168,10 @@ def errors(
     worst: tuple[str, float] | None,
     exact: str = "exact",
 ) -> list[tuple[str, str]]:
-    """Return the lines that say what was lost.
+    """Return the lines about the error of a result.
 
     Args:
-        exact: what is said where nothing was.
+        exact: the text for a result without an error.
     """
     if not lossy:
         return [("accuracy", exact)]

@@ -18,7 +18,7 @@ _PHASES = {
 
 
 def render(result: TrainResult) -> None:
-    """Show what was trained, or what a dry run found."""
+    """Show the result of a training, or of a dry run."""
     if result.check is not None:
         _render_check(result.check)
         return

@@ -1,5 +1,5 @@
-"""Sort the keys of a file by dialect, stem and role. Each key is classified by itself, because files
-mix dialects."""
+"""Sort the keys of a file by dialect, stem and role. Each key is classified separately, because
+files mix dialects."""
 
 from __future__ import annotations
 

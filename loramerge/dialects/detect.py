@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detection import NO_FAMILY, Detection
-from loramerge.dialects.fit import ENOUGH, Fit, Shapes, fit_of, possible_families, same_shape
+from loramerge.dialects.fit import ENOUGH, FamilyFit, Shapes, fit_of, possible_families, same_shape
 from loramerge.dialects.mangled import detect_mangled
 from loramerge.dialects.relatives import of_larger_relative, of_smaller_relative
 from loramerge.dialects.spec import probe_stems
@@ -47,7 +47,7 @@ def _probed(families: Sequence[Family], groups: Sequence[Group], shapes: Shapes)
     return found
 
 
-def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, Fit]:
+def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, FamilyFit]:
     """Return the families that the file resembles by names, and how well each fits."""
     possible = possible_families(groups)
     fits = {f: fit_of(f, groups, shapes) for f in _probed(possible, groups, shapes)}
@@ -60,7 +60,7 @@ def _named_enough(groups: Sequence[Group], shapes: Shapes) -> dict[Family, Fit]:
     }
 
 
-def _fits(family: Family, fit: Fit, groups: Sequence[Group]) -> bool:
+def _fits(family: Family, fit: FamilyFit, groups: Sequence[Group]) -> bool:
     """Return whether a file that resembles a family belongs to it."""
     return (
         fit.share >= ENOUGH
@@ -100,17 +100,23 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         sure = any(tied[0].metadata.likeness(metadata.get(key, "")) for key in _METADATA_KEYS)
         twins = tied[0].twins if not sure and _is_attention(tied[0], groups) else ()
         if twins:
-            what += f"; the attention of {listed(list(twins), 9)} is alike"
+            what += f"; the attention of {listed(list(twins), 9)} has the same names and shapes"
         return Detection((tied[0],), what, twins=twins)
     for key in _METADATA_KEYS:
         named = _named(tied, metadata.get(key, ""))
         if named is not None:
-            what = f"names and shapes fit several; {key} says {metadata[key]}"
+            what = f"names and shapes fit several; {key} is {metadata[key]}"
             return Detection((named,), what)
     if any(_meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
         names = " and ".join(family.name for family in tied)
-        return Detection((), f"names fit {names}, which mean different modules, and no shape tells")
-    return Detection(tuple(tied), "names and shapes fit all of these, and the metadata is silent")
+        return Detection(
+            (),
+            f"names fit {names}, which use them for different modules, and the shapes do not "
+            "decide",
+        )
+    return Detection(
+        tuple(tied), "names and shapes fit all of these, and the metadata names none of them"
+    )
 
 
 def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
@@ -118,7 +124,7 @@ def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
     return all("attn" in m for found in _meaning(family, groups) for m in found or ("attn",))
 
 
-def _resembling(like: Mapping[Family, Fit]) -> Detection:
+def _resembling(like: Mapping[Family, FamilyFit]) -> Detection:
     """Return the result for a file that resembles families and belongs to none."""
     best = max(like.values())
     names = tuple(family.name for family, fit in like.items() if fit[:2] == best[:2])
@@ -126,8 +132,8 @@ def _resembling(like: Mapping[Family, Fit]) -> Detection:
     if not best.shaped:
         why = f"but {'none' if not best.exact else f'only {best.exact}'} of {known} have its shape"
     else:
-        why = f"but {best.strange} others have not" if best.strange else "but it has fewer blocks"
-    says = f"resembles {' and '.join(names)}: {best.named} modules have such names, {why}"
+        why = f"but {best.strange} others do not" if best.strange else "but it has fewer blocks"
+    says = f"resembles {' and '.join(names)}: {best.named} modules have its names, {why}"
     return Detection((), says, names)
 
 

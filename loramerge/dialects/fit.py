@@ -15,7 +15,7 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.families import FAMILIES, UNETS, Family
 
-__all__ = ["ENOUGH", "Fit", "Shapes", "fit_of", "possible_families", "same_shape"]
+__all__ = ["ENOUGH", "FamilyFit", "Shapes", "fit_of", "possible_families", "same_shape"]
 
 ENOUGH = 0.75  # of the network's modules must be named by a family for it to fit
 # Published networks have layers wider than this. Miniatures for tests and demonstrations are narrower;
@@ -45,7 +45,7 @@ def _alike(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(found) > 1 < len(shape) and found[0] * shape[1] == found[1] * shape[0]
 
 
-class Fit(NamedTuple):
+class FamilyFit(NamedTuple):
     """The counts of modules by which a family fits a file.
 
     Args:
@@ -75,7 +75,7 @@ class Fit(NamedTuple):
 
     @property
     def shaped(self) -> bool:
-        """True if the known shapes are the family's, but for a few of layers that were widened.
+        """True if the known shapes are the family's, except for a few widened layers.
 
         Those of miniatures do not count.
         """
@@ -90,7 +90,7 @@ class Fit(NamedTuple):
 Shapes = Mapping[tuple[str, str], tuple[int, ...]]
 
 
-def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> Fit:
+def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> FamilyFit:
     """Count how well a family fits a file's modules.
 
     A family that comes in several sizes is counted with the size that fits best.
@@ -117,7 +117,7 @@ def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> Fit:
             axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
             wide = wide or min(shape[:2]) > _NARROW
     own = max(exact)
-    return Fit(named, own, alike, axes, known - own, strange, wide, foreign[exact.index(own)])
+    return FamilyFit(named, own, alike, axes, known - own, strange, wide, foreign[exact.index(own)])
 
 
 # in the stems of UNets, and of nothing else

@@ -39,7 +39,7 @@ def original_path(family: Family, component: str, module: Module) -> str:
 
 
 def _layouts(family: Family, component: str) -> tuple[Slots, ...]:
-    """Return how each layout of original single files stores parameters, the commonest first."""
+    """Return the slots of parameters in each layout of original single files, the commonest first."""
     found: dict[str, Slots] = {}
     for spelling in family.spellings[component]:
         if spelling.layout != "diffusers":
@@ -48,10 +48,10 @@ def _layouts(family: Family, component: str) -> tuple[Slots, ...]:
 
 
 def native_names(family: Family, modules: Modules) -> Iterator[tuple[str, str, Fused]]:
-    """Yield (component, original name, modules it stands for) of every tensor.
+    """Yield (component, original name, its modules) of every tensor.
 
-    Where there are several layouts, the names of the commonest come first. Modules of which not all
-    partners are among those given are left out.
+    Where there are several layouts, the names of the commonest come first. Modules without all
+    their partners are left out.
     """
     known = list(modules)
     by_component = {component: _layouts(family, component) for component, _ in known}

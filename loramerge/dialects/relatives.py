@@ -42,7 +42,7 @@ _BLOCK = re.compile(r"([^\d]*)\.(\d+)\.")
 
 
 def _blocks(modules: Iterable[str]) -> dict[str, set[int]]:
-    """Return the numbers of the blocks of each sort that modules lie in."""
+    """Return the numbers of the blocks of each sort that contain modules."""
     found: dict[str, set[int]] = {}
     for module in modules:
         matched = _BLOCK.match(module)

@@ -206,7 +206,7 @@ class Dialect:
         return None
 
     def stem(self, family: Family, modules: tuple[str, ...]) -> Stem | None:
-        """Return how a site is written, or None if the dialect has no such site."""
+        """Return the stem of a site, or None if the dialect has no such site."""
         spelled = _written(self, family).get(modules)
         return stem_table(self, family)[spelled[0][0]] if spelled else None
 
@@ -240,7 +240,7 @@ def _shape(target: Fused, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, .
 
 
 class StemTable(Mapping[str, Stem]):
-    """Every stem a dialect can spell for a family, and what it stands for.
+    """Every stem that a dialect can spell for a family, with its modules.
 
     Made part by part, one component in one form after the other: a file that has but the usual stems
     of a UNet need not wait for those of text encoders. Whoever walks over it sees all.
@@ -306,7 +306,7 @@ class StemTable(Mapping[str, Stem]):
         return len(self._whole())
 
     def get(self, stem: str, default: None = None) -> Stem | None:  # type: ignore[override]
-        """Return what a stem stands for, or None."""
+        """Return the modules of a stem, or None."""
         found = self._known.get(stem)
         while found is None and self._grow():
             found = self._known.get(stem)

@@ -77,7 +77,7 @@ _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)")
 
 
 def openclip_slot(module: Module, parameter: Parameter) -> Slot | None:
-    """Return where an OpenCLIP text tower stores a parameter.
+    """Return the slot of a parameter in an OpenCLIP text tower.
 
     Queries, keys and values are the thirds of `in_proj_weight` and `in_proj_bias`, in this order.
     """

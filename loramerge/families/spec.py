@@ -239,5 +239,5 @@ def parameters(module: Module) -> tuple[Parameter, ...]:
 
 
 def plain_slot(module: Module, parameter: Parameter) -> Slot:
-    """Return where a folder of diffusers or transformers stores a parameter: by its own name."""
+    """Return the slot of a parameter in a folder of diffusers or transformers: by its own name."""
     return Slot(module.path if module.layer == "matrix" else f"{module.path}.{parameter}")

@@ -137,7 +137,7 @@ def transformer_spellings(
     slot: Slots,
     prefixes: Sequence[str] = ("", "model.diffusion_model.", "diffusion_model."),
 ) -> tuple[Spelling, ...]:
-    """Return how checkpoints name a transformer: by the original's names, and by diffusers'.
+    """Return the spellings of a transformer in checkpoints: by the original's names, and by diffusers'.
 
     Args:
         layout: what the original's layout is called.

@@ -201,5 +201,5 @@ def ldm_name(path: str, unet: Unet) -> str:
 
 
 def ldm_slot(unet: Unet, module: Module, parameter: Parameter) -> Slot:
-    """Return where an LDM file stores a UNet parameter."""
+    """Return the slot of a UNet parameter in an LDM file."""
     return Slot(f"{ldm_name(module.path, unet)}.{parameter}")

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from loramerge.files.reader import release
 
 __all__ = [
     "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
-    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "remove_abandoned",
-    "remove_folder", "rename", "scratch_folder",
+    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "may_be_in_name",
+    "remove_abandoned", "remove_folder", "rename", "scratch_folder",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
@@ -32,15 +33,30 @@ REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old
 _swept: set[Path] = set()
 
 
+def may_be_in_name(character: str) -> bool:
+    """Return whether names of new files may have a character: no control, no unpaired surrogate."""
+    return unicodedata.category(character) not in ("Cc", "Cs")
+
+
 def check_target(path: str | PathLike[str], *, force: bool) -> Path:
     """Return the output path, or refuse an existing one without `force`; creates no folder.
 
     Raises:
         OutputExists: if it exists.
-        FileError: if the path is a folder where a file is expected, or the reverse.
+        FileError: if no file should have such a name: with control characters, or half of a
+            surrogate pair.
     """
     target = Path(path)
-    if target.exists() and not force:
+    if not target.exists():
+        odd = next((character for character in target.name if not may_be_in_name(character)), None)
+        if odd is not None:
+            raise FileError(
+                "the name of the output has a character that names of files should not have",
+                file=target,
+                found=ascii(odd),
+                hint=("give another ", Setting("output")),
+            )
+    elif not force:
         raise OutputExists(
             "the output exists",
             file=target,
@@ -174,9 +190,7 @@ def claim(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileExistsError:
         check_target(target, force=False)
-        raise FileError(
-            "cannot rename: a link that leads nowhere has the name", file=target
-        ) from None
+        raise FileError("cannot rename: a broken link has this name", file=target) from None
     except (OSError, NotImplementedError):
         check_target(target, force=False)
         rename(source, target)
@@ -201,7 +215,7 @@ def _followed(target: Path) -> Path:
 
 
 def keep_mode(old: Path, new: Path) -> None:
-    """Give what takes the place of something its permissions, and its owner where that is allowed."""
+    """Give a replacement the permissions of the replaced file, and its owner if allowed."""
     try:
         status = old.stat()
     except OSError:
@@ -308,7 +322,7 @@ class AtomicFolder:
             remove_folder(self.partial)
 
     def _place(self) -> None:
-        """Put the new folder in the place of the old one, or the old one back.
+        """Replace the old folder by the new one, or restore the old one.
 
         Raises:
             OutputExists: without `force`, if a folder has appeared there meanwhile.

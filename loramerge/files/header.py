@@ -213,7 +213,7 @@ def _strict_info(
 
 
 def _entry_problem(entry: Any) -> str | None:
-    """Return what is wrong with the entry of a tensor, or None."""
+    """Return the problem of a tensor's entry, or None."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "an entry lacks dtype, shape or data_offsets"
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
@@ -247,7 +247,8 @@ def build_header(
     header is padded with spaces to a multiple of 8 bytes.
 
     Raises:
-        NotExpressible: if it would be longer than any reader takes.
+        NotExpressible: if it would be longer than any reader takes, or a name or an entry is not valid
+            Unicode.
     """
     content: dict[str, Any] = {}
     if metadata:
@@ -258,7 +259,15 @@ def build_header(
         content[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, stop]}
         places.append((name, dtype, shape, position, stop))
         position = stop
-    raw = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        raise NotExpressible(
+            "a name or an entry of the metadata has half of a surrogate pair, which no file can hold",
+            found=ascii(around),
+        ) from None
     raw += b" " * (-len(raw) % 8)
     if len(raw) > MAX_HEADER_BYTES:
         longest = max(metadata, key=lambda key: len(metadata[key]), default=None)

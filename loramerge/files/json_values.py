@@ -1,4 +1,4 @@
-"""JSON of strangers → values, with one error for whatever is wrong with it. Standard library only."""
+"""Untrusted JSON → values, with one error for every fault. Standard library only."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def locked(path: str | PathLike[str]) -> Iterator[None]:
 
 
 def _wait(place: Path, attempt) -> bool:  # type: ignore[no-untyped-def]
-    """Return what an attempt says, None meaning that another process has the lock.
+    """Repeat an attempt until it succeeds; None from it means that another process has the lock.
 
     Raises:
         FileError: if that does not change.

@@ -29,6 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 _NOT_OF_TORCH = "Invalid magic number"  # torch's word for pickles that it has not written
+_ZIP = b"PK"
 _PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
@@ -51,6 +52,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
     if not os.path.isfile(path):
         raise MissingFile("no such file", file=path)
     refuse_foreign(path)
+    _refuse_compressed(path)
     try:
         import torch
     except ImportError:
@@ -61,7 +63,6 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         ) from None
     import pickle
 
-    _refuse_compressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of protocols and of classes that torch retires
@@ -79,7 +80,7 @@ def load_pickle(path: str | PathLike[str]) -> Any:
         reason = str(error).split(". ")[0]
         if reason.startswith(_NOT_OF_TORCH):
             raise ForeignFile(
-                "this is a pickle, but none of PyTorch",
+                "this is a pickle, but not one of PyTorch",
                 file=path,
                 hint="save a dictionary of tensors with torch.save, or with safetensors",
             ) from None
@@ -97,23 +98,8 @@ def _refuse_compressed(path: str | PathLike[str]) -> None:
 
     Raises:
         CorruptFile: naming both sizes.
-        ForeignFile: if it is a zip archive of other things.
     """
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as file:
-            parts = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # an older pickle, or torch says what is wrong
-    if not any(part.filename.endswith("data.pkl") for part in parts):
-        raise ForeignFile(
-            "this is a zip archive, not a pickle of PyTorch",
-            file=path,
-            found=listed([part.filename for part in parts], 3) or "nothing in it",
-            hint="extract it, and give the file of tensors in it",
-        )
-    whole = sum(part.file_size for part in parts)
+    whole = sum(part.file_size for part in _parts(path) or ())
     size = os.path.getsize(path)
     if whole > max(_FREE_COPIES, 4 * size):
         raise CorruptFile(
@@ -122,6 +108,17 @@ def _refuse_compressed(path: str | PathLike[str]) -> None:
             expected=f"about {size:,} bytes",
             found=f"{whole:,} bytes",
         )
+
+
+def _parts(path: str | PathLike[str]) -> list[Any] | None:
+    """Return the entries of a zip archive; None for other files, older pickles among them."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None  # torch says what is wrong
 
 
 def refuse_foreign(path: str | PathLike[str]) -> None:
@@ -138,6 +135,14 @@ def refuse_foreign(path: str | PathLike[str]) -> None:
         )
         if error is not None:
             raise error
+    parts = _parts(path) if head.startswith(_ZIP) else None
+    if parts is not None and not any(part.filename.endswith("data.pkl") for part in parts):
+        raise ForeignFile(
+            "this is a zip archive, not a pickle of PyTorch",
+            file=path,
+            found=listed([part.filename for part in parts], 3) or "nothing in it",
+            hint="extract it, and give the file of tensors in it",
+        )
 
 
 def tensor_from_torch(value: Any) -> ArrayTensor:
@@ -207,7 +212,7 @@ _SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().c
 
 
 def _unusual(value: Any) -> str | None:
-    """Return what a tensor is beside plain numbers in memory; None if it is that."""
+    """Return the special form of a tensor (sparse, quantised, …); None for plain numbers in memory."""
     import torch
 
     if value.is_nested or value.layout != torch.strided:

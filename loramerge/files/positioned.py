@@ -73,12 +73,12 @@ class PositionedFile:
         return status.st_size, status.st_mtime_ns, status.st_ino
 
     def pin(self) -> tuple[int, int, int]:
-        """Refuse from now on what is read once the file has been edited; return its identity."""
+        """Refuse reads after the file has been edited from now on; return its identity."""
         self._pinned = self.identity()
         return self._pinned
 
     def check_unchanged(self) -> None:
-        """Refuse what was just read if the file was pinned and has been edited since.
+        """Refuse the bytes just read if the file was pinned and has been edited since.
 
         Raises:
             FileError: if so; what was read may be half old and half new.

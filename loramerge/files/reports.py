@@ -46,7 +46,7 @@ def check_report(
         if not head or is_one(head):
             return
     raise OutputExists(
-        f"this is not {sort}, and would be replaced by one",
+        f"this file is not {sort}, and a report would replace it",
         file=place,
         hint=("give ", option, " another name"),
     )

@@ -19,6 +19,7 @@ HEAD = 64  # bytes from the start of a file that the table needs
 _DOWNLOAD = "download the file itself; the site may ask you to log in or accept a licence first"
 _EXTRACT = "extract it, and give the safetensors file in it"
 _TORCH = "give it a name that ends in .pt or .ckpt, so that it is read as one"
+_SAVE = "save a dictionary of tensors with torch.save, or with safetensors"
 _SAFETENSORS = "give the model's safetensors file"
 _IMAGE = "give the adapter or model itself; an image cannot be one"
 
@@ -48,6 +49,10 @@ SIGNATURES = (
     Signature(b"pk\x03\x04", "a zip archive or a PyTorch file", f"{_TORCH}, or {_EXTRACT}"),
     *(Signature(bytes((0x80, protocol)), "a PyTorch file (a pickle)", _TORCH)
       for protocol in (2, 3, 4, 5)),
+    # of dictionaries, lists and classes, as Python 2 wrote them, and the number at the start of torch's
+    *(Signature(start, "a pickle of an old protocol", _SAVE)
+      for start in (b"(dp0\n", b"(dp1\n", b"(lp0\n", b"(lp1\n", b"ccollections\n", b"ctorch",
+                    b"}q\0", b"]q\0", b"l119547037146038801333356l")),
     Signature(b"\x1f\x8b", "a gzip archive", _EXTRACT),
     Signature(b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _EXTRACT),
     Signature(b"rar!", "a RAR archive", _EXTRACT),
@@ -87,7 +92,7 @@ _WEIGHTS = frozenset({".gguf", ".zip", ".7z", ".rar", ".gz", ".h5", ".pkl"})
 
 
 def foreign_in(folder: Path) -> str | None:
-    """Return what a folder without a file of tensors holds instead: `model.gguf (a GGUF file)`.
+    """Return the foreign format in a folder without a file of tensors: `model.gguf (a GGUF file)`.
 
     Returns:
         None where no file has a name under which weights of other formats are published.

@@ -196,7 +196,7 @@ def stream(tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def _runs(tensors: Iterable[Tensor]) -> Iterator[tuple[PositionedFile | Tensor, int, int]]:
-    """Yield (file, start, stop) of what lies together in a file, and tensors that lie in none."""
+    """Yield (file, start, stop) of adjacent tensors in a file, and tensors that are in none."""
     run: tuple[PositionedFile, int, int] | None = None
     for tensor in tensors:
         if not isinstance(tensor, StoredTensor):

@@ -74,7 +74,7 @@ class AtomicFiles:
                 raise FileError("the output is an existing folder", file=path)
 
     def _place(self) -> None:
-        """Rename every file, or put back what was there."""
+        """Rename every file, or restore the former files."""
         old = {path: beside(path, REPLACED) for path in (*self.targets, *self.stale)}
         moved: list[Path] = []
         placed: list[Path] = []

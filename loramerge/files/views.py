@@ -105,7 +105,7 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class _Unread(RawTensor):
-    """Stands for a tensor of which only type and shape matter."""
+    """A placeholder for a tensor: only type and shape."""
 
     unread = True
 

@@ -81,7 +81,7 @@ def _write_data(
     infos: Mapping[str, TensorInfo],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Write tensors at their places; what lies together in a file is copied as one range."""
+    """Write tensors at their places; tensors that are adjacent in a file are copied as one range."""
     run: tuple[PositionedFile, int, int, int] | None = None  # source, start, offset, count
     for done, (name, tensor) in enumerate(pairs, 1):
         offset, size = infos[name].start, tensor.nbytes

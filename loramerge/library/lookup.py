@@ -164,7 +164,7 @@ def _not_found(
     if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
         hint = f"{name} is {other}"
     if not hint and (place := _in_hub_cache(name)) is not None:
-        hint = f"loramerge never downloads; what others downloaded is in {place}"
+        hint = f"loramerge never downloads; the files that other programs downloaded are in {place}"
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.lower().endswith(_SUFFIXES):
         hint = f"loramerge never downloads: give a folder, as from hf download {name} --local-dir FOLDER"
     if not hint and what == "adapter":
@@ -257,7 +257,7 @@ def _is_whole(path: Path, wanted: str) -> bool:
 
 
 def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, PurePath]]:
-    """Return the adapter files that names, folders (recursively) and patterns stand for.
+    """Return the adapter files of names, folders (recursively) and patterns.
 
     A pattern is one only where no file has that very name, so `face [v2].safetensors` is a name.
 
@@ -266,7 +266,7 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
         given and sorted within folders.
 
     Raises:
-        NotFound: if a name or pattern stands for nothing.
+        NotFound: if a name or pattern matches nothing.
     """
     found: dict[str, tuple[Path, PurePath]] = {}
 
@@ -296,12 +296,12 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
 
 
 def files_of(name: str, root: Path | None = None) -> list[Path]:
-    """Return the adapters or the checkpoint that a name stands for, to look at.
+    """Return the adapters or the checkpoint of a name, for inspection.
 
     A folder that is a checkpoint or an adapter counts as one; others stand for all adapters in them.
 
     Raises:
-        NotFound: if it stands for nothing.
+        NotFound: if it matches nothing.
     """
     path = below(root, name)
     if os.path.isfile(path / _BASE_CONFIG) or is_sharded(path):

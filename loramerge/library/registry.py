@@ -74,7 +74,7 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise NotFound(
-            "there is no home folder that ~ could mean", file=path, hint="write the path out"
+            "~ has no meaning here: there is no home folder", file=path, hint="write the path out"
         ) from None
 
 

@@ -37,13 +37,13 @@ def shipped(name: str) -> Path:
     if name in SHIPPED_ADAPTERS:
         return _stored(f"{name}.safetensors")
     raise NotFound(
-        f"nothing of the name {name!r} comes with loramerge",
+        f"nothing named {name!r} comes with loramerge",
         expected=", ".join((*SHIPPED_BASES, *SHIPPED_ADAPTERS)),
     )
 
 
 def shipped_as(name: str) -> list[Path]:
-    """Return what comes with loramerge under a file's name: `zuzu.safetensors`, `tiny`; or nothing."""
+    """Return the name under which loramerge ships a file: `zuzu.safetensors`, `tiny`; or nothing."""
     stem = name.removesuffix(".safetensors")
     known = (*SHIPPED_ADAPTERS, *SHIPPED_BASES)
     if stem not in known or (name != stem and stem in SHIPPED_BASES):

@@ -107,7 +107,7 @@ class _Expansion:
         return found
 
     def _check(self, step: Step, parameters: Any, place: Place) -> None:
-        """Note what the verb itself refuses, and words about a file where none is written."""
+        """Note parameters that the verb refuses, and file options of steps that write no file."""
         try:
             if callable(check := getattr(parameters, "check", None)):
                 check()
@@ -115,7 +115,7 @@ class _Expansion:
             self.mistakes.caught(place, error)
         writes = isinstance(parameters, WriteParameters) and parameters.says_how
         if writes and step.save is None and getattr(parameters, "max_size", None) is None:
-            problem = "to, for and dtype say how a file is written, and this step writes none"
+            problem = "to, for and dtype apply to files, and this step does not write one"
             self.mistakes.add(place, problem, "add save: FILE, or leave them out")
 
     def _uses(self, name: str, *, gathered: bool = True) -> dict[str, None]:
@@ -185,7 +185,7 @@ class _Expansion:
     def _targets(
         self, step: Step, one: Parameter, reference: Reference, case: Case
     ) -> Iterator[_Target]:
-        """Yield what a reference stands for: tasks of a step, or files."""
+        """Yield the targets of a reference: tasks of a step, or files."""
         name = reference.name
         if name in self.steps:
             self.names.check_step(step, one, name)

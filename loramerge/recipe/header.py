@@ -25,7 +25,7 @@ def is_output(path: Path) -> bool:
 
 
 def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the recipe in a file's header, and notes on what it does not tell.
+    """Return the recipe in a file's header, and notes on missing information.
 
     The metadata that sd-webui-supermerger leaves is read as a recipe, too.
 
@@ -53,7 +53,7 @@ def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     raise RecipeError(
         "the header holds no recipe that made this file",
         file=path,
-        expected=f"metadata {RECIPE_KEY}, as loramerge writes it unless it is told to strip it",
+        expected=f"metadata {RECIPE_KEY}, which loramerge writes by default",
     )
 
 

@@ -170,7 +170,7 @@ def _problems(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str |
 
 
 def _hint(error: LoramergeError) -> Message | None:
-    """Return what to do about an input that was not found: a name like it, or another path."""
+    """Return the advice for an input that was not found: a name like it, or another path."""
     if isinstance(error.hint, str) and error.hint.startswith("loramerge "):
         return "correct its path, which starts from the recipe's folder, or give it with --input"
     return error.hint
@@ -221,7 +221,7 @@ def _check_digest(name: str, path: Path, digest: str, place: Place, mistakes: Mi
 def _found(
     text: str, root: Path | None, known: KnownFiles
 ) -> tuple[Path | None, LoramergeError | None]:
-    """Return the adapter or base that a path or name stands for, or the error that there is none.
+    """Return the adapter or base with a path or name, or the error if there is none.
 
     A file with exactly this path comes before one whose suffix was left out.
     """

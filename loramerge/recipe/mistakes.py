@@ -61,7 +61,7 @@ class Mistakes:
         self.add(place, "; ".join(parts), error.hint)
 
     def mark(self, place: Place) -> Mark:
-        """Return where a place stands, or the nearest place around it."""
+        """Return the position of a place in the text, or of the nearest place around it."""
         while place and place not in self.marks:
             place = place[:-1]
         return self.marks.get(place, Mark(1, 1))

@@ -26,7 +26,7 @@ _ARTICLE = {"adapter": "an adapter", "checkpoint": "a checkpoint", "picture": "a
 
 
 class Names:
-    """Looks up what names stand for, each once, and notes those that stand for nothing.
+    """A lookup of names, each once, that notes unknown ones.
 
     Args:
         root: folder that relative paths start from.
@@ -54,11 +54,11 @@ class Names:
         if gives in accepted:
             return
         wanted = " or ".join(_ARTICLE[one] for one in accepted) or "a folder"
-        problem = f"{parameter.word} takes {wanted}, and the step {name!r} gives {_ARTICLE[gives]}"
+        problem = f"{parameter.word} takes {wanted}, but the step {name!r} gives {_ARTICLE[gives]}"
         self._mistakes.add(step.at(parameter), problem)
 
     def files(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:
-        """Return (name, file) of what a name stands for: an input, a path, a base, a library entry.
+        """Return (name, file) of the files of a name: an input, a path, a base, a library entry.
 
         A folder or pattern stands for several files where the parameter takes files of any sort.
         """

@@ -134,7 +134,7 @@ def _check_words(content: Mapping[str, Any], mistakes: Mistakes) -> None:
 
 
 def _check_given(given: Mapping[str, Any], names: Collection[str], sort: str) -> None:
-    """Refuse values from outside for what the recipe does not have.
+    """Refuse given values for variables and inputs that the recipe does not have.
 
     Raises:
         UsageError: naming the nearest that it has.

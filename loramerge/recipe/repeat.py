@@ -28,7 +28,7 @@ __all__ = ["Repeated", "repeat"]
 
 @dataclass
 class Repeated:
-    """A file, and how it compares with what its recipe makes now.
+    """A file, compared with the new result of its recipe.
 
     Args:
         verdict: `same file`, `same tensors` (the header differs), or `same weights to …`.
@@ -84,7 +84,7 @@ def repeat(
     folder = path.absolute().parent.parent
     if path.is_file() and (folder / "model_index.json").is_file():
         raise UsageError(
-            "this file is a part of a checkpoint, which is repeated as a whole",
+            "this file is a part of a checkpoint, which can only be repeated as a whole",
             file=path,
             hint=f"give the folder: {folder}",
         )

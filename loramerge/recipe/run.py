@@ -17,7 +17,7 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.workers import available_cpus
-from loramerge.errors import OutputExists, Setting, UsageError, listed
+from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError, listed
 from loramerge.events import Event, Notify, ignore
 from loramerge.recipe.executors import pool
 from loramerge.recipe.lock import check_lock, write_lock
@@ -28,6 +28,7 @@ from loramerge.recipe.saves import outside_places
 from loramerge.recipe.schedule import Schedule
 from loramerge.recipe.state import State
 from loramerge.recipe.task import Task
+from loramerge.recipe.words import spelling_events, with_recipe_words
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context
 
@@ -175,9 +176,12 @@ def perform(
     start = time.perf_counter()
     events: list[Event] = []
     notify = context.notify if in_process else events.append
-    context = replace(context, known=known, notify=notify)
+    context = replace(context, known=known, notify=spelling_events(notify, task.verb))
     save = False if task.save is None else task.save
-    result = engine.perform(task.verb, task.parameters, context, save=save, step=task.name)
+    try:
+        result = engine.perform(task.verb, task.parameters, context, save=save, step=task.name)
+    except LoramergeError as error:
+        raise with_recipe_words(error, task.verb) from error.__cause__
     adapter = None
     if task.verb.gives == "adapter":
         adapter, result.adapter = result.adapter, None

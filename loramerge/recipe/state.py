@@ -125,7 +125,7 @@ class State:
             raise CorruptFile(
                 f"the state of the recipe cannot be read ({type(error).__name__})",
                 file=path,
-                hint=("delete it; then make the outputs again with ", Setting("force", True)),
+                hint=("delete it, then write the outputs again with ", Setting("force", True)),
             ) from None
 
     def relative(self, output: Path) -> str:
@@ -149,7 +149,7 @@ class State:
         return self.trusted and (self.relative(output) in self.running or self.made(output))
 
     def made(self, output: Path) -> bool:
-        """Return whether the state says that this recipe made the file as it is."""
+        """Return whether this recipe made the file, according to the state."""
         name = self.relative(output)
         return any(r.output == name and _has(output, r.sha256) for r in self.records.values())
 

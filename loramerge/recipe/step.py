@@ -92,6 +92,6 @@ def _step(name: str, fields: Any, place: Place, mistakes: Mistakes) -> Step | No
         mistakes.add((*place, verb.name), problem)
         return None
     if verb.gives in ("checkpoint", "picture") and fields.get("save") is None:
-        mistakes.add(place, f"{verb.name} always writes a file, and the step names none",
+        mistakes.add(place, f"{verb.name} always writes a file, but the step names none",
                      "add save: FILE")  # fmt: skip
     return Step(name, verb, content, fields.get("save"), place)

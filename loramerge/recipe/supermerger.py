@@ -59,7 +59,7 @@ class _Input:
 
 
 def recipe_of(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]] | None:
-    """Return the recipe of a merged LoRA and notes on what it does not tell, or None.
+    """Return the recipe of a merged LoRA and notes on missing information, or None.
 
     The recipe's adapters are `NAME.safetensors`; their folder is not recorded.
 
@@ -100,7 +100,7 @@ def _parts(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
     for index in range(len(found)):
         if index not in found:
             raise CorruptFile(
-                "supermerger's metadata has a gap",
+                "supermerger's metadata is incomplete",
                 expected=f"sshs_cp{index}",
                 found=listed([f"sshs_cp{i}" for i in sorted(found)]),
             )
@@ -154,14 +154,12 @@ def _input(index: int, part: Mapping[str, Any]) -> _Input:
     where = f"sshs_cp{index}"
     name = part.get("ss_output_name")
     if not isinstance(name, str) or not name.strip() or re.search(r"[/\\\0]", name):
-        raise CorruptFile(
-            f"{where} does not name its file", expected="ss_output_name", found=repr(name)
-        )
+        raise CorruptFile(f"{where} has no file name", expected="ss_output_name", found=repr(name))
     blocks = part.get("sshs_blocks", part.get("sshs_ratio"))
     ratios = tuple(_number(where, text) for text in str(blocks).split(","))
     if len(ratios) != 1 and len(ratios) not in _LENGTHS:
         raise CorruptFile(
-            f"{where} has ratios of no known number of blocks",
+            f"{where} has an unknown number of ratios",
             expected=", ".join(map(str, _LENGTHS)),
             found=len(ratios),
         )
@@ -211,7 +209,7 @@ def _word(name: str, taken: set[str]) -> str:
 
 
 def _notes(inputs: Sequence[_Input], ranks: set[int]) -> list[str]:
-    """Return notes on what the recipe cannot repeat, or does not know."""
+    """Return notes on settings that the recipe cannot repeat or does not know."""
     checks = (
         (
             len(ranks) < 2,
@@ -228,7 +226,10 @@ def _notes(inputs: Sequence[_Input], ranks: set[int]) -> list[str]:
         ),
         (
             len(inputs) == 2,
-            "'Extract from two LoRAs' leaves the same metadata as a merge, and cannot be repeated",
+            (
+                "'Extract from two LoRAs' writes the same metadata as a merge, and cannot be "
+                "repeated"
+            ),
         ),
         (
             len(ranks) < 2 and _negative(inputs),

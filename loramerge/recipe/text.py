@@ -29,7 +29,7 @@ _TYPES = {
 
 
 def _shipped(path: Path) -> str | None:
-    """Return how to get a recipe that comes with loramerge, None if the path does not name one."""
+    """Return the advice for the name of a shipped recipe, None if the path does not name one."""
     from loramerge.recipe.shipped import shipped_recipes
 
     name = path.name.removesuffix(".yaml")

@@ -206,7 +206,7 @@ def _value(use: str, place: Place, variables: Case, mistakes: Mistakes) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as it is written inside a text."""
+    """Return a value as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

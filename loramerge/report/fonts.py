@@ -48,7 +48,7 @@ def _escaped(letter: str) -> str:
 
 
 def _lacking(texts: Iterable[str], font: Any) -> set[str]:
-    """Return the letters of texts for which a font draws what it draws for no letter at all."""
+    """Return the letters of texts that a font does not have."""
     letters = {one for text in texts for one in text if not one.isascii() and not one.isspace()}
     if not letters:
         return set()

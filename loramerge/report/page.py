@@ -91,7 +91,7 @@ def curve(values: Sequence[float], name: str) -> str:
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
-    """Return at most so many points, each the mean of its part."""
+    """Return at most a number of points, each the mean of its part."""
     if len(values) <= _POINTS:
         return list(values)
     bounds = [n * len(values) // _POINTS for n in range(_POINTS + 1)]

@@ -133,5 +133,5 @@ def png_bytes(picture: Any, about: Mapping[str, str] | None = None) -> bytes:
 
 
 def write_png(picture: Any, path: Path) -> None:
-    """Write a picture as PNG, atomically, in the place of what is there."""
+    """Write a picture as PNG, atomically, replacing an existing file."""
     write_bytes(path, png_bytes(picture), force=True)

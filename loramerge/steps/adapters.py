@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(kw_only=True, repr=False)
 class AdapterResult(Shown):
-    """An adapter that was computed, what that lost, and where it was written.
+    """A computed adapter, its error, and its file.
 
     Args:
         adapter: the adapter; None once only its file is wanted.
@@ -114,7 +114,7 @@ def lossy_json(
 
 
 def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
-    """Return an adapter as it will be written, with the record of what made it in the header."""
+    """Return an adapter encoded for writing, with its recipe in the header."""
     encoded = encode(adapter, output.dialect, output.dtype)
     late = length_is_known(made_of(adapter))
     encoded.metadata |= header_of(adapter, output, context, exact=not late)
@@ -126,7 +126,7 @@ def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
 def header_of(
     adapter: Adapter, output: Output, context: Context, *, exact: bool = True
 ) -> dict[str, str]:
-    """Return the entries of a header that say what wrote and what made an adapter.
+    """Return the header entries with the program and the recipe of an adapter.
 
     Args:
         exact: with digests; otherwise something of their length stands for them.
@@ -183,7 +183,7 @@ def budget(
     made: Made | None,
     context: Context,
 ) -> SizeModel:
-    """Return what files of given ranks weigh, the record in their header included.
+    """Return the model of file sizes for given ranks, including the recipe in the header.
 
     Args:
         frame: the adapter whose metadata and embeddings will be written.

@@ -89,7 +89,7 @@ class BakeResult(Shown):
 
 
 def described(file: CheckpointFile, name: str, edit: Edit) -> dict[str, Any]:
-    """Return an edit as it is listed before a bake."""
+    """Return an edit as listed by a dry run."""
     return {
         "file": str(file.relative),
         "tensor": name,

@@ -76,7 +76,7 @@ class FileParameters(WriteParameters):
 
 
 class OneFile(Protocol):
-    """The parameters that say what is done to one of the files."""
+    """The parameters for one of the files."""
 
     @property
     def adapter(self) -> Reference:
@@ -99,8 +99,8 @@ class FileWork(Generic[One, Result]):
         run: does everything to a single file, default name and writing included.
         compute: returns the result without writing it.
         figures: names of what `result.json()` says of a file in `--json`.
-        check: looks at the written file before it gets its name, and notes in the result what it
-            saw; see `adapters.write_result`.
+        check: checks the written file before it gets its name, and notes the figures in the result;
+            see `adapters.write_result`.
         unwanted: function of the bytes of a result and of its input; returns why the result is not
             written, None if it is.
         copy_rest: copy the file, byte for byte, where its result is not wanted.
@@ -307,7 +307,7 @@ def _one(
 def _without_outputs(
     files: list[tuple[Path, PurePath]], out_dir: str | None
 ) -> list[tuple[Path, PurePath]]:
-    """Leave out what an earlier run wrote, where results lie inside a folder that was given.
+    """Leave out files that an earlier run wrote into an input folder.
 
     Args:
         files: (path, path relative to what was given) pairs, as from `lookup.expand`.

@@ -10,6 +10,8 @@ from typing import Any
 
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.checkpoint import Checkpoint
+from loramerge.errors import UsageError, nearest
+from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.steps.outputs import default_name
 from loramerge.steps.provenance import (
@@ -20,7 +22,14 @@ from loramerge.steps.provenance import (
     recipe_in,
 )
 
-__all__ = ["already_inside", "bytes_of", "default_checkpoint", "header_of_bases"]
+__all__ = [
+    "already_inside",
+    "bytes_of",
+    "components_of",
+    "default_checkpoint",
+    "header_of_bases",
+    "label_of",
+]
 
 Late = Future[Mapping[str, str]] | None  # entries of a header that follow while data is written
 
@@ -32,10 +41,14 @@ def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Pa
         reference: the base as the user named it.
         added: text behind the base's name, its sign included.
     """
-    name = Path(reference.replace("\\", "/"))
-    label = name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
     suffix = "" if checkpoint.files.root is not None else ".safetensors"
-    return default_name(label + added, suffix)
+    return default_name(label_of(reference) + added, suffix)
+
+
+def label_of(reference: str) -> str:
+    """Return the name of a base without folders and ending, for names of outputs."""
+    name = Path(reference.replace("\\", "/"))
+    return name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
 
 
 def bytes_of(output: Path) -> int:
@@ -84,3 +97,22 @@ def _inputs_in(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                 yield entry
             if isinstance(entry.get("recipe"), Mapping):
                 yield from _inputs_in(entry["recipe"])
+
+
+def components_of(words: Sequence[str]) -> list[str]:
+    """Return the components that may lack modules.
+
+    Raises:
+        UsageError: if a word is not a component.
+    """
+    found: list[str] = []
+    for word in words:
+        if word != "all" and word not in COMPONENT_WORDS:
+            close = nearest(word, COMPONENT_WORDS)
+            raise UsageError(
+                f"{word!r} is not a component; only modules of components can be skipped",
+                expected=", ".join(("all", *COMPONENT_WORDS)),
+                hint=f"did you mean {close}?" if close else None,
+            )
+        found += COMPONENT_WORDS.get(word, (word,))
+    return found

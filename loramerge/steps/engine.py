@@ -54,7 +54,7 @@ def perform(
     save: Path | bool = True,
     step: str | None = None,
 ) -> Any:
-    """Do what a verb does and return its result.
+    """Run a verb and return its result.
 
     Args:
         save: True writes where the parameters say; a path writes there and replaces what is there;

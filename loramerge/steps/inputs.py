@@ -68,7 +68,7 @@ def weighted(adapter: Adapter, weight: Weight) -> Adapter:
 
 
 def base_path(name: str, context: Context) -> Path:
-    """Return the path of the base a name stands for.
+    """Return the path of the base with a name.
 
     Raises:
         NotFound: if there is none of this name.

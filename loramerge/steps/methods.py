@@ -43,8 +43,7 @@ class MethodParameters:
     method: Annotated[
         str,
         Doc(
-            "Operator that combines the changes: `linear` is their weighted sum, `loramerge operators` "
-            "lists all.",
+            "Merge operator: `linear` is the weighted sum; `loramerge operators` lists all.",
             metavar="NAME",
             choices=_method_names,
         ),
@@ -52,9 +51,9 @@ class MethodParameters:
     scale: Annotated[
         str | None,
         Doc(
-            "Final scale of every module: `literal` leaves what the method gives, `norm-match` brings "
-            "it to the mean norm of the weighted changes, `1/sqrt` divides by √n, a number multiplies "
-            "[default: the method's own].",
+            "Final scale of every module: `literal` keeps the method's result, `norm-match` "
+            "scales it to the mean norm of the weighted changes, `1/sqrt` divides it by √n, a "
+            "number multiplies it [default: the method's own].",
             metavar="RULE",
         ),
     ] = None

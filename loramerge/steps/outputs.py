@@ -13,7 +13,7 @@ from loramerge.adapter.formats.peft import CONTENTS
 from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
-from loramerge.files.atomic import Contents, check_contents, check_target
+from loramerge.files.atomic import Contents, check_contents, check_target, may_be_in_name
 from loramerge.library.lookup import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
@@ -21,6 +21,7 @@ from loramerge.steps.writing import WriteParameters
 __all__ = ["Output", "adapter_output", "checkpoint_output", "default_name", "output_of", "sum_name"]
 
 _LONGEST = 120
+_APART = frozenset('/\\:*?"<>|')  # what some system keeps out of names
 _MOST_BYTES = 200  # file systems allow 255 for a name, and a temporary one is longer
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _ANOTHER: Message = ("give another ", Setting("output"))
@@ -59,7 +60,7 @@ class Output:
 def output_of(
     parameters: WriteParameters, adapters: Sequence[Adapter], stem: str | None = None
 ) -> Output:
-    """Return where and how the result of adapters is written, or refuse it before any work is done.
+    """Return the path and the form of a result, or refuse it before any work is done.
 
     Args:
         stem: default name of the file without its suffix; None where nothing is written.
@@ -78,7 +79,7 @@ def output_of(
 def default_name(stem: str, suffix: str) -> Path:
     """Return an output name in the current folder, cut to 120 characters with a hash of the rest."""
     stem = stem.encode("utf-8", "replace").decode()
-    clean = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in stem).strip(". ")
+    clean = "".join(c if may_be_in_name(c) and c not in _APART else "_" for c in stem).strip(". ")
     if len(clean) + len(suffix) > _LONGEST or len(clean.encode()) > _MOST_BYTES:
         digest = hashlib.sha256(clean.encode()).hexdigest()[:8]
         clean = clean[: _LONGEST - len(suffix) - 9]
@@ -97,7 +98,7 @@ def sum_name(references: Sequence[Reference]) -> str:
 
 
 def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
-    """Return where an adapter will be written, or refuse it before any work is done.
+    """Return the path of an adapter to write, or refuse it before any work is done.
 
     Raises:
         UsageError: if the name is not that of what will be written.
@@ -115,7 +116,7 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
 
 
 def checkpoint_output(path: Path, contents: Contents | None, *, force: bool) -> Path:
-    """Return where a checkpoint will be written, or refuse it; see `adapter_output`.
+    """Return the path of a checkpoint to write, or refuse it; see `adapter_output`.
 
     Args:
         contents: the files that a folder there may hold; None for a checkpoint of one file.

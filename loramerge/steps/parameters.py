@@ -57,7 +57,8 @@ class Context:
 
     @property
     def torch_threads(self) -> int:
-        """Threads of torch to train and draw: one unless told, as sums over several differ in bits."""
+        """Threads of torch to train and draw: one by default, because sums over several differ in
+        bits."""
         return self.model_threads or self.threads or 1
 
 

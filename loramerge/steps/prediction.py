@@ -109,7 +109,7 @@ def predict_adapter(
 
 
 def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
-    """Return whether a result is decomposed, rather than one delta as it stands."""
+    """Return whether a result is decomposed instead of taken over from one delta."""
     alone = len(terms) == 1 and (method.is_sum or not method.operator.alone)
     return not alone or rule.truncates
 
@@ -129,7 +129,7 @@ def _combined(terms: Sequence[Term], rule: RankRule, method: Method, dtype: str)
     else:
         rank = method.operator.highest_rank(ranks, first.flat_shape, chosen=rule.truncates)
     kernel = math.prod(first.shape[2:])
-    cap = rule.conv_rank if kernel > 1 and rule.conv_rank is not None else rule.rank
+    cap = rule.cap(kernel)
     return stand_in(first.shape, rank if cap is None else min(rank, cap), dtype)
 
 

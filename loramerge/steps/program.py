@@ -1,4 +1,4 @@
-"""The program that a file is written for: what it would make of it, before it is written."""
+"""Check, before a file is written, how its target program reads it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _SHOWN = 4
 
 
 def check_program(adapter: Adapter, program: str | None, target: Dialect, notify: Notify) -> None:
-    """Refuse to write for a program what it does not read; say what is computed otherwise.
+    """Refuse modules that the target program does not read; warn about those that it computes
+    differently.
 
-    Where none is named, what no program reads is refused, and what may be of another model is told.
+    Without a program, names that no program reads are refused, and possible other families are
+    warned about.
 
     Args:
-        program: the word after `--for`; None where no program is named, and then of every program
-            that computes otherwise what is written.
+        program: the value of `--for`; None warns about every program that computes the result
+            differently.
         target: the dialect that will be written.
 
     Raises:
@@ -33,8 +35,9 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
     if detection.twins and target.name not in adapter.info.dialects:
         notify(
             Warn(
-                f"{adapter.label} may as well be of {listed(list(detection.twins), 9)}, whose attention "
-                f"is alike; the names written are those of {detection.name} in the dialect {target.name}"
+                f"{adapter.label} may also belong to {listed(list(detection.twins), 9)}, whose "
+                "attention has the same names and shapes; the result has the names of "
+                f"{detection.name} in the dialect {target.name}"
             )
         )
     if program is None or program not in READERS:
@@ -51,7 +54,7 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
         notify(
             Warn(
                 (
-                    f"{title} computes another change of {len(modules)} modules: {what}; ",
+                    f"{title} computes a different change in {len(modules)} modules: {what}; ",
                     *_way_out(adapter),
                 )
             )
@@ -67,7 +70,7 @@ def _refuse_mangled(adapter: Adapter) -> None:
     detection = adapter.info.detection
     if detection.mangled:
         raise NotExpressible(
-            "no program reads the names of these modules, and they would be written so again",
+            "no program reads these names of modules, and the result would have the same ones",
             file=adapter.info.path,
             found=detection.reason,
             hint="export it again with the program that trained it, or rename its keys",
@@ -75,22 +78,27 @@ def _refuse_mangled(adapter: Adapter) -> None:
 
 
 def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
-    """Name the programs that compute another change of what is written."""
+    """Warn about the programs that compute a different change from the result."""
     if all(delta.pair is not None for delta in adapter.deltas.values()):
         return
     titles = [found.program.title for found in readings(adapter, target) if found.otherwise]
     if titles:
         verb = "computes" if len(titles) == 1 else "compute"
         notify(
-            Note((f"{listed(titles)} {verb} another change of some modules; ", *_way_out(adapter)))
+            Note(
+                (
+                    f"{listed(titles)} {verb} a different change in some modules; ",
+                    *_way_out(adapter),
+                )
+            )
         )
 
 
 def _way_out(adapter: Adapter) -> tuple[str | Setting, ...]:
-    """Return what gives the change that was trained in every program."""
+    """Return the advice that gives the trained change in every program."""
     bound = any(delta.needs_base for delta in adapter.deltas.values())
     base: tuple[str | Setting, ...] = (" with the ", Setting("base")) if bound else ()
-    return (Setting("to_lora", True), " of convert", *base, " gives what was trained")
+    return (Setting("to_lora", True), " of convert", *base, " gives the trained change")
 
 
 def _unseen(adapter: Adapter, title: str, target: Dialect) -> str:
@@ -113,7 +121,7 @@ def _refuse(adapter: Adapter, found: Reading, target: Dialect) -> None:
     hint: Message = (
         "leave them out with ",
         Setting("drop", "PATTERN"),
-        " of convert, or write them all the same with ",
+        " of convert, or keep them with ",
         Setting("to", target.name),
     )
     if needs_base:

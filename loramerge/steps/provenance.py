@@ -51,7 +51,7 @@ class FileInput:
 
     Args:
         root: the folder digests of several files are relative to, None for a single file.
-        recipe: what its own header says made it.
+        recipe: the recipe in its own header.
     """
 
     path: Path
@@ -88,7 +88,7 @@ Given = Mapping[tuple[str, str], Node | None]
 
 
 def input_of(adapter: Adapter) -> Node | None:
-    """Return what an adapter is to a step that uses it, None if it is not known what made it."""
+    """Return an adapter as an input of a step, None if its origin is not known."""
     maker = adapter.maker
     if isinstance(maker, Made):
         return maker
@@ -109,12 +109,12 @@ def made_of(adapter: Adapter) -> Made | None:
 
 
 def base_input(checkpoint: Checkpoint) -> FileInput:
-    """Return what a base is to a step that uses it."""
+    """Return a base as an input of a step."""
     return files_input(checkpoint.path, checkpoint.files)
 
 
 def files_input(path: Path, files: CheckpointFiles) -> FileInput:
-    """Return what the files of a checkpoint, or of a part of one, are to a step that uses them."""
+    """Return the files of a checkpoint, or of a part of one, as an input of a step."""
     recipes = (file.open()[1].get(RECIPE_KEY) for file in files.weights)
     return FileInput(
         path,
@@ -125,7 +125,7 @@ def files_input(path: Path, files: CheckpointFiles) -> FileInput:
 
 
 def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
-    """Return the step that parameters describe, None if it is not known what made an input.
+    """Return the step that parameters describe, None if the origin of an input is not known.
 
     Args:
         given: (`adapters` or `bases`, name in the parameters) → what it stands for.
@@ -146,7 +146,7 @@ def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
 
 
 def _said(value: Any, holds: str, given: Given) -> Any:
-    """Return a reference as a recipe has it, with what it stands for in the place of the name."""
+    """Return a reference in the form of a recipe, with its input instead of the name."""
     if not isinstance(value, Reference):
         return given[holds, value]
     weight = weight_content(value.weight)
@@ -164,7 +164,7 @@ def length_is_known(made: Made | None) -> bool:
 
 
 def _nodes(made: Made | None) -> list[Node]:
-    """Return all that a step was made of and the step itself, each once and after what it is made of.
+    """Return a step and everything it depends on, each once and after its own inputs.
 
     Without recursion, and each node once: steps that use one result twice would double the work, and
     a chain of steps may be thousands long.
@@ -182,7 +182,7 @@ def _nodes(made: Made | None) -> list[Node]:
 
 
 def _inputs(value: Any) -> list[Node]:
-    """Return what a step, or a part of its content, names as inputs, in order."""
+    """Return the inputs that a step, or a part of its content, names, in order."""
     content = value.content if isinstance(value, Made) else value
     parts: Iterable[Any] = ()
     if isinstance(content, Mapping):
@@ -291,7 +291,7 @@ def header_entries(
     written: Mapping[str, Any],
     digest: Callable[[FileInput], str] = lambda one: one.digest(),
 ) -> dict[str, str]:
-    """Return the entries that say what wrote a file and, if it is known, what made it."""
+    """Return the header entries with the program that wrote a file and, if known, its recipe."""
     entries = {VERSION_KEY: __version__}
     if made is not None:
         entries[RECIPE_KEY] = recipe_text(made, written, digest)
@@ -299,5 +299,5 @@ def header_entries(
 
 
 def placeholder(_: FileInput) -> str:
-    """Return what stands for a digest while only lengths matter."""
+    """Return a placeholder with the length of a digest."""
     return PLACEHOLDER

@@ -119,8 +119,8 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
             default.append(number)
         elif assigned and assigned.group(1) in _TIMED:
             raise UsageError(
-                f"{text!r}: {assigned.group(1)!r} says when an adapter acts while images are drawn, "
-                "which no file can hold",
+                f"{text!r}: {assigned.group(1)!r} limits an adapter to some of the sampling "
+                "steps, which a file cannot store",
                 hint="leave it out",
             )
         elif assigned and assigned.group(1) != _BLOCKS:
@@ -143,7 +143,7 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
     if default and blocks:
         products = ",".join(f"{default[0] * value:g}" for value in blocks)
         raise UsageError(
-            f"{text!r} gives a number and a weight per block, which never multiply here",
+            f"{text!r} gives both a number and weights per block; loramerge does not multiply them",
             hint=f"write the products into the vector: {rest}:{products}"
             if len(default) == 1
             else "write the products into the vector",

@@ -43,7 +43,7 @@ def _tensor_file_size(tensors: Sequence[tuple[str, Tensor]], metadata: Mapping[s
 
 
 class Unread(RawTensor):
-    """Stands for a tensor of which only type and shape matter."""
+    """A placeholder for a tensor: only type and shape."""
 
     unread = True
 
@@ -74,7 +74,7 @@ def size_model(
     dtype: str,
     entries: Mapping[str, str],
 ) -> SizeModel:
-    """Return what files of given ranks weigh, by encoding adapters of those ranks without data.
+    """Return the model of file sizes for given ranks, from encoding adapters without data.
 
     Args:
         frame: the adapter whose metadata and embeddings will be written.

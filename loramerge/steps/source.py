@@ -26,7 +26,7 @@ class Source:
         references: names and weights, as given.
         adapters: one for each reference; weights are not applied.
         base: for adapters that depend on one; None if none is given.
-        given: what made each input, for the record in the header of a result.
+        given: the recipe of each input, for the header of a result.
     """
 
     references: tuple[Reference, ...]
@@ -54,7 +54,7 @@ class Source:
         return weighted(found, reference.weight)
 
     def step(self, verb: str, parameters: Any) -> Made | None:
-        """Return the step that makes something of this, None if it is not known what made an input."""
+        """Return the step that uses these inputs, None if the origin of one is not known."""
         return step_of(verb, parameters, self.given)
 
 

@@ -59,7 +59,7 @@ def strong_change(share: float | None, family: str) -> Iterator[str]:
     known = (
         f"adapters of {family} change {usual[0]:.0%} to {usual[1]:.0%} at weight 1"
         if usual is not None
-        else "after so large a change little may be left of what the base can do"
+        else "so large a change may destroy abilities of the base"
     )
     yield f"the size of the change is {share:.0%} of the norm of the weights that it changes; {known}"
 

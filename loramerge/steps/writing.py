@@ -123,7 +123,9 @@ class RankParameters:
         Doc("Keep the smallest rank with this share of the energy Σσ² of each module."),
     ] = None
     ratio: Annotated[
-        float | None, Bounds(gt=1), Doc("Keep singular values above the largest divided by this.")
+        float | None,
+        Bounds(gt=1),
+        Doc("Keep the singular values that are larger than the largest one divided by this."),
     ] = None
     cumulative: Annotated[
         float | None,
@@ -133,8 +135,8 @@ class RankParameters:
     max_size: Annotated[
         str | None,
         Doc(
-            "Lose as little as possible in a file of at most this size: 20MB, 800KB, or 50% of "
-            "the input.",
+            "Choose the ranks with the smallest error for a file of at most this size: 20MB, "
+            "800KB, or 50% of the input.",
             metavar="SIZE",
         ),
     ] = None
@@ -142,8 +144,8 @@ class RankParameters:
         float | None,
         Bounds(gt=0, le=1),
         Doc(
-            "Alone: the smallest ranks whose total relative error is at most this. Beside another "
-            "criterion: refuse if the error is larger."
+            "Alone: choose the smallest ranks whose total relative error is at most this. With "
+            "another rank option: refuse a larger error."
         ),
     ] = None
     max_module_error: Annotated[
@@ -186,8 +188,8 @@ class BaseParameter:
     base: Annotated[
         str | None,
         Doc(
-            "Base for the modules whose change depends on it (DoRA, (IA)³, OFT, BOFT, GLoRA): they "
-            "become ordinary differences, or plain LoRA where a criterion lowers ranks.",
+            "Base model, needed for kinds whose change depends on it (DoRA, (IA)³, OFT, BOFT, "
+            "GLoRA). Their modules become full differences, or plain LoRA with a rank option.",
             ("--base", "-b"),
             "BASE",
             "bases",
@@ -202,7 +204,7 @@ class UnknownParameter:
     skip_unknown: Annotated[
         bool,
         Doc(
-            "Leave out tensors of the adapters that are not known; without this they are refused.",
+            "Leave out unknown tensors of adapters; without this option they are an error.",
             result=False,
         ),
     ] = False
@@ -215,7 +217,7 @@ class WriteParameters:
     output: Annotated[
         str | None,
         Doc(
-            "File to write [default: a name that says what it is made of].",
+            "File to write [default: a name made from the inputs' names].",
             ("--output", "-o"),
             "FILE",
             recipe=False,
@@ -259,7 +261,7 @@ class WriteParameters:
 
         if self.to and self.program:
             raise UsageError(
-                "a dialect and a program are given, and each chooses the dialect",
+                "a dialect and a program are given, but only one of them can choose the dialect",
                 hint=("give ", Setting("to", self.to), " or ", Setting("for", self.program)),
             )
         asked = self.to or self.program

@@ -81,7 +81,7 @@ def survey(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> list[Survival]:
-    """Return what `bake` would, without writing anything."""
+    """Return the result of `bake` without writing anything."""
     layouts = [_layout(file, plan, {}, seed) for file in plan.checkpoint.files.weights
                if plan.edits.get(file)]  # fmt: skip
     return compute(layouts, task="surveying", threads=threads, notify=notify)
@@ -125,7 +125,7 @@ def _layout(
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
-    """Return whether the bake changes a file, by what is added or by another type."""
+    """Return whether the bake changes a file, by edits or by another type."""
     return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 

@@ -20,7 +20,7 @@ from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 from loramerge.stream.sharing import tied
 
-__all__ = ["Counterparts", "Pairing", "named", "pair", "plain_shape", "require_one_family"]
+__all__ = ["Counterparts", "PairedTensors", "named", "pair", "plain_shape", "require_one_family"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Counterparts:
 
 
 @dataclass
-class Pairing:
+class PairedTensors:
     """The tensors of several checkpoints, paired.
 
     Args:
@@ -86,14 +86,14 @@ def require_one_family(checkpoints: Sequence[Checkpoint]) -> None:
         )
 
 
-def pair(checkpoints: Sequence[Checkpoint]) -> Pairing:
+def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
     """Pair the tensors of checkpoints of one family.
 
     Raises:
         FormatError: if a checkpoint stores weights quantised, or with scales that are not understood.
         ShapeError: listing the tensors whose shapes differ.
     """
-    found = Pairing(checkpoints)
+    found = PairedTensors(checkpoints)
     others = [_Lookup(one) for one in checkpoints[1:]]
     owned = _owned(checkpoints[0])
     for file in checkpoints[0].files.weights:
@@ -251,7 +251,7 @@ class _Lookup:
         return bool(self._head[1]) and name == f"{self._head[1]}.weight"
 
 
-def _require_floats(found: Pairing) -> None:
+def _require_floats(found: PairedTensors) -> None:
     """Refuse weights that are stored as integers.
 
     Raises:
@@ -274,7 +274,7 @@ def _require_floats(found: Pairing) -> None:
         )
 
 
-def _require_shapes(found: Pairing) -> None:
+def _require_shapes(found: PairedTensors) -> None:
     """Refuse checkpoints whose tensors differ in shape.
 
     Raises:

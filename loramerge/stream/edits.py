@@ -20,7 +20,7 @@ class Edit:
 
     Args:
         site: the module, alone.
-        offsets: for each delta, the row at which the module's begin (0 but for fused deltas).
+        offsets: for each delta, the row at which the module's begin (0 except for fused deltas).
         stretches: for each delta, where the weight it lies on is stored.
     """
 
@@ -36,7 +36,7 @@ class BakePlan:
     """The changes that a bake makes, tensor by tensor; made from headers alone.
 
     Args:
-        edits: tensor → what is added to it, by file.
+        edits: tensor → its edits, by file.
         skipped: names of adapter modules that the base lacks and that were allowed to be left out.
         dtype: safetensors name of a type that all floating tensors shall have, or None.
         notes: files that will not come out as they went in, in words.

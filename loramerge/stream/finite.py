@@ -1,4 +1,4 @@
-"""Find NaN and infinity in tensors that are copied: by their bits, while their bytes are at hand."""
+"""Find NaN and infinity in copied tensors, by their bits, while their bytes are in memory."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Blend:
 
     @property
     def is_copy(self) -> bool:
-        """True if the result is the parameter of the first input as it stands."""
+        """True if the result is the parameter of the first input, unchanged."""
         alone = len(self.terms) == 1 and not self.on_base
         return alone and self.terms[0].weight == 1.0 and self.terms[0].place == self.target
 

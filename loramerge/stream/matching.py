@@ -40,8 +40,8 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
         raise FamilyError(
             "the adapter and the base belong to different families",
             file=adapter.label,
-            expected=f"an adapter of the family {checkpoint.family_name}, because the base"
-            f" {checkpoint.path.name} is of it ({checkpoint.reason})",
+            expected=f"an adapter of the family {checkpoint.family_name}, because the base "
+            f"{checkpoint.path.name} belongs to it ({checkpoint.reason})",
             found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
             hint="choose a base of the adapter's family",
         )
@@ -133,7 +133,7 @@ def finder_of(adapter: Adapter, checkpoint: Checkpoint) -> PlacesOf:
 
 
 def _by_flat_name(checkpoint: Checkpoint) -> Mapping[tuple[str, Parameter], Sequence[Place]]:
-    """Return where the tensors of a network lie that its family does not know, by their names.
+    """Return the places of tensors that the family does not know, by their names.
 
     Where two names differ in dots and underscores alone, neither is meant.
     """
@@ -186,7 +186,7 @@ def _require_rows_apart(adapter: Adapter, site: Site, delta: Delta, bounds: Sequ
 def _stretches(
     found: Sequence[Sequence[Place]], bounds: Sequence[int], number: int
 ) -> tuple[Stretch, ...]:
-    """Return where a site's weight is stored; of several variants of it, that of a number."""
+    """Return the places of a site's weight, in one of its variants."""
     return tuple(
         (start, places[min(number, len(places) - 1)])
         for places, start in zip(found, bounds, strict=False)

@@ -19,7 +19,7 @@ from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.checkpoint.generic import with_given
 from loramerge.errors import FormatError, Setting, UsageError, listed
 from loramerge.files.tensors import Tensor
-from loramerge.stream.counterparts import Counterparts, Pairing, pair, require_one_family
+from loramerge.stream.counterparts import Counterparts, PairedTensors, pair, require_one_family
 from loramerge.stream.ingredients import Blend, Ingredient
 from loramerge.stream.plan import require_changeable
 from loramerge.stream.union import Union, added, require_same
@@ -230,7 +230,7 @@ class _Planner:
         )
 
 
-def _require_text(found: Pairing, text: int) -> None:
+def _require_text(found: PairedTensors, text: int) -> None:
     """Refuse a checkpoint that lacks the text encoders it shall give, or a first one without any.
 
     Raises:
@@ -252,7 +252,7 @@ def _require_text(found: Pairing, text: int) -> None:
         )
 
 
-def _notes(found: Pairing, other_vae: bool, text: int | None) -> Iterator[str]:
+def _notes(found: PairedTensors, other_vae: bool, text: int | None) -> Iterator[str]:
     """Yield what is not merged, in words."""
     first = found.checkpoints[0].path.name
     if text is not None:

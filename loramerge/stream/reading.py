@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from loramerge.adapter.delta import ReadRows
@@ -17,13 +17,16 @@ __all__ = ["Stretch", "read_weights", "stored_rows", "weights_of"]
 Stretch = tuple[int, Place]
 
 
-def read_weights(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
+def read_weights(
+    stretches: Sequence[Stretch], dtype: str, of: Callable[[Any], Any] | None = None
+) -> ReadRows:
     """Return the function that reads any rows of a weight, flattened to `(rows, in·kh·kw)`.
 
     Args:
         stretches: where its rows lie, those of one module each; rows of modules that are left out
             must not be asked for.
-        dtype: numpy float dtype of what is read.
+        dtype: numpy float dtype of the result.
+        of: function of the stored numbers whose results are read like weights, in their place.
     """
     ordered = sorted(stretches, key=lambda stretch: stretch[0])
 
@@ -34,7 +37,7 @@ def read_weights(stretches: Sequence[Stretch], dtype: str) -> ReadRows:
         for begin, place in ordered:
             first, last = max(start, begin), min(stop, begin + place.shape[0])
             if first < last:
-                found += _rows(place, first - begin, last - begin, dtype)
+                found += _rows(place, first - begin, last - begin, dtype, of)
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     return read
@@ -45,28 +48,32 @@ def weights_of(place: Place, dtype: str) -> Any:
     return read_weights([(0, place)], dtype)(0, place.shape[0])
 
 
-def _rows(place: Place, start: int, stop: int, dtype: str) -> list[Any]:
+_Change = Callable[[Any], Any] | None
+
+
+def _rows(place: Place, start: int, stop: int, dtype: str, of: _Change) -> list[Any]:
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
-        return [_stored(place, 0, place.tensor.shape[0], dtype).T[start:stop]]
+        return [_stored(place, 0, place.tensor.shape[0], dtype, of).T[start:stop]]
     found = []
     for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
         first, last = max(start, begin), min(stop, begin + high - low)
         if first < last:
-            found.append(_stored(place, low + first - begin, low + last - begin, dtype))
+            found.append(_stored(place, low + first - begin, low + last - begin, dtype, of))
     return found
 
 
-def _stored(place: Place, start: int, stop: int, dtype: str) -> Any:
+def _stored(place: Place, start: int, stop: int, dtype: str, of: _Change) -> Any:
     """Return the weights that rows of the stored tensor hold."""
     rows = stored_rows(place.tensor)(start, stop).astype(dtype)
+    rows = rows if of is None else of(rows)
     return place.require_held().dequantise(rows, start)
 
 
 class ReadStored(Protocol):
     """Function that returns rows of a tensor as they are stored, flattened to `(rows, in·kh·kw)`.
 
-    It reads into `out` where that is given and the tensor lies in a file.
+    It reads into `out` if that is given and the tensor is in a file.
     """
 
     def __call__(self, start: int, stop: int, out: Any = None) -> Any: ...

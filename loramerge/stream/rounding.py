@@ -52,7 +52,7 @@ class Rounder:
                 self._stochastic(exact, out)
 
     def _whole(self, exact: Any, out: Any) -> None:
-        """Round to integers; what does not fit is cut, and told by the codec."""
+        """Round to integers; values that do not fit are clipped, which the codec reports."""
         import numpy as np
 
         if self._random is None:

@@ -66,7 +66,8 @@ def tied(base: Checkpoint) -> tuple[str, str]:
 
 
 def _shares(config: Mapping[str, Any]) -> bool | None:
-    """Return what a configuration says of sharing; None if nothing, False without an output layer."""
+    """Return whether a configuration shares the embedding; None if not stated, False without an
+    output layer."""
     text = config.get("text_config")
     said = config.get(TIE, text.get(TIE) if isinstance(text, dict) else None)
     classes = config.get("architectures") or ()
@@ -92,13 +93,13 @@ def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -
         if (others := _sharing(base, module, config)) is not None:
             with naming(site, adapter.info.path):
                 raise AdapterError(
-                    f"{others} the weight of this module, and a change of it alone cannot be baked",
+                    f"{others} the weight of this module, so it cannot be changed alone",
                     hint="load the adapter beside the model, or give this module weight 0",
                 )
 
 
 def _sharing(base: Checkpoint, module: str, config: Mapping[str, Any]) -> str | None:
-    """Return what shares the weight of a module without a way to part them; None if nothing does."""
+    """Return the layers that share the weight of a module inseparably; None if it is not shared."""
     last = module.rpartition(".")[2]
     if last in (_OF_BOTH, "embed_tokens", "lm_head") and any(
         m.rpartition(".")[2] == _OF_BOTH for m in modules_of(base)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
 from loramerge.errors import FormatError, Setting, listed
-from loramerge.stream.counterparts import Counterparts, Pairing, named
+from loramerge.stream.counterparts import Counterparts, PairedTensors, named
 from loramerge.stream.sharing import tied
 
 __all__ = ["Union", "added", "require_same"]
@@ -14,7 +14,7 @@ __all__ = ["Union", "added", "require_same"]
 Union = Literal["first", "zero"]
 
 
-def require_same(found: Pairing, models: int, without: str | None = None) -> None:
+def require_same(found: PairedTensors, models: int, without: str | None = None) -> None:
     """Refuse checkpoints that do not hold the same tensors.
 
     Args:
@@ -48,7 +48,7 @@ def require_same(found: Pairing, models: int, without: str | None = None) -> Non
     )
 
 
-def added(found: Pairing, models: int) -> list[tuple[CheckpointFile, str, Counterparts]]:
+def added(found: PairedTensors, models: int) -> list[tuple[CheckpointFile, str, Counterparts]]:
     """Return the tensors that the first lacks: the file to add each to, its name, and its part.
 
     Raises:

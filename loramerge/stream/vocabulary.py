@@ -76,8 +76,8 @@ def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
     changed = given.checkpoint()
     if given.config and checkpoint.files.root is None:
         raise AdapterError(
-            f"the adapter changes {' and '.join(given.config)} of the model's configuration, which a "
-            "single file does not hold",
+            f"the adapter changes {' and '.join(given.config)} in the model's configuration, "
+            "which a single file does not contain",
             file=checkpoint.path,
             hint="give the folder of the model as the base",
         )
@@ -147,7 +147,8 @@ class _BroughtWeights:
         self.tensors[head] = source
         self.config[TIE] = False
         self.notes.append(
-            f"{head} gets a weight of its own, because the adapter changes it otherwise than {embedding}"
+            f"{head} gets a weight of its own, because the adapter changes it differently from "
+            f"{embedding}"
         )
 
     def checkpoint(self) -> Checkpoint:
@@ -163,8 +164,8 @@ class _BroughtWeights:
                 self._resize(module, value, place)
             elif place is not None and _SIZE not in self.config and value is not place.tensor:
                 self.warnings.append(
-                    f"{module}: the adapter brings a weight that differs from the base's, and it is "
-                    "taken; was the adapter trained on this base?"
+                    f"{module}: the adapter contains a whole weight that differs from the "
+                    "base's, and it replaces the base's; was the adapter trained on this base?"
                 )
         files = with_given(self.base.files, found)
         slots = {key: [Place(*where)] for key, where in named_tensors(files).items()}
@@ -181,7 +182,7 @@ class _BroughtWeights:
         rows, *columns = value.shape
         if columns != [*place.tensor.shape[1:]]:
             raise ShapeError(
-                "the adapter brings a weight of another shape than the base's",
+                "the adapter contains a whole weight whose shape is not the base's",
                 module=module,
                 expected=list(place.tensor.shape),
                 found=list(value.shape),

@@ -58,7 +58,7 @@ class Buffers(threading.local):
 
 
 class Nowhere:
-    """Takes the place of an output file when tensors are computed only for what is found."""
+    """A replacement of the output file for runs that only measure."""
 
     def write(self, offset: int, data: Any) -> None:
         """Discard the data."""
@@ -114,7 +114,7 @@ class Written:
         self._task, self._notify, self._done = task, notify, 0
 
     def add(self, count: int) -> None:
-        """Report so many bytes more."""
+        """Report a number of further bytes."""
         self._done += count
         self._notify(Progress(self._task, self._done, self._total, "bytes"))
 
@@ -128,7 +128,7 @@ def write(
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
 ) -> list[Finding]:
-    """Write one file atomically; return what the tasks found, in the order of the tensors.
+    """Write one file atomically; return the results of the tasks, in the order of the tensors.
 
     Args:
         late: gives replacements for entries of the metadata, of the same lengths, before the file gets
@@ -158,7 +158,7 @@ def compute(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> list[Finding]:
-    """Run the tasks of all computed tensors without writing anything; return what they found."""
+    """Run the tasks of all computed tensors without writing anything; return their results."""
     buffers, nowhere = Buffers(), Nowhere()
     tasks = [
         layout.computed[name](nowhere)
@@ -192,7 +192,7 @@ class _WriteBehind:
         self._running: Future[None] | None = None
 
     def add(self, count: int) -> None:
-        """Note that so many bytes more were written."""
+        """Count a number of further written bytes."""
         self._since += count
         if self._since >= self._EVERY and (self._running is None or self._running.done()):
             self._since = 0

@@ -142,7 +142,7 @@ def _vae_loss(vae: Any, mixture: Mixture, seed: int) -> Callable[[int], Any]:
 
 
 def psnr(vae: Any, pictures: Any) -> float:
-    """Return how well pictures in `[-1, 1]` survive the VAE, in decibels."""
+    """Return the quality of pictures in `[-1, 1]` after the VAE, in decibels (PSNR)."""
     with torch.no_grad():
         found = vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
     return -10 * math.log10(float((found - pictures).square().mean()) / 4)
@@ -207,7 +207,7 @@ def build(
     decoder_steps: int = _DECODER_STEPS,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Make the tiny model and return its folder; go on where a former call ended.
+    """Make the tiny model and return its folder; continue an interrupted call.
 
     Args:
         work: folder of the states in between (80 MB).

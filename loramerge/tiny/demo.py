@@ -40,8 +40,8 @@ _PROMPTS = ("a happy zuzu on a purple background", "a small happy red cat on a g
 class Demo:
     """Mix two adapters, re-rank the mix, bake it, and draw what each of these changes.
 
-    On a tiny trained model that comes with loramerge; nothing is downloaded. Each command is shown
-    as you would type it. Ends with one picture to open, where torch and diffusers are installed.
+    Uses a tiny trained model that comes with loramerge; nothing is downloaded. Each command is
+    shown as you would type it. If torch and diffusers are installed, the tour ends with an image.
     """
 
     folder: Annotated[

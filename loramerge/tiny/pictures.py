@@ -40,7 +40,7 @@ def pipeline(folder: str | PathLike[str]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from telling how loading goes on."""
+    """Silence the progress messages of diffusers and transformers."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

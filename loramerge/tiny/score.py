@@ -86,7 +86,7 @@ def _templates() -> tuple[list[tuple[str, str]], Any]:
 
 
 def look(picture: Any) -> Look:
-    """Return what a picture shows.
+    """Return the attributes of a picture.
 
     Args:
         picture: `(32, 32, 3)` uint8.
@@ -146,7 +146,7 @@ def _portraits() -> tuple[Any, Any]:
 
 
 def character(picture: Any) -> float:
-    """Return how like the character a picture is, in `[0, 1]`.
+    """Return the likeness of a picture to the character, in `[0, 1]`.
 
     One minus the mean RGB distance (in units of 255) to the drawing of it that fits best, over the
     pixels that the drawing covers.
@@ -168,7 +168,7 @@ def outlined(picture: Any) -> float:
 
 
 def dotted(picture: Any) -> float:
-    """Return how far the dots of the lattice are from the ground between in brightness, `[0, 1]`.
+    """Return the difference in brightness of the dots and the ground between them, `[0, 1]`.
 
     Only the left and right edge above the bottom are looked at, where no figure is, not even the
     character's robe.

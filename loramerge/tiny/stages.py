@@ -1,4 +1,5 @@
-"""A stage of training from nothing: weights, their mean over time, and a state to go on from."""
+"""A stage of training from random weights: weights, their mean over time, and a state to resume
+from."""
 
 from __future__ import annotations
 

@@ -147,8 +147,12 @@ class Check:
         }  # fmt: skip
 
 
-def check(spec: Spec, notify: Notify = ignore) -> Check:
+def check(spec: Spec, notify: Notify = ignore, *, whole: bool = True) -> Check:
     """Check every image of a run, without writing anything or reading weights.
+
+    Args:
+        whole: read images to their ends, and count the tokens of captions; otherwise only headers are
+            read.
 
     Raises:
         MissingFile: if no image can be read.
@@ -158,7 +162,7 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
     shape = shape_of(spec.config or spec.base)
     unit, own = (8, 512) if shape is None else (shape.unit, shape.resolution)
     arranged, missing = arrange_images(spec, unit, own, notify)
-    broken, duplicates = _read(arranged.pictures, notify)
+    broken, duplicates = _read(arranged.pictures, notify) if whole else ({}, [])
     arranged = foreseen(arranged.without(broken), missing)
     arranged, _ = arranged.divided(spec.validation, spec.settings.seed)
     order = arranged.order(spec.data.batch, spec.settings.seed)
@@ -186,7 +190,8 @@ def check(spec: Spec, notify: Notify = ignore) -> Check:
         tags=list(arranged.tags(20).items()),
         prompts=[one.prompt for one in missing],
     )
-    _add_tokens(found, spec, arranged, shape, notify)
+    if whole:
+        _add_tokens(found, spec, arranged, shape, notify)
     if shape is not None:
         refuse_large(shape.architecture, shape.denoiser, shape.factor, arranged.buckets)
         _, device = begin_workers(spec.device)

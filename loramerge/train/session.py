@@ -8,35 +8,37 @@ at any time and resumed ends with the same bytes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from loramerge.adapter import Adapter
-from loramerge.errors import OutOfMemory, OutputExists, Setting, UsageError, listed
-from loramerge.events import Note, Notify, Warn, ignore
-from loramerge.files.digest import sha256_of_file
+from loramerge.errors import OutOfMemory, OutputExists, Setting, UsageError
+from loramerge.events import Note, Notify, ignore
 from loramerge.files.folders import RUN_LOG, RUN_STATE
-from loramerge.train.dataset.arrange import Arranged, arrange
-from loramerge.train.dataset.cache import TensorCache
+from loramerge.train.dataset.arrange import Arranged
+from loramerge.train.dataset.header import header_of_images
 from loramerge.train.dataset.length import in_steps
 from loramerge.train.device.placing import placed
 from loramerge.train.device.threads import torch_threads
 from loramerge.train.device.workers import Workers, begin_workers
-from loramerge.train.drawing.prior import draw_prior
 from loramerge.train.drawing.samples import SampleSheet
-from loramerge.train.lora.modules import inject_trainable_lora
 from loramerge.train.lora.starting import start_from
-from loramerge.train.lora.trainees import Branches, Trainee, Weights
-from loramerge.train.models.latents import Latents
-from loramerge.train.models.pipeline import Pipeline, load_pipeline
-from loramerge.train.models.refusals import refuse_large
+from loramerge.train.models.pipeline import load_pipeline
 from loramerge.train.models.texts import Texts, encode, read_whole
-from loramerge.train.preamble import arrange_images, require_possible
+from loramerge.train.preamble import require_possible
+from loramerge.train.prepare import (
+    arranged_images,
+    base_dtype,
+    begin_checkpointing,
+    encoded_images,
+    encoded_texts,
+    trained_encoders,
+    trainee_of,
+    warn_of_empty,
+)
 from loramerge.train.run.board import Board
 from loramerge.train.run.ending import naming_phase, state_header
 from loramerge.train.run.examples import Examples
@@ -44,12 +46,11 @@ from loramerge.train.run.log import Log
 from loramerge.train.run.loop import Run, TrainStep, advance, averaged, begin
 from loramerge.train.run.resume import load_state, run_header, save_state
 from loramerge.train.run.validation import validation_loss
-from loramerge.train.spec.spec import Spec, Targets
+from loramerge.train.spec.spec import Spec
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
 
 STATE, LOG, SHEET = RUN_STATE, RUN_LOG, "samples.png"
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Keep = Callable[[Adapter, int], None]
 
@@ -120,17 +121,17 @@ def _trained(
     with naming_phase(spec, torch.device("cpu"), "loading"):
         pipeline = load_pipeline(
             spec.base,
-            dtype=_base_dtype(spec),
+            dtype=base_dtype(spec),
             config=spec.config,
             family=spec.family,
             prediction=spec.prediction,
         )
     with naming("regularisation"):
-        arranged = _arranged(spec, pipeline, device, workers, notify)
-    _warn_of_empty(arranged, notify)
+        arranged = arranged_images(spec, pipeline, device, workers, notify)
+    warn_of_empty(arranged, notify)
     # a device holds what the phase at hand works with, and nothing else; see `train.memory.needs`
     with naming("pictures"), placed(device, pipeline.vae):
-        latents, arranged = _encoded(spec, pipeline, arranged, workers, notify)
+        latents, arranged = encoded_images(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
     windows = read_whole(
         pipeline, [*map(arranged.captioning.whole, arranged.pictures), *sheet.texts]
@@ -138,16 +139,18 @@ def _trained(
     if windows > 1:
         notify(Note(f"a text is longer than one window of CLIP: all are read in {windows} windows"))
     with naming("texts"), placed(device, *pipeline.encoders.values()):
-        texts = _texts(spec, pipeline, arranged, sheet.texts, workers, notify)
+        texts = encoded_texts(spec, pipeline, arranged, sheet.texts, workers, notify)
     arranged, held = arranged.divided(spec.validation, spec.settings.seed)
     spec = in_steps(spec, arranged.order(spec.data.batch, spec.settings.seed), workers.count)
     with naming("training"):
         for model in pipeline.models.values():
             model.to(device)
-        trainee = _trainee(spec.targets, pipeline, spec.settings.seed, spec.data.clip_skip, notify)
+        trainee = trainee_of(
+            spec.targets, pipeline, spec.settings.seed, spec.data.clip_skip, notify
+        )
         if spec.init is not None:
             start_from(pipeline.models, spec.init)
-    _checkpoint(spec, pipeline, device)
+    begin_checkpointing(spec, pipeline, device)
 
     def examples(arranged: Arranged, batch: int) -> Examples:
         return Examples(
@@ -167,9 +170,9 @@ def _trained(
         notify=notify,
     )  # fmt: skip
     resumed = _resume(spec, run, notify)
-    for encoder in _trained_encoders(pipeline).values():
+    for encoder in trained_encoders(pipeline).values():
         encoder.train(spec.targets.text_encoder)
-    entries = {**_header(spec, arranged, windows), **metadata}
+    entries = {**header_of_images(spec, arranged, windows), **metadata}
 
     def adapter(*, last: bool = False) -> Adapter:
         with averaged(run):
@@ -303,152 +306,6 @@ def _refuse_other_run(spec: Spec) -> None:
         )
 
 
-def _base_dtype(spec: Spec) -> Any:
-    """Return the type of the base; where its own weights are trained, autocast alone narrows it."""
-    if spec.targets.kind == "weights":
-        return torch.float32
-    return _DTYPES[spec.settings.precision]
-
-
-def _arranged(
-    spec: Spec, pipeline: Pipeline, device: Any, workers: Workers, notify: Notify
-) -> Arranged:
-    """Find the images; draw those of regularisation first, if the base is to make them."""
-    size = pipeline.unit, pipeline.resolution
-    found, missing = arrange_images(spec, *size, notify)
-    refuse_large(pipeline.architecture, pipeline.denoiser.config, pipeline.factor, found.buckets)
-    if not missing:
-        return found
-    with placed(device, pipeline.vae, *pipeline.models.values()):
-        folder = draw_prior(spec, pipeline, missing, workers, notify)
-    data = replace(spec.data, regularisation=folder)
-    return arrange(data, *size, spec.settings.seed, ignore)
-
-
-def _warn_of_empty(arranged: Arranged, notify: Notify) -> None:
-    subject = arranged.dataset.subject
-    empty = sum(not arranged.captioning.whole(picture) for picture in subject)
-    if empty:
-        notify(
-            Warn(
-                (
-                    f"{empty} of {len(subject)} images have no caption. Give them one with ",
-                    Setting("trigger"),
-                    ".",
-                )
-            )
-        )
-
-
-def _encoded(
-    spec: Spec, pipeline: Pipeline, arranged: Arranged, workers: Workers, notify: Notify
-) -> tuple[Latents, Arranged]:
-    """Encode the images, in one process, and leave out those that turn out to be unreadable."""
-    cache = TensorCache(spec.cache, "latents")
-    latents = Latents(pipeline, cache, sha256_of_file)
-    if workers.first:
-        broken = latents.prepare(arranged.asked, notify)
-        if broken:
-            names = listed([path.name for path in broken], 5)
-            notify(Warn(f"left out, because they are truncated or damaged: {names}"))
-    workers.wait()
-    if not workers.first:
-        cache.refresh()
-        broken = latents.prepare(arranged.asked)
-    return latents, arranged.without(broken)
-
-
-def _trainee(
-    targets: Targets, pipeline: Pipeline, seed: int, skip: int | None, notify: Notify
-) -> Trainee:
-    """Make what is to be trained trainable."""
-    kind = targets.kind
-    if kind == "weights":
-        if targets.text_encoder:
-            raise UsageError(
-                "text encoders can only be trained with a LoRA",
-                hint=("leave out ", Setting("text_encoder", True)),
-            )
-        architecture = pipeline.architecture
-        unread = architecture.unread(pipeline.denoiser.config)
-        return Weights(pipeline.denoiser, targets.blocks, architecture.component, unread)
-    with torch.random.fork_rng(devices=[]):  # what is drawn is drawn on the CPU
-        torch.manual_seed(seed)
-        return _injected(targets, pipeline, skip, notify)
-
-
-def _injected(targets: Targets, pipeline: Pipeline, skip: int | None, notify: Notify) -> Branches:
-    decompose = targets.kind == "dora"
-    architecture = pipeline.architecture
-    inject_trainable_lora(
-        pipeline.denoiser,
-        targets.rank,
-        alpha=targets.alpha,
-        preset=targets.targets,
-        include=targets.include,
-        exclude=(*targets.exclude, *architecture.unread(pipeline.denoiser.config)),
-        rank_pattern=targets.rank_pattern,
-        alpha_pattern=targets.alpha_pattern,
-        rslora=targets.rslora,
-        dropout_p=targets.dropout,
-        init=targets.init,
-        decompose=decompose,
-        notify=notify,
-    )
-    models = {architecture.component: pipeline.denoiser}
-    if targets.text_encoder:
-        for name, encoder in _trained_encoders(pipeline).items():
-            inject_trainable_lora(
-                encoder,
-                targets.rank,
-                alpha=targets.alpha,
-                preset="attn-ff",
-                exclude=architecture.unread_text(encoder, skip),
-                rslora=targets.rslora,
-                dropout_p=targets.dropout,
-                init=targets.init,
-                decompose=decompose,
-                notify=notify,
-            )
-            models[name] = encoder
-    return Branches(models)
-
-
-def _trained_encoders(pipeline: Pipeline) -> dict[str, Any]:
-    """Return component → text encoder of those that can be trained."""
-    known = pipeline.architecture.encoders
-    return {name: one for name, one in pipeline.encoders.items() if known[name].trained}
-
-
-def _texts(
-    spec: Spec,
-    pipeline: Pipeline,
-    arranged: Arranged,
-    prompts: Sequence[str],
-    workers: Workers,
-    notify: Notify,
-) -> Texts:
-    """Return states of texts: encoded once and the encoders released, unless captions vary."""
-    skip = spec.data.clip_skip
-    if spec.targets.text_encoder or arranged.captioning.varies:
-        return Texts(pipeline, None, skip)
-    cache = TensorCache(spec.cache, "texts")
-    texts = Texts(pipeline, cache, skip)
-    if workers.first:
-        texts.prepare([*arranged.captions(), *prompts], notify)
-    workers.wait()
-    if not workers.first:
-        cache.refresh()
-    pipeline.release_encoders()
-    return texts
-
-
-def _checkpoint(spec: Spec, pipeline: Pipeline, device: Any) -> None:
-    wanted = spec.checkpointing
-    if wanted if wanted is not None else device.type == "cuda":
-        pipeline.denoiser.enable_gradient_checkpointing()  # not reentrant, so that no gradient is cut
-
-
 def _resume(spec: Spec, run: Run, notify: Notify) -> int:
     """Go on from the state that is there, if it is asked for; return its step."""
     state = spec.folder / STATE
@@ -475,27 +332,3 @@ def _resume(spec: Spec, run: Run, notify: Notify) -> int:
 def _epochs(spec: Spec, steps: int, arranged: Arranged, workers: Workers) -> float:
     shown = steps * spec.settings.accumulate * workers.count * spec.data.batch
     return shown / arranged.order(spec.data.batch, 0).shown
-
-
-def _header(spec: Spec, arranged: Arranged, windows: int) -> dict[str, str]:
-    """Return the entries of the header that tell of the images and their captions."""
-    how = spec.data
-    entries: dict[str, Any] = {
-        "ss_num_train_images": sum(p.repeats for p in arranged.dataset.subject),
-        "ss_num_reg_images": len(arranged.dataset.regular),
-        "ss_batch_size_per_device": how.batch,
-        "ss_resolution": f"({arranged.resolution}, {arranged.resolution})",
-        "ss_enable_bucket": not how.no_buckets,
-        "ss_shuffle_caption": how.shuffle_tags,
-        "ss_caption_dropout_rate": how.caption_dropout,
-        "ss_caption_tag_dropout_rate": how.tag_dropout,
-        "ss_clip_skip": how.clip_skip,
-    }
-    if windows > 1:
-        entries["ss_max_token_length"] = 75 * windows
-    tags = arranged.tags()
-    if tags:
-        entries["ss_tag_frequency"] = json.dumps({how.images.resolve().name: tags})
-    if how.trigger:
-        entries["modelspec.trigger_phrase"] = how.trigger
-    return {name: str(value) for name, value in entries.items()}

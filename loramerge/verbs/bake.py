@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
-from loramerge.errors import Setting, UsageError, listed, nearest
+from loramerge.errors import Setting, UsageError, listed
 from loramerge.events import Note, Warn
-from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import FLOATS
 from loramerge.parameters import Bounds, Doc
 from loramerge.steps.bake_result import BakeResult, add_survival, described, losses
 from loramerge.steps.checkpoints import (
     already_inside,
     bytes_of,
+    components_of,
     default_checkpoint,
     header_of_bases,
 )
@@ -50,8 +50,8 @@ __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 class Bake(WeightParameters, UnknownParameter):
     """Add adapters to a checkpoint; the result has the same layout as the base.
 
-    Tensors that no adapter touches stay byte-identical. The report says how much of the requested
-    change survived rounding to the base's type.
+    Tensors that no adapter changes stay byte-identical. The report shows how much of the change was
+    kept after rounding to the base's type.
     """
 
     base: Annotated[
@@ -89,16 +89,16 @@ class Bake(WeightParameters, UnknownParameter):
     skip_missing: Annotated[
         tuple[str, ...],
         Doc(
-            "Leave out adapter modules that the base lacks, in this component (unet, text_encoder, "
-            "…) or in `all`; may be repeated.",
+            "Leave out adapter modules that the base lacks, in this component (unet, "
+            "text_encoder, …) or, with `all`, in every one; may be repeated.",
             metavar="COMPONENT",
         ),
     ] = ()
     trained_on: Annotated[
         str | None,
         Doc(
-            "Base the adapter was trained on: also report how far BASE is from it where the "
-            "adapter acts.",
+            "Base that the adapter was trained on; the report then shows how much BASE differs "
+            "from it in the adapter's modules.",
             metavar="BASE",
             completes="bases",
             result=False,
@@ -119,7 +119,8 @@ class Bake(WeightParameters, UnknownParameter):
     allow_nonfinite: Annotated[
         bool,
         Doc(
-            "Copy NaN and infinity of the base where nothing is added; without this they are refused.",
+            "Copy NaN and infinity of the base where nothing is added; without this option they "
+            "are an error.",
             result=False,
         ),
     ] = False
@@ -144,7 +145,7 @@ class Bake(WeightParameters, UnknownParameter):
         if not self.adapters and not self.lora and self.dtype is None:
             hint = ("give adapters with weights, such as NAME:0.8, or another ", Setting("dtype"))
             raise UsageError("bake needs an adapter", hint=hint)
-        float_type(self.dtype, FLOATS), _components(self.skip_missing)
+        float_type(self.dtype, FLOATS), components_of(self.skip_missing)
 
 
 def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
@@ -225,7 +226,7 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
     return plan_bake(
         checkpoint,
         list(zip(adapters, weights, strict=True)),
-        skip_missing=_components(parameters.skip_missing),
+        skip_missing=components_of(parameters.skip_missing),
         dtype=float_type(parameters.dtype, FLOATS),
     )
 
@@ -233,25 +234,6 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
 def _opened(parameters: Bake, context: Context) -> list[Adapter]:
     whole = not parameters.skip_unknown
     return [adapter_of(reference, context, whole=whole) for reference in parameters.adapters]
-
-
-def _components(words: Sequence[str]) -> list[str]:
-    """Return the components that may lack modules.
-
-    Raises:
-        UsageError: if a word is not a component.
-    """
-    found: list[str] = []
-    for word in words:
-        if word != "all" and word not in COMPONENT_WORDS:
-            close = nearest(word, COMPONENT_WORDS)
-            raise UsageError(
-                f"{word!r} is not a component, and modules of components are skipped",
-                expected=", ".join(("all", *COMPONENT_WORDS)),
-                hint=f"did you mean {close}?" if close else None,
-            )
-        found += COMPONENT_WORDS.get(word, (word,))
-    return found
 
 
 def _output(parameters: Bake, checkpoint: Checkpoint) -> Path:

@@ -59,8 +59,9 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
     to_lora: Annotated[
         bool,
         Doc(
-            "Make every module an ordinary LoRA: exactly where it has a low-rank form, else by the "
-            "rank options, with the error stated; kinds that depend on the base need --base."
+            "Make every module an ordinary LoRA: exactly if it has a low-rank form, otherwise "
+            "by the rank options, and the error is shown. Kinds that depend on the base need "
+            "--base."
         ),
     ] = False
     keep: Annotated[
@@ -77,14 +78,14 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
     ] = ()
     rescale: Annotated[
         float | None,
-        Doc("Multiply what the adapter changes by this number.", metavar="W"),
+        Doc("Multiply the adapter's change (ΔW) by this number.", metavar="W"),
     ] = None
 
     def check(self) -> None:
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if self.rule(1).truncates and not self.to_lora:
@@ -100,7 +101,7 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
             )
 
     def label(self, dialect: str | None) -> str:
-        """Return what a default output name says of the conversion.
+        """Return the part of a default output name that describes the conversion.
 
         Args:
             dialect: that is written, None where it is the adapter's own.
@@ -121,8 +122,8 @@ class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WritePara
 class Convert(ConvertSettings):
     """Write an adapter in another dialect or type, proven equal.
 
-    Every tensor keeps its type unless another is asked for. Before the result gets its name it is
-    read back and compared with what was asked, module by module.
+    Every tensor keeps its type unless another is asked for. The result is read back and compared
+    with the expected change, module by module, before it gets its name.
     """
 
     adapter: Annotated[Reference, Doc("Adapter to convert.", ("ADAPTER",), completes="adapters")]
@@ -132,10 +133,10 @@ class Convert(ConvertSettings):
 class ConvertFiles(ConvertSettings, FileParameters):
     """Write adapters in another dialect or type, proven equal.
 
-    Every tensor keeps its type unless another is asked for. Before a result gets its name it is read
-    back and compared with what was asked, module by module; the largest difference is reported, and
-    a file that differs by more than one rounding of its type is not kept. With several files, one
-    that fails is reported and the rest goes on; running again does only what is missing.
+    Every tensor keeps its type unless --dtype is given. Each result is read back and compared with
+    the expected change, module by module. The largest difference is reported; a file that differs
+    by more than one rounding of its type is not kept. Of several files, one that fails is reported,
+    and the others are still converted. Run the command again to do only those that are missing.
     """
 
     def of(self, path: Path) -> Convert:
@@ -146,7 +147,7 @@ class ConvertFiles(ConvertSettings, FileParameters):
 
 @dataclass(kw_only=True, repr=False)
 class ConvertResult(AdapterResult):
-    """A converted adapter, and the comparison of its file with what was asked.
+    """A converted adapter, and the comparison of its file with the expected change.
 
     Args:
         dropped: names of modules that were left out on demand.
@@ -181,9 +182,9 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     """Convert, write and prove.
 
     Raises:
-        NotExpressible: if the dialect cannot store what the adapter holds.
-        NumericsError: if the written file is not what was asked.
-        LoramergeError: see `algebra.to_lora.to_lora` and `adapter.encode.encode`.
+        NotExpressible: if the dialect cannot store some modules of the adapter. NumericsError: if
+        the written file differs from the expected change. LoramergeError: see
+        `algebra.to_lora.to_lora` and `adapter.encode.encode`.
     """
     parameters.check()
     source = open_source(
@@ -210,7 +211,7 @@ def compute_convert(parameters: Convert, context: Context = Context()) -> Conver
 
 
 def _prove(result: ConvertResult, path: Path, output: Output, context: Context) -> None:
-    """Read the written file back and compare it with what was asked."""
+    """Read the written file back and compare it with the expected change."""
     assert result.adapter is not None
     try:
         back = load(path)
@@ -261,7 +262,7 @@ def _compute(
 
 
 def _rescaled(adapter: Adapter, weight: float | None) -> Adapter:
-    """Return the adapter with what it changes multiplied by a number."""
+    """Return the adapter with its change multiplied by a number."""
     if weight is None or weight == 1.0:
         return adapter
     deltas: dict[Site, Delta] = {}

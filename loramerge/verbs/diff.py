@@ -22,7 +22,7 @@ _SAME = 2e-3  # relative distance up to which rounding explains a difference
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """Compare two adapters of any dialect and rank, by what they change (ΔW)."""
+    """Compare the changes (ΔW) of two adapters of any dialect and rank."""
 
     a: Annotated[Reference, Doc("First adapter.", ("A",), None, "adapters")]
     b: Annotated[Reference, Doc("Second adapter.", ("B",), None, "adapters")]

@@ -29,7 +29,7 @@ __all__ = ["VERB", "Inspect", "InspectResult", "Inspected", "inspect", "inspect_
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Say what files are: dialect, family, kinds, ranks, training metadata, findings.
+    """Show the dialect, family, kinds, ranks, training metadata and problems of files.
 
     Only headers and alphas are read, which is instant. --deep reads the weights and looks for NaN,
     untrained modules and other problems.
@@ -39,25 +39,26 @@ class Inspect:
         tuple[str, ...],
         Doc("Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "files"),
     ]
-    deep: Annotated[bool, Doc("Read the weights: true norms and findings.")] = False
+    deep: Annotated[bool, Doc("Read the weights: exact norms, and problems such as NaN.")] = False
     modules: Annotated[bool, Doc("List every module with rank, alpha and norm (reads the weights).")
     ] = False  # fmt: skip
     spectrum: Annotated[
-        bool, Doc("List every module's singular values in short (reads the weights).")
+        bool, Doc("List a summary of every module's singular values (reads the weights).")
     ] = False
     check: Annotated[
-        bool, Doc("End with exit code 5 if a finding is an error (reads the weights).")
+        bool, Doc("End with exit code 5 if a problem is an error (reads the weights).")
     ] = False
     base: Annotated[
         str | None,
         Doc(
-            "Say whether the adapter works with this base, and how much survives its type.",
+            "Check the adapter against this base, and show how much of it rounding to the "
+            "base's type would keep.",
             ("--base", "-b"),
             "BASE",
             "bases",
         ),
     ] = None
-    hash: Annotated[bool, Doc("Show digests: of the file, and of its tensors.")] = False
+    hash: Annotated[bool, Doc("Show the digests of the file and of its tensors.")] = False
     metadata: Annotated[bool, Doc("Show every entry of the header's metadata.", recipe=False)] = (
         False
     )
@@ -117,7 +118,7 @@ _NOTHING_KNOWN = Problem(
     "nothing-known",
     None,
     "no tensor of the file belongs to an adapter or a checkpoint of a known kind",
-    "loramerge dialects and loramerge families list what can be read",
+    "`loramerge dialects` and `loramerge families` list the formats and models that can be read",
 )
 
 
@@ -125,7 +126,7 @@ _NO_FAMILY = Problem(
     "note",
     "no-family",
     None,
-    "these are the weights of a model of no known family, and no adapter",
+    "these are the weights of a model, not an adapter, and its family is not known",
     "loramerge families lists the models that can be baked into",
 )
 
@@ -167,7 +168,7 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
 
 
 def _things(name: str, context: Context) -> list[Path | _InMemory]:
-    """Return what a name stands for."""
+    """Return the files, or the adapter in memory, with a name."""
     known = context.known.get(name)
     if isinstance(known, Adapter):
         return [_InMemory(name, known)]
@@ -341,7 +342,8 @@ def _told(adapter: Adapter) -> list[str]:
 
 
 def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:
-    """Yield that programs compute another change than was trained, and what gives it in all of them."""
+    """Yield a problem for programs that compute a different change, with the advice that gives the
+    trained one in all of them."""
     titles = [found.program.title for found in seen if found.mistakes_kinds]
     if titles:
         bound = any(delta.needs_base for delta in adapter.deltas.values())
@@ -349,9 +351,9 @@ def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[P
             "note",
             "computed-otherwise",
             None,
-            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} another change "
-            "than was trained",
-            f"loramerge convert --to-lora{' --base B' if bound else ''} gives what was trained",
+            f"{listed(titles)} {'computes' if len(titles) == 1 else 'compute'} a different "
+            "change from the trained one",
+            f"loramerge convert --to-lora{' --base B' if bound else ''} gives the trained change",
         )
 
 

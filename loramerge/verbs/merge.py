@@ -182,7 +182,7 @@ VERB = Verb("merge", Merge, "checkpoint", merge, predict)
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class _Opened:
     """The opened checkpoints of a merge, and the files that its VAE comes from."""
 
     models: list[Checkpoint]
@@ -191,16 +191,16 @@ class _Inputs:
     vae: CheckpointFiles | None
 
 
-def _opened(parameters: Merge, context: Context) -> _Inputs:
+def _opened(parameters: Merge, context: Context) -> _Opened:
     def other(name: str | None) -> Checkpoint | None:
         return None if name is None else open_base(name, context)
 
     models = [open_base(reference.name, context) for reference in parameters.models]
     vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
-    return _Inputs(models, other(parameters.base), other(parameters.text_encoder), vae)
+    return _Opened(models, other(parameters.base), other(parameters.text_encoder), vae)
 
 
-def _plan(parameters: Merge, inputs: _Inputs) -> MergePlan:
+def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
     weights = [reference.weight for reference in parameters.models]
     plan = plan_merge(
         list(zip(inputs.models, weights, strict=True)),
@@ -226,7 +226,7 @@ def _output(parameters: Merge, first: Checkpoint) -> Path:
     return checkpoint_output(path, contents, force=parameters.force)
 
 
-def _made(parameters: Merge, inputs: _Inputs) -> tuple[Made | None, list[FileInput]]:
+def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:
     """Return the step for the header of the result, and the checkpoints that it is made from."""
     names = [*(one.name for one in parameters.models), parameters.base, parameters.text_encoder]
     opened = [*inputs.models, inputs.base, inputs.text_encoder]
@@ -251,7 +251,7 @@ def _result(
     parameters: Merge,
     output: Path,
     plan: MergePlan,
-    inputs: _Inputs,
+    inputs: _Opened,
 ) -> MergeResult:
     models, base = inputs.models, inputs.base
     method = parameters.operation()

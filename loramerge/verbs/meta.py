@@ -45,8 +45,8 @@ _PIPELINE = "pytorch_lora_weights.safetensors"
 class Meta:
     """Show or edit the metadata in a file's header; tensors stay byte-identical.
 
-    Works on every safetensors file, checkpoints too. Without options it shows what is there; with
-    options the file is replaced, atomically, or another is written with -o.
+    Works on every safetensors file, checkpoints too. Without options the metadata is shown. With
+    options the file is replaced atomically, or -o writes another one.
     """
 
     file: Annotated[
@@ -75,7 +75,7 @@ class Meta:
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         for text in self.set:
             key, sign, value = text.partition("=")
@@ -100,7 +100,7 @@ def _is_text(text: str) -> bool:
 
 @dataclass
 class MetaResult:
-    """The metadata, and what was changed.
+    """The metadata and its changes.
 
     Args:
         changed: key → (before, after), None where there is none.
@@ -128,9 +128,8 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
     """Show or edit.
 
     Raises:
-        UsageError: for entries that cannot be, or are not there.
-        AdapterError: if the edit would change what the adapter does.
-        FormatError: if the file has no such header.
+        UsageError: for entries that cannot be, or are not there. AdapterError: if the edit would
+        change the adapter's effect. FormatError: if the file has no such header.
     """
     parameters.check()
     path = _place(parameters.file, context)
@@ -157,15 +156,15 @@ def meta(parameters: Meta, context: Context = Context()) -> MetaResult:
         return result
     if parameters.output is None and is_shipped(weights):
         raise UsageError(
-            "this file comes with loramerge, and is not changed",
+            "this file comes with loramerge and cannot be changed",
             file=weights,
             hint=("write another: ", Setting("output", path.name)),
         )
     if idle := [key for key in changed if key.lower() in _PARAMETERS]:
         context.notify(
             Note(
-                f"{listed(idle)}: an entry of the metadata does not change what the adapter does; "
-                "to weaken one, mix it with a weight: NAME:0.5"
+                f"{listed(idle)}: metadata does not change an adapter's effect; to weaken an "
+                "adapter, mix it with a weight: NAME:0.5"
             )
         )
     return _written(result, path, source, parameters, context)
@@ -296,7 +295,7 @@ def _loaded(path: Path, like: Path | None = None) -> Adapter | None:
 
 
 def _require_same(before: Adapter, after: Adapter | None, file: Path, context: Context) -> None:
-    """Refuse an edit that changes what the adapter does: some dialects keep alphas in the header.
+    """Refuse an edit that changes the adapter's effect: some dialects keep alphas in the header.
 
     Raises:
         AdapterError: naming the modules.
@@ -309,17 +308,18 @@ def _require_same(before: Adapter, after: Adapter | None, file: Path, context: C
     ]
     if changed or len(deltas) != len(before.deltas):
         raise AdapterError(
-            "this edit would change what the adapter does: its header says how to read the tensors",
+            "this edit would change the adapter's effect: programs read these entries to "
+            "interpret the tensors",
             file=file,
             module=listed(changed, 4) or None,
-            hint="leave lora_adapter_metadata and other entries that programs need as they are; "
-            "loramerge convert changes how a file is laid out",
+            hint="keep lora_adapter_metadata and other entries that programs need; to change the "
+            "layout of a file, use `loramerge convert`",
         )
     names = before.info.detection.name, after.info.detection.name if after else None
     if names[0] != names[1]:
         context.notify(
-            Warn(f"the family is read as {names[1]} now; it was {names[0]}, which only the removed "
-                 "metadata stated")
+            Warn(f"the family is now read as {names[1]}; before it was {names[0]}, which only the "
+                "removed metadata said")
         )  # fmt: skip
 
 

@@ -53,10 +53,10 @@ class Mix(
 ):
     """Combine adapters with weights, exactly.
 
-    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The sum
-    is taken of what the adapters change (ΔW), so ranks, alphas and dialects may differ, and
-    `mix a:0.5` is exactly half of a. Nothing is cut unless a rank option asks for it. Other methods
-    than the sum are listed by `loramerge operators`.
+    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The
+    weighted sum is taken of their changes to the weights (ΔW), so ranks, alphas and dialects may
+    differ, and `mix a:0.5` is exactly half of a. No rank is lowered without a rank option.
+    `loramerge operators` lists the other methods.
     """
 
     adapters: Annotated[
@@ -71,15 +71,15 @@ class Mix(
     compat: Annotated[
         Literal["kohya", "kohya-concat", "peft-linear"] | None,
         Doc(
-            "Give what another tool's merge of these gives, for old results: merge_lora.py of "
-            "sd-scripts, the same with --concat, or PEFT's linear combination."
+            "Reproduce the merge of another tool, for old results: merge_lora.py of sd-scripts, "
+            "the same with --concat, or PEFT's linear combination."
         ),
     ] = None
     embeddings: Annotated[
         Literal["all", "first", "none"],
         Doc(
-            "Textual-inversion embeddings in the files: carry all (two of one name are an error), "
-            "let the first adapter win, or leave them out."
+            "Textual-inversion embeddings in the files: keep all (two of one name are an "
+            "error), keep those of the first adapter that has them, or leave them out."
         ),
     ] = "all"
     explain: Annotated[
@@ -95,17 +95,17 @@ class Mix(
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if self.rule(1).truncates and self.compat is not None:
             raise UsageError(
-                "compat gives the result of another tool as it is, and no criterion cuts it",
+                "compat reproduces another tool's result, and a rank option would change it",
                 hint="resize the result in a second step",
             )
         if not self.operation().is_sum and self.compat is not None:
             raise UsageError(
-                "compat gives the result of another tool, and method and scale that of an operator",
+                "compat excludes method and scale: it reproduces the result of another tool",
                 hint="give one of the two",
             )
         if not self.adapters:

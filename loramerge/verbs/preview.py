@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
+from loramerge.checkpoint.files import find_files
 from loramerge.errors import Message, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.atomic import check_target
@@ -96,15 +98,15 @@ class Preview:
         float | None,
         Bounds(ge=1),
         Doc(
-            "Classifier-free guidance; for Flux.1 dev the guidance that the model is given; 1 is none "
-            "[default: 7; 3.5 for Flux.1 dev, none for schnell]."
+            "Classifier-free guidance; for Flux.1 dev the guidance that is an input of the "
+            "model; 1 is none [default: 7; 3.5 for Flux.1 dev, none for schnell]."
         ),
     ] = None
     guidance_rescale: Annotated[
         float | None,
         Bounds(ge=0, le=1),
         Doc(
-            "Guidance rescale, from 0 to 1; it tames colours that are too strong on a base with zero "
+            "Guidance rescale, from 0 to 1; weakens oversaturated colours on a base with zero "
             "terminal SNR [default: 0.7 there, else 0]."
         ),
     ] = None
@@ -112,13 +114,13 @@ class Preview:
         int | None,
         Bounds(ge=1),
         Doc(
-            "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
-            "the last, 2 the one before (SD1, SD2) [default: 1]."
+            "Layer of the text encoder that is used, counted from the last as in kohya's "
+            "scripts: 1 is the last, 2 the one before (SD1, SD2) [default: 1]."
         ),
     ] = None
     prediction: Annotated[
         Literal["epsilon", "v", "sample"] | None,
-        Doc("What a UNet predicts: the noise, v or the image [default: what the base says]."),
+        Doc("What a UNet predicts: the noise, v or the image [default: read from the base]."),
     ] = None
     config: Annotated[
         str | None,
@@ -143,7 +145,7 @@ class Preview:
         """Refuse contradictory parameters before any file is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         if not self.base:
             raise UsageError("preview needs a base", hint=("give ", Setting("base")))
@@ -221,7 +223,9 @@ class PreviewResult(Shown):
 
     def _kept(self) -> Sheet:
         if self.sheet is None:
-            raise UsageError("these images were written and not kept", file=self.output)
+            raise UsageError(
+                "these images are no longer in memory, only in the file", file=self.output
+            )
         return self.sheet
 
     def _repr_png_(self) -> bytes | None:
@@ -288,8 +292,53 @@ def compute_preview(parameters: Preview, context: Context = Context()) -> Previe
 
 
 def predict(parameters: Preview, context: Context = Context()) -> Prediction:
-    """Predict nothing: how an image looks is not in any header."""
-    return Prediction()
+    """Predict how many images are generated, and the memory and time of that.
+
+    Raises:
+        LoramergeError: if a base or an adapter cannot be opened.
+    """
+    parameters.check()
+    paths = [base_path(name, context) for name in (*parameters.base, *parameters.baked)]
+    for reference in parameters.adapters:
+        adapter_of(reference, context)
+    columns = _count_columns(parameters)
+    images = columns * len(parameters.prompt or ("",)) * len(parameters.seed or (0,))
+    found = Prediction(remarks=[f"images to generate: {images}, columns: {columns}"])
+    if find_spec("torch") is None:
+        found.remarks.append("memory and time are not predicted, since torch is not installed")
+        return found
+    from loramerge.train.device.workers import begin_workers
+    from loramerge.train.drawing.seconds import image_seconds
+
+    half = _half(context)
+    found.memory += (2 if half else 4) * max(_elements(path) for path in paths)
+    _, device = begin_workers(context.device)
+    steps, size = parameters.steps, parameters.size
+    times = [image_seconds(one, device, steps=steps, size=size, half=half) for one in paths]
+    known = [time for time in times if time is not None]
+    found.seconds = images * sum(known) / len(known) if known else 0.0
+    return found
+
+
+def _count_columns(parameters: Preview) -> int:
+    """Return the number of columns of all bases together."""
+    weights = len(parameters.weights())
+    adapters = min(1, len(parameters.adapters)) if parameters.together else len(parameters.adapters)
+    each = (not parameters.no_base) + weights * adapters
+    return each * len(parameters.base) + len(parameters.baked)
+
+
+def _elements(path: Path) -> int:
+    """Return the number of values in the files of a base."""
+    files = find_files(path)
+    return sum(t.size for file in files.weights for t in file.open()[0].values())
+
+
+def _half(context: Context) -> bool:
+    """Return whether bases are loaded in half precision."""
+    from loramerge.train.device.workers import usual_precision
+
+    return usual_precision(context.device) == "bf16"
 
 
 VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
@@ -416,7 +465,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
 
 
 def _advice(device: Any) -> Message:
-    """Return what to change where the memory does not suffice."""
+    """Return the advice for a device with too little memory."""
     rest = () if device.type == "cpu" else (", or ", Setting("device", "cpu"))
     return ("end other programs, or give a smaller ", Setting("size"), *rest)
 
@@ -424,13 +473,11 @@ def _advice(device: Any) -> Message:
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     import torch
 
-    from loramerge.train.device.workers import usual_precision
     from loramerge.train.models.pipeline import load_pipeline
 
-    half = usual_precision(context.device) == "bf16"
     path = base_path(name, context)
     config = None if parameters.config is None else base_path(parameters.config, context)
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if _half(context) else torch.float32
     return load_pipeline(
         path,
         dtype=dtype,

@@ -51,12 +51,12 @@ class ResizeSettings(RankParameters, BaseParameter, UnknownParameter, WriteParam
         """Refuse parameters that contradict each other, before anything is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         if not self.rule(1).truncates:
             raise UsageError(
-                "resize needs to know what to keep",
+                "resize needs a rank option",
                 hint=("give ", Setting("rank", 8), *_CRITERIA),
             )
 
@@ -65,7 +65,7 @@ class ResizeSettings(RankParameters, BaseParameter, UnknownParameter, WriteParam
 class Resize(ResizeSettings):
     """Re-rank an adapter by SVD.
 
-    Every module gets the best approximation of its new rank, and the report says what that lost.
+    Every module gets the best approximation of its new rank, and the report shows the error.
     """
 
     adapter: Annotated[Reference, Doc("Adapter to re-rank.", ("ADAPTER",), completes="adapters")]
@@ -75,9 +75,9 @@ class Resize(ResizeSettings):
 class ResizeFiles(ResizeSettings, FileParameters):
     """Re-rank adapters by SVD.
 
-    Every module gets the best approximation of its new rank, and the report says what that lost.
-    With several files, a file that fails or would not get smaller is reported and the rest goes on;
-    running again does only what is missing.
+    Every module gets the best approximation of its new rank, and the report shows the error. Of
+    several files, one that fails or would not get smaller is reported, and the others are still
+    resized. Run the command again to do only those that are missing.
     """
 
     copy_rest: Annotated[
@@ -187,8 +187,8 @@ def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context
         context.notify(
             Warn(
                 (
-                    f"{name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; keep more, or "
-                    "write fewer bytes for each direction with ",
+                    f"{name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; raise the "
+                    "limit, or store each rank in fewer bytes with ",
                     Setting("dtype", "float16"),
                     " or ",
                     Setting("to", "kohya"),

@@ -32,7 +32,7 @@ def test_underscores_for_some_dots_are_told_and_not_written(run: Runner) -> None
     assert (found.name, found.resembles, found.mangled) == (None, ("flux2-klein-9b",), True)
     assert "4 of 4 modules have underscores where its names have dots" in found.reason
     for command in ("mix x:0.5", "convert x --to comfyui", "resize x --rank 1"):
-        says = "no program reads the names of these modules"
+        says = "no program reads these names of modules"
         run.refused(4, *command.split(), "-o", "y.safetensors", says=says)
 
 
@@ -62,4 +62,4 @@ def test_what_may_be_of_a_twin_is_told_where_names_change(to: str, told: bool, r
     stems = {f"transformer.single_transformer_blocks.{i}.attn.to_q": (3072, 3072) for i in range(3)}
     write(run.folder / "x.safetensors", tensors_of(stems))
     result = run.ok("convert", "x.safetensors", "--to", to, "-o", "y.safetensors")
-    assert ("may as well be of Chroma, Bria" in result.err) == told
+    assert ("may also belong to Chroma, Bria" in result.err) == told

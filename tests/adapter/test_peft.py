@@ -433,3 +433,24 @@ def test_patterns_beyond_bounds_are_refused(pattern: str, tmp_path: Path) -> Non
     _, path = folder(tmp_path / "a", {"lora_alpha": 4, "alpha_pattern": {pattern: 2}}, Q)
     with pytest.raises(FormatError, match="refused"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "library", "family"),
+    [
+        ("CLIPTextModel", "transformers.models.clip.modeling_clip", True),
+        ("CLIPModel", "transformers.models.clip.modeling_clip", False),
+        ("CLIPModel", "somebody.elses", True),
+    ],
+)
+def test_the_class_of_the_base_decides_over_names(
+    model: str, library: str, family: bool, tmp_path: Path
+) -> None:
+    """The text half of CLIP is a text encoder of Stable Diffusion by names and shapes."""
+    sample = spell(factors(TE), "sd15", "peft")
+    mapping = {"base_model_class": model, "parent_library": library}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "auto_mapping": mapping}
+    sample.configs = {"text_encoder": config}
+    found = load(write(sample, tmp_path / "a")).info.detection
+    assert bool(found.candidates) == family
+    assert family or "CLIPModel" in found.reason

@@ -115,3 +115,25 @@ def test_oft_constrained_and_shared(shared: bool) -> None:
             assert relative(found, oft(upper, base, eps, shared=shared, total=True)) > 1e-2
     with pytest.raises(ShapeError, match="eps"):
         PeftOFT.of({"oft_r": ArrayTensor(upper)}, {**config, "eps": "small"})
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kernel", [(), (2, 2)])
+def test_oft_of_onetrainer(scaled: bool, kernel: tuple[int, ...]) -> None:
+    """Its convolutions turn the other way round, and its scaled form divides the triangles."""
+    columns = IN * math.prod(kernel)
+    upper = 0.1 * values(columns // SIZE, SIZE * (SIZE - 1) // 2)
+    parts: dict[str, ArrayTensor] = {"oft_r_free": ArrayTensor(upper)}
+    if scaled:
+        parts["oft_scaled"] = ArrayTensor(np.array(True))
+    base = wide(values(OUT, IN, *kernel, seed=3))
+    q = np.zeros((len(upper), SIZE, SIZE))
+    q[:, *np.triu_indices(SIZE, 1)] = wide(upper) / (2 * math.sqrt(SIZE - 1) if scaled else 1)
+    q = q - q.swapaxes(1, 2)
+    turns = np.eye(SIZE) + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q
+    turn = block_diagonal(list(turns))
+    flat = base.reshape(OUT, -1)
+    expected = flat @ (turn if kernel else turn.T) - flat
+    delta = PeftOFT.of(parts, {}, base.shape)
+    assert relative(delta.dense(base).reshape(OUT, -1), expected) < 1e-12
+    assert delta.form == "oft of inputs"

@@ -102,7 +102,10 @@ def test_words() -> None:
         "close": (close, "B is close to A times 1"),
         "related": (third, "The two are related"),
         "unrelated": (b, "The two are unrelated"),
-        "opposite": (scaled(a, -1.0), "The two pull in opposite directions (cosine -1.00)."),
+        "opposite": (
+            scaled(a, -1.0),
+            "The two change the weights in opposite directions (cosine -1.00).",
+        ),
     }.values():
         assert verdict(compare(a, other, threads=1)).startswith(words)
 

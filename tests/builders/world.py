@@ -18,7 +18,7 @@ from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_tensors
 from tests.builders.samples import Sample, read_safetensors, safetensors_bytes, scale_of
 
-__all__ = ["ADAPTED", "make_world", "rewrite", "weights", "write_folder"]
+__all__ = ["ADAPTED", "make_world", "rewrite", "tune", "weights", "write_folder"]
 
 # of each block some, as many as show what a command does with a block
 _TAUGHT = ("attn1.to_q", "attn1.to_out.0", "attn2.to_v", "ff.net.2", "self_attn.q_proj")
@@ -123,6 +123,17 @@ def rewrite(source: Path, target: Path, change) -> Path:
     change(arrays, metadata)
     target.write_bytes(safetensors_bytes(arrays, metadata))
     return target
+
+
+def tune(base: Path, tuned: Path) -> Path:
+    """Write a copy of a base in which a few weights of the UNet have changed."""
+
+    def change(arrays: dict[str, np.ndarray], _: Any) -> None:
+        wanted = [n for n in arrays if n.endswith(("attn1.to_q.weight", "attn1.to_out.0.bias"))]
+        for name in wanted[::3]:
+            arrays[name] = (1.25 * arrays[name]).astype(arrays[name].dtype)
+
+    return rewrite(base, tuned, change)
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

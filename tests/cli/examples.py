@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from loramerge.cli.main import group
+from tests.builders.world import tune
 
 __all__ = [
     "Shown",
@@ -74,6 +75,7 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
     monkeypatch.setenv("USERPROFILE", str(home))
     (folder / "models").mkdir()
     os.link(folder / "base.safetensors", folder / "models" / "sd21-custom.safetensors")
+    tune(folder / "base.safetensors", folder / "my-model.safetensors")
     for source, name in (("a", "style"), ("b", "character"), ("b", "gochiusa")):
         shutil.copy(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
     (folder / "recipe.yaml").write_text(_RECIPE, "utf-8")

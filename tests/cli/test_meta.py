@@ -209,5 +209,5 @@ def test_what_comes_with_loramerge_is_not_changed(run):
 
 def test_an_entry_that_looks_like_a_parameter_is_said_to_do_nothing(run):
     found = run.ok("meta", "a.safetensors", "--set", "lora_alpha=16")
-    assert "does not change what the adapter does" in found.err
+    assert "does not change an adapter's effect" in found.err
     assert "does not change" not in run.ok("meta", "a.safetensors", "--set", "my.note=16").err

@@ -189,7 +189,14 @@ def test_programs(run, program, dialect):
 def test_bad_options(run):
     run.refused(2, "mix", "a", "--to", "koyha", says=("'koyha'", "did you mean kohya?"))
     run.refused(
-        2, "mix", "a", "--to", "kohya", "--for", "diffusers", says="each chooses the dialect"
+        2,
+        "mix",
+        "a",
+        "--to",
+        "kohya",
+        "--for",
+        "diffusers",
+        says="only one of them can choose the dialect",
     )
     run.refused(2, "mix", "a", "--dtype", "float17", says=("float17", "float16"))
     for word in ("int8", "float8_e4m3", "bool"):

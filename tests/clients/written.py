@@ -158,21 +158,22 @@ def adapter_of(family: str, kind: str) -> Adapter:
     are of one sort where their names differ by the numbers of blocks alone.
     """
     found: dict[Site, Delta] = {}
-    for name, module in _layers(family, every=kind == "lora"):
+    for name, module in layers(family, every=kind == "lora"):
         found |= {Site((name,), p): d for p, d in _deltas(name, module, kind)}
     info = Info(detection=Detection((FAMILIES[family],), "made in memory"), dtype="F32")
     return Adapter(found, {}, info)
 
 
-def _layers(family: str, *, every: bool) -> list[tuple[str, Module]]:
-    layers = list(FAMILIES[family].modules())
+def layers(family: str, *, every: bool) -> list[tuple[str, Module]]:
+    """The layers of a family, or the first and the last of each sort."""
+    found = list(FAMILIES[family].modules())
     if every:
-        return layers
+        return found
     sorts: dict[str, list[int]] = {}
-    for place, (name, _) in enumerate(layers):
+    for place, (name, _) in enumerate(found):
         sorts.setdefault(re.sub(r"\.\d+(?=\.|$)", ".#", name), []).append(place)
     ends = {place for places in sorts.values() for place in (places[0], places[-1])}
-    return [layers[place] for place in sorted(ends)]
+    return [found[place] for place in sorted(ends)]
 
 
 def _deltas(name: str, module: Module, kind: str) -> Iterator[tuple[Any, Delta]]:
@@ -210,7 +211,9 @@ Place = tuple[str, tuple[int, int], bool]  # tensor, rows, whether their halves 
 
 
 @cache
-def places(family: str) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]]]:
+def places(
+    family: str, *, narrowed: bool = True
+) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]]]:
     """(module, parameter) → where it lies in the original file, and the full shape of the tensor."""
     found = {}
     spelled = dict(_network(family))
@@ -234,7 +237,7 @@ def places(family: str) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]
                 rows.append((module.path, parameter, shape, tag, part, parts, span, swapped))
         for path, parameter, shape, tag, part, parts, span, swapped in rows:
             whole = (heights[tag], *shape[1:])
-            small = narrow(whole)[0]
+            small = narrow(whole)[0] if narrowed else whole[0]
             ends = (small * part // parts, small * (part + span) // parts)
             found[f"{component.name}.{path}", parameter] = ((tag, ends, swapped), whole)
     return found
@@ -258,7 +261,7 @@ def job_of(family: str) -> dict[str, Any]:
     return {"family": family, "network": network, "encoders": encoders, "plain": plain}
 
 
-def _turned(rows: Array, swapped: bool) -> Array:
+def turned(rows: Array, swapped: bool) -> Array:
     return np.concatenate(np.split(rows, 2)[::-1]) if swapped else rows
 
 
@@ -268,7 +271,7 @@ def expected(family: str, adapter: Adapter) -> dict[str, Array]:
     for site, delta in adapter.deltas.items():
         (tag, (first, last), swapped), whole = places(family)[site.modules[0], site.parameter]
         base = base_of(tag, narrow(whole))
-        part = _turned(base[first:last], swapped).astype(np.float64)
+        part = turned(base[first:last], swapped).astype(np.float64)
         change = delta.dense(part).reshape(part.shape)
-        changes.setdefault(tag, np.zeros(base.shape))[first:last] += _turned(change, swapped)
+        changes.setdefault(tag, np.zeros(base.shape))[first:last] += turned(change, swapped)
     return changes

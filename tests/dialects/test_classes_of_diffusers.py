@@ -58,7 +58,7 @@ def test_the_attention_of_a_class_is_of_its_family_or_of_none(name: str) -> None
         assert any(f.classes.get("transformer") == name for f in found.candidates), found.reason
     elif name in TWINS:
         assert found.name == TWINS[name]
-        assert "is alike" in found.reason
+        assert "has the same names and shapes" in found.reason
     else:
         assert found.candidates == (), found.reason
 

@@ -240,7 +240,7 @@ def test_relatives_that_name_other_modules_alike_are_not_guessed_between() -> No
     """`linear1` is four modules of Flux.1 and one of Flux.2; only its height tells which."""
     stems = {"diffusion_model.single_blocks.0.linear1": (0, 0)}
     found = told(stems, known=False)
-    assert found.candidates == () and "which mean different modules" in found.reason
+    assert found.candidates == () and "which use them for different modules" in found.reason
     assert told({"diffusion_model.single_blocks.0.linear1": (224, 32)}).name == "flux1"
 
 

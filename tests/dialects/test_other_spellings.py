@@ -43,6 +43,29 @@ def _oft(stem: str, rows: int) -> Tensors:
     return {f"{stem}.oft_blocks": blocks, f"{stem}.alpha": np.array(1e-5, "float32")}
 
 
+def _kernels(stem: str, rows: int, columns: int) -> Tensors:
+    random = np.random.default_rng(1)
+    return {
+        f"{stem}.hada_w{half}_{side}": random.standard_normal(shape).astype("float16")
+        for half in "12"
+        for side, shape in {"a": (rows, 1, 1, 1), "b": (1, columns, 3, 3)}.items()
+    }
+
+
+def _of_inputs(stem: str) -> Tensors:
+    return {
+        **factors(stem, 3072, 3072, (".lora_A.weight", ".lora_B.weight")),
+        f"{stem}.dora_scale": np.ones((1, 3072), "float16"),
+    }
+
+
+def _triangles(stem: str, columns: int) -> Tensors:
+    return {
+        f"{stem}.oft_R.weight": np.full((columns // 32, 32 * 31 // 2), 0.01, "float16"),
+        f"{stem}.oft_R.scaled_oft": np.array(True),
+    }
+
+
 _SDXL = "input_blocks.4.1.transformer_blocks.{}.attn1.to_q"
 _CLIP_G = "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj"
 _KOHYA = (".lora_down.weight", ".lora_up.weight")
@@ -89,6 +112,25 @@ CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
         lambda: _oft("oft_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q", 640),
         "sdxl",
         "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    ),
+    "OneTrainer's LoHa of convolutions": (
+        lambda: _kernels("lora_unet_input_blocks_4_0_in_layers_2", 640, 320),
+        "sdxl",
+        "unet.down_blocks.1.resnets.0.conv1",
+    ),
+    "OneTrainer's magnitudes of inputs": (
+        lambda: {**_of_inputs(_FLUX.format(0)), **_of_inputs(_FLUX.format(37))},
+        "flux1",
+        _FLUX.format(37),
+    ),
+    "OneTrainer's OFT": (
+        lambda: {
+            **_triangles("lora_unet_single_blocks_0_linear2", 15360),
+            **_triangles("lora_unet_single_blocks_37_linear1", 3072),
+            **_triangles("lora_unet_double_blocks_18_img_attn_qkv", 3072),
+        },
+        "flux1",
+        "transformer.single_transformer_blocks.0.proj_out",
     ),
 }  # fmt: skip
 

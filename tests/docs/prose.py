@@ -57,6 +57,18 @@ BANNED: dict[str, str] = {
     r"\bmade up from\b": "computed from",
     r"\b(lpl|utils?|helpers?)\b": "name the thing",
     r"\bthe like\b": "name it",
+    r"\bas well be\b": "may also be",
+    r"\bas it stands\b": "unchanged",
+    r"\bis amiss\b": "problem",
+    r"\bmakes? of (it|them)\b": "result, reading",
+    r"\bof strangers\b": "untrusted, from people you do not know",
+    r"\bmeans? what (it|they) says?\b": "say what it means",
+    r"\b(what|it) (is|was) (seen|said|told) to\b": "tested, stated",
+    r"\bunless told\b": "by default",
+    r"\bare told apart\b": "are distinguished",
+    r"\bin a half-?written\b": "incomplete",
+    r"\banother change of\b": "a different change from",
+    r"\bdoes not suffice\b": "is too small",
     r"\bhitherto|thereof|wherein|whereof|heretofore\b": "plain words",
 }
 BANNED_PATTERNS = [

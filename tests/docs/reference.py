@@ -38,7 +38,7 @@ _HEAD = """# Commands
 `loramerge COMMAND --help` says the same in the terminal. This page follows from the code; `LORAMERGE_UPDATE_DOCS=1 python -m
 pytest tests/docs` rewrites it.
 
-| command | what it does |
+| command | description |
 |---|---|
 {index}
 
@@ -81,7 +81,7 @@ def _option(parameter: click.Option) -> str:
         return flags
     if isinstance(kind, click.Choice):
         return f"{flags} " + ", ".join(f"`{choice}`" for choice in kind.choices)
-    return f"{flags} {parameter.metavar or 'N'}"
+    return f"{flags} {parameter.metavar or 'TEXT'}"
 
 
 def _meaning(parameter: click.Option) -> str:
@@ -181,13 +181,13 @@ def _programs(program: Program) -> list[tuple[str, ...]]:
 
 def tables() -> dict[str, str]:
     """Return the generated tables of the documents by name."""
-    dialects = [_row(("dialect", "what it is", "a key", "scale kept in", "can hold", "seen read, in some families, by", "`--for`")),
+    dialects = [_row(("dialect", "description", "a key", "scale stored in", "can store", "tested, in some families, with", "`--for`")),
                 "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
         programs = [f"`{p}`" for p in programs_of(d.name)]
         dialects.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
                               ", ".join(p.title for p in readers_of(d.name)) or "–", ", ".join(programs) or "–")))  # fmt: skip
-    families = [_row(("family", "what it is", "components (modules)", "layouts", "verified against")),
+    families = [_row(("family", "description", "components (modules)", "layouts", "verified against")),
                 "|---" * 5 + "|"]  # fmt: skip
     for f in FAMILIES.values():
         layouts = sorted({s.layout for found in f.spellings.values() for s in found})
@@ -203,7 +203,7 @@ def tables() -> dict[str, str]:
                 )
             )
         )
-    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "computed otherwise")),
+    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "computed differently")),
                 "|---" * 7 + "|"]  # fmt: skip
     programs += [_row(row) for program in READERS.known() for row in _programs(program)]
     vectors = [_row(("values", "blocks they name")), "|---|---|"]
@@ -212,9 +212,9 @@ def tables() -> dict[str, str]:
     presets += [
         _row((f"`{name}`", f"`{','.join(map(str, values))}`")) for name, values in PRESETS.items()
     ]
-    steps = [_row(("step", "what it does", "takes", "gives")), "|---" * 4 + "|"]
+    steps = [_row(("step", "description", "takes", "gives")), "|---" * 4 + "|"]
     steps += [_step(verb) for verb in known_verbs().values()]
-    shipped = [_row(("recipe", "what it is for")), "|---|---|"]
+    shipped = [_row(("recipe", "purpose")), "|---|---|"]
     shipped += [
         _row((f"[`{r.name}`](../recipes/{r.name}.yaml)", r.title)) for r in shipped_recipes()
     ]
@@ -231,7 +231,7 @@ def tables() -> dict[str, str]:
         for name, said in support.families_by_dialect().items()
     ]
     operators = [
-        _row(("method", "what it does", "parameters", "space", "source")),
+        _row(("method", "description", "parameters", "space", "source")),
         "|---" * 5 + "|",
     ]
     operators += [

@@ -100,8 +100,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "formats", "merging", "operators", "python", "recipes",
-        "report-2022", "tiny", "training", "weights",
+        "adding", "architecture", "commands", "extract", "formats", "merging", "operators", "python",
+        "recipes", "report-2022", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -115,7 +115,8 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "merging", "recipes", "tiny", "training", "weights")
+    f"docs/{name}.md"
+    for name in ("commands", "extract", "merging", "recipes", "tiny", "training", "weights")
 ]
 
 

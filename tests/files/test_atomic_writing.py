@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.errors import DiskFull, FileError, OutputExists
+from loramerge.errors import DiskFull, FileError, NotExpressible, OutputExists
 from loramerge.files import atomic
-from loramerge.files.atomic import AtomicFile, AtomicFolder, check_space
+from loramerge.files.atomic import AtomicFile, AtomicFolder, check_space, check_target
+from loramerge.files.header import build_header
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
@@ -378,3 +379,23 @@ def test_pipes_and_devices_are_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="expected a file"):
             write_bytes(tmp_path / name, b"new", force=True)
     assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\x1b[31m", "a\x9b", "a\ud800", "a\udc80"])
+def test_an_output_needs_a_name_of_plain_characters(name, tmp_path):
+    for suffix in (".safetensors", ""):
+        with pytest.raises(FileError, match="names of files should not have") as caught:
+            check_target(tmp_path / f"{name}{suffix}", force=True)
+        assert caught.value.found in map(ascii, name)
+
+
+def test_a_file_that_has_such_a_name_may_be_replaced(tmp_path):
+    path = tmp_path / "a\x7f"
+    path.write_bytes(b"")
+    assert check_target(path, force=True) == path
+
+
+def test_no_header_holds_half_of_a_surrogate_pair():
+    for entries, metadata in (([("a\ud800", "F32", (1,))], {}), ([], {"a": "\udfff"})):
+        with pytest.raises(NotExpressible, match="surrogate"):
+            build_header(entries, metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from loramerge.errors import ForeignFile, LoramergeError
 from loramerge.files.pickled import load_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import SIGNATURES
+from tests.builders.commands import Runner
 from tests.files.test_header import ONE, raw_file
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Log in</title></head></html>\n"
@@ -78,7 +80,12 @@ def test_safetensors_under_the_name_of_a_pickle(tmp_path: Path) -> None:
 
 def test_every_signature_is_tried() -> None:
     contents = [content.lower() for content, _, _ in FILES.values()]
-    untried = [s for s in SIGNATURES if not any(s.start in content[:32] for content in contents)]
+    untried = [
+        s
+        for s in SIGNATURES
+        if not any(s.start in content[:32] for content in contents)
+        and s.format != "a pickle of an old protocol"  # tried below
+    ]
     assert {one.start[:1] for one in untried} == {b"p", b"\x80"}  # zip; later protocols of pickles
 
 
@@ -96,3 +103,25 @@ def test_text_of_no_known_format_is_corrupt(tmp_path: Path) -> None:
     path.write_bytes(b"dear diary, today I renamed a text file")
     with pytest.raises(LoramergeError, match="not a valid safetensors file"):
         TensorFile(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+@pytest.mark.parametrize("content", [{"a": [1.5]}, [1, 2], OrderedDict(a=1)])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_pickles_of_old_protocols_are_named(
+    protocol: int, content: object, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(ForeignFile, match="a pickle of an old protocol"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("entries", [["notes.txt"], []])
+def test_an_archive_of_other_things_is_named_wherever_it_is_given(
+    entries: list[str], run: Runner
+) -> None:
+    with zipfile.ZipFile(run.folder / "x.ckpt", "w") as file:
+        for entry in entries:
+            file.writestr(entry, "words")
+    for command in (("meta",), ("base", "add", "name"), ("inspect",)):
+        run.refused(3, *command, "x.ckpt", says="this is a zip archive")

@@ -122,7 +122,7 @@ def test_killed_and_started_again(undisturbed, count: int, jobs: str) -> None:
 def test_interrupted_and_started_again(undisturbed, jobs: str) -> None:
     code, said = stop_after(2, signal.SIGINT, "--jobs", jobs)
     assert code == 130, said
-    assert "interrupted; nothing was left half written" in said
+    assert "interrupted; no half-written file was left" in said
     assert "Traceback" not in said
     found = outputs()
     assert 2 <= len(found) < OUTPUTS

@@ -133,9 +133,9 @@ CASES = {
                  "method: expected 'linear'"),
     "a variable of the wrong type": (saved("resize: {adapter: alpha, rank: §'${w}'}"),
                                      "found 0.5"),
-    "no criterion": (saved("§resize: {adapter: alpha}"), "what to keep"),
+    "no criterion": (saved("§resize: {adapter: alpha}"), "a rank option"),
     "two targets": (saved("§mix: {adapters: [alpha], to: kohya, for: comfyui}"),
-                    "each chooses the dialect"),
+                    "only one of them can choose the dialect"),
     "a dialect": (saved("§mix: {adapters: [alpha], to: kohia}"),
                   "did you mean kohya?"),
     "a size": (saved("§resize: {adapter: alpha, max_size: 10 bananas}"),
@@ -145,7 +145,7 @@ CASES = {
                         "bake needs an adapter"),
     "a dtype without a file": (one("  x: {§mix: {adapters: [alpha], dtype: float16}}\n"
                                    "  y: {mix: {adapters: [x]}, save: y.safetensors}\n"),
-                               "this step writes none (add save: FILE, or leave them out)"),
+                               "this step does not write one (add save: FILE, or leave them out)"),
     # references
     "a name": (saved("mix: {§adapters: [frist]}"),
                "'frist' is not a step, an input or a file (did you mean first?)"),
@@ -188,7 +188,7 @@ CASES = {
                               "bake always writes a file, and the step names none (add save: FILE)"),
     "a report as an adapter": (one("  y: {inspect: {files: [alpha]}}\n"
                                    "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),
-                               "adapters takes an adapter, and the step 'y' gives a report"),
+                               "adapters takes an adapter, but the step 'y' gives a report"),
     "a checkpoint as an adapter": (one("  y: {bake: {base: base.safetensors, adapters: [alpha]}, "
                                        "save: y.safetensors}\n"
                                        "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),

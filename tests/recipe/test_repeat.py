@@ -18,7 +18,7 @@ from loramerge.recipe.header import recipe_of_file
 from loramerge.recipe.repeat import _Place, _searched, _without_places
 from loramerge.steps.parameters import Context
 from tests.builders.samples import read_safetensors
-from tests.builders.world import rewrite, write_folder
+from tests.builders.world import rewrite, tune, write_folder
 from tests.tail import first
 
 KEY = "loramerge.recipe"
@@ -44,6 +44,9 @@ MAKES = {
                             "-o out.safetensors"],
     "bake a folder": ["bake --base base a.safetensors -o out"],
     "bake to a type": ["bake --base base.safetensors --dtype bfloat16 -o out.safetensors"],
+    "extract": ["extract --tuned tuned.safetensors --base base --rank 3 --max-size 60KB "
+                "-o out.safetensors"],
+    "extract whole": ["extract --tuned tuned.safetensors --base base --full -o out.safetensors"],
     "a chain": ["mix a.safetensors b.safetensors:0.5 -o mixed.safetensors",
                 "resize mixed.safetensors --rank 2 -o small.safetensors",
                 "bake --base base.safetensors small.safetensors:0.8 -o out.safetensors"],
@@ -55,6 +58,8 @@ MAKES = {
 def make(name: str, run: Any) -> Path:
     """Make an output; returns its path."""
     write_folder(Path("base.safetensors"), Path("base"))
+    if "tuned.safetensors" in MAKES[name][0]:
+        tune(Path("base.safetensors"), Path("tuned.safetensors"))
     Path("w.yaml").write_text('{default: 0.5, text_encoder: 0, match: {"*attn1*": 0.25}}', "utf-8")
     Path("d.yaml").write_text("{depth: [0, 1, 0.5]}", "utf-8")
     b = lm.load("b.safetensors")  # and one of what lora_diffusion can say

@@ -14,7 +14,7 @@ import pytest
 
 import loramerge as lm
 from tests.builders.samples import data_section, relative
-from tests.builders.world import rewrite, weights
+from tests.builders.world import rewrite, tune, weights
 from tests.recipe.outcomes import CHAIN, done, files
 from tests.tail import first
 
@@ -79,16 +79,23 @@ COMMANDS = {
                             "bake: {base: base, adapters: [a], rounding: stochastic, seed: 7}"),
     "bake to a type": ("bake --base base a --dtype bfloat16",
                        "bake: {base: base, adapters: [a], dtype: bfloat16}"),
+    "extract": ("extract --tuned tuned --base base --rank 3",
+                "extract: {tuned: tuned, base: base, rank: 3}"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", first(8, COMMANDS))
 def test_a_recipe_of_one_step_gives_the_file_of_the_command(name: str, recipe, run) -> None:
     command, step = COMMANDS[name]
-    inputs = "inputs: {a: a.safetensors, b: b.safetensors, base: base.safetensors}"
+    inputs = (
+        "inputs: {a: a.safetensors, b: b.safetensors, base: base.safetensors, "
+        "tuned: tuned.safetensors}"
+    )
+    if "tuned" in command:
+        tune(Path("base.safetensors"), Path("tuned.safetensors"))
     recipe(f"version: 1\n{inputs}\nsteps: {{x: {{{step}, save: recipe/x.safetensors}}}}\n")
     run.ok("run", "recipe.yaml")
-    words = [f"{w}.safetensors" if w == "base" else w.replace("a:", "a.safetensors:", 1)
+    words = [f"{w}.safetensors" if w in ("base", "tuned") else w.replace("a:", "a.safetensors:", 1)
              if w.startswith("a:") else w.replace("b:", "b.safetensors:", 1) if w.startswith("b:")
              else f"{w}.safetensors" if w in ("a", "b") else w for w in command.split()]  # fmt: skip
     run.ok(*words, "-o", "command/x.safetensors")

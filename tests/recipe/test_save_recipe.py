@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loramerge.recipe.text import parse_text
-from tests.builders.world import write_folder
+from tests.builders.world import tune, write_folder
 from tests.tail import first
 
 COMMANDS = {
@@ -30,6 +30,8 @@ COMMANDS = {
     "resize to a share": "resize b.safetensors --max-size 40% -o @@.safetensors",
     "resize a folder": "resize loras --rank 2 --out-dir @@",
     "resize a pattern": "resize loras/*.safetensors --rank 2 --out-dir @@",
+    "extract": "extract --tuned tuned.safetensors --base folder --energy 0.9 --vectors "
+               "-o @@.safetensors",
     "bake": "bake --base base.safetensors a.safetensors:0.5 --lora b.safetensors:0.25 -o @@.safetensors",
     "bake stochastically": "bake --base base.safetensors a.safetensors --rounding stochastic --seed 3 "
                            "-o @@.safetensors",
@@ -80,6 +82,8 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_the_recipe_gives_the_same_bytes(name: str, names) -> None:
     command = COMMANDS[name].replace("@@", "out")
     words = re.split(r" (?![^<]*>)", command)
+    if "tuned.safetensors" in words:
+        tune(Path("base.safetensors"), Path("tuned.safetensors"))
     names.ok(*words, "--save-recipe", "recipe.yaml")
     output = Path(words[-1])
     before = contents(output)

@@ -69,7 +69,7 @@ WRONG = {
     "NaN as weight": (lambda a: lm.mix([(a, float("nan"))]), "finite"),
     "two weights": (lambda a: lm.mix([("zuzu:0.5", 2)]), "gets two weights"),
     "None in a pair": (lambda a: lm.mix([(None, 1.0)]), "does not stand for an adapter"),
-    "no criterion": (lambda a: lm.resize(a), "needs to know what to keep"),
+    "no criterion": (lambda a: lm.resize(a), "needs a rank option"),
     "several to resize": (lambda a: lm.resize([a, a], rank=2), "resize takes one adapter"),
     "a text as rank": (lambda a: lm.resize(a, rank="8"), "rank cannot be '8'"),
     "a misspelt rank": (lambda a: lm.resize(a, rnak=8), "did you mean rank"),

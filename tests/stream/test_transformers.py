@@ -258,7 +258,7 @@ def test_a_weight_of_the_adapter_that_differs_from_the_base_is_told(tmp_path: Pa
     place = peft_folder(tmp_path / "a", {f"{EMBED}.base_layer.weight": own, **factors})
     plan = plan_bake(open_checkpoint(base), [(load(place).require_sound(), Weight(1.0))])
     (warning,) = plan.warnings
-    assert warning.startswith(f"{EMBED}: the adapter brings a weight that differs")
+    assert warning.startswith(f"{EMBED}: the adapter contains a whole weight that differs")
     after, _ = baked(base, tmp_path / "out", place)
     assert np.allclose(after[f"{EMBED}.weight"], own + (b @ a).T, atol=1e-6)
 
@@ -294,7 +294,7 @@ def test_a_larger_vocabulary_is_written_whole(tmp_path: Path) -> None:
     assert config["vocab_size"] == 8 and "tie_word_embeddings" not in config
     with pytest.raises(AdapterError, match="weight 1 only"):
         baked(base, tmp_path / "half", place, weight=0.5)
-    with pytest.raises(AdapterError, match="a single file does not hold"):
+    with pytest.raises(AdapterError, match="a single file does not contain"):
         plan_bake(open_checkpoint(base / "model.safetensors"), [(load(place), Weight())])
 
 

@@ -130,21 +130,21 @@ def test_every_method_gives_an_adapter(name: str, tmp_path: Path) -> None:
 
 def test_the_difference_of_full_training_is_exact(tmp_path: Path) -> None:
     """Added to the base it is the trained model."""
-    from loramerge.train import session
+    from loramerge.train import prepare
 
     kept: dict[str, Any] = {}
-    before = session.Weights
+    before = prepare.Weights
 
     class Watched(before):  # type: ignore[misc, valid-type]
         def __init__(self, model: Any, *rest: Any) -> None:
             super().__init__(model, *rest)
             kept["model"] = model
 
-    session.Weights = Watched  # type: ignore[misc]
+    prepare.Weights = Watched  # type: ignore[misc]
     try:
         run(tmp_path, method="full")
     finally:
-        session.Weights = before  # type: ignore[misc]
+        prepare.Weights = before  # type: ignore[misc]
     base = load_pipeline(pipeline_folder()).denoiser.state_dict()
     deltas = lm.load(tmp_path / "out.safetensors").deltas
     for site, delta in deltas.items():
@@ -297,7 +297,7 @@ def test_cut_gradients_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(
         session,
-        "_checkpoint",
+        "begin_checkpointing",
         lambda spec, pipeline, device: checkpoint_as_in_2022(pipeline.denoiser),
     )
     with pytest.raises(GradientFlowError, match="down_blocks") as caught:

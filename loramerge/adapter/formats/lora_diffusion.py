@@ -95,7 +95,7 @@ def _write_lists(encoded: Encoded, place: Path, force: bool, check: Check | None
         outputs[place.with_name(f"{place.stem}{_SISTERS[1]}.pt")] = embeddings
     if place not in outputs:
         raise NotExpressible(
-            "pickled lists carry the name of the UNet's list, and the adapter has no module there",
+            "a pickled list belongs to the UNet, and this adapter has no modules there",
             file=place,
             hint="give the output a name that ends in .safetensors",
         )

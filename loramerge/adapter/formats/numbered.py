@@ -55,7 +55,7 @@ _Parts = dict[int, str]  # number → key
 
 
 def join_numbered(tensors: dict[str, Tensor]) -> None:
-    """Put whole factors in the place of numbered parts; parts that do not fit together stay."""
+    """Replace numbered parts by whole factors; parts that do not fit together stay."""
     joined: dict[str, dict[str, Tensor]] = {}  # the first of some parts → what stands for them
     gone: set[str] = set()
     for sort in _SORTS:

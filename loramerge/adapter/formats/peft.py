@@ -205,7 +205,7 @@ def configuration(path: Path) -> dict[str, Any]:
             file=path,
             expected=f"peft_type {', '.join(FIELDS)}",
             found=kind,
-            hint="use it in PEFT; no weight of the base can hold what it adds"
+            hint="use it in PEFT; its effect cannot be added to the weights of the base"
             if kind in _NO_WEIGHTS
             else "merge it in PEFT with merge_and_unload(), or use it there",
         )

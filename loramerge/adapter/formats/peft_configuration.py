@@ -158,9 +158,9 @@ def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) ->
         return found.pop()
     kinds = sorted({delta.kind for delta in deltas.values()})
     raise NotExpressible(
-        f"a PEFT configuration cannot say {' beside '.join(kinds)}"
+        f"a PEFT configuration cannot describe {' and '.join(kinds)} together"
         if not unread
-        else f"a PEFT configuration of {' and '.join(kinds)} cannot be made up",
+        else f"a PEFT configuration of {' and '.join(kinds)} cannot be derived from the tensors",
         file=adapter.info.path,
         module=listed(list(deltas), 4),
         expected="one kind in all modules of a component",

@@ -159,7 +159,7 @@ def join_experts(content: Unwritten) -> None:
 
 
 def _factor(factors: Mapping[str, Core | None], stem: str) -> float:
-    """Return what the factors of a stem are multiplied by, without the sign, which is in them."""
+    """Return the scale of the factors of a stem; its sign is already in them."""
     core = factors.get(stem.partition(_HEAD)[2])
     return 1.0 if core is None else abs(core.factor)
 

@@ -98,7 +98,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "KaSA cuts singular values from the base and scales each rank", _MERGE_IN_PEFT
         ),
         "alora_invocation_tokens": _refused(
-            "an activated LoRA (aLoRA) acts only after its invocation tokens, and no weight can say that"
+            "an activated LoRA (aLoRA) acts only after its invocation tokens, which weights "
+            "cannot express"
         ),
         "arrow_config": _refused("Arrow routes every token to other adapters"),
         "use_qalora": _refused("QA-LoRA averages the inputs of a quantised layer in groups"),
@@ -156,7 +157,7 @@ def configuration_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _reason_of(name: str, value: Any) -> str:
-    """Return what an initialisation changes."""
+    """Return the effect of an initialisation on the base."""
     word = str(value)[:40]
     known = next(
         (does for start, does in _CHANGES_BASE.items() if word.lower().startswith(start)), ""

@@ -94,8 +94,8 @@ def lokr_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
     ]
     if factor is None or odd:
         raise NotExpressible(
-            "PEFT makes the shapes of LoKr up from one decompose_factor and the ranks, and none gives "
-            "these",
+            "PEFT computes the shapes of LoKr from one decompose_factor and the ranks, and no "
+            "value gives these shapes",
             module=listed(odd or list(deltas), 4),
             hint=(
                 "write kohya: ",

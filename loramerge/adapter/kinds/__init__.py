@@ -138,7 +138,7 @@ def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]
 
 @cache
 def all_words() -> Words:
-    """Return how all kinds are spelled, for the dialects."""
+    """Return the spellings of all kinds, for the dialects."""
     words: dict[str, dict[str, tuple[str, ...]]] = {}
     for kind in known_kinds():
         for container, roles in kind.suffixes.items():

@@ -156,7 +156,7 @@ class DoRA(Dependent):
         return [self._of_rows(part, (pair,)) for part, pair in zip(inner, pairs, strict=True)]
 
     def _of_rows(self, inner: Delta, ranges: Sequence[tuple[int, int]]) -> DoRA:
-        """Return the delta of rows of which the factors were cut already."""
+        """Return the delta of rows whose factors were cut already."""
         part = inner.shape[0] < self.shape[0]
         if not isinstance(inner, Scaled) or (part and self.axis == "in"):
             super().rows(ranges)  # refuses

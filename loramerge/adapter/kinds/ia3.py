@@ -57,7 +57,7 @@ class IA3(Dependent):
         return cls(dict(parts), axis, shape_like(shape, like))
 
     def of_bias(self) -> IA3:
-        """Return what an output-wise vector of PEFT does to the bias, where there is one."""
+        """Return the change of the bias by an output-wise vector of PEFT, if there is a bias."""
         return replace(self, shape=(self._value.size,), companion=True)
 
     @property
@@ -123,7 +123,7 @@ class IA3(Dependent):
         return {**self.parts, self._role: cast(self._weighed(), target, self._role)}
 
     def _weighed(self) -> Array:
-        """Return the stored vector as it is at weight 1."""
+        """Return the stored vector at weight 1."""
         one = 1.0 if self._role == "ia3_l" else 0.0
         return one + times(values(self._value, "float64") - one, self.weight)
 

@@ -35,8 +35,9 @@ class LoHa(Scaled):
     """`ΔW = scale · (w1_a @ w1_b) ⊙ (w2_a @ w2_b)` (FedPara, Hyeon-Woo et al. 2022; LyCORIS).
 
     Args:
-        parts: by role. Plain: `hada_w?_a (out, r)`, `hada_w?_b (r, in·kh·kw)`. With cores
-            `hada_t? (r, r, kh, kw)` the other two are `(r, out)` and `(r, in)`, and each half is
+        parts: by role. Plain: `hada_w?_a (out, r)`, `hada_w?_b (r, in·kh·kw)`; or as OneTrainer
+            stores convolutions, `(out, r, 1, 1)` and `(r, in, kh, kw)`. With cores `hada_t? (r, r, kh,
+            kw)` the other two are `(r, out)` and `(r, in)`, and each half is
             `W[o,i,h,w] = Σ_pq t[p,q,h,w] a[p,o] b[q,i]`.
 
     The low-rank form is exact: up is the face-splitting product of the left factors (row-wise
@@ -72,7 +73,8 @@ class LoHa(Scaled):
             raise ShapeError(
                 "the factors of a LoHa do not fit together",
                 module=what,
-                expected="w1_a (out, r), w1_b (r, in) and the same for w2, or (r, out), (r, in) "
+                expected="w1_a (out, r), w1_b (r, in) and the same for w2, "
+                "(out, r, 1, 1) and (r, in, kh, kw), or (r, out), (r, in) "
                 "with cores t1, t2 (r, r, kh, kw)",
                 found=", ".join(f"{role} {list(t.shape)}" for role, t in parts.items()),
             )
@@ -86,6 +88,11 @@ class LoHa(Scaled):
     def rank(self) -> int | None:
         rank = self.dim * self.parts["hada_w2_b"].shape[0]
         return rank if rank < min(self.flat_shape) else None
+
+    @property
+    def form(self) -> str:
+        kernels = any(len(self.parts[role].shape) > 2 for role in _NEEDS)
+        return f"{self.kind} with kernels" if kernels else self.kind
 
     @property
     def hides_kernel(self) -> bool:
@@ -103,7 +110,7 @@ class LoHa(Scaled):
         a, b = (values(self.parts[f"hada_w{half}_{side}"], dtype) for side in "ab")
         core = self.parts.get(f"hada_t{half}")
         if core is None:
-            return a, b.reshape(len(b), -1)
+            return a.reshape(len(a), -1), b.reshape(len(b), -1)
         joined = np.einsum("pq...,qi->pi...", values(core, dtype), b, optimize=True)
         return a.T, joined.reshape(len(joined), -1)
 
@@ -146,7 +153,7 @@ def _shape(parts: Mapping[str, Tensor], half: str) -> tuple[int, ...] | None:
     """Return the shape of one of the two matrices, None if its factors do not fit."""
     a, b = parts[f"hada_w{half}_a"].shape, parts[f"hada_w{half}_b"].shape
     core = parts.get(f"hada_t{half}")
-    if len(a) != 2 or len(b) < 2:
+    if len(a) < 2 or len(b) < 2 or math.prod(a[2:]) != 1 or (core is not None and len(a) > 2):
         return None
     if core is None:
         return (

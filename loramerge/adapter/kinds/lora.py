@@ -181,7 +181,7 @@ def _sharing(
 
 
 def _stand_in(deltas: Sequence[LowRank], shape: tuple[int, ...]) -> LowRank:
-    """Return what deltas without values may need at most."""
+    """Return an upper bound for deltas without values."""
     first, rank = deltas[0], sum(d.rank for d in deltas)
     return LowRank(
         unread_like(first.up.dtype, (shape[0], rank, *first.up.shape[2:])),

@@ -112,11 +112,13 @@ class OFT(OutputRotation):
 @final
 @dataclass(frozen=True, eq=False)
 class PeftOFT(InputRotation):
-    """`W' = W Mᵀ`, M block-diagonal over the inputs: OFT as PEFT has it.
+    """`W' = W Mᵀ`, M block-diagonal over the inputs: OFT as PEFT and OneTrainer have it.
 
     Args:
-        parts: PEFT's `oft_r (n, b(b−1)/2)`, the upper triangles of skew blocks (one block where all
-            share it).
+        parts: `oft_r (n, b(b−1)/2)`, the upper triangles of skew blocks (one block where all share
+            it), of PEFT's folders; or `oft_r_free`, the same in files without a configuration, which
+            means PEFT's defaults, with `oft_scaled` beside it where OneTrainer divides the triangles by
+            `2·√(b−1)`.
         block: b. Blocks run over the flattened `in·kh·kw`.
         terms: of the Neumann series PEFT takes for the inverse, None for the inverse itself.
         constraint: the largest norm of a skew block, to which larger ones are shrunk (`coft`); PEFT
@@ -146,7 +148,7 @@ class PeftOFT(InputRotation):
         Raises:
             ShapeError: if the triangles are of no block, or the configuration makes no sense.
         """
-        stored = parts["oft_r"].shape
+        stored = _triangles(parts).shape
         block = round((1 + math.sqrt(1 + 8 * stored[-1])) / 2) if stored else 0
         if len(stored) != 2 or not stored[0] or block * (block - 1) != 2 * stored[1]:
             raise ShapeError(
@@ -175,12 +177,16 @@ class PeftOFT(InputRotation):
         return cls(dict(parts), block, shape, neumann, constraint)
 
     @property
+    def form(self) -> str:
+        return f"{self.kind} of inputs"
+
+    @property
     def numbers(self) -> tuple[float, ...]:
         terms = -1.0 if self.terms is None else self.terms
         return (self.block, terms, self.constraint or 0.0)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return self.columns_fit(math.prod(shape[1:]), self.parts["oft_r"].shape[0])
+        return self.columns_fit(math.prod(shape[1:]), _triangles(self.parts).shape[0])
 
     def scaled(self, weight: float) -> PeftOFT:
         return replace(self, weight=self.weight * weight)
@@ -192,14 +198,23 @@ class PeftOFT(InputRotation):
     def rotations(self) -> Array:
         import numpy as np
 
-        upper = values(self.parts["oft_r"], "float64")
+        upper = values(_triangles(self.parts), "float64")
+        if "oft_scaled" in self.parts:
+            upper = upper / (2.0 * math.sqrt(self.block - 1))
         q = np.zeros((len(upper), self.block, self.block))
         q[:, *np.triu_indices(self.block, 1)] = upper
         q -= q.swapaxes(1, 2)
         if self.constraint is not None:
             norms = np.linalg.norm(q, axis=(1, 2), keepdims=True)
             q *= np.minimum(1.0, self.constraint / np.maximum(norms, self.constraint))
-        return (cayley(-q) if self.terms is None else _neumann(q, self.terms))[None]
+        turns = cayley(-q) if self.terms is None else _neumann(q, self.terms)
+        # OneTrainer rotates inputs of linear layers, but weights of convolutions: the other way round
+        other = "oft_r_free" in self.parts and len(self.shape) > 2
+        return (turns.swapaxes(1, 2) if other else turns)[None]
+
+
+def _triangles(parts: Mapping[str, Tensor]) -> Tensor:
+    return parts["oft_r"] if "oft_r" in parts else parts["oft_r_free"]
 
 
 def _neumann(q: Array, terms: int) -> Array:
@@ -229,6 +244,10 @@ def _make(stored: Stored) -> MadeDelta | None:
 
 def _make_peft(stored: Stored) -> MadeDelta | None:
     parts = stored.only("oft_r")
+    if not parts:
+        parts = stored.only("oft_r_free", "oft_scaled")
+        if "oft_r_free" not in parts:
+            return None
     delta = PeftOFT.of(parts, stored.config, stored.like, stored.module)
     return MadeDelta(delta, tuple(parts))
 
@@ -244,10 +263,14 @@ KINDS = (
     ),
     Kind(
         "peft-oft",
-        roles=("oft_r",),
+        roles=("oft_r", "oft_r_free", "oft_scaled"),
+        integers=("oft_scaled",),
         make=_make_peft,
-        suffixes={"peft": {"oft_r": (".oft_R.weight", ".oft_R.default.weight")}},
-        always=("oft_r",),
-        compared="formula, PEFT",
+        suffixes={
+            "peft": {"oft_r": (".oft_R.weight", ".oft_R.default.weight")},
+            "lycoris": {"oft_r_free": (".oft_R.weight",), "oft_scaled": (".oft_R.scaled_oft",)},
+        },
+        always=("oft_r", "oft_r_free"),
+        compared="formula, PEFT, OneTrainer",
     ),
 )

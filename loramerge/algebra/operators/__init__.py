@@ -59,7 +59,7 @@ def find_operator(name: str) -> Operator:
         expected=listed(names, 40),
         hint=f"did you mean {close}?"
         if close
-        else ("these are all there are, but for one of your own: ", Setting("operator", "FILE.py")),
+        else ("choose one of these, or one of your own: ", Setting("operator", "FILE.py")),
     )
 
 

@@ -17,7 +17,7 @@ class Cart:
     """The parameters of `cart`."""
 
     directions: Annotated[
-        int, Bounds(ge=1), Doc("Directions of each adapter that are added to the mean.")
+        int, Bounds(ge=1), Doc("Number of directions of each adapter that are added to the mean.")
     ] = 4
 
 

@@ -17,7 +17,7 @@ class CompressThenMerge:
     """The parameters of `compress-then-merge`."""
 
     shared_rank: Annotated[
-        int, Bounds(ge=1), Doc("Rank of the space that all adapters are brought to.")
+        int, Bounds(ge=1), Doc("Rank of the common space that all adapters are projected to.")
     ] = 16
 
 
@@ -38,8 +38,8 @@ class CompressThenMerge:
 def compress_then_merge(terms: Cores, parameters: CompressThenMerge) -> Array:
     """Bring all adapters to one small space in which each counts alike, then add.
 
-    When the result must have a low rank and a quiet adapter must not be lost. A plain cut of the sum
-    keeps what is loud.
+    When the result must have a low rank and a quiet adapter must not be lost. A plain truncation of
+    the sum keeps the strongest adapter.
     """
     rank = parameters.shared_rank
     unit = [core / ((core**2).sum() ** 0.5 or 1.0) for core in terms.values]

@@ -22,7 +22,10 @@ class Della(Election):
     epsilon: Annotated[
         float,
         Bounds(ge=0, lt=1),
-        Doc("Difference between the chances of the largest and the smallest entry of a row."),
+        Doc(
+            "Difference between the probabilities to keep the largest and the smallest entry of "
+            "a row."
+        ),
     ] = 0.15
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of the random choice.")] = 0
 
@@ -40,7 +43,7 @@ class Della(Election):
     laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
 )
 def della(terms: Rows, parameters: Della) -> Array:
-    """Drop entries at random, small ones more often, elect signs, and average what agrees.
+    """Drop entries at random, small ones more often, elect signs, and average entries that agree.
 
     As `dare-ties`, and kinder to the large entries.
     """

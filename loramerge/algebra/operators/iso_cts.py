@@ -1,4 +1,4 @@
-"""Iso-CTS: common directions of the sum, task directions beside them, all equally loud."""
+"""Iso-CTS: common directions of the sum, task directions beside them, all equally strong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ class IsoCts:
     """The parameters of `iso-cts`."""
 
     common: Annotated[
-        float, Bounds(ge=0, le=1), Doc("Share of the directions that are those of the sum.")
+        float,
+        Bounds(ge=0, le=1),
+        Doc(
+            "Share of the directions that come from the sum; the others come from single adapters."
+        ),
     ] = 0.8
 
 
@@ -36,7 +40,7 @@ class IsoCts:
     ),
 )  # fmt: skip
 def iso_cts(terms: Cores, parameters: IsoCts) -> Array:
-    """Take common directions from the sum and some from each adapter, all equally loud.
+    """Take common directions from the sum and some from each adapter, all equally strong.
 
     As `iso-c`, where adapters also have directions of their own that must not be lost.
     """

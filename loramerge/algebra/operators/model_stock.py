@@ -17,7 +17,7 @@ from loramerge.algebra.operators import operator
     laws=("gauge", "alone", "rotation", "rank bound"),
 )
 def model_stock(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Average adapters of one task, and go back towards the base where they disagree.
+    """Average adapters of one task, and move back towards the base if they disagree.
 
     Only for several runs of one training with other seeds or settings. Adapters of different subjects
     have a cosine near 0, and nearly nothing is left of them.

@@ -13,12 +13,12 @@ from loramerge.algebra.sphere import slerp_coefficients
     inputs=(2, 2),
     of_weights=True,
     order=21,
-    formula="as slerp, for each row of ΔW by itself",
+    formula="as slerp, for each row of ΔW separately",
     source="NuSLERP of mergekit with nuslerp_row_wise",
     laws=("gauge", "alone", "halves", "rank bound"),
 )
 def nuslerp(terms: Rows, parameters: NoParameters) -> Array:
-    """Interpolate two adapters on the arc between them, each output channel by itself.
+    """Interpolate two adapters on the arc between them, each output channel separately.
 
     Where adapters agree in some channels and not in others. `slerp` takes a module as a whole.
     """

@@ -16,9 +16,9 @@ from loramerge.parameters import Bounds, Doc
 class RegmeanProxy:
     """The parameters of `regmean-proxy`."""
 
-    ridge: Annotated[
-        float, Bounds(gt=0), Doc("Share of a plain mean in what is solved; stabilises it.")
-    ] = 0.1
+    ridge: Annotated[float, Bounds(gt=0), Doc("Share of the plain mean, added for stability.")] = (
+        0.1
+    )
 
 
 @operator(

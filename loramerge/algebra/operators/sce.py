@@ -17,7 +17,7 @@ class Sce:
     """The parameters of `sce`."""
 
     select: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries, of the largest variance, to keep.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries to keep, by largest variance.")
     ] = 1.0
 
 

@@ -19,7 +19,7 @@ STORAGES: Registry[Storage] = Registry(
 
 
 def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
-    """Return how a weight is held, None if no storage knows it.
+    """Return a weight in its storage, None if no storage knows it.
 
     Args:
         tensors: of the file.
@@ -37,7 +37,7 @@ def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
 
 
 def quantised_by(tensors: Mapping[str, Tensor], name: str) -> str:
-    """Return what quantised a weight that no storage knows, as far as its neighbours tell."""
+    """Return the quantisation of a weight that no storage knows, judged by the tensors beside it."""
     state = f"{name}.quant_state.bitsandbytes__"
     for kind in ("nf4", "fp4"):
         if state + kind in tensors:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from loramerge.dialects.native import NETWORK, spell_native, tensor_stem
 from loramerge.dialects.spec import Dialect, Form, Modules
-from loramerge.dialects.spelling import both
+from loramerge.dialects.spelling import both, short_path
 from loramerge.dialects.suffixes import ORIGINAL, PEFT_FIRST
 from loramerge.families import Family
 
@@ -34,7 +34,13 @@ def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
             for prefix in family.prefixes.get(_NAME, {}).get(component, ()):
                 yield prefix + module.path, f"{component}.{module.path}"
         elif slot:
-            yield spelling.prefix + tensor_stem(slot.tensor), f"{component}.{module.path}"
+            name = f"{component}.{module.path}"
+            stem = spelling.prefix + tensor_stem(slot.tensor)
+            yield stem, name
+            # OneTrainer names modules as transformers does, in some of its versions
+            for path in (module.path, short_path(family, component, module)):
+                if path is not None and spelling.prefix + path != stem:
+                    yield spelling.prefix + path, name
 
 
 DIALECT = Dialect(

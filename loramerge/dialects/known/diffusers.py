@@ -35,6 +35,7 @@ DIALECT = Dialect(
             ("peft-lora",),
         ),
         Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
+        Form(_STEMS, {"dora_scale": (".dora_scale",)}, written=False),  # OneTrainer's, of inputs
     ),
     alpha="header",
     # pipelines of Wan 2.2 have a second transformer, whose modules no family names yet

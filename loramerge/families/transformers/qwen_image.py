@@ -77,7 +77,7 @@ FAMILY = Family(
         "text_encoder": "Qwen2_5_VLForConditionalGeneration",
     },
     prefixes={
-        "kohya": {"text_encoder": ()},  # no trainer has written any
+        "kohya": {"text_encoder": ("lora_te_",)},  # OneTrainer's
         # without a folder's name it is an adapter of the language model, and of no family
         "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
     },

@@ -6,17 +6,20 @@ Operations are counted on torch's meta device, which computes only shapes, so no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from loramerge.dialects.detection import Detection
 from loramerge.events import Notify, ignore
 from loramerge.files.json_values import read_values
 from loramerge.train.dataset.buckets import Size
-from loramerge.train.lora.modules import inject_trainable_lora
+from loramerge.train.lora.branch import weight_shape
+from loramerge.train.lora.modules import inject_trainable_lora, lora_layers
+from loramerge.train.lora.names import canonical, detection_of
 from loramerge.train.lora.trainees import chosen_modules
 from loramerge.train.models.architecture import Architecture, Config
 from loramerge.train.models.pipeline import class_of, quietly
@@ -25,10 +28,12 @@ from loramerge.train.spec.spec import Spec
 
 __all__ = [
     "Estimate",
+    "Layer",
     "Shape",
     "denoiser_of",
     "estimate",
     "forward_of",
+    "forward_seconds",
     "made_trainable",
     "shape_of",
 ]
@@ -48,6 +53,13 @@ class Shape:
     resolution: int
 
 
+class Layer(NamedTuple):
+    """The shape of a layer's weight, `(out, in[, kernel…])`, and the rank of its LoRA."""
+
+    shape: tuple[int, ...]
+    rank: int
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The predicted cost of a run, within a factor of two.
@@ -56,12 +68,16 @@ class Estimate:
         modules, parameters: number of trained modules and parameters.
         seconds: time of all steps.
         operations: floating-point operations of a step, forward and backward.
+        layers: module → its layer, of those that get a LoRA.
+        detection: the family of the base, by its layers.
     """
 
     modules: int
     parameters: int
     seconds: float
     operations: float
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    detection: Detection = Detection((), "nothing gets a LoRA")
 
 
 def shape_of(base: Path) -> Shape | None:
@@ -97,13 +113,45 @@ def estimate(
     if spec.checkpointing or (spec.checkpointing is None and device.type == "cuda"):
         operations *= 4 / 3
     width = 2 if spec.settings.precision in _HALF else 4
-    speed = _speed(device, width)
-    calls = sum(1 for module in model.modules() if not any(module.children()))
-    each = operations / speed + _CALL * calls  # small models wait for the interpreter
+    each = _seconds(model, operations, device, width)
     seconds = each * spec.settings.accumulate * spec.settings.steps
     modules = len({name.rpartition(".lora.")[0] or name.rpartition(".")[0] for name in values})
     parameters = sum(value.numel() for value in values.values())
-    return Estimate(modules, parameters, seconds, operations)
+    layers, detection = _layers(spec, model, shape)
+    return Estimate(modules, parameters, seconds, operations, layers, detection)
+
+
+def _layers(spec: Spec, model: Any, shape: Shape) -> tuple[dict[str, Layer], Detection]:
+    """Return the layers that get a LoRA by the names that their modules have in an adapter."""
+    if spec.targets.kind == "weights":
+        return {}, Detection((), "whole weights are trained")
+    component, found = shape.architecture.component, lora_layers(model)
+    detection = detection_of({component: model}, [(component, path) for path in found])
+    layers = {
+        canonical(component, path, detection.naming): Layer(
+            weight_shape(layer), int(layer.lora.down.shape[0])
+        )
+        for path, layer in found.items()
+    }
+    return layers, detection
+
+
+def forward_seconds(shape: Shape, size: Size, device: Any, *, batch: int, width: int) -> float:
+    """Estimate the time of one forward pass.
+
+    Args:
+        size: width and height of the images, in pixels.
+        width: bytes of a number.
+    """
+    model = denoiser_of(shape)
+    return _seconds(model, _forward(model, shape, batch, size), device, width)
+
+
+def _seconds(model: Any, operations: float, device: Any, width: int) -> float:
+    """Return the time of so many operations of a model on this machine."""
+    calls = sum(1 for module in model.modules() if not any(module.children()))
+    # small models wait for the interpreter
+    return operations / _speed(device, width) + _CALL * calls
 
 
 def denoiser_of(shape: Shape, device: str = "meta") -> Any:
@@ -145,14 +193,19 @@ def forward_of(shape: Shape, model: Any, batch: int, size: Size, dtype: Any) -> 
 
 def _counted(model: Any, spec: Spec, shape: Shape, size: Size) -> float:
     """Return the operations of a step."""
+    # backward: the gradient of activations always, of weights only where they are trained
+    factor = 3.0 if spec.targets.kind == "weights" else 2.2
+    return _forward(model, shape, spec.data.batch, size) * factor
+
+
+def _forward(model: Any, shape: Shape, batch: int, size: Size) -> float:
+    """Return the operations of a forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     with counter:
-        forward_of(shape, model, spec.data.batch, size, torch.float32)()
-    # backward: the gradient of activations always, of weights only where they are trained
-    factor = 3.0 if spec.targets.kind == "weights" else 2.2
-    return float(counter.get_total_flops()) * factor
+        forward_of(shape, model, batch, size, torch.float32)()
+    return float(counter.get_total_flops())
 
 
 def _speed(device: Any, width: int) -> float:

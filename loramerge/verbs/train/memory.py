@@ -60,7 +60,7 @@ class Fit:
         return {"given": self.given, **self.rung.json()}
 
     def memory(self) -> Memory:
-        """Return what a dry run shows."""
+        """Return the figures of a dry run."""
         from loramerge.train.dry_run import Memory
 
         return Memory(self.given, self.stated, self.rung, self.ladder, self.needs)

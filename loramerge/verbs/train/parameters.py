@@ -41,8 +41,9 @@ class _Model:
     trigger: Annotated[
         str | None,
         Doc(
-            "Words that call the subject. They replace [trigger] in a caption, or are put in front of "
-            "it unless it has them as whole words; an image without a caption gets them alone.",
+            "Words for the subject. They replace [trigger] in a caption; a caption without "
+            "[trigger] and without these words gets them in front; an image without a caption "
+            "gets only them.",
             metavar="WORDS",
         ),
     ] = None
@@ -129,7 +130,7 @@ class _Optimisation:
 
     steps: Annotated[int, Bounds(ge=1), Doc("Number of steps.")] = 1000
     epochs: Annotated[
-        float | None, Bounds(gt=0), Doc("Length of the run in epochs, in the place of --steps.")
+        float | None, Bounds(gt=0), Doc("Length of the run in epochs, instead of --steps.")
     ] = None
     lr: Annotated[
         float | None,
@@ -147,12 +148,12 @@ class _Optimisation:
     ] = None
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
-        Doc("Course of the learning rate after the warm-up."),
+        Doc("Learning rate schedule after the warm-up."),
     ] = "cosine"
     warmup: Annotated[
         float,
         Bounds(ge=0, lt=1),
-        Doc("Share of the steps in which the learning rate rises."),
+        Doc("Share of the steps used for the warm-up, in which the learning rate rises."),
     ] = 0.05
     batch: Annotated[int, Bounds(ge=1), Doc("Images in a batch.")] = 1
     accumulate: Annotated[
@@ -194,22 +195,25 @@ class _Optimisation:
     prediction: Annotated[
         Literal["epsilon", "v", "sample"] | None,
         Doc(
-            "What a UNet predicts: the noise, v or the image [default: what the base says; of a single "
-            "file its keys v_pred and ztsnr, its header, or its configuration]."
+            "What a UNet predicts: the noise, v or the image [default: read from the base; from "
+            "the keys v_pred and ztsnr, the header or the configuration of a single file]."
         ),
     ] = None
     timesteps: Annotated[
         str | None,
         Doc(
-            "Times to train on: uniform or sigmoid, a range such as 200..800, shift=3; several with "
-            "commas [default: what is usual for the base].",
+            "Times to train on: uniform or sigmoid, a range such as 200..800, shift=3; several "
+            "with commas [default: the usual ones for the base].",
             metavar="WHICH",
         ),
     ] = None
     ema: Annotated[
         float | None,
         Bounds(gt=0, lt=1),
-        Doc("Keep a moving average with this decay (such as 0.99), not the last values."),
+        Doc(
+            "Write a moving average of the trained weights with this decay (such as 0.99) "
+            "instead of the last ones."
+        ),
     ] = None
     precision: Annotated[
         Literal["no", "bf16", "fp16"] | None,
@@ -229,9 +233,10 @@ class _Optimisation:
     vram: Annotated[
         str | None,
         Doc(
-            "Memory that the run may use, such as 8GB. Chooses checkpointing, precision, optimizer and "
-            "resolution unless they are given, or tells how much is needed [default: the free memory; "
-            "then only checkpointing is chosen].",
+            "Memory that the run may use, such as 8GB. Chooses checkpointing, precision, "
+            "optimizer and resolution unless they are given; if it is not enough, the error "
+            "says how much is needed [default: the free memory; then only checkpointing is "
+            "chosen].",
             metavar="SIZE",
             result=False,
         ),
@@ -257,14 +262,14 @@ class _Images:
     repeats: Annotated[
         int,
         Bounds(ge=1),
-        Doc("Times that an epoch shows each image, unless its folder's name says it."),
+        Doc("Times that each image occurs in an epoch, unless its folder's name gives a number."),
     ] = 1
     regularisation: Annotated[
         str,
         Doc(
-            "Regularisation images (prior preservation): examples of what the model should keep; they "
-            "are half of what it sees. A folder, auto (the base generates them before training), or "
-            "none.",
+            "Regularisation images (prior preservation): examples of what the model should "
+            "keep; they are half of the images in training. A folder, auto (the base generates "
+            "them before training), or none.",
             metavar="auto|DIR|none",
             completes="folders",
             words=("auto", "none"),
@@ -281,7 +286,10 @@ class _Images:
     regularisation_count: Annotated[
         int | None,
         Bounds(ge=1),
-        Doc("With auto: number of images [default: as many as the subject has, at most 200]."),
+        Doc(
+            "With auto: number of images [default: the number of the subject's images, at most "
+            "200]."
+        ),
     ] = None
     regularisation_guidance: Annotated[
         float | None,
@@ -298,7 +306,7 @@ class _Images:
         int | None,
         Bounds(ge=0),
         Doc(
-            "Tags at the front that are never shuffled or dropped, beside those of the trigger, which "
+            "Number of tags at the front that are never shuffled or dropped; the trigger's tags "
             "never are [default: none]."
         ),
     ] = None
@@ -315,15 +323,15 @@ class _Images:
         float,
         Bounds(ge=0, lt=1),
         Doc(
-            "Share of the subject's images that is held back: the loss on them, always with the same "
-            "noise, is logged and shown in the report."
+            "Share of the subject's images that is held back: the loss on them, always with the "
+            "same noise, is in the log and in the report."
         ),
     ] = 0.0
     clip_skip: Annotated[
         str | int | None,
         Doc(
-            "Layer of the text encoder that is read, counted from the last as in kohya's scripts: 1 is "
-            "the last, 2 the one before (SD1, SD2) [default: 1].",
+            "Layer of the text encoder that is used, counted from the last as in kohya's "
+            "scripts: 1 is the last, 2 the one before (SD1, SD2) [default: 1].",
             metavar="N",
         ),
     ] = None
@@ -401,8 +409,8 @@ class _Monitoring:
     folder: Annotated[
         str | None,
         Doc(
-            "Folder for the run's log, state, samples and report [default: the output's name and "
-            "-run].",
+            "Folder for the run's log, state, samples and report [default: the output's name "
+            "with -run].",
             metavar="DIR",
             result=False,
         ),
@@ -419,8 +427,8 @@ class _Monitoring:
     resume: Annotated[
         bool,
         Doc(
-            "Continue a stopped run, with the same result, or with more --steps a finished one; start "
-            "one if there is none.",
+            "Continue a stopped run, with the same result; with more --steps, continue a "
+            "finished one; start one if there is none.",
             result=False,
         ),
     ] = False
@@ -435,15 +443,15 @@ class Train(_Monitoring, _Images, _Optimisation, _Model, WriteParameters):
     """Train an adapter on images.
 
     Needs a base and a folder of images; everything else has a default. The result is an ordinary
-    adapter. A folder beside it holds the log, samples, a report, and the state from which --resume
-    continues a stopped run. The run stops if a module gets no gradient.
+    adapter. A folder beside it holds the log, samples, a report, and the state that --resume
+    continues from. The run stops if a module gets no gradient.
     """
 
     def check(self) -> None:
         """Refuse contradictory parameters before any file is opened.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming the problem.
         """
         self.target(), self.float_type()
         self.ranks(), self.alphas(), self.optimizer_options(), self.clip_layer

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def output_path(parameters: Train, context: Context) -> Path:
-    """Return where the adapter goes; unless it is given, a name made of base and subject."""
+    """Return the path of the adapter: as given, or a name made of base and subject."""
     if parameters.output is not None:
         return Path(parameters.output)
     base = base_path(parameters.base, context).name.removesuffix(".safetensors")
@@ -100,7 +100,7 @@ def made_of_training(parameters: Train, path: Path, context: Context) -> Made:
     made = step_of("train", parameters, given)
     if made is None:
         raise UsageError(
-            "it is not known what made this adapter, so the result could not say what it follows from",
+            "the origin of this adapter is not known, so it could not be recorded in the result",
             found=parameters.init_from,
             hint="save it, and give the file",
         )

@@ -52,7 +52,7 @@ def write_report(result: TrainResult, parameters: Train) -> Path:
 
 
 def _settings(parameters: Train) -> dict[str, Any]:
-    """Return what was asked; of folders the names alone."""
+    """Return the given settings; of folders only the names."""
     found: dict[str, Any] = {}
     for one, value in stated(parameters):
         named = one.refers or one.name in ("folder", "cache")

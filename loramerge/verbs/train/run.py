@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from loramerge.steps.provenance import Made
 from loramerge.verbs.train.memory import Fit, fit
 from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.places import made_of_training, output_path
+from loramerge.verbs.train.predicted import predict_training
 from loramerge.verbs.train.result import NOTHING_MADE, TrainResult
 from loramerge.verbs.train.spec import spec_of, used_settings
 
@@ -100,10 +102,19 @@ def trained(parameters: Train, context: Context = Context()) -> TrainResult:
 
 
 def predict(parameters: Train, context: Context = Context()) -> Prediction:
-    """Check the base and the optimizer's name; what training gives is not in any header."""
+    """Predict a run without reading weights or whole images; see `predict_training`.
+
+    Raises:
+        LoramergeError: what the run would refuse.
+    """
+    parameters.check()
     _check_import(parameters, context)
-    base_path(parameters.base, context)
-    return Prediction()
+    path = output_path(parameters, context)
+    if find_spec("torch") is None:
+        base_path(parameters.base, context)
+        return Prediction(remarks=["not predicted, since torch is not installed"])
+    fitted = _fit(parameters, path, context)
+    return predict_training(fitted, spec_of(fitted.parameters, path, Made("train", {}), context))
 
 
 VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True)
@@ -134,7 +145,7 @@ def _fit(parameters: Train, path: Path, context: Context, whole: bool = False) -
 
 
 def _trained(fitted: Fit, path: Path, context: Context, *, keeps: bool = False) -> TrainResult:
-    """Train; write nothing but what belongs into the run's folder.
+    """Train; write only into the run's folder.
 
     Args:
         keeps: put the adapter of an interrupted run there, too.
@@ -204,7 +215,7 @@ def _finished(
 def _keeper(
     parameters: Train, spec: Spec, made: Made, path: Path, context: Context
 ) -> Callable[[Adapter, int], None]:
-    """Return what writes a numbered adapter into the run's folder."""
+    """Return the function that writes a numbered adapter into the run's folder."""
 
     def keep(adapter: Adapter, step: int) -> None:
         from loramerge.adapter.save import write_encoded
@@ -223,7 +234,7 @@ def _keeper(
 
 
 def _probe(adapter: Adapter, parameters: Train, path: Path) -> None:
-    """Refuse what could not be written at the end."""
+    """Refuse a result that could not be written at the end."""
     dialect = choose_dialect(parameters.target(), [adapter])
     adapter_output(path, dialect, force=True)
     encode(adapter, dialect, parameters.float_type())
@@ -244,7 +255,7 @@ def _losses(log: Path, name: str) -> tuple[float, float] | None:
 
 
 def _summary(found: Trained, spec: Spec) -> list[str]:
-    """Return what the report says of the data."""
+    """Return the lines of the report about the data."""
     dataset = found.arranged.dataset
     lines = [
         f"{len(dataset.subject)} images of the subject, {len(dataset.regular)} of regularisation",
@@ -253,7 +264,9 @@ def _summary(found: Trained, spec: Spec) -> list[str]:
         f"captions from {', '.join(f'{k} ({n})' for k, n in dataset.sources.items())}",
     ]
     if found.windows > 1:
-        lines.append(f"texts read in {found.windows} windows of CLIP; what is longer is cut")
+        lines.append(
+            f"captions are encoded in {found.windows} windows of CLIP; longer ones are cut"
+        )
     if dataset.unreadable:
         names = ", ".join(path.name for path, _ in dataset.unreadable)
         lines.append(f"left out, because they cannot be read: {names}")

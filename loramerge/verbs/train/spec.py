@@ -70,7 +70,7 @@ def spec_of(parameters: Train, path: Path, made: Made, context: Context) -> Spec
 
 
 def used_settings(spec: Spec, found: Trained) -> dict[str, Any]:
-    """Return every setting of a run as it was used; of folders the names alone."""
+    """Return all settings used in a run; of folders only the names."""
     said: dict[str, Any] = {"base": spec.base.name, "predicts": found.prediction}
     for group in (spec.targets, spec.data, spec.settings, spec.samples, spec.prior):
         if group is not None:

@@ -38,6 +38,11 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "sd35-large": ("comfy.text_encoders.sd3_clip", "SD3ClipModel", _SD3),
     "flux1": ("comfy.text_encoders.flux", "FluxClipModel", {**_CLIP_L, "t5xxl": "text_encoder_2"}),
     "wan": ("comfy.text_encoders.wan", "WanT5Model", {"umt5xxl": "text_encoder"}),
+    "qwen-image": (
+        "comfy.text_encoders.qwen_image",
+        "QwenImageTEModel",
+        {"qwen25_7b": "text_encoder"},
+    ),
 }
 
 # tensors that are no layers, and by which ComfyUI tells what a checkpoint is
@@ -72,9 +77,15 @@ def _encoders(job: Job) -> tuple[Any, dict[str, str]]:
     for key in model.state_dict():
         head, _, rest = key.partition(".transformer.")
         component = components.get(head)
-        if component and rest in job.encoders[component]:
-            tags[key] = f"{component}.{rest}"
+        for name in _levels(rest) if component else ():
+            if name in job.encoders[component]:
+                tags[key] = f"{component}.{name}"
     return model, tags
+
+
+def _levels(name: str) -> tuple[str, ...]:
+    """A parameter's name, and those it has where both halves of Qwen2.5-VL lie a level lower."""
+    return name, name.replace("model.", "model.language_model.", 1), f"model.{name}"
 
 
 def reader(job: Job) -> Callable[[Mapping[str, Any]], Loaded]:

@@ -58,7 +58,7 @@ class Dependent(Delta):
     def dense(self, base: Array | None = None, dtype: str = "float64") -> Array:
         if base is None:
             raise AdapterError(
-                f"what a {self.kind} delta changes depends on the base",
+                f"the change of a {self.kind} delta depends on the base",
                 hint=("give the base it is for: ", Setting("base")),
             )
         if not self.fits(base.shape):
@@ -97,6 +97,6 @@ class Dependent(Delta):
                 hint=(
                     "give its base (",
                     Setting("base"),
-                    "), with which it becomes an ordinary difference",
+                    "), which turns it into a full difference",
                 ),
             )

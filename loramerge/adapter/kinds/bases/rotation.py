@@ -180,7 +180,7 @@ class InputRotation(Dependent):
         return change
 
     def _step(self, rows: Any, blocks: Any, stage: int) -> Any:
-        """Return what a stage adds to rows."""
+        """Return the change of rows by a stage."""
         size, height, half = self.block, len(rows), self.block // 2
         group = 2**stage  # blocks that are shuffled together
         if stage:  # the halves of a group are shuffled: by turns a piece of either
@@ -193,7 +193,7 @@ class InputRotation(Dependent):
 
 
 def input_shape(columns: int, outputs: int, like: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return what is known of a shape from its flattened inputs."""
+    """Return the part of a shape that its flattened inputs determine."""
     if like is not None and math.prod(like[1:]) == columns:
         return shape_like((outputs, like[1]), like)
     return (outputs, columns)

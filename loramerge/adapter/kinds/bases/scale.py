@@ -23,7 +23,7 @@ class Scale:
         stored: the tensor alpha was read from, if it was one.
         root: rsLoRA, divide by the square root of the rank.
         weight: the user's coefficient.
-        ratio: what the file states in the place of alpha / rank, which it overrides.
+        ratio: the scale that the file states, which overrides alpha / rank.
         stated: the tensor the ratio was read from, if it was one.
     """
 
@@ -88,7 +88,7 @@ _INFINITE = struct.pack("<f", math.inf)
 
 
 def encoded_scale(scale: Scale, rank: int, *, alpha: bool) -> tuple[float, Tensor | None]:
-    """Return what to multiply up by, and the alpha tensor to write.
+    """Return the factor of up, and the alpha tensor to write.
 
     Alpha is written as it was read where nothing changed; otherwise as float32, never negative: a
     sign goes into up, because some programs search for a positive scale in a loop.

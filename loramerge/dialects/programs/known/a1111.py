@@ -19,10 +19,11 @@ PROGRAM = Program(
     version="1.10",
     order=2,
     reads=(
-        Reads(("kohya",), ("sd15",), _FORMS, _NOT, tried=_TRIED),
+        Reads(("kohya",), ("sd15", "sdxl"), _FORMS, _NOT, tried=_TRIED),
         # of convolutions it makes another shape, and leaves them as they are
-        Reads(("kohya",), ("sd15",), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$", tried=_TRIED),
-        Reads(("kohya",), ("sdxl",), ("lora",), "text_projection", tried=("lora",)),
+        Reads(
+            ("kohya",), ("sd15", "sdxl"), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$", tried=_TRIED
+        ),
     ),
     otherwise={"dora of outputs": "DoRA is normalised by inputs, also where it is of outputs"},
     refuses=frozenset({"lone bias", "norm without bias"}),

@@ -6,7 +6,6 @@ from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
 
-_LORA = ("lora",)
 _FACTORS = ("lora", "loha", "lokr", "full", "bias", "dora of outputs")
 _VECTORS = ("lone bias", "norm", "norm without bias")
 _OF_THE_BASE = ("oft", "oft with factors", "oft with constraint", "glora", "dora of inputs")
@@ -23,10 +22,15 @@ PROGRAM = Program(
     version="0.26.0",
     order=1,
     reads=(
-        Reads(("kohya",), ("sd15", "sdxl"), _UNET, _TEXT_NORMS, tried=(*_UNET, *_UNREAD)),
-        Reads(("kohya",), ("sd21",), _LORA, tried=_LORA),
+        Reads(("kohya",), ("sd15", "sd21", "sdxl"), _UNET, _TEXT_NORMS, tried=(*_UNET, *_UNREAD)),
         # the projection is named for an encoder that the refiner has not
-        Reads(("kohya",), ("sdxl-refiner",), _LORA, "text_projection", tried=_LORA),
+        Reads(
+            ("kohya",),
+            ("sdxl-refiner",),
+            _UNET,
+            f"{_TEXT_NORMS}|text_projection",
+            tried=(*_UNET, *_UNREAD),
+        ),
         Reads(
             ("comfyui",),
             ("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2"),
@@ -35,7 +39,7 @@ PROGRAM = Program(
         ),
         Reads(
             ("comfyui",),
-            ("z-image", "cosmos2-14b", "ltx-video", "ltx-video-13b"),
+            ("z-image", "cosmos2-14b", "ltx-video", "ltx-video-13b", "wan"),
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
@@ -51,21 +55,15 @@ PROGRAM = Program(
         # of a Tucker core it takes the two factors alone
         Reads(
             ("comfyui",),
-            ("sd3",),
+            ("sd3", "sd35-medium", "sd35-large"),
             (*_FUSED, "lokr with a core"),
             tried=(*_FUSED, "lokr with a core", "tucker", *_UNREAD),
         ),
         Reads(
             ("comfyui",),
-            ("sd35-medium", "sd35-large", "wan"),
-            _LORA,
-            tried=_LORA,
-        ),
-        Reads(
-            ("comfyui",),
             ("qwen-image",),
             _SPLIT,
-            "^text_encoder",
+            r"^text_encoder\.lm_head$",
             tried=(*_SPLIT, *_UNREAD),
         ),
     ),

@@ -20,10 +20,7 @@ PROGRAM = Program(
     title="Forge",
     version="2.0 (dfdcbab)",
     order=3,
-    reads=(
-        Reads(("kohya",), ("sd15",), _FORMS, _TEXT_NORMS, tried=_TRIED),
-        Reads(("kohya",), ("sd21", "sdxl"), ("lora",), tried=("lora",)),
-    ),
+    reads=(Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _TEXT_NORMS, tried=_TRIED),),
     otherwise={
         "dora of outputs": "DoRA is normalised by the base's outputs rather than by the changed ones"
     },

@@ -7,7 +7,7 @@ from loramerge.dialects.programs.spec import ANY, Program, Reads
 __all__ = ["PROGRAM"]
 
 _FORMS = (
-    "lora", "dora of outputs", "loha", "lokr", "lokr with a core", "oft", "boft", "ia3",
+    "lora", "dora of outputs", "loha", "lokr", "lokr with a core", "oft of inputs", "boft", "ia3",
     "bias beside factors",
 )  # fmt: skip
 
