@@ -161,7 +161,7 @@ _BAKE = "`bake` adds adapters to a checkpoint"
 _INSPECT = "`inspect` shows what a file is and holds"
 _RESIZE = "`resize` lowers the ranks of adapters"
 _CONVERT = "`convert` writes an adapter in another format or type"
-_PREVIEW = "`preview` draws images with adapters, side by side"
+_PREVIEW = "`preview` generates images with adapters, side by side"
 _METHOD = (
     "a merge method is an option: `mix --method NAME`; `operators` lists the methods there are"
 )

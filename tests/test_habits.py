@@ -99,7 +99,7 @@ def test_on_the_command_line(run, command, says):
 @pytest.mark.parametrize(
     "command", [("vie",), ("qwerty",), ("mix", "--modes", "x"), ("resize", "--sav", "x")]
 )
-def test_what_is_unknown_gets_no_guess(run, command):
+def test_unknown_words_get_no_guess(run, command):
     result = run.refused(2, *command)
     assert "hint" not in result.err and "id you mean" not in result.err
 

@@ -159,7 +159,7 @@ class Adapter(Mapping[str, Delta]):
     def with_deltas(
         self, deltas: Mapping[Site, Delta], *, made: Any = None, **info: Any
     ) -> Adapter:
-        """Return an adapter of other deltas that keeps embeddings and what is known.
+        """Return an adapter of other deltas that keeps embeddings and facts.
 
         Args:
             made: what made it, see `maker`; None keeps what is known, which holds only while nothing
@@ -187,7 +187,7 @@ class Adapter(Mapping[str, Delta]):
         return self * -1.0
 
     def __add__(self, other: Adapter) -> Adapter:
-        """Return the exact sum of what two adapters change."""
+        """Return the exact sum of the changes of two adapters."""
         return _sum((self, 1.0), (other, 1.0)) if isinstance(other, Adapter) else NotImplemented
 
     def __sub__(self, other: Adapter) -> Adapter:

@@ -73,7 +73,7 @@ def _component_alphas(adapter: Adapter, target: Dialect, deltas: Mapping[Site, P
 def had_alpha(
     adapter: Adapter, site: Site, delta: Delta, target: Dialect, *, spelled: bool
 ) -> bool:
-    """Return whether an alpha is written even where it says no more than the rank."""
+    """Return whether an alpha is written even if it equals the rank."""
     if (site, "alpha") in adapter.info.spelling or states_alpha(adapter, target):
         return True
     naming = adapter.info.detection.naming
@@ -134,7 +134,7 @@ def roles_of(
     """Return the tensors of one site, by role.
 
     Args:
-        keeps: alpha stays beside the factors, rather than in up.
+        keeps: keep alpha beside the factors instead of folding it into up.
         alphas: how the component's alphas are written.
         had: the file has an alpha for the site.
         always: every module states its alpha, whatever its kind.

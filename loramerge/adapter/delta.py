@@ -45,8 +45,8 @@ class Facts:
 
     Args:
         plain: it is an ordinary LoRA of two factors.
-        compact: its low-rank form, if it has one, is larger than what is stored, so that a sum may be
-            smaller as a whole difference.
+        compact: its low-rank form, if it has one, is larger than its stored form, so that a sum may
+            be smaller as a full difference.
         whole: ΔW itself is stored.
         replaces: its tensor takes the place of the base's.
         computable: ΔW can be computed at all.
@@ -118,7 +118,7 @@ class Pair(Core, Protocol):
 
 
 class Content(NamedTuple):
-    """All that determines a delta, whatever base it depends on.
+    """The values that determine a delta, apart from its base.
 
     Args:
         numbers: what ΔW depends on beside its tensors: scale, weight, axis, constraint, size of blocks.
@@ -153,7 +153,8 @@ class Delta(ABC):
 
     @property
     def form(self) -> str:
-        """The kind, and what programs take otherwise within it: `dora of inputs`, `lokr with a core`."""
+        """The kind, and the variant that programs treat differently: `dora of inputs`, `lokr with a
+        core`."""
         return self.kind
 
     @property
@@ -225,7 +226,7 @@ class Delta(ABC):
 
     @abstractmethod
     def stored(self) -> Mapping[str, Tensor]:
-        """Return the tensors as they are in the file, by role."""
+        """Return the tensors of the file, by role."""
 
     @abstractmethod
     def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
@@ -241,7 +242,7 @@ class Delta(ABC):
         """
 
     def conformed(self, shape: tuple[int, ...]) -> Delta:
-        """Return the same delta with the axes of `shape`, if only 1×1 kernels tell them apart."""
+        """Return the same delta with the axes of `shape`, if they differ only in 1×1 kernels."""
         return self
 
     def respelled(self, roles: Set[str], beside: Delta | None = None) -> Delta:
@@ -289,7 +290,7 @@ class Delta(ABC):
     ) -> Delta | None:
         """Return the delta whose rows are those of deltas one after the other, None if none is exact.
 
-        Asked only of kinds that depend on the base; the others are joined by what they give.
+        Used only for kinds that depend on the base; the others are joined by their factors or values.
 
         Args:
             deltas: of which this is the first.

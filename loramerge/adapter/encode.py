@@ -1,4 +1,4 @@
-"""Adapter → tensors under the keys of a dialect, and what the header says."""
+"""Adapter → tensors under the keys of a dialect, and the header."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def choose_dialect(
     """Return the dialect to write: the one named, else the inputs' if they agree, else the common.
 
     Args:
-        to: a dialect, or a program (`comfyui`, `a1111`, …) whose best dialect is meant.
+        to: a dialect, or a program (`comfyui`, `a1111`, …), which means its best dialect.
         path: the output, where it has a name: lone files with the keys of a folder may be written as
             a lone file again.
     """

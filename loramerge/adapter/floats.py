@@ -23,7 +23,7 @@ def values(tensor: Tensor, dtype: str, shape: tuple[int, ...] | None = None) -> 
 
 
 def times(array: Array, factor: float) -> Array:
-    """Return an array times a number; what overflows becomes infinite, which `cast` refuses."""
+    """Return an array times a number; overflows become infinite, which `cast` refuses."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -59,7 +59,7 @@ def cast(array: Array, dtype: str, what: str) -> ArrayTensor:
 
 
 def put(rows: Array, out: Any, fresh: bool) -> None:
-    """Put rows into `out`, or add them to what is there."""
+    """Put rows into `out`, or add them to its values."""
     if fresh:
         out[:] = rows
     else:

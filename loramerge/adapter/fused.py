@@ -1,8 +1,8 @@
 """One delta of several modules from the deltas of the modules, at the smallest rank.
 
-Rows lie in the order of the site's modules; a module without a delta has rows of zeros. Low-rank
-deltas that share their down keep it and their rank; others stand block-diagonally in up, and their
-downs one above the other. Where types and scales agree, no value is rounded.
+Rows are in the order of the site's modules; a module without a delta has rows of zeros. Low-rank
+deltas that share their down keep it and their rank; others are block-diagonal in up, with their
+downs stacked. Where types and scales agree, no value is rounded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _height(site: Site, parts: Sequence[tuple[Site, Delta]]) -> tuple[int, int]:
     """Return the rows of one span, and of the whole site.
 
     Raises:
-        ShapeError: if the parts say different ones.
+        ShapeError: if the parts have different ones.
     """
     spans = dict(zip(site.modules, site.spans, strict=True))
     units = set()
@@ -76,7 +76,7 @@ def _height(site: Site, parts: Sequence[tuple[Site, Delta]]) -> tuple[int, int]:
 
 
 def _of_all_rows(site: Site, parts: Sequence[tuple[Site, Delta]], total: int) -> Delta:
-    """Join deltas that depend on the base, which says nothing of rows without one."""
+    """Join deltas that depend on the base; rows without a delta cannot be computed."""
     sites, deltas = [part for part, _ in parts], [delta for _, delta in parts]
     joined = None
     if sum(delta.shape[0] for delta in deltas) == total:

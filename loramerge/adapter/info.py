@@ -71,7 +71,7 @@ class Info:
         configs: component → PEFT configuration (`''` where there is one for all).
         dtype: float type to write by default (safetensors name), None: the widest stored.
         types: site → float type to write, for sites that were computed where `dtype` is None.
-        origin: what made it, if that is known; see `Adapter.maker`.
+        origin: its origin, if known; see `Adapter.maker`.
     """
 
     path: str | None = None

@@ -55,7 +55,7 @@ _NEAREST_MOST = 20  # unknown keys for which the nearest known key is searched
 
 @dataclass
 class _Reading:
-    """The parts of an adapter, as they are collected group by group.
+    """The parts of an adapter, collected group by group.
 
     Args:
         covered: every module and parameter that has a delta → the stem it is spelled with.
@@ -75,8 +75,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     """Read an adapter of any dialect. Only the header and alphas are read; factors are lazy.
 
     Raises:
-        MissingFile, CorruptFile, UnsafeFile: if the file cannot be read.
-        FormatError: if it is positional and its count says nothing certain.
+        MissingFile, CorruptFile, UnsafeFile: if the file cannot be read. FormatError: if it is
+        positional and its count is ambiguous.
     """
     source = open_source(path)
     if any(config.get("target_parameters") for config in source.configs.values()):
@@ -238,7 +238,7 @@ def _known_shape(target: Fused, detection: Detection) -> tuple[int, ...] | None:
 def _config_of(
     group: Group, module: str, source: AdapterSource
 ) -> tuple[Mapping[str, Any] | None, str]:
-    """Return PEFT's configuration of a module, if there is one, and the name it goes by there."""
+    """Return PEFT's configuration of a module, if there is one, and its name there."""
     component, _, path = module.partition(".")
     config = source.configs.get(component)
     if config is None:
@@ -283,8 +283,8 @@ def _place(
 ) -> set[str]:
     """Add a group's deltas to those read; return the roles that were taken.
 
-    A module that the file spells twice is an error, for which of the two is meant cannot be known;
-    unless both say the same to the last bit.
+    A module that the file spells twice is an error, because either could be meant, unless both are
+    equal to the last bit.
     """
     taken, covered = set[str](), reading.covered
     for site, (delta, roles) in sites.items():

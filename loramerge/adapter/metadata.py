@@ -53,7 +53,7 @@ def training_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def combined(metadatas: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Unite the training metadata of several adapters, whatever their order.
+    """Unite the training metadata of several adapters, independent of their order.
 
     What all that have it agree on is kept; tag counts are added up, trigger phrases and tags united,
     and `modelspec.merged_from` lists the titles; the rest contradicts itself in the result and is

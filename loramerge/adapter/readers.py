@@ -1,7 +1,7 @@
 """Knowledge of how programs read an adapter: completely, in part, not at all, or differently.
 
-The facts are those of `dialects.programs`; of families, dialects and kinds that no test has seen a
-program read, nothing is said.
+The facts are those of `dialects.programs`; untested combinations of family, dialect and kind get no
+claim.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
 
 
 def form_of(adapter: Adapter, site: Site, delta: Delta) -> str:
-    """Return the form of a delta, as programs tell forms apart.
+    """Return the form of a delta, as programs distinguish forms.
 
     They read differences of vectors along with the weight's, or for themselves.
     """

@@ -56,7 +56,7 @@ def write_encoded(
     """Write an encoded adapter; see `save`.
 
     Args:
-        check: looks at the file or folder before it gets its name; what it raises leaves nothing.
+        check: checks the file or folder before it gets its name; if it raises, nothing is left.
     """
     place = Path(path)
     try:

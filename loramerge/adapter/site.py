@@ -1,4 +1,4 @@
-"""Sites: where a delta lies."""
+"""Sites: the place of a delta."""
 
 from __future__ import annotations
 

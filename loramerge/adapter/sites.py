@@ -35,12 +35,11 @@ def spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:
 def for_dialect(adapter: Adapter, target: Dialect) -> Adapter:
     """Return the adapter with the sites that a dialect stores.
 
-    Sites that the file spells in this dialect stay as they are.
+    Sites that the file spells in this dialect stay unchanged.
 
     Raises:
         UnsupportedKind: if a delta would have to be cut or joined and its kind cannot be.
-        ShapeError: if deltas do not fit together.
-        FormatError: if two deltas lie on one module.
+        ShapeError: if deltas do not fit together. FormatError: if two deltas belong to one module.
     """
     naming = adapter.info.detection.naming
     if naming is None:
@@ -59,7 +58,8 @@ def for_dialect(adapter: Adapter, target: Dialect) -> Adapter:
 
 
 def without_values(adapter: Adapter, target: Dialect) -> Adapter:
-    """Return the adapter with stand-ins for the values of what would have to be cut or joined.
+    """Return the adapter with placeholders for the values of deltas that would have to be cut or
+    joined.
 
     The size predicted from headers alone may be larger than the file, never smaller.
     """

@@ -1,4 +1,4 @@
-"""Opening whatever holds an adapter: a safetensors file, a PEFT folder, or pickled lists."""
+"""Opening adapters in every form: a safetensors file, a PEFT folder, or pickled lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.b
 
 
 def open_source(path: str | PathLike[str]) -> AdapterSource:
-    """Open whatever holds an adapter.
+    """Open an adapter in any form.
 
     Raises:
         MissingFile, CorruptFile, UnsafeFile: as the files are.
@@ -39,7 +39,7 @@ def open_source(path: str | PathLike[str]) -> AdapterSource:
 
 
 def is_adapter_folder(path: Path) -> bool:
-    """Return whether a folder says of itself that it holds an adapter, one that can be read or not."""
+    """Return whether a folder is marked as an adapter, readable or not."""
     from loramerge.adapter.formats.peft import CONFIG_NAME
 
     return (path / CONFIG_NAME).is_file()

@@ -84,7 +84,7 @@ def combine(
 ) -> Combined:
     """Combine the terms of every site and cut the results by a rule.
 
-    Vectors (biases, norms) and deltas that depend on the base are added, whatever the method.
+    Vectors (biases, norms) and deltas that depend on the base are added with every method.
 
     Args:
         terms: site → terms; none may be empty.

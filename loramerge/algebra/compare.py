@@ -99,7 +99,7 @@ _NUMBERED = frozenset({"down_blocks", "up_blocks", "layers", "transformer_blocks
 
 
 def block_of(site: Site) -> str:
-    """Return the block a site lies in: `unet.down_blocks.1`, `text_encoder.layers.3`, …
+    """Return the block of a site: `unet.down_blocks.1`, `text_encoder.layers.3`, …
 
     The outermost numbered part ends the name; a module without one keeps its first two parts.
     """

@@ -129,8 +129,8 @@ def mix_like(
 
     ΔW, factors, rank and alpha are the tool's. They are computed in float64 from the stored
     factors; the tools compute in float32 or less, so their files differ by rounding (in float32 up
-    to 1e-6 of a module's norm; in half types more). Adapters may come in any dialect, also where the
-    tool reads only its own.
+    to 1e-6 of a module's norm; in half types more). Adapters may have any dialect, even if the tool
+    reads only its own.
 
     Args:
         tool: one of `COMPATS`.

@@ -134,7 +134,7 @@ def interference(
 
     Args:
         terms: of every module, as the mix combined them.
-        result: what the mix gave.
+        result: the result of the mix.
         count: of inputs.
     """
     usable = {

@@ -43,8 +43,8 @@ def mix(
     """Return the adapters combined site by site, by default to the exact sum `Σ wᵢ ΔWᵢ`.
 
     Ranks may differ, an adapter may lack sites, weights may be negative; a weight of 0 removes the
-    adapter from the site. Sites that only one adapter has keep its factors. Ranks are cut only if
-    the rule says so, or if the method works on dense matrices.
+    adapter from the site. Sites that only one adapter has keep its factors. Ranks are lowered only
+    by the rule, or if the method works on dense matrices.
 
     Args:
         inputs: adapters with weights, at least one.
@@ -177,7 +177,7 @@ def common_detection(adapters: Sequence[Adapter], notify: Notify = ignore) -> De
 def _common_spelling(
     adapters: Sequence[Adapter],
 ) -> dict[tuple[Site, str], tuple[str, str]]:
-    """Return spellings on which no two adapters disagree, whatever the order of inputs."""
+    """Return spellings on which no two adapters disagree, independent of their order."""
     found: dict[tuple[Site, str], tuple[str, str]] = {}
     contradicted: set[tuple[Site, str]] = set()
     for adapter in adapters:

@@ -1,6 +1,6 @@
-"""Merge operators: their definition, and what they see of a module.
+"""Merge operators: their definition, and their inputs.
 
-An operator combines the ΔW of several adapters at one module. Its space decides what it sees:
+An operator combines the ΔW of several adapters at one module. Its space decides its inputs:
 
 - `scalars`: weights and inner products. It returns a coefficient for each term, and the result is the
   weighted sum, which needs no dense matrix.
@@ -127,7 +127,7 @@ _PER_STEP = 4  # numbers of 64 bits that one step of Philox gives
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The threshold above which the largest entries of a ΔW lie.
+    """The threshold of the largest entries of a ΔW.
 
     Args:
         share: share of the entries at or above the threshold, in [0, 1]; the threshold is infinity
@@ -162,7 +162,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Variance:
-    """The threshold above which the entries that vary most across terms lie; one for all terms.
+    """The threshold of the entries that vary most across terms; one for all terms.
 
     Args:
         share: share of the entries at or above the threshold, in [0, 1], as of `Magnitude`.
@@ -203,16 +203,16 @@ class Operator:
 
     Args:
         name: word of `--method`: lower case letters, digits and hyphens.
-        space: what `merge` sees, see this module's docstring.
-        merge: function of what it sees (`Scalars`, `Cores` or `Rows`) and of the parameters. It
+        space: the inputs of `merge`, see this module's docstring.
+        merge: function of its inputs (`Scalars`, `Cores` or `Rows`) and of the parameters. It
             returns a coefficient for each term, a core, or rows, and applies the weights itself.
         title: one line that describes it.
         parameters: frozen dataclass of its own parameters, each field `Annotated` with `Doc`.
         rank_bound: function of the ranks of the inputs that gives the rank of the result. No result
             of `scalars` and `factors` may have a higher one; one of `elements` is cut to it where no
             criterion chooses its rank. By default the sum for the former, the largest for the latter.
-        statistics: function of the parameters that declares what an `elements` operator needs to
-            know of each whole ΔW.
+        statistics: function of the parameters that declares the statistics of each whole ΔW for an
+            `elements` operator.
         alone: whether `merge` also gets modules that a single adapter has; otherwise they become
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.

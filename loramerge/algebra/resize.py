@@ -30,7 +30,7 @@ def resize(
     """Return the adapter cut by a rule, with the error of every site.
 
     Each site is replaced by the best approximation of its rank (Eckart–Young). Sites whose rank is
-    already low enough stay as they are; vectors are carried over.
+    already low enough, and vectors, stay unchanged.
 
     Args:
         rule: what to keep.

@@ -29,7 +29,7 @@ def to_lora(
 ) -> tuple[Adapter, Combined]:
     """Return the adapter with every matrix as a LoRA, and the error of every site.
 
-    Vectors (biases, norms) have no rank and stay as they are. A criterion cuts all modules, those
+    Vectors (biases, norms) have no rank and stay unchanged. A criterion cuts all modules, those
     that are ordinary LoRA already included.
 
     Args:

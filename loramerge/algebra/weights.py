@@ -83,7 +83,7 @@ class Weight:
         """Return the function that gives the coefficient of each site of an adapter.
 
         Raises:
-            UsageError: if the weight goes by blocks that the adapter's family does not have.
+            UsageError: if the weight names blocks that the adapter's family lacks.
         """
         if not (self.blocks or self.depth):
             return self.of

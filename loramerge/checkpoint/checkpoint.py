@@ -55,18 +55,18 @@ class Place(NamedTuple):
 
     @property
     def held(self) -> HeldTensor | None:
-        """The way in which the tensor holds its weights, None if it is in no known one.
+        """The tensor in its storage, None if the storage is not known.
 
         Raises:
-            FormatError: if it is known, but with something beside that is not understood.
+            FormatError: if it is known, but tensors beside it are not understood.
         """
         return held(self.file.open()[0], self.name)
 
     def require_held(self) -> HeldTensor:
-        """Return the way in which the tensor holds its weights.
+        """Return the tensor in its storage.
 
         Raises:
-            FormatError: if there is no known one; see `held`.
+            FormatError: if the storage is not known; see `held`.
         """
         found = self.held
         if found is None:

@@ -44,10 +44,10 @@ class CheckpointFile:
 
     Args:
         path: where it is.
-        relative: where it goes below the output folder; a pickle's name is that of the safetensors
-            file it becomes.
+        relative: its path below the output folder; a pickle's name is that of the safetensors file
+            it becomes.
         component: the component whose folder it lies in, `''` for a file that holds all.
-        given: tensors that take the place of stored ones of these names, or are added to them.
+        given: tensors that replace stored ones of these names, or are added.
     """
 
     path: Path
@@ -82,7 +82,7 @@ class CheckpointFiles:
         root: the folder, or None for a single file.
         weights: files of tensors that belong to a component.
         others: further files to copy (configurations, tokenizers, indexes), relative to the root.
-        notes: what will not come out as it went in, in words.
+        notes: messages about files that change their form.
     """
 
     root: Path | None
@@ -91,7 +91,8 @@ class CheckpointFiles:
     notes: list[str] = field(default_factory=list)
 
     def require_readable(self) -> None:
-        """Refuse weights that are of another format, or cut; of pickles only the first bytes are read.
+        """Refuse weights of another format, or truncated ones; of pickles only the first bytes are
+        read.
 
         Raises:
             ForeignFile, CorruptFile: naming the file.
@@ -146,7 +147,7 @@ def find_files(path: Path) -> CheckpointFiles:
 
 
 def _folder(root: Path) -> CheckpointFiles:
-    """Find the weights of a folder: below component folders, or in it directly."""
+    """Find the weights of a folder: in component folders, or directly in it."""
     found = CheckpointFiles(root, [])
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         relative = PurePosixPath(file.relative_to(root).as_posix())
@@ -184,7 +185,7 @@ def _is_second(path: PurePosixPath) -> bool:
 def _add_pickle(
     found: CheckpointFiles, file: Path, relative: PurePosixPath, component: str
 ) -> None:
-    """Add a pickled weight file, unless a safetensors file says the same."""
+    """Add a pickled weight file, unless a safetensors file has the same weights."""
     if not component:
         found.others.append(relative)
         found.notes.append(

@@ -54,7 +54,7 @@ def model_class(path: Path) -> str | None:
 def named_tensors(
     files: CheckpointFiles,
 ) -> Mapping[tuple[str, Parameter], tuple[CheckpointFile, Tensor, str]]:
-    """Return (module, parameter) → where it lies, for every weight and bias of the files."""
+    """Return (module, parameter) → place, for every weight and bias of the files."""
     found: dict[tuple[str, Parameter], tuple[CheckpointFile, Tensor, str]] = {}
     for file in files.weights:
         for name, tensor in file.open()[0].items():
@@ -115,7 +115,7 @@ def _without_levels(name: str) -> str:
 def with_given(
     files: CheckpointFiles, given: Mapping[CheckpointFile, Mapping[str, Tensor]]
 ) -> CheckpointFiles:
-    """Return the files with tensors that take the place of stored ones, or are added to them."""
+    """Return the files with tensors that replace stored ones, or are added."""
     weights = [
         CheckpointFile(f.path, f.relative, f.component, given[f]) if f in given else f
         for f in files.weights

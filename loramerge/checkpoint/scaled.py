@@ -1,4 +1,4 @@
-"""Weights that are held as small numbers times a scale: `W = stored · scale`.
+"""Weights that are stored as small numbers times a scale: `W = stored · scale`.
 
 The scale is one number for the whole tensor, or one for each of its rows.
 """

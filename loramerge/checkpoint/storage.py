@@ -1,4 +1,4 @@
-"""The parts of a storage: the way in which a checkpoint holds the numbers of a weight.
+"""The interface of a storage: the form in which a checkpoint stores the numbers of a weight.
 
 A storage recognises the weights it holds. What it finds, a `HeldTensor`, turns stored rows into weights,
 and gives the `Codec` by which a bake turns changed weights back into stored rows.
@@ -22,7 +22,7 @@ __all__ = ["Codec", "HeldTensor", "Storage"]
 
 
 class Storage(Protocol):
-    """One way of holding weights. Its file has it under the name `STORAGE`."""
+    """A form of stored weights. Its file defines it as `STORAGE`."""
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class Storage(Protocol):
 
     @property
     def order(self) -> int:
-        """Lower ones are asked first whether a weight is theirs."""
+        """Storages with lower numbers are tried first."""
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         """Return a weight in this storage, None if it is stored in another way.
@@ -39,7 +39,7 @@ class Storage(Protocol):
             tensors: of the file.
 
         Raises:
-            FormatError: if it is of this sort, but in a way that is not understood.
+            FormatError: if it is of this sort, but cannot be read.
         """
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:

@@ -83,7 +83,7 @@ def _decimals(value: float | None) -> str:
 def _share(value: float | None, by_chance: float | None) -> str:
     if value is None or by_chance is None:
         return "–"
-    return f"{value:.1%} ({min(1.0, by_chance):.1%})"
+    return f"{100 * value:.1f} % ({100 * min(1.0, by_chance):.1f} %)"
 
 
 def _method(result: MixResult) -> str:

@@ -1,4 +1,4 @@
-"""The command `preview`: draw images with adapters, side by side."""
+"""The command `preview`: generate images with adapters, side by side."""
 
 from __future__ import annotations
 

@@ -85,9 +85,10 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         click.Option(
             ["--jobs", "-j"],
             type=click.IntRange(min=1),
+            metavar="N",
             default=1,
             show_default=True,
-            help="Tasks at a time.",
+            help="Number of tasks that run at a time.",
         ),
         click.Option(
             ["--dask"], metavar="ADDRESS", help="Run the tasks on the Dask cluster at this address."

@@ -12,7 +12,7 @@ from loramerge.verbs.train.result import TrainResult
 _PHASES = {
     "samples": "drawing samples",
     "regularisation": "generating regularisation images",
-    "pictures": "encoding images",
+    "images": "encoding images",
     "texts": "encoding captions",
 }
 
@@ -31,7 +31,7 @@ def render(result: TrainResult) -> None:
         ("rank", show.ranks(result.ranks)),
         (
             "trained",
-            f"{result.done} steps, {result.epochs:.3g} epochs of {result.pictures} images",
+            f"{result.done} steps, {result.epochs:.3g} epochs of {result.images} images",
         ),
     ]
     if result.unfinished:
@@ -52,7 +52,7 @@ def _render_check(found: Any) -> None:
     batches = show.count(found.batches, "batch", "batches")
     sizes = [f"{w}×{h} pixels ({show.count(n, 'image')})" for (w, h), n in found.buckets.items()]
     lines = [
-        ("images", f"{found.pictures}, and {show.count(found.regular, 'regularisation image')}"),
+        ("images", f"{found.images}, and {show.count(found.regular, 'regularisation image')}"),
         (
             "steps",
             f"{found.steps} ({found.epochs:.3g} epochs of {batches})",

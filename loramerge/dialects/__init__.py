@@ -41,7 +41,7 @@ def usual_dialect() -> Dialect:
 
 
 def programs_of(name: str) -> list[str]:
-    """Return the programs that `--for` means a dialect by; some only for certain families."""
+    """Return the programs whose `--for` means a dialect; some only for certain families."""
     usual = [program for program, dialect in PROGRAMS.items() if dialect == name]
     special: dict[str, list[str]] = {}
     for family in FAMILIES.values():

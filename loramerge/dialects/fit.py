@@ -51,8 +51,10 @@ class FamilyFit(NamedTuple):
     Args:
         named: modules that it has by name.
         exact: those of them whose shape is known, and its own.
-        alike: those whose shape has the proportions of its own; tells networks of another width.
-        axes: those whose shape has as many axes as its own; tells convolutions from linear layers.
+        alike: those whose shape has the proportions of its own; distinguishes networks of another
+            width.
+        axes: those whose shape has as many axes as its own; distinguishes convolutions from linear
+            layers.
         other: those whose shape is known, and another.
         strange: modules that it lacks; those of text encoders and of a second network do not count.
         wide: whether any of the known shapes is that of a layer wider than a miniature's.

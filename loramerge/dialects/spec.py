@@ -38,7 +38,7 @@ class Fused(NamedTuple):
     Args:
         modules: full names, in the order of their rows.
         spans: how many equal parts of the rows each takes; nothing for a single module.
-        swapped: the two halves of a module's rows stand in the other order.
+        swapped: the two halves of a module's rows are in the other order.
     """
 
     modules: tuple[str, ...]
@@ -109,7 +109,7 @@ class Dialect:
         states_alpha: whether every module of a diffusion transformer has an alpha, even one that says
             no more than the rank: trainers of kohya's line do not load a file without.
         prefixes: beginning of a stem → component, for files of no known family (longest wins).
-        writable: what is needed to write it, in words.
+        writable: a description of the requirements for writing it.
         order: of the dialects that have a suffix, the lowest is meant where no prefix tells; the
             very lowest is written where nothing else is known.
         programs: programs that read it best, unless a family says another.
@@ -117,7 +117,7 @@ class Dialect:
         marked_after: prefixes (`""` for none) after which names of families may identify it; see
             `Family.marks`.
         marked_by_heads: whether `Family.heads` identify it.
-        container: what stands in the file beside the keys; see `adapter.formats`.
+        container: the metadata and configuration of its files; see `adapter.formats`.
         folder: whether it is written as a folder.
         one_file: how the same keys are written without a folder, of adapters that came so and where
             the output is named as a file; None where they never are.
@@ -284,7 +284,7 @@ class StemTable(Mapping[str, Stem]):
         )
 
     def _grow(self) -> bool:
-        """Add a part; say whether there was one left."""
+        """Add a part; return whether there was one left."""
         with self._lock:
             return next(self._parts, self) is None
 

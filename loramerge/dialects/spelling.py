@@ -82,7 +82,7 @@ def spell(prefixes: Prefixes, *paths: Path) -> Stems:
 
 
 def both(*parts: Stems) -> Stems:
-    """Chain generators of stems; what the first spells is written."""
+    """Chain generators of stems; the spelling of the first is written."""
 
     def stems(family: Family, modules: Modules) -> Iterator[tuple[str, str | Fused]]:
         known = list(modules)

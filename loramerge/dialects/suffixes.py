@@ -1,4 +1,4 @@
-"""Suffixes that several dialects share: role → what stands after the stem, the first is written.
+"""Suffixes that several dialects share: role → suffixes, the first is written.
 
 They are those of ordinary LoRA and of differences; how other kinds are spelled is theirs to say, and
 a form names the containers whose suffixes it takes (`words.Words`).

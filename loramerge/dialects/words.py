@@ -1,4 +1,4 @@
-"""Words for the tensors of kinds, as whoever knows the kinds hands them to the dialects."""
+"""Suffixes for the tensors of kinds, which the kinds provide to the dialects."""
 
 from __future__ import annotations
 

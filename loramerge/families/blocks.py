@@ -1,4 +1,4 @@
-"""The block of a network that a module lies in, named as by the field's block-weight tools.
+"""The block of a module in its network, named as in the field's block-weight tools.
 
 The UNet's blocks follow from where its tensors lie in the original single files: `IN00`…, `MID`,
 `OUT00`…. Adapters of families without a table have names as their files spell them; for Flux the

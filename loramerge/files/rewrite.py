@@ -28,7 +28,7 @@ def rewrite_header(
 
     Args:
         target: may be the source itself.
-        check: looks at the whole file before it gets its name; what it raises leaves no file.
+        check: checks the whole file before it gets its name; if it raises, no file is left.
 
     Returns:
         The size of the file in bytes.

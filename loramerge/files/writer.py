@@ -38,7 +38,7 @@ def write_tensors(
     """Write a safetensors file atomically; tensors are laid out in the order given.
 
     Args:
-        check: looks at the whole file before it gets its name; what it raises leaves no file.
+        check: checks the whole file before it gets its name; if it raises, no file is left.
         late: give replacements for entries of `metadata`, of the same lengths, each in a thread of
             its own while the data is written and checked (digests, which take as long).
 

@@ -1,1 +1,1 @@
-"""Named bases, folders of adapters, and how a name on the command line becomes a file."""
+"""Named bases, folders of adapters, and the lookup of names."""

@@ -36,7 +36,7 @@ def _read() -> dict[str, object]:
 
 
 def digest_of(path: Path) -> str:
-    """Return the sha256 of a file, from the cache if the file is the same as then."""
+    """Return the sha256 of a file, from the cache if the file has not changed."""
     key = os.path.realpath(path)
     identity = _identity(path)
     if _this_process.get(key, ([], ""))[0] == identity:

@@ -81,13 +81,13 @@ def find(
     first, then with a suffix added), and among what comes with loramerge.
 
     Args:
-        holds: `adapters`, `bases`, or `folders` (of pictures; paths only): what is wanted.
+        holds: `adapters`, `bases`, or `folders` (of images; paths only): the kind of file to find.
         root: folder that relative paths start from; None is the current one.
-        names: stands for `names_in_library`, for who looks up many and has listed them.
+        names: the result of `names_in_library`, for callers with many lookups.
 
     Raises:
-        NotFound: naming the closest, and where it was looked for.
-        UsageError: if the library has the name twice.
+        NotFound: naming the closest name and the searched places. UsageError: if the library has
+        the name twice.
     """
     if not name.strip():
         raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
@@ -259,7 +259,7 @@ def _is_whole(path: Path, wanted: str) -> bool:
 def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, PurePath]]:
     """Return the adapter files of names, folders (recursively) and patterns.
 
-    A pattern is one only where no file has that very name, so `face [v2].safetensors` is a name.
+    A text is a pattern only if no file has that name, so `face [v2].safetensors` is a name.
 
     Returns:
         (path, path relative to the folder given or to where the pattern begins) pairs, in the order
@@ -317,7 +317,8 @@ def files_of(name: str, root: Path | None = None) -> list[Path]:
 
 
 def _matched(pattern: Path) -> list[tuple[Path, PurePath]]:
-    """Return the adapters a pattern matches, and where they lie below its part without wildcards."""
+    """Return the adapters that a pattern matches, with their paths relative to its part without
+    wildcards."""
     import glob
     from itertools import takewhile
 

@@ -59,7 +59,8 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of what can be made again: below `$LORAMERGE_HOME`, else the platform's."""
+    """Return the folder of files that can be made again: below `$LORAMERGE_HOME`, else the
+    platform's."""
     chosen = _chosen()
     return _below_home("user_cache_dir", None if chosen is None else chosen / "cache")
 
@@ -201,7 +202,7 @@ def load_registry() -> NameRegistry:
 
 @contextmanager
 def changed_registry() -> Iterator[NameRegistry]:
-    """Provide the registry to change it, and write it; what other processes change meanwhile waits.
+    """Provide the registry for changes, and write it; other processes wait meanwhile.
 
     Raises:
         CorruptFile: if it cannot be understood.

@@ -1,7 +1,7 @@
 """Files that come with loramerge: a tiny base and its relative, and two adapters for them.
 
-The second base is stored as what tells it from the first, an adapter, and is baked the first time it
-is asked for, into the cache folder.
+The second base is stored as its difference from the first, an adapter. It is baked into the cache
+folder when it is first used.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _stored(name: str) -> Path:
 def _outlined() -> Path:
     """Return the second base, baked if it is not in the cache yet.
 
-    Its name there holds a digest of what it is made of, so another version makes its own. Several
-    processes may do so at once: each bakes for itself, and the first to be ready wins.
+    Its name there contains a digest of its parts, so another version makes its own. Several
+    processes may do this at once: each bakes for itself, and the first that finishes wins.
     """
     from loramerge.checkpoint.files import find_files
     from loramerge.library.digests import digest_of_files

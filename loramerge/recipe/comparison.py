@@ -24,7 +24,7 @@ _MEMORY = 1 << 22  # elements compared at a time
 
 
 def compare_files(then: Path, now: Path, context: Context) -> tuple[str, float]:
-    """Return a verdict in words, and the relative distance of what two files do to the weights.
+    """Return a verdict in words, and the relative distance of the changes of two files.
 
     The distance is ‖now − then‖ / ‖then‖, 0.0 only for the same tensors.
     """

@@ -46,7 +46,7 @@ copyreg.pickle(Family, _family_parts)
 
 @contextmanager
 def pool(jobs: int) -> Iterator[Executor | None]:
-    """Provide an executor for a number of tasks at a time; None for one task, which needs none."""
+    """Provide an executor for several tasks at a time; None for one task at a time."""
     if jobs == 1:
         yield None
         return

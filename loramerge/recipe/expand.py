@@ -1,7 +1,7 @@
 """Expansion of steps to tasks: each step in every case of the sweep that it depends on.
 
 A step depends on the variables that it uses itself, and on those of the steps it refers to. `each`
-ends that: a step that gathers all cases of another runs once.
+ends this dependence: a step that collects all cases of another runs once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def expand(
         cases: of the sweep; one empty case where there is none.
         variables: those of `vars`.
         root: folder that relative paths start from.
-        mistakes: takes what is wrong; what remains is expanded all the same.
+        mistakes: collects mistakes; the rest is expanded all the same.
     """
     return _Expansion(steps, cases, variables, inputs, root, mistakes).tasks()
 
@@ -92,7 +92,7 @@ class _Expansion:
     # --- steps ------------------------------------------------------------------------------------
 
     def _variants(self, step: Step) -> list[_Variant]:
-        """Return the step's parameters in every case that its own variables tell apart."""
+        """Return the step's parameters in every case that differs in its own variables."""
         own = [name for name in self.swept if name in step.variables]
         place = (*step.place, step.verb.name)
         found = []
@@ -141,7 +141,7 @@ class _Expansion:
         }
 
     def _cut_cycles(self, needs: dict[str, list[str]]) -> None:
-        """Note cycles, and forget what their steps need, so that the rest can be checked."""
+        """Note cycles, and drop the dependences of their steps, so that the rest can be checked."""
         while (cycle := find_cycle(needs)) is not None:
             ring = " → ".join([*cycle, cycle[0]])
             self.mistakes.add(self.steps[cycle[0]].place, f"steps need each other: {ring}")
@@ -221,7 +221,7 @@ class _Target:
 
 
 def _distinct(cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the cases as far as some variables tell them apart, each once."""
+    """Return the cases that differ in some variables, each once."""
     found: dict[str, dict[str, Any]] = {}
     for case in cases:
         part = project(case, names)

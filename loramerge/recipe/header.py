@@ -27,7 +27,7 @@ def is_output(path: Path) -> bool:
 def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the recipe in a file's header, and notes on missing information.
 
-    The metadata that sd-webui-supermerger leaves is read as a recipe, too.
+    The metadata of sd-webui-supermerger is read as a recipe, too.
 
     Raises:
         RecipeError: if there is no recipe in the header.

@@ -34,7 +34,7 @@ class Input:
 
     Args:
         sha256: the digest it must have; None accepts any.
-        recipe: the one that makes it, for when it is not found; only recipes in headers state one.
+        recipe: the recipe that makes it if it is not found; only recipes in headers have one.
     """
 
     name: str
@@ -84,7 +84,7 @@ class KnownFiles:
         return find(name, holds, self._registry, root, names=self._listed)
 
     def with_digest(self, sha256: str, first: str) -> Path | None:
-        """Return a file of these or of loramerge that has a digest, None if there is none.
+        """Return a file with a digest, among these or shipped ones, None if there is none.
 
         Args:
             first: a file name; files of that name are tried before the others.

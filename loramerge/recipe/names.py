@@ -43,7 +43,7 @@ class Names:
         self._found: dict[tuple[str, str], list[tuple[str, Path]]] = {}
 
     def check_step(self, step: Step, parameter: Parameter, name: str) -> None:
-        """Note a reference to a step that gives something else than the parameter takes.
+        """Note a reference to a step whose result the parameter does not take.
 
         Args:
             step: the one that refers.

@@ -144,10 +144,10 @@ def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = F
     """Predict a run of a checked recipe, from headers alone.
 
     Args:
-        fresh: the run would make again what is up to date.
+        fresh: the run would repeat tasks that are up to date.
 
     Raises:
-        RecipeError: if the recipe is locked, and what it reads has changed.
+        RecipeError: if the recipe is locked and its files have changed.
     """
     check_lock(recipe)
     states = states_of(recipe, State.beside(recipe.path, recipe.root), context, fresh)

@@ -73,8 +73,8 @@ def repeat(
     """Run the recipe of a file again and compare.
 
     Args:
-        inputs: input → path, where it is not found by its name and digest.
-        output: where to keep the repetition; nothing is kept without.
+        inputs: input → path, for inputs that are not found by name and digest.
+        output: path for the repetition; without it nothing is kept.
 
     Raises:
         NotFound: naming the inputs that cannot be found.
@@ -154,7 +154,7 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
 
 
 def _without_places(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a step without the paths it writes to: a header may be a stranger's."""
+    """Return a step without the paths it writes to, because a header may come from anyone."""
     return {
         word: {name: one for name, one in value.items() if name not in WRITTEN}
         if isinstance(value, Mapping)
@@ -223,7 +223,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _under_its_name(found: Path, wanted: str, place: _Place) -> Path:
-    """Return a path that ends in the name the file had then, because headers hold names."""
+    """Return a path that ends in the former name of the file, because headers contain names."""
     if found.name == wanted:
         return found
     link = place.scratch / f"named-{len(list(place.scratch.iterdir()))}" / wanted

@@ -1,7 +1,7 @@
 """Run the tasks of a recipe, skipping those that are up to date.
 
 A task with `save` is a barrier: those that use it read its file. Others hand their result on in memory,
-unrounded. A task is up to date if its inputs' digests, its parameters and the code are those of the time
+unrounded. A task is up to date if its inputs' digests, its parameters and the code are the same as
 when its output was made, and the output has not changed since.
 """
 
@@ -126,7 +126,7 @@ def run_recipe(
 
 
 def _check_places(recipe: Recipe, *, allowed: bool) -> None:
-    """Refuse a recipe in a file that writes outside of its folder: it may be a stranger's.
+    """Refuse a recipe in a file that writes outside of its folder, because it may come from anyone.
 
     Raises:
         UsageError: naming the places.

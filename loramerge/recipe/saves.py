@@ -1,4 +1,4 @@
-"""The files that steps save to: their paths, and whether they get in each other's way."""
+"""The files that steps save to: their paths and their conflicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a run: which tasks are ready, which need not run, and what became of each."""
+"""The order of a run: tasks that are ready, tasks that need not run, and their outcomes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Stopped(BaseException):
 
 
 class Schedule:
-    """One run of a recipe: which tasks are done, which are wanted, and which are running.
+    """One run of a recipe, with the tasks that are done, wanted and running.
 
     Args:
         perform: runs one task; called here, or by the executor in another thread or process.
@@ -106,7 +106,8 @@ class Schedule:
         }
 
     def _keep_finished(self) -> None:
-        """Record the tasks that ended well while others were stopped: they need not run again."""
+        """Record the tasks that succeeded while others were stopped, so that they need not run
+        again."""
         for future, task in self.running.items():
             if not future.cancelled() and future.exception() is None:
                 self._take(task, future)

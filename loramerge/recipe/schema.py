@@ -36,7 +36,7 @@ def validate(
 ) -> Any:
     """Return the parameters of a step's content, after noting its mistakes.
 
-    Mistaken words are left out, so that the rest can be checked; None if nothing remains. References
+    Unknown words are left out, so that the rest can be checked; None if nothing remains. References
     to all cases of a step are `Each`.
     """
     from pydantic import ValidationError

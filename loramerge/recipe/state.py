@@ -91,8 +91,8 @@ class State:
 
     Args:
         running: outputs that were being made when the state was last written.
-        trusted: it was written on this machine. Another one may come from a stranger together with
-            the recipe, and gives no right to replace files.
+        trusted: it was written on this machine. Another one may have come with the recipe, and does
+            not allow replacing files.
     """
 
     path: Path | None

@@ -1,4 +1,4 @@
-"""The text of a recipe: YAML 1.2, read with the place of everything in it.
+"""The text of a recipe: YAML 1.2, read with the position of every value.
 
 `1e-4` is a number, `on` and `no` are text, keys are always text, and a key that occurs twice is a
 mistake. A BOM and CRLF are accepted.
@@ -103,7 +103,7 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
 
 
 class _Reader:
-    """Turns nodes into plain values, and keeps the place of each."""
+    """A reader that turns nodes into plain values, and keeps the position of each."""
 
     def __init__(self, construct: Any, mistakes: Mistakes) -> None:
         self._construct = construct

@@ -43,7 +43,7 @@ def variables_of(
     """Return the variables of `vars`.
 
     Args:
-        overrides: variable → value given from outside, which takes the place of the recipe's.
+        overrides: variable → given value, which replaces the recipe's.
     """
     found: dict[str, Any] = {}
     if not isinstance(content, Mapping):
@@ -73,7 +73,7 @@ def cases_of(
     """Return the cases of a `sweep`: all combinations of a mapping, or those of a list.
 
     Args:
-        overrides: values given from outside; they take the place of a variable's own.
+        overrides: given values, which replace those of the recipe.
         root: folder that patterns of files start from.
     """
     if isinstance(content, Mapping):

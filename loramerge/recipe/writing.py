@@ -22,7 +22,7 @@ __all__ = ["recipe_content", "write_recipe", "yaml_text"]
 
 
 def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
-    """Write the recipe of a command that ran; a comment tells where it needs leave to be run.
+    """Write the recipe of a command that ran; a comment names the option that it needs.
 
     Args:
         steps: (verb, parameters, result) of each step.

@@ -1,4 +1,4 @@
-"""Results of verbs that give an adapter: their figures, and how they are written."""
+"""Results of verbs that compute an adapter: their figures, and writing them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class AdapterResult(Shown):
     """A computed adapter, its error, and its file.
 
     Args:
-        adapter: the adapter; None once only its file is wanted.
+        adapter: the adapter; None if only its file is needed.
         output, size, dialect, dtype: of the file; None until it is written.
         worst: site of the largest relative error, and that error.
         left_out: sites of rank 0.
-        size_before: bytes of the one file it was made from, None if there is none such.
+        size_before: bytes of the single input file, None if there is no such file.
     """
 
     headline = ("family", "modules", "ranks", "relative_error", "output")
@@ -102,8 +102,8 @@ def lossy_json(
 ) -> dict[str, Any]:
     """Return the figures every lossy step reports; exact steps report an error of 0.
 
-    `scale_applied` is what the result was multiplied by to make up for what was cut: 1, since this
-    version never does so.
+    `scale_applied` is the factor that makes up for truncation: always 1, because this version does
+    not rescale.
     """
     return {
         "relative_error": relative_error if lossy else 0.0,
@@ -129,7 +129,7 @@ def header_of(
     """Return the header entries with the program and the recipe of an adapter.
 
     Args:
-        exact: with digests; otherwise something of their length stands for them.
+        exact: with digests; otherwise with placeholders of the same length.
     """
     if context.strip:
         return {}
@@ -153,11 +153,11 @@ def write_result(
     wanted: Callable[[int], bool] = lambda _: True,
     check: Callable[[Result, Path, Output, Context], None] | None = None,
 ) -> Result:
-    """Write a computed adapter and return its result, which then says where.
+    """Write a computed adapter and return its result with the path.
 
     Args:
         wanted: function of the bytes it will take; if false, nothing is written.
-        check: looks at the written file before it gets its name; what it raises leaves no file.
+        check: checks the written file before it gets its name; if it raises, no file is left.
     """
     adapter = result.adapter
     assert adapter is not None and output.path is not None

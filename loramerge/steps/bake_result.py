@@ -1,4 +1,4 @@
-"""The result of a bake: what changed, and what was kept of it after rounding."""
+"""The result of a bake: its changes, and the part kept after rounding."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Verbs on several files: which files, one after the other, and the table of results.
 
-A verb that makes one adapter of one adapter describes that in a `FileWork`; `in_batch` does it to
-every file that was given. With a single file errors are raised; with several they become lines of
-a report.
+A verb that turns one adapter into another describes its work in a `FileWork`; `in_batch` does it
+for every given file. With a single file errors are raised; with several they become lines of a
+report.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ Result = TypeVar("Result", bound=AdapterResult)
 
 @dataclass(frozen=True)
 class FileWork(Generic[One, Result]):
-    """The functions that do one file.
+    """The functions that process one file.
 
     Args:
         run: does everything to a single file, default name and writing included.
         compute: returns the result without writing it.
-        figures: names of what `result.json()` says of a file in `--json`.
+        figures: names of the figures of `result.json()` that `--json` shows for a file.
         check: checks the written file before it gets its name, and notes the figures in the result;
             see `adapters.write_result`.
         unwanted: function of the bytes of a result and of its input; returns why the result is not
@@ -177,11 +177,11 @@ class FilesResult(Generic[Result]):
 def in_batch(
     parameters: FileParameters, work: FileWork[One, Result], context: Context
 ) -> FilesResult[Result]:
-    """Do every file. With a single one errors are raised; with several they are reported.
+    """Process every file. With a single one errors are raised; with several they are reported.
 
     Raises:
-        UsageError: for options that cannot go together.
-        LoramergeError: for a single file, as its work does.
+        UsageError: for options that cannot go together. LoramergeError: for a single file, as
+        raised by its work.
     """
     check_device(context.device)
     parameters.check()
@@ -217,7 +217,7 @@ def in_batch(
 def _alone(
     path: Path, parameters: FileParameters, work: FileWork[One, Result], context: Context
 ) -> FileOutcome[Result]:
-    """Do the only file."""
+    """Process the only file."""
     found = work.run(parameters.of(path), context)
     return FileOutcome(str(path), "done", found.output, found, found.size_before)
 
@@ -230,7 +230,7 @@ def _tolerant(
     context: Context,
     taken: dict[str, Path],
 ) -> FileOutcome[Result]:
-    """Do one of several files; an error becomes a line of the report."""
+    """Process one of several files; an error becomes a line of the report."""
     try:
         return _one(path, relative, parameters, work, context, taken)
     except LoramergeError as error:
@@ -273,7 +273,7 @@ def _one(
     context: Context,
     taken: dict[str, Path],
 ) -> FileOutcome[Result]:
-    """Do one of several files; `taken` maps the outputs of this run to their files."""
+    """Process one of several files; `taken` maps the outputs of this run to their files."""
     one = parameters.of(path)
     source = open_source([one.adapter], one.base, context, skip_unknown=one.skip_unknown)
     output = output_of(parameters, source.adapters)

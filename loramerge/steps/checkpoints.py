@@ -1,4 +1,4 @@
-"""Shared by verbs that write checkpoints: output names, headers with late digests, warnings."""
+"""Parts of verbs that write checkpoints: output names, headers with late digests, warnings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Late = Future[Mapping[str, str]] | None  # entries of a header that follow while
 
 
 def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Path:
-    """Return the output's name where none is given: `BASE+ADAPTER`, or `BASE-TYPE`.
+    """Return the default name of the output: `BASE+ADAPTER`, or `BASE-TYPE`.
 
     Args:
         reference: the base as the user named it.
-        added: text behind the base's name, its sign included.
+        added: text after the base's name, its sign included.
     """
     suffix = "" if checkpoint.files.root is not None else ".safetensors"
     return default_name(label_of(reference) + added, suffix)
@@ -78,7 +78,7 @@ def header_of_bases(
 
 
 def already_inside(base: FileInput, made: Made | None) -> Iterator[str]:
-    """Yield the names of the adapters that are in the base already, as its header says."""
+    """Yield the names of the adapters that are already in the base, according to its header."""
     before = recipe_in({RECIPE_KEY: base.recipe or ""})
     if before is None or made is None:
         return

@@ -1,8 +1,8 @@
-"""Adapters with weights as other programs write them, rewritten in the form that is taken here.
+"""Adapters with weights in the notation of other programs, rewritten in ours.
 
 `A=0.7`, `A*0.7`, `A@0.7`, `0.7*A`, `A 0.7`, `A:70%`, and several in one text: supermerger's
-`A:0.7,B:0.3`, sums, and pasted prompts `<lora:A:0.7><lora:B:0.3>`. Such a text is never guessed at:
-what is found here is only the hint of an error.
+`A:0.7,B:0.3`, sums, and pasted prompts `<lora:A:0.7><lora:B:0.3>`. loramerge never guesses the
+meaning of such a text: the rewritten form is only the hint of an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opening the adapters and bases that names stand for, with one message for each mistake."""
+"""Opening adapters and bases by name, with one message for each mistake."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -
     """Return the adapter a reference names; its weight is not applied.
 
     Args:
-        whole: refuse one of which not every tensor is known.
+        whole: refuse an adapter with unknown tensors.
 
     Raises:
         NotFound: if there is none of this name.
@@ -108,7 +108,7 @@ def open_base(name: str, context: Context) -> Checkpoint:
 
 
 def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:
-    """Return the adapter with what depends on the base computed for it; see `stream.against`."""
+    """Return the adapter with base-dependent modules computed for it; see `stream.against`."""
     if base is None:
         return adapter
     from loramerge.stream.against import against
@@ -117,7 +117,7 @@ def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:
 
 
 def require_whole(adapter: Adapter) -> Adapter:
-    """Return an adapter, or refuse one of whose file not every tensor is known.
+    """Return an adapter, or refuse it if its file has unknown tensors.
 
     Raises:
         AdapterError: naming the first of them.
@@ -161,7 +161,7 @@ def read_adapter(path: Path) -> Adapter:
 
 
 def family_of_file(path: Path) -> str | None:
-    """Return the family of a single file; None for a folder, which says itself what it is."""
+    """Return the family of a single file; None for a folder, whose configuration names it."""
     from loramerge.checkpoint import open_checkpoint
 
     if path.is_dir():
@@ -193,7 +193,7 @@ def _tensors(count: int) -> str:
 
 
 def warn_of(adapter: Adapter, notify: Notify) -> None:
-    """Warn of tensors that are not used, so that none is dropped silently, and of warnings."""
+    """Warn of unused tensors, so that none is dropped silently, and pass on warnings."""
     unknown = adapter.info.account.unknown
     if unknown:
         first = next(_first_unknown(unknown))

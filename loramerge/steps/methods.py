@@ -1,4 +1,4 @@
-"""The method parameter of verbs that merge: an operator, and the parameters that it brings along."""
+"""The method parameter of verbs that merge: an operator with its own parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of outputs: default ones, and those that cannot be written to."""
+"""Names of outputs: defaults, and refusals of names that cannot be written."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
     """Return the path of an adapter to write, or refuse it before any work is done.
 
     Raises:
-        UsageError: if the name is not that of what will be written.
-        OutputExists: if it exists and may not be replaced.
+        UsageError: if the name does not fit the sort of output. OutputExists: if it exists and may
+        not be replaced.
     """
     if target.folder:
         if path.suffix.lower() in (".safetensors", *_PICKLES):
@@ -165,7 +165,7 @@ def _checked_file(path: Path, problem: str, *, force: bool) -> Path:
 def _checked_folder(
     path: Path, contents: Contents, replaceable: Callable[[Path], bool], *, force: bool
 ) -> Path:
-    """Check a folder: replacing one removes all that is in it, so it must be of the same sort."""
+    """Check a folder: replacing it removes its content, so it must be of the same sort."""
     _checked(path, force=force)
     if path.is_dir() and any(path.iterdir()):
         check_contents(path, contents)

@@ -1,4 +1,4 @@
-"""Verbs: their parameters, what they give, and the context they run in."""
+"""Verbs: their parameters, their results, and their context."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Context:
         device: torch device; None is numpy for decompositions, and a GPU, if there is one, to train and
             draw.
         notify: told of progress, notes and warnings.
-        strip: write no record of what made a file into it.
-        known: what names stand for, before they are looked up: adapters in memory, or paths.
+        strip: do not record in headers how files were made.
+        known: name → adapter in memory, or path; searched before files.
         root: folder that relative paths start from; None is the current one.
-        allow_import: import any class that parameters name. Recipes and headers may be a stranger's, and
-            importing runs code, so nothing in them can set this.
-        skip_unknown: leave out tensors of adapters that are not known, as what made an older file did.
-        allow_nonfinite: copy NaN and infinity of bases, as what made an older file did.
+        allow_import: import any class that parameters name. Recipes and headers may come from
+            anyone, and importing runs code, so they cannot set this.
+        skip_unknown: leave out unknown tensors of adapters, as the run that made an older file did.
+        allow_nonfinite: copy NaN and infinity of bases, as the run that made an older file did.
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
     """
 
@@ -64,7 +64,7 @@ class Context:
 
 @dataclass(frozen=True)
 class ForFiles:
-    """The same verb for several files, which is what its command does.
+    """The verb for several files, as its command runs it.
 
     Args:
         parameters: a frozen dataclass with `of(path)`, which gives the verb's parameters for one file.

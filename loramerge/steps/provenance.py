@@ -1,9 +1,9 @@
-"""The record of what made a file: a recipe in its header that can be run again.
+"""The recipe in the header of a file, which can be run again.
 
-An adapter remembers the step that computed it, a step what it was given; followed to the files at
-the ends this is a graph, and written down it is a recipe: inputs by name and digest, never by folder,
-and the parameters that change results. A file that was itself made by loramerge brings the recipe of
-its own header along, so that a result can be followed back over files that are gone.
+An adapter keeps the step that computed it, and a step keeps its inputs. Followed to the files this
+is a graph, which is written as a recipe: inputs by name and digest, never by folder, and the
+parameters that change results. An input that loramerge made contributes the recipe of its own
+header, so that a result can be traced back through files that no longer exist.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class FileInput:
 
 @dataclass(frozen=True)
 class Made:
-    """A step that computed something.
+    """A step that computed a result.
 
     Args:
         content: its parameters as a recipe has them; inputs stand as `FileInput` or `Made`.
@@ -155,9 +155,9 @@ def _said(value: Any, holds: str, given: Given) -> Any:
 
 
 def length_is_known(made: Made | None) -> bool:
-    """Return whether the length of what `recipe_text` gives is known before the digests are.
+    """Return whether the length of `recipe_text` is known before the digests are.
 
-    Inputs of one name become one if their digests agree, so only different names tell it.
+    Inputs of one name become one if their digests agree, so it is known only if all names differ.
     """
     names = [node.name for node in _nodes(made) if isinstance(node, FileInput)]
     return len(set(names)) == len(names)
@@ -258,14 +258,14 @@ def _free(stem: str, taken: Mapping[str, Any]) -> str:
 
 
 def _nested(recipe: str | None) -> dict[str, Any] | None:
-    """Return an input's own recipe, if it is one and not too long to be carried on."""
+    """Return an input's own recipe, if it is valid and not too long to copy."""
     if recipe is None or len(recipe.encode("utf-8", "replace")) > _MOST:
         return None
     return recipe_in({RECIPE_KEY: recipe})
 
 
 def recipe_in(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the recipe in a header, None if there is none that can be understood."""
+    """Return the recipe in a header, None without a valid one."""
     try:
         content: Any = values_in(metadata[RECIPE_KEY])
     except (KeyError, ValueError):

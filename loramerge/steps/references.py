@@ -1,7 +1,7 @@
 """References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8:lbw=OUTALL>`.
 
-Other programs write weights otherwise (`A=0.7`, `A:0.7,B:0.3`). Such texts are never guessed at: the
-error shows them in the form that is taken, if the names in them are found.
+Other programs write weights differently (`A=0.7`, `A:0.7,B:0.3`). loramerge does not guess the
+meaning of such texts: the error shows them in its own form, if the names in them are found.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Reference:
     written: str = "1"
 
     def __str__(self) -> str:
-        """Return it as it can be written again."""
+        """Return the text of the reference."""
         return self.name if self.written == "1" else f"{self.name}:{self.written}"
 
     def path(self, registry: NameRegistry | None = None, root: Path | None = None) -> Path:
@@ -75,7 +75,7 @@ class Reference:
 
 
 def _not_a_reference(text: str) -> UsageError:
-    """Return the error for adapters that are written as another program does."""
+    """Return the error for adapters in the notation of another program."""
     meant = " ".join(f"{name}:{weight}" for name, weight in rewritten(text))
     return UsageError(f"{text!r} is not an adapter with its weight", hint=f"write {meant}")
 
@@ -166,7 +166,7 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
 
 
 def _vector(tail: str, text: str) -> tuple[float, ...]:
-    """Return the block vector that a part of a reference is, empty if it is none.
+    """Return the block vector in a part of a reference, empty if it is not one.
 
     Raises:
         UsageError: for `lbw=` with anything else.

@@ -1,4 +1,4 @@
-"""Results as people see them: one line, or a table in a notebook."""
+"""Results as shown to people: one line, or a table in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST = 12  # entries of a list that are shown
 
 
 class Shown:
-    """A result with a short `repr`, and a table of what `json()` says for notebooks.
+    """A result with a short `repr`, and a table of its `json()` for notebooks.
 
     A class that is one names the attributes of its line in `headline`; dataclasses set `repr=False`.
     """
@@ -25,7 +25,7 @@ class Shown:
         raise NotImplementedError
 
     def table_rows(self) -> Iterable[Iterable[str]]:
-        """Return the rows of the table: name and value of all that is known."""
+        """Return the rows of the table: names and values."""
         return [
             (str(name).replace("_", " "), said)
             for name, value in self.json().items()

@@ -1,4 +1,4 @@
-"""The bytes that adapters take in files, known before they are written."""
+"""The sizes of adapter files, computed before they are written."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Unread(RawTensor):
 
 
 def stand_in(shape: tuple[int, ...], rank: int, dtype: str) -> LowRank:
-    """Return a delta of a shape and rank that has no values."""
+    """Return a delta without values, of a shape and rank."""
     tail = (1, 1) if len(shape) == 4 else ()
     return LowRank(
         Unread(dtype, (shape[0], rank, *tail)),

@@ -1,4 +1,4 @@
-"""Inputs of verbs that give an adapter: adapters with weights, and the base they need."""
+"""Inputs of verbs that compute an adapter: adapters with weights, and the base they need."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Source:
         return replace(self, adapters=tuple(map(change, self.adapters)))
 
     def at_base(self) -> list[Adapter]:
-        """Return the adapters, with what depends on the base computed for it."""
+        """Return the adapters, with base-dependent modules computed for it."""
         return [at_base(adapter, self.base) for adapter in self.adapters]
 
     def weighted(self) -> Adapter:

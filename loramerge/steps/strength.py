@@ -1,7 +1,7 @@
-"""Descriptions of unusually strong changes, with the number that is usual. They block nothing.
+"""Notes on unusually strong changes, with the usual size. They do not block a run.
 
-Programs that draw offer weights up to about 1.5, and most adapters are made to be used at 1. Beyond
-that, images fall apart sooner or later; sliders and deliberate experiments are the exceptions.
+Programs offer weights up to about 1.5, and most adapters are made for weight 1. Beyond that, images
+break down at some point; sliders and deliberate experiments are the exceptions.
 """
 
 from __future__ import annotations

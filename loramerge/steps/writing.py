@@ -1,4 +1,4 @@
-"""Parameters that verbs share: ranks to keep, a base, weights, and how an adapter is written."""
+"""Parameters that verbs share: ranks to keep, a base, weights, and the output of an adapter."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class RankParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseParameter:
-    """The base that kinds which depend on it are turned into ordinary differences with."""
+    """The base for kinds that depend on it, which become full differences."""
 
     base: Annotated[
         str | None,
@@ -199,7 +199,7 @@ class BaseParameter:
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownParameter:
-    """The way out for adapters of which not every tensor is known."""
+    """The option for adapters with unknown tensors."""
 
     skip_unknown: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""Convert adapters whose change depends on a base to ordinary ones, given that base."""
+"""Convert adapters whose change depends on a base to ordinary ones, with that base."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["against"]
 def against(adapter: Adapter, base: Checkpoint) -> Adapter:
     """Return the adapter with ordinary differences where its deltas depend on the base.
 
-    Only headers are read here; a difference is computed when its values are asked for, one module
-    at a time.
+    Only headers are read here; a difference is computed when its values are needed, one module at a
+    time.
 
     Raises:
         FamilyError: if the adapter belongs to another family.

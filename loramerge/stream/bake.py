@@ -1,4 +1,4 @@
-"""Bake adapters into a checkpoint: the same layout out, everything untouched byte for byte.
+"""Bake adapters into a checkpoint: the layout is kept, and unchanged tensors byte for byte.
 
 `plan` says which tensors change, `rows` computes them in blocks of rows, and `walk` writes the files.
 Memory is a few blocks per thread, whatever the size of the checkpoint.
@@ -46,11 +46,11 @@ def bake(
         seed: rounds stochastically with this seed; None rounds to nearest.
         allow_nonfinite: copy NaN and infinity of tensors to which nothing is added.
         metadata: entries to add to the header of every file that changes.
-        late: gives replacements for entries of `metadata`, of the same lengths, before the files
+        late: replacements for entries of `metadata`, of the same lengths, ready before the files
             get their names (digests that are computed meanwhile).
 
     Returns:
-        What survived rounding, per module and place, in file order.
+        The part kept after rounding, per module and place, in file order.
 
     Raises:
         OutputExists, DiskFull, NumericsError.
@@ -130,7 +130,7 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
 
 
 def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
-    """Copy a file that holds no weights; one that says what the bake changes is written anew."""
+    """Copy a file without weights; one with facts that the bake changes is rewritten."""
     given = any(file.given for file in plan.checkpoint.files.weights)
     if source.name.endswith(".index.json") and (plan.dtype is not None or given):
         write_index(source, target, plan.checkpoint.files, plan.dtype)

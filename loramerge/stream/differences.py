@@ -32,6 +32,7 @@ _SORTS: Mapping[str, Sort] = {
 _EMBEDDINGS = ("wte", "wpe")  # what language models call them, beside names with "embed" in them
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # store (in, out)
 _NOISY = 0.5  # share of the energy that rounding should have, below which it is something else
+_SPREAD = 4.0  # times 1/√n: how far the energy of n roundings may be below the expected one
 _WITHIN = 1.001  # forgives the rounding of scales and sums in float32
 
 Array = Any  # numpy.ndarray
@@ -305,7 +306,9 @@ def read_change(group: PairedSite, dtype: str, *, noise: bool = True) -> Change:
         energy += block.energy
     if energy == 0.0:
         return Change(None, sums, rounding=False)
-    return Change(matrix, sums, noise and within and energy >= _NOISY * sums.energy, types)
+    return Change(
+        matrix, sums, noise and within and energy >= _least(sums.energy, matrix.size), types
+    )
 
 
 def energy_of(group: PairedSite) -> tuple[float, bool]:
@@ -322,7 +325,13 @@ def energy_of(group: PairedSite) -> tuple[float, bool]:
         within = within and block.within
         if block.variances is not None:
             expected += float(block.variances.sum(dtype="float64"))
-    return total, total > 0.0 and within and total >= _NOISY * expected
+    rows, columns = group.flat_shape
+    return total, total > 0.0 and within and total >= _least(expected, rows * columns)
+
+
+def _least(expected: float, count: int) -> float:
+    """Return the least energy that so many roundings have; a few of them may have any."""
+    return max(0.0, min(_NOISY, 1.0 - _SPREAD / math.sqrt(count))) * expected
 
 
 def _blocks(group: PairedSite, dtype: str, *, noise: bool) -> Iterator[_Block]:

@@ -1,7 +1,7 @@
 """The distance of two bases of one family, at the modules that an adapter changes.
 
-An adapter is trained against one base. Where another base has moved far, above all inside the
-subspace the adapter reads and writes, the adapter meets weights that it was not trained on.
+An adapter is trained against one base. If another base differs much from it, above all inside the
+subspace that the adapter reads and writes, the adapter acts on weights that it was not trained on.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _measure(item: tuple[Site, Delta, Place, Place]) -> Drift:
 
 
 def _orthonormal(columns: Any) -> Any:
-    """Return an orthonormal basis of the columns' span, without directions of no length."""
+    """Return an orthonormal basis of the columns' span, without zero directions."""
     import numpy as np
 
     u, s, _ = np.linalg.svd(columns, full_matrices=False)

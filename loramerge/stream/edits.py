@@ -37,11 +37,11 @@ class BakePlan:
 
     Args:
         edits: tensor → its edits, by file.
-        skipped: names of adapter modules that the base lacks and that were allowed to be left out.
-        dtype: safetensors name of a type that all floating tensors shall have, or None.
-        notes: files that will not come out as they went in, in words.
+        skipped: names of adapter modules that the base lacks and that may be skipped.
+        dtype: safetensors name of the type for all floating tensors, or None to keep theirs.
+        notes: messages about files that change their form.
         config: fields of a language model's configuration that change.
-        warnings: weights that adapters bring along, and that differ from the base's, in words.
+        warnings: messages about weights of adapters that differ from the base's.
     """
 
     checkpoint: Checkpoint

@@ -1,4 +1,4 @@
-"""Experts of one parameter of an adapter, as the files of a model of transformers keep them."""
+"""Experts of one parameter of an adapter, named as in the files of a transformers model."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _BITS: dict[str, _Bits] = {
 
 
 def finite(dtype: str, raw: Any) -> bool:
-    """Return whether bytes of a type hold no NaN and no infinity; true for types that cannot."""
+    """Return whether bytes of a type contain no NaN and no infinity; true for types without them."""
     import numpy as np
 
     bits = _BITS.get(dtype)
@@ -79,7 +79,7 @@ def require_finite_range(tensors: Sequence[StoredTensor], start: int, stop: int)
     """Refuse a range of a file if values that begin in it are NaN or infinity.
 
     Args:
-        tensors: those of the file that may lie there, in the order of their bytes.
+        tensors: tensors of the file that may be there, in the order of their bytes.
 
     Raises:
         NumericsError: naming the first tensor.

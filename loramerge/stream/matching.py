@@ -135,7 +135,7 @@ def finder_of(adapter: Adapter, checkpoint: Checkpoint) -> PlacesOf:
 def _by_flat_name(checkpoint: Checkpoint) -> Mapping[tuple[str, Parameter], Sequence[Place]]:
     """Return the places of tensors that the family does not know, by their names.
 
-    Where two names differ in dots and underscores alone, neither is meant.
+    If two names differ only in dots and underscores, neither matches.
     """
     found: dict[tuple[str, Parameter], list[Place]] = {}
     for (module, parameter), (file, tensor, name) in named_tensors(checkpoint.files).items():
@@ -146,11 +146,11 @@ def _by_flat_name(checkpoint: Checkpoint) -> Mapping[tuple[str, Parameter], Sequ
 
 
 def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
-    """Return a place of a matrix, transposed where it is that of a layer that stores it so.
+    """Return a place of a matrix, transposed if its layer stores it transposed.
 
     Args:
-        flipped: the adapter says so (`fan_in_fan_out`, for the Conv1D of GPT-2); where the shape
-            allows just one way, that counts.
+        flipped: set by the adapter (`fan_in_fan_out`, for the Conv1D of GPT-2); if the shape allows
+            only one way, that is taken.
     """
     turned = place._replace(transposed=True)
     fits, fits_turned = place.shape == shape, len(shape) == 2 and turned.shape == shape
@@ -158,7 +158,7 @@ def _oriented(place: Place, shape: tuple[int, ...], *, flipped: bool) -> Place:
 
 
 def _height(site: Site, found: Sequence[Sequence[Place]]) -> int:
-    """Return the rows of a site's weight as the base has them; 0 where it has none of it."""
+    """Return the number of rows of a site's weight in the base; 0 if it lacks the weight."""
     units = [
         places[0].shape[0] // span
         for places, span in zip(found, site.spans or (1,), strict=True)

@@ -34,7 +34,7 @@ def plan_bake(
 
     Args:
         skip_missing: components whose missing modules may be left out, or `all`.
-        dtype: safetensors name of a type that all floating tensors shall have.
+        dtype: safetensors name of the type for all floating tensors.
 
     Raises:
         FamilyError: if an adapter belongs to another family.

@@ -67,7 +67,7 @@ class Rounder:
 
         Args:
             written: the block, read back as floats.
-            given: the block before, of which NaN and infinity may stay; None allows none.
+            given: the block before; its NaN and infinity may stay. None allows none.
         """
         import numpy as np
 
@@ -89,7 +89,7 @@ class Rounder:
             )
 
     def _stochastic(self, exact: Any, out: Any) -> None:
-        """Move values to their neighbour on the other side of `exact`, as often as it is near."""
+        """Move values to their neighbour on the other side of `exact`, more often the nearer it is."""
         import numpy as np
 
         assert self._random is not None

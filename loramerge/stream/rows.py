@@ -48,7 +48,7 @@ def compute_tensor(
 
     Args:
         tensors: those of the file, before.
-        infos: the places in the output, of what stands beside the tensor too.
+        infos: the places in the output, of tensors beside this one too.
         edits: none where only the type changes.
         seed: rounds stochastically; None rounds to nearest.
         finite: refuse NaN and infinity of the base also where nothing is added.

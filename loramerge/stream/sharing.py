@@ -1,4 +1,4 @@
-"""Weights that several layers of a language model share: which they are, and which cannot be parted.
+"""Weights that several layers of a language model share, and those that cannot be separated.
 
 Source: the lists of tied weights in the models of transformers.
 """
@@ -23,17 +23,42 @@ _HEADS = {
     "embed_tokens": "lm_head",
     "wte": "lm_head",
     "word_embeddings": "lm_head",
-    "embed_in": "embed_out",
+    "embeddings": "lm_head",
+    "tokens_embed": "lm_head",
+    "embed_in": "embed_out",  # which transformers 5 reads as lm_head
 }
+_PREDICTIONS, _DECODER, _PROJECTION = (
+    "cls.predictions.decoder",
+    "lm_head.decoder",
+    "output_projection",
+)
 # `model_type` → its output layer, where it is called otherwise
 _HEADS_OF = {
+    **dict.fromkeys(
+        (
+            *("bert", "big_bird", "deberta", "deberta-v2", "ernie", "fnet", "layoutlm"),
+            *("megatron-bert", "mobilebert", "mra", "nomic_bert", "nystromformer", "roc_bert"),
+            *("roformer", "squeezebert", "tapas", "yoso"),
+        ),
+        _PREDICTIONS,
+    ),
+    **dict.fromkeys(
+        (
+            *("bert-generation", "camembert", "data2vec-text", "esm", "gte", "ibert"),
+            *("jina_embeddings_v3", "longformer", "mpnet", "roberta", "roberta-prelayernorm"),
+            *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+        ),
+        _DECODER,
+    ),
+    **dict.fromkeys(("biogpt", "trocr"), "output_projection"),
+    **dict.fromkeys(("convbert", "electra"), "generator_lm_head"),
+    **dict.fromkeys(("flaubert", "xlm"), "pred_layer.proj"),
     "albert": "predictions.decoder",
-    "bert": "cls.predictions.decoder",
-    "camembert": "lm_head.decoder",
     "distilbert": "vocab_projector",
-    "electra": "generator_lm_head",
-    "roberta": "lm_head.decoder",
-    "xlm-roberta": "lm_head.decoder",
+    "git": "output",
+    "rwkv": "head",
+    "ultrabert": "head.decoder",
+    "whisper": "proj_out",
 }
 _WITH_HEAD = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
@@ -53,7 +78,7 @@ def head_of(embedding: str, config: Mapping[str, Any]) -> str | None:
 
 
 def tied(base: Checkpoint) -> tuple[str, str]:
-    """Return an embedding and the output layer that shares its weight; '' twice where none does."""
+    """Return an embedding and the output layer that shares its weight; '' twice if none does."""
     config = model_config(base.files)
     said = _shares(config)
     for module in dict.fromkeys(modules_of(base)):
@@ -75,13 +100,13 @@ def _shares(config: Mapping[str, Any]) -> bool | None:
 
 
 def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -> None:
-    """Refuse to change a weight that layers share where they could not be parted.
+    """Refuse to change a weight that layers share inseparably.
 
     The encoder and decoder of one model share an embedding, and T5 scales what it gives its output
     layer only where that shares it, too. Of other models the name of the output layer must be known.
 
     Raises:
-        AdapterError: naming the module, and what shares its weight.
+        AdapterError: naming the module, and the layers that share its weight.
     """
     name = renaming((m for s in adapter.deltas for m in s.modules), modules_of(base))
     of = weight.on(adapter)

@@ -1,9 +1,9 @@
-"""Vocabularies and output layers of language models, as adapters change them.
+"""Changes of the vocabulary and the output layer of language models by adapters.
 
-An adapter may bring the weight along that its factors change (PEFT's `base_layer.weight`), with more
-rows where tokens were added to the vocabulary. And where the output layer shares the embedding's
-weight, a change of one of them alone parts the two. So tensors of the base are replaced or added
-before deltas are matched to it, and its configuration says so.
+An adapter may contain the weight that its factors change (PEFT's `base_layer.weight`), with more
+rows if tokens were added to the vocabulary. And if the output layer shares the embedding's weight,
+a change of only one of them separates the two. So tensors of the base are replaced or added before
+deltas are matched to it, and its configuration is adapted.
 
 Source: PEFT, of which a model that is not merged is what an adapter means; `merge_and_unload` adds into
 the weight that both share.
@@ -35,12 +35,12 @@ Inputs = Sequence[tuple[Adapter, Weight]]
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base as its adapters want it, and the deltas that remain to be added.
+    """A base changed as its adapters require, and the deltas that remain to be added.
 
     Args:
         config: fields of the model's configuration that change.
-        notes: what comes out otherwise than in the base, in words.
-        warnings: weights of adapters that differ from the base's and are taken, in words.
+        notes: messages about differences from the base.
+        warnings: messages about weights of adapters that replace different ones of the base.
     """
 
     checkpoint: Checkpoint
@@ -51,12 +51,12 @@ class Adapted:
 
 
 def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
-    """Return a model of transformers with the vocabulary and output layer that adapters give it.
+    """Return a transformers model with the vocabulary and output layer of its adapters.
 
     Raises:
-        AdapterError: if two adapters bring different weights for one module, if a larger one is
-            weighted, or if the configuration would change and lies beside a single file.
-        ShapeError: if an adapter brings a weight of other columns than the base's.
+        AdapterError: if two adapters contain different weights for one module, if a larger one is
+        weighted, or if the configuration would change and lies beside a single file. ShapeError: if
+        a weight of an adapter has another number of columns than the base's.
     """
     if checkpoint.candidates:
         return Adapted(checkpoint, inputs)
@@ -86,7 +86,7 @@ def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
 
 @dataclass
 class _BroughtWeights:
-    """The tensors that adapters bring for modules of a base."""
+    """The whole weights in adapters for modules of a base."""
 
     base: Checkpoint
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class _BroughtWeights:
         return places[0] if places else None
 
     def taken_from(self, adapter: Adapter, weight: Weight) -> Adapter:
-        """Take the weights that an adapter brings; return the adapter without them."""
+        """Take the whole weights out of an adapter; return the adapter without them."""
         name = renaming((m for s in adapter.deltas for m in s.modules), modules_of(self.base))
         rest = dict(adapter.deltas)
         for site, delta in adapter.deltas.items():
@@ -140,7 +140,7 @@ class _BroughtWeights:
             self.tensors[module] = value
 
     def part(self, embedding: str, head: str) -> None:
-        """Give the output layer a weight of its own, that of the embedding before it is changed."""
+        """Give the output layer its own weight, a copy of the unchanged embedding."""
         place = self.place(embedding)
         assert place is not None
         source = self.tensors.get(head) or self.tensors.get(embedding) or place.tensor
@@ -216,8 +216,8 @@ class _Shared:
     Attributes:
         head: the output layer, '' where it has a weight of its own.
         parts: whether the two change differently.
-        aliases: what else changes the output layer, once it has a weight of its own.
-        kept: the adapters, where the two change alike, without what they say of the output layer.
+        aliases: other deltas that change the output layer once it has its own weight.
+        kept: the adapters without the output layer, if the two change equally.
     """
 
     def __init__(self, base: Checkpoint, given: _BroughtWeights, inputs: Inputs) -> None:

@@ -1,8 +1,8 @@
 """Write checkpoint files in the order of their bytes, computing some tensors and copying the rest.
 
-A verb that writes a checkpoint makes a layout of each file and says which tensors are computed, each by
-a task; the walk does the rest. What is not computed is copied in ranges, by the kernel where it can.
-Tasks write at fixed positions, so that the bytes do not depend on the number of threads.
+A verb that writes a checkpoint makes a layout of each file with the tensors to compute, each by a
+task; the walk does the rest. Other tensors are copied in ranges, by the kernel if possible. Tasks
+write at fixed positions, so that the bytes do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def write(
     """Write one file atomically; return the results of the tasks, in the order of the tensors.
 
     Args:
-        late: gives replacements for entries of the metadata, of the same lengths, before the file gets
-            its name (digests that are computed meanwhile).
+        late: replacements for entries of the metadata, of the same lengths, ready before the file
+            gets its name (digests that are computed meanwhile).
     """
     found: list[Finding] = []
     buffers = Buffers()
@@ -179,7 +179,7 @@ def _completed_head(layout: Layout[Any], entries: Mapping[str, str]) -> bytes:
 
 
 class _WriteBehind:
-    """Flushes the file from time to time in a thread of its own.
+    """A thread that flushes the file from time to time.
 
     The disk works while the next tensors are computed, and little is left for the final flush.
     """
@@ -215,7 +215,7 @@ class _Range:
     count: int
 
     def continues(self, tensor: StoredTensor) -> bool:
-        """Return whether a tensor lies right behind the range in the same file."""
+        """Return whether a tensor directly follows the range in the same file."""
         behind = self.start + self.count == tensor.info.start
         return behind and self.tensors[0].source is tensor.source
 

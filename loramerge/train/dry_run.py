@@ -71,7 +71,7 @@ class Check:
     """The findings of a dry run.
 
     Args:
-        pictures, regular: number of images of the subject, and of regularisation.
+        images, regular: number of images of the subject, and of regularisation.
         shown: images that an epoch shows.
         buckets: size → number of images.
         sources: source of captions → number of images.
@@ -88,7 +88,7 @@ class Check:
         memory: predicted memory.
     """
 
-    pictures: int
+    images: int
     regular: int
     shown: int
     epochs: float
@@ -119,7 +119,7 @@ class Check:
         """Return the object that `--json` prints."""
         found = self.estimate
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "regularisation": self.regular,
             "to_draw": self.prompts,
             "drawing_seconds": None if self.drawing is None else round(self.drawing, 3),
@@ -170,7 +170,7 @@ def check(spec: Spec, notify: Notify = ignore, *, whole: bool = True) -> Check:
     spec = in_steps(spec, order)
     steps = spec.settings.steps
     found = Check(
-        pictures=len(arranged.dataset.subject),
+        images=len(arranged.dataset.subject),
         regular=len(arranged.dataset.regular),
         shown=order.shown,
         epochs=steps * spec.settings.accumulate / batches,

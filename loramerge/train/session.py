@@ -130,7 +130,7 @@ def _trained(
         arranged = arranged_images(spec, pipeline, device, workers, notify)
     warn_of_empty(arranged, notify)
     # a device holds what the phase at hand works with, and nothing else; see `train.memory.needs`
-    with naming("pictures"), placed(device, pipeline.vae):
+    with naming("images"), placed(device, pipeline.vae):
         latents, arranged = encoded_images(spec, pipeline, arranged, workers, notify)
     sheet = SampleSheet(spec.samples, spec.folder, arranged, pipeline)
     windows = read_whole(

@@ -35,10 +35,11 @@ __all__ = [
     "resize_files",
 ]
 
-_CRITERIA = tuple(
-    part
-    for name in ("energy", "ratio", "cumulative", "max_size", "max_error")
-    for part in (" or ", Setting(name))
+_OTHERS = ("energy", "ratio", "cumulative", "max_size")
+_CRITERIA = (
+    *(part for name in _OTHERS for part in (", ", Setting(name))),
+    " or ",
+    Setting("max_error"),
 )
 _LITTLE = 0.5  # share of the norm below which a resize is worth a warning
 

@@ -23,7 +23,7 @@ def sample() -> Adapter:
     return adapter({A: low_rank((6, 5), 2, 1), B: low_rank((6, 4), 2, 2)})
 
 
-def test_it_is_a_mapping_by_module_and_by_site() -> None:
+def test_an_adapter_maps_modules_and_sites_to_deltas() -> None:
     a = sample()
     assert len(a) == 2 and list(a) == [A, B] and a
     assert A in a and site(A) in a and "unet.other" not in a and site("unet.other") not in a
@@ -35,7 +35,7 @@ def test_it_is_a_mapping_by_module_and_by_site() -> None:
     assert not len(Adapter({})) and Adapter({})
 
 
-def test_nothing_of_it_can_be_changed() -> None:
+def test_an_adapter_is_immutable() -> None:
     a = sample()
     with pytest.raises(FrozenInstanceError):
         a.deltas = {}  # type: ignore[misc]
@@ -56,7 +56,7 @@ def test_its_maker_counts_while_nothing_has_changed() -> None:
     assert replace(made, embeddings={"<s>": next(iter(made[A].stored().values()))}).maker is None
 
 
-def test_it_travels_between_processes() -> None:
+def test_an_adapter_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(sample()))
     assert list(again) == [A, B] and np.array_equal(again[A].dense(), sample()[A].dense())
 

@@ -34,7 +34,7 @@ def both(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> tuple[str, 
 
 
 @pytest.mark.parametrize("rows", [3, 500, 2100, 4000])
-def test_they_equal_the_librarys_layout(rows: int) -> None:
+def test_hashes_equal_those_of_the_librarys_layout(rows: int) -> None:
     """Of several types, and of sizes that end before, in and after the window at 1 MiB."""
     random = np.random.default_rng(rows)
     arrays = {

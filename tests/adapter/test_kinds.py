@@ -100,7 +100,7 @@ def whole() -> dict[str, Array]:
     }
 
 
-def test_whole_differences_are_what_they_are(tmp_path: Path) -> None:
+def test_full_differences_keep_their_values(tmp_path: Path) -> None:
     t = whole()
     adapter = loaded(t, tmp_path).require_sound()
     assert adapter.kinds() == {"full": 2, "bias": 1, "norm": 2}
@@ -271,7 +271,7 @@ def test_dora_of_inputs_cannot_be_said_in_peft_keys(tmp_path: Path) -> None:
         (tucker(), "lora_diffusion", CONV_MODULE),
     ],
 )
-def test_what_cannot_be_said_is_listed(
+def test_modules_that_a_dialect_cannot_store_are_listed(
     tensors: dict[str, Array], target: str, said: str, tmp_path: Path
 ) -> None:
     adapter = loaded(tensors, tmp_path)
@@ -314,7 +314,7 @@ def test_an_overflow_names_the_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_not_written_anew(bad: float, tmp_path: Path) -> None:
+def test_nonfinite_values_are_not_written(bad: float, tmp_path: Path) -> None:
     up = values(16, 2)
     up[3, 1] = bad
     adapter = loaded(

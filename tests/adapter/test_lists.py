@@ -84,7 +84,7 @@ def test_lists_are_written_as_they_are_read(sample: Sample, tmp_path: Path) -> N
     assert metadata["<s1>"] == "<embed>" and metadata["unet:17:rank"] == "1"
 
 
-def test_no_list_is_overwritten_without_force(sample: Sample, tmp_path: Path) -> None:
+def test_a_list_is_not_overwritten_without_force(sample: Sample, tmp_path: Path) -> None:
     adapter = load(write(sample, tmp_path / "a.safetensors"))
     (tmp_path / "b.ti.pt").write_bytes(b"precious")
     with pytest.raises(OutputExists):

@@ -101,7 +101,7 @@ def test_loading_means_what_the_file_says(
 @pytest.mark.parametrize("alpha", ["the rank", "odd"])
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers", "diffusers-legacy", "peft"])
 @pytest.mark.parametrize("family", ["sdxl", "sdxl-refiner"])
-def test_so_it_is_for_the_large_families(
+def test_meaning_is_kept_in_the_large_families(
     family: str, dialect: str, alpha: str, tmp_path: Path
 ) -> None:
     modules = dict(list(adaptable(family).items())[::23])

@@ -30,11 +30,11 @@ def tagged(**folders: dict[str, int]) -> dict[str, str]:
     return {"ss_tag_frequency": json.dumps(folders)}
 
 
-def test_what_changes_with_the_tensors_is_dropped() -> None:
+def test_metadata_about_the_tensors_is_dropped() -> None:
     assert training_metadata(KEPT | STALE | STRUCTURE) == KEPT
 
 
-def test_what_inputs_agree_on_is_kept_whatever_their_order() -> None:
+def test_entries_that_all_inputs_share_are_kept_in_any_order() -> None:
     first = KEPT | STALE | {"ss_seed": "1"} | tagged(cat={"cat": 2, "sofa": 1})
     second = KEPT | {"ss_seed": "2", "ss_only": "here"} | tagged(cat={"cat": 3}, dog={"dog": 1})
     result = combined([first, second])
@@ -91,7 +91,7 @@ def test_trigger_words_are_stated_or_guessed_from_folders() -> None:
     assert trigger_words({}) == []
 
 
-def test_what_it_was_trained_on() -> None:
+def test_the_base_of_the_training_is_read() -> None:
     assert (
         trained_on({"ss_sd_model_name": "x.safetensors", "ss_base_model_version": "sd_v1"})
         == "x.safetensors"
@@ -134,7 +134,7 @@ def test_mixed_ranks_at_one_alpha_are_half_dynamic(tmp_path: Path) -> None:
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("Dynamic", "2")
 
 
-def test_what_the_trainer_stated_of_the_base_is_believed(tmp_path: Path) -> None:
+def test_the_trainers_entry_about_the_base_is_used(tmp_path: Path) -> None:
     found = saved(tmp_path, "kohya", 4, 2.0, ss_base_model_version="sd_v1_custom")
     assert found["ss_base_model_version"] == "sd_v1_custom"
 

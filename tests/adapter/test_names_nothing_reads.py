@@ -58,7 +58,9 @@ def test_other_families_are_told_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("to", "told"), [("kohya", True), ("diffusers", False)])
-def test_what_may_be_of_a_twin_is_told_where_names_change(to: str, told: bool, run: Runner) -> None:
+def test_a_possible_twin_family_is_a_warning_when_names_change(
+    to: str, told: bool, run: Runner
+) -> None:
     stems = {f"transformer.single_transformer_blocks.{i}.attn.to_q": (3072, 3072) for i in range(3)}
     write(run.folder / "x.safetensors", tensors_of(stems))
     result = run.ok("convert", "x.safetensors", "--to", to, "-o", "y.safetensors")

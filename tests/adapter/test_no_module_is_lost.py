@@ -89,7 +89,9 @@ def test_all_modules_are_read_and_written_again(case: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("case", ["vace", "chroma"])
-def test_what_the_family_lacks_is_not_said_in_another_dialect(case: str, tmp_path: Path) -> None:
+def test_modules_that_the_family_lacks_are_not_written_in_another_dialect(
+    case: str, tmp_path: Path
+) -> None:
     import loramerge as lm
 
     family, stems, ends = CASES[case]

@@ -51,7 +51,7 @@ def test_ranks_of_dylora_are_stacked(kernel: tuple[int, ...], tmp_path: Path) ->
     assert np.allclose(delta.dense().reshape(expected.shape), 0.5 * expected, atol=1e-6)
 
 
-def test_they_are_written_as_sd_scripts_saves_a_network(tmp_path: Path) -> None:
+def test_numbered_parts_are_written_as_sd_scripts_saves_a_network(tmp_path: Path) -> None:
     adapter = load(_write(tmp_path, _ranks()))
     lm.save(adapter, tmp_path / "b.safetensors")
     found = load(tmp_path / "b.safetensors")
@@ -92,7 +92,7 @@ def test_parts_that_do_not_fit_together_stay_unknown(lost: str, tmp_path: Path) 
     assert set(adapter.info.account.unknown) == tensors.keys()
 
 
-def test_nothing_is_put_in_the_place_of_factors_that_are_there(tmp_path: Path) -> None:
+def test_existing_factors_are_not_replaced_by_numbered_parts(tmp_path: Path) -> None:
     whole = {f"{STEM}.lora_down.weight": _normal(1, 8), f"{STEM}.lora_up.weight": _normal(6, 1)}
     adapter = load(_write(tmp_path, _ranks() | whole))
     assert set(adapter.info.account.unknown) == {

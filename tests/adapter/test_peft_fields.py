@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_changes_the_meaning_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_fields_that_change_the_meaning_are_refused_by_name(case: str, tmp_path: Path) -> None:
     name, value = REFUSED[case]
     adapter = load(folder(tmp_path / "a", {name: value}))
     with pytest.raises(AdapterError, match=name):

@@ -68,7 +68,7 @@ def test_boft_in_stages(stages: int) -> None:
             assert relative(found, boft(r, s, base, wrong)) > 1e-2, wrong
 
 
-def test_what_is_small_is_precise_in_single() -> None:
+def test_small_rotations_are_precise_in_single_precision() -> None:
     r = 1e-4 * values(2, IN // SIZE, SIZE, SIZE)
     parts = {"boft_r": ArrayTensor(r), "boft_s": ArrayTensor(np.ones((OUT, 1), np.float32))}
     base = values(OUT, IN, seed=3)

@@ -68,9 +68,7 @@ def test_a_usual_file(tmp_path: Path) -> None:
     ],
     ids=["z-image, split", "hunyuan-video, fc1", "sdxl, PEFT's keys", "no family"],
 )  # fmt: skip
-def test_nothing_is_said_of_what_no_test_has_seen(
-    tmp_path: Path, tensors: dict[str, Array]
-) -> None:
+def test_untested_programs_get_no_claim(tmp_path: Path, tensors: dict[str, Array]) -> None:
     assert not _said(_adapter(tmp_path, tensors)).keys() & {"comfyui", "a1111", "forge"}
 
 
@@ -92,7 +90,7 @@ def test_many_tensors_without_a_place_make_forge_refuse(tmp_path: Path) -> None:
     assert _said(_adapter(tmp_path, USUAL | norms, SD15))["forge"].startswith("refuses the file")
 
 
-def test_what_is_computed_otherwise_is_said(tmp_path: Path) -> None:
+def test_modules_computed_differently_are_reported(tmp_path: Path) -> None:
     stem = f"{BLOCK}_attn1_to_q"
     adapter = _adapter(tmp_path, USUAL | {f"{stem}.dora_scale": _normal(640, 1)}, SD15)
     assert "DoRA" in _said(adapter)["comfyui"] and "DoRA" in _said(adapter)["a1111"]
@@ -149,7 +147,7 @@ def test_without_a_program_it_is_said_once_with_the_way_out(tmp_path: Path) -> N
     assert len(told) == 1 and not inspect_adapter(plain).findings
 
 
-def test_of_an_unknown_family_a_warning_says_that_nothing_is_known(tmp_path: Path) -> None:
+def test_an_unknown_family_gives_a_warning(tmp_path: Path) -> None:
     adapter = _adapter(tmp_path, _lora("diffusion_model.something", 8, 8, "lora_B", "lora_A"))
     told: list[Any] = []
     check_program(adapter, "comfyui", choose_dialect("comfyui", [adapter]), told.append)

@@ -54,7 +54,7 @@ def test_every_tensor_and_byte_is_accounted_for(shared_data: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_what_they_are(shared_data: Path, name: str) -> None:
+def test_real_files_are_recognised(shared_data: Path, name: str) -> None:
     dialect, family, ranks = REAL[name]
     adapter = load(shared_data / "adapters" / name)
     assert adapter.info.dialect == dialect

@@ -337,7 +337,9 @@ def test_qwen_image_is_not_taken_for_flux(shared_data: Path, tmp_path: Path) -> 
         (["lora_unet_some_blocks_0_attn_k"], "no block of Flux"),
     ],
 )
-def test_what_may_be_another_model_is_refused(stems: list[str], words: str, tmp_path: Path) -> None:
+def test_block_vectors_for_ambiguous_models_are_refused(
+    stems: list[str], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as caught:
         vector(57).on(of_stems(tmp_path, stems))
     assert words in str(caught.value) and "made.safetensors" in str(caught.value)

@@ -124,7 +124,7 @@ def test_modules_on_one_side_are_told() -> None:
     assert "1 are only in A and 0 only in B" in said
 
 
-def test_nothing_in_common() -> None:
+def test_adapters_without_common_modules_are_compared() -> None:
     a, b = adapter({"x": low_rank((4, 3), 1)}), adapter({"y": low_rank((4, 3), 1)})
     assert verdict(compare(a, b)) == "The two have no module in common."
 
@@ -143,7 +143,7 @@ def test_zero_adapters() -> None:
     assert said.startswith("On the modules in common, one of the two changes nothing.")
 
 
-def test_what_cannot_be_compared_is_told() -> None:
+def test_modules_that_cannot_be_compared_are_listed() -> None:
     loha = Foreign({"w1a": tensor(np.ones((6, 2)))}, "loha", (4, 3))
     a = adapter({"x": low_rank((4, 3), 1), "y": replacement((4, 3)), "z": loha})
     found = compare(a, a)

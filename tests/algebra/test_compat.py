@@ -238,7 +238,7 @@ def test_a_weight_is_the_ratio_of_each_site() -> None:
     np.testing.assert_allclose(after[site("unet.conv")], -4 * before[site("unet.conv")])
 
 
-def test_nothing_left_and_nothing_given() -> None:
+def test_zero_weights_and_no_adapters_are_refused() -> None:
     with pytest.raises(UsageError, match="all weights are 0"):
         like("kohya", (made(1), 0.0))
     with pytest.raises(UsageError, match="at least one"):
@@ -265,7 +265,7 @@ def test_families_and_embeddings_are_those_of_the_exact_mix() -> None:
 
 
 @pytest.mark.parametrize("tool", COMPATS)
-def test_what_is_not_finite_is_refused(tool: str) -> None:
+def test_nonfinite_inputs_are_refused(tool: str) -> None:
     up = np.ones((9, 2))
     up[3, 1] = np.nan
     broken = LowRank(tensor(up), tensor(np.ones((2, 9))), (9, 9))

@@ -138,7 +138,7 @@ def test_three_adapters_of_one_direction_have_its_rank() -> None:
     assert result.ranks() == {3: 1}
 
 
-def test_what_cancels_is_left_out_and_counted() -> None:
+def test_modules_that_cancel_are_left_out_and_counted() -> None:
     a = adapter({"unet.x": low_rank((12, 10), 3, 1)})
     b = adapter({"unet.y": low_rank((12, 10), 3, 1)})
     result, combined = mix([(a, Weight(1.0)), (a, Weight(-1.0)), (b, Weight(1.0))], threads=1)
@@ -249,7 +249,7 @@ def test_huge_finite_values_are_fine() -> None:
     assert_exact((a, 0.5), (a, 0.5))
 
 
-def test_no_input_and_all_zero_are_refused() -> None:
+def test_empty_mixes_and_zero_weights_are_refused() -> None:
     with pytest.raises(UsageError, match="at least one"):
         mix([])
     with pytest.raises(UsageError, match="all weights are 0"):

@@ -138,7 +138,7 @@ def test_bad_values_are_refused(values: dict[str, float]) -> None:
         RankRule(**values)  # type: ignore[arg-type]
 
 
-def test_what_truncates() -> None:
+def test_rules_that_truncate_and_rules_that_choose_by_error() -> None:
     assert not RankRule().truncates
     assert not RankRule(max_module_error=0.1).truncates
     assert RankRule(max_error=0.1).error_chooses
@@ -281,7 +281,7 @@ def test_everything_fits() -> None:
     assert ranks_for_size([], 10, lambda _: 7) == []
 
 
-def test_what_cannot_be_cut_is_named_with_its_size() -> None:
+def test_a_size_below_the_uncuttable_tensors_is_refused_with_their_size() -> None:
     with pytest.raises(UsageError, match="cannot be that small") as caught:
         ranks_for_size([Candidate([1.0], 10, 0)], 1_000_000, lambda _: 2_500_000)
     assert caught.value.expected == "at least 2,500,000 bytes"

@@ -109,7 +109,7 @@ def test_tucker_becomes_lora_only_where_it_is_cut() -> None:
     assert resize(a, RankRule(rank=2), threads=1)[0].kinds() == {"lora": 1}
 
 
-def test_what_is_small_enough_stays_as_it_is() -> None:
+def test_modules_below_the_rank_stay_unchanged() -> None:
     a = adapter(
         {"unet.x": low_rank((9, 8), 2, 1, dtype="float16"), "unet.y": low_rank((9, 8), 5, 2)}
     )
@@ -232,7 +232,7 @@ def test_a_cap_beside_max_size_and_max_error() -> None:
     assert max(small.ranks()) == 2
 
 
-def test_nothing_to_do_is_refused() -> None:
+def test_a_resize_without_a_rank_option_is_refused() -> None:
     with pytest.raises(UsageError, match="a rank option"):
         resize(sample(), RankRule())
     with pytest.raises(UsageError, match="a rank option"):

@@ -293,7 +293,7 @@ RANDOM = {"dare", "dare-ties", "della"}  # against their expectation, below
 @pytest.mark.parametrize(
     ("name", "definition", "count", "values"), DEFINITIONS, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_it_is_its_definition(
+def test_an_operator_equals_its_definition(
     name: str, definition: Callable[[Terms], Array], count: int, values: dict[str, Any]
 ) -> None:
     found = adapters(count)
@@ -312,7 +312,7 @@ def test_every_operator_is_here() -> None:
 @pytest.mark.parametrize(
     "name", [n for n, *_ in DEFINITIONS if find_operator(n).space == "factors"]
 )
-def test_nothing_dense_is_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_dense_matrix_is_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a dense matrix was made")
 
@@ -421,7 +421,7 @@ def test_a_module_of_one_adapter_keeps_its_weight_under_any_rule() -> None:
         assert np.allclose(dense(result)[site("unet.y")], alone, rtol=1e-6, atol=1e-9)
 
 
-def test_what_cancels_is_not_made_loud() -> None:
+def test_cancelled_changes_are_not_scaled_up() -> None:
     (one,) = adapters(1)
     other = adapter({"unet.y": low_rank(SHAPE, 2, 9)})
     inputs = [(one, Weight(1.0)), (one, Weight(-1.0)), (other, Weight(1.0))]

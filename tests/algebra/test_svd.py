@@ -95,7 +95,7 @@ def test_dense(m: int, n: int) -> None:
     assert np.allclose(up @ down, matrix)
 
 
-def test_nothing() -> None:
+def test_empty_and_zero_matrices_are_decomposed() -> None:
     empty = decompose(np.zeros((4, 0)), np.zeros((0, 3)))
     assert (empty.rank, empty.energy, empty.lost(0)) == (0, 0.0, 0.0)
     up, down = empty.truncate(0)

@@ -20,7 +20,7 @@ def test_results_come_in_order(threads: int | None) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_nothing_gives_nothing(threads: int) -> None:
+def test_no_tasks_give_no_results(threads: int) -> None:
     assert list(ordered(lambda i: i, [], threads=threads)) == []
 
 
@@ -43,7 +43,7 @@ def test_the_first_error_stops_the_rest(threads: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_who_stops_listening_stops_the_work(threads: int) -> None:
+def test_closing_the_iterator_stops_the_work(threads: int) -> None:
     done: list[int] = []
 
     def work(i: int) -> int:

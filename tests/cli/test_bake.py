@@ -84,7 +84,7 @@ def test_missing_components_are_named_and_may_be_left_out(run, unet_only):
     run.refused(2, *command, "--skip-missing", "text_encode", says="did you mean text_encoder?")
 
 
-def test_how_far_the_bases_are_apart(run):
+def test_the_distance_of_the_bases_is_shown(run):
     def move(arrays, metadata):
         random = np.random.default_rng(5)
         for key, value in arrays.items():
@@ -152,7 +152,7 @@ def test_pickled_bases(run):
     assert one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
 
 
-def test_what_was_baked_is_written_down(run):
+def test_the_header_contains_the_recipe(run):
     run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "once.safetensors")
     _, metadata = read_safetensors(run.folder / "once.safetensors")
     recipe = json.loads(metadata["loramerge.recipe"])

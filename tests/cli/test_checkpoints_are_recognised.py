@@ -71,7 +71,7 @@ def test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it(tmp_path:
     assert [problem.code for problem in found.findings] == ["no-family"]
 
 
-def test_nothing_is_claimed_of_what_loads_modules_of_no_family(tmp_path: Path) -> None:
+def test_modules_of_no_family_get_no_claim_about_programs(tmp_path: Path) -> None:
     keys = {
         f"diffusion_model.double_blocks.0.img_attn_qkv.lora_{side}.weight": shape
         for side, shape in {"A": (1, 4096), "B": (12288, 1)}.items()

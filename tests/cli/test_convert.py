@@ -266,7 +266,7 @@ def test_to_lora_is_exact_where_it_can_be(run):
     assert relative(after.dense(), delta.dense()) < 2e-3
 
 
-def test_what_a_dialect_cannot_say(run):
+def test_modules_that_a_dialect_cannot_store_are_refused(run):
     _write(run, {"unet.conv_norm_out": full((8,), role="w_norm")})
     run.refused(4, "convert", "k", "--to", "diffusers", says=("conv_norm_out", "hint"))
 

@@ -58,7 +58,7 @@ def test_without_torch_all_but_the_picture_is_done(run: Any) -> None:
 
 
 @pytest.mark.usefixtures("light")
-def test_what_the_resize_costs_is_visible_and_small(tmp_path: Path) -> None:
+def test_the_error_of_the_resize_is_visible_and_small(tmp_path: Path) -> None:
     error = demo(Demo(folder=str(tmp_path / "d"))).steps[1].result.json()["relative_error"]
     assert 0.1 < error < 0.3
 

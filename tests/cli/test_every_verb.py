@@ -47,7 +47,7 @@ def test_all_verbs_but_the_editing_of_headers_are_steps():
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_what_an_adapter_verb_needs(name):
+def test_parameters_of_verbs_that_write_adapters(name):
     verb = VERBS[name]
     assert verb.name == name and (verb.compute is not None) == (verb.gives == "adapter")
 

@@ -161,7 +161,7 @@ WITH_TORCH = [
 ]  # fmt: skip
 
 
-def test_what_needs_torch_says_so(run):
+def test_commands_that_need_torch_name_it(run):
     for suffix in (".pt", ".bin", ".ckpt"):
         (run.folder / f"x{suffix}").write_bytes(b"pickled")
     before = run.state()

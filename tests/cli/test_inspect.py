@@ -136,7 +136,7 @@ def test_files_in_which_nothing_is_known(run):
 
 
 @pytest.mark.parametrize("option", ["--deep", "--modules", "--spectrum", "--check", "--base"])
-def test_what_reads_the_weights(run, option):
+def test_options_that_read_the_weights(run, option):
     options = (option, "base.safetensors") if option == "--base" else (option,)
     (found,) = run.ok("inspect", "a", *options, "--json").json
     assert found["checked"] == "weights" and found["norm"] > 0

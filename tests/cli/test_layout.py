@@ -46,7 +46,7 @@ def test_at_80_columns_names_are_shortened():
 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 100, 120])
-def test_no_word_is_broken(width):
+def test_words_are_not_broken(width):
     rows = [["a.safetensors", "a text of several words that is longer than its column", "done"],
             ["b", "one more: " + "word " * 30, ""]]  # fmt: skip
     lines = grid(rows, ("file", "description", "status"), width)
@@ -55,7 +55,7 @@ def test_no_word_is_broken(width):
     assert max(map(len, texts(lines))) <= width
 
 
-def test_what_does_not_fit_becomes_records():
+def test_tables_that_do_not_fit_become_records():
     lines = texts(grid([ROW], COLUMNS, 40))
     assert lines[0].startswith("unet") and len(lines[0]) <= 40
     assert lines[1] == "    kind: lora · shape: 640×640" and "rank: 8" in lines[2]
@@ -91,7 +91,7 @@ def test_wide_characters_take_two_columns():
     )
 
 
-def test_nothing_steers_the_terminal():
+def test_control_characters_are_removed():
     assert texts(pairs([("a", "\x1b[31mred\x07")], None)) == ["a  �[31mred�"]
     assert wrapped("a\x9bb", None) == ["a�b"]
 

@@ -202,7 +202,7 @@ def test_links_and_modes_stay(run):
     assert _entries(real)["modelspec.title"] == "t"
 
 
-def test_what_comes_with_loramerge_is_not_changed(run):
+def test_shipped_files_cannot_be_changed(run):
     run.refused(2, "meta", "zuzu", "--set", "a=b", says=("comes with loramerge", "--output"))
     run.ok("meta", "zuzu", "--set", "a=b", "-o", "mine.safetensors")
 

@@ -156,7 +156,7 @@ def test_an_explanation_changes_no_byte(run):
     assert found.json["interference"]["total"]["ratio"] == pytest.approx(1, abs=0.05)
 
 
-def test_what_is_shown(run):
+def test_the_result_of_a_mix_is_shown(run):
     result = run.ok("mix", "a:0.5", "b:0.3", "-o", "out.safetensors")
     for words in ("out.safetensors", "rank", "a at weight 0.5; trigger words: flat", "zuzu"):
         assert words in result.out

@@ -183,7 +183,7 @@ def test_a_batch_onto_itself(run, loras):
     assert set(_status(result).values()) == {"done"}
 
 
-def test_what_would_not_get_smaller_is_skipped(run, loras):
+def test_files_that_would_not_get_smaller_are_skipped(run, loras):
     (loras / "broken.safetensors").unlink()
     result = run.ok("resize", "--rank", "64", "loras", "--out-dir", "small", "--json")
     assert set(_status(result).values()) == {"skipped"}

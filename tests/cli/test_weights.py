@@ -53,7 +53,7 @@ def test_weights_from_a_file(doubled):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("a:0.5:OUTALL",), 2, "never multiply"),
+        (("a:0.5:OUTALL",), 2, "does not multiply them"),
         (("a:1,0,0",), 2, "cannot have 3 values"),
         (("a:0.5", "--weights", "a=middle.yaml"), 2, "has a weight already: 0.5"),
         (("a", "--weights", "z=middle.yaml"), 2, "is not an adapter"),

@@ -129,7 +129,7 @@ def _modules(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("program", "family"), ROWS)
-def test_it_reads_what_the_table_says(program: str, family: str, tmp_path: Path) -> None:
+def test_a_program_reads_the_modules_of_its_row(program: str, family: str, tmp_path: Path) -> None:
     if not os.environ.get(CHECKOUTS[program]):
         pytest.skip(f"{CHECKOUTS[program]} names no checkout")
     files = _files(program, family, tmp_path)

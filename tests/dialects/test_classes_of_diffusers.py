@@ -87,7 +87,7 @@ def _attention(family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         ("OvisImageTransformer2DModel", "flux1"),
     ],
 )
-def test_what_an_adapter_of_no_family_resembles_is_said(name: str, like: str) -> None:
+def test_the_resembled_family_of_an_unknown_adapter_is_named(name: str, like: str) -> None:
     found = told(CLASSES[name])
     assert like in found.resembles
     assert f"resembles {like}" in found.reason

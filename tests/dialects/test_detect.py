@@ -126,7 +126,7 @@ def test_metadata_that_contradicts_names_is_not_believed() -> None:
     assert detected("kohya", "sd15", ambiguous(), lie).family is None
 
 
-def test_no_family_is_said() -> None:
+def test_the_header_can_state_that_no_family_is_known() -> None:
     keys = ["lora_unet_some_blocks_0_linear1.lora_down.weight",
             "lora_unet_some_blocks_0_linear1.lora_up.weight"]  # fmt: skip
     found = detect(classify(keys, {}).groups, {}, {})
@@ -157,7 +157,7 @@ def test_a_few_strangers_do_not_hide_the_family(family: str) -> None:
         *((1536, block, {"sd3", "sd35-medium"}) for block in (0, 5)),
     ],
 )
-def test_what_transformers_share_is_told_apart_by_width_or_not_at_all(
+def test_transformers_with_common_names_are_distinguished_by_width_alone(
     width: int, families: set[str], leaf: str, block: int
 ) -> None:
     stem = f"transformer.transformer_blocks.{block}.attn.{leaf}"
@@ -270,7 +270,7 @@ def test_metadata_decides_between_networks_of_equal_width() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_what_is_written_into_headers_names_the_family(family: str) -> None:
+def test_metadata_that_we_write_names_the_family(family: str) -> None:
     words = FAMILIES[family].metadata
     for value in (words.architecture, words.base_version):
         if value is not None:

@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_module_and_written_as_it_came(case: str, tmp_path: Path) -> None:
+def test_another_spelling_is_the_same_module_and_is_written_back(case: str, tmp_path: Path) -> None:
     import loramerge as lm
 
     make, family, module = CASES[case]

@@ -65,7 +65,7 @@ def test_tables(document, names):
     _check(path, reference.with_tables(path.read_text("utf-8")))
 
 
-def test_nothing_is_left_out():
+def test_every_command_option_dialect_and_kind_is_documented():
     commands, formats = ((DOCS / f"{n}.md").read_text("utf-8") for n in ("commands", "formats"))
     for name, command in walk():
         assert not name or re.search(rf"^##+ {name}$", commands, re.MULTILINE), name
@@ -200,7 +200,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_no_word_of_recipes_is_left_out():
+def test_every_word_of_recipes_is_documented():
     text = (DOCS / "recipes.md").read_text("utf-8")
     for kind, words in _recipe_words().items():
         assert words
@@ -213,7 +213,7 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
 
     monkeypatch.setattr(recipe, "_WORDS", (*recipe._WORDS, "hooks"))
     with pytest.raises(AssertionError, match="recipe: hooks"):
-        test_no_word_of_recipes_is_left_out()
+        test_every_word_of_recipes_is_documented()
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])

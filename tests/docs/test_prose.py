@@ -28,7 +28,7 @@ def rules(tmp_path, text, suffix=".py"):
         '"""' + "word " * 50 + '"""',
     ],
 )
-def test_what_is_not_plain_is_found(tmp_path, text):
+def test_odd_sentences_are_found(tmp_path, text):
     assert len(rules(tmp_path, text)) >= 1
 
 
@@ -41,7 +41,7 @@ def test_what_is_not_plain_is_found(tmp_path, text):
         '"""Names."""\n\nraise ValueError("it is no longer here")',
     ],
 )
-def test_what_is_plain_passes(tmp_path, text):
+def test_plain_sentences_pass(tmp_path, text):
     assert rules(tmp_path, text) == []
 
 

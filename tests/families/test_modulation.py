@@ -50,7 +50,7 @@ def wan_base() -> dict[str, Array]:
     }
 
 
-def test_it_is_mixed_and_written_as_it_came(tmp_path: Path) -> None:
+def test_modulation_is_mixed_and_written_back(tmp_path: Path) -> None:
     adapter = load(_adapter(tmp_path))
     assert adapter.info.detection.name == "wan"
     assert not adapter.info.account.unknown
@@ -67,7 +67,7 @@ def test_it_is_mixed_and_written_as_it_came(tmp_path: Path) -> None:
         lm.save(adapter, tmp_path / "diffusers.safetensors", dialect="diffusers")
 
 
-def test_it_is_added_to_the_modulation_of_the_base(tmp_path: Path) -> None:
+def test_modulation_is_added_to_that_of_the_base(tmp_path: Path) -> None:
     adapter = _adapter(tmp_path)
     write_safetensors(tmp_path / "base.safetensors", wan_base())
     lm.bake(tmp_path / "base.safetensors", [(str(adapter), 0.5)], tmp_path / "baked.safetensors")

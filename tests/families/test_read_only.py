@@ -90,7 +90,7 @@ def test_names_are_not_translated(unproven: Family, tmp_path: Path, to: str) -> 
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_nothing_is_baked(unproven: Family, tmp_path: Path) -> None:
+def test_read_only_families_are_not_baked(unproven: Family, tmp_path: Path) -> None:
     """It would be wrong: the table has keys and values swapped."""
     checkpoint = open_checkpoint(base(tmp_path / "base.safetensors"))
     inputs = [(load(adapter(tmp_path / "a.safetensors", 1)), Weight())]

@@ -214,7 +214,7 @@ def test_every_part_of_the_tower_has_one_place() -> None:
     assert len(slots) == len(set(slots))
 
 
-def test_what_the_file_of_sd21_holds_beside_is_left_alone() -> None:
+def test_other_tensors_in_the_file_of_sd21_are_left_alone() -> None:
     """The 24th block is never used, and the encoder of SD2 has no projection."""
     tensors = {slot.tensor for _, _, slot in in_file_order("sd21", "text_encoder")}
     head = "cond_stage_model.model."

@@ -80,7 +80,7 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_of_parallel_writers_of_a_file_one_wins_and_the_others_are_told(
+def test_one_of_several_writers_of_a_file_wins_and_the_others_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     """All have looked before any has renamed, which is where two once both thought to have won."""
@@ -298,7 +298,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_of_parallel_writers_of_a_folder_one_wins_whole(tmp_path: Path, force: bool) -> None:
+def test_one_of_several_writers_of_a_folder_wins(tmp_path: Path, force: bool) -> None:
     writers = 6
     together = threading.Barrier(writers)
 
@@ -327,7 +327,7 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there can a process be asked whether it lives")
-def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     abandoned = tmp_path / f".out.safetensors.{atomic._mark(dead.pid)}-0a1b2c.partial"
@@ -348,7 +348,7 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links and permissions differ there")
-def test_what_is_replaced_keeps_its_permissions_and_links_stay(tmp_path: Path) -> None:
+def test_a_replaced_file_keeps_its_permissions_and_links_stay_links(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "real").chmod(0o640)
     (tmp_path / "link").symlink_to("real")

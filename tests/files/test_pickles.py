@@ -94,7 +94,7 @@ def test_broken_pickles_are_corrupt(tmp_path: Path) -> None:
             load_pickle(path)
 
 
-def test_what_holds_no_tensors_by_name_is_an_error(tmp_path: Path) -> None:
+def test_a_pickle_without_named_tensors_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="expected a dictionary"):
         pickled_tensors(save([torch.zeros(1)], tmp_path / "list.pt"))
     with pytest.raises(MissingFile):

@@ -40,7 +40,7 @@ def test_other_files_and_folders_are_kept(tmp_path: Path) -> None:
             check_json(place, "--json-file")
 
 
-def test_of_a_huge_file_only_the_start_is_read(tmp_path: Path) -> None:
+def test_only_the_start_of_a_huge_file_is_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.json").open("wb") as file:
         file.write(b"{")
         file.truncate(1 << 40)  # takes no room; reading it would take a terabyte of memory

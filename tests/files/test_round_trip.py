@@ -95,7 +95,7 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path: Path) -> None:
         assert file.metadata() == {"a": "b — ü"}
 
 
-def test_what_the_safetensors_library_writes_is_read(tmp_path: Path) -> None:
+def test_files_of_the_safetensors_library_are_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "theirs.safetensors"

@@ -25,7 +25,7 @@ def test_a_scratch_folder_goes_with_whatever_ends_it(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_those_of_killed_processes_are_removed_by_the_next(
+def test_scratch_folders_of_killed_processes_are_removed_by_the_next(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = temporary / f".loramerge.{atomic._mark(2**22 + 1)}-0123456789.partial"

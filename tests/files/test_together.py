@@ -43,7 +43,7 @@ def test_files_of_the_older_result_do_not_stay_beside_the_new_one(tmp_path: Path
 
 @pytest.mark.parametrize("old", [(), NAMES, NAMES[1:]])
 @pytest.mark.parametrize("failing", range(6))
-def test_nothing_has_changed_when_a_rename_fails(
+def test_a_failed_rename_restores_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: tuple[str, ...], failing: int
 ) -> None:
     for name in old:

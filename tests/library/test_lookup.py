@@ -34,7 +34,7 @@ def registry(folder):
     )
 
 
-def test_what_a_library_holds(registry):
+def test_files_of_a_library_are_found(registry):
     def names(holds):
         return sorted(name for name, _ in names_in_library(registry, holds))
 

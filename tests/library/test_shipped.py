@@ -81,7 +81,9 @@ def test_a_base_is_no_adapter_and_an_unknown_name_is_told_the_nearest() -> None:
         shipped("nothing")
 
 
-def test_what_was_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shipped_files_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_FOLDER", "nowhere")
     for name in (*SHIPPED_BASES, *SHIPPED_ADAPTERS):
         with pytest.raises(FileError, match="was not installed"):

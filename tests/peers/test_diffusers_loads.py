@@ -329,7 +329,7 @@ def test_pipelines_load_alphas_that_differed_before_they_became_a_kohya_file(
 # --- what peers save is read back --------------------------------------------------------------
 
 
-def test_what_peft_saves_is_read(tmp_path: Path) -> None:
+def test_files_that_peft_saves_are_read(tmp_path: Path) -> None:
     model = copy.deepcopy(originals("sd15")["text_encoder"])
     targets = ["q_proj", "v_proj", "fc1"]
     config = peft.LoraConfig(
@@ -351,7 +351,7 @@ def test_what_peft_saves_is_read(tmp_path: Path) -> None:
     assert all(np.abs(found[name] - expected[name]).max() < 1e-5 for name in found)
 
 
-def test_what_pipelines_save_is_read(tmp_path: Path) -> None:
+def test_files_that_pipelines_save_are_read(tmp_path: Path) -> None:
     models = copy.deepcopy(originals("sd15"))
     config = peft.LoraConfig(
         r=3, lora_alpha=5, target_modules=["to_q", "to_out.0", "conv1"], init_lora_weights=False,

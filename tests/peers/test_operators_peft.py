@@ -37,7 +37,7 @@ THEIRS: dict[str, Callable[[Any, Any, float], Any]] = {
 @pytest.mark.filterwarnings("ignore:The density")
 @pytest.mark.parametrize("name", THEIRS)
 @pytest.mark.parametrize("density", [0.2, 0.7])
-def test_it_is_what_peft_computes(name: str, density: float) -> None:
+def test_operators_equal_those_of_peft(name: str, density: float) -> None:
     found = [adapter({"unet.x": low_rank(SHAPE, 2 + i, 50 + i, dtype="float64")}) for i in range(3)]
     matrices = [dense(a)[PLACE] for a in found]
     expected = THEIRS[name](

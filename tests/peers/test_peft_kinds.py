@@ -123,7 +123,7 @@ def test_peft_merges_what_we_say(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CONFIGS)
-def test_what_we_write_again_peft_loads_to_the_same(case: str, tmp_path: Path) -> None:
+def test_peft_loads_our_files_to_the_same_weights(case: str, tmp_path: Path) -> None:
     wrapped = wrapped_of(case)
     wrapped.save_pretrained(tmp_path / "a")
     save(load(tmp_path / "a"), tmp_path / "b", to="peft")

@@ -79,7 +79,7 @@ def test_cycles_are_found_and_nothing_else(needs: Graph) -> None:
 
 
 @given(graphs, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_can_be_reached(needs: Graph, starts: list[str]) -> None:
+def test_reachable_steps(needs: Graph, starts: list[str]) -> None:
     assert reachable(starts, needs) == closure(needs, starts)
 
 

@@ -200,7 +200,7 @@ def test_stopped_just_before_the_state_is_replaced(undisturbed, monkeypatch) -> 
     assert outputs() == undisturbed
 
 
-def test_what_another_put_there_after_a_stop_is_not_ours(undisturbed, monkeypatch) -> None:
+def test_a_file_of_another_program_after_a_stop_is_not_replaced(undisturbed, monkeypatch) -> None:
     """The output that was being made never came to be; a file put there since is refused."""
 
     def begin(self: State, task: Any) -> None:

@@ -185,7 +185,7 @@ CASES = {
     "onto an input": (one("  x: {mix: {adapters: [beta]}, save: §a.safetensors}\n"),
                       "this would replace 'alpha', which the recipe reads"),
     "a bake without a file": (one("  §x: {bake: {base: base.safetensors, adapters: [alpha]}}\n"),
-                              "bake always writes a file, and the step names none (add save: FILE)"),
+                              "bake always writes a file, but the step names none (add save: FILE)"),
     "a report as an adapter": (one("  y: {inspect: {files: [alpha]}}\n"
                                    "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),
                                "adapters takes an adapter, but the step 'y' gives a report"),
@@ -194,7 +194,7 @@ CASES = {
                                        "  x: {mix: {§adapters: [y]}, save: x.safetensors}\n"),
                                    "the step 'y' gives a checkpoint"),
     "an adapter as a base": (saved("bake: {§base: first, adapters: [alpha]}"),
-                             "base takes a checkpoint, and the step 'first' gives an adapter"),
+                             "base takes a checkpoint, but the step 'first' gives an adapter"),
     "a report saved as weights": (one("  x: {inspect: {files: [alpha]}, save: §x.safetensors}\n"),
                                   "inspect writes a JSON file, whose name ends in .json (save: x.json)"),
     "a file for a folder": (one("  x: {mix: {adapters: [alpha], to: peft}, save: §x.safetensors}\n"),

@@ -272,7 +272,7 @@ def test_pictures_quote_names(recipe, run) -> None:
     assert "say #quot;hi#quot;" in run.ok("plan", path, "--mermaid").out
 
 
-def test_what_cannot_be_told_is_said(recipe, run) -> None:
+def test_unpredictable_results_are_marked(recipe, run) -> None:
     Path("broken.safetensors").write_bytes(b"nothing")
     recipe("""
     version: 1
@@ -298,7 +298,7 @@ steps:
 """
 
 
-def test_what_needs_a_base_is_predicted(run, recipe):
+def test_kinds_that_need_a_base_are_predicted(run, recipe):
     """Headers tell the kinds, so a plan says what the run would: that a step lacks its base."""
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     (place,) = open_checkpoint(run.folder / "base.safetensors").slots[name, "weight"]

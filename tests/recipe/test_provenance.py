@@ -140,7 +140,7 @@ def test_strip_leaves_nothing(name: str, run) -> None:
     run.refused(6, "run", target, says="no recipe that made this file")
 
 
-def test_what_changes_no_result_is_not_said(run) -> None:
+def test_parameters_without_effect_on_the_result_are_not_recorded(run) -> None:
     for index, extra in enumerate(([], ["--seed", "9"], ["--trained-on", "base.safetensors"])):
         run.ok(
             "bake",
@@ -273,7 +273,7 @@ def _embed(adapter: lm.Adapter) -> lm.Adapter:
 
 @pytest.mark.parametrize("change", [_scale_one, _drop_one, _say_more, _embed])
 @pytest.mark.parametrize("computed", [False, True])
-def test_what_was_changed_by_hand_says_nothing(change, computed: bool, work) -> None:
+def test_adapters_changed_by_hand_have_no_recipe(change, computed: bool, work) -> None:
     adapter = lm.load("a.safetensors")
     if computed:
         adapter = lm.mix([(adapter, 0.5)])
@@ -312,7 +312,7 @@ def test_saving_what_was_read_converts_it(run) -> None:
     assert made("times.safetensors")["inputs"]["mixed"]["recipe"] == made("mixed.safetensors")
 
 
-def test_what_made_a_file_may_be_thousands_of_steps_deep(tmp_path):
+def test_a_recipe_may_be_thousands_of_steps_deep(tmp_path):
     import json
 
     from loramerge.steps.provenance import FileInput, Made, length_is_known, recipe_text

@@ -101,7 +101,7 @@ def test_operators_are_lm_mix(a: Adapter, b: Adapter, x: float, y: float) -> Non
     assert near(x * a + y * b, mix([(a, x), (b, y)]), size(a, b))
 
 
-def test_what_cannot_be_added() -> None:
+def test_adding_other_things_to_an_adapter_is_refused() -> None:
     a = make(1, 2, None)
     for wrong in (lambda: a + 1, lambda: a * "x", lambda: a * a, lambda: a - None, lambda: "x" * a):
         with pytest.raises(TypeError):
@@ -315,7 +315,7 @@ def test_compat_refuses_to_cut(pair, run) -> None:
     )
 
 
-def test_nothing_of_an_adapter_is_zero_and_can_be_added():
+def test_zero_times_an_adapter_can_be_added():
     a, b = make(1, 2, None), make(2, 3, 1.0, "ab")
     assert norm(dense(0.0 * a)) == 0.0 and (0.0 * a).deltas.keys() == a.deltas.keys()
     assert near(0.0 * a + b, oracle(b))

@@ -83,7 +83,7 @@ def test_a_repetition_is_the_same_file(name: str, run) -> None:
 
 
 @pytest.mark.parametrize("name", ["kohya", "a chain", "bake a folder", "peft"])
-def test_it_can_be_kept(name: str, run) -> None:
+def test_the_repetition_can_be_kept(name: str, run) -> None:
     out = make(name, run)
     kept = Path("again") / out.name
     found = run.ok("run", out, "-o", kept, "--json").json
@@ -95,7 +95,7 @@ def test_it_can_be_kept(name: str, run) -> None:
     run.ok("run", out, "-o", kept, "--force")
 
 
-def test_it_is_shown_to_people(run) -> None:
+def test_the_verdict_is_shown(run) -> None:
     shown = run.ok("run", make("kohya", run)).out
     assert "same file" in shown
     assert "out.safetensors" in shown
@@ -105,7 +105,7 @@ def test_it_is_shown_to_people(run) -> None:
 
 
 @pytest.mark.parametrize("gone", [("mixed",), ("small",), ("mixed", "small")])
-def test_what_is_gone_between_is_made_again(gone: tuple[str, ...], run) -> None:
+def test_missing_intermediate_files_are_made_again(gone: tuple[str, ...], run) -> None:
     out = make("a chain", run)
     for name in gone:
         Path(f"{name}.safetensors").unlink()
@@ -403,7 +403,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("name", first(4, MADE))
-def test_what_python_made_repeats(name: str, run) -> None:
+def test_a_file_made_from_python_repeats(name: str, run) -> None:
     found = MADE[name](lm.load("a.safetensors"), lm.load("b.safetensors"))
     lm.save(found, "out.safetensors", dialect="kohya")
     assert run.ok("run", "out.safetensors", "--json").json["verdict"] == "same file"
@@ -411,7 +411,7 @@ def test_what_python_made_repeats(name: str, run) -> None:
     assert run.ok("run", "baked.safetensors", "--json").json["verdict"] == "same file"
 
 
-def test_what_a_recipe_made_repeats(recipe, run) -> None:
+def test_a_file_made_by_a_recipe_repeats(recipe, run) -> None:
     recipe("""
     version: 1
     sweep: {w: [0.5, 1]}
@@ -427,7 +427,7 @@ def test_what_a_recipe_made_repeats(recipe, run) -> None:
         assert run.ok("run", f"{name}.safetensors", "--json").json["verdict"] == "same file"
 
 
-def test_whole_numbers_say_the_same_as_others(run) -> None:
+def test_whole_numbers_equal_floats(run) -> None:
     """A preset in a recipe, and integers given from Python, repeat to the byte."""
     weight = {"preset": "OUTALL", "te1": 0, "match": {"*attn1*": 2}}
     mix = {

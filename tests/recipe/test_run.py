@@ -129,7 +129,7 @@ def _is_unrounded(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     return max(relative(found[k], expected[k]) for k in expected) < 1e-4
 
 
-def test_what_is_handed_on_in_memory_is_not_rounded(recipe, work) -> None:
+def test_results_in_memory_are_not_rounded(recipe, work) -> None:
     """A sum with something a thousand times as large, taken off again, leaves what was added.
 
     The wrong implementation, a float16 file between the two steps, loses it.

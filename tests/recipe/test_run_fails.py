@@ -123,7 +123,7 @@ def test_the_state_of_a_stranger_gives_no_right_to_replace_files(run, recipe):
     assert len(marks) == 2  # of the last one, and of the one that was changed by hand
 
 
-def test_what_is_up_to_date_by_the_state_of_another_machine_stays(run, recipe):
+def test_outputs_stay_up_to_date_by_the_state_of_another_machine(run, recipe):
     from loramerge.library.registry import cache
 
     recipe(SAVES.format(rank=1, save="out.safetensors"))

@@ -152,7 +152,7 @@ def test_outputs_of_any_name(names) -> None:
     assert Path("cost ${w} $5.safetensors").read_bytes() == before
 
 
-def test_what_exists_is_not_replaced(names) -> None:
+def test_an_existing_recipe_is_not_replaced(names) -> None:
     Path("recipe.yaml").write_text("mine", "utf-8")
     names.refused(3, "mix", "a.safetensors", "-o", "x.safetensors", "--save-recipe", "recipe.yaml",
                   says="the recipe exists")  # fmt: skip

@@ -138,7 +138,7 @@ def test_the_command_prints_it(run) -> None:
     assert json.loads(Path("s.json").read_text("utf-8")) == SCHEMA
 
 
-def test_it_says_what_it_is() -> None:
+def test_the_schema_names_its_draft_and_its_words() -> None:
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(SCHEMA["properties"]) == {"version", "vars", "inputs", "sweep", "steps"}
     assert SCHEMA["required"] == ["version", "steps"]
@@ -196,13 +196,13 @@ def content(step: str) -> Any:
 
 
 @pytest.mark.parametrize("step", GOOD)
-def test_what_the_engine_takes_fits(step: str, work) -> None:
+def test_valid_recipes_fit_the_schema(step: str, work) -> None:
     assert recipe_of(content(step), Path()).tasks
     assert valid(content(step), SCHEMA)
 
 
 @pytest.mark.parametrize("step", BAD)
-def test_what_the_engine_refuses_does_not_fit(step: str, work) -> None:
+def test_refused_recipes_do_not_fit_the_schema(step: str, work) -> None:
     with pytest.raises(RecipeError):
         recipe_of(content(step), Path())
     assert not valid(content(step), SCHEMA)

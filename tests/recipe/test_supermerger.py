@@ -295,7 +295,7 @@ FIELDS = ["ss_output_name", "sshs_ratio", "sshs_blocks", "ss_network_dim", "sshs
         st.dictionaries(st.sampled_from(FIELDS), JSON | st.just("0.5")).map(json.dumps) | st.text(),
     )
 )
-def test_whatever_is_written_there_nothing_else_is_raised(metadata: dict[str, str]) -> None:
+def test_any_metadata_gives_a_recipe_or_our_error(metadata: dict[str, str]) -> None:
     try:
         found = recipe_of(metadata)
     except CorruptFile:

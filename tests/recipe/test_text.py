@@ -181,7 +181,7 @@ def test_depth_is_limited(depth: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["!!int x", "!!float", "!!bool maybe", "9" * 5000])
-def test_what_is_said_to_be_a_number_must_be_one(text: str) -> None:
+def test_a_tagged_number_must_be_a_number(text: str) -> None:
     with pytest.raises(RecipeError, match=r"r\.yaml:1:4: this cannot be read as"):
         value(text)
 
@@ -220,7 +220,7 @@ def test_whole_numbers_beyond_64_bits_are_refused(number: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(printable, whole | st.floats(allow_nan=False) | printable | st.none()
        | st.booleans() | st.lists(printable), max_size=5))  # fmt: skip
-def test_what_we_write_is_what_we_read(content: dict[str, Any]) -> None:
+def test_written_yaml_is_read_back(content: dict[str, Any]) -> None:
     found, mistakes = parse_text(yaml_text(content), "r.yaml")
     assert not mistakes.found
     assert found == content
@@ -253,7 +253,7 @@ YAMLISH = st.lists(
 @example("a: " + "9" * 5000)
 @example("a: 1" + "0" * 5000 + ".0e5")
 @example("a: 0x" + "f" * 9000)
-def test_no_text_does_anything_but_raise_our_error(text: str) -> None:
+def test_any_text_is_read_or_raises_our_error(text: str) -> None:
     try:
         content, mistakes = parse_text(text, "r.yaml")
         mistakes.refuse()

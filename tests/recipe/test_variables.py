@@ -90,7 +90,7 @@ def test_keys_and_depths() -> None:
 
 
 @given(contents)
-def test_what_uses_no_variable_stays_itself(content: Any) -> None:
+def test_text_without_variables_stays_unchanged(content: Any) -> None:
     if any(variables_in(content)) or "$$" in str(content):
         return
     assert fill(content) == content
@@ -101,7 +101,7 @@ dollars = st.text(st.sampled_from("${}aw.")) | st.text()
 
 @given(st.recursive(dollars, lambda inner: st.lists(inner, max_size=3)
        | st.dictionaries(dollars, inner, max_size=3)))  # fmt: skip
-def test_what_is_escaped_stands_for_itself(content: Any) -> None:
+def test_escaped_variables_stay_text(content: Any) -> None:
     assert not any(variables_in(escape(content)))
     assert fill(escape(content)) == content
 
@@ -115,7 +115,7 @@ def test_a_path_of_windows_has_the_same_parts() -> None:
     [("${wieght}", "did you mean weight?"), ("${weight.stem}", "no part 'stem'"),
      ("${f.suffix}", ".stem and .name"), ("${}", "there is no variable ''")],
 )  # fmt: skip
-def test_what_there_is_not(text: str, words: str) -> None:
+def test_unknown_variables_and_parts_are_refused(text: str, words: str) -> None:
     mistakes = Mistakes("r", {})
     substitute({"k": [text]}, ("steps", "a"), {"weight": 1, "f": "x.y"}, mistakes)
     assert words in next(iter(mistakes.found.values()))

@@ -44,7 +44,7 @@ def test_one_is_written(run):
     assert path.read_bytes() == (RECIPES / "rank-ladder.yaml").read_bytes()
 
 
-def test_what_is_not_there_is_said(run):
+def test_an_unknown_recipe_is_refused_with_the_nearest(run):
     run.refused(2, "recipes", "rank-lader", says=("no recipe 'rank-lader'", "rank-ladder?"))
     run.refused(2, "recipes", "../recipes/locked", says="no recipe")
     run.refused(2, "recipes", "-o", "x.yaml", says="name of a recipe is missing")
@@ -83,7 +83,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     return package
 
 
-def test_those_of_the_package_come_before_those_beside_it(tmp_path, monkeypatch):
+def test_recipes_of_the_package_come_before_those_of_the_checkout(tmp_path, monkeypatch):
     package = _installed(monkeypatch, tmp_path)
     for folder, title in ((package, "Inside."), (tmp_path, "Beside.")):
         (folder / "recipes").mkdir()

@@ -16,7 +16,7 @@ def _folder() -> Path:
     return loras.parent
 
 
-def test_what_would_not_get_smaller_is_copied_byte_for_byte(run):
+def test_files_that_would_not_get_smaller_are_copied_byte_for_byte(run):
     folder = _folder()
     command = ("resize", folder, "--rank", "2", "--out-dir", "small")
     assert "skipped" in run.ok(*command).out

@@ -57,7 +57,7 @@ def test_the_large_types_are_told(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 6, 7, 14])
-def test_wherever_a_range_is_cut_each_value_is_looked_at_once(
+def test_every_value_is_checked_once_whatever_the_ranges(
     tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK", 8)
@@ -94,7 +94,7 @@ def _spoil(path: Path, name: str, bad: float) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 @pytest.mark.parametrize("dtype", ["F16", "F8_E5M2"])
-def test_where_nothing_is_added_it_is_refused_or_copied_when_told(
+def test_nonfinite_values_are_refused_or_copied_in_unchanged_tensors(
     tmp_path: Path, bad: float, dtype: str
 ) -> None:
     base = single(tmp_path / "base.safetensors", "sd15", dtype)
@@ -109,7 +109,7 @@ def test_where_nothing_is_added_it_is_refused_or_copied_when_told(
     assert old.tobytes() == new.tobytes()
 
 
-def test_where_only_the_type_changes_too(tmp_path: Path) -> None:
+def test_nonfinite_values_are_refused_or_copied_when_only_the_type_changes(tmp_path: Path) -> None:
     base = single(tmp_path / "base.safetensors", "sd15", "F32")
     name = next(key for key in read_safetensors(base.path)[0] if "first_stage" in key)
     _spoil(base.path, name, np.inf)
@@ -135,7 +135,7 @@ def test_files_to_which_nothing_is_added_are_looked_at(tmp_path: Path) -> None:
     assert (tmp_path / "out" / path.relative_to(base.path)).read_bytes() == path.read_bytes()
 
 
-def test_where_something_is_added_it_is_always_refused(tmp_path: Path) -> None:
+def test_nonfinite_values_are_always_refused_in_changed_tensors(tmp_path: Path) -> None:
     base = single(tmp_path / "base.safetensors", "sd15", "F16")
     name = next(key for key in read_safetensors(base.path)[0] if key.endswith("attn1.to_q.weight"))
     _spoil(base.path, name, np.nan)

@@ -80,7 +80,7 @@ def test_below_the_smallest_value(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_nothing_becomes_infinite_by_chance(dtype: str) -> None:
+def test_stochastic_rounding_never_gives_infinity(dtype: str) -> None:
     largest = values(dtype)[-1]
     for sign in (1.0, -1.0):
         exact = np.full(1000, sign * largest * (1 + 2.0**-12), "float32")
@@ -90,7 +90,7 @@ def test_nothing_becomes_infinite_by_chance(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("seed", [None, 1])
-def test_what_does_not_fit_is_refused(dtype: str, seed: int | None) -> None:
+def test_values_that_do_not_fit_are_refused(dtype: str, seed: int | None) -> None:
     for bad in (1e39, -1e39, np.nan, np.inf):
         with np.errstate(over="ignore"):
             exact = np.array([0.5, bad]).astype("float32")

@@ -16,6 +16,7 @@ from loramerge.checkpoint.generic import renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
+from loramerge.stream.sharing import head_of
 from tests.builders.samples import dense, read_safetensors, relative, safetensors_bytes
 
 
@@ -386,3 +387,23 @@ def test_a_sharded_model_merges_as_peft_merges(tmp_path: Path, sort: str) -> Non
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.allclose(found[name], value, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("embedding", "kind", "head"),
+    [
+        ("model.embed_tokens", "qwen3", "lm_head"),
+        ("backbone.embeddings", "mamba", "lm_head"),
+        ("bert.embeddings.word_embeddings", "big_bird", "cls.predictions.decoder"),
+        ("model.decoder.embed_tokens", "whisper", "proj_out"),
+        ("roberta.embeddings.word_embeddings", "xmod", "lm_head.decoder"),
+        ("biogpt.embed_tokens", "biogpt", "output_projection"),
+        ("transformer.embeddings", "xlm", "pred_layer.proj"),
+        ("embeddings.position_embeddings", "bert", None),
+    ],
+)
+def test_the_output_layer_that_shares_an_embedding(
+    embedding: str, kind: str, head: str | None
+) -> None:
+    """`tests/peers` compares the whole table with transformers' own."""
+    assert head_of(embedding, {"model_type": kind}) == head

@@ -107,7 +107,7 @@ def test_a_stage_learns_and_an_interrupted_one_ends_the_same(
     assert not first.training and not first.weight.requires_grad
 
 
-def test_what_a_stage_leaves_is_the_mean_over_its_steps(tmp_path: Path) -> None:
+def test_a_stage_returns_the_mean_of_its_weights(tmp_path: Path) -> None:
     """With the weights of the last step instead, the mean would be of no use."""
     model = torch.nn.Linear(3, 1)
     stage = _stage(tmp_path, 15, model)

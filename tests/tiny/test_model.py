@@ -165,7 +165,7 @@ def test_a_scale_of_nothing_is_the_base_bit_for_bit(pipes: Any) -> None:
         assert torch.equal(answers(pipe), before)
 
 
-def test_what_is_applied_is_taken_off_after_an_error_too(pipes: Any) -> None:
+def test_applied_adapters_are_removed_after_an_error_too(pipes: Any) -> None:
     before = answers(pipes[TINY])
 
     class Stopped(Exception):

@@ -244,7 +244,7 @@ def test_a_trigger_is_never_dropped_wherever_it_stands() -> None:
     assert order in ("red, sam", "sam")
 
 
-def test_what_a_run_writes_is_no_data(tmp_path: Path) -> None:
+def test_files_that_a_run_writes_are_not_data(tmp_path: Path) -> None:
     folder_of(tmp_path, 2)
     run, cache, earlier = (tmp_path / name for name in ("run", "cache", "earlier-run"))
     for folder in (run / "samples", cache / "regularisation", earlier / "samples"):

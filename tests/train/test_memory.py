@@ -126,8 +126,8 @@ def test_phases_follow_from_what_is_asked() -> None:
     drawn = Measure(replace(spec, samples=Samples(sample_every=5)), "cuda")(choice)
     assert drawn.samples > 0 and drawn.training == found.training
     # a CPU holds all that is loaded, a GPU a context beside
-    assert Measure(spec, "cpu")(choice).pictures > found.pictures - counting._OVERHEAD["cuda"]
-    assert found.peak == max(found.pictures, found.texts, found.training)
+    assert Measure(spec, "cpu")(choice).images > found.images - counting._OVERHEAD["cuda"]
+    assert found.peak == max(found.images, found.texts, found.training)
     # attention without a kernel of its own keeps its scores
     assert Measure(spec, "mps")(choice).training > found.training - counting._OVERHEAD["cuda"]
     # under autocast on CUDA norms are float32

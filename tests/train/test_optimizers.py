@@ -156,7 +156,7 @@ def test_the_rate_that_prodigy_found_is_told_and_nothing_is_printed(
 
 
 @pytest.mark.long_tail
-def test_what_is_not_installed_is_said_before_any_work(
+def test_a_missing_package_is_named_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
@@ -179,7 +179,7 @@ def test_paths_outside_the_known_packages_are_imported_on_request_only() -> None
         assert caught.value.found == name
 
 
-def test_what_an_optimizer_asserts_is_a_mistake_of_the_user() -> None:
+def test_an_optimizers_assertion_is_a_usage_error() -> None:
     how = settings("lion", optimizer_options=(("betas", (2.0, 0.9)),))
     with pytest.raises(UsageError, match="refuses its options"):
         begin(fresh().denoiser, Noising.of(scheduler("epsilon")), shuffled(examples(), 3), how)

@@ -188,7 +188,7 @@ def test_what_it_tells_while_it_runs(tmp_path: Path) -> None:
     assert any(isinstance(e, Warn) and "hardly moves" in e.text for e in said)
     steps = [e for e in said if isinstance(e, Progress) and e.task == "train"]
     assert len(steps) == 4 and "loss" in steps[0].said and "gradient" in steps[0].said
-    assert {e.task for e in said if isinstance(e, Progress)} >= {"encoding pictures"}
+    assert {e.task for e in said if isinstance(e, Progress)} >= {"encoding images"}
 
 
 def test_pictures_that_break_off_are_left_out_and_named(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_pictures_that_break_off_are_left_out_and_named(tmp_path: Path) -> None:
     big.write_bytes(big.read_bytes()[:-60])
     said: list[Any] = []
     result = train(asked(tmp_path), Context(device="cpu", notify=said.append))
-    assert result.pictures == 4
+    assert result.images == 4
     assert any("big.png" in getattr(e, "text", "") for e in said)
     assert "big.png" in (tmp_path / "out-run" / "report.html").read_text("utf-8")
 
@@ -214,7 +214,7 @@ def test_a_dry_run_looks_at_everything_and_writes_nothing(tmp_path: Path) -> Non
     before = sorted(tmp_path.rglob("*"))
     found = run(tmp_path, trigger=None, dry_run=True, output=None).json()
     assert sorted(tmp_path.rglob("*")) == before and found["outputs"] == []
-    assert found["pictures"] == 8 == sum(found["buckets"].values())
+    assert found["images"] == 8 == sum(found["buckets"].values())
     assert [Path(one["file"]).name for one in found["unreadable"]] == ["cut.png"]
     assert [[Path(p).name for p in group] for group in found["duplicates"]] == [
         ["001.png", "again.png"]
@@ -265,7 +265,7 @@ def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None
         run(tmp_path, include=("*attn1.to_q",), exclude=("*",))
 
 
-def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced_without_force(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(OutputExists, match="the output exists"):
         run(tmp_path)
@@ -281,7 +281,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     assert run(tmp_path, force=True, resume=True, dropout=0.5).resumed == 0
 
 
-def test_what_is_odd_is_said(tmp_path: Path) -> None:
+def test_odd_settings_give_warnings(tmp_path: Path) -> None:
     said: list[Any] = []
     folder_of(tmp_path / "pictures", 3, captions=False)
     train(asked(tmp_path, trigger=None), Context(device="cpu", notify=said.append))

@@ -54,7 +54,7 @@ def written(place: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return metadata, step
 
 
-def test_what_is_chosen_is_said_everywhere_and_repeated(
+def test_the_chosen_settings_are_reported_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from loramerge.cli.main import main
@@ -104,7 +104,7 @@ def test_enough_memory_changes_nothing_but_says_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.long_tail
-def test_what_the_user_says_is_kept(tmp_path: Path) -> None:
+def test_given_settings_are_kept(tmp_path: Path) -> None:
     for how in ({"optimizer": "adamw"}, {"precision": "no"}, {"resolution": 32},
                 {"checkpointing": "off"}, {"optimizer_option": ("eps=1e-7",)}):  # fmt: skip
         name, value = next(iter(how.items()))
@@ -117,7 +117,7 @@ def test_what_the_user_says_is_kept(tmp_path: Path) -> None:
             assert {rung[name] for rung in rungs} == {value}
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     least = ladder_of(tmp_path)[-1]
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=r"needs .* with 16 pixels, checkpointing") as caught:
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
     assert any(isinstance(note, Warn) and "needs" in spelled(note.text) for note in notes)
 
 
-def test_what_is_free_chooses_nothing_that_changes_a_result(
+def test_free_memory_alone_changes_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path)
@@ -213,7 +213,7 @@ def test_a_base_without_configurations_is_not_guessed_at(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["50%", "lots", "0", "-8GB", "8TB"])
-def test_what_is_no_amount_of_memory_says_what_is(text: str) -> None:
+def test_an_invalid_amount_of_memory_is_refused_with_an_example(text: str) -> None:
     """The words for sizes of files, which may be parts of the input, would send people astray."""
     with pytest.raises(UsageError) as caught:
         memory_in_bytes(text)

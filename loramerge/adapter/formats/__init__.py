@@ -1,4 +1,4 @@
-"""Containers: what files want beside their keys. Metadata, configurations, folders, pickles.
+"""Containers: the metadata and configurations of files. Metadata, configurations, folders, pickles.
 
 One file each, loading and saving: `kohya`, `diffusers`, `peft`, `lora_diffusion`.
 """

@@ -30,7 +30,7 @@ class Unwritten:
         pairs: key → tensor; a container may add to them.
         deltas: as they are written.
         alphas: those that are stated, the rank where none is.
-        dtype: float type asked for, None for what each tensor has.
+        dtype: requested float type, None for the type of each tensor.
         components: key → component; a container that adds to the pairs adds to it.
     """
 
@@ -44,7 +44,7 @@ class Unwritten:
 
 
 class Container:
-    """A plain safetensors file. The others override what they want otherwise."""
+    """A plain safetensors file. Others override parts of it."""
 
     def complete(self, content: Unwritten) -> None:
         """Add tensors without which the container cannot be read."""

@@ -50,7 +50,7 @@ def kohya_hashes(
 def _update_window(
     window: hashlib._Hash, raw: bytes | bytearray | memoryview, position: int
 ) -> None:
-    """Add the part of `raw`, which starts at `position` of the file, that lies in the window."""
+    """Add the part of `raw` (from `position` of the file on) that is in the window."""
     start, stop = (max(0, edge - position) for edge in _WINDOW)
     if start < len(raw) and stop > 0:
         window.update(raw[start:stop])

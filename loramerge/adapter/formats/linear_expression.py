@@ -1,4 +1,4 @@
-"""Regular expressions that are matched in time linear in the text, whatever the expression.
+"""Regular expressions that are matched in time linear in the text.
 
 The expression becomes a network of states (Thompson's construction), and all states that are possible
 after each character are followed at once; sets of states that were met are remembered. Python's own
@@ -25,7 +25,7 @@ _GROUP = re.compile(r"\((?:\?:|\?P<\w+>|(?!\?))")
 
 
 class NotLinear(ValueError):
-    """An expression that is too long, or uses what cannot be matched in linear time."""
+    """An expression that is too long, or has parts that cannot be matched in linear time."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ CONTAINER = _Peft()
 
 
 def _check_components(components: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse components that cannot be folders beside each other.
+    """Refuse components that cannot be separate folders.
 
     Raises:
         NotExpressible: for a name that would lead elsewhere, or modules of no component beside
@@ -135,7 +135,7 @@ def _write_folder(encoded: Encoded, place: Path, force: bool, check: Check | Non
 
 
 def add_configuration(source: AdapterSource, weights: Path) -> None:
-    """Add the configuration that lies beside a file of weights, if one does."""
+    """Add the configuration beside a file of weights, if there is one."""
     place = weights.parent / CONFIG_NAME
     if place.is_file():
         source.configs[""] = configuration(place)
@@ -218,7 +218,7 @@ def scale_of(
     """Return the scale of a module's factors as its configuration states it.
 
     Args:
-        path: the name the module goes by in the configuration; `module` is ours, for errors.
+        path: the module's name in the configuration; `module` is ours, for errors.
 
     Raises:
         ShapeError: if the configuration does not state a number.

@@ -1,4 +1,4 @@
-"""The model that a PEFT adapter was trained on, by what its configuration says."""
+"""The model that a PEFT adapter was trained on, according to its configuration."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def by_component(
 
 
 def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> dict[str, Any]:
-    """Return adapter_config.json of a component; what the source stated beside is kept."""
+    """Return adapter_config.json of a component; other fields of the source are kept."""
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
     deltas, parameters = with_parameters(deltas)
@@ -79,7 +79,7 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
 
 
 def _beside_factors(adapter: Adapter, component: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields for what is stored beside factors: whole modules, and rows of tokens."""
+    """Return the fields for tensors beside the factors: whole modules, and rows of tokens."""
     found: dict[str, Any] = {}
     here = {
         without_text_model(
@@ -195,7 +195,7 @@ def rank_patterns(deltas: Mapping[str, Delta], *, scaled: bool, alpha: str) -> d
     """Return r, alpha and the patterns that give every module its rank and scale.
 
     Args:
-        alpha: what the configuration calls alpha.
+        alpha: the name of alpha in the configuration.
     """
     cores = {path: (c, c.dim or 1) for path, d in deltas.items() if (c := d.core) is not None}
     ranks = {path: dim for path, (_, dim) in cores.items()}

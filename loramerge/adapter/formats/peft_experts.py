@@ -40,7 +40,7 @@ class Expert(NamedTuple):
 
 
 def expert_of(module: str) -> Expert | None:
-    """Return the expert that a module's name stands for, None if it is that of an ordinary module."""
+    """Return the expert that a module's name means, None for an ordinary module."""
     found = _EXPERT.fullmatch(module)
     return Expert(found[1], found[2], int(found[3])) if found else None
 

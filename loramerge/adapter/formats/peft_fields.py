@@ -1,7 +1,8 @@
 """Fields of PEFT configurations: which are used, which change nothing, and which are refused.
 
-The tensors of a folder mean what its configuration says. A field that would change their meaning in a
-way that loramerge does not compute is an error, by name; so is a field that is not in the table.
+The configuration of a folder decides the meaning of its tensors. A field that would change their
+meaning in a way that loramerge does not compute is an error, by name; so is a field that is not in
+the table.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Field:
         use: `used` where reading or writing takes its value; `harmless` where the tensors mean the same
             whatever it is; `refused` where some values change what they mean.
         plain: whether a value leaves the tensors' meaning as it is; asked of refused fields only.
-        reason: what another value changes.
-        remedy: what to do then.
+        reason: the effect of another value.
+        remedy: the advice then.
     """
 
     use: Literal["used", "harmless", "refused"]

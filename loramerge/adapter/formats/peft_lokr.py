@@ -45,7 +45,7 @@ def _half(size: int) -> int:
 
 
 def _split(size: int, factor: int) -> tuple[int, int]:
-    """Return the two factors that PEFT (as LyCORIS) takes of a size; -1 stands for no wish."""
+    """Return the two factors into which PEFT (as LyCORIS) splits a size; -1 means automatic."""
     if factor > 0 and size % factor == 0:
         return factor, size // factor
     most = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))

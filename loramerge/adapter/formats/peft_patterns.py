@@ -16,8 +16,8 @@ __all__ = ["pattern_value"]
 def pattern_value(patterns: Mapping[str, Any], path: str) -> Any:
     """Return the value of the first PEFT pattern that matches a module's path.
 
-    PEFT matches each key as a regular expression on the path or on its end after a dot. The key comes
-    from a stranger's file, so it is never given to an engine that goes back and tries again.
+    PEFT matches each key as a regular expression on the path or on its end after a dot. The key
+    comes from an untrusted file, so it is never given to a backtracking engine.
 
     Raises:
         FormatError: if an expression cannot be matched in time that grows with the path's length.

@@ -1,4 +1,4 @@
-"""The tensors of an adapter's file or files, and what stands beside them."""
+"""The tensors of an adapter's file or files, with their metadata and configuration."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
 
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
-    """Yield the deltas beside the weight's; of those of one parameter the last counts."""
+    """Yield the deltas of other parameters than the weight; the last of one parameter applies."""
     for kind in _kinds_for(stored.tensors.keys()):
         made = kind.make_bias(stored, weight) if kind.make_bias is not None else None
         if made is not None:

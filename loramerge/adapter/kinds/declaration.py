@@ -1,4 +1,4 @@
-"""The declaration of a kind: what a file calls its tensors, and how deltas are made of them."""
+"""The declaration of a kind: the names of its tensors in files, and the making of deltas from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Container = Literal["lycoris", "peft-lora", "peft"]
 
 
 class Stored(NamedTuple):
-    """The tensors of one module, and what is known beside them.
+    """The tensors of one module, with its shape and configuration.
 
     Args:
         tensors: by role.
@@ -70,12 +70,12 @@ class Kind:
         suffixes: container → role → ends of keys, separator included; the first is written.
         always: roles of which a module of this kind always has one, by which it is known again when
             it is written.
-        wraps: it changes what the roles of another kind mean, so it is looked for first.
+        wraps: it changes the meaning of roles of another kind, so it is tried first.
         integers: roles whose tensors may be of whole numbers, besides alpha and scale.
         whole: it needs no partner: made where no other kind is.
         example: role → shape of a module of 16 × 16, for the table of the documents.
-        compared: what tests compare its ΔW with, for the same table; nothing for kinds that are not
-            computed with.
+        compared: the reference of its ΔW in tests, for the same table; empty for kinds that are not
+            computed.
     """
 
     name: str

@@ -39,7 +39,7 @@ class DoRA(Dependent):
 
     Norms and magnitudes are of rows (an output and all its inputs) or of columns (an input, over
     all outputs and kernel places). At a weight other than 1 this interpolates W and W' linearly, as
-    ComfyUI does; LyCORIS interpolates the factor m / ‖V‖ and means another thing.
+    ComfyUI does; LyCORIS interpolates the factor m / ‖V‖ instead.
 
     Args:
         inner: ΔV, of any kind that needs no base.
@@ -131,7 +131,7 @@ class DoRA(Dependent):
         return replace(self, role=other, magnitude=self._spelled(other, self.shape))
 
     def _spelled(self, role: str, shape: tuple[int, ...]) -> Tensor:
-        """Return the magnitudes in the axes that a role and a shape want."""
+        """Return the magnitudes with the axes of a role and a shape."""
         ones = (1,) * (len(shape) - 1)
         if self.axis == "in":
             return self.magnitude.reshaped((1, self.magnitude.size, *ones[1:]))

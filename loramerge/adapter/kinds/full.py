@@ -112,7 +112,7 @@ def join_differences(placed: Placed, shape: tuple[int, ...], role: str) -> Full:
 
 
 def without_values(delta: Delta) -> Delta:
-    """Return a stand-in of the same type and shape for a difference, other deltas as they are."""
+    """Return a stand-in of the same type and shape for a difference, other deltas unchanged."""
     if not isinstance(delta, Full):
         return delta
     return replace(delta, value=unread_like(delta.value.dtype, delta.shape))

@@ -62,7 +62,7 @@ class LoHa(Scaled):
         """Make the delta of stored factors, checking that they fit.
 
         Args:
-            like: shape of the module in the family, for kernels that the factors do not tell.
+            like: shape of the module in the family, for kernels that the factors do not show.
 
         Raises:
             ShapeError: if they do not.
@@ -96,7 +96,7 @@ class LoHa(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
-        """True if the factors fit a linear layer and any flattened kernel alike."""
+        """True if the factors fit a linear layer as well as any flattened kernel."""
         return "hada_t1" not in self.parts and len(self.parts["hada_w1_b"].shape) == 2
 
     @property

@@ -60,7 +60,7 @@ class LoKr(Scaled):
         """Make the delta of stored factors, checking that they fit.
 
         Args:
-            like: shape of the module in the family, for kernels that the factors do not tell.
+            like: shape of the module in the family, for kernels that the factors do not show.
 
         Raises:
             ShapeError: if they do not.
@@ -106,7 +106,7 @@ class LoKr(Scaled):
 
     @property
     def hides_kernel(self) -> bool:
-        """True if the factors fit a linear layer and any flattened kernel alike."""
+        """True if the factors fit a linear layer as well as any flattened kernel."""
         flat = self.parts.get("lokr_w2_b")
         return flat is not None and "lokr_t2" not in self.parts and len(flat.shape) == 2
 

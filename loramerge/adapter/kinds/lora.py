@@ -129,7 +129,7 @@ def as_lora(delta: Delta) -> LowRank | None:
 
 
 def without_values(delta: Delta) -> Delta:
-    """Return a stand-in of the same types and shapes for an ordinary LoRA, other deltas as they are."""
+    """Return a stand-in of the same types and shapes for an ordinary LoRA, other deltas unchanged."""
     if not isinstance(delta, LowRank):
         return delta
     return replace(
@@ -142,8 +142,8 @@ def without_values(delta: Delta) -> Delta:
 def join_loras(placed: Placed, shape: tuple[int, ...]) -> LowRank:
     """Return ordinary LoRAs one above the other, at the smallest rank.
 
-    Those that share their down keep it and their rank; others stand block-diagonally in up, and their
-    downs one above the other. Where types and scales agree, no value is rounded.
+    Those that share their down keep it and their rank; others are block-diagonal in up, with their
+    downs stacked. Where types and scales agree, no value is rounded.
     """
     deltas = [delta for _, delta in placed if isinstance(delta, LowRank)]
     first = deltas[0]
@@ -192,7 +192,7 @@ def _stand_in(deltas: Sequence[LowRank], shape: tuple[int, ...]) -> LowRank:
 
 
 def _stacked(placed: Placed, deltas: Sequence[LowRank], shape: tuple[int, ...]) -> LowRank:
-    """Stack factors of one type and scale as they are."""
+    """Stack factors of one type and scale without rescaling."""
     first, rank = deltas[0], sum(d.rank for d in deltas)
     tail = first.up.shape[2:]
     starts = [start for start, _ in placed]

@@ -85,7 +85,7 @@ class Embedding(Scaled):
 
 
 def as_embedding(delta: Delta) -> Delta:
-    """Return a plain LoRA as one of an embedding, other deltas as they are."""
+    """Return a plain LoRA as one of an embedding, other deltas unchanged."""
     if not isinstance(delta, LowRank) or len(delta.shape) != 2:
         return delta
     return Embedding(transposed(delta.up), transposed(delta.down), delta.shape, delta.scale)

@@ -36,7 +36,7 @@ class CompressThenMerge:
     ),
 )  # fmt: skip
 def compress_then_merge(terms: Cores, parameters: CompressThenMerge) -> Array:
-    """Bring all adapters to one small space in which each counts alike, then add.
+    """Project all adapters to one small space in which each counts equally, then add.
 
     When the result must have a low rank and a quiet adapter must not be lost. A plain truncation of
     the sum keeps the strongest adapter.

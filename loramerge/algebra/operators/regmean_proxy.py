@@ -1,4 +1,4 @@
-"""RegMean without data: each adapter's own change stands for its inputs."""
+"""RegMean without data: each adapter's own change replaces its inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RegmeanProxy:
 def regmean_proxy(terms: Cores, parameters: RegmeanProxy) -> Array:
     """Find the change that acts on each adapter's own inputs as that adapter does.
 
-    The inputs are not known; the directions that an adapter reads stand for them.
+    The inputs are not known; the directions that an adapter reads replace them.
     """
     import numpy as np
 

@@ -35,7 +35,7 @@ class SpectralPower:
 def spectral_power(terms: Cores, parameters: SpectralPower) -> Array:
     """Add, then flatten or sharpen the spectrum, at the same norm.
 
-    To give weak directions of an adapter or a mix more say, or less.
+    To give weak directions of an adapter or a mix more weight, or less.
     """
     import numpy as np
 

@@ -20,7 +20,7 @@ from loramerge.algebra.operators import operator
 def subtract(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Subtract every adapter but the first from the first.
 
-    To take a style out of an adapter that contains it, or to see what two adapters differ in.
+    To remove a style from an adapter that contains it, or to see the difference of two adapters.
     """
     pairs = zip(terms.weights, terms.positions, strict=True)
     return [weight if position == 0 else -weight for weight, position in pairs]

@@ -1,4 +1,4 @@
-"""The storages, one file each: what holds the weights of a checkpoint. See `checkpoint.storage`.
+"""The storages, one file each: the forms of stored weights. See `checkpoint.storage`.
 
 Other packages add storages by the entry point `loramerge.storages`.
 """

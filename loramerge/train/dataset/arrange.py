@@ -41,7 +41,7 @@ class Arranged:
 
     @property
     def asked(self) -> dict[Path, tuple[Picture, Size]]:
-        """Path → picture and bucket."""
+        """Path → image and bucket."""
         return {p.path: (p, b) for p, b in zip(self.pictures, self.buckets, strict=True)}
 
     def without(self, broken: dict[Path, str]) -> Arranged:

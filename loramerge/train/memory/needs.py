@@ -41,20 +41,20 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MORE = 1.05  # of what passes: allocators round up, and leave gaps
 # bytes that a process has on a device beside tensors: context, kernels, workspaces of libraries
 _OVERHEAD = {"cuda": 600_000_000}
-PHASES = ("training", "samples", "regularisation", "pictures", "texts")
+PHASES = ("training", "samples", "regularisation", "images", "texts")
 _TOKENS = 77  # of a text, where the encoders do not say it
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Peak bytes on the device while pictures and texts are encoded, in training, and while drawing.
+    """Peak bytes on the device while images and texts are encoded, in training, and while drawing.
 
     Args:
         encoders: bytes of the text encoders in training; 0 where they are released before.
-        regularisation: while the base draws such pictures; 0 where it does not.
+        regularisation: while the base generates such images; 0 where it does not.
     """
 
-    pictures: int
+    images: int
     texts: int
     training: int
     samples: int
@@ -206,7 +206,7 @@ class _Step:
 def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Needs:
     """Return what a run needs.
 
-    The largest bucket is a square, so no picture is looked at.
+    The largest bucket is a square, so no image is looked at.
 
     Args:
         resolution: pixels of a square's side; `step`: what sides are multiples of.
@@ -268,7 +268,7 @@ def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Ne
         return int(count + (_MORE - 1) * passing) + _OVERHEAD.get(device, 0)
 
     return Needs(
-        pictures=whole((loaded if together else vae) + encoding, encoding),
+        images=whole((loaded if together else vae) + encoding, encoding),
         texts=whole(loaded if together else texts),
         training=whole(resting + working, working),
         samples=whole(drawing, max(found.drawing, decoding)) if drawing else 0,

@@ -21,7 +21,7 @@ __all__ = ["Latents", "encode_picture"]
 
 
 class Latents:
-    """The latents of pictures, each in its bucket.
+    """The latents of images, each in its bucket.
 
     Args:
         digest: gives the sha256 of a file.
@@ -52,7 +52,7 @@ class Latents:
         One by one, so that the bits of one do not depend on which others were there already.
 
         Raises:
-            NumericsError: naming the picture whose latents are not finite.
+            NumericsError: naming the image whose latents are not finite.
         """
         broken: dict[Path, str] = {}
         for index, (path, (picture, bucket)) in enumerate(pictures.items(), 1):
@@ -64,12 +64,12 @@ class Latents:
                     self._cache.put(key, {"latents": latents})
             except FileError as error:
                 broken[path] = error.problem
-            notify(Progress("encoding pictures", index, len(pictures), "pictures"))
+            notify(Progress("encoding images", index, len(pictures), "images"))
         self._cache.flush()
         return broken
 
     def __call__(self, picture: Picture, bucket: Size) -> Any:
-        """Return the latents of a picture, `(c, h, w)`."""
+        """Return the latents of an image, `(c, h, w)`."""
         return self._cache.get(self._key(picture, bucket))["latents"]
 
 
@@ -79,13 +79,13 @@ def _digest(*parts: object) -> str:
 
 @torch.no_grad()
 def encode_picture(pipeline: Pipeline, picture: Picture, bucket: Size, seed: str) -> Any:
-    """Return one draw of a picture's latents, scaled as the denoiser takes them, float32 on the CPU.
+    """Return one draw of an image's latents, scaled as the denoiser takes them, float32 on the CPU.
 
     Args:
         seed: of the draw, in hexadecimal.
 
     Raises:
-        FileError: if the picture cannot be read.
+        FileError: if the image cannot be read.
         NumericsError: if the latents are not finite.
     """
     vae = pipeline.vae
@@ -97,8 +97,8 @@ def encode_picture(pipeline: Pipeline, picture: Picture, bucket: Size, seed: str
     latents = (mean + deviation * noise - shift) * vae.config.scaling_factor
     if not torch.isfinite(latents).all():
         raise NumericsError(
-            "the VAE makes NaN or infinity of this picture",
+            "the VAE makes NaN or infinity of this image",
             file=picture.path,
-            hint="look at the picture; if all fail, the VAE's weights are broken",
+            hint="look at the image; if all fail, the VAE's weights are broken",
         )
     return latents[0]

@@ -16,7 +16,7 @@ UNFINISHED, CONTINUED = "loramerge.unfinished", "loramerge.continued"  # in an a
 _PHASES = {
     "loading": "loading the base",
     "regularisation": "generating regularisation images",
-    "pictures": "encoding images",
+    "images": "encoding images",
     "texts": "encoding captions",
     "samples": "generating samples",
     "training": "training",

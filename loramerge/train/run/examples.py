@@ -1,4 +1,4 @@
-"""From pictures and captions to batches: a pure function of the batch's number."""
+"""From images and captions to batches: a pure function of the batch's number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Examples:
     Args:
         pictures, buckets: in the order of `order`.
         texts: None leaves encoding to the loop, where the text encoders are trained.
-        weight: of the loss on regularisation pictures.
+        weight: of the loss on regularisation images.
         sizes: whether SDXL is told sizes and cuts.
     """
 

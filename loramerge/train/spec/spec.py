@@ -150,7 +150,7 @@ class Spec:
         tensorboard: write events of TensorBoard, too.
         origin: says all that the result follows from, but for the number of steps.
         former_origin: the same with the number of steps, as older states have it.
-        prior: how the base draws regularisation pictures, where none are given.
+        prior: how the base generates regularisation images, where none are given.
         chosen: what was chosen for the memory given, for the log.
     """
 

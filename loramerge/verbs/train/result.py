@@ -45,7 +45,7 @@ class TrainResult(AdapterResult):
     skipped: int = 0
     trained: int = 0
     epochs: float = 0.0
-    pictures: int = 0
+    images: int = 0
     loss: tuple[float, float] | None = None
     validation: tuple[float, float] | None = None
     chosen: dict[str, Any] | None = None
@@ -78,7 +78,7 @@ class TrainResult(AdapterResult):
             "skipped": self.skipped,
             "parameters": self.trained,
             "epochs": round(self.epochs, 3),
-            "pictures": self.pictures,
+            "images": self.images,
             "loss": _first_and_last(self.loss),
             "validation": _first_and_last(self.validation),
             "chosen": self.chosen,

@@ -38,6 +38,7 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "sd35-large": ("comfy.text_encoders.sd3_clip", "SD3ClipModel", _SD3),
     "flux1": ("comfy.text_encoders.flux", "FluxClipModel", {**_CLIP_L, "t5xxl": "text_encoder_2"}),
     "wan": ("comfy.text_encoders.wan", "WanT5Model", {"umt5xxl": "text_encoder"}),
+    "anima": ("comfy.text_encoders.anima", "AnimaTEModel", {"qwen3_06b": "text_encoder"}),
     "qwen-image": (
         "comfy.text_encoders.qwen_image",
         "QwenImageTEModel",
@@ -84,8 +85,9 @@ def _encoders(job: Job) -> tuple[Any, dict[str, str]]:
 
 
 def _levels(name: str) -> tuple[str, ...]:
-    """A parameter's name, and those it has where both halves of Qwen2.5-VL lie a level lower."""
-    return name, name.replace("model.", "model.language_model.", 1), f"model.{name}"
+    """A parameter's name, and those it has where the level `model` is another, or is not there."""
+    lower = name.replace("model.", "model.language_model.", 1)
+    return name, lower, f"model.{name}", name.removeprefix("model.")
 
 
 def reader(job: Job) -> Callable[[Mapping[str, Any]], Loaded]:

@@ -18,16 +18,6 @@ import_module("library.train_util").precalculate_safetensors_hashes = lambda *_:
 torch: Any = import_module("torch")
 
 QWEN3 = {r".*\.self_attn": "Qwen3Attention", r".*\.mlp": "Qwen3MLP"}
-# the text encoder of Anima, of which loramerge has no family: the layers of two of its blocks
-QWEN3_LAYERS = {
-    f"model.layers.{i}.{path}.weight": shape
-    for i in (0, 27)
-    for path, shape in {
-        "self_attn.q_proj": (2048, 1024), "self_attn.k_proj": (1024, 1024),
-        "self_attn.v_proj": (1024, 1024), "self_attn.o_proj": (1024, 2048),
-        "mlp.gate_proj": (3072, 1024), "mlp.up_proj": (3072, 1024), "mlp.down_proj": (1024, 3072),
-    }.items()
-}  # fmt: skip
 
 
 def trees(task: Task, *, encoders: bool) -> tuple[Layers, Any, list[Any]]:
@@ -41,9 +31,8 @@ def trees(task: Task, *, encoders: bool) -> tuple[Layers, Any, list[Any]]:
     )
     if not encoders:
         return layers, model, [layers.tree({}, {})]
-    if task.family == "anima":
-        return layers, model, [layers.tree(QWEN3_LAYERS, QWEN3, "qwen3.")]
-    made = [layers.tree(task.plain[name], ENCODERS, f"{name}.") for name in task.encoders()]
+    classes = QWEN3 if task.family == "anima" else ENCODERS
+    made = [layers.tree(task.plain[name], classes, f"{name}.") for name in task.encoders()]
     return layers, model, made or [layers.tree({}, {})]
 
 

@@ -1,4 +1,8 @@
-"""LyCORIS saves: its algorithms in the networks of sd-scripts, and its own wrapper of a model."""
+"""LyCORIS saves: its algorithms in the networks of sd-scripts.
+
+Its `full` takes the weights of layers away, its `boft` has no blocks for narrow ones: `tests/peers`
+compares what these merge.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "lokr, both": {"algo": "lokr", "factor": 4, "decompose_both": True},
     "lokr, full": {"algo": "lokr", "full_matrix": "True"},
     "lokr, tucker": {"algo": "lokr", "factor": 4, "use_tucker": "True"},
-    "full": {"algo": "full"},
     "dora": {"algo": "locon", "dora_wd": "True"},
     "dora, in": {"algo": "locon", "dora_wd": "True", "wd_on_output": "False"},
     "doha": {"algo": "loha", "dora_wd": "True"},
@@ -37,7 +40,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "ia3": {"algo": "ia3", "preset": "ia3"},
     "diag-oft": {"algo": "diag-oft"},
     "diag-oft, constraint": {"algo": "diag-oft", "constraint": "0.01", "rescaled": "True"},
-    "boft": {"algo": "boft"},
     "glora": {"algo": "glora"},
 }
 UNETS = ("sd15", "sdxl")

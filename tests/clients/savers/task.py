@@ -58,7 +58,7 @@ class Layers:
     def __init__(self, task: Task) -> None:
         self.narrowed = task.narrowed
         self.found: dict[str, Any] = {}
-        self.before: dict[str, Any] = {}
+        self.probes: dict[str, Any] = {}
 
     def tree(self, shapes: Shapes, classes: Mapping[str, str], head: str = "") -> Any:
         """The modules of tensors; their names in the answer are those of the tensors after `head`."""
@@ -72,6 +72,8 @@ class Layers:
             made.weight = torch.nn.Parameter(self._weight(head + name, shape), requires_grad=False)
             put(root, path, made, classes)
             self.found[head + name] = made
+            # kept, since some networks take a layer's weight away
+            self.probes[head + name] = torch.from_numpy(probe_of(tuple(made.weight.shape)))[None]
         return root
 
     def _weight(self, tag: str, shape: tuple[int, ...]) -> Any:
@@ -82,12 +84,7 @@ class Layers:
     def ask(self) -> dict[str, Array]:
         """Ask every layer its probe."""
         with torch.no_grad():
-            return {
-                tag: made(torch.from_numpy(probe_of(tuple(made.weight.shape)))[None])
-                .numpy()
-                .ravel()
-                for tag, made in self.found.items()
-            }
+            return {tag: made(self.probes[tag]).numpy().ravel() for tag, made in self.found.items()}
 
 
 def fill(module: Any, scale: float = 0.3) -> None:

@@ -50,5 +50,5 @@ def block_columns(up: Array, bounds: Sequence[int]) -> list[tuple[int, int]] | N
 
 
 def _inside(columns: Array, block: tuple[int, int]) -> bool:
-    """Return whether every column used lies in a block."""
+    """Return whether every used column is in a block."""
     return not (columns[: block[0]].any() or columns[block[1] :].any())

@@ -85,7 +85,7 @@ class Dependent(Delta):
         return add
 
     def require_whole(self) -> None:
-        """Refuse to store what no file can say.
+        """Refuse to store a delta that no file can express.
 
         Raises:
             AdapterError: at a weight other than 1.

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def encoded_parts(parts: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
-    """Return tensors in a float type; alpha, and what is not of floats, as they are."""
+    """Return tensors in a float type; alpha and tensors of other types stay unchanged."""
     return {
         role: cast(values(t, "float64"), dtype, role)
         if dtype not in (None, t.dtype) and is_float(t.dtype) and role != "alpha"
@@ -151,7 +151,7 @@ class InputRotation(Dependent):
         return None
 
     def columns_fit(self, columns: int, blocks: int) -> bool:
-        """Return whether so many blocks, or one that all share, cover the flattened inputs."""
+        """Return whether a number of blocks, or one shared block, covers the flattened inputs."""
         return columns == blocks * self.block or (blocks == 1 and columns % self.block == 0)
 
     def stored(self) -> Mapping[str, Tensor]:

@@ -58,9 +58,9 @@ class Scale:
         return self.weight * self.alpha / (math.sqrt(rank) if self.root else rank)
 
     def moved(self, rank: int, other: int) -> Scale:
-        """Return the scale that is worth at rank `other` what this one is at `rank`.
+        """Return the scale at rank `other` that equals this one at `rank`.
 
-        An alpha that was read keeps its type if that can say the new one.
+        An alpha from a file keeps its type if that can store the new one.
         """
         if self.alpha is None or rank == other:
             return self

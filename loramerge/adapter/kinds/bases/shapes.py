@@ -1,4 +1,4 @@
-"""Shapes that stored tensors tell only in part, completed by the family's."""
+"""Shapes that stored tensors give only in part, completed by the family's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kernel_of(shape: tuple[int, ...], like: tuple[int, ...] | None) -> tuple[int
 
 
 def shape_like(shape: tuple[int, int], like: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return a shape of which the file tells only some sizes (0 where not), made whole.
+    """Return the full shape for one of which the file gives only some sizes (0 for the others).
 
     Args:
         like: the module's shape in the family, if that is known; taken where sizes agree.

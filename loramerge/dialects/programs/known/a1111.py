@@ -11,7 +11,10 @@ _FORMS = (
     "oft", "oft with factors", "oft with constraint", "dora of outputs", "dora of inputs",
 )  # fmt: skip
 _TRIED = (*_FORMS, "ia3", "glora", "lone bias", "norm without bias")
-_NOT = r"^text_encoder.*(?:final_layer_norm|embeddings|text_projection)|conv_norm_out"
+_NOT = (
+    r"^text_encoder.*(?:final_layer_norm|embeddings|text_projection)|^text_encoder_2.*layer_norm"
+    "|conv_norm_out"
+)
 
 PROGRAM = Program(
     name="a1111",

@@ -39,11 +39,10 @@ PROGRAM = Program(
         ),
         Reads(
             ("comfyui",),
-            ("z-image", "cosmos2-14b", "ltx-video", "ltx-video-13b", "wan"),
+            ("z-image", "anima", "cosmos2-14b", "ltx-video", "ltx-video-13b", "wan"),
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
-        Reads(("comfyui",), ("anima",), _SPLIT, unseen="^text_encoder", tried=(*_SPLIT, *_UNREAD)),
         # its norms of queries and keys hold a `scale`, which is no weight
         Reads(
             ("comfyui",),
