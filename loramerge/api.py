@@ -33,6 +33,7 @@ from loramerge.signatures import (
     BakeParameters,
     ConvertParameters,
     ExtractParameters,
+    MergeParameters,
     MixParameters,
     PreviewParameters,
     ResizeParameters,
@@ -54,6 +55,7 @@ from loramerge.verbs.diff import diff as _diff
 from loramerge.verbs.extract import Extract
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.inspect import inspect as _inspect
+from loramerge.verbs.merge import Merge, MergeResult
 from loramerge.verbs.mix import Mix
 from loramerge.verbs.preview import Preview, PreviewResult, compute_preview
 from loramerge.verbs.resize import Resize
@@ -67,6 +69,7 @@ __all__ = [
     "extract",
     "inspect",
     "load",
+    "merge",
     "mix",
     "preview",
     "resize",
@@ -267,6 +270,31 @@ def bake(
     if seed is not None:
         own |= {"rounding": "stochastic", "seed": seed}
     found: BakeResult = _perform("bake", parameters, own, BakeParameters, context, save=True)
+    return found
+
+
+@_with_parameters(Merge, MergeParameters)
+def merge(
+    models: Iterable[Named | tuple[Named, float | Weight]],
+    path: Named,
+    *,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    strip: bool = False,
+    **parameters: Unpack[MergeParameters],
+) -> MergeResult:
+    """Merge checkpoints of one family, and return how far each part moved, as `merge --json` says it.
+
+    Args:
+        models: paths or registered names, each alone, with a weight behind it (`"tiny:0.7"`), or in a
+            pair with its weight. The first decides the layout of the result.
+        path: file, or folder where the first is one.
+    """
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("merge takes the path of its output last", found=repr(path))
+    references, context = _given(_several(models), Context(threads, None, notify, strip))
+    own = {"models": references, "output": path}
+    found: MergeResult = _perform("merge", parameters, own, MergeParameters, context, save=True)
     return found
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Parameter",
     "checked",
     "in_current_words",
+    "item_word",
     "made_of",
     "parameters_of",
     "value_of",
@@ -132,12 +133,26 @@ class Parameter:
 
     @property
     def weighted(self) -> bool:
-        """True if its values are adapters with weights (`references.Reference`)."""
+        """True if its values are adapters or checkpoints with weights (`references.Reference`)."""
         return self.refers and self.kind is not str
+
+    @property
+    def item(self) -> str:
+        """The word for the name in a mapping of a name and its weight."""
+        return item_word(self.doc.completes)
 
     def names(self, value: Any) -> bool:
         """Return whether a value names an adapter, base or folder, and is not a word of its own."""
         return self.refers and value is not None and value not in self.doc.words
+
+
+def item_word(completes: str | None) -> str:
+    """Return the word for one of several things with weights: `{adapter: style, weight: 0.5}`.
+
+    Args:
+        completes: what they are, see `Doc`.
+    """
+    return "model" if completes == "bases" else "adapter"
 
 
 def parameters_of(kind: type[Any], *, installed: bool = False) -> tuple[Parameter, ...]:

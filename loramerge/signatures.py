@@ -113,6 +113,20 @@ class BakeParameters(TypedDict, total=False):
     force: bool
 
 
+class MergeParameters(TypedDict, total=False):
+    """Parameters of `merge`."""
+
+    method: str
+    scale: str | None
+    base: str | PathLike[str] | None
+    vae: str | PathLike[str] | None
+    text_encoder: str | PathLike[str] | None
+    union: Literal["first", "zero"] | None
+    dtype: str | None
+    allow_nonfinite: bool
+    force: bool
+
+
 class PreviewParameters(TypedDict, total=False):
     """Parameters of `preview`."""
 

@@ -19,6 +19,7 @@ from loramerge.families import Family
 from loramerge.families.blocks import FLUX_DOUBLE, FLUX_SINGLE, flux_blocks, unet_blocks
 
 __all__ = [
+    "FLUX",
     "FLUX_LENGTHS",
     "LENGTHS",
     "PRESETS",
@@ -46,6 +47,7 @@ VECTORS: Mapping[int, tuple[str, ...]] = {
     61: ("CLIP", "T5", "IN", *FLUX_DOUBLE, *FLUX_SINGLE, "OUT"),
 }
 FLUX_LENGTHS = (57, 61)
+FLUX = "flux1"  # the family whose blocks these name
 LENGTHS = "12 or 20 values for SDXL, 17 for SD1 and SD2, 26 for either, 57 or 61 for Flux"
 
 # the named vectors, of 17 values
@@ -126,13 +128,10 @@ def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
     )
 
 
-_FLUX = "flux1"
-
-
 def _is_flux(adapter: Adapter) -> bool:
     """Return whether an adapter is certainly of Flux."""
     if adapter.family is not None:
-        return adapter.family.name == _FLUX
+        return adapter.family.name == FLUX
     modules = (module for site in adapter.deltas for module in site.modules)
     return not adapter.info.detection.candidates and flux_blocks(modules).doubt is None
 
@@ -146,7 +145,7 @@ def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
     family = adapter.info.detection.naming
     found = flux_blocks(module for site in adapter.deltas for module in site.modules)
     doubt = None if _is_flux(adapter) else found.doubt
-    if family is not None and family.name != _FLUX:
+    if family is not None and family.name != FLUX:
         doubt = f"an adapter of {adapter.info.detection.name}"
     if doubt is not None:
         raise UsageError(

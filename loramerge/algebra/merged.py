@@ -6,23 +6,21 @@ be decomposed, and each can be returned as a dense matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from loramerge.adapter import Delta
+from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.arrays import Array, on_device
 from loramerge.algebra.operator import (
     Cores,
     Method,
-    Operator,
     Rows,
     Scalars,
     Statistic,
     Variance,
 )
-from loramerge.algebra.scale import factor_of
 from loramerge.algebra.svd import (
     ROUNDING,
     Decomposition,
@@ -32,7 +30,7 @@ from loramerge.algebra.svd import (
     signs_fixed,
 )
 from loramerge.algebra.terms import Term
-from loramerge.errors import LoramergeError, NumericsError, Setting, UsageError
+from loramerge.errors import NumericsError, Setting
 
 __all__ = ["Merged", "Sum", "merge_terms", "require_finite"]
 
@@ -203,20 +201,8 @@ def _by_coefficients(module: str, terms: Sequence[Term], method: Method) -> Merg
         return found
 
     seen = Scalars(module, *_weights_and_positions(terms), products)
-    with _blamed(method.operator):
-        returned = method.operator.merge(seen, method.parameters)
-        coefficients = np.asarray(returned, "float64")
-    _require_returned(method.operator, coefficients, (len(terms),))
-    factor = 1.0
-    if method.scale == "norm-match":
-        known = seen.products
-        norms = abs(np.array(seen.weights)) * np.sqrt(np.maximum(np.diag(known), 0.0))
-        size = float(np.sqrt(max(0.0, float(coefficients @ known @ coefficients))))
-        if size > _DEPENDENT * float(abs(coefficients) @ np.sqrt(np.diag(known))):
-            factor = factor_of(method.scale, size, norms.tolist())
-    elif method.scale != "literal":
-        factor = factor_of(method.scale, 1.0, seen.weights)
-    pairs = zip(terms, (factor * coefficients).tolist(), strict=True)
+    coefficients, factor = coefficients_of(method, seen)
+    pairs = zip(terms, coefficients, strict=True)
     deltas = [replace(term, weight=c).weighted for term, c in pairs if c != 0.0]
     return Sum(deltas, factor, terms[0].delta.flat_shape)
 
@@ -231,12 +217,11 @@ def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
     cores = tuple((left.T @ up) @ (down @ right) for up, down in factors)
     weights, positions = _weights_and_positions(terms)
     seen = Cores(module, weights, positions, cores)
-    with _blamed(method.operator):
-        core = np.asarray(method.operator.merge(seen, method.parameters), "float64")
-    _require_returned(method.operator, core, (left.shape[1], right.shape[1]))
+    core = array_of(method, seen, (left.shape[1], right.shape[1]))
     factored = all(term.delta.rank is not None for term in terms)
     norms = [float(np.linalg.norm(core)) for core in cores]
-    factor = _final_factor(method, core, [abs(w) * n for w, n in zip(weights, norms, strict=True)])
+    sizes = [abs(w) * n for w, n in zip(weights, norms, strict=True)]
+    factor = final_factor(method, float(np.linalg.norm(core)), sizes)
     return _Core(left, factor * core, right.T, factored, sum(norms) * max(1.0, factor), factor)
 
 
@@ -257,12 +242,10 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
         values = tuple(source(first, stop) for source in sources)
         energies += [float((block**2).sum()) for block in values]
         seen = Rows(module, weights, positions, values, first, statistics)
-        with _blamed(operator):
-            block = np.asarray(operator.merge(seen, parameters), "float64")
-        _require_returned(operator, block, (stop - first, columns))
-        merged[first:stop] = block
+        merged[first:stop] = array_of(method, seen, (stop - first, columns))
     norms = np.sqrt(energies)
-    factor = _final_factor(method, merged, (abs(np.array(weights)) * norms).tolist())
+    size = float(np.linalg.norm(merged))
+    factor = final_factor(method, size, (abs(np.array(weights)) * norms).tolist())
     merged *= factor
     factored = all(term.delta.rank is not None for term in terms)
     return _Matrix(merged, factored, float(norms.sum()) * max(1.0, factor), factor)
@@ -274,14 +257,6 @@ def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[
         found = statistic.across([source(0, rows) for source in sources])
         return (found,) * len(sources)
     return tuple(statistic.of(source(0, rows)) for source in sources)
-
-
-def _final_factor(method: Method, merged: Array, norms: Sequence[float]) -> float:
-    """Return the factor of the final scale for a result, 1 where it is rounding alone."""
-    import numpy as np
-
-    size = float(np.linalg.norm(merged))
-    return factor_of(method.scale, size if size > _DEPENDENT * sum(norms) else 0.0, norms)
 
 
 _SPACES: Mapping[str, Callable[[str, Sequence[Term], Method], Merged]] = {
@@ -377,34 +352,3 @@ def require_finite(*arrays: Array) -> None:
                     " to list the modules that hold it",
                 ),
             )
-
-
-def _require_returned(operator: Operator, found: Array, shape: tuple[int, ...]) -> None:
-    """Refuse an operator's result that has the wrong shape or is not finite."""
-    import numpy as np
-
-    if found.shape != shape:
-        raise UsageError(
-            f"the operator {operator.name} returned an array of the wrong shape",
-            expected=list(shape),
-            found=list(found.shape),
-        )
-    if not np.isfinite(found).all():
-        raise NumericsError(f"the operator {operator.name} returned NaN or infinity")
-
-
-@contextmanager
-def _blamed(operator: Operator) -> Iterator[None]:
-    """Turn a failure inside a third-party operator into an error that names the operator."""
-    try:
-        yield
-    except LoramergeError:
-        raise
-    except Exception as error:
-        if operator.merge.__module__.partition(".")[0] == "loramerge":
-            raise
-        raise UsageError(
-            f"the operator {operator.name} failed",
-            found=f"{type(error).__name__}: {error}",
-            hint=f"fix the operator in {operator.merge.__module__}",
-        ) from error

@@ -140,11 +140,15 @@ class Magnitude:
         """Return the threshold for a dense `(out, in·kh·kw)` matrix."""
         import numpy as np
 
-        count = int(self.share * values.size * (1 + 1e-12))
+        count = self.count(values.size)
         if count == 0:
             return float("inf")
         largest: float = np.partition(np.abs(values).reshape(-1), -count)[-count]
         return float(largest)
+
+    def count(self, size: int) -> int:
+        """Return how many of so many entries lie at or above the threshold."""
+        return int(self.share * size * (1 + 1e-12))
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,13 @@ class Variance:
 
     def across(self, terms: Sequence[Array]) -> float:
         """Return the threshold for dense `(out, in·kh·kw)` matrices of one shape."""
+        return Magnitude(self.share).of(self.of_entries(terms))
+
+    def of_entries(self, terms: Sequence[Array]) -> Array:
+        """Return the variance of each entry across terms, in the shape of one of them."""
         import numpy as np
 
-        return Magnitude(self.share).of(np.var(np.stack(terms), axis=0))
+        return np.var(np.stack(terms), axis=0)
 
 
 Statistic = Magnitude | Norm | Variance
@@ -210,6 +218,7 @@ class Operator:
         formula, when, source: the definition, when to use it, and where it is from.
         laws: names of the laws it claims, see `algebra.laws`.
         scale: the final scale where none is given, see `algebra.scale`.
+        of_weights: whether it also combines weights themselves, rather than changes of a base.
         inputs: the least and the greatest number of adapters; None: any number.
         order: lower ones come first in lists.
 
@@ -230,6 +239,7 @@ class Operator:
     source: str = ""
     laws: tuple[str, ...] = ()
     scale: str = "literal"
+    of_weights: bool = False
     inputs: tuple[int, int | None] = (1, None)
     order: int = 100
 

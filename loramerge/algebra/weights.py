@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
 from loramerge.adapter import Adapter, Site
 from loramerge.algebra.blocks import (
+    FLUX,
     FLUX_LENGTHS,
     LENGTHS,
     VECTORS,
@@ -22,6 +23,7 @@ from loramerge.algebra.blocks import (
 )
 from loramerge.errors import UsageError, nearest
 from loramerge.families import Family
+from loramerge.families.blocks import flux_blocks
 from loramerge.families.components import COMPONENT_WORDS
 
 _LARGEST = (2 - 2**-23) * 2.0**127  # of float32
@@ -92,6 +94,42 @@ class Weight:
         family = unet_family(adapter, self.blocks)
         _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
         return lambda site: self.of(site, family)
+
+    def among(
+        self, modules: Iterable[str], family: Family | None, label: str
+    ) -> Callable[[Site], float]:
+        """Return the function that gives the coefficient of each site of a checkpoint.
+
+        What lies in no block that a vector names, such as the embedding of the time step, has the
+        vector's first value, `BASE`, unless `default` says otherwise. An adapter seldom has such sites.
+
+        Args:
+            modules: names of its modules.
+            family: None for other models of transformers.
+            label: its name, for errors.
+
+        Raises:
+            UsageError: if the weight goes by blocks that the family does not have.
+        """
+        if not (self.blocks or self.depth):
+            return self.of
+        if family is not None and len(self.blocks) in FLUX_LENGTHS and family.name == FLUX:
+            labels = flux_blocks(modules).labels
+            by_block = dict(zip(VECTORS[len(self.blocks)], self.blocks, strict=True))
+            return lambda site: self._chosen(site, by_block.get(labels.get(site.modules[0], "")))
+        if family is None or len(self.blocks) in FLUX_LENGTHS or not block_order(family):
+            raise UsageError(
+                "weights per block are for families whose blocks are known",
+                file=label,
+                expected=LENGTHS,
+                found=f"{len(self.blocks)} values" if self.blocks else "weights by depth",
+                hint='give weights by patterns on module names: match: {"*.3.*": 0}',
+            )
+        _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
+        rest = self
+        if self.blocks and self.default == 1.0:
+            rest = replace(self, default=self.blocks[0])
+        return lambda site: rest.of(site, family)
 
     def _chosen(self, site: Site, block: float | None) -> float:
         """Return the most specific weight of a site, given its block's weight, if any."""

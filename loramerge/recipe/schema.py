@@ -134,22 +134,22 @@ def _type(one: Parameter, choices: tuple[str, ...] | None) -> Any:
 def _reference_type(one: Parameter) -> Any:
     from pydantic import PlainValidator, WithJsonSchema
 
-    weighted = one.kind is Reference
+    word = one.item if one.kind is Reference else None
 
     def read(value: Any, info: ValidationInfo) -> Any:
         root = (info.context or {}).get("root")
-        return _reference(value, root, weighted=weighted, many=one.many)
+        return _reference(value, root, word=word, many=one.many)
 
     schema: dict[str, Any] = {"type": "string"}
-    if weighted or one.many:
-        schema = {"anyOf": [{"type": "string"}, _mapping_schema(weighted, one.many)]}
+    if word or one.many:
+        schema = {"anyOf": [{"type": "string"}, _mapping_schema(word, one.many)]}
     return Annotated[Any, PlainValidator(read), WithJsonSchema(schema)]
 
 
-def _mapping_schema(weighted: bool, many: bool) -> dict[str, Any]:
-    names = (["adapter"] if weighted else []) + (["each"] if many else [])
+def _mapping_schema(word: str | None, many: bool) -> dict[str, Any]:
+    names = ([word] if word else []) + (["each"] if many else [])
     properties: dict[str, Any] = {name: {"type": "string"} for name in names}
-    if weighted:
+    if word:
         properties["weight"] = {"anyOf": [{"type": ["number", "string"]}, {"type": "object"}]}
     return {
         "type": "object",
@@ -159,17 +159,20 @@ def _mapping_schema(weighted: bool, many: bool) -> dict[str, Any]:
     }
 
 
-def _reference(value: Any, root: Path | None, *, weighted: bool, many: bool) -> Any:
+def _reference(value: Any, root: Path | None, *, word: str | None, many: bool) -> Any:
     """Return the reference in a text, in `{adapter:, weight:}`, or in `{each:}`.
+
+    Args:
+        word: that stands for `adapter` there; None where values have no weights.
 
     Raises:
         ValueError: holding the error.
     """
     try:
         if isinstance(value, str):
-            return parse_reference(value, root) if weighted else _named(value)
-        if isinstance(value, Mapping) and (weighted or many):
-            return _mapped(value, weighted=weighted, many=many)
+            return parse_reference(value, root) if word else _named(value)
+        if isinstance(value, Mapping) and (word or many):
+            return _mapped(value, word=word, many=many)
         raise UsageError("expected a name", found=_short(value))
     except LoramergeError as error:
         raise _Refused(error) from None
@@ -189,17 +192,17 @@ def _named(value: str) -> str:
     return value
 
 
-def _mapped(value: Mapping[str, Any], *, weighted: bool, many: bool) -> Reference:
-    words = (["adapter"] if weighted else []) + (["each"] if many else [])
-    known = [*words, "weight"] if weighted else words
-    unknown = [word for word in value if word not in known]
+def _mapped(value: Mapping[str, Any], *, word: str | None, many: bool) -> Reference:
+    words = ([word] if word else []) + (["each"] if many else [])
+    known = [*words, "weight"] if word else words
+    unknown = [one for one in value if one not in known]
     if unknown:
         raise UsageError(
             f"a reference has no {unknown[0]!r}",
             expected=" or ".join(known),
             hint=suggestion(unknown[0], known),
         )
-    given = [word for word in words if word in value]
+    given = [one for one in words if one in value]
     if len(given) != 1:
         raise UsageError(
             f"a reference must have exactly one of {' and '.join(words)}", found=_short(value)

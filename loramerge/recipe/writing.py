@@ -12,6 +12,7 @@ from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
+from loramerge.parameters import item_word
 from loramerge.recipe.saves import WRITTEN, is_outside
 from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import stated
@@ -102,7 +103,7 @@ def _reference(value: Any, named: Any, holds: str) -> Any:
         return name
     if isinstance(weight, float):
         return f"{name}:{weight!r}"
-    return {"adapter": name, "weight": weight}
+    return {item_word(holds): name, "weight": weight}
 
 
 def _locate(text: str, holds: str) -> Path:

@@ -27,7 +27,7 @@ __all__ = [
     "bytes_of",
     "components_of",
     "default_checkpoint",
-    "header_of_base",
+    "header_of_bases",
     "label_of",
 ]
 
@@ -59,18 +59,18 @@ def bytes_of(output: Path) -> int:
 
 
 @contextmanager
-def header_of_base(
-    made: Made | None, base: FileInput, *, strip: bool
+def header_of_bases(
+    made: Made | None, bases: Sequence[FileInput], *, strip: bool
 ) -> Iterator[tuple[Mapping[str, str], Late]]:
-    """Provide the entries of a header, and those that replace them once the base's digest is known.
+    """Provide the entries of a header, and those that replace them once the bases' digests are known.
 
-    The digest of a base takes as long as the rest of a bake, so it is computed in a thread meanwhile
-    and its place in the header is kept.
+    The digest of a base takes as long as the rest of a bake, so they are computed in a thread meanwhile
+    and their places in the header are kept.
     """
     later = not strip and length_is_known(made)
 
     def digest(one: FileInput) -> str:
-        return PLACEHOLDER if later and one is base else one.digest()
+        return PLACEHOLDER if later and any(one is base for base in bases) else one.digest()
 
     with ThreadPoolExecutor(1) as pool:
         entries = {} if strip else header_entries(made, {}, digest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Self
@@ -14,7 +14,7 @@ from loramerge.algebra.scale import checked_scale
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.parameters import Doc, Parameter
 
-__all__ = ["MethodParameters"]
+__all__ = ["CheckpointMethodParameters", "MethodParameters"]
 
 # words of every command, and of every step of a recipe
 _RESERVED = frozenset(
@@ -25,6 +25,15 @@ _RESERVED = frozenset(
 
 def _method_names() -> tuple[str, ...]:
     return tuple(one.name for one in OPERATORS.known())
+
+
+def _names_for_checkpoints() -> tuple[str, ...]:
+    return tuple(one.name for one in _for_checkpoints(OPERATORS.known()))
+
+
+def _for_checkpoints(operators: Iterable[Operator]) -> Iterator[Operator]:
+    """Yield the operators that need no low-rank factors."""
+    return (one for one in operators if one.space != "factors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +72,12 @@ class MethodParameters:
         """
         if installed:
             OPERATORS.look_for_others()
-        return _held_by(tuple(OPERATORS.known()), frozenset(cls.__dataclass_fields__))
+        return _held_by(tuple(cls.operators()), frozenset(cls.__dataclass_fields__))
+
+    @classmethod
+    def operators(cls) -> Iterable[Operator]:
+        """Return the known operators that the verb can use."""
+        return OPERATORS.known()
 
     @property
     def code(self) -> str | None:
@@ -81,7 +95,7 @@ class MethodParameters:
         for name in self.settings:
             if not operator.has(name):
                 own = [one.name for one in operator.own_parameters]
-                others = [one.name for one in OPERATORS.known() if one.has(name)]
+                others = [one.name for one in self.operators() if one.has(name)]
                 raise UsageError(
                     f"the method {self.method} has no parameter {name!r}",
                     expected=listed(own) or "no parameters",
@@ -95,6 +109,35 @@ class MethodParameters:
         kept = {n: value for n, value in self.settings.items() if value != own.get(n, MISSING)}
         scale = None if self.scale == find_operator(self.method).scale else self.scale
         return replace(self, settings=kept, scale=scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMethodParameters(MethodParameters):
+    """The operator that merges checkpoints, and values of its own parameters."""
+
+    method: Annotated[
+        str,
+        Doc(
+            "Operator that combines them: `linear` is the weighted sum, `loramerge operators` explains "
+            "all.",
+            metavar="NAME",
+            choices=_names_for_checkpoints,
+        ),
+    ] = LINEAR.name
+    scale: Annotated[
+        str | None,
+        Doc(
+            "Final scale of every tensor: `literal` leaves what the method gives, `norm-match` brings "
+            "it to the mean norm of the weighted changes, `1/sqrt` divides by √n, a number multiplies "
+            "[default: the method's own].",
+            metavar="RULE",
+        ),
+    ] = None
+
+    @classmethod
+    def operators(cls) -> Iterable[Operator]:
+        """Return the known operators that need no low-rank factors."""
+        return _for_checkpoints(OPERATORS.known())
 
 
 def _methods(names: Sequence[str]) -> list[str | Setting]:

@@ -7,7 +7,7 @@ Times are those of one core of 2024 and good to a factor of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,8 +23,6 @@ from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
 from loramerge.steps.sizes import encoded_size, stand_in
-from loramerge.stream.bake import output_size
-from loramerge.stream.edits import BakePlan
 
 __all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
 
@@ -158,12 +156,26 @@ def _flops(terms: Sequence[Term], result: Delta, rule: RankRule, method: Method)
     return 2.0 * outer * inner**2 + 2.0 * outer * inner * (result.rank or inner) + 60.0 * inner**3
 
 
-def predict_checkpoint(plan: BakePlan, made: Made | None, context: Context) -> Prediction:
-    """Predict a bake: its weight files to the byte; further files of a folder are not counted."""
+def predict_checkpoint(
+    modules: int,
+    size_with: Callable[[Mapping[str, str]], int],
+    made: Made | None,
+    context: Context,
+    *,
+    inputs: int = 1,
+) -> Prediction:
+    """Predict a checkpoint: its weight files to the byte; further files of a folder are not counted.
+
+    Args:
+        modules: number of those that change.
+        size_with: function of the entries that headers get, which gives the bytes of the files.
+        inputs: checkpoints that are read.
+    """
     entries = {} if context.strip else header_entries(made, {}, placeholder)
-    size = output_size(plan, entries)
-    memory = _START + (context.threads or 1) * _BLOCKS
-    return Prediction(modules=len(plan.modules), size=size, memory=memory, seconds=size / _BYTES)
+    size = size_with(entries)
+    memory = _START + (context.threads or 1) * inputs * _BLOCKS
+    seconds = inputs * size / _BYTES
+    return Prediction(modules=modules, size=size, memory=memory, seconds=seconds)
 
 
 def predict_report(adapters: Sequence[Adapter]) -> Prediction:

@@ -19,9 +19,11 @@ from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.algebra.weights import weight_content
 from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.files.json_values import values_in
 from loramerge.library.digests import digest_of, digest_of_files
+from loramerge.parameters import item_word
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
@@ -29,6 +31,7 @@ __all__ = [
     "FileInput",
     "Made",
     "base_input",
+    "files_input",
     "header_entries",
     "input_of",
     "length_is_known",
@@ -107,10 +110,14 @@ def made_of(adapter: Adapter) -> Made | None:
 
 def base_input(checkpoint: Checkpoint) -> FileInput:
     """Return a base as an input of a step."""
-    files = checkpoint.files
+    return files_input(checkpoint.path, checkpoint.files)
+
+
+def files_input(path: Path, files: CheckpointFiles) -> FileInput:
+    """Return the files of a checkpoint, or of a part of one, as an input of a step."""
     recipes = (file.open()[1].get(RECIPE_KEY) for file in files.weights)
     return FileInput(
-        checkpoint.path,
+        path,
         tuple(file.path for file in files.weights),
         files.root if len(files.weights) > 1 else None,
         next((recipe for recipe in recipes if recipe), None),
@@ -143,7 +150,7 @@ def _said(value: Any, holds: str, given: Given) -> Any:
     if not isinstance(value, Reference):
         return given[holds, value]
     weight = weight_content(value.weight)
-    found: dict[str, Any] = {"adapter": given[holds, value.name]}
+    found: dict[str, Any] = {item_word(holds): given[holds, value.name]}
     return found if weight == 1.0 else found | {"weight": weight}
 
 

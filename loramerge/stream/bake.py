@@ -16,14 +16,13 @@ from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
-from loramerge.files.atomic import AtomicFolder, check_space, check_target
-from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.files.atomic import check_target
 from loramerge.files.header import build_header
-from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
-from loramerge.stream.walk import Layout, Written, compute, write
+from loramerge.stream.walk import Layout, compute
+from loramerge.stream.writing import dtype_of, unchanged, write_checkpoint, write_index
 
 __all__ = ["bake", "output_size", "survey"]
 
@@ -62,22 +61,17 @@ def bake(
         (file, _layout(file, plan, metadata or {}, seed, finite=not allow_nonfinite))
         for file in files.weights
     ]
-    check_space(output, sum(layout.size for _, layout in layouts))
-    written = Written((layout for _, layout in layouts), "baking", notify)
-    if files.root is None:
-        ((file, layout),) = layouts
-        entries = late if _changes(file, plan) else None
-        return write(layout, output, written, force=force, late=entries, threads=threads)
-    survivals: list[Survival] = []
-    with AtomicFolder(output, force=force, contents=files.contents()) as folder:
-        for relative in files.others:
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            _copy_other(files.root / relative, folder / relative, plan)
-        for file, layout in layouts:
-            entries = late if _changes(file, plan) else None
-            target = folder / file.relative
-            survivals += write(layout, target, written, late=entries, threads=threads)
-    return survivals
+    return write_checkpoint(
+        files,
+        [(file, layout, _changes(file, plan)) for file, layout in layouts],
+        output,
+        task="baking",
+        copy_other=partial(_copy_other, plan=plan),
+        force=force,
+        late=late,
+        threads=threads,
+        notify=notify,
+    )
 
 
 def survey(
@@ -114,11 +108,11 @@ def _layout(
     """
     tensors, metadata = file.open()
     if not _changes(file, plan) and not file.pickled:
-        return _unchanged(file, finite=finite)
+        return unchanged(file, finite=finite)
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    entries = [(name, _dtype_of(t, plan), t.shape) for name, t in tensors.items()]
+    entries = [(name, dtype_of(t, plan.dtype), t.shape) for name, t in tensors.items()]
     head, infos = build_header(entries, merged)
     edits = plan.edits.get(file, {})
     computed = {
@@ -135,47 +129,17 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 
-def _unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Survival]:
-    """Return the layout of a file that is copied unchanged, its header included."""
-    tensors, metadata = file.open()
-    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
-    head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
-    infos = {tensor.info.name: tensor.info for tensor in stored}
-    return Layout(head, infos, tensors, metadata, finite=finite)
-
-
 def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
     """Copy a file without weights; one with facts that the bake changes is rewritten."""
     given = any(file.given for file in plan.checkpoint.files.weights)
     if source.name.endswith(".index.json") and (plan.dtype is not None or given):
-        _write_index(source, target, plan)
+        write_index(source, target, plan.checkpoint.files, plan.dtype)
     elif (
         source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
     ):
         _write_config(source, target, plan.config)
     else:
         shutil.copyfile(source, target)
-
-
-def _write_index(source: Path, target: Path, plan: BakePlan) -> None:
-    """Write an index of shards with the tensors that were added, and their total size."""
-    index = json.loads(source.read_text("utf-8"))
-    shards = index.setdefault("weight_map", {})
-    known, total = set(shards.values()), 0
-    for file in plan.checkpoint.files.weights:
-        if file.path.parent == source.parent and file.path.name in known:
-            shards |= dict.fromkeys(file.given, file.path.name)
-            total += sum(
-                tensor.size * DTYPES[_dtype_of(tensor, plan)].bits // 8
-                for tensor in file.open()[0].values()
-            )
-    index.setdefault("metadata", {})["total_size"] = total
-    target.write_text(json.dumps(index, indent=2), "utf-8")
-
-
-def _dtype_of(tensor: Tensor, plan: BakePlan) -> str:
-    """Return the type in which a tensor is written."""
-    return plan.dtype if plan.dtype and is_float(tensor.dtype) else tensor.dtype
 
 
 def _write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:

@@ -66,10 +66,10 @@ def require_finite(name: str, dtype: str, raw: Any) -> None:
     """
     if not finite(dtype, raw):
         raise NumericsError(
-            "the base holds NaN or infinity where nothing is added",
+            "the checkpoint holds NaN or infinity where nothing is added",
             module=name,
             hint=(
-                "use a base without them; or copy them as they are with ",
+                "use a checkpoint without them; or copy them as they are with ",
                 Setting("allow_nonfinite", True),
             ),
         )

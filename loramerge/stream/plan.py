@@ -20,7 +20,7 @@ from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.vocabulary import adapted
 
-__all__ = ["plan_bake"]
+__all__ = ["plan_bake", "require_changeable"]
 
 
 def plan_bake(
@@ -59,7 +59,7 @@ def plan_bake(
     require_shapes(placements)
     skipped = require_modules(placements.missing, skip_missing, checkpoint)
     if dtype is not None:
-        _require_changeable(checkpoint)
+        require_changeable(checkpoint)
     edits = placements.edits()
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
@@ -86,7 +86,7 @@ def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:
                 placements.missing.setdefault(site.component, []).append(part.site.name)
 
 
-def _require_changeable(checkpoint: Checkpoint) -> None:
+def require_changeable(checkpoint: Checkpoint) -> None:
     """Refuse another type for weights that are stored with scales.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from loramerge.steps.checkpoints import (
     bytes_of,
     components_of,
     default_checkpoint,
-    header_of_base,
+    header_of_bases,
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
 from loramerge.steps.outputs import checkpoint_output, sum_name
@@ -36,6 +37,7 @@ from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import bake as bake_checkpoint
+from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.plan import plan_bake
@@ -173,7 +175,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     made = _made(parameters, base, adapters)
     for name in already_inside(base, made):
         context.notify(Warn(f"{name} is baked into this base already"))
-    with header_of_base(made, base, strip=context.strip) as (metadata, late):
+    with header_of_bases(made, [base], strip=context.strip) as (metadata, late):
         survivals = bake_checkpoint(
             plan,
             output,
@@ -207,7 +209,8 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     made = _made(parameters, base_input(checkpoint), adapters)
-    found = predict_checkpoint(plan, made, context)
+    modules = len(plan.modules)
+    found = predict_checkpoint(modules, partial(output_size, plan), made, context)
     found.remarks += strong_weights(parameters.adapters)
     return found
 

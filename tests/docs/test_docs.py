@@ -100,8 +100,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "extract", "formats", "operators", "python", "recipes",
-        "report-2022", "tiny", "training", "weights",
+        "adding", "architecture", "commands", "extract", "formats", "merging", "operators", "python",
+        "recipes", "report-2022", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -115,7 +115,8 @@ def test_links_lead_somewhere(document):
 
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
-    f"docs/{name}.md" for name in ("commands", "extract", "recipes", "tiny", "training", "weights")
+    f"docs/{name}.md"
+    for name in ("commands", "extract", "merging", "recipes", "tiny", "training", "weights")
 ]
 
 
@@ -191,7 +192,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
         "verb": tuple(known_verbs()),
         "step": tuple(verbs),
         "parameter": tuple(w for v in verbs.values() for w in v.get("properties", ())),
-        "reference": ("adapter", "weight", "each", "files"),
+        "reference": ("adapter", "model", "weight", "each", "files"),
         "weight": tuple(weights._FIELDS),
         "compat": tuple(COMPATS),
         "status": ("done", "up to date", "not needed", "failed", "left out"),

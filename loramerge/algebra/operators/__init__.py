@@ -123,6 +123,7 @@ def operator(
     source: str = "",
     laws: tuple[str, ...] = (),
     scale: str = "literal",
+    of_weights: bool = False,
     inputs: tuple[int, int | None] = (1, None),
     order: int = 100,
 ) -> Callable[[Callable[[Any, Any], Any]], Operator]:
@@ -154,6 +155,7 @@ def operator(
             source=source,
             laws=laws,
             scale=scale,
+            of_weights=of_weights,
             inputs=inputs,
             order=order,
         )

@@ -11,6 +11,7 @@ from loramerge.algebra.sphere import karcher_coefficients
 
 @operator(
     space="scalars",
+    of_weights=True,
     order=22,
     formula="ΔW = Σ wᵢ‖ΔWᵢ‖ · the direction with the least Σ wᵢ angle²",
     source="Karcher, Comm. Pure Appl. Math. 30 (1977)",

@@ -15,6 +15,7 @@ OPERATOR = Operator(
     merge=_merge,
     title="The weighted sum, exactly.",
     alone=True,
+    of_weights=True,
     order=0,
     formula="ΔW = Σ wᵢ ΔWᵢ",
     when="The default. The result acts as all adapters loaded together, each at its weight.",

@@ -11,6 +11,7 @@ from loramerge.algebra.sphere import slerp_coefficients
 @operator(
     space="elements",
     inputs=(2, 2),
+    of_weights=True,
     order=21,
     formula="as slerp, for each row of ΔW separately",
     source="NuSLERP of mergekit with nuslerp_row_wise",

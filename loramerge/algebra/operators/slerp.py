@@ -12,6 +12,7 @@ from loramerge.algebra.sphere import slerp_coefficients
 @operator(
     space="scalars",
     inputs=(2, 2),
+    of_weights=True,
     order=20,
     formula=(
         "ΔW = s (sin((1−t)θ) ΔW₁ + sin(tθ) ΔW₂) / sin θ, t = w₂/s, s = w₁ + w₂, "

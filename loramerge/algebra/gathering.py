@@ -1,0 +1,212 @@
+"""Gather statistics of whole matrices from blocks of their rows, in as few passes as they need.
+
+No matrix is ever held as a whole. A norm or a product needs one pass. The exact k-th largest entry is
+found by the bits of its number: each pass counts the entries by 16 bits more, until those that can still
+be it are few enough to be held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.operator import Magnitude, Norm, Statistic, Variance
+
+__all__ = ["Blocks", "gather", "kth_largest", "products"]
+
+# function that reads all blocks again: the same rows of every term, `(rows, columns)` in float64
+Blocks = Callable[[], Iterator[Sequence[Array]]]
+
+_HELD = 1 << 18  # entries that may be held
+_DIGIT = 16  # bits by which a pass tells entries apart
+_BITS = 64
+
+
+def gather(
+    declared: Mapping[str, Statistic], blocks: Blocks, terms: int, size: int
+) -> dict[str, tuple[float, ...]]:
+    """Return every declared statistic of each term; one across terms is the same for each.
+
+    Args:
+        terms: their number.
+        size: entries of one term.
+    """
+    open_: dict[str, list[_Collector]] = {
+        name: _COLLECTORS[type(one)](one, terms, size) for name, one in declared.items()
+    }
+    waiting = [one for several in open_.values() for one in several]
+    while waiting:
+        for values in blocks():
+            for one in waiting:
+                one.take(values)
+        waiting = [one for one in waiting if not one.is_done()]
+    return {
+        name: tuple(one.value for one in several) * (terms // len(several))
+        for name, several in open_.items()
+    }
+
+
+def products(blocks: Blocks, terms: int) -> Array:
+    """Return the inner products of the terms, `(terms, terms)` in float64."""
+    import numpy as np
+
+    sums: dict[tuple[int, int], list[float]] = {
+        (i, j): [] for i in range(terms) for j in range(i + 1)
+    }
+    for values in blocks():
+        flat = [one.reshape(-1) for one in values]
+        for (i, j), parts in sums.items():
+            parts.append(float(np.dot(flat[i], flat[j])))
+    found = np.empty((terms, terms))
+    for (i, j), parts in sums.items():
+        found[i, j] = found[j, i] = math.fsum(parts)
+    return found
+
+
+def kth_largest(blocks: Callable[[], Iterator[Array]], count: int, size: int) -> float:
+    """Return the `count`-th largest of numbers that are not negative, exactly.
+
+    Args:
+        blocks: reads all of them again, in float64.
+        count: from 1 to `size`, the number of numbers.
+    """
+    search = _Search(count, size)
+    while True:
+        for block in blocks():
+            search.take(block)
+        if search.is_done():
+            return search.value
+
+
+class _Collector(Protocol):
+    """A statistic that is being gathered."""
+
+    value: float
+
+    def take(self, values: Sequence[Array]) -> None:
+        """See a block of every term."""
+
+    def is_done(self) -> bool:
+        """Return whether the value is known now that a pass has ended."""
+
+
+class _Search:
+    """The search of one k-th largest number among those that blocks bring, pass by pass."""
+
+    def __init__(self, count: int, size: int) -> None:
+        import numpy as np
+
+        self.value = 0.0
+        self._left = count  # how many are sought among those that begin with the known bits
+        self._known, self._shift = 0, _BITS  # the bits above `_shift` that the number begins with
+        self._held: list[Array] | None = [] if size <= _HELD else None
+        self._counts = np.zeros(1 << _DIGIT, np.int64)
+
+    def take(self, block: Array) -> None:
+        """See a block of numbers."""
+        import numpy as np
+
+        bits = np.ascontiguousarray(block, "float64").reshape(-1).view(np.uint64)
+        if self._shift < _BITS:
+            bits = bits[bits >> np.uint64(self._shift) == np.uint64(self._known)]
+        if self._held is not None:
+            self._held.append(bits.copy())
+            return
+        digits = bits >> np.uint64(self._shift - _DIGIT) & np.uint64((1 << _DIGIT) - 1)
+        self._counts += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
+
+    def is_done(self) -> bool:
+        """Use what a pass brought; return whether the number is known."""
+        import numpy as np
+
+        if self._held is not None:
+            bits = np.concatenate(self._held)
+            found = np.partition(bits, len(bits) - self._left)[len(bits) - self._left]
+            self.value = float(found.view(np.float64))
+            return True
+        above = np.cumsum(self._counts[::-1])  # at or above each digit, the largest digit first
+        place = int(np.searchsorted(above, self._left))
+        digit = len(above) - 1 - place
+        self._left -= int(above[place - 1]) if place else 0
+        self._known = self._known << _DIGIT | digit
+        self._shift -= _DIGIT
+        among = int(self._counts[digit])
+        self._counts[:] = 0
+        if self._shift == 0:
+            self.value = float(np.uint64(self._known).view(np.float64))
+            return True
+        if among <= _HELD:
+            self._held = []
+        return False
+
+
+class _Threshold:
+    """The threshold of a share of the largest numbers; infinity for less than one of them."""
+
+    def __init__(
+        self, share: float, size: int, numbers: Callable[[Sequence[Array]], Array]
+    ) -> None:
+        count = Magnitude(share).count(size)
+        self._search = _Search(count, size) if count else None
+        self._numbers = numbers
+        self.value = math.inf
+
+    def take(self, values: Sequence[Array]) -> None:
+        """See a block of every term."""
+        if self._search is not None:
+            self._search.take(self._numbers(values))
+
+    def is_done(self) -> bool:
+        """Return whether the threshold is known."""
+        if self._search is None:
+            return True
+        done = self._search.is_done()
+        if done:
+            self.value = self._search.value
+        return done
+
+
+class _Norm:
+    """The Frobenius norm of one term."""
+
+    def __init__(self, term: int) -> None:
+        self._term, self._squares = term, list[float]()
+        self.value = 0.0
+
+    def take(self, values: Sequence[Array]) -> None:
+        """See a block of every term."""
+        import numpy as np
+
+        flat = values[self._term].reshape(-1)
+        self._squares.append(float(np.dot(flat, flat)))
+
+    def is_done(self) -> bool:
+        """Return true: one pass is enough."""
+        self.value = math.sqrt(math.fsum(self._squares))
+        return True
+
+
+def _thresholds(one: Magnitude, terms: int, size: int) -> list[_Collector]:
+    import numpy as np
+
+    return [
+        _Threshold(one.share, size, lambda values, term=term: np.abs(values[term]))  # type: ignore[misc]
+        for term in range(terms)
+    ]
+
+
+def _norms(_: Norm, terms: int, size: int) -> list[_Collector]:
+    return [_Norm(term) for term in range(terms)]
+
+
+def _variance(one: Variance, terms: int, size: int) -> list[_Collector]:
+    return [_Threshold(one.share, size, one.of_entries)]
+
+
+_COLLECTORS: Mapping[type[Statistic], Callable[[Any, int, int], list[_Collector]]] = {
+    Magnitude: _thresholds,
+    Norm: _norms,
+    Variance: _variance,
+}

@@ -1,0 +1,47 @@
+"""The command `merge`: merge checkpoints of one family into one."""
+
+from __future__ import annotations
+
+from loramerge.cli import show
+from loramerge.cli.command import verb_command
+from loramerge.steps.merge_result import MergeResult
+from loramerge.verbs.merge import VERB
+
+_SHOWN = 40
+
+
+def render(result: MergeResult) -> None:
+    """Show what was merged, how far each part moved, and what was kept after rounding."""
+    layout = ", ".join(sorted(set(result.layouts.values())))
+    lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size or 0))
+    lines.append(("method", f"{result.method}, scale {result.scale}"))
+    lines += [("input", f"{one['path']} at weight {one['weight']}") for one in result.models]
+    if result.base is not None:
+        lines.append(("base", result.base))
+    types = ", ".join(result.dtypes)
+    lines += [
+        ("family", f"{result.family}, layout {layout}"),
+        ("merged", f"{show.count(result.merged, 'tensor')}, computed and rounded to {types}"),
+    ]
+    if result.united:
+        lines.append(("incomplete", f"{show.count(result.united, 'tensor')} that some input lacks"))
+    for i, j, cosine in result.cosines:
+        pair = f"{result.models[i]['path']} and {result.models[j]['path']}"
+        lines.append(("cosine of changes", f"{cosine:.3f} between {pair}"))
+    if result.survived is not None:
+        lines.append(("accuracy", f"{show.percent(result.survived)} of the change kept after "
+                      f"rounding, relative error {result.relative_error:.3g}"))  # fmt: skip
+    if result.moved is not None:
+        share = show.percent(result.moved)
+        lines.append(("size of change", f"{share} of the norm of {result.reference}"))
+    show.table(lines)
+    rows = [(name, show.percent(moved)) for name, moved in result.blocks.items()]
+    if rows:
+        show.table(rows[:_SHOWN], ("block", "size of change"))
+    if len(rows) > _SHOWN:
+        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
+
+
+command = verb_command(
+    VERB, render, "loramerge merge sd21-custom:0.6 base.safetensors:0.4 -o merged.safetensors"
+)

@@ -1,0 +1,119 @@
+"""The result of a merge of checkpoints: how far each part moved, and what rounding left of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge.adapter import Site
+from loramerge.algebra.compare import block_of
+from loramerge.steps.shown import Shown
+from loramerge.stream.ingredients import Blended
+from loramerge.stream.survival import Survival, totals_of
+
+__all__ = ["MergeResult", "add_figures"]
+
+
+@dataclass(repr=False)
+class MergeResult(Shown):
+    """The result of a merge.
+
+    Args:
+        models: every input with its weight.
+        reference: what movements are measured from: the base, or the first input.
+        method, scale: the operator and its final scale.
+        merged: number of tensors that were merged, rather than copied.
+        united: number of tensors that not every input has.
+        dtypes: types of the merged tensors, as written.
+        notes: what was not merged, in words.
+        moved: ‖W' − W‖ / ‖W‖ over all merged tensors, W those of the reference.
+        blocks: the same for each block of the network.
+        cosines: cosine of the changes of two inputs from the base, over all merged tensors.
+        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all merged tensors.
+        size: bytes of all files.
+    """
+
+    headline = ("output", "family", "method", "moved")
+
+    output: str
+    family: str
+    layouts: dict[str, str]
+    models: list[dict[str, Any]]
+    base: str | None
+    reference: str
+    method: str
+    scale: str | float
+    merged: int
+    united: int
+    dtypes: list[str]
+    notes: list[str]
+    moved: float | None = None
+    blocks: dict[str, float] = field(default_factory=dict)
+    cosines: list[tuple[int, int, float]] = field(default_factory=list)
+    survived: float | None = None
+    relative_error: float | None = None
+    size: int | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "outputs": [self.output],
+            "output": self.output,
+            "family": self.family,
+            "layouts": self.layouts,
+            "models": self.models,
+            "base": self.base,
+            "reference": self.reference,
+            "method": self.method,
+            "scale": self.scale,
+            "merged": self.merged,
+            "united": self.united,
+            "dtypes": self.dtypes,
+            "notes": self.notes,
+            "moved": self.moved,
+            "blocks": self.blocks,
+            "cosines": [
+                {"a": self.models[i]["path"], "b": self.models[j]["path"], "cosine": cosine}
+                for i, j, cosine in self.cosines
+            ],
+            "survived": self.survived,
+            "relative_error": self.relative_error,
+            "size": self.size,
+        }
+
+
+def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
+    """Add the figures of what was written to a result."""
+    survivals = [one.survival for one in found]
+    result.moved = _moved(survivals)
+    blocks: dict[str, list[Survival]] = {}
+    for one in survivals:
+        blocks.setdefault(block_of(Site((one.module,))), []).append(one)
+    result.blocks = {
+        name: moved for name, several in blocks.items() if (moved := _moved(several)) is not None
+    }
+    totals = totals_of(survivals)
+    if totals is not None:
+        result.survived, result.relative_error = totals.survived, totals.relative_error
+    products: dict[tuple[int, int], float] = {}
+    for blended in found:
+        for pair, value in blended.products.items():
+            products[pair] = products.get(pair, 0.0) + value
+    result.cosines = [
+        (i, j, cosine)
+        for i, j in sorted(products)
+        if i < j and (cosine := _cosine(products, i, j)) is not None
+    ]
+
+
+def _moved(survivals: Sequence[Survival]) -> float | None:
+    """Return the size of a change beside the weights that it changes, None if those are zero."""
+    before = math.fsum(one.base for one in survivals)
+    return math.sqrt(math.fsum(one.asked for one in survivals) / before) if before > 0 else None
+
+
+def _cosine(products: Mapping[tuple[int, int], float], i: int, j: int) -> float | None:
+    size = math.sqrt(products[i, i] * products[j, j])
+    return max(-1.0, min(1.0, products[i, j] / size)) if size > 0 else None

@@ -1,0 +1,75 @@
+"""The ingredients of one parameter of a merge: where inputs store it, and how they are combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loramerge.adapter import Site
+from loramerge.algebra.operator import Method
+from loramerge.checkpoint import Place
+from loramerge.stream.survival import Survival
+
+__all__ = ["Blend", "Blended", "Ingredient"]
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One input of a parameter.
+
+    Args:
+        place: where the input stores the parameter.
+        weight: the user's coefficient, not 0.
+        position: of the input among all, from 0.
+    """
+
+    place: Place
+    weight: float
+    position: int
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The making of one parameter of the result.
+
+    Args:
+        site: the module, alone.
+        target: where the result stores the parameter.
+        terms: what is combined; with a base there may be none.
+        method: an operator on `scalars` or `elements`.
+        on_base: whether it combines changes from a base, and is added to that.
+        base: where the base stores the parameter; None counts as zeros.
+    """
+
+    site: Site
+    target: Place
+    terms: tuple[Ingredient, ...]
+    method: Method
+    on_base: bool = False
+    base: Place | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """True if the result is the parameter of the first input, unchanged."""
+        alone = len(self.terms) == 1 and not self.on_base
+        return alone and self.terms[0].weight == 1.0 and self.terms[0].place == self.target
+
+    @property
+    def kind(self) -> str:
+        """The numpy type that it is computed in."""
+        places = (self.target, self.base, *(term.place for term in self.terms))
+        wide = any(place is not None and place.tensor.dtype == "F64" for place in places)
+        return "float64" if wide or self.method.operator.space == "elements" else "float32"
+
+
+@dataclass(frozen=True)
+class Blended:
+    """One parameter of the result: its change, and what rounding left of it.
+
+    Args:
+        survival: what was asked for is the change from the base, or from the first input.
+        products: positions of two inputs → ⟨ΔWᵢ, ΔWⱼ⟩ of their changes from the base; empty without one.
+    """
+
+    survival: Survival
+    products: Mapping[tuple[int, int], float]

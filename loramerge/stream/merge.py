@@ -1,0 +1,126 @@
+"""Merge checkpoints of one family into one that has the layout of the first.
+
+`merge_plan` says how each tensor is made, `blend` computes it in blocks of rows, and `writing` writes
+the files. Memory is a few blocks for each thread and input, whatever the size of the checkpoints.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+from loramerge.adapter import Site
+from loramerge.algebra.combine import SUM
+from loramerge.checkpoint import CheckpointFile, Place
+from loramerge.events import Notify, ignore
+from loramerge.files.atomic import check_target
+from loramerge.files.header import build_header
+from loramerge.files.tensors import Tensor
+from loramerge.stream.blend import merge_tensor
+from loramerge.stream.ingredients import Blend, Blended, Ingredient
+from loramerge.stream.merge_plan import MergePlan
+from loramerge.stream.walk import Layout
+from loramerge.stream.writing import dtype_of, unchanged, write_checkpoint, write_index
+
+__all__ = ["merge", "output_size"]
+
+
+def merge(
+    plan: MergePlan,
+    output: Path,
+    *,
+    force: bool = False,
+    allow_nonfinite: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    late: Future[Mapping[str, str]] | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> list[Blended]:
+    """Carry out a plan.
+
+    Args:
+        output: file, or folder if the first checkpoint is one.
+        allow_nonfinite: copy NaN and infinity of tensors that are not merged.
+        metadata: entries to add to the header of every file that changes.
+        late: replacements for entries of `metadata`, of the same lengths, before the files get their
+            names.
+
+    Returns:
+        What became of every parameter that was merged, in file order.
+
+    Raises:
+        OutputExists, DiskFull, NumericsError.
+    """
+    check_target(output, force=force)
+    return write_checkpoint(
+        plan.files,
+        [_layout(f, plan, metadata or {}, finite=not allow_nonfinite) for f in plan.files.weights],
+        output,
+        task="merging",
+        copy_other=partial(_copy_other, plan=plan),
+        force=force,
+        late=late,
+        threads=threads,
+        notify=notify,
+    )
+
+
+def output_size(plan: MergePlan, metadata: Mapping[str, str]) -> int:
+    """Return the exact bytes of the weight files that a plan writes."""
+    return sum(_layout(file, plan, metadata)[1].size for file in plan.files.weights)
+
+
+def _layout(
+    file: CheckpointFile, plan: MergePlan, extra: Mapping[str, str], *, finite: bool = True
+) -> tuple[CheckpointFile, Layout[Blended], bool]:
+    """Return a file, its layout after the merge, and whether anything in it changes."""
+    opened, metadata = file.open()
+    tensors = {name: one for name, one in opened.items() if name not in plan.averages}
+    blends = plan.blends.get(file.relative, {})
+    changes = (
+        bool(blends) or bool(file.given) or len(tensors) < len(opened) or plan.dtype is not None
+    )
+    if not changes and not file.pickled:
+        return file, unchanged(file, finite=finite), False
+    merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"}
+    merged |= dict(extra) if changes else {}
+    entries = [(name, dtype_of(one, plan.dtype), one.shape) for name, one in tensors.items()]
+    head, infos = build_header(entries, merged)
+    made = {
+        name: found
+        for name, tensor in tensors.items()
+        if (found := _made(file, name, tensor, blends, infos[name].dtype))
+    }
+    computed = {name: partial(merge_tensor, name, infos, found) for name, found in made.items()}
+    beside = {name for found in made.values() for name in found[0].target.require_held().beside}
+    return file, Layout(head, infos, tensors, merged, computed, beside, finite), True
+
+
+def _made(
+    file: CheckpointFile,
+    name: str,
+    tensor: Tensor,
+    blends: Mapping[str, list[Blend]],
+    dtype: str,
+) -> list[Blend]:
+    """Return how a tensor is computed, nothing if it is copied."""
+    known = blends.get(name, [])
+    if dtype == tensor.dtype and all(blend.is_copy for blend in known):
+        return []
+    if known:
+        return known
+    shaped = tensor if tensor.shape else tensor.reshaped((1,))
+    place = Place(file, shaped, name)  # only its type changes
+    return [Blend(Site((name,)), place, (Ingredient(place, 1.0, 0),), SUM)]
+
+
+def _copy_other(source: Path, target: Path, plan: MergePlan) -> None:
+    """Copy a file that holds no weights; an index is written anew where it would be wrong."""
+    changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
+    if source.name.endswith(".index.json") and changes:
+        write_index(source, target, plan.files, plan.dtype)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,54 @@
+"""Read rows of a parameter into buffers, wherever and however a checkpoint stores it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.checkpoint import Place
+from loramerge.errors import NumericsError
+from loramerge.files.dtypes import numpy_dtype
+from loramerge.stream.reading import stored_rows, weights_of
+from loramerge.stream.walk import Buffers
+
+__all__ = ["RowReader"]
+
+
+class RowReader:
+    """Reads blocks of rows of a parameter as floats, wherever and however it is stored."""
+
+    def __init__(self, place: Place, kind: str, buffers: Buffers) -> None:
+        self._place, self._kind, self._buffers = place, kind, buffers
+        self._held = place.require_held()
+        self._rows = stored_rows(place.tensor)
+        self._whole = weights_of(place, kind) if place.transposed else None
+
+    def fill(self, start: int, stop: int, out: Any) -> Any:
+        """Read rows of the parameter into an array.
+
+        Raises:
+            NumericsError: if they hold NaN or infinity.
+        """
+        import numpy as np
+
+        if self._whole is not None:
+            out[:] = self._whole[start:stop]
+        for low, high, begin in () if self._whole is not None else self._place.pieces:
+            first, last = max(start, begin), min(stop, begin + high - low)
+            if first >= last:
+                continue
+            stored = low + first - begin
+            shape = (last - first, out.shape[1])
+            kind = numpy_dtype(self._place.tensor.dtype)
+            raw = self._rows(stored, stored + last - first, self._buffers.get("read", kind, shape))
+            part = out[first - start : last - start]
+            np.copyto(part, raw, casting="unsafe")
+            if self._held.beside:
+                part[:] = self._held.dequantise(part, stored)
+        if not np.isfinite(out.sum()) and not np.isfinite(out).all():
+            raise NumericsError(
+                "NaN or infinity in a checkpoint that is merged",
+                file=self._place.file.path,
+                module=self._place.name,
+                hint="give a checkpoint without them",
+            )
+        return out

@@ -1,0 +1,102 @@
+"""Write all files of a checkpoint, in the layout of the one that it was made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loramerge.checkpoint import CheckpointFile
+from loramerge.checkpoint.files import CheckpointFiles
+from loramerge.events import Notify, ignore
+from loramerge.files.atomic import AtomicFolder, check_space
+from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.files.tensors import StoredTensor, Tensor
+from loramerge.stream.walk import Layout, Written, write
+
+__all__ = ["dtype_of", "unchanged", "write_checkpoint", "write_index"]
+
+Finding = TypeVar("Finding")
+
+
+def write_checkpoint(
+    files: CheckpointFiles,
+    layouts: Sequence[tuple[CheckpointFile, Layout[Finding], bool]],
+    output: Path,
+    *,
+    task: str,
+    copy_other: Callable[[Path, Path], Any] = shutil.copyfile,
+    force: bool = False,
+    late: Future[Mapping[str, str]] | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> list[Finding]:
+    """Write the files of a checkpoint atomically; return what the tasks found, in file order.
+
+    Args:
+        files: of the checkpoint whose layout the result has.
+        layouts: of every file of weights, and whether anything in it changes.
+        task: word for what is done, in reports of progress.
+        copy_other: writes a file without weights, given its source and its target.
+        late: replacements for entries of the headers of files that change, see `walk.write`.
+
+    Raises:
+        OutputExists, DiskFull, NumericsError.
+    """
+    check_space(output, sum(layout.size for _, layout, _ in layouts))
+    written = Written((layout for _, layout, _ in layouts), task, notify)
+    if files.root is None:
+        ((_, layout, changes),) = layouts
+        entries = late if changes else None
+        return write(layout, output, written, force=force, late=entries, threads=threads)
+    found: list[Finding] = []
+    with AtomicFolder(output, force=force, contents=files.contents()) as folder:
+        for relative in files.others:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            copy_other(files.root / relative, folder / relative)
+        for file, layout, changes in layouts:
+            entries = late if changes else None
+            target = folder / file.relative
+            found += write(layout, target, written, late=entries, threads=threads)
+    return found
+
+
+def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
+    """Return the layout of a file that is copied as it is, its header included.
+
+    Args:
+        finite: refuse NaN and infinity in it.
+    """
+    tensors, metadata = file.open()
+    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
+    head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
+    infos = {tensor.info.name: tensor.info for tensor in stored}
+    return Layout(head, infos, tensors, metadata, finite=finite)
+
+
+def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str | None) -> None:
+    """Write an index of shards with the tensors that were added, and their total size.
+
+    Args:
+        dtype: safetensors name of the type that all floating tensors got, or None.
+    """
+    index = json.loads(source.read_text("utf-8"))
+    shards = index.setdefault("weight_map", {})
+    known, total = set(shards.values()), 0
+    for file in files.weights:
+        if file.path.parent == source.parent and file.path.name in known:
+            shards |= dict.fromkeys(file.given, file.path.name)
+            total += sum(
+                tensor.size * DTYPES[dtype_of(tensor, dtype)].bits // 8
+                for tensor in file.open()[0].values()
+            )
+    index.setdefault("metadata", {})["total_size"] = total
+    target.write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def dtype_of(tensor: Tensor, dtype: str | None) -> str:
+    """Return the type in which a tensor is written, where floats may get another."""
+    return dtype if dtype and is_float(tensor.dtype) else tensor.dtype

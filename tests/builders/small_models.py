@@ -1,0 +1,60 @@
+"""Folders that transformers would load, of a few small tensors: the least that can be merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.builders.bases import STORAGE, read_safetensors, write_safetensors
+from tests.builders.deltas import rng
+
+__all__ = ["FILE", "SHAPES", "read", "weights", "write"]
+
+Array = np.ndarray[Any, Any]
+FILE = "model.safetensors"
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (37, 8),
+    "model.layers.0.attn.q_proj.weight": (12, 8),
+    "model.layers.0.attn.q_proj.bias": (12,),
+    "model.layers.0.norm.weight": (8,),
+    "model.layers.1.mlp.up_proj.weight": (9, 13),
+    "lm_head.weight": (37, 8),
+}
+CONFIG = {"model_type": "small", "architectures": ["SmallForCausalLM"]}
+
+
+def weights(seed: int, dtype: str = "F32", size: float = 1.0) -> dict[str, Array]:
+    """Random weights of every tensor, as a type holds them."""
+    random = rng(seed)
+    return {
+        name: (size * random.standard_normal(shape)).astype("float32").astype(STORAGE[dtype])
+        for name, shape in SHAPES.items()
+    }
+
+
+def write(folder: Path, content: Mapping[str, Array], shards: int = 1, **config: Any) -> Path:
+    """Write a folder with its configuration, in one file or in shards with an index."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    if shards == 1:
+        write_safetensors(folder / FILE, content, {"format": "pt"})
+        return folder
+    index = {}
+    for i, names in enumerate(np.array_split(np.array(list(content)), shards), 1):
+        name = f"model-{i:05d}-of-{shards:05d}.safetensors"
+        write_safetensors(folder / name, {str(n): content[str(n)] for n in names}, {"format": "pt"})
+        index |= dict.fromkeys(map(str, names), name)
+    (folder / f"{FILE}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return folder
+
+
+def read(folder: Path) -> dict[str, Array]:
+    """All tensors of a folder, by name."""
+    found: dict[str, Array] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= read_safetensors(path)[0]
+    return found
