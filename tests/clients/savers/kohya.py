@@ -53,7 +53,7 @@ def of(task: Task, module: str, **options: Any) -> Made:
 
 NETWORKS: dict[str, dict[str, dict[str, Any]]] = {
     "flux1": {"lora_flux": {"train_t5xxl": "True", "in_dims": "[2,2,2,2,2]"},
-              "lora_flux, split": {"split_qkv": "True", "train_blocks": "single"}, "oft_flux": {}},
+              "oft_flux": {}},
     "sd3": {"lora_sd3": {"train_t5xxl": "True", "emb_dims": "[2,2,2,2,2,2]"}},
     "lumina2": {"lora_lumina": {}},
     "anima": {"lora_anima": {"train_llm_adapter": "true"}},
