@@ -38,7 +38,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns)
         for p in sorted(folder.rglob("*"))
-        if "loramerge-home" not in p.parts and p.is_file()
+        if not {"loramerge-home", "__pycache__"} & set(p.parts) and p.is_file()
     }
 
 
