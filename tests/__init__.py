@@ -6,6 +6,7 @@ import sys
 from loramerge.algebra.workers import ONE_BLAS_THREAD
 
 os.environ.update(ONE_BLAS_THREAD)  # at these sizes two threads are slower
-# hundreds of processes would compile the package again, each for itself
+# hundreds of processes would compile the package again, each for itself; but here, a file that a test
+# writes twice within a second must not be taken from the bytecode of the first
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+sys.dont_write_bytecode = True

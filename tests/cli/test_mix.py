@@ -267,5 +267,5 @@ def test_the_result_of_another_tool_is_not_called_exact(run):
     found = run.ok(
         "mix", "a", "a:0.5", "--compat", "kohya", "--threads", "2", "-o", "o.safetensors"
     )
-    assert "what kohya makes of them, rounded to float16" in found.out
+    assert "as merged by kohya, rounded to float16" in found.out
     assert "exact sum" not in found.out

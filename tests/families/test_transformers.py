@@ -181,7 +181,13 @@ def test_both_spellings_of_qwen_vl_are_known() -> None:
         assert table[f"text_encoder.{older}"].module == table[module].module == module
         key = DIALECTS["comfyui"].key(FAMILIES["qwen-image"], module, "up")
         assert key == f"text_encoders.qwen25_7b.transformer.{older}.lora_B.weight"
-        assert DIALECTS["kohya"].key(FAMILIES["qwen-image"], module, "up") is None
+        stem = (
+            DIALECTS["kohya"]
+            .key(FAMILIES["qwen-image"], module, "up")
+            .removesuffix(".lora_up.weight")
+        )
+        assert stem.startswith("lora_te_")
+        assert stem_table(DIALECTS["kohya"], FAMILIES["qwen-image"])[stem].module == module
 
 
 def tall(family: Family, spelling: Spelling) -> dict[str, Array]:

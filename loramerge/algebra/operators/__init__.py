@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from loramerge.algebra.operator import (
@@ -74,6 +76,14 @@ def register(one: Operator) -> Operator:
     return OPERATORS.add(one)
 
 
+class _Fresh(SourceFileLoader):
+    """Reads a user's file anew each time, and leaves no bytecode beside it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def load_file(path: str | Path) -> tuple[Operator, ...]:
     """Run a Python file and register the operators that it defines.
 
@@ -85,7 +95,7 @@ def load_file(path: str | Path) -> tuple[Operator, ...]:
     if not file.is_file():
         raise MissingFile("there is no such file of operators", file=file)
     name = f"loramerge_operator_{file.stem}"
-    spec = spec_from_file_location(name, file)
+    spec = spec_from_file_location(name, file, loader=_Fresh(name, str(file)))
     if spec is None or spec.loader is None:
         raise UsageError("a file of operators must be a Python file", file=file, expected="NAME.py")
     module = module_from_spec(spec)
