@@ -122,7 +122,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
-LONG = ("docs/commands.md", "docs/recipes.md", "docs/training.md")
+LONG = tuple(f"docs/{n}.md" for n in ("commands", "extract", "merging", "recipes", "training"))
 
 
 @pytest.mark.parametrize("document", [tail(d) if d in LONG else d for d in WITH_COMMANDS])

@@ -20,6 +20,7 @@ from loramerge.stream.differences import paired
 from loramerge.stream.extract import extract
 from loramerge.stream.plan import plan_bake
 from tests.builders.bases import Array, Base, adapter_for, folder, modules, sharded, single
+from tests.tail import crossed, tail
 
 RANK = 3
 Deltas = Mapping[Site, Delta]
@@ -88,11 +89,14 @@ def baked(base: Base, adapter: Adapter, output: Path, **more: Any) -> Path:
     return output
 
 
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3"])
-@pytest.mark.parametrize(("family", "layout"), [("sdxl", "single"), ("sd21", "folder")])
+@pytest.mark.parametrize(
+    ("dtype", "where"),
+    crossed(["F64", "F32", "F16", "BF16", "F8_E4M3"], [("sdxl", "single"), ("sd21", "folder")]),
+)
 def test_extraction_is_the_inverse_of_baking(
-    tmp_path: Path, family: str, layout: str, dtype: str
+    tmp_path: Path, where: tuple[str, str], dtype: str
 ) -> None:
+    family, layout = where
     base = LAYOUTS[layout](tmp_path / f"base{'.safetensors' * (layout == 'single')}", family, dtype)
     adapter = an_adapter(family)
     tuned = baked(base, adapter, tmp_path / f"tuned{base.path.suffix}")
@@ -111,7 +115,7 @@ def test_a_weak_adapter_kept_in_a_wide_type_is_found(tmp_path: Path, scale: floa
     assert not narrow
 
 
-@pytest.mark.parametrize("target", ["kohya", "diffusers"])
+@pytest.mark.parametrize("target", ["kohya", tail("diffusers")])
 def test_layouts_may_differ(tmp_path: Path, target: str) -> None:
     """The base is a folder, what was tuned a single file, and both ways round."""
     one, other = (
@@ -195,7 +199,7 @@ def test_wrong_ways_break_the_law(name: str, pair: tuple[Base, Path]) -> None:
 # ---- the whole difference
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["F16", tail("BF16")])
 def test_the_whole_difference_baked_gives_the_tuned_checkpoint(tmp_path: Path, dtype: str) -> None:
     """Biases, norms and embeddings included; and added to a third, it is A + B − C.
 

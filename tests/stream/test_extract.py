@@ -26,6 +26,7 @@ from tests.builders.bases import (
     unet_alone,
     write_safetensors,
 )
+from tests.tail import first, tail
 
 RULE = RankRule(rank=4)
 TO_Q = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
@@ -161,7 +162,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", first(2, RULES))
 def test_the_rules_are_those_of_resize(base: Base, tmp_path: Path, name: str) -> None:
     """Extraction cuts like `resize` of the whole difference."""
     from loramerge.adapter import Adapter
@@ -188,7 +189,7 @@ def test_an_error_limit_refuses(base: Base, tmp_path: Path) -> None:
 # ---- rounding
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", tail("F16"), tail("F8_E5M2")])
 def test_a_rounded_copy_holds_nothing(base: Base, dtype: str) -> None:
     copy = stored_as(base, dtype, "copy.safetensors")
     widened = stored_as(base, dtype, "widened.safetensors", "F32")
@@ -198,7 +199,7 @@ def test_a_rounded_copy_holds_nothing(base: Base, dtype: str) -> None:
     assert DTYPES[dtype].word in run(copy, base.path).types
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["BF16", tail("F16")])
 def test_a_copy_that_was_widened_again_holds_nothing(base: Base, dtype: str) -> None:
     widened = stored_as(base, dtype, "widened.safetensors", "F32")
     found = run(widened, base.path)

@@ -43,6 +43,7 @@ from tests.builders.bases import (
     write_safetensors,
 )
 from tests.stream import dense_merges as dense
+from tests.tail import crossed
 
 Array = np.ndarray[Any, Any]
 
@@ -191,8 +192,7 @@ def check(
     return worst
 
 
-@pytest.mark.parametrize("scale", ["literal", "norm-match"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "scale"), crossed(METHODS, ["literal", "norm-match"]))
 def test_a_method_is_its_definition(
     three: list[Path], tmp_path: Path, method: str, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
