@@ -168,7 +168,6 @@ _METHOD = (
 
 # commands elsewhere, and those that this version lacks → what does it, or the nearest thing
 _COMMANDS = {
-    "merge": f"this version does not merge checkpoints; {_MIX}, and {_BAKE}",
     **_each("extract_lora extract_lora_from_models lora_extract subtract_models",
                     "`extract` makes an adapter of the difference of two checkpoints"),
     "compare": f"this version compares two adapters at a time: `diff A B`; {_PREVIEW}",

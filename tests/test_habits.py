@@ -76,7 +76,6 @@ def test_every_command_that_is_advised_exists_and_no_command_is_a_habit():
         (("mix", "--majority_sign_method", "total"), "`operators NAME`"),
         (("bake", "--model", "x"), "here it is called --base"),
         (("bake", "--ratio", "1"), "behind its name"),
-        (("merge", "a", "b"), "does not merge checkpoints"),
         (("extract_lora",), "`extract` makes an adapter"),
         (("extract", "--model_org", "x"), "here it is called --base"),
         (("extract", "--model_tuned", "x"), "here it is called --tuned"),
@@ -125,7 +124,7 @@ def test_the_answer_follows_the_verb():
         ("mix: {adapters: [a], ratios: [1]}", "behind its name"),
         ("resize: {adapter: a, new_rank: 4}", "here it is called rank"),
         ("resize: {adapter: a, lora_alpha: 4}", "ΔW"),
-        ("merge: {adapters: [a]}", "does not merge checkpoints"),
+        ("merge: {adapters: [a]}", "merge needs 'models'"),
         ("apply: {adapters: [a]}", "`bake` adds"),
     ],
 )
@@ -146,7 +145,7 @@ def test_in_python():
     with pytest.raises(lm.UsageError, match="give pairs"):
         lm.mix({"zuzu": 1.0})
     with pytest.raises(AttributeError, match="`mix` combines"):
-        lm.merge  # noqa: B018
+        lm.add_weighted_adapter  # noqa: B018
     with pytest.raises(AttributeError, match=r"no attribute 'qwerty'$"):
         lm.qwerty  # noqa: B018
     assert answer_to_command("mix") is None

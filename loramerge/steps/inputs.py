@@ -16,6 +16,7 @@ from loramerge.errors import (
     ForeignFile,
     FormatError,
     LoramergeError,
+    Message,
     Setting,
     UsageError,
 )
@@ -80,8 +81,19 @@ def base_path(name: str, context: Context) -> Path:
     return known if known is not None else find(name, "bases", root=context.root)
 
 
-def open_base(name: str, context: Context) -> Checkpoint:
+_AN_ADAPTER: tuple[str, Message] = (
+    "this is an adapter, and a base must be a checkpoint",
+    ("give the checkpoint as ", Setting("base")),
+)
+
+
+def open_base(
+    name: str, context: Context, an_adapter: tuple[str, Message] = _AN_ADAPTER
+) -> Checkpoint:
     """Open a base.
+
+    Args:
+        an_adapter: problem and hint for a file that is one.
 
     Raises:
         NotFound: if there is none of this name.
@@ -100,11 +112,8 @@ def open_base(name: str, context: Context) -> Checkpoint:
             found = None
         if found is None or found.only_replaces:
             raise
-        raise FormatError(
-            "this is an adapter, and a base must be a checkpoint",
-            file=path,
-            hint=("give the checkpoint as ", Setting("base")),
-        ) from None
+        problem, hint = an_adapter
+        raise FormatError(problem, file=path, hint=hint) from None
 
 
 def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:

@@ -181,6 +181,12 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
 VERB = Verb("merge", Merge, "checkpoint", merge, predict)
 
 
+_AN_ADAPTER = (
+    "this is an adapter, and merge combines whole checkpoints",
+    "`mix` combines adapters in one file, each at its weight",
+)
+
+
 @dataclass(frozen=True)
 class _Opened:
     """The opened checkpoints of a merge, and the files that its VAE comes from."""
@@ -195,7 +201,7 @@ def _opened(parameters: Merge, context: Context) -> _Opened:
     def other(name: str | None) -> Checkpoint | None:
         return None if name is None else open_base(name, context)
 
-    models = [open_base(reference.name, context) for reference in parameters.models]
+    models = [open_base(one.name, context, _AN_ADAPTER) for one in parameters.models]
     vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
     return _Opened(models, other(parameters.base), other(parameters.text_encoder), vae)
 

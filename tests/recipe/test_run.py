@@ -87,13 +87,13 @@ COMMANDS = {
 @pytest.mark.parametrize("name", first(8, COMMANDS))
 def test_a_recipe_of_one_step_gives_the_file_of_the_command(name: str, recipe, run) -> None:
     command, step = COMMANDS[name]
-    inputs = (
-        "inputs: {a: a.safetensors, b: b.safetensors, base: base.safetensors, "
-        "tuned: tuned.safetensors}"
-    )
+    inputs = "a: a.safetensors, b: b.safetensors, base: base.safetensors"
     if "tuned" in command:
+        inputs += ", tuned: tuned.safetensors"
         tune(Path("base.safetensors"), Path("tuned.safetensors"))
-    recipe(f"version: 1\n{inputs}\nsteps: {{x: {{{step}, save: recipe/x.safetensors}}}}\n")
+    recipe(
+        f"version: 1\ninputs: {{{inputs}}}\nsteps: {{x: {{{step}, save: recipe/x.safetensors}}}}\n"
+    )
     run.ok("run", "recipe.yaml")
     words = [f"{w}.safetensors" if w in ("base", "tuned") else w.replace("a:", "a.safetensors:", 1)
              if w.startswith("a:") else w.replace("b:", "b.safetensors:", 1) if w.startswith("b:")
