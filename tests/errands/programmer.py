@@ -12,7 +12,7 @@ def says(words, function, *arguments, **named):
         raise AssertionError(words)
 
 
-says("`mix` combines", lambda: lm.merge(["zuzu", "polka"], "x.safetensors"))
+says("is an adapter, not a base", lambda: lm.merge(["zuzu", "polka"], "x.safetensors"))
 says("`inspect` shows", lambda: lm.info)
 says("give pairs", lm.mix, {"zuzu": 0.7, "polka": 0.3})
 says("behind its name", lm.mix, ["zuzu", "polka"], ratios=[0.7, 0.3])
