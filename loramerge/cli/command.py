@@ -28,7 +28,7 @@ from loramerge.errors import Setting
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
-__all__ = ["Render", "check_reports", "emit", "verb_command"]
+__all__ = ["MergingCommand", "Render", "check_reports", "emit", "verb_command"]
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
 
@@ -77,7 +77,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         return [*fields, *about_operators, *about_recipes, *run_options()]
 
     params = options()
-    command = partial(_MergingCommand, options=options) if merges else click.Command
+    command = partial(MergingCommand, options=options) if merges else click.Command
     return command(
         verb.name,
         callback=callback,
@@ -88,7 +88,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
     )
 
 
-class _MergingCommand(click.Command):
+class MergingCommand(click.Command):
     """A command whose merge operators bring options, also those of files that its line names.
 
     Args:
@@ -101,11 +101,15 @@ class _MergingCommand(click.Command):
         super().__init__(*args, **kwargs)
         self._options = options
 
+    def refresh(self) -> None:
+        """Take the parameters of the operators that are known now."""
+        self.params = self._options()
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         from loramerge.algebra.operators import OPERATORS
 
         load_operators(_values_of("--operator", args))
-        self.params = self._options()
+        self.refresh()
         flags = {word.partition("=")[0] for word in args if word.startswith("-")}
         methods = set(_values_of("--method", args))
         known = {flag for one in self.params for flag in one.opts}
@@ -113,7 +117,7 @@ class _MergingCommand(click.Command):
         helps = flags & set(ctx.help_option_names)
         if helps or strange or methods - {one.name for one in OPERATORS.known()}:
             OPERATORS.look_for_others()
-            self.params = self._options()
+            self.refresh()
         return super().parse_args(ctx, args)
 
 

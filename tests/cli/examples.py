@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from loramerge.cli.command import MergingCommand
 from loramerge.cli.main import group
 from tests.builders.world import tune
 
@@ -45,6 +46,8 @@ def walk() -> Iterator[tuple[str, click.Command]]:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
+        if isinstance(command, MergingCommand):
+            command.refresh()  # a test before may have added operators for a while
         yield name, command
         if isinstance(command, click.Group):
             for part, inner in command.commands.items():
