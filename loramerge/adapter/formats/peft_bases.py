@@ -19,6 +19,8 @@ def model_of_transformers(configs: Iterable[Mapping[str, Any]]) -> str | None:
     of `CLIPTextModel`.
     """
     names = [_named(config) for config in configs]
+    if not any(names):  # nearly always, and to ask all families takes time
+        return None
     known = {name for family in FAMILIES.values() for name in family.classes.values()}
     strange = [name for name in names if name is not None and name not in known]
     return strange[0] if strange and len(strange) == len(names) else None

@@ -91,16 +91,21 @@ class Program:
 
     def has_seen(self, family: str, dialect: str, form: str, name: str) -> bool:
         """Return whether a test has given it a module of a form, whatever became of it."""
-        return any(reads.covers(family, dialect) and reads.seen(form, name) for reads in self.reads)
+        return any(reads.seen(form, name) for reads in _covering(self, family, dialect))
 
     def computes(self, family: str, dialect: str, form: str) -> str | None:
         """Return what it computes in the place of what a form is defined as, None if just that."""
-        found = (r.otherwise for r in self.reads if r.covers(family, dialect))
+        found = (r.otherwise for r in _covering(self, family, dialect))
         return next((said[form] for said in found if form in said), self.otherwise.get(form))
 
     def reads_module(self, family: str, dialect: str, form: str, name: str) -> bool:
         """Return whether it reads a module of a form."""
         return any(
-            reads.covers(family, dialect) and form in reads.forms and reads.module(name)
-            for reads in self.reads
+            form in reads.forms and reads.module(name) for reads in _covering(self, family, dialect)
         )
+
+
+@cache
+def _covering(program: Program, family: str, dialect: str) -> tuple[Reads, ...]:
+    """Return what a program reads of a dialect of a family; it is asked for each module."""
+    return tuple(reads for reads in program.reads if reads.covers(family, dialect))
