@@ -18,7 +18,7 @@ EXCESS = 2e-3  # by which the error may exceed the optimum, relative; of what is
 _MORE = 8  # columns of a block beside those that are asked for
 _FEWEST, _MOST = 3, 12  # blocks
 _ROOM = 5  # blocks that must fit the smaller side, or the whole decomposition is as fast
-_SLOWEST = 0.95  # ratio of two gains from which on convergence cannot be told
+_SLOWEST = 0.95  # at this ratio of two gains or above, convergence cannot be measured
 _QUICKEST = 0.3  # no faster convergence is believed
 _EXPLICIT = 1e-4  # share of the energy below which that of the rest is computed from the residual
 

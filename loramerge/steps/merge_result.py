@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loramerge.adapter import Site
-from loramerge.algebra.compare import block_of
+from loramerge.algebra.compare import block_of, in_order
 from loramerge.steps.shown import Shown
 from loramerge.stream.ingredients import Blended
 from loramerge.stream.survival import Survival, totals_of
@@ -92,7 +92,7 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
     for one in survivals:
         blocks.setdefault(block_of(Site((one.module,))), []).append(one)
     result.blocks = {
-        name: moved for name, several in blocks.items() if (moved := _moved(several)) is not None
+        name: moved for name in in_order(blocks) if (moved := _moved(blocks[name])) is not None
     }
     totals = totals_of(survivals)
     if totals is not None:

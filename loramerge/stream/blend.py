@@ -1,8 +1,8 @@
 """Compute one tensor of a merge in blocks of rows, from the same rows of several checkpoints.
 
 An operator sees what it sees of adapters: the change of every input from a base, or the weights
-themselves where there is no base. What it needs to know of a whole parameter is gathered in passes over
-the blocks before. The borders of blocks do not depend on the number of threads, so the bytes do not
+themselves if there is no base. Statistics of a whole parameter are gathered first, in passes over its
+blocks. The borders of blocks do not depend on the number of threads, so the bytes do not
 either.
 """
 

@@ -15,7 +15,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.checkpoint import Checkpoint
 from loramerge.dialects.detection import Detection
-from loramerge.errors import AdapterError, Setting, UsageError, listed
+from loramerge.errors import AdapterError, Message, Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.steps.adapters import AdapterResult, budget, write_result
 from loramerge.steps.checkpoints import components_of, label_of
@@ -236,9 +236,16 @@ class _Inputs:
             yield
 
 
+_AN_ADAPTER: tuple[str, Message] = (
+    "this is an adapter, and extract compares two checkpoints",
+    ("give the tuned checkpoint as ", Setting("tuned")),
+)
+
+
 def _opened(parameters: Extract, context: Context) -> _Inputs:
     parameters.check()
-    tuned, base = open_base(parameters.tuned, context), open_base(parameters.base, context)
+    tuned = open_base(parameters.tuned, context, _AN_ADAPTER)
+    base = open_base(parameters.base, context)
     skip = tuple(components_of(parameters.skip_missing))
     found = paired(tuned, base, None, skip=skip)
     frame = Adapter({}, info=Info(detection=found.detection, dialects=_dialects(found.detection)))

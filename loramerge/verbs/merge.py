@@ -11,7 +11,7 @@ from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint
 from loramerge.checkpoint.files import CheckpointFiles, find_files
 from loramerge.errors import UsageError
-from loramerge.events import Note
+from loramerge.events import Note, Warn
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.parameters import Doc
 from loramerge.steps.checkpoints import bytes_of, header_of_bases
@@ -23,6 +23,7 @@ from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import FileInput, Made, base_input, files_input, step_of
 from loramerge.steps.references import Reference, with_weight_files
+from loramerge.steps.strength import strong_weights
 from loramerge.steps.writing import WeightParameters, float_type
 from loramerge.stream.merge import merge as merge_checkpoints
 from loramerge.stream.merge import output_size
@@ -140,6 +141,8 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     result = _result(parameters, output, plan, inputs)
     for text in plan.notes:
         context.notify(Note(text))
+    for text in strong_weights(parameters.models):
+        context.notify(Warn(text))
     made, bases = _made(parameters, inputs)
     with header_of_bases(made, bases, strip=context.strip) as (metadata, late):
         entries = {**metadata, **({} if context.strip else _lineage(inputs.models))}

@@ -99,6 +99,12 @@ BAD = {
 }  # fmt: skip
 
 
+def test_an_adapter_is_no_tuned_checkpoint(run) -> None:
+    says = ("a.safetensors: this is an adapter", "--tuned")
+    run.refused(4, "extract", "--tuned", "a.safetensors", "--base", "base.safetensors", "--rank", "4",
+                says=says)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options_write_nothing(name: str, tuned) -> None:
     code, words, says = BAD[name]

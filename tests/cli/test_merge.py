@@ -148,3 +148,11 @@ def test_an_operator_of_ones_own_merges_checkpoints(run: Any, models: Path) -> N
     mine, ours_ = small_models.read(models / "mine"), small_models.read(models / "ours")
     matrices = [name for name, value in mine.items() if value.ndim == 2]
     assert matrices and all(np.array_equal(mine[n], ours_[n]) for n in matrices)
+
+
+def test_blocks_are_in_order_and_strong_weights_are_described(run: Any) -> None:
+    files = ("base.safetensors", "base.safetensors:0.2", "base.safetensors:9")
+    done = run.ok("merge", *files, "-o", "out.safetensors", "--json")
+    layers = [n for n in done.json["blocks"] if n.startswith("text_encoder.layers.")]
+    assert layers == [f"text_encoder.layers.{n}" for n in range(len(layers))]
+    assert "at weight 9" in done.err and "usual weights" in done.err

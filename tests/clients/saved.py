@@ -44,10 +44,10 @@ def turned_layers(family: str) -> set[str]:
 
 @dataclass
 class Meaning:
-    """What a file adds to the answers of layers to their probes.
+    """The changes that a file makes to the outputs of layers.
 
     Args:
-        answers: layer → what the file adds to its answer.
+        answers: layer → the change of its output for the probe.
         strangers: the same of modules that the family does not know.
     """
 

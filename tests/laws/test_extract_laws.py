@@ -105,7 +105,7 @@ def test_extraction_is_the_inverse_of_baking(
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-5])
 def test_a_weak_adapter_kept_in_a_wide_type_is_found(tmp_path: Path, scale: float) -> None:
-    """What was added is far below the rounding of the base's type, which did not touch it."""
+    """The change is far below the rounding of the base's type, but its own type is wide enough."""
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     adapter = an_adapter("sd21", scale=scale)
     tuned = baked(base, adapter, tmp_path / "tuned.safetensors", dtype="F32")

@@ -28,7 +28,7 @@ steps:
 
 @pytest.fixture
 def alive(monkeypatch) -> Iterator[Callable[[], int]]:
-    """How many adapters handed on in memory are alive at most."""
+    """Return the largest number of adapters that were in memory at once."""
     gc.freeze()  # of the modules that other tests have imported nothing is to be collected
     refs: list[weakref.ref[Adapter]] = []
     most = [0]

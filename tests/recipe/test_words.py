@@ -1,4 +1,4 @@
-"""What goes wrong in a step is said in the words of recipes, wherever the recipe is run from."""
+"""Errors of a step use the words of recipes, on the command line and in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a merge of checkpoints must give, written down once more: dense, in float64, by the papers.
+"""Definitions of the merge methods, from the papers: dense and in float64.
 
 Nothing of `loramerge.algebra` is used here. A function takes the changes of all inputs from the base,
 one matrix each, and their weights.

@@ -1,4 +1,4 @@
-"""What is predicted of memory, against what torch allocates in the same step."""
+"""The predicted memory against the memory that torch allocates in the same step."""
 
 from __future__ import annotations
 

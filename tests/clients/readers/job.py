@@ -39,7 +39,7 @@ def base_of(tag: str, shape: tuple[int, ...]) -> Array:
 
 
 def probe_of(shape: tuple[int, ...]) -> Array:
-    """What a layer of a weight's shape is asked: one input, as large as its kernel."""
+    """Return one random input for a layer with a weight of this shape, as large as its kernel."""
     random = np.random.default_rng(int(np.prod(shape[1:])))
     values = random.standard_normal(int(np.prod(shape[1:]))).astype(np.float32)
     return values.reshape(shape[1:])

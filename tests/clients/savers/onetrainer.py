@@ -118,7 +118,7 @@ def _count_blocks(tree: Any) -> None:
 
 
 def _attribute(model: Any, component: str) -> str:
-    """What a model calls a component: the first of several text encoders has a number."""
+    """Return a model's name of a component: the first of several text encoders has a number."""
     if component == "text_encoder" and hasattr(model, "text_encoder_1"):
         return "text_encoder_1"
     return component
