@@ -5,13 +5,14 @@ All leads are paired by seed. A lead is certain if its whole interval lies on on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.shapebench.cases import operators
 from benchmarks.shapebench.scores import Interval
 from benchmarks.shapebench.tables import Figures, lead, table, values_of
+from loramerge.algebra.scale import SCALES
 
 __all__ = ["CLAIMS", "Claim", "best_key", "default_table", "order_table", "verdict"]
 
@@ -42,19 +43,11 @@ CLAIMS = (
 )
 
 
-def _keys(rows: Figures, method: str) -> Iterator[str]:
-    """Yield the cases of a method with its default parameters: every scale."""
-    yield method
-    yield from dict.fromkeys(
-        r["key"] for r in rows if r["table"] == "scales" and r["method"] == method
-    )
-
-
 def best_key(rows: Figures, method: str, count: int) -> str:
-    """Return the case of a method whose scale has the highest mean retention; by default its own."""
+    """Return the case of a method with the rule of scale that keeps most on average."""
     means = {
         key: mean(found.values())
-        for key in _keys(rows, method)
+        for key in (method, *(f"{method} scale={scale}" for scale in SCALES))
         if (found := values_of(rows, key, count, "mean"))
     }
     return max(means, key=lambda key: means[key], default=method)
