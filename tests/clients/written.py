@@ -166,7 +166,12 @@ def adapter_of(family: str, kind: str) -> Adapter:
 
 def layers(family: str, *, every: bool) -> list[tuple[str, Module]]:
     """The layers of a family, or the first and the last of each sort."""
-    found = list(FAMILIES[family].modules())
+    found = [
+        (f"{component.name}.{module.path}", module)
+        for component in FAMILIES[family].components
+        if not component.second_of  # read by the programs that read the first
+        for module in component.modules
+    ]
     if every:
         return found
     sorts: dict[str, list[int]] = {}
@@ -197,8 +202,9 @@ def _deltas(name: str, module: Module, kind: str) -> Iterator[tuple[Any, Delta]]
 
 def _network(family: str) -> Iterator[tuple[str, Spelling]]:
     """Each component of the single file, and how programs on the original's code name it."""
+    seconds = {one.name for one in FAMILIES[family].components if one.second_of}
     for component, spellings in FAMILIES[family].spellings.items():
-        if component.startswith("text_encoder"):
+        if component.startswith("text_encoder") or component in seconds:
             continue
         layout = "comfyui" if any(s.layout == "comfyui" for s in spellings) else spellings[0].layout
         yield (
@@ -218,6 +224,8 @@ def places(
     found = {}
     spelled = dict(_network(family))
     for component in FAMILIES[family].components:
+        if component.second_of:
+            continue
         heights: dict[str, int] = {}
         rows = []
         for module in component.modules:
