@@ -43,6 +43,7 @@ def _plan(place: Path, more: str = "") -> Plan:
     return plan(recipe, device="cpu")
 
 
+@pytest.mark.long_tail
 def test_training_is_predicted_and_so_is_what_uses_it(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     found = _plan(tmp_path).json()["tasks"]
@@ -56,6 +57,7 @@ def test_training_is_predicted_and_so_is_what_uses_it(tmp_path: Path) -> None:
     assert {path.name for path in set(tmp_path.rglob("*")) - set(before)} & {"zuzu-run"} == set()
 
 
+@pytest.mark.long_tail
 def test_the_prediction_is_that_of_the_run(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", 5)
     parameters = Train(

@@ -72,6 +72,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.long_tail
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     base, lora = make(tmp_path, 96)
