@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.elsewhere import computed_elsewhere
 from loramerge.adapter.info import Info
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.dora import DoRA
@@ -144,7 +145,7 @@ KINDS: Mapping[str, Make] = {
     "ia3": _ia3,
     "oft": _oft(),
     "oft, rescaled": _oft(rescale=1.0),
-    "oft, constrained": _oft(alpha=0.001),
+    "oft, constrained": _oft(alpha=0.01),
     "glora": _glora,
 }
 # differences of vectors stand beside a difference of the weight, or alone
@@ -273,13 +274,19 @@ def turned(rows: Array, swapped: bool) -> Array:
     return np.concatenate(np.split(rows, 2)[::-1]) if swapped else rows
 
 
-def expected(family: str, adapter: Adapter) -> dict[str, Array]:
-    """Tensor of the original file → what the adapter adds to it, by our formulas."""
+def expected(family: str, adapter: Adapter, otherwise: Mapping[str, str] = {}) -> dict[str, Array]:
+    """Tensor of the original file → what the adapter adds to it, by our formulas.
+
+    Args:
+        otherwise: site → what a program computes there in the place of what is defined.
+    """
     changes: dict[str, Array] = {}
     for site, delta in adapter.deltas.items():
         (tag, (first, last), swapped), whole = places(family)[site.modules[0], site.parameter]
         base = base_of(tag, narrow(whole))
         part = turned(base[first:last], swapped).astype(np.float64)
-        change = delta.dense(part).reshape(part.shape)
+        what = otherwise.get(site.name)
+        change = computed_elsewhere(what, delta, part) if what else delta.dense(part)
+        change = change.reshape(part.shape)
         changes.setdefault(tag, np.zeros(base.shape))[first:last] += turned(change, swapped)
     return changes
