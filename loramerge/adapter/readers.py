@@ -61,7 +61,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Sort:
+class _Alike:
     """Modules of one form that are spelled alike: most programs treat them alike."""
 
     form: str
@@ -75,30 +75,30 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     Args:
         target: the dialect it is written in; None for those its file spells it in.
     """
-    sorts = _sorts(adapter, target)
+    groups = _alike(adapter, target)
     for program in READERS.known():
-        found = _reading(adapter, program, target, sorts)
+        found = _reading(adapter, program, target, groups)
         if found is not None:
             yield found
 
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return the reading of an adapter by a program, None if it was not tested with this sort."""
-    return _reading(adapter, program, target, _sorts(adapter, target))
+    return _reading(adapter, program, target, _alike(adapter, target))
 
 
-def _sorts(adapter: Adapter, target: Dialect | None) -> list[_Sort]:
+def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:
     written = None if target is None else frozenset({target.name})
-    found: dict[tuple[str, frozenset[str]], _Sort] = {}
+    found: dict[tuple[str, frozenset[str]], _Alike] = {}
     for site, delta in adapter.deltas.items():
         spelled = written or frozenset(adapter.info.spelled.get(site, ()))
         key = form_of(adapter, site, delta), spelled
-        found.setdefault(key, _Sort(*key)).sites.append(site)
+        found.setdefault(key, _Alike(*key)).sites.append(site)
     return list(found.values())
 
 
 def _reading(
-    adapter: Adapter, program: Program, target: Dialect | None, sorts: list[_Sort]
+    adapter: Adapter, program: Program, target: Dialect | None, groups: list[_Alike]
 ) -> Reading | None:
     info = adapter.info
     if not adapter.deltas or info.account.unknown:
@@ -108,8 +108,8 @@ def _reading(
     lone = not info.configs if target is None else not target.folder
     unread, otherwise = set[Site](), dict[str, set[Site]]()
     refusing: dict[str, int] = {}
-    for sort in sorts:
-        form, spelled, sites = sort.form, sort.spelled, sort.sites
+    for group in groups:
+        form, spelled, sites = group.form, group.spelled, group.sites
         names = {name for site in sites for name in site.modules}
         if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):
             return None

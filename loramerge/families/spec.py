@@ -108,6 +108,15 @@ class Spelling:
         """Return every parameter of the component with its slot, the prefix included."""
         return _slots(self, component)
 
+    def tensors(self, component: Component) -> tuple[str, ...]:
+        """Return the names of the tensors that hold them, one for each parameter."""
+        return _tensors(self, component)
+
+
+@cache
+def _tensors(spelling: Spelling, component: Component) -> tuple[str, ...]:
+    return tuple(slot.tensor for _, _, slot in _slots(spelling, component))
+
 
 @cache
 def _slots(spelling: Spelling, component: Component) -> tuple[tuple[Module, Parameter, Slot], ...]:

@@ -115,8 +115,8 @@ def test_the_base_is_not_written_to(tmp_path: Path) -> None:
 def test_the_bytes_do_not_depend_on_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
-    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(walk_module, "_COPY_TASK", 333)
+    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 300)
+    monkeypatch.setattr(walk_module, "_COPY_TASK", 999)
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     inputs: Inputs = [(everything("sd21"), 0.7), (adapter_for("sd21", seed=8), -0.2)]
     found = set()

@@ -76,7 +76,7 @@ def test_the_second_base_draws_lines(trial_of: Any) -> None:
     assert trial_of(OUTLINED).ink > 2 * trial_of(TINY).ink
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 @BASES
 def test_the_character_is_learned_and_nothing_else_forgotten(base: str, trial_of: Any) -> None:
     before, after = trial_of(base), trial_of(base, "zuzu")

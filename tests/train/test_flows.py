@@ -405,7 +405,7 @@ def test_modules_that_nothing_reads_are_found_by_the_audit(tmp_path: Path) -> No
     assert caught.value.modules == ("transformer_blocks.2.attn.add_q_proj",)
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd3", tail("flux-dev")])
 def test_a_resumed_run_ends_with_the_same_bytes_and_a_dry_run_counts(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -135,7 +135,7 @@ def test_they_are_what_the_untrained_base_draws(tmp_path: Path) -> None:
         assert found.tobytes() == expected.tobytes() and found.size == one.size
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, tail(True)], ids=["some", "every"])
 def test_nothing_is_drawn_twice(tmp_path: Path, drawn: list[int], every: bool) -> None:
     cache = str(tmp_path / "cache")

@@ -54,7 +54,7 @@ def written(place: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return metadata, step
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 def test_the_chosen_settings_are_reported_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
