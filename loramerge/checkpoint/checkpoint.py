@@ -253,8 +253,9 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
 def _variants(component: Component, files: CheckpointFiles) -> list[list[CheckpointFile]]:
     """Group the files of a component: shards belong together, variants (fp16, …) are apart."""
     groups: dict[tuple[str, str], list[CheckpointFile]] = {}
+    names = (component.name,) if component.second_of else (component.name, "")
     for file in files.weights:
-        if file.component in (component.name, ""):
+        if file.component in names:
             variant = _SHARD.sub("", file.relative.name)
             groups.setdefault((file.component, variant), []).append(file)
     return list(groups.values())

@@ -67,10 +67,17 @@ Slots = Callable[[Module, Parameter], Slot | None]
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """A network of a family: `unet`, `text_encoder`, …"""
+    """A network of a family: `unet`, `text_encoder`, …
+
+    Args:
+        second_of: the component of which it is a second network, with the same modules (Wan 2.2 has
+            one transformer for the first steps and one for the last). Files outside of a folder of
+            its name hold the first.
+    """
 
     name: str
     modules: tuple[Module, ...]
+    second_of: str = ""
 
     @property
     def by_path(self) -> Mapping[str, Module]:
