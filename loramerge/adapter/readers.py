@@ -158,7 +158,7 @@ def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
 
 
 def _too_many(adapter: Adapter, unread: Sequence[str], most: int) -> str:
-    """Return why a program that places too few tensors refuses a file."""
+    """Return the reason why a program that places too few tensors refuses a file."""
     by_name = {site.name: delta for site, delta in adapter.deltas.items()}
     tensors = sum(
         len(by_name[name].stored()) + (by_name[name].alpha is not None) for name in unread

@@ -95,7 +95,7 @@ class Program:
         return _matched_by_all(but, names)
 
     def computes(self, family: str, dialect: str, form: str) -> str | None:
-        """Return what it computes in the place of what a form is defined as, None if just that."""
+        """Return the different result that it computes for a form, None for the definition."""
         found = (r.otherwise for r in _covering(self, family, dialect))
         return next((said[form] for said in found if form in said), self.otherwise.get(form))
 
@@ -110,5 +110,5 @@ def _matched_by_all(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
 
 @cache
 def _covering(program: Program, family: str, dialect: str) -> tuple[Reads, ...]:
-    """Return what a program reads of a dialect of a family; it is asked for each module."""
+    """Return the entries of a program for a dialect of a family; they are asked for each module."""
     return tuple(reads for reads in program.reads if reads.covers(family, dialect))

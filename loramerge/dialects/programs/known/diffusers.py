@@ -20,7 +20,7 @@ def _network(
     forms: tuple[str, ...] = ("lora",),
     otherwise: Mapping[str, str] = {},
 ) -> Reads:
-    """Return what it reads of diffusion transformers, whose text encoders no test has given it."""
+    """Return the entry for diffusion transformers, whose text encoders no test has given it."""
     tried = ("lora", *otherwise, *forms)
     return Reads((dialect,), families, forms, but, _ENCODERS, tried, otherwise)
 
