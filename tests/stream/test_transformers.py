@@ -196,6 +196,8 @@ def test_an_embedding_that_changes_alone_is_parted_from_the_output_layer(
         ("bert", "BertForMaskedLM", "bert.embeddings.word_embeddings", "cls.predictions.decoder"),
         ("roberta", "RobertaForMaskedLM", "roberta.embeddings.word_embeddings", "lm_head.decoder"),
         ("bloom", "BloomForCausalLM", "transformer.word_embeddings", "lm_head"),
+        ("xlnet", "XLNetLMHeadModel", "transformer.word_embedding", "lm_loss"),
+        ("modernbert", "ModernBertForMaskedLM", "model.embeddings.tok_embeddings", "decoder"),
     ],
 )
 def test_other_models_call_the_two_otherwise(
@@ -225,6 +227,12 @@ def test_other_models_call_the_two_otherwise(
             "BartForConditionalGeneration",
             "model.shared",
             "encoder, decoder and output layer",
+        ),
+        (
+            "luke",
+            "LukeForMaskedLM",
+            "luke.entity_embeddings.entity_embeddings",
+            "the output layer of entities",
         ),
         (
             "new",
