@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
-from loramerge.algebra.spectra import polar, spectrum, weighted
+from loramerge.algebra.spectra import own_spectra, polar
 from loramerge.algebra.views import Cores
 
 
@@ -26,7 +26,7 @@ def tsv_m(terms: Cores, parameters: NoParameters) -> Array:
     """
     import numpy as np
 
-    found = [spectrum(one) for one in weighted(terms)]
+    found = own_spectra(terms)
     left = polar(np.concatenate([one.left for one in found], axis=1))
     right = polar(np.concatenate([one.right for one in found]))
     result: Array = (left * np.concatenate([one.sizes for one in found])) @ right
