@@ -21,9 +21,17 @@ from loramerge.algebra.views import Cores
     ),
     source="Pico, arXiv 2604.16826, with factors in canonical form",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def pico(terms: Cores, parameters: NoParameters) -> Array:
     """Lower the output directions in which all adapters are strong, then add.
 

@@ -33,7 +33,15 @@ class Protect:
     order=30,
     formula="ΔW = Σ wᵢ ΔWᵢ (I − s VᵢVᵢᵀ), Vᵢ the input directions of the adapters before i",
     source="null-space projection of NP-LoRA, arXiv 2511.11051",
-    laws=("gauge", "alone", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "rotation",
+        "rank bound",
+        "sign",
+        "duplicates",
+        "orthogonal",
+    ),
 )
 def protect(terms: Cores, parameters: Protect) -> Array:
     """Keep the first adapter intact; each later one gives way to those before it.

@@ -16,9 +16,19 @@ from loramerge.algebra.views import Cores
     formula="ΔW = Û diag(σ) V̂ᵀ, Û and V̂ the polar factors of all singular vectors side by side",
     source="Task Singular Vectors, arXiv 2412.00081",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
+        "orthogonal",
     ),
-)  # fmt: skip
+)
 def tsv_m(terms: Cores, parameters: NoParameters) -> Array:
     """Make the singular vectors of all adapters orthogonal before adding.
 
