@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -12,8 +12,9 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.interference import BlockNorms, Interference, interference
-from loramerge.algebra.mix import common_detection, frame_of, require_one_base
+from loramerge.algebra.interference import Interference, interference
+from loramerge.algebra.method import Method
+from loramerge.algebra.mix import common_detection, frame_of, method_on, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
@@ -22,9 +23,9 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
-from loramerge.steps.methods import MethodParameters
+from loramerge.steps.methods import AdapterMethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Doc, Explained, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
@@ -44,7 +45,7 @@ __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(
-    MethodParameters,
+    AdapterMethodParameters,
     WeightParameters,
     RankParameters,
     BaseParameter,
@@ -105,7 +106,7 @@ class Mix(
             )
         if not self.operation().is_sum and self.compat is not None:
             raise UsageError(
-                "compat excludes method and scale: it reproduces the result of another tool",
+                "compat excludes method, scale and correction: it reproduces the result of another tool",
                 hint="give one of the two",
             )
         if not self.adapters:
@@ -126,7 +127,7 @@ class MixResult(AdapterResult):
     """A mix: the adapter, its errors, and its inputs.
 
     Args:
-        method, scale: the operator and its final scale.
+        method, correction, scale: the operator, what corrected its result, and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
         compat: the tool whose result this is, None for our own.
         interference: how the inputs relate, where that was asked for.
@@ -135,6 +136,7 @@ class MixResult(AdapterResult):
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
     method: str
+    correction: str | None
     scale: str | float
     factors: tuple[float, float]
     compat: str | None = None
@@ -144,9 +146,10 @@ class MixResult(AdapterResult):
         least, most = self.factors
         found = super().json()
         if self.interference is not None:
-            found["interference"] = _interference_json(self.interference)
+            found["interference"] = self.interference.json()
         return found | {
             "method": self.method,
+            "correction": self.correction,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
             "unknown_keys": self.unknown_keys,
@@ -202,7 +205,8 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter = adapter.with_deltas(adapter.deltas, made=made)
-    for text in strong_weights(source.references, adapters, adapter):
+    gain = _gain(parameters.operation())
+    for text in strong_weights(source.references, adapters, adapter, gain=gain):
         context.notify(Warn(text))
     explained = None
     if parameters.explain:
@@ -216,6 +220,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
+        correction=parameters.correction,
         scale=parameters.operation().scale,
         factors=combined.scales,
         inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
@@ -225,6 +230,15 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         compat=parameters.compat,
         interference=explained,
     )
+
+
+def _gain(method: Method) -> float | None:
+    """Return how much louder than the sum of its inputs a result can be, None if that is not known."""
+    if method.scale == "norm-match":
+        return 1.0
+    if not (method.operator.is_sum and method.correction is None):
+        return None
+    return abs(method.scale) if isinstance(method.scale, float) else 1.0
 
 
 def _summed(
@@ -278,24 +292,23 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     frame = frame_of(adapters, parameters.embeddings)
     made = source.step("mix", parameters)
     found = predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found.remarks += method_on(frame, terms, method).described(terms)
     found.remarks += strong_weights(parameters.adapters)
     return found
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
+def explain(parameters: Mix, context: Context = Context()) -> Explained:
+    """Mix in memory, and return how the inputs relate.
+
+    Raises:
+        LoramergeError: see `algebra.mix.mix`.
+    """
+    result = compute_mix(replace(parameters, explain=True), context)
+    assert result.interference is not None
+    return Explained(tuple(one["adapter"] for one in result.inputs), result.interference)
 
 
-def _interference_json(found: Interference) -> dict[str, Any]:
-    return {
-        "pairs": [asdict(pair) for pair in found.pairs],
-        "blocks": {p.name: _part_json(p) for p in found.blocks},
-        "total": _part_json(found.total),
-        "not_compared": list(found.skipped),
-    }
-
-
-def _part_json(part: BlockNorms) -> dict[str, Any]:
-    return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
+VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True, explain=explain)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

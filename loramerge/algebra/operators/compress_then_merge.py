@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import spectrum, summed, top_directions, weighted
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 
@@ -32,9 +32,17 @@ class CompressThenMerge:
     ),
     source="Compress-then-merge, arXiv 2606.03723",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def compress_then_merge(terms: Cores, parameters: CompressThenMerge) -> Array:
     """Project all adapters to one small space in which each counts equally, then add.
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import dropped, total, weighted
-from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
@@ -29,7 +29,17 @@ class Dare:
     order=50,
     formula="ΔW = Σ wᵢ ΔWᵢ ∘ mᵢ / p, mᵢ = 1 with probability p, the density",
     source="DARE, arXiv 2311.03099",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "expectation",
+        "seeds",
+    ),
 )
 def dare(terms: Rows, parameters: Dare) -> Array:
     """Drop entries at random, rescale the others, and add.

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import Election, dropped, elected_mean
-from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
@@ -40,7 +40,16 @@ class Della(Election):
         "its row"
     ),
     source="DELLA-Merging, arXiv 2406.11617",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "seeds",
+    ),
 )
 def della(terms: Rows, parameters: Della) -> Array:
     """Drop entries at random, small ones more often, elect signs, and average entries that agree.

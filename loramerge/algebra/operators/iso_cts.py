@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import polar, spectrum, summed, weighted
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 
@@ -36,9 +36,17 @@ class IsoCts:
     ),
     source="Isotropic model merging, arXiv 2502.04959",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def iso_cts(terms: Cores, parameters: IsoCts) -> Array:
     """Take common directions from the sum and some from each adapter, all equally strong.
 

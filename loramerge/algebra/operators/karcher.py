@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
 from loramerge.algebra.sphere import karcher_coefficients
+from loramerge.algebra.views import Scalars
 
 
 @operator(
@@ -16,10 +17,18 @@ from loramerge.algebra.sphere import karcher_coefficients
     formula="ΔW = Σ wᵢ‖ΔWᵢ‖ · the direction with the least Σ wᵢ angle²",
     source="Karcher, Comm. Pure Appl. Math. 30 (1977)",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "halves", "rotation", "rank bound",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "halves",
+        "rotation",
+        "rank bound",
         "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def karcher(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Interpolate any number of adapters on the sphere.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loramerge.algebra.operator import NoParameters, Operator, Scalars
+from loramerge.algebra.operator import NoParameters, Operator
+from loramerge.algebra.views import Scalars
 
 
 def _merge(terms: Scalars, parameters: NoParameters) -> tuple[float, ...]:
@@ -34,5 +35,7 @@ OPERATOR = Operator(
         "rotation",
         "rank bound",
         "repeatable",
+        "sign",
+        "orthogonal",
     ),
 )

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import total, trimmed, weighted
-from loramerge.algebra.operator import Magnitude, Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.statistics import Magnitude
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
@@ -30,9 +31,16 @@ class MagnitudePrune:
     formula="ΔW = Σ wᵢ tᵢ, tᵢ the largest entries of ΔWᵢ",
     source="trimming of TIES-Merging, arXiv 2306.01708",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def magnitude_prune(terms: Rows, parameters: MagnitudePrune) -> Array:
     """Keep the largest entries of each change, then add.
 

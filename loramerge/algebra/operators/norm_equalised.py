@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Scalars
 
 
 @operator(
@@ -15,10 +16,19 @@ from loramerge.algebra.operators import operator
     formula="ΔW = Σ wᵢ g/‖ΔWᵢ‖ ΔWᵢ, g the geometric mean of the norms",
     source="definition",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "numerical rank", "rotation", "rank bound",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "numerical rank",
+        "rotation",
+        "rank bound",
         "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def norm_equalised(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Bring all adapters to one norm in each module, then add.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import NoParameters, Rows
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
 from loramerge.algebra.sphere import slerp_coefficients
+from loramerge.algebra.views import Rows
 
 
 @operator(
@@ -15,7 +16,13 @@ from loramerge.algebra.sphere import slerp_coefficients
     order=21,
     formula="as slerp, for each row of ΔW separately",
     source="NuSLERP of mergekit with nuslerp_row_wise",
-    laws=("gauge", "alone", "halves", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "halves",
+        "rank bound",
+        "sign",
+    ),
 )
 def nuslerp(terms: Rows, parameters: NoParameters) -> Array:
     """Interpolate two adapters on the arc between them, each output channel separately.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import summed
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 
@@ -31,9 +31,18 @@ class RegmeanProxy:
     ),
     source="WUDI-Merging, arXiv 2503.08099, in closed form",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def regmean_proxy(terms: Cores, parameters: RegmeanProxy) -> Array:
     """Find the change that acts on each adapter's own inputs as that adapter does.
 

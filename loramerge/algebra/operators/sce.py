@@ -7,8 +7,9 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import agreeing_mean, elected_signs, weighted
-from loramerge.algebra.operator import Norm, Rows, Variance
 from loramerge.algebra.operators import operator
+from loramerge.algebra.statistics import Norm, Variance
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
@@ -25,7 +26,8 @@ class Sce:
     space="elements",
     parameters=Sce,
     statistics=lambda p: {
-        "norm": Norm(), **({"least": Variance(p.select)} if p.select < 1 else {}),
+        "norm": Norm(),
+        **({"least": Variance(p.select)} if p.select < 1 else {}),
     },
     scale="norm-match",
     order=46,
@@ -35,9 +37,17 @@ class Sce:
     ),
     source="SCE of FuseChat, arXiv 2408.07990",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def sce(terms: Rows, parameters: Sce) -> Array:
     """Select entries that vary most, weigh adapters by their energy, and erase minority signs.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
 from loramerge.algebra.sphere import slerp_coefficients
+from loramerge.algebra.views import Scalars
 
 
 @operator(
@@ -19,7 +20,14 @@ from loramerge.algebra.sphere import slerp_coefficients
         "θ the angle between ΔW₁ and ΔW₂"
     ),
     source="Shoemake, SIGGRAPH 1985; as in mergekit, norms are not equalised",
-    laws=("gauge", "alone", "halves", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "halves",
+        "rotation",
+        "rank bound",
+        "sign",
+    ),
 )
 def slerp(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Interpolate two adapters on the arc between them.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import spectrum, summed, weighted
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 
@@ -30,7 +30,16 @@ class SpectralPower:
     order=71,
     formula="ΔW = c U diag(σᵖ) Vᵀ, for Σ wᵢ ΔWᵢ = U diag(σ) Vᵀ, c so that the norm stays",
     source="definition",
-    laws=("gauge", "homogeneous", "order", "zero", "rotation", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+    ),
 )
 def spectral_power(terms: Cores, parameters: SpectralPower) -> Array:
     """Add, then flatten or sharpen the spectrum, at the same norm.

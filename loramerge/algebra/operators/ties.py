@@ -7,8 +7,9 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import Election, elected_mean, trimmed
-from loramerge.algebra.operator import Magnitude, Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.statistics import Magnitude
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
@@ -33,9 +34,16 @@ class Ties(Election):
     ),
     source="TIES-Merging, arXiv 2306.01708",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def ties(terms: Rows, parameters: Ties) -> Array:
     """Keep the largest entries, elect a sign for each, and average those that have it.
 
