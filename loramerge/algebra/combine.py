@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
-from loramerge.algebra.arrays import to_numpy
+from loramerge.algebra.arrays import Array, to_numpy
 from loramerge.algebra.budget import SiteSpectrum, choose_ranks
-from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
+from loramerge.algebra.merged import Merged, Sum, merge_terms, numbers_of, require_finite
 from loramerge.algebra.operator import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
@@ -42,15 +43,17 @@ class _Work:
     Args:
         device: torch device, or None for numpy.
         precise: decompose without Gram matrices.
+        pooled: what the operator knows of all modules together.
     """
 
     method: Method
     rule: RankRule
     device: str | None
     precise: bool
+    pooled: Any = None
 
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
-        return merge_terms(site.name, terms, self.method)
+        return merge_terms(site.name, terms, self.method, self.pooled)
 
     def decompose(self, merged: Merged) -> Decomposition:
         return merged.decompose(self.device, precise=self.precise)
@@ -97,7 +100,8 @@ def combine(
         NumericsError: if an input holds NaN or infinity.
         UsageError: if a third-party operator fails.
     """
-    work = _Work(method, rule, device, precise)
+    pooled = _pooled(terms, method, threads, notify)
+    work = _Work(method, rule, device, precise, pooled)
     chosen: dict[Site, int] | None = None
     if rule.max_size is not None or rule.error_chooses:
         chosen = _ranks_over_all(terms, work, sizes, threads, notify)
@@ -200,6 +204,26 @@ def _require_same_shape(terms: Sequence[Term]) -> None:
             found=", ".join(str(list(term.delta.shape)) for term in terms),
             hint="they were trained on different families, or on bases of different widths",
         )
+
+
+def _pooled(
+    terms: Mapping[Site, Sequence[Term]], method: Method, threads: int | None, notify: Notify
+) -> Any:
+    """Return what the operator makes of the numbers of all modules; None where it asks for none."""
+    import numpy as np
+
+    pool = method.operator.pool
+    if pool is None:
+        return None
+    several = [site for site, found in terms.items() if len(found) > 1 and _can_cut(found)]
+
+    def numbers(site: Site) -> Array:
+        with naming(site), _quiet():
+            _require_same_shape(terms[site])
+            return numbers_of(terms[site], method)
+
+    found = ordered(numbers, several, threads=threads, task="comparing", notify=notify)
+    return pool.reduce(np.concatenate([np.zeros(0), *found]))
 
 
 def _ranks_over_all(

@@ -14,6 +14,7 @@ from loramerge.adapter import Delta
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.arrays import Array, on_device
 from loramerge.algebra.operator import (
+    ColumnProducts,
     Cores,
     Method,
     Rows,
@@ -32,7 +33,7 @@ from loramerge.algebra.svd import (
 from loramerge.algebra.terms import Term
 from loramerge.errors import NumericsError, Setting
 
-__all__ = ["Merged", "Sum", "merge_terms", "require_finite"]
+__all__ = ["Merged", "Sum", "merge_terms", "numbers_of", "require_finite"]
 
 _BLOCK = 1 << 20  # entries of each term that an operator on elements sees at a time
 _APART = 1e-5  # squared singular values of unit vectors whose Gram matrix is precise enough
@@ -69,8 +70,11 @@ class Merged(Protocol):
         """Return the matrix, `(out, in·kh·kw)` in float64."""
 
 
-def merge_terms(module: str, terms: Sequence[Term], method: Method) -> Merged:
+def merge_terms(module: str, terms: Sequence[Term], method: Method, pooled: Any = None) -> Merged:
     """Apply a method to the terms of one module, whose deltas are matrices of one shape.
+
+    Args:
+        pooled: what the operator knows of all modules together, see `Operator.pool`.
 
     Raises:
         NumericsError: if an input or the result holds NaN or infinity.
@@ -82,7 +86,15 @@ def merge_terms(module: str, terms: Sequence[Term], method: Method) -> Merged:
     if len(terms) == 1 and not operator.alone:
         factor = scale if isinstance(scale, float) else 1.0
         return Sum([replace(term, weight=factor * term.weight).weighted for term in terms], factor)
+    if operator.space == "elements":
+        return _by_rows(module, terms, method, pooled)
     return _SPACES[operator.space](module, terms, method)
+
+
+def numbers_of(terms: Sequence[Term], method: Method) -> Array:
+    """Return the numbers of a module that the operator's `pool` collects."""
+    assert method.operator.pool is not None
+    return method.operator.pool.of(_statistics(terms, method), method.parameters)
 
 
 @dataclass(frozen=True)
@@ -225,15 +237,13 @@ def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
     return _Core(left, factor * core, right.T, factored, sum(norms) * max(1.0, factor), factor)
 
 
-def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
+def _by_rows(module: str, terms: Sequence[Term], method: Method, pooled: Any) -> Merged:
     """Return the matrix whose blocks of rows the operator gives."""
     import numpy as np
 
-    operator, parameters = method.operator, method.parameters
     rows, columns = terms[0].delta.flat_shape
     sources = [_row_source(term.delta) for term in terms]
-    declared = operator.statistics(parameters) if operator.statistics is not None else {}
-    statistics = {name: _gathered(one, sources, rows) for name, one in declared.items()}
+    statistics = _statistics(terms, method)
     merged = np.empty((rows, columns))
     step, energies = max(1, _BLOCK // max(1, columns)), np.zeros(len(terms))
     weights, positions = _weights_and_positions(terms)
@@ -241,7 +251,7 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
         stop = min(first + step, rows)
         values = tuple(source(first, stop) for source in sources)
         energies += [float((block**2).sum()) for block in values]
-        seen = Rows(module, weights, positions, values, first, statistics)
+        seen = Rows(module, weights, positions, values, first, statistics, pooled)
         merged[first:stop] = array_of(method, seen, (stop - first, columns))
     norms = np.sqrt(energies)
     size = float(np.linalg.norm(merged))
@@ -251,9 +261,18 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
     return _Matrix(merged, factored, float(norms.sum()) * max(1.0, factor), factor)
 
 
-def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[float, ...]:
+def _statistics(terms: Sequence[Term], method: Method) -> dict[str, tuple[Any, ...]]:
+    """Return the statistics of every whole term that the operator declares."""
+    declare = method.operator.statistics
+    declared = {} if declare is None else declare(method.parameters)
+    sources = [_row_source(term.delta) for term in terms] if declared else []
+    rows = terms[0].delta.flat_shape[0]
+    return {name: _gathered(one, sources, rows) for name, one in declared.items()}
+
+
+def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[Any, ...]:
     """Return a statistic of each whole term; one across terms is the same for each."""
-    if isinstance(statistic, Variance):
+    if isinstance(statistic, (Variance, ColumnProducts)):
         found = statistic.across([source(0, rows) for source in sources])
         return (found,) * len(sources)
     return tuple(statistic.of(source(0, rows)) for source in sources)
@@ -262,7 +281,6 @@ def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[
 _SPACES: Mapping[str, Callable[[str, Sequence[Term], Method], Merged]] = {
     "scalars": _by_coefficients,
     "factors": _by_cores,
-    "elements": _by_rows,
 }
 
 

@@ -31,12 +31,14 @@ from loramerge.errors import UsageError, listed, nearest
 from loramerge.parameters import Parameter, checked, parameters_of
 
 __all__ = [
+    "ColumnProducts",
     "Cores",
     "Magnitude",
     "Method",
     "NoParameters",
     "Norm",
     "Operator",
+    "Pool",
     "Rows",
     "Scalars",
     "Space",
@@ -94,6 +96,7 @@ class Rows:
         first: index of the first row.
         statistics: name → value for each term, as the operator declares them; they are those of the
             whole ΔWᵢ, not of these rows.
+        pooled: what the operator's `pool` makes of the numbers of all modules, None without one.
     """
 
     module: str
@@ -102,6 +105,7 @@ class Rows:
     values: tuple[Array, ...]
     first: int = 0
     statistics: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    pooled: Any = None
 
     def uniform(self, term: int, seed: int) -> Array:
         """Return random numbers in [0, 1), one for each entry of a term's rows.
@@ -181,7 +185,37 @@ class Variance:
         return np.var(np.stack(terms), axis=0)
 
 
-Statistic = Magnitude | Norm | Variance
+@dataclass(frozen=True)
+class ColumnProducts:
+    """Inner products of two terms, column by column; the same for both.
+
+    The value has three rows: ⟨aⱼ, bⱼ⟩, ‖aⱼ‖² and ‖bⱼ‖² of each column j. A vector is one column.
+    """
+
+    def across(self, terms: Sequence[Array]) -> Array:
+        """Return the products of dense `(out, in·kh·kw)` matrices, `(3, in·kh·kw)`."""
+        import numpy as np
+
+        a, b = terms
+        return np.stack([np.einsum("ij,ij->j", x, y) for x, y in ((a, b), (a, a), (b, b))])
+
+
+Statistic = Magnitude | Norm | Variance | ColumnProducts
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Numbers of every module that an operator needs to know together.
+
+    Args:
+        of: function of a module's statistics and of the operator's parameters; it returns numbers, in
+            one axis.
+        reduce: function of the numbers of all modules that have several terms; its result is
+            `Rows.pooled`.
+    """
+
+    of: Callable[[Mapping[str, tuple[Any, ...]], Any], Array]
+    reduce: Callable[[Array], Any]
 
 
 @dataclass(frozen=True)
@@ -213,6 +247,7 @@ class Operator:
             criterion chooses its rank. By default the sum for the former, the largest for the latter.
         statistics: function of the parameters that declares the statistics of each whole ΔW for an
             `elements` operator.
+        pool: what an `elements` operator needs to know of all modules together.
         alone: whether `merge` also gets modules that a single adapter has; otherwise they become
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.
@@ -233,6 +268,7 @@ class Operator:
     parameters: type[Any] = NoParameters
     rank_bound: Callable[[Sequence[int]], int] | None = None
     statistics: Callable[[Any], Mapping[str, Statistic]] | None = None
+    pool: Pool | None = None
     alone: bool = False
     formula: str = ""
     when: str = ""
@@ -260,7 +296,7 @@ class Operator:
                 raise self._refused(
                     f"{law!r} is not a known law", listed(list(LAWS), 20), hint=hint
                 )
-        if self.statistics is not None and self.space != "elements":
+        if (self.statistics or self.pool) is not None and self.space != "elements":
             raise self._refused(
                 "only operators on elements have statistics", "elements", self.space
             )

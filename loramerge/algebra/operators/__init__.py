@@ -16,10 +16,12 @@ from types import CodeType
 from typing import Any
 
 from loramerge.algebra.operator import (
+    ColumnProducts,
     Magnitude,
     NoParameters,
     Norm,
     Operator,
+    Pool,
     Space,
     Statistic,
     Variance,
@@ -29,10 +31,12 @@ from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, l
 
 __all__ = [
     "OPERATORS",
+    "ColumnProducts",
     "Magnitude",
     "NoParameters",
     "Norm",
     "Operator",
+    "Pool",
     "Variance",
     "find_operator",
     "load_file",
@@ -128,6 +132,7 @@ def operator(
     parameters: type[Any] = NoParameters,
     rank_bound: Callable[..., int] | None = None,
     statistics: Callable[[Any], Mapping[str, Statistic]] | None = None,
+    pool: Pool | None = None,
     alone: bool = False,
     formula: str = "",
     source: str = "",
@@ -159,6 +164,7 @@ def operator(
             parameters=parameters,
             rank_bound=rank_bound,
             statistics=statistics,
+            pool=pool,
             alone=alone,
             formula=formula,
             when=" ".join(when.split()),
