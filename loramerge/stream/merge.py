@@ -25,7 +25,13 @@ from loramerge.stream.merge_plan import MergePlan
 from loramerge.stream.pooling import pooled
 from loramerge.stream.walk import Layout
 from loramerge.stream.whole import Whole
-from loramerge.stream.writing import dtype_of, unchanged, write_checkpoint, write_index
+from loramerge.stream.writing import (
+    dtype_of,
+    unchanged,
+    write_checkpoint,
+    write_config,
+    write_index,
+)
 
 __all__ = ["merge", "output_size"]
 
@@ -132,5 +138,7 @@ def _copy_other(source: Path, target: Path, plan: MergePlan) -> None:
     changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
     if source.name.endswith(".index.json") and changes:
         write_index(source, target, plan.files, plan.dtype)
+    elif plan.config and source.name == "config.json" and source.parent == plan.files.root:
+        write_config(source, target, plan.config)
     else:
         shutil.copyfile(source, target)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
-from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint import Checkpoint, CheckpointFile
 from loramerge.checkpoint.storages import STORAGES
 from loramerge.errors import (
     FormatError,
     Setting,
     UsageError,
 )
-from loramerge.stream.edits import BakePlan
+from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.experts import experts_apart
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
-from loramerge.stream.vocabulary import adapted
+from loramerge.stream.vocabulary import Adapted, adapted
 
-__all__ = ["plan_bake", "require_changeable"]
+__all__ = ["Matched", "match_adapters", "plan_bake", "require_changeable"]
 
 
 def plan_bake(
@@ -45,26 +46,53 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
+    matched = match_adapters(checkpoint, inputs, skip_missing)
+    base, edits = matched.base, matched.edits
+    checkpoint = base.checkpoint
+    if dtype is not None:
+        require_changeable(checkpoint)
+    if not edits and dtype is None and not base.notes and not base.warnings:
+        raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
+    notes = [*checkpoint.files.notes, *base.notes]
+    return BakePlan(checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings])
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Adapters, matched to a base.
+
+    Args:
+        base: the base as the adapters need it.
+        edits: tensor → its edits, by file.
+        skipped: names of adapter modules that the base lacks and that may be skipped.
+    """
+
+    base: Adapted
+    edits: dict[CheckpointFile, dict[str, list[Edit]]]
+    skipped: list[str]
+
+
+def match_adapters(
+    checkpoint: Checkpoint, inputs: Sequence[tuple[Adapter, Weight]], skip_missing: Sequence[str]
+) -> Matched:
+    """Match adapters, each times its weight, to the places of their modules in a base.
+
+    Raises:
+        FamilyError, AdapterError, UnsupportedKind, FormatError, ShapeError: see `plan_bake`.
+    """
     for adapter, _ in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
     if not checkpoint.candidates:
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
     base = adapted(checkpoint, inputs)
-    checkpoint = base.checkpoint
-    placements = Placements(checkpoint)
+    placements = Placements(base.checkpoint)
     for adapter, weight in base.inputs:
         _match(adapter, weight, placements)
     require_floats(placements)
     require_shapes(placements)
-    skipped = require_modules(placements.missing, skip_missing, checkpoint)
-    if dtype is not None:
-        require_changeable(checkpoint)
-    edits = placements.edits()
-    if not edits and dtype is None and not base.notes and not base.warnings:
-        raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    notes = [*checkpoint.files.notes, *base.notes]
-    return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config, [*base.warnings])
+    skipped = require_modules(placements.missing, skip_missing, base.checkpoint)
+    return Matched(base, placements.edits(), skipped)
 
 
 def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:

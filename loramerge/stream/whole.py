@@ -17,7 +17,7 @@ __all__ = ["Whole"]
 
 
 class Whole:
-    """What one tensor of a merge needs to know of the others.
+    """The knowledge of all tensors of a merge that the making of one needs.
 
     Attributes:
         pooled: what the operator knows of all parameters together, see `Operator.pool`.

@@ -91,7 +91,7 @@ def _range(numbers: Array) -> tuple[float, float]:
         "supermerger's cosineA and cosineB, hako-mikan/sd-webui-supermerger at 0b1c491, "
         "scripts/mergers/mergers.py; after recoilme/losslessmix"
     ),
-    laws=("gauge", "homogeneous", "alone", "halves", "rank bound"),
+    laws=("gauge", "alone", "halves", "rank bound"),
 )
 def cosine_adaptive(terms: Rows, parameters: CosineAdaptive) -> Array:
     """Keep the first where both are alike, and take the second where they differ.
