@@ -19,11 +19,13 @@ from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import Array, to_numpy
 from loramerge.algebra.budget import SiteSpectrum, choose_ranks
-from loramerge.algebra.merged import Merged, Sum, merge_terms, numbers_of, require_finite
-from loramerge.algebra.operator import Method
+from loramerge.algebra.matrices import require_finite
+from loramerge.algebra.merged import Merged, Sum
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, site_rank
+from loramerge.algebra.spaces import merge_terms, numbers_of
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
@@ -43,17 +45,15 @@ class _Work:
     Args:
         device: torch device, or None for numpy.
         precise: decompose without Gram matrices.
-        pooled: what the operator knows of all modules together.
     """
 
     method: Method
     rule: RankRule
     device: str | None
     precise: bool
-    pooled: Any = None
 
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
-        return merge_terms(site.name, terms, self.method, self.pooled)
+        return merge_terms(site.name, terms, self.method.at(site))
 
     def decompose(self, merged: Merged) -> Decomposition:
         return merged.decompose(self.device, precise=self.precise)
@@ -100,8 +100,8 @@ def combine(
         NumericsError: if an input holds NaN or infinity.
         UsageError: if a third-party operator fails.
     """
-    pooled = _pooled(terms, method, threads, notify)
-    work = _Work(method, rule, device, precise, pooled)
+    method = replace(method, pooled=_pooled(terms, method, threads, notify))
+    work = _Work(method, rule, device, precise)
     chosen: dict[Site, int] | None = None
     if rule.max_size is not None or rule.error_chooses:
         chosen = _ranks_over_all(terms, work, sizes, threads, notify)
@@ -220,7 +220,7 @@ def _pooled(
     def numbers(site: Site) -> Array:
         with naming(site), _quiet():
             _require_same_shape(terms[site])
-            return numbers_of(terms[site], method)
+            return numbers_of(terms[site], method.at(site))
 
     found = ordered(numbers, several, threads=threads, task="comparing", notify=notify)
     return pool.reduce(np.concatenate([np.zeros(0), *found]))

@@ -22,7 +22,14 @@ from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
 
-__all__ = ["Reference", "parse_reference", "place_of", "references", "with_weight_files"]
+__all__ = [
+    "Reference",
+    "parse_reference",
+    "place_of",
+    "read_yaml",
+    "references",
+    "with_weight_files",
+]
 
 _ADAPTER = "lora:"
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
@@ -269,13 +276,17 @@ def with_weight_files(
         old = result[place]
         if old.weight != Weight():
             raise UsageError(f"{name!r} has a weight already: {old.written}")
-        weight = weight_of(_read_yaml(Path(path)), Path(path).name)
+        weight = weight_of(read_yaml(Path(path)), Path(path).name)
         result[place] = replace(old, weight=weight, written=Path(path).stem)
     return result
 
 
-def _read_yaml(path: Path) -> object:
-    """Read a small YAML 1.2 file."""
+def read_yaml(path: Path) -> object:
+    """Read a small YAML 1.2 file.
+
+    Raises:
+        MissingFile, CorruptFile: if it cannot be read.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

@@ -7,7 +7,7 @@ it lies on is computed from the merged weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from loramerge.adapter import Adapter, Site
@@ -20,7 +20,20 @@ from loramerge.stream.edits import Edit
 from loramerge.stream.ingredients import Blend, Ingredient
 from loramerge.stream.plan import match_adapters
 
-__all__ = ["add_changes"]
+__all__ = ["Added", "add_changes"]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of the adapters of a merge.
+
+    Args:
+        skipped: names of modules that were left out.
+        notes: which network of the first checkpoint each changes, where it has two.
+    """
+
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def add_changes(
@@ -29,7 +42,7 @@ def add_changes(
     files: CheckpointFiles,
     adapters: Sequence[tuple[Adapter, Weight]],
     skip_missing: Sequence[str] = (),
-) -> list[str]:
+) -> Added:
     """Add the changes of adapters to the parameters that a merge makes.
 
     Args:
@@ -38,16 +51,13 @@ def add_changes(
         files: its files, with tensors that others bring along.
         skip_missing: components whose missing modules may be left out, or `all`.
 
-    Returns:
-        The names of modules that were left out.
-
     Raises:
         AdapterError: if an adapter brings a whole weight in place of the merged one, or changes the
             vocabulary.
         LoramergeError: see `plan.match_adapters`.
     """
     if not adapters:
-        return []
+        return Added()
     for adapter, weight in adapters:
         _require_changes(adapter, weight)
     matched = match_adapters(first, adapters, skip_missing)
@@ -62,7 +72,7 @@ def add_changes(
                 site = Site((name,))
                 here[name] = [Blend(site, place, (Ingredient(place, 1.0, 0),), SUM)]
             here[name] = [_changed(blend, edits) for blend in here[name]]
-    return matched.skipped
+    return Added(matched.skipped, matched.notes)
 
 
 def _changed(blend: Blend, edits: Sequence[Edit]) -> Blend:

@@ -13,7 +13,7 @@ from typing import Any
 
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.gathering import gather, products
-from loramerge.algebra.operator import Rows, Scalars
+from loramerge.algebra.views import Rows, Scalars
 from loramerge.stream.ingredients import Blend
 from loramerge.stream.row_reader import RowReader
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers

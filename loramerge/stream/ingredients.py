@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from loramerge.adapter import Site
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.checkpoint import Place
 from loramerge.stream.edits import Edit
 from loramerge.stream.survival import Survival

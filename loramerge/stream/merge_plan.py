@@ -12,7 +12,7 @@ from typing import Any
 
 from loramerge.adapter import Adapter, Site
 from loramerge.algebra.combine import SUM
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators import OPERATORS
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint, CheckpointFile
@@ -136,10 +136,14 @@ def plan_merge(
     planner.require_one()
     files = with_given(first.files, given)
     notes = [*first.files.notes, *_notes(found, vae is not None, text)]
-    skipped = add_changes(blends, first, files, adapters, skip_missing)
+    notes += planner.method.described(
+        blend.site for tensors in blends.values() for made in tensors.values() for blend in made
+    )
+    changes = add_changes(blends, first, files, adapters, skip_missing)
+    notes += changes.notes
     return MergePlan(
         first, files, blends, frozenset(found.averages), dtype, notes, planner.united, planner.rest,
-        skipped, config or {},
+        changes.skipped, config or {},
     )  # fmt: skip
 
 
@@ -150,8 +154,8 @@ def _require_method(method: Method, models: int, base: Checkpoint | None) -> Non
         UsageError: naming what can.
     """
     operator = method.operator
-    if operator.space == "factors":
-        able = [one.name for one in OPERATORS.known() if one.space != "factors"]
+    if operator.needs_factors:
+        able = [one.name for one in OPERATORS.known() if not one.needs_factors]
         raise UsageError(
             f"the method {operator.name} works on low-rank factors, which checkpoints do not have",
             expected=listed(able, 40),
@@ -196,6 +200,12 @@ class _Planner:
             )
             for checkpoint, weight in self.models
         ]
+        checkpoint = self.models[0][0]
+        self.method = self.method.among(
+            (module for module, _ in checkpoint.slots),
+            checkpoint.candidates[0] if checkpoint.candidates else None,
+            str(checkpoint.path),
+        )
 
     def blend(self, part: Counterparts) -> Blend:
         """Return how a parameter is made."""
@@ -220,7 +230,7 @@ class _Planner:
             terms = (Ingredient(part.target, 0.0, 0),)
         if self.on_base and self._passes(terms):  # to the bit, which a change from the base is not
             return Blend(part.site, part.target, terms, SUM, base=base)
-        return Blend(part.site, part.target, terms, self.method, self.on_base, base)
+        return Blend(part.site, part.target, terms, self.method.at(part.site), self.on_base, base)
 
     def _passes(self, terms: Sequence[Ingredient]) -> bool:
         """Return whether the result is one input as it is."""

@@ -19,6 +19,7 @@ from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.experts import experts_apart
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
+from loramerge.stream.seconds import into_networks
 from loramerge.stream.vocabulary import Adapted, adapted
 
 __all__ = ["Matched", "match_adapters", "plan_bake", "require_changeable"]
@@ -53,7 +54,7 @@ def plan_bake(
         require_changeable(checkpoint)
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    notes = [*checkpoint.files.notes, *base.notes]
+    notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
     return BakePlan(checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings])
 
 
@@ -65,11 +66,13 @@ class Matched:
         base: the base as the adapters need it.
         edits: tensor → its edits, by file.
         skipped: names of adapter modules that the base lacks and that may be skipped.
+        notes: which network of the base each adapter changes, where it has two.
     """
 
     base: Adapted
     edits: dict[CheckpointFile, dict[str, list[Edit]]]
     skipped: list[str]
+    notes: list[str]
 
 
 def match_adapters(
@@ -85,6 +88,7 @@ def match_adapters(
         require_family(adapter, checkpoint)
     if not checkpoint.candidates:
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
+    inputs, networks = into_networks(checkpoint, inputs)
     base = adapted(checkpoint, inputs)
     placements = Placements(base.checkpoint)
     for adapter, weight in base.inputs:
@@ -92,7 +96,7 @@ def match_adapters(
     require_floats(placements)
     require_shapes(placements)
     skipped = require_modules(placements.missing, skip_missing, base.checkpoint)
-    return Matched(base, placements.edits(), skipped)
+    return Matched(base, placements.edits(), skipped, networks)
 
 
 def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:

@@ -29,13 +29,12 @@ def pooled(blends: Blends, threads: int | None, notify: Notify) -> Any:
     ]
     if not several:
         return None
-    method = several[0].method
-    pool = method.operator.pool
+    pool = several[0].method.operator.pool
     assert pool is not None
     buffers = Buffers()
 
     def numbers(blend: Blend) -> Any:
-        return pool.of(Combining(blend, buffers).statistics(), method.parameters)
+        return pool.of(Combining(blend, buffers).statistics(), blend.method.parameters)
 
     found = ordered(numbers, several, threads=threads, task="comparing", notify=notify)
     return pool.reduce(np.concatenate(list(found)))

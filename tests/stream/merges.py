@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators import find_operator
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint

@@ -73,7 +73,7 @@ def test_a_method_is_its_definition(
 
 
 def test_every_method_that_needs_no_factors_is_compared_here() -> None:
-    able = {one.name for one in OPERATORS.shipped() if one.space != "factors"}
+    able = {one.name for one in OPERATORS.shipped() if not one.needs_factors}
     assert able - set(METHODS) == {"norm-equalised", "subtract", "cosine-adaptive"}
 
 

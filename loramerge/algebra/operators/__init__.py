@@ -15,17 +15,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from loramerge.algebra.operator import (
-    ColumnProducts,
-    Magnitude,
-    NoParameters,
-    Norm,
-    Operator,
-    Pool,
-    Space,
-    Statistic,
-    Variance,
-)
+from loramerge.algebra.operator import NoParameters, Operator, Space
+from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Pool, Statistic, Variance
 from loramerge.discovery import Registry
 from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
 
@@ -138,6 +129,7 @@ def operator(
     source: str = "",
     laws: tuple[str, ...] = (),
     scale: str = "literal",
+    correct: Callable[..., Any] | None = None,
     of_weights: bool = False,
     inputs: tuple[int, int | None] = (1, None),
     order: int = 100,
@@ -171,6 +163,7 @@ def operator(
             source=source,
             laws=laws,
             scale=scale,
+            correct=correct,
             of_weights=of_weights,
             inputs=inputs,
             order=order,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import ColumnProducts, Pool, Rows
-from loramerge.algebra.operators import operator
+from loramerge.algebra.operators import ColumnProducts, Pool, operator
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Doc
 
 _LOW, _HIGH = 1, 99  # percentiles of the likeness of all columns that stand for its whole range

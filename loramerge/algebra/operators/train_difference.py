@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 
