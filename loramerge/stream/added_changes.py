@@ -25,7 +25,7 @@ __all__ = ["Added", "add_changes"]
 
 @dataclass(frozen=True)
 class Added:
-    """What became of the adapters of a merge.
+    """The notes on the adapters of a merge.
 
     Args:
         skipped: names of modules that were left out.

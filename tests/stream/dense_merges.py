@@ -155,7 +155,7 @@ def model_stock(changes: Changes, weights: Weights, name: str = "") -> Array:
 
 
 def train_difference(changes: Changes, weights: Weights, name: str = "") -> Array:
-    """supermerger's trainDifference: A + 1.8 α (B − C) |B − A| / (|B − C| + |B − A|)."""
+    """The formula of supermerger's trainDifference: A + 1.8 α (B − C) |B − A| / (|B − C| + |B − A|)."""
     a, b = weights[0] * changes[0], changes[1]
     result = np.empty(a.shape)
     for index, (mine, other) in enumerate(zip(a.flat, b.flat, strict=True)):
@@ -168,7 +168,7 @@ def train_difference(changes: Changes, weights: Weights, name: str = "") -> Arra
 def cosine_adaptive(
     first: dict[str, Array], second: dict[str, Array], share: float, kind: str
 ) -> dict[str, Array]:
-    """supermerger's cosineA and cosineB of whole models, tensor by tensor, each column by itself."""
+    """The cosineA and cosineB of supermerger, of whole models, tensor by tensor, each column by itself."""
 
     def cosine(a: Array, b: Array) -> float:
         norms = np.sqrt((a**2).sum()) * np.sqrt((b**2).sum())
