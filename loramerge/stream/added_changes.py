@@ -20,6 +20,8 @@ from loramerge.stream.edits import Edit
 from loramerge.stream.ingredients import Blend, Ingredient
 from loramerge.stream.plan import match_adapters
 
+_APART = "merge the checkpoints first, then bake the adapter into the result"
+
 __all__ = ["Added", "add_changes"]
 
 
@@ -71,6 +73,8 @@ def add_changes(
                 place = Place(current[file.relative], current[file.relative].open()[0][name], name)
                 site = Site((name,))
                 here[name] = [Blend(site, place, (Ingredient(place, 1.0, 0),), SUM)]
+            if edits[0].place.tensor.shape != here[name][0].target.tensor.shape:
+                raise _of_stacked_experts(name, first)
             here[name] = [_changed(blend, edits) for blend in here[name]]
     return Added(matched.skipped, matched.notes)
 
@@ -94,11 +98,21 @@ def _require_changes(adapter: Adapter, weight: Weight) -> None:
             raise _not_a_change(adapter, site.name)
 
 
+def _of_stacked_experts(name: str, first: Checkpoint) -> AdapterError:
+    return AdapterError(
+        "the first checkpoint stacks experts in one tensor, whose merge an adapter of experts cannot "
+        "be added to",
+        file=first.path,
+        module=name,
+        hint=_APART,
+    )
+
+
 def _not_a_change(adapter: Adapter, found: str | None) -> AdapterError:
     return AdapterError(
         "the adapter brings whole weights that take the place of the merged ones, or changes the "
         "vocabulary",
         file=adapter.label,
         found=found,
-        hint="merge the checkpoints first, then bake the adapter into the result",
+        hint=_APART,
     )

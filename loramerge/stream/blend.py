@@ -133,7 +133,7 @@ class _Blending:
             error += float(np.dot(flat, flat))
         changed = self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
-        return Blended(survival, known)
+        return Blended(survival, known, self.inputs.applied)
 
     def multiply(self, values: Sequence[Any], known: dict[tuple[int, int], float]) -> None:
         """Add the inner products of a block of the changes."""

@@ -29,6 +29,7 @@ class Combining:
     Attributes:
         rows, columns: of the parameter as a matrix.
         vector: whether it is one; an operator sees it as one row.
+        applied: the factor of the final scale, once there is a `combination`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Combining:
             block: entries of a block of rows.
         """
         self.blend, self.buffers, self.pooled = blend, buffers, pooled
+        self.applied = 1.0
         shape = blend.target.shape
         self.rows, self.columns = shape[0], math.prod(shape[1:])
         self.vector = len(shape) == 1
@@ -113,15 +115,16 @@ class Combining:
         positions = tuple(term.position for term in blend.terms)
         name = blend.site.name
         if len(weights) == 1 and not method.operator.alone:
-            scale = method.scale if isinstance(method.scale, float) else 1.0
-            return self.sum_of([scale * weights[0]])
+            self.applied = method.scale if isinstance(method.scale, float) else 1.0
+            return self.sum_of([self.applied * weights[0]])
         if not weights:
             return self.sum_of([])
         if method.operator.space == "scalars":
             seen = Scalars(
                 name, weights, positions, lambda: products(self.all_changes, len(weights))
             )
-            return self.sum_of(coefficients_of(method, seen)[0])
+            coefficients, self.applied = coefficients_of(method, seen)
+            return self.sum_of(coefficients)
         statistics = self.statistics()
 
         def combine(first: int, values: Sequence[Any]) -> Any:
@@ -129,7 +132,7 @@ class Combining:
             rows = Rows(name, weights, positions, shown, first, statistics, self.pooled)
             return array_of(method, rows, shown[0].shape).reshape(values[0].shape)
 
-        factor = self.factor(combine, weights)
+        factor = self.applied = self.factor(combine, weights)
         return lambda first, values: factor * combine(first, values)
 
     def statistics(self) -> dict[str, tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.stream.edits import BakePlan, Edit
-from loramerge.stream.experts import experts_apart
+from loramerge.stream.experts import experts_apart, with_stacks
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.seconds import into_networks
@@ -48,8 +48,7 @@ def plan_bake(
         ShapeError: listing the modules whose shapes differ.
     """
     matched = match_adapters(checkpoint, inputs, skip_missing)
-    base, edits = matched.base, matched.edits
-    checkpoint = base.checkpoint
+    base, checkpoint, edits = matched.base, matched.placed, matched.edits
     if dtype is not None:
         require_changeable(checkpoint)
     if not edits and dtype is None and not base.notes and not base.warnings:
@@ -64,12 +63,14 @@ class Matched:
 
     Args:
         base: the base as the adapters need it.
+        placed: the same, with the places of experts that it stacks in one tensor.
         edits: tensor → its edits, by file.
         skipped: names of adapter modules that the base lacks and that may be skipped.
         notes: which network of the base each adapter changes, where it has two.
     """
 
     base: Adapted
+    placed: Checkpoint
     edits: dict[CheckpointFile, dict[str, list[Edit]]]
     skipped: list[str]
     notes: list[str]
@@ -90,13 +91,16 @@ def match_adapters(
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
     inputs, networks = into_networks(checkpoint, inputs)
     base = adapted(checkpoint, inputs)
-    placements = Placements(base.checkpoint)
+    placed = base.checkpoint
+    if not placed.candidates:
+        placed = with_stacks(placed, (adapter for adapter, _ in base.inputs))
+    placements = Placements(placed)
     for adapter, weight in base.inputs:
         _match(adapter, weight, placements)
     require_floats(placements)
     require_shapes(placements)
-    skipped = require_modules(placements.missing, skip_missing, base.checkpoint)
-    return Matched(base, placements.edits(), skipped, networks)
+    skipped = require_modules(placements.missing, skip_missing, placed)
+    return Matched(base, placed, placements.edits(), skipped, networks)
 
 
 def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:

@@ -61,7 +61,7 @@ def weights_of(place: Place, dtype: str) -> Any:
 def _rows(place: Place, start: int, stop: int, weights: StoredWeights) -> list[Any]:
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
-        return [weights(place, 0, place.tensor.shape[0]).T[start:stop]]
+        return [weights(place, *place.rows).T[start:stop]]
     found = []
     for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
         first, last = max(start, begin), min(stop, begin + high - low)

@@ -32,7 +32,7 @@ from loramerge.steps.provenance import (
     step_of,
 )
 from loramerge.steps.references import Reference, with_weight_files
-from loramerge.steps.strength import strong_weights
+from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.taking import (
     require_layers_alone,
     require_matches,
@@ -212,6 +212,9 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             notify=context.notify,
         )
     add_figures(result, found)
+    if parameters.base is not None:
+        for text in strong_change(result.moved, result.family):
+            context.notify(Warn(text))
     result.size = bytes_of(output)
     return result
 

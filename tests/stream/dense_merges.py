@@ -168,7 +168,7 @@ def train_difference(changes: Changes, weights: Weights, name: str = "") -> Arra
 def cosine_adaptive(
     first: dict[str, Array], second: dict[str, Array], share: float, kind: str
 ) -> dict[str, Array]:
-    """The cosineA and cosineB of supermerger, of whole models, tensor by tensor, each column by itself."""
+    """The cosineA and cosineB of supermerger: whole models, tensor by tensor, each column by itself."""
 
     def cosine(a: Array, b: Array) -> float:
         norms = np.sqrt((a**2).sum()) * np.sqrt((b**2).sum())
