@@ -26,6 +26,7 @@ from tests.builders.deltas import adapter, low_rank
 from tests.stream import dense_merges as dense
 from tests.stream.merges import as_row, merged, refused, same_as, small_bytes, wide
 from tests.stream.test_kinds_at_a_base import KINDS, PLACES, read_back
+from tests.stream.test_transformers import EXPERTS, expert_adapter, model_folder
 from tests.tail import tail
 
 Q, UP = "model.layers.0.attn.q_proj", "model.layers.1.mlp.up_proj"
@@ -152,3 +153,10 @@ def test_what_does_not_fit_is_refused(three: list[Path], tmp_path: Path) -> None
     merged(output, (lacks, 1.0), adapters=[(lora, 1.0)], skip_missing=["all"], dtype="F64")
     got, name = small_models.read(output), f"{Q}.weight"
     np.testing.assert_allclose(got[name], wide(lacks)[name] + change[name], atol=1e-12)
+
+
+def test_experts_that_are_stacked_are_refused(tmp_path: Path) -> None:
+    lora = load(expert_adapter(tmp_path / "lora"))
+    stack = {f"{EXPERTS}.gate_up_proj": np.ones((3, 6, 4), "float32")}
+    models = [(model_folder(tmp_path / name, stack), 0.5) for name in "ab"]
+    refused(AdapterError, "stacks experts", tmp_path / "out", *models, adapters=[(lora, 1.0)])
