@@ -14,7 +14,7 @@ from loramerge.steps.models import Models, Rule
 from loramerge.steps.references import Reference, place_of
 
 if TYPE_CHECKING:
-    from loramerge.stream.stacking import Slice, Stack
+    from loramerge.stream.stacking import Slice, StackedModel
 
 __all__ = [
     "require_layers_alone",
@@ -103,7 +103,7 @@ def require_layers_alone(parameters: Any) -> None:
 
 def stack_of(
     texts: Sequence[str], models: Models, rules: Sequence[Rule], dtype: str | None
-) -> Stack:
+) -> StackedModel:
     """Return the model that slices of layers make.
 
     Args:

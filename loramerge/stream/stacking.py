@@ -20,7 +20,7 @@ from loramerge.errors import FamilyError, FormatError, Setting, ShapeError, Usag
 from loramerge.files.tensors import Tensor
 from loramerge.stream.sharing import tied
 
-__all__ = ["Slice", "Stack", "stacked"]
+__all__ = ["Slice", "StackedModel", "stacked"]
 
 # the number of layers in a configuration, by the names that models give it
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -43,7 +43,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Stack:
+class StackedModel:
     """A model of stacked layers.
 
     Args:
@@ -87,7 +87,7 @@ def stacked(
     outside: Mapping[str, int] | None = None,
     *,
     same_types: bool = True,
-) -> Stack:
+) -> StackedModel:
     """Return a model whose layers are slices of those of models of one architecture.
 
     Args:
@@ -123,7 +123,7 @@ def stacked(
     _require_alike(first, [known[model].names[number] for model, number in chosen])
     if same_types:
         _require_types(first, known.values(), files)
-    return Stack(_with_files(first.checkpoint, files), _config(first, known, chosen))
+    return StackedModel(_with_files(first.checkpoint, files), _config(first, known, chosen))
 
 
 def _with_files(
