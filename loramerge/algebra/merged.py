@@ -32,7 +32,7 @@ from loramerge.algebra.svd import (
 from loramerge.algebra.terms import Term
 from loramerge.errors import NumericsError, Setting
 
-__all__ = ["Merged", "Sum", "merge_terms", "require_finite"]
+__all__ = ["Merged", "Sum", "balanced", "basis", "merge_terms", "require_finite"]
 
 _BLOCK = 1 << 20  # entries of each term that an operator on elements sees at a time
 _APART = 1e-5  # squared singular values of unit vectors whose Gram matrix is precise enough
@@ -211,9 +211,9 @@ def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
     """Return the core that the operator gives between bases that the terms share."""
     import numpy as np
 
-    factors = [_balanced(term.delta) for term in terms]
-    left = _basis([up for up, _ in factors])
-    right = _basis([down.T for _, down in factors])
+    factors = [balanced(term.delta) for term in terms]
+    left = basis([up for up, _ in factors])
+    right = basis([down.T for _, down in factors])
     cores = tuple((left.T @ up) @ (down @ right) for up, down in factors)
     weights, positions = _weights_and_positions(terms)
     seen = Cores(module, weights, positions, cores)
@@ -291,7 +291,7 @@ def _orthogonal(delta: Delta) -> tuple[Array, Array]:
     return left, rest @ down
 
 
-def _balanced(delta: Delta) -> tuple[Array, Array]:
+def balanced(delta: Delta) -> tuple[Array, Array]:
     """Return factors `(out, r)` and `(r, in·kh·kw)` at the numerical rank r, the same in any gauge."""
     if delta.rank is None:
         found = decompose_dense(_finite(_matrix(delta)))
@@ -302,7 +302,7 @@ def _balanced(delta: Delta) -> tuple[Array, Array]:
     return found.truncate(found.rank)
 
 
-def _basis(sides: Sequence[Array]) -> Array:
+def basis(sides: Sequence[Array]) -> Array:
     """Return an orthonormal basis of the columns of several matrices, large and small alike."""
     import numpy as np
 
