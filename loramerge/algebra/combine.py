@@ -252,6 +252,11 @@ def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
 
 
 def require_same_shape(terms: Sequence[Term]) -> None:
+    """Refuse terms of one site whose shapes differ.
+
+    Raises:
+        ShapeError: naming the shapes.
+    """
     flat = {term.delta.flat_shape for term in terms}
     if len(flat) > 1:
         raise ShapeError(

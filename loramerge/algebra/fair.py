@@ -1,29 +1,23 @@
 """Cut a combination so that the adapter in it which loses most loses as little as possible.
 
-A truncated SVD keeps the directions of the most energy, which are those of the loudest adapter; a quiet
-one may be lost altogether. Here each site keeps a subspace of its outputs, `R = P P^T ΔW` with k
-orthonormal columns P (or of its inputs, `R = ΔW P P^T`, where the adapters share more of them). Adapter i
-then loses the part `L_i = Σ ‖D_i - P P^T D_i‖² / Σ ‖D_i‖²` of its own change D_i, over all sites, and the
-largest of these is minimised. For weights λ of the adapters, the best P of a site are the leading
-eigenvectors of `Σ λ_i D_i D_i^T / ‖D_i‖²`, and ranks are allocated over sites by their eigenvalues.
-Water-filling finds λ: the weight of whoever loses most is raised until all lose alike, or until one that
-loses less has no weight left.
+A truncated SVD keeps the directions of the most energy, which are those of the loudest adapter; a
+quiet one may be lost altogether. Here each site keeps a subspace of its outputs, `R = P Pᵀ ΔW` with k
+orthonormal columns P, or of its inputs, `R = ΔW P Pᵀ`, where the adapters share more of them. So a part
+of each adapter's own change D is kept, and how much is known; `balance.py` chooses k and P.
 
-Source: the minimax criterion is that of Tantipongpipat et al., "Multi-Criteria Dimensionality Reduction
-with Applications to Fairness" (2019), there for groups of data; the update of λ and the allocation over
-sites are our own.
+Source: the criterion is that of Tantipongpipat et al., "Multi-Criteria Dimensionality Reduction with
+Applications to Fairness" (2019), there for groups of data.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from loramerge.adapter import LowRank, Site
-from loramerge.algebra.arrays import Array, to_numpy
-from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.balance import Balance, Shares, balance_of
+from loramerge.algebra.budget import Cut
 from loramerge.algebra.combine import (
     SUM,
     Work,
@@ -35,39 +29,37 @@ from loramerge.algebra.combine import (
 )
 from loramerge.algebra.merged import balanced, basis
 from loramerge.algebra.operator import Method
-from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
+from loramerge.algebra.outcome import Combined, SiteOutcome
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, ignore
 
-__all__ = ["combine_fairly", "losses_of"]
+__all__ = ["check_fair", "combine_fairly"]
 
-_ROUNDS = 40  # of water-filling at most; a few are enough for two adapters
-_CLOSE = 1.01  # ratio of the largest loss and the least possible one at which it stops
-_LEAST = 1e-6  # weight of an adapter that loses nothing
-_REST = 1e-9  # weight of the combination itself, for directions that are of no ingredient
-_STRANGE = 1e-2  # share of a norm from which on a direction is more than the rounding of a file
+_STRANGE = (
+    1e-2  # share of a norm from which on such directions are more than the rounding of a file
+)
 
 
-class _Shares(NamedTuple):
-    """The ingredients of a site, seen from an orthonormal basis of their outputs, or inputs.
+def check_fair(cut: Cut) -> None:
+    """Refuse criteria that a fair cut does not have.
 
-    Args:
-        basis: `(p, R)` with orthonormal columns, p being out, or in·kh·kw where `turned`.
-        parts: position of an ingredient → `(R, r)`, with the Gram matrix of its part in this basis.
-        whole: the same of the combination.
-        turned: whether the basis is one of inputs.
-        rank: numerical rank of the combination.
-        energy: ‖ΔW‖_F² of it.
+    Raises:
+        UsageError: naming them.
     """
-
-    basis: Array
-    parts: Mapping[int, Array]
-    whole: Array
-    turned: bool
-    rank: int
-    energy: float
+    rule = cut.rule
+    others = [name for name in ("energy", "ratio", "cumulative") if getattr(rule, name) is not None]
+    if rule.error_chooses:
+        others.append("max_error")
+    if others:
+        raise UsageError(
+            f"a fair result has no {others[0]}: its ranks are chosen by what each adapter loses",
+            hint=("give ", Setting("rank", 8), " or ", Setting("max_size", "20MB")),
+        )
+    if cut.norms is not None:
+        raise UsageError("fair and relative_to exclude each other", hint="give one of the two")
 
 
 def combine_fairly(
@@ -84,44 +76,134 @@ def combine_fairly(
 ) -> list[Combined]:
     """Combine the terms of every site, and return the fair result of each cut.
 
-    Sites of a rank that need not be lowered stay as they are. `Combined.ingredients` are √L_i.
+    Sites whose rank need not be lowered stay as they are. `Combined.losses` are the √L_i.
 
     Args:
         terms, method: what is cut; see `combine`.
-        ingredients: site → the adapters to be fair to, as terms; sites without any are cut by their
-            own energy, at the least weight.
+        ingredients: site → the adapters to be fair to, as terms. A site without any is cut by its own
+            energy, after all others.
         cuts: rules with `rank`, `conv_rank` or `max_size`.
+
+    Raises:
+        UsageError: for other criteria.
+        ShapeError, NumericsError: see `combine`.
     """
+    for cut in cuts:
+        check_fair(cut)
     work = Work(method, device, precise)
     sites = [site for site, found in terms.items() if can_cut(found)]
 
-    def seen(site: Site) -> _Shares:
+    def seen(site: Site) -> Shares:
         with naming(site), quiet():
-            return _shares(site, terms[site], ingredients.get(site, ()), work)
+            return _look(site, terms[site], ingredients.get(site, ()), work).shares
 
-    shares = dict(
-        zip(
-            sites,
-            ordered(seen, sites, threads=threads, task="ingredients", notify=notify),
-            strict=True,
-        )
-    )
+    found = ordered(seen, sites, threads=threads, task="ingredients", notify=notify)
+    shares = dict(zip(sites, found, strict=True))
     shapes = {site: terms[site][0].delta.shape for site in sites}
-    kept = {site: replaced._replace(basis=None) for site, replaced in shares.items()}
-    balances = [_Balance(kept, shapes, cut).settled() for cut in cuts]
+    balances = [balance_of(shares, shapes, cut) for cut in cuts]
 
     def one(site: Site) -> list[SiteOutcome]:
         with naming(site), quiet():
-            if site not in kept:
-                return at_site(site, terms[site], work, cuts, [None for _ in cuts])
-            own = _shares(site, terms[site], ingredients.get(site, ()), work)
-            return [_cut(site, terms[site], own, balance, cut, work) for balance, cut in zip(balances, cuts, strict=True)]
+            ranks = [balance.ranks.get(site) for balance in balances]
+            if site not in shares or all(rank == shares[site].rank for rank in ranks):
+                return at_site(site, terms[site], work, cuts, ranks)
+            own = _look(site, terms[site], ingredients.get(site, ()), work)
+            return [_cut(site, terms[site], own, balance, work) for balance in balances]
 
-    found = ordered(one, terms, threads=threads, task=task, notify=notify)
-    columns = list(zip(*found, strict=True)) or [() for _ in cuts]
+    rows = list(ordered(one, terms, threads=threads, task=task, notify=notify))
+    columns = list(zip(*rows, strict=True)) or [() for _ in cuts]
     combined = [
-        Combined(tuple(outcomes), balance.errors)
+        Combined(tuple(outcomes), balance.losses)
         for outcomes, balance in zip(columns, balances, strict=True)
     ]
     note_changed_kinds(terms, combined[0], notify)
     return combined
+
+
+# ---- one site
+
+
+class _Look(NamedTuple):
+    """A site with all its matrices.
+
+    Args:
+        factors: of the combination, `(out, r)` and `(r, in·kh·kw)`.
+        basis: `(out, R)`, or `(in·kh·kw, R)` where `turned`, with orthonormal columns.
+        energy: ‖ΔW‖_F² of the combination.
+        applied: factor of the method's final scale.
+    """
+
+    factors: tuple[Array, Array]
+    basis: Array
+    turned: bool
+    shares: Shares
+    energy: float
+    applied: float
+
+
+def _look(site: Site, terms: Sequence[Term], ingredients: Sequence[Term], work: Work) -> _Look:
+    import numpy as np
+
+    require_same_shape([*terms, *ingredients])
+    merged = work.merge(site, terms)
+    found = work.decompose(merged)
+    up, down = (one.astype("float64") for one in found.truncate(found.rank))
+    several = {term.position: balanced(term.weighted) for term in ingredients}
+    turned = _concentration([down.T for _, down in several.values()]) > _concentration(
+        [up for up, _ in several.values()]
+    )
+
+    def side(factors: tuple[Array, Array]) -> Array:
+        """Return `U Σ` of outputs, or `V Σ` of inputs; the factors have √Σ on both sides."""
+        columns = factors[1].T if turned else factors[0]
+        return columns * np.linalg.norm(columns, axis=0)
+
+    sides = {position: side(factors) for position, factors in several.items()}
+    whole = side((up, down))
+    kept = [one for one in sides.values() if one.shape[1]]
+    frame = basis(kept) if kept else whole[:, :0]
+    beside = whole - frame @ (frame.T @ whole)
+    if np.linalg.norm(beside) > _STRANGE * np.linalg.norm(whole):
+        frame = basis([*kept, whole])
+    shares = Shares(
+        {position: frame.T @ one for position, one in sides.items()}, frame.T @ whole, found.rank
+    )
+    return _Look((up, down), frame, turned, shares, found.energy, merged.applied)
+
+
+def _concentration(sides: Sequence[Array]) -> float:
+    """Return how much several matrices share their leading columns' directions.
+
+    Args:
+        sides: `U √Σ` of each; each matrix counts by its directions, not by its size.
+    """
+    import numpy as np
+
+    if not sides:
+        return 0.0
+    scaled = [one * np.linalg.norm(one, axis=0) for one in sides]
+    stacked = np.concatenate([one / (np.linalg.norm(one) or 1.0) for one in scaled], axis=1)
+    return float(np.linalg.norm(stacked.T @ stacked))
+
+
+def _cut(
+    site: Site, terms: Sequence[Term], own: _Look, balance: Balance, work: Work
+) -> SiteOutcome:
+    """Return the combination in the directions that a balance keeps."""
+    rank = balance.ranks[site]
+    before = None
+    if all(term.delta.rank is not None for term in terms):
+        before = sum(term.delta.rank or 0 for term in terms)
+    if rank == 0:
+        return SiteOutcome(site, None, before, own.energy, own.energy, own.applied)
+    up, down = own.factors
+    if rank < own.shares.rank:
+        _, vectors = own.shares.directions(balance.weights)
+        kept = own.basis @ vectors[:, :rank]
+        up, down = (up @ (down @ kept), kept.T) if own.turned else (kept, (kept.T @ up) @ down)
+    small = decompose(up, down, precise=True)
+    dtype = "float64" if work.precise else "float32"
+    up, down = (one.astype(dtype) for one in small.truncate(min(rank, small.rank)))
+    lost = max(0.0, own.energy - small.energy) if rank < own.shares.rank else 0.0
+    delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
+    return SiteOutcome(site, delta, before, own.energy, lost, own.applied)
