@@ -11,7 +11,9 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
+from loramerge.algebra.budget import Cut
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.fair import check_fair
 from loramerge.algebra.interference import BlockNorms, Interference, interference
 from loramerge.algebra.mix import common_detection, frame_of, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
@@ -19,7 +21,7 @@ from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import MethodParameters
@@ -33,6 +35,7 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.strength import strong_weights
 from loramerge.steps.writing import (
     BaseParameter,
+    FairParameter,
     RankParameters,
     UnknownParameter,
     WeightParameters,
@@ -46,6 +49,7 @@ __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 class Mix(
     MethodParameters,
     WeightParameters,
+    FairParameter,
     RankParameters,
     BaseParameter,
     UnknownParameter,
@@ -111,6 +115,17 @@ class Mix(
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
         self.operation().require_count(len(self.adapters))
+        if self.fair:
+            self._check_fair()
+
+    def _check_fair(self) -> None:
+        rule = self.rule(1)
+        if not rule.truncates:
+            raise UsageError(
+                "fair is a way to lower ranks, and no rank option is given",
+                hint=("give ", Setting("rank", 8), " or ", Setting("max_size", "20MB")),
+            )
+        check_fair(Cut(rule))
 
     def settled(self) -> Mix:
         """Return the same with the weights of files in place, and no setting that is a default."""
@@ -218,7 +233,10 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         method=parameters.method,
         scale=parameters.operation().scale,
         factors=combined.scales,
-        inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
+        inputs=[
+            _described(a, r, combined.losses.get(place))
+            for place, (a, r) in enumerate(zip(source.adapters, source.references, strict=True))
+        ],
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
@@ -250,6 +268,7 @@ def _summed(
         inputs,
         rule,
         embeddings=parameters.embeddings,
+        fair=parameters.fair,
         sizes=sizes,
         target=output.dialect,
         method=parameters.operation(),
@@ -298,8 +317,10 @@ def _part_json(part: BlockNorms) -> dict[str, Any]:
     return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
 
 
-def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:
-    return {
+def _described(adapter: Adapter, reference: Reference, lost: float | None) -> dict[str, Any]:
+    """Return an input; `lost` is the share of its norm that a fair mix loses."""
+    found = {} if lost is None else {"relative_error": lost}
+    return found | {
         "adapter": reference.label,
         "path": adapter.info.path,
         "weight": reference.written,
