@@ -36,6 +36,7 @@ class MixParameters(TypedDict, total=False):
     fair: bool
     method: str
     scale: str | None
+    correction: str | None
     compat: Literal["kohya", "kohya-concat", "peft-linear"] | None
     embeddings: Literal["all", "first", "none"]
     explain: bool

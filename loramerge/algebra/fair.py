@@ -27,8 +27,8 @@ from loramerge.algebra.combine import (
     quiet,
     require_same_shape,
 )
-from loramerge.algebra.merged import balanced, basis
-from loramerge.algebra.operator import Method
+from loramerge.algebra.matrices import balanced, basis
+from loramerge.algebra.method import Method
 from loramerge.algebra.outcome import Combined, SiteOutcome
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming

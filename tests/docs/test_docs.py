@@ -18,7 +18,7 @@ from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.families import FAMILIES
 from tests.builders.sampler import few_steps
-from tests.builders.unmeasured import unmeasured
+from tests.builders.unmeasured import uncounted, unmeasured
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 from tests.tail import tail
@@ -145,6 +145,7 @@ def test_console_blocks_run(document, run, monkeypatch):
     path = ROOT / document
     few_steps(monkeypatch)
     unmeasured(monkeypatch)
+    uncounted(monkeypatch)
     for block in blocks(path, "console"):
         trains = "models/tiny" in block or "learn.yaml" in block
         prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)
@@ -182,7 +183,7 @@ def _show_instead(path: Path, block: str, line: Shown, printed: list[str]) -> st
 
 def _recipe_words() -> dict[str, tuple[str, ...]]:
     """Every word of a recipe and of what runs say, by where it comes from."""
-    from loramerge.algebra import weights
+    from loramerge.algebra import per_module
     from loramerge.algebra.compat import COMPATS
     from loramerge.cli.plan import command as plan
     from loramerge.cli.run import command as run_command
@@ -204,7 +205,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
         "step": tuple(verbs),
         "parameter": tuple(w for v in verbs.values() for w in v.get("properties", ())),
         "reference": ("adapter", "model", "weight", "each", "files"),
-        "weight": tuple(weights._FIELDS),
+        "weight": tuple(per_module._FIELDS),
         "compat": tuple(COMPATS),
         "status": ("done", "up to date", "not needed", "failed", "left out"),
         "option": tuple(flags - {"--json-file", "--quiet", "--help"}),
