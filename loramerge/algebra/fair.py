@@ -105,10 +105,15 @@ def combine_fairly(
     def one(site: Site) -> list[SiteOutcome]:
         with naming(site), quiet():
             ranks = [balance.ranks.get(site) for balance in balances]
-            if site not in shares or all(rank == shares[site].rank for rank in ranks):
-                return at_site(site, terms[site], work, cuts, ranks)
+            whole = shares[site].rank if site in shares else None
+            uncut = at_site(site, terms[site], work, cuts, ranks) if whole in ranks else []
+            if all(rank == whole for rank in ranks):
+                return uncut
             own = _look(site, terms[site], ingredients.get(site, ()), work)
-            return [_cut(site, terms[site], own, balance, work) for balance in balances]
+            return [
+                uncut[place] if rank == whole else _cut(site, terms[site], own, balance, work)
+                for place, (rank, balance) in enumerate(zip(ranks, balances, strict=True))
+            ]
 
     rows = list(ordered(one, terms, threads=threads, task=task, notify=notify))
     columns = list(zip(*rows, strict=True)) or [() for _ in cuts]

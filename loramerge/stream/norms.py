@@ -36,7 +36,7 @@ def norms_of(
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> dict[Site, float]:
-    """Return ‖W‖ of the weight of every matrix that an adapter changes.
+    """Return ‖W‖ of the weight of every matrix whose change has a rank that can be lowered.
 
     Args:
         norm: `frobenius`, √Σw², or `spectral`, the largest singular value.
@@ -49,7 +49,11 @@ def norms_of(
     """
     require_family(adapter, base)
     find = finder_of(adapter, base)
-    sites = [site for site, delta in adapter.deltas.items() if len(delta.shape) > 1]
+    sites = [
+        site
+        for site, delta in adapter.deltas.items()
+        if len(delta.shape) > 1 and not delta.needs_base
+    ]
     parts = {site: list(parts_of(adapter, site, adapter.deltas[site], find)) for site in sites}
     _require_all(adapter, base, parts)
 

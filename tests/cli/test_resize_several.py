@@ -363,3 +363,13 @@ def test_a_step_of_a_recipe_names_its_ingredients(pair):
     pair.ok("run", "r.yaml")
     assert lost("small.safetensors", "quiet.safetensors") < 0.5
     assert "same file" in pair.ok("run", "small.safetensors").out
+
+
+def test_fair_results_are_those_of_their_own_commands(pair):
+    """Also where a module needs no cut for one of them."""
+    pair.ok("mix", "loud", "quiet", "-o", "both.safetensors")
+    pair.ok("resize", "both", "--rank", "5,12,20", "--fair", "-o", "out.safetensors")
+    for rank in (5, 12, 20):
+        pair.ok("resize", "both", "--rank", str(rank), "--fair", "-o", "alone.safetensors", "--force")
+        made = Path(f"out-r{rank}.safetensors").read_bytes()
+        assert made == Path("alone.safetensors").read_bytes()
