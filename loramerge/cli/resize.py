@@ -40,6 +40,8 @@ def render_one(found: ResizeResult) -> None:
         )
         for one in found.ingredients
     ]
+    if found.error_at_base is not None:
+        lines.append(("relative to base", f"relative error {found.error_at_base:.4g}"))
     if found.left_out:
         lines.append(("removed", f"{show.count(len(found.left_out), 'module')} of rank 0"))
     show.table(lines)

@@ -359,8 +359,9 @@ def test_a_step_of_a_recipe_names_its_ingredients(pair):
     pair.refused(5, "run", "r.yaml", says=("convert made in memory", "ingredient"))
     content["steps"]["small"]["resize"]["ingredient"] = ["loud", "half"]
     Path("r.yaml").write_text(json.dumps(content), "utf-8")
-    pair.ok("plan", "r.yaml")
+    planned = pair.ok("plan", "r.yaml", "--json").json["tasks"]["small"]
     pair.ok("run", "r.yaml")
+    assert Path("small.safetensors").stat().st_size <= planned["size"] < 20_000
     assert lost("small.safetensors", "quiet.safetensors") < 0.5
     assert "same file" in pair.ok("run", "small.safetensors").out
 
@@ -370,6 +371,29 @@ def test_fair_results_are_those_of_their_own_commands(pair):
     pair.ok("mix", "loud", "quiet", "-o", "both.safetensors")
     pair.ok("resize", "both", "--rank", "5,12,20", "--fair", "-o", "out.safetensors")
     for rank in (5, 12, 20):
-        pair.ok("resize", "both", "--rank", str(rank), "--fair", "-o", "alone.safetensors", "--force")
+        pair.ok(
+            "resize", "both", "--rank", str(rank), "--fair", "-o", "alone.safetensors", "--force"
+        )
         made = Path(f"out-r{rank}.safetensors").read_bytes()
         assert made == Path("alone.safetensors").read_bytes()
+
+
+def test_an_error_relative_to_a_base_is_kept_in_parts_of_it(pair):
+    options = ("--relative-to", "base.safetensors", "--max-error", "0.3")
+    found = pair.ok("resize", "loud", *options, "-o", "o.safetensors", "--json").json
+    (file,) = found["files"]
+    assert 0.0 < file["error_at_base"] <= 0.3 and file["error_at_base"] != file["relative_error"]
+
+
+def test_a_step_of_a_recipe_has_a_base_to_compare_with(pair):
+    Path("r.yaml").write_text(
+        "version: 1\ninputs: {loud: loud.safetensors, base: base.safetensors}\nsteps:\n  small:\n"
+        "    resize: {adapter: loud, max_size: [70%, 60%], relative_to: base, norm: spectral}\n"
+        "    save: ${max_size}.safetensors\n",
+        "utf-8",
+    )
+    planned = pair.ok("plan", "r.yaml", "--json").json["tasks"]
+    pair.ok("run", "r.yaml")
+    for size, one in zip(("70%", "60%"), planned.values(), strict=True):
+        assert Path(f"{size}.safetensors").stat().st_size <= one["size"]
+        assert "same file" in pair.ok("run", f"{size}.safetensors").out

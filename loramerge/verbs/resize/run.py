@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loramerge.adapter import Adapter, Site
 from loramerge.adapter.sites import for_dialect, without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.budget import Cut
@@ -19,19 +18,13 @@ from loramerge.errors import LoramergeError, Setting
 from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FilesResult, FileWork, in_batch
-from loramerge.steps.ingredients import ingredients_of
-from loramerge.steps.inputs import adapter_of, at_base, open_base
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
-from loramerge.steps.provenance import base_input, input_of
-from loramerge.steps.references import Reference
 from loramerge.steps.source import Source, open_source
+from loramerge.verbs.resize.compared import Compared
 from loramerge.verbs.resize.curve import CurveResult, curve_of
 from loramerge.verbs.resize.parameters import Resize, ResizeFiles
-
-if TYPE_CHECKING:
-    from loramerge.checkpoint import Checkpoint
 
 __all__ = [
     "VERB",
@@ -52,11 +45,13 @@ class ResizeResult(AdapterResult):
 
     Args:
         ingredients: of a fair result, each adapter with the share of its norm that is lost.
+        error_at_base: relative error with every module divided by ‖W‖ of a base, None without one.
     """
 
     path: str
     ranks_before: dict[int, int]
     ingredients: list[dict[str, Any]] = field(default_factory=list)
+    error_at_base: float | None = None
 
     def json(self) -> dict[str, Any]:
         return {"path": self.path} | super().json() | {
@@ -64,7 +59,9 @@ class ResizeResult(AdapterResult):
             "size_after": self.size,
             "ranks_before": self.ranks_before,
             "ranks_after": self.ranks,
-        } | ({"ingredients": self.ingredients} if self.ingredients else {})  # fmt: skip
+            **({"ingredients": self.ingredients} if self.ingredients else {}),
+            **({} if self.error_at_base is None else {"error_at_base": self.error_at_base}),
+        }  # fmt: skip
 
 
 def resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
@@ -129,7 +126,7 @@ def _compute(
     adapter = source.adapter
     first, output = todo[0]
     whole = source.weighted()
-    compared = _Opened.of(first, source, whole, output, context)
+    compared = Compared.of(first, source, whole, output, context)
     source = compared.named(source)
     cuts, steps = [], []
     for one, target in todo:
@@ -170,69 +167,10 @@ def _compute(
                 size_before=adapter.info.size,
                 ranks_before=adapter.ranks(),
                 ingredients=compared.lost(combined),
+                error_at_base=None if cut.norms is None else combined.error_at(cut.norms),
             )
         )
     return results
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The inputs that losses are compared with: a base, or the ingredients of a mix.
-
-    Args:
-        references, ingredients: of a fair result, as given or as the header names them.
-        base: whose `norms` changes are compared with; None compares them as they are.
-    """
-
-    parameters: Resize
-    references: tuple[Reference, ...] = ()
-    adapters: tuple[Adapter, ...] = ()
-    ingredients: tuple[tuple[Adapter, Weight], ...] = ()
-    base: Checkpoint | None = None
-    norms: Mapping[Site, float] | None = None
-
-    @staticmethod
-    def of(
-        parameters: Resize, source: Source, whole: Adapter, output: Output, context: Context
-    ) -> _Opened:
-        """Find and open what parameters name."""
-        found = _Opened(parameters)
-        if parameters.fair:
-            references = parameters.ingredient or tuple(ingredients_of(source.adapter))
-            adapters = tuple(
-                adapter_of(one, context, whole=not parameters.skip_unknown) for one in references
-            )
-            weights = (one.weight for one in references)
-            there = [at_base(one, source.base) for one in adapters]
-            pairs = tuple(zip(there, weights, strict=True))
-            found = replace(found, references=references, adapters=adapters, ingredients=pairs)
-        if parameters.relative_to is not None:
-            from loramerge.stream.norms import norms_of
-
-            base = open_base(parameters.relative_to, context)
-            stored = for_dialect(whole, output.dialect)
-            norms = norms_of(
-                stored, base, parameters.norm, threads=context.threads, notify=context.notify
-            )
-            found = replace(found, base=base, norms=norms)
-        return found
-
-    def named(self, source: Source) -> Source:
-        """Return a source that knows these inputs, too, for the recipe in the header."""
-        given = dict(source.given)
-        for reference, adapter in zip(self.references, self.adapters, strict=True):
-            given["adapters", reference.name] = input_of(adapter)
-        if self.base is not None:
-            given["bases", str(self.parameters.relative_to)] = base_input(self.base)
-        return replace(source, given=given)
-
-    def lost(self, combined: Combined) -> list[dict[str, Any]]:
-        """Return what each ingredient loses."""
-        return [
-            {"adapter": one.label, "weight": one.written, "relative_error": combined.losses[place]}
-            for place, one in enumerate(self.references)
-            if place in combined.losses
-        ]
 
 
 def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context) -> None:
@@ -265,14 +203,11 @@ def predict(parameters: Resize, context: Context = Context()) -> Prediction:
     whole = source.changed(lambda one: without_values(one, output.dialect)).weighted()
     rule = parameters.rule(whole_size([adapter], parameters))
     require_base_free([(whole, Weight())], rule)
-    compared = _Opened.of(replace(parameters, relative_to=None), source, whole, output, context)
+    compared = Compared.of(parameters, source, whole, output, context, values=False)
     whole = for_dialect(whole, output.dialect)
     terms = {site: [Term(delta)] for site, delta in whole.deltas.items()}
     frame = whole.with_deltas({}, dtype=adapter.dtype)
     source = compared.named(source)
-    if parameters.relative_to is not None:
-        base = base_input(open_base(parameters.relative_to, context))
-        source = replace(source, given={**source.given, ("bases", parameters.relative_to): base})
     made = source.step("resize", replace(parameters, ingredient=compared.references))
     return predict_adapter(frame, terms, rule, output, made, context)
 
@@ -303,7 +238,11 @@ def resize_files(
     work = FileWork(
         resize_each,
         _compute,
-        (*_FIGURES, "ingredients") if parameters.fair else _FIGURES,
+        (
+            *_FIGURES,
+            *(["ingredients"] if parameters.fair else []),
+            *(["error_at_base"] if parameters.relative_to else []),
+        ),
         unwanted=_not_smaller,
         copy_rest=parameters.copy_rest,
     )
