@@ -207,6 +207,12 @@ def resize(
         ingredients: with `fair`, the adapters in the mix, as for `mix`; by default those that its
             recipe names.
     """
+    for word, several in (("rank", "ranks"), ("max_size", "sizes")):
+        if isinstance(parameters.get(word), (list, tuple)):
+            raise UsageError(
+                f"resize gives one result, and several values of {word} are given",
+                hint=f"resize_each({several}=[…]) gives a result for each",
+            )
     given, known = _with_ingredients("resize", adapter, ingredients)
     context = replace(Context(threads, device, notify), known=known)
     return _adapter("resize", parameters, given, ResizeParameters, context)

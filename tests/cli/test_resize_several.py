@@ -161,6 +161,8 @@ def test_from_python(pair):
     assert [one.ranks() for one in several] == [{1: 3}, {2: 3}]
     for one, rank in zip(several, (1, 2), strict=True):
         assert not lm.diff(one, lm.resize("loud.safetensors", rank=rank)).differs
+    with pytest.raises(lm.UsageError, match="several values of rank"):
+        lm.resize("loud.safetensors", rank=[1, 2])  # type: ignore[arg-type]
 
 
 # ---- the curve
