@@ -17,6 +17,7 @@ from typing import NamedTuple
 from loramerge.adapter import LowRank, Site
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.balance import Balance, Shares, balance_of
+from loramerge.algebra.bases import Basis, Shared, shared
 from loramerge.algebra.budget import Cut
 from loramerge.algebra.combine import (
     SUM,
@@ -27,7 +28,6 @@ from loramerge.algebra.combine import (
     quiet,
     require_same_shape,
 )
-from loramerge.algebra.matrices import balanced, basis
 from loramerge.algebra.method import Method
 from loramerge.algebra.outcome import Combined, SiteOutcome
 from loramerge.algebra.svd import decompose
@@ -133,13 +133,13 @@ class _Look(NamedTuple):
 
     Args:
         factors: of the combination, `(out, r)` and `(r, in·kh·kw)`.
-        basis: `(out, R)`, or `(in·kh·kw, R)` where `turned`, with orthonormal columns.
+        frame: R directions of outputs, or of inputs where `turned`.
         energy: ‖ΔW‖_F² of the combination.
         applied: factor of the method's final scale.
     """
 
     factors: tuple[Array, Array]
-    basis: Array
+    frame: Basis
     turned: bool
     shares: Shares
     energy: float
@@ -153,41 +153,52 @@ def _look(site: Site, terms: Sequence[Term], ingredients: Sequence[Term], work: 
     merged = work.merge(site, terms)
     found = work.decompose(merged)
     up, down = (one.astype("float64") for one in found.truncate(found.rank))
-    several = {term.position: balanced(term.weighted) for term in ingredients}
-    turned = _concentration([down.T for _, down in several.values()]) > _concentration(
-        [up for up, _ in several.values()]
+    own = LowRank.from_arrays(up, down, terms[0].delta.shape)
+    deltas = [term.weighted for term in ingredients]
+    frames = shared(deltas or [own])
+    turned = bool(deltas) and _concentration(frames, True) > _concentration(frames, False)
+    columns = (down.T if turned else up) * np.linalg.norm(up, axis=0)  # U Σ, or V Σ
+    whole = _inside(frames, columns, turned)
+    if deltas and float((whole**2).sum()) < (1 - _STRANGE**2) * float((columns**2).sum()):
+        frames = shared([*deltas, own])
+        whole = _inside(frames, columns, turned)
+    positions = (term.position for term in ingredients)
+    parts = dict(zip(positions, _parts(frames, turned), strict=False))
+    frame = _frame(frames, turned)
+    return _Look(
+        (up, down), frame, turned, Shares(parts, whole, found.rank), found.energy, merged.applied
     )
 
-    def side(factors: tuple[Array, Array]) -> Array:
-        """Return `U Σ` of outputs, or `V Σ` of inputs; the factors have √Σ on both sides."""
-        columns = factors[1].T if turned else factors[0]
-        return columns * np.linalg.norm(columns, axis=0)
 
-    sides = {position: side(factors) for position, factors in several.items()}
-    whole = side((up, down))
-    kept = [one for one in sides.values() if one.shape[1]]
-    frame = basis(kept) if kept else whole[:, :0]
-    beside = whole - frame @ (frame.T @ whole)
-    if np.linalg.norm(beside) > _STRANGE * np.linalg.norm(whole):
-        frame = basis([*kept, whole])
-    shares = Shares(
-        {position: frame.T @ one for position, one in sides.items()}, frame.T @ whole, found.rank
-    )
-    return _Look((up, down), frame, turned, shares, found.energy, merged.applied)
+def _frame(frames: Shared, turned: bool) -> Basis:
+    """Return the directions of outputs, or of inputs."""
+    if not turned:
+        return frames.left
+    assert frames.right is not None
+    return frames.right
 
 
-def _concentration(sides: Sequence[Array]) -> float:
-    """Return how much several matrices share their leading columns' directions.
+def _inside(frames: Shared, columns: Array, turned: bool) -> Array:
+    """Return columns in the directions of outputs, or of inputs, `(R, r)`."""
+    frame = _frame(frames, turned)
+    found: Array = frame.columns.T @ columns
+    return found if frame.turn is None else frame.turn.T @ found
 
-    Args:
-        sides: `U √Σ` of each; each matrix counts by its directions, not by its size.
-    """
+
+def _parts(frames: Shared, turned: bool) -> list[Array]:
+    """Return `(R, r)` matrices F of deltas, with `F Fᵀ = D Dᵀ` of outputs, or `Dᵀ D` of inputs."""
     import numpy as np
 
-    if not sides:
-        return 0.0
-    scaled = [one * np.linalg.norm(one, axis=0) for one in sides]
-    stacked = np.concatenate([one / (np.linalg.norm(one) or 1.0) for one in scaled], axis=1)
+    sides = [(down.T, up) if turned else (up, down.T) for up, down in frames.factors]
+    return [one @ np.asarray(np.linalg.qr(other, mode="r")).T for one, other in sides]
+
+
+def _concentration(frames: Shared, turned: bool) -> float:
+    """Return how much deltas have their leading directions in common; their sizes do not count."""
+    import numpy as np
+
+    parts = _parts(frames, turned)
+    stacked = np.concatenate([one / (np.linalg.norm(one) or 1.0) for one in parts], axis=1)
     return float(np.linalg.norm(stacked.T @ stacked))
 
 
@@ -204,7 +215,7 @@ def _cut(
     up, down = own.factors
     if rank < own.shares.rank:
         _, vectors = own.shares.directions(balance.weights)
-        kept = own.basis @ vectors[:, :rank]
+        kept = own.frame.times(vectors[:, :rank])
         up, down = (up @ (down @ kept), kept.T) if own.turned else (kept, (kept.T @ up) @ down)
     small = decompose(up, down, precise=True)
     dtype = "float64" if work.precise else "float32"
