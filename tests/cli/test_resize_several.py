@@ -96,6 +96,7 @@ def test_of_several_files(pair):
     assert Path("small/loud-r1.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.long_tail
 def test_the_recipe_of_the_command_writes_the_same(pair):
     pair.ok("resize", "loud", "--rank", "1,2", "-o", "o.safetensors", "--save-recipe", "r.yaml")
     before = [Path(f"o-r{rank}.safetensors").read_bytes() for rank in (1, 2)]
@@ -380,6 +381,7 @@ def test_fair_results_are_those_of_their_own_commands(pair):
         assert made == Path("alone.safetensors").read_bytes()
 
 
+@pytest.mark.long_tail
 def test_an_error_relative_to_a_base_is_kept_in_parts_of_it(pair):
     options = ("--relative-to", "base.safetensors", "--max-error", "0.3")
     found = pair.ok("resize", "loud", *options, "-o", "o.safetensors", "--json").json
@@ -387,6 +389,7 @@ def test_an_error_relative_to_a_base_is_kept_in_parts_of_it(pair):
     assert 0.0 < file["error_at_base"] <= 0.3 and file["error_at_base"] != file["relative_error"]
 
 
+@pytest.mark.long_tail
 def test_a_step_of_a_recipe_has_a_base_to_compare_with(pair):
     Path("r.yaml").write_text(
         "version: 1\ninputs: {loud: loud.safetensors, base: base.safetensors}\nsteps:\n  small:\n"
