@@ -26,7 +26,8 @@ class Sce:
     space="elements",
     parameters=Sce,
     statistics=lambda p: {
-        "norm": Norm(), **({"least": Variance(p.select)} if p.select < 1 else {}),
+        "norm": Norm(),
+        **({"least": Variance(p.select)} if p.select < 1 else {}),
     },
     scale="norm-match",
     order=46,
@@ -36,9 +37,17 @@ class Sce:
     ),
     source="SCE of FuseChat, arXiv 2408.07990",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def sce(terms: Rows, parameters: Sce) -> Array:
     """Select entries that vary most, weigh adapters by their energy, and erase minority signs.
 
