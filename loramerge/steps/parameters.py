@@ -79,7 +79,7 @@ class ForFiles:
 
 @dataclass(frozen=True)
 class Explained:
-    """How the inputs of a step relate.
+    """The relations of the inputs of a step.
 
     Args:
         names: of the inputs.
