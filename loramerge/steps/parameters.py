@@ -79,7 +79,7 @@ class ForFiles:
 
 @dataclass(frozen=True)
 class Explained:
-    """The relations of the inputs of a step.
+    """The relations between the inputs of a step.
 
     Args:
         names: of the inputs.
