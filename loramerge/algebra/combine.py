@@ -54,8 +54,17 @@ class _Work:
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
         return merge_terms(site.name, terms, self.method.at(site))
 
-    def decompose(self, merged: Merged) -> Decomposition:
-        return merged.decompose(self.device, precise=self.precise)
+    def decompose(self, merged: Merged, terms: Sequence[Term]) -> Decomposition:
+        most = None if self.device is not None else self.most(terms)
+        return merged.decompose(self.device, precise=self.precise, most=most)
+
+    def most(self, terms: Sequence[Term]) -> int | None:
+        """Return the rank that a site keeps at most, None where its spectrum decides."""
+        if not self.rule.truncates:
+            return _rank_of(self.method, terms)
+        if self.rule != RankRule(rank=self.rule.rank, conv_rank=self.rule.conv_rank):
+            return None
+        return self.rule.cap(math.prod(terms[0].delta.shape[2:]))
 
     def rank(self, terms: Sequence[Term], found: Decomposition) -> int:
         """Return the rank that a site keeps where none is chosen over all sites together."""
@@ -160,12 +169,12 @@ def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) ->
     truncates = work.rule.truncates
     if not truncates and (merged.only is not None or not merged.factored):
         return _uncut(site, terms, merged)
-    found = work.decompose(merged)
+    found = work.decompose(merged, terms)
     before = None
     if all(term.delta.rank is not None for term in terms):
         before = sum(term.delta.rank or 0 for term in terms)
     rank = work.rank(terms, found) if chosen is None else min(chosen, found.rank)
-    lost = found.lost(rank) if rank < found.rank else 0.0
+    lost = found.lost(rank) if rank < found.rank or found.rest > 0 else 0.0
     if rank == 0:
         return SiteOutcome(site, None, before, found.energy, lost, merged.applied)
     only = merged.only
@@ -218,7 +227,7 @@ def _ranks_over_all(
     def spectrum(site: Site) -> tuple[list[float], int, float]:
         with naming(site), _quiet():
             _require_same_shape(terms[site])
-            found = work.decompose(work.merge(site, terms[site]))
+            found = work.decompose(work.merge(site, terms[site]), terms[site])
             most = work.rank(terms[site], found)
             s = to_numpy(found.singular_values)
             return [float(v) ** 2 for v in s[:most]], most, found.energy
