@@ -33,6 +33,7 @@ class MixParameters(TypedDict, total=False):
     max_size: str | int | None
     max_error: float | None
     max_module_error: float | None
+    fair: bool
     method: str
     scale: str | None
     correction: str | None
@@ -57,6 +58,9 @@ class ResizeParameters(TypedDict, total=False):
     max_size: str | int | None
     max_error: float | None
     max_module_error: float | None
+    fair: bool
+    relative_to: str | PathLike[str] | None
+    norm: Literal["frobenius", "spectral"]
 
 
 class ConvertParameters(TypedDict, total=False):
@@ -117,12 +121,16 @@ class BakeParameters(TypedDict, total=False):
 class MergeParameters(TypedDict, total=False):
     """Parameters of `merge`."""
 
+    skip_unknown: bool
     method: str
     scale: str | None
     base: str | PathLike[str] | None
+    take: str | Sequence[str]
+    layers: str | Sequence[str]
     vae: str | PathLike[str] | None
     text_encoder: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
+    skip_missing: str | Sequence[str]
     dtype: str | None
     allow_nonfinite: bool
     force: bool

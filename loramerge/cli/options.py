@@ -129,8 +129,8 @@ def option_of(one: Parameter) -> click.Parameter:
         [*flags, one.name],
         former=[f"--{word.replace('_', '-')}" for word in doc.former],
         rules_of=one.word if one.per_module else None,
-        type=_click_type(one),
-        multiple=one.many,
+        type=_Separated(_click_type(one)) if one.doc.separated else _click_type(one),
+        multiple=one.many and not one.doc.separated,
         required=one.required,
         **default,
         show_default=default.get("default") not in (None, ""),
@@ -138,6 +138,23 @@ def option_of(one: Parameter) -> click.Parameter:
         help=doc.help,
         shell_complete=completion,
     )
+
+
+class _Separated(click.ParamType[Any]):
+    """Several values of a type in one text, with commas between them."""
+
+    name = "list"
+
+    def __init__(self, one: click.ParamType[Any]) -> None:
+        self._one = one
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        return tuple(self._one.convert(part, param, ctx) for part in parts)
 
 
 class _Option(click.Option):
@@ -217,11 +234,14 @@ def _completion(what: str | None) -> Any:
         if what == "folders":
             return [CompletionItem(incomplete, type="dir")]
         items = [CompletionItem(name) for name in _names(what) if name.startswith(incomplete)]
-        if what in ("adapters", "bases", "files"):
+        if what in ("adapters", "bases", "models", "files"):
             items.append(CompletionItem(incomplete, type="file"))
         return items
 
     return complete
+
+
+_IN_LIBRARY = {"bases": ("bases",), "models": ("bases", "adapters")}
 
 
 def _names(what: str) -> list[str]:
@@ -238,9 +258,9 @@ def _names(what: str) -> list[str]:
         registry = load_registry()
     except LoramergeError:
         return []
-    bases = what != "adapters"
-    names = [*registry.bases, *SHIPPED_BASES] if bases else list(SHIPPED_ADAPTERS)
-    holds = "bases" if what == "bases" else "adapters"
-    found = names_in_library(registry, holds)
-    names += [bare(relative.rpartition("/")[2]) for relative, _ in found]
+    names = [*registry.bases, *SHIPPED_BASES] if what != "adapters" else []
+    names += SHIPPED_ADAPTERS if what in ("adapters", "models") else ()
+    for holds in _IN_LIBRARY.get(what, ("adapters",)):
+        found = names_in_library(registry, holds)
+        names += [bare(relative.rpartition("/")[2]) for relative, _ in found]
     return sorted(dict.fromkeys(names))
