@@ -13,7 +13,7 @@ from typing import Any
 from loramerge.algebra.operators import OPERATORS
 from loramerge.algebra.scale import SCALES
 
-__all__ = ["FULL_RANK", "NUMBERS", "RULES", "VARIED", "Case", "cases", "operators"]
+__all__ = ["FULL_RANK", "NUMBERS", "OF_RANKS", "RULES", "VARIED", "Case", "cases", "operators"]
 
 FULL_RANK = 64  # of the layers: results of operators on elements are not cut to a lower rank
 VARIED = (4,)  # numbers of adapters with which parameters are varied
@@ -44,6 +44,7 @@ RULES: dict[str, tuple[Any, ...]] = {
     "max_error": (0.1, 0.2, 0.3, 0.5),
     "max_size": (4, 3, 2, 1),  # as large as this uniform rank
 }
+OF_RANKS = ("rank", "max_size")  # their values are ranks, and they can be fair to each adapter
 
 
 @dataclass(frozen=True)

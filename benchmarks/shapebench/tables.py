@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.shapebench.cases import NUMBERS, operators
@@ -131,16 +131,20 @@ def resize_table(rows: Figures, of: str) -> list[str]:
     for row in rows:
         if row["table"] == "resize" and row["of"] == of:
             found.setdefault((row["rule"], row["value"]), []).append(row)
-    spelled: Callable[[str, Any], str] = lambda rule, value: (  # noqa: E731
-        f"`max_size` of rank {value}" if rule == "max_size" else f"`{rule}={value}`"
-    )
     return table(
         ["rule", "size", "mean", "worst"],
         (
             [
-                spelled(*key),
+                _spelled(*key),
                 *(str(interval([one[s] for one in ones])) for s in ("size", "mean", "worst")),
             ]
             for key, ones in found.items()
         ),
     )
+
+
+def _spelled(name: str, value: Any) -> str:
+    """Return a rule with its value; the size of `max_size` is given as that of a uniform rank."""
+    rule, _, fair = name.partition(" ")
+    words = f"`{rule}` of rank {value}" if rule == "max_size" else f"`{rule}={value}`"
+    return f"{words}, fair" if fair else words

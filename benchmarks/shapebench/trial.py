@@ -19,7 +19,7 @@ import numpy as np
 import torch  # noqa: TID253
 
 import loramerge as lm
-from benchmarks.shapebench.cases import RULES, Case
+from benchmarks.shapebench.cases import OF_RANKS, RULES, Case
 from benchmarks.shapebench.lessons import adapter_of, base_of
 from benchmarks.shapebench.network import generate, loss, tensor_of, words_of
 from benchmarks.shapebench.pictures import CONCEPTS, random_pictures, shows
@@ -29,7 +29,6 @@ from loramerge.train.lora.applied import applied
 __all__ = ["Trial", "Turn"]
 
 _EXAMPLES = 24  # pictures of each subject for errors
-_OF_RANKS = ("rank", "max_size")
 _DRAWN = 8  # pictures of each subject that are generated
 
 
@@ -172,27 +171,28 @@ class Trial:
                     "mean": float(np.mean(found)),
                     "worst": min(found),
                 }
-                more = 4 * value if rule in _OF_RANKS else value  # the sum has more ranks to lose
-                small = self._resized(everything, rule, more)
-                turn = self.measure(small, [(w,) for w in CONCEPTS])
-                found = [self._retention(w, turn) for w in CONCEPTS]
-                yield {
-                    "of": "mix",
-                    "rule": rule,
-                    "value": more,
-                    "size": _numbers(small) / _numbers(everything),
-                    "mean": float(np.mean(found)),
-                    "worst": min(found),
-                }
+                more = 4 * value if rule in OF_RANKS else value  # the sum has more ranks to lose
+                for fair in (False, True) if rule in OF_RANKS else (False,):
+                    small = self._resized(everything, rule, more, fair=fair)
+                    turn = self.measure(small, [(w,) for w in CONCEPTS])
+                    found = [self._retention(w, turn) for w in CONCEPTS]
+                    yield {
+                        "of": "mix",
+                        "rule": f"{rule} fair" if fair else rule,
+                        "value": more,
+                        "size": _numbers(small) / _numbers(everything),
+                        "mean": float(np.mean(found)),
+                        "worst": min(found),
+                    }
 
     def _retention(self, word: str, turn: Turn) -> float:
         base, alone = self.plain.errors[word,], self.alone[word].errors[word,]
         return retention(base, alone, turn.errors[word,])
 
-    def _resized(self, adapter: Any, rule: str, value: Any) -> Any:
+    def _resized(self, adapter: Any, rule: str, value: Any, fair: bool = False) -> Any:
         if rule == "max_size":
             value = _file_size(lm.resize(adapter, rank=value, threads=1))
-        return lm.resize(adapter, threads=1, **{rule: value})
+        return lm.resize(adapter, threads=1, fair=fair, **{rule: value})
 
 
 def _file_size(adapter: Any) -> int:

@@ -14,6 +14,7 @@ from benchmarks.shapebench.evidence import best_key, default_table, order_table,
 from benchmarks.shapebench.page import PAGE, TEXT, fill, tables_of
 from benchmarks.shapebench.pictures import AXES, CONCEPTS, draw, random_pictures, seen_on, shows
 from benchmarks.shapebench.scores import Interval, groups, interval, retention
+from benchmarks.shapebench.tables import resize_table
 from loramerge.algebra.operators import OPERATORS
 
 
@@ -124,6 +125,21 @@ def test_a_table_takes_the_place_of_the_one_before():
     assert fill(filled, "two", ["| b |"]).endswith("<!-- two -->\n| b |\n<!-- end -->\n")
     with pytest.raises(ValueError, match="no part 'three'"):
         fill(text, "three", [])
+
+
+def test_rules_of_resize_are_spelled_as_they_are_given():
+    figures = {"key": "resize", "n": 8, "table": "resize", "of": "mix", "seed": 0}
+    scores = {"size": 0.5, "mean": 0.9, "worst": 0.7}
+    rows = [
+        figures | scores | {"rule": rule, "value": value}
+        for rule, value in (("energy", 0.9), ("max_size", 4), ("rank fair", 8))
+    ]
+    assert resize_table(rows, "mix")[2:] == [
+        "| `energy=0.9` | 0.50 | 0.90 | 0.70 |",
+        "| `max_size` of rank 4 | 0.50 | 0.90 | 0.70 |",
+        "| `rank=8`, fair | 0.50 | 0.90 | 0.70 |",
+    ]
+    assert len(resize_table(rows, "one")) == 2
 
 
 def test_the_text_has_a_place_for_every_table():
