@@ -30,7 +30,7 @@ from benchmarks.shapebench.trial import Trial
 HERE = Path(__file__).resolve().parent
 SEEDS = 5
 PICTURES = 4  # adapters, where pictures are generated, too
-QUICK = 0.2  # share of the training steps in a quick run
+QUICK = 0.1  # share of the training steps in a quick run
 
 
 def main() -> None:

@@ -48,17 +48,17 @@ class Lesson:
     ordinary: float = 0.25
 
 
-BASE = Lesson(1500, 4e-3, batch=24, pictures=2048, ordinary=1.0)
+BASE = Lesson(5000, 3e-3, batch=32, pictures=4096, ordinary=1.0)
 _ALL, _ATTENTION = "blocks.*", "*.attn.*"
 LESSONS: dict[str, Lesson] = {
-    "zuzu": Lesson(100, 6e-3, 8, _ALL),
-    "kiki": Lesson(100, 4e-3, 4, _ALL),
-    "teal": Lesson(80, 4e-3, 2, _ATTENTION),
-    "stripy": Lesson(100, 6e-3, 4, _ALL),
-    "checky": Lesson(100, 4e-3, 4, _ALL),
-    "dotty": Lesson(100, 4e-3, 8, _ALL),
-    "barred": Lesson(100, 6e-3, 4, _ATTENTION),
-    "framed": Lesson(80, 6e-3, 2, _ATTENTION),
+    "zuzu": Lesson(200, 4e-3, 8, _ALL),
+    "kiki": Lesson(200, 3e-3, 4, _ALL),
+    "teal": Lesson(150, 3e-3, 2, _ATTENTION),
+    "stripy": Lesson(200, 4e-3, 4, _ALL),
+    "checky": Lesson(200, 3e-3, 4, _ALL),
+    "dotty": Lesson(200, 3e-3, 8, _ALL),
+    "barred": Lesson(200, 4e-3, 4, _ATTENTION),
+    "framed": Lesson(150, 4e-3, 2, _ATTENTION),
 }
 
 

@@ -20,7 +20,7 @@ from benchmarks.shapebench.pictures import SIDE, WORDS, Picture, draw
 
 __all__ = ["Network", "generate", "loss", "tensor_of", "words_of"]
 
-_PATCH, _WIDTH, _HEADS, _BLOCKS = 6, 64, 4, 2
+_PATCH, _WIDTH, _HEADS, _BLOCKS = 6, 64, 4, 3
 _MOST_WORDS = 5
 _LEAST_TIME = 0.05  # t where the velocity is divided by it
 
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The denoiser, 0.1 million weights: picture, time and words in, clean picture out."""
+    """The denoiser, 0.2 million weights: picture, time and words in, clean picture out."""
 
     def __init__(self) -> None:
         super().__init__()
