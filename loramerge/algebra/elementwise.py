@@ -32,10 +32,10 @@ class Election:
     """The rules by which signs are elected and entries that agree are averaged."""
 
     divide_by: Annotated[
-        Literal["count", "weights"],
+        Literal["count", "weights", "none"],
         Doc(
-            "Divide each entry by the number of adapters that have its sign, or by their summed "
-            "weights (mergekit)."
+            "Divide each entry by the number of adapters that have its sign, by their summed "
+            "weights (mergekit), or by nothing (mergekit without `normalize`)."
         ),
     ] = "count"
     elect: Annotated[
@@ -92,7 +92,7 @@ def agreeing_mean(
     """Return for each entry the mean of the weighted terms that have the elected sign.
 
     Args:
-        shares: what each term that agrees adds to the divisor; None is 1.
+        shares: what each term that agrees adds to the divisor; None is 1. A divisor of 0 is 1.
     """
     import numpy as np
 
@@ -112,5 +112,7 @@ def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Electio
     """
     changes = [weight * one for weight, one in zip(weights, kept, strict=True)]
     signs = elected_signs(changes if rules.elect == "weighted" else kept)
+    if rules.divide_by == "none":
+        return agreeing_mean(changes, signs, [0.0] * len(weights))
     shares = [abs(weight) for weight in weights] if rules.divide_by == "weights" else None
     return agreeing_mean(changes, signs, shares)

@@ -270,10 +270,14 @@ class _Blending:
             part = np.ascontiguousarray(stored[rows])
             rounded = self.buffers.get("rounded", target, part.shape)
             if self.codec.plain:
-                rounder.round(part, rounded)
-                back[rows] = rounded
+                floats = back[rows]
+                if not floats.flags.c_contiguous:
+                    floats = self.buffers.get("back", self.kind, part.shape)
+                rounder.round(part, rounded, floats)
             else:
-                back[rows] = self.quantised(part, place_of, rounder, rounded)
+                floats = self.quantised(part, place_of, rounder, rounded)
+            if not np.may_share_memory(floats, back):
+                back[rows] = floats
             offset = self.info.start + place_of * part.shape[1] * target.itemsize
             out.write(offset, rounded.reshape(-1).view(np.uint8))
         return written
@@ -287,10 +291,10 @@ class _Blending:
         stored = self.buffers.get("stored", self.kind, shape)
         np.copyto(stored, raw, casting="unsafe")
         before = self.codec.weights(stored, start, self.buffers.get("before", self.kind, shape))
+        wanted = self.buffers.get("wanted", self.kind, shape)
+        self.codec.add(stored, exact - before, start, wanted)
         back = self.buffers.get("back", self.kind, shape)
-        self.codec.add(stored, exact - before, start, back)
-        rounder.round(back, rounded)
-        np.copyto(back, rounded, casting="unsafe")
+        rounder.round(wanted, rounded, back)
         self.codec.change(back, before, start)
         back += before
         return back

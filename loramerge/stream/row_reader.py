@@ -7,6 +7,7 @@ from typing import Any
 from loramerge.checkpoint import Place
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.halves import widen
 from loramerge.stream.reading import stored_rows, weights_of
 from loramerge.stream.walk import Buffers
 
@@ -41,7 +42,7 @@ class RowReader:
             kind = numpy_dtype(self._place.tensor.dtype)
             raw = self._rows(stored, stored + last - first, self._buffers.get("read", kind, shape))
             part = out[first - start : last - start]
-            np.copyto(part, raw, casting="unsafe")
+            widen(raw, part)
             if self._held.beside:
                 part[:] = self._held.dequantise(part, stored)
         if not np.isfinite(out.sum()) and not np.isfinite(out).all():
