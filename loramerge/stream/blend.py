@@ -25,9 +25,11 @@ from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
 from loramerge.stream.survival import Survival
-from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
+from loramerge.stream.walk import Buffers, Nowhere, TensorTask
 
 __all__ = ["merge_tensor"]
+
+BLOCK_ELEMENTS = 1 << 16  # of a block: what an operator makes of it stays in the processor's cache
 
 
 def merge_tensor(
