@@ -16,6 +16,7 @@ from loramerge.algebra.arrays import Array, on_device
 from loramerge.algebra.operator import (
     Cores,
     Method,
+    Norm,
     Rows,
     Scalars,
     Statistic,
@@ -256,6 +257,8 @@ def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[
     if isinstance(statistic, Variance):
         found = statistic.across([source(0, rows) for source in sources])
         return (found,) * len(sources)
+    if isinstance(statistic, Norm):
+        return statistic.of_each([source(0, rows) for source in sources])
     return tuple(statistic.of(source(0, rows)) for source in sources)
 
 

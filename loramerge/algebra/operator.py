@@ -90,7 +90,8 @@ class Rows:
 
     Args:
         module, weights, positions: see `Scalars`.
-        values: the same rows of each ΔWᵢ, `(rows, columns)` in float64, without the weights.
+        values: the same rows of each ΔWᵢ, `(rows, columns)`, without the weights; in float64, or in
+            float32 where that holds all of them exactly, as the changes of float16 weights.
         first: index of the first row.
         statistics: name → value for each term, as the operator declares them; they are those of the
             whole ΔWᵢ, not of these rows.
@@ -153,7 +154,21 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Norm:
-    """The Frobenius norm ‖ΔW‖ of a term."""
+    """The Frobenius norm ‖ΔW‖ of a term, or of its entries that vary most across terms.
+
+    Args:
+        share: share of the entries that count, by largest variance, as of `Variance`; None: all.
+    """
+
+    share: float | None = None
+
+    def of_each(self, terms: Sequence[Array]) -> tuple[float, ...]:
+        """Return the norm of each of several dense `(out, in·kh·kw)` matrices of one shape."""
+        if self.share is None:
+            return tuple(map(self.of, terms))
+        variance = Variance(self.share)
+        varies = variance.of_entries(terms) >= variance.across(terms)
+        return tuple(self.of(values * varies) for values in terms)
 
     def of(self, values: Array) -> float:
         """Return the norm of a dense `(out, in·kh·kw)` matrix."""

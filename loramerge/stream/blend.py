@@ -89,7 +89,10 @@ class _Blending:
         self.vector = len(shape) == 1  # an operator sees it as one row
         whole = self.vector or blend.target.transposed
         self.height = self.rows if whole else max(1, BLOCK_ELEMENTS // self.columns)
-        self.kind = "float64" if info.dtype == "F64" else blend.kind
+        elements = blend.method.operator.space == "elements"
+        wide = info.dtype in (("F64", "F32") if elements else ("F64",))
+        self.kind = "float64" if wide else blend.kind
+        self.gathered = self.kind if elements else "float64"  # what statistics are taken from
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -124,8 +127,8 @@ class _Blending:
         return read
 
     def all_changes(self) -> Iterator[Sequence[Any]]:
-        """Yield blocks of the changes of all terms in float64, as an operator sees them."""
-        read = self.readers("float64")
+        """Yield blocks of the changes of all terms, as an operator sees them."""
+        read = self.readers(self.gathered)
         for start, stop in self.spans():
             yield [self.seen(one) for one in read(start, stop)[1]]
 
@@ -162,7 +165,12 @@ class _Blending:
             return array_of(method, rows, shown[0].shape).reshape(values[0].shape)
 
         factor = self.factor(combine, weights)
-        return lambda first, values: factor * combine(first, values)
+
+        def scaled(first: int, values: Sequence[Any]) -> Any:
+            found = combine(first, values)
+            return found if factor == 1.0 else factor * found
+
+        return scaled
 
     def sum_of(self, coefficients: Sequence[float]) -> Callable[[int, Sequence[Any]], Any]:
         """Return the function that adds blocks at these coefficients, in place of the first."""
@@ -190,7 +198,7 @@ class _Blending:
             return final_factor(method, 1.0, [1.0] * len(weights))
         squares: list[float] = []
         energies: list[list[float]] = [[] for _ in weights]
-        read = self.readers("float64")
+        read = self.readers(self.gathered)
         for start, stop in self.spans():
             values = read(start, stop)[1]
             for energy, one in zip(energies, values, strict=True):

@@ -56,10 +56,15 @@ class Blend:
 
     @property
     def kind(self) -> str:
-        """The numpy type that it is computed in."""
+        """The numpy type that it is computed in.
+
+        Operators on elements see changes, which float32 holds as they are if the weights are of a half
+        type: then it is enough for them, too.
+        """
         places = (self.target, self.base, *(term.place for term in self.terms))
-        wide = any(place is not None and place.tensor.dtype == "F64" for place in places)
-        return "float64" if wide or self.method.operator.space == "elements" else "float32"
+        types = {place.tensor.dtype for place in places if place is not None}
+        wide = {"F64", "F32"} if self.method.operator.space == "elements" else {"F64"}
+        return "float64" if types & wide else "float32"
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,14 @@ class Buffers(threading.local):
     """Arrays of one thread, kept from block to block."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Any] = {}
+        self._held: dict[tuple[str, Any], Any] = {}
 
     def get(self, use: str, dtype: Any, shape: tuple[int, int]) -> Any:
         """Return an uninitialised array of `shape` for one use."""
         import numpy as np
 
         count = shape[0] * shape[1]
-        key = (use, str(dtype))
+        key = (use, dtype)
         held = self._held.get(key)
         if held is None or held.size < count:
             held = self._held[key] = np.empty(max(count, BLOCK_ELEMENTS), dtype)
