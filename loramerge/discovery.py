@@ -153,8 +153,11 @@ class Registry(Mapping[str, T]):
         if name in self._added:
             return self._added[name]
         stem = name.replace("-", "_")
-        if stem in self._files and self._shipped(stem).name == name:
-            return self._shipped(stem)
+        found = self._loaded.get(stem)  # asked for every tensor
+        if found is None and stem in self._files:
+            found = self._shipped(stem)
+        if found is not None and found.name == name:
+            return found
         self.look_for_others()
         assert self._found is not None
         return self._found[name]

@@ -243,7 +243,7 @@ def answer_to_parameter(word: str, verb: str, known: Collection[str]) -> Message
 
 
 def answer_to_command(word: str) -> str | None:
-    """Return which command does what one of this name would, None if unknown."""
+    """Return the command for what other programs call by this name, None if unknown."""
     return _COMMANDS.get(_plain(word))
 
 

@@ -127,6 +127,11 @@ class Parameter:
         return self.default is dataclasses.MISSING
 
     @property
+    def per_module(self) -> bool:
+        """True if a mapping of values per module may stand for its value, in the form of a weight."""
+        return self.holder is not None and not self.many
+
+    @property
     def refers(self) -> bool:
         """True if its values are names of adapters, bases or folders."""
         return self.doc.completes in ("adapters", "bases", "files", "folders")

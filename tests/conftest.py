@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +33,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is not drawn of the long tail is slow; where slow tests are asked for, all of it is."""
     some = "not slow" in config.getoption("markexpr")
+    seen = Counter[str]()
     for item in items:
-        if item.get_closest_marker("long_tail") and not (
-            some and drawn(item.nodeid, os.environ[SEED])
-        ):
+        mark = item.get_closest_marker("long_tail")
+        if mark is None:
+            continue
+        function = item.nodeid.partition("[")[0]
+        seen[function] += 1
+        if some and seen[function] <= mark.kwargs.get("keep", 0):
+            continue
+        if not (some and drawn(item.nodeid, os.environ[SEED])):
             item.add_marker(pytest.mark.slow)
 
 
@@ -44,6 +51,14 @@ def _home_of_what_is_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Nor do fixtures that several tests share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORAMERGE_HOME", str(tmp_path_factory.mktemp("loramerge-home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks() -> Iterator[None]:
+    """What a test wrote needs to outlive the test alone, not a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

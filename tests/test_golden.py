@@ -43,6 +43,7 @@ def _golden(*options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("case", first(4, DEFAULT))
 def test_a_case_of_the_golden_list_gives_what_it_gave(case: str) -> None:
     """If a difference is meant: record those cases again, and say in the commit why they differ."""

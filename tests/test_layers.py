@@ -1,9 +1,8 @@
 """Imports go one way, and heavy packages stay where they belong."""
 
 import ast
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import loramerge
 
@@ -60,12 +59,17 @@ NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "r
 AT_MODULE_LEVEL = {"train": {"torch"}, "tiny": {"torch"}}  # whoever imports train wants it
 
 
-def _imports(path, *, top_level_only=False):
+@cache
+def _import_nodes(path):
+    """Return the imports of a file, and those of them that stand at its top level."""
     tree = ast.parse(path.read_text("utf-8"))
-    nodes = ast.walk(tree)
-    if top_level_only:
-        nodes = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    for node in nodes:
+    found = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    top = {id(node) for node in tree.body}
+    return found, [node for node in found if id(node) in top]
+
+
+def _imports(path, *, top_level_only=False):
+    for node in _import_nodes(path)[top_level_only]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -92,23 +96,24 @@ def _broken(path, floor):
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_go_one_way(path):
+def test_imports_go_one_way():
     # a program stands above all, wherever it lies
-    floor = "__main__" if path.name == "__main__.py" else _floor_of(path)
-    assert _broken(path, floor) == []
+    floors = {path: "__main__" if path.stem == "__main__" else _floor_of(path) for path in FILES}
+    broken = {str(path): _broken(path, floor) for path, floor in floors.items()}
+    assert {path: names for path, names in broken.items() if names} == {}
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "train").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix()
-)
-def test_rooms_of_train_import_one_way(path):
-    room = path.relative_to(ROOT / "train").parts[0].removesuffix(".py")
-    for name in _imports(path):
-        if not name.startswith("loramerge.train."):
-            continue
-        target = name.split(".")[2]
-        assert target == room or ROOM[target] > ROOM[room], f"{room} imports {name}"
+def test_rooms_of_train_import_one_way():
+    found = []
+    for path in sorted((ROOT / "train").rglob("*.py")):
+        room = path.relative_to(ROOT / "train").parts[0].removesuffix(".py")
+        for name in _imports(path):
+            if not name.startswith("loramerge.train."):
+                continue
+            target = name.split(".")[2]
+            if target != room and ROOM[target] <= ROOM[room]:
+                found.append(f"{path}: {room} imports {name}")
+    assert found == []
 
 
 def test_every_room_has_its_place():
@@ -136,7 +141,7 @@ def _graph(paths):
     graph = {}
     for module, path in modules.items():
         found = set()
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _import_nodes(path)[0]:
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -195,15 +200,22 @@ def test_an_upward_import_would_be_found(tmp_path):
     assert _broken(wrong, "algebra") == ["loramerge.verbs.mix"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_packages_stay_where_they_belong(path):
-    floor = _floor_of(path)
-    for name in _imports(path):
-        package = name.split(".")[0]
-        assert floor in ONLY_IN.get(package, {floor}), f"{name} does not belong in {floor}"
-    for name in _imports(path, top_level_only=True):
+def test_packages_stay_where_they_belong():
+    found = []
+    for path in FILES:
+        floor = _floor_of(path)
         never = NEVER_AT_MODULE_LEVEL - AT_MODULE_LEVEL.get(floor, set())
-        assert name.split(".")[0] not in never, f"{name} at module level"
+        found += [
+            f"{path}: {name} does not belong in {floor}"
+            for name in _imports(path)
+            if floor not in ONLY_IN.get(name.split(".")[0], {floor})
+        ]
+        found += [
+            f"{path}: {name} at module level"
+            for name in _imports(path, top_level_only=True)
+            if name.split(".")[0] in never
+        ]
+    assert found == []
 
 
 def test_nothing_imports_train_at_module_level():

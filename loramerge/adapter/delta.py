@@ -21,12 +21,12 @@ __all__ = [
     "AddRows",
     "AlphaPlace",
     "Content",
-    "Core",
     "Delta",
     "Facts",
     "Pair",
     "ReadRows",
     "ScaleOf",
+    "ScaledFactors",
     "identical",
 ]
 
@@ -87,7 +87,7 @@ class ScaleOf(Protocol):
     def value(self, rank: int | None) -> float: ...
 
 
-class Core(Protocol):
+class ScaledFactors(Protocol):
     """Factors with one scale before them.
 
     Attributes:
@@ -103,7 +103,7 @@ class Core(Protocol):
     def scale(self) -> ScaleOf: ...
 
 
-class Pair(Core, Protocol):
+class Pair(ScaledFactors, Protocol):
     """Two factors, `up (out, r)` and `down`, with one scale before them."""
 
     @property
@@ -158,7 +158,7 @@ class Delta(ABC):
         return self.kind
 
     @property
-    def core(self) -> Core | None:
+    def core(self) -> ScaledFactors | None:
         """The factors with one scale that the kind is made of, if it is."""
         return None
 

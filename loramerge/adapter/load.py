@@ -13,8 +13,6 @@ from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
 from loramerge.adapter.formats.numbered import join_numbered
 from loramerge.adapter.formats.peft_bases import model_of_transformers
-from loramerge.adapter.formats.peft_experts import split_experts
-from loramerge.adapter.formats.peft_fields import configuration_problems
 from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
@@ -80,6 +78,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     """
     source = open_source(path)
     if any(config.get("target_parameters") for config in source.configs.values()):
+        from loramerge.adapter.formats.peft_experts import split_experts
+
         split_experts(source)
     join_numbered(source.tensors)
     classified = classify(source.tensors, source.metadata)
@@ -121,8 +121,11 @@ def load(path: str | PathLike[str]) -> Adapter:
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
-    for config in source.configs.values():
-        reading.problems += configuration_problems(config)
+    if source.configs:
+        from loramerge.adapter.formats.peft_fields import configuration_problems
+
+        for config in source.configs.values():
+            reading.problems += configuration_problems(config)
     reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)

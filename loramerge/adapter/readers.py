@@ -6,7 +6,7 @@ claim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loramerge.adapter.adapter import Adapter
@@ -60,71 +60,83 @@ class Reading:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True)
+class _Alike:
+    """Modules of one form that are spelled alike: most programs treat them alike."""
+
+    form: str
+    spelled: frozenset[str]
+    sites: list[Site] = field(default_factory=list)
+
+
 def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Reading]:
     """Yield the reading of an adapter by each program that was tested with adapters of this sort.
 
     Args:
         target: the dialect it is written in; None for those its file spells it in.
     """
+    groups = _alike(adapter, target)
     for program in READERS.known():
-        found = reading(adapter, program, target)
+        found = _reading(adapter, program, target, groups)
         if found is not None:
             yield found
 
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return the reading of an adapter by a program, None if it was not tested with this sort."""
+    return _reading(adapter, program, target, _alike(adapter, target))
+
+
+def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:
+    written = None if target is None else frozenset({target.name})
+    found: dict[tuple[str, frozenset[str]], _Alike] = {}
+    for site, delta in adapter.deltas.items():
+        spelled = written or frozenset(adapter.info.spelled.get(site, ()))
+        key = form_of(adapter, site, delta), spelled
+        found.setdefault(key, _Alike(*key)).sites.append(site)
+    return list(found.values())
+
+
+def _reading(
+    adapter: Adapter, program: Program, target: Dialect | None, groups: list[_Alike]
+) -> Reading | None:
     info = adapter.info
     if not adapter.deltas or info.account.unknown:
         return None
     naming = info.detection.naming
     family = "" if naming is None or info.stems else naming.name
-    unread: list[str] = []
-    otherwise: dict[str, list[str]] = {}
+    lone = not info.configs if target is None else not target.folder
+    unread, otherwise = set[Site](), dict[str, set[Site]]()
     refusing: dict[str, int] = {}
-    for site, delta in adapter.deltas.items():
-        form = form_of(adapter, site, delta)
-        spelled = {target.name} if target else adapter.info.spelled.get(site, set())
-        if not spelled or not _is_seen(program, family, spelled, form, site):
+    for group in groups:
+        form, spelled, sites = group.form, group.spelled, group.sites
+        names = {name for site in sites for name in site.modules}
+        if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):
             return None
-        lone = not info.configs if target is None else not target.folder
         if lone and any(DIALECTS[name].folder for name in spelled):
             return None  # a lone file in the words of folders
         if form in program.refuses:
-            refusing[form] = refusing.get(form, 0) + 1
-        elif not _is_read(program, family, spelled, form, site):
-            unread.append(site.name)
-        else:
-            for what in {program.computes(family, name, form) for name in spelled} - {None}:
-                otherwise.setdefault(str(what), []).append(site.name)
+            refusing[form] = refusing.get(form, 0) + len(sites)
+            continue
+        missed = set[str]().union(*(program.unread(family, d, form, names) for d in spelled))
+        left = {s for s in sites if not missed.isdisjoint(s.modules)} if missed else set()
+        unread |= left
+        for what in {program.computes(family, name, form) for name in spelled} - {None}:
+            otherwise.setdefault(str(what), set()).update(set(sites) - left)
+    different = {what: _in_order(adapter, those) for what, those in otherwise.items() if those}
     if target is None and naming is not None and naming.one_alpha:
         differing = _other_alphas(adapter, program)
         if differing:
-            otherwise[_ONE_ALPHA] = differing
+            different[_ONE_ALPHA] = tuple(differing)
     refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
+    left_out = _in_order(adapter, unread)
     if not refused and program.most_unread is not None:
-        refused = _too_many(adapter, unread, program.most_unread)
-    return Reading(
-        program, tuple(unread), {what: tuple(names) for what, names in otherwise.items()}, refused
-    )
+        refused = _too_many(adapter, left_out, program.most_unread)
+    return Reading(program, left_out, different, refused)
 
 
-def _is_seen(
-    program: Program, family: str, spelled: set[str] | frozenset[str], form: str, site: Site
-) -> bool:
-    return all(
-        program.has_seen(family, name, form, module) for name in spelled for module in site.modules
-    )
-
-
-def _is_read(
-    program: Program, family: str, spelled: set[str] | frozenset[str], form: str, site: Site
-) -> bool:
-    return all(
-        program.reads_module(family, name, form, module)
-        for name in spelled
-        for module in site.modules
-    )
+def _in_order(adapter: Adapter, sites: set[Site]) -> tuple[str, ...]:
+    return tuple(site.name for site in adapter.deltas if site in sites) if sites else ()
 
 
 def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
@@ -145,8 +157,8 @@ def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
     ]
 
 
-def _too_many(adapter: Adapter, unread: list[str], most: int) -> str:
-    """Return why a program that places too few tensors refuses a file."""
+def _too_many(adapter: Adapter, unread: Sequence[str], most: int) -> str:
+    """Return the reason why a program that places too few tensors refuses a file."""
     by_name = {site.name: delta for site, delta in adapter.deltas.items()}
     tensors = sum(
         len(by_name[name].stored()) + (by_name[name].alpha is not None) for name in unread

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores, Method, Operator, Rows, Scalars
+from loramerge.algebra.method import Method
+from loramerge.algebra.operator import Operator
 from loramerge.algebra.scale import factor_of
+from loramerge.algebra.views import Cores, Rows, Scalars
 from loramerge.errors import LoramergeError, NumericsError, UsageError
 
 __all__ = ["array_of", "coefficients_of", "final_factor"]

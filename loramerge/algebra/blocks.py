@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from loramerge.adapter import Adapter, Site
 from loramerge.errors import UsageError, listed, nearest
@@ -82,8 +83,8 @@ def block_order(family: Family) -> tuple[str, ...]:
     return tuple(sorted(labels, key=depth))
 
 
-def check_vector(values: Sequence[float], family: Family) -> Mapping[str, float]:
-    """Return block → weight of a vector (of a length that `VECTORS` has) for a family.
+def check_vector(values: Sequence[Any], family: Family) -> Mapping[str, Any]:
+    """Return block → value of a vector (of a length that `VECTORS` has) for a family.
 
     Raises:
         UsageError: if it names blocks that the family lacks.
@@ -97,10 +98,10 @@ def check_vector(values: Sequence[float], family: Family) -> Mapping[str, float]
             found=listed(strange, 5),
             hint=LENGTHS,
         )
-    return dict(zip(names, map(float, values), strict=True))
+    return dict(zip(names, values, strict=True))
 
 
-def unet_family(adapter: Adapter, values: Sequence[float]) -> Family:
+def unet_family(adapter: Adapter, values: Sequence[Any]) -> Family:
     """Return the adapter's family, for weights per block of its UNet.
 
     Args:
@@ -136,7 +137,7 @@ def _is_flux(adapter: Adapter) -> bool:
     return not adapter.info.detection.candidates and flux_blocks(modules).doubt is None
 
 
-def flux_labels(adapter: Adapter, values: Sequence[float]) -> Mapping[str, str]:
+def flux_labels(adapter: Adapter, values: Sequence[Any]) -> Mapping[str, str]:
     """Return module name → block of an adapter of Flux.
 
     Raises:

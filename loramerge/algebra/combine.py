@@ -18,11 +18,13 @@ from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import to_numpy
 from loramerge.algebra.budget import SiteSpectrum, choose_ranks
-from loramerge.algebra.merged import Merged, Sum, merge_terms, require_finite
-from loramerge.algebra.operator import Method
+from loramerge.algebra.matrices import require_finite
+from loramerge.algebra.merged import Merged, Sum
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, site_rank
+from loramerge.algebra.spaces import merge_terms
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
@@ -50,7 +52,7 @@ class _Work:
     precise: bool
 
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
-        return merge_terms(site.name, terms, self.method)
+        return merge_terms(site.name, terms, self.method.at(site))
 
     def decompose(self, merged: Merged) -> Decomposition:
         return merged.decompose(self.device, precise=self.precise)

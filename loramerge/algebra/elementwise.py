@@ -1,8 +1,8 @@
 """Steps that operators on elements share: trim, drop at random, elect signs, average entries that
 agree.
 
-Arrays are blocks of rows, `(rows, in·kh·kw)` in float64. Weights act after an adapter's own entries
-were trimmed or dropped, and before signs are elected.
+Arrays are blocks of rows, `(rows, in·kh·kw)`, or cores, in float64. Weights act after an adapter's
+own entries were trimmed or dropped, and before signs are elected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Rows
+from loramerge.algebra.statistics import Magnitude
+from loramerge.algebra.views import Cores, Rows
 from loramerge.parameters import Doc
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "dropped",
     "elected_mean",
     "elected_signs",
+    "largest",
     "total",
     "trimmed",
     "weighted",
@@ -56,7 +58,14 @@ def trimmed(rows: Rows, statistic: str) -> list[Array]:
     return found
 
 
-def dropped(rows: Rows, seed: int, keep: Sequence[Array | float]) -> list[Array]:
+def largest(values: Array, share: float) -> Array:
+    """Return a share of the entries of a matrix, the largest; the others are 0."""
+    import numpy as np
+
+    return np.where(abs(values) >= Magnitude(share).of(values), values, 0.0)
+
+
+def dropped(rows: Rows | Cores, seed: int, keep: Sequence[Array | float]) -> list[Array]:
     """Return the entries of each term that a random draw keeps, each over its probability.
 
     So the expectation of an entry is the entry.

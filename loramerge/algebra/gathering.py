@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Magnitude, Norm, Statistic, Variance
+from loramerge.algebra.statistics import Magnitude, Norm, Statistic, Variance
 
 __all__ = ["Blocks", "gather", "kth_largest", "products"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loramerge.adapter import Adapter, Info, Site, widest
@@ -11,18 +11,25 @@ from loramerge.adapter.formats.peft_configuration import common_configuration
 from loramerge.adapter.metadata import combined as combined_metadata
 from loramerge.adapter.opaque import common_stems, commonly_named
 from loramerge.algebra.combine import SUM, combine
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
-from loramerge.algebra.terms import require_base_free, terms_of
+from loramerge.algebra.terms import Term, require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, UsageError
-from loramerge.events import Notify, Warn, ignore
+from loramerge.events import Note, Notify, Warn, ignore
 from loramerge.files.tensors import Tensor
 
-__all__ = ["EMBEDDING_CHOICES", "common_detection", "frame_of", "mix", "require_one_base"]
+__all__ = [
+    "EMBEDDING_CHOICES",
+    "common_detection",
+    "frame_of",
+    "method_on",
+    "mix",
+    "require_one_base",
+]
 
 EMBEDDING_CHOICES = ("all", "first", "none")
 
@@ -73,6 +80,9 @@ def mix(
     counting = [adapter for place, (adapter, _) in enumerate(inputs) if place in used]
     if not terms:
         raise UsageError("all weights are 0, so nothing is left to write")
+    method = method_on(frame, terms, method)
+    for text in method.described(terms):
+        notify(Note(text))
     try:
         result = combine(
             terms,
@@ -90,6 +100,13 @@ def mix(
         raise
     check_errors(rule, result.relative_error, result.worst)
     return frame.with_deltas(result.deltas), result
+
+
+def method_on(frame: Adapter, terms: Mapping[Site, Sequence[Term]], method: Method) -> Method:
+    """Return a method for the modules of a mix; see `Method.on`."""
+    if not method.rules:
+        return method
+    return method.on(frame.with_deltas({site: found[0].delta for site, found in terms.items()}))
 
 
 def require_one_base(adapters: Sequence[Adapter]) -> None:

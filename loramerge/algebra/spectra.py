@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
+from loramerge.algebra.views import Cores
 
 __all__ = ["Spectrum", "polar", "spectrum", "summed", "top_directions", "weighted"]
 

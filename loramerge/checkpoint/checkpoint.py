@@ -239,7 +239,7 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
             shape = module.shape if parameter == "weight" else module.shape[:1]
             matrix = len(shape) > 1 and is_float(place.tensor.dtype)  # others may be packed
             for number, size in enumerate(sizes):
-                same = place.shape == tuple(size.get(n, n) for n in shape)
+                same = place.shape == (tuple(size.get(n, n) for n in shape) if size else shape)
                 exact[number] += same
                 other[number] += matrix and not same and min(place.shape[:2]) > _NARROW
             if (place.file, place.name, place.part) not in counted:
@@ -253,8 +253,9 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
 def _variants(component: Component, files: CheckpointFiles) -> list[list[CheckpointFile]]:
     """Group the files of a component: shards belong together, variants (fp16, …) are apart."""
     groups: dict[tuple[str, str], list[CheckpointFile]] = {}
+    names = (component.name,) if component.second_of else (component.name, "")
     for file in files.weights:
-        if file.component in (component.name, ""):
+        if file.component in names:
             variant = _SHARD.sub("", file.relative.name)
             groups.setdefault((file.component, variant), []).append(file)
     return list(groups.values())
@@ -296,13 +297,14 @@ def _best_spelling(
 ) -> Spelling | None:
     """Return the spelling that finds most of a component, if it finds enough."""
     best: tuple[int, Spelling] | None = None
+    lines = "\n" + "\n".join(names)
     for spelling in family.spellings[component.name]:
         if folder and (spelling.layout != "diffusers" or spelling.prefix):
             continue
-        if not any(name.startswith(spelling.prefix) for name in names):
+        if f"\n{spelling.prefix}" not in lines:
             continue
-        slots = spelling.slots(component)
-        count = sum(slot.tensor in names for _, _, slot in slots)
-        if count >= _SHARE * len(slots) and (best is None or count > best[0]):
+        tensors = spelling.tensors(component)
+        count = sum(map(names.__contains__, tensors))
+        if count >= _SHARE * len(tensors) and (best is None or count > best[0]):
             best = (count, spelling)
     return best[1] if best else None

@@ -20,10 +20,9 @@ __all__ = ["CheckpointFile", "CheckpointFiles", "contents_of", "find_files"]
 
 _INDEX = ".safetensors.index"
 _COMPONENTS = (
-    "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner",
-    "vae",
+    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "text_conditioner", "vae",
 )  # fmt: skip
-_SECOND = "transformer_2"  # of Wan 2.2, for the first steps or the last
 _FOLDERS = (
     *_COMPONENTS, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor",
     "safety_checker", "image_encoder",
@@ -165,8 +164,6 @@ def _folder(root: Path) -> CheckpointFiles:
             found.others.append(relative)
             if inside and relative.suffix == ".json" and _INDEX in relative.name:
                 _check_index(file)
-    if any(_is_second(path) for path in found.others):
-        found.notes.append(f"{_SECOND}, the second transformer of this base, is copied unchanged")
     if not found.weights:
         raise FormatError(
             "the folder holds no weights",
@@ -176,10 +173,6 @@ def _folder(root: Path) -> CheckpointFiles:
             hint="give the folder that holds model_index.json, or a single file",
         )
     return found
-
-
-def _is_second(path: PurePosixPath) -> bool:
-    return path.parts[0] == _SECOND and path.suffix == ".safetensors"
 
 
 def _add_pickle(

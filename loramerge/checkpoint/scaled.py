@@ -159,7 +159,7 @@ class ScaledCodec:
         return float((np.iinfo if whole else ml_dtypes.finfo)(self._dtype).max)
 
     def _holds(self, largest: Array) -> Any:
-        """Return which values the type holds after rounding."""
+        """Return a mask of the values that the type holds after rounding."""
         import numpy as np
 
         if self._dtype.kind in "iu":

@@ -13,13 +13,14 @@ def render(result: MixResult) -> None:
     """Show the mixed adapters and the result."""
     lines = show.written(result.output, show.size(result.size))
     literal = result.scale == "literal"
-    exact = "exact sum" if result.method == "linear" and literal else "not truncated"
+    plain = result.method == "linear" and literal and result.correction is None
+    exact = "exact sum" if plain else "not truncated"
     if result.compat is not None:
         exact = f"as merged by {result.compat}"
     if result.output is not None:
         lines.append(("format", f"{result.dialect}, {result.dtype}"))
         exact = f"{exact}, rounded to {result.dtype}"
-    if result.method != "linear" or not literal:
+    if not plain:
         lines.append(("method", _method(result)))
     lines += [
         ("family", result.family or "unknown"),
@@ -90,7 +91,10 @@ def _method(result: MixResult) -> str:
     """Return the operator and the factors of its final scale."""
     least, most = result.factors
     factors = f"×{least:.3g}" if least == most else f"×{least:.3g} to ×{most:.3g}"
-    return f"{result.method}, scale {result.scale}{'' if least == most == 1 else f' ({factors})'}"
+    method = result.method
+    if result.correction is not None:
+        method = f"{method}, corrected by {result.correction}"
+    return f"{method}, scale {result.scale}{'' if least == most == 1 else f' ({factors})'}"
 
 
 command = verb_command(VERB, render, "loramerge mix style:0.7 character:0.3 --rank 16")

@@ -17,6 +17,7 @@ from loramerge.cli.options import json_options, operator_option
 _SPACES = {
     "scalars": "one coefficient for each adapter and module, without dense matrices",
     "factors": "small matrices between bases that the adapters share, without dense matrices",
+    "columns": "small matrices as high as the ranks together and as wide as ΔW, without dense matrices",
     "elements": "every element of the dense matrices, then lowers the rank by SVD",
 }
 

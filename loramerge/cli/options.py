@@ -128,6 +128,7 @@ def option_of(one: Parameter) -> click.Parameter:
     return _Option(
         [*flags, one.name],
         former=[f"--{word.replace('_', '-')}" for word in doc.former],
+        rules_of=one.word if one.per_module else None,
         type=_click_type(one),
         multiple=one.many,
         required=one.required,
@@ -140,11 +141,31 @@ def option_of(one: Parameter) -> click.Parameter:
 
 
 class _Option(click.Option):
-    """An option that is still taken under former names, which the help does not show."""
+    """An option that may have former names, and values for parts of the network.
 
-    def __init__(self, flags: Sequence[str], *, former: Sequence[str], **settings: Any) -> None:
+    Args:
+        former: names under which it is still taken, which the help does not show.
+        rules_of: parameter that takes texts such as `0.3:te=0.5`, see `steps.rules`; None for others.
+    """
+
+    def __init__(
+        self,
+        flags: Sequence[str],
+        *,
+        former: Sequence[str],
+        rules_of: str | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(flags, **settings)
-        self._former = former
+        self._former, self._rules_of = former, rules_of
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if self._rules_of is not None and isinstance(value, str):
+            from loramerge.steps.rules import is_rules, rules_in_text
+
+            if is_rules(value):
+                return rules_in_text(value, self._rules_of)
+        return super().type_cast_value(ctx, value)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         shown, self.opts = self.opts, [*self.opts, *self._former]

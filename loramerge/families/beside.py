@@ -25,7 +25,7 @@ _BUFFERS = frozenset({
 
 
 def sort_of(name: str, component: str = "") -> Sort:
-    """Return what a tensor of a checkpoint is.
+    """Return the role of a tensor of a checkpoint.
 
     Args:
         component: the folder of a pipeline that its file lies in, `''` for a file that holds all.

@@ -102,7 +102,7 @@ def _flux_block(name: str) -> str | None:
 
 
 def _doubt(names: Iterable[str], labels: Mapping[str, str]) -> str | None:
-    """Return why the adapter may be another model's, or None."""
+    """Return the reason why the adapter may be another model's, or None."""
     for model, pattern in _RELATIVES:
         if any(pattern.search(name) for name in names):
             return f"modules of {model}"

@@ -15,5 +15,6 @@ COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder",),
     "text_encoder_2": ("text_encoder_2",),
     "text_encoder_3": ("text_encoder_3",),
+    "transformer_2": ("transformer_2",),
     "text_conditioner": ("text_conditioner",),
 }

@@ -67,10 +67,17 @@ Slots = Callable[[Module, Parameter], Slot | None]
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """A network of a family: `unet`, `text_encoder`, …"""
+    """A network of a family: `unet`, `text_encoder`, …
+
+    Args:
+        second_of: the component of which it is a second network, with the same modules (Wan 2.2 has
+            one transformer for the first steps and one for the last). Files outside of a folder of
+            its name hold the first.
+    """
 
     name: str
     modules: tuple[Module, ...]
+    second_of: str = ""
 
     @property
     def by_path(self) -> Mapping[str, Module]:
@@ -100,6 +107,15 @@ class Spelling:
     def slots(self, component: Component) -> tuple[tuple[Module, Parameter, Slot], ...]:
         """Return every parameter of the component with its slot, the prefix included."""
         return _slots(self, component)
+
+    def tensors(self, component: Component) -> tuple[str, ...]:
+        """Return the names of the tensors that hold them, one for each parameter."""
+        return _tensors(self, component)
+
+
+@cache
+def _tensors(spelling: Spelling, component: Component) -> tuple[str, ...]:
+    return tuple(slot.tensor for _, _, slot in _slots(spelling, component))
 
 
 @cache

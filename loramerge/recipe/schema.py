@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from loramerge import __version__
+from loramerge.algebra.rules import rules_of
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.habits import advice_on_parameter
@@ -127,8 +128,33 @@ def _type(one: Parameter, choices: tuple[str, ...] | None) -> Any:
         inner = one.kind
     else:
         inner = Annotated[one.kind, Strict(), *one.bounds]
+    if one.per_module:
+        inner = _or_rules(inner, one)
     whole = list[inner] if one.many else inner
     return whole | None if one.optional else whole
+
+
+def _or_rules(inner: Any, one: Parameter) -> Any:
+    """Return a type of one value, or of a mapping of values per module."""
+    from pydantic import ValidatorFunctionWrapHandler, WrapValidator
+
+    def read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        try:
+            rules_of(value, one)
+        except LoramergeError as error:
+            raise _Refused(error) from None
+        return dict(value)
+
+    return Annotated[inner, WrapValidator(read), _RulesInSchema()]
+
+
+class _RulesInSchema:
+    """Adds the mapping of values per module to the JSON Schema of one value."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [handler(core), {"type": "object"}]}
 
 
 def _reference_type(one: Parameter) -> Any:

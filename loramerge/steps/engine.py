@@ -139,4 +139,9 @@ def _single(one: Parameter, value: Any) -> Any:
         if isinstance(value, one.kind):
             return value
         raise wrong(one, "an adapter", value)
+    if one.per_module and isinstance(value, Mapping):
+        from loramerge.algebra.rules import rules_of
+
+        rules_of(value, one)  # refuses what the parameter does not take
+        return dict(value)
     return checked(one, value)

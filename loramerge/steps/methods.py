@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Self
 
-from loramerge.algebra.operator import Method, Operator
+from loramerge.algebra.method import Method
+from loramerge.algebra.operator import Operator
 from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
+from loramerge.algebra.rules import rules_content
 from loramerge.algebra.scale import checked_scale
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.parameters import Doc, Parameter
 
-__all__ = ["CheckpointMethodParameters", "MethodParameters"]
+__all__ = ["AdapterMethodParameters", "CheckpointMethodParameters", "MethodParameters"]
 
 # words of every command, and of every step of a recipe
 _RESERVED = frozenset(
@@ -33,7 +35,7 @@ def _names_for_checkpoints() -> tuple[str, ...]:
 
 def _for_checkpoints(operators: Iterable[Operator]) -> Iterator[Operator]:
     """Yield the operators that need no low-rank factors."""
-    return (one for one in operators if one.space != "factors")
+    return (one for one in operators if not one.needs_factors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,63 @@ class MethodParameters:
 
     def with_own_settings(self) -> Self:
         """Return the same without the settings and the scale that are the operator's defaults."""
-        own = {one.name: one.default for one in find_operator(self.method).own_parameters}
-        kept = {n: value for n, value in self.settings.items() if value != own.get(n, MISSING)}
+        own = {one.name: one for one in find_operator(self.method).own_parameters}
+        settings = {
+            name: rules_content(value, own[name])
+            if isinstance(value, Mapping) and name in own
+            else value
+            for name, value in self.settings.items()
+        }
+        kept = {
+            name: value
+            for name, value in settings.items()
+            if name not in own or value != own[name].default
+        }
         scale = None if self.scale == find_operator(self.method).scale else self.scale
         return replace(self, settings=kept, scale=scale)
+
+
+def _names_that_correct() -> tuple[str, ...]:
+    return tuple(one.name for one in OPERATORS.known() if one.correct is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethodParameters(MethodParameters):
+    """The operator that merges adapters, values of its own parameters, and a correction."""
+
+    correction: Annotated[
+        str | None,
+        Doc(
+            "Correct the result of the method, before its final scale: `svc` lowers directions that "
+            "several adapters share.",
+            metavar="NAME",
+            choices=_names_that_correct,
+        ),
+    ] = None
+
+    @property
+    def code(self) -> str | None:
+        """The digest of the code of operator and correction, None if both are part of loramerge."""
+        names = (self.method, self.correction)
+        found = [find_operator(name).code for name in names if name is not None]
+        return ":".join(filter(None, found)) or None
+
+    def operation(self) -> Method:
+        """Return the operator with its parameters and the correction.
+
+        Raises:
+            UsageError: see `MethodParameters.operation`, or if no operator corrects by this name.
+        """
+        method = super().operation()
+        if self.correction is None:
+            return method
+        correction = find_operator(self.correction)
+        if correction.correct is None:
+            raise UsageError(
+                f"the method {correction.name} cannot correct the result of another",
+                expected=listed(list(_names_that_correct())),
+            )
+        return replace(method, correction=correction)
 
 
 @dataclass(frozen=True, kw_only=True)

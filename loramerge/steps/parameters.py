@@ -123,7 +123,7 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
         value = value_of(parameters, one)
         if not one.required and value == one.default:
             continue
-        texts = [str(text) for text in (value if one.many else (value,))]
+        texts = [_text(one, single) for single in (value if one.many else (value,))]
         if one.kind is float:
             texts = [text.removesuffix(".0") for text in texts]
         flag = max(one.doc.flags, key=len, default=f"--{one.name.replace('_', '-')}")
@@ -136,6 +136,15 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
         else:
             options += [word for text in texts for word in (flag, text)]
     return ("loramerge", name, *arguments, *options, *output)
+
+
+def _text(one: Parameter, value: Any) -> str:
+    """Return a value as an option has it."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    from loramerge.algebra.rules import rules_of
+
+    return rules_of(value, one).text()
 
 
 def stated(parameters: Any) -> Iterator[tuple[Parameter, Any]]:

@@ -15,7 +15,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.encode import encode
 from loramerge.adapter.kinds.full import without_values
 from loramerge.algebra.combine import SUM
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.steps.adapters import header_of

@@ -137,7 +137,7 @@ def step_of(verb: str, parameters: Any, given: Given) -> Made | None:
         if one.doc.result:
             values = value if one.many else (value,)
             if one.kind is float:  # a whole number given from Python says the same
-                values = [float(v) for v in values]
+                values = [v if isinstance(v, Mapping) else float(v) for v in values]
             if one.refers:
                 holds = str(one.doc.completes)
                 values = [_said(v, holds, given) if one.names(v) else v for v in values]

@@ -21,7 +21,7 @@ from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
 
-__all__ = ["Reference", "parse_reference", "references", "with_weight_files"]
+__all__ = ["Reference", "parse_reference", "read_yaml", "references", "with_weight_files"]
 
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
@@ -231,13 +231,17 @@ def with_weight_files(
         old = result[places[0]]
         if old.weight != Weight():
             raise UsageError(f"{name!r} has a weight already: {old.written}")
-        weight = weight_of(_read_yaml(Path(path)), Path(path).name)
+        weight = weight_of(read_yaml(Path(path)), Path(path).name)
         result[places[0]] = Reference(old.name, weight, Path(path).stem)
     return result
 
 
-def _read_yaml(path: Path) -> object:
-    """Read a small YAML 1.2 file."""
+def read_yaml(path: Path) -> object:
+    """Read a small YAML 1.2 file.
+
+    Raises:
+        MissingFile, CorruptFile: if it cannot be read.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

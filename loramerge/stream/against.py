@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["against"]
+__all__ = ["against", "stretches_of"]
 
 
 def against(adapter: Adapter, base: Checkpoint) -> Adapter:
@@ -40,7 +40,7 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
     missing = [
         site.name
         for site, d in dependent.items()
-        if not _stretches(base, site) and not d.facts.optional
+        if not stretches_of(base, site) and not d.facts.optional
     ]
     if missing:
         raise AdapterError(
@@ -54,14 +54,14 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         if site not in dependent:
             deltas[site] = delta
             continue
-        stretches = _stretches(base, site)
+        stretches = stretches_of(base, site)
         if stretches:
             with naming(site, adapter.info.path):
                 deltas[site] = _difference(site, delta, stretches)
     return adapter.with_deltas(deltas, dtype=adapter.dtype)
 
 
-def _stretches(base: Checkpoint, site: Site) -> list[Stretch]:
+def stretches_of(base: Checkpoint, site: Site) -> list[Stretch]:
     """Return the places of a site's weight in the base, none where it lacks a part of the weight."""
     found, start = [], 0
     for module in site.modules:

@@ -14,7 +14,7 @@ from typing import Any
 
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.gathering import gather, products
-from loramerge.algebra.operator import Rows, Scalars
+from loramerge.algebra.views import Rows, Scalars
 from loramerge.checkpoint.storage import Codec
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype

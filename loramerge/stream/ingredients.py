@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loramerge.adapter import Site
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.checkpoint import Place
 from loramerge.stream.survival import Survival
 

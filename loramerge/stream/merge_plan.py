@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from loramerge.adapter import Site
 from loramerge.algebra.combine import SUM
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators import OPERATORS
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint, CheckpointFile
@@ -115,7 +115,11 @@ def plan_merge(
         blends.setdefault(file.relative, {})[name] = [planner.blend(one)]
         given.setdefault(file, {})[name] = one.target.file.open()[0][name]
     planner.require_one()
+    sites = [
+        blend.site for tensors in blends.values() for made in tensors.values() for blend in made
+    ]
     notes = [*first.files.notes, *_notes(found, vae is not None, text)]
+    notes += planner.method.described(sites)
     return MergePlan(
         first, with_given(first.files, given), blends, frozenset(found.averages), dtype, notes,
         planner.united, planner.rest,
@@ -129,8 +133,8 @@ def _require_method(method: Method, models: int, base: Checkpoint | None) -> Non
         UsageError: naming what can.
     """
     operator = method.operator
-    if operator.space == "factors":
-        able = [one.name for one in OPERATORS.known() if one.space != "factors"]
+    if operator.needs_factors:
+        able = [one.name for one in OPERATORS.known() if not one.needs_factors]
         raise UsageError(
             f"the method {operator.name} works on low-rank factors, which checkpoints do not have",
             expected=listed(able, 40),
@@ -175,6 +179,12 @@ class _Planner:
             )
             for checkpoint, weight in self.models
         ]
+        checkpoint = self.models[0][0]
+        self.method = self.method.among(
+            (module for module, _ in checkpoint.slots),
+            checkpoint.candidates[0] if checkpoint.candidates else None,
+            str(checkpoint.path),
+        )
 
     def blend(self, part: Counterparts) -> Blend:
         """Return how a parameter is made."""
@@ -197,7 +207,7 @@ class _Planner:
         )
         if not terms and not self.on_base:  # what has the weight is missing
             terms = (Ingredient(part.target, 0.0, 0),)
-        return Blend(part.site, part.target, terms, self.method, self.on_base, base)
+        return Blend(part.site, part.target, terms, self.method.at(part.site), self.on_base, base)
 
     def _of(self, site: Site) -> list[float]:
         """Return the weight of each model at a site."""

@@ -18,6 +18,7 @@ from loramerge.stream.edits import BakePlan
 from loramerge.stream.experts import experts_apart
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
+from loramerge.stream.seconds import into_networks
 from loramerge.stream.vocabulary import adapted
 
 __all__ = ["plan_bake", "require_changeable"]
@@ -50,6 +51,7 @@ def plan_bake(
         require_family(adapter, checkpoint)
     if not checkpoint.candidates:
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
+    inputs, networks = into_networks(checkpoint, inputs)
     base = adapted(checkpoint, inputs)
     checkpoint = base.checkpoint
     placements = Placements(checkpoint)
@@ -63,7 +65,7 @@ def plan_bake(
     edits = placements.edits()
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    notes = [*checkpoint.files.notes, *base.notes]
+    notes = [*checkpoint.files.notes, *networks, *base.notes]
     return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config, [*base.warnings])
 
 

@@ -192,7 +192,7 @@ _SAID = {"size": 0.8, "mood": 0.75, "colour": 0.93, "background": 0.9}
 
 
 def some_of(draws: random.Random) -> tuple[str, ...]:
-    """Return which attributes a caption names; each is left out now and then."""
+    """Return the attributes that a caption names; each is left out now and then."""
     return tuple(name for name, often in _SAID.items() if draws.random() < often)
 
 
@@ -366,7 +366,7 @@ def draw(sprite: Sprite) -> Any:
 
 
 def silhouette(sprite: Sprite) -> Any:
-    """Return which pixels a sprite covers by at least half, its line included, `(32, 32)` bool."""
+    """Return the pixels that a sprite covers by at least half, its line included, `(32, 32)` bool."""
     mask = _mask(_HOOD if sprite.kind == ZUZU else KINDS[sprite.kind], _frame(sprite))
     if sprite.outlined:
         mask = _thicker(mask, sprite)

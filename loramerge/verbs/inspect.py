@@ -319,7 +319,7 @@ def inspect_adapter(
     if any(wanted) or parameters.base is not None:
         _deep(found, adapter, parameters, context)
     if parameters.base is not None:
-        _against(found, adapter, parameters.base, context)
+        _against(found, adapter, parameters.base, seen, context)
     return found
 
 
@@ -371,12 +371,15 @@ def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Cont
         found.table = report.table
 
 
-def _against(found: Inspected, adapter: Adapter, base: str, context: Context) -> None:
-    """Add a verdict on whether the adapter works with a base."""
+def _against(
+    found: Inspected, adapter: Adapter, base: str, seen: Sequence[Reading], context: Context
+) -> None:
+    """Add a verdict on whether the adapter works with a base, and how far programs are from it."""
     from loramerge.algebra.weights import Weight
     from loramerge.checkpoint import open_checkpoint
     from loramerge.steps.inputs import base_path
     from loramerge.stream.bake import survey
+    from loramerge.stream.elsewhere import distances
     from loramerge.stream.plan import plan_bake
 
     checkpoint = open_checkpoint(base_path(base, context))
@@ -386,6 +389,9 @@ def _against(found: Inspected, adapter: Adapter, base: str, context: Context) ->
     except LoramergeError as error:
         found.base |= {"works": False, "reason": error.problem, "matched": 0}
         return
+    found.base["elsewhere"] = distances(adapter, checkpoint, seen)
+    for title, off in found.base["elsewhere"].items():
+        found.loads_otherwise[title] += f"; off by {off:.2g} of the trained change"
     survivals = survey(plan, threads=context.threads, notify=context.notify)
     asked = sum(s.asked for s in survivals)
     kept = sum(s.along for s in survivals) / asked if asked else 1.0

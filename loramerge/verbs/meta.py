@@ -248,11 +248,14 @@ def _written(
     here = target.exists() and target.resolve() == path.resolve()
     if not here:
         checkpoint_output(target, contents, force=parameters.force)
-    before = _loaded(weights)
+    broken = _unread(weights)
+    before = None if broken else _loaded(weights)
 
     def check(edited: Path) -> None:
         if before is not None:
             _require_same(before, _loaded(edited, like=weights), weights, context)
+        elif broken and (still := _unread(edited)):
+            context.notify(Warn(f"the file cannot be read as an adapter: {still}"))
 
     if here or not path.is_dir():
         place = weights if here else target
@@ -285,13 +288,17 @@ def _loaded(path: Path, like: Path | None = None) -> Adapter | None:
     """
     if (like or path).name == WEIGHTS_NAME:
         return None
-    try:
-        found = load(path)
-    except LoramergeError:
-        if like is not None:
-            raise
-        return None
+    found = load(path)
     return found if found.deltas else None
+
+
+def _unread(path: Path) -> str:
+    """Return the reason why a file cannot be read, as an adapter or anything else; empty if it can."""
+    try:
+        load(path)
+    except LoramergeError as error:
+        return error.problem
+    return ""
 
 
 def _require_same(before: Adapter, after: Adapter | None, file: Path, context: Context) -> None:

@@ -13,7 +13,7 @@ from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
 from loramerge.algebra.interference import BlockNorms, Interference, interference
-from loramerge.algebra.mix import common_detection, frame_of, require_one_base
+from loramerge.algebra.mix import common_detection, frame_of, method_on, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
@@ -22,7 +22,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
-from loramerge.steps.methods import MethodParameters
+from loramerge.steps.methods import AdapterMethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
@@ -44,7 +44,7 @@ __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(
-    MethodParameters,
+    AdapterMethodParameters,
     WeightParameters,
     RankParameters,
     BaseParameter,
@@ -105,7 +105,7 @@ class Mix(
             )
         if not self.operation().is_sum and self.compat is not None:
             raise UsageError(
-                "compat excludes method and scale: it reproduces the result of another tool",
+                "compat excludes method, scale and correction: it reproduces the result of another tool",
                 hint="give one of the two",
             )
         if not self.adapters:
@@ -126,7 +126,7 @@ class MixResult(AdapterResult):
     """A mix: the adapter, its errors, and its inputs.
 
     Args:
-        method, scale: the operator and its final scale.
+        method, correction, scale: the operator, what corrected its result, and its final scale.
         factors: the least and the greatest factor of the final scale over the modules.
         compat: the tool whose result this is, None for our own.
         interference: how the inputs relate, where that was asked for.
@@ -135,6 +135,7 @@ class MixResult(AdapterResult):
     inputs: list[dict[str, Any]]
     unknown_keys: dict[str, list[str]]
     method: str
+    correction: str | None
     scale: str | float
     factors: tuple[float, float]
     compat: str | None = None
@@ -147,6 +148,7 @@ class MixResult(AdapterResult):
             found["interference"] = _interference_json(self.interference)
         return found | {
             "method": self.method,
+            "correction": self.correction,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
             "unknown_keys": self.unknown_keys,
@@ -216,6 +218,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     return MixResult(
         **AdapterResult.figures(adapter, combined),
         method=parameters.method,
+        correction=parameters.correction,
         scale=parameters.operation().scale,
         factors=combined.scales,
         inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
@@ -278,6 +281,7 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     frame = frame_of(adapters, parameters.embeddings)
     made = source.step("mix", parameters)
     found = predict_adapter(frame, terms, rule, output, made, context, method=method)
+    found.remarks += method_on(frame, terms, method).described(terms)
     found.remarks += strong_weights(parameters.adapters)
     return found
 

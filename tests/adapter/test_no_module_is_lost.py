@@ -176,14 +176,8 @@ def test_a_module_that_the_family_lacks_is_baked_by_its_name(
         assert relative(change, 0.5 * delta.dense()) < 1e-6
 
 
-def test_the_second_transformer_is_named_and_its_keys_are_kept(tmp_path: Path) -> None:
+def test_the_keys_of_a_second_transformer_are_kept(tmp_path: Path) -> None:
     import loramerge as lm
-    from loramerge.checkpoint import open_checkpoint
-    from loramerge.errors import AdapterError
-    from loramerge.families import FAMILIES
-    from loramerge.families.spec import plain_slot
-    from tests.builders.bases import write_safetensors
-    from tests.families.test_modulation import wan_base
 
     stems = {
         f"{network}.blocks.{i}.attn1.to_q": (16, 16)
@@ -199,18 +193,3 @@ def test_the_second_transformer_is_named_and_its_keys_are_kept(tmp_path: Path) -
     assert sorted(load(tmp_path / "mixed.safetensors")) == sorted(stems)
     with pytest.raises(NotExpressible, match="kohya files cannot store"):
         lm.save(mixed, tmp_path / "kohya.safetensors", dialect="kohya")
-    name = "diffusion_pytorch_model.safetensors"
-    (component,) = (c for c in FAMILIES["wan"].components if c.name == "transformer")
-    sizes = wan_base()
-    spelling = FAMILIES["wan"].spellings["transformer"][0]
-    tensors = {
-        plain_slot(module, parameter).tensor: sizes[slot.tensor]
-        for module, parameter, slot in spelling.slots(component)
-    }
-    for network in ("transformer", "transformer_2"):
-        (tmp_path / "base" / network).mkdir(parents=True)
-        write_safetensors(tmp_path / "base" / network / name, tensors)
-    (tmp_path / "base" / "model_index.json").write_text("{}")
-    assert "transformer_2" in " ".join(open_checkpoint(tmp_path / "base").files.notes)
-    with pytest.raises(AdapterError, match="transformer_2"):
-        lm.bake(tmp_path / "base", [(adapter, 1.0)], tmp_path / "baked")

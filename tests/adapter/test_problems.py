@@ -105,6 +105,7 @@ SPOILED: dict[str, tuple[Spoil, str, str]] = {
 }
 
 
+@pytest.mark.long_tail(keep=6)
 @pytest.mark.parametrize("case", SPOILED)
 def test_a_broken_module_is_a_problem_and_then_an_error(case: str, tmp_path: Path) -> None:
     spoil, code, words = SPOILED[case]

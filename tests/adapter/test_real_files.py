@@ -75,6 +75,7 @@ def test_reading_and_writing_changes_no_byte_of_the_data(
     assert list(read_safetensors(weights(again))[0]) == list(read_safetensors(weights(path))[0])
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("name", [n for n in REAL if n != "peft_gpt2"])
 def test_a_tour_through_kohya_and_back_changes_no_value(
     shared_data: Path, tmp_path: Path, name: str

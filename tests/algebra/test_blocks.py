@@ -265,6 +265,7 @@ def test_the_vectors_of_flux_name_the_fields_blocks() -> None:
     assert (long[21], long[22], long[59], long[60]) == ("D18", "S00", "S37", "OUT")
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("length", [57, 61])
 @pytest.mark.parametrize("name", LISTINGS)
 def test_a_zero_removes_exactly_the_modules_of_its_block(

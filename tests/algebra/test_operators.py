@@ -14,12 +14,14 @@ from annotated_types import Interval
 
 import loramerge as lm
 from loramerge.adapter import Adapter, Full, LowRank
-from loramerge.algebra import merged
+from loramerge.algebra import spaces
+from loramerge.algebra.method import Method
 from loramerge.algebra.mix import mix
-from loramerge.algebra.operator import Method, Operator, Rows
+from loramerge.algebra.operator import Operator
 from loramerge.algebra.operators import OPERATORS, find_operator, load_file, register
 from loramerge.algebra.outcome import Combined
 from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.views import Rows
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, MissingFile, NumericsError, UsageError
 from tests.builders.deltas import adapter, dense, distance, full, low_rank, norm, of_spectrum, site
@@ -154,7 +156,7 @@ def test_blocks_of_rows_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch
     inputs = inputs_of(1, 2)
     whole, _ = merge(inputs, made_up(name))
     for entries in (1, 7 * 30, 19 * 30):
-        monkeypatch.setattr(merged, "_BLOCK", entries)
+        monkeypatch.setattr(spaces, "_BLOCK", entries)
         assert distance(dense(whole), dense(merge(inputs, made_up(name))[0])) <= 1e-12
 
 
@@ -167,7 +169,7 @@ def test_the_statistics_are_those_of_the_whole_module(monkeypatch: pytest.Monkey
         seen.extend(terms.statistics["smallest"])
         return operator.merge(terms, parameters)
 
-    monkeypatch.setattr(merged, "_BLOCK", 60)
+    monkeypatch.setattr(spaces, "_BLOCK", 60)
     spied = register(
         Operator(
             "spied", "elements", spy, "", parameters=operator.parameters,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from loramerge.adapter.load import load
+from loramerge.errors import LoramergeError
 from tests.attack.mutations import mutated
 
 CODES = {0, 1, 2, 3, 4, 5, 6, 7}
@@ -43,11 +44,19 @@ def attack(run, number: int) -> None:
             sum(line.startswith(("error:", "Error:")) for line in result.err.splitlines()) == 1
         ), said
         assert not output.exists(), said
-    elif output.exists():
-        load(output)
+    elif output.exists() and (command[0] != "meta" or _loads("x.safetensors")):
+        load(output)  # but for `meta`, which edits headers that nothing else can read, too
     output.unlink(missing_ok=True)
     left = {path.name for path in Path().iterdir()}
     assert left == {"x.safetensors", "a.safetensors", "b.safetensors", "base.safetensors"}, said
+
+
+def _loads(path: str) -> bool:
+    try:
+        load(path)
+    except LoramergeError:
+        return False
+    return True
 
 
 def test_a_few_tampered_files(run):
@@ -59,5 +68,10 @@ def test_a_few_tampered_files(run):
 @pytest.mark.parametrize("part", range(20))
 def test_many_tampered_files(run, part):
     many = int(os.environ.get("LORAMERGE_ATTACKS", "4000")) // 20
+    failed = []
     for number in range(1000 + part * many, 1000 + (part + 1) * many):
-        attack(run, number)
+        try:
+            attack(run, number)
+        except (Exception, SystemExit) as error:
+            failed.append(f"seed {number}: {type(error).__name__}: {str(error)[:600]}")
+    assert not failed, f"{len(failed)} of {many}:\n" + "\n".join(failed[:20])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["unmeasured"]
+__all__ = ["uncounted", "unmeasured"]
 
 
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +20,11 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
         return memory.Fit(parameters, given)
 
     monkeypatch.setattr(memory, "_fit", fit)
+
+
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let passes need a mebibyte each: dry runs are as they are, but for their figures."""
+    needs = pytest.importorskip("loramerge.train.memory.needs")
+    for name in ("step_peak", "call_peak"):
+        monkeypatch.setattr(needs, name, lambda *_, **__: 1 << 20)
+    monkeypatch.setattr(needs, "_COUNTED", {})

@@ -118,6 +118,7 @@ def cells(path: Path, rows: int, columns: int) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.peers
 def test_the_picture_tells_them_apart(run: Any) -> None:
     """The character, the dots, both, both a little weaker; and the bake as the live adapter."""

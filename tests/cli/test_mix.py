@@ -58,6 +58,7 @@ def _norm(parts):
     return np.linalg.norm(left @ right.T)
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize(
     ("options", "dialect", "most"),
     [

@@ -223,6 +223,7 @@ def test_one_output_for_several_files(run):
     )
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     "theirs", ["notes.txt", "mine.safetensors", "unet/mine.safetensors", "backup/config.json"]
 )

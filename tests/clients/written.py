@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.elsewhere import computed_elsewhere
 from loramerge.adapter.info import Info
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.dora import DoRA
@@ -144,7 +145,7 @@ KINDS: Mapping[str, Make] = {
     "ia3": _ia3,
     "oft": _oft(),
     "oft, rescaled": _oft(rescale=1.0),
-    "oft, constrained": _oft(alpha=0.001),
+    "oft, constrained": _oft(alpha=0.01),
     "glora": _glora,
 }
 # differences of vectors stand beside a difference of the weight, or alone
@@ -166,7 +167,12 @@ def adapter_of(family: str, kind: str) -> Adapter:
 
 def layers(family: str, *, every: bool) -> list[tuple[str, Module]]:
     """The layers of a family, or the first and the last of each sort."""
-    found = list(FAMILIES[family].modules())
+    found = [
+        (f"{component.name}.{module.path}", module)
+        for component in FAMILIES[family].components
+        if not component.second_of  # read by the programs that read the first
+        for module in component.modules
+    ]
     if every:
         return found
     sorts: dict[str, list[int]] = {}
@@ -197,8 +203,9 @@ def _deltas(name: str, module: Module, kind: str) -> Iterator[tuple[Any, Delta]]
 
 def _network(family: str) -> Iterator[tuple[str, Spelling]]:
     """Each component of the single file, and how programs on the original's code name it."""
+    seconds = {one.name for one in FAMILIES[family].components if one.second_of}
     for component, spellings in FAMILIES[family].spellings.items():
-        if component.startswith("text_encoder"):
+        if component.startswith("text_encoder") or component in seconds:
             continue
         layout = "comfyui" if any(s.layout == "comfyui" for s in spellings) else spellings[0].layout
         yield (
@@ -218,6 +225,8 @@ def places(
     found = {}
     spelled = dict(_network(family))
     for component in FAMILIES[family].components:
+        if component.second_of:
+            continue
         heights: dict[str, int] = {}
         rows = []
         for module in component.modules:
@@ -265,13 +274,19 @@ def turned(rows: Array, swapped: bool) -> Array:
     return np.concatenate(np.split(rows, 2)[::-1]) if swapped else rows
 
 
-def expected(family: str, adapter: Adapter) -> dict[str, Array]:
-    """Tensor of the original file → what the adapter adds to it, by our formulas."""
+def expected(family: str, adapter: Adapter, otherwise: Mapping[str, str] = {}) -> dict[str, Array]:
+    """Tensor of the original file → what the adapter adds to it, by our formulas.
+
+    Args:
+        otherwise: site → what a program computes there in the place of what is defined.
+    """
     changes: dict[str, Array] = {}
     for site, delta in adapter.deltas.items():
         (tag, (first, last), swapped), whole = places(family)[site.modules[0], site.parameter]
         base = base_of(tag, narrow(whole))
         part = turned(base[first:last], swapped).astype(np.float64)
-        change = delta.dense(part).reshape(part.shape)
+        what = otherwise.get(site.name)
+        change = computed_elsewhere(what, delta, part) if what else delta.dense(part)
+        change = change.reshape(part.shape)
         changes.setdefault(tag, np.zeros(base.shape))[first:last] += turned(change, swapped)
     return changes

@@ -150,6 +150,7 @@ def _place(folder: Path, name: str, dialect: Dialect) -> Path:
     return folder / (name if dialect.folder else f"{name}.safetensors")
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["each dialect", "every pair"]
 )

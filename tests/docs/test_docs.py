@@ -18,7 +18,7 @@ from loramerge.cli.main import main
 from loramerge.dialects import DIALECTS
 from loramerge.families import FAMILIES
 from tests.builders.sampler import few_steps
-from tests.builders.unmeasured import unmeasured
+from tests.builders.unmeasured import uncounted, unmeasured
 from tests.cli.examples import Shown, blocks, named_files, prepare, prepare_training, shown_in, walk
 from tests.docs import reference, support
 from tests.tail import tail
@@ -134,6 +134,7 @@ def test_console_blocks_run(document, run, monkeypatch):
     path = ROOT / document
     few_steps(monkeypatch)
     unmeasured(monkeypatch)
+    uncounted(monkeypatch)
     for block in blocks(path, "console"):
         trains = "models/tiny" in block or "learn.yaml" in block
         prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)

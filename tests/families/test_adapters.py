@@ -130,6 +130,7 @@ def linear_stems(family: Family, dialect: str) -> Iterator[tuple[str, tuple[int,
             yield stem, (target.shape[0], target.shape[1])
 
 
+@pytest.mark.long_tail(keep=4)
 @pytest.mark.parametrize("case", first(8, CONVERTERS), ids=lambda c: f"{c.family}-{c.dialect}")
 def test_adapters_mean_what_diffusers_makes_of_them(tmp_path: Path, case: Converter) -> None:
     """And not with keys and values exchanged."""
@@ -256,6 +257,7 @@ def close(found: Tensors, expected: Tensors) -> bool:
     return all(np.allclose(found[k], v, rtol=1e-5, atol=1e-5) for k, v in expected.items())
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["each", "every pair"]
 )

@@ -73,6 +73,7 @@ def distance(found: Tensors, wanted: Tensors) -> float:
     return max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(("head", "spelling"), crossed(HEADS, ["kohya", "onetrainer"]))
 def test_both_layouts_agree(tmp_path: Path, head: str, spelling: str) -> None:
     native = native_weights(WIDTH)

@@ -35,6 +35,7 @@ def fused(tmp_path):
     return write(tensors, tmp_path / "fused.safetensors")
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("to", first(3, ["diffusers", "comfyui", "onetrainer", "xlabs", "kohya"]))
 def test_there_and_back_is_proven_and_the_same(fused, to, tmp_path, capsys):
     there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"

@@ -224,6 +224,7 @@ def complaints() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("name", LISTINGS)
 def test_pipelines_load_what_is_written(
     shared_data: Path, tmp_path: Path, name: str, complaints: list[str]

@@ -32,6 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     ("tuned", "base"), [("file", "file"), ("folder", "folder"), ("folder", "file")]
 )

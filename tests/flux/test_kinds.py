@@ -165,6 +165,7 @@ def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)  # borders that no block of rows heeds
 
 
+@pytest.mark.long_tail(keep=5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fused_layer_is_baked_into_either_layout(kind: str, tmp_path: Path) -> None:
     native = native_weights(WIDTH)
@@ -191,6 +192,7 @@ def test_each_part_for_itself_would_be_seen() -> None:
     assert relative(change(base), np.concatenate(parts)) > 1e-2
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize("kind", first(5, KINDS))
 def test_at_a_base_of_either_layout_it_is_the_same(kind: str, tmp_path: Path) -> None:
     native = native_weights(WIDTH)

@@ -40,6 +40,7 @@ def test_every_key_is_known_and_means_what_it_says(
     assert worst(dense(adapter), meaning(read_safetensors(path)[0])) < 1e-12
 
 
+@pytest.mark.long_tail(keep=4)
 @pytest.mark.parametrize("to", SPELLINGS)
 @pytest.mark.parametrize("name", LISTINGS)
 def test_every_spelling_says_the_same(
@@ -58,6 +59,7 @@ def test_every_spelling_says_the_same(
     assert worst(dense(again), expected) < rounded
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize(("name", "through"), WAYS)
 def test_the_way_back_gives_the_same_bytes(
     shared_data: Path, tmp_path: Path, name: str, through: str

@@ -13,8 +13,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta, LowRank
+from loramerge.algebra.method import Method
 from loramerge.algebra.mix import mix as mix_adapters
-from loramerge.algebra.operator import Method, Operator
+from loramerge.algebra.operator import Operator
 from loramerge.algebra.weights import Weight
 from loramerge.files.tensors import ArrayTensor
 from tests.builders.deltas import (

@@ -89,6 +89,7 @@ def baked(base: Base, adapter: Adapter, output: Path, **more: Any) -> Path:
     return output
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize(
     ("dtype", "where"),
     crossed(["F64", "F32", "F16", "BF16", "F8_E4M3"], [("sdxl", "single"), ("sd21", "folder")]),
@@ -103,6 +104,7 @@ def test_extraction_is_the_inverse_of_baking(
     extraction_is_the_inverse_of_baking(extracted, base.path, tuned, adapter)
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("scale", [1e-3, 1e-5])
 def test_a_weak_adapter_kept_in_a_wide_type_is_found(tmp_path: Path, scale: float) -> None:
     """The change is far below the rounding of the base's type, but its own type is wide enough."""

@@ -12,11 +12,10 @@ from tests.tail import tail
 
 
 def claims() -> Iterator[Any]:
-    """Yield (operator, law): all of the sum, two of each other operator, and the long tail."""
-    for number, one in enumerate(OPERATORS.shipped()):
-        turns = {one.laws[0], one.laws[1 + number % (len(one.laws) - 1)]}
+    """Yield (operator, law): all of the sum, the first of each operator, and the long tail."""
+    for one in OPERATORS.shipped():
         for law in one.laws:
-            core = one.is_sum or law in turns
+            core = one.is_sum or law == one.laws[0]
             yield pytest.param(one.name, law) if core else tail(one.name, law)
 
 

@@ -17,6 +17,8 @@ import loramerge as lm
 from loramerge.algebra.operators import OPERATORS, find_operator, load_file
 from loramerge.errors import UsageError
 from loramerge.recipe.schema import json_schema
+from tests.builders import small_models
+from tests.builders.bases import read_safetensors as read_checkpoint
 from tests.builders.samples import read_safetensors
 from tests.laws.laws import check_operator
 from tests.tail import tail
@@ -72,6 +74,42 @@ def test_options(run: Any, file: str) -> None:
            "-o", "other.safetensors")  # fmt: skip
     read = [(run.folder / f"{n}.safetensors").read_bytes() for n in ("default", "stated", "other")]
     assert read[0] == read[1] != read[2]
+
+
+def test_values_per_module(run: Any, file: str) -> None:
+    how = ("mix", "a", "b", "--operator", file, "--method", "my-ties")
+    run.ok(*how, "--kept-share", "0.5:*attn*=0.2", "-o", "ruled.safetensors")
+    for share in ("0.5", "0.2"):
+        run.ok(*how, "--kept-share", share, "-o", f"{share}.safetensors")
+    found, half, fifth = (values(run, name) for name in ("ruled", "0.5", "0.2"))
+    for name, value in found.items():
+        assert np.array_equal(value, (fifth if "attn" in name else half)[name])
+    assert "same file" in run.ok("run", "--operator", file, "ruled.safetensors").out
+    result = run(*how, "--kept-share", "*attn*=3")
+    assert result.code == 2 and "kept_share (match *attn*) cannot be 3" in result.err
+
+
+def test_it_merges_checkpoints(run: Any, file: str) -> None:
+    base = small_models.weights(0, "F16")
+    small_models.write(run.folder / "models" / "base", base)
+    for number in (1, 2):
+        change = small_models.weights(number, "F32", 0.1)
+        tuned = {n: (v + change[n]).astype("float16") for n, v in base.items()}
+        small_models.write(run.folder / "models" / f"tuned-{number}", tuned)
+    how = ("merge", "models/tuned-1", "models/tuned-2", "--base", "models/base", "--operator", file,
+           "--method", "my-ties")  # fmt: skip
+    for name, share in (("half", "0.5"), ("fifth", "0.2"), ("ruled", "0.5:*layers.0*=0.2")):
+        run.ok(*how, "--kept-share", share, "-o", name)
+    half, fifth, ruled = (
+        read_checkpoint(run.folder / name / small_models.FILE)[0]
+        for name in ("half", "fifth", "ruled")
+    )
+    assert any(half[name].tobytes() != fifth[name].tobytes() for name in half)
+    for name, value in ruled.items():
+        assert value.tobytes() == (fifth if "layers.0" in name else half)[name].tobytes(), name
+    assert "same file" in run.ok("run", "ruled", "--operator", file, "--input",
+                                 "tuned-1=models/tuned-1", "--input", "tuned-2=models/tuned-2",
+                                 "--input", "base=models/base").out  # fmt: skip
 
 
 def test_wrong_values_are_refused(run: Any, file: str) -> None:

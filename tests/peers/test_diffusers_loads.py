@@ -258,6 +258,7 @@ def made(
 # --- the tests ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize(
     ("dialect", "family"),
     crossed(["kohya", "diffusers", NO_HEADER, "diffusers-legacy"], ["sd15", "sd21", "sdxl"]),
@@ -274,6 +275,7 @@ def test_pipelines_load_what_trainers_adapt(
     assert not complaints
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     ("dialect", "family"),
     crossed(["kohya", "diffusers", NO_HEADER, "diffusers-legacy"], ["sd15", "sd21"]),
@@ -298,6 +300,7 @@ def test_pipelines_load_a_part(dialect: str, tmp_path: Path, complaints: list[st
     assert [said for said in complaints if "No LoRA keys associated to CLIPTextModel" in said]
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_peft_loads_its_folders(family: str, tmp_path: Path, complaints: list[str]) -> None:
     path, expected = made(family, usual(family), "peft", tmp_path, rank=RANKS, alpha=ALPHAS)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loramerge.algebra.method import Method
 from loramerge.algebra.mix import mix
-from loramerge.algebra.operator import Method
 from loramerge.algebra.operators import find_operator
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight

@@ -99,6 +99,7 @@ def stop_after(count: int, how: signal.Signals, *arguments: str, delay: float = 
     return process.returncode, said.decode()
 
 
+@pytest.mark.long_tail(keep=1)
 @posix
 @pytest.mark.parametrize(("count", "jobs"), [(0, "1"), (3, "2"), tail(1, "1"), tail(5, "1")])
 def test_killed_and_started_again(undisturbed, count: int, jobs: str) -> None:
@@ -117,6 +118,7 @@ def test_killed_and_started_again(undisturbed, count: int, jobs: str) -> None:
     assert all(after[name] == before[name] for name in finished)
 
 
+@pytest.mark.long_tail(keep=1)
 @posix
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_interrupted_and_started_again(undisturbed, jobs: str) -> None:
@@ -145,6 +147,7 @@ class Stop(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(("index", "moment"), crossed([0, 3, 6], ["begin", "made", "finish"]))
 def test_stopped_at_every_moment_of_a_task(
     undisturbed, monkeypatch, moment: str, index: int

@@ -198,6 +198,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("change", first(3, CHANGES))
 def test_states_are_what_a_run_then_does(change: str, recipe, run) -> None:
     """A run may do less than planned, where a result comes out with the bytes it had; never more."""

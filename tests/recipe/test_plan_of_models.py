@@ -16,6 +16,7 @@ from loramerge.verbs.train.parameters import Train
 from loramerge.verbs.train.run import predict, train
 from tests.builders.pictures import folder_of
 from tests.builders.pipelines import pipeline_folder
+from tests.builders.unmeasured import uncounted
 
 STEPS = """
 version: 1
@@ -43,6 +44,7 @@ def _plan(place: Path, more: str = "") -> Plan:
     return plan(recipe, device="cpu")
 
 
+@pytest.mark.long_tail
 def test_training_is_predicted_and_so_is_what_uses_it(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     found = _plan(tmp_path).json()["tasks"]
@@ -56,6 +58,7 @@ def test_training_is_predicted_and_so_is_what_uses_it(tmp_path: Path) -> None:
     assert {path.name for path in set(tmp_path.rglob("*")) - set(before)} & {"zuzu-run"} == set()
 
 
+@pytest.mark.long_tail
 def test_the_prediction_is_that_of_the_run(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", 5)
     parameters = Train(
@@ -69,6 +72,7 @@ def test_the_prediction_is_that_of_the_run(tmp_path: Path) -> None:
     assert found.size is not None and 0.5 * result.size < found.size < 1.5 * result.size + 8192
 
 
-def test_what_the_run_would_refuse_is_said(tmp_path: Path) -> None:
+def test_what_the_run_would_refuse_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uncounted(monkeypatch)
     one = _plan(tmp_path, ", optimizer: sgd, vram: 1KB").json()["tasks"]["zuzu"]
     assert one["modules"] is None and "vram" in one["reason"]

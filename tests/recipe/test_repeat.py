@@ -104,6 +104,7 @@ def test_the_verdict_is_shown(run) -> None:
 # ---- what is gone, renamed, changed
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("gone", [("mixed",), ("small",), ("mixed", "small")])
 def test_missing_intermediate_files_are_made_again(gone: tuple[str, ...], run) -> None:
     out = make("a chain", run)
@@ -403,6 +404,7 @@ MADE = {
 }
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("name", first(4, MADE))
 def test_a_file_made_from_python_repeats(name: str, run) -> None:
     found = MADE[name](lm.load("a.safetensors"), lm.load("b.safetensors"))

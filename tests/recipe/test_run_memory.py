@@ -73,6 +73,7 @@ def test_saved_results_are_not_kept_at_all(recipe, work, alive, monkeypatch) -> 
     assert alive() <= 2
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(("threads", "jobs"), [(2, 3), tail(2, 1), tail(1, 2)])
 def test_threads_and_jobs_change_no_byte(threads: int, jobs: int, recipe, work) -> None:
     text = (

@@ -36,6 +36,7 @@ def test_a_second_run_does_nothing(chain, run, monkeypatch) -> None:
     assert run.state() == before
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     ("change", "again"),
     [
@@ -47,6 +48,7 @@ def test_a_parameter_runs_what_depends_on_it(chain, change, again) -> None:
     assert done(lm.run(chain, set=change)) == set()
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(
     ("name", "again"),
     [("a", {"blend", "small", "model"}), ("b", {"blend", "small", "other", "model"}),
@@ -69,6 +71,7 @@ def test_a_changed_input_runs_what_depends_on_it(chain, name: str, again: set[st
     assert done(lm.run(chain)) == again
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("name", ["blend", "small", "other", "model"])
 def test_a_deleted_output_is_made_again_and_nothing_after_it(chain, name: str) -> None:
     """The same bytes come out, so what was made from them is still right."""

@@ -145,6 +145,7 @@ def _comes_along(path: Path) -> bool:
 
 
 # of those that train, the run is done below
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize(
     "name",
     [

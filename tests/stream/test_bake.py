@@ -46,6 +46,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, str], Base]]] = {
 }
 
 
+@pytest.mark.long_tail(keep=6)
 @pytest.mark.parametrize(("layout", "dtype"), crossed(LAYOUTS, ["F32", "F16", "BF16"]))
 def test_every_parameter_of_every_layout(tmp_path: Path, layout: str, dtype: str) -> None:
     family, make = LAYOUTS[layout]
@@ -56,6 +57,7 @@ def test_every_parameter_of_every_layout(tmp_path: Path, layout: str, dtype: str
     assert len(survivals) == len(inputs[0][0].deltas)
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
 def test_several_adapters_are_summed_before_rounding(tmp_path: Path, dtype: str) -> None:
     base = single(tmp_path / "base.safetensors", "sd21", dtype)
@@ -113,8 +115,8 @@ def test_the_base_is_not_written_to(tmp_path: Path) -> None:
 def test_the_bytes_do_not_depend_on_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
-    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(walk_module, "_COPY_TASK", 333)
+    monkeypatch.setattr(stream_rows, "BLOCK_ELEMENTS", 300)
+    monkeypatch.setattr(walk_module, "_COPY_TASK", 999)
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     inputs: Inputs = [(everything("sd21"), 0.7), (adapter_for("sd21", seed=8), -0.2)]
     found = set()

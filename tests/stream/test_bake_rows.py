@@ -31,6 +31,7 @@ def test_small_blocks_cut_fused_tensors_anywhere(
         assert_baked(base, inputs, output, "F32")
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize("which", ["q", "k", "v", "qv"])
 @pytest.mark.parametrize("parameter", ["weight", "bias"])
 def test_rows_of_a_fused_tensor(tmp_path: Path, which: str, parameter: str) -> None:

@@ -29,6 +29,7 @@ from tests.builders.bases import (
 from tests.builders.deltas import adapter, tensor
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
 def test_conversion_of_all_floats(tmp_path: Path, dtype: str) -> None:
     base = sharded(tmp_path / "base", "sd15", "F32")

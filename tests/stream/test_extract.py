@@ -162,6 +162,7 @@ RULES = {
 }
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("name", first(2, RULES))
 def test_the_rules_are_those_of_resize(base: Base, tmp_path: Path, name: str) -> None:
     """Extraction cuts like `resize` of the whole difference."""
@@ -189,6 +190,7 @@ def test_an_error_limit_refuses(base: Base, tmp_path: Path) -> None:
 # ---- rounding
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", tail("F16"), tail("F8_E5M2")])
 def test_a_rounded_copy_holds_nothing(base: Base, dtype: str) -> None:
     copy = stored_as(base, dtype, "copy.safetensors")
@@ -271,6 +273,7 @@ def test_other_shapes_are_refused(base: Base) -> None:
         run(tuned, base.path)
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", [TO_Q, NORM])
 def test_values_that_are_not_finite_are_refused(base: Base, name: str, value: float) -> None:

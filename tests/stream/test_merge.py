@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from loramerge.algebra import gathering
-from loramerge.algebra.operator import Method
+from loramerge.algebra.method import Method
 from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
@@ -207,7 +207,7 @@ def test_a_method_is_its_definition(
 
 
 def test_every_method_that_needs_no_factors_is_compared_here() -> None:
-    able = {one.name for one in OPERATORS.shipped() if one.space != "factors"}
+    able = {one.name for one in OPERATORS.shipped() if not one.needs_factors}
     assert able - set(METHODS) == {"norm-equalised", "subtract"}
 
 

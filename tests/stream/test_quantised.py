@@ -133,6 +133,7 @@ def _law(tmp_path: Path, dtype: str, form: str, style: str, size: float) -> None
         assert after[name][still].tobytes() == array[still].tobytes(), name
 
 
+@pytest.mark.long_tail(keep=4)
 @pytest.mark.parametrize(("dtype", "form", "style"), crossed(MOST, FORMS, STYLES))
 def test_the_sum_requantised_with_the_stored_scale(
     tmp_path: Path, dtype: str, form: str, style: str
@@ -159,6 +160,7 @@ def test_wrong_uses_of_a_scale_break_the_law(
         _law(tmp_path, "F8_E4M3", "row", "comfyui", 0.02)
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize("form", ["scalar", "row", "half"])
 @pytest.mark.parametrize("dtype", MOST)
 def test_a_scale_grows_only_where_values_would_overflow(

@@ -86,6 +86,7 @@ def test_survival_of_fused_rows_and_transposed(tmp_path: Path) -> None:
     check_survival(base, [(a, 1.0)], tmp_path / "out.safetensors", found)
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("seed", [None, 3])
 def test_a_survey_finds_what_a_bake_does_and_writes_nothing(
     tmp_path: Path, seed: int | None

@@ -63,6 +63,7 @@ def trial_of(pipes: dict[str, Any]) -> Callable[[str, str], Trial]:
 BASES = pytest.mark.parametrize("base", [TINY, tail(OUTLINED)])
 
 
+@pytest.mark.long_tail
 @BASES
 def test_the_bases_draw_what_they_are_asked_for(base: str, trial_of: Any) -> None:
     follow = trial_of(base).follow
@@ -75,6 +76,7 @@ def test_the_second_base_draws_lines(trial_of: Any) -> None:
     assert trial_of(OUTLINED).ink > 2 * trial_of(TINY).ink
 
 
+@pytest.mark.slow
 @BASES
 def test_the_character_is_learned_and_nothing_else_forgotten(base: str, trial_of: Any) -> None:
     before, after = trial_of(base), trial_of(base, "zuzu")
@@ -124,6 +126,7 @@ def answers(pipe: Any) -> Any:
     return pipe.unet(latents, torch.tensor([20, 400, 999]), states).sample
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("names", [("zuzu",), ("polka",), ("zuzu", "polka")])
 def test_merged_is_live(names: tuple[str, ...], pipes: Any, tmp_path: Path) -> None:
     pairs = [(lm.load(name), weight) for name, weight in zip(names, (0.8, 0.5), strict=False)]
@@ -138,6 +141,7 @@ def test_merged_is_live(names: tuple[str, ...], pipes: Any, tmp_path: Path) -> N
         assert float((answers(pipes[TINY]) - live).abs().max()) > 1e-2  # twice the scale
 
 
+@pytest.mark.long_tail
 def test_a_bake_in_half_precision_draws_the_same_pictures(pipes: Any, tmp_path: Path) -> None:
     prompts, seeds = [PROMPT] * 4, range(4)
     with applied(pipes[TINY], [(lm.load("zuzu"), 1.0)]):

@@ -68,6 +68,7 @@ def test_the_cut_is_there_without_the_audit() -> None:
     assert still == [n for n in names if n.startswith("down_blocks.")]
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize(
     "case",
     ["plain", "not reentrant", "inputs need gradients", "proj_in learns before the checkpoint"],

@@ -37,6 +37,7 @@ def shown(folder: Path) -> Any:
     return found.Reload()
 
 
+@pytest.mark.long_tail
 def test_events_are_the_log_and_the_samples(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     folder = Path(run(tmp_path / "a", **HOW).folder)

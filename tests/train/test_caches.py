@@ -56,6 +56,7 @@ def theirs(kind: Any) -> Any:
         )
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_what_diffusers_makes_of_them(kind: Any) -> None:
     ours, peer = load_pipeline(pipeline_folder(kind)), theirs(kind)

@@ -148,6 +148,7 @@ def test_out_of_memory_in_a_step_keeps_what_was_done(
     assert run(tmp_path, **HOW, resume=True, checkpointing="on").resumed == 3
 
 
+@pytest.mark.long_tail
 def test_samples_of_an_earlier_run_are_not_shown(tmp_path: Path) -> None:
     folder_of_samples = tmp_path / "out-run" / "samples"
     run(tmp_path, **HOW, sample_every=2, sample_steps=1)

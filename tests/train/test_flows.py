@@ -70,6 +70,7 @@ def theirs_of(kind: Any, texts: list[str]) -> tuple[Any, Any]:
     return text, pooled
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("kind", FLOWS)
 def test_texts_are_what_diffusers_makes_of_them(kind: Any) -> None:
     ours = load_pipeline(flow_folder(kind))
@@ -159,6 +160,7 @@ def script_loss(kind: Any, run: Run, batch: Batch, wrong: str = "") -> Any:
     return ((found - target) ** 2).reshape(count, -1).mean(1).mean()
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("kind", FLOWS)
 def test_loss_and_gradients_are_those_of_diffusers_scripts(kind: Any) -> None:
     run, batch = fresh(kind)
@@ -202,6 +204,7 @@ def test_packing_is_undone() -> None:
 
 
 # the other two are the same networks without a second attention, and without guidance
+@pytest.mark.long_tail
 @pytest.mark.parametrize("kind", [tail("sd3"), "sd35", "flux-dev", tail("flux-schnell")])
 def test_it_learns_a_batch_by_heart(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -216,6 +219,7 @@ def test_it_learns_a_batch_by_heart(kind: Any, monkeypatch: pytest.MonkeyPatch) 
 # --- pictures -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize(("kind", "guidance"), crossed(FLOWS, [1.0, 4.0]))
 def test_it_draws_what_diffusers_draws(
     kind: Any, guidance: float, monkeypatch: pytest.MonkeyPatch
@@ -292,6 +296,7 @@ def run_of(place: Path, kind: Any, **how: Any) -> TrainResult:
     return train(asked(place, kind, **how), Context(device="cpu"))
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", first(2, FLOWS))
 def test_what_is_written_is_what_diffusers_loads(
     kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -336,6 +341,7 @@ def trained_once(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return request.param, trained(asked(place, request.param), Context(device="cpu")).adapter
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("dialect", ["kohya", "comfyui"])
 def test_dialects_with_fused_layers_hold_the_same(
     trained_once: tuple[Any, Any], dialect: str, tmp_path: Path
@@ -368,6 +374,7 @@ def encode_states(batch: Batch) -> Any:
     return States(batch.text, batch.pooled)
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", ["sd35", "flux-dev"])
 def test_full_training_passes_the_audit_and_its_difference_is_an_adapter(
     kind: Any, tmp_path: Path
@@ -398,6 +405,7 @@ def test_modules_that_nothing_reads_are_found_by_the_audit(tmp_path: Path) -> No
     assert caught.value.modules == ("transformer_blocks.2.attn.add_q_proj",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd3", tail("flux-dev")])
 def test_a_resumed_run_ends_with_the_same_bytes_and_a_dry_run_counts(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -482,6 +490,7 @@ def test_two_families_in_a_preview(tmp_path: Path) -> None:
         preview(Preview(output=str(tmp_path / "z.png"), negative="x", **how), Context(device="cpu"))
 
 
+@pytest.mark.long_tail
 @pytest.mark.parametrize("kind", ["sd3", "flux-schnell"])
 def test_the_base_draws_its_own_regularisation(kind: Any, tmp_path: Path) -> None:
     run_of(tmp_path, kind, regularisation="auto", regularisation_count=2)

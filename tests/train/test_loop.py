@@ -91,6 +91,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(case: str, tmp_path: Path) -> None:
     asked, how = CASES[case]

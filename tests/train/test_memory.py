@@ -56,11 +56,13 @@ def true(*case: Any) -> int:
     return measured(begun(spec_of(*case), base(), SIDE))
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("case", first(3, CASES), ids=lambda case: "-".join(map(str, case)))
 def test_a_step_takes_what_is_predicted(case: Any) -> None:
     assert LEAST < predicted(spec_of(*case), base(), SIDE) / true(*case) < MOST
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize(
     ("case", "wrong"),
     [

@@ -54,6 +54,7 @@ def settings(name: str, **how: Any) -> Settings:
     return Settings(optimizer=name, lr=RATES[name], **(usual | how))
 
 
+@pytest.mark.long_tail
 @pytest.mark.parametrize(
     "name", [n if n == "adamw" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
@@ -71,6 +72,7 @@ def test_it_learns(name: str) -> None:
         assert sum(losses[-8:]) > 0.95 * first
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("name", first(3, NAMES))
 def test_a_resumed_run_is_the_undisturbed_one(name: str, tmp_path: Path) -> None:
     """A state without the optimizer's own (moments, Prodigy's d, counts) ends elsewhere."""
@@ -86,6 +88,7 @@ def test_a_resumed_run_is_the_undisturbed_one(name: str, tmp_path: Path) -> None
     assert name == "sgd" or not all(same)
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_have_rates_of_their_own(name: str, tmp_path: Path) -> None:
     how = settings(name, steps=4, lora_plus=4.0)
@@ -135,6 +138,7 @@ def test_rates_are_judged_on_the_optimizers_own_scale(tmp_path: Path) -> None:
         assert len([e for e in said if isinstance(e, Warn)]) == count
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(("name", "rate"), [("adamw", "0.0001"), ("sgd", "1.0")])
 def test_the_rate_follows_the_optimizer_where_none_is_given(
     name: str, rate: str, tmp_path: Path

@@ -108,6 +108,7 @@ def test_a_page_stands_alone_and_escapes() -> None:
     assert curve([1.0], "x") == "" and len(curve([float(n) for n in range(5000)], "x")) < 40_000
 
 
+@pytest.mark.long_tail
 def test_estimates_grow_with_what_is_asked() -> None:
     shape = shape_of(pipeline_folder("sdxl"))
     assert shape is not None and (shape.factor, shape.unit, shape.resolution) == (2, 4, 32)

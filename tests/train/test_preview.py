@@ -38,6 +38,7 @@ def pixels(path: Path | str) -> Any:
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.long_tail(keep=3)
 @pytest.mark.parametrize(
     ("guided", "kind"),
     crossed(
@@ -129,6 +130,7 @@ def test_kinds_come_on_and_off(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.long_tail
 def test_a_live_adapter_draws_as_the_trainer_and_as_the_merged_model(tmp_path: Path) -> None:
     path = adapters(tmp_path)["plain"]
     pipelines = [load_pipeline(pipeline_folder()) for _ in range(3)]

@@ -97,6 +97,7 @@ def test_what_is_drawn_is_spread_over_the_subject(tmp_path: Path) -> None:
     assert len(wanted(Prior(), arranged)) == most
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_it_is_as_if_the_pictures_had_been_given(kind: Any, tmp_path: Path) -> None:
     """Fails where prompts keep the trigger, sizes are not buckets, or the drawn weigh otherwise."""
@@ -134,6 +135,7 @@ def test_they_are_what_the_untrained_base_draws(tmp_path: Path) -> None:
         assert found.tobytes() == expected.tobytes() and found.size == one.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, tail(True)], ids=["some", "every"])
 def test_nothing_is_drawn_twice(tmp_path: Path, drawn: list[int], every: bool) -> None:
     cache = str(tmp_path / "cache")

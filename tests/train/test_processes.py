@@ -35,7 +35,7 @@ LAUNCH = [
 ]  # fmt: skip
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="torch's launcher needs libuv there")
 def test_two_train_as_one_that_accumulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "pictures", 6)

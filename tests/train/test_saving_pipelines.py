@@ -84,6 +84,7 @@ def as_pipelines_load(path: Path, family: str) -> Models:
     return models
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("family", [tail(f) if f == "sdxl" else f for f in FAMILIES])
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
 def test_pipelines_load_it_and_give_the_trainers_output(
@@ -109,6 +110,7 @@ def test_pipelines_load_it_and_give_the_trainers_output(
     assert not complaints
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize(("dialect", "family"), crossed(["kohya", "diffusers", "peft"], FAMILIES))
 def test_it_is_loaded_again_for_more_training(dialect: str, family: str, tmp_path: Path) -> None:
     models = trained(family, rslora=True)

@@ -123,6 +123,7 @@ def test_it_is_read_as_the_folder_is(folder: Path, single: Path) -> None:
     )
 
 
+@pytest.mark.long_tail
 def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Path) -> None:
     folder_of(tmp_path / "pictures", 3)
     how: dict[str, Any] = {

@@ -52,6 +52,7 @@ def run(place: Path, kind: Any = "sd15", **how: Any) -> TrainResult:
     return train(asked(place, kind, **how), Context(device="cpu"))
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
 def test_what_is_written_is_what_diffusers_loads(kind: Any, tmp_path: Path) -> None:
     pytest.importorskip("peft")
@@ -110,6 +111,7 @@ METHODS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("name", first(3, METHODS))
 def test_every_method_gives_an_adapter(name: str, tmp_path: Path) -> None:
     how, kinds = METHODS[name]
@@ -154,6 +156,7 @@ def test_the_difference_of_full_training_is_exact(tmp_path: Path) -> None:
         assert torch.allclose(base[name] + change, after, atol=1e-6), name
 
 
+@pytest.mark.long_tail
 def test_the_same_run_gives_the_same_bytes_whatever_is_watched(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     folder_of(tmp_path / "pictures", 5)
@@ -328,6 +331,7 @@ def test_optimizers_by_path_and_what_beside(tmp_path: Path) -> None:
     assert (one / "out.safetensors").read_bytes() == (tmp_path / "0/out.safetensors").read_bytes()
 
 
+@pytest.mark.long_tail
 def test_in_python_and_in_a_recipe_it_is_the_same(tmp_path: Path) -> None:
     run(tmp_path)
     adapter = lm.train(

@@ -54,6 +54,7 @@ def written(place: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return metadata, step
 
 
+@pytest.mark.slow
 def test_the_chosen_settings_are_reported_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_chosen_settings_are_reported_and_repeated(
     assert "same file" in capsys.readouterr().out
 
 
+@pytest.mark.long_tail
 def test_enough_memory_changes_nothing_but_says_it(tmp_path: Path) -> None:
     run(tmp_path)
     plain = read_safetensors(tmp_path / "out.safetensors")[0]
@@ -117,6 +119,7 @@ def test_given_settings_are_kept(tmp_path: Path) -> None:
             assert {rung[name] for rung in rungs} == {value}
 
 
+@pytest.mark.long_tail
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     least = ladder_of(tmp_path)[-1]
     before = sorted(tmp_path.rglob("*"))
@@ -139,6 +142,7 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(tmp_path:
     assert any(isinstance(note, Warn) and "needs" in spelled(note.text) for note in notes)
 
 
+@pytest.mark.long_tail
 def test_free_memory_alone_changes_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from loramerge.adapter.delta import Core, Delta
+from loramerge.adapter.delta import Delta, ScaledFactors
 from loramerge.adapter.formats.container import Unwritten
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.formats.source import AdapterSource
@@ -158,7 +158,7 @@ def join_experts(content: Unwritten) -> None:
             _join(content, module + _INNER * depth, module, experts, scales)
 
 
-def _factor(factors: Mapping[str, Core | None], stem: str) -> float:
+def _factor(factors: Mapping[str, ScaledFactors | None], stem: str) -> float:
     """Return the scale of the factors of a stem; its sign is already in them."""
     core = factors.get(stem.partition(_HEAD)[2])
     return 1.0 if core is None else abs(core.factor)

@@ -15,15 +15,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from loramerge.algebra.operator import (
-    Magnitude,
-    NoParameters,
-    Norm,
-    Operator,
-    Space,
-    Statistic,
-    Variance,
-)
+from loramerge.algebra.operator import NoParameters, Operator, Space
+from loramerge.algebra.statistics import Magnitude, Norm, Statistic, Variance
 from loramerge.discovery import Registry
 from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
 
@@ -133,6 +126,7 @@ def operator(
     source: str = "",
     laws: tuple[str, ...] = (),
     scale: str = "literal",
+    correct: Callable[..., Any] | None = None,
     of_weights: bool = False,
     inputs: tuple[int, int | None] = (1, None),
     order: int = 100,
@@ -165,6 +159,7 @@ def operator(
             source=source,
             laws=laws,
             scale=scale,
+            correct=correct,
             of_weights=of_weights,
             inputs=inputs,
             order=order,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import spectrum, summed, top_directions, weighted
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import Election, dropped, elected_mean
-from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import Cores, NoParameters
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import spectrum, summed, weighted
+from loramerge.algebra.views import Cores
 
 
 @operator(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loramerge.algebra.operator import NoParameters, Operator, Scalars
+from loramerge.algebra.operator import NoParameters, Operator
+from loramerge.algebra.views import Scalars
 
 
 def _merge(terms: Scalars, parameters: NoParameters) -> tuple[float, ...]:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import total, trimmed, weighted
-from loramerge.algebra.operator import Magnitude, Rows
 from loramerge.algebra.operators import operator
+from loramerge.algebra.statistics import Magnitude
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loramerge.algebra.operator import NoParameters, Scalars
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
+from loramerge.algebra.views import Scalars
 
 
 @operator(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.operator import NoParameters, Rows
+from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
 from loramerge.algebra.sphere import slerp_coefficients
+from loramerge.algebra.views import Rows
 
 
 @operator(

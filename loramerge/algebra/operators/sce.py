@@ -7,8 +7,9 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.elementwise import agreeing_mean, elected_signs, weighted
-from loramerge.algebra.operator import Norm, Rows, Variance
 from loramerge.algebra.operators import operator
+from loramerge.algebra.statistics import Norm, Variance
+from loramerge.algebra.views import Rows
 from loramerge.parameters import Bounds, Doc
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import Election, elected_mean
-from loramerge.algebra.operator import Cores, Magnitude
+from loramerge.algebra.elementwise import Election, elected_mean, largest
 from loramerge.algebra.operators import operator
 from loramerge.algebra.spectra import summed, top_directions
+from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
 
@@ -36,16 +36,10 @@ def ties_core(terms: Cores, parameters: TiesCore) -> Array:
 
     As `ties`, but nothing dense is made and no rank is cut; often better for low-rank adapters.
     """
-    import numpy as np
-
     size, other = terms.values[0].shape
     left = top_directions(summed([core @ core.T for core in terms.values]), size)
     right = top_directions(summed([core.T @ core for core in terms.values]), other)
-    kept = []
-    for core in terms.values:
-        seen = left.T @ core @ right
-        threshold = Magnitude(parameters.density).of(seen)
-        kept.append(np.where(abs(seen) >= threshold, seen, 0.0))
+    kept = [largest(left.T @ core @ right, parameters.density) for core in terms.values]
     result: Array = left @ elected_mean(terms.weights, kept, parameters) @ right.T
     return result
 

@@ -38,8 +38,7 @@ DIALECT = Dialect(
         Form(_STEMS, {"dora_scale": (".dora_scale",)}, written=False),  # OneTrainer's, of inputs
     ),
     alpha="header",
-    # pipelines of Wan 2.2 have a second transformer, whose modules no family names yet
-    prefixes={f"{name}.": name for name in (*COMPONENTS, "transformer_2")},
+    prefixes={f"{name}.": name for name in COMPONENTS},
     writable="low-rank deltas of any module of a known family",
     programs=("diffusers",),
     container="diffusers",

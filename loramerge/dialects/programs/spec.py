@@ -8,7 +8,7 @@ the program's own loader; what no test has seen is not said.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -42,15 +42,6 @@ class Reads:
     def covers(self, family: str, dialect: str) -> bool:
         """Return whether it speaks of a dialect of a family."""
         return dialect in self.dialects and (family in self.families or ANY in self.families)
-
-    def module(self, name: str) -> bool:
-        """Return whether it reads a module of this name."""
-        return not self.but or _pattern(self.but).search(name) is None
-
-    def seen(self, form: str, name: str) -> bool:
-        """Return whether tests know what becomes of a module of a form."""
-        known = not self.tried or form in self.tried
-        return known and (not self.unseen or _pattern(self.unseen).search(name) is None)
 
 
 @cache
@@ -89,23 +80,35 @@ class Program:
         """Return whether a test has seen it read a dialect of a family, in whatever form."""
         return any(reads.covers(family, dialect) for reads in self.reads)
 
-    def has_seen(self, family: str, dialect: str, form: str, name: str) -> bool:
-        """Return whether a test has given it a module of a form, whatever became of it."""
-        return any(reads.seen(form, name) for reads in _covering(self, family, dialect))
+    def has_seen(self, family: str, dialect: str, form: str, names: Iterable[str]) -> bool:
+        """Return whether tests have given it modules of a form and these names, read or not."""
+        unseen = [
+            reads.unseen
+            for reads in _covering(self, family, dialect)
+            if not reads.tried or form in reads.tried
+        ]
+        return bool(unseen) and not _matched_by_all(unseen, names)
+
+    def unread(self, family: str, dialect: str, form: str, names: Iterable[str]) -> set[str]:
+        """Return those of the names whose modules it does not read, if they are of a form."""
+        but = [r.but for r in _covering(self, family, dialect) if form in r.forms]
+        return _matched_by_all(but, names)
 
     def computes(self, family: str, dialect: str, form: str) -> str | None:
-        """Return what it computes in the place of what a form is defined as, None if just that."""
+        """Return the different result that it computes for a form, None for the definition."""
         found = (r.otherwise for r in _covering(self, family, dialect))
         return next((said[form] for said in found if form in said), self.otherwise.get(form))
 
-    def reads_module(self, family: str, dialect: str, form: str, name: str) -> bool:
-        """Return whether it reads a module of a form."""
-        return any(
-            form in reads.forms and reads.module(name) for reads in _covering(self, family, dialect)
-        )
+
+def _matched_by_all(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Return the names that every pattern matches; an empty pattern matches nothing."""
+    if not all(patterns):
+        return set()
+    searches = [_pattern(text).search for text in patterns]
+    return {name for name in names if all(search(name) for search in searches)}
 
 
 @cache
 def _covering(program: Program, family: str, dialect: str) -> tuple[Reads, ...]:
-    """Return what a program reads of a dialect of a family; it is asked for each module."""
+    """Return the entries of a program for a dialect of a family; they are asked for each module."""
     return tuple(reads for reads in program.reads if reads.covers(family, dialect))

@@ -2,7 +2,9 @@
 
 The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
 fewer blocks of the same names and are matched by these, with sizes of their own. Distilled
-adapters change the modulation tables, too. The text encoder is umT5-XXL.
+adapters change the modulation tables, too. The 14B pipelines of 2.2 have two such networks, in diffusers
+`transformer` for the first, noisy steps and `transformer_2` for the last; the original has them in files
+of their own. The text encoder is umT5-XXL.
 
 Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
 diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
@@ -11,7 +13,7 @@ diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conver
 from __future__ import annotations
 
 from loramerge.families.encoders import t5_spellings
-from loramerge.families.spec import Component, Family, Metadata
+from loramerge.families.spec import Component, Family, Metadata, Spelling, plain_slot
 from loramerge.families.stacks import (
     Native,
     Row,
@@ -84,9 +86,11 @@ _SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels":
 
 
 def _build() -> tuple[Component, ...]:
+    transformer = Component("transformer", tuple(expand(_STACKS, _SIZES)))
     return (
-        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        transformer,
         Component("text_encoder", tuple(t5_modules(T5(vocabulary=256384, biased=True)))),
+        Component("transformer_2", transformer.modules, second_of="transformer"),
     )
 
 
@@ -97,10 +101,15 @@ FAMILY = Family(
     spellings={
         "transformer": transformer_spellings("original", native_slots(_STACKS)),
         "text_encoder": t5_spellings("text_encoders.umt5xxl.transformer."),
+        "transformer_2": (Spelling("diffusers", "", plain_slot),),
     },
     metadata=Metadata("wan2.1", "wan", "networks.lora_wan"),
     verified="diffusers and transformers models on the meta device, names and shapes",
-    classes={"transformer": "WanTransformer3DModel", "text_encoder": "UMT5EncoderModel"},
+    classes={
+        "transformer": "WanTransformer3DModel",
+        "text_encoder": "UMT5EncoderModel",
+        "transformer_2": "WanTransformer3DModel",
+    },
     prefixes={
         "kohya": {"text_encoder": ("lora_te_",)},  # OneTrainer's
         "onetrainer": {"text_encoder": ("lora_te_", "t5.")},

@@ -59,7 +59,7 @@ class Arranged:
         return found
 
     def divided(self, share: float, seed: int) -> tuple[Arranged, Arranged | None]:
-        """Return what is trained on, and what is held back for validation.
+        """Return the images to train on, and those held back for validation.
 
         Args:
             share: of the subject's images, in `[0, 1)`; at least one is held back, one left.

@@ -67,7 +67,7 @@ def is_exhaustion(error: BaseException) -> bool:
 
 
 def _figures(device: Any, text: str) -> tuple[str | None, str | None]:
-    """Return how much was needed and how much there is, in words."""
+    """Return the memory needed and the memory present, in words."""
     match = _ASKED.search(text)
     asked = int(float(match[1]) * _UNITS.get(match[2] or "", 1)) if match else None
     more = None if asked is None else f"{sized(asked)} more"

@@ -86,7 +86,7 @@ _FILES = "??????-*.png"
 
 
 def _about(prompt: str, seed: int) -> dict[str, str]:
-    """Return what a sample's file says of it, so that a sheet never mixes prompts."""
+    """Return the text in a sample's file, so that a sheet never mixes prompts."""
     return {"prompt": prompt, "seed": str(seed)}
 
 

@@ -231,7 +231,7 @@ def _check_ready(layers: Mapping[str, Any], optimizer: Any) -> None:
 
 
 def _optimized(optimizer: Any) -> dict[int, int] | None:
-    """Return how often the optimizer holds each parameter, by identity."""
+    """Count the places of each parameter in the optimizer, by identity."""
     if optimizer is None:
         return None
     counts: dict[int, int] = {}

@@ -148,5 +148,5 @@ def _flat(component: str, path: str) -> str:
 
 
 def _in_folder(component: str, path: str) -> list[str]:
-    """Return what PEFT's folders call a module, where the family is unknown."""
+    """Return the name of a module in PEFT's folders, where the family is unknown."""
     return [f"{path}", f"base_model.model.{path}", f"{component}.base_model.model.{path}"]

@@ -92,7 +92,7 @@ class Base:
         return max(read, default=0) or _TOKENS
 
     def once(self, key: Any, count: Callable[[], Any]) -> Any:
-        """Return what was counted before for a key, or count it."""
+        """Return the earlier count for a key, or count now."""
         name = repr(key)
         if name not in self._found:
             self._found[name] = count()
@@ -170,7 +170,7 @@ class Measure:
         bucket_sizes(self.resolution, self.step, several=False)
 
     def __call__(self, choice: Choice) -> Needs:
-        """Return what the run needs with a choice."""
+        """Return the needs of the run with a choice."""
         spec = replace(
             self._spec,
             checkpointing=choice.checkpointing,
@@ -204,7 +204,7 @@ class _Step:
 
 
 def needs(spec: Spec, base: Base, resolution: int, step: int, device: str) -> Needs:
-    """Return what a run needs.
+    """Return the memory that a run needs.
 
     The largest bucket is a square, so no image is looked at.
 
@@ -315,13 +315,13 @@ def _step(
 
 
 def _guided(base: Base, guidance: float | None) -> int:
-    """Return how many predictions make a step of the sampler."""
+    """Return the number of predictions in a step of the sampler."""
     kind = base.shape.architecture.guidance(base.shape.denoiser)
     return 2 if kind == "classifier-free" and guidance != 1 else 1
 
 
 def _drawing(base: Base, dtype: Any, size: Size, batch: int, device: str) -> int:
-    """Return what the predictions of a step of the sampler need of the base as it is."""
+    """Return the bytes that predictions of a sampler's step need, of the base as it is."""
     model = denoiser_of(base.shape)
     _cast(model, dtype)
     model.requires_grad_(False)
@@ -336,7 +336,7 @@ def _cast(model: Any, dtype: Any) -> None:
 
 
 def _texts(spec: Spec, base: Base, dtype: Any, device: str) -> tuple[int, list[Any]]:
-    """Return what trained text encoders leave for the backward pass, and what is trained of them."""
+    """Return the bytes that text encoders leave for the backward pass, and their trained values."""
     if not spec.targets.text_encoder:
         return 0, []
     targets, kept = spec.targets, 0

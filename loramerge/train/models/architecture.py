@@ -131,7 +131,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def objective(self, scheduler: Any) -> Objective:
-        """Return how latents are noised, and what is predicted."""
+        """Return the objective: the noising of latents, and the target of predictions."""
 
     @abstractmethod
     def encode(self, loaded: Loaded, texts: Sequence[str], skip: int | None) -> States:
@@ -151,7 +151,7 @@ class Architecture(ABC):
         sizes: Any = None,
         guidance: float = 1.0,
     ) -> Any:
-        """Return what the denoiser gives, shaped as the latents are.
+        """Return the denoiser's output, shaped as the latents are.
 
         Args:
             latents: noised, in the denoiser's type.
@@ -173,22 +173,22 @@ class Architecture(ABC):
 
     @abstractmethod
     def blocks(self, denoiser: Any) -> int:
-        """Return how many blocks checkpointing keeps the inputs of."""
+        """Return the number of blocks whose inputs checkpointing keeps."""
 
     def largest(self, config: Config, factor: int) -> int | None:
         """Return the most pixels of a side; None where there is no limit."""
         return None
 
     def guidance(self, config: Config) -> Guidance:
-        """Return how pictures are guided by the text."""
+        """Return the kind of guidance by the text."""
         return "classifier-free"
 
     def text_length(self, config: Config, component: str, tokenizer: Any) -> int:
-        """Return how many tokens a text encoder reads, with one beginning and one end."""
+        """Return the number of tokens that a text encoder reads, with one beginning and one end."""
         return self.windows * (int(tokenizer.model_max_length) - 2) + 2
 
     def reading(self, config: Config) -> str:
-        """Return what states of texts follow from beside the encoders."""
+        """Return everything beside the encoders that states of texts follow from."""
         return ""
 
     def configurations(

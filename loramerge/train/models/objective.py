@@ -49,7 +49,7 @@ class Objective(Protocol):
         """Return the latents with noise of these times."""
 
     def target(self, latents: Any, noise: Any, times: Any) -> Any:
-        """Return what the model should give."""
+        """Return the target of a prediction."""
 
     def weights(self, times: Any, gamma: float) -> Any:
         """Return the min-SNR weight of each example, `(n,)` float32."""
@@ -113,7 +113,7 @@ class Noising:
         return signal * latents + spread * noise
 
     def target(self, latents: Any, noise: Any, times: Any) -> Any:
-        """Return what the model should give: ε, `√ᾱ ε − √(1 − ᾱ) x₀`, or x₀."""
+        """Return the target of a prediction: ε, `√ᾱ ε − √(1 − ᾱ) x₀`, or x₀."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "sample":

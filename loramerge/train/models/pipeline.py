@@ -317,7 +317,7 @@ def _variant(folder: Path) -> dict[str, str]:
 
 
 def _told(path: Path, family: str | None) -> dict[str, Any]:
-    """Return what a single file tells of its schedule."""
+    """Return the facts about its schedule that a single file holds."""
     try:
         file = TensorFile(path)
     except LoramergeError:  # a pickle tells nothing

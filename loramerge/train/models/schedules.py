@@ -73,7 +73,7 @@ def refuse_schedule(config: Mapping[str, Any], *, flow: bool, file: Path) -> Non
 def config_of_keys(
     keys: Collection[str], metadata: Mapping[str, str], file: Path, family: Family | None = None
 ) -> dict[str, Any]:
-    """Return what a single file says of its schedule, as entries of a scheduler's configuration.
+    """Return the schedule of a single file, as entries of a scheduler's configuration.
 
     Args:
         keys: of all its tensors.

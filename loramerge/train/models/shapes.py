@@ -17,7 +17,7 @@ __all__ = ["clip_config", "unet_config", "vae_config"]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Return how many numbers the group of a pattern takes at the beginning of names."""
+    """Count the numbers that the group of a pattern takes at the beginning of names."""
     found = (re.match(pattern, name) for name in shapes)
     return len({match[1] for match in found if match})
 

@@ -34,7 +34,7 @@ def encode(pipeline: Pipeline, texts: Sequence[str], skip: int | None = None) ->
 
 
 def count_tokens(tokenizers: dict[str, Any], text: str) -> int:
-    """Return how many tokens a text has, its beginning and end included, before it is cut."""
+    """Count the tokens of a text, its beginning and end included, before it is cut."""
     return max(
         (len(t(text, truncation=False, verbose=False).input_ids) for t in tokenizers.values()),
         default=0,

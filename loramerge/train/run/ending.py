@@ -58,7 +58,7 @@ _OTHERS = "end other programs, which hold memory"
 
 
 def _advice(spec: Spec, device: Any, run: Run | None, phase: str) -> Message:
-    """Return what to change: first what leaves the result as it is."""
+    """Return the changes to advise, first those that leave the result as it is."""
     free: list[Message] = []
     settings, data = spec.settings, spec.data
     if phase == "loading":

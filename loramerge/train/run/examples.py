@@ -84,7 +84,7 @@ class Examples:
 
 
 def time_ids(size: Size, bucket: Size) -> Any:
-    """Return what SDXL is told: height and width, top and left of the cut, height and width drawn.
+    """Return SDXL's conditions: height and width, top and left of the cut, height and width drawn.
 
     Source: Podell et al., SDXL (arXiv:2307.01952), section 2.2.
     """

@@ -30,7 +30,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_chosen(path: Path) -> dict[str, Any] | None:
-    """Return what the first line of a log says was chosen for the memory given, if it does."""
+    """Return the choice for the given memory from the first line of a log, if it has one."""
     try:
         with path.open(encoding="utf-8") as file:
             entry = json.loads(file.readline())

@@ -66,7 +66,7 @@ NAMES: Mapping[str, Known] = {
 
 
 def known(name: str) -> Known | None:
-    """Return what is known of an optimizer by its short name or import path."""
+    """Return the facts about an optimizer, by its short name or import path."""
     paths = {one.path: one for one in NAMES.values()}
     return NAMES.get(name) or paths.get(name)
 
@@ -95,7 +95,7 @@ def check_import(name: str | None, *, allowed: bool) -> None:
 
 
 def slow(settings: Settings) -> str | None:
-    """Return why a LoRA hardly moves at this rate, None where it does or nobody knows."""
+    """Return the reason why a LoRA hardly moves at this rate, None if it moves or nobody knows."""
     found = known(settings.optimizer)
     if found is None or settings.lr >= found.least:
         return None
@@ -107,7 +107,7 @@ def slow(settings: Settings) -> str | None:
 
 
 def fast(settings: Settings) -> str | None:
-    """Return why a LoRA is likely destroyed at this rate, None where it is not or nobody knows."""
+    """Return the reason why this rate is likely to destroy a LoRA, None if it is not or nobody knows."""
     found = known(settings.optimizer)
     if found is None or settings.lr <= _MOST * found.rate:
         return None

@@ -25,6 +25,7 @@ save_file: Any = pytest.importorskip("safetensors.numpy").save_file
 nn = torch.nn
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("blocks", [3, 2])  # a part of SD2's names, and names of no family
 def test_the_snippet_trains_and_saves(
     blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loramerge.dialects.programs.others import ALL_BY_INPUTS
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
@@ -28,6 +29,6 @@ PROGRAM = Program(
             ("kohya",), ("sd15", "sdxl"), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$", tried=_TRIED
         ),
     ),
-    otherwise={"dora of outputs": "DoRA is normalised by inputs, also where it is of outputs"},
+    otherwise={"dora of outputs": ALL_BY_INPUTS},
     refuses=frozenset({"lone bias", "norm without bias"}),
 )

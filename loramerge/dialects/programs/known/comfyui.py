@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loramerge.dialects.programs.others import BASE_NORM, NO_CORE, NO_FACTORS, OTHER_CONSTRAINT
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
@@ -67,9 +68,9 @@ PROGRAM = Program(
         ),
     ),
     otherwise={
-        "lokr with a core": "a LoKr with a core changes nothing",
-        "dora of outputs": "DoRA is normalised by the base's outputs rather than by the changed ones",
-        "oft with factors": "the factors of the outputs are left out",
-        "oft with constraint": "the constraint is counted otherwise",
+        "lokr with a core": NO_CORE,
+        "dora of outputs": BASE_NORM,
+        "oft with factors": NO_FACTORS,
+        "oft with constraint": OTHER_CONSTRAINT,
     },
 )

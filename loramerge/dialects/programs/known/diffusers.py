@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from loramerge.dialects.programs.others import NO_MAGNITUDES
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
@@ -19,7 +20,7 @@ def _network(
     forms: tuple[str, ...] = ("lora",),
     otherwise: Mapping[str, str] = {},
 ) -> Reads:
-    """Return what it reads of diffusion transformers, whose text encoders no test has given it."""
+    """Return the entry for diffusion transformers, whose text encoders no test has given it."""
     tried = ("lora", *otherwise, *forms)
     return Reads((dialect,), families, forms, but, _ENCODERS, tried, otherwise)
 
@@ -47,7 +48,7 @@ PROGRAM = Program(
             ("flux2-klein-4b",),
             r"stream_modulation|norm_out",
             ("lora", "dora of outputs"),
-            {"dora of outputs": "the magnitudes of DoRA are left out"},
+            {"dora of outputs": NO_MAGNITUDES},
         ),
         _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
         _network("comfyui", ("z-image", "qwen-image", "anima")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loramerge.dialects.programs.others import BASE_NORM
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
@@ -21,9 +22,7 @@ PROGRAM = Program(
     version="2.0 (dfdcbab)",
     order=3,
     reads=(Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _TEXT_NORMS, tried=_TRIED),),
-    otherwise={
-        "dora of outputs": "DoRA is normalised by the base's outputs rather than by the changed ones"
-    },
+    otherwise={"dora of outputs": BASE_NORM},
     refuses=frozenset({"lokr with a core"}),
     most_unread=12,
 )

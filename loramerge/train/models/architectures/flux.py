@@ -116,7 +116,7 @@ ARCHITECTURE = Flux()
 
 
 def _t5_tokens(config: Config) -> int:
-    """Return how many tokens of T5 are read: 512 by dev, 256 by schnell (as BFL's own code has it)."""
+    """Return the number of T5 tokens that are read: 512 by dev, 256 by schnell (as in BFL's code)."""
     return 512 if config["guidance_embeds"] else 256
 
 

@@ -1,0 +1,94 @@
+"""The matrices of a delta that operators work on: dense, in rows, in factors, in a shared basis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loramerge.adapter import Delta
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.svd import decompose, decompose_dense
+from loramerge.errors import NumericsError, Setting
+
+__all__ = ["balanced", "basis", "matrix", "orthogonal", "require_finite", "row_source"]
+
+_APART = 1e-5  # squared singular values of unit vectors whose Gram matrix is precise enough
+_DEPENDENT = 1e-9  # unit vectors whose singular value is below it add no direction
+
+
+def matrix(delta: Delta) -> Array:
+    """Return ΔW as `(out, in·kh·kw)` in float64."""
+    return delta.dense(dtype="float64").reshape(delta.flat_shape)
+
+
+def orthogonal(delta: Delta) -> tuple[Array, Array]:
+    """Return factors `(out, r)` with orthonormal columns and `(r, in·kh·kw)`.
+
+    Products of other factors would lose precision twice: their conditioning enters squared.
+    """
+    import numpy as np
+
+    up, down = delta.factors("float64")
+    require_finite(up, down)
+    left, rest = np.linalg.qr(up)
+    return left, rest @ down
+
+
+def balanced(delta: Delta) -> tuple[Array, Array]:
+    """Return factors `(out, r)` and `(r, in·kh·kw)` at the numerical rank r, the same in any gauge."""
+    if delta.rank is None:
+        found = decompose_dense(finite(matrix(delta)))
+    else:
+        up, down = delta.factors("float64")
+        require_finite(up, down)
+        found = decompose(up, down, precise=True)
+    return found.truncate(found.rank)
+
+
+def basis(sides: Sequence[Array]) -> Array:
+    """Return an orthonormal basis of the columns of several matrices, large and small alike."""
+    import numpy as np
+
+    unit = np.concatenate([side / np.linalg.norm(side, axis=0) for side in sides], axis=1)
+    values, vectors = np.linalg.eigh(unit.T @ unit)
+    if len(values) and values[0] > _APART * values[-1]:  # several times as fast, and as exact
+        return unit @ (vectors / np.sqrt(values))
+    left, sizes, _ = np.linalg.svd(unit, full_matrices=False)
+    return left[:, sizes > _DEPENDENT]
+
+
+def row_source(delta: Delta) -> Any:
+    """Return a function of (start, stop) that gives those rows of ΔW in float64."""
+    if delta.rank is None:
+        whole = finite(matrix(delta))
+        return lambda start, stop: whole[start:stop]
+    up, down = delta.factors("float64")
+    require_finite(up, down)
+    return lambda start, stop: finite(up[start:stop] @ down)
+
+
+def finite(array: Array) -> Array:
+    require_finite(array)
+    return array
+
+
+def require_finite(*arrays: Array) -> None:
+    """Refuse arrays with NaN or infinity in them.
+
+    Raises:
+        NumericsError: if there is one; the message blames the input.
+    """
+    import numpy as np
+
+    for array in arrays:
+        wide = array.astype("float32") if array.dtype.itemsize < 4 else array
+        # a finite sum has finite parts; the sum of huge finite parts is checked in full
+        if not np.isfinite(wide.sum()) and not np.isfinite(wide).all():
+            raise NumericsError(
+                "NaN or infinity in the input",
+                hint=(
+                    "inspect it with ",
+                    Setting("deep", True),
+                    " to list the modules that hold it",
+                ),
+            )
