@@ -3,9 +3,9 @@
     python benchmarks/merge.py [-n 3] [--only ties] [--large] [--mergekit EXE] [--json FILE]
 
 Each round reads the inputs (`cat > /dev/null`) and copies one (`cp`, then fsync), and merges them:
-a weighted sum, TIES and SLERP, in float16 and on a base. What is written is compared with the float64
-definition in some of the tensors. `--large` also merges a 24 GB checkpoint of 12 shards, made of sparse
-files that hold zeros, for its memory alone. `--mergekit EXE`, a Python that has mergekit, merges a folder
+a weighted sum, SLERP, and TIES on a base. What is written is compared with the float64 definition in
+some of the tensors. `--large` also merges a 24 GB checkpoint of 12 shards, made of sparse files that
+hold zeros, for its memory alone. `--mergekit EXE`, a Python that has mergekit, merges a folder
 of transformers of the same size with both.
 """
 
@@ -42,7 +42,6 @@ METHODS = {
 }
 WEIGHTS = {"weighted sum": (0.2, 0.3, 0.5), "ties": (1.0, 0.7), "slerp": (0.6, 0.4)}
 TUNED = 2  # checkpoints beside the base
-SIZE = 0.02  # of a change, relative to the weights
 PEAK = 400  # MB
 
 
@@ -69,7 +68,7 @@ def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
         YARDSTICK: functools.partial(read_and_copy, paths, folder / "copy.safetensors")
     }
     for name in names:
-        command = merging(given, name, paths) + ["-f", "-o", str(out)]
+        command = [*merging(given, name, paths), "-f", "-o", str(out)]
         cases[name] = functools.partial(merged, command, out, home)
     samples = interleave(cases, given.rounds)
     yardstick = median(samples[YARDSTICK])
@@ -86,7 +85,7 @@ def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
     if given.mergekit:
         checks += beside_mergekit(given, folder / "language", samples, home)
     for name in names:
-        run(merging(given, name, paths) + ["-f", "-o", str(out)], environment(home))
+        run([*merging(given, name, paths), "-f", "-o", str(out)], environment(home))
         checks.append(Check(f"{name}: largest error, half units in the last place",
                             error_of(name, paths, out), 1.001))  # fmt: skip
     report("merge of three 2.6 GB float16 checkpoints", samples, checks, given.json)
@@ -151,7 +150,7 @@ def beside_mergekit(
         config = folder / f"{name}.yml"
         config.write_text(json.dumps(mergekit_recipe(name, models, words, count, on_base)), "utf-8")
         ours, theirs = folder / "ours", folder / "theirs"
-        command = merging(given, name, models) + ["-f", "-o", str(ours)]
+        command = [*merging(given, name, models), "-f", "-o", str(ours)]
         tool = str(Path(given.mergekit).with_name("mergekit-yaml"))
         peer = [given.mergekit, tool, str(config), str(theirs), "--no-copy-tokenizer"]
         for label, words_of, target in (("loramerge", command, ours), ("mergekit", peer, theirs)):
@@ -160,7 +159,9 @@ def beside_mergekit(
                 shutil.rmtree(target, ignore_errors=True)
                 found.append(timed_folder(words_of, target, home))
             samples[f"{label}: {name}, language model"] = found[1:]
-        mine, other = (samples[f"{one}: {name}, language model"] for one in ("loramerge", "mergekit"))
+        mine, other = (
+            samples[f"{one}: {name}, language model"] for one in ("loramerge", "mergekit")
+        )
         checks.append(Check(f"{name}: loramerge / mergekit, time", median(mine) / median(other), 1))
         memory = (peak(mine) or 0) / (peak(other) or 1)
         checks.append(Check(f"{name}: loramerge / mergekit, memory", memory, 1))

@@ -1,8 +1,8 @@
 """Makes the files of `merge.py`: tuned checkpoints, a large sparse one, language models.
 
-    python benchmarks/merge_data.py tuned BASE FOLDER COUNT
-    python benchmarks/merge_data.py large FOLDER
-    python benchmarks/merge_data.py language FOLDER COUNT
+python benchmarks/merge_data.py tuned BASE FOLDER COUNT
+python benchmarks/merge_data.py large FOLDER
+python benchmarks/merge_data.py language FOLDER COUNT
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class MixParameters(TypedDict, total=False):
     max_module_error: float | None
     method: str
     scale: str | None
+    correction: str | None
     compat: Literal["kohya", "kohya-concat", "peft-linear"] | None
     embeddings: Literal["all", "first", "none"]
     explain: bool

@@ -68,8 +68,8 @@ def command(
     folder) and the values in `vars`, or give them with --input and --set.
     """
     if from_mergekit is not None or from_merge is not None:
-        found = _translated(name, from_mergekit, from_merge, output)
-        _show(found, output, force, as_json, json_file)
+        recipe = _translated(name, from_mergekit, from_merge, output)
+        _show(recipe, output, force, as_json, json_file)
         return
     if name is None:
         if output is not None:

@@ -1,17 +1,17 @@
 """The recipe of a merge that mergekit's YAML describes.
 
 Each method here says what the parameters of mergekit's are called, and where mergekit's definition is
-another one, what makes ours the same or why it cannot be. Names of layers are those of the models' folders
-where those are here.
+another one, what makes ours the same or why it cannot be. Names of layers are those of the models'
+folders where those are here.
 
-Source: mergekit 0.1.5, `config.py`, `merge_methods` and `sparsify.py`; the comparison of both programs is
-`tests/peers/test_mergekit.py`.
+Source: mergekit 0.1.5, `config.py`, `merge_methods` and `sparsify.py`; `tests/peers/test_mergekit.py`
+compares both programs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class _Merge:
     used: set[str] = field(default_factory=set)
 
     @contextmanager
-    def trying(self) -> Any:
+    def trying(self) -> Iterator[None]:
         """Note what cannot be expressed, and go on."""
         try:
             yield
@@ -78,16 +78,15 @@ class _Merge:
 
     def number(self, name: str, default: float) -> float:
         """Return the one value of a parameter that all models share."""
+        found = {default} if not self.models else set[float]()
         with self.trying():
-            found = {
+            found |= {
                 constant(name, self.rules(name, model), default)
                 for model in range(len(self.models))
             }
             if len(found) > 1:
                 raise Unreadable(f"{name}: other values for some models; here it is one number")
-            value = found.pop() if found else None
-            return default if value is None else value
-        return default
+        return found.pop() if found else default
 
     def flag(self, name: str, default: bool) -> bool:
         """Return a switch."""
@@ -132,7 +131,9 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("merge_method"), str):
         raise CorruptFile(
-            "this is not a recipe of mergekit", file=file, expected="merge_method, and models or slices"
+            "this is not a recipe of mergekit",
+            file=file,
+            expected="merge_method, and models or slices",
         )
     merge = _read(content)
     step: dict[str, Any] = {}
@@ -152,7 +153,9 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
     for model, rules in zip(merge.models, weights, strict=False):
         with merge.trying():
             weight = weight_of_rules("weight", rules, merge.layers)
-            models.append(names[model] if weight == 1.0 else {"model": names[model], "weight": weight})
+            models.append(
+                names[model] if weight == 1.0 else {"model": names[model], "weight": weight}
+            )
     if merge.problems:
         raise FormatError(
             "mergekit's recipe cannot be expressed here",
@@ -162,7 +165,9 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
         )
     if "base" in step:
         step["base"] = names[step["base"]]
-    inputs = {name: _path(model, folder) for model, name in names.items() if _is_used(name, models, step)}
+    inputs = {
+        name: _path(model, folder) for model, name in names.items() if _is_used(name, models, step)
+    }
     recipe = {
         "version": 1,
         "inputs": inputs,
@@ -209,14 +214,14 @@ def _read(content: Mapping[str, Any]) -> _Merge:
             break
     if count is not None and found is not None and found != count:
         problems.append(f"slices: {count} of the {found} layers")
-    own = [source.get("parameters") or {} for source in sources]
+    own: list[Mapping[str, Any]] = [source.get("parameters") or {} for source in sources]
     named = None if base is None else _model(base, problems)
     layers = Layers(count if found is None else found, word)
     if "+" in "".join(models):
         problems.append("models: adapters (MODEL+ADAPTER); bake them first")
     merge = _Merge(content["merge_method"], named, models, own, scopes, layers, problems)
     tokenizer = content.get("tokenizer_source")
-    if tokenizer not in (None, "base") and tokenizer != (models or [None])[0]:
+    if tokenizer not in (None, "base", *models[:1]):
         problems.append(f"tokenizer_source: {tokenizer}; the result has the first model's")
     if found is None and count is not None:
         merge.notes.append(f"the models are taken to have {count} layers, named *.layers.N")
@@ -282,7 +287,9 @@ def _on_places(merge: _Merge, inputs: Mapping[str, Mapping[str, str]]) -> list[s
     away = sorted({model for model in models if not Path(model).exists()})
     if not away:
         return []
-    return [f"not found here: {listed(away, 4)}; download them, and write their folders under inputs"]
+    return [
+        f"not found here: {listed(away, 4)}; download them, and write their folders under inputs"
+    ]
 
 
 # --- methods ---------------------------------------------------------------------------------------

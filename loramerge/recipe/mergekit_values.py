@@ -1,8 +1,8 @@
 """Parameters of mergekit: values with filters on names of tensors, and gradients over layers.
 
 A setting is a number, a list of numbers that go from the first layer to the last, or a list of
-`{filter, value}`, of which the first whose filter occurs in a tensor's name counts. What lies in no layer
-has the first value of a gradient.
+`{filter, value}`, of which the first whose filter occurs in a tensor's name counts. What lies in no
+layer has the first value of a gradient.
 
 Source: mergekit 0.1.5, `config.evaluate_setting`, `parameter_resolver` and `plan.plan_slice`.
 """
@@ -115,7 +115,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     return found
 
 
-def constant(name: str, rules: Sequence[Rule], default: float | None = None) -> float | None:
+def constant(name: str, rules: Sequence[Rule], default: float) -> float:
     """Return the one value of a parameter, the default where it has none.
 
     Raises:

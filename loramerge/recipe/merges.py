@@ -1,4 +1,4 @@
-"""Recipes of merges that other programs made or describe: mergekit's files, and metadata of checkpoints."""
+"""Recipes of merges of other programs: from mergekit's files, and from metadata of checkpoints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def from_merge(path: Path) -> tuple[str, list[str]]:
         merge = lineage_of(file.open()[1])
         if merge is not None:
             recipe = _recipe(merge, path)
-            notes = [*merge.notes, "the inputs are named as in the file: write their paths under inputs"]
+            notes = [
+                *merge.notes,
+                "the inputs are named as in the file: write their paths under inputs",
+            ]
             return _text(recipe, notes, f"The merge that made {path.name}: {merge.words}."), notes
     raise FormatError(
         "the header does not say what this file was merged from",
@@ -67,7 +70,9 @@ def _recipe(merge: Lineage, path: Path) -> dict[str, Any]:
             module=listed(merge.models, 4),
             found="; ".join(merge.problems),
         )
-    names = {model: _name(model) for model in (*merge.models, *([merge.base] if merge.base else []))}
+    names = {
+        model: _name(model) for model in (*merge.models, *([merge.base] if merge.base else []))
+    }
     step: dict[str, Any] = {
         "models": [
             names[model] if weight is None else {"model": names[model], "weight": _weight(weight)}

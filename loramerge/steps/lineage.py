@@ -1,12 +1,12 @@
 """The merge that made a checkpoint, as other programs write it into its header.
 
-- A1111's checkpoint merger and sd-webui-supermerger: `sd_merge_recipe`, a JSON object with the method and
-  the digests of the inputs, and `sd_merge_models`, digest → name and the recipe of that input.
+- A1111's checkpoint merger and sd-webui-supermerger: `sd_merge_recipe`, a JSON object with the method
+  and the digests of the inputs, and `sd_merge_models`, digest → name and the recipe of that input.
 - sd-mecha: `mecha_recipe`, a text with one instruction a line, in which `&n` is the result of line n.
 
-Source: `run_modelmerger` in modules/extras.py of AUTOMATIC1111/stable-diffusion-webui (1.10), `smerge` in
-scripts/mergers/mergers.py of hako-mikan/sd-webui-supermerger at 0b1c491, `serialization.py` of
-ljleb/sd-mecha at 1e7a2bc.
+Source: `run_modelmerger` in modules/extras.py of AUTOMATIC1111/stable-diffusion-webui (1.10),
+`smerge` in scripts/mergers/mergers.py of hako-mikan/sd-webui-supermerger at 0b1c491,
+`serialization.py` of ljleb/sd-mecha at 1e7a2bc.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def lineage_of(metadata: Mapping[str, str]) -> Lineage | None:
     recipe = _object("sd_merge_recipe", metadata["sd_merge_recipe"])
     names = {
         digest: str(entry.get("name") or digest)
-        for digest, entry in _object("sd_merge_models", metadata.get("sd_merge_models", "{}")).items()
+        for digest, entry in _object(
+            "sd_merge_models", metadata.get("sd_merge_models", "{}")
+        ).items()
         if isinstance(entry, Mapping)
     }
     program = str(recipe.get("type"))

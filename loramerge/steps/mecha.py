@@ -53,7 +53,9 @@ def _value(text: str, bare: str) -> str | float:
 def _instructions(text: str) -> list[_Instruction]:
     lines = [line.strip() for line in text.splitlines()]
     if not lines or not lines[0].startswith("version") or len(lines) > _MOST:
-        raise CorruptFile("mecha_recipe in the header cannot be read", expected="version 0.1.0 first")
+        raise CorruptFile(
+            "mecha_recipe in the header cannot be read", expected="version 0.1.0 first"
+        )
     return [_Instruction(line) for line in lines[1:] if line and not line.startswith("#")]
 
 
@@ -63,12 +65,14 @@ def models_of(text: str) -> list[str]:
     Raises:
         CorruptFile: if it cannot be read.
     """
-    paths = [str(o.arguments[0]) for o in _instructions(text) if o.command == "model" and o.arguments]
+    paths = [
+        str(o.arguments[0]) for o in _instructions(text) if o.command == "model" and o.arguments
+    ]
     return list(dict.fromkeys(paths))
 
 
 def sum_of(text: str) -> tuple[_Sum, str | None]:
-    """Return the models of a recipe with their coefficients, or what is no weighted sum, in words.
+    """Return the models of a recipe with their coefficients, or why it is not one, in words.
 
     Raises:
         CorruptFile: if it cannot be read.
@@ -107,7 +111,9 @@ def _result(one: _Instruction, results: Sequence[Any]) -> Any:
     left, right, share = argument(1, "a"), argument(2, "b"), argument(3, "alpha")
     for operand in (left, right):
         if not isinstance(operand, dict):
-            return operand if isinstance(operand, str) else f"{method} of something else than models"
+            return (
+                operand if isinstance(operand, str) else f"{method} of something else than models"
+            )
     share = usual if share is None else share
     if not isinstance(share, float):
         return share if isinstance(share, str) else f"{method} with weights for parts of a model"

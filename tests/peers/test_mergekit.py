@@ -1,7 +1,7 @@
 """Merges of language models against mergekit itself, by its own files of YAML.
 
-mergekit is no dependency of the tests: `pip install -c constraints.txt mergekit` beside them runs these. Its
-recipe goes through `loramerge recipes --from-mergekit`, so this also shows that the translation is right.
+mergekit is no dependency of the tests: where it is installed beside them, these run. Its recipe goes
+through `loramerge recipes --from-mergekit`, so this also shows that the translation is right.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def merged(root: Path, recipe: dict[str, Any], out: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+def merged(
+    root: Path, recipe: dict[str, Any], out: Path
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Merge with mergekit and with loramerge; return both results."""
     for one in recipe["models"]:
         one["model"] = str(root / one["model"])
@@ -65,7 +67,13 @@ def merged(root: Path, recipe: dict[str, Any], out: Path) -> tuple[dict[str, Arr
     merging.run_merge(theirs, str(out / "theirs"), options=options)
     logging.disable(logging.NOTSET)
     (out / "theirs.yml").write_text(yaml.safe_dump(recipe), "utf-8")
-    arguments = ["recipes", "--from-mergekit", str(out / "theirs.yml"), "-o", str(out / "ours.yaml")]
+    arguments = [
+        "recipes",
+        "--from-mergekit",
+        str(out / "theirs.yml"),
+        "-o",
+        str(out / "ours.yaml"),
+    ]
     assert main(arguments) == 0
     assert main(["run", "-q", str(out / "ours.yaml")]) == 0
     return read(out / "theirs"), read(out / "merged")
