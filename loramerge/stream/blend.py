@@ -220,8 +220,9 @@ class _Blending:
         blend, kind = self.blend, self.kind
         combine, read = self.combination(), self.readers(kind)
         first = None  # changes are measured from the first input, also where it has no weight
-        if not blend.on_base and blend.terms[0].place != blend.target:
-            first = RowReader(blend.target, kind, self.buffers)
+        measured = blend.first or blend.target
+        if not blend.on_base and blend.terms[0].place != measured:
+            first = RowReader(measured, kind, self.buffers)
         wanted = along = error = size = 0.0
         known: dict[tuple[int, int], float] = {}
         for start, stop in self.spans():

@@ -39,6 +39,8 @@ class Blend:
         method: an operator on `scalars` or `elements`.
         on_base: whether it combines changes from a base, and is added to that.
         base: where the base stores the parameter; None counts as zeros.
+        first: where the first input stores it, from which changes are measured without a base; None is
+            the target.
     """
 
     site: Site
@@ -47,6 +49,7 @@ class Blend:
     method: Method
     on_base: bool = False
     base: Place | None = None
+    first: Place | None = None
 
     @property
     def is_copy(self) -> bool:

@@ -34,7 +34,7 @@ __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 
 @dataclass(frozen=True, kw_only=True)
 class Merge(CheckpointMethodParameters, WeightParameters):
-    """Merge checkpoints of one family into one that has the layout of the first.
+    """Merge checkpoints of one family into one that has the layout of the first, or of another.
 
     Without a base the weights themselves are combined, and the weights of the inputs must sum to 1: in
     `merge A B:0.3` A gets the 0.7 that B leaves. With one, the changes from it are combined and added to
@@ -82,6 +82,15 @@ class Merge(CheckpointMethodParameters, WeightParameters):
             ("--output", "-o"),
             "PATH",
             recipe=False,
+        ),
+    ] = None
+    layout: Annotated[
+        str | None,
+        Doc(
+            "Checkpoint whose layout, types, configurations and constants the result has [default: the "
+            "first input].",
+            metavar="FROM",
+            completes="bases",
         ),
     ] = None
     union: Annotated[
@@ -136,7 +145,7 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     parameters = parameters.settled()
     parameters.check()
     inputs = _opened(parameters, context)
-    output = _output(parameters, inputs.models[0])
+    output = _output(parameters, inputs.layout or inputs.models[0])
     plan = _plan(parameters, inputs)
     result = _result(parameters, output, plan, inputs)
     for text in plan.notes:
@@ -197,6 +206,7 @@ class _Opened:
     models: list[Checkpoint]
     base: Checkpoint | None
     text_encoder: Checkpoint | None
+    layout: Checkpoint | None
     vae: CheckpointFiles | None
 
 
@@ -206,7 +216,8 @@ def _opened(parameters: Merge, context: Context) -> _Opened:
 
     models = [open_base(one.name, context, _AN_ADAPTER) for one in parameters.models]
     vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
-    return _Opened(models, other(parameters.base), other(parameters.text_encoder), vae)
+    base, text_encoder = other(parameters.base), other(parameters.text_encoder)
+    return _Opened(models, base, text_encoder, other(parameters.layout), vae)
 
 
 def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
@@ -217,6 +228,7 @@ def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
         base=inputs.base,
         text_encoder=inputs.text_encoder,
         vae=inputs.vae,
+        layout=inputs.layout,
         union=parameters.union,
         dtype=float_type(parameters.dtype, FLOATS),
     )
@@ -237,8 +249,9 @@ def _output(parameters: Merge, first: Checkpoint) -> Path:
 
 def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:
     """Return the step for the header of the result, and the checkpoints that it is made from."""
-    names = [*(one.name for one in parameters.models), parameters.base, parameters.text_encoder]
-    opened = [*inputs.models, inputs.base, inputs.text_encoder]
+    others = (parameters.base, parameters.text_encoder, parameters.layout)
+    names = [*(one.name for one in parameters.models), *others]
+    opened = [*inputs.models, inputs.base, inputs.text_encoder, inputs.layout]
     given = {
         ("bases", name): base_input(one)
         for name, one in zip(names, opened, strict=True)
