@@ -122,6 +122,7 @@ class MergeParameters(TypedDict, total=False):
     base: str | PathLike[str] | None
     vae: str | PathLike[str] | None
     text_encoder: str | PathLike[str] | None
+    layout: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
     dtype: str | None
     allow_nonfinite: bool
