@@ -1,10 +1,11 @@
-"""Writes the benchmarks' data: three adapters and one checkpoint, seeded, with numpy alone.
+"""Writes the benchmarks' data: adapters and one checkpoint, seeded, with numpy alone.
 
-    python benchmarks/generate.py [lora] [other] [base] [sdxl] [--data DIR] [--seed N] [--force]
+    python benchmarks/generate.py [lora] [other] [base] [sdxl] [four] [--data DIR] [--seed N] [--force]
 
 `lora` is sd21_r64.safetensors (kohya, 192 modules, rank 64, 55 MB), `other` another of its kind,
 `base` is sd21_base.safetensors (LDM single file, float16, 2.6 GB), `sdxl` is sdxl_r32.safetensors
-(kohya, SGM names, 722 modules, rank 32, 170 MB). The safetensors writer is the script's own: whatever
+(kohya, SGM names, 722 modules, rank 32, 170 MB), and `four` are four of these with the text encoders
+(986 modules, 216 MB each). The safetensors writer is the script's own: whatever
 reads these files is checked against it.
 """
 
@@ -19,13 +20,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from shapes import SD21, SDXL, Shape, Unet, adapted, kohya_name, sd21_checkpoint
+from shapes import (
+    SD21,
+    SDXL,
+    Shape,
+    Unet,
+    adapted,
+    kohya_name,
+    sd21_checkpoint,
+    sdxl_text_encoders,
+)
 
 FILES = {
     "lora": "sd21_r64.safetensors",
     "other": "sd21_r64_other.safetensors",
     "base": "sd21_base.safetensors",
     "sdxl": "sdxl_r32.safetensors",
+    "four": "sdxl_te_r32_4.safetensors",  # the last of them
 }
 ALPHA = 32.0
 DECAY = (0.5, 1.3)  # the i-th singular value falls like i ** -p, p drawn from this range
@@ -124,10 +135,15 @@ def kohya_metadata(net: Unet, rank: int, seed: int) -> dict[str, str]:
     }
 
 
-def write_adapter(path: Path, net: Unet, rank: int, seed: int) -> None:
-    """Writes a kohya adapter for all modules that kohya adapts in `net`."""
+def write_adapter(path: Path, net: Unet, rank: int, seed: int, *, text: bool = False) -> None:
+    """Writes a kohya adapter for all modules that kohya adapts in `net`.
+
+    Args:
+        text: for those of SDXL's text encoders, too.
+    """
     sgm = net is SDXL
     modules = {kohya_name(name, sgm): shape for name, shape in adapted(net)}
+    modules |= dict(sdxl_text_encoders()) if text else {}
     entries: list[tuple[str, Shape]] = []
     for stem, (out, into) in modules.items():
         entries.append((f"{stem}.alpha", ()))
@@ -165,7 +181,9 @@ def write_base(path: Path, seed: int) -> None:
 def main() -> None:
     """Parses the command line and writes what was asked for."""
     parser = argparse.ArgumentParser(description="Write the data of the benchmarks.")
-    parser.add_argument("which", nargs="*", metavar="{lora,other,base,sdxl}", help="default: all")
+    parser.add_argument(
+        "which", nargs="*", metavar="{lora,other,base,sdxl,four}", help="default: all"
+    )
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="write again what exists")
@@ -184,6 +202,10 @@ def main() -> None:
             write_adapter(path, SD21, 64, options.seed + 1)
         elif kind == "sdxl":
             write_adapter(path, SDXL, 32, options.seed)
+        elif kind == "four":
+            for number in range(1, 5):
+                one = path.with_stem(f"sdxl_te_r32_{number}")
+                write_adapter(one, SDXL, 32, options.seed + 100 * number, text=True)
         else:
             write_base(path, options.seed)
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")

@@ -199,6 +199,22 @@ def adapted(net: Unet) -> list[tuple[str, tuple[int, int]]]:
     ]
 
 
+def sdxl_text_encoders() -> list[tuple[str, tuple[int, int]]]:
+    """Lists the matrices that kohya adapts in SDXL's text encoders: its names, (out, in)."""
+    found = []
+    for component, layers, width in (("te1", 12, 768), ("te2", 32, 1280)):
+        for layer in range(layers):
+            stem = f"lora_{component}_text_model_encoder_layers_{layer}"
+            found += [
+                (f"{stem}_self_attn_{part}_proj", (width, width)) for part in ("q", "k", "v", "out")
+            ]
+            found += [
+                (f"{stem}_mlp_fc1", (4 * width, width)),
+                (f"{stem}_mlp_fc2", (width, 4 * width)),
+            ]
+    return found
+
+
 def kohya_name(name: str, sgm: bool) -> str:
     """Spells a module as kohya does: flat, in diffusers names (SD) or in SGM names (SDXL)."""
     return "lora_unet_" + (name if sgm else diffusers_name(name)).replace(".", "_")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.compare import block_of, delta_product, in_order
@@ -72,6 +72,10 @@ class BlockNorms:
         alone = math.sqrt(math.fsum(norm * norm for norm in self.inputs))
         return self.result / alone if alone > 0 else None
 
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {"inputs": list(self.inputs), "result": self.result, "ratio": self.ratio}
+
 
 @dataclass(frozen=True)
 class Interference:
@@ -85,6 +89,15 @@ class Interference:
     blocks: tuple[BlockNorms, ...]
     total: BlockNorms
     skipped: tuple[str, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "blocks": {part.name: part.json() for part in self.blocks},
+            "total": self.total.json(),
+            "not_compared": list(self.skipped),
+        }
 
 
 @dataclass(frozen=True)

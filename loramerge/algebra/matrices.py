@@ -1,19 +1,14 @@
-"""The matrices of a delta that operators work on: dense, in rows, in factors, in a shared basis."""
+"""The matrices of a delta that operators work on: dense, in rows, in factors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from loramerge.adapter import Delta
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.svd import decompose, decompose_dense
 from loramerge.errors import NumericsError, Setting
 
-__all__ = ["balanced", "basis", "matrix", "orthogonal", "require_finite", "row_source"]
-
-_APART = 1e-5  # squared singular values of unit vectors whose Gram matrix is precise enough
-_DEPENDENT = 1e-9  # unit vectors whose singular value is below it add no direction
+__all__ = ["finite", "matrix", "orthogonal", "require_finite", "row_source"]
 
 
 def matrix(delta: Delta) -> Array:
@@ -34,29 +29,6 @@ def orthogonal(delta: Delta) -> tuple[Array, Array]:
     return left, rest @ down
 
 
-def balanced(delta: Delta) -> tuple[Array, Array]:
-    """Return factors `(out, r)` and `(r, in·kh·kw)` at the numerical rank r, the same in any gauge."""
-    if delta.rank is None:
-        found = decompose_dense(finite(matrix(delta)))
-    else:
-        up, down = delta.factors("float64")
-        require_finite(up, down)
-        found = decompose(up, down, precise=True)
-    return found.truncate(found.rank)
-
-
-def basis(sides: Sequence[Array]) -> Array:
-    """Return an orthonormal basis of the columns of several matrices, large and small alike."""
-    import numpy as np
-
-    unit = np.concatenate([side / np.linalg.norm(side, axis=0) for side in sides], axis=1)
-    values, vectors = np.linalg.eigh(unit.T @ unit)
-    if len(values) and values[0] > _APART * values[-1]:  # several times as fast, and as exact
-        return unit @ (vectors / np.sqrt(values))
-    left, sizes, _ = np.linalg.svd(unit, full_matrices=False)
-    return left[:, sizes > _DEPENDENT]
-
-
 def row_source(delta: Delta) -> Any:
     """Return a function of (start, stop) that gives those rows of ΔW in float64."""
     if delta.rank is None:
@@ -68,6 +40,7 @@ def row_source(delta: Delta) -> Any:
 
 
 def finite(array: Array) -> Array:
+    """Return an array, after refusing NaN and infinity; see `require_finite`."""
     require_finite(array)
     return array
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from loramerge.adapter import Delta
 from loramerge.algebra.arrays import Array, on_device
+from loramerge.algebra.bases import Basis
 from loramerge.algebra.matrices import matrix, require_finite
 from loramerge.algebra.svd import (
     ROUNDING,
@@ -100,7 +101,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Core:
-    """`left @ core @ right`, with orthonormal columns of left `(m, p)` and rows of right `(q, n)`.
+    """`left @ core @ rightᵀ` between bases of p and q directions.
 
     Args:
         right: None for the identity.
@@ -109,9 +110,9 @@ class Core:
         applied: the factor of the final scale, which the core contains.
     """
 
-    left: Array
+    left: Basis
     core: Array
-    right: Array | None
+    right: Basis | None
     factored: bool
     size: float
     applied: float = 1.0
@@ -123,17 +124,18 @@ class Core:
 
         def truncate(rank: int) -> tuple[Array, Array]:
             up, down = found.truncate(rank)
-            up, down = signs_fixed(self.left @ up, self._wide(down))
+            up, down = signs_fixed(self.left.times(up), self._wide(down))
             return up.astype(dtype), down.astype(dtype)
 
         return Decomposition(found.singular_values, truncate, ROUNDING * self.size)
 
     def dense(self) -> Array:
-        return self.left @ self._wide(self.core)
+        product: Array = self.left.times(self._wide(self.core))
+        return product
 
     def _wide(self, rows: Array) -> Array:
         """Return rows between the bases, `(…, q)`, as rows of the whole matrix, `(…, n)`."""
-        return rows if self.right is None else rows @ self.right
+        return rows if self.right is None else self.right.times(rows.T).T
 
 
 @dataclass(frozen=True)

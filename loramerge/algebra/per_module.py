@@ -185,14 +185,17 @@ _FIELDS = ("default", "match", "blocks", "preset", "depth")
 
 
 def values_of(
-    content: Mapping[str, Any], where: str, what: str, read: Callable[[Any, str], Any]
+    content: Mapping[str, Any],
+    where: str,
+    words: tuple[str, str],
+    read: Callable[[Any, str], Any],
 ) -> dict[str, Any]:
     """Return the arguments of a `PerModule` that a mapping states, as recipes and files have it.
 
     Args:
         content: `default`, component words, `match` (pattern → value), and one of `blocks` (a
             vector), `preset` (a name), `depth` (numbers).
-        where: named in errors; `what`: the word for a value in them.
+        where: named in errors; `words`: for the mapping, and for its values, in them.
         read: function of a value and of the rule that states it, such as `te` or `match *attn*`,
             that returns the checked value.
 
@@ -209,7 +212,7 @@ def values_of(
         else:
             close = nearest(str(key), [*_FIELDS, *COMPONENT_WORDS])
             raise UsageError(
-                f"{where}: {key!r} is not a field of a {what}",
+                f"{where}: {key!r} is not a field of a {words[0]}",
                 expected=", ".join((*_FIELDS, *COMPONENT_WORDS)),
                 hint=f"did you mean {close}?" if close else None,
             )
@@ -219,7 +222,7 @@ def values_of(
     def several(name: str) -> list[Any]:
         values = fields.get(name, ())
         if isinstance(values, str) or not isinstance(values, (list, tuple)):
-            raise UsageError(f"{where}: {name}: expected a list of {what}s", found=values)
+            raise UsageError(f"{where}: {name}: expected a list of {words[1]}", found=values)
         return list(values)
 
     blocks = several("blocks")
@@ -228,7 +231,7 @@ def values_of(
     names = VECTORS.get(len(blocks), range(1, len(blocks) + 1))
     match = fields.get("match", {})
     if not isinstance(match, Mapping):
-        raise UsageError(f"{where}: match must map patterns to {what}s", found=match)
+        raise UsageError(f"{where}: match must map patterns to {words[1]}", found=match)
     found: dict[str, Any] = {
         "components": components,
         "blocks": tuple(read(v, f"block {n}") for v, n in zip(blocks, names, strict=True)),

@@ -27,7 +27,7 @@ def rules_of(content: Mapping[str, Any], one: Parameter) -> PerModule[Any]:
         named = one.word if rule == "default" else f"{one.word} ({rule})"
         return checked(replace(one, word=named), value)
 
-    found: PerModule[Any] = PerModule(**values_of(content, one.word, "value", read))
+    found: PerModule[Any] = PerModule(**values_of(content, one.word, ("value", "values"), read))
     if found.depth and one.kind is not float:
         raise UsageError(
             f"{one.word}: depth interpolates between numbers, and this parameter has other values",

@@ -8,9 +8,8 @@ from typing import Any
 
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.arrays import Array
+from loramerge.algebra.bases import Shared, shared
 from loramerge.algebra.matrices import (
-    balanced,
-    basis,
     matrix,
     orthogonal,
     require_finite,
@@ -52,9 +51,9 @@ def _by_coefficients(module: str, terms: Sequence[Term], method: Method) -> Merg
     seen = Scalars(module, *_weights_and_positions(terms), lambda: _products(terms))
     if method.correction is not None:
         coefficients, _ = coefficients_of(replace(method, scale="literal"), seen)
-        left, right, cores = _cores([term.delta for term in terms])
-        core = sum(c * one for c, one in zip(coefficients, cores, strict=True))
-        return _finished(method, left, core, right, terms, cores)
+        between = shared([term.delta for term in terms])
+        core = sum(c * one for c, one in zip(coefficients, between.cores, strict=True))
+        return _finished(method, core, between, terms, between.cores)
     coefficients, factor = coefficients_of(method, seen)
     pairs = zip(terms, coefficients, strict=True)
     deltas = [replace(term, weight=c).weighted for term, c in pairs if c != 0.0]
@@ -83,35 +82,17 @@ def _products(terms: Sequence[Term]) -> Array:
 
 def _by_cores(module: str, terms: Sequence[Term], method: Method) -> Merged:
     """Return the core that the operator gives between bases that the terms share."""
-    left, right, cores = _cores(
-        [term.delta for term in terms], columns=method.operator.space == "columns"
-    )
-    seen = Cores(module, *_weights_and_positions(terms), cores)
-    core = array_of(method, seen, cores[0].shape)
-    return _finished(method, left, core, right, terms, cores)
-
-
-def _cores(
-    deltas: Sequence[Any], *, columns: bool = False
-) -> tuple[Array, Array | None, tuple[Array, ...]]:
-    """Return bases that deltas share, `(m, p)` and `(q, n)`, and the core `(p, q)` of each.
-
-    Args:
-        columns: leave the columns as they are: the second basis is None, and q is n.
-    """
-    factors = [balanced(delta) for delta in deltas]
-    left = basis([up for up, _ in factors])
-    if columns:
-        return left, None, tuple((left.T @ up) @ down for up, down in factors)
-    right = basis([down.T for _, down in factors])
-    return left, right.T, tuple((left.T @ up) @ (down @ right) for up, down in factors)
+    columns = method.operator.space == "columns"
+    between = shared([term.delta for term in terms], columns=columns)
+    seen = Cores(module, *_weights_and_positions(terms), between.cores, between.factors)
+    core = array_of(method, seen, seen.values[0].shape)
+    return _finished(method, core, between, terms, seen.values)
 
 
 def _finished(
     method: Method,
-    left: Array,
     core: Array,
-    right: Array | None,
+    between: Shared,
     terms: Sequence[Term],
     cores: Sequence[Array],
 ) -> Core:
@@ -124,7 +105,8 @@ def _finished(
     sizes = [abs(w) * n for w, n in zip(weights, norms, strict=True)]
     factor = final_factor(method, float(np.linalg.norm(core)), sizes)
     factored = all(term.delta.rank is not None for term in terms)
-    return Core(left, factor * core, right, factored, sum(norms) * max(1.0, factor), factor)
+    size = sum(norms) * max(1.0, factor)
+    return Core(between.left, factor * core, between.right, factored, size, factor)
 
 
 def _corrected(method: Method, result: Array, changes: Iterable[Array]) -> Array:

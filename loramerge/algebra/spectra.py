@@ -12,9 +12,10 @@ from typing import NamedTuple
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.views import Cores
 
-__all__ = ["Spectrum", "polar", "spectrum", "summed", "top_directions", "weighted"]
+__all__ = ["Spectrum", "own_spectra", "polar", "spectrum", "summed", "top_directions", "weighted"]
 
 _LEAST = 1e-9
+_APART = 1e-6  # squared singular values whose roots are precise enough
 
 
 class Spectrum(NamedTuple):
@@ -50,8 +51,32 @@ def spectrum(matrix: Array, most: int | None = None) -> Spectrum:
     return Spectrum(left[:, :count], sizes[:count], right[:count])
 
 
+def own_spectra(cores: Cores) -> list[Spectrum]:
+    """Decompose the weighted core of each term; the sign of a weight goes to the left."""
+    return [
+        _of_product(weight, *one) for weight, one in zip(cores.weights, cores.factors, strict=True)
+    ]
+
+
+def _of_product(weight: float, up: Array, down: Array) -> Spectrum:
+    """Decompose `weight · up @ down`, at the size of its inner rank."""
+    import numpy as np
+
+    left, over = np.linalg.qr(up)
+    right, under = np.linalg.qr(down.T)
+    found = spectrum(weight * over @ under.T)
+    return Spectrum(left @ found.left, found.sizes, found.right @ right.T)
+
+
 def polar(matrix: Array) -> Array:
     """Return the orthonormal matrix nearest to a matrix, at its numerical rank."""
+    import numpy as np
+
+    wide = matrix.shape[0] < matrix.shape[1]
+    values, vectors = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    if len(values) and values[0] > _APART * values[-1]:  # half the time of a decomposition
+        root: Array = (vectors / np.sqrt(values)) @ vectors.T
+        return root @ matrix if wide else matrix @ root
     found = spectrum(matrix)
     product: Array = found.left @ found.right
     return product

@@ -66,9 +66,12 @@ def signs_fixed(up: Array, down: Array) -> tuple[Array, Array]:
         return up, down
     import numpy as np
 
-    largest = np.take_along_axis(up, np.abs(up).argmax(axis=0)[None], axis=0)
-    signs = np.where(largest < 0, -1.0, 1.0).astype(up.dtype)
-    return up * signs, down * signs.T
+    high, low = up.max(axis=0), -up.min(axis=0)
+    signs = np.where(low > high, -1.0, 1.0)
+    for tied in np.flatnonzero(low == high):  # the first of the largest counts
+        signs[tied] = np.sign(up[np.abs(up[:, tied]).argmax(), tied]) or 1.0
+    signs = signs.astype(up.dtype)
+    return up * signs, down * signs[:, None]
 
 
 @contextmanager

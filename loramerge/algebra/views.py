@@ -78,7 +78,11 @@ class Cores(_Matrices):
     Args:
         module, weights, positions: see `Scalars`.
         values: the cores Cᵢ in float64, without the weights: `(p, q)`, on `columns` `(p, in·kh·kw)`.
+        factors: the cores as products of `(p, r)` and `(r, q)` at the ranks r of the terms; what
+            decomposes them is faster so.
     """
+
+    factors: tuple[tuple[Array, Array], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,12 @@ def weight_of(content: Any, where: str) -> Weight:
     if not isinstance(content, Mapping):
         return Weight(_checked(content, where))
     return Weight(
-        **values_of(content, where, "weight", lambda v, rule: _checked(v, f"{where}: {rule}"))
+        **values_of(
+            content,
+            where,
+            ("weight", "numbers"),
+            lambda v, rule: _checked(v, f"{where}: {rule}"),
+        )
     )
 
 

@@ -81,10 +81,9 @@ class Place(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameter, as `(out, in, …)`."""
-        if self.transposed:
-            return tuple(reversed(self.tensor.shape))
         start, stop = self.rows
-        return (stop - start, *self.tensor.shape[1:])
+        stored = (stop - start, *self.tensor.shape[1:])
+        return tuple(reversed(stored)) if self.transposed else stored
 
 
 @dataclass

@@ -14,7 +14,8 @@ def render(result: MergeResult) -> None:
     """Show what was merged, how far each part moved, and what was kept after rounding."""
     layout = ", ".join(sorted(set(result.layouts.values())))
     lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size or 0))
-    lines.append(("method", f"{result.method}, scale {result.scale}"))
+    scale = show.scale(result.scale, result.factors)
+    lines.append(("method", f"{result.method}, scale {scale}"))
     lines += [("input", f"{one['path']} at weight {one['weight']}") for one in result.models]
     if result.base is not None:
         lines.append(("base", result.base))

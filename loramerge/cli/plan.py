@@ -10,6 +10,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.command import check_reports, emit
+from loramerge.cli.interference import show_interference
 from loramerge.cli.layout import clean
 from loramerge.cli.options import run_options
 from loramerge.cli.run import assignments, recipe_options, values
@@ -24,6 +25,11 @@ from loramerge.steps.parameters import Context
     params=[
         click.Argument(["target"], metavar="RECIPE|OUTPUT", required=True),
         *recipe_options(),
+        click.Option(
+            ["--explain"],
+            is_flag=True,
+            help="Compute mixes in memory, and show how their inputs relate, per block.",
+        ),
         click.Option(["--dot"], is_flag=True, help="Print the graph for Graphviz instead."),
         click.Option(["--mermaid"], is_flag=True, help="Print the graph for Mermaid instead."),
         *run_options(),
@@ -34,7 +40,8 @@ def command(target: str, **options: Any) -> int:
     """Check a recipe and show what a run would do, from headers alone.
 
     Shows for every task the modules, ranks and bytes of its result (upper bounds), memory and time
-    (within a factor of two), and whether it is up to date. All mistakes are reported at once. For
+    (within a factor of two), and whether it is up to date. All mistakes are reported at once.
+    `--explain` also reads the adapters, and shows for every mix how its inputs relate. For
     an OUTPUT, prints the recipe in its header as YAML, also one that sd-webui-supermerger wrote.
     """
     from loramerge.recipe.header import is_output
@@ -61,7 +68,7 @@ def command(target: str, **options: Any) -> int:
             session.notify,
             allow_import=options["allow_import"],
         )
-        plan = plan_recipe(found, context, fresh=options["fresh"])
+        plan = plan_recipe(found, context, fresh=options["fresh"], explain=options["explain"])
         if outside := outside_places(found.root, found.tasks):
             where = listed([repr(place) for place in outside], 4)
             session.notify(
@@ -110,6 +117,9 @@ def _show(plan: Any) -> None:
             show.line(f"{name}: {planned.reason}")
         for remark in planned.prediction.remarks if planned.prediction else ():
             show.line(f"{name}: {remark}")
+        if planned.explained is not None:
+            show.line(f"{name}: how its inputs relate")
+            show_interference(planned.explained.found, planned.explained.names)
 
 
 def _row(planned: Any) -> tuple[str, ...]:

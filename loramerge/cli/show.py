@@ -22,6 +22,7 @@ __all__ = [
     "percent",
     "ranks",
     "result",
+    "scale",
     "size",
     "table",
     "written",
@@ -116,6 +117,14 @@ def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
 def size(count: int | None) -> str:
     """Return bytes as people read them; MB = 10⁶."""
     return "?" if count is None else sized(count)
+
+
+def scale(rule: str | float, factors: tuple[float, float]) -> str:
+    """Return the rule of a final scale, and the least and the greatest factor that it gave."""
+    least, most = factors
+    if least == most == 1:
+        return f"{rule}"
+    return f"{rule} (×{least:.3g})" if least == most else f"{rule} (×{least:.3g} to ×{most:.3g})"
 
 
 def percent(share: float) -> str:

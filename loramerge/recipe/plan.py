@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.errors import LoramergeError, in_recipe, sized
+from loramerge.errors import LoramergeError, UsageError, in_recipe, sized
 from loramerge.events import ignore
 from loramerge.recipe.lock import check_lock
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
 from loramerge.recipe.state import Fact, State, file_fact, task_key
 from loramerge.recipe.task import Task
-from loramerge.steps.parameters import Context
+from loramerge.steps.parameters import Context, Explained
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.shown import Shown
 
@@ -28,12 +28,14 @@ class Planned:
     Args:
         state: `up to date`, `will run`, or `not needed`.
         prediction: None where the result cannot be predicted; `reason` says why.
+        explained: how the inputs relate, where that was asked for.
     """
 
     task: Task
     state: str
     prediction: Prediction | None
     reason: str | None = None
+    explained: Explained | None = None
 
     def json(self) -> dict[str, Any]:
         """Return this task's object in `plan --json`."""
@@ -48,6 +50,7 @@ class Planned:
             "state": self.state,
             **found,
             "reason": self.reason,
+            **({} if self.explained is None else {"interference": self.explained.json()}),
         }
 
 
@@ -118,6 +121,7 @@ def plan(
     set: Mapping[str, Any] | None = None,  # the word of the command line
     inputs: Mapping[str, str] | None = None,
     fresh: bool = False,
+    explain: bool = False,
     strip: bool = False,
     allow_import: bool = False,
     threads: int | None = None,
@@ -130,6 +134,7 @@ def plan(
             current one.
         set: variable → value, instead of the recipe's.
         inputs: input → path, instead of the recipe's.
+        explain: compute mixes in memory, and describe how their inputs relate.
         fresh, strip, allow_import, threads, device: as of `run`.
 
     Raises:
@@ -137,14 +142,21 @@ def plan(
     """
     found = open_recipe(recipe, set=set, inputs=inputs)
     context = Context(threads, device, strip=strip, allow_import=allow_import)
-    return plan_recipe(found, context, fresh=fresh)
+    return plan_recipe(found, context, fresh=fresh, explain=explain)
 
 
-def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = False) -> Plan:
-    """Predict a run of a checked recipe, from headers alone.
+def plan_recipe(
+    recipe: Recipe,
+    context: Context = Context(),
+    *,
+    fresh: bool = False,
+    explain: bool = False,
+) -> Plan:
+    """Predict a run of a checked recipe, from headers alone unless it explains.
 
     Args:
         fresh: the run would repeat tasks that are up to date.
+        explain: compute mixes in memory, and describe how their inputs relate.
 
     Raises:
         RecipeError: if the recipe is locked and its files have changed.
@@ -164,7 +176,44 @@ def plan_recipe(recipe: Recipe, context: Context = Context(), *, fresh: bool = F
         if task.save is not None and task.save.exists() and states[name] == "up to date":
             known[name] = task.save
         planned[name] = Planned(task, states[name], prediction, reason)
+    if explain:
+        results = _Results(recipe, states, context)
+        for one in planned.values():
+            if one.reason is None and one.state != "not needed":
+                one.explained, one.reason = results.explained(one.task)
     return Plan(recipe, planned)
+
+
+class _Results:
+    """Results of tasks, computed in memory when others are explained by them."""
+
+    def __init__(self, recipe: Recipe, states: Mapping[str, str], context: Context) -> None:
+        self._tasks, self._states, self._context = recipe.tasks, states, context
+        self._made: dict[str, Adapter | Path] = {}
+
+    def explained(self, task: Task) -> tuple[Explained | None, str | None]:
+        """Return how the inputs of a task relate, or the reason why that is not known."""
+        if task.verb.explain is None:
+            return None, None
+        try:
+            return task.verb.explain(task.parameters, self._knowing(task)), None
+        except LoramergeError as error:
+            return None, error.text(in_recipe)
+
+    def _knowing(self, task: Task) -> Context:
+        known = {name: self._of(name) for name in task.needs}
+        return replace(self._context, known={**known, **task.files}, notify=ignore)
+
+    def _of(self, name: str) -> Adapter | Path:
+        task = self._tasks[name]
+        if name not in self._made:
+            if task.save is not None and self._states[name] == "up to date":
+                self._made[name] = task.save
+            elif task.verb.compute is not None:
+                self._made[name] = task.verb.compute(task.parameters, self._knowing(task)).adapter
+            else:
+                raise UsageError(f"depends on {name!r}, which has not run yet")
+        return self._made[name]
 
 
 def _predicted(

@@ -24,6 +24,7 @@ class MergeResult(Shown):
         models: every input with its weight.
         reference: what movements are measured from: the base, or the first input.
         method, scale: the operator and its final scale.
+        factors: the least and the greatest factor of the final scale over the merged tensors.
         merged: number of tensors that were merged, rather than copied.
         united: number of tensors that not every input has.
         dtypes: types of the merged tensors, as written.
@@ -49,6 +50,7 @@ class MergeResult(Shown):
     united: int
     dtypes: list[str]
     notes: list[str]
+    factors: tuple[float, float] = (1.0, 1.0)
     moved: float | None = None
     blocks: dict[str, float] = field(default_factory=dict)
     cosines: list[tuple[int, int, float]] = field(default_factory=list)
@@ -68,6 +70,7 @@ class MergeResult(Shown):
             "reference": self.reference,
             "method": self.method,
             "scale": self.scale,
+            "factors": {"least": self.factors[0], "most": self.factors[1]},
             "merged": self.merged,
             "united": self.united,
             "dtypes": self.dtypes,
@@ -88,6 +91,9 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
     """Add the figures of what was written to a result."""
     survivals = [one.survival for one in found]
     result.moved = _moved(survivals)
+    if found:
+        factors = [one.factor for one in found]
+        result.factors = min(factors), max(factors)
     blocks: dict[str, list[Survival]] = {}
     for one in survivals:
         blocks.setdefault(block_of(Site((one.module,))), []).append(one)

@@ -12,10 +12,12 @@ from loramerge.parameters import Doc, Parameter, parameters_of, value_of
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
+    from loramerge.algebra.interference import Interference
 
 __all__ = [
     "Context",
     "Doc",
+    "Explained",
     "ForFiles",
     "Parameter",
     "Verb",
@@ -76,6 +78,23 @@ class ForFiles:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """The relations between the inputs of a step.
+
+    Args:
+        names: of the inputs.
+        found: their relations, per pair and per block.
+    """
+
+    names: tuple[str, ...]
+    found: Interference
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `plan --explain --json` prints."""
+        return {"inputs": list(self.names), **self.found.json()}
+
+
+@dataclass(frozen=True)
 class Verb:
     """An operation: one step of a recipe, one command, one function of Python.
 
@@ -91,6 +110,8 @@ class Verb:
         compute: for adapters, `run` without writing; the result holds the adapter.
         several: for a command that takes several files.
         uses_device: whether it computes with torch if a device is given.
+        explain: function of parameters and a context that computes without writing, and returns how
+            the inputs relate.
     """
 
     name: str
@@ -101,6 +122,7 @@ class Verb:
     compute: Callable[[Any, Context], Any] | None = None
     for_files: ForFiles | None = None
     uses_device: bool = False
+    explain: Callable[[Any, Context], Explained] | None = None
 
     @property
     def in_recipes(self) -> bool:

@@ -19,32 +19,62 @@ __all__ = ["strong_change", "strong_weights"]
 
 _MOST = 2.0  # absolute weight above which a sentence is due
 _USUAL = "usual weights are 0.3 to 1.2"
+_LOUD = 3.0  # times the norm of the strongest input above which a sentence is due
+_FAINT = 0.05  # and below which one is
 _LARGE = 0.5  # ‖ΔW‖ / ‖W‖ from which on a sentence is due
 
 
 def strong_weights(
-    references: Iterable[Reference], inputs: Sequence[Adapter] = (), result: Adapter | None = None
+    references: Iterable[Reference],
+    inputs: Sequence[Adapter] = (),
+    result: Adapter | None = None,
+    *,
+    gain: float | None = 1.0,
 ) -> Iterator[str]:
-    """Yield a description of weights that are unusually large, nothing if none is.
+    """Yield a description of unusually large weights, and of a result far louder or fainter than usual.
 
     Args:
-        inputs, result: where given, their norms are compared; they are read only if a weight is large.
+        inputs, result: where given, their norms are compared; they are read only if the weights leave it
+            open that the result is unusual.
+        gain: how much larger the result can be than the weighted inputs together; None if unknown.
     """
+    weights = [(reference.label, _largest(reference.weight)) for reference in references]
     strong = [
-        f"{reference.label} at weight {shown_number(most)}"
-        for reference in references
-        if abs(most := _largest(reference.weight)) > _MOST
+        f"{label} at weight {shown_number(weight)}"
+        for label, weight in weights
+        if abs(weight) > _MOST
     ]
-    if not strong:
-        return
-    text = f"{listed(strong, 6)}: {_USUAL}"
-    if result is not None and (largest := max(map(_norm, inputs), default=0.0)) > 0:
-        norm = _norm(result)
-        text += (
-            f"; the result changes the weights {norm / largest:.3g} times as much as its strongest "
-            f"input at weight 1 (norm of ΔW: {norm:.4g}, that input's: {largest:.4g})"
-        )
-    yield text
+    text = f"{listed(strong, 6)}: {_USUAL}" if strong else ""
+    together = sum(abs(weight) for _, weight in weights)
+    bounded = gain is not None and gain * together <= _LOUD
+    cancels = any(weight < 0 for _, weight in weights)
+    if result is not None and (strong or cancels or not bounded):
+        compared = _compared(inputs, result, anyway=bool(strong))
+        text = "; ".join(filter(None, (text, compared)))
+    if text:
+        yield text
+
+
+def _compared(inputs: Sequence[Adapter], result: Adapter, *, anyway: bool) -> str:
+    """Return the norm of a result beside that of its strongest input, empty where it is usual.
+
+    Args:
+        anyway: also where it is usual.
+    """
+    largest = max(map(_norm, inputs), default=0.0)
+    norm = _norm(result)
+    if largest <= 0 or (not anyway and _FAINT * largest <= norm <= _LOUD * largest):
+        return ""
+    ratio = norm / largest
+    text = (
+        f"the result changes the weights {ratio:.3g} times as much as its strongest "
+        f"input at weight 1 (norm of ΔW: {norm:.4g}, that input's: {largest:.4g})"
+    )
+    if ratio > _LOUD:
+        text += f"; {1 / ratio:.2g} times these weights would make it as strong as that input"
+    elif ratio < _FAINT:
+        text += "; the inputs cancel, or the method leaves nearly nothing of them"
+    return text
 
 
 def strong_change(share: float | None, family: str) -> Iterator[str]:

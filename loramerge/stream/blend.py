@@ -93,6 +93,7 @@ class _Blending:
         wide = info.dtype in (("F64", "F32") if elements else ("F64",))
         self.kind = "float64" if wide else blend.kind
         self.gathered = self.kind if elements else "float64"  # what statistics are taken from
+        self.applied = 1.0  # the factor of the final scale
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -145,15 +146,16 @@ class _Blending:
         positions = tuple(term.position for term in blend.terms)
         name = blend.site.name
         if len(weights) == 1 and not method.operator.alone:
-            scale = method.scale if isinstance(method.scale, float) else 1.0
-            return self.sum_of([scale * weights[0]])
+            self.applied = method.scale if isinstance(method.scale, float) else 1.0
+            return self.sum_of([self.applied * weights[0]])
         if not weights:
             return self.sum_of([])
         if method.operator.space == "scalars":
             seen = Scalars(
                 name, weights, positions, lambda: products(self.all_changes, len(weights))
             )
-            return self.sum_of(coefficients_of(method, seen)[0])
+            coefficients, self.applied = coefficients_of(method, seen)
+            return self.sum_of(coefficients)
         operator = method.operator
         declared = operator.statistics(method.parameters) if operator.statistics else {}
         size = self.rows * self.columns
@@ -164,7 +166,7 @@ class _Blending:
             rows = Rows(name, weights, positions, shown, first, statistics)
             return array_of(method, rows, shown[0].shape).reshape(values[0].shape)
 
-        factor = self.factor(combine, weights)
+        factor = self.applied = self.factor(combine, weights)
 
         def scaled(first: int, values: Sequence[Any]) -> Any:
             found = combine(first, values)
@@ -251,7 +253,7 @@ class _Blending:
             error += float(np.dot(flat, flat))
         changed = self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
-        return Blended(survival, known)
+        return Blended(survival, known, self.applied)
 
     def multiply(self, values: Sequence[Any], known: dict[tuple[int, int], float]) -> None:
         """Add the inner products of a block of the changes."""

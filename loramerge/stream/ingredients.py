@@ -77,7 +77,9 @@ class Blended:
     Args:
         survival: what was asked for is the change from the base, or from the first input.
         products: positions of two inputs → ⟨ΔWᵢ, ΔWⱼ⟩ of their changes from the base; empty without one.
+        factor: of the final scale, which the result contains.
     """
 
     survival: Survival
     products: Mapping[tuple[int, int], float]
+    factor: float = 1.0

@@ -15,7 +15,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.stream.edits import BakePlan
-from loramerge.stream.experts import experts_apart
+from loramerge.stream.experts import experts_apart, with_stacks
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.seconds import into_networks
@@ -54,6 +54,8 @@ def plan_bake(
     inputs, networks = into_networks(checkpoint, inputs)
     base = adapted(checkpoint, inputs)
     checkpoint = base.checkpoint
+    if not checkpoint.candidates:
+        checkpoint = with_stacks(checkpoint, (adapter for adapter, _ in base.inputs))
     placements = Placements(checkpoint)
     for adapter, weight in base.inputs:
         _match(adapter, weight, placements)

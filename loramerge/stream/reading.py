@@ -54,7 +54,7 @@ _Change = Callable[[Any], Any] | None
 def _rows(place: Place, start: int, stop: int, dtype: str, of: _Change) -> list[Any]:
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
-        return [_stored(place, 0, place.tensor.shape[0], dtype, of).T[start:stop]]
+        return [_stored(place, *place.rows, dtype, of).T[start:stop]]
     found = []
     for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
         first, last = max(start, begin), min(stop, begin + high - low)

@@ -54,7 +54,7 @@ def compute_tensor(
         seed: rounds stochastically; None rounds to nearest.
         finite: refuse NaN and infinity of the base also where nothing is added.
     """
-    tensor, info = tensors[name], infos[name]
+    tensor, info = edits[0].place.tensor if edits else tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
 
     def run(buffers: Buffers) -> list[Survival]:

@@ -15,7 +15,7 @@ from loramerge.checkpoint import Checkpoint
 from loramerge.checkpoint.generic import model_config, renaming
 from loramerge.errors import AdapterError
 
-__all__ = ["TIE", "head_of", "modules_of", "refuse_parts_of_shared", "tied"]
+__all__ = ["TIE", "head_of", "modules_of", "refuse_parts_of_shared", "shared_beside", "tied"]
 
 TIE = "tie_word_embeddings"
 # last level of an embedding → the output layer that may share its weight
@@ -60,6 +60,20 @@ _HEADS_OF = {
     "ultrabert": "head.decoder",
     "whisper": "proj_out",
 }
+# `model_type` → last level of its embedding, and its output layer, where both are called otherwise
+_PAIRS_OF = {
+    "ctrl": ("w", "lm_head"),
+    "modernbert": ("tok_embeddings", "decoder"),
+    "modernbert-decoder": ("tok_embeddings", "decoder"),
+    "modernvbert": ("tok_embeddings", "lm_head"),
+    "xlnet": ("word_embedding", "lm_loss"),
+}
+# `model_type` → last level of a module → the layers that share its weight, beside the usual pair
+_BESIDE = {
+    "luke": {"entity_embeddings": "the output layer of entities shares"},
+    "neomme": {"embedding_projection": "unembedding_projection shares"},
+    "prophetnet": {"word_embeddings": "encoder, decoder and output layer share"},
+}
 _WITH_HEAD = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
 )  # fmt: skip
@@ -73,8 +87,18 @@ def modules_of(base: Checkpoint) -> Iterable[str]:
 
 def head_of(embedding: str, config: Mapping[str, Any]) -> str | None:
     """Return the output layer that may share an embedding's weight, by the embedding's last level."""
-    usual = _HEADS.get(embedding.rpartition(".")[2])
-    return usual and _HEADS_OF.get(str(config.get("model_type")), usual)
+    kind, last = str(config.get("model_type")), embedding.rpartition(".")[2]
+    if kind in _PAIRS_OF:
+        own, head = _PAIRS_OF[kind]
+        return head if last == own else None
+    usual = _HEADS.get(last)
+    return usual and _HEADS_OF.get(kind, usual)
+
+
+def shared_beside(module: str, config: Mapping[str, Any]) -> str | None:
+    """Return the layers that share a weight beside the usual pair; None if there are none."""
+    found = _BESIDE.get(str(config.get("model_type")), {})
+    return found.get(module.rpartition(".")[2])
 
 
 def tied(base: Checkpoint) -> tuple[str, str]:
@@ -126,6 +150,8 @@ def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -
 def _sharing(base: Checkpoint, module: str, config: Mapping[str, Any]) -> str | None:
     """Return the layers that share the weight of a module inseparably; None if it is not shared."""
     last = module.rpartition(".")[2]
+    if (others := shared_beside(module, config)) and _shares(config) is not False:
+        return others
     if last in (_OF_BOTH, "embed_tokens", "lm_head") and any(
         m.rpartition(".")[2] == _OF_BOTH for m in modules_of(base)
     ):

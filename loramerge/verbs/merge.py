@@ -23,7 +23,7 @@ from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import FileInput, Made, base_input, files_input, step_of
 from loramerge.steps.references import Reference, with_weight_files
-from loramerge.steps.strength import strong_weights
+from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.writing import WeightParameters, float_type
 from loramerge.stream.merge import merge as merge_checkpoints
 from loramerge.stream.merge import output_size
@@ -166,6 +166,9 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             notify=context.notify,
         )
     add_figures(result, found)
+    if parameters.base is not None:
+        for text in strong_change(result.moved, result.family):
+            context.notify(Warn(text))
     result.size = bytes_of(output)
     return result
 

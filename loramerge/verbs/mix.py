@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -12,7 +12,8 @@ from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.compat import mix_like
-from loramerge.algebra.interference import BlockNorms, Interference, interference
+from loramerge.algebra.interference import Interference, interference
+from loramerge.algebra.method import Method
 from loramerge.algebra.mix import common_detection, frame_of, method_on, require_one_base
 from loramerge.algebra.mix import mix as mix_adapters
 from loramerge.algebra.outcome import Combined, uncut
@@ -24,7 +25,7 @@ from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import AdapterMethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Doc, Explained, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference, with_weight_files
@@ -145,7 +146,7 @@ class MixResult(AdapterResult):
         least, most = self.factors
         found = super().json()
         if self.interference is not None:
-            found["interference"] = _interference_json(self.interference)
+            found["interference"] = self.interference.json()
         return found | {
             "method": self.method,
             "correction": self.correction,
@@ -204,7 +205,8 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     adapter, combined = _summed(weighted, rule, parameters, output, made, context)
     if made is not None:
         adapter = adapter.with_deltas(adapter.deltas, made=made)
-    for text in strong_weights(source.references, adapters, adapter):
+    gain = _gain(parameters.operation())
+    for text in strong_weights(source.references, adapters, adapter, gain=gain):
         context.notify(Warn(text))
     explained = None
     if parameters.explain:
@@ -228,6 +230,15 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         compat=parameters.compat,
         interference=explained,
     )
+
+
+def _gain(method: Method) -> float | None:
+    """Return how much louder than the sum of its inputs a result can be, None if that is not known."""
+    if method.scale == "norm-match":
+        return 1.0
+    if not (method.operator.is_sum and method.correction is None):
+        return None
+    return abs(method.scale) if isinstance(method.scale, float) else 1.0
 
 
 def _summed(
@@ -286,20 +297,18 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
     return found
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True)
+def explain(parameters: Mix, context: Context = Context()) -> Explained:
+    """Mix in memory, and return how the inputs relate.
+
+    Raises:
+        LoramergeError: see `algebra.mix.mix`.
+    """
+    result = compute_mix(replace(parameters, explain=True), context)
+    assert result.interference is not None
+    return Explained(tuple(one["adapter"] for one in result.inputs), result.interference)
 
 
-def _interference_json(found: Interference) -> dict[str, Any]:
-    return {
-        "pairs": [asdict(pair) for pair in found.pairs],
-        "blocks": {p.name: _part_json(p) for p in found.blocks},
-        "total": _part_json(found.total),
-        "not_compared": list(found.skipped),
-    }
-
-
-def _part_json(part: BlockNorms) -> dict[str, Any]:
-    return {"inputs": list(part.inputs), "result": part.result, "ratio": part.ratio}
+VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True, explain=explain)
 
 
 def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_blocks_and_depth() -> None:
     assert found({"blocks": vector}) == {0.3, 0.4, 0.5}
     assert found({"blocks": vector, "match": {"*": 0.9}}) == {0.9}
     depth = found({"depth": [0.2, 0.8]})
-    assert min(depth) == 0.2 and max(depth) == 0.8 and len(depth) > 2
+    assert 0.2 <= min(depth) < 0.5 < max(depth) <= 0.8 and len(depth) > 2
     with pytest.raises(UsageError, match="names blocks that tiny lacks"):
         found({"preset": "ALL"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,11 +42,41 @@ def _moe() -> Any:
     )
 
 
+def _stacked() -> Any:
+    """GPT-OSS: all experts in one tensor, transposed; the second of its parameters is square."""
+    import transformers
+
+    sizes = _SIZES | {"intermediate_size": 8}
+    return transformers.GptOssForCausalLM(
+        transformers.GptOssConfig(**sizes, head_dim=4, num_local_experts=3, num_experts_per_tok=2)
+    )
+
+
+def _clip() -> Any:
+    """Two encoders, of text and of pictures, whose layers have the same names."""
+    import transformers
+
+    sizes = {key: _SIZES[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    text = {
+        **sizes,
+        "num_attention_heads": 2,
+        "vocab_size": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    vision = {**sizes, "num_attention_heads": 2, "image_size": 4, "patch_size": 2}
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    )
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: _llama(False),
     "tied": lambda: _llama(True),
     "gpt2": _gpt2,
     "moe": _moe,
+    "stacked": _stacked,
+    "clip": _clip,
 }
 
 
@@ -75,16 +106,22 @@ def opened(folder: Path) -> Any:
     """Load a model as transformers does."""
     import transformers
 
+    (name,) = json.loads((folder / "config.json").read_text())["architectures"]
     with quiet():
-        return transformers.AutoModelForCausalLM.from_pretrained(folder)
+        return getattr(transformers, name).from_pretrained(folder)
 
 
 def logits(model: Any) -> Any:
-    """Return what a model says to a few tokens."""
+    """Return what a model says to a few tokens, and of a picture where it sees one."""
     import torch
 
+    tokens = torch.tensor([[1, 2, 3, 5, 7, 1]])
     with torch.no_grad():
-        return model.eval()(torch.tensor([[1, 2, 3, 5, 7, 1]])).logits
+        if hasattr(model.config, "vision_config"):
+            picture = torch.linspace(-1, 1, 3 * 4 * 4).reshape(1, 3, 4, 4)
+            found = model.eval()(input_ids=tokens, pixel_values=picture)
+            return torch.cat([found.text_embeds, found.image_embeds])
+        return model.eval()(tokens).logits
 
 
 def adapter_folder(

@@ -172,7 +172,7 @@ def _show_instead(path: Path, block: str, line: Shown, printed: list[str]) -> st
 
 def _recipe_words() -> dict[str, tuple[str, ...]]:
     """Every word of a recipe and of what runs say, by where it comes from."""
-    from loramerge.algebra import weights
+    from loramerge.algebra import per_module
     from loramerge.algebra.compat import COMPATS
     from loramerge.cli.plan import command as plan
     from loramerge.cli.run import command as run_command
@@ -194,7 +194,7 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
         "step": tuple(verbs),
         "parameter": tuple(w for v in verbs.values() for w in v.get("properties", ())),
         "reference": ("adapter", "model", "weight", "each", "files"),
-        "weight": tuple(weights._FIELDS),
+        "weight": tuple(per_module._FIELDS),
         "compat": tuple(COMPATS),
         "status": ("done", "up to date", "not needed", "failed", "left out"),
         "option": tuple(flags - {"--json-file", "--quiet", "--help"}),

@@ -178,6 +178,62 @@ def mix_commutes_with_rotations(mix: Mix) -> None:
         close(rotated(mix(inputs)), mix([(rotated(a), w) for a, w in inputs]), 1e-6)
 
 
+def copies_count_once(mix: Mix) -> None:
+    @forall(low_ranks, st.integers(2, 4), examples=8)
+    def check(a: Adapter, count: int) -> None:
+        close(mix([(a, 1.0)] * count), a, 1e-6)
+
+
+def a_negative_weight_turns_its_adapter(mix: Mix) -> None:
+    """mix(a:u, b:−v) = mix(a:u, (−b):v)."""
+
+    @forall(low_ranks, low_ranks, weights, weights, examples=10)
+    def check(a: Adapter, b: Adapter, u: float, v: float) -> None:
+        x, y = mix([(a, u), (b, -v)]), mix([(a, u), (scaled(b, -1.0), v)])
+        scale = abs(u) * norm(dense(a)) + abs(v) * norm(dense(b))
+        assert distance(dense(x), dense(y)) <= 1e-6 * scale
+
+
+def what_does_not_meet_is_added(mix: Mix) -> None:
+    literal = getattr(mix, "literal", mix)
+
+    @forall(seeds, st.sampled_from([0.3, 0.7, -0.5]), examples=8)
+    def check(seed: int, v: float) -> None:
+        random = rng(seed)
+        left, right = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (9, 8))
+        sizes = np.array([3.0, 2.0, 1.5, 1.0, 0.5])
+        pair = [
+            adapter({"unet.x": LowRank.from_arrays(left[:, one] * sizes[one], right[one], (9, 8))})
+            for one in (slice(0, 2), slice(2, 5))
+        ]
+        inputs = [(pair[0], 1.0), (pair[1], v)]
+        found, expected = dense(literal(inputs)), weighted(inputs)
+        assert norm(found) > 1e-3 * norm(expected)
+        factor = norm(expected) / norm(found)
+        whole = {place: factor * value for place, value in found.items()}
+        assert distance(whole, expected) <= 1e-6 * norm(expected)
+
+
+def the_mean_over_seeds_is_the_sum(mix: Mix) -> None:
+    pair = [adapter({"unet.x": low_rank((6, 5), 5, seed)}) for seed in (1, 2)]
+    inputs = [(pair[0], 0.8), (pair[1], 0.5)]
+    seeded = getattr(mix, "seeded", lambda seed: mix)
+    found = [next(iter(dense(seeded(seed)(inputs)).values())) for seed in range(200)]
+    (expected,) = weighted(inputs).values()
+    off = np.linalg.norm(np.mean(found, axis=0) - expected)
+    assert off <= 0.15 * np.linalg.norm(expected)
+    assert np.linalg.norm(found[0] - expected) >= 0.2 * np.linalg.norm(expected)
+
+
+def a_seed_chooses(mix: Mix) -> None:
+    pair = [adapter({"unet.x": low_rank((9, 8), 3, seed)}) for seed in (1, 2)]
+    inputs = [(pair[0], 0.8), (pair[1], 0.5)]
+    seeded = getattr(mix, "seeded", lambda seed: mix)
+    first, again, other = (dense(seeded(seed)(inputs)) for seed in (3, 3, 4))
+    assert distance(first, again) == 0.0
+    assert distance(first, other) > 1e-3 * norm(first)
+
+
 def mix_keeps_to_the_rank_bound(mix: Mix) -> None:
     bound = getattr(mix, "rank_of", lambda ranks, shape: min(sum(ranks), *shape))
 
@@ -210,6 +266,11 @@ MIX_LAWS: Mapping[str, Callable[[Mix], None]] = {
     "zero": weight_zero_is_neutral,
     "alone": a_site_of_one_adapter_is_weighted,
     "halves": halves_make_a_whole,
+    "duplicates": copies_count_once,
+    "sign": a_negative_weight_turns_its_adapter,
+    "orthogonal": what_does_not_meet_is_added,
+    "expectation": the_mean_over_seeds_is_the_sum,
+    "seeds": a_seed_chooses,
     "linear": mix_is_linear,
     "opposites": opposites_cancel,
     "numerical rank": mix_has_the_numerical_rank,
@@ -225,10 +286,23 @@ class OfOperator:
 
     operator: Operator
     threads: int = 1
+    scale: str | None = None
+    seed: int | None = None
 
     def __call__(self, inputs: Sequence[tuple[Adapter, float]]) -> Adapter:
         weighted = [(a, Weight(w)) for a, w in inputs]
-        return mix_adapters(weighted, method=Method.of(self.operator), threads=self.threads)[0]
+        settings = {} if self.seed is None else {"seed": self.seed}
+        method = Method.of(self.operator, settings, self.scale)
+        return mix_adapters(weighted, method=method, threads=self.threads)[0]
+
+    @property
+    def literal(self) -> OfOperator:
+        """The same without a final scale."""
+        return replace(self, scale="literal")
+
+    def seeded(self, seed: int) -> OfOperator:
+        """The same without a final scale, drawing from a seed."""
+        return replace(self.literal, seed=seed)
 
     @property
     def threaded(self) -> OfOperator:

@@ -191,6 +191,32 @@ class SharedGenerator:
         return _shaken(inputs, self.random)
 
 
+class Unscaled:
+    """Entries are dropped and the others are not rescaled: half of the sum is left."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def seeded(self, seed: int) -> Unscaled:
+        return Unscaled(seed)
+
+    def __call__(self, inputs: Inputs) -> Adapter:
+        random = np.random.default_rng(self.seed)
+        deltas: dict[Site, Delta] = {}
+        for site, delta in ours_mix(inputs).deltas.items():
+            whole = delta.dense()
+            kept = whole * (random.random(whole.shape) < 0.5)
+            deltas[site] = Full.of(ArrayTensor(kept), "diff")
+        return _made(deltas)
+
+
+class SeedIgnored(Unscaled):
+    """Every seed draws the same."""
+
+    def seeded(self, seed: int) -> SeedIgnored:
+        return SeedIgnored()
+
+
 def last_sites_only(inputs: Inputs) -> Adapter:
     """Sites that the first adapter lacks are dropped silently."""
     right, first = ours_mix(inputs), inputs[0][0]

@@ -100,6 +100,10 @@ CASES: dict[str, Case] = {
         rank_pattern={"experts.down_proj": 3},
         alpha_pattern={"experts.down_proj": 5},
     ),
+    "target_parameters, stacked": case(
+        "stacked", "q_proj", target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    ),
+    "two encoders": case("clip", "q_proj", "fc1", "visual_projection"),
     "tied embedding": case(
         "tied", "embed_tokens", "q_proj", tied=True, kinds={"lora-embedding", "lora", "base"}
     ),

@@ -60,3 +60,27 @@ def test_bake_says_both(run):
     found = run.ok("bake", "--base", "tiny", "zuzu:7", "-o", "strong")
     assert "zuzu at weight 7" in found.err and "size of the change is 231%" in found.err
     assert "usual" not in run.ok("bake", "--base", "tiny", "zuzu", "-o", "baked").err
+
+
+def test_many_usual_weights_can_be_too_much_together():
+    def said(adapters: list[str], **options: object) -> list[str]:
+        found: list[str] = []
+        lm.mix(
+            adapters, notify=lambda event: found.append(str(getattr(event, "text", ""))), **options
+        )
+        return [text for text in found if "times as much" in text]
+
+    (text,) = said(["zuzu"] * 4)
+    assert "4 times as much as its strongest input" in text
+    assert "0.25 times these weights would make it as strong" in text
+    (text,) = said(["zuzu", "zuzu:-0.99"])
+    assert "0.01 times as much" in text and "cancel" in text
+    assert said(["zuzu", "polka"]) == said(["zuzu"] * 4, scale="norm-match") == []
+    assert said(["zuzu", "polka:-1"]) == []
+    (text,) = said(["zuzu", "polka"], method="dare", density=0.02, scale="literal")
+    assert "times these weights" in text
+
+
+def test_a_merge_that_changes_too_much_is_described(run):
+    found = run.ok("merge", "tiny-outlined:40", "tiny-outlined", "--base", "tiny", "-o", "strong")
+    assert "the size of the change is" in found.err

@@ -13,7 +13,7 @@ from loramerge.adapter.load import load
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.generic import renaming
-from loramerge.errors import AdapterError, FamilyError
+from loramerge.errors import AdapterError, FamilyError, LoramergeError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.sharing import head_of
@@ -196,6 +196,8 @@ def test_an_embedding_that_changes_alone_is_parted_from_the_output_layer(
         ("bert", "BertForMaskedLM", "bert.embeddings.word_embeddings", "cls.predictions.decoder"),
         ("roberta", "RobertaForMaskedLM", "roberta.embeddings.word_embeddings", "lm_head.decoder"),
         ("bloom", "BloomForCausalLM", "transformer.word_embeddings", "lm_head"),
+        ("xlnet", "XLNetLMHeadModel", "transformer.word_embedding", "lm_loss"),
+        ("modernbert", "ModernBertForMaskedLM", "model.embeddings.tok_embeddings", "decoder"),
     ],
 )
 def test_other_models_call_the_two_otherwise(
@@ -225,6 +227,12 @@ def test_other_models_call_the_two_otherwise(
             "BartForConditionalGeneration",
             "model.shared",
             "encoder, decoder and output layer",
+        ),
+        (
+            "luke",
+            "LukeForMaskedLM",
+            "luke.entity_embeddings.entity_embeddings",
+            "the output layer of entities",
         ),
         (
             "new",
@@ -300,31 +308,68 @@ def test_a_larger_vocabulary_is_written_whole(tmp_path: Path) -> None:
         plan_bake(open_checkpoint(base / "model.safetensors"), [(load(place), Weight())])
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_experts_are_baked_where_the_base_stores_them_apart(apart: bool, tmp_path: Path) -> None:
-    experts, stem = "model.layers.0.mlp.experts", "model.layers.0.mlp.experts"
-    gate, up = (values(3, 4, seed=n) for n in (5, 6))
-    stored = {
-        f"{stem}.{e}.{n}_proj.weight": x for e in (0, 1) for n, x in (("gate", gate), ("up", up))
-    }
-    base = model_folder(
-        tmp_path / "base", stored if apart else {f"{stem}.gate_up_proj": values(2, 6, 4)}
-    )
-    a, b = values(4, 4), values(6, 4)
-    place = peft_folder(
-        tmp_path / "a",
-        {f"{experts}.lora_A.weight": a, f"{experts}.lora_B.weight": b},
+EXPERTS = "model.layers.0.mlp.experts"
+A, B = values(4, 4), values(6, 4)  # of two experts of rank 2
+CHANGES = [B.reshape(6, 2, 2)[..., e] @ A.reshape(2, 2, 4)[e] for e in (0, 1)]
+
+
+def expert_adapter(folder: Path) -> Path:
+    return peft_folder(
+        folder,
+        {f"{EXPERTS}.lora_A.weight": A, f"{EXPERTS}.lora_B.weight": B},
         target_parameters=["experts.gate_up_proj"],
     )
-    if not apart:
-        with pytest.raises(AdapterError, match="all experts of a parameter in one tensor"):
-            baked(base, tmp_path / "out", place)
-        return
-    after, _ = baked(base, tmp_path / "out", place)
+
+
+def test_experts_are_baked_where_the_base_stores_them_apart(tmp_path: Path) -> None:
+    gate, up = (values(3, 4, seed=n) for n in (5, 6))
+    stored = {
+        f"{EXPERTS}.{e}.{n}_proj.weight": x for e in (0, 1) for n, x in (("gate", gate), ("up", up))
+    }
+    base = model_folder(tmp_path / "base", stored)
+    after, _ = baked(base, tmp_path / "out", expert_adapter(tmp_path / "a"))
     for e in (0, 1):
-        change = b.reshape(6, 2, 2)[..., e] @ a.reshape(2, 2, 4)[e]
-        assert np.allclose(after[f"{stem}.{e}.gate_proj.weight"], gate + change[:3], atol=1e-6)
-        assert np.allclose(after[f"{stem}.{e}.up_proj.weight"], up + change[3:], atol=1e-6)
+        name = f"{EXPERTS}.{e}"
+        assert np.allclose(after[f"{name}.gate_proj.weight"], gate + CHANGES[e][:3], atol=1e-6)
+        assert np.allclose(after[f"{name}.up_proj.weight"], up + CHANGES[e][3:], atol=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("level", ["model.", ""])
+def test_experts_are_baked_where_the_base_stacks_them(
+    turned: bool, level: str, tmp_path: Path
+) -> None:
+    name = f"{level}{EXPERTS.removeprefix('model.')}.gate_up_proj"
+    stack = values(3, 6, 4, seed=7)  # of three experts, of which the adapter changes two
+    stored = np.ascontiguousarray(stack.swapaxes(1, 2)) if turned else stack
+    base = model_folder(tmp_path / "base", {name: stored, "norm.weight": values(4)})
+    after, _ = baked(base, tmp_path / "out", expert_adapter(tmp_path / "a"), weight=0.5)
+    assert after[name].shape == stored.shape
+    found = after[name].swapaxes(1, 2) if turned else after[name]
+    for e in (0, 1):
+        assert np.allclose(found[e], stack[e] + 0.5 * CHANGES[e], atol=1e-6)
+    assert np.array_equal(found[2], stack[2])
+
+
+def test_stacks_that_are_not_understood_are_refused(tmp_path: Path) -> None:
+    adapter = expert_adapter(tmp_path / "a")
+    for name, stored, says in (
+        ("few", values(1, 6, 4), "lacks 1 modules"),
+        ("flat", values(12, 4), "all experts of a parameter in one tensor"),
+        ("packed", values(2, 6, 4).astype("int8"), "all experts of a parameter in one tensor"),
+        ("other", values(2, 8, 4), "do not have the base's shapes"),
+    ):
+        base = model_folder(tmp_path / name, {f"{EXPERTS}.gate_up_proj": stored})
+        with pytest.raises(LoramergeError, match=says):
+            baked(base, tmp_path / "out", adapter)
+    square = peft_folder(
+        tmp_path / "square",
+        {f"{EXPERTS}.lora_A.weight": A, f"{EXPERTS}.lora_B.weight": values(4, 4)},
+        target_parameters=["experts.down_proj"],
+    )
+    base = model_folder(tmp_path / "equal", {f"{EXPERTS}.down_proj": values(2, 4, 4)})
+    with pytest.raises(AdapterError, match="nothing tells which axis"):
+        baked(base, tmp_path / "out", square)
 
 
 def test_two_vocabularies_are_refused(tmp_path: Path) -> None:

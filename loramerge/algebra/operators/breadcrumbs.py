@@ -29,16 +29,24 @@ class Breadcrumbs:
     space="elements",
     parameters=Breadcrumbs,
     statistics=lambda p: {
-        "smallest": Magnitude(min(1.0, p.gamma + p.density)), "largest": Magnitude(p.gamma),
+        "smallest": Magnitude(min(1.0, p.gamma + p.density)),
+        "largest": Magnitude(p.gamma),
     },
     scale="norm-match",
     order=45,
     formula="ΔW = Σ wᵢ tᵢ, tᵢ the entries of ΔWᵢ without the share γ of the largest, then the largest",
     source="Model Breadcrumbs, arXiv 2312.06795",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def breadcrumbs(terms: Rows, parameters: Breadcrumbs) -> Array:
     """Leave out the largest and the smallest entries of each change, then add.
 

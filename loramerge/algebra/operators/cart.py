@@ -29,9 +29,18 @@ class Cart:
     formula="ΔW = M + Σ SVDₖ(wᵢ ΔWᵢ − M), M the mean of the wᵢ ΔWᵢ",
     source="CART, arXiv 2412.12153",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def cart(terms: Cores, parameters: Cart) -> Array:
     """Add to the mean the strongest directions in which each adapter differs from it.
 

@@ -32,9 +32,17 @@ class CompressThenMerge:
     ),
     source="Compress-then-merge, arXiv 2606.03723",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def compress_then_merge(terms: Cores, parameters: CompressThenMerge) -> Array:
     """Project all adapters to one small space in which each counts equally, then add.
 

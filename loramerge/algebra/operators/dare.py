@@ -29,7 +29,17 @@ class Dare:
     order=50,
     formula="ΔW = Σ wᵢ ΔWᵢ ∘ mᵢ / p, mᵢ = 1 with probability p, the density",
     source="DARE, arXiv 2311.03099",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "expectation",
+        "seeds",
+    ),
 )
 def dare(terms: Rows, parameters: Dare) -> Array:
     """Drop entries at random, rescale the others, and add.

@@ -29,7 +29,16 @@ class DareTies(Election):
     order=51,
     formula="as ties, with tᵢ = ΔWᵢ ∘ mᵢ / p, mᵢ = 1 with probability p, the density",
     source="DARE, arXiv 2311.03099, with TIES-Merging, arXiv 2306.01708",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "seeds",
+    ),
 )
 def dare_ties(terms: Rows, parameters: DareTies) -> Array:
     """Drop entries at random, elect a sign for each, and average those that have it.

@@ -33,7 +33,16 @@ class DareTiesKnots(Alignment, Election):
         "[ΔW₁ | … | ΔWₙ] = U S [V₁ | … | Vₙ]"
     ),
     source="KnOTS, arXiv 2410.19735, with DARE, arXiv 2311.03099",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "seeds",
+    ),
 )
 def dare_ties_knots(terms: Cores, parameters: DareTiesKnots) -> Array:
     """Drop entries of the shared directions at random, elect a sign for each, and average.

@@ -40,7 +40,16 @@ class Della(Election):
         "its row"
     ),
     source="DELLA-Merging, arXiv 2406.11617",
-    laws=("gauge", "homogeneous", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "seeds",
+    ),
 )
 def della(terms: Rows, parameters: Della) -> Array:
     """Drop entries at random, small ones more often, elect signs, and average entries that agree.

@@ -16,9 +16,17 @@ from loramerge.algebra.views import Cores
     formula="ΔW = σ̄ U Vᵀ, for Σ wᵢ ΔWᵢ = U diag(σ) Vᵀ at its numerical rank",
     source="Isotropic model merging, arXiv 2502.04959",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def iso_c(terms: Cores, parameters: NoParameters) -> Array:
     """Add, then give all directions of the sum one singular value.
 

@@ -36,9 +36,17 @@ class IsoCts:
     ),
     source="Isotropic model merging, arXiv 2502.04959",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def iso_cts(terms: Cores, parameters: IsoCts) -> Array:
     """Take common directions from the sum and some from each adapter, all equally strong.
 

@@ -17,10 +17,18 @@ from loramerge.algebra.views import Scalars
     formula="ΔW = Σ wᵢ‖ΔWᵢ‖ · the direction with the least Σ wᵢ angle²",
     source="Karcher, Comm. Pure Appl. Math. 30 (1977)",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "halves", "rotation", "rank bound",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "halves",
+        "rotation",
+        "rank bound",
         "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def karcher(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Interpolate any number of adapters on the sphere.
 

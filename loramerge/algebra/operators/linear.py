@@ -35,5 +35,7 @@ OPERATOR = Operator(
         "rotation",
         "rank bound",
         "repeatable",
+        "sign",
+        "orthogonal",
     ),
 )

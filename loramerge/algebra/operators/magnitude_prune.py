@@ -31,9 +31,16 @@ class MagnitudePrune:
     formula="ΔW = Σ wᵢ tᵢ, tᵢ the largest entries of ΔWᵢ",
     source="trimming of TIES-Merging, arXiv 2306.01708",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def magnitude_prune(terms: Rows, parameters: MagnitudePrune) -> Array:
     """Keep the largest entries of each change, then add.
 

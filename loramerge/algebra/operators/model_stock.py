@@ -15,7 +15,13 @@ from loramerge.algebra.views import Scalars
     order=25,
     formula="ΔW = t/n Σ wᵢ ΔWᵢ, t = n c/(1 + (n−1) c) in [0, 1], c the mean cosine of all pairs",
     source="Model Stock, arXiv 2403.19522",
-    laws=("gauge", "alone", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "rotation",
+        "rank bound",
+        "duplicates",
+    ),
 )
 def model_stock(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Average adapters of one task, and move back towards the base if they disagree.

@@ -16,10 +16,19 @@ from loramerge.algebra.views import Scalars
     formula="ΔW = Σ wᵢ g/‖ΔWᵢ‖ ΔWᵢ, g the geometric mean of the norms",
     source="definition",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "numerical rank", "rotation", "rank bound",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "numerical rank",
+        "rotation",
+        "rank bound",
         "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def norm_equalised(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Bring all adapters to one norm in each module, then add.
 

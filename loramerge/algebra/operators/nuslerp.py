@@ -16,7 +16,13 @@ from loramerge.algebra.views import Rows
     order=21,
     formula="as slerp, for each row of ΔW separately",
     source="NuSLERP of mergekit without nuslerp_flatten",
-    laws=("gauge", "alone", "halves", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "halves",
+        "rank bound",
+        "sign",
+    ),
 )
 def nuslerp(terms: Rows, parameters: NoParameters) -> Array:
     """Interpolate two adapters on the arc between them, each output channel separately.

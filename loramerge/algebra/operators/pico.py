@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
-from loramerge.algebra.spectra import spectrum, summed, weighted
+from loramerge.algebra.spectra import own_spectra, summed, weighted
 from loramerge.algebra.views import Cores
 
 
@@ -19,9 +21,17 @@ from loramerge.algebra.views import Cores
     ),
     source="Pico, arXiv 2604.16826, with factors in canonical form",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def pico(terms: Cores, parameters: NoParameters) -> Array:
     """Lower the output directions in which all adapters are strong, then add.
 
@@ -29,7 +39,7 @@ def pico(terms: Cores, parameters: NoParameters) -> Array:
     """
     import numpy as np
 
-    found = [spectrum(core) for core in terms.values]
+    found = own_spectra(replace(terms, weights=(1.0,) * len(terms.weights)))
     gram = summed([(one.left * one.sizes) @ one.left.T for one in found])
     sizes, vectors = np.linalg.eigh(gram)
     sizes = np.maximum(sizes, 0.0)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.operators import operator
-from loramerge.algebra.spectra import spectrum
+from loramerge.algebra.spectra import own_spectra, spectrum
 from loramerge.algebra.views import Cores
 from loramerge.parameters import Bounds, Doc
 
@@ -33,7 +33,15 @@ class Protect:
     order=30,
     formula="ΔW = Σ wᵢ ΔWᵢ (I − s VᵢVᵢᵀ), Vᵢ the input directions of the adapters before i",
     source="null-space projection of NP-LoRA, arXiv 2511.11051",
-    laws=("gauge", "alone", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "rotation",
+        "rank bound",
+        "sign",
+        "duplicates",
+        "orthogonal",
+    ),
 )
 def protect(terms: Cores, parameters: Protect) -> Array:
     """Keep the first adapter intact; each later one gives way to those before it.
@@ -44,9 +52,13 @@ def protect(terms: Cores, parameters: Protect) -> Array:
 
     result = np.zeros_like(terms.values[0])
     taken = np.zeros((terms.values[0].shape[1], 0))
-    for weight, core in zip(terms.weights, terms.values, strict=True):
+    last = len(terms.values) - 1
+    own_directions = own_spectra(terms)
+    for place, (weight, core) in enumerate(zip(terms.weights, terms.values, strict=True)):
         result += weight * (core - parameters.strength * (core @ taken) @ taken.T)
-        own = spectrum(core, parameters.protected or None).right.T
+        if place == last:
+            break
+        own = own_directions[place].right[: parameters.protected or None].T
         taken = spectrum(np.concatenate([taken, own - taken @ (taken.T @ own)], axis=1)).left
     return result
 

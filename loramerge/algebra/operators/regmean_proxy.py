@@ -31,9 +31,18 @@ class RegmeanProxy:
     ),
     source="WUDI-Merging, arXiv 2503.08099, in closed form",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def regmean_proxy(terms: Cores, parameters: RegmeanProxy) -> Array:
     """Find the change that acts on each adapter's own inputs as that adapter does.
 

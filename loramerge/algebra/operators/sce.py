@@ -37,9 +37,17 @@ class Sce:
     ),
     source="SCE of FuseChat, arXiv 2408.07990",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
     ),
-)  # fmt: skip
+)
 def sce(terms: Rows, parameters: Sce) -> Array:
     """Select entries that vary most, weigh adapters by their energy, and erase minority signs.
 

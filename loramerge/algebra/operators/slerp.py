@@ -20,7 +20,14 @@ from loramerge.algebra.views import Scalars
         "θ the angle between ΔW₁ and ΔW₂"
     ),
     source="Shoemake, SIGGRAPH 1985; as in mergekit, norms are not equalised",
-    laws=("gauge", "alone", "halves", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "alone",
+        "halves",
+        "rotation",
+        "rank bound",
+        "sign",
+    ),
 )
 def slerp(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Interpolate two adapters on the arc between them.

@@ -28,7 +28,16 @@ class SpectralClamp:
     order=70,
     formula="ΔW = U diag(min(σ, limit · median σ)) Vᵀ, for Σ wᵢ ΔWᵢ = U diag(σ) Vᵀ",
     source="definition",
-    laws=("gauge", "homogeneous", "order", "zero", "rotation", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+    ),
 )
 def spectral_clamp(terms: Cores, parameters: SpectralClamp) -> Array:
     """Add, then cap the singular values that stand out.

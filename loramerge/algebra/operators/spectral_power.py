@@ -30,7 +30,16 @@ class SpectralPower:
     order=71,
     formula="ΔW = c U diag(σᵖ) Vᵀ, for Σ wᵢ ΔWᵢ = U diag(σ) Vᵀ, c so that the norm stays",
     source="definition",
-    laws=("gauge", "homogeneous", "order", "zero", "rotation", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+    ),
 )
 def spectral_power(terms: Cores, parameters: SpectralPower) -> Array:
     """Add, then flatten or sharpen the spectrum, at the same norm.

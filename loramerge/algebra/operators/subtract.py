@@ -16,7 +16,12 @@ from loramerge.algebra.views import Scalars
     order=12,
     formula="ΔW = w₁ ΔW₁ − Σᵢ wᵢ ΔWᵢ over the others",
     source="negation of task vectors, arXiv 2212.04089",
-    laws=("gauge", "rotation", "rank bound"),
+    laws=(
+        "gauge",
+        "rotation",
+        "rank bound",
+        "sign",
+    ),
 )
 def subtract(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
     """Subtract every adapter but the first from the first.

@@ -47,9 +47,19 @@ def correct(result: Array, changes: Iterable[Array]) -> Array:
     ),
     source="Singular value calibration, arXiv 2602.05536",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
+        "orthogonal",
     ),
-)  # fmt: skip
+)
 def svc(terms: Cores, parameters: NoParameters) -> Array:
     """Add, then lower the directions that several adapters share.
 

@@ -34,9 +34,16 @@ class Ties(Election):
     ),
     source="TIES-Merging, arXiv 2306.01708",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
     ),
-)  # fmt: skip
+)
 def ties(terms: Rows, parameters: Ties) -> Array:
     """Keep the largest entries, elect a sign for each, and average those that have it.
 

@@ -29,7 +29,16 @@ class TiesCore(Election):
     order=42,
     formula="as ties, on the cores Cᵢ of ΔWᵢ = P Cᵢ Qᵀ, P and Q the singular vectors of all ΔWᵢ",
     source="Core Space merging, NeurIPS 2025, with TIES-Merging, arXiv 2306.01708",
-    laws=("gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+    ),
 )
 def ties_core(terms: Cores, parameters: TiesCore) -> Array:
     """Trim and elect signs in the basis that the adapters share.

@@ -31,7 +31,16 @@ class TiesKnots(Alignment, Election):
         "ΔW = U S · ties(V₁, …, Vₙ), for the adapters side by side [ΔW₁ | … | ΔWₙ] = U S [V₁ | … | Vₙ]"
     ),
     source="KnOTS, arXiv 2410.19735, with TIES-Merging, arXiv 2306.01708",
-    laws=("gauge", "homogeneous", "order", "zero", "alone", "rank bound", "repeatable"),
+    laws=(
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rank bound",
+        "repeatable",
+        "sign",
+    ),
 )
 def ties_knots(terms: Cores, parameters: TiesKnots) -> Array:
     """Trim and elect signs on the output directions that the adapters share.

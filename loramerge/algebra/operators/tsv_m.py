@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.operator import NoParameters
 from loramerge.algebra.operators import operator
-from loramerge.algebra.spectra import polar, spectrum, weighted
+from loramerge.algebra.spectra import own_spectra, polar
 from loramerge.algebra.views import Cores
 
 
@@ -16,9 +16,19 @@ from loramerge.algebra.views import Cores
     formula="ΔW = Û diag(σ) V̂ᵀ, Û and V̂ the polar factors of all singular vectors side by side",
     source="Task Singular Vectors, arXiv 2412.00081",
     laws=(
-        "gauge", "homogeneous", "order", "zero", "alone", "rotation", "rank bound", "repeatable",
+        "gauge",
+        "homogeneous",
+        "order",
+        "zero",
+        "alone",
+        "rotation",
+        "rank bound",
+        "repeatable",
+        "sign",
+        "duplicates",
+        "orthogonal",
     ),
-)  # fmt: skip
+)
 def tsv_m(terms: Cores, parameters: NoParameters) -> Array:
     """Make the singular vectors of all adapters orthogonal before adding.
 
@@ -26,7 +36,7 @@ def tsv_m(terms: Cores, parameters: NoParameters) -> Array:
     """
     import numpy as np
 
-    found = [spectrum(one) for one in weighted(terms)]
+    found = own_spectra(terms)
     left = polar(np.concatenate([one.left for one in found], axis=1))
     right = polar(np.concatenate([one.right for one in found]))
     result: Array = (left * np.concatenate([one.sizes for one in found])) @ right
