@@ -1,6 +1,6 @@
 """Merges of language models against mergekit itself, by its own files of YAML.
 
-mergekit is no dependency of the tests: where it is installed beside them, these run. Its recipe goes
+The tests do not depend on mergekit: these run where it is installed beside them. Its recipe goes
 through `loramerge recipes --from-mergekit`, so this also shows that the translation is right.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from loramerge.algebra.operator import Rows
 from loramerge.algebra.operators.della import Della, _chances
+from loramerge.algebra.views import Rows
 from loramerge.cli.main import main
 from tests.builders.bases import write_safetensors
 from tests.builders.deltas import rng
