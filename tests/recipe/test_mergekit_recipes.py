@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loramerge.adapter import Site
 from loramerge.algebra.weights import weight_of
 from loramerge.errors import CorruptFile, FormatError
 from loramerge.recipe.mergekit import recipe_of_mergekit
+from tests.builders import small_models
+from tests.builders.commands import Runner
 
 FILE = Path("theirs.yml")
 
@@ -152,3 +155,39 @@ def test_everything_is_named_at_once() -> None:
 def test_other_files_are_not_taken_for_mergekits(content: Any) -> None:
     with pytest.raises(CorruptFile):
         recipe_of_mergekit(content, FILE, Path())
+
+
+THEIRS = """
+models:
+  - model: one
+    parameters: {weight: [0.25, 0.75]}
+  - model: two
+    parameters: {weight: [0.75, 0.25]}
+merge_method: linear
+dtype: float32
+"""
+
+
+def test_the_command_and_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Runner(tmp_path, capsys)
+    weights = [small_models.weights(seed) for seed in (1, 2)]
+    for name, held in zip(("one", "two"), weights, strict=True):
+        small_models.write(tmp_path / name, held, num_hidden_layers=2)
+    (tmp_path / "theirs.yml").write_text(THEIRS, "utf-8")
+    assert "linear" not in run.ok("recipes", "--from-mergekit", "theirs.yml").out  # the default
+    (tmp_path / "recipes").mkdir()
+    run.ok("recipes", "--from-mergekit", "theirs.yml", "-o", "recipes/ours.yaml")
+    run.ok("run", "-q", "recipes/ours.yaml")
+    got = small_models.read(tmp_path / "recipes" / "merged")
+    for name, value in got.items():
+        share = 0.75 if ".layers.1." in name else 0.25
+        one, two = (held[name].astype("f8") for held in weights)
+        np.testing.assert_allclose(value, share * one + (1 - share) * two, rtol=1e-5, atol=1e-6)
+    (tmp_path / "theirs.yml").write_text(THEIRS.replace("linear", "passthrough"), "utf-8")
+    run.refused(4, "recipes", "--from-mergekit", "theirs.yml", says="passthrough")
+    run.refused(3, "recipes", "--from-mergekit", "none.yml", says="no such")
+    (tmp_path / "other.yml").write_text("steps: {}", "utf-8")
+    run.refused(3, "recipes", "--from-mergekit", "other.yml", says="not a recipe of mergekit")
