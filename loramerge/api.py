@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, TypeVar, Unpack, get_type_hints
 
 from loramerge.adapter import Adapter
@@ -58,7 +59,7 @@ from loramerge.verbs.inspect import inspect as _inspect
 from loramerge.verbs.merge import Merge, MergeResult
 from loramerge.verbs.mix import Mix
 from loramerge.verbs.preview import Preview, PreviewResult, compute_preview
-from loramerge.verbs.resize import Resize
+from loramerge.verbs.resize import CurveResult, Resize, compute_curve, compute_each
 from loramerge.verbs.train.parameters import Train
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "bake",
     "convert",
     "diff",
+    "error_curve",
     "extract",
     "inspect",
     "load",
@@ -73,6 +75,7 @@ __all__ = [
     "mix",
     "preview",
     "resize",
+    "resize_each",
     "save",
     "train",
 ]
@@ -190,6 +193,7 @@ def mix(
 def resize(
     adapter: Given,
     *,
+    ingredients: Weighted | Iterable[Weighted] = (),
     device: str | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
@@ -198,10 +202,88 @@ def resize(
     """Return the adapter at lower ranks, by truncated SVD.
 
     One of `rank`, `energy`, `ratio`, `cumulative`, `max_size` and `max_error` says what to keep.
+
+    Args:
+        ingredients: with `fair`, the adapters in the mix, as for `mix`; by default those that its
+            recipe names.
     """
-    given = _single("resize", adapter)
-    (reference,), context = _given([given], Context(threads, device, notify))
-    return _adapter("resize", parameters, {"adapter": reference}, ResizeParameters, context)
+    for word, several in (("rank", "ranks"), ("max_size", "sizes")):
+        if isinstance(parameters.get(word), (list, tuple)):
+            raise UsageError(
+                f"resize gives one result, and several values of {word} are given",
+                hint=f"resize_each({several}=[…]) gives a result for each",
+            )
+    given, known = _with_ingredients("resize", adapter, ingredients)
+    context = replace(Context(threads, device, notify), known=known)
+    return _adapter("resize", parameters, given, ResizeParameters, context)
+
+
+def _with_ingredients(
+    verb: str, adapter: object, ingredients: object
+) -> tuple[dict[str, Any], Mapping[str, Adapter | Path]]:
+    """Return the parameters that name an adapter and its ingredients, and those in memory by name."""
+    several = [] if ingredients == () else _several(ingredients)
+    (reference, *others), context = _given([_single(verb, adapter), *several], Context())
+    return {"adapter": reference, "ingredient": tuple(others)}, context.known
+
+
+@_with_parameters(Resize, ResizeParameters)
+def resize_each(
+    adapter: Given,
+    *,
+    ranks: Iterable[int] = (),
+    sizes: Iterable[str | int] = (),
+    ingredients: Weighted | Iterable[Weighted] = (),
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    **parameters: Unpack[ResizeParameters],
+) -> list[Adapter]:
+    """Return the adapter at several ranks or file sizes, each as `resize` gives it, decomposed once.
+
+    Args:
+        ranks, sizes: a result for each, or for each pair where both are given.
+        ingredients: as for `resize`.
+    """
+    given, known = _with_ingredients("resize_each", adapter, ingredients)
+    context = replace(Context(threads, device, notify), known=known)
+    each: list[dict[str, Any]] = [{}]
+    for word, values in (("rank", list(ranks)), ("max_size", list(sizes))):
+        if values:
+            each = [{**one, word: value} for one in each for value in values]
+    several = [_checked(Resize, {**parameters, **one}, given, ResizeParameters) for one in each]
+    found = [one.adapter for one in compute_each(several, context)]
+    return [one for one in found if one is not None]
+
+
+def error_curve(
+    adapter: Given,
+    *,
+    ranks: Iterable[int] = (),
+    sizes: Iterable[str | int] = (),
+    base: Named | None = None,
+    dialect: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> CurveResult:
+    """Return the error of an adapter at many ranks, and at the best ranks for files of the same sizes.
+
+    Nothing is written: `result.save(path)` draws it as a PNG image.
+
+    Args:
+        ranks: to show; none shows 1, 2, 3, 4, 6, 8, 12, … up to the largest.
+        sizes: further sizes to show.
+        base: needed for kinds whose change depends on it.
+        dialect, dtype: of the files whose sizes are shown; None keeps the adapter's own.
+    """
+    (reference,), context = _given(
+        [_single("error_curve", adapter)], Context(threads, device, notify)
+    )
+    own = {"adapter": reference, "base": base, "to": dialect, "dtype": dtype}
+    parameters = engine.parameters_from(Resize, own)
+    return compute_curve(parameters, list(ranks), [str(size) for size in sizes], context)
 
 
 @_with_parameters(Extract, ExtractParameters)

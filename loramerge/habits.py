@@ -129,6 +129,11 @@ _ELSEWHERE: Mapping[str, Mapping[str, Message]] = {
         "resize": ("sv_ratio is ", Setting("ratio"), ", sv_cumulative is ", Setting("cumulative"),
                    ", and sv_fro 0.9 is ", Setting("energy", 0.81), " (its square)"),
     }),
+    **_each("score_recipes fro_ckpt spn_ckpt thr", {
+        "resize": ("scores relative to a base are ", Setting("relative_to", "BASE"), " with ",
+                   Setting("ratio", 3162), " (10 to the power of −thr) or ",
+                   Setting("max_size", "8MB"), "; spn_ckpt is ", Setting("norm", "spectral")),
+    }),
     **_each("density majority_sign_method drop_rate lambda t normalize trim",
         {"mix": _NO_METHOD},
     ),

@@ -51,6 +51,7 @@ class Doc:
         words: values that name nothing, where the others name something.
         choices: function that lists the words a value may be; None allows any value of its type.
         former: words of older recipes for it, which are still read, and options that are still taken.
+        separated: several values stand in one text, with commas between them.
     """
 
     help: str
@@ -62,6 +63,7 @@ class Doc:
     words: tuple[str, ...] = ()
     choices: Callable[[], Sequence[str]] | None = None
     former: tuple[str, ...] = ()
+    separated: bool = False
 
     @property
     def positional(self) -> bool:

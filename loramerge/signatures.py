@@ -33,6 +33,7 @@ class MixParameters(TypedDict, total=False):
     max_size: str | int | None
     max_error: float | None
     max_module_error: float | None
+    fair: bool
     method: str
     scale: str | None
     correction: str | None
@@ -57,6 +58,9 @@ class ResizeParameters(TypedDict, total=False):
     max_size: str | int | None
     max_error: float | None
     max_module_error: float | None
+    fair: bool
+    relative_to: str | PathLike[str] | None
+    norm: Literal["frobenius", "spectral"]
 
 
 class ConvertParameters(TypedDict, total=False):

@@ -245,8 +245,9 @@ def _way_out(adapter: Adapter, target: Dialect) -> Message:
             ),
             Setting("to", adapter.info.dialect),
         )
-    others = [d.name for d in DIALECTS.values() if d.name != target.name and not d.positional]
-    return ("write another dialect: ", Setting("to", others[0]))
+    others = [d for d in DIALECTS.values() if d.name != target.name and not d.positional]
+    able = (d for d in others if all(d.stems_of(naming, c) for c in adapter.components()))
+    return ("write another dialect: ", Setting("to", next(able, others[0]).name))
 
 
 def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:

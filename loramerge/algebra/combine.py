@@ -2,7 +2,7 @@
 
 `mix`, `resize` and `convert` all use it. A site with one term and nothing to cut keeps its factors;
 several low-rank terms of a sum are brought to their numerical rank; a term without a low-rank form
-makes the result dense.
+makes the result dense. Several rules cut the same decomposition.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import to_numpy
-from loramerge.algebra.budget import SiteSpectrum, choose_ranks
+from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
 from loramerge.algebra.matrices import require_finite
-from loramerge.algebra.merged import Merged, Sum
+from loramerge.algebra.merged import Matrix, Merged, Sum
 from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
@@ -32,14 +32,24 @@ from loramerge.errors import ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
 
-__all__ = ["SUM", "combine"]
+__all__ = [
+    "SUM",
+    "Work",
+    "at_site",
+    "can_cut",
+    "combine",
+    "combine_each",
+    "note_changed_kinds",
+    "quiet",
+    "require_same_shape",
+]
 
 SUM = Method.of(LINEAR)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The method, rule and precision of a combination.
+class Work:
+    """The method and precision of a combination.
 
     Args:
         device: torch device, or None for numpy.
@@ -47,23 +57,33 @@ class _Work:
     """
 
     method: Method
-    rule: RankRule
     device: str | None
     precise: bool
 
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
         return merge_terms(site.name, terms, self.method.at(site))
 
-    def decompose(self, merged: Merged) -> Decomposition:
-        return merged.decompose(self.device, precise=self.precise)
+    def decompose(self, merged: Merged, most: int | None = None) -> Decomposition:
+        return merged.decompose(self.device, precise=self.precise, most=most)
 
-    def rank(self, terms: Sequence[Term], found: Decomposition) -> int:
+    def most(self, merged: Merged, terms: Sequence[Term], rule: RankRule) -> int | None:
+        """Return the rank that a site keeps at most; None if its spectrum decides, or costs nothing."""
+        if self.device is not None or (merged.factored and not isinstance(merged, Matrix)):
+            return None
+        if not rule.truncates:
+            return _rank_of(self.method, terms)
+        if rule != RankRule(rank=rule.rank, conv_rank=rule.conv_rank):
+            return None
+        return rule.cap(math.prod(terms[0].delta.shape[2:]))
+
+    def rank(self, site: Site, terms: Sequence[Term], found: Decomposition, cut: Cut) -> int:
         """Return the rank that a site keeps where none is chosen over all sites together."""
         most = found.rank
-        if not self.rule.truncates:
+        if not cut.rule.truncates:
             most = min(most, _rank_of(self.method, terms))
         kernel = math.prod(terms[0].delta.shape[2:])
-        return site_rank(to_numpy(found.singular_values), self.rule, kernel, most)
+        values = to_numpy(found.singular_values)
+        return site_rank(values, cut.rule, kernel, most, norm=cut.norm_of(site))
 
 
 def _rank_of(method: Method, terms: Sequence[Term]) -> int:
@@ -99,21 +119,53 @@ def combine(
         NumericsError: if an input holds NaN or infinity.
         UsageError: if a third-party operator fails.
     """
-    work = _Work(method, rule, device, precise)
-    chosen: dict[Site, int] | None = None
-    if rule.max_size is not None or rule.error_chooses:
-        chosen = _ranks_over_all(terms, work, sizes, threads, notify)
-
-    def one(site: Site) -> SiteOutcome:
-        with naming(site), _quiet():
-            return _site(site, terms[site], work, None if chosen is None else chosen.get(site))
-
-    combined = Combined(tuple(ordered(one, terms, threads=threads, task=task, notify=notify)))
-    _note_changed_kinds(terms, combined, notify)
+    (combined,) = combine_each(
+        terms,
+        [Cut(rule, sizes)],
+        method=method,
+        device=device,
+        precise=precise,
+        threads=threads,
+        task=task,
+        notify=notify,
+    )
     return combined
 
 
-def _note_changed_kinds(
+def combine_each(
+    terms: Mapping[Site, Sequence[Term]],
+    cuts: Sequence[Cut],
+    *,
+    method: Method = SUM,
+    device: str | None = None,
+    precise: bool = False,
+    threads: int | None = None,
+    task: str = "",
+    notify: Notify = ignore,
+) -> list[Combined]:
+    """Combine the terms of every site, and return the result of each cut; see `combine`.
+
+    A site is decomposed as often as for a single cut: once, and once before that if any of them
+    chooses ranks over all sites together. Only a large dense result is decomposed for each rank, as
+    no more than its leading directions are computed.
+    """
+    work = Work(method, device, precise)
+    chosen = _ranks_over_all(terms, work, cuts, threads, notify)
+
+    def one(site: Site) -> list[SiteOutcome]:
+        with naming(site), quiet():
+            ranks = [None if found is None else found.get(site) for found in chosen]
+            return at_site(site, terms[site], work, cuts, ranks)
+
+    found = list(ordered(one, terms, threads=threads, task=task, notify=notify))
+    combined = [Combined(tuple(outcomes)) for outcomes in zip(*found, strict=True)] or [
+        Combined(()) for _ in cuts
+    ]
+    note_changed_kinds(terms, combined[0], notify)
+    return combined
+
+
+def note_changed_kinds(
     terms: Mapping[Site, Sequence[Term]], combined: Combined, notify: Notify
 ) -> None:
     """Note which modules of other kinds than LoRA were written as another kind."""
@@ -137,46 +189,68 @@ def _is_smaller_dense(terms: Sequence[Term], rank: int) -> bool:
     return compact and rank * (rows + columns) >= rows * columns
 
 
-def _quiet() -> AbstractContextManager[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence numpy where values that are not finite are found and named afterwards."""
     import numpy as np
 
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def _can_cut(terms: Sequence[Term]) -> bool:
+def can_cut(terms: Sequence[Term]) -> bool:
     """Return whether the result is a matrix, whose rank a rule may lower."""
     return len(terms[0].delta.shape) > 1 and not any(t.delta.needs_base for t in terms)
 
 
-def _site(site: Site, terms: Sequence[Term], work: _Work, chosen: int | None) -> SiteOutcome:
-    _require_same_shape(terms)
-    if not _can_cut(terms):
+def at_site(
+    site: Site,
+    terms: Sequence[Term],
+    work: Work,
+    cuts: Sequence[Cut],
+    chosen: Sequence[int | None],
+) -> list[SiteOutcome]:
+    """Return the result of a site for each cut.
+
+    Args:
+        chosen: for each cut, the rank that was chosen over all sites together, None where none was.
+    """
+    require_same_shape(terms)
+    if not can_cut(terms):
         scale = work.method.scale
         if isinstance(scale, float):
             terms = [replace(term, weight=scale * term.weight) for term in terms]
-        return _uncut(site, terms, Sum([term.weighted for term in terms]))
+        return [_uncut(site, terms, Sum([term.weighted for term in terms]))] * len(cuts)
     merged = work.merge(site, terms)
-    truncates = work.rule.truncates
+    truncates = all(cut.rule.truncates for cut in cuts)
     if not truncates and (merged.only is not None or not merged.factored):
-        return _uncut(site, terms, merged)
-    found = work.decompose(merged)
+        return [_uncut(site, terms, merged)] * len(cuts)
+    mosts = [work.most(merged, terms, cut.rule) for cut in cuts]
+    founds = {most: work.decompose(merged, most) for most in dict.fromkeys(mosts)}
     before = None
     if all(term.delta.rank is not None for term in terms):
         before = sum(term.delta.rank or 0 for term in terms)
-    rank = work.rank(terms, found) if chosen is None else min(chosen, found.rank)
-    lost = found.lost(rank) if rank < found.rank else 0.0
-    if rank == 0:
-        return SiteOutcome(site, None, before, found.energy, lost, merged.applied)
     only = merged.only
-    if only is not None and only.rank is not None and rank >= only.rank:
-        # nothing to cut: the factors stay
-        return SiteOutcome(site, only, before, found.energy, 0.0, merged.applied)
-    if not truncates and _is_smaller_dense(terms, rank):
-        return _uncut(site, terms, merged)
-    up, down = found.truncate(rank)
-    delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
-    return SiteOutcome(site, delta, before, found.energy, lost, merged.applied)
+
+    def of_rank(most: int | None, rank: int) -> SiteOutcome:
+        found = founds[most]
+        lost = found.lost(rank) if rank < found.rank or found.rest > 0 else 0.0
+        if rank == 0:
+            return SiteOutcome(site, None, before, found.energy, lost, merged.applied)
+        if only is not None and only.rank is not None and rank >= only.rank:
+            # nothing to cut: the factors stay
+            return SiteOutcome(site, only, before, found.energy, 0.0, merged.applied)
+        if not truncates and _is_smaller_dense(terms, rank):
+            return _uncut(site, terms, merged)
+        up, down = found.truncate(rank)
+        delta = LowRank.from_arrays(up, down, terms[0].delta.shape)
+        return SiteOutcome(site, delta, before, found.energy, lost, merged.applied)
+
+    ranks = [
+        work.rank(site, terms, founds[most], cut) if rank is None else min(rank, founds[most].rank)
+        for most, cut, rank in zip(mosts, cuts, chosen, strict=True)
+    ]
+    wanted = list(zip(mosts, ranks, strict=True))
+    made = {one: of_rank(*one) for one in dict.fromkeys(wanted)}
+    return [made[one] for one in wanted]
 
 
 def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
@@ -193,7 +267,12 @@ def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
     return SiteOutcome(site, whole, None, math.nan, 0.0, merged.applied)
 
 
-def _require_same_shape(terms: Sequence[Term]) -> None:
+def require_same_shape(terms: Sequence[Term]) -> None:
+    """Refuse terms of one site whose shapes differ.
+
+    Raises:
+        ShapeError: naming the shapes.
+    """
     flat = {term.delta.flat_shape for term in terms}
     if len(flat) > 1:
         raise ShapeError(
@@ -206,26 +285,31 @@ def _require_same_shape(terms: Sequence[Term]) -> None:
 
 def _ranks_over_all(
     terms: Mapping[Site, Sequence[Term]],
-    work: _Work,
-    sizes: SizeModel | None,
+    work: Work,
+    cuts: Sequence[Cut],
     threads: int | None,
     notify: Notify,
-) -> dict[Site, int]:
-    """Choose ranks over all sites together, from their spectra."""
-    rule = work.rule
-    cut = [site for site, found in terms.items() if _can_cut(found)]
+) -> list[dict[Site, int] | None]:
+    """Choose ranks over all sites together, for each cut that does so, from one set of spectra."""
+    wanted = [cut for cut in cuts if cut.over_all]
+    if not wanted:
+        return [None for _ in cuts]
+    sites = [site for site, found in terms.items() if can_cut(found)]
 
-    def spectrum(site: Site) -> tuple[list[float], int, float]:
-        with naming(site), _quiet():
-            _require_same_shape(terms[site])
+    def spectra(site: Site) -> list[SiteSpectrum]:
+        with naming(site), quiet():
+            require_same_shape(terms[site])
             found = work.decompose(work.merge(site, terms[site]))
-            most = work.rank(terms[site], found)
             s = to_numpy(found.singular_values)
-            return [float(v) ** 2 for v in s[:most]], most, found.energy
+            energies = [float(v) ** 2 for v in s[: found.rank]]
+            shape = terms[site][0].delta.flat_shape
+            return [
+                SiteSpectrum(
+                    site, shape, energies[: work.rank(site, terms[site], found, cut)], found.energy
+                )
+                for cut in wanted
+            ]
 
-    spectra = list(ordered(spectrum, cut, threads=threads, task="spectra", notify=notify))
-    seen = [
-        SiteSpectrum(site, terms[site][0].delta.flat_shape, energies, energy)
-        for site, (energies, _, energy) in zip(cut, spectra, strict=True)
-    ]
-    return choose_ranks(seen, rule, sizes)
+    found = list(ordered(spectra, sites, threads=threads, task="spectra", notify=notify))
+    rows = iter(zip(*found, strict=True) if found else [() for _ in wanted])
+    return [choose_ranks(next(rows), cut) if cut.over_all else None for cut in cuts]

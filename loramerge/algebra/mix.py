@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from loramerge.adapter import Adapter, Info, Site, widest
 from loramerge.adapter.formats.peft_configuration import common_configuration
 from loramerge.adapter.metadata import combined as combined_metadata
 from loramerge.adapter.opaque import common_stems, commonly_named
-from loramerge.algebra.combine import SUM, combine
+from loramerge.algebra.budget import Cut
+from loramerge.algebra.combine import SUM, combine_each
+from loramerge.algebra.fair import combine_fairly
 from loramerge.algebra.method import Method
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors
@@ -40,6 +43,7 @@ def mix(
     *,
     method: Method = SUM,
     embeddings: str = "all",
+    fair: bool = False,
     sizes: SizeModel | None = None,
     target: Dialect | None = None,
     device: str | None = None,
@@ -56,6 +60,7 @@ def mix(
     Args:
         inputs: adapters with weights, at least one.
         method: a merge operator with its parameters.
+        fair: cut so that the adapter that loses most loses little; see `algebra.fair`.
         embeddings: `all` carries all and refuses a clash of names, `first` lets the first adapter
             win, `none` leaves them out.
         target: the dialect to write; ranks are counted per site that it stores.
@@ -84,11 +89,11 @@ def mix(
     for text in method.described(terms):
         notify(Note(text))
     try:
-        result = combine(
+        work: Any = partial(combine_fairly, ingredients=terms) if fair else combine_each
+        (result,) = work(
             terms,
-            rule,
+            cuts=[Cut(rule, sizes)],
             method=method,
-            sizes=sizes,
             device=device,
             precise=precise or any(adapter.dtype == "F64" for adapter in counting),
             threads=threads,

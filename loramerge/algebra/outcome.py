@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.ranks import relative
@@ -59,9 +59,14 @@ class SiteOutcome:
 
 @dataclass(frozen=True)
 class Combined:
-    """The outcome of every site, and the figures over all."""
+    """The outcome of every site, and the figures over all.
+
+    Args:
+        losses: of a fair cut, position of an adapter → share of its norm that is lost.
+    """
 
     outcomes: tuple[SiteOutcome, ...]
+    losses: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def deltas(self) -> dict[Site, Delta]:
@@ -76,8 +81,19 @@ class Combined:
     @property
     def relative_error(self) -> float:
         """√(Σ lost / Σ energy) over the sites whose energy is known."""
-        known = [o for o in self.outcomes if not math.isnan(o.energy)]
-        return relative(math.fsum(o.lost for o in known), math.fsum(o.energy for o in known))
+        return self.error_at(None)
+
+    def error_at(self, norms: Mapping[Site, float] | None) -> float:
+        """Return the relative error with every site divided by a norm; None divides by none."""
+        known = [
+            (o, 1.0 if norms is None else 1.0 / norms[o.site] ** 2)
+            for o in self.outcomes
+            if not math.isnan(o.energy)
+        ]
+        return relative(
+            math.fsum(part * o.lost for o, part in known),
+            math.fsum(part * o.energy for o, part in known),
+        )
 
     @property
     def norm_kept(self) -> float:

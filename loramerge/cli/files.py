@@ -27,9 +27,10 @@ def files_render(
         cells: gives them from the result of a file.
     """
 
-    def row(file: FileOutcome[Any]) -> tuple[str, ...]:
+    def row(file: FileOutcome[Any], outputs: bool) -> tuple[str, ...]:
         found = [""] * len(columns) if file.result is None else cells(file.result, file)
-        return Path(file.path).name, file.status, *found, file.reason or ""
+        name = Path(file.output if outputs and file.output else file.path).name
+        return name, file.status, *found, file.reason or ""
 
     def render(result: Any) -> None:
         if not isinstance(result, FilesResult):  # a step of a recipe takes one adapter
@@ -38,7 +39,11 @@ def files_render(
         if len(result.files) == 1 and result.files[0].status == "done":
             one(result.files[0].result)
             return
-        show.table(map(row, result.files), ("file", "status", *columns, "reason"))
+        # several results of a file are told apart by their own names
+        outputs = len({file.path for file in result.files}) < len(result.files)
+        show.table(
+            (row(file, outputs) for file in result.files), ("file", "status", *columns, "reason")
+        )
         counts = Counter(file.status for file in result.files)
         show.line(", ".join(f"{n} {status}" for status, n in counts.items()))
 

@@ -31,8 +31,9 @@ def render(result: MixResult) -> None:
         lines.append(("removed", f"{show.count(len(result.left_out), 'module')} of rank 0"))
     for one in result.inputs:
         words = ", ".join(one["trigger_words"]) or "none known"
+        lost = f"; relative error {one['relative_error']:.4g}" if "relative_error" in one else ""
         lines.append(
-            ("input", f"{one['adapter']} at weight {one['weight']}; trigger words: {words}")
+            ("input", f"{one['adapter']} at weight {one['weight']}{lost}; trigger words: {words}")
         )
     show.table(lines)
     if result.interference is not None:

@@ -129,8 +129,8 @@ def option_of(one: Parameter) -> click.Parameter:
         [*flags, one.name],
         former=[f"--{word.replace('_', '-')}" for word in doc.former],
         rules_of=one.word if one.per_module else None,
-        type=_click_type(one),
-        multiple=one.many,
+        type=_Separated(_click_type(one)) if one.doc.separated else _click_type(one),
+        multiple=one.many and not one.doc.separated,
         required=one.required,
         **default,
         show_default=default.get("default") not in (None, ""),
@@ -138,6 +138,23 @@ def option_of(one: Parameter) -> click.Parameter:
         help=doc.help,
         shell_complete=completion,
     )
+
+
+class _Separated(click.ParamType[Any]):
+    """Several values of a type in one text, with commas between them."""
+
+    name = "list"
+
+    def __init__(self, one: click.ParamType[Any]) -> None:
+        self._one = one
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        return tuple(self._one.convert(part, param, ctx) for part in parts)
 
 
 class _Option(click.Option):

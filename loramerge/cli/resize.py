@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
 from loramerge.cli.layout import shortened
 from loramerge.steps.batch import FileOutcome
-from loramerge.verbs.resize import VERB, ResizeResult
+from loramerge.verbs.resize import VERB, CurveResult, ResizeResult
 
 _NAME = 40  # characters of a name of a module in the table of several files
 
@@ -31,10 +33,37 @@ def render_one(found: ResizeResult) -> None:
         ("rank", f"{show.ranks(found.ranks)} (was {show.ranks(found.ranks_before)})"),
         *show.errors(found.lossy, found.relative_error, found.norm_kept, found.worst, exact),
     ]
+    lines += [
+        (
+            "ingredient",
+            f"{one['adapter']} at weight {one['weight']}: relative error {one['relative_error']:.4g}",
+        )
+        for one in found.ingredients
+    ]
+    if found.error_at_base is not None:
+        lines.append(("relative to base", f"relative error {found.error_at_base:.4g}"))
     if found.left_out:
         lines.append(("removed", f"{show.count(len(found.left_out), 'module')} of rank 0"))
     show.table(lines)
 
 
-render = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)
+def render_curve(found: CurveResult) -> None:
+    """Show the curve of an adapter as a table."""
+    columns, *rows = found.table_rows()
+    show.table(rows, columns)
+    if found.plot is not None:
+        show.table([("plot", found.plot)])
+
+
+_render_files = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)
+
+
+def render(found: Any) -> None:
+    """Show results of one file, of several, or a curve."""
+    if isinstance(found, CurveResult):
+        render_curve(found)
+    else:
+        _render_files(found)
+
+
 command = verb_command(VERB, render, "loramerge resize --rank 8 character.safetensors")

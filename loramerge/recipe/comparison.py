@@ -14,7 +14,7 @@ from loramerge.errors import LoramergeError
 from loramerge.events import Warn
 from loramerge.files.digest import tensors_sha256
 from loramerge.files.tensors import Tensor
-from loramerge.recipe.inputs import digest_at
+from loramerge.library.known import digest_at
 from loramerge.steps.parameters import Context
 from loramerge.verbs.diff import diff_adapters
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter.source import open_source
-from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError, Message, NotFound
-from loramerge.files.folders import dataset_files
-from loramerge.files.pickled import is_pickle
-from loramerge.library.digests import digest_of, digest_of_files
-from loramerge.library.lookup import below, find, is_adapter_folder, names_in_library
-from loramerge.library.registry import NameRegistry, load_registry
-from loramerge.library.shipped import shipped_as
+from loramerge.library.known import KnownFiles, digest_at
+from loramerge.library.lookup import below
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.variables import substitute
 
-__all__ = ["Input", "KnownFiles", "digest_at", "read_inputs"]
+__all__ = ["Input", "read_inputs"]
 
 _WORDS = ("path", "sha256", "recipe")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -41,84 +33,6 @@ class Input:
     path: Path
     sha256: str | None = None
     recipe: Mapping[str, Any] | None = None
-
-
-def digest_at(path: Path) -> str:
-    """Return the digest of an adapter, a checkpoint, or a folder of images with their captions.
-
-    That of a folder is over its files of weights; a pickled adapter may have more files beside it.
-
-    Raises:
-        LoramergeError: if it cannot be read.
-    """
-    if not path.is_dir():
-        alone = not is_pickle(path) or not any(
-            path.parent.glob(f"{escape(path.stem)}.*{escape(path.suffix)}")
-        )
-        files = [path] if alone else open_source(path).files
-        return digest_of(path) if len(files) == 1 else digest_of_files(path.parent, files)
-    try:
-        files = [file.path for file in find_files(path).weights]
-    except LoramergeError:
-        images = dataset_files(path)
-        if images and not is_adapter_folder(path):
-            return digest_of_files(path, images)
-        files = open_source(path).files
-    if (path / "adapter_config.json").is_file() or any(path.glob("*/adapter_config.json")):
-        files = open_source(path).files
-    return digest_of(files[0]) if len(files) == 1 else digest_of_files(path, files)
-
-
-class KnownFiles:
-    """The files of the library and the registered bases, by name and by digest.
-
-    However many are looked up, the library is listed once and each file is read once.
-    """
-
-    def __init__(self) -> None:
-        self._digests: dict[Path, str | None] = {}
-        self._names: dict[str, list[tuple[str, Path]]] = {}
-
-    def find(self, name: str, holds: str, root: Path | None = None) -> Path:
-        """Return the file that a name refers to; see `library.lookup.find`."""
-        return find(name, holds, self._registry, root, names=self._listed)
-
-    def with_digest(self, sha256: str, first: str) -> Path | None:
-        """Return a file with a digest, among these or shipped ones, None if there is none.
-
-        Args:
-            first: a file name; files of that name are tried before the others.
-        """
-        places = dict.fromkeys(shipped_as(first)) | self._places
-        for path in sorted(places, key=lambda path: path.name != first):
-            if path not in self._digests:
-                self._digests[path] = self._digest(path)
-            if self._digests[path] == sha256:
-                return path
-        return None
-
-    @cached_property
-    def _registry(self) -> NameRegistry:
-        return load_registry()
-
-    def _listed(self, registry: NameRegistry, holds: str) -> list[tuple[str, Path]]:
-        if holds not in self._names:
-            self._names[holds] = list(names_in_library(registry, holds))
-        return self._names[holds]
-
-    @cached_property
-    def _places(self) -> dict[Path, None]:
-        places: dict[Path, None] = {}
-        for holds in ("adapters", "bases"):
-            places |= dict.fromkeys(path for _, path in self._listed(self._registry, holds))
-        return places | dict.fromkeys(Path(path) for path in self._registry.bases.values())
-
-    @staticmethod
-    def _digest(path: Path) -> str | None:
-        try:
-            return digest_at(path)
-        except (LoramergeError, OSError):
-            return None  # a file that cannot be read is not the one
 
 
 def read_inputs(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loramerge.errors import CorruptFile, RecipeError, Setting
 from loramerge.files.writer import write_bytes
-from loramerge.recipe.inputs import digest_at
+from loramerge.library.known import digest_at
 from loramerge.recipe.recipe import Recipe
 
 __all__ = ["check_lock", "lock_path", "write_lock"]

@@ -14,6 +14,7 @@ from loramerge.errors import UsageError
 from loramerge.recipe.expand import expand
 from loramerge.recipe.inputs import Input, read_inputs
 from loramerge.recipe.mistakes import Mistakes, suggestion
+from loramerge.recipe.series import with_series
 from loramerge.recipe.step import read_steps
 from loramerge.recipe.task import Task
 from loramerge.recipe.text import parse_text, read_text
@@ -116,6 +117,7 @@ def recipe_of(
     _check_given(paths, stated if isinstance(stated, Mapping) else (), "input")
     files = read_inputs(stated, root, variables, paths, mistakes)
     steps = read_steps(content.get("steps"), files, mistakes)
+    steps, cases = with_series(steps, cases, variables, mistakes)
     tasks = expand(steps, cases, variables, files, root, mistakes) if steps else {}
     mistakes.refuse()
     return Recipe(path, root, mistakes.name, files, cases, tasks)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import LoramergeError, NotFound, RecipeError, Setting, UsageError, listed
+from loramerge.errors import NotFound, RecipeError, Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.files.atomic import scratch_folder
+from loramerge.library.known import KnownFiles, digest_at
 from loramerge.library.lookup import find
 from loramerge.recipe.comparison import compare_files
 from loramerge.recipe.header import recipe_of_file
-from loramerge.recipe.inputs import KnownFiles, digest_at
 from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.run import run_recipe
 from loramerge.recipe.saves import WRITTEN
@@ -179,7 +178,8 @@ def _input(name: str, entry: Mapping[str, Any], place: _Place) -> Path | None:
         if digest is not None and digest_at(found) != digest:
             place.notes.append(f"{name}: {found} is not the file that was used")
         return _under_its_name(found, wanted, place)
-    candidate = _searched(wanted, digest, place)
+    folders = (place.path.absolute().parent, Path.cwd())
+    candidate = place.known.search(wanted, digest, folders)
     if candidate is not None:
         return _under_its_name(candidate, wanted, place)
     if not isinstance(entry.get("recipe"), Mapping) or not _is_recipe(entry["recipe"]):
@@ -200,26 +200,6 @@ def _input(name: str, entry: Mapping[str, Any], place: _Place) -> Path | None:
 
 def _is_recipe(content: Mapping[str, Any]) -> bool:
     return all(isinstance(content.get(word), Mapping) for word in ("inputs", "steps"))
-
-
-def _searched(wanted: str, digest: str | None, place: _Place) -> Path | None:
-    """Look for a file beside the output, in the current folder, in the library, and in loramerge."""
-    here = [folder / wanted for folder in (place.path.absolute().parent, Path.cwd())]
-    with suppress(LoramergeError):
-        here.append(place.known.find(wanted, "adapters"))
-    with suppress(LoramergeError):
-        here.append(place.known.find(wanted, "bases"))
-    for candidate in here:
-        if candidate.exists() and (digest is None or _digest(candidate) == digest):
-            return candidate
-    return None if digest is None else place.known.with_digest(digest, wanted)
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return digest_at(path)
-    except (LoramergeError, OSError):
-        return None
 
 
 def _under_its_name(found: Path, wanted: str, place: _Place) -> Path:

@@ -278,7 +278,9 @@ def json_schema() -> dict[str, Any]:
         schema = _model(verb).model_json_schema(by_alias=True)
         definitions |= schema.pop("$defs", {})
         for name, one in schema.get("properties", {}).items():
-            schema["properties"][name] = _or_variable(one)
+            schema["properties"][name] = _or_variable(
+                _or_several(one) if name in verb.series else one
+            )
         verbs[verb.name] = schema
     step = {
         "type": "object",
@@ -321,6 +323,13 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
     }
     return schema | ({"$defs": definitions} if definitions else {})
+
+
+def _or_several(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a value that may also be a list of such values."""
+    one = [part for part in _options({"anyOf": schema["anyOf"]}) if part != {"type": "null"}]
+    several = {"type": "array", "items": one[0], "minItems": 1}
+    return schema | {"anyOf": [*schema["anyOf"], several]}
 
 
 def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:

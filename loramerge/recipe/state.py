@@ -16,8 +16,8 @@ import loramerge
 from loramerge.algebra.weights import weight_content
 from loramerge.errors import CorruptFile, LoramergeError, Setting
 from loramerge.files.writer import write_bytes
+from loramerge.library.known import digest_at
 from loramerge.library.registry import cache as cache_folder
-from loramerge.recipe.inputs import digest_at
 from loramerge.recipe.task import Task
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import MissingExtra
 from loramerge.files.writer import write_bytes
+from loramerge.report.chart import require_pillow
 from loramerge.report.fonts import font_for, legible
 
 __all__ = ["grid", "png_bytes", "write_png"]
@@ -17,14 +17,6 @@ _INK, _PAPER, _FAINT = (32, 32, 32), (255, 255, 255), (110, 110, 110)
 _GAP = 6
 _SMALLEST = 96  # pixels of a cell's side; smaller pictures are enlarged by whole numbers
 _LINES = 4  # of a label; beside a picture as many as its height takes
-
-
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError:
-        raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
-    return Image, ImageDraw
 
 
 def grid(
@@ -40,7 +32,7 @@ def grid(
         rows, columns: labels, wrapped, cut where long; letters that no font has are escaped.
         title: a line above all.
     """
-    image, drawing = _pillow()
+    image, drawing = require_pillow()
     shown = [[None if cell is None else _enlarged(cell, image) for cell in row] for row in cells]
     width = max((c.width for row in shown for c in row if c is not None), default=_SMALLEST)
     heights = [max((c.height for c in row if c is not None), default=_SMALLEST) for row in shown]

@@ -1,14 +1,14 @@
 """Verbs on several files: which files, one after the other, and the table of results.
 
-A verb that turns one adapter into another describes its work in a `FileWork`; `in_batch` does it
-for every given file. With a single file errors are raised; with several they become lines of a
-report.
+A verb that turns one adapter into another, or into several, describes its work in a `FileWork`;
+`in_batch` does it for every given file. With a single file errors are raised; with several they
+become lines of a report.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Generic, Protocol, TypeVar
@@ -30,7 +30,7 @@ from loramerge.steps.writing import WriteParameters
 
 __all__ = [
     "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "check_table", "in_batch",
-    "write_table",
+    "one_by_one", "write_table",
 ]  # fmt: skip
 
 _COLUMNS = (
@@ -65,14 +65,16 @@ class FileParameters(WriteParameters):
     def check(self) -> None:
         """Refuse parameters that contradict each other; verbs check more."""
 
-    def of(self, path: Path) -> Any:
-        """Return the verb's parameters for one of the files."""
+    def each_of(self, path: Path) -> Sequence[tuple[str, Any]]:
+        """Return the verb's parameters for each result of one of the files.
+
+        Each comes with what is added to the name of the file; nothing where there is one result.
+        """
         raise NotImplementedError
 
     def repeating_steps(self, result: FilesResult[Any]) -> list[tuple[Any, Any]]:
         """Return the steps of a recipe that does the same to the same files."""
-        done = [file for file in result.files if file.status == "done"]
-        return [(self.of(Path(file.path)), file.result) for file in done]
+        return [(file.parameters, file.result) for file in result.files if file.status == "done"]
 
 
 class OneFile(Protocol):
@@ -96,8 +98,9 @@ class FileWork(Generic[One, Result]):
     """The functions that process one file.
 
     Args:
-        run: does everything to a single file, default name and writing included.
-        compute: returns the result without writing it.
+        run: does everything to a single file, default names and writing included: a result for each of
+            the parameters, which name the same file.
+        compute: returns the results without writing them.
         figures: names of the figures of `result.json()` that `--json` shows for a file.
         check: checks the written file before it gets its name, and notes the figures in the result;
             see `adapters.write_result`.
@@ -106,8 +109,8 @@ class FileWork(Generic[One, Result]):
         copy_rest: copy the file, byte for byte, where its result is not wanted.
     """
 
-    run: Callable[[One, Context], Result]
-    compute: Callable[[Source, One, Output, Context], Result]
+    run: Callable[[Sequence[One], Context], list[Result]]
+    compute: Callable[[Source, Sequence[tuple[One, Output]], Context], list[Result]]
     figures: Sequence[str]
     check: Callable[[Result, Path, Output, Context], None] | None = None
     unwanted: Callable[[int, int], str | None] | None = None
@@ -130,6 +133,7 @@ class FileOutcome(Generic[Result]):
     size_before: int | None = None
     reason: str | None = None
     exit_code: int = 0
+    parameters: Any = None  # that made the result
 
     def row(self) -> list[Any]:
         """Return the file's line in the CSV table."""
@@ -201,12 +205,11 @@ def in_batch(
             f"{len(files)} files need a folder for their results",
             hint=("give ", Setting("out_dir", "FOLDER")),
         )
-    taken: dict[str, Path] = {}
+    batch = _Batch(parameters, work, context)
     done = [
-        _tolerant(path, relative, parameters, work, context, taken)
-        if several
-        else _alone(path, parameters, work, context)
+        outcome
         for path, relative in files
+        for outcome in (batch.several(path, relative) if several else batch.alone(path))
     ]
     result = FilesResult(done, work.figures)
     if parameters.results:
@@ -214,94 +217,128 @@ def in_batch(
     return result
 
 
-def _alone(
-    path: Path, parameters: FileParameters, work: FileWork[One, Result], context: Context
-) -> FileOutcome[Result]:
-    """Process the only file."""
-    found = work.run(parameters.of(path), context)
-    return FileOutcome(str(path), "done", found.output, found, found.size_before)
+@dataclass(frozen=True)
+class _Batch(Generic[One, Result]):
+    """The work on all files.
 
-
-def _tolerant(
-    path: Path,
-    relative: PurePath,
-    parameters: FileParameters,
-    work: FileWork[One, Result],
-    context: Context,
-    taken: dict[str, Path],
-) -> FileOutcome[Result]:
-    """Process one of several files; an error becomes a line of the report."""
-    try:
-        return _one(path, relative, parameters, work, context, taken)
-    except LoramergeError as error:
-        context.notify(Warn(f"{path}: {error.problem}"))
-        return FileOutcome(
-            str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
-        )
-
-
-def _place(path: Path, relative: PurePath, out_dir: str, dialect: Dialect) -> Path:
-    stem = str(relative) if path.is_dir() else bare(str(relative))
-    return Path(out_dir) / f"{stem}{suffix_of(dialect)}"
-
-
-def _is_there(path: Path, output: Path, parameters: FileParameters, taken: dict[str, Path]) -> bool:
-    """Return whether the result of one of several files exists and is kept.
-
-    Raises:
-        UsageError: if another file of this run has the same output.
-        OutputExists: if the output is the file itself.
+    Args:
+        taken: outputs of this run → the files they are of.
     """
-    other = taken.setdefault(os.path.realpath(output), path)
-    if other != path:
-        raise UsageError(f"its result would replace that of {other}: {output}")
-    if parameters.force or not output.exists():
-        return False
-    if output.samefile(path):
-        raise OutputExists(
-            "its result would replace the file itself",
-            hint=(Setting("force", True), " allows that"),
+
+    parameters: FileParameters
+    work: FileWork[One, Result]
+    context: Context
+    taken: dict[str, Path] = field(default_factory=dict)
+
+    def alone(self, path: Path) -> list[FileOutcome[Result]]:
+        """Process the only file."""
+        each = [one for _, one in self.parameters.each_of(path)]
+        return [
+            FileOutcome(str(path), "done", found.output, found, found.size_before, parameters=one)
+            for one, found in zip(each, self.work.run(each, self.context), strict=True)
+        ]
+
+    def several(self, path: Path, relative: PurePath) -> list[FileOutcome[Result]]:
+        """Process one of several files; an error becomes a line of the report."""
+        found: list[FileOutcome[Result]] = []
+        try:
+            found.extend(self._results(path, relative))
+        except LoramergeError as error:
+            self.context.notify(Warn(f"{path}: {error.problem}"))
+            found.append(
+                FileOutcome(
+                    str(path), "failed", reason=f"{error.problem}", exit_code=error.exit_code
+                )
+            )
+        return found
+
+    def _results(self, path: Path, relative: PurePath) -> Iterator[FileOutcome[Result]]:
+        """Yield the outcomes of one of several files."""
+        each = self.parameters.each_of(path)
+        first = each[0][1]
+        source = open_source(
+            [first.adapter], first.base, self.context, skip_unknown=first.skip_unknown
         )
-    return True
+        output = output_of(self.parameters, source.adapters)
+        before = source.adapter.info.size or 0
+        todo: list[tuple[One, Output]] = []
+        for label, one in each:
+            place = self._place(path, relative, label, output.dialect)
+            if self._is_there(path, place):
+                why = "the output exists already"
+                yield FileOutcome(str(path), "kept", str(place), None, before, why)
+            else:
+                todo.append((one, output.at(place)))
+        results = self.work.compute(source, todo, self.context) if todo else []
+        for (one, target), computed in zip(todo, results, strict=True):
+            refused, found = self._written(computed, target, before)
+            if refused is None:
+                output_path = str(target.path)
+                yield FileOutcome(str(path), "done", output_path, found, before, parameters=one)
+            elif self.work.copy_rest:
+                copy = self._folder / relative
+                if not self._is_there(path, copy):
+                    copy_whole(path, source.adapter.info.files, copy, force=self.parameters.force)
+                yield FileOutcome(str(path), "copied", str(copy), found, before, refused)
+            else:
+                yield FileOutcome(str(path), "skipped", None, found, before, refused)
+
+    def _written(self, computed: Result, output: Output, before: int) -> tuple[str | None, Result]:
+        """Write a result, unless it is not wanted; return why it is not, and the result."""
+        refused: list[str] = []
+
+        def wanted(size: int) -> bool:
+            why = self.work.unwanted(size, before) if self.work.unwanted else None
+            refused.extend([why] if why else [])
+            return not refused
+
+        found = write_result(computed, output, self.context, wanted=wanted, check=self.work.check)
+        found.adapter = None  # else all results of a folder would stay in memory
+        return (refused[0] if refused else None), found
+
+    @property
+    def _folder(self) -> Path:
+        assert self.parameters.out_dir is not None
+        return Path(self.parameters.out_dir)
+
+    def _place(self, path: Path, relative: PurePath, label: str, dialect: Dialect) -> Path:
+        stem = str(relative) if path.is_dir() else bare(str(relative))
+        return self._folder / f"{stem}{label}{suffix_of(dialect)}"
+
+    def _is_there(self, path: Path, output: Path) -> bool:
+        """Return whether the result of one of several files exists and is kept.
+
+        Raises:
+            UsageError: if another file of this run has the same output.
+            OutputExists: if the output is the file itself.
+        """
+        other = self.taken.setdefault(os.path.realpath(output), path)
+        if other != path:
+            raise UsageError(f"its result would replace that of {other}: {output}")
+        if self.parameters.force or not output.exists():
+            return False
+        if output.samefile(path):
+            raise OutputExists(
+                "its result would replace the file itself",
+                hint=(Setting("force", True), " allows that"),
+            )
+        return True
 
 
-def _one(
-    path: Path,
-    relative: PurePath,
-    parameters: FileParameters,
-    work: FileWork[One, Result],
-    context: Context,
-    taken: dict[str, Path],
-) -> FileOutcome[Result]:
-    """Process one of several files; `taken` maps the outputs of this run to their files."""
-    one = parameters.of(path)
-    source = open_source([one.adapter], one.base, context, skip_unknown=one.skip_unknown)
-    output = output_of(parameters, source.adapters)
-    assert parameters.out_dir is not None
-    place = _place(path, relative, parameters.out_dir, output.dialect)
-    before = source.adapter.info.size or 0
-    if _is_there(path, place, parameters, taken):
-        why = "the output exists already"
-        return FileOutcome(str(path), "kept", str(place), None, before, why)
-    output = output.at(place)
-    computed = work.compute(source, one, output, context)
-    refused: list[str] = []
+def one_by_one(work: Callable[..., Result]) -> Callable[..., list[Result]]:
+    """Return a function of several inputs, of one that takes a single input before its context.
 
-    def wanted(size: int) -> bool:
-        why = work.unwanted(size, before) if work.unwanted else None
-        refused.extend([why] if why else [])
-        return not refused
+    Args:
+        work: takes parameters and a context, or a source, parameters, an output and a context.
+    """
 
-    found = write_result(computed, output, context, wanted=wanted, check=work.check)
-    found.adapter = None  # else all results of a folder would stay in memory
-    if refused and work.copy_rest:
-        copy = Path(parameters.out_dir) / relative
-        if not _is_there(path, copy, parameters, taken):
-            copy_whole(path, source.adapter.info.files, copy, force=parameters.force)
-        return FileOutcome(str(path), "copied", str(copy), found, before, refused[0])
-    if refused:
-        return FileOutcome(str(path), "skipped", None, found, before, refused[0])
-    return FileOutcome(str(path), "done", str(place), found, before)
+    def run(*arguments: Any) -> list[Result]:
+        *source, several, context = arguments
+        return [
+            work(*source, *(one if isinstance(one, tuple) else (one,)), context) for one in several
+        ]
+
+    return run
 
 
 def _without_outputs(

@@ -69,7 +69,7 @@ class ForFiles:
     """The verb for several files, as its command runs it.
 
     Args:
-        parameters: a frozen dataclass with `of(path)`, which gives the verb's parameters for one file.
+        parameters: a `batch.FileParameters`; it gives the verb's parameters for each result of a file.
         run: function of these parameters and a context; it returns a `batch.FilesResult`.
     """
 
@@ -130,6 +130,14 @@ class Verb:
         return self.predict is not None
 
     @property
+    def series(self) -> tuple[str, ...]:
+        """Words of parameters of which each of several values gives a result of its own."""
+        if self.for_files is None:
+            return ()
+        found = parameters_of(self.for_files.parameters)
+        return tuple(one.word for one in found if one.doc.separated)
+
+    @property
     def writes(self) -> bool:
         """True if it writes adapters or checkpoints, whose headers then say what made them."""
         return self.gives in ("adapter", "checkpoint")
@@ -155,6 +163,8 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
             options.append(flag)
         elif one.name == "output":
             output += ["-o", *texts]
+        elif one.doc.separated:
+            options += [flag, ",".join(texts)]
         else:
             options += [word for text in texts for word in (flag, text)]
     return ("loramerge", name, *arguments, *options, *output)

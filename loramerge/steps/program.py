@@ -40,6 +40,10 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
                 f"{detection.name} in the dialect {target.name}"
             )
         )
+    if program is not None and program not in READERS:
+        notify(
+            Warn(f"no test runs the loader of {program}; docs/formats.md says what was read of it")
+        )
     if program is None or program not in READERS:
         _tell(adapter, target, notify)
         return

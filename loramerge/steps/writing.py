@@ -15,12 +15,15 @@ from loramerge.parameters import Bounds, Doc
 __all__ = [
     "ADAPTER_FLOATS",
     "BaseParameter",
+    "FairParameter",
     "RankParameters",
+    "RankSeries",
     "UnknownParameter",
     "WriteParameters",
     "float_type",
     "memory_in_bytes",
     "size_in_bytes",
+    "size_label",
 ]
 
 ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
@@ -107,13 +110,31 @@ class WeightParameters:
     ] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankParameters:
-    """The criteria that lower ranks."""
+_RANK = "Keep at most this rank in every module."
+_SIZE = (
+    "Choose the ranks with the smallest error for a file of at most this size: 20MB, 800KB, or 50% of "
+    "the input."
+)
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Rank:
+    rank: Annotated[int | None, Bounds(ge=1), Doc(_RANK, ("--rank", "-r"))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranks:
     rank: Annotated[
-        int | None, Bounds(ge=1), Doc("Keep at most this rank in every module.", ("--rank", "-r"))
-    ] = None
+        tuple[int, ...],
+        Bounds(ge=1),
+        Doc(_RANK, ("--rank", "-r"), "N,…", separated=True),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shares:
+    """Criteria of each module by itself."""
+
     conv_rank: Annotated[
         int | None, Bounds(ge=1), Doc("The same for kernels larger than 1×1 [default: --rank].")
     ] = None
@@ -132,14 +153,25 @@ class RankParameters:
         Bounds(gt=0, le=1),
         Doc("Keep the smallest rank with this share of the sum Σσ of each module."),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    max_size: Annotated[str | None, Doc(_SIZE, metavar="SIZE")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
     max_size: Annotated[
-        str | None,
-        Doc(
-            "Choose the ranks with the smallest error for a file of at most this size: 20MB, "
-            "800KB, or 50% of the input.",
-            metavar="SIZE",
-        ),
-    ] = None
+        tuple[str, ...],
+        Doc(_SIZE, metavar="SIZE,…", separated=True),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """Limits on errors."""
+
     max_error: Annotated[
         float | None,
         Bounds(gt=0, le=1),
@@ -153,6 +185,11 @@ class RankParameters:
         Bounds(gt=0, le=1),
         Doc("Refuse if the relative error of any module is larger."),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankParameters(_Limits, _Size, _Shares, _Rank):
+    """The criteria that lower ranks."""
 
     def rule(self, input_bytes: int) -> RankRule:
         """Return the rule; percentages of `max_size` are of `input_bytes`."""
@@ -178,7 +215,31 @@ class RankParameters:
             )
             if value is not None
         ]  # fmt: skip
-        return "-".join(parts).replace("%", "pct").replace(" ", "")
+        return size_label("-".join(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSeries(_Limits, _Sizes, _Shares, _Ranks):
+    """The criteria that lower ranks, with several values where each gives a result of its own."""
+
+
+def size_label(text: str) -> str:
+    """Return a text with sizes in the form that names of files have."""
+    return text.replace("%", "pct").replace(" ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairParameter:
+    """The criterion by which a mix is cut."""
+
+    fair: Annotated[
+        bool,
+        Doc(
+            "Keep the adapter that loses most as whole as possible, so that a quiet one is not lost "
+            "beside a loud one; without this the error of the whole is smallest. With --rank, "
+            "--conv-rank or --max-size."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

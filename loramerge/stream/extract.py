@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loramerge.adapter import Delta, Full, Site
-from loramerge.algebra.budget import SiteSpectrum, choose_ranks
+from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
 from loramerge.algebra.extract import Change, Extracted, Extractor
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors, relative
@@ -223,7 +223,7 @@ def _chosen(
             group.site: whole_difference(group, "F32") for group in changed
         }
         model = sizes(found.deltas | shapes)
-    return changed, choose_ranks(spectra, rule, model, lost=lost)
+    return changed, choose_ranks(spectra, Cut(rule, model), lost=lost)
 
 
 def _require_reachable(rule: RankRule, lost: float, energy: float) -> None:

@@ -154,7 +154,7 @@ def _tour(folder: Path) -> DemoResult:
             DemoStep(
                 "Re-ranked by SVD; the report says what that lost",
                 "resize",
-                ResizeFiles(files=(mixed,), rank=_RANK, output=small),
+                ResizeFiles(files=(mixed,), rank=(_RANK,), output=small),
             ),
             DemoStep(
                 "Baked into the base; every other tensor is byte-identical",

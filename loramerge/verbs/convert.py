@@ -22,7 +22,7 @@ from loramerge.events import Note, Warn, ignore
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
-from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch
+from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
@@ -139,10 +139,10 @@ class ConvertFiles(ConvertSettings, FileParameters):
     and the others are still converted. Run the command again to do only those that are missing.
     """
 
-    def of(self, path: Path) -> Convert:
+    def each_of(self, path: Path) -> list[tuple[str, Convert]]:
         """Return the parameters that convert one of the files."""
         shared = {f.name: getattr(self, f.name) for f in fields(ConvertSettings)}
-        return Convert(adapter=Reference(str(path)), **shared)
+        return [("", Convert(adapter=Reference(str(path)), **shared))]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -366,7 +366,7 @@ def convert_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `convert`.
     """
-    work = FileWork(convert, _compute, _FIGURES, _prove)
+    work = FileWork(one_by_one(convert), one_by_one(_compute), _FIGURES, _prove)
     return in_batch(parameters, work, context)
 
 

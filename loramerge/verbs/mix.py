@@ -11,7 +11,9 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import without_values
 from loramerge.algebra.arrays import check_device
+from loramerge.algebra.budget import Cut
 from loramerge.algebra.compat import mix_like
+from loramerge.algebra.fair import check_fair
 from loramerge.algebra.interference import Interference, interference
 from loramerge.algebra.method import Method
 from loramerge.algebra.mix import common_detection, frame_of, method_on, require_one_base
@@ -20,7 +22,7 @@ from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
-from loramerge.errors import UsageError
+from loramerge.errors import Setting, UsageError
 from loramerge.events import Note, Warn
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import AdapterMethodParameters
@@ -34,6 +36,7 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.strength import strong_weights
 from loramerge.steps.writing import (
     BaseParameter,
+    FairParameter,
     RankParameters,
     UnknownParameter,
     WeightParameters,
@@ -47,6 +50,7 @@ __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 class Mix(
     AdapterMethodParameters,
     WeightParameters,
+    FairParameter,
     RankParameters,
     BaseParameter,
     UnknownParameter,
@@ -112,6 +116,17 @@ class Mix(
         if not self.adapters:
             raise UsageError("mix needs at least one adapter")
         self.operation().require_count(len(self.adapters))
+        if self.fair:
+            self._check_fair()
+
+    def _check_fair(self) -> None:
+        rule = self.rule(1)
+        if not rule.truncates:
+            raise UsageError(
+                "fair is a way to lower ranks, and no rank option is given",
+                hint=("give ", Setting("rank", 8), " or ", Setting("max_size", "20MB")),
+            )
+        check_fair(Cut(rule))
 
     def settled(self) -> Mix:
         """Return the same with the weights of files in place, and no setting that is a default."""
@@ -147,9 +162,10 @@ class MixResult(AdapterResult):
         found = super().json()
         if self.interference is not None:
             found["interference"] = self.interference.json()
+        if self.correction is not None:
+            found["correction"] = self.correction
         return found | {
             "method": self.method,
-            "correction": self.correction,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
             "unknown_keys": self.unknown_keys,
@@ -223,7 +239,10 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
         correction=parameters.correction,
         scale=parameters.operation().scale,
         factors=combined.scales,
-        inputs=[_described(a, r) for a, r in zip(source.adapters, source.references, strict=True)],
+        inputs=[
+            _described(a, r, combined.losses.get(place))
+            for place, (a, r) in enumerate(zip(source.adapters, source.references, strict=True))
+        ],
         unknown_keys={
             a.label: list(a.info.account.unknown) for a in adapters if a.info.account.unknown
         },
@@ -264,6 +283,7 @@ def _summed(
         inputs,
         rule,
         embeddings=parameters.embeddings,
+        fair=parameters.fair,
         sizes=sizes,
         target=output.dialect,
         method=parameters.operation(),
@@ -311,8 +331,10 @@ def explain(parameters: Mix, context: Context = Context()) -> Explained:
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True, explain=explain)
 
 
-def _described(adapter: Adapter, reference: Reference) -> dict[str, Any]:
-    return {
+def _described(adapter: Adapter, reference: Reference, lost: float | None) -> dict[str, Any]:
+    """Return an input; `lost` is the share of its norm that a fair mix loses."""
+    found = {} if lost is None else {"relative_error": lost}
+    return found | {
         "adapter": reference.label,
         "path": adapter.info.path,
         "weight": reference.written,

@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramerge.algebra.ranks import (
-    Candidate,
-    RankRule,
-    check_errors,
-    ranks_for_error,
-    ranks_for_size,
-    site_rank,
-)
+from loramerge.algebra.allocation import Candidate, ranks_for_error, ranks_for_size
+from loramerge.algebra.ranks import RankRule, check_errors, site_rank
 from loramerge.errors import NumericsError, UsageError
 
 quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -430,5 +424,5 @@ def test_asking_seldom_gives_what_asking_always_gives(monkeypatch: pytest.Monkey
         budget = int(random.uniform(0.1, 1.1) * exact([len(c.energies) for c in found]))
         quick = ranks_for_size(found, budget, exact)
         with monkeypatch.context() as patch:
-            patch.setattr("loramerge.algebra.ranks._fill", patient_fill)
+            patch.setattr("loramerge.algebra.allocation._fill", patient_fill)
             assert quick == ranks_for_size(found, budget, exact)

@@ -467,8 +467,8 @@ def test_ties_core_trims_in_the_shared_basis() -> None:
 # ---- the final scale
 
 
-@pytest.mark.parametrize("name", ["linear", "norm-equalised", "ties", "svc", "slerp"])
-@pytest.mark.parametrize("scale", ["norm-match", "1/sqrt", "0.5"])
+@pytest.mark.parametrize("name", [one.name for one in OPERATORS.shipped()])
+@pytest.mark.parametrize("scale", ["norm-match", "1/sqrt", "0.5", "-2"])
 def test_the_final_scale(name: str, scale: str) -> None:
     found = adapters(2)
     literal, _ = merge(found, name)
@@ -478,6 +478,7 @@ def test_the_final_scale(name: str, scale: str) -> None:
         "norm-match": float(np.mean(norms) / np.linalg.norm(literal)),
         "1/sqrt": 1 / math.sqrt(2),
         "0.5": 0.5,
+        "-2": -2.0,
     }[scale]
     assert np.linalg.norm(result - factor * literal) <= 3e-7 * np.linalg.norm(literal)
     assert combined.scales == pytest.approx((factor, factor), rel=1e-6)

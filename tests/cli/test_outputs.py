@@ -271,7 +271,7 @@ def test_the_results_of_a_folder_do_not_stay_in_memory(run, loras, monkeypatch):
         return write(result, *arguments, **options)
 
     monkeypatch.setattr(batch, "write_result", spy)
-    found = resize_files(ResizeFiles(files=("loras",), out_dir="small", rank=2))
+    found = resize_files(ResizeFiles(files=("loras",), out_dir="small", rank=(2,)))
     gc.collect()
     assert len(alive) == 3 and not any(reference() for reference in alive)
     results = [file.result for file in found.files if file.result is not None]

@@ -101,7 +101,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
         "adding", "architecture", "commands", "extract", "formats", "merging", "operators", "python",
-        "recipes", "report-2022", "tiny", "training", "weights",
+        "recipes", "report-2022", "resizing", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -116,13 +116,24 @@ def test_links_lead_somewhere(document):
 
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
     f"docs/{name}.md"
-    for name in ("commands", "extract", "merging", "recipes", "tiny", "training", "weights")
+    for name in (
+        "commands",
+        "extract",
+        "merging",
+        "recipes",
+        "resizing",
+        "tiny",
+        "training",
+        "weights",
+    )
 ]
 
 
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
-LONG = tuple(f"docs/{n}.md" for n in ("commands", "extract", "merging", "recipes", "training"))
+LONG = tuple(
+    f"docs/{n}.md" for n in ("commands", "extract", "merging", "recipes", "resizing", "training")
+)
 
 
 @pytest.mark.parametrize("document", [tail(d) if d in LONG else d for d in WITH_COMMANDS])
@@ -217,7 +228,7 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
         test_every_word_of_recipes_is_documented()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md", "docs/resizing.md"])
 def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError

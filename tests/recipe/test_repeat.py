@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.library import lookup
-from loramerge.recipe import inputs
+from loramerge.library import known, lookup
 from loramerge.recipe.header import recipe_of_file
-from loramerge.recipe.repeat import _Place, _searched, _without_places
-from loramerge.steps.parameters import Context
+from loramerge.recipe.repeat import _without_places
 from tests.builders.samples import read_safetensors
 from tests.builders.world import rewrite, tune, write_folder
 from tests.tail import first
@@ -462,15 +460,14 @@ def test_for_many_lost_inputs_the_library_is_listed_once_and_each_file_read_once
     for number in range(4):
         shutil.copy("b.safetensors", f"library/other-{number}.safetensors")
     listed, read = [], []
-    walk, digest = lookup._walk, inputs.digest_at
+    walk, digest = lookup._walk, known.digest_at
     monkeypatch.setattr(lookup, "_walk", lambda *args: (listed.append(args), walk(*args))[1])
-    monkeypatch.setattr(
-        inputs, "digest_at", lambda path: (read.append(Path(path)), digest(path))[1]
-    )
+    monkeypatch.setattr(known, "digest_at", lambda path: (read.append(Path(path)), digest(path))[1])
     recipe, _ = recipe_of_file(Path("out.safetensors"))
-    place = _Place(Path("out.safetensors"), Path(), {}, [], Context())
+    files = known.KnownFiles()
     found = [
-        _searched(entry["path"], entry["sha256"], place) for entry in recipe["inputs"].values()
+        files.search(entry["path"], entry["sha256"], [Path.cwd()])
+        for entry in recipe["inputs"].values()
     ]
     assert len(found) == 12 and None not in found
     assert len(listed) == len(set(listed)) <= 2

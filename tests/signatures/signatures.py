@@ -12,7 +12,7 @@ from loramerge.verbs import verb_named
 # function → parameters that it has itself, or that mean nothing without a command line
 FUNCTIONS = {
     "mix": ("adapters", "weights", "output", "force"),
-    "resize": ("adapter", "output", "force"),
+    "resize": ("adapter", "ingredient", "output", "force"),
     "convert": ("adapter", "output", "force"),
     "extract": ("tuned", "base", "output", "force"),
     "bake": ("base", "adapters", "lora", "weights", "output", "seed"),

@@ -9,9 +9,10 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapter.load import load
+from loramerge.adapter.readers import readings
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, open_checkpoint
-from loramerge.errors import AdapterError
+from loramerge.errors import AdapterError, NotExpressible
 from loramerge.families import FAMILIES
 from loramerge.families.spec import plain_slot
 from loramerge.steps.references import parse_reference
@@ -189,6 +190,13 @@ def test_a_merge_of_folders_merges_both(folder: Path, tmp_path: Path) -> None:
         for name, value in merged.items():
             mean = 0.5 * (_network(number)[name] + _network(7 + number)[name])
             assert relative(value, mean) < 1e-5
+
+
+def test_other_dialects_refuse_both_and_no_program_is_said_to_load_them(tmp_path: Path) -> None:
+    adapter = load(_adapter(tmp_path / "both.safetensors", FIRST, SECOND))
+    with pytest.raises(NotExpressible, match="diffusers"):
+        lm.save(adapter, tmp_path / "c.safetensors", dialect="comfyui")
+    assert [found.program.name for found in readings(adapter)] == []
 
 
 def test_a_reference_gives_each_a_weight() -> None:

@@ -21,6 +21,7 @@ from loramerge.train.run import loop  # noqa: E402
 from loramerge.train.run.stopping import deferred  # noqa: E402
 from loramerge.verbs.train.run import train, trained  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
+from tests.tail import tail  # noqa: E402
 from tests.train.test_verb import asked, run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -72,6 +73,15 @@ def test_ctrl_c_gives_the_adapter_so_far_and_a_run_that_goes_on(tmp_path: Path) 
     whole = run(tmp_path / "b", **HOW, images=str(tmp_path / "pictures"))
     assert whole.output is not None and path.read_bytes() == Path(whole.output).read_bytes()
     assert "loramerge.unfinished" not in read_safetensors(path)[1]
+
+
+@pytest.mark.parametrize("at", [tail(step) for step in range(1, 6)])
+def test_ctrl_c_at_any_step_leaves_an_adapter_that_loads(at: int, tmp_path: Path) -> None:
+    result = train(asked(tmp_path, **HOW), interrupting(at))
+    assert (result.exit_code, result.done) == (130, at)
+    adapter = lm.load(tmp_path / "out.safetensors").require_sound()
+    assert len(adapter.deltas) > 10 and not adapter.info.account.unknown
+    assert adapter.info.metadata["loramerge.unfinished"] == f"step {at} of 6"
 
 
 def test_before_the_first_step_there_is_nothing_to_keep(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from loramerge.dialects.programs.spec import Program, Reads
 __all__ = ["PROGRAM"]
 
 _UNETS = ("sd15", "sd21", "sdxl")
-_ENCODERS = "^text_encoder"
+_UNSEEN = r"^(?:text_encoder|transformer_2\.)"
 
 
 def _network(
@@ -20,9 +20,12 @@ def _network(
     forms: tuple[str, ...] = ("lora",),
     otherwise: Mapping[str, str] = {},
 ) -> Reads:
-    """Return the entry for diffusion transformers, whose text encoders no test has given it."""
+    """Return the entry for diffusion transformers.
+
+    No test has given it their text encoders, or the second transformer of a pipeline.
+    """
     tried = ("lora", *otherwise, *forms)
-    return Reads((dialect,), families, forms, but, _ENCODERS, tried, otherwise)
+    return Reads((dialect,), families, forms, but, _UNSEEN, tried, otherwise)
 
 
 PROGRAM = Program(

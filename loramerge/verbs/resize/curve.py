@@ -1,0 +1,227 @@
+"""The curve of an adapter: its error at many ranks, and at the best ranks for the same sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter.sites import for_dialect
+from loramerge.algebra.arrays import check_device
+from loramerge.algebra.curve import CurvePoint, at_rank, at_size, ladder, spectra_of
+from loramerge.errors import Setting, UsageError, sized
+from loramerge.files.writer import write_bytes
+from loramerge.library.lookup import expand
+from loramerge.steps.adapters import budget, whole_size
+from loramerge.steps.outputs import output_of
+from loramerge.steps.parameters import Context
+from loramerge.steps.references import Reference
+from loramerge.steps.shown import Shown
+from loramerge.steps.source import open_source
+from loramerge.steps.writing import size_in_bytes
+from loramerge.verbs.resize.parameters import Resize, ResizeFiles
+
+__all__ = ["CurveResult", "compute_curve", "curve_of"]
+
+
+@dataclass(kw_only=True, repr=False)
+class CurveResult(Shown):
+    """The error of an adapter against rank and size.
+
+    Args:
+        uniform: points of one rank for every module.
+        best: points of the ranks that `max_size` chooses, for the sizes of `uniform` and then for
+            those that were asked for.
+        plot: path of the picture, None if there is none.
+    """
+
+    headline = ("path", "modules")
+
+    path: str
+    modules: int
+    size_before: int | None
+    uniform: list[CurvePoint]
+    best: list[CurvePoint]
+    plot: str | None = None
+
+    def table_rows(self) -> Iterator[tuple[str, ...]]:
+        yield ("rank of all modules", "size", "relative error", "at the best ranks", "ranks")
+        for even, best in self.pairs():
+            yield (
+                "" if even is None else str(even.rank),
+                sized((even or best).size),
+                "" if even is None else f"{even.relative_error:.4g}",
+                f"{best.relative_error:.4g}",
+                _range(best),
+            )
+
+    def pairs(self) -> list[tuple[CurvePoint | None, CurvePoint]]:
+        """Return the points of each line of the table, by size."""
+        asked = [(None, best) for best in self.best[len(self.uniform) :]]
+        found = [*zip(self.uniform, self.best, strict=False), *asked]
+        return sorted(found, key=lambda pair: pair[1].size)
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Draw the curve as a PNG image.
+
+        Raises:
+            OutputExists: unless `force`.
+            MissingExtra: if Pillow is not installed.
+        """
+        from loramerge.report.pictures import png_bytes
+
+        write_bytes(path, png_bytes(_picture(self)), force=force)
+        self.plot = str(path)
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "outputs": [] if self.plot is None else [self.plot],
+            "path": self.path,
+            "modules": self.modules,
+            "size_before": self.size_before,
+            "uniform": [_json(point) for point in self.uniform],
+            "best": [_json(point) for point in self.best],
+        }
+
+
+def _range(point: CurvePoint) -> str:
+    least, most = min(point.ranks, default=0), max(point.ranks, default=0)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _json(point: CurvePoint) -> dict[str, Any]:
+    return {
+        "rank": point.rank,
+        "size": point.size,
+        "relative_error": point.relative_error,
+        "norm_kept": point.norm_kept,
+        "ranks": dict(point.ranks),
+    }
+
+
+def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
+    """Compute the curve of the file that parameters name, and draw it if they say so.
+
+    Raises:
+        UsageError: if they name several files, or options that a curve does not have.
+    """
+    _check(parameters)
+    files = expand(parameters.files, context.root)
+    if len(files) != 1:
+        raise UsageError(
+            "a curve is of one file",
+            found=f"{len(files)} files",
+            hint="run the command once for each of them",
+        )
+    if parameters.plot is not None:
+        _check_plot(Path(parameters.plot), force=parameters.force)
+    shared = {name: getattr(parameters, name) for name in _SHARED}
+    one = Resize(adapter=Reference(str(files[0][0])), **shared)
+    found = compute_curve(one, parameters.rank, parameters.max_size, context)
+    if parameters.plot is not None:
+        found.save(parameters.plot, force=parameters.force)
+    return found
+
+
+_SHARED = ("to", "program", "dtype", "base", "skip_unknown")
+_NOT_OF_CURVES = (
+    "energy", "ratio", "cumulative", "conv_rank", "max_error", "max_module_error", "fair", "ingredient",
+    "relative_to", "output", "out_dir", "results", "copy_rest",
+)  # fmt: skip
+
+
+def _check(parameters: ResizeFiles) -> None:
+    parameters.target(), parameters.float_type()
+    given = [name for name in _NOT_OF_CURVES if getattr(parameters, name)]
+    if given:
+        raise UsageError(
+            f"a curve has no {given[0]}: it writes no adapter, and shows ranks and sizes",
+            hint=("give ", Setting("curve", True), " alone, or with ", Setting("plot", "FILE.png")),
+        )
+
+
+def _check_plot(path: Path, *, force: bool) -> None:
+    from loramerge.files.atomic import check_target
+    from loramerge.report.chart import require_pillow
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(
+            "a plot is a PNG image",
+            file=path,
+            hint=(Setting("plot", f"{path.with_suffix('.png')}"),),
+        )
+    check_target(path, force=force)
+    require_pillow()
+
+
+def compute_curve(
+    parameters: Resize, ranks: Sequence[int], sizes: Sequence[str], context: Context = Context()
+) -> CurveResult:
+    """Return the curve of an adapter.
+
+    Args:
+        parameters: the adapter, and how it would be written.
+        ranks: of every module; none shows 1, 2, 3, 4, 6, 8, 12, … up to the largest.
+        sizes: further sizes, as `max_size` has them.
+
+    Raises:
+        LoramergeError: see `algebra.curve.spectra_of`.
+    """
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
+    adapter, output = source.adapter, output_of(parameters, source.adapters)
+    whole = for_dialect(source.weighted(), output.dialect)
+    spectra = spectra_of(
+        whole,
+        device=check_device(context.device),
+        precise=output.precise,
+        threads=context.threads,
+        notify=context.notify,
+    )
+    frame = whole.with_deltas({}, dtype=adapter.dtype)
+    total = whole_size([adapter], parameters) if sizes else 0
+
+    def model(**rule: Any) -> Any:
+        made = source.step("resize", replace(parameters, **rule))
+        return budget(frame, whole.deltas, output, made, context)
+
+    def size(rank: int) -> int:
+        """Return the bytes at a rank; modules of that rank or less are written as they are."""
+        cut = {
+            one.site: min(rank, len(one.energies))
+            for one in spectra
+            if (whole.deltas[one.site].rank or rank + 1) > rank
+        }
+        found: int = model(rank=rank).exact(cut)
+        return found
+
+    uniform = [at_rank(spectra, rank, size) for rank in (sorted(ranks) or ladder(spectra))]
+    asked = [*(point.size for point in uniform), *(size_in_bytes(text, total) for text in sizes)]
+    best = [at_size(spectra, most, model(max_size=str(most))) for most in asked]
+    return CurveResult(
+        path=adapter.label,
+        modules=len(spectra),
+        size_before=adapter.info.size,
+        uniform=uniform,
+        best=best,
+    )
+
+
+def _picture(found: CurveResult) -> Any:
+    """Return a picture of a curve."""
+    from loramerge.report.chart import Line, chart
+
+    lines = [
+        Line(name, [(point.size, point.relative_error) for point in points], labels)
+        for name, points, labels in (
+            ("one rank for all modules", found.uniform, [f"r{p.rank}" for p in found.uniform]),
+            ("best ranks for the size", sorted(found.best, key=lambda p: p.size), []),
+        )
+    ]
+    return chart(
+        lines, title=found.path, across="size of the file", up="relative error", unit=sized
+    )
