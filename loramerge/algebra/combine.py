@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
-from loramerge.algebra.arrays import to_numpy
+from loramerge.algebra.arrays import Array, to_numpy
 from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
 from loramerge.algebra.matrices import require_finite
 from loramerge.algebra.merged import Matrix, Merged, Sum
@@ -24,7 +24,7 @@ from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, site_rank
-from loramerge.algebra.spaces import merge_terms
+from loramerge.algebra.spaces import merge_terms, numbers_of
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
@@ -42,6 +42,7 @@ __all__ = [
     "note_changed_kinds",
     "quiet",
     "require_same_shape",
+    "with_pool",
 ]
 
 SUM = Method.of(LINEAR)
@@ -149,7 +150,7 @@ def combine_each(
     chooses ranks over all sites together. Only a large dense result is decomposed for each rank, as
     no more than its leading directions are computed.
     """
-    work = Work(method, device, precise)
+    work = Work(with_pool(method, terms, threads, notify), device, precise)
     chosen = _ranks_over_all(terms, work, cuts, threads, notify)
 
     def one(site: Site) -> list[SiteOutcome]:
@@ -281,6 +282,26 @@ def require_same_shape(terms: Sequence[Term]) -> None:
             found=", ".join(str(list(term.delta.shape)) for term in terms),
             hint="they were trained on different families, or on bases of different widths",
         )
+
+
+def with_pool(
+    method: Method, terms: Mapping[Site, Sequence[Term]], threads: int | None, notify: Notify
+) -> Method:
+    """Return the method with what its operator makes of the numbers of all modules, if it asks."""
+    import numpy as np
+
+    pool = method.operator.pool
+    if pool is None:
+        return method
+    several = [site for site, found in terms.items() if len(found) > 1 and can_cut(found)]
+
+    def numbers(site: Site) -> Array:
+        with naming(site), quiet():
+            require_same_shape(terms[site])
+            return numbers_of(terms[site], method.at(site))
+
+    found = ordered(numbers, several, threads=threads, task="comparing", notify=notify)
+    return replace(method, pooled=pool.reduce(np.concatenate([np.zeros(0), *found])))
 
 
 def _ranks_over_all(

@@ -19,8 +19,8 @@ from typing import Any
 
 from loramerge.errors import CorruptFile, FormatError, listed
 from loramerge.recipe.mergekit_values import (
+    Gradient,
     Layers,
-    Rule,
     Unreadable,
     combined,
     constant,
@@ -70,7 +70,7 @@ class _Merge:
             if str(error) not in self.problems:
                 self.problems.append(str(error))
 
-    def rules(self, name: str, model: int | None = None) -> list[Rule]:
+    def rules(self, name: str, model: int | None = None) -> list[Gradient]:
         """Return the rules of a parameter, for all models or for one."""
         self.used.add(name)
         own = [] if model is None else [self.own[model]]
@@ -92,7 +92,7 @@ class _Merge:
         """Return a switch."""
         return bool(self.number(name, default))
 
-    def weights(self) -> list[list[Rule]]:
+    def weights(self) -> list[list[Gradient]]:
         """Return the rules for the weight of each model."""
         found = []
         for number, model in enumerate(self.models):
@@ -102,7 +102,7 @@ class _Merge:
             found.append(rules)
         return found
 
-    def shares(self) -> list[list[Rule]]:
+    def shares(self) -> list[list[Gradient]]:
         """Return the rules for the weights over their sum."""
         return combined("weight", self.weights(), self.layers, _shares)
 
@@ -114,7 +114,9 @@ def _shares(values: Sequence[float]) -> list[float]:
     return [value / total for value in values]
 
 
-_Found = tuple[dict[str, Any], list[list[Rule]]]  # parameters of a `merge`, weights of its models
+_Found = tuple[
+    dict[str, Any], list[list[Gradient]]
+]  # parameters of a `merge`, weights of its models
 
 
 def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -137,7 +139,7 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
         )
     merge = _read(content)
     step: dict[str, Any] = {}
-    weights: list[list[Rule]] = []
+    weights: list[list[Gradient]] = []
     make = _METHODS.get(merge.method)
     if make is None:
         merge.problems.append(
@@ -342,7 +344,7 @@ def _slerp(merge: _Merge) -> _Found:
     share = merge.rules("t")
     if not share:
         raise Unreadable("t: it has no value")
-    rest = [Rule(rule.part, tuple(1 - value for value in rule.values)) for rule in share]
+    rest = [Gradient(rule.part, tuple(1 - value for value in rule.values)) for rule in share]
     first = merge.models[0] == merge.base
     merge.notes.append("mergekit goes straight between models whose cosine is above 0.9995")
     return {"method": "slerp"}, [rest, share] if first else [share, rest]
@@ -434,8 +436,8 @@ def _breadcrumbs(merge: _Merge) -> _Found:
     return step, merge.shares() if merge.flag("normalize", False) else merge.weights()
 
 
-def _ones(merge: _Merge, value: float = 1.0) -> list[list[Rule]]:
-    return [[Rule(None, (value,))] for _ in merge.models]
+def _ones(merge: _Merge, value: float = 1.0) -> list[list[Gradient]]:
+    return [[Gradient(None, (value,))] for _ in merge.models]
 
 
 def _sce(merge: _Merge) -> _Found:

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Layers", "Rule", "Unreadable", "combined", "constant", "rules_of", "weight_of_rules"]
+__all__ = [
+    "Gradient",
+    "Layers",
+    "Unreadable",
+    "combined",
+    "constant",
+    "rules_of",
+    "weight_of_rules",
+]
 
 
 class Unreadable(Exception):
@@ -22,7 +30,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class Rule:
+class Gradient:
     """The values of a parameter for some tensors.
 
     Args:
@@ -66,7 +74,7 @@ class Layers:
         return self.count
 
 
-def rules_of(name: str, scopes: Iterable[Mapping[str, Any] | None]) -> list[Rule]:
+def rules_of(name: str, scopes: Iterable[Mapping[str, Any] | None]) -> list[Gradient]:
     """Return the rules of a parameter, the first that fits a tensor counts.
 
     Args:
@@ -75,7 +83,7 @@ def rules_of(name: str, scopes: Iterable[Mapping[str, Any] | None]) -> list[Rule
     Raises:
         Unreadable: if a value is not a number, or a filter cannot be a pattern on names of modules.
     """
-    found: list[Rule] = []
+    found: list[Gradient] = []
     for scope in scopes:
         for rule in _rules(name, (scope or {}).get(name)):
             found.append(rule)
@@ -84,15 +92,15 @@ def rules_of(name: str, scopes: Iterable[Mapping[str, Any] | None]) -> list[Rule
     return found
 
 
-def _rules(name: str, setting: Any) -> Iterator[Rule]:
+def _rules(name: str, setting: Any) -> Iterator[Gradient]:
     if setting is None:
         return
     conditional = setting if isinstance(setting, list) else [setting]
     if not all(isinstance(one, Mapping) for one in conditional):
-        yield Rule(None, _numbers(name, setting))
+        yield Gradient(None, _numbers(name, setting))
         return
     for one in conditional:
-        yield Rule(_part(name, one.get("filter")), _numbers(name, one.get("value")))
+        yield Gradient(_part(name, one.get("filter")), _numbers(name, one.get("value")))
 
 
 def _part(name: str, part: Any) -> str | None:
@@ -115,7 +123,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     return found
 
 
-def constant(name: str, rules: Sequence[Rule], default: float) -> float:
+def constant(name: str, rules: Sequence[Gradient], default: float) -> float:
     """Return the one value of a parameter, the default where it has none.
 
     Raises:
@@ -131,10 +139,10 @@ def constant(name: str, rules: Sequence[Rule], default: float) -> float:
 
 def combined(
     name: str,
-    several: Sequence[Sequence[Rule]],
+    several: Sequence[Sequence[Gradient]],
     layers: Layers,
     combine: Callable[[Sequence[float]], Sequence[float]],
-) -> list[list[Rule]]:
+) -> list[list[Gradient]]:
     """Return the rules of each model after a function of the values of all, as normalising is.
 
     Raises:
@@ -144,7 +152,7 @@ def combined(
     if len(lists) > 1:
         raise Unreadable(f"{name}: filters that differ from model to model")
     parts = lists.pop() if lists else (None,)
-    found: list[list[Rule]] = [[] for _ in several]
+    found: list[list[Gradient]] = [[] for _ in several]
     for number, part in enumerate(parts):
         own = [rules[number] if len(rules) == len(parts) else rules[0] for rules in several]
         if all(len(rule.values) == 1 for rule in own):
@@ -153,11 +161,11 @@ def combined(
             count = layers.require()
             rows = [combine([rule.at(layer, count) for rule in own]) for layer in range(count)]
         for model, rules in enumerate(found):
-            rules.append(Rule(part, tuple(row[model] for row in rows)))
+            rules.append(Gradient(part, tuple(row[model] for row in rows)))
     return found
 
 
-def weight_of_rules(name: str, rules: Sequence[Rule], layers: Layers) -> float | dict[str, Any]:
+def weight_of_rules(name: str, rules: Sequence[Gradient], layers: Layers) -> float | dict[str, Any]:
     """Return the weight that rules give, as recipes have it.
 
     Raises:
@@ -179,7 +187,7 @@ def weight_of_rules(name: str, rules: Sequence[Rule], layers: Layers) -> float |
     return {"default": default, "match": match}
 
 
-def _patterns(name: str, rule: Rule, layers: Layers) -> Iterator[tuple[str, float]]:
+def _patterns(name: str, rule: Gradient, layers: Layers) -> Iterator[tuple[str, float]]:
     """Yield patterns on names of modules with their values, the more general ones first."""
     if rule.part is not None:
         yield f"*{rule.part}*", rule.values[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from loramerge.adapter import Site
 from loramerge.algebra.method import Method
 from loramerge.checkpoint import Place
+from loramerge.stream.edits import Edit
 from loramerge.stream.survival import Survival
 
-__all__ = ["Blend", "Blended", "Ingredient"]
+__all__ = ["Blend", "Blended", "Blends", "Ingredient"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Blend:
         base: where the base stores the parameter; None counts as zeros.
         first: where the first input stores it, from which changes are measured without a base; None is
             the target.
+        edits: changes of adapters to rows of the target, which are added to the result.
     """
 
     site: Site
@@ -50,11 +53,12 @@ class Blend:
     on_base: bool = False
     base: Place | None = None
     first: Place | None = None
+    edits: tuple[Edit, ...] = ()
 
     @property
     def is_copy(self) -> bool:
         """True if the result is the parameter of the first input, unchanged."""
-        alone = len(self.terms) == 1 and not self.on_base
+        alone = len(self.terms) == 1 and self.base is None and not self.on_base and not self.edits
         return alone and self.terms[0].weight == 1.0 and self.terms[0].place == self.target
 
     @property
@@ -68,6 +72,10 @@ class Blend:
         types = {place.tensor.dtype for place in places if place is not None}
         wide = {"F64", "F32"} if self.method.operator.space == "elements" else {"F64"}
         return "float64" if types & wide else "float32"
+
+
+# file → tensor → the parameters that it holds
+Blends = Mapping[PurePosixPath, Mapping[str, Sequence[Blend]]]
 
 
 @dataclass(frozen=True)
