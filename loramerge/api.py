@@ -357,7 +357,7 @@ def bake(
 
 @_with_parameters(Merge, MergeParameters)
 def merge(
-    models: Iterable[Named | tuple[Named, float | Weight]],
+    models: Iterable[Weighted],
     path: Named,
     *,
     threads: int | None = None,
@@ -368,8 +368,9 @@ def merge(
     """Merge checkpoints of one family, and return how far each part moved, as `merge --json` says it.
 
     Args:
-        models: paths or registered names, each alone, with a weight behind it (`"tiny:0.7"`), or in a
-            pair with its weight. The first decides the layout of the result.
+        models: paths or names of checkpoints, each alone, with a weight behind it (`"tiny:0.7"`), or in
+            a pair with its weight; the first decides the layout of the result. Adapters, as for `bake`,
+            are added to what the checkpoints make.
         path: file, or folder where the first is one.
     """
     if not isinstance(path, (str, PathLike)):
@@ -538,7 +539,7 @@ def _given(adapters: Iterable[object], context: Context) -> tuple[tuple[Referenc
             )
         if weight is not None:
             whole = weight if isinstance(weight, Weight) else Weight(float(weight))
-            reference = Reference(reference.name, whole, whole.text())
+            reference = replace(reference, weight=whole, written=whole.text())
         references.append(reference)
     return tuple(references), replace(context, known=known)
 

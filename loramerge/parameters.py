@@ -44,8 +44,8 @@ class Doc:
         flags: option names; `()` derives one from the field's name, `("ARGUMENT",)` style upper case
             makes it positional.
         metavar: placeholder of the value in help.
-        completes: what shell completion offers, and what a value names: `adapters`, `bases`, `files`
-            (either), `folders` (of images), `dialects`, or nothing.
+        completes: what shell completion offers, and what a value names: `adapters`, `bases`, `models`
+            (a base, else an adapter), `files` (either), `folders` (of images), `dialects`, or nothing.
         recipe: whether a step of a recipe has it; false for what only a command line needs.
         result: whether it changes what is computed; false for what is only reported.
         words: values that name nothing, where the others name something.
@@ -136,7 +136,7 @@ class Parameter:
     @property
     def refers(self) -> bool:
         """True if its values are names of adapters, bases or folders."""
-        return self.doc.completes in ("adapters", "bases", "files", "folders")
+        return self.doc.completes in ("adapters", "bases", "models", "files", "folders")
 
     @property
     def weighted(self) -> bool:
@@ -144,9 +144,10 @@ class Parameter:
         return self.refers and self.kind is not str
 
     @property
-    def item(self) -> str:
-        """The word for the name in a mapping of a name and its weight."""
-        return item_word(self.doc.completes)
+    def items(self) -> tuple[str, ...]:
+        """The words for the name in a mapping of a name and its weight, of which one stands there."""
+        own = item_word(self.doc.completes)
+        return (own, item_word("adapters")) if self.doc.completes == "models" else (own,)
 
     def names(self, value: Any) -> bool:
         """Return whether a value names an adapter, base or folder, and is not a word of its own."""
@@ -159,7 +160,7 @@ def item_word(completes: str | None) -> str:
     Args:
         completes: what they are, see `Doc`.
     """
-    return "model" if completes == "bases" else "adapter"
+    return "model" if completes in ("bases", "models") else "adapter"
 
 
 def parameters_of(kind: type[Any], *, installed: bool = False) -> tuple[Parameter, ...]:

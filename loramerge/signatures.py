@@ -121,12 +121,16 @@ class BakeParameters(TypedDict, total=False):
 class MergeParameters(TypedDict, total=False):
     """Parameters of `merge`."""
 
+    skip_unknown: bool
     method: str
     scale: str | None
     base: str | PathLike[str] | None
+    take: str | Sequence[str]
+    layers: str | Sequence[str]
     vae: str | PathLike[str] | None
     text_encoder: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
+    skip_missing: str | Sequence[str]
     dtype: str | None
     allow_nonfinite: bool
     force: bool

@@ -42,11 +42,19 @@ def merge_aligned(terms: Cores, parameters: Alignment, merge: Callable[[Cores], 
     """
     import numpy as np
 
-    # the whole side by side is wide: R of its QR has the same left vectors and singular values
-    small: Array = np.linalg.qr(np.concatenate(terms.values, axis=1).T, mode="r")
-    found = spectrum(small.T)
+    # downs by their triangular factors: the same left vectors and singular values, far less wide
+    small = [up @ _triangle(down).T for up, down in terms.factors]
+    found = spectrum(np.concatenate(small, axis=1))
     back = found.left if parameters.entries == "sized" else found.left * found.sizes
     ahead = found.left if parameters.entries == "sized" else found.left / found.sizes
     values = tuple(ahead.T @ core for core in terms.values)
     result: Array = back @ merge(replace(terms, values=values))
     return result
+
+
+def _triangle(down: Array) -> Array:
+    """Return R of `downᵀ = Q R`, so that `Rᵀ R` is `down downᵀ`."""
+    import numpy as np
+
+    found: Array = np.linalg.qr(down.T, mode="r")
+    return found

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from loramerge.adapter import LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
-from loramerge.algebra.arrays import to_numpy
+from loramerge.algebra.arrays import Array, to_numpy
 from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
 from loramerge.algebra.matrices import require_finite
-from loramerge.algebra.merged import Merged, Sum
+from loramerge.algebra.merged import Matrix, Merged, Sum
 from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, site_rank
-from loramerge.algebra.spaces import merge_terms
+from loramerge.algebra.spaces import merge_terms, numbers_of
 from loramerge.algebra.svd import Decomposition
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
@@ -42,6 +42,7 @@ __all__ = [
     "note_changed_kinds",
     "quiet",
     "require_same_shape",
+    "with_pool",
 ]
 
 SUM = Method.of(LINEAR)
@@ -63,8 +64,18 @@ class Work:
     def merge(self, site: Site, terms: Sequence[Term]) -> Merged:
         return merge_terms(site.name, terms, self.method.at(site))
 
-    def decompose(self, merged: Merged) -> Decomposition:
-        return merged.decompose(self.device, precise=self.precise)
+    def decompose(self, merged: Merged, most: int | None = None) -> Decomposition:
+        return merged.decompose(self.device, precise=self.precise, most=most)
+
+    def most(self, merged: Merged, terms: Sequence[Term], rule: RankRule) -> int | None:
+        """Return the rank that a site keeps at most; None if its spectrum decides, or costs nothing."""
+        if self.device is not None or (merged.factored and not isinstance(merged, Matrix)):
+            return None
+        if not rule.truncates:
+            return _rank_of(self.method, terms)
+        if rule != RankRule(rank=rule.rank, conv_rank=rule.conv_rank):
+            return None
+        return rule.cap(math.prod(terms[0].delta.shape[2:]))
 
     def rank(self, site: Site, terms: Sequence[Term], found: Decomposition, cut: Cut) -> int:
         """Return the rank that a site keeps where none is chosen over all sites together."""
@@ -136,9 +147,10 @@ def combine_each(
     """Combine the terms of every site, and return the result of each cut; see `combine`.
 
     A site is decomposed as often as for a single cut: once, and once before that if any of them
-    chooses ranks over all sites together.
+    chooses ranks over all sites together. Only a large dense result is decomposed for each rank, as
+    no more than its leading directions are computed.
     """
-    work = Work(method, device, precise)
+    work = Work(with_pool(method, terms, threads, notify), device, precise)
     chosen = _ranks_over_all(terms, work, cuts, threads, notify)
 
     def one(site: Site) -> list[SiteOutcome]:
@@ -197,7 +209,7 @@ def at_site(
     cuts: Sequence[Cut],
     chosen: Sequence[int | None],
 ) -> list[SiteOutcome]:
-    """Return the result of a site for each cut, of one decomposition.
+    """Return the result of a site for each cut.
 
     Args:
         chosen: for each cut, the rank that was chosen over all sites together, None where none was.
@@ -212,14 +224,16 @@ def at_site(
     truncates = all(cut.rule.truncates for cut in cuts)
     if not truncates and (merged.only is not None or not merged.factored):
         return [_uncut(site, terms, merged)] * len(cuts)
-    found = work.decompose(merged)
+    mosts = [work.most(merged, terms, cut.rule) for cut in cuts]
+    founds = {most: work.decompose(merged, most) for most in dict.fromkeys(mosts)}
     before = None
     if all(term.delta.rank is not None for term in terms):
         before = sum(term.delta.rank or 0 for term in terms)
     only = merged.only
 
-    def of_rank(rank: int) -> SiteOutcome:
-        lost = found.lost(rank) if rank < found.rank else 0.0
+    def of_rank(most: int | None, rank: int) -> SiteOutcome:
+        found = founds[most]
+        lost = found.lost(rank) if rank < found.rank or found.rest > 0 else 0.0
         if rank == 0:
             return SiteOutcome(site, None, before, found.energy, lost, merged.applied)
         if only is not None and only.rank is not None and rank >= only.rank:
@@ -232,11 +246,12 @@ def at_site(
         return SiteOutcome(site, delta, before, found.energy, lost, merged.applied)
 
     ranks = [
-        work.rank(site, terms, found, cut) if rank is None else min(rank, found.rank)
-        for cut, rank in zip(cuts, chosen, strict=True)
+        work.rank(site, terms, founds[most], cut) if rank is None else min(rank, founds[most].rank)
+        for most, cut, rank in zip(mosts, cuts, chosen, strict=True)
     ]
-    made = {rank: of_rank(rank) for rank in dict.fromkeys(ranks)}
-    return [made[rank] for rank in ranks]
+    wanted = list(zip(mosts, ranks, strict=True))
+    made = {one: of_rank(*one) for one in dict.fromkeys(wanted)}
+    return [made[one] for one in wanted]
 
 
 def _uncut(site: Site, terms: Sequence[Term], merged: Merged) -> SiteOutcome:
@@ -267,6 +282,26 @@ def require_same_shape(terms: Sequence[Term]) -> None:
             found=", ".join(str(list(term.delta.shape)) for term in terms),
             hint="they were trained on different families, or on bases of different widths",
         )
+
+
+def with_pool(
+    method: Method, terms: Mapping[Site, Sequence[Term]], threads: int | None, notify: Notify
+) -> Method:
+    """Return the method with what its operator makes of the numbers of all modules, if it asks."""
+    import numpy as np
+
+    pool = method.operator.pool
+    if pool is None:
+        return method
+    several = [site for site, found in terms.items() if len(found) > 1 and can_cut(found)]
+
+    def numbers(site: Site) -> Array:
+        with naming(site), quiet():
+            require_same_shape(terms[site])
+            return numbers_of(terms[site], method.at(site))
+
+    found = ordered(numbers, several, threads=threads, task="comparing", notify=notify)
+    return replace(method, pooled=pool.reduce(np.concatenate([np.zeros(0), *found])))
 
 
 def _ranks_over_all(

@@ -27,6 +27,7 @@ from loramerge.algebra.combine import (
     note_changed_kinds,
     quiet,
     require_same_shape,
+    with_pool,
 )
 from loramerge.algebra.method import Method
 from loramerge.algebra.outcome import Combined, SiteOutcome
@@ -90,7 +91,7 @@ def combine_fairly(
     """
     for cut in cuts:
         check_fair(cut)
-    work = Work(method, device, precise)
+    work = Work(with_pool(method, terms, threads, notify), device, precise)
     sites = [site for site, found in terms.items() if can_cut(found)]
 
     def seen(site: Site) -> Shares:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.statistics import Magnitude, Norm, Statistic, Variance
+from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Statistic, Variance
 
 __all__ = ["Blocks", "gather", "kth_largest", "products"]
 
@@ -25,13 +25,19 @@ _BITS = 64
 
 
 def gather(
-    declared: Mapping[str, Statistic], blocks: Blocks, terms: int, size: int
-) -> dict[str, tuple[float, ...]]:
+    declared: Mapping[str, Statistic],
+    blocks: Blocks,
+    terms: int,
+    size: int,
+    *,
+    vector: bool = False,
+) -> dict[str, tuple[Any, ...]]:
     """Return every declared statistic of each term; one across terms is the same for each.
 
     Args:
         terms: their number.
         size: entries of one term.
+        vector: whether the only row is a vector, which statistics of columns take as one column.
     """
     open_: dict[str, list[_Collector]] = {
         name: _COLLECTORS[type(one)](one, terms, size) for name, one in declared.items()
@@ -40,7 +46,7 @@ def gather(
     while waiting:
         for values in blocks():
             for one in waiting:
-                one.take(values)
+                one.take(values if not vector else [value.reshape(-1, 1) for value in values])
         waiting = [one for one in waiting if not one.is_done()]
     return {
         name: tuple(one.value for one in several) * (terms // len(several))
@@ -83,7 +89,7 @@ def kth_largest(blocks: Callable[[], Iterator[Array]], count: int, size: int) ->
 class _Collector(Protocol):
     """A statistic that is being gathered."""
 
-    value: float
+    value: Any
 
     def take(self, values: Sequence[Array]) -> None:
         """See a block of every term."""
@@ -188,6 +194,22 @@ class _Norm:
         return True
 
 
+class _Columns:
+    """The inner products of two terms, column by column."""
+
+    def __init__(self, one: ColumnProducts) -> None:
+        self._one = one
+        self.value: Any = 0.0
+
+    def take(self, values: Sequence[Array]) -> None:
+        """See a block of every term."""
+        self.value = self.value + self._one.across(values)
+
+    def is_done(self) -> bool:
+        """Return true: one pass is enough."""
+        return True
+
+
 def _thresholds(one: Magnitude, terms: int, size: int) -> list[_Collector]:
     import numpy as np
 
@@ -205,7 +227,12 @@ def _variance(one: Variance, terms: int, size: int) -> list[_Collector]:
     return [_Threshold(one.share, size, one.of_entries)]
 
 
+def _columns(one: ColumnProducts, terms: int, size: int) -> list[_Collector]:
+    return [_Columns(one)]
+
+
 _COLLECTORS: Mapping[type[Statistic], Callable[[Any, int, int], list[_Collector]]] = {
+    ColumnProducts: _columns,
     Magnitude: _thresholds,
     Norm: _norms,
     Variance: _variance,

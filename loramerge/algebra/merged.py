@@ -13,6 +13,7 @@ from typing import Protocol
 from loramerge.adapter import Delta
 from loramerge.algebra.arrays import Array, on_device
 from loramerge.algebra.bases import Basis
+from loramerge.algebra.leading import decompose_leading
 from loramerge.algebra.matrices import matrix, require_finite
 from loramerge.algebra.svd import (
     ROUNDING,
@@ -21,6 +22,8 @@ from loramerge.algebra.svd import (
     decompose_dense,
     signs_fixed,
 )
+
+_LARGE = 300  # smaller side from which on a few directions take less time than all
 
 __all__ = ["Core", "Matrix", "Merged", "Sum"]
 
@@ -43,12 +46,16 @@ class Merged(Protocol):
     @property
     def applied(self) -> float: ...
 
-    def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
+    def decompose(
+        self, device: str | None, *, precise: bool, most: int | None = None
+    ) -> Decomposition:
         """Return the singular value decomposition.
 
         Args:
             device: torch device, or None for numpy.
             precise: see `svd.decompose`.
+            most: directions that can be kept, where that is known; None for all. Of a large dense
+                matrix only so many are computed.
         """
 
     def dense(self) -> Array:
@@ -71,7 +78,9 @@ class Sum:
     def factored(self) -> bool:
         return all(delta.rank is not None for delta in self.deltas)
 
-    def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
+    def decompose(
+        self, device: str | None, *, precise: bool, most: int | None = None
+    ) -> Decomposition:
         import numpy as np
 
         if not self.factored:
@@ -118,7 +127,9 @@ class Core:
     applied: float = 1.0
     only: None = None
 
-    def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
+    def decompose(
+        self, device: str | None, *, precise: bool, most: int | None = None
+    ) -> Decomposition:
         found = decompose_dense(on_device(self.core, device))
         dtype = "float64" if precise else "float32"
 
@@ -148,7 +159,12 @@ class Matrix:
     applied: float = 1.0
     only: None = None
 
-    def decompose(self, device: str | None, *, precise: bool) -> Decomposition:
+    def decompose(
+        self, device: str | None, *, precise: bool, most: int | None = None
+    ) -> Decomposition:
+        if device is None and most is not None and min(self.values.shape) >= _LARGE:
+            found = decompose_leading(self.values, most, precise=precise)
+            return replace(found, noise=max(found.noise, ROUNDING * self.size))
         found = decompose_dense(on_device(self.values, device))
         return replace(found, noise=ROUNDING * self.size)
 

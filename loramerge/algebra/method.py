@@ -30,6 +30,7 @@ class Method:
         scale: the final scale, see `algebra.scale`.
         correction: operator whose `correct` follows, before the final scale.
         rules: parameter → its values per module.
+        pooled: what the operator knows of all modules together, see `Operator.pool`.
         chosen: parameter → function of a site that gives its value, None where no rule names it; made
             of the rules by `on` and `among`.
     """
@@ -40,6 +41,7 @@ class Method:
     correction: Operator | None = None
     rules: Mapping[str, PerModule[Any]] = field(default_factory=dict)
     chosen: Chosen = field(default_factory=dict)
+    pooled: Any = None
 
     @property
     def is_sum(self) -> bool:

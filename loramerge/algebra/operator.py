@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.scale import SCALES
-from loramerge.algebra.statistics import Statistic
+from loramerge.algebra.statistics import Pool, Statistic
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.parameters import Parameter, parameters_of
 
@@ -65,6 +65,7 @@ class Operator:
             where no criterion chooses its rank. By default the sum, for `elements` the largest.
         statistics: function of the parameters that declares the statistics of each whole ΔW for an
             `elements` operator.
+        pool: what an `elements` operator needs to know of all modules together.
         alone: whether `merge` also gets modules that a single adapter has; otherwise they become
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.
@@ -88,6 +89,7 @@ class Operator:
     parameters: type[Any] = NoParameters
     rank_bound: Callable[[Sequence[int]], int] | None = None
     statistics: Callable[[Any], Mapping[str, Statistic]] | None = None
+    pool: Pool | None = None
     alone: bool = False
     formula: str = ""
     when: str = ""
@@ -116,7 +118,7 @@ class Operator:
                 raise self._refused(
                     f"{law!r} is not a known law", listed(list(LAWS), 20), hint=hint
                 )
-        if self.statistics is not None and self.space != "elements":
+        if (self.statistics or self.pool) is not None and self.space != "elements":
             raise self._refused(
                 "only operators on elements have statistics", "elements", self.space
             )

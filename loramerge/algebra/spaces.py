@@ -17,12 +17,12 @@ from loramerge.algebra.matrices import (
 )
 from loramerge.algebra.merged import Core, Matrix, Merged, Sum
 from loramerge.algebra.method import Method
-from loramerge.algebra.statistics import Statistic, Variance
+from loramerge.algebra.statistics import ColumnProducts, Statistic, Variance
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.terms import Term
 from loramerge.algebra.views import Cores, Rows, Scalars
 
-__all__ = ["merge_terms"]
+__all__ = ["merge_terms", "numbers_of"]
 
 _BLOCK = 1 << 20  # entries of each term that an operator on elements sees at a time
 
@@ -126,11 +126,9 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
     """Return the matrix whose blocks of rows the operator gives."""
     import numpy as np
 
-    operator, parameters = method.operator, method.parameters
     rows, columns = terms[0].delta.flat_shape
     sources = [row_source(term.delta) for term in terms]
-    declared = operator.statistics(parameters) if operator.statistics is not None else {}
-    statistics = {name: _gathered(one, sources, rows) for name, one in declared.items()}
+    statistics = _statistics(sources, rows, method)
     merged = np.empty((rows, columns))
     step, energies = max(1, _BLOCK // max(1, columns)), np.zeros(len(terms))
     weights, positions = _weights_and_positions(terms)
@@ -138,7 +136,7 @@ def _by_rows(module: str, terms: Sequence[Term], method: Method) -> Merged:
         stop = min(first + step, rows)
         values = tuple(source(first, stop) for source in sources)
         energies += [float((block**2).sum()) for block in values]
-        seen = Rows(module, weights, positions, values, first, statistics)
+        seen = Rows(module, weights, positions, values, first, statistics, method.pooled)
         merged[first:stop] = array_of(method, seen, (stop - first, columns))
     if method.correction is not None:
         merged = _corrected_whole(method, merged, weights, sources)
@@ -173,9 +171,24 @@ def _corrected_whole(
     return result
 
 
-def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[float, ...]:
+def _statistics(sources: Sequence[Any], rows: int, method: Method) -> dict[str, tuple[Any, ...]]:
+    """Return the statistics of every whole term that the operator declares."""
+    declare = method.operator.statistics
+    declared = {} if declare is None else declare(method.parameters)
+    return {name: _gathered(one, sources, rows) for name, one in declared.items()}
+
+
+def numbers_of(terms: Sequence[Term], method: Method) -> Array:
+    """Return the numbers of a module that the operator's `pool` collects."""
+    assert method.operator.pool is not None
+    sources = [row_source(term.delta) for term in terms]
+    statistics = _statistics(sources, terms[0].delta.flat_shape[0], method)
+    return method.operator.pool.of(statistics, method.parameters)
+
+
+def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[Any, ...]:
     """Return a statistic of each whole term; one across terms is the same for each."""
-    if isinstance(statistic, Variance):
+    if isinstance(statistic, (Variance, ColumnProducts)):
         found = statistic.across([source(0, rows) for source in sources])
         return (found,) * len(sources)
     return tuple(statistic.of(source(0, rows)) for source in sources)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loramerge.algebra.arrays import Array
 
-__all__ = ["Magnitude", "Norm", "Statistic", "Variance"]
+__all__ = ["ColumnProducts", "Magnitude", "Norm", "Pool", "Statistic", "Variance"]
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,34 @@ class Variance:
         return np.var(np.stack(terms), axis=0)
 
 
-Statistic = Magnitude | Norm | Variance
+@dataclass(frozen=True)
+class ColumnProducts:
+    """Inner products of two terms, column by column; the same for both.
+
+    The value has three rows: ⟨aⱼ, bⱼ⟩, ‖aⱼ‖² and ‖bⱼ‖² of each column j. A vector is one column.
+    """
+
+    def across(self, terms: Sequence[Array]) -> Array:
+        """Return the products of dense `(out, in·kh·kw)` matrices, `(3, in·kh·kw)`."""
+        import numpy as np
+
+        a, b = terms
+        return np.stack([np.einsum("ij,ij->j", x, y) for x, y in ((a, b), (a, a), (b, b))])
+
+
+Statistic = Magnitude | Norm | Variance | ColumnProducts
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Numbers of every module that an operator needs to know together.
+
+    Args:
+        of: function of a module's statistics and of the operator's parameters; it returns numbers, in
+            one axis.
+        reduce: function of the numbers of all modules that have several terms; its result is
+            `Rows.pooled`.
+    """
+
+    of: Callable[[Mapping[str, tuple[Any, ...]], Any], Array]
+    reduce: Callable[[Array], Any]

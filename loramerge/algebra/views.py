@@ -95,10 +95,12 @@ class Rows(_Matrices):
         first: index of the first row.
         statistics: name → value for each term, as the operator declares them; they are those of the
             whole ΔWᵢ, not of these rows.
+        pooled: what the operator's `pool` makes of the numbers of all modules, None without one.
     """
 
     first: int = 0
     statistics: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    pooled: Any = None
 
     @property
     def _row(self) -> int:

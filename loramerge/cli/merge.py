@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.steps.merge_result import MergeResult
@@ -16,13 +18,19 @@ def render(result: MergeResult) -> None:
     lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size or 0))
     scale = show.scale(result.scale, result.factors)
     lines.append(("method", f"{result.method}, scale {scale}"))
-    lines += [("input", f"{one['path']} at weight {one['weight']}") for one in result.models]
+    lines += [("input", _given(one)) for one in result.models]
+    lines += [("added", f"{one['path']} at weight {one['weight']}") for one in result.adapters]
     if result.base is not None:
         lines.append(("base", result.base))
     types = ", ".join(result.dtypes)
     lines += [
         ("family", f"{result.family}, layout {layout}"),
-        ("merged", f"{show.count(result.merged, 'tensor')}, computed and rounded to {types}"),
+        (
+            "merged",
+            f"{show.count(result.merged, 'tensor')}, computed and rounded to {types}"
+            if result.merged
+            else "nothing; each tensor is that of one input",
+        ),
     ]
     if result.united:
         lines.append(("incomplete", f"{show.count(result.united, 'tensor')} that some input lacks"))
@@ -41,6 +49,13 @@ def render(result: MergeResult) -> None:
         show.table(rows[:_SHOWN], ("block", "size of change"))
     if len(rows) > _SHOWN:
         show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
+
+
+def _given(model: dict[str, Any]) -> str:
+    """Return an input with its weight, or with its layers."""
+    if "layers" in model:
+        return f"{model['path']}, layers {model['layers']}"
+    return f"{model['path']} at weight {model['weight']}"
 
 
 command = verb_command(

@@ -39,6 +39,7 @@ def _described(one: Operator) -> dict[str, Any]:
         "title": one.title,
         "space": one.space,
         "scale": one.scale,
+        "corrects": one.correct is not None,
         "parameters": parameters,
         "formula": one.formula,
         "when": one.when,
@@ -64,6 +65,8 @@ def _show_one(one: Operator) -> None:
     lines += [(word, text) for word in ("formula", "when", "source") if (text := described[word])]
     lines.append(("computes", _SPACES[one.space]))
     lines.append(("scale", f"{one.scale} by default (--scale)"))
+    if one.correct is not None:
+        lines.append(("corrects", f"the result of any other method (--correction {one.name})"))
     for parameter in described["parameters"]:
         default = "required" if parameter["required"] else f"default {parameter['default']}"
         limits = f", {parameter['range']}" if parameter["range"] else ""

@@ -234,11 +234,14 @@ def _completion(what: str | None) -> Any:
         if what == "folders":
             return [CompletionItem(incomplete, type="dir")]
         items = [CompletionItem(name) for name in _names(what) if name.startswith(incomplete)]
-        if what in ("adapters", "bases", "files"):
+        if what in ("adapters", "bases", "models", "files"):
             items.append(CompletionItem(incomplete, type="file"))
         return items
 
     return complete
+
+
+_IN_LIBRARY = {"bases": ("bases",), "models": ("bases", "adapters")}
 
 
 def _names(what: str) -> list[str]:
@@ -255,9 +258,9 @@ def _names(what: str) -> list[str]:
         registry = load_registry()
     except LoramergeError:
         return []
-    bases = what != "adapters"
-    names = [*registry.bases, *SHIPPED_BASES] if bases else list(SHIPPED_ADAPTERS)
-    holds = "bases" if what == "bases" else "adapters"
-    found = names_in_library(registry, holds)
-    names += [bare(relative.rpartition("/")[2]) for relative, _ in found]
+    names = [*registry.bases, *SHIPPED_BASES] if what != "adapters" else []
+    names += SHIPPED_ADAPTERS if what in ("adapters", "models") else ()
+    for holds in _IN_LIBRARY.get(what, ("adapters",)):
+        found = names_in_library(registry, holds)
+        names += [bare(relative.rpartition("/")[2]) for relative, _ in found]
     return sorted(dict.fromkeys(names))

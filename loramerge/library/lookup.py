@@ -81,7 +81,8 @@ def find(
     first, then with a suffix added), and among what comes with loramerge.
 
     Args:
-        holds: `adapters`, `bases`, or `folders` (of images; paths only): the kind of file to find.
+        holds: `adapters`, `bases`, `models` (a base, else an adapter), or `folders` (of images; paths
+            only): the kind of file to find.
         root: folder that relative paths start from; None is the current one.
         names: the result of `names_in_library`, for callers with many lookups.
 
@@ -89,6 +90,13 @@ def find(
         NotFound: naming the closest name and the searched places. UsageError: if the library has
         the name twice.
     """
+    if holds == "models":
+        try:
+            return find(name, "bases", registry, root, names=names)
+        except NotFound as error:
+            with suppress(NotFound):
+                return find(name, "adapters", registry, root, names=names)
+            raise error from None
     if not name.strip():
         raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
     path = below(root, name)

@@ -170,7 +170,7 @@ class _Expansion:
             found: list[Reference] = []
             for reference in map(_as_reference, values):
                 for target in self._targets(step, one, reference, case):
-                    found.append(Reference(target.name, reference.weight, reference.written))
+                    found.append(_named(reference, target.name))
                     if target.path is None:
                         needs[target.name] = None
                     else:
@@ -194,7 +194,7 @@ class _Expansion:
             hint = suggestion(name, self.steps)
             self.mistakes.add(step.at(one), f"there is no step {name!r}", hint)
         else:
-            yield from (_Target(*found) for found in self.names.files(step, one, name))
+            yield from (_Target(*found) for found in self.names.files(step, one, reference))
 
     def _instances(self, reference: Reference, case: Case) -> list[str]:
         """Return the tasks that a reference to a step means: its own case's, or all that agree."""
@@ -237,6 +237,11 @@ def _references(parameters: Any) -> Iterator[Reference]:
             for part in value if one.many else (value,):
                 if one.names(part):
                     yield _as_reference(part)
+
+
+def _named(reference: Reference, name: str) -> Reference:
+    """Return a reference to one thing of another name."""
+    return Reference(name, reference.weight, reference.written, reference.adapter)
 
 
 def _as_reference(value: Any) -> Reference:

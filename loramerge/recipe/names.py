@@ -11,6 +11,7 @@ from loramerge.recipe.inputs import Input
 from loramerge.recipe.mistakes import Mistakes, suggestion
 from loramerge.recipe.step import Step
 from loramerge.steps.parameters import Parameter
+from loramerge.steps.references import Reference
 
 __all__ = ["Names"]
 
@@ -18,6 +19,7 @@ __all__ = ["Names"]
 _ACCEPTED = {
     "adapters": ("adapter",),
     "bases": ("checkpoint",),
+    "models": ("checkpoint", "adapter"),
     "files": ("adapter", "checkpoint"),
     "folders": (),
 }
@@ -57,20 +59,24 @@ class Names:
         problem = f"{parameter.word} takes {wanted}, but the step {name!r} gives {_ARTICLE[gives]}"
         self._mistakes.add(step.at(parameter), problem)
 
-    def files(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:
+    def files(
+        self, step: Step, parameter: Parameter, reference: Reference
+    ) -> list[tuple[str, Path]]:
         """Return (name, file) of the files of a name: an input, a path, a base, a library entry.
 
         A folder or pattern stands for several files where the parameter takes files of any sort.
         """
+        name = reference.name
         if name in self._inputs:
             return [(name, self._inputs[name].path)]
-        key = str(parameter.doc.completes), name
+        key = reference.holds(str(parameter.doc.completes)), name
         if key not in self._found:
-            self._found[key] = self._look_up(step, parameter, name)
+            self._found[key] = self._look_up(step, parameter, *key)
         return self._found[key]
 
-    def _look_up(self, step: Step, parameter: Parameter, name: str) -> list[tuple[str, Path]]:
-        sort = str(parameter.doc.completes)
+    def _look_up(
+        self, step: Step, parameter: Parameter, sort: str, name: str
+    ) -> list[tuple[str, Path]]:
         try:
             if sort != "files":
                 return [(name, find(name, sort, root=self._root))]

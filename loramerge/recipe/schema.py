@@ -160,22 +160,22 @@ class _RulesInSchema:
 def _reference_type(one: Parameter) -> Any:
     from pydantic import PlainValidator, WithJsonSchema
 
-    word = one.item if one.kind is Reference else None
+    words = one.items if one.kind is Reference else ()
 
     def read(value: Any, info: ValidationInfo) -> Any:
         root = (info.context or {}).get("root")
-        return _reference(value, root, word=word, many=one.many)
+        return _reference(value, root, words=words, many=one.many)
 
     schema: dict[str, Any] = {"type": "string"}
-    if word or one.many:
-        schema = {"anyOf": [{"type": "string"}, _mapping_schema(word, one.many)]}
+    if words or one.many:
+        schema = {"anyOf": [{"type": "string"}, _mapping_schema(words, one.many)]}
     return Annotated[Any, PlainValidator(read), WithJsonSchema(schema)]
 
 
-def _mapping_schema(word: str | None, many: bool) -> dict[str, Any]:
-    names = ([word] if word else []) + (["each"] if many else [])
+def _mapping_schema(words: Sequence[str], many: bool) -> dict[str, Any]:
+    names = [*words, *(["each"] if many else [])]
     properties: dict[str, Any] = {name: {"type": "string"} for name in names}
-    if word:
+    if words:
         properties["weight"] = {"anyOf": [{"type": ["number", "string"]}, {"type": "object"}]}
     return {
         "type": "object",
@@ -185,20 +185,20 @@ def _mapping_schema(word: str | None, many: bool) -> dict[str, Any]:
     }
 
 
-def _reference(value: Any, root: Path | None, *, word: str | None, many: bool) -> Any:
+def _reference(value: Any, root: Path | None, *, words: Sequence[str], many: bool) -> Any:
     """Return the reference in a text, in `{adapter:, weight:}`, or in `{each:}`.
 
     Args:
-        word: that stands for `adapter` there; None where values have no weights.
+        words: those that may stand for `adapter` there; none where values have no weights.
 
     Raises:
         ValueError: holding the error.
     """
     try:
         if isinstance(value, str):
-            return parse_reference(value, root) if word else _named(value)
-        if isinstance(value, Mapping) and (word or many):
-            return _mapped(value, word=word, many=many)
+            return parse_reference(value, root) if words else _named(value)
+        if isinstance(value, Mapping) and (words or many):
+            return _mapped(value, words, many=many)
         raise UsageError("expected a name", found=_short(value))
     except LoramergeError as error:
         raise _Refused(error) from None
@@ -218,9 +218,9 @@ def _named(value: str) -> str:
     return value
 
 
-def _mapped(value: Mapping[str, Any], *, word: str | None, many: bool) -> Reference:
-    words = ([word] if word else []) + (["each"] if many else [])
-    known = [*words, "weight"] if word else words
+def _mapped(value: Mapping[str, Any], names: Sequence[str], *, many: bool) -> Reference:
+    words = [*names, *(["each"] if many else [])]
+    known = [*words, "weight"] if names else words
     unknown = [one for one in value if one not in known]
     if unknown:
         raise UsageError(
@@ -238,7 +238,8 @@ def _mapped(value: Mapping[str, Any], *, word: str | None, many: bool) -> Refere
         raise UsageError("expected a name", found=_short(name))
     weight = weight_of(value.get("weight", 1.0), "weight")
     kind = Each if given[0] == "each" else Reference
-    return kind(name, weight, "1" if weight == Weight() else weight.text())
+    says = given[0] == "adapter" and len(names) > 1
+    return kind(name, weight, "1" if weight == Weight() else weight.text(), says)
 
 
 def _short(value: Any) -> str:

@@ -97,20 +97,19 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
 def _reference(value: Any, named: Any, holds: str) -> Any:
     if not isinstance(value, Reference):
         return named(value, holds)
-    name = named(value.name, holds)
+    name = named(value.name, value.holds(holds))
     weight = weight_content(value.weight)
-    if value.weight == Weight():
-        return name
     if isinstance(weight, float):
-        return f"{name}:{weight!r}"
-    return {item_word(holds): name, "weight": weight}
+        written = "1" if value.weight == Weight() else repr(weight)
+        return str(Reference(name, value.weight, written, value.adapter))
+    return {item_word(value.holds(holds)): name, "weight": weight}
 
 
 def _locate(text: str, holds: str) -> Path:
     if holds == "folders":
         return below(None, text)
     try:
-        return find(text, "bases" if holds == "bases" else "adapters")
+        return find(text, holds if holds in ("bases", "models") else "adapters")
     except LoramergeError:
         return find(text, "bases") if holds == "files" else below(None, text)
 

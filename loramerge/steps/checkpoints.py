@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.checkpoint import Checkpoint
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.steps.outputs import default_name
@@ -29,6 +30,7 @@ __all__ = [
     "default_checkpoint",
     "header_of_bases",
     "label_of",
+    "left_out",
 ]
 
 Late = Future[Mapping[str, str]] | None  # entries of a header that follow while data is written
@@ -75,6 +77,14 @@ def header_of_bases(
     with ThreadPoolExecutor(1) as pool:
         entries = {} if strip else header_entries(made, {}, digest)
         yield entries, pool.submit(lambda: header_entries(made, {})) if later else None
+
+
+def left_out(adapters: Iterable[Adapter]) -> Iterator[str]:
+    """Yield what adapters hold that a checkpoint cannot, in words."""
+    for adapter in adapters:
+        if adapter.embeddings:
+            names = listed(list(adapter.embeddings), 4)
+            yield f"{adapter.label}: a checkpoint cannot hold embeddings, left out: {names}"
 
 
 def already_inside(base: FileInput, made: Made | None) -> Iterator[str]:

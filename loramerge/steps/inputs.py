@@ -33,6 +33,7 @@ __all__ = [
     "at_base",
     "base_path",
     "family_of_file",
+    "is_adapter",
     "is_checkpoint",
     "open_base",
     "read_adapter",
@@ -106,14 +107,18 @@ def open_base(
     try:
         return open_checkpoint(path)
     except FamilyError:
-        try:
-            found = load(path)
-        except LoramergeError:
-            found = None
-        if found is None or found.only_replaces:
+        if not is_adapter(path):
             raise
         problem, hint = an_adapter
         raise FormatError(problem, file=path, hint=hint) from None
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether a file or folder is an adapter, rather than the weights of a model."""
+    try:
+        return not load(path).only_replaces
+    except LoramergeError:
+        return False
 
 
 def at_base(adapter: Adapter, base: Checkpoint | None) -> Adapter:

@@ -21,7 +21,8 @@ class MergeResult(Shown):
     """The result of a merge.
 
     Args:
-        models: every input with its weight.
+        models: every checkpoint with its weight, or with the layers that it gives.
+        adapters: what was added, with its weight.
         reference: what movements are measured from: the base, or the first input.
         method, scale: the operator and its final scale.
         factors: the least and the greatest factor of the final scale over the merged tensors.
@@ -42,6 +43,7 @@ class MergeResult(Shown):
     family: str
     layouts: dict[str, str]
     models: list[dict[str, Any]]
+    adapters: list[dict[str, Any]]
     base: str | None
     reference: str
     method: str
@@ -66,6 +68,7 @@ class MergeResult(Shown):
             "family": self.family,
             "layouts": self.layouts,
             "models": self.models,
+            "adapters": self.adapters,
             "base": self.base,
             "reference": self.reference,
             "method": self.method,

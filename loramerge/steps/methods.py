@@ -45,7 +45,8 @@ class MethodParameters:
     method: Annotated[
         str,
         Doc(
-            "Merge operator: `linear` is the weighted sum; `loramerge operators` lists all.",
+            "Merge operator: `linear` is the weighted sum; `loramerge operators` lists all. Its own "
+            "parameters take one value, or several for parts of the network: `0.5:te=0.9:*attn*=0.2`.",
             metavar="NAME",
             choices=_method_names,
         ),
@@ -174,7 +175,8 @@ class CheckpointMethodParameters(MethodParameters):
         str,
         Doc(
             "Operator that combines them: `linear` is the weighted sum, `loramerge operators` explains "
-            "all.",
+            "all. Its own parameters take one value, or several for parts of the network: "
+            "`0.5:te=0.9:*attn*=0.2`.",
             metavar="NAME",
             choices=_names_for_checkpoints,
         ),

@@ -30,6 +30,7 @@ from loramerge.steps.references import Reference
 __all__ = [
     "FileInput",
     "Made",
+    "Node",
     "base_input",
     "files_input",
     "header_entries",
@@ -149,7 +150,7 @@ def _said(value: Any, holds: str, given: Given) -> Any:
     """Return a reference in the form of a recipe, with its input instead of the name."""
     if not isinstance(value, Reference):
         return given[holds, value]
-    weight = weight_content(value.weight)
+    weight, holds = weight_content(value.weight), value.holds(holds)
     found: dict[str, Any] = {item_word(holds): given[holds, value.name]}
     return found if weight == 1.0 else found | {"weight": weight}
 

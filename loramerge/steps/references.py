@@ -1,4 +1,5 @@
-"""References to adapters with a weight: `A:0.8`, `A:unet=0.8:te=0`, `<lora:A:0.8:lbw=OUTALL>`.
+"""References to adapters or checkpoints with a weight: `A:0.8`, `A:unet=0.8:te=0`, `lora:A:0.8`,
+`<lora:A:0.8:lbw=OUTALL>`.
 
 Other programs write weights differently (`A=0.7`, `A:0.7,B:0.3`). loramerge does not guess the
 meaning of such texts: the error shows them in its own form, if the names in them are found.
@@ -10,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.algebra.blocks import PRESETS
@@ -21,8 +22,16 @@ from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
 
-__all__ = ["Reference", "parse_reference", "read_yaml", "references", "with_weight_files"]
+__all__ = [
+    "Reference",
+    "parse_reference",
+    "place_of",
+    "read_yaml",
+    "references",
+    "with_weight_files",
+]
 
+_ADAPTER = "lora:"
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
@@ -37,15 +46,22 @@ class Reference:
 
     Args:
         written: the weight in the user's words, for output names and tables.
+        adapter: whether it says that it names an adapter, where a checkpoint could stand as well.
     """
 
     name: str
     weight: Weight = Weight()
     written: str = "1"
+    adapter: bool = False
 
     def __str__(self) -> str:
         """Return the text of the reference."""
-        return self.name if self.written == "1" else f"{self.name}:{self.written}"
+        name = f"{_ADAPTER}{self.name}" if self.adapter else self.name
+        return name if self.written == "1" else f"{name}:{self.written}"
+
+    def holds(self, completes: str) -> str:
+        """Return what the name stands for, see `parameters.Doc.completes`."""
+        return "adapters" if self.adapter and completes == "models" else completes
 
     def path(self, registry: NameRegistry | None = None, root: Path | None = None) -> Path:
         """Return the adapter's path; see `lookup.find`."""
@@ -103,8 +119,11 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
     """
     prompt = _PROMPT.fullmatch(text.strip())
     rest = prompt.group(1) if prompt else text
+    adapter = False
+    if not prompt and _says_adapter(text, root):
+        rest, adapter = text.removeprefix(_ADAPTER), True
     if not prompt and rest.strip() and os.path.exists(below(root, rest)):
-        return Reference(rest)
+        return Reference(rest, adapter=adapter)
     default: list[float] = []
     components: dict[str, float] = {}
     written: list[str] = []
@@ -162,7 +181,17 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
     if default or not written:
         written.insert(0, shown_number(default[0]) if default else "1")
     weight = Weight(default[0] if default else 1.0, components, blocks)
-    return Reference(rest, weight, ":".join(written))
+    return Reference(rest, weight, ":".join(written), adapter)
+
+
+def _says_adapter(text: str, root: Path | None) -> bool:
+    """Return whether a text begins with `lora:`, rather than naming a thing that is called so."""
+    if not text.startswith(_ADAPTER) or os.path.exists(below(root, text)):
+        return False
+    part = text.removeprefix(_ADAPTER).partition(":")[0]
+    assigned = _ASSIGNED.fullmatch(part)
+    weight = _number(part) is not None or (assigned and assigned.group(1) in COMPONENT_WORDS)
+    return not weight and not _vector(part, text)
 
 
 def _vector(tail: str, text: str) -> tuple[float, ...]:
@@ -202,6 +231,28 @@ def _component(word: str, value: str, text: str) -> dict[str, float]:
     return dict.fromkeys(COMPONENT_WORDS[word], number)
 
 
+def place_of(name: str, references: Sequence[Reference]) -> int:
+    """Return the place of the reference with a name, without its folder or as it was given.
+
+    `#2` is the second, whatever its name.
+
+    Raises:
+        UsageError: if none or several have the name.
+    """
+    number = name.removeprefix("#")
+    if number != name and number.isdecimal() and 1 <= int(number) <= len(references):
+        return int(number) - 1
+    places = [i for i, r in enumerate(references) if name in (r.name, r.label)]
+    if len(places) != 1:
+        problem = f"{name!r} is not an input of this command"
+        raise UsageError(
+            problem if not places else f"{name!r} names several inputs",
+            expected=", ".join(r.label for r in references),
+            hint="give its number, such as #2" if places else None,
+        )
+    return places[0]
+
+
 def with_weight_files(
     references: Sequence[Reference], assignments: Sequence[str]
 ) -> list[Reference]:
@@ -221,18 +272,12 @@ def with_weight_files(
                 if _number(assignment.split(",")[0]) is not None
                 else (Setting("weights", "NAME=FILE.yaml"),),
             )
-        places = [i for i, r in enumerate(result) if name in (r.name, r.label)]
-        if len(places) != 1:
-            known = ", ".join(r.label for r in result)
-            problem = f"{name!r} is not an adapter of this command"
-            raise UsageError(
-                problem if not places else f"{name!r} names several adapters", expected=known
-            )
-        old = result[places[0]]
+        place = place_of(name, result)
+        old = result[place]
         if old.weight != Weight():
             raise UsageError(f"{name!r} has a weight already: {old.written}")
         weight = weight_of(read_yaml(Path(path)), Path(path).name)
-        result[places[0]] = Reference(old.name, weight, Path(path).stem)
+        result[place] = replace(old, weight=weight, written=Path(path).stem)
     return result
 
 

@@ -102,7 +102,7 @@ class WeightParameters:
     weights: Annotated[
         tuple[str, ...],
         Doc(
-            "Weight of an adapter from a YAML file: per component, block, depth or pattern of "
+            "Weight of an input from a YAML file: per component, block, depth or pattern of "
             "module names; may be repeated.",
             metavar="NAME=FILE",
             recipe=False,

@@ -6,13 +6,11 @@ Memory is a few blocks per thread, whatever the size of the checkpoint.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
@@ -22,7 +20,13 @@ from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute
-from loramerge.stream.writing import dtype_of, unchanged, write_checkpoint, write_index
+from loramerge.stream.writing import (
+    dtype_of,
+    unchanged,
+    write_checkpoint,
+    write_config,
+    write_index,
+)
 
 __all__ = ["bake", "output_size", "survey"]
 
@@ -137,19 +141,6 @@ def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
     elif (
         source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
     ):
-        _write_config(source, target, plan.config)
+        write_config(source, target, plan.config)
     else:
         shutil.copyfile(source, target)
-
-
-def _write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Write a model's configuration with other values, in every part that states them."""
-    config = json.loads(source.read_text("utf-8"))
-    text = config.get("text_config")
-    for name, value in changes.items():
-        inside = isinstance(text, dict) and name in text
-        if inside:
-            text[name] = value
-        if name in config or not inside:
-            config[name] = value
-    target.write_text(json.dumps(config, indent=2), "utf-8")

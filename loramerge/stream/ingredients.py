@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from loramerge.adapter import Site
 from loramerge.algebra.method import Method
 from loramerge.checkpoint import Place
+from loramerge.stream.edits import Edit
 from loramerge.stream.survival import Survival
 
-__all__ = ["Blend", "Blended", "Ingredient"]
+__all__ = ["Blend", "Blended", "Blends", "Ingredient"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Blend:
         method: an operator on `scalars` or `elements`.
         on_base: whether it combines changes from a base, and is added to that.
         base: where the base stores the parameter; None counts as zeros.
+        edits: changes of adapters to rows of the target, which are added to the result.
     """
 
     site: Site
@@ -47,11 +50,12 @@ class Blend:
     method: Method
     on_base: bool = False
     base: Place | None = None
+    edits: tuple[Edit, ...] = ()
 
     @property
     def is_copy(self) -> bool:
         """True if the result is the parameter of the first input, unchanged."""
-        alone = len(self.terms) == 1 and not self.on_base
+        alone = len(self.terms) == 1 and self.base is None and not self.on_base and not self.edits
         return alone and self.terms[0].weight == 1.0 and self.terms[0].place == self.target
 
     @property
@@ -60,6 +64,10 @@ class Blend:
         places = (self.target, self.base, *(term.place for term in self.terms))
         wide = any(place is not None and place.tensor.dtype == "F64" for place in places)
         return "float64" if wide or self.method.operator.space == "elements" else "float32"
+
+
+# file → tensor → the parameters that it holds
+Blends = Mapping[PurePosixPath, Mapping[str, Sequence[Blend]]]
 
 
 @dataclass(frozen=True)

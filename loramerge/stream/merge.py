@@ -22,8 +22,16 @@ from loramerge.files.tensors import Tensor
 from loramerge.stream.blend import merge_tensor
 from loramerge.stream.ingredients import Blend, Blended, Ingredient
 from loramerge.stream.merge_plan import MergePlan
+from loramerge.stream.pooling import pooled
 from loramerge.stream.walk import Layout
-from loramerge.stream.writing import dtype_of, unchanged, write_checkpoint, write_index
+from loramerge.stream.whole import Whole
+from loramerge.stream.writing import (
+    dtype_of,
+    unchanged,
+    write_checkpoint,
+    write_config,
+    write_index,
+)
 
 __all__ = ["merge", "output_size"]
 
@@ -55,9 +63,11 @@ def merge(
         OutputExists, DiskFull, NumericsError.
     """
     check_target(output, force=force)
+    whole = Whole(plan.blends, pooled(plan.blends, threads, notify))
+    finite = not allow_nonfinite
     return write_checkpoint(
         plan.files,
-        [_layout(f, plan, metadata or {}, finite=not allow_nonfinite) for f in plan.files.weights],
+        [_layout(one, plan, whole, metadata or {}, finite=finite) for one in plan.files.weights],
         output,
         task="merging",
         copy_other=partial(_copy_other, plan=plan),
@@ -70,11 +80,17 @@ def merge(
 
 def output_size(plan: MergePlan, metadata: Mapping[str, str]) -> int:
     """Return the exact bytes of the weight files that a plan writes."""
-    return sum(_layout(file, plan, metadata)[1].size for file in plan.files.weights)
+    whole = Whole(plan.blends)
+    return sum(_layout(file, plan, whole, metadata)[1].size for file in plan.files.weights)
 
 
 def _layout(
-    file: CheckpointFile, plan: MergePlan, extra: Mapping[str, str], *, finite: bool = True
+    file: CheckpointFile,
+    plan: MergePlan,
+    whole: Whole,
+    extra: Mapping[str, str],
+    *,
+    finite: bool = True,
 ) -> tuple[CheckpointFile, Layout[Blended], bool]:
     """Return a file, its layout after the merge, and whether anything in it changes."""
     opened, metadata = file.open()
@@ -94,7 +110,7 @@ def _layout(
         for name, tensor in tensors.items()
         if (found := _made(file, name, tensor, blends, infos[name].dtype))
     }
-    computed = {name: partial(merge_tensor, name, infos, found) for name, found in made.items()}
+    computed = {n: partial(merge_tensor, n, infos, found, whole) for n, found in made.items()}
     beside = {name for found in made.values() for name in found[0].target.require_held().beside}
     return file, Layout(head, infos, tensors, merged, computed, beside, finite), True
 
@@ -122,5 +138,7 @@ def _copy_other(source: Path, target: Path, plan: MergePlan) -> None:
     changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
     if source.name.endswith(".index.json") and changes:
         write_index(source, target, plan.files, plan.dtype)
+    elif plan.config and source.name == "config.json" and source.parent == plan.files.root:
+        write_config(source, target, plan.config)
     else:
         shutil.copyfile(source, target)

@@ -5,11 +5,12 @@ A plan is made from headers alone, and refused if it cannot be carried out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
-from loramerge.adapter import Site
+from loramerge.adapter import Adapter, Site
 from loramerge.algebra.combine import SUM
 from loramerge.algebra.method import Method
 from loramerge.algebra.operators import OPERATORS
@@ -19,6 +20,7 @@ from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.checkpoint.generic import with_given
 from loramerge.errors import FormatError, Setting, UsageError, listed
 from loramerge.files.tensors import Tensor
+from loramerge.stream.added_changes import add_changes
 from loramerge.stream.counterparts import Counterparts, PairedTensors, pair, require_one_family
 from loramerge.stream.ingredients import Blend, Ingredient
 from loramerge.stream.plan import require_changeable
@@ -44,6 +46,8 @@ class MergePlan:
         notes: what else is not merged, in words.
         united: number of parameters that not every input has.
         rest: whether the first input has the weight that the others leave.
+        skipped: names of adapter modules that the first lacks and that may be skipped.
+        config: fields of a language model's configuration that change.
     """
 
     first: Checkpoint
@@ -54,6 +58,14 @@ class MergePlan:
     notes: list[str] = field(default_factory=list)
     united: int = 0
     rest: bool = False
+    skipped: list[str] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def sites(self) -> Iterator[Site]:
+        """Yield the modules of all parameters that are merged."""
+        for tensors in self.blends.values():
+            for blends in tensors.values():
+                yield from (blend.site for blend in blends)
 
     @property
     def merged(self) -> int:
@@ -74,6 +86,9 @@ def plan_merge(
     vae: CheckpointFiles | None = None,
     union: Union | None = None,
     dtype: str | None = None,
+    adapters: Sequence[tuple[Adapter, Weight]] = (),
+    skip_missing: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> MergePlan:
     """Pair the tensors of checkpoints, and plan how each is made.
 
@@ -85,9 +100,13 @@ def plan_merge(
         union: what becomes of tensors that some model lacks: `first` takes them from the first that
             has them, `zero` counts what is missing as no change, or as zeros without a base.
         dtype: safetensors name of a type that all floating tensors shall have.
+        adapters: whose changes are added to what the models make.
+        skip_missing: components whose modules the first model may lack, or `all`.
+        config: fields of the first model's configuration that change.
 
     Raises:
         FamilyError: if they belong to different families.
+        AdapterError: if an adapter does not fit the first model, see `plan_bake`.
         FormatError: if they do not hold the same tensors, or hold them in ways that are not known.
         ShapeError: if tensors differ in shape.
         UsageError: if the method cannot merge checkpoints, or weights do not sum to 1 where they must.
@@ -115,14 +134,16 @@ def plan_merge(
         blends.setdefault(file.relative, {})[name] = [planner.blend(one)]
         given.setdefault(file, {})[name] = one.target.file.open()[0][name]
     planner.require_one()
-    sites = [
-        blend.site for tensors in blends.values() for made in tensors.values() for blend in made
-    ]
+    files = with_given(first.files, given)
     notes = [*first.files.notes, *_notes(found, vae is not None, text)]
-    notes += planner.method.described(sites)
+    notes += planner.method.described(
+        blend.site for tensors in blends.values() for made in tensors.values() for blend in made
+    )
+    changes = add_changes(blends, first, files, adapters, skip_missing)
+    notes += changes.notes
     return MergePlan(
-        first, with_given(first.files, given), blends, frozenset(found.averages), dtype, notes,
-        planner.united, planner.rest,
+        first, files, blends, frozenset(found.averages), dtype, notes, planner.united, planner.rest,
+        changes.skipped, config or {},
     )  # fmt: skip
 
 
@@ -207,7 +228,15 @@ class _Planner:
         )
         if not terms and not self.on_base:  # what has the weight is missing
             terms = (Ingredient(part.target, 0.0, 0),)
+        if self.on_base and self._passes(terms):  # to the bit, which a change from the base is not
+            return Blend(part.site, part.target, terms, SUM, base=base)
         return Blend(part.site, part.target, terms, self.method.at(part.site), self.on_base, base)
+
+    def _passes(self, terms: Sequence[Ingredient]) -> bool:
+        """Return whether the result is one input as it is."""
+        scale, alone = self.method.scale, self.method.operator.alone
+        one = len(terms) == 1 and terms[0].weight == 1.0
+        return one and not alone and (not isinstance(scale, float) or scale == 1.0)
 
     def _of(self, site: Site) -> list[float]:
         """Return the weight of each model at a site."""

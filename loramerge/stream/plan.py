@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
-from loramerge.checkpoint import Checkpoint
+from loramerge.checkpoint import Checkpoint, CheckpointFile
 from loramerge.checkpoint.storages import STORAGES
 from loramerge.errors import (
     FormatError,
     Setting,
     UsageError,
 )
-from loramerge.stream.edits import BakePlan
+from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.experts import experts_apart, with_stacks
 from loramerge.stream.matching import finder_of, parts_of, require_family
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.seconds import into_networks
-from loramerge.stream.vocabulary import adapted
+from loramerge.stream.vocabulary import Adapted, adapted
 
-__all__ = ["plan_bake", "require_changeable"]
+__all__ = ["Matched", "match_adapters", "plan_bake", "require_changeable"]
 
 
 def plan_bake(
@@ -46,6 +47,43 @@ def plan_bake(
             understood.
         ShapeError: listing the modules whose shapes differ.
     """
+    matched = match_adapters(checkpoint, inputs, skip_missing)
+    base, checkpoint, edits = matched.base, matched.placed, matched.edits
+    if dtype is not None:
+        require_changeable(checkpoint)
+    if not edits and dtype is None and not base.notes and not base.warnings:
+        raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
+    notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
+    return BakePlan(checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings])
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Adapters, matched to a base.
+
+    Args:
+        base: the base as the adapters need it.
+        placed: the same, with the places of experts that it stacks in one tensor.
+        edits: tensor → its edits, by file.
+        skipped: names of adapter modules that the base lacks and that may be skipped.
+        notes: which network of the base each adapter changes, where it has two.
+    """
+
+    base: Adapted
+    placed: Checkpoint
+    edits: dict[CheckpointFile, dict[str, list[Edit]]]
+    skipped: list[str]
+    notes: list[str]
+
+
+def match_adapters(
+    checkpoint: Checkpoint, inputs: Sequence[tuple[Adapter, Weight]], skip_missing: Sequence[str]
+) -> Matched:
+    """Match adapters, each times its weight, to the places of their modules in a base.
+
+    Raises:
+        FamilyError, AdapterError, UnsupportedKind, FormatError, ShapeError: see `plan_bake`.
+    """
     for adapter, _ in inputs:
         adapter.require_sound()
         require_family(adapter, checkpoint)
@@ -53,22 +91,16 @@ def plan_bake(
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
     inputs, networks = into_networks(checkpoint, inputs)
     base = adapted(checkpoint, inputs)
-    checkpoint = base.checkpoint
-    if not checkpoint.candidates:
-        checkpoint = with_stacks(checkpoint, (adapter for adapter, _ in base.inputs))
-    placements = Placements(checkpoint)
+    placed = base.checkpoint
+    if not placed.candidates:
+        placed = with_stacks(placed, (adapter for adapter, _ in base.inputs))
+    placements = Placements(placed)
     for adapter, weight in base.inputs:
         _match(adapter, weight, placements)
     require_floats(placements)
     require_shapes(placements)
-    skipped = require_modules(placements.missing, skip_missing, checkpoint)
-    if dtype is not None:
-        require_changeable(checkpoint)
-    edits = placements.edits()
-    if not edits and dtype is None and not base.notes and not base.warnings:
-        raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
-    notes = [*checkpoint.files.notes, *networks, *base.notes]
-    return BakePlan(checkpoint, edits, skipped, dtype, notes, base.config, [*base.warnings])
+    skipped = require_modules(placements.missing, skip_missing, placed)
+    return Matched(base, placed, placements.edits(), skipped, networks)
 
 
 def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:

@@ -11,14 +11,22 @@ from loramerge.checkpoint import Place
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["Stretch", "read_weights", "stored_rows", "weights_of"]
+__all__ = ["Stretch", "read_weights", "stored_rows", "stored_weights", "weights_of"]
 
 # the row of a site's weight at which the rows of a place begin, and the place
 Stretch = tuple[int, Place]
 
 
+# function that gives the weights that stored rows of the tensor at a place hold
+StoredWeights = Callable[[Place, int, int], Any]
+
+
 def read_weights(
-    stretches: Sequence[Stretch], dtype: str, of: Callable[[Any], Any] | None = None
+    stretches: Sequence[Stretch],
+    dtype: str,
+    of: Callable[[Any], Any] | None = None,
+    *,
+    stored: StoredWeights | None = None,
 ) -> ReadRows:
     """Return the function that reads any rows of a weight, flattened to `(rows, in·kh·kw)`.
 
@@ -27,7 +35,9 @@ def read_weights(
             must not be asked for.
         dtype: numpy float dtype of the result.
         of: function of the stored numbers whose results are read like weights, in their place.
+        stored: gives other weights than those that are stored.
     """
+    weights = stored or stored_weights(dtype, of)
     ordered = sorted(stretches, key=lambda stretch: stretch[0])
 
     def read(start: int, stop: int) -> Any:
@@ -37,7 +47,7 @@ def read_weights(
         for begin, place in ordered:
             first, last = max(start, begin), min(stop, begin + place.shape[0])
             if first < last:
-                found += _rows(place, first - begin, last - begin, dtype, of)
+                found += _rows(place, first - begin, last - begin, weights)
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     return read
@@ -48,26 +58,31 @@ def weights_of(place: Place, dtype: str) -> Any:
     return read_weights([(0, place)], dtype)(0, place.shape[0])
 
 
-_Change = Callable[[Any], Any] | None
-
-
-def _rows(place: Place, start: int, stop: int, dtype: str, of: _Change) -> list[Any]:
+def _rows(place: Place, start: int, stop: int, weights: StoredWeights) -> list[Any]:
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
-        return [_stored(place, *place.rows, dtype, of).T[start:stop]]
+        return [weights(place, *place.rows).T[start:stop]]
     found = []
     for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
         first, last = max(start, begin), min(stop, begin + high - low)
         if first < last:
-            found.append(_stored(place, low + first - begin, low + last - begin, dtype, of))
+            found.append(weights(place, low + first - begin, low + last - begin))
     return found
 
 
-def _stored(place: Place, start: int, stop: int, dtype: str, of: _Change) -> Any:
-    """Return the weights that rows of the stored tensor hold."""
-    rows = stored_rows(place.tensor)(start, stop).astype(dtype)
-    rows = rows if of is None else of(rows)
-    return place.require_held().dequantise(rows, start)
+def stored_weights(dtype: str, of: Callable[[Any], Any] | None = None) -> StoredWeights:
+    """Return the function that gives the weights that rows of a stored tensor hold.
+
+    Args:
+        dtype, of: see `read_weights`.
+    """
+
+    def read(place: Place, start: int, stop: int) -> Any:
+        rows = stored_rows(place.tensor)(start, stop).astype(dtype)
+        rows = rows if of is None else of(rows)
+        return place.require_held().dequantise(rows, start)
+
+    return read
 
 
 class ReadStored(Protocol):

@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.adapter import Delta
-from loramerge.adapter.delta import ReadRows
 from loramerge.checkpoint.storage import Codec
-from loramerge.errors import AdapterError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import Tensor
+from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
-from loramerge.stream.reading import Stretch, read_weights, stored_rows
+from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
@@ -85,7 +83,7 @@ def compute_tensor(
         columns = math.prod(tensor.shape[1:])
         rounder = Rounder(info.dtype, name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
-        adders = [_adders(edit, kind) for edit in edits]
+        adders = [row_adders(edit, kind) for edit in edits]
         sums = [_Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
         read = stored_rows(tensor)
@@ -100,7 +98,7 @@ def compute_tensor(
             weights = base
             if codec is not None and not codec.plain:
                 weights = codec.weights(base, start, buffers.get("weights", kind, shape))
-            covered = _fill_change(edits, adders, start, stop, weights, asked)
+            covered = fill_change(edits, adders, start, stop, weights, asked)
             if covered is None or codec is None:  # only the type changes
                 rounder.round(base, rounded)
                 rounder.check(rounded.astype(kind), None if finite else base)
@@ -120,66 +118,6 @@ def compute_tensor(
         return sums
 
     return TensorTask(info.stop - info.start + (held.nbytes if held else 0), run)
-
-
-def _adders(edit: Edit, compute: str) -> list[Any]:
-    """Return row adders in the rows of the stored tensor."""
-    reads = [read_weights(stretches, compute) for stretches in edit.stretches]
-    if not edit.place.transposed:
-        return [d.row_adder(compute, read) for d, read in zip(edit.deltas, reads, strict=True)]
-    rows, columns = edit.place.shape
-
-    def transposed(delta: Delta, offset: int, stretches: Sequence[Stretch], read: ReadRows) -> Any:
-        if delta.facts.replaces:
-            raise AdapterError(
-                "a replacement of a transposed tensor is not supported", module=edit.site.name
-            )
-        # the whole tensor at once: the few that are stored so are small
-        height = max(begin + place.shape[0] for begin, place in stretches)
-        base = read(0, height) if delta.needs_base else None
-        whole = delta.dense(base, dtype=compute).reshape(-1, columns)
-        flipped = whole[offset : offset + rows].T
-
-        def add(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
-            rows = flipped[start - offset : stop - offset]
-            if fresh:
-                out[:] = rows
-            else:
-                out += rows
-
-        return add
-
-    return [
-        transposed(*one)
-        for one in zip(edit.deltas, edit.offsets, edit.stretches, reads, strict=True)
-    ]
-
-
-def _fill_change(
-    edits: Sequence[Edit],
-    adders: Sequence[Sequence[Any]],
-    start: int,
-    stop: int,
-    base: Any,
-    asked: Any,
-) -> list[tuple[int, int, int]] | None:
-    """Fill `asked` with ΔW of rows start:stop; return (edit, first, last) rows covered, or None."""
-    covered = []  # index, first, last, what to add to a stored row to have the module's
-    for index, edit in enumerate(edits):
-        for low, high, begin in edit.place.pieces:
-            first, last = max(low, start), min(high, stop)
-            if first < last:
-                covered.append((index, first, last, begin - low))
-    if not edits:
-        return None
-    if sum(last - first for _, first, last, _ in covered) != stop - start:
-        asked[:] = -0.0  # leaves every value as it is, the sign of a zero included
-    for index, first, last, shift in covered:
-        rows = slice(first - start, last - start)
-        for number, add in enumerate(adders[index]):
-            begin = shift + edits[index].offsets[number]
-            add(first + begin, last + begin, base[rows], asked[rows], number == 0)
-    return [(index, first, last) for index, first, last, _ in covered]
 
 
 def _measure(

@@ -17,7 +17,7 @@ from loramerge.files.dtypes import DTYPES, is_float
 from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.walk import Layout, Written, write
 
-__all__ = ["dtype_of", "unchanged", "write_checkpoint", "write_index"]
+__all__ = ["dtype_of", "unchanged", "write_checkpoint", "write_config", "write_index"]
 
 Finding = TypeVar("Finding")
 
@@ -78,7 +78,7 @@ def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
 
 
 def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str | None) -> None:
-    """Write an index of shards with the tensors that were added, and their total size.
+    """Write an index of shards with the tensors that they hold now, and their total size.
 
     Args:
         dtype: safetensors name of the type that all floating tensors got, or None.
@@ -86,15 +86,34 @@ def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str |
     index = json.loads(source.read_text("utf-8"))
     shards = index.setdefault("weight_map", {})
     known, total = set(shards.values()), 0
+    held: dict[str, str] = {}
     for file in files.weights:
         if file.path.parent == source.parent and file.path.name in known:
-            shards |= dict.fromkeys(file.given, file.path.name)
+            tensors = file.open()[0]
+            held |= dict.fromkeys(tensors, file.path.name)
             total += sum(
                 tensor.size * DTYPES[dtype_of(tensor, dtype)].bits // 8
-                for tensor in file.open()[0].values()
+                for tensor in tensors.values()
             )
+    gone = [name for name in shards if name not in held]
+    shards |= {name: file for name, file in held.items() if shards.get(name) != file}
+    for name in gone:
+        del shards[name]
     index.setdefault("metadata", {})["total_size"] = total
     target.write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Write a model's configuration with other values, in every part that states them."""
+    config = json.loads(source.read_text("utf-8"))
+    text = config.get("text_config")
+    for name, value in changes.items():
+        inside = isinstance(text, dict) and name in text
+        if inside:
+            text[name] = value
+        if name in config or not inside:
+            config[name] = value
+    target.write_text(json.dumps(config, indent=2), "utf-8")
 
 
 def dtype_of(tensor: Tensor, dtype: str | None) -> str:

@@ -21,6 +21,7 @@ from loramerge.steps.checkpoints import (
     components_of,
     default_checkpoint,
     header_of_bases,
+    left_out,
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
 from loramerge.steps.outputs import checkpoint_output, sum_name
@@ -262,11 +263,8 @@ def _notify(plan: BakePlan, adapters: Sequence[Adapter], context: Context) -> No
         context.notify(Warn(warning))
     for note in plan.notes:
         context.notify(Note(note))
-    for adapter in adapters:
-        if adapter.embeddings:
-            names = listed(list(adapter.embeddings), 4)
-            text = f"{adapter.label}: a checkpoint cannot hold embeddings, left out: {names}"
-            context.notify(Note(text))
+    for text in left_out(adapters):
+        context.notify(Note(text))
 
 
 # --- after ------------------------------------------------------------------------------------------

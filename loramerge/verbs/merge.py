@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint
 from loramerge.checkpoint.files import CheckpointFiles, find_files
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.parameters import Doc
-from loramerge.steps.checkpoints import bytes_of, header_of_bases
+from loramerge.steps.checkpoints import bytes_of, components_of, header_of_bases, left_out
 from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.merge_result import MergeResult, add_figures
 from loramerge.steps.methods import CheckpointMethodParameters
+from loramerge.steps.models import Models, Rule, open_models
 from loramerge.steps.outputs import checkpoint_output, default_name, sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
-from loramerge.steps.provenance import FileInput, Made, base_input, files_input, step_of
+from loramerge.steps.provenance import (
+    FileInput,
+    Made,
+    Node,
+    base_input,
+    files_input,
+    input_of,
+    step_of,
+)
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.strength import strong_change, strong_weights
-from loramerge.steps.writing import WeightParameters, float_type
+from loramerge.steps.taking import (
+    require_layers_alone,
+    require_matches,
+    rules_in,
+    slices_in,
+    stack_of,
+    with_layers,
+)
+from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
 from loramerge.stream.merge import merge as merge_checkpoints
 from loramerge.stream.merge import output_size
 from loramerge.stream.merge_plan import MergePlan, plan_merge
@@ -33,20 +50,22 @@ __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merge(CheckpointMethodParameters, WeightParameters):
+class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
     """Merge checkpoints of one family into one that has the layout of the first.
 
     Without a base the weights themselves are combined, and the weights of the inputs must sum to 1: in
     `merge A B:0.3` A gets the 0.7 that B leaves. With one, the changes from it are combined and added to
-    it: `merge A B:0.5 --base C` is A + 0.5 (B − C).
+    it: `merge A B:0.5 --base C` is A + 0.5 (B − C). Adapters may stand among the inputs; what they
+    change is added to the merged model, as `bake` would.
     """
 
     models: Annotated[
         tuple[Reference, ...],
         Doc(
-            "Checkpoints with weights: NAME:0.7, NAME:unet=0.8:te=0, NAME:OUTALL or NAME:1,0,0,…",
-            ("CHECKPOINT",),
-            completes="bases",
+            "Checkpoints with weights, NAME:0.7, NAME:unet=0.8:te=0, NAME:OUTALL or NAME:1,0,0,…, and "
+            "adapters to add, NAME:0.8 or lora:NAME:0.8.",
+            ("MODEL",),
+            completes="models",
         ),
     ]
     base: Annotated[
@@ -59,6 +78,22 @@ class Merge(CheckpointMethodParameters, WeightParameters):
             "bases",
         ),
     ] = None
+    take: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Take the modules that a pattern matches from one input as they are, such as "
+            "'unet.mid_block.*=B'; may be repeated.",
+            metavar="PATTERN=NAME",
+        ),
+    ] = ()
+    layers: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Stack layers of language models in this order: A=0-15 takes layers 0 to 15 of A as they "
+            "are; may be repeated.",
+            metavar="NAME=FIRST-LAST",
+        ),
+    ] = ()
     vae: Annotated[
         str | None,
         Doc(
@@ -91,6 +126,14 @@ class Merge(CheckpointMethodParameters, WeightParameters):
             "missing as no change (as zeros without a base) [default: refuse]."
         ),
     ] = None
+    skip_missing: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Leave out adapter modules that the first checkpoint lacks, in this component (unet, "
+            "text_encoder, …) or, with `all`, in every one; may be repeated.",
+            metavar="COMPONENT",
+        ),
+    ] = ()
     dtype: Annotated[
         str | None,
         Doc("Give all floating tensors this type [default: as in the first].", metavar="TYPE"),
@@ -108,8 +151,15 @@ class Merge(CheckpointMethodParameters, WeightParameters):
 
     def settled(self) -> Merge:
         """Return the same with the weights of files in place, and no setting that is a default."""
-        models = tuple(with_weight_files(self.models, self.weights))
-        return replace(self.with_own_settings(), models=models, weights=())
+        models = with_weight_files(self.models, self.weights)
+        return replace(
+            self.with_own_settings(),
+            models=tuple(models),
+            weights=(),
+            take=tuple(f"{one.pattern}=#{one.place + 1}" for one in rules_in(self.take, models)),
+            layers=tuple(f"#{one.model + 1}={one.first}-{one.last}"
+                         for one in slices_in(self.layers, models)),
+        )  # fmt: skip
 
     def check(self) -> None:
         """Refuse parameters that contradict each other, before any file is opened.
@@ -117,14 +167,16 @@ class Merge(CheckpointMethodParameters, WeightParameters):
         Raises:
             UsageError: naming the parameter.
         """
-        float_type(self.dtype, FLOATS)
-        if len(self.models) < 2:
+        float_type(self.dtype, FLOATS), components_of(self.skip_missing)
+        if self.layers:
+            require_layers_alone(self)
+        if len(self.models) < (1 if self.layers else 2):
             raise UsageError(
-                "merge needs at least two checkpoints",
+                "merge needs at least two inputs",
                 found=f"{len(self.models)}",
                 hint="write each with its weight: A:0.7 B:0.3",
             )
-        self.operation().require_count(len(self.models))
+        self.operation()
 
 
 def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
@@ -135,11 +187,14 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    inputs = _opened(parameters, context)
-    output = _output(parameters, inputs.models[0])
+    parameters, inputs = _opened(parameters, context)
+    output = _output(parameters, inputs.first)
     plan = _plan(parameters, inputs)
     result = _result(parameters, output, plan, inputs)
-    for text in plan.notes:
+    if plan.skipped:
+        text = listed(plan.skipped, 5)
+        context.notify(Warn(f"left out, because the first checkpoint lacks them: {text}"))
+    for text in (*plan.notes, *left_out(adapter for _, adapter in inputs.models.adapters)):
         context.notify(Note(text))
     for text in strong_weights(parameters.models):
         context.notify(Warn(text))
@@ -171,7 +226,7 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
         LoramergeError: see `stream.merge.plan_merge`.
     """
     parameters = parameters.settled()
-    inputs = _opened(parameters, context)
+    parameters, inputs = _opened(parameters, context)
     plan = _plan(parameters, inputs)
     made, _ = _made(parameters, inputs)
     lineage = {} if context.strip else _lineage(inputs.models)
@@ -180,49 +235,66 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
         lambda entries: output_size(plan, {**entries, **lineage}),
         made,
         context,
-        inputs=len(inputs.models) + (inputs.base is not None),
+        inputs=len(inputs.models.checkpoints) + (inputs.base is not None),
     )
 
 
 VERB = Verb("merge", Merge, "checkpoint", merge, predict)
 
 
-_AN_ADAPTER = (
-    "this is an adapter, and merge combines whole checkpoints",
-    "`mix` combines adapters in one file, each at its weight",
-)
-
-
 @dataclass(frozen=True)
 class _Opened:
-    """The opened checkpoints of a merge, and the files that its VAE comes from."""
+    """The opened inputs of a merge, and the files that its VAE comes from."""
 
-    models: list[Checkpoint]
+    models: Models
     base: Checkpoint | None
     text_encoder: Checkpoint | None
     vae: CheckpointFiles | None
+    rules: Sequence[Rule] = ()
+
+    @property
+    def first(self) -> Checkpoint:
+        """The checkpoint whose layout the result has."""
+        return self.models.checkpoints[0][1]
 
 
-def _opened(parameters: Merge, context: Context) -> _Opened:
+def _opened(parameters: Merge, context: Context) -> tuple[Merge, _Opened]:
+    """Return the inputs, and the parameters with what they take from one input in its weights."""
+
     def other(name: str | None) -> Checkpoint | None:
         return None if name is None else open_base(name, context)
 
-    models = [open_base(one.name, context, _AN_ADAPTER) for one in parameters.models]
+    models = open_models(parameters.models, context, whole=not parameters.skip_unknown)
     vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
-    return _Opened(models, other(parameters.base), other(parameters.text_encoder), vae)
+    rules = rules_in(parameters.take, models.references)
+    if not parameters.layers:
+        models = models.taking(rules, on_base=parameters.base is not None)
+        parameters = replace(parameters, take=())
+    parameters = replace(parameters, models=tuple(models.references))
+    text_encoder = other(parameters.text_encoder)
+    return parameters, _Opened(models, other(parameters.base), text_encoder, vae, rules)
 
 
 def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
-    weights = [reference.weight for reference in parameters.models]
+    models = [(model, reference.weight) for reference, model in inputs.models.checkpoints]
+    config: Mapping[str, Any] = {}
+    if parameters.layers:
+        stack = stack_of(parameters.layers, inputs.models, inputs.rules, parameters.dtype)
+        models, config = [(stack.checkpoint, Weight())], stack.config
     plan = plan_merge(
-        list(zip(inputs.models, weights, strict=True)),
+        models,
         parameters.operation(),
         base=inputs.base,
         text_encoder=inputs.text_encoder,
         vae=inputs.vae,
         union=parameters.union,
         dtype=float_type(parameters.dtype, FLOATS),
+        adapters=[(adapter, reference.weight) for reference, adapter in inputs.models.adapters],
+        skip_missing=components_of(parameters.skip_missing),
+        config=config,
     )
+    if not parameters.layers:
+        require_matches(inputs.rules, (site.modules[0] for site in plan.sites()))
     if parameters.vae is not None:
         plan.notes.append(f"the VAE is that of {parameters.vae}")
     return plan
@@ -240,23 +312,31 @@ def _output(parameters: Merge, first: Checkpoint) -> Path:
 
 def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:
     """Return the step for the header of the result, and the checkpoints that it is made from."""
-    names = [*(one.name for one in parameters.models), parameters.base, parameters.text_encoder]
-    opened = [*inputs.models, inputs.base, inputs.text_encoder]
-    given = {
-        ("bases", name): base_input(one)
-        for name, one in zip(names, opened, strict=True)
-        if name is not None and one is not None
+    given: dict[tuple[str, str], Node | None] = {
+        ("models", reference.name): base_input(one) for reference, one in inputs.models.checkpoints
     }
+    others = {parameters.base: inputs.base, parameters.text_encoder: inputs.text_encoder}
+    for name, one in others.items():
+        if name is not None and one is not None:
+            given["bases", name] = given.get(("models", name)) or base_input(one)
     if parameters.vae is not None and inputs.vae is not None:
         path = inputs.vae.root or inputs.vae.weights[0].path
         given.setdefault(("bases", parameters.vae), files_input(path, inputs.vae))
-    return step_of("merge", parameters, given), list(given.values())
+    files = {id(node): node for node in given.values() if isinstance(node, FileInput)}
+    bases = list(files.values())
+    for reference, adapter in inputs.models.adapters:
+        given["adapters", reference.name] = input_of(adapter)
+    return step_of("merge", parameters, given), bases
 
 
-def _lineage(models: Sequence[Checkpoint]) -> dict[str, str]:
+def _lineage(models: Models) -> dict[str, str]:
     """Return the entry by which programs list what a checkpoint was merged from."""
-    names = (model.path.name.encode("utf-8", "replace").decode() for model in models)
-    return {"modelspec.merged_from": ", ".join(names)} if models[0].candidates else {}
+    if not models.checkpoints[0][1].candidates:
+        return {}
+    paths = [model.path.name for _, model in models.checkpoints]
+    paths += [adapter.label for _, adapter in models.adapters]
+    names = (name.encode("utf-8", "replace").decode() for name in paths)
+    return {"modelspec.merged_from": ", ".join(names)}
 
 
 def _result(
@@ -265,10 +345,12 @@ def _result(
     plan: MergePlan,
     inputs: _Opened,
 ) -> MergeResult:
-    models, base = inputs.models, inputs.base
-    method = parameters.operation()
+    base, method = inputs.base, parameters.operation()
+    references = [reference for reference, _ in inputs.models.checkpoints]
     if plan.rest:
-        parameters = replace(parameters, models=_with_rest(parameters.models))
+        references = _with_rest(references)
+    if parameters.layers:
+        references = with_layers(parameters.layers, inputs.models)
     stored = {
         plan.dtype or blend.target.tensor.dtype
         for tensors in plan.blends.values()
@@ -280,12 +362,16 @@ def _result(
         family=plan.first.family_name,
         layouts=plan.first.layouts,
         models=[
-            {"path": str(one.path), "weight": reference.written}
-            for one, reference in zip(models, parameters.models, strict=True)
+            {"path": str(one.path), "layers" if parameters.layers else "weight": reference.written}
+            for (_, one), reference in zip(inputs.models.checkpoints, references, strict=True)
+        ],
+        adapters=[
+            {"path": one.label, "weight": reference.written}
+            for reference, one in inputs.models.adapters
         ],
         base=None if base is None else str(base.path),
-        reference=str((base or models[0]).path),
-        method=method.operator.name,
+        reference=str((base or inputs.first).path),
+        method="passthrough" if parameters.layers else method.operator.name,
         scale=method.scale,
         merged=plan.merged,
         united=plan.united,
@@ -294,10 +380,10 @@ def _result(
     )
 
 
-def _with_rest(models: Sequence[Reference]) -> tuple[Reference, ...]:
+def _with_rest(models: Sequence[Reference]) -> list[Reference]:
     """Return references of which the first has what the others leave, in words for tables."""
     first, *others = models
     numbers = [one.weight.default for one in others if one.weight == Weight(one.weight.default)]
     plain = len(numbers) == len(others)
     left = shown_number(round(1.0 - sum(numbers), 12)) if plain else "1 without the others'"
-    return replace(first, written=left), *others
+    return [replace(first, written=left), *others]

@@ -162,9 +162,10 @@ class MixResult(AdapterResult):
         found = super().json()
         if self.interference is not None:
             found["interference"] = self.interference.json()
+        if self.correction is not None:
+            found["correction"] = self.correction
         return found | {
             "method": self.method,
-            "correction": self.correction,
             "scale": {"rule": self.scale, "least": least, "most": most},
             "inputs": self.inputs,
             "unknown_keys": self.unknown_keys,

@@ -6,14 +6,16 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from loramerge.algebra import merged
 from loramerge.algebra.method import Method
 from loramerge.algebra.mix import mix
 from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
-from tests.builders.deltas import adapter, low_rank
+from tests.builders.deltas import adapter, dense, low_rank
 
 OUT, IN, RANK = 2400, 1800, 4
 DENSE = OUT * IN * 2  # bytes of ΔW in half precision: any dense array is larger
@@ -57,6 +59,26 @@ def test_a_dense_array_would_be_noticed() -> None:
     assert most_bytes(lambda: delta.dense(dtype="float32")) > DENSE
 
 
+def test_few_directions_of_a_large_dense_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is within 0.5 % of the optimum, and the same that is reported."""
+    method, shape = Method.of(find_operator("ties")), (420, 360)
+    found = {}
+    for name, least in (("all", 10**9), ("few", 300)):
+        monkeypatch.setattr(merged, "_LARGE", least)
+        for rule in (RankRule(), RankRule(rank=3)):
+            result, combined = mix(inputs_of(2, 1, shape), rule, method=method, threads=1)
+            found[name, rule.rank] = next(iter(dense(result).values())), combined.relative_error
+    whole = mix(inputs_of(2, 1, shape), RankRule(rank=360), method=method, threads=1)[0]
+    (exact,) = dense(whole).values()
+    for rank in (None, 3):
+        best, few = (
+            float(np.linalg.norm(found[name, rank][0] - exact) / np.linalg.norm(exact))
+            for name in ("all", "few")
+        )
+        assert best <= few * (1 + 1e-6) and few <= 1.005 * best
+        assert found["few", rank][1] == pytest.approx(few, rel=1e-4)
+
+
 def test_dense_merges_hold_one_module_at_a_time() -> None:
     method, rule = Method.of(find_operator("ties")), RankRule(rank=RANK)
     shape = (240, 200)
@@ -64,6 +86,6 @@ def test_dense_merges_hold_one_module_at_a_time() -> None:
         most_bytes(lambda: mix(inputs_of(3, count, shape), rule, method=method, threads=1))  # noqa: B023
         for count in (1, 6)
     )
-    dense = 8 * shape[0] * shape[1]
-    assert dense < one < 20 * dense
-    assert six < one + dense
+    whole = 8 * shape[0] * shape[1]
+    assert whole < one < 20 * whole
+    assert six < one + whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.weights import Weight
 from loramerge.errors import UsageError
 from tests.builders.deltas import adapter, dense, low_rank, site
+from tests.stream import dense_merges
 
 Array = np.ndarray[Any, Any]
 Terms = Sequence[tuple[float, Array]]
@@ -70,6 +72,16 @@ def norm_equalised(ts: Terms) -> Array:
 
 def subtract(ts: Terms) -> Array:
     return ts[0][0] * ts[0][1] - sum(w * v for w, v in ts[1:])
+
+
+def cosine_adaptive(kind: str, ts: Terms) -> Array:
+    (u, a), (v, b) = ts
+    found = dense_merges.cosine_adaptive({"x": a}, {"x": b}, v / (u + v), kind)
+    return (u + v) * found["x"]
+
+
+def train_difference(ts: Terms) -> Array:
+    return dense_merges.train_difference([v for _, v in ts], [w for w, _ in ts])
 
 
 def on_the_arc(a: Array, b: Array, u: float, v: float) -> Array:
@@ -296,6 +308,9 @@ DEFINITIONS: list[tuple[str, Callable[[Terms], Array], int, dict[str, Any]]] = [
     ("sce", sce, 3, {}),
     ("tsv-m", tsv_m, 3, {}),
     ("iso-c", iso_c, 3, {}),
+    ("cosine-adaptive", partial(cosine_adaptive, "A"), 2, {}),
+    ("cosine-adaptive", partial(cosine_adaptive, "B"), 2, {"likeness": "both"}),
+    ("train-difference", train_difference, 2, {}),
     ("iso-cts", iso_cts, 3, {}),
     ("cart", cart, 3, {}),
     ("svc", svc, 3, {}),
@@ -467,8 +482,8 @@ def test_ties_core_trims_in_the_shared_basis() -> None:
 # ---- the final scale
 
 
-@pytest.mark.parametrize("name", ["linear", "norm-equalised", "ties", "svc", "slerp"])
-@pytest.mark.parametrize("scale", ["norm-match", "1/sqrt", "0.5"])
+@pytest.mark.parametrize("name", [one.name for one in OPERATORS.shipped()])
+@pytest.mark.parametrize("scale", ["norm-match", "1/sqrt", "0.5", "-2"])
 def test_the_final_scale(name: str, scale: str) -> None:
     found = adapters(2)
     literal, _ = merge(found, name)
@@ -478,6 +493,7 @@ def test_the_final_scale(name: str, scale: str) -> None:
         "norm-match": float(np.mean(norms) / np.linalg.norm(literal)),
         "1/sqrt": 1 / math.sqrt(2),
         "0.5": 0.5,
+        "-2": -2.0,
     }[scale]
     assert np.linalg.norm(result - factor * literal) <= 3e-7 * np.linalg.norm(literal)
     assert combined.scales == pytest.approx((factor, factor), rel=1e-6)

@@ -1,8 +1,13 @@
 """The project's English: each rule of the linter finds its own kind of mistake."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.docs.prose import PACKAGE, everything, lint, lint_document, lint_python, twins
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rules(tmp_path, text, suffix=".py"):
@@ -58,3 +63,14 @@ def test_two_classes_of_one_name_are_found(tmp_path):
 
 def test_the_project_is_in_plain_english():
     assert [str(one) for one in (*lint(everything()), *twins(PACKAGE))] == []
+
+
+MARKER = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
+
+
+def test_no_file_holds_both_sides_of_a_merge():
+    assert MARKER.search("a\n" + "<" * 7 + " HEAD\n")
+    texts = [p for p in ROOT.iterdir() if p.suffix in (".md", ".txt", ".toml", ".yaml")]
+    for folder in ("loramerge", "tests", "docs", "recipes", "benchmarks"):
+        texts += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".yaml")]
+    assert [str(p) for p in texts if MARKER.search(p.read_text("utf-8"))] == []

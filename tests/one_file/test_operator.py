@@ -112,6 +112,44 @@ def test_it_merges_checkpoints(run: Any, file: str) -> None:
                                  "--input", "base=models/base").out  # fmt: skip
 
 
+CORRECTION = """
+import loramerge as lm
+
+
+def half(result, changes):
+    assert all(change.shape == result.shape for change in changes)
+    return result / 2
+
+
+@lm.operator(space="factors", correct=half)
+def halved(terms, parameters):
+    \"\"\"Half of the sum.\"\"\"
+    return half(sum(w * core for w, core in zip(terms.weights, terms.values)), terms.values)
+"""
+
+
+def test_it_corrects_other_methods(run: Any) -> None:
+    (run.folder / "half.py").write_text(CORRECTION, "utf-8")
+    assert run("mix", "a", "b", "--correction", "halved").code == 2
+    how = ("mix", "a", "b", "--operator", "half.py")
+    for name, options in {
+        "plain": (), "sum": ("--correction", "halved"), "own": ("--method", "halved"),
+        "tsv": ("--method", "tsv-m", "--scale", "literal"),
+        "half": ("--method", "tsv-m", "--scale", "literal", "--correction", "halved"),
+    }.items():  # fmt: skip
+        run.ok(*how, *options, "--dtype", "float32", "-o", f"{name}.safetensors")
+    shared = (
+        lm.load(run.folder / "a.safetensors").keys() & lm.load(run.folder / "b.safetensors").keys()
+    )
+    for whole, half in (("plain", "sum"), ("plain", "own"), ("tsv", "half")):
+        found, expected = values(run, half), values(run, whole)
+        for name in shared:
+            assert np.allclose(found[name], expected[name] / 2, rtol=1e-4, atol=1e-6), (half, name)
+    assert made(run, "half")["steps"]["result"]["mix"]["correction"] == "halved"
+    assert "same file" in run.ok("run", "--operator", "half.py", "half.safetensors").out
+    assert "--correction halved" in run.ok("operators", "halved", "--operator", "half.py").out
+
+
 def test_wrong_values_are_refused(run: Any, file: str) -> None:
     how = ("mix", "a", "b", "--operator", file)
     assert run(*how, "--method", "my-ties", "--kept-share", "1.5").code == 2

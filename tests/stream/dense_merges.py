@@ -154,6 +154,52 @@ def model_stock(changes: Changes, weights: Weights, name: str = "") -> Array:
     return ratio * linear(changes, weights) / count
 
 
+def train_difference(changes: Changes, weights: Weights, name: str = "") -> Array:
+    """The formula of supermerger's trainDifference: A + 1.8 α (B − C) |B − A| / (|B − C| + |B − A|)."""
+    a, b = weights[0] * changes[0], changes[1]
+    result = np.empty(a.shape)
+    for index, (mine, other) in enumerate(zip(a.flat, b.flat, strict=True)):
+        near, far = abs(other), abs(other - mine)
+        scale = far / (near + far) if near + far else 0.0
+        result.flat[index] = mine + weights[1] * 1.8 * np.sign(other) * scale * near
+    return result
+
+
+def cosine_adaptive(
+    first: dict[str, Array], second: dict[str, Array], share: float, kind: str
+) -> dict[str, Array]:
+    """The cosineA and cosineB of supermerger: whole models, tensor by tensor, each column by itself."""
+
+    def cosine(a: Array, b: Array) -> float:
+        norms = np.sqrt((a**2).sum()) * np.sqrt((b**2).sum())
+        return float((a * b).sum() / norms) if norms else 0.0
+
+    def columns(a: Array) -> list[Array]:
+        return [a] if a.ndim == 1 else list(a.reshape(len(a), -1).T)
+
+    def alike(name: str) -> tuple[list[float], list[float]]:
+        pairs = list(zip(columns(first[name]), columns(second[name]), strict=True))
+        each = [cosine(a, b) for a, b in pairs]
+        if kind == "A":
+            ones = [[x / (np.linalg.norm(x) or 1.0) for x in pair] for pair in pairs]
+            one, other = (np.concatenate([pair[i] for pair in ones]) for i in (0, 1))
+        else:
+            one, other = first[name].reshape(-1), second[name].reshape(-1)
+        both = [(value + cosine(one, other)) / 2 for value in each]
+        return (each if kind == "A" else both), both
+
+    numbers = np.array([number for name in first for number in alike(name)[0]])
+    numbers = numbers[numbers >= np.percentile(numbers, 1, method="midpoint")]
+    numbers = numbers[numbers <= np.percentile(numbers, 99, method="midpoint")]
+    low, high = numbers.min(), numbers.max()
+    result = {}
+    for name, a in first.items():
+        kept = np.clip((np.array(alike(name)[1]) - low) / (high - low) - share, 0, 1)
+        kept = kept.reshape(a.shape[1:]) if a.ndim > 1 else kept[0]
+        result[name] = kept * a + (1 - kept) * second[name]
+    return result
+
+
 def norm_matched(result: Array, changes: Changes, weights: Weights) -> Array:
     """A result brought to the mean norm of the weighted changes."""
     norms = [abs(w) * np.linalg.norm(one) for w, one in zip(weights, changes, strict=True)]

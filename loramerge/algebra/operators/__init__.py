@@ -16,16 +16,18 @@ from types import CodeType
 from typing import Any
 
 from loramerge.algebra.operator import NoParameters, Operator, Space
-from loramerge.algebra.statistics import Magnitude, Norm, Statistic, Variance
+from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Pool, Statistic, Variance
 from loramerge.discovery import Registry
 from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
 
 __all__ = [
     "OPERATORS",
+    "ColumnProducts",
     "Magnitude",
     "NoParameters",
     "Norm",
     "Operator",
+    "Pool",
     "Variance",
     "find_operator",
     "load_file",
@@ -121,6 +123,7 @@ def operator(
     parameters: type[Any] = NoParameters,
     rank_bound: Callable[..., int] | None = None,
     statistics: Callable[[Any], Mapping[str, Statistic]] | None = None,
+    pool: Pool | None = None,
     alone: bool = False,
     formula: str = "",
     source: str = "",
@@ -153,6 +156,7 @@ def operator(
             parameters=parameters,
             rank_bound=rank_bound,
             statistics=statistics,
+            pool=pool,
             alone=alone,
             formula=formula,
             when=" ".join(when.split()),
