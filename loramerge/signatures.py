@@ -129,6 +129,7 @@ class MergeParameters(TypedDict, total=False):
     layers: str | Sequence[str]
     vae: str | PathLike[str] | None
     text_encoder: str | PathLike[str] | None
+    layout: str | PathLike[str] | None
     union: Literal["first", "zero"] | None
     skip_missing: str | Sequence[str]
     dtype: str | None

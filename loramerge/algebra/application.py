@@ -44,7 +44,9 @@ def coefficients_of(method: Method, seen: Scalars) -> tuple[list[float], float]:
 
 
 def array_of(method: Method, seen: Scalars | Cores | Rows, shape: tuple[int, ...]) -> Array:
-    """Return what an operator makes of what it sees: coefficients, a core, or rows, in float64.
+    """Return what an operator makes of what it sees: coefficients, a core, or rows.
+
+    They are float64, or float32 where it sees rows in that.
 
     Args:
         shape: that the result must have.
@@ -57,14 +59,16 @@ def array_of(method: Method, seen: Scalars | Cores | Rows, shape: tuple[int, ...
 
     operator = method.operator
     with _blamed(operator):
-        found = np.asarray(operator.merge(seen, method.parameters), "float64")
+        narrow = isinstance(seen, Rows) and all(one.dtype == "float32" for one in seen.values)
+        kind = "float32" if narrow else "float64"
+        found = np.asarray(operator.merge(seen, method.parameters), kind)
     if found.shape != shape:
         raise UsageError(
             f"the operator {operator.name} returned an array of the wrong shape",
             expected=list(shape),
             found=list(found.shape),
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(found.sum()) and not np.isfinite(found).all():
         raise NumericsError(f"the operator {operator.name} returned NaN or infinity")
     return found
 

@@ -34,10 +34,10 @@ class Election:
     """The rules by which signs are elected and entries that agree are averaged."""
 
     divide_by: Annotated[
-        Literal["count", "weights"],
+        Literal["count", "weights", "none"],
         Doc(
-            "Divide each entry by the number of adapters that have its sign, or by their summed "
-            "weights (mergekit)."
+            "Divide each entry by the number of adapters that have its sign, by their summed "
+            "weights (mergekit), or by nothing (mergekit without `normalize`)."
         ),
     ] = "count"
     elect: Annotated[
@@ -50,8 +50,12 @@ def trimmed(rows: Rows, statistic: str) -> list[Array]:
     """Return the entries of each term that are as large as its threshold; the others are 0."""
     import numpy as np
 
-    thresholds = rows.statistics[statistic]
-    return [np.where(abs(v) >= t, v, 0.0) for v, t in zip(rows.values, thresholds, strict=True)]
+    found = []
+    for values, threshold in zip(rows.values, rows.statistics[statistic], strict=True):
+        sizes = np.abs(values)
+        # the sizes are of no further use, so what is kept takes their place
+        found.append(np.multiply(values, sizes >= threshold, out=sizes))
+    return found
 
 
 def largest(values: Array, share: float) -> Array:
@@ -81,10 +85,11 @@ def weighted(rows: Rows, values: Sequence[Array]) -> list[Array]:
 
 
 def total(terms: Sequence[Array]) -> Array:
-    """Return the sum of weighted terms."""
+    """Return the sum of weighted terms, in a new array."""
     result, *rest = terms
-    for one in rest:
-        result = result + one
+    result = result.copy() if not rest else result + rest[0]
+    for one in rest[1:]:
+        result += one
     return result
 
 
@@ -92,7 +97,9 @@ def elected_signs(terms: Sequence[Array]) -> Array:
     """Return for each entry the sign of the sum of the weighted terms; a sum of 0 elects +."""
     import numpy as np
 
-    return np.where(total(terms) < 0, -1.0, 1.0)
+    signs = total(terms)
+    signs += 0.0  # of −0, too
+    return np.copysign(1.0, signs, out=signs)
 
 
 def agreeing_mean(
@@ -101,16 +108,26 @@ def agreeing_mean(
     """Return for each entry the mean of the weighted terms that have the elected sign.
 
     Args:
-        shares: what each term that agrees adds to the divisor; None is 1.
+        terms: are overwritten.
+        shares: what each term that agrees adds to the divisor; None is 1. A divisor of 0 is 1.
     """
     import numpy as np
 
     result, divisor = np.zeros_like(signs), np.zeros_like(signs)
+    agrees = np.empty(signs.shape, bool)
+    number = np.empty_like(signs)
     for one, share in zip(terms, shares or [1.0] * len(terms), strict=True):
-        agrees = one * signs > 0
-        result += np.where(agrees, one, 0.0)
-        divisor += share * agrees
-    return result / np.where(divisor == 0, 1.0, divisor)
+        one *= signs  # what agrees is positive now
+        np.greater(one, 0.0, out=agrees)
+        np.maximum(one, 0.0, out=one)
+        result += one
+        np.multiply(agrees, share, out=number)
+        divisor += number
+    result *= signs
+    np.equal(divisor, 0.0, out=agrees)
+    divisor += agrees
+    result /= divisor
+    return result
 
 
 def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Election) -> Array:
@@ -121,5 +138,7 @@ def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Electio
     """
     changes = [weight * one for weight, one in zip(weights, kept, strict=True)]
     signs = elected_signs(changes if rules.elect == "weighted" else kept)
+    if rules.divide_by == "none":
+        return agreeing_mean(changes, signs, [0.0] * len(weights))
     shares = [abs(weight) for weight in weights] if rules.divide_by == "weights" else None
     return agreeing_mean(changes, signs, shares)

@@ -16,12 +16,12 @@ from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Statis
 
 __all__ = ["Blocks", "gather", "kth_largest", "products"]
 
-# function that reads all blocks again: the same rows of every term, `(rows, columns)` in float64
+# function that reads all blocks again: the same rows of every term, `(rows, columns)`, in float64 or
+# float32
 Blocks = Callable[[], Iterator[Sequence[Array]]]
 
 _HELD = 1 << 18  # entries that may be held
 _DIGIT = 16  # bits by which a pass tells entries apart
-_BITS = 64
 
 
 def gather(
@@ -75,7 +75,7 @@ def kth_largest(blocks: Callable[[], Iterator[Array]], count: int, size: int) ->
     """Return the `count`-th largest of numbers that are not negative, exactly.
 
     Args:
-        blocks: reads all of them again, in float64.
+        blocks: reads all of them again, in float64 or float32.
         count: from 1 to `size`, the number of numbers.
     """
     search = _Search(count, size)
@@ -106,7 +106,8 @@ class _Search:
 
         self.value = 0.0
         self._left = count  # how many are sought among those that begin with the known bits
-        self._known, self._shift = 0, _BITS  # the bits above `_shift` that the number begins with
+        self._known, self._shift = 0, 0  # the bits above `_shift` that the number begins with
+        self._type: Any = None  # of the numbers
         self._held: list[Array] | None = [] if size <= _HELD else None
         self._counts = np.zeros(1 << _DIGIT, np.int64)
 
@@ -114,13 +115,18 @@ class _Search:
         """See a block of numbers."""
         import numpy as np
 
-        bits = np.ascontiguousarray(block, "float64").reshape(-1).view(np.uint64)
-        if self._shift < _BITS:
-            bits = bits[bits >> np.uint64(self._shift) == np.uint64(self._known)]
+        numbers = np.ascontiguousarray(block).reshape(-1)
+        word = np.dtype(f"u{numbers.dtype.itemsize}").type
+        bits, all_bits = numbers.view(word), 8 * numbers.dtype.itemsize
+        if self._type is None:
+            self._type, self._shift = numbers.dtype, all_bits
+        if self._shift < all_bits:
+            bits = bits[bits >> word(self._shift) == word(self._known)]
         if self._held is not None:
             self._held.append(bits.copy())
             return
-        digits = bits >> np.uint64(self._shift - _DIGIT) & np.uint64((1 << _DIGIT) - 1)
+        digits = bits >> word(self._shift - _DIGIT)
+        digits &= word((1 << _DIGIT) - 1)
         self._counts += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
 
     def is_done(self) -> bool:
@@ -130,7 +136,7 @@ class _Search:
         if self._held is not None:
             bits = np.concatenate(self._held)
             found = np.partition(bits, len(bits) - self._left)[len(bits) - self._left]
-            self.value = float(found.view(np.float64))
+            self.value = float(found.view(self._type))
             return True
         above = np.cumsum(self._counts[::-1])  # at or above each digit, the largest digit first
         place = int(np.searchsorted(above, self._left))
@@ -141,7 +147,7 @@ class _Search:
         among = int(self._counts[digit])
         self._counts[:] = 0
         if self._shift == 0:
-            self.value = float(np.uint64(self._known).view(np.float64))
+            self.value = float(np.array(self._known, f"u{self._type.itemsize}").view(self._type))
             return True
         if among <= _HELD:
             self._held = []
@@ -175,21 +181,36 @@ class _Threshold:
 
 
 class _Norm:
-    """The Frobenius norm of one term."""
+    """The Frobenius norm of one term, or of its entries that vary most.
 
-    def __init__(self, term: int) -> None:
-        self._term, self._squares = term, list[float]()
+    Args:
+        varies: the search of their threshold, which comes first; None: all entries count.
+    """
+
+    def __init__(self, term: int, varies: _Varies | None) -> None:
+        self._term, self._squares, self._varies = term, list[float](), varies
+        self._seen = varies is None  # whether a pass came after the threshold was known
         self.value = 0.0
 
     def take(self, values: Sequence[Array]) -> None:
         """See a block of every term."""
         import numpy as np
 
-        flat = values[self._term].reshape(-1)
+        chosen = values[self._term]
+        if self._varies is not None:
+            if not self._varies.known:
+                self._varies.take(self._term, values)
+                return
+            self._seen = True
+            chosen = chosen * (self._varies.numbers(values) >= self._varies.value)
+        flat = chosen.reshape(-1)
         self._squares.append(float(np.dot(flat, flat)))
 
     def is_done(self) -> bool:
-        """Return true: one pass is enough."""
+        """Return whether the norm is known: after one pass, or one more than the threshold needs."""
+        if self._varies is not None and not self._seen:
+            self._varies.end_pass(self._term)
+            return False
         self.value = math.sqrt(math.fsum(self._squares))
         return True
 
@@ -219,8 +240,31 @@ def _thresholds(one: Magnitude, terms: int, size: int) -> list[_Collector]:
     ]
 
 
-def _norms(_: Norm, terms: int, size: int) -> list[_Collector]:
-    return [_Norm(term) for term in range(terms)]
+class _Varies:
+    """The search of a threshold of variance that the norms of all terms share.
+
+    The collector of the first term leads it; those of the others follow.
+    """
+
+    def __init__(self, share: float, size: int) -> None:
+        self.numbers = Variance(share).of_entries
+        self._threshold = _Threshold(share, size, self.numbers)
+        self.known, self.value = False, math.inf
+
+    def take(self, term: int, values: Sequence[Array]) -> None:
+        """See a block of every term."""
+        if term == 0:
+            self._threshold.take(values)
+
+    def end_pass(self, term: int) -> None:
+        """Use what a pass brought."""
+        if term == 0:
+            self.known, self.value = self._threshold.is_done(), self._threshold.value
+
+
+def _norms(one: Norm, terms: int, size: int) -> list[_Collector]:
+    varies = None if one.share is None else _Varies(one.share, size)
+    return [_Norm(term, varies) for term in range(terms)]
 
 
 def _variance(one: Variance, terms: int, size: int) -> list[_Collector]:

@@ -17,7 +17,7 @@ from loramerge.algebra.matrices import (
 )
 from loramerge.algebra.merged import Core, Matrix, Merged, Sum
 from loramerge.algebra.method import Method
-from loramerge.algebra.statistics import ColumnProducts, Statistic, Variance
+from loramerge.algebra.statistics import ColumnProducts, Norm, Statistic, Variance
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.terms import Term
 from loramerge.algebra.views import Cores, Rows, Scalars
@@ -191,6 +191,8 @@ def _gathered(statistic: Statistic, sources: Sequence[Any], rows: int) -> tuple[
     if isinstance(statistic, (Variance, ColumnProducts)):
         found = statistic.across([source(0, rows) for source in sources])
         return (found,) * len(sources)
+    if isinstance(statistic, Norm):
+        return statistic.of_each([source(0, rows) for source in sources])
     return tuple(statistic.of(source(0, rows)) for source in sources)
 
 

@@ -40,7 +40,21 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Norm:
-    """The Frobenius norm ‖ΔW‖ of a term."""
+    """The Frobenius norm ‖ΔW‖ of a term, or of its entries that vary most across terms.
+
+    Args:
+        share: share of the entries that count, by largest variance, as of `Variance`; None: all.
+    """
+
+    share: float | None = None
+
+    def of_each(self, terms: Sequence[Array]) -> tuple[float, ...]:
+        """Return the norm of each of several dense `(out, in·kh·kw)` matrices of one shape."""
+        if self.share is None:
+            return tuple(map(self.of, terms))
+        variance = Variance(self.share)
+        varies = variance.of_entries(terms) >= variance.across(terms)
+        return tuple(self.of(values * varies) for values in terms)
 
     def of(self, values: Array) -> float:
         """Return the norm of a dense `(out, in·kh·kw)` matrix."""

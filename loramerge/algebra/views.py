@@ -91,7 +91,8 @@ class Rows(_Matrices):
 
     Args:
         module, weights, positions: see `Scalars`.
-        values: the same rows of each ΔWᵢ, `(rows, columns)` in float64, without the weights.
+        values: the same rows of each ΔWᵢ, `(rows, columns)`, without the weights; in float64, or in
+            float32 where that is exact, as for changes of float16 weights.
         first: index of the first row.
         statistics: name → value for each term, as the operator declares them; they are those of the
             whole ΔWᵢ, not of these rows.

@@ -45,6 +45,8 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     ]
     if file.trained_on:
         lines.append(("trained on", file.trained_on))
+    if file.merged:
+        lines.append(("merged by", file.merged))
     lines.append(("modules", _modules_of(file)))
     if file.what == "adapter":
         lines.append(("kind of modules", show.counted(file.kinds)))

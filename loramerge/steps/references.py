@@ -244,7 +244,7 @@ def place_of(name: str, references: Sequence[Reference]) -> int:
         return int(number) - 1
     places = [i for i, r in enumerate(references) if name in (r.name, r.label)]
     if len(places) != 1:
-        problem = f"{name!r} is not an input of this command"
+        problem = f"{name!r} is not an adapter or checkpoint of this command"
         raise UsageError(
             problem if not places else f"{name!r} names several inputs",
             expected=", ".join(r.label for r in references),

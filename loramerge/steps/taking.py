@@ -27,7 +27,7 @@ __all__ = [
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 # parameters that do not act on layers that are taken as they are
-_APART = ("base", "vae", "text_encoder", "union", "scale")
+_APART = ("base", "vae", "text_encoder", "layout", "union", "scale")
 
 
 def rules_in(texts: Sequence[str], references: Sequence[Reference]) -> list[Rule]:

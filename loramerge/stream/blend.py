@@ -22,10 +22,12 @@ from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
 from loramerge.stream.survival import Survival
-from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
+from loramerge.stream.walk import Buffers, Nowhere, TensorTask
 from loramerge.stream.whole import Whole
 
 __all__ = ["merge_tensor"]
+
+BLOCK_ELEMENTS = 1 << 16  # of a block: what an operator makes of it stays in the processor's cache
 
 
 def merge_tensor(
@@ -90,8 +92,12 @@ class _Blending:
     ) -> None:
         self.blend, self.name, self.info = blend, name, info
         self.codec, self.buffers = codec, buffers
-        self.kind = "float64" if info.dtype == "F64" else blend.kind
+        elements = blend.method.operator.space == "elements"
+        wide = info.dtype in (("F64", "F32") if elements else ("F64",))
+        self.kind = "float64" if wide else blend.kind
         self.inputs = Combining(blend, buffers, whole.pooled, BLOCK_ELEMENTS)
+        if elements:
+            self.inputs.gathered = self.kind
         self.adders = [row_adders(edit, self.kind, whole.reader) for edit in blend.edits]
 
     def write(self, out: PositionedFile | Nowhere) -> Blended:
@@ -101,8 +107,9 @@ class _Blending:
         blend, kind, columns = self.blend, self.kind, self.inputs.columns
         combine, read = self.inputs.combination(), self.inputs.readers(kind)
         first = None  # changes are measured from the first input, also where it has no weight
-        if not blend.on_base and (blend.base or blend.target) != blend.terms[0].place:
-            first = RowReader(blend.base or blend.target, kind, self.buffers)
+        measured = blend.base or blend.first or blend.target
+        if not blend.on_base and measured != blend.terms[0].place:
+            first = RowReader(measured, kind, self.buffers)
         wanted = along = error = size = 0.0
         known: dict[tuple[int, int], float] = {}
         for start, stop in self.inputs.spans():
@@ -182,10 +189,14 @@ class _Blending:
             part = np.ascontiguousarray(stored)
             rounded = self.buffers.get("rounded", target, part.shape)
             if self.codec.plain:
-                rounder.round(part, rounded)
-                back[among] = rounded
+                floats = back[among]
+                if not floats.flags.c_contiguous:
+                    floats = self.buffers.get("back", self.kind, part.shape)
+                rounder.round(part, rounded, floats)
             else:
-                back[among] = self.quantised(part, place, rounder, rounded)
+                floats = self.quantised(part, place, rounder, rounded)
+            if not np.may_share_memory(floats, back):
+                back[among] = floats
             offset = self.info.start + place * part.shape[1] * target.itemsize
             out.write(offset, rounded.reshape(-1).view(np.uint8))
         return written
@@ -199,10 +210,10 @@ class _Blending:
         stored = self.buffers.get("stored", self.kind, shape)
         np.copyto(stored, raw, casting="unsafe")
         before = self.codec.weights(stored, start, self.buffers.get("before", self.kind, shape))
+        wanted = self.buffers.get("wanted", self.kind, shape)
+        self.codec.add(stored, exact - before, start, wanted)
         back = self.buffers.get("back", self.kind, shape)
-        self.codec.add(stored, exact - before, start, back)
-        rounder.round(back, rounded)
-        np.copyto(back, rounded, casting="unsafe")
+        rounder.round(wanted, rounded, back)
         self.codec.change(back, before, start)
         back += before
         return back

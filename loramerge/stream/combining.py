@@ -30,6 +30,7 @@ class Combining:
         rows, columns: of the parameter as a matrix.
         vector: whether it is one; an operator sees it as one row.
         applied: the factor of the final scale, once there is a `combination`.
+        gathered: numpy type that statistics are taken from.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Combining:
             block: entries of a block of rows.
         """
         self.blend, self.buffers, self.pooled = blend, buffers, pooled
-        self.applied = 1.0
+        self.applied, self.gathered = 1.0, "float64"
         shape = blend.target.shape
         self.rows, self.columns = shape[0], math.prod(shape[1:])
         self.vector = len(shape) == 1
@@ -97,8 +98,8 @@ class Combining:
         return read
 
     def all_changes(self) -> Iterator[Sequence[Any]]:
-        """Yield blocks of the changes of all terms in float64, as an operator sees them."""
-        read = self.readers("float64")
+        """Yield blocks of the changes of all terms, as an operator sees them."""
+        read = self.readers(self.gathered)
         for start, stop in self.spans():
             yield [self.seen(one) for one in read(start, stop)[1]]
 
@@ -133,7 +134,12 @@ class Combining:
             return array_of(method, rows, shown[0].shape).reshape(values[0].shape)
 
         factor = self.applied = self.factor(combine, weights)
-        return lambda first, values: factor * combine(first, values)
+
+        def scaled(first: int, values: Sequence[Any]) -> Any:
+            found = combine(first, values)
+            return found if factor == 1.0 else factor * found
+
+        return scaled
 
     def statistics(self) -> dict[str, tuple[Any, ...]]:
         """Gather the statistics of every term that the operator declares."""
@@ -169,7 +175,7 @@ class Combining:
             return final_factor(method, 1.0, [1.0] * len(weights))
         squares: list[float] = []
         energies: list[list[float]] = [[] for _ in weights]
-        read = self.readers("float64")
+        read = self.readers(self.gathered)
         for start, stop in self.spans():
             values = read(start, stop)[1]
             for energy, one in zip(energies, values, strict=True):

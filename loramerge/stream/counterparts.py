@@ -30,15 +30,22 @@ class Counterparts:
     Args:
         site: the module, alone; for a tensor that the family does not know, its name.
         places: one for each checkpoint, None where it lacks the parameter.
+        held: where a checkpoint that gives the layout alone stores it.
     """
 
     site: Site
     places: tuple[Place | None, ...]
+    held: Place | None = None
+
+    @property
+    def first(self) -> Place:
+        """The place in the first checkpoint that has it."""
+        return next(place for place in self.places if place is not None)
 
     @property
     def target(self) -> Place:
-        """The place in the first checkpoint that has it, whose rows and type the result has."""
-        return next(place for place in self.places if place is not None)
+        """The place whose rows and type the result has."""
+        return self.held or self.first
 
 
 @dataclass

@@ -41,6 +41,8 @@ class Blend:
         method: an operator on `scalars` or `elements`.
         on_base: whether it combines changes from a base, and is added to that.
         base: where the base stores the parameter; None counts as zeros.
+        first: where the first input stores it, from which changes are measured without a base; None is
+            the target.
         edits: changes of adapters to rows of the target, which are added to the result.
     """
 
@@ -50,6 +52,7 @@ class Blend:
     method: Method
     on_base: bool = False
     base: Place | None = None
+    first: Place | None = None
     edits: tuple[Edit, ...] = ()
 
     @property
@@ -60,10 +63,15 @@ class Blend:
 
     @property
     def kind(self) -> str:
-        """The numpy type that it is computed in."""
+        """The numpy type that it is computed in.
+
+        Operators on elements see changes, which float32 holds as they are if the weights are of a half
+        type: then it is enough for them, too.
+        """
         places = (self.target, self.base, *(term.place for term in self.terms))
-        wide = any(place is not None and place.tensor.dtype == "F64" for place in places)
-        return "float64" if wide or self.method.operator.space == "elements" else "float32"
+        types = {place.tensor.dtype for place in places if place is not None}
+        wide = {"F64", "F32"} if self.method.operator.space == "elements" else {"F64"}
+        return "float64" if types & wide else "float32"
 
 
 # file → tensor → the parameters that it holds

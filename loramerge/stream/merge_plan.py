@@ -23,6 +23,7 @@ from loramerge.files.tensors import Tensor
 from loramerge.stream.added_changes import add_changes
 from loramerge.stream.counterparts import Counterparts, PairedTensors, pair, require_one_family
 from loramerge.stream.ingredients import Blend, Ingredient
+from loramerge.stream.layout import laid_out, vae_in
 from loramerge.stream.plan import require_changeable
 from loramerge.stream.union import Union, added, require_same
 from loramerge.stream.vae import vae_of
@@ -84,6 +85,7 @@ def plan_merge(
     base: Checkpoint | None = None,
     text_encoder: Checkpoint | None = None,
     vae: CheckpointFiles | None = None,
+    layout: Checkpoint | None = None,
     union: Union | None = None,
     dtype: str | None = None,
     adapters: Sequence[tuple[Adapter, Weight]] = (),
@@ -97,6 +99,7 @@ def plan_merge(
             themselves.
         text_encoder: whose text encoders the result has; None merges those of the models.
         vae: files whose VAE the result has; None keeps that of the first model.
+        layout: checkpoint whose layout, types and further files the result has; None is the first model.
         union: what becomes of tensors that some model lacks: `first` takes them from the first that
             has them, `zero` counts what is missing as no change, or as zeros without a base.
         dtype: safetensors name of a type that all floating tensors shall have.
@@ -114,10 +117,22 @@ def plan_merge(
     _require_method(method, len(models), base)
     checkpoints = [checkpoint for checkpoint, _ in models]
     sources = [*checkpoints, *(one for one in (base, text_encoder) if one is not None)]
-    require_one_family(sources)
+    first = checkpoints[0] if layout is None else layout
+    require_one_family([first, *sources])
     if dtype is not None:
-        require_changeable(checkpoints[0])
-    found = pair(sources)
+        require_changeable(first)
+    if layout is not None and union is not None:
+        raise UsageError(
+            "tensors that some inputs lack cannot be brought into another layout",
+            hint=("leave out ", Setting("union"), " or ", Setting("layout")),
+        )
+    if layout is not None and adapters:
+        raise UsageError(
+            "adapters among the inputs cannot be merged into another layout",
+            hint=("merge without them, and bake them into the result; or leave out ",
+                  Setting("layout")),
+        )  # fmt: skip
+    found = pair(sources) if layout is None else laid_out(pair([layout, *sources]))
     text = None if text_encoder is None else len(sources) - 1
     if text is not None:
         _require_text(found, text)
@@ -128,14 +143,17 @@ def plan_merge(
         file.relative: {name: list(map(planner.blend, parts)) for name, parts in tensors.items()}
         for file, tensors in found.parts.items()
     }
-    first = checkpoints[0]
-    given: dict[CheckpointFile, dict[str, Tensor]] = {} if vae is None else vae_of(vae, first)
+    given: dict[CheckpointFile, dict[str, Tensor]] = {}
+    if vae is not None:
+        given = vae_of(vae, first)
+    elif layout is not None:
+        given = vae_in(layout, checkpoints[0])
     for file, name, one in added(found, len(models)) if union is not None else ():
         blends.setdefault(file.relative, {})[name] = [planner.blend(one)]
         given.setdefault(file, {})[name] = one.target.file.open()[0][name]
     planner.require_one()
     files = with_given(first.files, given)
-    notes = [*first.files.notes, *_notes(found, vae is not None, text)]
+    notes = [*first.files.notes, *_notes(found, first, vae is not None, text)]
     notes += planner.method.described(
         blend.site for tensors in blends.values() for made in tensors.values() for blend in made
     )
@@ -212,7 +230,8 @@ class _Planner:
         if self.text is not None and part.site.component.startswith(_TEXT):
             place = part.places[self.text]
             assert place is not None
-            return Blend(part.site, part.target, (Ingredient(place, 1.0, self.text),), SUM)
+            chosen = (Ingredient(place, 1.0, self.text),)
+            return Blend(part.site, part.target, chosen, SUM, first=part.first)
         places = part.places[: len(self.models)]
         base = part.places[len(self.models)] if self.on_base else None
         if None in places:
@@ -227,10 +246,11 @@ class _Planner:
             if place is not None and weight != 0.0
         )
         if not terms and not self.on_base:  # what has the weight is missing
-            terms = (Ingredient(part.target, 0.0, 0),)
+            terms = (Ingredient(part.first, 0.0, 0),)
         if self.on_base and self._passes(terms):  # to the bit, which a change from the base is not
             return Blend(part.site, part.target, terms, SUM, base=base)
-        return Blend(part.site, part.target, terms, self.method.at(part.site), self.on_base, base)
+        method = self.method.at(part.site)
+        return Blend(part.site, part.target, terms, method, self.on_base, base, part.first)
 
     def _passes(self, terms: Sequence[Ingredient]) -> bool:
         """Return whether the result is one input as it is."""
@@ -291,7 +311,9 @@ def _require_text(found: PairedTensors, text: int) -> None:
         )
 
 
-def _notes(found: PairedTensors, other_vae: bool, text: int | None) -> Iterator[str]:
+def _notes(
+    found: PairedTensors, layout: Checkpoint, other_vae: bool, text: int | None
+) -> Iterator[str]:
     """Yield what is not merged, in words."""
     first = found.checkpoints[0].path.name
     if text is not None:
@@ -301,4 +323,5 @@ def _notes(found: PairedTensors, other_vae: bool, text: int | None) -> Iterator[
     if (count := len(found.copied.get("vae", ()))) and not other_vae:
         yield f"the VAE is that of {first} ({count} tensors)"
     if count := len(found.copied.get("buffer", ())):
-        yield f"constants and tensors of whole numbers are those of {first} ({count} tensors)"
+        name = layout.path.name
+        yield f"constants and tensors of whole numbers are those of {name} ({count} tensors)"

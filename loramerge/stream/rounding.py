@@ -7,6 +7,7 @@ from typing import Any
 
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
+from loramerge.files.halves import round_floats
 
 __all__ = ["Rounder", "generator"]
 
@@ -35,21 +36,27 @@ class Rounder:
         self._word = DTYPES[dtype].word
         self._random = None if seed is None else generator(seed, name)
 
-    def round(self, exact: Any, out: Any) -> None:
+    def round(self, exact: Any, out: Any, back: Any = None) -> None:
         """Round `exact` into `out`, an array of the storage type and the same shape.
+
+        Args:
+            back: another array that gets the rounded numbers as floats of the type of `exact`.
 
         Raises:
             NumericsError: if a finite value does not fit.
         """
         import numpy as np
 
+        back = np.empty(exact.shape, exact.dtype) if back is None else back
         if out.dtype.kind in "iu":
             self._whole(exact, out)
+            np.copyto(back, out)
             return
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            np.copyto(out, exact, casting="unsafe")
+            round_floats(exact, out, back)
             if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
                 self._stochastic(exact, out)
+                np.copyto(back, out, casting="unsafe")
 
     def _whole(self, exact: Any, out: Any) -> None:
         """Round to integers; values that do not fit are clipped, which the codec reports."""

@@ -7,6 +7,7 @@ from typing import Any
 from loramerge.checkpoint import Place
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.halves import widen
 from loramerge.stream.reading import stored_rows, weights_of
 from loramerge.stream.walk import Buffers
 
@@ -30,6 +31,7 @@ class RowReader:
         """
         import numpy as np
 
+        finite = self._whole is None
         if self._whole is not None:
             out[:] = self._whole[start:stop]
         for low, high, begin in () if self._whole is not None else self._place.pieces:
@@ -41,10 +43,11 @@ class RowReader:
             kind = numpy_dtype(self._place.tensor.dtype)
             raw = self._rows(stored, stored + last - first, self._buffers.get("read", kind, shape))
             part = out[first - start : last - start]
-            np.copyto(part, raw, casting="unsafe")
+            finite = widen(raw, part) and finite
             if self._held.beside:
+                finite = False
                 part[:] = self._held.dequantise(part, stored)
-        if not np.isfinite(out.sum()) and not np.isfinite(out).all():
+        if not finite and not np.isfinite(out.sum()) and not np.isfinite(out).all():
             raise NumericsError(
                 "NaN or infinity in a checkpoint that is merged",
                 file=self._place.file.path,

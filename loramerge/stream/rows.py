@@ -12,6 +12,7 @@ from typing import Any
 
 from loramerge.checkpoint.storage import Codec
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.halves import widen
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import Tensor
@@ -92,7 +93,7 @@ def compute_tensor(
             stop = min(start + height, rows)
             shape = (stop - start, columns)
             base = buffers.get("base", kind, shape)
-            np.copyto(base, read(start, stop, buffers.get("read", stored, shape)), casting="unsafe")
+            widen(read(start, stop, buffers.get("read", stored, shape)), base)
             rounded = buffers.get("rounded", target, shape)
             asked = buffers.get("asked", kind, shape)
             weights = base
@@ -100,14 +101,13 @@ def compute_tensor(
                 weights = codec.weights(base, start, buffers.get("weights", kind, shape))
             covered = fill_change(edits, adders, start, stop, weights, asked)
             if covered is None or codec is None:  # only the type changes
-                rounder.round(base, rounded)
-                rounder.check(rounded.astype(kind), None if finite else base)
+                rounder.round(base, rounded, asked)
+                rounder.check(asked, None if finite else base)
             else:
-                back = buffers.get("back", kind, shape)
-                codec.add(base, asked, start, back)
+                back, exact = buffers.get("back", kind, shape), buffers.get("exact", kind, shape)
+                codec.add(base, asked, start, exact)
                 fits = fits and codec.fits(start, stop)
-                rounder.round(back, rounded)
-                np.copyto(back, rounded, casting="unsafe")
+                rounder.round(exact, rounded, back)
                 if fits:
                     rounder.check(back)
                 codec.change(back, weights, start)

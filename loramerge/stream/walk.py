@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from loramerge.algebra.workers import ordered
+from loramerge.algebra.workers import ordered, steady_heap
 from loramerge.events import Notify, Progress, ignore
 from loramerge.files.atomic import AtomicFile
 from loramerge.files.header import TensorInfo, build_header
@@ -43,14 +43,14 @@ class Buffers(threading.local):
     """Arrays of one thread, kept from block to block."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Any] = {}
+        self._held: dict[tuple[str, Any], Any] = {}
 
     def get(self, use: str, dtype: Any, shape: tuple[int, int]) -> Any:
         """Return an uninitialised array of `shape` for one use."""
         import numpy as np
 
         count = shape[0] * shape[1]
-        key = (use, str(dtype))
+        key = (use, dtype)
         held = self._held.get(key)
         if held is None or held.size < count:
             held = self._held[key] = np.empty(max(count, BLOCK_ELEMENTS), dtype)
@@ -136,6 +136,7 @@ def write(
     """
     found: list[Finding] = []
     buffers = Buffers()
+    steady_heap()
     with AtomicFile(target, force=force) as out:
         out.resize(layout.size)
 
@@ -160,6 +161,7 @@ def compute(
 ) -> list[Finding]:
     """Run the tasks of all computed tensors without writing anything; return their results."""
     buffers, nowhere = Buffers(), Nowhere()
+    steady_heap()
     tasks = [
         layout.computed[name](nowhere)
         for layout in layouts

@@ -94,6 +94,7 @@ class Inspected(Shown):
     trigger_words: list[str] = field(default_factory=list)
     loads_in: list[str] = field(default_factory=list)
     loads_otherwise: dict[str, str] = field(default_factory=dict)
+    merged: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] | None = None
     checked: str = "header"
@@ -459,5 +460,17 @@ def _checkpoint(path: Path) -> Inspected:
         modules=len(modules),
         components=components,
         dtypes=dtypes,
+        merged=_merge(metadata),
         metadata=dict(metadata),
     )
+
+
+def _merge(metadata: Mapping[str, str]) -> str | None:
+    """Return the merge that made a checkpoint in words, as other programs record it."""
+    from loramerge.steps.lineage import lineage_of
+
+    try:
+        merge = lineage_of(metadata)
+    except LoramergeError as error:
+        return f"not readable: {error.problem}"
+    return None if merge is None else merge.words

@@ -51,7 +51,7 @@ __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 
 @dataclass(frozen=True, kw_only=True)
 class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
-    """Merge checkpoints of one family into one that has the layout of the first.
+    """Merge checkpoints of one family into one that has the layout of the first, or of another.
 
     Without a base the weights themselves are combined, and the weights of the inputs must sum to 1: in
     `merge A B:0.3` A gets the 0.7 that B leaves. With one, the changes from it are combined and added to
@@ -117,6 +117,15 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
             ("--output", "-o"),
             "PATH",
             recipe=False,
+        ),
+    ] = None
+    layout: Annotated[
+        str | None,
+        Doc(
+            "Checkpoint whose layout, types, configurations and constants the result has [default: the "
+            "first input].",
+            metavar="FROM",
+            completes="bases",
         ),
     ] = None
     union: Annotated[
@@ -188,7 +197,7 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     parameters = parameters.settled()
     parameters.check()
     parameters, inputs = _opened(parameters, context)
-    output = _output(parameters, inputs.first)
+    output = _output(parameters, inputs.layout or inputs.first)
     plan = _plan(parameters, inputs)
     result = _result(parameters, output, plan, inputs)
     if plan.skipped:
@@ -249,6 +258,7 @@ class _Opened:
     models: Models
     base: Checkpoint | None
     text_encoder: Checkpoint | None
+    layout: Checkpoint | None
     vae: CheckpointFiles | None
     rules: Sequence[Rule] = ()
 
@@ -271,8 +281,9 @@ def _opened(parameters: Merge, context: Context) -> tuple[Merge, _Opened]:
         models = models.taking(rules, on_base=parameters.base is not None)
         parameters = replace(parameters, take=())
     parameters = replace(parameters, models=tuple(models.references))
-    text_encoder = other(parameters.text_encoder)
-    return parameters, _Opened(models, other(parameters.base), text_encoder, vae, rules)
+    base, text_encoder = other(parameters.base), other(parameters.text_encoder)
+    layout = other(parameters.layout)
+    return parameters, _Opened(models, base, text_encoder, layout, vae, rules)
 
 
 def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
@@ -287,6 +298,7 @@ def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
         base=inputs.base,
         text_encoder=inputs.text_encoder,
         vae=inputs.vae,
+        layout=inputs.layout,
         union=parameters.union,
         dtype=float_type(parameters.dtype, FLOATS),
         adapters=[(adapter, reference.weight) for reference, adapter in inputs.models.adapters],
@@ -315,7 +327,11 @@ def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInp
     given: dict[tuple[str, str], Node | None] = {
         ("models", reference.name): base_input(one) for reference, one in inputs.models.checkpoints
     }
-    others = {parameters.base: inputs.base, parameters.text_encoder: inputs.text_encoder}
+    others = {
+        parameters.base: inputs.base,
+        parameters.text_encoder: inputs.text_encoder,
+        parameters.layout: inputs.layout,
+    }
     for name, one in others.items():
         if name is not None and one is not None:
             given["bases", name] = given.get(("models", name)) or base_input(one)

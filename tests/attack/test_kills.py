@@ -35,6 +35,7 @@ steps:
 COMMANDS = {
     "mix": "mix a.safetensors b.safetensors:0.5 -o out/x.safetensors",
     "bake": "bake -b base.safetensors a.safetensors -o out/x.safetensors",
+    "merge": "merge base.safetensors:0.7 base.safetensors:0.3 -o out/x.safetensors",
     "run": "run r.yaml",
     "convert": "convert a.safetensors --to peft -o out/folder",
     "resize": "resize --rank 2 many --out-dir out",

@@ -105,7 +105,9 @@ def test_modules_of_one_input(run: Any, models: Path) -> None:
     two = ("merge", "models/a", "models/b", "-o", "no")
     run.refused(2, *two, "--take", "unet.*=b", says=("no module", "'unet.*'", "model.layers"))
     run.refused(2, *two, "--take", "unet.*", says="PATTERN=NAME")
-    run.refused(2, *two, "--take", "lm_head=c", says=("'c' is not an input", "a, b"))
+    run.refused(
+        2, *two, "--take", "lm_head=c", says=("'c' is not an adapter or checkpoint", "a, b")
+    )
     run.refused(2, *two, "lora", "--take", "lm_head=lora", says="lora is an adapter")
 
 

@@ -97,9 +97,9 @@ def della(changes: Changes, weights: Weights, name: str, density: float = 0.5) -
 def sce(changes: Changes, weights: Weights, name: str, select: float = 1.0) -> Array:
     varies = largest(np.var(changes, axis=0), select)
     scaled = [w * one for w, one in zip(weights, changes, strict=True)]
+    scaled = [np.where(varies, one, 0.0) for one in scaled]  # first select, then calculate
     energies = [float((one**2).sum()) for one in scaled]
     shares = np.array(energies) / sum(energies)
-    scaled = [np.where(varies, one, 0.0) for one in scaled]
     signs = np.where(sum(scaled) >= 0, 1, -1)
     agree = [np.sign(one) == signs for one in scaled]
     above = sum(c * np.where(y, o, 0.0) for c, y, o in zip(shares, agree, scaled, strict=True))

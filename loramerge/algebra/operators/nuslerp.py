@@ -15,7 +15,7 @@ from loramerge.algebra.views import Rows
     of_weights=True,
     order=21,
     formula="as slerp, for each row of ΔW separately",
-    source="NuSLERP of mergekit with nuslerp_row_wise",
+    source="NuSLERP of mergekit without nuslerp_flatten",
     laws=(
         "gauge",
         "alone",

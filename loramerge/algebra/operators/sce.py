@@ -26,14 +26,14 @@ class Sce:
     space="elements",
     parameters=Sce,
     statistics=lambda p: {
-        "norm": Norm(),
+        "norm": Norm(p.select if p.select < 1 else None),
         **({"least": Variance(p.select)} if p.select < 1 else {}),
     },
     scale="norm-match",
     order=46,
     formula=(
-        "ΔW = Σ cᵢ wᵢ ΔWᵢ kᵢ / Σ cᵢ kᵢ, cᵢ = ‖wᵢ ΔWᵢ‖² / Σ ‖wⱼ ΔWⱼ‖², kᵢ = 1 where the sign is that "
-        "of Σ wⱼ ΔWⱼ"
+        "ΔW = Σ cᵢ wᵢ ΔWᵢ kᵢ / Σ cᵢ kᵢ, cᵢ = ‖wᵢ ΔWᵢ‖² / Σ ‖wⱼ ΔWⱼ‖² of the selected entries, kᵢ = 1 "
+        "where the sign is that of Σ wⱼ ΔWⱼ"
     ),
     source="SCE of FuseChat, arXiv 2408.07990",
     laws=(

@@ -1,7 +1,7 @@
 """LyCORIS saves: its algorithms in the networks of sd-scripts.
 
-Its `full` takes the weights of layers away, its `boft` has no blocks for narrow ones: `tests/peers`
-compares what these merge.
+Its `full` takes the weights of layers away, its `boft` has no blocks for narrow ones, its preset for
+(IA)³ finds no layer by its whole name: `tests/peers` compares what these merge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora, in": {"algo": "locon", "dora_wd": "True", "wd_on_output": "False"},
     "doha": {"algo": "loha", "dora_wd": "True"},
     "dokr": {"algo": "lokr", "factor": 4, "dora_wd": "True"},
-    "ia3": {"algo": "ia3", "preset": "ia3"},
     "diag-oft": {"algo": "diag-oft"},
     "diag-oft, constraint": {"algo": "diag-oft", "constraint": "0.01", "rescaled": "True"},
     "glora": {"algo": "glora"},

@@ -1,0 +1,193 @@
+"""Recipes from mergekit's files: weights, filters and gradients, and what has no counterpart.
+
+`tests/peers/test_mergekit.py` compares the results with those of mergekit itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loramerge.adapter import Site
+from loramerge.algebra.weights import weight_of
+from loramerge.errors import CorruptFile, FormatError
+from loramerge.recipe.mergekit import recipe_of_mergekit
+from tests.builders import small_models
+from tests.builders.commands import Runner
+
+FILE = Path("theirs.yml")
+
+
+def read(recipe: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The merge of a recipe, and the notes."""
+    found, notes = recipe_of_mergekit(recipe, FILE, Path())
+    (step,) = found["steps"].values()
+    return step["merge"], notes
+
+
+def weights(recipe: dict[str, Any], module: str) -> list[float]:
+    """The weight of each model at a module."""
+    step, _ = read(recipe)
+    site = Site((module,))
+    return [
+        1.0 if isinstance(one, str) else weight_of(one["weight"], "here").of(site)
+        for one in step["models"]
+    ]
+
+
+def sliced(count: int, parameters: dict[str, Any], **more: Any) -> dict[str, Any]:
+    sources = [{"model": name, "layer_range": [0, count]} for name in ("a", "b")]
+    return {"slices": [{"sources": sources}], "parameters": parameters, "base_model": "a", **more}
+
+
+def test_a_gradient_with_filters() -> None:
+    recipe = sliced(
+        5,
+        {"t": [
+            {"filter": "self_attn", "value": [0, 0.5, 1]},
+            {"filter": "mlp", "value": 0.25},
+            {"value": [0.1, 0.9]},
+        ]},
+        merge_method="slerp", dtype="bfloat16",
+    )  # fmt: skip
+    for layer, share in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        at = f"model.layers.{layer}.self_attn.q_proj"
+        assert weights(recipe, at) == pytest.approx([1 - share, share])
+        assert weights(recipe, f"model.layers.{layer}.mlp.up_proj") == [0.75, 0.25]
+        other = 0.1 + 0.2 * layer
+        norm = f"model.layers.{layer}.input_layernorm"
+        assert weights(recipe, norm) == pytest.approx([1 - other, other])
+    assert weights(recipe, "model.layers.13.self_attn.q_proj") == [1.0, 0.0]  # as lies in no layer
+    assert weights(recipe, "lm_head") == pytest.approx([0.9, 0.1])
+    step, notes = read(recipe)
+    assert (step["method"], step["dtype"]) == ("slerp", "bfloat16")
+    assert "base" not in step
+    assert any("0.9995" in note for note in notes)
+
+
+def test_the_first_filter_that_fits_counts_and_a_model_comes_before_the_file() -> None:
+    recipe = {
+        "models": [
+            {"model": "a", "parameters": {"weight": [
+                {"filter": "q_proj", "value": 3}, {"filter": "self_attn", "value": 1},
+            ]}},
+            {"model": "b", "parameters": {"weight": 1}},
+        ],
+        "parameters": {"weight": 7}, "merge_method": "task_arithmetic", "base_model": "c",
+    }  # fmt: skip
+    assert weights(recipe, "model.layers.0.self_attn.q_proj") == [3, 1]
+    assert weights(recipe, "model.layers.0.self_attn.k_proj") == [1, 1]
+    assert weights(recipe, "model.layers.0.mlp.up_proj") == [7, 1]
+
+
+def test_weights_are_normalised_where_mergekit_does() -> None:
+    models = [
+        {"model": "a", "parameters": {"weight": 1}},
+        {"model": "b", "parameters": {"weight": 3}},
+    ]
+    assert weights({"models": models, "merge_method": "linear"}, "x") == [0.25, 0.75]
+    based = {"models": models, "merge_method": "dare_linear", "base_model": "c"}
+    assert weights(based, "x") == [1.0, 3.0]
+    assert weights({**based, "parameters": {"normalize": True}}, "x") == [0.25, 0.75]
+
+
+def test_variants_of_ties() -> None:
+    models = [{"model": name, "parameters": {"weight": 0.5, "density": 0.3}} for name in "ab"]
+    recipe = {"models": [{"model": "c"}, *models], "merge_method": "ties", "base_model": "c"}
+    assert read(recipe)[0] == {
+        "models": [{"model": "a", "weight": 0.5}, {"model": "b", "weight": 0.5}],
+        "base": "c", "method": "ties", "scale": "literal", "density": 0.3, "divide_by": "weights",
+    }  # fmt: skip
+    step, _ = read({**recipe, "parameters": {"normalize": False, "lambda": 1.5}})
+    assert (step["divide_by"], step["scale"]) == ("none", "1.5")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a method": ({"merge_method": "passthrough"}, "merge_method: passthrough"),
+    "a tokenizer": ({"tokenizer_source": "union"}, "tokenizer_source: union"),
+    "an unknown field": ({"chat_template": "auto"}, "chat_template"),
+    "an unknown parameter": ({"parameters": {"foo": 1}}, "foo"),
+    "an adapter": ({"base_model": "c+lora"}, ""),
+    "a type": ({"dtype": "int8"}, "dtype: int8"),
+    "layers without a number": ({"parameters": {"weight": [0, 1]}}, "number of layers"),
+    "a filter on biases": (
+        {"parameters": {"weight": [{"filter": "bias", "value": 1}, {"value": 0}]}}, "bias"
+    ),
+    "several densities": (
+        {"merge_method": "ties", "parameters": {"weight": 1, "density": [0.5, 1]}}, "density"
+    ),
+    "no base": ({"merge_method": "sce", "base_model": None}, "base_model"),
+    "a word for a number": ({"parameters": {"weight": "much"}}, "much"),
+    "a gap": ({"parameters": {"weight": [{"filter": "mlp", "value": 1}]}}, "other tensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_counterpart_is_named(name: str) -> None:
+    change, says = REFUSED[name]
+    recipe = {
+        "models": [{"model": "a"}, {"model": "b"}], "merge_method": "task_arithmetic",
+        "base_model": "c", "parameters": {"weight": 1}, **change,
+    }  # fmt: skip
+    if name == "an adapter":
+        recipe["models"] = [{"model": "a+lora"}, {"model": "b"}]
+        says = "adapters"
+    with pytest.raises(FormatError) as caught:
+        recipe_of_mergekit(recipe, FILE, Path())
+    assert says in str(caught.value.found)
+
+
+def test_everything_is_named_at_once() -> None:
+    recipe = {
+        "slices": [{"sources": []}, {"sources": []}], "merge_method": "passthrough",
+        "dtype": "int8", "chat_template": "auto",
+    }  # fmt: skip
+    with pytest.raises(FormatError) as caught:
+        recipe_of_mergekit(recipe, FILE, Path())
+    found = str(caught.value.found)
+    assert all(word in found for word in ("slices", "passthrough", "int8", "chat_template"))
+
+
+@pytest.mark.parametrize("content", [None, [], {"models": []}, {"merge_method": 3}])
+def test_other_files_are_not_taken_for_mergekits(content: Any) -> None:
+    with pytest.raises(CorruptFile):
+        recipe_of_mergekit(content, FILE, Path())
+
+
+THEIRS = """
+models:
+  - model: one
+    parameters: {weight: [0.25, 0.75]}
+  - model: two
+    parameters: {weight: [0.75, 0.25]}
+merge_method: linear
+dtype: float32
+"""
+
+
+def test_the_command_and_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Runner(tmp_path, capsys)
+    weights = [small_models.weights(seed) for seed in (1, 2)]
+    for name, held in zip(("one", "two"), weights, strict=True):
+        small_models.write(tmp_path / name, held, num_hidden_layers=2)
+    (tmp_path / "theirs.yml").write_text(THEIRS, "utf-8")
+    assert "linear" not in run.ok("recipes", "--from-mergekit", "theirs.yml").out  # the default
+    (tmp_path / "recipes").mkdir()
+    run.ok("recipes", "--from-mergekit", "theirs.yml", "-o", "recipes/ours.yaml")
+    run.ok("run", "-q", "recipes/ours.yaml")
+    got = small_models.read(tmp_path / "recipes" / "merged")
+    for name, value in got.items():
+        share = 0.75 if ".layers.1." in name else 0.25
+        one, two = (held[name].astype("f8") for held in weights)
+        np.testing.assert_allclose(value, share * one + (1 - share) * two, rtol=1e-5, atol=1e-6)
+    (tmp_path / "theirs.yml").write_text(THEIRS.replace("linear", "passthrough"), "utf-8")
+    run.refused(4, "recipes", "--from-mergekit", "theirs.yml", says="passthrough")
+    run.refused(3, "recipes", "--from-mergekit", "none.yml", says="no such")
+    (tmp_path / "other.yml").write_text("steps: {}", "utf-8")
+    run.refused(3, "recipes", "--from-mergekit", "other.yml", says="not a recipe of mergekit")
