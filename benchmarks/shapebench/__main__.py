@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, default=HERE.parent / "data")
-    parser.add_argument("--quick", action="store_true", help="a minute or two: a short training, one seed")
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute or two: a short training, one seed"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS, help="default: %(default)s")
     parser.add_argument(
         "--page", action="store_true", help="only write the page, from kept figures"
