@@ -1,4 +1,4 @@
-"""The command `recipes`: list the recipes that come with loramerge, print one, or translate one."""
+"""The command `recipes`: list the recipes of loramerge, print one, or translate one."""
 
 from __future__ import annotations
 

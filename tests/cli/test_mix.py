@@ -25,7 +25,6 @@ REAL = ("analog_svd_rank4", "lora_disney")
 KEYS = {
     "outputs", "size", "dialect", "dtype", "family", "modules", "ranks", "inputs", "relative_error",
     "norm_kept", "scale_applied", "worst", "left_out", "method", "scale", "unknown_keys",
-    "correction",
 }  # fmt: skip
 
 

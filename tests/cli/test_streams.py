@@ -11,10 +11,11 @@ import sys
 import time
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from loramerge import __version__
 from loramerge.cli import main as entry
-from loramerge.cli.main import main
+from loramerge.cli.main import group, main
 from loramerge.dialects import DIALECTS
 from tests.builders.world import rewrite
 from tests.tail import tail
@@ -118,21 +119,29 @@ def _complete(run, words, env=None):
     return [entry.partition(",")[2] for entry in done.stdout.decode().split()]
 
 
+def _completed(words):
+    """Return what a shell is told, without a process of its own."""
+    *before, last = words.split(" ")
+    found = ShellComplete(group, {}, "loramerge", "_LORAMERGE_COMPLETE")
+    return [one.value for one in found.get_completions(before, last)]
+
+
 def test_completion(run):
     (run.folder / "loras" / "sub").mkdir(parents=True)
     for name in ("style.safetensors", "sub/stone_v1.5.safetensors", "other.safetensors"):
         shutil.copy("a.safetensors", run.folder / "loras" / name)
     run.ok("library", "add", "loras")
     run.ok("base", "add", "sd21-custom", "base.safetensors")
-    assert set(_complete(run, "re")) == {"resize", "recipes"}
     assert set(_complete(run, "mix st")) >= {"style", "stone_v1.5"}
-    assert "other" not in _complete(run, "mix st")
-    assert set(_complete(run, "mix a --to ")) == set(DIALECTS)
-    assert _complete(run, "mix a --to lora") == ["lora_diffusion"]
-    assert "sd21-custom" in _complete(run, "bake --base sd")
-    assert "style" in _complete(run, "bake --lora st")
-    assert _complete(run, "mix a --for com") == ["comfyui"]
-    assert "--rounding" in _complete(run, "bake --ro")
+    assert set(_completed("re")) == {"resize", "recipes"}
+    assert set(_completed("mix st")) >= {"style", "stone_v1.5"}
+    assert "other" not in _completed("mix st")
+    assert set(_completed("mix a --to ")) == set(DIALECTS)
+    assert _completed("mix a --to lora") == ["lora_diffusion"]
+    assert "sd21-custom" in _completed("bake --base sd")
+    assert "style" in _completed("bake --lora st")
+    assert _completed("mix a --for com") == ["comfyui"]
+    assert "--rounding" in _completed("bake --ro")
 
 
 def test_completion_survives_a_corrupt_registry(run, tmp_path):

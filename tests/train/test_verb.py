@@ -31,6 +31,7 @@ from loramerge.verbs.train.run import train, trained  # noqa: E402
 from tests.builders.pictures import Image, folder_of, picture  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
+from tests.builders.unmeasured import uncounted  # noqa: E402
 from tests.tail import first  # noqa: E402
 
 pytestmark = [
@@ -206,7 +207,10 @@ def test_pictures_that_break_off_are_left_out_and_named(tmp_path: Path) -> None:
     assert "big.png" in (tmp_path / "out-run" / "report.html").read_text("utf-8")
 
 
-def test_a_dry_run_looks_at_everything_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_looks_at_everything_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uncounted(monkeypatch)
     folder = folder_of(tmp_path / "pictures", 6, captions=False)
     (folder / "000.txt").write_text("red, round " + "long " * 20, "utf-8")
     (folder / "again.png").write_bytes((folder / "001.png").read_bytes())
