@@ -34,8 +34,8 @@ class Claim:
 CLAIMS = (
     Claim("Iso-C 73.6, task arithmetic 63.7", "iso-c", "linear"),
     Claim("Iso-C 73.6, TIES 63.7", "iso-c", "ties"),
-    Claim("Iso-C 73.6, KnOTS-TIES 68.0", "iso-c", "ties-core"),
-    Claim("KnOTS-TIES 68.0, TIES 63.7", "ties-core", "ties"),
+    Claim("Iso-C 73.6, KnOTS-TIES 68.0", "iso-c", "ties-knots"),
+    Claim("KnOTS-TIES 68.0, TIES 63.7", "ties-knots", "ties"),
     Claim("TIES 63.7, task arithmetic 63.7", "ties", "linear", equal=True),
     Claim("DARE-TIES 63.7, TIES 63.7", "dare-ties", "ties", equal=True),
     Claim("Iso-CTS 73.7, Iso-C 73.6", "iso-cts", "iso-c", equal=True),

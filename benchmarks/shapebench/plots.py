@@ -66,21 +66,29 @@ def operators_plot(rows: Figures, counts: Sequence[int], path: Path) -> None:
 
 def tradeoff_plot(rows: Figures, count: int, path: Path) -> None:
     """Draw the retention of every operator against what it does to ordinary pictures."""
-    figure, panel = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    figure, panel = plt.subplots(figsize=(8, 5.6), layout="constrained")
+    points = []
     for one in operators():
         kept, moved = (
             list(values_of(rows, one.name, count, s).values()) for s in ("mean", "drift")
         )
         if kept and mean(kept) > _LEAST:
+            points.append((mean(kept), mean(moved), one.name))
             panel.plot(mean(moved), mean(kept), "o", color=_BLUE, markersize=4)
-            panel.annotate(
-                one.name,
-                (mean(moved), mean(kept)),
-                (4, 2),
-                textcoords="offset points",
-                fontsize=6.5,
-            )
+    low, high = panel.get_ylim()
+    for place, (kept, moved, name) in enumerate(sorted(points)):
+        height = low + (high - low) * (place + 0.5) / len(points)
+        panel.annotate(
+            name,
+            (moved, kept),
+            (1.02, height),
+            textcoords=panel.get_yaxis_transform(),
+            arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.4},
+            fontsize=7,
+            va="center",
+        )
     panel.set(
+        xlim=(-0.3, None),
         xlabel="drift of ordinary pictures, % of their error",
         xscale="symlog",
         ylabel="mean retention",
@@ -117,5 +125,10 @@ def resize_plot(rows: Figures, path: Path) -> None:
         panel.set(title=title, xlabel="size, share of the original", ylabel="retention")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], -0.6))
         panel.grid(alpha=0.3)
-    panels[1].legend(frameon=False, title="rule (dotted: worst concept)")
+    figure.legend(
+        *panels[1].get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        title="rule\n(dotted: worst)",
+    )
     _save(figure, path)
