@@ -57,6 +57,7 @@ MODELS["anima"] = ("CosmosTransformer3DModel", {
 MODELS["cosmos2-14b"] = ("CosmosTransformer3DModel", {
     "num_attention_heads": 40, "num_layers": 36, "extra_pos_embed_type": None,
 })  # fmt: skip
+MODELS["mochi"] = ("MochiTransformer3DModel", {})
 # what is no layer, and no adapter changes
 CHANGED = ("wan",)  # whose tables distilled adapters change
 TABLES = ("pos_embed.pos_embed", "scale_shift_table", "_pad_token")
@@ -75,6 +76,7 @@ CONVERTERS = {
     "ltx-video-13b": "convert_ltx_transformer_checkpoint_to_diffusers",
     "anima": "convert_cosmos_transformer_checkpoint_to_diffusers",
     "cosmos2-14b": "convert_cosmos_transformer_checkpoint_to_diffusers",
+    "mochi": "convert_mochi_transformer_checkpoint_to_diffusers",
 }
 SPELLINGS = ("kohya", "comfyui", "diffusers", "onetrainer", "bare", "peft")
 
