@@ -287,6 +287,10 @@ def spectral_clamp(ts: Terms) -> Array:
     return u @ np.diag(np.minimum(s, 1.5 * np.median(s))) @ v
 
 
+def geometric_median(ts: Terms) -> Array:
+    return dense_merges.geometric_median([v for _, v in ts], [w for w, _ in ts])
+
+
 def spectral_power(ts: Terms) -> Array:
     u, s, v = svd(sum(w * v for w, v in ts))
     return u @ np.diag(np.sqrt(s) * np.linalg.norm(s) / np.linalg.norm(np.sqrt(s))) @ v
@@ -298,6 +302,7 @@ DEFINITIONS: list[tuple[str, Callable[[Terms], Array], int, dict[str, Any]]] = [
     ("slerp", slerp, 2, {}),
     ("nuslerp", nuslerp, 2, {}),
     ("karcher", karcher, 3, {}),
+    ("geometric-median", geometric_median, 3, {}),
     ("model-stock", model_stock, 3, {}),
     ("ties", ties, 3, {}),
     ("ties", ties_by_weight, 3, {"divide_by": "weights"}),

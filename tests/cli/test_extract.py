@@ -66,6 +66,7 @@ def test_the_whole_difference_bakes_to_the_tuned_checkpoint(tuned) -> None:
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.long_tail
 def test_a_rounded_copy_says_so(run) -> None:
     run.ok("bake", "-b", "base.safetensors", "--dtype", "bfloat16", "-o", "tuned.safetensors")
     says = ("nothing to extract", "rounding to bfloat16", "--keep-rounding")

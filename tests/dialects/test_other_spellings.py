@@ -86,9 +86,9 @@ CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
         _FLUX.format(7),
     ),
     "no last word": (
-        lambda: _several("blocks.{}.attn.qkv_x", (".lora_A", ".lora_B"), 9216),
+        lambda: _several("blocks.{}.mixer.qkv_z", (".lora_A", ".lora_B"), 9216),
         None,
-        "blocks.7.attn.qkv_x",
+        "blocks.7.mixer.qkv_z",
     ),
     "the original's UNet in ComfyUI": (
         lambda: {

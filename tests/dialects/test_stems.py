@@ -37,6 +37,7 @@ def written_keys(name: str, family: str) -> dict[str, tuple[str, str]]:
     return keys
 
 
+@pytest.mark.long_tail(keep=10)
 @pytest.mark.parametrize(("name", "family"), BOTH)
 def test_every_written_key_is_read_back(name: str, family: str) -> None:
     keys = written_keys(name, family)

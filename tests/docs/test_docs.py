@@ -340,6 +340,7 @@ def test_the_experiment_is_run_as_the_page_says(experiment, capsys):
         assert printed.count(f" {name} |") == 2, name  # on each base
 
 
+@pytest.mark.long_tail
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 def test_the_cut_of_the_page_is_found(experiment):
     text = "\n".join(blocks(experiment, "python"))

@@ -145,6 +145,24 @@ def karcher(changes: Changes, weights: Weights, name: str = "") -> Array:
     return np.asarray(mean * sum(w * norm for w, norm in zip(weights, norms, strict=True)))
 
 
+def geometric_median(changes: Changes, weights: Weights, name: str = "") -> Array:
+    """The best of the changes and of the limit of Weiszfeld's steps, by the sum of distances."""
+    points = [np.sign(w) * one for w, one in zip(weights, changes, strict=True)]
+    sizes = [abs(w) for w in weights]
+
+    def apart(where: Array) -> list[float]:
+        return [float(np.linalg.norm(where - one)) for one in points]
+
+    where = linear(points, [size / sum(sizes) for size in sizes])
+    for _ in range(3000):
+        pulls = [size / max(far, 1e-30) for size, far in zip(sizes, apart(where), strict=True)]
+        where = linear(points, [pull / sum(pulls) for pull in pulls])
+    return sum(sizes) * min(
+        [where, *points],
+        key=lambda one: sum(s * far for s, far in zip(sizes, apart(one), strict=True)),
+    )
+
+
 def model_stock(changes: Changes, weights: Weights, name: str = "") -> Array:
     count = len(changes)
     units = [one / np.linalg.norm(one) for one in changes]

@@ -46,7 +46,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, str], Base]]] = {
 }
 
 
-@pytest.mark.long_tail(keep=6)
+@pytest.mark.long_tail(keep=4)
 @pytest.mark.parametrize(("layout", "dtype"), crossed(LAYOUTS, ["F32", "F16", "BF16"]))
 def test_every_parameter_of_every_layout(tmp_path: Path, layout: str, dtype: str) -> None:
     family, make = LAYOUTS[layout]
@@ -120,7 +120,7 @@ def test_the_bytes_do_not_depend_on_threads(
     base = single(tmp_path / "base.safetensors", "sd21", "BF16")
     inputs: Inputs = [(everything("sd21"), 0.7), (adapter_for("sd21", seed=8), -0.2)]
     found = set()
-    for threads in (1, 2, 3, 3):
+    for threads in (1, 3, 3):
         output = tmp_path / "out.safetensors"
         bake_into(base, inputs, output, threads=threads, seed=seed, force=True)
         found.add(output.read_bytes())

@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
     "slerp": (dense.slerp, dense.linear),
     "nuslerp": (dense.nuslerp, dense.slerp),
     "karcher": (dense.karcher, dense.linear),
+    "geometric-median": (dense.geometric_median, dense.linear),
     "train-difference": (
         dense.train_difference,
         lambda c, w, name: dense.linear(c, [w[0], 1.8 * w[1]]),

@@ -210,6 +210,7 @@ def test_a_sheet_holds_the_pictures_in_rows() -> None:
     assert image[0, 64, 0] == 40 and image[64, 0, 0] == 120 and image[127, 191, 0] == 255
 
 
+@pytest.mark.long_tail
 def test_the_page_about_it_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

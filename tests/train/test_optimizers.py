@@ -148,6 +148,7 @@ def test_the_rate_follows_the_optimizer_where_none_is_given(
     assert metadata["ss_learning_rate"] == rate and '"lr"' not in metadata["loramerge.recipe"]
 
 
+@pytest.mark.long_tail
 def test_the_rate_that_prodigy_found_is_told_and_nothing_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -230,6 +230,7 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
         preview(odd, Context(device="cpu"))
 
 
+@pytest.mark.long_tail
 def test_as_a_step(tmp_path: Path) -> None:
     path = adapters(tmp_path)["plain"]
     text = (

@@ -286,7 +286,7 @@ def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "out-run" / "regularisation").exists()
 
 
-@pytest.mark.long_tail
+@pytest.mark.slow
 def test_in_a_recipe_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
