@@ -13,8 +13,8 @@ import sys
 import time
 from itertools import chain
 
-import torch  # noqa: TID253
-from diffusers import UNet2DConditionModel  # noqa: TID253
+import torch
+from diffusers import UNet2DConditionModel
 
 import loramerge as lm
 

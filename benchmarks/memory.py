@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: TID253
-from diffusers import DDPMScheduler  # noqa: TID253
+import torch
+from diffusers import DDPMScheduler
 
 from loramerge.train.lora.trainees import Branches, Weights
 from loramerge.train.memory.estimate import denoiser_of, made_trainable, shape_of

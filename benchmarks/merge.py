@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from measure import (
     Check,
@@ -220,7 +221,7 @@ def error_of(name: str, paths: list[Path], out: Path) -> float:
     return worst
 
 
-def definition(name: str, values: list, weights: tuple[float, ...]):  # type: ignore[no-untyped-def, type-arg]
+def definition(name: str, values: list[Any], weights: tuple[float, ...]) -> Any:
     """Returns the float64 definition of a merge."""
     import numpy as np
 

@@ -16,8 +16,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import torch  # noqa: TID253
-from torch.utils.checkpoint import checkpoint  # noqa: TID253
+import torch
+from torch.utils.checkpoint import checkpoint
 
 import loramerge as lm
 from loramerge.library.shipped import shipped

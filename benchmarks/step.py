@@ -28,7 +28,7 @@ from typing import Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler is loud otherwise
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what lies here is measured
 
-import torch  # noqa: TID253
+import torch
 from measure import environment
 
 RANK = 16

@@ -22,7 +22,7 @@ class Tensors:
 
     def __init__(self, path: Path) -> None:
         """Opens a file and reads its header."""
-        self.file = open(path, "rb")  # noqa: SIM115
+        self.file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
         size = int.from_bytes(self.file.read(8), "little")
         header = json.loads(self.file.read(size))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})

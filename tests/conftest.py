@@ -56,7 +56,7 @@ def _home_of_what_is_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_waiting_for_disks() -> Iterator[None]:
-    """What a test wrote needs to outlive the test alone, not a power cut."""
+    """Leave fsync out: the files of a test need not survive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

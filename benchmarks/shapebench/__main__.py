@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: TID253
+import torch
 
 from benchmarks.shapebench.cases import Case, cases
 from benchmarks.shapebench.page import COUNTS, figures, write_page

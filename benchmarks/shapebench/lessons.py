@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: TID253
+import torch
 
 import loramerge as lm
 from benchmarks.shapebench.network import Network, loss, tensor_of, words_of

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch  # noqa: TID253
-from torch import nn  # noqa: TID253
-from torch.nn import functional  # noqa: TID253
+import torch
+from torch import nn
+from torch.nn import functional
 
 from benchmarks.shapebench.pictures import SIDE, WORDS, Picture, draw
 

@@ -8,17 +8,16 @@ from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from benchmarks.shapebench.cases import operators
+from benchmarks.shapebench.scores import interval
+from benchmarks.shapebench.tables import Figures, values_of
+
+__all__ = ["operators_plot", "resize_plot", "tradeoff_plot"]
 
 mpl.use("Agg")
 mpl.rcParams.update({"svg.hashsalt": "loramerge", "svg.fonttype": "none", "font.size": 8})
-
-import matplotlib.pyplot as plt  # noqa: E402
-
-from benchmarks.shapebench.cases import operators  # noqa: E402
-from benchmarks.shapebench.scores import interval  # noqa: E402
-from benchmarks.shapebench.tables import Figures, values_of  # noqa: E402
-
-__all__ = ["operators_plot", "resize_plot", "tradeoff_plot"]
 
 _BLUE, _ORANGE, _GREY = "#2563a8", "#d97706", "#9ca3af"
 _LEAST = -0.6  # values below are drawn at the edge

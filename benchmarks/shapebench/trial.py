@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch  # noqa: TID253
+import torch
 
 import loramerge as lm
 from benchmarks.shapebench.cases import OF_RANKS, RULES, Case

@@ -1,8 +1,7 @@
 """Combine one parameter of a merge, block by block, from the same rows of several checkpoints.
 
-An operator sees what it sees of adapters: the change of every input from a base, or the weights
-themselves if there is no base. Statistics of a whole parameter are gathered first, in passes over its
-blocks.
+With a base, an operator gets the change of every input from it; without one, the weights of every
+input. Statistics of a whole parameter, such as a norm, are gathered first, in passes over its blocks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What programs compute in the place of what is defined: by formulas written out, and how far it is."""
+"""The changes that other programs compute: their formulas, and the distance from the definition."""
 
 from __future__ import annotations
 

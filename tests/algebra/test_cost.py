@@ -1,4 +1,4 @@
-"""What merges hold in memory: no dense matrix where none is needed, else those of one module."""
+"""The memory of merges: no dense matrix where none is needed, and otherwise those of one module."""
 
 from __future__ import annotations
 

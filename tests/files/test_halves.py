@@ -15,7 +15,7 @@ EVERY = np.arange(1 << 16, dtype="u2").view("f2")
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Whether two arrays are equal to the bit; every NaN is one."""
+    """Compare two arrays to the bit; all NaN count as equal."""
     word = f"u{a.dtype.itemsize}"
     return bool((np.isnan(a) == np.isnan(b)).all()) and bool(
         (a[~np.isnan(a)].view(word) == b[~np.isnan(b)].view(word)).all()

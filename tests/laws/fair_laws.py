@@ -1,4 +1,4 @@
-"""What any implementation of a fair cut must obey; each law takes the implementation.
+"""The laws of a fair cut; each takes the implementation as its argument.
 
 It is a function of ([(adapter, weight), …], rank) that gives an adapter. How much of an ingredient D is
 lost is measured by what lies outside of the outputs of the result, or of its inputs, whichever is less.

@@ -25,5 +25,7 @@ def container_of(dialect: Dialect) -> Container:
 @cache
 def _container(name: str) -> Container:
     if name == "plain":
-        return import_module("loramerge.adapter.formats.container").Container()  # type: ignore[no-any-return]
-    return import_module(f"loramerge.adapter.formats.{name}").CONTAINER  # type: ignore[no-any-return]
+        plain: Container = import_module("loramerge.adapter.formats.container").Container()
+        return plain
+    found: Container = import_module(f"loramerge.adapter.formats.{name}").CONTAINER
+    return found
