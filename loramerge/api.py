@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect as introspection
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, get_type_hints
@@ -43,10 +42,10 @@ from loramerge.signatures import (
 )
 from loramerge.steps import engine
 from loramerge.steps.adapters import encoded_for
+from loramerge.steps.given import listed_adapters, not_one_adapter, one_adapter, references_to
 from loramerge.steps.inputs import adapter_of, read_adapter, weighted
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
-from loramerge.steps.references import Reference, parse_reference
 from loramerge.steps.writing import WriteParameters
 from loramerge.verbs import verb_named
 from loramerge.verbs.bake import Bake, BakeResult
@@ -157,7 +156,7 @@ def save(
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("save takes the adapter first, then the path", found=repr(path))
-    (reference,), context = _given([_single("save", adapter)], Context(strip=strip))
+    (reference,), context = references_to([one_adapter("save", adapter)], Context(strip=strip))
     found = weighted(adapter_of(reference, context), reference.weight)
     parameters = engine.parameters_from(
         WriteParameters, {"output": path, "to": dialect, "dtype": dtype, "force": force}
@@ -185,7 +184,7 @@ def mix(
         adapters: adapters, paths or names, each alone, with a weight behind it (`"zuzu:0.7"`), or in a
             pair with its weight.
     """
-    references, context = _given(_several(adapters), Context(threads, device, notify))
+    references, context = references_to(listed_adapters(adapters), Context(threads, device, notify))
     return _adapter("mix", parameters, {"adapters": references}, MixParameters, context)
 
 
@@ -222,8 +221,8 @@ def _with_ingredients(
     verb: str, adapter: object, ingredients: object
 ) -> tuple[dict[str, Any], Mapping[str, Adapter | Path]]:
     """Return the parameters that name an adapter and its ingredients, and those in memory by name."""
-    several = [] if ingredients == () else _several(ingredients)
-    (reference, *others), context = _given([_single(verb, adapter), *several], Context())
+    several = [] if ingredients == () else listed_adapters(ingredients)
+    (reference, *others), context = references_to([one_adapter(verb, adapter), *several], Context())
     return {"adapter": reference, "ingredient": tuple(others)}, context.known
 
 
@@ -278,8 +277,8 @@ def error_curve(
         base: needed for kinds whose change depends on it.
         dialect, dtype: of the files whose sizes are shown; None keeps the adapter's own.
     """
-    (reference,), context = _given(
-        [_single("error_curve", adapter)], Context(threads, device, notify)
+    (reference,), context = references_to(
+        [one_adapter("error_curve", adapter)], Context(threads, device, notify)
     )
     own = {"adapter": reference, "base": base, "to": dialect, "dtype": dtype}
     parameters = engine.parameters_from(Resize, own)
@@ -320,8 +319,8 @@ def convert(
 
     Dialect and type are chosen where it is written: `save(adapter, path, dialect="diffusers")`.
     """
-    given = _single("convert", adapter)
-    (reference,), context = _given([given], Context(threads, device, notify))
+    given = one_adapter("convert", adapter)
+    (reference,), context = references_to([given], Context(threads, device, notify))
     return _adapter("convert", parameters, {"adapter": reference}, ConvertParameters, context)
 
 
@@ -347,7 +346,9 @@ def bake(
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("bake takes the path of its output last", found=repr(path))
-    references, context = _given(_several(adapters), Context(threads, None, notify, strip))
+    references, context = references_to(
+        listed_adapters(adapters), Context(threads, None, notify, strip)
+    )
     own: dict[str, Any] = {"base": base, "adapters": references, "output": path}
     if seed is not None:
         own |= {"rounding": "stochastic", "seed": seed}
@@ -375,7 +376,9 @@ def merge(
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("merge takes the path of its output last", found=repr(path))
-    references, context = _given(_several(models), Context(threads, None, notify, strip))
+    references, context = references_to(
+        listed_adapters(models), Context(threads, None, notify, strip)
+    )
     own = {"models": references, "output": path}
     found: MergeResult = _perform("merge", parameters, own, MergeParameters, context, save=True)
     return found
@@ -402,7 +405,7 @@ def inspect(
         base: say whether the adapter works with this base.
     """
     if not isinstance(adapter, (str, PathLike, Adapter)):
-        raise _not_one("inspect", adapter)
+        raise not_one_adapter("inspect", adapter)
     files = () if isinstance(adapter, Adapter) else (fspath(adapter),)
     asked = {"deep": deep, "modules": modules, "spectrum": spectrum, "hash": hash, "base": base}
     parameters = engine.parameters_from(Inspect, {"files": files, **asked})
@@ -422,8 +425,8 @@ def inspect(
 
 def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ignore) -> DiffResult:
     """Compare the changes (ΔW) of two adapters."""
-    pair = [_single("diff", a), _single("diff", b)]
-    (one, two), context = _given(pair, Context(threads, None, notify))
+    pair = [one_adapter("diff", a), one_adapter("diff", b)]
+    (one, two), context = references_to(pair, Context(threads, None, notify))
     return _diff(Diff(a=one, b=two), context)
 
 
@@ -444,7 +447,7 @@ def preview(
         base: a diffusers folder, a single file, or a registered name; or several.
         adapters: one or several, as for `mix`; each gets a column.
     """
-    references, context = _given(_several(adapters), Context(None, device, notify))
+    references, context = references_to(listed_adapters(adapters), Context(None, device, notify))
     own = {"base": base, "adapters": references}
     return compute_preview(_checked(Preview, parameters, own, PreviewParameters), context)
 
@@ -469,95 +472,6 @@ def train(
     own = {"base": base, "images": images}
     context = Context(None, device, notify, allow_import=True)
     return _adapter("train", parameters, own, TrainParameters, context)
-
-
-# --- what stands for adapters -------------------------------------------------------------------
-
-
-def _several(adapters: object) -> list[object]:
-    """Return one adapter, or several, as a list."""
-    if isinstance(adapters, (str, PathLike, Adapter)) or _is_pair(adapters):
-        return [adapters]
-    if not isinstance(adapters, Iterable) or isinstance(adapters, (Mapping, bytes)):
-        raise _not_an_adapter(adapters)
-    return list(adapters)
-
-
-def _single(verb: str, adapter: object) -> object:
-    if not isinstance(adapter, (str, PathLike, Adapter)) and not _is_pair(adapter):
-        raise _not_one(verb, adapter)
-    return adapter
-
-
-def _is_pair(value: object) -> bool:
-    """Return whether a value is an adapter with its weight, rather than two adapters."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and isinstance(value[0], (str, PathLike, Adapter))
-        and isinstance(value[1], (Real, Weight))
-    )
-
-
-def _not_one(verb: str, found: object) -> UsageError:
-    return UsageError(
-        f"{verb} takes one adapter", expected="an adapter, a path or a name", found=repr(found)
-    )
-
-
-def _not_an_adapter(found: object) -> UsageError:
-    return UsageError(
-        "this does not stand for an adapter",
-        expected="an adapter, a path or a name, alone or in a pair with its weight",
-        found=repr(found),
-        hint='give pairs: [("character", 0.7), ("style", 0.3)]'
-        if isinstance(found, Mapping)
-        else None,
-    )
-
-
-def _given(adapters: Iterable[object], context: Context) -> tuple[tuple[Reference, ...], Context]:
-    """Return references to adapters, and the context that knows those in memory."""
-    known: dict[str, Adapter] = {}
-    references = []
-    for index, given in enumerate(adapters, 1):
-        pair = isinstance(given, (tuple, list))
-        adapter, weight = _pair(given) if pair else (given, None)  # type: ignore[arg-type]
-        if isinstance(adapter, Adapter):
-            name = f"{index}:{adapter.label}"
-            known[name] = adapter
-            reference = Reference(name)
-        elif isinstance(adapter, str):
-            reference = parse_reference(adapter)
-        elif isinstance(adapter, PathLike):
-            reference = Reference(fspath(adapter))
-        else:
-            raise _not_an_adapter(given)
-        if weight is not None and reference.weight != Weight():
-            raise UsageError(
-                f"{reference.name!r} gets two weights", found=f"{reference.written} and {weight}"
-            )
-        if weight is not None:
-            whole = weight if isinstance(weight, Weight) else Weight(float(weight))
-            reference = replace(reference, weight=whole, written=whole.text())
-        references.append(reference)
-    return tuple(references), replace(context, known=known)
-
-
-def _pair(given: Sequence[object]) -> tuple[object, float | Weight]:
-    """Return an adapter and its weight."""
-    if len(given) != 2:
-        raise UsageError(
-            "a pair is an adapter and its weight", found=f"{len(given)} values: {given!r}"
-        )
-    adapter, weight = given
-    if isinstance(weight, Weight):
-        return adapter, weight
-    if isinstance(weight, bool) or not isinstance(weight, Real):
-        raise UsageError(
-            "a weight must be a number or a Weight", expected="(adapter, 0.7)", found=repr(weight)
-        )
-    return adapter, float(weight)
 
 
 # --- running verbs ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -49,7 +49,7 @@ def locked(path: str | PathLike[str]) -> Iterator[None]:
         os.close(descriptor)  # which lets go of the lock
 
 
-def _wait(place: Path, attempt) -> bool:  # type: ignore[no-untyped-def]
+def _wait(place: Path, attempt: Callable[[], bool | None]) -> bool:
     """Repeat an attempt until it succeeds; None from it means that another process has the lock.
 
     Raises:
@@ -62,7 +62,7 @@ def _wait(place: Path, attempt) -> bool:  # type: ignore[no-untyped-def]
                 "another process is changing this file", file=place, hint="run again later"
             )
         time.sleep(_PAUSE)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _system_lock(descriptor: int) -> bool | None:
