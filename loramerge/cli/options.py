@@ -40,7 +40,7 @@ def run_options() -> list[click.Parameter]:
         click.Option(["--quiet", "-q"], is_flag=True, help="Show warnings only."),
         click.Option(
             ["--threads"],
-            type=click.IntRange(min=1),
+            type=number_from(int, low=1),
             metavar="N",
             help="Worker threads [default: all processors; 1 for train and preview]. Results do "
             "not depend on it, except for the last bits in training and previews.",
@@ -217,8 +217,30 @@ def _range(inner: type, extras: Sequence[Any]) -> click.ParamType[Any]:
     if not bounds:
         return click.INT if inner is int else click.FLOAT
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-    kind = click.IntRange if inner is int else click.FloatRange
-    return kind(low, high, min_open="gt" in bounds, max_open="lt" in bounds)
+    return number_from(inner, low=low, high=high, low_open="gt" in bounds, high_open="lt" in bounds)
+
+
+def number_from(
+    inner: type,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> click.ParamType[Any]:
+    """Return the type of an option that takes a number within bounds.
+
+    Args:
+        inner: int or float.
+        low: the smallest value; None for no bound.
+        high: the largest value; None for no bound.
+        low_open: whether `low` itself is excluded.
+        high_open: whether `high` itself is excluded.
+    """
+    kind: Any = click.IntRange if inner is int else click.FloatRange
+    found: click.ParamType[Any] = kind(low, high, min_open=low_open, max_open=high_open)
+    found.name = kind.name.removesuffix(" range")  # a word is "not a valid integer"
+    return found
 
 
 def _completion(what: str | None) -> Any:

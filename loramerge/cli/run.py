@@ -11,7 +11,7 @@ import click
 from loramerge.cli import show
 from loramerge.cli.command import check_reports, emit
 from loramerge.cli.commands import render_named
-from loramerge.cli.options import operator_option, run_options
+from loramerge.cli.options import number_from, operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import Setting, UsageError
 from loramerge.files.reports import check_report
@@ -84,7 +84,7 @@ def values(texts: tuple[str, ...]) -> dict[str, Any]:
         ),
         click.Option(
             ["--jobs", "-j"],
-            type=click.IntRange(min=1),
+            type=number_from(int, low=1),
             metavar="N",
             default=1,
             show_default=True,
