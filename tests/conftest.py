@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,13 @@ _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure() -> None:
-    """Fix the seed before there are workers, which inherit it."""
+    """Fix the seed before there are workers, which inherit it, and let Ctrl-C work.
+
+    What a shell starts in the background ignores it, and so would the processes of the tests.
+    """
     os.environ[SEED] = seed_of_today()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
