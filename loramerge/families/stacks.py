@@ -1,7 +1,7 @@
 """Diffusion transformers as templates: stacks of equal blocks, with diffusers' and native names.
 
-A family states its layers once, as rows of tables; `expand` gives its modules with diffusers' paths,
-and `native_slots` where the original single file stores each of their parameters.
+A family states its layers once, as rows of tables; `expand` gives its modules with diffusers'
+paths, and `native_slots` where the original single file stores each of their parameters.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ __all__ = [
     "Row",
     "Stack",
     "expand",
+    "fused",
     "heads",
+    "linear",
     "native_slots",
+    "norm",
     "same",
     "transformer_spellings",
 ]
@@ -57,6 +60,41 @@ class Row(NamedTuple):
 def same(name: str, layer: Layer, dims: tuple[str | int, ...], *, bias: bool = False) -> Row:
     """Return the row of a layer that both networks call alike."""
     return Row(name, layer, dims, bias, Native(name))
+
+
+def linear(
+    name: str,
+    rows: str | int,
+    columns: str | int,
+    native: str | None = None,
+    *,
+    bias: bool = True,
+    swapped: bool = False,
+) -> Row:
+    """Return the row of a linear layer; without an original name, both networks call it alike."""
+    return Row(name, "linear", (rows, columns), bias, Native(native or name, swapped=swapped))
+
+
+def norm(
+    name: str,
+    width: str | int,
+    native: str | None = None,
+    *,
+    bias: bool = False,
+    weight: str = ".weight",
+) -> Row:
+    """Return the row of a norm; without an original name, both networks call it alike."""
+    return Row(name, "norm", (width,), bias, Native(native or name, weight=weight))
+
+
+def fused(
+    names: Sequence[str], rows: str | int, columns: str | int, native: str, *, bias: bool = True
+) -> tuple[Row, ...]:
+    """Return the rows of linear layers that are equal parts of one original tensor, in this order."""
+    return tuple(
+        Row(name, "linear", (rows, columns), bias, Native(native, part, len(names)))
+        for part, name in enumerate(names)
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -19,18 +19,17 @@ TWINS = {
     "AnyFlowTransformer3DModel": "wan",
     "BriaFiboTransformer2DModel": "flux1",
     "BriaTransformer2DModel": "flux1",
-    "ChromaTransformer2DModel": "flux1",
     "ChronoEditTransformer3DModel": "wan",
     "HeliosTransformer3DModel": "wan",
     "HunyuanVideoFramepackTransformer3DModel": "hunyuan-video",
     "LongCatImageTransformer2DModel": "flux1",
     "MotifVideoTransformer3DModel": "hunyuan-video",
+    "SanaWMLTX2RefinerTransformer3DModel": "ltx-2",
     "WanAnimateTransformer3DModel": "wan",
     "WanVACETransformer3DModel": "wan",
 }
 # that have modules beside, which no family knows
 _WITH_MORE = {
-    "ChromaTransformer2DModel",
     "WanAnimateTransformer3DModel",
     "WanVACETransformer3DModel",
 }
@@ -43,12 +42,12 @@ _OWN = {
 _OTHER_SIZE = {"CosmosTransformer3DModel", "SD3Transformer2DModel"}
 
 
-def told(shapes: Shapes, head: str = "transformer.") -> Detection:
+def told(shapes: Shapes, head: str = "transformer.", says: Mapping[str, str] = {}) -> Detection:
     """Return the detection of factors of all these layers."""
     keys = [f"{head}{path}.lora_{role}.weight" for path in shapes for role in "AB"]
     groups = classify(keys, {}).groups
     known = {(g.dialect, g.stem): shapes[g.stem.removeprefix(head)] for g in groups}
-    return detect(groups, known, {})
+    return detect(groups, known, says)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -81,8 +80,7 @@ def _attention(family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     ("name", "like"),
     [
         ("HunyuanVideo15Transformer3DModel", "qwen-image"),
-        ("AuraFlowTransformer2DModel", "flux1"),
-        ("Ideogram4Transformer2DModel", "z-image"),
+        ("BriaFibo2Transformer2DModel", "ideogram4"),
         ("SkyReelsV2Transformer3DModel", "wan"),
         ("OvisImageTransformer2DModel", "flux1"),
     ],
@@ -104,6 +102,20 @@ def test_sizes_of_a_family_are_known(width: int, hidden: int, family: str | None
         for leaf, shape in {"attn1.to_q": (width, width), "ffn.net.0.proj": (hidden, width)}.items()
     }
     assert told(stems).name == family
+
+
+def test_an_adapter_of_the_attention_of_chroma_may_also_be_one_of_flux() -> None:
+    """What both have is taken for Flux.1's, unless the header says Chroma."""
+    shared = {
+        path: shape
+        for path, shape in CLASSES["ChromaTransformer2DModel"].items()
+        if "guidance" not in path
+    }
+    found = told(shared)
+    assert found.name == "flux1" and "Chroma" in found.twins
+    assert told(shared, says={"modelspec.architecture": "chroma/lora"}).name == "chroma"
+    modulated = shared | {"transformer_blocks.0.norm1.linear": (18432, 3072)}
+    assert told(modulated).name == "flux1"
 
 
 @pytest.mark.slow

@@ -102,6 +102,17 @@ CONVERTERS = (
                   r"attn|\.ff\.|caption|proj_out")
         for name in ("ltx-video", "ltx-video-13b")
     ),
+    # it renames more than one part of a name, and so keeps `audio_patchify_proj` and modulation apart
+    Converter("_convert_non_diffusers_ltx2_lora_to_diffusers", "ltx-2", "comfyui"),
+    Converter("_convert_non_diffusers_krea2_lora_to_diffusers", "krea2", "comfyui"),
+    # of layers outside of the blocks it knows none
+    Converter("_convert_non_diffusers_ideogram4_lora_to_diffusers", "ideogram4", "comfyui",
+              r"layers\.\d"),
+    Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "comfyui"),
+    Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "kohya"),
+    Converter("_convert_non_diffusers_hidream_lora_to_diffusers", "hidream-i1", "comfyui"),
+    # it renames the blocks alone
+    Converter("_convert_non_diffusers_flux3_lora_to_diffusers", "flux3", "comfyui", r"blocks\."),
     # it does not know ComfyUI's names of the text encoder
     *(
         Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui", but=r"^text_enc")
@@ -202,7 +213,8 @@ def test_hunyuan_video_in_the_spelling_of_diffusion_pipe_is_recognised(tmp_path:
 
 NEW = (
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "z-image", "lumina2", "hunyuan-video",
-    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b",
+    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b", "ltx-2", "krea2", "qwen-image-21",
+    "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1", "flux3", "auraflow",
 )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """HunyuanVideo: the video transformer with diffusers' and Tencent's names.
 
-Its blocks resemble those of Flux.1, but there is one more double and two more single ones, and other
-words for most layers. The text encoders are not covered.
+Its blocks resemble those of Flux.1, but there is one more double and two more single ones, and
+other words for most layers. The text encoders are not covered.
 
 Source of the names: diffusers' `HunyuanVideoTransformer3DModel` (verified), and the original single
-files as diffusers' `convert_hunyuan_video_transformer_to_diffusers` reads them (verified by conversion).
+files as diffusers' `convert_hunyuan_video_transformer_to_diffusers` reads them (verified by
+conversion).
 """
 
 from __future__ import annotations
@@ -153,12 +154,14 @@ FAMILY = Family(
             for name in (
                 "double_blocks.",
                 "single_blocks.",
-                "final_layer.",
                 "time_in.",
                 "vector_in.",
                 "guidance_in.",
                 "img_in.proj",
-                "txt_in.",
+                "txt_in.input_embedder",
+                "txt_in.t_embedder.",
+                "txt_in.c_embedder.",
+                "txt_in.individual_token_refiner.",
             )
         )
     },

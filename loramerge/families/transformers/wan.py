@@ -1,10 +1,10 @@
 """Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
 
 The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
-fewer blocks of the same names and are matched by these, with sizes of their own. Distilled
-adapters change the modulation tables, too. The 14B pipelines of 2.2 have two such networks, in diffusers
-`transformer` for the first, noisy steps and `transformer_2` for the last; the original has them in files
-of their own. The text encoder is umT5-XXL.
+fewer blocks of the same names and are matched by these, with sizes of their own. Distilled adapters
+change the modulation tables, too. The 14B pipelines of 2.2 have two such networks, in diffusers
+`transformer` for the first, noisy steps and `transformer_2` for the last; the original has them in
+files of their own. The text encoder is umT5-XXL.
 
 Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
 diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
