@@ -21,8 +21,9 @@ _NETWORK, _ENCODERS = "diffusion_model.", "text_encoders."
 
 
 def _network(family: Family, component: str) -> tuple[str, ...]:
-    own = family.prefixes.get(_NAME, {}).get(component, ())
-    return (_NETWORK, *own) if component in NETWORK or component == "unet" else ()
+    if component not in NETWORK and component != "unet":
+        return ()
+    return family.prefixes.get(_NAME, {}).get(component, (_NETWORK,))
 
 
 def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:

@@ -125,7 +125,7 @@ FAMILY = Family(
         "text_model.encoder.layers.0.self_attn.q_proj",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    twins=("Chroma", "Bria", "Bria FIBO", "LongCat-Image"),
+    twins=("Chroma", "Bria", "Bria FIBO", "LongCat-Image", "Ovis-Image"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -57,7 +57,7 @@ FAMILY = Family(
     title="Ideogram 4",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
-    metadata=Metadata(None, "ideogram4", "networks.lora_ideogram4", also=("ideogram",)),
+    metadata=Metadata("Ideogram-4", "ideogram4", "networks.lora_ideogram4", also=("ideogram",)),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
     classes={"transformer": "Ideogram4Transformer2DModel"},
     heads=heads(_STACKS),
@@ -66,7 +66,7 @@ FAMILY = Family(
         "layers.0.feed_forward.w1",
     ),
     sign=r"layers[._]\d+[._](?:attention|feed_forward|adaln_modulation)|llm_cond_proj",
-    prefixes={"comfyui": {"transformer": ("conditional_transformer.",)}},
+    prefixes={"comfyui": {"transformer": ("diffusion_model.", "conditional_transformer.")}},
     programs={"comfyui": "comfyui"},
     one_alpha=False,
 )

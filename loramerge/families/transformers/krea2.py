@@ -78,7 +78,7 @@ FAMILY = Family(
     title="Krea 2",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
-    metadata=Metadata(None, "krea2", "networks.lora_krea2", also=("krea2", "krea-2", "krea_2")),
+    metadata=Metadata("Krea-2", "krea2", "networks.lora_krea2", also=("krea2", "krea-2", "krea_2")),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
     classes={"transformer": "Krea2Transformer2DModel"},
     heads=heads(_STACKS),
