@@ -1,18 +1,17 @@
 """The layers that HunyuanVideo and its successors share, with diffusers' and Tencent's names.
 
-`w` is the width, `head` that of a head, `text` that of the text's features. `comfyui_names` gives the
-names of the same layers in ComfyUI's network, which is made of Flux.1's parts.
+`w` is the width, `head` that of a head, `text` that of the text's features. `comfyui_name` gives the
+name of the same layer in ComfyUI's network, which is made of Flux.1's parts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import cache
 
-from loramerge.families.stacks import Native, Row, Stack, fused, linear, norm
+from loramerge.families.stacks import Native, Row, fused, linear, norm
 
-__all__ = ["DOUBLE", "LAST", "REFINER", "SINGLE", "comfyui_names", "embedder", "text_embedder"]
+__all__ = ["DOUBLE", "LAST", "REFINER", "SINGLE", "comfyui_name", "embedder", "text_embedder"]
 
 
 def _feed_forward(name: str, native: str) -> tuple[Row, ...]:
@@ -79,39 +78,23 @@ SINGLE = (
 LAST = linear("norm_out.linear", "2w", "w", "final_layer.adaLN_modulation.1", swapped=True)
 
 # pattern of Tencent's names → ComfyUI's
-_COMFYUI = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"_attn_(qkv|proj)$", r"_attn.\1"),
-        (r"(?:^|(?<=_attn)_)q_norm$", ".norm.query_norm"),
-        (r"(?:^|(?<=_attn)_)k_norm$", ".norm.key_norm"),
-        (r"mlp\.fc1$", "mlp.0"),
-        (r"mlp\.fc2$", "mlp.2"),
-        (r"^((?:img_|txt_)mod|modulation)\.linear$", r"\1.lin"),
-        (r"(_in|_embedder)\.mlp\.0$", r"\1.in_layer"),
-        (r"(_in|_embedder)\.mlp\.2$", r"\1.out_layer"),
-        (r"c_embedder\.linear_1$", "c_embedder.in_layer"),
-        (r"c_embedder\.linear_2$", "c_embedder.out_layer"),
-    )
+_COMFYUI = (
+    (r"_attn_(qkv|proj)$", r"_attn.\1"),
+    (r"(?:^|(?<=_attn)_)q_norm$", ".norm.query_norm"),
+    (r"(?:^|(?<=_attn)_)k_norm$", ".norm.key_norm"),
+    (r"mlp\.fc1$", "mlp.0"),
+    (r"mlp\.fc2$", "mlp.2"),
+    (r"^((?:img_|txt_)mod|modulation)\.linear$", r"\1.lin"),
+    (r"(_in|_embedder)\.mlp\.0$", r"\1.in_layer"),
+    (r"(_in|_embedder)\.mlp\.2$", r"\1.out_layer"),
+    (r"c_embedder\.linear_1$", "c_embedder.in_layer"),
+    (r"c_embedder\.linear_2$", "c_embedder.out_layer"),
 )
 
 
-def _comfyui_name(name: str) -> str:
+@cache
+def comfyui_name(name: str) -> str:
+    """Return ComfyUI's name of a layer by Tencent's."""
     for pattern, word in _COMFYUI:
-        name = pattern.sub(word, name)
+        name = re.sub(pattern, word, name)
     return name.removeprefix(".")
-
-
-def comfyui_names(stacks: Sequence[Stack]) -> tuple[Stack, ...]:
-    """Return the blocks with ComfyUI's names in the place of Tencent's."""
-    return tuple(
-        replace(
-            stack,
-            rows=tuple(
-                row._replace(native=row.native._replace(name=_comfyui_name(row.native.name)))
-                for row in stack.rows
-                if row.native is not None
-            ),
-        )
-        for stack in stacks
-    )

@@ -6,7 +6,7 @@ paths, and `native_slots` where the original single file stores each of their pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -139,12 +139,16 @@ def _head(name: str) -> str:
     return first + dot
 
 
-def native_slots(stacks: Sequence[Stack]) -> Slots:
-    """Return the function that says where the original single file stores a parameter."""
+def native_slots(stacks: Sequence[Stack], renamed: Callable[[str], str] = str) -> Slots:
+    """Return the function that says where the original single file stores a parameter.
+
+    Args:
+        renamed: gives the name of a layer of a block in the file by its original one.
+    """
 
     @cache
     def table() -> Mapping[str, Native]:
-        return _natives(stacks)
+        return _natives(stacks, renamed)
 
     def slot(module: Module, parameter: Parameter) -> Slot | None:
         found = table().get(module.path)
@@ -157,11 +161,11 @@ def native_slots(stacks: Sequence[Stack]) -> Slots:
     return slot
 
 
-def _natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
+def _natives(stacks: Sequence[Stack], renamed: Callable[[str], str]) -> Mapping[str, Native]:
     """Return diffusers path → original name of every layer that has one."""
     return {
         stack.name.format(number) + row.name: row.native._replace(
-            name=stack.native.format(number) + row.native.name
+            name=stack.native.format(number) + renamed(row.native.name)
         )
         for stack in stacks
         for number in stack.numbers

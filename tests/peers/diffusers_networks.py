@@ -38,6 +38,23 @@ LOADERS = {
     "hunyuan-video": "HunyuanVideoLoraLoaderMixin",
     "ltx-video": "LTXVideoLoraLoaderMixin",
     "ltx-video-13b": "LTXVideoLoraLoaderMixin",
+    "ltx-2": "LTX2LoraLoaderMixin",
+    "krea2": "Krea2LoraLoaderMixin",
+    "qwen-image-21": "QwenImageLoraLoaderMixin",
+    "chroma": "FluxLoraLoaderMixin",
+    "ideogram4": "Ideogram4LoraLoaderMixin",
+    "minimax-h3": "MiniMaxH3LoraLoaderMixin",
+    "ernie-image": "ErnieImageLoraLoaderMixin",
+    "hidream-i1": "HiDreamImageLoraLoaderMixin",
+    "flux3": "Flux3LoraLoaderMixin",
+    "auraflow": "AuraFlowLoraLoaderMixin",
+    "mochi": "Mochi1LoraLoaderMixin",
+    "hunyuan-video-15": "HunyuanVideoLoraLoaderMixin",
+    "kandinsky5": "KandinskyLoraLoaderMixin",
+    "cogvideox": "CogVideoXLoraLoaderMixin",
+    "cogview4": "CogView4LoraLoaderMixin",
+    "sana": "SanaLoraLoaderMixin",
+    "ace-step": "AceStepLoraLoaderMixin",
 }
 
 Place = tuple[str, tuple[int, int]]  # tensor, rows

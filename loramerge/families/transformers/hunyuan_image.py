@@ -13,7 +13,7 @@ from loramerge.families.hunyuan import (
     LAST,
     REFINER,
     SINGLE,
-    comfyui_names,
+    comfyui_name,
     embedder,
     text_embedder,
 )
@@ -59,7 +59,6 @@ _STACKS = (
     Stack("transformer_blocks.{}.", "double_blocks.{}.", range(20), DOUBLE),
     Stack("single_transformer_blocks.{}.", "single_blocks.{}.", range(40), SINGLE),
 )  # fmt: skip
-_COMFYUI = comfyui_names(_STACKS)
 _WIDTH = 3584
 _SIZES = {
     "w": _WIDTH, **{f"{n}w": n * _WIDTH for n in (2, 3, 4, 5, 6)}, "head": 128, "text": 3584,
@@ -71,7 +70,7 @@ FAMILY = Family(
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={
         "transformer": (
-            *transformer_spellings("comfyui", native_slots(_COMFYUI)),
+            *transformer_spellings("comfyui", native_slots(_STACKS, comfyui_name)),
             *transformer_spellings("original", native_slots(_STACKS))[:3],
         )
     },
@@ -83,7 +82,7 @@ FAMILY = Family(
     ),
     verified="diffusers model on the meta device, names and shapes",
     classes={"transformer": "HunyuanImageTransformer2DModel"},
-    heads=(*heads(_STACKS), *heads(_COMFYUI)),
+    heads=heads(_STACKS),
     probes=(
         *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in "qkv"),

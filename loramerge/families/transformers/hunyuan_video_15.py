@@ -13,7 +13,7 @@ from loramerge.families.hunyuan import (
     DOUBLE,
     LAST,
     REFINER,
-    comfyui_names,
+    comfyui_name,
     embedder,
     text_embedder,
 )
@@ -73,7 +73,7 @@ _STACKS = _stacks(
         for row in DOUBLE
     )
 )
-_COMFYUI = comfyui_names(_stacks(DOUBLE))
+_COMFYUI = _stacks(DOUBLE)
 _WIDTH = 2048
 _SIZES = {
     "w": _WIDTH, **{f"{n}w": n * _WIDTH for n in (2, 4, 6)}, "head": 128, "text": 3584,
@@ -86,7 +86,7 @@ FAMILY = Family(
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={
         "transformer": (
-            *transformer_spellings("comfyui", native_slots(_COMFYUI)),
+            *transformer_spellings("comfyui", native_slots(_COMFYUI, comfyui_name)),
             *transformer_spellings("original", native_slots(_STACKS))[:3],
         )
     },
@@ -98,7 +98,7 @@ FAMILY = Family(
     ),
     verified="diffusers model on the meta device, names and shapes",
     classes={"transformer": "HunyuanVideo15Transformer3DModel"},
-    heads=(*heads(_STACKS), *heads(_COMFYUI)),
+    heads=heads(_STACKS),
     probes=(
         *(f"transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
         "transformer_blocks.0.ff.net.2",
