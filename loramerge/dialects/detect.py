@@ -101,7 +101,8 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             if named is not None:
                 what = f"names and shapes fit several; {key} is {metadata[key]}"
                 return Detection((named,), what)
-    eldest = _without_twins(tied)
+    meanings = {_meaning(family, groups) for family in tied}
+    eldest = _without_twins(tied) if len(meanings) == 1 else tied
     if len(eldest) == 1:
         (family,) = eldest
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
@@ -113,8 +114,8 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             part = "the attention" if twins == family.twins else "what it changes"
             what += f"; {part} of {listed(list(twins), 9)} has the same names and shapes"
         return Detection((family,), what, twins=twins)
-    tied = eldest
-    if any(_meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
+    tied = sorted(eldest, key=lambda family: family.order)
+    if len(meanings) > 1:
         names = " and ".join(family.name for family in tied)
         return Detection(
             (),
@@ -122,7 +123,9 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             "decide",
         )
     return Detection(
-        tuple(tied), "names and shapes fit all of these, and the metadata names none of them"
+        tuple(tied),
+        "names and shapes fit all of these, and the metadata names none of them",
+        twins=tuple(twin for f in tied if _is_attention(f, groups) for twin in f.twins),
     )
 
 

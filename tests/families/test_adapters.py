@@ -241,7 +241,7 @@ NEW = (
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "z-image", "lumina2", "hunyuan-video",
     "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b", "ltx-2", "krea2", "qwen-image-21",
     "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1", "flux3", "auraflow",
-    "kandinsky5", "cogvideox", "cogview4", "pixart", "sana", "longcat-image", "ovis-image",
+    "kandinsky5", "cogvideox", "cogview4", "pixart", "ovis-image",
     "cosmos3", "ace-step",
 )  # fmt: skip
 

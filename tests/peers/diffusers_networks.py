@@ -164,6 +164,8 @@ def _layer(torch: Any, shape: tuple[int, ...], bias: bool) -> Any:
     make = torch.nn.utils.skip_init
     if len(shape) == 5:
         return make(torch.nn.Conv3d, shape[1], shape[0], shape[2:], bias=bias)
+    if len(shape) == 3:
+        return make(torch.nn.Conv1d, shape[1], shape[0], shape[2], bias=bias)
     if len(shape) == 4:
         return make(torch.nn.Conv2d, shape[1], shape[0], shape[2], bias=bias)
     if len(shape) == 2:

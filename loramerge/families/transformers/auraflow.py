@@ -85,4 +85,5 @@ FAMILY = Family(
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
     ),
     one_alpha=False,
+    order=1,  # behind Flux.1, which has single blocks of the same names and width
 )

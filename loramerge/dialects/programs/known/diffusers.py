@@ -41,7 +41,7 @@ PROGRAM = Program(
             "diffusers",
             (
                 *("sd3", "flux1", "flux2-dev", "flux2-klein-4b", "z-image", "qwen-image", "lumina2"),
-                *("wan", "anima", "cosmos2-14b", "ltx-video", "hunyuan-video", "ltx-2", "krea2"),
+                *("wan", "anima", "cosmos2-14b", "ltx-video", "hunyuan-video", "krea2"),
                 *("qwen-image-21", "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1"),
                 *("flux3", "auraflow", "mochi", "kandinsky5", "cogvideox", "cogview4", "sana"),
                 "ace-step",
@@ -58,7 +58,8 @@ PROGRAM = Program(
         ),
         _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
         _network("comfyui", ("z-image", "qwen-image", "anima")),
-        _network("comfyui", ("ltx-2", "krea2", "hidream-i1", "minimax-h3", "flux3", "ideogram4")),
+        _network("comfyui", ("krea2", "hidream-i1", "minimax-h3")),
+        _network("comfyui", ("flux3",), r"^transformer\.(?!.*blocks\.)"),
         _network("comfyui", ("sd3", "cosmos2-14b"), forms=()),
         _network("comfyui", ("ltx-video",), r"time_embed\.|transformer\.proj_in$"),
     ),
