@@ -1,7 +1,7 @@
 """AuraFlow: joint blocks of image and text, then single blocks, with diffusers' and its own names.
 
-Source of the names: diffusers' `AuraFlowTransformer2DModel`, and the original single file as
-diffusers' `convert_auraflow_transformer_checkpoint_to_diffusers` reads it.
+Source of the names: diffusers' `AuraFlowTransformer2DModel`, and the original single file as diffusers'
+`convert_auraflow_transformer_checkpoint_to_diffusers` reads it.
 """
 
 from __future__ import annotations
