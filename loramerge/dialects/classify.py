@@ -166,8 +166,8 @@ def _longest(heads: Mapping[str, list[str]], stem: str, *, whole: bool = False) 
     """Return the longest of the prefixes that a stem begins with, or ''.
 
     Args:
-        whole: the level of the name that a prefix ends in has to end there: `first` is no beginning
-            of `first_stage_model`.
+        whole: the level of the name that a prefix ends in has to end there: `first` does not begin
+            `first_stage_model`.
     """
     return next(
         (
