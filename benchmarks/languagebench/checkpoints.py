@@ -48,7 +48,7 @@ def measure_checkpoints(folder: Path, seed: int, trial: Callable[[Path, int], Tr
             lm.bake(base, [(own.adapters[name], 1.0)], model, threads=1)
         for method in missing:
             out, settings = Path(place) / "merged", METHODS[method]
-            lm.merge(models, out, base=base, method=method, threads=1, overwrite=True, **settings)
+            lm.merge(models, out, base=base, method=method, threads=1, force=True, **settings)
             merged = own.scores(group, _answers(own, out, group))
             whole = settings if method == "linear" else settings | {"rank": _FULL}
             mixed = own.mixed(Case("", method, None, whole), group)

@@ -157,7 +157,7 @@ class Trial:
             found = self.measure(adapter, names)
             return [self._retention(name, found) for name in names]
 
-        return resized(self.adapters, kept)
+        return resized(self.adapters, kept, "adapter")
 
     def _retention(self, name: str, found: dict[str, Score]) -> float:
         return retention(self.plain[name].loss, self.alone[name].loss, found[name].loss)

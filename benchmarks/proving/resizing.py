@@ -24,25 +24,34 @@ OF_RANKS = ("rank", "max_size")  # their values are ranks, and they can be fair 
 
 
 def resized(
-    adapters: Mapping[str, Any], kept: Callable[[Any, Sequence[str]], Sequence[float]]
+    adapters: Mapping[str, Any],
+    kept: Callable[[Any, Sequence[str]], Sequence[float]],
+    saved_as: str = "adapter.safetensors",
 ) -> Iterator[dict[str, Any]]:
     """Yield the scores of every rule with every value.
 
     Args:
         adapters: by name.
         kept: the retention of some names in an adapter.
+        saved_as: the name of a file or folder that their dialect has.
     """
+
+    def smaller(adapter: Any, rule: str, value: Any, fair: bool = False) -> Any:
+        if rule == "max_size":
+            value = _file_size(lm.resize(adapter, rank=value, threads=1), saved_as)
+        return lm.resize(adapter, threads=1, fair=fair, **{rule: value})
+
     everything = lm.mix(list(adapters.values()), scale="norm-match", threads=1)
     whole = sum(map(_numbers, adapters.values()))
     for rule, values in RULES.items():
         for value in values:
-            small = {name: _resized(a, rule, value) for name, a in adapters.items()}
+            small = {name: smaller(a, rule, value) for name, a in adapters.items()}
             found = [kept(one, [name])[0] for name, one in small.items()]
             size = sum(map(_numbers, small.values())) / whole
             yield _row("one", rule, value, size, found)
             more = 4 * value if rule in OF_RANKS else value  # the sum has more ranks to lose
             for fair in (False, True) if rule in OF_RANKS else (False,):
-                one = _resized(everything, rule, more, fair=fair)
+                one = smaller(everything, rule, more, fair)
                 size = _numbers(one) / _numbers(everything)
                 name = f"{rule} fair" if fair else rule
                 yield _row("mix", name, more, size, kept(one, list(adapters)))
@@ -59,16 +68,10 @@ def _row(of: str, rule: str, value: Any, size: float, found: Sequence[float]) ->
     }
 
 
-def _resized(adapter: Any, rule: str, value: Any, fair: bool = False) -> Any:
-    if rule == "max_size":
-        value = _file_size(lm.resize(adapter, rank=value, threads=1))
-    return lm.resize(adapter, threads=1, fair=fair, **{rule: value})
-
-
-def _file_size(adapter: Any) -> int:
-    """Return the bytes of an adapter as a file."""
+def _file_size(adapter: Any, name: str) -> int:
+    """Return the bytes of an adapter as it is saved."""
     with TemporaryDirectory() as folder:
-        return lm.save(adapter, Path(folder) / "adapter.safetensors")
+        return lm.save(adapter, Path(folder) / name)
 
 
 def _numbers(adapter: Any) -> int:
