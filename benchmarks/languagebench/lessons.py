@@ -15,9 +15,9 @@ from benchmarks.languagebench.tasks import TASKS, Task
 
 __all__ = ["EXAMPLES", "train"]
 
-EXAMPLES = 64  # that a task teaches
-_STEPS, _BATCH, _RATE = 40, 6, 3e-3
-_WARM = 5  # steps until the rate is reached
+EXAMPLES = 96  # that a task teaches
+_STEPS, _BATCH, _RATE = 120, 8, 2e-3
+_WARM = 10  # steps until the rate is reached
 _ATTENTION, _MLP = ("q_proj", "v_proj"), ("down_proj",)
 
 
