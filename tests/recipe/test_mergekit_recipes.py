@@ -151,6 +151,11 @@ def test_slices_are_merges_of_stacks() -> None:
     assert one["weight"] == two["weight"] == 0.5  # normalised, whatever the gradient
 
 
+def test_one_model_is_a_copy() -> None:
+    recipe = stacked([("a", 0, 4)], method="linear", parameters={"weight": 1})
+    assert steps(recipe) == {"merged": {"models": ["a"], "layers": ["a=0-3"]}}
+
+
 def test_values_of_operators_per_module() -> None:
     models = [{"model": name, "parameters": {"weight": 0.5}} for name in "ab"]
     recipe = {
@@ -222,6 +227,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         ]}],
          "parameters": {"weight": [{"filter": "layers.1.", "value": 0}, {"value": 1}]}},
         "layers.1.",
+    ),
+    "no models": ({"models": []}, "nothing to merge"),
+    "one model of unknown layers": (
+        {"models": [{"model": "a"}], "base_model": None, "merge_method": "linear"}, "number of layers"
     ),
     "several modules": (
         {"models": None, "modules": {"text": {}, "vision": {}}}, "modules"

@@ -79,16 +79,21 @@ def passthrough(found: Description, parts: Parts) -> dict[str, Any]:
             found.problems.append(text if len(found.slices) > 1 else "passthrough: several models")
         for source in one.sources[:1]:
             _require_unscaled(found, one, source)
-            if source.range is None and found.layers.count is None:
-                found.problems.append(
-                    "passthrough: the number of layers is not known, and the model is not a folder here"
-                )
-            first, stop = source.range or (0, found.layers.count or 1)
-            layers.append(f"{parts.names[source.model]}={first}-{stop - 1}")
+            layers.append(_as_they_are(found, parts, source))
     order = [found.base] if found.base is not None else []  # whose configuration the result has
     order += [source.model for one in found.slices for source in one.sources]
     models = list(dict.fromkeys(parts.names[model] for model in order))
     return {"models": models, "layers": layers}
+
+
+def _as_they_are(found: Description, parts: Parts, source: ModelLayers) -> str:
+    """Return the layers of a model in the words of `merge`."""
+    if source.range is None and found.layers.count is None:
+        found.problems.append(
+            f"{found.method}: the number of layers is not known, and the model is not a folder here"
+        )
+    first, stop = source.range or (0, found.layers.count or 1)
+    return f"{parts.names[source.model]}={first}-{stop - 1}"
 
 
 def _require_unscaled(found: Description, one: MergedSlice, source: ModelLayers) -> None:
@@ -125,14 +130,13 @@ def merged_slices(
     for number, one in enumerate(found.slices):
         if len(one.sources) == 1:  # mergekit gives it back as it is, at whatever weight
             (source,) = one.sources
-            name = parts.names[source.model]
-            first, stop = source.range or (0, 1)
             merge(one, Parts(parts.names, parts.layers))  # for what it may refuse
-        else:
-            step = merge(one, parts)
-            step |= {} if found.dtype is None else {"dtype": found.dtype}
-            name = parts.add(f"slice-{number + 1}", step)
-            first, stop = 0, one.count or 1
+            names.append(parts.names[source.model])
+            layers.append(_as_they_are(found, parts, source))
+            continue
+        step = merge(one, parts)
+        step |= {} if found.dtype is None else {"dtype": found.dtype}
+        name = parts.add(f"slice-{number + 1}", step)
         names.append(name)
-        layers.append(f"{name}={first}-{stop - 1}")
+        layers.append(f"{name}=0-{(one.count or 1) - 1}")
     return {"models": list(dict.fromkeys(names)), "layers": layers}

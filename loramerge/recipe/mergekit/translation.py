@@ -53,10 +53,12 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
         found.problems.append(f"merge_method: {found.method} (there are {listed(known, 20)})")
     elif found.method == _PASSTHROUGH:
         last = passthrough(found, parts)
-    elif found.is_whole:
+    elif found.is_whole and len(found.slices[0].sources) > 1:
         last = _merge(found, found.slices[0], parts)
     else:
         last = merged_slices(found, parts, partial(_merge, found))
+    if not last.get("models") and not found.problems:
+        found.problems.append("models: there is nothing to merge")
     if found.problems:
         raise FormatError(
             "mergekit's recipe cannot be expressed here",
