@@ -173,8 +173,26 @@ def _family_parts(one: Family) -> tuple[Any, ...]:
     return family, (one.name,)
 
 
+def _operator(name: str, code: str | None) -> Operator:
+    """Return the operator of a name that was sent from another process.
+
+    Raises:
+        UsageError: if it is not known here, or its code is another.
+    """
+    try:
+        found = find_operator(name)
+    except UsageError:
+        found = None
+    if found is None or found.code != code:
+        raise UsageError(
+            f"the processes that compute the parts do not have the same operator {name!r}",
+            hint="install it as a package where they run, or compute in one process",
+        )
+    return found
+
+
 def _operator_parts(one: Operator) -> tuple[Any, ...]:
-    return find_operator, (one.name,)
+    return _operator, (one.name, one.code)
 
 
 copyreg.pickle(TensorFile, _file_parts)

@@ -143,6 +143,27 @@ def test_what_cannot_be_sent_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_operator_that_workers_do_not_have_is_named(
+    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, one, two = three
+    options: dict[str, Any] = {"base": base, "method": "ties", "executor": Elsewhere()}
+    loads = pickle.loads
+
+    def unknown(name: str) -> Any:
+        raise UsageError(f"{name!r} is not a known method")
+
+    def elsewhere(data: bytes) -> Any:
+        with monkeypatch.context() as room:
+            room.setattr(parts, "find_operator", unknown)
+            return loads(data)
+
+    monkeypatch.setattr(parts.pickle, "loads", elsewhere)
+    with pytest.raises(UsageError, match="the same operator 'ties'"):
+        merged(tmp_path / "out", (one, 0.7), (two, 0.3), **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_client_cancels_the_rest(three: list[Path], tmp_path: Path) -> None:
     _, one, two = three
     waiting: list[Future[Any]] = []
