@@ -185,6 +185,7 @@ def test_an_interrupted_client_cancels_the_rest(three: list[Path], tmp_path: Pat
 # ---- the commands
 
 
+@pytest.mark.long_tail
 @pytest.mark.filterwarnings("ignore")
 def test_commands_on_a_dask_cluster(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
