@@ -77,10 +77,16 @@ def load(path: str | PathLike[str]) -> Adapter:
         positional and its count is ambiguous.
     """
     source = open_source(path)
+    keys = tuple(source.tensors)
     if any(config.get("target_parameters") for config in source.configs.values()):
         from loramerge.adapter.formats.peft_experts import split_experts
 
         split_experts(source)
+    if source.configs:
+        from loramerge.adapter.formats.peft_shared import shares, spread_shared
+
+        if any(map(shares, source.configs.values())):
+            spread_shared(source)
     join_numbered(source.tensors)
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
@@ -117,15 +123,21 @@ def load(path: str | PathLike[str]) -> Adapter:
         problems=reading.problems,
         spelling=reading.spelling,
         stems=reading.stems,
-        order=tuple(source.tensors),
+        order=tuple(dict.fromkeys((*keys, *source.tensors))),
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
     if source.configs:
-        from loramerge.adapter.formats.peft_fields import configuration_problems
+        from loramerge.adapter.formats.peft_fields import configuration_problems, type_problems
 
-        for config in source.configs.values():
+        for component, config in source.configs.items():
             reading.problems += configuration_problems(config)
+            types = (
+                delta.facts.peft_type
+                for site, delta in reading.deltas.items()
+                if site.component == component or not component
+            )
+            reading.problems += type_problems(config, {t for t in types if t is not None})
     reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)

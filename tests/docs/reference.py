@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import click
 
+from loramerge.adapter.formats.peft_fields import FIELDS
+from loramerge.adapter.formats.peft_types import REFUSED
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.operators import OPERATORS
@@ -149,6 +151,24 @@ def _step(verb: Verb) -> str:
     return _row((f"`{verb.name}`", title, ", ".join(words), f"{article} {verb.gives}{saved}"))
 
 
+def _peft_types() -> list[str]:
+    """Return a row for each of PEFT's types: the kind that reads it, or why none does."""
+    rows = [_row(("type", "kind", "needs of the base", "refused because")), "|---|---|---|---|"]
+    read = support.kinds_by_type()
+    for name in sorted(FIELDS.keys() | REFUSED.keys()):
+        if name in REFUSED:
+            rows.append(_row((f"`{name}`", "–", "–", REFUSED[name].reason)))
+        else:
+            by_need = read[name]
+            named = {need: ", ".join(f"`{k}`" for k in sorted(by_need[need])) for need in by_need}
+            one = len(by_need) == 1
+            needs = "; ".join(
+                need if one else f"{need} ({named[need]})" for need in sorted(named)[::-1]
+            )
+            rows.append(_row((f"`{name}`", ", ".join(sorted(named.values())), needs, "–")))
+    return rows
+
+
 def _kind(kind: str) -> str:
     return f"`{kind.removeprefix('peft-')}`" + (" of PEFT" if kind.startswith("peft-") else "")
 
@@ -245,6 +265,7 @@ def tables() -> dict[str, str]:
         "operators": "\n".join(operators),
         "laws": "\n".join(laws),
         "kinds": "\n".join(kinds),
+        "peft-types": "\n".join(_peft_types()),
         "named": "\n".join(named),
         "steps": "\n".join(steps),
         "shipped": "\n".join(shipped),

@@ -13,6 +13,8 @@ from loramerge.adapter.formats.peft_biases import add_zero_biases
 from loramerge.adapter.formats.peft_experts import join_experts
 from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_patterns import pattern_value
+from loramerge.adapter.formats.peft_shared import join_shared
+from loramerge.adapter.formats.peft_types import MERGE_IN_PEFT, REFUSED
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.errors import (
@@ -46,17 +48,13 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 _MLX_WEIGHTS = "adapters.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
-# types whose tensors stand before the input or beside the layers, so that no weight can hold them
-_NO_WEIGHTS = frozenset({
-    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING",
-    "PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
-})  # fmt: skip
 
 
 class _Peft(Container):
     def complete(self, content: Unwritten) -> None:
         add_zero_biases(content)
         join_experts(content)
+        join_shared(content)
 
     def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
@@ -201,13 +199,12 @@ def configuration(path: Path) -> dict[str, Any]:
     kind = str(content.get("peft_type") or "LORA")
     if kind not in FIELDS:
         raise FormatError(
-            f"a PEFT adapter of type {kind} cannot be read",
+            f"a PEFT adapter of type {kind} cannot be read"
+            + (f": {REFUSED[kind].reason}" if kind in REFUSED else ""),
             file=path,
             expected=f"peft_type {', '.join(FIELDS)}",
             found=kind,
-            hint="use it in PEFT; its effect cannot be added to the weights of the base"
-            if kind in _NO_WEIGHTS
-            else "merge it in PEFT with merge_and_unload(), or use it there",
+            hint=REFUSED[kind].remedy if kind in REFUSED else MERGE_IN_PEFT,
         )
     return content
 
