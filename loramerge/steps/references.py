@@ -18,6 +18,7 @@ from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
@@ -86,7 +87,8 @@ class Reference:
     @property
     def label(self) -> str:
         """The name without folders and suffix, for default output names and tables."""
-        path = Path(self.name.replace("\\", "/"))
+        remote = hub_reference(self.name) if self.name.startswith("hf:") else None
+        path = Path(self.name.replace("\\", "/") if remote is None else remote.name)
         return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
 
 
