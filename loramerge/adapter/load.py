@@ -38,9 +38,11 @@ from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
 from loramerge.errors import (
+    FormatError,
     LoramergeError,
     ShapeError,
     UnsupportedKind,
+    listed,
     nearest,
 )
 from loramerge.files.tensors import Tensor, same_bytes
@@ -90,6 +92,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
         classified = classify(source.tensors, source.metadata, all_words())
+    if classified.doubled:
+        _require_one(source)
     shapes = {
         (group.dialect, group.stem): shape
         for group in classified.groups
@@ -146,6 +150,20 @@ def load(path: str | PathLike[str]) -> Adapter:
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
     adapter = Adapter(reading.deltas, embeddings, info)
     return adapter.with_deltas(reading.deltas, made=Path(source.path))
+
+
+def _require_one(source: AdapterSource) -> None:
+    """Refuse a file of several adapters, of which none was chosen."""
+    from loramerge.adapter.formats.named import names_in
+
+    names = names_in(source.tensors)
+    if len(names) > 1:
+        raise FormatError(
+            f"the file holds {len(names)} adapters, told by names inside its keys",
+            file=source.path,
+            found=listed(names, 12),
+            hint=f"choose one: {source.path}#{names[0]}",
+        )
 
 
 def _read_group(

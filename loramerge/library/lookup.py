@@ -79,9 +79,9 @@ def find(
 ) -> Path:
     """Return the file (or folder) that a name refers to.
 
-    Looked up as a path, as a repository of Hugging Face (`hf:`), as a registered base (for bases),
-    in the library folders (the whole name first, then with a suffix added), and among what comes
-    with loramerge.
+    Looked up as a path (`FILE#NAME` is the adapter of a name in a file of several), as a
+    repository of Hugging Face (`hf:`), as a registered base (for bases), in the library folders
+    (the whole name first, then with a suffix added), and among what comes with loramerge.
 
     Args:
         holds: `adapters`, `bases`, `models` (a base, else an adapter), or `folders` (of images; paths
@@ -103,6 +103,10 @@ def find(
     if not name.strip():
         raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
     path = below(root, name)
+    if holds == "adapters" and "#" in path.name and not os.path.exists(path):
+        file, _, adapter = name.rpartition("#")  # one of several adapters in a file
+        found = find(file, holds, registry, root, names=names)
+        return found.with_name(f"{found.name}#{adapter}")
     remote = None if holds == "folders" or os.path.exists(path) else hub_reference(name)
     if remote is not None:
         return hub.fetch(remote, holds, hub.connect() if root is None else hub.cached())

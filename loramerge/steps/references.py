@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _ADAPTER = "lora:"
+_SUFFIXES = (".safetensors", ".pt", ".bin")
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
@@ -89,7 +90,10 @@ class Reference:
         """The name without folders and suffix, for default output names and tables."""
         remote = hub_reference(self.name) if self.name.startswith("hf:") else None
         path = Path(self.name.replace("\\", "/") if remote is None else remote.name)
-        return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
+        if path.suffix in _SUFFIXES:
+            return path.stem
+        file, _, adapter = path.name.rpartition("#")  # one of several adapters in a file
+        return f"{Path(file).stem}-{adapter}" if Path(file).suffix in _SUFFIXES else path.name
 
 
 def _not_a_reference(text: str) -> UsageError:

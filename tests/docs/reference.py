@@ -60,7 +60,8 @@ Exit codes: 0 done, 1 a difference was found (`diff --exit-code`, `run OUTPUT`),
 An adapter is a path, or a bare name that is looked up in the folders of the library: `style`, `style.safetensors`, `sub/style`.
 A base is a path or a registered name. The whole name is tried before `.safetensors` is added, so `detail_v1.1` works.
 `hf:ORG/REPO`, `hf:ORG/REPO/FILE` and `hf:ORG/REPO/FILE@REVISION` name a repository of Hugging Face or a file in it, which the
-package huggingface_hub downloads into its cache; a repository with several files of weights needs the file's name.
+package huggingface_hub downloads into its cache; a repository with several files of weights needs the file's name. `FILE#NAME` is
+one adapter of a file that holds several, told by names in its keys (`lora_A.NAME.weight`).
 
 | written | meaning |
 |---|---|
