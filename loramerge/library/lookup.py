@@ -79,9 +79,9 @@ def find(
 ) -> Path:
     """Return the file (or folder) that a name refers to.
 
-    Looked up as a path (`FILE#NAME` is the adapter of a name in a file of several), as a
-    repository of Hugging Face (`hf:`), as a registered base (for bases), in the library folders
-    (the whole name first, then with a suffix added), and among what comes with loramerge.
+    Looked up as a path, as a repository of Hugging Face (`hf:`), as a registered base (for bases), in
+    the library folders (the whole name first, then with a suffix added), and among what comes with
+    loramerge. `FILE#NAME` is the adapter of a name in a file of several.
 
     Args:
         holds: `adapters`, `bases`, `models` (a base, else an adapter), or `folders` (of images; paths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, number, require
 from loramerge.adapter.kinds.bases.shapes import kernel_of
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ _ABOVE_ZERO = 1e-5  # PEFT adds it to the rank it divides by
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class AdaLoRA(ComputedPair):
     """`ΔW = scale · B diag(E) A` (Zhang et al. 2023; PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -11,6 +10,7 @@ from loramerge.adapter.floats import values
 from loramerge.adapter.kinds.bases.computed import ComputedWhole, require, suffixes
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ _ROLE = "beft_bias"
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class BEFT(ComputedWhole):
     """`Δb = value` (PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -13,6 +12,7 @@ from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.bases.shapes import shape_like
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ _ROLES = ("deft_P", "deft_R")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class DEFT(OfBase):
     """`ΔW = Q (scale · R − Vᵀ W)`, Q = P and V = max(P, 0), or both the Q of P's QR decomposition
     (PEFT).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, require, suffix
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ _LEAST = 1e-4  # PEFT's, for norms of directions
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class DeLoRA(ComputedPair):
     """`ΔW = λ/r · B̂ Â diag(n)`, columns of B and rows of A of norm 1 (Bini et al. 2025; PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedWhole, flat, number, 
 from loramerge.adapter.kinds.bases.draws import first_of_permutation
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _ROLE = "fourierft_spectrum"
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class FourierFT(ComputedWhole):
     """`ΔW = scale · Re(F⁻¹ S)`, S zero but for n entries (Gao et al. 2024; PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -11,6 +10,7 @@ from loramerge.adapter.floats import times, values
 from loramerge.adapter.kinds.bases.computed import ComputedPair, number, require, suffixes
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _GENERAL = ("gralora_A_general", "gralora_B_general")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class GraLoRA(ComputedPair):
     """`ΔW = scale · (blocks + B_g A_g)`; the block of outputs s and inputs n is `Σ_t B[s, n·q+t]
     A[n, s·q+t]` with q = r/k (Jung et al. 2025; PEFT).

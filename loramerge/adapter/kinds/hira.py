@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import OfBase, require, suffixes
 from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ _TABLE = ("hira_embedding_A", "hira_embedding_B")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class HiRA(OfBase):
     """`ΔW = W ⊙ (B A)` (Huang et al. 2025; PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -13,6 +12,7 @@ from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.bases.rotation import input_shape
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ _ROLE = "hra_u"
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class HRA(OfBase):
     """`W' = W Π (I − 2 ûᵢ ûᵢᵀ)` (Yuan et al. 2024; PEFT).
 

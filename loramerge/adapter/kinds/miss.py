@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -20,6 +19,7 @@ from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.bases.shapes import shape_like
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ def _peft_type(parts: Mapping[str, Tensor]) -> str:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class MiSS(ComputedPair):
     """`ΔW[o, i] = b[i mod r, o]` (Kang and Yin 2024; PEFT's MiSS, which was Bone before).
 
@@ -88,7 +88,7 @@ class MiSS(ComputedPair):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Bat(OfBase):
     """`ΔW_mn = W_mn b_m + b_m` for blocks of r × r (MiSS with `init_weights="bat"`; Bone's too).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import OfBase, require
 from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _ROLES = {"osf_U": "U_low", "osf_S": "S_low", "osf_V": "V_low"}
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class OSF(OfBase):
     """`ΔW = U diag(s) V − (W − W_k)`, W_k the best approximation of rank k = min(out, in) − n (PEFT).
 

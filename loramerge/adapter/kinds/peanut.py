@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -14,6 +13,7 @@ from loramerge.adapter.kinds.bases.shapes import shape_like
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _BENDS = ("relu", "tanh", "sigmoid", "silu", "linear")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class PEANuT(OfBase):
     """`ΔW = scale · B f(A W)` (Zhong et al. 2024; PEFT, of depth 0).
 

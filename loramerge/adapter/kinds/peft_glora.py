@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AlphaPlace, Facts, ReadRows
@@ -14,6 +14,7 @@ from loramerge.adapter.kinds.bases.shapes import shape_like
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ _WORDS = {f"glora_{path}_{end.lower()}": f"glora_{path}.{end}" for path in _PATH
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class PeftGLoRA(OfBase):
     """`ΔW = W ⊙ A + B`, and `Δb = b ⊙ D + E` (Chavan et al. 2023, as PEFT has it).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, flat, number, r
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ _ROLES = (*_OWN, *_SHARED)
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class RandLoRA(ComputedPair):
     """`ΔW = alpha/r · B A` or its transpose, A scaled by λ and γ (Albert et al. 2025; PEFT).
 

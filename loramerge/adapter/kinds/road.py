@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AlphaPlace, Facts, ReadRows
@@ -13,6 +12,7 @@ from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.bases.shapes import shape_like
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ _SIZES = {"road_1": (1, 2), "road_2": (1, 1), "road_4": (2, 1)}  # numbers for s
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class RoAd(OfBase):
     """`W'ᵢ = cᵢ Wᵢ ∓ sᵢ Wⱼ`, j the partner of output i in the other half of its group (Liao and
     Monz 2024; PEFT), and the same of the bias. c = α cos θ, s = α sin θ; the first half of a group

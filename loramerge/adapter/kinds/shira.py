@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedWhole, flat, number, 
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ _FACTORS = ("supertuning_lora_A", "supertuning_lora_B")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class SHiRA(ComputedWhole):
     """ΔW is zero but for n entries (Bhardwaj et al. 2024; PEFT).
 
@@ -55,7 +55,7 @@ class SHiRA(ComputedWhole):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class SuperTuning(ComputedWhole):
     """`ΔW = S + scale · B A`, S zero but for n entries (PEFT's Super-Tuning).
 

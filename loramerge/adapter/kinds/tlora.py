@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts, ReadRows
@@ -14,6 +13,7 @@ from loramerge.adapter.kinds.bases.dependent import ChangeRows
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ _ROLES = {
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class TLoRA(OfBase):
     """`ΔW = scale · (P diag(λ) Q − W_r)`, W_r the best approximation of rank r (LyCORIS).
 

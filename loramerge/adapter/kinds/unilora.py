@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, require, suffix
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _ROLES = (*_PLACES, *_SCALES, _VECTOR)
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class UniLoRA(ComputedPair):
     """`ΔW = B A`, `A = θ[i_A] ⊙ s_A` and `B = θ[i_B] ⊙ s_B` (PEFT).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, number, require
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ _ROLES = (*_LOGITS, *_INDICES, *_WEIGHTS, _BANK)
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class VBLoRA(ComputedPair):
     """`ΔW = B A`, each piece of a row of A and of a column of B a mean of `topk` vectors of a
     bank, weighted by the softmax of their logits (Li et al. 2024; PEFT).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from loramerge.adapter.delta import Facts
@@ -12,6 +11,7 @@ from loramerge.adapter.kinds.bases.computed import ComputedPair, flat, require, 
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ __all__ = ["KINDS", "VeRA"]
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class VeRA(ComputedPair):
     """`ΔW = (b ⊙ B) (d ⊙ A)` (Kopiczko et al. 2024; PEFT).
 

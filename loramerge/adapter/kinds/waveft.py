@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -15,6 +14,7 @@ from loramerge.adapter.kinds.bases.draws import first_of_permutation
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ _MOST = 10  # Daubechies' filters of more moments lose digits when they are comp
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class WaveFT(ComputedWhole):
     """`ΔW = scale · T C`, C zero but for n entries, T one step of the inverse wavelet transform of both
     axes, or nothing (PEFT).
