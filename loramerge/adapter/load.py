@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -31,7 +31,7 @@ from loramerge.adapter.problems import (
     without_configuration,
 )
 from loramerge.adapter.site import Site
-from loramerge.adapter.sites import halves
+from loramerge.adapter.sites import halves, stacked
 from loramerge.adapter.source import AdapterSource, open_source
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
@@ -59,6 +59,7 @@ class _Reading:
 
     Args:
         covered: every module and parameter that has a delta → the stem it is spelled with.
+        head: rows of a head in fused tensors that are interleaved by heads; 0 where none is.
     """
 
     deltas: dict[Site, Delta] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class _Reading:
     covered: dict[tuple[str, str], str] = field(default_factory=dict)
     dialects: Counter[str] = field(default_factory=Counter)
     unknown: list[str] = field(default_factory=list)
+    head: int = 0
 
 
 def load(path: str | PathLike[str]) -> Adapter:
@@ -110,7 +112,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         from loramerge.adapter.formats.lora_diffusion import check_positions
 
         check_positions(classified.groups, detection, source)
-    reading = _Reading()
+    reading = _Reading(head=_head(detection, keys))
     reading.account.carried.extend(classified.embeddings)
     reading.unknown += classified.unknown
     for group in with_owners(classified.groups, detection.naming):
@@ -175,7 +177,7 @@ def _read_group(
     weight = Site(target.modules, "weight", target.spans)
     module = weight.name
     try:
-        sites = _sites(group, target, weight, module, source)
+        sites = _sites(group, target, weight, module, source, reading.head)
     except (ShapeError, UnsupportedKind) as error:
         reading.problems.append(not_made(error, module))
         reading.unknown += group.roles.values()
@@ -245,8 +247,17 @@ def _target(group: Group, detection: Detection) -> _Named:
     return _Named((named,), shape=known and known.shape, opaque=known is None)
 
 
+def _head(detection: Detection, keys: Sequence[str]) -> int:
+    """Return the rows of a head in fused tensors, if the file's keys tell that heads interleave."""
+    family = detection.naming
+    if family is None or family.interleaved is None:
+        return 0
+    words, width = family.interleaved
+    return width if any(word in key for key in keys for word in words) else 0
+
+
 def _sites(
-    group: Group, target: _Named, weight: Site, module: str, source: AdapterSource
+    group: Group, target: _Named, weight: Site, module: str, source: AdapterSource, head: int
 ) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
@@ -269,6 +280,8 @@ def _sites(
         site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
         if target.swapped:
             found[site] = (delta.rows(halves(delta.shape[0])), roles)
+        elif head:
+            found[site] = (delta.rows(stacked(delta.shape[0], len(target.spans), head)), roles)
     return found
 
 

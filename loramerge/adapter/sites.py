@@ -14,10 +14,26 @@ from loramerge.adapter.fused import fused
 from loramerge.adapter.kinds.lora import without_values as of_unread
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
-from loramerge.errors import FormatError, LoramergeError, Message, Setting, UnsupportedKind
+from loramerge.errors import (
+    FormatError,
+    LoramergeError,
+    Message,
+    Setting,
+    ShapeError,
+    UnsupportedKind,
+)
 from loramerge.families import Parameter
 
-__all__ = ["aligned", "cut", "for_dialect", "halves", "joins", "spelled_before", "without_values"]
+__all__ = [
+    "aligned",
+    "cut",
+    "for_dialect",
+    "halves",
+    "joins",
+    "spelled_before",
+    "stacked",
+    "without_values",
+]
 
 Place = tuple[str, Parameter]  # module and parameter
 
@@ -25,6 +41,28 @@ Place = tuple[str, Parameter]  # module and parameter
 def halves(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the row ranges that exchange the halves of a number of rows."""
     return (rows // 2, rows), (0, rows // 2)
+
+
+def stacked(rows: int, parts: int, width: int) -> list[tuple[int, int]]:
+    """Return the row ranges that lay parts one after the other which are interleaved by heads.
+
+    Args:
+        width: rows of a head of one part.
+
+    Raises:
+        ShapeError: if the rows are not whole heads.
+    """
+    if rows % (parts * width):
+        raise ShapeError(
+            "the rows of a tensor that is interleaved by heads are not whole heads",
+            expected=f"a multiple of {parts} × {width}",
+            found=rows,
+        )
+    return [
+        (start, start + width)
+        for part in range(parts)
+        for start in range(part * width, rows, parts * width)
+    ]
 
 
 def spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:

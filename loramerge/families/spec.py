@@ -189,6 +189,8 @@ class Family:
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
+        interleaved: (words in keys, width of a head): a file with such a key stores fused queries,
+            keys and values head by head, and not one after the other.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         order: lower ones come first in tables.
         usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
@@ -214,6 +216,7 @@ class Family:
     shapes_only: bool = False
     common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    interleaved: tuple[tuple[str, ...], int] | None = None
     one_alpha: bool = True
     order: int = 0
     usual_change: tuple[float, float] | None = None

@@ -13,9 +13,11 @@ import pytest
 
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
+from loramerge.adapter.sites import stacked
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS, stem_table
+from loramerge.errors import ShapeError
 from loramerge.families import FAMILIES, Family, Spelling, parameters
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
@@ -166,6 +168,33 @@ def test_adapters_mean_what_diffusers_makes_of_them(tmp_path: Path, case: Conver
     k, v = (next(k for k in ours if k.endswith(f"to_{x}.lora_B.weight")) for x in "kv")
     ours[k], ours[v] = ours[v], ours[k]
     assert not same(changes(ours, probed=True), expected)
+
+
+@pytest.mark.parametrize("word", ["", ".default"])
+def test_heads_of_minimax_are_laid_one_after_the_other_where_keys_tell_that_they_interleave(
+    tmp_path: Path, word: str
+) -> None:
+    """DiffSynth-Studio trains the published shards as they are, with PEFT's name in keys."""
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    stems = {f"blocks.{n}.attn.qkv_proj": (3 * 7168, 5376) for n in (0, 49)}
+    stems["blocks.0.attn.out_proj"] = (5376, 7168)
+    tensors = factors(stems, up=f".lora_B{word}.weight", down=f".lora_A{word}.weight")
+    theirs = utils._convert_non_diffusers_minimax_h3_lora_to_diffusers(
+        {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
+    )
+    expected = changes({key: value.numpy() for key, value in theirs.items()}, probed=True)
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == "minimax-h3"
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    ours, _ = read_safetensors(tmp_path / "b.safetensors")
+    assert same(changes(ours, probed=True), expected)
+
+
+def test_heads_that_are_not_whole_are_refused() -> None:
+    assert stacked(12, 3, 2) == [(0, 2), (6, 8), (2, 4), (8, 10), (4, 6), (10, 12)]
+    with pytest.raises(ShapeError, match="whole heads"):
+        stacked(13, 3, 2)
 
 
 def test_fused_names_of_z_image_are_read_as_diffusers_reads_them(tmp_path: Path) -> None:

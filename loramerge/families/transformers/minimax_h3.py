@@ -3,8 +3,9 @@ own names.
 
 The original's queries, keys and values are one tensor, and its feed-forward has the gate first,
 which diffusers has last. MiniMax's own shards interleave the fused tensor by heads; the single
-files that others publish, and adapters of most trainers, stack it. Only stacked ones are covered:
-nothing in a file of weights tells the two apart.
+files that others publish, and adapters of most trainers, stack it. Of checkpoints only stacked ones
+are covered: nothing in a file of weights tells the two apart. Adapters of DiffSynth-Studio interleave,
+and are told by PEFT's `.default.` in their keys.
 
 Source of the names: diffusers' `MiniMaxH3Transformer3DModel`, and the original single file as
 diffusers' `convert_minimax_h3_transformer_checkpoint_to_diffusers` reads it.
@@ -75,5 +76,6 @@ FAMILY = Family(
     ),
     sign=r"blocks[._]\d+[._](?:attn[._](?:qkv_proj|out_proj|to_)|mlp[._]fc|ff[._]net|adaln_proj)",
     programs={"comfyui": "comfyui"},
+    interleaved=((".lora_A.default.", ".lora_B.default."), 128),
     one_alpha=False,
 )
