@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles
+from loramerge.checkpoint.language import gguf_config
 from loramerge.families import Parameter
 from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
@@ -125,6 +126,8 @@ def with_given(
 
 def model_config(files: CheckpointFiles) -> dict[str, Any]:
     """Return the configuration of a model of transformers, empty where there is none."""
+    if files.weights[0].fields:
+        return gguf_config(files)
     place = files.root or files.weights[0].path.parent
     try:
         content = read_values(place / _CONFIG)

@@ -38,6 +38,7 @@ class ScaledTensor:
     name: str
     scale: Tensor
     weight: Tensor
+    packing = None
 
     @property
     def beside(self) -> tuple[str, ...]:

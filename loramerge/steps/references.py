@@ -87,7 +87,7 @@ class Reference:
     def label(self) -> str:
         """The name without folders and suffix, for default output names and tables."""
         path = Path(self.name.replace("\\", "/"))
-        return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
+        return path.stem if path.suffix in (".safetensors", ".pt", ".bin", ".gguf") else path.name
 
 
 def _not_a_reference(text: str) -> UsageError:

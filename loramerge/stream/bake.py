@@ -15,7 +15,6 @@ from pathlib import Path
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
-from loramerge.files.header import build_header
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
@@ -117,7 +116,7 @@ def _layout(
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
     entries = [(name, dtype_of(t, plan.dtype), t.shape) for name, t in tensors.items()]
-    head, infos = build_header(entries, merged)
+    head, infos = file.rebuilt(entries, merged)
     edits = plan.edits.get(file, {})
     computed = {
         name: partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
@@ -125,7 +124,9 @@ def _layout(
         if name in edits or infos[name].dtype != tensor.dtype
     }
     beside = {name for e in edits.values() for name in e[0].place.require_held().beside}
-    return Layout(head, infos, tensors, merged, computed, beside, finite)
+    return Layout(
+        head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
+    )
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:

@@ -16,7 +16,7 @@ from loramerge.checkpoint.storages import held, quantised_by
 from loramerge.errors import FamilyError, FormatError, ShapeError, listed
 from loramerge.families import Parameter
 from loramerge.families.beside import Sort, sort_of
-from loramerge.files.dtypes import is_float
+from loramerge.files.dtypes import PACKED, is_float
 from loramerge.files.tensors import Tensor
 from loramerge.stream.sharing import tied
 
@@ -115,7 +115,7 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
             else:
                 places = owned.get((file, name)) or [_whole(file, name)]
                 parts = [
-                    Counterparts(site, (place, *(other.place_of(site, place) for other in others)))
+                    _in_one_order(site, (place, *(other.place_of(site, place) for other in others)))
                     for site, place in sorted(places, key=lambda one: one[1].rows)
                 ]
                 found.parts.setdefault(file, {})[name] = parts
@@ -130,6 +130,25 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
     return found
 
 
+def _in_one_order(site: Site, places: tuple[Place | None, ...]) -> Counterparts:
+    """Return a parameter; where all store the rows of its heads in one order, they are merged in that.
+
+    Raises:
+        FormatError: if the first stores them alternating, and another does not.
+    """
+    found = [place for place in places if place is not None]
+    if found[0].heads and any(place.heads != found[0].heads for place in found):
+        raise FormatError(
+            "the rows of this weight are stored in another order than in the first checkpoint",
+            file=found[0].file.path,
+            module=site.name,
+            hint="give a safetensors checkpoint first, in whose layout the result is written",
+        )
+    if found[0].heads:
+        places = tuple(place and place._replace(heads=0) for place in places)
+    return Counterparts(site, places)
+
+
 def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Return a shape without axes of length 1 at its end: a kernel of 1×1 is a matrix."""
     plain = list(shape)
@@ -140,7 +159,7 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _holds_numbers(tensor: Tensor) -> bool:
     """Return whether a tensor holds floats that can be merged."""
-    return is_float(tensor.dtype) and tensor.size > 0
+    return (is_float(tensor.dtype) or tensor.dtype in PACKED) and tensor.size > 0
 
 
 Owner = tuple[CheckpointFile, str]  # a tensor: its file and its name

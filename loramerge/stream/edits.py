@@ -71,8 +71,9 @@ class BakePlan:
 
     @property
     def scaled(self) -> bool:
-        """True if any tensor that changes has a scale beside it."""
-        return any(bool(edit.place.require_held().beside) for *_, edit in self.all_edits())
+        """True if any tensor that changes is stored with scales, beside it or inside."""
+        held = (edit.place.require_held() for *_, edit in self.all_edits())
+        return any(one.beside or one.packing is not None for one in held)
 
     @property
     def tensors(self) -> int:

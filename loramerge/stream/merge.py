@@ -17,7 +17,6 @@ from loramerge.algebra.combine import SUM
 from loramerge.checkpoint import CheckpointFile, Place
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
-from loramerge.files.header import build_header
 from loramerge.files.tensors import Tensor
 from loramerge.stream.blend import merge_tensor
 from loramerge.stream.ingredients import Blend, Blended, Ingredient
@@ -104,7 +103,7 @@ def _layout(
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"}
     merged |= dict(extra) if changes else {}
     entries = [(name, dtype_of(one, plan.dtype), one.shape) for name, one in tensors.items()]
-    head, infos = build_header(entries, merged)
+    head, infos = file.rebuilt(entries, merged)
     made = {
         name: found
         for name, tensor in tensors.items()
@@ -112,7 +111,10 @@ def _layout(
     }
     computed = {n: partial(merge_tensor, n, infos, found, whole) for n, found in made.items()}
     beside = {name for found in made.values() for name in found[0].target.require_held().beside}
-    return file, Layout(head, infos, tensors, merged, computed, beside, finite), True
+    layout = Layout(
+        head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
+    )
+    return file, layout, True
 
 
 def _made(

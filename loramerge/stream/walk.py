@@ -88,6 +88,8 @@ class Layout(Generic[Finding]):
         computed: name → function that makes the task of the tensor, given the file to write to.
         alongside: names of tensors that those tasks write, beside their own.
         finite: refuse NaN and infinity in tensors that are copied.
+        rebuilt: builds the head of a file of its format; see `build_header`.
+        alignment: number of which the size of the file is a multiple.
     """
 
     head: bytes
@@ -99,11 +101,14 @@ class Layout(Generic[Finding]):
     )
     alongside: Collection[str] = ()
     finite: bool = False
+    rebuilt: Callable[..., tuple[bytes, Mapping[str, TensorInfo]]] = build_header
+    alignment: int = 1
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return max((info.stop for info in self.infos.values()), default=len(self.head))
+        stop = max((info.stop for info in self.infos.values()), default=len(self.head))
+        return stop + -stop % self.alignment
 
 
 class Written:
@@ -175,7 +180,7 @@ def compute(
 def _completed_head(layout: Layout[Any], entries: Mapping[str, str]) -> bytes:
     """Return the head of a file with some entries of its metadata replaced."""
     places = [(i.name, i.dtype, i.shape) for i in layout.infos.values()]
-    head, _ = build_header(places, {**layout.metadata, **entries})
+    head, _ = layout.rebuilt(places, {**layout.metadata, **entries})
     assert len(head) == len(layout.head), "late entries must keep their lengths"
     return head
 

@@ -74,7 +74,7 @@ def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
     infos = {tensor.info.name: tensor.info for tensor in stored}
-    return Layout(head, infos, tensors, metadata, finite=finite)
+    return Layout(head, infos, tensors, metadata, finite=finite, alignment=file.alignment)
 
 
 def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str | None) -> None:

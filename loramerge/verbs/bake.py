@@ -160,7 +160,12 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
     contents = None if checkpoint.files.root is None else checkpoint.files.contents()
-    checkpoint_output(output, contents, force=parameters.force or parameters.dry_run)
+    checkpoint_output(
+        output,
+        contents,
+        force=parameters.force or parameters.dry_run,
+        suffix=checkpoint.files.suffix or ".safetensors",
+    )
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)
