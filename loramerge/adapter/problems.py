@@ -99,9 +99,11 @@ def spelled_alike(module: str) -> Problem:
 
 def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
     """Yield problems of alphas: zeros, then constraints of rotations, then infinite ones."""
-    stated = {site: d for site, d in deltas.items() if d.alpha is not None}
-    for site, delta in stated.items():
-        if delta.alpha == 0 and delta.pair is not None:
+    alphas = ((site, delta, delta.alpha) for site, delta in deltas.items())
+    stated = [(site, delta, alpha) for site, delta, alpha in alphas if alpha is not None]
+    odd = [one for one in stated if one[2] == 0 or not math.isfinite(one[2])]
+    for site, delta, alpha in odd:
+        if alpha == 0 and delta.pair is not None:
             yield Problem(
                 "warning",
                 "alpha-zero",
@@ -109,8 +111,8 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "alpha is 0, which means no effect (kohya's trainer would read it as alpha = rank)",
                 "if the module should have an effect, set alpha to its rank",
             )
-    for site, delta in stated.items():
-        if delta.alpha == 0 and delta.facts.constrained:
+    for site, delta, alpha in odd:
+        if alpha == 0 and delta.facts.constrained:
             yield Problem(
                 "note",
                 "no-constraint",
@@ -119,8 +121,8 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "LyCORIS (kohya's oft would clamp the rotation to nothing)",
                 "if it was trained with kohya's oft, it has no effect",
             )
-    for site, delta in stated.items():
-        if delta.alpha is not None and not math.isfinite(delta.alpha):
+    for site, _, alpha in odd:
+        if not math.isfinite(alpha):
             says = "alpha is not a finite number"
             yield Problem("error", "alpha-not-finite", site.name, says, _EXPORT_AGAIN)
 

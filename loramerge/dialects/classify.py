@@ -241,10 +241,17 @@ def classify(
     result = Classified()
     groups: dict[tuple[str, str], Group] = {}
     before: _Split | None = None
+    versions = _versions()
+    known: dict[tuple[str, str], _Split] = {}  # (head, suffix) → a key that is taken apart so
     for key in keys:
         if is_embedding(key, metadata):
             result.embeddings.append(key)
             continue
+        if before is not None and key.startswith(before.stem):  # most keys
+            alike = known.get((before.head, key[len(before.stem) :]))
+            if alike is not None:
+                _add(groups, result, alike.dialect, before.stem, alike.role, key)
+                continue
         usual = _usual_start(key)
         split = _split(usual, before, words) or _split(_usual_end(usual), before, words)
         if split is None and DIALECTS.look_for_others():
@@ -252,15 +259,38 @@ def classify(
         if split is None:
             result.unknown.append(key)
             continue
+        if _versions() != versions:  # what others add may have the suffix, too
+            known.clear()
+            versions = _versions()
         before = split
-        name, stem, role, _ = split
-        group = groups.setdefault((name, stem), Group(name, stem, {}))
-        if role in group.roles:  # the same role in two spellings
-            result.doubled.append((key, group.roles[role]))
-        else:
-            group.roles[role] = key
+        suffix = key[len(split.stem) :]
+        if suffix not in _SHORT and key.startswith(split.stem):
+            known[split.head, suffix] = split
+        _add(groups, result, split.dialect, split.stem, split.role, key)
     result.groups = _joined(groups, words)
     return result
+
+
+def _versions() -> tuple[int, int]:
+    return DIALECTS.version, FAMILIES.version
+
+
+def _add(
+    groups: dict[tuple[str, str], Group],
+    result: Classified,
+    dialect: str,
+    stem: str,
+    role: str,
+    key: str,
+) -> None:
+    """Add a key to its group, or to those that say the same role in two spellings."""
+    group = groups.get((dialect, stem))
+    if group is None:
+        group = groups[dialect, stem] = Group(dialect, stem, {})
+    if role in group.roles:
+        result.doubled.append((key, group.roles[role]))
+    else:
+        group.roles[role] = key
 
 
 def _joined(groups: Mapping[tuple[str, str], Group], words: Words) -> list[Group]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from loramerge.families.spec import Module, Parameter, Slot
+from loramerge.records import record
 
 __all__ = ["CLIP_BIG_G", "CLIP_L", "Clip", "clip_modules", "openclip_slot"]
 
 
-@dataclass(frozen=True)
+@record
 class Clip:
     """The numbers that tell one CLIP text encoder from another.
 

@@ -69,7 +69,7 @@ class Inspect:
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from loramerge.adapter.floats import cast, times, values
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import is_float, scalar_bytes
 from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.records import record
 
 __all__ = ["Scale", "encoded_scale", "scaled_tensor"]
 
 
-@dataclass(frozen=True)
+@record
 class Scale:
     """The factor before the tensors of a kind: `weight · alpha / rank` (rsLoRA: `/ sqrt(rank)`).
 
