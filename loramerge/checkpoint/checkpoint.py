@@ -292,7 +292,7 @@ def _stored_components(
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
         for group in _variants(component, files):
-            names = {name: (f, t) for f in group for name, t in f.open()[0].items()}
+            names = {name: (f, t) for f in group for name, t in f.weights().items()}
             spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
             if spelling is not None:
                 yield component, spelling, names

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loramerge.checkpoint.storages import as_weights
 from loramerge.errors import CorruptFile, FormatError, MissingFile
 from loramerge.files.atomic import Contents
 from loramerge.files.gguf import SUFFIX, GgufFile, is_gguf
@@ -57,6 +58,7 @@ class CheckpointFile:
     component: str = ""
     given: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     _opened: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = field(default=None, repr=False)
+    _weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
     _file: TensorFile | None = field(default=None, repr=False)
 
     @property
@@ -85,6 +87,12 @@ class CheckpointFile:
             if self.given:
                 self._opened = ({**self._opened[0], **self.given}, self._opened[1])
         return self._opened
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the tensors in file order, packed ones with the shapes of the weights they hold."""
+        if self._weights is None:
+            self._weights = as_weights(self.open()[0])
+        return self._weights
 
     def rebuilt(
         self, entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]

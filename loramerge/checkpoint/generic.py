@@ -58,7 +58,7 @@ def named_tensors(
     """Return (module, parameter) → place, for every weight and bias of the files."""
     found: dict[tuple[str, Parameter], tuple[CheckpointFile, Tensor, str]] = {}
     for file in files.weights:
-        for name, tensor in file.open()[0].items():
+        for name, tensor in file.weights().items():
             module, _, word = name.rpartition(".")
             for parameter in _PARAMETERS:
                 if module and word == parameter:

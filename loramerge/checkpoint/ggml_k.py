@@ -82,6 +82,8 @@ class _KType(BlockType):
     ) -> tuple[Array, Array]:
         """Return blocks with the codes nearest to weights, and their squared errors.
 
+        Errors of random rounding are those of what lies outside the range, so that they choose nothing.
+
         Args:
             before: codes that stay where a group has no scale.
         """
@@ -93,10 +95,12 @@ class _KType(BlockType):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             exact = (wide if grid.offset is None else wide - grid.offset) / grid.step
         codes = rounded_codes(exact, self.low, self.high, draw)
-        grid.codes = np.where(grid.step == 0, grid.codes, codes)
+        found = np.where(grid.step == 0, grid.codes, codes)
+        inside = found if draw is None else np.clip(exact, self.low, self.high)
+        grid.codes = np.where(grid.step == 0, grid.codes, inside)
         with np.errstate(invalid="ignore", over="ignore"):
             error = ((grid.values() - values) ** 2).sum(axis=1)
-        whole = np.nan_to_num(grid.codes, nan=0).astype(np.int8).reshape(len(values), _ALL)
+        whole = np.nan_to_num(found, nan=0).astype(np.int8).reshape(len(values), _ALL)
         return self.write(whole, *scales), error
 
     def _scales(self, values: Array) -> tuple[Any, ...]:

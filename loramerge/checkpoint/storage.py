@@ -7,7 +7,7 @@ and gives the `Codec` by which a bake turns changed weights back into stored row
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from loramerge.files.tensors import Tensor
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Codec", "HeldTensor", "Packing", "Storage"]
+__all__ = ["Codec", "HeldTensor", "Packing", "Reshaping", "Storage"]
 
 
 class Storage(Protocol):
@@ -47,6 +47,17 @@ class Storage(Protocol):
 
     def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
         """Return the possible names of tensors that belong to a weight and must be in its file."""
+
+
+@runtime_checkable
+class Reshaping(Protocol):
+    """A storage whose tensors do not have the shapes of the weights."""
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        """See `Storage.fixes_types`."""
+
+    def weight(self, tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+        """Return a tensor with the type and shape of the weight it holds; None for other tensors."""
 
 
 class HeldTensor(Protocol):

@@ -60,14 +60,13 @@ def merge_tensor(
         if blends[0].target.tensor.size == 0:
             return []
         codec = held.codec(info.dtype) if held.packing is None else None
-        found = [_Blending(blend, name, info, codec, buffers, whole).write(out) for blend in blends]
+        writer = codec or held.packing
+        assert writer is not None
+        parts = [(blend, name, info, codec, held.packing, buffers, whole) for blend in blends]
+        found = [_Blending(*one).write(out) for one in parts]
         if codec is not None and codec.overflowed():
-            found = [
-                _Blending(blend, name, info, codec, buffers, whole).write(out) for blend in blends
-            ]
-        last = held.packing if codec is None else codec
-        beside = last.beside() if last is not None else {}
-        for other, raw in beside.items():
+            found = [_Blending(*one).write(out) for one in parts]
+        for other, raw in writer.beside().items():
             out.write(infos[other].start, raw)
         for one in found:
             if not math.isfinite(one.survival.error):
@@ -105,13 +104,14 @@ class _Blending:
         name: str,
         info: TensorInfo,
         codec: Codec | None,
+        packing: Packing | None,
         buffers: Buffers,
         whole: Whole,
     ) -> None:
         """Prepare the computation.
 
         Args:
-            codec: of the target, None for one that is packed.
+            codec, packing: one of them writes the rows of the target, for all of its parameters.
         """
         self.blend, self.name, self.info = blend, name, info
         self.codec, self.buffers = codec, buffers
@@ -121,7 +121,7 @@ class _Blending:
         self.inputs = Combining(blend, buffers, whole.pooled, BLOCK_ELEMENTS)
         if elements:
             self.inputs.gathered = self.kind
-        self.packing = None if codec is not None else blend.target.require_held().packing
+        self.packing = packing
         if self.packing is not None:
             _require_apart(blend, self.packing)
             self.inputs.height = height_of(self.packing, self.inputs.columns, BLOCK_ELEMENTS)

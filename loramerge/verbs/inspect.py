@@ -442,7 +442,7 @@ def _checkpoint(path: Path) -> Inspected:
     checkpoint = open_checkpoint(path)
     dtypes: dict[str, int] = {}
     for file in checkpoint.files.weights:
-        for tensor in file.open()[0].values():
+        for tensor in file.weights().values():
             word = DTYPES[tensor.dtype].word
             dtypes[word] = dtypes.get(word, 0) + 1
     _, metadata = checkpoint.files.weights[0].open()
