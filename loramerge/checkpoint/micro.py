@@ -90,7 +90,7 @@ def _neighbours(exact: Array, kind: Any, draw: Any) -> Array:
 
 
 class _Mx(Format):
-    """mxfp8: float8 e4m3 with a power of two for each 32 columns."""
+    """Float8 e4m3 with a power of two for each 32 columns (mxfp8)."""
 
     def numbers(self, raw: Array) -> Array:
         import ml_dtypes
@@ -120,7 +120,7 @@ class _Mx(Format):
 
 
 class _Nv(Format):
-    """nvfp4: float4 e2m1, two in a byte, with a float8 for each 16 columns."""
+    """Float4 e2m1, two in a byte, with a float8 for each 16 columns (nvfp4)."""
 
     def numbers(self, raw: Array) -> Array:
         import numpy as np

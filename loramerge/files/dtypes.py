@@ -20,6 +20,7 @@ __all__ = [
     "DTYPES",
     "FLOATS",
     "PACKED",
+    "PLAIN_FLOATS",
     "dtype_name",
     "dtype_of",
     "is_float",
@@ -80,7 +81,8 @@ DTYPES |= {
     name: DType(8 * size, None, name, elements) for name, (elements, size) in _BLOCKS.items()
 }
 
-FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PLAIN_FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16")
+FLOATS: tuple[str, ...] = (*PLAIN_FLOATS, "F8_E4M3", "F8_E5M2")
 
 _ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"})
 _WORDS = {dtype.word: name for name, dtype in DTYPES.items()} | {

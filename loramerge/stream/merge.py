@@ -17,6 +17,7 @@ from loramerge.algebra.combine import SUM
 from loramerge.checkpoint import CheckpointFile, Place
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
+from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import Tensor
 from loramerge.stream.blend import merge_tensor
 from loramerge.stream.ingredients import Blend, Blended, Ingredient
@@ -64,12 +65,17 @@ def merge(
     check_target(output, force=force)
     whole = Whole(plan.blends, pooled(plan.blends, threads, notify))
     finite = not allow_nonfinite
+    layouts = [
+        _layout(one, plan, whole, metadata or {}, finite=finite) for one in plan.files.weights
+    ]
     return write_checkpoint(
         plan.files,
-        [_layout(one, plan, whole, metadata or {}, finite=finite) for one in plan.files.weights],
+        layouts,
         output,
         task="merging",
-        copy_other=partial(_copy_other, plan=plan),
+        copy_other=partial(
+            _copy_other, plan=plan, infos={file: layout.infos for file, layout, _ in layouts}
+        ),
         force=force,
         late=late,
         threads=threads,
@@ -135,11 +141,20 @@ def _made(
     return [Blend(Site((name,)), place, (Ingredient(place, 1.0, 0),), SUM)]
 
 
-def _copy_other(source: Path, target: Path, plan: MergePlan) -> None:
-    """Copy a file that holds no weights; an index is written anew where it would be wrong."""
+def _copy_other(
+    source: Path,
+    target: Path,
+    plan: MergePlan,
+    infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]],
+) -> None:
+    """Copy a file that holds no weights; an index is written anew where it would be wrong.
+
+    Args:
+        infos: the tensors of each file after the merge.
+    """
     changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
     if source.name.endswith(".index.json") and changes:
-        write_index(source, target, plan.files, plan.dtype)
+        write_index(source, target, infos)
     elif plan.config and source.name == "config.json" and source.parent == plan.files.root:
         write_config(source, target, plan.config)
     else:

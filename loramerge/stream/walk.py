@@ -132,12 +132,14 @@ def write(
     force: bool = False,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    accept: Callable[[list[Finding]], None] | None = None,
 ) -> list[Finding]:
     """Write one file atomically; return the results of the tasks, in the order of the tensors.
 
     Args:
         late: replacements for entries of the metadata, of the same lengths, ready before the file
             gets its name (digests that are computed meanwhile).
+        accept: is given the results before the file gets its name, and may refuse it.
     """
     found: list[Finding] = []
     buffers = Buffers()
@@ -153,6 +155,8 @@ def write(
                 found += findings
                 written.add(size)
                 behind.add(size)
+        if accept is not None:
+            accept(found)
         out.write(0, layout.head if late is None else _completed_head(layout, late.result()))
     return found
 

@@ -13,7 +13,8 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import AtomicFolder, check_space
-from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.files.dtypes import is_float
+from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.walk import Layout, Written, write
 
@@ -33,6 +34,7 @@ def write_checkpoint(
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
+    accept: Callable[[list[Finding]], None] | None = None,
 ) -> list[Finding]:
     """Write the files of a checkpoint atomically; return what the tasks found, in file order.
 
@@ -42,6 +44,7 @@ def write_checkpoint(
         task: word for what is done, in reports of progress.
         copy_other: writes a file without weights, given its source and its target.
         late: replacements for entries of the headers of files that change, see `walk.write`.
+        accept: is given what the tasks found before the files get their names, and may refuse it.
 
     Raises:
         OutputExists, DiskFull, NumericsError.
@@ -51,7 +54,9 @@ def write_checkpoint(
     if files.root is None:
         ((_, layout, changes),) = layouts
         entries = late if changes else None
-        return write(layout, output, written, force=force, late=entries, threads=threads)
+        return write(
+            layout, output, written, force=force, late=entries, threads=threads, accept=accept
+        )
     found: list[Finding] = []
     with AtomicFolder(output, force=force, contents=files.contents()) as folder:
         for relative in files.others:
@@ -61,6 +66,8 @@ def write_checkpoint(
             entries = late if changes else None
             target = folder / file.relative
             found += write(layout, target, written, late=entries, threads=threads)
+        if accept is not None:
+            accept(found)
     return found
 
 
@@ -77,24 +84,22 @@ def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
     return Layout(head, infos, tensors, metadata, finite=finite, alignment=file.alignment)
 
 
-def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str | None) -> None:
+def write_index(
+    source: Path, target: Path, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]
+) -> None:
     """Write an index of shards with the tensors that they hold now, and their total size.
 
     Args:
-        dtype: safetensors name of the type that all floating tensors got, or None.
+        infos: the tensors of each file as they are written.
     """
     index = json.loads(source.read_text("utf-8"))
     shards = index.setdefault("weight_map", {})
     known, total = set(shards.values()), 0
     held: dict[str, str] = {}
-    for file in files.weights:
+    for file, tensors in infos.items():
         if file.path.parent == source.parent and file.path.name in known:
-            tensors = file.open()[0]
             held |= dict.fromkeys(tensors, file.path.name)
-            total += sum(
-                tensor.size * DTYPES[dtype_of(tensor, dtype)].bits // 8
-                for tensor in tensors.values()
-            )
+            total += sum(info.stop - info.start for info in tensors.values())
     gone = [name for name in shards if name not in held]
     shards |= {name: file for name, file in held.items() if shards.get(name) != file}
     for name in gone:
