@@ -184,7 +184,7 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     return (*shape, 0) if made.hides_kernel else shape
 
 
-class _Target(NamedTuple):
+class _Named(NamedTuple):
     """The modules that a group's stem names.
 
     Args:
@@ -200,7 +200,7 @@ class _Target(NamedTuple):
     opaque: bool = False
 
 
-def _target(group: Group, detection: Detection) -> _Target:
+def _target(group: Group, detection: Detection) -> _Named:
     """Return the modules of a group.
 
     What the family does not know is a module all the same, named as the file spells it.
@@ -208,14 +208,14 @@ def _target(group: Group, detection: Detection) -> _Target:
     dialect, family = DIALECTS[group.dialect], detection.naming
     stem = None if family is None else stem_table(dialect, family).get(group.stem)
     if stem is not None:
-        return _Target(stem.modules, stem.spans, stem.swapped, stem.shape)
+        return _Named(stem.modules, stem.spans, stem.swapped, stem.shape)
     named = dialect.opaque_module(group.stem)
     known = None if family is None else family.find(named)
-    return _Target((named,), shape=known and known.shape, opaque=known is None)
+    return _Named((named,), shape=known and known.shape, opaque=known is None)
 
 
 def _sites(
-    group: Group, target: _Target, weight: Site, module: str, source: AdapterSource
+    group: Group, target: _Named, weight: Site, module: str, source: AdapterSource
 ) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
@@ -258,16 +258,15 @@ def _scale(
     group: Group, module: str, tensors: Mapping[str, Tensor], source: AdapterSource
 ) -> Scale:
     """Return the scale of a group's factors: from its tensors, or its configuration, or none."""
-    stated = {role: tensors[role] for role in ("alpha", "scale") if role in tensors}
-    for role, tensor in stated.items():
-        if tensor.size != 1:
+    alpha, ratio = tensors.get("alpha"), tensors.get("scale")
+    for role, tensor in (("alpha", alpha), ("scale", ratio)):
+        if tensor is not None and tensor.size != 1:
             raise ShapeError(
                 f"{role} is not one number",
                 module=module,
                 found=f"{role} {list(tensor.shape)}",
             )
-    if stated:
-        alpha, ratio = stated.get("alpha"), stated.get("scale")
+    if alpha is not None or ratio is not None:
         return Scale(
             None if alpha is None else alpha.item(),
             alpha,

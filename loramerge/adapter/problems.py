@@ -144,7 +144,7 @@ def too_large(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
             yield Problem("error", "too-large", site.name, says, _EXPORT_AGAIN)
 
 
-_SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
+_SPLIT = r'(?i)"split_qkv":\s*"?true'
 _SPLITTING = (  # sd-scripts' networks → what they train in parts, and by how much it is weaker
     ("lora_sd3", "a third"),
     ("lora_lumina", "a third"),
@@ -163,7 +163,7 @@ def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
     """
     module = metadata.get("ss_network_module", "").rpartition(".")[2]
     part = dict(_SPLITTING).get(module)
-    if part is not None and _SPLIT.search(metadata.get("ss_network_args", "")):
+    if part is not None and re.search(_SPLIT, metadata.get("ss_network_args", "")):
         yield Problem(
             "note",
             "third-of-strength",

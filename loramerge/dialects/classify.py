@@ -19,7 +19,7 @@ __all__ = ["Classified", "Group", "classify", "is_embedding"]
 _NEEDS_PREFIX = frozenset({".weight", ".bias"})
 # Suffixes that belong to stems ending in `_lora` (XLabs: and a number) only.
 _SHORT = frozenset({".down.weight", ".up.weight"})
-_SHORT_STEM = re.compile(r"_lora\d?$")
+_SHORT_STEM = r"_lora\d?$"
 _REPLACED = frozenset({"set_weight", "set_bias", "base_weight"})  # roles that need one, too
 # Roles of ordinary LoRA and of differences: no suffix of a kind ends in theirs.
 _PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"})
@@ -31,10 +31,10 @@ _BUNDLED = "bundle_emb."
 # the last word, and distilled adapters of Wan call the difference of a block's modulation `diff_m`.
 _OFT = ("oft_unet_", "lora_unet_")
 _WRAPPER = "base_model.model."
-_WRAPPED = re.compile(rf"^((?:unet|transformer|text_encoder(?:_\d)?)\.){re.escape(_WRAPPER)}")
-_NAMED = re.compile(r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$")
+_WRAPPED = r"^((?:unet|transformer|text_encoder(?:_\d)?)\.)base_model\.model\."
+_NAMED = r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$"
 _MODULATION = ".diff_m"
-_CUT = re.compile(r"\.lora_(?:A|B|down|up)$")
+_CUT = r"\.lora_(?:A|B|down|up)$"
 
 
 class Group(NamedTuple):
@@ -92,14 +92,14 @@ def _usual_start(key: str) -> str:
     """Return a key with the usual beginning."""
     if key.startswith(_OFT[0]):
         return _OFT[1] + key[len(_OFT[0]) :]
-    return _WRAPPED.sub(r"\1", key) if _WRAPPER in key else key
+    return re.sub(_WRAPPED, r"\1", key) if _WRAPPER in key else key
 
 
 def _usual_end(key: str) -> str:
     """Return a key with the usual end."""
     if key.endswith(_MODULATION):
         return f"{key.removesuffix(_MODULATION)}.modulation.diff"
-    return f"{key}.weight" if _CUT.search(key) else _NAMED.sub(r"\1\2", key)
+    return f"{key}.weight" if re.search(_CUT, key) else re.sub(_NAMED, r"\1\2", key)
 
 
 class _Split(NamedTuple):
@@ -140,7 +140,7 @@ def _split(key: str, before: _Split | None, words: Words) -> _Split | None:
 
 def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Split | None:
     """Return the parts of a key, or None if no dialect has the suffix."""
-    if suffix not in _suffixes(words) or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
+    if suffix not in _suffixes(words) or (suffix in _SHORT and not re.search(_SHORT_STEM, stem)):
         return None
     if head is None:
         head = _head(stem)

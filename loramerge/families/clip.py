@@ -73,7 +73,7 @@ _OPENCLIP_LEAVES = {
     "mlp.fc2": "mlp.c_proj",
 }
 _FUSED = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
-_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)")
+_LAYER = r"text_model\.encoder\.layers\.(\d+)\.(.+)"
 
 
 def openclip_slot(module: Module, parameter: Parameter) -> Slot | None:
@@ -84,7 +84,7 @@ def openclip_slot(module: Module, parameter: Parameter) -> Slot | None:
     top = _OPENCLIP_TOP.get((module.path, parameter))
     if top is not None:
         return top
-    matched = _LAYER.fullmatch(module.path)
+    matched = re.fullmatch(_LAYER, module.path)
     if not matched:
         return None
     index, leaf = matched.groups()

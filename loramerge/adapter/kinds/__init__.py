@@ -101,27 +101,27 @@ def make_weight(stored: Stored) -> MadeDelta | None:
     Raises:
         ShapeError: if tensors do not fit together, or hold other than floating-point numbers.
     """
-    sort = _sort_of(*_told(stored))
-    _require_floats(stored, sort.free)
-    for make in sort.makers:
+    makers = _makers_of(*_told(stored))
+    _require_floats(stored, makers.free)
+    for make in makers.of_weight:
         made = make(stored)
         if made is not None:
             return made
     return None
 
 
-class _Sort(NamedTuple):
-    """What modules with the same roles have in common.
+class _Makers(NamedTuple):
+    """The makers of deltas for all modules with the same roles.
 
     Args:
         free: roles whose tensors may be of whole numbers.
-        makers: give the delta of the weight, tried in this order.
-        bias_makers: give the deltas of other parameters.
+        of_weight: give the delta of the weight, tried in this order.
+        of_others: give the deltas of other parameters.
     """
 
     free: Set[str]
-    makers: tuple[Maker, ...]
-    bias_makers: tuple[BiasMaker, ...]
+    of_weight: tuple[Maker, ...]
+    of_others: tuple[BiasMaker, ...]
 
 
 def _told(stored: Stored) -> tuple[frozenset[str], tuple[Kind, ...]]:
@@ -130,16 +130,17 @@ def _told(stored: Stored) -> tuple[frozenset[str], tuple[Kind, ...]]:
 
 
 @cache
-def _sort_of(roles: frozenset[str], kinds: tuple[Kind, ...]) -> _Sort:
+def _makers_of(roles: frozenset[str], kinds: tuple[Kind, ...]) -> _Makers:
     found = [kind for kind in kinds if not roles.isdisjoint(kind.roles)]
     partnered = [kind for kind in found if not kind.whole]
     # the first, and those that shapes tell from it
     first = [kind for kind in partnered if kind.roles == partnered[0].roles]
     tried = (*first, *(kind for kind in found if kind.whole))
-    return _Sort(
+    beside = (kind for kind in kinds if not kind.roles or kind in found)
+    return _Makers(
         _SCALES.union(*(kind.integers for kind in found)),
         tuple(kind.make for kind in tried if kind.make is not None),
-        tuple(kind.make_bias for kind in kinds if kind.make_bias is not None),
+        tuple(kind.make_bias for kind in beside if kind.make_bias is not None),
     )
 
 
@@ -162,7 +163,7 @@ def _require_floats(stored: Stored, free: Set[str]) -> None:
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of other parameters than the weight; the last of one parameter applies."""
-    for make in _sort_of(*_told(stored)).bias_makers:
+    for make in _makers_of(*_told(stored)).of_others:
         made = make(stored, weight)
         if made is not None:
             yield made

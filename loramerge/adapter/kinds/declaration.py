@@ -65,7 +65,8 @@ class Kind:
 
     Args:
         name: unique; the `kind` of its deltas, with a prefix where programs mean different things.
-        roles: our words for its tensors; a module that has any of them is of this kind.
+        roles: our words for its tensors; a module that has any of them is of this kind, and others
+            are not shown to it. A kind without roles sees all, and makes a bias alone.
         make: gives the delta of the weight, or None if tensors are missing.
         make_bias: gives a delta of another parameter, mostly the bias, that comes with the tensors of a
             module, given the delta of its weight.

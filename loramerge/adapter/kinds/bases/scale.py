@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import replace
+from typing import NamedTuple
 
 from loramerge.adapter.floats import cast, times, values
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import is_float, scalar_bytes
 from loramerge.files.tensors import RawTensor, Tensor
-from loramerge.records import record
 
 __all__ = ["Scale", "encoded_scale", "scaled_tensor"]
 
 
-@record
-class Scale:
+class Scale(NamedTuple):
     """The factor before the tensors of a kind: `weight · alpha / rank` (rsLoRA: `/ sqrt(rank)`).
 
     Args:
@@ -71,7 +69,7 @@ class Scale:
         stored = None
         if raw is not None and self.stored is not None:
             stored = RawTensor(raw, self.stored.dtype, self.stored.shape)
-        return replace(self, alpha=alpha, stored=stored)
+        return self._replace(alpha=alpha, stored=stored)
 
 
 def scaled_tensor(tensor: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:
