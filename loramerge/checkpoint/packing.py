@@ -25,11 +25,13 @@ class PackedTensor:
     Args:
         packing: its rows.
         beside: names of the tensors that are written together with it; nbytes: their bytes.
+        marks: names of further tensors that describe it.
     """
 
     packing: Packing
     beside: tuple[str, ...] = ()
     nbytes: int = 0
+    marks: tuple[str, ...] = ()
 
     def dequantise(self, rows: Array, start: int) -> Array:
         """Refuse: there are no stored numbers of single weights."""

@@ -38,6 +38,7 @@ class ScaledTensor:
     name: str
     scale: Tensor
     weight: Tensor
+    marks = ()
     packing = None
 
     @property

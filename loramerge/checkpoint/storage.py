@@ -72,6 +72,10 @@ class HeldTensor(Protocol):
         """Bytes of these."""
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """The names of further tensors that describe the weight, and mean nothing without it."""
+
+    @property
     def packing(self) -> Packing | None:
         """The reader and writer of rows; None where each stored number is one weight, for which
         `dequantise` and `codec` serve."""

@@ -226,7 +226,7 @@ def _beside(file: CheckpointFile) -> frozenset[str]:
         if tensor.dtype.startswith("F8") or tensor.dtype in _CODES
         for one in (held(tensors, name),)
         if one is not None
-        for other in one.beside
+        for other in (*one.beside, *one.marks)
     )
 
 

@@ -42,7 +42,7 @@ def widened(plan: BakePlan, file: CheckpointFile) -> Mapping[str, HeldTensor]:
 def superfluous(file: CheckpointFile, wide: Mapping[str, HeldTensor]) -> set[str]:
     """Return the names of the scales and marks of tensors that get a wider type."""
     tensors = file.open()[0]
-    found = {name for held in wide.values() for name in held.beside}
+    found = {name for held in wide.values() for name in (*held.beside, *held.marks)}
     for name, held in wide.items():
         if held.beside or tensors[name].dtype in ("U8", "I8"):
             found |= {name.removesuffix(".weight") + end for end in _MARKS} & tensors.keys()
