@@ -1,4 +1,4 @@
-"""Bases in the 4 bits of bitsandbytes, with plain and with quantised scales."""
+"""Bases in the 4 and 8 bits of bitsandbytes."""
 
 from __future__ import annotations
 
@@ -133,3 +133,44 @@ def test_what_is_not_understood_is_refused(tmp_path: Path, state: Any, says: str
     path = base(tmp_path / "base", nested=True, **state)
     with pytest.raises(FormatError, match=says):
         run(path, sample(0.1), tmp_path / "out")
+
+
+def int8(folder: Path, **edit: Array) -> Path:
+    """A base in the int8 of bitsandbytes."""
+    random, stem = np.random.default_rng(4), MODULE
+    tensors = {
+        f"{stem}.weight": random.integers(-100, 101, (ROWS, COLUMNS), dtype=np.int8),
+        f"{stem}.SCB": random.uniform(0.1, 0.2, ROWS).astype("float32"),
+        f"{stem}.weight_format": np.array(0, "uint8"),
+    }
+    tensors |= {f"{stem}.{key}": value for key, value in edit.items()}
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaModel"]}')
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+@pytest.mark.parametrize("size", [0.02, 3.0], ids=["within the scale", "beyond it"])
+def test_int8_rows_keep_their_scale_or_get_a_larger_one(tmp_path: Path, size: float) -> None:
+    path, out, a = int8(tmp_path / "base"), tmp_path / "out", sample(size)
+    (found,) = run(path, a, out)
+    before, after = (read_safetensors(p / "model.safetensors")[0] for p in (path, out))
+    scales = [tensors[f"{MODULE}.SCB"] for tensors in (before, after)]
+    assert (scales[1] >= scales[0]).all() and found.rescaled == (size > 1)
+    assert (scales[1][9:] == scales[0][9:]).all()
+    old, new = (
+        t[f"{MODULE}.weight"] * t[f"{MODULE}.SCB"].astype("float64")[:, None] / 127
+        for t in (before, after)
+    )
+    (delta,) = a.deltas.values()
+    step = scales[1].astype("float64")[:, None] / 127
+    assert (np.abs(new - old - delta.dense()) <= 0.5001 * step).all()
+    assert before[f"{MODULE}.weight"][9:].tobytes() == after[f"{MODULE}.weight"][9:].tobytes()
+
+
+@pytest.mark.parametrize(
+    "edit", [{"weight_format": np.array(1, "uint8")}, {"SCB": np.ones(3, "float32")}]
+)
+def test_other_orders_of_int8_are_refused(tmp_path: Path, edit: dict[str, Array]) -> None:
+    with pytest.raises(FormatError, match="row by row"):
+        run(int8(tmp_path / "base", **edit), sample(0.1), tmp_path / "out")
