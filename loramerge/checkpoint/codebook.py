@@ -9,8 +9,9 @@ Source: bitsandbytes, `functional.quantize_4bit` and `QuantState`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from loramerge.checkpoint.storage import Array
@@ -73,12 +74,19 @@ class CodebookRows:
     Args:
         tensor: as it is stored; its shape is that of the weight.
         table: the 16 numbers; block: numbers with one scale.
+        scales: gives the scales, when they are first needed.
     """
 
-    def __init__(self, tensor: StoredTensor, table: Array, block: int, scales: Scales) -> None:
-        self._tensor, self._table, self._block, self._scales = tensor, table, block, scales
+    def __init__(
+        self, tensor: StoredTensor, table: Array, block: int, scales: Callable[[], Scales]
+    ) -> None:
+        self._tensor, self._table, self._block, self._given = tensor, table, block, scales
         self._columns = math.prod(tensor.shape[1:])
         self.unit = block // math.gcd(self._columns, block)
+
+    @cached_property
+    def _scales(self) -> Scales:
+        return self._given()
 
     def place(self, start: int) -> int:
         """Return the byte, from the beginning of the tensor, at which a row of whole blocks begins."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from loramerge.checkpoint.storage import Array
@@ -180,15 +181,26 @@ class GroupRows:
         scales: tuple[str, Tensor],
         whole: tuple[str, Tensor] | None = None,
     ) -> None:
+        self._tensor, self._kind, (self._name, self._scales) = tensor, kind, scales
+        self._rows, self._columns = tensor.shape
+        self._given = whole
+
+    @cached_property
+    def _tiles(self) -> Array:
         import numpy as np
 
-        self._tensor, self._kind, self._name = tensor, kind, scales[0]
-        self._rows, self._columns = tensor.shape
-        self._tiles = np.frombuffer(scales[1].raw(), np.uint8)
-        self._kept = {} if whole is None else {whole[0]: bytes(whole[1].raw())}
-        self._whole = np.float32(1 if whole is None else whole[1].item())
-        groups = self._columns // kind.group
-        self._stored = _untiled(self._tiles, self._rows, groups).copy()
+        return np.frombuffer(self._scales.raw(), np.uint8)
+
+    @cached_property
+    def _stored(self) -> Array:
+        """The scales by row and group, as they are now."""
+        return _untiled(self._tiles, self._rows, self._columns // self._kind.group).copy()
+
+    @cached_property
+    def _whole(self) -> Any:
+        import numpy as np
+
+        return np.float32(1 if self._given is None else self._given[1].item())
 
     def place(self, start: int) -> int:
         """Return the byte, from the beginning of the tensor, at which a row begins."""
@@ -271,7 +283,8 @@ class GroupRows:
 
     def beside(self) -> Mapping[str, bytes]:
         """Return the bytes of the scales, those of groups in their tiles."""
-        return {self._name: _tiled(self._stored, self._tiles).tobytes(), **self._kept}
+        kept = {} if self._given is None else {self._given[0]: bytes(self._given[1].raw())}
+        return {self._name: _tiled(self._stored, self._tiles).tobytes(), **kept}
 
     def weights(self, start: int, stop: int) -> Array:
         """Return the float32 weights of any rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from loramerge.checkpoint.storage import Array
@@ -36,12 +37,19 @@ class RotatedRows:
     unit = 1
 
     def __init__(self, tensor: StoredTensor, name: str, scale: Tensor, group: int) -> None:
+        self._tensor, self._name, self._kind = tensor, name, numpy_dtype(scale.dtype)
+        self._columns, self._given, self._group = tensor.shape[1], scale, group
+
+    @cached_property
+    def _scale(self) -> Array:
+        """The scales of the rows as they are now."""
         import numpy as np
 
-        self._tensor, self._name, self._kind = tensor, name, numpy_dtype(scale.dtype)
-        self._columns = tensor.shape[1]
-        self._scale = np.array(scale.numpy(), np.float32).reshape(-1, 1)
-        self._matrix = rotation(group)
+        return np.array(self._given.numpy(), np.float32).reshape(-1, 1)
+
+    @cached_property
+    def _matrix(self) -> Array:
+        return rotation(self._group)
 
     def place(self, start: int) -> int:
         """Return the byte, from the beginning of the tensor, at which a row begins."""

@@ -59,10 +59,11 @@ def merge_tensor(
     def compute(buffers: Buffers) -> list[Blended]:
         if blends[0].target.tensor.size == 0:
             return []
-        codec = held.codec(info.dtype) if held.packing is None else None
-        writer = codec or held.packing
+        packing = blends[0].target.require_held().packing  # made here: it keeps the tensor's scales
+        codec = held.codec(info.dtype) if packing is None else None
+        writer = codec or packing
         assert writer is not None
-        parts = [(blend, name, info, codec, held.packing, buffers, whole) for blend in blends]
+        parts = [(blend, name, info, codec, packing, buffers, whole) for blend in blends]
         found = [_Blending(*one).write(out) for one in parts]
         if codec is not None and codec.overflowed():
             found = [_Blending(*one).write(out) for one in parts]

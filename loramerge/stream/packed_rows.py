@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from loramerge.checkpoint.storage import HeldTensor, Packing
+from loramerge.checkpoint.storage import Packing
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
-from loramerge.files.tensors import Tensor
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
 from loramerge.stream.rounding import generator
@@ -24,9 +23,7 @@ __all__ = ["compute_packed", "height_of", "require_packed"]
 
 def compute_packed(
     name: str,
-    tensor: Tensor,
-    held: HeldTensor,
-    packing: Packing,
+    beside: int,
     infos: Mapping[str, TensorInfo],
     edits: Sequence[Edit],
     seed: int | None,
@@ -35,14 +32,16 @@ def compute_packed(
     """Return the task of one packed tensor that changes; see `compute_tensor`.
 
     Args:
-        tensor: of the shape of the weight.
+        beside: bytes of the tensors that are written together with it.
     """
-    info = infos[name]
-    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    info, place = infos[name], edits[0].place
+    rows, columns = place.tensor.shape[0], math.prod(place.tensor.shape[1:])
 
     def run(buffers: Buffers) -> list[Survival]:
         import numpy as np
 
+        packing = place.require_held().packing  # made here: it keeps the scales of its tensor
+        assert packing is not None
         adders = [row_adders(edit, "float32") for edit in edits]
         sums = [Sums() for _ in edits]
         draw = None
@@ -63,14 +62,14 @@ def compute_packed(
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
             out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
-        for beside, data in packing.beside().items():
-            out.write(infos[beside].start, data)
+        for other, data in packing.beside().items():
+            out.write(infos[other].start, data)
         return [
             Survival(e.site.name, name, s.asked, s.along, s.error, s.base)
             for e, s in zip(edits, sums, strict=True)
         ]
 
-    return TensorTask(info.stop - info.start + held.nbytes, run)
+    return TensorTask(info.stop - info.start + beside, run)
 
 
 def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) -> int:

@@ -46,7 +46,7 @@ def compute_tensor(
     tensor, info = edits[0].place.tensor if edits else tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
     if held is not None and held.packing is not None:
-        return compute_packed(name, tensor, held, held.packing, infos, edits, seed, out)
+        return compute_packed(name, held.nbytes, infos, edits, seed, out)
 
     def run(buffers: Buffers) -> list[Survival]:
         import numpy as np

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from loramerge.checkpoint.codebook import CodebookRows, Scales
@@ -51,12 +52,9 @@ class _Bitsandbytes4:
                 module=name,
                 found=f"{list(weight.shape)} in blocks of {block}",
             )
-        rows = CodebookRows(
-            weight,
-            parts[".quant_map"].numpy().astype("float32"),
-            block,
-            _scales(name, parts, state),
-        )
+        table = parts[".quant_map"].numpy().astype("float32")
+        _require_scales(name, parts, state)
+        rows = CodebookRows(weight, table, block, partial(_scales, name, parts, state))
         mine = (name + ".absmax",)
         others = (*(name + end for end in parts if end != ".absmax"), _key(tensors, name) or "")
         return PackedTensor(rows, mine, parts[".absmax"].nbytes, others)
@@ -108,29 +106,37 @@ def _state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any] | None:
     return content
 
 
-def _scales(name: str, parts: Mapping[str, Tensor], state: Mapping[str, Any]) -> Scales:
-    """Return the scales of a weight.
+def _require_scales(name: str, parts: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Refuse scales that cannot be read.
 
     Raises:
         FormatError: if quantised scales lack what they need.
     """
+    scales, outer = parts[".absmax"], parts.get(".nested_absmax")
+    if outer is None:
+        if scales.dtype != "F32":
+            raise FormatError(
+                "the scales of this 4-bit weight are codes without a table", module=name
+            )
+        return
+    block, offset = state.get("nested_blocksize"), state.get("nested_offset")
+    right = isinstance(block, int) and block > 0 and isinstance(offset, float)
+    right = right and scales.dtype == "U8" and parts[".nested_quant_map"].size == 256
+    if not right or outer.size != -(-scales.size // int(block or 1)):
+        raise FormatError("the quantised scales of this 4-bit weight cannot be read", module=name)
+
+
+def _scales(name: str, parts: Mapping[str, Tensor], state: Mapping[str, Any]) -> Scales:
+    """Return the scales of a weight."""
     import numpy as np
 
     stored = np.array(parts[".absmax"].numpy()).reshape(-1)
     if ".nested_absmax" not in parts:
-        if parts[".absmax"].dtype != "F32":
-            raise FormatError(
-                "the scales of this 4-bit weight are codes without a table", module=name
-            )
         return Scales(name + ".absmax", stored)
-    block, offset = state.get("nested_blocksize"), state.get("nested_offset")
     outer = parts[".nested_absmax"].numpy().astype("float32").reshape(-1)
     table = parts[".nested_quant_map"].numpy().astype("float32").reshape(-1)
-    right = isinstance(block, int) and block > 0 and isinstance(offset, float)
-    right = right and len(table) == 256 and parts[".absmax"].dtype == "U8"
-    if not right or len(outer) != -(-len(stored) // int(block or 1)):
-        raise FormatError("the quantised scales of this 4-bit weight cannot be read", module=name)
-    return Scales(name + ".absmax", stored, table, outer, int(block or 1), float(offset or 0))
+    block, offset = int(state["nested_blocksize"]), float(state["nested_offset"])
+    return Scales(name + ".absmax", stored, table, outer, block, offset)
 
 
 STORAGE = _Bitsandbytes4()
