@@ -111,6 +111,7 @@ def test_a_bake_is_the_sum_in_the_types_of_the_file(tmp_path: Path, kind: str) -
             assert np.mean(np.frombuffer(rule, "u1") != np.frombuffer(after[name][2], "u1")) < 1e-3
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q4_K"])
 def test_weights_that_do_not_change_keep_their_codes(tmp_path: Path, kind: str) -> None:
     path, out = language(tmp_path / "base.gguf", kind), tmp_path / "out.gguf"

@@ -20,6 +20,7 @@ from tests.stream.test_gguf import sample as of_language
 from tests.stream.test_quantised_comfyui import FORMATS, MODULE, base, read, sample, tensors_of
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_changed_tensors_lose_their_scales_and_nothing_else(tmp_path: Path, kind: str) -> None:
     path, out, a = base(tmp_path / "base", kind), tmp_path / "out", sample(0.002)
@@ -54,6 +55,7 @@ def test_layers_in_the_header_and_the_index_follow(tmp_path: Path) -> None:
     assert written["metadata"]["total_size"] == sum(array.nbytes for array in after.values())
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K"])
 def test_gguf_keeps_them_in_its_own_order(tmp_path: Path, kind: str) -> None:
     path, out, a = language(tmp_path / "base.gguf", kind), tmp_path / "out.gguf", of_language(0.002)

@@ -151,6 +151,7 @@ def test_a_bake_is_the_sum_in_the_format(tmp_path: Path, kind: str) -> None:
             assert before[name].tobytes() == after[name].tobytes(), name
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_random_rounding_keeps_the_change_on_average(tmp_path: Path, kind: str) -> None:
     path, a = base(tmp_path / "base", kind), sample(0.002)
@@ -161,6 +162,7 @@ def test_random_rounding_keeps_the_change_on_average(tmp_path: Path, kind: str) 
     assert abs(np.mean(kept) - 1) < 0.5
 
 
+@pytest.mark.long_tail(keep=2)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_merge_and_a_difference_read_it(tmp_path: Path, kind: str) -> None:
     path, out, a = base(tmp_path / "base", kind), tmp_path / "out", sample(0.5)
