@@ -12,6 +12,8 @@ from loramerge.parameters import Doc, Parameter, parameters_of, value_of
 from loramerge.records import record
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from loramerge.adapter import Adapter
     from loramerge.algebra.interference import Interference
 
@@ -46,6 +48,8 @@ class Context:
         allow_nonfinite: copy NaN and infinity of bases, as the run that made an older file did.
         allow_loss: write results that rounding took much from, as the run that made an older file did.
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
+        executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
+            them here.
     """
 
     threads: int | None = None
@@ -59,6 +63,7 @@ class Context:
     allow_nonfinite: bool = False
     allow_loss: bool = False
     model_threads: int | None = None
+    executor: Executor | None = None
 
     @property
     def torch_threads(self) -> int:
@@ -113,6 +118,7 @@ class Verb:
         compute: for adapters, `run` without writing; the result holds the adapter.
         several: for a command that takes several files.
         uses_device: whether it computes with torch if a device is given.
+        distributes: whether it can leave parts of its work to an executor.
         explain: function of parameters and a context that computes without writing, and returns how
             the inputs relate.
     """
@@ -125,6 +131,7 @@ class Verb:
     compute: Callable[[Any, Context], Any] | None = None
     for_files: ForFiles | None = None
     uses_device: bool = False
+    distributes: bool = False
     explain: Callable[[Any, Context], Explained] | None = None
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +42,7 @@ def bake(
     metadata: Mapping[str, str] | None = None,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
     accept: Callable[[list[Survival]], None] | None = None,
 ) -> list[Survival]:
@@ -54,6 +55,7 @@ def bake(
         metadata: entries to add to the header of every file that changes.
         late: replacements for entries of `metadata`, of the same lengths, ready before the files
             get their names (digests that are computed meanwhile).
+        executor: computes the tensors in other processes, see `parts`; None computes them here.
         accept: is given the part kept before the files get their names, and may refuse it.
 
     Returns:
@@ -79,6 +81,7 @@ def bake(
         force=force,
         late=late,
         threads=threads,
+        executor=executor,
         notify=notify,
         accept=accept,
     )

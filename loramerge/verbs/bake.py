@@ -219,6 +219,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
             metadata=metadata,
             late=late,
             threads=context.threads,
+            executor=context.executor,
             notify=context.notify,
             accept=accept,
         )
@@ -250,7 +251,7 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     return found
 
 
-VERB = Verb("bake", Bake, "checkpoint", bake, predict)
+VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True)
 
 
 # --- before -----------------------------------------------------------------------------------------

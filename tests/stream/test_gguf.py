@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,20 @@ def test_the_name_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "loramerge.recipe" in GgufFile(tmp_path / "base+a.gguf").metadata
     assert main(["bake", "--base", "base.gguf", "a.safetensors", "-o", "x.safetensors"]) == 2
     assert main(["inspect", "base+a.gguf"]) == 0
+
+
+class Sent(Executor):
+    """Runs what is sent to it in this process: all that it needs is pickled."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+def test_the_parts_of_a_bake_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    path = language(tmp_path / "base.gguf", "Q8_0")
+    run(path, sample(0.1), tmp_path / "here.gguf")
+    run(path, sample(0.1), tmp_path / "there.gguf", executor=Sent())
+    here, there = (tmp_path / f"{name}.gguf" for name in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
