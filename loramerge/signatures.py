@@ -113,6 +113,8 @@ class BakeParameters(TypedDict, total=False):
     trained_on: str | PathLike[str] | None
     rounding: Literal["nearest", "stochastic"]
     dtype: str | None
+    keep_touched: str | None
+    allow_loss: bool
     allow_nonfinite: bool
     dry_run: bool
     force: bool

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import model_class, named_tensors
+from loramerge.checkpoint.language import gguf_modules
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
@@ -29,7 +30,11 @@ _SHARD = re.compile(r"-\d+-of-\d+")
 
 
 class Place(NamedTuple):
-    """The place of a parameter in a tensor of a file; see `families.Slot`."""
+    """The place of a parameter in a tensor of a file; see `families.Slot`.
+
+    Args:
+        heads: number of heads of which the two halves of the rows alternate in the tensor; 0 for none.
+    """
 
     file: CheckpointFile
     tensor: Tensor
@@ -39,6 +44,7 @@ class Place(NamedTuple):
     transposed: bool = False
     span: int = 1
     swapped: bool = False
+    heads: int = 0
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -48,12 +54,25 @@ class Place(NamedTuple):
 
     @property
     def pieces(self) -> tuple[tuple[int, int, int], ...]:
-        """Ranges of stored rows as (first, last plus one, row of the parameter it begins at)."""
+        """Ranges of stored rows as (first, last plus one, row of the parameter it begins at).
+
+        Rows of heads whose halves alternate count as they are stored.
+        """
         start, stop = self.rows
         if not self.swapped:
             return ((start, stop, 0),)
         half = (stop - start) // 2
         return ((start, start + half, half), (start + half, stop, 0))
+
+    @property
+    def head(self) -> int:
+        """Rows of a head, where the halves of heads alternate."""
+        start, stop = self.rows
+        return (stop - start) // self.heads
+
+    def whole_heads(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the range of rows, of the parameter and of the tensor, of all heads among some rows."""
+        return start - start % self.head, stop + -stop % self.head
 
     @property
     def held(self) -> HeldTensor | None:
@@ -133,6 +152,10 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         slots = {key: [Place(*where)] for key, where in named.items()}
         reason = "a model of transformers, by the names of its modules"
         return Checkpoint(Path(path), files, (), reason, {"model": "transformers"}, slots)
+    if not found and (modules := gguf_modules(files)):
+        slots = {key: [Place(*where[:3], heads=where[3])] for key, where in modules.items()}
+        reason = "a language model in llama.cpp's names"
+        return Checkpoint(Path(path), files, (), reason, {"model": "llama.cpp"}, slots)
     if not found:
         raise FamilyError(
             "the checkpoint belongs to no known family",
@@ -271,7 +294,7 @@ def _stored_components(
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
         for group in _variants(component, files):
-            names = {name: (f, t) for f in group for name, t in f.open()[0].items()}
+            names = {name: (f, t) for f in group for name, t in f.weights().items()}
             spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
             if spelling is not None:
                 yield component, spelling, names

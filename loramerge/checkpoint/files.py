@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from loramerge.checkpoint.storages import as_weights
 from loramerge.errors import CorruptFile, FormatError, MissingFile
 from loramerge.files.atomic import Contents
+from loramerge.files.gguf import SUFFIX, GgufFile, is_gguf
+from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.json_values import read_values
 from loramerge.files.pickled import is_pickle, pickled_tensors, refuse_foreign
 from loramerge.files.reader import TensorFile
@@ -54,6 +58,18 @@ class CheckpointFile:
     component: str = ""
     given: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     _opened: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = field(default=None, repr=False)
+    _weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    _file: TensorFile | None = field(default=None, repr=False)
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the file it is written as."""
+        return SUFFIX if self.gguf else ".safetensors"
+
+    @property
+    def gguf(self) -> bool:
+        """True if it is a GGUF file, and is written as one."""
+        return is_gguf(self.path)
 
     @property
     def pickled(self) -> bool:
@@ -66,11 +82,36 @@ class CheckpointFile:
             if self.pickled:
                 self._opened = (pickled_tensors(self.path), {"format": "pt"})
             else:
-                file = TensorFile(self.path)
-                self._opened = (file.tensors, file.metadata)
+                file = GgufFile(self.path) if is_gguf(self.path) else TensorFile(self.path)
+                self._opened, self._file = (file.tensors, file.metadata), file
             if self.given:
                 self._opened = ({**self._opened[0], **self.given}, self._opened[1])
         return self._opened
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the tensors in file order, packed ones with the shapes of the weights they hold."""
+        if self._weights is None:
+            self._weights = as_weights(self.open()[0])
+        return self._weights
+
+    def rebuilt(
+        self, entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    ) -> tuple[bytes, dict[str, TensorInfo]]:
+        """Build the head of a file of the same format with other tensors; see `build_header`."""
+        self.open()
+        return (build_header if self._file is None else self._file.rebuilt)(entries, metadata)
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of a GGUF file, nothing for other files."""
+        self.open()
+        return self._file.fields if isinstance(self._file, GgufFile) else {}
+
+    @property
+    def alignment(self) -> int:
+        """Number of which the size of the file is a multiple."""
+        self.open()
+        return 1 if self._file is None else self._file.alignment
 
 
 @dataclass
@@ -88,6 +129,11 @@ class CheckpointFiles:
     weights: list[CheckpointFile]
     others: list[PurePosixPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name of a file like this checkpoint, `''` for a folder."""
+        return "" if self.root is not None else self.weights[0].suffix
 
     def require_readable(self) -> None:
         """Refuse weights of another format, or truncated ones; of pickles only the first bytes are

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles
+from loramerge.checkpoint.language import gguf_config
 from loramerge.families import Parameter
 from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
@@ -57,7 +58,7 @@ def named_tensors(
     """Return (module, parameter) → place, for every weight and bias of the files."""
     found: dict[tuple[str, Parameter], tuple[CheckpointFile, Tensor, str]] = {}
     for file in files.weights:
-        for name, tensor in file.open()[0].items():
+        for name, tensor in file.weights().items():
             module, _, word = name.rpartition(".")
             for parameter in _PARAMETERS:
                 if module and word == parameter:
@@ -125,6 +126,8 @@ def with_given(
 
 def model_config(files: CheckpointFiles) -> dict[str, Any]:
     """Return the configuration of a model of transformers, empty where there is none."""
+    if files.weights[0].fields:
+        return gguf_config(files)
     place = files.root or files.weights[0].path.parent
     try:
         content = read_values(place / _CONFIG)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from loramerge.checkpoint.storage import Array, Codec
 from loramerge.errors import FormatError, NumericsError
@@ -33,11 +33,16 @@ class ScaledTensor:
         name: of the tensor that holds the scale, in the same file as the weight.
         scale: see `is_scale`.
         weight: as it is stored.
+        unit: number that the scale is counted in.
+        marks: names of further tensors that describe the weight.
     """
 
     name: str
     scale: Tensor
     weight: Tensor
+    unit: float = 1.0
+    marks: tuple[str, ...] = ()
+    packing: ClassVar[None] = None
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ class ScaledTensor:
         """
         import numpy as np
 
-        values = self.scale.numpy().astype("float32").reshape(-1, 1)
+        values = self.scale.numpy().astype("float32").reshape(-1, 1) * np.float32(self.unit)
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise FormatError("the scale of a quantised weight is not positive", module=self.name)
         rows = self.weight.shape[0] if self.weight.shape else 1
@@ -175,10 +180,10 @@ class ScaledCodec:
         """
         import numpy as np
 
-        kind = numpy_dtype(self._held.scale.dtype)
+        kind, unit = numpy_dtype(self._held.scale.dtype), np.float32(self._held.unit)
         with np.errstate(over="ignore"):
-            stored = self._now.astype(kind)
-        low = stored.astype("float32") < self._now
+            stored = (self._now / unit).astype(kind)
+        low = stored.astype("float32") * unit < self._now
         stored = np.where(low, np.nextafter(stored, kind.type(np.inf)), stored).astype(kind)
         if not np.isfinite(stored.astype("float32")).all():
             raise NumericsError(
@@ -186,7 +191,10 @@ class ScaledCodec:
                 module=self._held.name,
                 hint="lower the weights of the adapters, or bake into the base it was made from",
             )
-        self._now = np.where(self._now == self._stored, self._stored, stored.astype("float32"))
+        same = self._now == self._stored
+        before = np.broadcast_to(self._held.scale.numpy().reshape(-1, 1), stored.shape)
+        stored = np.where(same, before, stored).astype(kind)
+        self._now = np.where(same, self._stored, stored.astype("float32") * unit)
         return stored
 
     def beside(self) -> Mapping[str, bytes]:

@@ -7,7 +7,7 @@ and gives the `Codec` by which a bake turns changed weights back into stored row
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from loramerge.files.tensors import Tensor
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Codec", "HeldTensor", "Storage"]
+__all__ = ["Codec", "HeldTensor", "Packing", "Reshaping", "Storage"]
 
 
 class Storage(Protocol):
@@ -49,6 +49,17 @@ class Storage(Protocol):
         """Return the possible names of tensors that belong to a weight and must be in its file."""
 
 
+@runtime_checkable
+class Reshaping(Protocol):
+    """A storage whose tensors do not have the shapes of the weights."""
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        """See `Storage.fixes_types`."""
+
+    def weight(self, tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+        """Return a tensor with the type and shape of the weight it holds; None for other tensors."""
+
+
 class HeldTensor(Protocol):
     """One stored weight."""
 
@@ -60,6 +71,15 @@ class HeldTensor(Protocol):
     def nbytes(self) -> int:
         """Bytes of these."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The names of further tensors that describe the weight, and mean nothing without it."""
+
+    @property
+    def packing(self) -> Packing | None:
+        """The reader and writer of rows; None where each stored number is one weight, for which
+        `dequantise` and `codec` serve."""
+
     def dequantise(self, rows: Array, start: int) -> Array:
         """Turn stored rows from row `start` on, already floats, into weights; may work in place."""
 
@@ -69,6 +89,45 @@ class HeldTensor(Protocol):
         Args:
             dtype: safetensors name of the type that is written.
         """
+
+
+class Packing(Protocol):
+    """The conversion between the weights of one tensor and packed rows.
+
+    The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer.
+    """
+
+    @property
+    def unit(self) -> int:
+        """Number of rows that can be written without their neighbours."""
+
+    def place(self, start: int) -> int:
+        """Return the byte, from the beginning of the tensor, at which rows begin."""
+
+    def raw(self, start: int, stop: int) -> Array:
+        """Return rows as they are stored."""
+
+    def unpack(self, raw: Array, start: int) -> Array:
+        """Return the float32 weights of stored rows that begin at row `start`, `(rows, columns)`."""
+
+    def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
+        """Return the stored rows of changed weights; what does not change keeps its bytes.
+
+        Args:
+            raw, weights: before, see `raw` and `unpack`.
+            change: to be added, `(rows, columns)`.
+            draw: function of a shape that returns numbers of [0, 1) to round stochastically; None
+                rounds as the format does.
+        """
+
+    def beside(self) -> Mapping[str, bytes]:
+        """Return the bytes of the tensors that are written with the weight, by name, after all rows."""
+
+    def weights(self, start: int, stop: int) -> Array:
+        """Return the float32 weights of any rows, `(rows, columns)`."""
+
+    def steps(self, start: int, stop: int) -> Array:
+        """Return the distance between neighbouring numbers around each weight of any rows."""
 
 
 class Codec(Protocol):

@@ -5,7 +5,9 @@ Only `numpy_dtype` imports numpy (and ml_dtypes for bfloat16 and float8); sizes 
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DTYPES",
     "FLOATS",
+    "PACKED",
+    "PLAIN_FLOATS",
     "dtype_name",
     "dtype_of",
     "is_float",
+    "nbytes",
     "numpy_dtype",
     "scalar",
     "scalar_bytes",
@@ -27,11 +32,15 @@ __all__ = [
 
 
 class DType(NamedTuple):
-    """Bits per element, numpy (or ml_dtypes) name or None, and the word users type."""
+    """Bits per element, numpy (or ml_dtypes) name or None, and the word users type.
+
+    Types that pack several elements together count bits per pack of so many `elements`.
+    """
 
     bits: int
     numpy: str | None
     word: str
+    elements: int = 1
 
 
 DTYPES: dict[str, DType] = {
@@ -58,7 +67,22 @@ DTYPES: dict[str, DType] = {
     "F4": DType(4, None, "float4"),
 }
 
-FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+# Types of GGUF files: elements and bytes of a block. None of them occurs in a safetensors file.
+_BLOCKS = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
+    "Q8_1": (32, 40), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176),
+    "Q6_K": (256, 210), "Q8_K": (256, 292), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74),
+    "IQ3_XXS": (256, 98), "IQ1_S": (256, 50), "IQ4_NL": (32, 18), "IQ3_S": (256, 110),
+    "IQ2_S": (256, 82), "IQ4_XS": (256, 136), "IQ1_M": (256, 56), "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66), "MXFP4": (32, 17), "NVFP4": (64, 36), "Q1_0": (128, 18),
+}  # fmt: skip
+PACKED: frozenset[str] = frozenset(_BLOCKS)
+DTYPES |= {
+    name: DType(8 * size, None, name, elements) for name, (elements, size) in _BLOCKS.items()
+}
+
+PLAIN_FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16")
+FLOATS: tuple[str, ...] = (*PLAIN_FLOATS, "F8_E4M3", "F8_E5M2")
 
 _ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"})
 _WORDS = {dtype.word: name for name, dtype in DTYPES.items()} | {
@@ -69,6 +93,12 @@ _STRUCT = {
     "F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b",
     "U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B", "BOOL": "<?",
 }  # fmt: skip
+
+
+def nbytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return the stored size in bytes of a tensor."""
+    found = DTYPES[dtype]
+    return math.prod(shape) // found.elements * found.bits // 8
 
 
 def is_float(dtype: str) -> bool:

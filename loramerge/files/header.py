@@ -19,7 +19,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from loramerge.errors import CorruptFile, LoramergeError, NotExpressible, Setting
-from loramerge.files.dtypes import DTYPES
+from loramerge.files.dtypes import DTYPES, PACKED, nbytes
 from loramerge.files.signatures import HEAD, foreign
 
 __all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
@@ -45,11 +45,6 @@ class Header(NamedTuple):
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
     data_start: int
-
-
-def nbytes(dtype: str, shape: Iterable[int]) -> int:
-    """Return the stored size in bytes of a tensor."""
-    return math.prod(shape) * DTYPES[dtype].bits // 8
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,7 +157,7 @@ def parse_header(
 _BY_PLACE = itemgetter(3, 4)
 _USUAL_ORDER = ("dtype", "shape", "data_offsets")
 _INTEGERS = {int}
-_BITS = {name: dtype.bits for name, dtype in DTYPES.items()}
+_BITS = {name: dtype.bits for name, dtype in DTYPES.items() if name not in PACKED}
 
 
 def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
@@ -216,7 +211,7 @@ def _entry_problem(entry: Any) -> str | None:
     """Return the problem of a tensor's entry, or None."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "an entry lacks dtype, shape or data_offsets"
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _BITS:
         return f"unknown dtype {_short(entry['dtype'])}"
     shape, offsets = entry["shape"], entry["data_offsets"]
     if isinstance(shape, list) and len(shape) > _MOST_DIMENSIONS:

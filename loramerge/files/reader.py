@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterable, Mapping
 from os import PathLike
 
 from loramerge.errors import FileError
-from loramerge.files.header import Header, parse_header
+from loramerge.files.header import Header, TensorInfo, build_header, parse_header
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import StoredTensor
 
@@ -21,11 +22,13 @@ class TensorFile:
 
     The descriptor can be closed at any time (`close`); the next read opens the file again and
     refuses if it has been replaced or edited meanwhile. What is read of a file that is edited while it
-    is open is refused, too.
+    is open is refused, too. `alignment` is a number of which the size of the file is a multiple.
 
     Raises:
         CorruptFile, MissingFile: if the file is not a valid safetensors file.
     """
+
+    alignment: int = 1
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -43,12 +46,17 @@ class TensorFile:
         }
         _open_files.add(self)
 
-    @staticmethod
-    def _parse(handle: PositionedFile) -> Header:
+    def _parse(self, handle: PositionedFile) -> Header:
         size = handle.size()
         return parse_header(
             handle.read(0, min(8, size)), lambda count: handle.read(8, count), size, handle.path
         )
+
+    def rebuilt(
+        self, entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    ) -> tuple[bytes, dict[str, TensorInfo]]:
+        """Build the head of a file of this format; see `build_header`."""
+        return build_header(entries, metadata)
 
     @property
     def metadata(self) -> dict[str, str]:

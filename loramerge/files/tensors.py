@@ -91,6 +91,10 @@ class StoredTensor(Tensor):
         """The open file the tensor lies in."""
         return self._file.handle()
 
+    def seen_as(self, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Return the same bytes as a tensor of another type and shape."""
+        return StoredTensor(self._file, self.info._replace(dtype=dtype, shape=shape))
+
     def raw(self) -> bytes:
         return self.source.read(self.info.start, self.info.stop - self.info.start)
 

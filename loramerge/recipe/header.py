@@ -12,6 +12,7 @@ from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import FormatError, LoramergeError, MissingFile, RecipeError
+from loramerge.files.gguf import is_gguf
 from loramerge.library.lookup import elsewhere
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
 from loramerge.steps.provenance import recipe_in
@@ -21,7 +22,7 @@ __all__ = ["is_output", "recipe_of_file"]
 
 def is_output(path: Path) -> bool:
     """Return whether a path names an output, rather than a recipe."""
-    return path.is_dir() or path.suffix.lower() == ".safetensors"
+    return path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf")
 
 
 def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -59,7 +60,7 @@ def recipe_of_file(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _headers(path: Path) -> Iterator[Mapping[str, str]]:
     """Yield the metadata of a file, or of every file of weights in a folder."""
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         with suppress(LoramergeError):
             for file in find_files(path).weights:
                 yield file.open()[1]

@@ -147,8 +147,8 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     last = _last(steps)
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
-    # what refuses these now once left them out, or copied them
-    context = replace(place.context, skip_unknown=True, allow_nonfinite=True)
+    # what refuses these now once left them out, copied or wrote them
+    context = replace(place.context, skip_unknown=True, allow_nonfinite=True, allow_loss=True)
     run_recipe(recipe_of(content, place.scratch), context, force=force)
 
 

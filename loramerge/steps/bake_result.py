@@ -11,13 +11,12 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.errors import Setting, listed
 from loramerge.events import Event, Note, Warn
 from loramerge.files.dtypes import DTYPES
+from loramerge.steps.loss import LEAST, wider_type
 from loramerge.steps.shown import Shown
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
 __all__ = ["BakeResult", "add_survival", "described", "losses"]
-
-_WEAK = 0.9  # share of the change below which remedies are named
 
 
 @dataclass(repr=False)
@@ -126,17 +125,13 @@ def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:
             f"{len(totals.rescaled)} tensors got a larger scale, because their new values did "
             f"not fit the old one: {listed(totals.rescaled, 3)}"
         )
-    if totals.survived < _WEAK:
-        exactly = (
-            ", or exactly with ",
-            Setting("dtype", "float32"),
-            " (bfloat16 for a float8 base)",
-        )
+    if totals.survived < LEAST:
         yield Warn(
             (
                 f"only {totals.survived:.0%} of the change was kept after rounding to "
                 f"{', '.join(plan.dtypes)}; it is kept on average with ",
                 Setting("rounding", "stochastic"),
-                *(() if plan.scaled else exactly),
+                ", or nearly all of it with ",
+                Setting("keep_touched", DTYPES[wider_type(plan)].word),
             )
         )

@@ -43,14 +43,13 @@ def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Pa
         reference: the base as the user named it.
         added: text after the base's name, its sign included.
     """
-    suffix = "" if checkpoint.files.root is not None else ".safetensors"
-    return default_name(label_of(reference) + added, suffix)
+    return default_name(label_of(reference) + added, checkpoint.files.suffix)
 
 
 def label_of(reference: str) -> str:
     """Return the name of a base without folders and ending, for names of outputs."""
     name = Path(reference.replace("\\", "/"))
-    return name.stem if name.suffix in (".safetensors", ".ckpt") else name.name or "base"
+    return name.stem if name.suffix in (".safetensors", ".ckpt", ".gguf") else name.name or "base"
 
 
 def bytes_of(output: Path) -> int:

@@ -115,14 +115,20 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
     return _checked_file(path, "adapters are written as safetensors files", force=force)
 
 
-def checkpoint_output(path: Path, contents: Contents | None, *, force: bool) -> Path:
+def checkpoint_output(
+    path: Path, contents: Contents | None, *, force: bool, suffix: str = ".safetensors"
+) -> Path:
     """Return the path of a checkpoint to write, or refuse it; see `adapter_output`.
 
     Args:
         contents: the files that a folder there may hold; None for a checkpoint of one file.
+        suffix: the ending of that file.
     """
     if contents is None:
-        return _checked_file(path, "checkpoints are written as safetensors files", force=force)
+        problem = "checkpoints are written as safetensors files"
+        if suffix != ".safetensors":
+            problem = f"the result is a {suffix} file, as the first checkpoint is"
+        return _checked_file(path, problem, force=force, suffix=suffix)
     if path.suffix.lower() in (".safetensors", *_PICKLES):
         raise UsageError(
             "the base is a folder, and so is the result",
@@ -153,10 +159,11 @@ def _checked(path: Path, *, force: bool) -> Path:
     return check_target(path, force=force)
 
 
-def _checked_file(path: Path, problem: str, *, force: bool) -> Path:
-    if not _is_nameless(path) and path.suffix.lower() != ".safetensors":
-        stem = path.with_suffix("") if path.suffix.lower() in _PICKLES else path
-        raise UsageError(problem, file=path, hint=_name(f"{stem}.safetensors"))
+def _checked_file(path: Path, problem: str, *, force: bool, suffix: str = ".safetensors") -> Path:
+    if not _is_nameless(path) and path.suffix.lower() != suffix:
+        others = {*_PICKLES, ".safetensors", ".gguf"} - {suffix}
+        stem = path.with_suffix("") if path.suffix.lower() in others else path
+        raise UsageError(problem, file=path, hint=_name(f"{stem}{suffix}"))
     if force and path.is_dir() and not _is_nameless(path):
         raise FileError("the output is an existing folder", file=path, hint=_ANOTHER)
     return _checked(path, force=force)

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _ADAPTER = "lora:"
-_SUFFIXES = (".safetensors", ".pt", ".bin")
+_SUFFIXES = (".safetensors", ".pt", ".bin", ".gguf")
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")

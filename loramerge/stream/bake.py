@@ -7,7 +7,7 @@ Memory is a few blocks per thread, whatever the size of the checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from pathlib import Path
 from loramerge.checkpoint import CheckpointFile
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
-from loramerge.files.header import build_header
+from loramerge.files.header import TensorInfo
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute
+from loramerge.stream.widened import compute_widened, superfluous, widened, without_layers
 from loramerge.stream.writing import (
     dtype_of,
     unchanged,
@@ -43,6 +44,7 @@ def bake(
     threads: int | None = None,
     executor: Executor | None = None,
     notify: Notify = ignore,
+    accept: Callable[[list[Survival]], None] | None = None,
 ) -> list[Survival]:
     """Carry out a plan.
 
@@ -54,6 +56,7 @@ def bake(
         late: replacements for entries of `metadata`, of the same lengths, ready before the files
             get their names (digests that are computed meanwhile).
         executor: computes the tensors in other processes, see `parts`; None computes them here.
+        accept: is given the part kept before the files get their names, and may refuse it.
 
     Returns:
         The part kept after rounding, per module and place, in file order.
@@ -72,12 +75,15 @@ def bake(
         [(file, layout, _changes(file, plan)) for file, layout in layouts],
         output,
         task="baking",
-        copy_other=partial(_copy_other, plan=plan),
+        copy_other=partial(
+            _copy_other, plan=plan, infos={file: layout.infos for file, layout in layouts}
+        ),
         force=force,
         late=late,
         threads=threads,
         executor=executor,
         notify=notify,
+        accept=accept,
     )
 
 
@@ -119,16 +125,29 @@ def _layout(
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    entries = [(name, dtype_of(t, plan.dtype), t.shape) for name, t in tensors.items()]
-    head, infos = build_header(entries, merged)
+    wide = widened(plan, file)
+    merged, gone = without_layers(merged, wide), superfluous(file, wide)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    entries = [
+        (name, plan.wider or "", file.weights()[name].shape)
+        if name in wide
+        else (name, dtype_of(t, plan.dtype), t.shape)
+        for name, t in tensors.items()
+    ]
+    head, infos = file.rebuilt(entries, merged)
     edits = plan.edits.get(file, {})
     computed = {
-        name: partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
+        name: partial(compute_widened, name, infos, edits[name], seed)
+        if name in wide
+        else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
         for name, tensor in tensors.items()
         if name in edits or infos[name].dtype != tensor.dtype
     }
-    beside = {name for e in edits.values() for name in e[0].place.require_held().beside}
-    return Layout(head, infos, tensors, merged, computed, beside, finite)
+    held = {name: e[0].place.require_held() for name, e in edits.items() if name not in wide}
+    beside = {name for one in held.values() for name in one.beside}
+    return Layout(
+        head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
+    )
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
@@ -136,11 +155,21 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
 
 
-def _copy_other(source: Path, target: Path, plan: BakePlan) -> None:
-    """Copy a file without weights; one with facts that the bake changes is rewritten."""
+def _copy_other(
+    source: Path,
+    target: Path,
+    plan: BakePlan,
+    infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]],
+) -> None:
+    """Copy a file without weights; one with facts that the bake changes is rewritten.
+
+    Args:
+        infos: the tensors of each file after the bake.
+    """
     given = any(file.given for file in plan.checkpoint.files.weights)
-    if source.name.endswith(".index.json") and (plan.dtype is not None or given):
-        write_index(source, target, plan.checkpoint.files, plan.dtype)
+    changes = plan.dtype is not None or plan.wider is not None or given
+    if source.name.endswith(".index.json") and changes:
+        write_index(source, target, infos)
     elif (
         source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
     ):

@@ -10,14 +10,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loramerge.checkpoint.storage import Codec
-from loramerge.errors import NumericsError, Setting
+from loramerge.checkpoint.storage import Codec, Packing
+from loramerge.errors import FormatError, NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.combining import Combining
 from loramerge.stream.ingredients import Blend, Blended
+from loramerge.stream.packed_rows import height_of, require_packed
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
@@ -58,14 +59,16 @@ def merge_tensor(
     def compute(buffers: Buffers) -> list[Blended]:
         if blends[0].target.tensor.size == 0:
             return []
-        codec = held.codec(info.dtype)
-        found = [_Blending(blend, name, info, codec, buffers, whole).write(out) for blend in blends]
-        if codec.overflowed():
-            found = [
-                _Blending(blend, name, info, codec, buffers, whole).write(out) for blend in blends
-            ]
-        for beside, raw in codec.beside().items():
-            out.write(infos[beside].start, raw)
+        packing = blends[0].target.require_held().packing  # made here: it keeps the tensor's scales
+        codec = held.codec(info.dtype) if packing is None else None
+        writer = codec or packing
+        assert writer is not None
+        parts = [(blend, name, info, codec, packing, buffers, whole) for blend in blends]
+        found = [_Blending(*one).write(out) for one in parts]
+        if codec is not None and codec.overflowed():
+            found = [_Blending(*one).write(out) for one in parts]
+        for other, raw in writer.beside().items():
+            out.write(infos[other].start, raw)
         for one in found:
             if not math.isfinite(one.survival.error):
                 raise NumericsError(
@@ -78,6 +81,21 @@ def merge_tensor(
     return TensorTask(info.stop - info.start + held.nbytes, run)
 
 
+def _require_apart(blend: Blend, packing: Packing) -> None:
+    """Refuse a parameter whose rows share blocks with those of another.
+
+    Raises:
+        FormatError: naming the tensor.
+    """
+    if any(low % packing.unit or begin % packing.unit for low, _, begin in blend.target.pieces):
+        raise FormatError(
+            "the blocks of this tensor hold rows of two modules, which cannot be merged apart",
+            file=blend.target.file.path,
+            module=blend.target.name,
+            hint="give a safetensors checkpoint first, in whose layout the result is written",
+        )
+
+
 class _Blending:
     """The computation of one parameter, block by block."""
 
@@ -86,10 +104,16 @@ class _Blending:
         blend: Blend,
         name: str,
         info: TensorInfo,
-        codec: Codec,
+        codec: Codec | None,
+        packing: Packing | None,
         buffers: Buffers,
         whole: Whole,
     ) -> None:
+        """Prepare the computation.
+
+        Args:
+            codec, packing: one of them writes the rows of the target, for all of its parameters.
+        """
         self.blend, self.name, self.info = blend, name, info
         self.codec, self.buffers = codec, buffers
         elements = blend.method.operator.space == "elements"
@@ -98,6 +122,10 @@ class _Blending:
         self.inputs = Combining(blend, buffers, whole.pooled, BLOCK_ELEMENTS)
         if elements:
             self.inputs.gathered = self.kind
+        self.packing = packing
+        if self.packing is not None:
+            _require_apart(blend, self.packing)
+            self.inputs.height = height_of(self.packing, self.inputs.columns, BLOCK_ELEMENTS)
         self.adders = [row_adders(edit, self.kind, whole.reader) for edit in blend.edits]
 
     def write(self, out: PositionedFile | Nowhere) -> Blended:
@@ -138,7 +166,7 @@ class _Blending:
             size += float(np.dot(before, before))
             flat -= asked
             error += float(np.dot(flat, flat))
-        changed = self.codec.changed
+        changed = self.codec is not None and self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
         return Blended(survival, known, self.inputs.applied)
 
@@ -182,6 +210,9 @@ class _Blending:
         import numpy as np
 
         written = self.buffers.get("written", self.kind, exact.shape)
+        if self.packing is not None:
+            return self.pack(exact, start, written, self.packing, out)
+        assert self.codec is not None
         back = written.T if self.blend.target.transposed else written
         rounder = Rounder(self.info.dtype, self.name, None)
         target = numpy_dtype(self.info.dtype)
@@ -201,10 +232,26 @@ class _Blending:
             out.write(offset, rounded.reshape(-1).view(np.uint8))
         return written
 
+    def pack(
+        self, exact: Any, start: int, written: Any, packing: Packing, out: PositionedFile | Nowhere
+    ) -> Any:
+        """Pack rows from `start` on and write them; fill `written` with their weights."""
+        import numpy as np
+
+        for rows, place, among in self.stored_parts(exact, start):
+            raw = packing.raw(place, place + len(rows))
+            before = packing.unpack(raw, place)
+            packed = packing.pack(raw, before, rows - before, place, None)
+            written[among] = packing.unpack(packed, place)
+            require_packed(self.name, self.info.dtype, written[among])
+            out.write(self.info.start + packing.place(place), packed.reshape(-1).view(np.uint8))
+        return written
+
     def quantised(self, exact: Any, start: int, rounder: Rounder, rounded: Any) -> Any:
         """Round rows to a type with scales beside it; return what they stand for, as floats."""
         import numpy as np
 
+        assert self.codec is not None
         place, shape = self.blend.target, exact.shape
         raw = stored_rows(place.tensor)(start, start + len(exact))
         stored = self.buffers.get("stored", self.kind, shape)

@@ -7,9 +7,10 @@ from typing import Any
 
 from loramerge.adapter import Delta
 from loramerge.adapter.delta import ReadRows
+from loramerge.checkpoint import Place
 from loramerge.errors import AdapterError
 from loramerge.stream.edits import Edit
-from loramerge.stream.reading import Stretch, read_weights
+from loramerge.stream.reading import Stretch, alternating, read_weights
 
 __all__ = ["Reader", "fill_change", "row_adders"]
 
@@ -25,6 +26,11 @@ def row_adders(edit: Edit, kind: str, reader: Reader = read_weights) -> list[Any
         reader: gives the function that reads the weights which the deltas lie on.
     """
     reads = [reader(stretches, kind) for stretches in edit.stretches]
+    if edit.place.heads:
+        return [
+            _alternating(edit.place, delta, offset, delta.row_adder(kind, read), read)
+            for delta, offset, read in zip(edit.deltas, edit.offsets, reads, strict=True)
+        ]
     if not edit.place.transposed:
         return [d.row_adder(kind, read) for d, read in zip(edit.deltas, reads, strict=True)]
     rows, columns = edit.place.shape
@@ -53,6 +59,27 @@ def row_adders(edit: Edit, kind: str, reader: Reader = read_weights) -> list[Any
         transposed(*one)
         for one in zip(edit.deltas, edit.offsets, edit.stretches, reads, strict=True)
     ]
+
+
+def _alternating(place: Place, delta: Delta, offset: int, add: Any, read: ReadRows) -> Any:
+    """Return the function that adds rows of a delta in the order in which heads are stored."""
+    import numpy as np
+
+    def stored(start: int, stop: int, _: Any, out: Any, fresh: bool) -> None:
+        first, last = place.whole_heads(start - offset, stop - offset)
+        shape = (last - first, out.shape[1])
+        base = (
+            read(first + offset, last + offset) if delta.needs_base else np.zeros(shape, out.dtype)
+        )
+        rows = np.empty(shape, out.dtype)
+        add(first + offset, last + offset, base, rows, True)
+        found = alternating(rows, place.head)[start - offset - first : stop - offset - first]
+        if fresh:
+            out[:] = found
+        else:
+            out += found
+
+    return stored
 
 
 def fill_change(

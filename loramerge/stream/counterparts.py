@@ -16,11 +16,12 @@ from loramerge.checkpoint.storages import held, quantised_by
 from loramerge.errors import FamilyError, FormatError, ShapeError, listed
 from loramerge.families import Parameter
 from loramerge.families.beside import Sort, sort_of
-from loramerge.files.dtypes import is_float
-from loramerge.files.tensors import Tensor
+from loramerge.files.dtypes import PACKED, is_float
 from loramerge.stream.sharing import tied
 
 __all__ = ["Counterparts", "PairedTensors", "named", "pair", "plain_shape", "require_one_family"]
+
+_CODES = ("I8", "U8")  # types of whole numbers that weights are quantised to
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,16 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
     for file in checkpoints[0].files.weights:
         tensors = file.open()[0]
         beside = _beside(file)
-        for name, tensor in tensors.items():
+        for name in tensors:
             sort = _sort(file, name, beside)
             if sort == "average":
                 found.averages.append(name)
-            elif sort != "weight" or not (_holds_numbers(tensor) or (file, name) in owned):
+            elif sort != "weight" or not (_holds_numbers(file, name) or (file, name) in owned):
                 found.copied.setdefault(sort if sort != "weight" else "buffer", []).append(name)
             else:
                 places = owned.get((file, name)) or [_whole(file, name)]
                 parts = [
-                    Counterparts(site, (place, *(other.place_of(site, place) for other in others)))
+                    _in_one_order(site, (place, *(other.place_of(site, place) for other in others)))
                     for site, place in sorted(places, key=lambda one: one[1].rows)
                 ]
                 found.parts.setdefault(file, {})[name] = parts
@@ -130,6 +131,25 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
     return found
 
 
+def _in_one_order(site: Site, places: tuple[Place | None, ...]) -> Counterparts:
+    """Return a parameter; where all store the rows of its heads in one order, they are merged in that.
+
+    Raises:
+        FormatError: if the first stores them alternating, and another does not.
+    """
+    found = [place for place in places if place is not None]
+    if found[0].heads and any(place.heads != found[0].heads for place in found):
+        raise FormatError(
+            "the rows of this weight are stored in another order than in the first checkpoint",
+            file=found[0].file.path,
+            module=site.name,
+            hint="give a safetensors checkpoint first, in whose layout the result is written",
+        )
+    if found[0].heads:
+        places = tuple(place and place._replace(heads=0) for place in places)
+    return Counterparts(site, places)
+
+
 def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Return a shape without axes of length 1 at its end: a kernel of 1×1 is a matrix."""
     plain = list(shape)
@@ -138,9 +158,13 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(plain)
 
 
-def _holds_numbers(tensor: Tensor) -> bool:
-    """Return whether a tensor holds floats that can be merged."""
-    return is_float(tensor.dtype) and tensor.size > 0
+def _holds_numbers(file: CheckpointFile, name: str) -> bool:
+    """Return whether a tensor holds floats, or what stands for them, that can be merged."""
+    tensors = file.open()[0]
+    dtype = tensors[name].dtype
+    known = is_float(dtype) or dtype in PACKED
+    known = known or (dtype in _CODES and held(tensors, name) is not None)
+    return known and tensors[name].size > 0
 
 
 Owner = tuple[CheckpointFile, str]  # a tensor: its file and its name
@@ -171,7 +195,7 @@ def _height(owner: Owner) -> int:
 
 def _whole(file: CheckpointFile, name: str) -> tuple[Site, Place]:
     """Return a tensor that the family does not know as a parameter of its own."""
-    tensor = file.open()[0][name]
+    tensor = file.weights()[name]
     shaped = tensor if tensor.shape else tensor.reshaped((1,))
     return named(name, file.component), Place(file, shaped, name)
 
@@ -199,10 +223,10 @@ def _beside(file: CheckpointFile) -> frozenset[str]:
     return frozenset(
         other
         for name, tensor in tensors.items()
-        if is_float(tensor.dtype) and tensor.dtype.startswith("F8")
+        if tensor.dtype.startswith("F8") or tensor.dtype in _CODES
         for one in (held(tensors, name),)
         if one is not None
-        for other in one.beside
+        for other in (*one.beside, *one.marks)
     )
 
 
@@ -246,8 +270,8 @@ class _Lookup:
         found = {}
         for file in self._checkpoint.files.weights:
             beside = _beside(file)
-            for name, tensor in file.open()[0].items():
-                if (file, name) in self._used or not _holds_numbers(tensor):
+            for name in file.open()[0]:
+                if (file, name) in self._used or not _holds_numbers(file, name):
                     continue
                 if _sort(file, name, beside) == "weight" and not self._is_head(name):
                     found[name] = file

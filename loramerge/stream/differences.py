@@ -391,13 +391,23 @@ def _steps(place: Place, start: int, stop: int, weights: Array) -> tuple[str, Ar
     if _plain(place):
         precise = precision_of(weights, stored)
         return precise, spacing(weights, precise).reshape(weights.shape)
-    read = read_weights([(0, place)], "float32", lambda rows: spacing(rows, stored))
+    read = read_weights([(0, place)], "float32", stored=_stored_steps)
     return stored, read(start, stop).reshape(weights.shape)
+
+
+def _stored_steps(place: Place, start: int, stop: int) -> Array:
+    """Return the distances of the numbers around quantised weights, in rows as they are stored."""
+    held = place.require_held()
+    if held.packing is not None:
+        return held.packing.steps(start, stop)
+    rows = stored_rows(place.tensor)(start, stop).astype("float32")
+    return held.dequantise(spacing(rows, place.tensor.dtype), start)
 
 
 def _plain(place: Place) -> bool:
     """Return whether the stored numbers are the weights."""
-    return place.require_held().codec(place.tensor.dtype).plain
+    held = place.require_held()
+    return held.packing is None and held.codec(place.tensor.dtype).plain
 
 
 def _same_bytes(pair: PlacePair) -> bool:
@@ -409,6 +419,7 @@ def _same_bytes(pair: PlacePair) -> bool:
         tuned.tensor.dtype == base.tensor.dtype
         and tuned.transposed == base.transposed
         and tuned.swapped == base.swapped
+        and tuned.heads == base.heads
         and tuned.tensor.shape[1:] == base.tensor.shape[1:]
         and _plain(tuned)
         and _plain(base)

@@ -42,6 +42,8 @@ class BakePlan:
         notes: messages about files that change their form.
         config: fields of a language model's configuration that change.
         warnings: messages about weights of adapters that differ from the base's.
+        wider: safetensors name of the type of tensors that change and are stored in a narrower one,
+            or None to keep theirs.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +53,7 @@ class BakePlan:
     notes: list[str] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    wider: str | None = None
 
     def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
         """Yield every edit with its file and the name of its tensor."""
@@ -66,13 +69,15 @@ class BakePlan:
     @property
     def dtypes(self) -> list[str]:
         """Types of the tensors that change, as users name them, after the bake."""
-        stored = {self.dtype or edit.place.tensor.dtype for *_, edit in self.all_edits()}
+        stored = {self._written(edit.place.tensor.dtype) for *_, edit in self.all_edits()}
         return sorted(DTYPES[dtype].word for dtype in stored)
 
-    @property
-    def scaled(self) -> bool:
-        """True if any tensor that changes has a scale beside it."""
-        return any(bool(edit.place.require_held().beside) for *_, edit in self.all_edits())
+    def _written(self, dtype: str) -> str:
+        """Return the type in which a tensor that changes is written."""
+        old = DTYPES[dtype]
+        if self.wider is not None and old.bits < DTYPES[self.wider].bits * old.elements:
+            return self.wider
+        return self.dtype or dtype
 
     @property
     def tensors(self) -> int:

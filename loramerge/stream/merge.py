@@ -17,7 +17,7 @@ from loramerge.algebra.combine import SUM
 from loramerge.checkpoint import CheckpointFile, Place
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
-from loramerge.files.header import build_header
+from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import Tensor
 from loramerge.stream.blend import merge_tensor
 from loramerge.stream.ingredients import Blend, Blended, Ingredient
@@ -67,12 +67,17 @@ def merge(
     check_target(output, force=force)
     whole = Whole(plan.blends, pooled(plan.blends, threads, notify))
     finite = not allow_nonfinite
+    layouts = [
+        _layout(one, plan, whole, metadata or {}, finite=finite) for one in plan.files.weights
+    ]
     return write_checkpoint(
         plan.files,
-        [_layout(one, plan, whole, metadata or {}, finite=finite) for one in plan.files.weights],
+        layouts,
         output,
         task="merging",
-        copy_other=partial(_copy_other, plan=plan),
+        copy_other=partial(
+            _copy_other, plan=plan, infos={file: layout.infos for file, layout, _ in layouts}
+        ),
         force=force,
         late=late,
         threads=threads,
@@ -107,7 +112,7 @@ def _layout(
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"}
     merged |= dict(extra) if changes else {}
     entries = [(name, dtype_of(one, plan.dtype), one.shape) for name, one in tensors.items()]
-    head, infos = build_header(entries, merged)
+    head, infos = file.rebuilt(entries, merged)
     made = {
         name: found
         for name, tensor in tensors.items()
@@ -117,7 +122,10 @@ def _layout(
         whole = Whole({}, whole.pooled)  # only changes of adapters ask for other tensors
     computed = {n: partial(merge_tensor, n, infos, found, whole) for n, found in made.items()}
     beside = {name for found in made.values() for name in found[0].target.require_held().beside}
-    return file, Layout(head, infos, tensors, merged, computed, beside, finite), True
+    layout = Layout(
+        head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
+    )
+    return file, layout, True
 
 
 def _made(
@@ -138,11 +146,20 @@ def _made(
     return [Blend(Site((name,)), place, (Ingredient(place, 1.0, 0),), SUM)]
 
 
-def _copy_other(source: Path, target: Path, plan: MergePlan) -> None:
-    """Copy a file that holds no weights; an index is written anew where it would be wrong."""
+def _copy_other(
+    source: Path,
+    target: Path,
+    plan: MergePlan,
+    infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]],
+) -> None:
+    """Copy a file that holds no weights; an index is written anew where it would be wrong.
+
+    Args:
+        infos: the tensors of each file after the merge.
+    """
     changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
     if source.name.endswith(".index.json") and changes:
-        write_index(source, target, plan.files, plan.dtype)
+        write_index(source, target, infos)
     elif plan.config and source.name == "config.json" and source.parent == plan.files.root:
         write_config(source, target, plan.config)
     else:

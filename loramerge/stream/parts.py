@@ -21,6 +21,8 @@ from loramerge.algebra.operators import find_operator
 from loramerge.algebra.workers import ordered, steady_heap
 from loramerge.errors import FileError, UsageError
 from loramerge.families import Family, family
+from loramerge.files.gguf import GgufFile
+from loramerge.files.header import build_header
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
 from loramerge.stream.walk import Buffers, Finding, Layout, Written, tasks_of
@@ -86,6 +88,7 @@ def _part(layout: Layout[Finding], names: list[str]) -> Layout[Finding]:
     return replace(
         layout,
         head=b"",
+        rebuilt=build_header,
         metadata={},
         tensors={name: layout.tensors[name] for name in names},
         computed={name: layout.computed[name] for name in names if name in layout.computed},
@@ -153,20 +156,20 @@ def _result(future: Future[Any], path: str) -> Any:
 # --- what is pickled by its name ---------------------------------------------------------------------
 
 
-def _opened(path: str, identity: tuple[int, int]) -> TensorFile:
+def _opened(kind: type[TensorFile], path: str, identity: tuple[int, int]) -> TensorFile:
     """Open a file that was open in another process.
 
     Raises:
         FileError: if it has changed since.
     """
-    file = TensorFile(path)
+    file = kind(path)
     if file.identity[:2] != identity:
         raise FileError("the file changed after its header was read", file=path, hint="run again")
     return file
 
 
 def _file_parts(file: TensorFile) -> tuple[Any, ...]:
-    return _opened, (str(Path(file.path).absolute()), file.identity[:2])
+    return _opened, (type(file), str(Path(file.path).absolute()), file.identity[:2])
 
 
 def _family_parts(one: Family) -> tuple[Any, ...]:
@@ -196,5 +199,6 @@ def _operator_parts(one: Operator) -> tuple[Any, ...]:
 
 
 copyreg.pickle(TensorFile, _file_parts)
+copyreg.pickle(GgufFile, _file_parts)
 copyreg.pickle(Family, _family_parts)
 copyreg.pickle(Operator, _operator_parts)

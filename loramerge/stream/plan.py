@@ -31,12 +31,14 @@ def plan_bake(
     *,
     skip_missing: Sequence[str] = (),
     dtype: str | None = None,
+    wider: str | None = None,
 ) -> BakePlan:
     """Match adapters to a base, and plan what changes in it.
 
     Args:
         skip_missing: components whose missing modules may be left out, or `all`.
         dtype: safetensors name of the type for all floating tensors.
+        wider: safetensors name of the type for tensors that change and are stored in a narrower one.
 
     Raises:
         FamilyError: if an adapter belongs to another family.
@@ -54,7 +56,9 @@ def plan_bake(
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
-    return BakePlan(checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings])
+    return BakePlan(
+        checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings], wider
+    )
 
 
 @dataclass(frozen=True)

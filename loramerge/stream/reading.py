@@ -11,7 +11,9 @@ from loramerge.checkpoint import Place
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["Stretch", "read_weights", "stored_rows", "stored_weights", "weights_of"]
+__all__ = [
+    "Stretch", "alternating", "read_weights", "stored_rows", "stored_weights", "together", "weights_of",
+]  # fmt: skip
 
 # the row of a site's weight at which the rows of a place begin, and the place
 Stretch = tuple[int, Place]
@@ -24,7 +26,6 @@ StoredWeights = Callable[[Place, int, int], Any]
 def read_weights(
     stretches: Sequence[Stretch],
     dtype: str,
-    of: Callable[[Any], Any] | None = None,
     *,
     stored: StoredWeights | None = None,
 ) -> ReadRows:
@@ -34,10 +35,9 @@ def read_weights(
         stretches: where its rows lie, those of one module each; rows of modules that are left out
             must not be asked for.
         dtype: numpy float dtype of the result.
-        of: function of the stored numbers whose results are read like weights, in their place.
         stored: gives other weights than those that are stored.
     """
-    weights = stored or stored_weights(dtype, of)
+    weights = stored or stored_weights(dtype)
     ordered = sorted(stretches, key=lambda stretch: stretch[0])
 
     def read(start: int, stop: int) -> Any:
@@ -53,6 +53,22 @@ def read_weights(
     return read
 
 
+def together(stored: Any, head: int) -> Any:
+    """Return rows of whole heads with the halves of each together, whose rows alternate in a tensor.
+
+    Args:
+        head: rows of a head.
+    """
+    halves = stored.reshape(-1, head // 2, 2, stored.shape[1])
+    return halves.swapaxes(1, 2).reshape(stored.shape)
+
+
+def alternating(rows: Any, head: int) -> Any:
+    """Return rows of whole heads as a tensor stores them: the inverse of `together`."""
+    halves = rows.reshape(-1, 2, head // 2, rows.shape[1])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
 def weights_of(place: Place, dtype: str) -> Any:
     """Return the whole weight at a place, flattened to `(out, in·kh·kw)`."""
     return read_weights([(0, place)], dtype)(0, place.shape[0])
@@ -62,6 +78,10 @@ def _rows(place: Place, start: int, stop: int, weights: StoredWeights) -> list[A
     """Return rows of a module, in pieces that follow each other."""
     if place.transposed:
         return [weights(place, *place.rows).T[start:stop]]
+    if place.heads:
+        first, last = place.whole_heads(start, stop)
+        stored = weights(place, place.rows[0] + first, place.rows[0] + last)
+        return [together(stored, place.head)[start - first : stop - first]]
     found = []
     for low, high, begin in sorted(place.pieces, key=lambda piece: piece[2]):
         first, last = max(start, begin), min(stop, begin + high - low)
@@ -70,17 +90,18 @@ def _rows(place: Place, start: int, stop: int, weights: StoredWeights) -> list[A
     return found
 
 
-def stored_weights(dtype: str, of: Callable[[Any], Any] | None = None) -> StoredWeights:
+def stored_weights(dtype: str) -> StoredWeights:
     """Return the function that gives the weights that rows of a stored tensor hold.
 
     Args:
-        dtype, of: see `read_weights`.
+        dtype: see `read_weights`.
     """
 
     def read(place: Place, start: int, stop: int) -> Any:
-        rows = stored_rows(place.tensor)(start, stop).astype(dtype)
-        rows = rows if of is None else of(rows)
-        return place.require_held().dequantise(rows, start)
+        held = place.require_held()
+        if held.packing is not None:
+            return held.packing.weights(start, stop).astype(dtype, copy=False)
+        return held.dequantise(stored_rows(place.tensor)(start, stop).astype(dtype), start)
 
     return read
 

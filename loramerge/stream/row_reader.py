@@ -8,7 +8,7 @@ from loramerge.checkpoint import Place
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.halves import widen
-from loramerge.stream.reading import stored_rows, weights_of
+from loramerge.stream.reading import read_weights, stored_rows, weights_of
 from loramerge.stream.walk import Buffers
 
 __all__ = ["RowReader"]
@@ -20,7 +20,8 @@ class RowReader:
     def __init__(self, place: Place, kind: str, buffers: Buffers) -> None:
         self._place, self._kind, self._buffers = place, kind, buffers
         self._held = place.require_held()
-        self._rows = stored_rows(place.tensor)
+        self._rows = stored_rows(place.tensor) if self._held.packing is None else None
+        self._mixed = read_weights([(0, place)], kind) if place.heads else None
         self._whole = weights_of(place, kind) if place.transposed else None
 
     def fill(self, start: int, stop: int, out: Any) -> Any:
@@ -31,18 +32,25 @@ class RowReader:
         """
         import numpy as np
 
-        finite = self._whole is None
+        finite = self._whole is None and self._mixed is None
         if self._whole is not None:
             out[:] = self._whole[start:stop]
-        for low, high, begin in () if self._whole is not None else self._place.pieces:
+        if self._mixed is not None:
+            out[:] = self._mixed(start, stop)
+        for low, high, begin in self._place.pieces if finite else ():
             first, last = max(start, begin), min(stop, begin + high - low)
             if first >= last:
                 continue
             stored = low + first - begin
             shape = (last - first, out.shape[1])
+            part = out[first - start : last - start]
+            if self._held.packing is not None:
+                finite = False
+                part[:] = self._held.packing.weights(stored, stored + last - first)
+                continue
+            assert self._rows is not None
             kind = numpy_dtype(self._place.tensor.dtype)
             raw = self._rows(stored, stored + last - first, self._buffers.get("read", kind, shape))
-            part = out[first - start : last - start]
             finite = widen(raw, part) and finite
             if self._held.beside:
                 finite = False

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from loramerge.checkpoint.storage import Codec
 from loramerge.files.dtypes import numpy_dtype
@@ -18,20 +16,13 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import Tensor
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
+from loramerge.stream.packed_rows import compute_packed
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
-from loramerge.stream.survival import Survival
+from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
 __all__ = ["compute_tensor"]
-
-
-@dataclass
-class _Sums:
-    asked: float = 0.0
-    along: float = 0.0
-    error: float = 0.0
-    base: float = 0.0
 
 
 def compute_tensor(
@@ -54,6 +45,8 @@ def compute_tensor(
     """
     tensor, info = edits[0].place.tensor if edits else tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
+    if held is not None and held.packing is not None:
+        return compute_packed(name, held.nbytes, infos, edits, seed, out)
 
     def run(buffers: Buffers) -> list[Survival]:
         import numpy as np
@@ -76,7 +69,7 @@ def compute_tensor(
             for e, s in zip(edits, sums, strict=True)
         ]
 
-    def one_pass(buffers: Buffers, codec: Codec | None) -> list[_Sums]:
+    def one_pass(buffers: Buffers, codec: Codec | None) -> list[Sums]:
         import numpy as np
 
         kind = "float64" if "F64" in (tensor.dtype, info.dtype) else "float32"
@@ -85,7 +78,7 @@ def compute_tensor(
         rounder = Rounder(info.dtype, name, seed)
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
         adders = [row_adders(edit, kind) for edit in edits]
-        sums = [_Sums() for _ in edits]
+        sums = [Sums() for _ in edits]
         height = max(1, BLOCK_ELEMENTS // columns)
         read = stored_rows(tensor)
         fits = True
@@ -111,32 +104,12 @@ def compute_tensor(
                 if fits:
                     rounder.check(back)
                 codec.change(back, weights, start)
-                _measure(covered, start, sums, asked, back, weights)
+                for index, first, last in covered:
+                    part = slice(first - start, last - start)
+                    measure(sums[index], asked[part], back[part], weights[part])
             out.write(
                 info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
             )
         return sums
 
     return TensorTask(info.stop - info.start + (held.nbytes if held else 0), run)
-
-
-def _measure(
-    covered: Sequence[tuple[int, int, int]],
-    start: int,
-    sums: Sequence[_Sums],
-    asked: Any,
-    written: Any,
-    base: Any,
-) -> None:
-    """Add one block's products to the sums of the edits it covers."""
-    import numpy as np
-
-    for index, first, last in covered:
-        rows = slice(first - start, last - start)
-        a, w, b = (x[rows].reshape(-1) for x in (asked, written, base))
-        one = sums[index]
-        one.asked += float(np.dot(a, a))
-        one.along += float(np.dot(w, a))
-        one.base += float(np.dot(b, b))
-        w -= a
-        one.error += float(np.dot(w, w))

@@ -5,8 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Survival", "Totals", "totals_of"]
+__all__ = ["Sums", "Survival", "Totals", "measure", "totals_of"]
+
+
+@dataclass
+class Sums:
+    """The sums of one module over its blocks of rows; see `Survival`."""
+
+    asked: float = 0.0
+    along: float = 0.0
+    error: float = 0.0
+    base: float = 0.0
+
+
+def measure(sums: Sums, asked: Any, written: Any, base: Any) -> None:
+    """Add the products of some rows to the sums; spoils `written`."""
+    import numpy as np
+
+    a, w, b = (x.reshape(-1) for x in (asked, written, base))
+    sums.asked += float(np.dot(a, a))
+    sums.along += float(np.dot(w, a))
+    sums.base += float(np.dot(b, b))
+    w -= a
+    sums.error += float(np.dot(w, w))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
 from loramerge.checkpoint.generic import model_config, named_tensors, renaming, with_given
-from loramerge.errors import AdapterError, Setting, ShapeError
+from loramerge.errors import AdapterError, Setting, ShapeError, listed
 from loramerge.files.tensors import Tensor, same_bytes
 from loramerge.files.views import Derived
 from loramerge.stream.sharing import TIE, head_of, modules_of, refuse_parts_of_shared, tied
@@ -73,6 +73,13 @@ def adapted(checkpoint: Checkpoint, inputs: Inputs) -> Adapted:
         rest = shared.kept
     if not given.tensors:
         return Adapted(checkpoint, rest)
+    if checkpoint.files.weights[0].fields:
+        raise AdapterError(
+            "the adapter replaces or adds whole weights, which a GGUF base cannot take",
+            file=checkpoint.path,
+            module=listed(list(given.tensors), 3),
+            hint="bake into the model that it was converted from, and convert the result",
+        )
     changed = given.checkpoint()
     if given.config and checkpoint.files.root is None:
         raise AdapterError(

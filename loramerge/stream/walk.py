@@ -89,6 +89,8 @@ class Layout(Generic[Finding]):
         computed: name → function that makes the task of the tensor, given the file to write to.
         alongside: names of tensors that those tasks write, beside their own.
         finite: refuse NaN and infinity in tensors that are copied.
+        rebuilt: builds the head of a file of its format; see `build_header`.
+        alignment: number of which the size of the file is a multiple.
     """
 
     head: bytes
@@ -100,11 +102,14 @@ class Layout(Generic[Finding]):
     )
     alongside: Collection[str] = ()
     finite: bool = False
+    rebuilt: Callable[..., tuple[bytes, Mapping[str, TensorInfo]]] = build_header
+    alignment: int = 1
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return max((info.stop for info in self.infos.values()), default=len(self.head))
+        stop = max((info.stop for info in self.infos.values()), default=len(self.head))
+        return stop + -stop % self.alignment
 
 
 class Written:
@@ -133,6 +138,7 @@ def write(
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
     fill: Fill[Finding] | None = None,
+    accept: Callable[[list[Finding]], None] | None = None,
 ) -> list[Finding]:
     """Write one file atomically; return the results of the tasks, in the order of the tensors.
 
@@ -140,10 +146,13 @@ def write(
         fill: writes the tensors in another way than here, see `parts`.
         late: replacements for entries of the metadata, of the same lengths, ready before the file
             gets its name (digests that are computed meanwhile).
+        accept: is given the results before the file gets its name, and may refuse it.
     """
     with AtomicFile(target, force=force) as out:
         out.resize(layout.size)
         found = (fill or _write_here)(layout, out, written, threads)
+        if accept is not None:
+            accept(found)
         out.write(0, layout.head if late is None else _completed_head(layout, late.result()))
     return found
 
@@ -190,7 +199,7 @@ def compute(
 def _completed_head(layout: Layout[Any], entries: Mapping[str, str]) -> bytes:
     """Return the head of a file with some entries of its metadata replaced."""
     places = [(i.name, i.dtype, i.shape) for i in layout.infos.values()]
-    head, _ = build_header(places, {**layout.metadata, **entries})
+    head, _ = layout.rebuilt(places, {**layout.metadata, **entries})
     assert len(head) == len(layout.head), "late entries must keep their lengths"
     return head
 

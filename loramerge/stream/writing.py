@@ -14,7 +14,8 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import AtomicFolder, check_space
-from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.files.dtypes import is_float
+from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.walk import Layout, Written, write
 
@@ -35,6 +36,7 @@ def write_checkpoint(
     threads: int | None = None,
     executor: Executor | None = None,
     notify: Notify = ignore,
+    accept: Callable[[list[Finding]], None] | None = None,
 ) -> list[Finding]:
     """Write the files of a checkpoint atomically; return what the tasks found, in file order.
 
@@ -45,6 +47,7 @@ def write_checkpoint(
         copy_other: writes a file without weights, given its source and its target.
         late: replacements for entries of the headers of files that change, see `walk.write`.
         executor: computes the tensors in other processes, see `parts`; None computes them here.
+        accept: is given what the tasks found before the files get their names, and may refuse it.
 
     Raises:
         OutputExists, DiskFull, NumericsError.
@@ -59,7 +62,16 @@ def write_checkpoint(
     if files.root is None:
         ((_, layout, changes),) = layouts
         entries = late if changes else None
-        return write(layout, output, written, force=force, late=entries, threads=threads, fill=fill)
+        return write(
+            layout,
+            output,
+            written,
+            force=force,
+            late=entries,
+            threads=threads,
+            fill=fill,
+            accept=accept,
+        )
     found: list[Finding] = []
     with AtomicFolder(output, force=force, contents=files.contents()) as folder:
         for relative in files.others:
@@ -69,6 +81,8 @@ def write_checkpoint(
             entries = late if changes else None
             target = folder / file.relative
             found += write(layout, target, written, late=entries, threads=threads, fill=fill)
+        if accept is not None:
+            accept(found)
     return found
 
 
@@ -82,27 +96,25 @@ def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     head = file.path.read_bytes() if not stored else stored[0].source.read(0, stored[0].info.start)
     infos = {tensor.info.name: tensor.info for tensor in stored}
-    return Layout(head, infos, tensors, metadata, finite=finite)
+    return Layout(head, infos, tensors, metadata, finite=finite, alignment=file.alignment)
 
 
-def write_index(source: Path, target: Path, files: CheckpointFiles, dtype: str | None) -> None:
+def write_index(
+    source: Path, target: Path, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]
+) -> None:
     """Write an index of shards with the tensors that they hold now, and their total size.
 
     Args:
-        dtype: safetensors name of the type that all floating tensors got, or None.
+        infos: the tensors of each file as they are written.
     """
     index = json.loads(source.read_text("utf-8"))
     shards = index.setdefault("weight_map", {})
     known, total = set(shards.values()), 0
     held: dict[str, str] = {}
-    for file in files.weights:
+    for file, tensors in infos.items():
         if file.path.parent == source.parent and file.path.name in known:
-            tensors = file.open()[0]
             held |= dict.fromkeys(tensors, file.path.name)
-            total += sum(
-                tensor.size * DTYPES[dtype_of(tensor, dtype)].bits // 8
-                for tensor in tensors.values()
-            )
+            total += sum(info.stop - info.start for info in tensors.values())
     gone = [name for name in shards if name not in held]
     shards |= {name: file for name, file in held.items() if shards.get(name) != file}
     for name in gone:

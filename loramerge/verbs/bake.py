@@ -12,7 +12,7 @@ from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.events import Note, Warn
-from loramerge.files.dtypes import FLOATS
+from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.parameters import Bounds, Doc
 from loramerge.steps.bake_result import BakeResult, add_survival, described, losses
 from loramerge.steps.checkpoints import (
@@ -24,6 +24,7 @@ from loramerge.steps.checkpoints import (
     left_out,
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
+from loramerge.steps.loss import require_kept
 from loramerge.steps.outputs import checkpoint_output, sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
@@ -42,7 +43,7 @@ from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.plan import plan_bake
-from loramerge.stream.survival import totals_of
+from loramerge.stream.survival import Survival, totals_of
 
 __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 
@@ -117,6 +118,22 @@ class Bake(WeightParameters, UnknownParameter):
         str | None,
         Doc("Give all floating tensors this type [default: as in the base].", metavar="TYPE"),
     ] = None
+    keep_touched: Annotated[
+        str | None,
+        Doc(
+            "Give the tensors that adapters change this type where the base stores them in a narrower "
+            "one, such as float8 or GGUF blocks; the others stay as they are.",
+            metavar="TYPE",
+        ),
+    ] = None
+    allow_loss: Annotated[
+        bool,
+        Doc(
+            "Write the result even if less than 90 % of the change is kept after rounding; without "
+            "this option that is an error, which names what keeps more.",
+            result=False,
+        ),
+    ] = False
     allow_nonfinite: Annotated[
         bool,
         Doc(
@@ -147,6 +164,11 @@ class Bake(WeightParameters, UnknownParameter):
             hint = ("give adapters with weights, such as NAME:0.8, or another ", Setting("dtype"))
             raise UsageError("bake needs an adapter", hint=hint)
         float_type(self.dtype, FLOATS), components_of(self.skip_missing)
+        if float_type(self.keep_touched, PLAIN_FLOATS) and self.dtype is not None:
+            raise UsageError(
+                "one type for all tensors leaves none that could be kept wider",
+                hint=("leave out ", Setting("dtype"), " or ", Setting("keep_touched")),
+            )
 
 
 def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
@@ -160,7 +182,12 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
     contents = None if checkpoint.files.root is None else checkpoint.files.contents()
-    checkpoint_output(output, contents, force=parameters.force or parameters.dry_run)
+    checkpoint_output(
+        output,
+        contents,
+        force=parameters.force or parameters.dry_run,
+        suffix=checkpoint.files.suffix or ".safetensors",
+    )
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)
@@ -176,18 +203,25 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     made = _made(parameters, base, adapters)
     for name in already_inside(base, made):
         context.notify(Warn(f"{name} is baked into this base already"))
+    seed = parameters.seed if parameters.rounding == "stochastic" else None
+
+    def accept(found: list[Survival]) -> None:
+        if not (parameters.allow_loss or context.allow_loss):
+            require_kept(plan, found, seed, context.threads)
+
     with header_of_bases(made, [base], strip=context.strip) as (metadata, late):
         survivals = bake_checkpoint(
             plan,
             output,
             force=parameters.force,
-            seed=parameters.seed if parameters.rounding == "stochastic" else None,
+            seed=seed,
             allow_nonfinite=parameters.allow_nonfinite or context.allow_nonfinite,
             metadata=metadata,
             late=late,
             threads=context.threads,
             executor=context.executor,
             notify=context.notify,
+            accept=accept,
         )
     totals = totals_of(survivals)
     if totals is not None:
@@ -230,6 +264,7 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
         list(zip(adapters, weights, strict=True)),
         skip_missing=components_of(parameters.skip_missing),
         dtype=float_type(parameters.dtype, FLOATS),
+        wider=float_type(parameters.keep_touched, PLAIN_FLOATS),
     )
 
 

@@ -17,6 +17,7 @@ from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError, listed
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.gguf import is_gguf
 from loramerge.library.lookup import files_of, is_sharded
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
@@ -196,7 +197,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
-    if is_sharded(path):
+    if is_sharded(path) or is_gguf(path):
         return _sharded(path)
     try:
         adapter = load(path)
@@ -227,7 +228,7 @@ def _is_model(adapter: Adapter) -> bool:
 
 
 def _sharded(path: Path) -> Inspected:
-    """Describe a checkpoint in several files, of a known family or none."""
+    """Describe a checkpoint in several files or in GGUF, of a known family or none."""
     try:
         return _checkpoint(path)
     except FamilyError:
@@ -441,7 +442,7 @@ def _checkpoint(path: Path) -> Inspected:
     checkpoint = open_checkpoint(path)
     dtypes: dict[str, int] = {}
     for file in checkpoint.files.weights:
-        for tensor in file.open()[0].values():
+        for tensor in file.weights().values():
             word = DTYPES[tensor.dtype].word
             dtypes[word] = dtypes.get(word, 0) + 1
     _, metadata = checkpoint.files.weights[0].open()

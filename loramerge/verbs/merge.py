@@ -314,13 +314,15 @@ def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
 
 
 def _output(parameters: Merge, first: Checkpoint) -> Path:
-    folder = first.files.root is not None
+    suffix = first.files.suffix
     if parameters.output is not None:
         path = Path(parameters.output)
     else:
-        path = default_name(sum_name(parameters.models), "" if folder else ".safetensors")
-    contents = first.files.contents() if folder else None
-    return checkpoint_output(path, contents, force=parameters.force)
+        path = default_name(sum_name(parameters.models), suffix)
+    contents = None if suffix else first.files.contents()
+    return checkpoint_output(
+        path, contents, force=parameters.force, suffix=suffix or ".safetensors"
+    )
 
 
 def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:

@@ -35,6 +35,8 @@ STORAGE = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("int64"),
     "I8": np.dtype("int8"),
+    "U8": np.dtype("uint8"),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 _NAMES = {dtype: name for name, dtype in STORAGE.items()}
 # bits of the mantissa, smallest normal exponent

@@ -134,9 +134,12 @@ def test_dtype(run):
 
 
 def test_weak_adapters_are_told_of(run):
-    result = run.ok("bake", "--base", "base.safetensors", "a:0.001", "-o", "out.safetensors")
+    command = ("bake", "--base", "base.safetensors", "a:0.001", "-o", "out.safetensors")
+    result = run.refused(7, *command, says=("would be kept", "--rounding stochastic keeps"))
+    assert "--keep-touched float32 keeps 100%" in result.err and "--allow-loss" in result.err
+    result = run.ok(*command, "--allow-loss")
     assert "warning: only" in result.err
-    assert "--rounding stochastic" in result.err and "--dtype float32" in result.err
+    assert "--rounding stochastic" in result.err and "--keep-touched float32" in result.err
 
 
 def test_pickled_bases(run):

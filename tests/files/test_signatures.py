@@ -27,7 +27,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "page in small letters": (b"\xef\xbb\xbf\n  <html lang='en'>" + bytes(50), "web page", "log in"),
     "error of a bucket": (b'<?xml version="1.0"?><Error/>', "web page or another XML file", "log in"),
     "pointer": (POINTER, "this is a Git LFS pointer", "git lfs pull"),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(64), "this is a GGUF file", "the safetensors model it was made"),
+    "gguf": (b"GGUF\x03\0\0\0" + bytes(64), "this is a GGUF file", "ends in .gguf"),
     "pickle": (pickle.dumps({"a": 1}, 2), "this is a PyTorch file", "ends in .pt or .ckpt"),
     "gzip": (b"\x1f\x8b\x08\0" + bytes(40), "this is a gzip archive", "extract it"),
     "rar": (b"Rar!\x1a\x07" + bytes(40), "this is a RAR archive", "extract it"),

@@ -14,7 +14,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.scaled import ScaledTensor
-from loramerge.errors import ForeignFile, FormatError, spelled
+from loramerge.errors import FormatError, spelled
 from loramerge.files.tensors import ArrayTensor
 from loramerge.stream.bake import bake, survey
 from loramerge.stream.plan import plan_bake
@@ -294,11 +294,10 @@ def test_blocks_of_integers_are_named(tmp_path: Path) -> None:
     assert "NF4 of bitsandbytes" in str(caught.value) and "beside the base" in str(caught.value)
 
 
-def test_gguf_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_gguf_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(ForeignFile, match="this is a GGUF file") as caught:
+    with pytest.raises(FormatError, match="version of GGUF"):
         open_checkpoint(tmp_path / "x.gguf")
-    assert "made from" in str(caught.value.hint)
 
 
 def test_a_larger_scale_fits_the_type_it_is_stored_in() -> None:
@@ -348,9 +347,10 @@ def test_the_report_says_that_scales_grew(tmp_path: Path) -> None:
         tmp_path / "weak.safetensors",
         notify=events.append,
         strip=True,
+        allow_loss=True,
     )
     assert weak.survived is not None and weak.survived < 0.9
     texts = [spelled(getattr(e, "text", "")) for e in events]
     (warning,) = [text for text in texts if "was kept after rounding" in text]
     assert "float8_e4m3" in warning and "rounding='stochastic'" in warning
-    assert "dtype=" not in warning
+    assert "keep_touched='bfloat16'" in warning and " dtype=" not in warning

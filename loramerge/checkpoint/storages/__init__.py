@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.storage import HeldTensor, Storage
+from loramerge.checkpoint.storage import HeldTensor, Reshaping, Storage
 from loramerge.discovery import Registry
 from loramerge.files.tensors import Tensor
 
-__all__ = ["STORAGES", "held", "quantised_by"]
+__all__ = ["STORAGES", "as_weights", "held", "quantised_by"]
 
 STORAGES: Registry[Storage] = Registry(
     "loramerge.storages", "STORAGE", {__name__: str(__path__[0])}
@@ -34,6 +34,19 @@ def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
                 return found
         if not STORAGES.look_for_others():
             return None
+
+
+def as_weights(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors of a file, packed ones with the types and shapes of the weights they hold."""
+    reshaping = [one for one in STORAGES.known() if isinstance(one, Reshaping)]
+    found = {
+        name: weight
+        for one in reshaping
+        if one.fixes_types(tensors)
+        for name in tensors
+        if (weight := one.weight(tensors, name)) is not None
+    }
+    return {**tensors, **found} if found else tensors
 
 
 def quantised_by(tensors: Mapping[str, Tensor], name: str) -> str:

@@ -14,6 +14,8 @@ __all__ = ["STORAGE"]
 class _Held:
     beside: tuple[str, ...] = ()
     nbytes = 0
+    marks: tuple[str, ...] = ()
+    packing = None
 
     def dequantise(self, rows: Array, start: int) -> Array:
         return rows

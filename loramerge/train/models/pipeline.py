@@ -22,6 +22,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.families import FAMILIES
+from loramerge.files.gguf import is_gguf
 from loramerge.files.json_values import read_values
 from loramerge.files.reader import TensorFile
 from loramerge.train.device.exhaustion import is_exhaustion
@@ -264,6 +265,12 @@ def architecture_at(path: Path, family: str | None = None) -> Architecture:
     """
     if path.is_dir():
         return _architecture(_index(path).get("_class_name"), path)
+    if is_gguf(path):
+        raise FormatError(
+            "a GGUF base can be baked into and merged, but not trained on or previewed",
+            file=path,
+            hint="give the safetensors model or the diffusers folder that it was made from",
+        )
     found = architecture_of_family(family)
     if found is None:
         raise UsageError(

@@ -1,0 +1,198 @@
+"""The part of an adapter that rounding keeps, per storage and size of the adapter.
+
+A weight of 512 × 2048 normal numbers is stored in each way, a change of rank 16 and of a given share of
+its norm is added, and the sum is stored again, by the code that `bake` runs. `--write` puts the table
+into docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.checkpoint.ggml import BLOCK_TYPES
+from loramerge.checkpoint.ggml_k import K_TYPES
+from loramerge.checkpoint.micro import MX, NV, Format, GroupRows, tiled_size
+from loramerge.checkpoint.packing import BlockRows
+from loramerge.checkpoint.rotated import RotatedRows
+from loramerge.checkpoint.scaled import ScaledTensor
+from loramerge.checkpoint.storage import Packing
+from loramerge.files.dtypes import PACKED, numpy_dtype
+from loramerge.files.header import TensorInfo
+from loramerge.files.tensors import ArrayTensor, RawTensor, StoredTensor
+from loramerge.stream.rounding import Rounder, generator
+
+Array = np.ndarray[Any, Any]
+SHAPE = (512, 2048)
+SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
+DOC = Path(__file__).parents[1] / "docs" / "formats.md"
+BEGIN, END = "<!-- survival -->", "<!-- end -->"
+
+
+class Memory:
+    """A file in memory."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = np.frombuffer(raw, np.uint8)
+
+    def handle(self) -> Any:
+        """Return itself: it is always open."""
+        return self
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Copy bytes from a position on."""
+        buffer[:] = self._raw[offset : offset + len(buffer)]
+
+
+def stored(raw: Array, dtype: str) -> StoredTensor:
+    """Return bytes as a tensor of the shape of the weight."""
+    data = raw.tobytes()
+    return StoredTensor(Memory(data), TensorInfo("w", dtype, SHAPE, 0, len(data)))
+
+
+def micro(weight: Array, kind: Format) -> GroupRows:
+    """Return a weight in a micro-scaled format, by the format's rule."""
+    scales = bytes(tiled_size(SHAPE[0], SHAPE[1] // kind.group))
+    whole = None
+    if kind is NV:
+        most = np.float32(np.abs(weight).max() / (448 * 6))
+        whole = ("t", RawTensor(most.tobytes(), "F32", ()))
+    blank = np.zeros((SHAPE[0], SHAPE[1] // kind.packed), np.uint8)
+    scale = ("s", RawTensor(scales, "U8", (len(scales),)))
+    empty = GroupRows(stored(blank, "U8"), kind, scale, whole)
+    codes = empty.pack(blank, np.zeros_like(weight), weight, 0, None)
+    found = ("s", RawTensor(empty.beside()["s"], "U8", (len(scales),)))
+    return GroupRows(stored(codes, "U8"), kind, found, whole)
+
+
+def rotated(weight: Array) -> RotatedRows:
+    """Return a weight in rotated int8, a scale for each row."""
+    ones = np.ones((SHAPE[0], 1), np.float32)
+    blank = np.zeros(SHAPE, np.int8)
+    probe = RotatedRows(stored(blank, "I8"), "s", ArrayTensor(ones * 1e-9), 256)
+    codes = probe.pack(blank, np.zeros_like(weight), weight, 0, None)
+    scale = np.frombuffer(probe.beside()["s"], np.float32).reshape(-1, 1)
+    return RotatedRows(stored(codes, "I8"), "s", ArrayTensor(scale), 256)
+
+
+def packings(weight: Array) -> Iterator[tuple[str, Packing]]:
+    """Yield every packed storage with the weight in it."""
+    for name, kind in sorted(
+        (BLOCK_TYPES | K_TYPES).items(), key=lambda one: -one[1].size / one[1].elements
+    ):
+        assert name in PACKED
+        blocks = kind.fresh(weight.reshape(-1, kind.elements))
+        yield f"GGUF {name}", BlockRows(stored(blocks, name), kind)
+    yield "mxfp8", micro(weight, MX)
+    yield "nvfp4", micro(weight, NV)
+    yield "int8, rotated", rotated(weight)
+
+
+def of_packing(packing: Packing, change: Array, draw: Any) -> Array:
+    """Return the change that is in the stored weight afterwards."""
+    raw = packing.raw(0, SHAPE[0])
+    before = packing.unpack(raw, 0).copy()
+    after = packing.pack(raw, before, change, 0, draw)
+    return packing.unpack(after, 0) - before
+
+
+def of_numbers(
+    dtype: str, scale: Array | None, weight: Array, change: Array, seed: int | None
+) -> Array:
+    """Return the change that is in a weight of plain numbers, with a scale or without one."""
+    kind = numpy_dtype(dtype)
+    rounder = Rounder(dtype, "w", seed)
+    out, back = np.empty(SHAPE, kind), np.empty(SHAPE, np.float32)
+    exact = weight if scale is None else weight / scale
+    codes = (np.rint(exact) if kind.kind == "i" else exact).astype(kind).astype(np.float32)
+    if scale is None:
+        rounder.round(codes + change, out, back)
+        return back - codes
+    codec = ScaledTensor("s", ArrayTensor(scale), stored(codes.astype(kind), dtype)).codec(dtype)
+    before, total = codec.weights(codes, 0, np.empty_like(codes)), np.empty_like(codes)
+    for _ in range(2):
+        codec.add(codes, change, 0, total)
+        rounder.round(total, out, back)
+        if not codec.overflowed():
+            break
+    codec.change(back, before, 0)
+    return back
+
+
+def figures(written: Array, asked: Array) -> tuple[float, float]:
+    """Return the share of a change that is kept, and its correlation with what was asked."""
+    along = float((written * asked).sum())
+    size = math.sqrt(float((written**2).sum()) * float((asked**2).sum()))
+    return along / float((asked**2).sum()), along / size if size else 0.0
+
+
+def table() -> str:
+    """Return the table as Markdown: kept to nearest, kept on average, each with its correlation."""
+    random = np.random.default_rng(0)
+    weight = (random.standard_normal(SHAPE) * 0.02).astype(np.float32)
+    up, down = random.standard_normal((SHAPE[0], 16)), random.standard_normal((16, SHAPE[1]))
+    change = (up @ down).astype(np.float32)
+    change *= np.linalg.norm(weight) / np.linalg.norm(change)
+    top, low = np.abs(weight).max(), np.abs(weight).max(axis=1, keepdims=True)
+    numbers: dict[str, tuple[str, Array | None]] = {
+        "float16": ("F16", None),
+        "bfloat16": ("BF16", None),
+        "float8 e4m3": ("F8_E4M3", None),
+        "float8 e4m3, scaled": ("F8_E4M3", np.float32(top / 448).reshape(1, 1)),
+        "float8 e5m2": ("F8_E5M2", None),
+        "int8": ("I8", np.float32(top / 127).reshape(1, 1)),
+        "int8, a scale per row": ("I8", (low / 127).astype(np.float32)),
+    }
+    rows: list[tuple[str, list[str]]] = []
+    for name, (dtype, scale) in numbers.items():
+        cells = [
+            cell(
+                of_numbers(dtype, scale, weight, change * np.float32(size), None),
+                of_numbers(dtype, scale, weight, change * np.float32(size), 0),
+                change * np.float32(size),
+            )
+            for size in SIZES
+        ]
+        rows.append((name, cells))
+    held: dict[str, list[str]] = {}
+    for size in SIZES:
+        asked = change * np.float32(size)
+        draw = partial(generator(0, "w").random, dtype=np.float32)
+        pairs = zip(packings(weight), packings(weight), strict=True)  # each keeps new scales
+        for (name, one), (_, other) in pairs:
+            found = of_packing(one, asked, None), of_packing(other, asked, draw)
+            held.setdefault(name, []).append(cell(*found, asked))
+    rows += held.items()
+    head = ["storage", *(f"{size:.1%} of the weights" for size in SIZES)]
+    lines = [head, ["---"] * len(head), *([name, *cells] for name, cells in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(near: Array, even: Array, asked: Array) -> str:
+    """Return the figures of one storage and size: to nearest, and stochastically."""
+    return "; ".join(
+        f"{kept:.0%} ({same:.2f})" for kept, same in (figures(x, asked) for x in (near, even))
+    )
+
+
+def main() -> None:
+    """Print the table, or write it into the docs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write it into docs/formats.md")
+    found = table()
+    if not parser.parse_args().write:
+        print(found)
+        return
+    text = DOC.read_text("utf-8")
+    before, rest = text.split(BEGIN, 1)
+    DOC.write_text(f"{before}{BEGIN}\n{found}\n{END}{rest.split(END, 1)[1]}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

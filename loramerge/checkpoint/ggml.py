@@ -1,0 +1,212 @@
+"""The block types of ggml in 4, 5 and 8 bits with one scale for each block of 32 weights.
+
+Source: `quants.py` of the gguf package, which defines both directions; results agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from loramerge.checkpoint.storage import Array
+from loramerge.files.dtypes import DTYPES
+
+__all__ = ["BLOCK_TYPES", "BlockType", "Grid", "high_bits", "nibbles", "rounded_codes"]
+
+
+class Grid:
+    """The numbers that the blocks of a type can hold: `weight = step · code + offset`.
+
+    Args:
+        codes: `(blocks, groups, weights of a group)`, as float32.
+        step: `(blocks, groups, 1)`; offset: of the same shape, None for none.
+    """
+
+    __slots__ = ("codes", "offset", "step")
+
+    def __init__(self, codes: Array, step: Array, offset: Array | None = None) -> None:
+        self.codes, self.step, self.offset = codes, step, offset
+
+    def values(self) -> Array:
+        """Return the weights of the codes, `(blocks, weights)`."""
+        found = self.step * self.codes
+        if self.offset is not None:
+            found += self.offset
+        return found.reshape(len(found), -1)
+
+    def steps(self) -> Array:
+        """Return the distance between neighbouring numbers around each weight."""
+        import numpy as np
+
+        wide = np.broadcast_to(np.abs(self.step), self.codes.shape)
+        return wide.reshape(len(wide), -1)
+
+
+class BlockType(ABC):
+    """A type of blocks.
+
+    Args:
+        name: as in `DTYPES`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.elements = DTYPES[name].elements
+        self.size = DTYPES[name].bits // 8
+
+    @abstractmethod
+    def grid(self, blocks: Array) -> Grid:
+        """Read blocks, `(blocks, bytes)`."""
+
+    @abstractmethod
+    def fresh(self, values: Array, draw: Any = None) -> Array:
+        """Return the blocks of float32 weights, `(blocks, weights)`, by the rule of the format.
+
+        Args:
+            draw: function of a shape that returns numbers of [0, 1) to round stochastically; None
+                rounds as the format does.
+        """
+
+    def values(self, blocks: Array) -> Array:
+        """Return the float32 weights of blocks, `(blocks, weights)`."""
+        return self.grid(blocks).values()
+
+    def changed(self, blocks: Array, values: Array, draw: Any = None) -> Array:
+        """Return the blocks of weights that stood in `blocks` before they changed."""
+        return self.fresh(values, draw)
+
+
+def nibbles(packed: Array, width: int) -> Array:
+    """Return codes of 4 bits: of each `width` bytes first the low halves, then the high ones."""
+    import numpy as np
+
+    shape = (len(packed), -1, 1, width)
+    shift = np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
+    return (packed.reshape(shape) >> shift) & np.uint8(15)
+
+
+def high_bits(packed: Array) -> Array:
+    """Return the bits of bytes, the lowest first, as `(blocks, 8 · bytes)`."""
+    import numpy as np
+
+    return np.unpackbits(packed, axis=-1, bitorder="little")
+
+
+def rounded_codes(exact: Array, low: int, high: int, draw: Any) -> Array:
+    """Round codes to whole numbers of a range: to nearest, or stochastically."""
+    import numpy as np
+
+    found = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
+    return np.clip(found, low, high)
+
+
+def _halves(blocks: Array) -> Array:
+    """Return the float32 values of float16 bytes, `(blocks, numbers)`."""
+    import numpy as np
+
+    return np.ascontiguousarray(blocks).view(np.float16).astype(np.float32)
+
+
+def _bytes(halves: Array) -> Array:
+    """Return float32 numbers as the bytes of float16, `(blocks, bytes)`."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):  # what does not fit is found in the result
+        return halves.astype(np.float16).view(np.uint8)
+
+
+def _inverse(step: Array) -> Array:
+    import numpy as np
+
+    with np.errstate(divide="ignore"):
+        return np.where(step == 0, np.float32(0), 1 / step).astype(np.float32)
+
+
+class _Eight(BlockType):
+    """Q8_0: 8-bit codes from -127 to 127."""
+
+    def grid(self, blocks: Array) -> Grid:
+        import numpy as np
+
+        codes = blocks[:, 2:].view(np.int8).astype(np.float32)
+        return Grid(codes[:, None], _halves(blocks[:, :2])[:, None])
+
+    def fresh(self, values: Array, draw: Any = None) -> Array:
+        import numpy as np
+
+        step = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
+        exact = values * _inverse(step)
+        if draw is not None:
+            codes = np.clip(np.floor(exact + draw(exact.shape)), -127, 127)
+        else:
+            codes = np.rint(exact)
+            exact -= codes
+            half = np.abs(exact) == 0.5  # ggml rounds halves away from zero
+            if half.any():
+                codes[half] = np.rint(codes[half] + np.copysign(0.5, values[half]) + exact[half])
+        return np.concatenate((_bytes(step), codes.astype(np.int8).view(np.uint8)), axis=1)
+
+
+class _Few(BlockType):
+    """Q4_0, Q4_1, Q5_0 and Q5_1: codes of 4 or 5 bits, around zero or above a minimum.
+
+    Args:
+        bits: of a code.
+        minimum: whether blocks have a minimum.
+    """
+
+    def __init__(self, name: str, bits: int, minimum: bool) -> None:
+        super().__init__(name)
+        self._levels, self._minimum = 1 << bits, minimum
+        self._head = 4 if minimum else 2
+
+    def grid(self, blocks: Array) -> Grid:
+        import numpy as np
+
+        scales = _halves(blocks[:, : self._head])
+        codes = nibbles(blocks[:, -16:], 16).reshape(len(blocks), 32)
+        if self._levels == 32:
+            codes |= high_bits(blocks[:, self._head : self._head + 4]) << np.uint8(4)
+        found = codes.astype(np.float32)
+        if not self._minimum:
+            found -= self._levels // 2
+        offset = scales[:, 1:, None] if self._minimum else None
+        return Grid(found[:, None], scales[:, :1, None], offset)
+
+    def fresh(self, values: Array, draw: Any = None) -> Array:
+        import numpy as np
+
+        half, top = np.float32(0.5), self._levels - 1
+        if self._minimum:
+            low = values.min(axis=1, keepdims=True)
+            step = (values.max(axis=1, keepdims=True) - low) / np.float32(top)
+            head = np.concatenate((_bytes(step), _bytes(low)), axis=1)
+            exact, shift = (values - low) * _inverse(step), half
+        else:
+            most = np.abs(values).argmax(axis=1)[:, None]
+            step = np.take_along_axis(values, most, axis=1) / np.float32(-self._levels // 2)
+            head = _bytes(step)
+            exact, shift = values * _inverse(step), np.float32(self._levels // 2) + half
+        if draw is None:
+            codes = np.trunc(exact + shift)
+        else:
+            codes = np.floor(exact + (shift - half) + draw(exact.shape))
+        codes = np.clip(codes, 0, top).astype(np.uint8)
+        low_bits = codes & np.uint8(15)
+        packed = low_bits[:, :16] | (low_bits[:, 16:] << np.uint8(4))
+        parts = [head, packed]
+        if self._levels == 32:
+            parts.insert(1, np.packbits(codes >> np.uint8(4), axis=1, bitorder="little"))
+        return np.concatenate(parts, axis=1)
+
+
+BLOCK_TYPES: dict[str, BlockType] = {
+    one.name: one
+    for one in (
+        _Eight("Q8_0"),
+        _Few("Q4_0", 4, False),
+        _Few("Q4_1", 4, True),
+        _Few("Q5_0", 5, False),
+        _Few("Q5_1", 5, True),
+    )
+}

@@ -1,0 +1,292 @@
+"""The K types of ggml: super-blocks of 256 weights in groups whose scales are quantised, too.
+
+Source: `quants.py` of the gguf package, with which the weights agree bit for bit. That package cannot
+make such blocks. Here a changed block keeps its scales and gets the nearest codes, or gets new scales
+from the extremes of its groups, whichever is nearer to the new weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.checkpoint.ggml import BlockType, Grid, high_bits, nibbles, rounded_codes
+from loramerge.checkpoint.storage import Array
+
+__all__ = ["K_TYPES"]
+
+_ALL = 256
+
+
+class _KType(BlockType):
+    """A K type.
+
+    Args:
+        groups: of a super-block.
+        low, high: limits of codes.
+        scales: limits of the integer scales; minimum: whether groups have a minimum.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        groups: int,
+        codes: tuple[int, int],
+        scales: tuple[int, int],
+        *,
+        minimum: bool,
+    ) -> None:
+        super().__init__(name)
+        self.groups, self.minimum = groups, minimum
+        self.low, self.high = codes
+        self.least, self.most = scales
+
+    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        """Return codes, scale, integer scales, and those of the minima, of `(blocks, …)`."""
+        raise NotImplementedError
+
+    def write(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Array:
+        """Return the blocks of what `read` returns."""
+        raise NotImplementedError
+
+    def grid(self, blocks: Array) -> Grid:
+        return self._grid(*self.read(blocks))
+
+    def _grid(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Grid:
+        import numpy as np
+
+        shape = (len(codes), self.groups)
+        step = (scale * scales.astype(np.float32))[:, :, None]
+        offset = None
+        if least is not None and minima is not None:
+            offset = -(least * minima.astype(np.float32))[:, :, None]
+        return Grid(codes.reshape(*shape, -1).astype(np.float32), step, offset)
+
+    def fresh(self, values: Array, draw: Any = None) -> Array:
+        scales = self._scales(values)
+        return self._coded(values, scales, None, draw)[0]
+
+    def changed(self, blocks: Array, values: Array, draw: Any = None) -> Array:
+        import numpy as np
+
+        codes, *kept = self.read(blocks)
+        near, error = self._coded(values, tuple(kept), codes, draw)
+        other, others = self._coded(values, self._scales(values), None, draw)
+        return np.where((others < error)[:, None], other, near)
+
+    def _coded(
+        self, values: Array, scales: tuple[Any, ...], before: Array | None, draw: Any
+    ) -> tuple[Array, Array]:
+        """Return blocks with the codes nearest to weights, and their squared errors.
+
+        Errors of random rounding are those of what lies outside the range, so that they choose nothing.
+
+        Args:
+            before: codes that stay where a group has no scale.
+        """
+        import numpy as np
+
+        blank = np.zeros((len(values), _ALL), np.int8) if before is None else before
+        grid = self._grid(blank, *scales)
+        wide = values.reshape(grid.codes.shape)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            exact = (wide if grid.offset is None else wide - grid.offset) / grid.step
+        codes = rounded_codes(exact, self.low, self.high, draw)
+        found = np.where(grid.step == 0, grid.codes, codes)
+        inside = found if draw is None else np.clip(exact, self.low, self.high)
+        grid.codes = np.where(grid.step == 0, grid.codes, inside)
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = ((grid.values() - values) ** 2).sum(axis=1)
+        whole = np.nan_to_num(found, nan=0).astype(np.int8).reshape(len(values), _ALL)
+        return self.write(whole, *scales), error
+
+    def _scales(self, values: Array) -> tuple[Any, ...]:
+        """Return scales of groups from their extremes."""
+        import numpy as np
+
+        groups = values.reshape(len(values), self.groups, -1)
+        if not self.minimum:
+            most = np.abs(groups).argmax(axis=2)[:, :, None]
+            step = np.take_along_axis(groups, most, axis=2)[:, :, 0] / np.float32(self.low)
+            scale, scales = self._integers(step)
+            return scale, scales, None, None
+        low = np.minimum(groups.min(axis=2), 0)
+        scale, scales = self._integers((groups.max(axis=2) - low) / np.float32(self.high))
+        least, minima = self._integers(-low)
+        return scale, scales, least, minima
+
+    def _integers(self, wanted: Array) -> tuple[Array, Array]:
+        """Return a float16 scale for each block, and whole numbers, whose products are near `wanted`."""
+        import numpy as np
+
+        limit = self.most if self.least == 0 else self.least
+        most = np.abs(wanted).argmax(axis=1)[:, None]
+        extreme = np.take_along_axis(wanted, most, axis=1)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            scale = (extreme / np.float32(limit)).astype(np.float16).astype(np.float32)
+            whole = np.rint(wanted / scale)
+        whole = np.clip(np.nan_to_num(whole, nan=0), self.least, self.most)
+        return scale, whole.astype(np.int8)
+
+
+def _half(blocks: Array, start: int) -> Array:
+    """Return the float16 at a byte of each block, `(blocks, 1)`."""
+    import numpy as np
+
+    part = np.ascontiguousarray(blocks[:, start : start + 2])
+    return part.view(np.float16).astype(np.float32)
+
+
+def _raw(scale: Array) -> Array:
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return scale.astype(np.float16).view(np.uint8)
+
+
+def _crumbs(packed: Array, width: int) -> Array:
+    """Return codes of 2 bits: of each `width` bytes first the lowest pairs, then the next ones."""
+    import numpy as np
+
+    shift = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+    shape = (len(packed), -1, 1, width)
+    return ((packed.reshape(shape) >> shift) & np.uint8(3)).reshape(len(packed), -1)
+
+
+def _joined(codes: Array, bits: int, width: int) -> Array:
+    """Pack codes as `nibbles` and `_crumbs` unpack them."""
+    import numpy as np
+
+    parts = codes.astype(np.uint8).reshape(len(codes), -1, 8 // bits, width)
+    shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(1, 1, -1, 1)
+    found: Array = np.bitwise_or.reduce(parts << shift, axis=2).reshape(len(codes), -1)
+    return found
+
+
+class _Six(_KType):
+    """Q6_K: codes of 6 bits, 8-bit scales."""
+
+    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        import numpy as np
+
+        low = nibbles(blocks[:, :128], 64).reshape(len(blocks), _ALL)
+        high = _crumbs(blocks[:, 128:192], 32)
+        codes = (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
+        scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+        return codes, _half(blocks, 208), scales, None, None
+
+    def write(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Array:
+        import numpy as np
+
+        whole = (codes + np.int8(32)).astype(np.uint8)
+        low, high = _joined(whole & 15, 4, 64), _joined(whole >> np.uint8(4), 2, 32)
+        return np.concatenate((low, high, scales.view(np.uint8), _raw(scale)), axis=1)
+
+
+class _FourFive(_KType):
+    """Q4_K and Q5_K: codes of 4 or 5 bits, scales and minima of 6 bits."""
+
+    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        import numpy as np
+
+        packed = blocks[:, 4:16]
+        first, second, both = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+        scales = np.concatenate((first & 63, (both & 15) | ((first >> 2) & 48)), axis=1)
+        minima = np.concatenate((second & 63, (both >> 4) | ((second >> 2) & 48)), axis=1)
+        codes = nibbles(blocks[:, -128:], 32).reshape(len(blocks), _ALL)
+        if self.high == 31:
+            codes = codes | (self._high(blocks[:, 16:48]) << np.uint8(4))
+        return (codes.astype(np.int8), _half(blocks, 0), scales.astype(np.int8), _half(blocks, 2),
+                minima.astype(np.int8))  # fmt: skip
+
+    @staticmethod
+    def _high(packed: Array) -> Array:
+        """Return the fifth bits: of all 32 bytes first the lowest bits, then the next ones."""
+        bits = high_bits(packed).reshape(len(packed), 32, 8)
+        return bits.transpose(0, 2, 1).reshape(len(packed), _ALL)
+
+    def write(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Array:
+        import numpy as np
+
+        assert least is not None and minima is not None
+        whole, sc, mn = (one.astype(np.uint8) for one in (codes, scales, minima))
+        packed = (
+            (sc[:, :4] & 63) | ((sc[:, 4:] >> 4) << 6),
+            (mn[:, :4] & 63) | ((mn[:, 4:] >> 4) << 6),
+            (sc[:, 4:] & 15) | ((mn[:, 4:] & 15) << 4),
+        )
+        parts = [_raw(scale), _raw(least), *packed]
+        if self.high == 31:
+            bits = (whole >> np.uint8(4)).reshape(len(whole), 8, 32).transpose(0, 2, 1)
+            parts.append(np.packbits(bits.reshape(len(whole), _ALL), axis=1, bitorder="little"))
+        return np.concatenate((*parts, _joined(whole & 15, 4, 32)), axis=1)
+
+
+class _Two(_KType):
+    """Q2_K: codes of 2 bits, scales and minima of 4 bits."""
+
+    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        import numpy as np
+
+        codes = _crumbs(blocks[:, 16:80], 32).astype(np.int8)
+        scales, minima = (
+            (blocks[:, :16] & 15).astype(np.int8),
+            (blocks[:, :16] >> 4).astype(np.int8),
+        )
+        return codes, _half(blocks, 80), scales, _half(blocks, 82), minima
+
+    def write(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Array:
+        import numpy as np
+
+        assert least is not None and minima is not None
+        both = (scales.astype(np.uint8) & 15) | (minima.astype(np.uint8) << np.uint8(4))
+        return np.concatenate((both, _joined(codes, 2, 32), _raw(scale), _raw(least)), axis=1)
+
+
+class _Three(_KType):
+    """Q3_K: codes of 3 bits, scales of 6 bits."""
+
+    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        import numpy as np
+
+        bits = high_bits(blocks[:, :32]).reshape(len(blocks), 32, 8)
+        high = bits.transpose(0, 2, 1).reshape(len(blocks), _ALL)
+        low = _crumbs(blocks[:, 32:96], 32)
+        codes = low.astype(np.int8) - ((high ^ np.uint8(1)) << np.uint8(2)).astype(np.int8)
+        packed = blocks[:, 96:108]
+        scales = nibbles(packed[:, :8], 8).reshape(len(blocks), 16)
+        scales = scales | (_crumbs(packed[:, 8:], 4) << np.uint8(4))
+        return codes, _half(blocks, 108), scales.astype(np.int8) - np.int8(32), None, None
+
+    def write(
+        self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
+    ) -> Array:
+        import numpy as np
+
+        whole = (codes + np.int8(4)).astype(np.uint8)
+        bits = (whole >> np.uint8(2)).reshape(len(whole), 8, 32).transpose(0, 2, 1)
+        high = np.packbits(bits.reshape(len(whole), _ALL), axis=1, bitorder="little")
+        sc = (scales + np.int8(32)).astype(np.uint8)
+        packed = _joined(sc & 15, 4, 8), _joined(sc >> np.uint8(4), 2, 4)
+        return np.concatenate((high, _joined(whole & 3, 2, 32), *packed, _raw(scale)), axis=1)
+
+
+K_TYPES: dict[str, BlockType] = {
+    one.name: one
+    for one in (
+        _Two("Q2_K", 16, (0, 3), (0, 15), minimum=True),
+        _Three("Q3_K", 16, (-4, 3), (-32, 31), minimum=False),
+        _FourFive("Q4_K", 8, (0, 15), (0, 63), minimum=True),
+        _FourFive("Q5_K", 8, (0, 31), (0, 63), minimum=True),
+        _Six("Q6_K", 16, (-32, 31), (-128, 127), minimum=False),
+    )
+}

@@ -1,0 +1,112 @@
+"""Rows of int8 weights whose columns were rotated: `weight = rotated(stored · scale of the row)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from loramerge.checkpoint.storage import Array
+from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.tensors import StoredTensor, Tensor
+
+__all__ = ["RotatedRows", "rotation"]
+
+_MOST = 127
+
+
+def rotation(size: int) -> Array:
+    """Return the regular Hadamard matrix of a size that is a power of 4, orthogonal and symmetric."""
+    import numpy as np
+
+    four = np.ones((4, 4), np.float32) - 2 * np.eye(4, dtype=np.float32)[::-1]
+    found = four
+    while len(found) < size:
+        found = np.kron(found, four)
+    return found / np.float32(size**0.5)
+
+
+class RotatedRows:
+    """The rows of a rotated weight.
+
+    Args:
+        name, scale: of the tensor of scales, one for each row.
+        group: columns that are rotated together.
+    """
+
+    unit = 1
+
+    def __init__(self, tensor: StoredTensor, name: str, scale: Tensor, group: int) -> None:
+        self._tensor, self._name, self._kind = tensor, name, numpy_dtype(scale.dtype)
+        self._columns, self._given, self._group = tensor.shape[1], scale, group
+
+    @cached_property
+    def _scale(self) -> Array:
+        """The scales of the rows as they are now."""
+        import numpy as np
+
+        return np.array(self._given.numpy(), np.float32).reshape(-1, 1)
+
+    @cached_property
+    def _matrix(self) -> Array:
+        return rotation(self._group)
+
+    def place(self, start: int) -> int:
+        """Return the byte, from the beginning of the tensor, at which a row begins."""
+        return start * self._columns
+
+    def raw(self, start: int, stop: int) -> Array:
+        """Return rows as they are stored."""
+        import numpy as np
+
+        found = np.empty((stop - start, self._columns), np.int8)
+        offset = self._tensor.info.start + self.place(start)
+        self._tensor.source.read_into(offset, found.reshape(-1).view(np.uint8))
+        return found
+
+    def unpack(self, raw: Array, start: int) -> Array:
+        """Return the float32 weights of stored rows, with the scales that they have now."""
+        import numpy as np
+
+        return self._turned(raw.astype(np.float32) * self._scale[start : start + len(raw)])
+
+    def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
+        """Return rows after a change, which is added before the rotation back; a row gets a larger scale
+        if it does not fit."""
+        import numpy as np
+
+        moved = change.any(axis=1)
+        if not moved.any():
+            return raw
+        rows = np.flatnonzero(moved) + start
+        exact = raw[moved].astype(np.float32) * self._scale[rows] + self._turned(change[moved])
+        largest = np.abs(exact).max(axis=1, keepdims=True)
+        grown = np.nextafter((largest / _MOST).astype(self._kind), self._kind.type(np.inf))
+        fits = largest <= (_MOST + 0.5) * self._scale[rows]
+        self._scale[rows] = np.where(fits, self._scale[rows], grown.astype(np.float32))
+        exact /= self._scale[rows]
+        codes = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
+        found = raw.copy()
+        found[moved] = np.clip(codes, -_MOST - 1, _MOST).astype(np.int8)
+        return found
+
+    def _turned(self, rows: Array) -> Array:
+        import numpy as np
+
+        groups = rows.reshape(len(rows), -1, len(self._matrix))
+        found: Array = np.matmul(groups, self._matrix).reshape(rows.shape)
+        return found
+
+    def beside(self) -> Mapping[str, bytes]:
+        """Return the bytes of the scales."""
+        return {self._name: self._scale.astype(self._kind).tobytes()}
+
+    def weights(self, start: int, stop: int) -> Array:
+        """Return the float32 weights of any rows."""
+        return self.unpack(self.raw(start, stop), start)
+
+    def steps(self, start: int, stop: int) -> Array:
+        """Return the distance between neighbouring numbers of any rows, before the rotation back."""
+        import numpy as np
+
+        return np.broadcast_to(self._scale[start:stop], (stop - start, self._columns)).copy()

@@ -1,0 +1,80 @@
+"""Names of language models in the GGUF files of llama.cpp, for those that take PEFT adapters.
+
+Source: `convert_hf_to_gguf.py` and `tensor_mapping.py` of llama.cpp. It stores the queries and keys of
+Llama with the two halves of each head alternating, and the norms of Gemma with one added; these are not
+listed, so that an adapter which changes them is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+__all__ = ["LANGUAGE_MODELS", "LanguageModel", "StoredAs"]
+
+_TOP = {"token_embd": "model.embed_tokens", "output": "lm_head"}
+_LAYER = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_TOP_NORM = {"output_norm": "model.norm"}
+_NORMS = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
+
+
+class StoredAs(NamedTuple):
+    """A tensor of a file: its name without `.weight`, and the heads whose halves alternate in it."""
+
+    stem: str
+    heads: int = 0
+
+
+class LanguageModel(NamedTuple):
+    """An architecture: names of the layers of a block and of those outside.
+
+    Args:
+        alternating: whether the halves of the heads of queries and keys alternate.
+    """
+
+    top: Mapping[str, str]
+    layer: Mapping[str, str]
+    alternating: bool = False
+
+    def modules(self, fields: Mapping[str, object]) -> Iterator[tuple[str, StoredAs]]:
+        """Yield the modules as transformers names them, with the tensors that hold them.
+
+        Args:
+            fields: of the file.
+        """
+        kind = fields["general.architecture"]
+        for stem, module in self.top.items():
+            yield module, StoredAs(stem)
+        heads = fields.get(f"{kind}.attention.head_count")
+        keys = fields.get(f"{kind}.attention.head_count_kv", heads)
+        count = fields.get(f"{kind}.block_count")
+        for number in range(count if isinstance(count, int) else 0):
+            for stem, module in self.layer.items():
+                own = {"attn_q": heads, "attn_k": keys}.get(stem) if self.alternating else 0
+                stored = StoredAs(f"blk.{number}.{stem}", own if isinstance(own, int) else 0)
+                yield f"model.layers.{number}.{module}", stored
+
+
+_WITH_NORMS = LanguageModel(_TOP | _TOP_NORM, _LAYER | _NORMS)
+
+LANGUAGE_MODELS: Mapping[str, LanguageModel] = {
+    "llama": _WITH_NORMS._replace(alternating=True),
+    "qwen2": _WITH_NORMS,
+    "qwen3": _WITH_NORMS,
+    "gemma": LanguageModel(_TOP, _LAYER),
+    "gemma2": LanguageModel(_TOP, _LAYER),
+    "gemma3": LanguageModel(_TOP, _LAYER),
+}

@@ -1,0 +1,83 @@
+"""Refuse a bake that rounding takes much from, and measure what would keep more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from loramerge.checkpoint import CheckpointFile
+from loramerge.errors import NumericsError, Setting
+from loramerge.files.dtypes import DTYPES
+from loramerge.stream.bake import survey
+from loramerge.stream.edits import BakePlan, Edit
+from loramerge.stream.survival import Survival, totals_of
+
+__all__ = ["LEAST", "require_kept", "wider_type"]
+
+LEAST = 0.9  # share of the change that must be kept
+_SAMPLES = 4  # tensors on which remedies are measured
+
+Remedy = tuple[Setting, BakePlan, int | None]  # its setting, the plan with it, and the seed
+
+
+def require_kept(
+    plan: BakePlan, survivals: Sequence[Survival], seed: int | None, threads: int | None
+) -> None:
+    """Refuse a result that has less than `LEAST` of the change.
+
+    Args:
+        seed: of stochastic rounding, None where it rounds to nearest.
+
+    Raises:
+        NumericsError: naming remedies, with what they keep of the change of a few tensors.
+    """
+    totals = totals_of(survivals)
+    if totals is None or totals.survived >= LEAST:
+        return
+    shares = ", ".join(plan.dtypes)
+    hint: list[str | Setting] = []
+    for setting, other, number in _remedies(_sampled(plan), seed):
+        found = totals_of(survey(other, seed=number, threads=threads))
+        if found is not None:
+            figures = f"keeps {found.survived:.0%}, relative error {found.relative_error:.2g}"
+            hint += [setting, f" {figures}; "]
+    raise NumericsError(
+        f"only {totals.survived:.0%} of the change would be kept after rounding to {shares}",
+        file=plan.checkpoint.path,
+        module=totals.worst.module,
+        expected=f"at least {LEAST:.0%}",
+        found=f"relative error {totals.relative_error:.2g}",
+        hint=(
+            f"measured on {_SAMPLES} tensors at most: ",
+            *hint,
+            "the result as it is: ",
+            Setting("allow_loss", True),
+        ),
+    )
+
+
+def wider_type(plan: BakePlan) -> str:
+    """Return a type of plain floats that is wider than those of the tensors that change."""
+    types = {edit.place.tensor.dtype for *_, edit in plan.all_edits()}
+    narrow = all(DTYPES[one].bits < 16 * DTYPES[one].elements for one in types)
+    return "BF16" if narrow else "F32"
+
+
+def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
+    """Yield what keeps more of the change."""
+    if seed is None:
+        yield Setting("rounding", "stochastic"), plan, 0
+    if plan.wider is None and plan.dtype is None:
+        wider = wider_type(plan)
+        plan = replace(plan, wider=wider)
+        yield Setting("keep_touched", DTYPES[wider].word), plan, seed
+
+
+def _sampled(plan: BakePlan) -> BakePlan:
+    """Return a plan of a few of its tensors, from first to last."""
+    names = list(dict.fromkeys((file, name) for file, name, _ in plan.all_edits()))
+    step = max(1, len(names) // _SAMPLES)
+    edits: dict[CheckpointFile, dict[str, list[Edit]]] = {}
+    for file, name in names[::step][:_SAMPLES]:
+        edits.setdefault(file, {})[name] = plan.edits[file][name]
+    return replace(plan, edits=edits)

@@ -1,0 +1,94 @@
+"""Compute one packed tensor of a checkpoint with its edits added, in blocks of rows; see `Packing`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from loramerge.checkpoint.storage import Packing
+from loramerge.errors import NumericsError, Setting
+from loramerge.files.dtypes import DTYPES
+from loramerge.files.header import TensorInfo
+from loramerge.files.positioned import PositionedFile
+from loramerge.stream.changes import fill_change, row_adders
+from loramerge.stream.edits import Edit
+from loramerge.stream.rounding import generator
+from loramerge.stream.survival import Sums, Survival, measure
+from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
+
+__all__ = ["compute_packed", "height_of", "require_packed"]
+
+
+def compute_packed(
+    name: str,
+    beside: int,
+    infos: Mapping[str, TensorInfo],
+    edits: Sequence[Edit],
+    seed: int | None,
+    out: PositionedFile | Nowhere,
+) -> TensorTask[Survival]:
+    """Return the task of one packed tensor that changes; see `compute_tensor`.
+
+    Args:
+        beside: bytes of the tensors that are written together with it.
+    """
+    info, place = infos[name], edits[0].place
+    rows, columns = place.tensor.shape[0], math.prod(place.tensor.shape[1:])
+
+    def run(buffers: Buffers) -> list[Survival]:
+        import numpy as np
+
+        packing = place.require_held().packing  # made here: it keeps the scales of its tensor
+        assert packing is not None
+        adders = [row_adders(edit, "float32") for edit in edits]
+        sums = [Sums() for _ in edits]
+        draw = None
+        if seed is not None:
+            draw = partial(generator(seed, name).random, dtype=np.float32)
+        height = height_of(packing, columns)
+        for start in range(0, rows, height):
+            stop = min(start + height, rows)
+            raw = packing.raw(start, stop)
+            weights = packing.unpack(raw, start)
+            asked = buffers.get("asked", "float32", (stop - start, columns))
+            covered = fill_change(edits, adders, start, stop, weights, asked) or ()
+            with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
+                packed = packing.pack(raw, weights, asked, start, draw)
+                written = packing.unpack(packed, start) - weights
+            require_packed(name, info.dtype, written)
+            for index, first, last in covered:
+                part = slice(first - start, last - start)
+                measure(sums[index], asked[part], written[part], weights[part])
+            out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
+        for other, data in packing.beside().items():
+            out.write(infos[other].start, data)
+        return [
+            Survival(e.site.name, name, s.asked, s.along, s.error, s.base)
+            for e, s in zip(edits, sums, strict=True)
+        ]
+
+    return TensorTask(info.stop - info.start + beside, run)
+
+
+def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) -> int:
+    """Return the number of rows of a block: whole units, of about so many elements."""
+    return max(1, elements // (columns * packing.unit)) * packing.unit
+
+
+def require_packed(name: str, dtype: str, written: Any) -> None:
+    """Refuse packed weights that came out as NaN or infinity.
+
+    Raises:
+        NumericsError: naming the tensor.
+    """
+    import numpy as np
+
+    if np.isfinite(written.sum()) or np.isfinite(written).all():
+        return
+    raise NumericsError(
+        f"NaN or infinity, or values that do not fit {DTYPES[dtype].word}, after adding",
+        module=name,
+        hint=("inspect the adapters with ", Setting("deep", True), ", or lower their weights"),
+    )
