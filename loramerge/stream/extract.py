@@ -13,12 +13,13 @@ from loramerge.algebra.extract import Change, Extracted, Extractor
 from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
 from loramerge.algebra.ranks import RankRule, check_errors, relative
 from loramerge.algebra.terms import naming
-from loramerge.algebra.workers import ordered
+from loramerge.algebra.workers import ordered, steady_heap
 from loramerge.errors import NumericsError, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.tensors import ComputedTensor
 from loramerge.stream.differences import PairedSite, Sort, energy_of, read_change
+from loramerge.stream.walk import Buffers
 
 __all__ = ["Extraction", "extract", "whole_difference"]
 
@@ -110,6 +111,7 @@ def extract(
     Raises:
         NumericsError: if weights hold NaN or infinity, or an error limit is exceeded.
     """
+    steady_heap()
     found = Extraction()
     precise = dtype == "F64"
     cut = [] if whole else [group for group in groups if group.sort == "matrix"]
@@ -159,9 +161,11 @@ class _Cutting:
     kind: str
     threads: int | None
     notify: Notify
+    buffers: Buffers = field(default_factory=Buffers)
 
     def change(self, group: PairedSite) -> Change:
-        return read_change(group, self.kind, noise=not self.extractor.keep_rounding)
+        noise = not self.extractor.keep_rounding
+        return read_change(group, self.kind, noise=noise, buffers=self.buffers)
 
 
 def _add_matrices(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from loramerge.adapter.delta import ReadRows
 from loramerge.checkpoint import Place
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.halves import widen
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["Stretch", "read_weights", "stored_rows", "stored_weights", "weights_of"]
@@ -77,8 +78,12 @@ def stored_weights(dtype: str, of: Callable[[Any], Any] | None = None) -> Stored
         dtype, of: see `read_weights`.
     """
 
+    import numpy as np
+
     def read(place: Place, start: int, stop: int) -> Any:
-        rows = stored_rows(place.tensor)(start, stop).astype(dtype)
+        raw = stored_rows(place.tensor)(start, stop)
+        rows = np.empty(raw.shape, dtype)
+        widen(raw, rows)
         rows = rows if of is None else of(rows)
         return place.require_held().dequantise(rows, start)
 
