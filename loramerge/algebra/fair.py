@@ -30,12 +30,13 @@ from loramerge.algebra.combine import (
     with_pool,
 )
 from loramerge.algebra.method import Method
-from loramerge.algebra.outcome import Combined, SiteOutcome
+from loramerge.algebra.outcome import Combined, SiteOutcome, held
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, ignore
+from loramerge.files.spool import Keep, in_memory
 
 __all__ = ["check_fair", "combine_fairly"]
 
@@ -73,6 +74,7 @@ def combine_fairly(
     precise: bool = False,
     threads: int | None = None,
     task: str = "",
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> list[Combined]:
     """Combine the terms of every site, and return the fair result of each cut.
@@ -116,7 +118,8 @@ def combine_fairly(
                 for place, (rank, balance) in enumerate(zip(ranks, balances, strict=True))
             ]
 
-    rows = list(ordered(one, terms, threads=threads, task=task, notify=notify))
+    done = ordered(one, terms, threads=threads, task=task, notify=notify)
+    rows = [held(outcomes, keep) for outcomes in done]
     columns = list(zip(*rows, strict=True)) or [() for _ in cuts]
     combined = [
         Combined(tuple(outcomes), balance.losses)

@@ -77,7 +77,6 @@ def stored_weights(dtype: str, of: Callable[[Any], Any] | None = None) -> Stored
     Args:
         dtype, of: see `read_weights`.
     """
-
     import numpy as np
 
     def read(place: Place, start: int, stop: int) -> Any:
