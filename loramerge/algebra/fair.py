@@ -53,12 +53,17 @@ def check_fair(cut: Cut) -> None:
     """
     rule = cut.rule
     others = [name for name in ("energy", "ratio", "cumulative") if getattr(rule, name) is not None]
-    if rule.error_chooses:
-        others.append("max_error")
     if others:
         raise UsageError(
             f"a fair result has no {others[0]}: its ranks are chosen by what each adapter loses",
-            hint=("give ", Setting("rank", 8), " or ", Setting("max_size", "20MB")),
+            hint=(
+                "give ",
+                Setting("rank", 8),
+                ", ",
+                Setting("max_size", "20MB"),
+                " or ",
+                Setting("max_error", 0.1),
+            ),
         )
     if cut.norms is not None:
         raise UsageError("fair and relative_to exclude each other", hint="give one of the two")
@@ -85,7 +90,8 @@ def combine_fairly(
         terms, method: what is cut; see `combine`.
         ingredients: site → the adapters to be fair to, as terms. A site without any is cut by its own
             energy, after all others.
-        cuts: rules with `rank`, `conv_rank` or `max_size`.
+        cuts: rules with `rank`, `conv_rank`, `max_size` or `max_error`, which alone limits the loss of
+            every adapter.
 
     Raises:
         UsageError: for other criteria.

@@ -107,7 +107,7 @@ def mix(
     except ShapeError as error:
         error.file = error.file or " and ".join(adapter.label for adapter, _ in inputs)
         raise
-    check_errors(rule, result.relative_error, result.worst)
+    check_errors(rule, result.error_under(rule), result.worst)
     return frame.with_deltas(result.deltas), result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.algebra.ranks import relative
+from loramerge.algebra.ranks import RankRule, relative
 from loramerge.files.spool import Keep
 from loramerge.files.tensors import Tensor
 
@@ -109,6 +109,12 @@ class Combined:
     def relative_error(self) -> float:
         """√(Σ lost / Σ energy) over the sites whose energy is known."""
         return self.error_at(None)
+
+    def error_under(self, rule: RankRule, norms: Mapping[Site, float] | None = None) -> float:
+        """Return the error that a rule limits: where it chose fair ranks, that of the worst adapter."""
+        if rule.error_chooses and self.losses:
+            return max(self.losses.values())
+        return self.error_at(norms)
 
     def error_at(self, norms: Mapping[Site, float] | None) -> float:
         """Return the relative error with every site divided by a norm; None divides by none."""

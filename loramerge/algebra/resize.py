@@ -109,7 +109,7 @@ def resize_each(
         notify=notify,
     )
     for cut, combined in zip(cuts, found, strict=True):
-        check_errors(cut.rule, combined.error_at(cut.norms), combined.worst)
+        check_errors(cut.rule, combined.error_under(cut.rule, cut.norms), combined.worst)
     return [
         (
             adapter.with_deltas(
