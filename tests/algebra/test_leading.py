@@ -19,6 +19,7 @@ SPECTRA = {
     "harmonic": lambda n: 1 / np.arange(1, n + 1),
     "steep": lambda n: 0.8 ** np.arange(n),
     "steps": lambda n: np.where(np.arange(n) < 6, 3.0, np.where(np.arange(n) < 12, 2.99, 1.0)),
+    "strong before slow": lambda n: np.where(np.arange(n) < 4, 10.0, 1 - np.arange(n) / n),
     "flat": lambda n: np.ones(n),
     "low rank": lambda n: np.where(np.arange(n) < 7, 1.0, 0.0),
     "low rank in noise": lambda n: np.where(np.arange(n) < 7, 1.0, 1e-3),
