@@ -3,21 +3,26 @@
     python benchmarks/extract.py [-n 3] [--modules 40] [--rank 64] [--json FILE]
 
 The tuned checkpoint is the SD2.1-shaped base in float16 with a change of slowly decaying spectrum in
-some of its matrices, evenly spread over the file. loramerge runs as a whole process with one thread;
-numpy's thin SVDs of the same differences, in float32, are timed in this process, without reading them.
-The ratio is that of CPU times, in which waiting for the disk does not count. The SVDs also give the
-optimum that errors are compared with.
+some of its matrices, evenly spread over the file, or with `--modules 0` in all matrices of the UNet and
+the text encoder. loramerge runs as a whole process with one thread; numpy's thin SVDs of the same
+differences, in float32, are timed in this process, without reading them: one of each shape, times the
+number of such matrices. The ratio is that of CPU times, in which waiting for the disk does not count.
+The SVDs also give the optimum that errors are compared with, as a share of the energy for each shape.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from measure import THREADS, Check, Sample, ensure, interleave, options, peak, report, run
@@ -28,7 +33,8 @@ import numpy as np
 from tensors import DTYPES, Tensors
 
 OURS, COPY, FULL = "loramerge extract --threads 1", "cp", "numpy.linalg.svd"
-UNET = "model.diffusion_model."
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model.transformer."
+FUSED = "in_proj_weight"  # q, k and v above each other, which adapters hold apart
 SIZE = 0.02  # of the change, relative to the weights
 
 
@@ -36,7 +42,9 @@ def main() -> None:
     """Generates the data if absent, measures, checks and reports."""
     parser = options("Time extract against full SVDs.", rounds=3)
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--modules", type=int, default=40, help="matrices that were tuned")
+    parser.add_argument(
+        "--modules", type=int, default=40, help="matrices that were tuned; 0 is all"
+    )
     given = parser.parse_args()
     base = ensure("base", "sd21_base.safetensors", given.data, given.python)
     with tempfile.TemporaryDirectory(dir=given.data.resolve()) as folder:
@@ -54,18 +62,17 @@ def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
         COPY: functools.partial(run, ["cp", str(base), str(folder / "copy.safetensors")]),
     }
     samples = interleave(cases, given.rounds)
-    seconds, lost, energy = whole_svds(base, tuned, names, given.rank)
-    samples[f"{FULL} of {len(names)} matrices"] = [Sample(seconds, seconds, None)]
+    found = whole_svds(base, tuned, names, given.rank)
+    samples[f"{FULL} of {found.count} matrices"] = [Sample(found.seconds, found.seconds, None)]
     own = statistics.median(sample.cpu or sample.wall for sample in samples[OURS])
-    kept = kept_energy(out)
-    error = max(energy - kept, 0.0) ** 0.5
+    error = max(found.energy - kept_energy(out), 0.0) ** 0.5
     checks = [
-        Check(f"CPU time: {FULL} / {OURS}", seconds / own, 20, at_least=True),
+        Check(f"CPU time: {FULL} / {OURS}", found.seconds / own, 20, at_least=True),
         Check("peak, MB", peak(samples[OURS]), 1000),
-        Check("error / optimum", error / lost**0.5, 1.005),
-        Check("modules found / modules tuned", modules_of(out) / len(names), 1, at_least=True),
+        Check("error / optimum", error / found.lost**0.5, 1.005),
+        Check("modules found / modules tuned", modules_of(out) / found.count, 1, at_least=True),
     ]
-    report(f"extract: rank {given.rank}, {len(names)} matrices", samples, checks, given.json)
+    report(f"extract: rank {given.rank}, {found.count} matrices", samples, checks, given.json)
 
 
 def write_tuned(base: Path, tuned: Path, count: int) -> list[str]:
@@ -75,8 +82,10 @@ def write_tuned(base: Path, tuned: Path, count: int) -> list[str]:
         matrices = [
             name
             for name, (_, shape, *_) in tensors.entries.items()
-            if name.startswith(UNET) and len(shape) > 1 and min(shape[:2]) >= 320
-        ]
+            if len(shape) > 1 and name.startswith((UNET, TEXT) if count == 0 else UNET)
+            and min(shape[:2]) >= (4 if count == 0 else 320)
+        ]  # fmt: skip
+        count = count or len(matrices)
         chosen = matrices[:: max(1, len(matrices) // count)][:count]
         for index, name in enumerate(chosen):
             dtype, _, start, _ = tensors.entries[name]
@@ -98,18 +107,51 @@ def change(weights: np.ndarray, seed: int) -> np.ndarray:
     return (flat + delta).reshape(weights.shape)
 
 
-def whole_svds(base: Path, tuned: Path, names: list[str], rank: int) -> tuple[float, float, float]:
-    """Returns the seconds of all SVDs, Σσ² beyond the rank, and Σσ² of everything."""
-    seconds = lost = energy = 0.0
+@dataclass
+class Whole:
+    """SVDs of all matrices: their number, seconds, Σσ² beyond the rank, and Σσ² of everything."""
+
+    count: int
+    seconds: float
+    lost: float
+    energy: float
+
+
+def whole_svds(base: Path, tuned: Path, names: list[str], rank: int) -> Whole:
+    """Decomposes one difference of each shape, and counts it for all of that shape."""
+    seconds: dict[tuple[int, ...], float] = {}
+    share: dict[tuple[int, ...], float] = {}
+    counts: Counter[tuple[int, ...]] = Counter()
+    energies: dict[tuple[int, ...], float] = defaultdict(float)
+    for delta in differences(base, tuned, names):
+        shape = delta.shape
+        counts[shape] += 1
+        flat = delta.reshape(-1)
+        energies[shape] += math.fsum(
+            float(np.dot(one, one))
+            for at in range(0, flat.size, 1 << 20)
+            for one in [flat[at : at + (1 << 20)].astype(np.float64)]
+        )
+        if shape not in seconds:
+            start = time.process_time()
+            _, sizes, _ = np.linalg.svd(delta, full_matrices=False)
+            seconds[shape] = time.process_time() - start
+            squares = sizes.astype(np.float64) ** 2
+            share[shape] = squares[rank:].sum() / squares.sum()
+    return Whole(
+        counts.total(),
+        sum(seconds[shape] * count for shape, count in counts.items()),
+        float(sum(share[shape] * energy for shape, energy in energies.items())),
+        sum(energies.values()),
+    )
+
+
+def differences(base: Path, tuned: Path, names: list[str]) -> Iterator[np.ndarray]:
+    """Yields the flat differences of the modules, in float32."""
     with Tensors(base) as before, Tensors(tuned) as after:
         for name in names:
             delta = after.read(name).astype(np.float32) - before.read(name).astype(np.float32)
-            start = time.process_time()
-            _, sizes, _ = np.linalg.svd(delta.reshape(len(delta), -1), full_matrices=False)
-            seconds += time.process_time() - start
-            squares = sizes.astype(np.float64) ** 2
-            lost, energy = lost + squares[rank:].sum(), energy + squares.sum()
-    return seconds, float(lost), float(energy)
+            yield from np.split(delta.reshape(len(delta), -1), 3 if name.endswith(FUSED) else 1)
 
 
 def kept_energy(path: Path) -> float:

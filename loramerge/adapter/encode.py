@@ -40,6 +40,7 @@ from loramerge.errors import (
     listed,
 )
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import Tensor
 
 __all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
@@ -119,7 +120,9 @@ def suffix_of(target: Dialect) -> str:
     return "" if target.folder else _SUFFIX
 
 
-def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encoded:
+def encode(
+    adapter: Adapter, target: Dialect, dtype: str | None = None, *, keep: Keep = in_memory
+) -> Encoded:
     """Spell an adapter in a dialect.
 
     Sites that the file already spelled in this dialect keep their keys and bytes as far as they did
@@ -128,6 +131,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
     Args:
         dtype: safetensors name of the float type to write; None for the adapter's own, which for
             one that was just loaded means every tensor as it is stored.
+        keep: holds tensors that are computed until they are written.
 
     Raises:
         FamilyError: if the family is read-only, and the dialect not the file's own.
@@ -176,7 +180,7 @@ def encode(adapter: Adapter, target: Dialect, dtype: str | None = None) -> Encod
             elif key in pairs:
                 raise FormatError("two deltas would be written under one key", module=key)
             else:
-                pairs[key] = tensor
+                pairs[key] = keep(tensor)
                 components[key] = site.component
         written[site] = delta
     if missing:

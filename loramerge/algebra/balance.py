@@ -28,6 +28,8 @@ _ROUNDS = 40  # of water-filling at most; a few are enough for two adapters
 _CLOSE = 1.01  # ratio of the largest loss and the least possible one at which it stops
 _FASTER, _SLOWER = 1.5, 0.5  # factors of the steps while the same adapter loses most, or another
 _LEAST = 1e-6  # weight of an adapter that loses nothing
+_TRIES = 8  # of lower targets; what an adapter still loses then is rounding, and is refused
+_UNDER = 0.999  # of the error at which the next target is set while an adapter loses too much
 _REST = 1e-9  # weight of the combination itself, for directions that no adapter has
 
 
@@ -80,7 +82,26 @@ class Balance:
 def balance_of(
     shares: Mapping[Site, Shares], shapes: Mapping[Site, tuple[int, ...]], cut: Cut
 ) -> Balance:
-    """Find the weights by water-filling, with sizes estimated until the last round."""
+    """Find the weights by water-filling.
+
+    Where `max_error` chooses the ranks, it limits the loss of every adapter.
+    """
+    found = _filled(shares, shapes, cut)
+    limit = cut.rule.max_error if cut.rule.error_chooses else None
+    target = limit or 1.0
+    for _ in range(_TRIES):
+        worst = max(found.losses.values(), default=0.0)
+        if limit is None or worst <= limit:
+            break
+        target *= _UNDER * limit / worst
+        found = _filled(shares, shapes, replace(cut, rule=replace(cut.rule, max_error=target)))
+    return found
+
+
+def _filled(
+    shares: Mapping[Site, Shares], shapes: Mapping[Site, tuple[int, ...]], cut: Cut
+) -> Balance:
+    """Find the weights with sizes estimated until the last round."""
     energies = _energies(shares)
     level = dict.fromkeys(energies, 1.0 / max(1, len(energies)))  # λ
     rough = _estimated(shares, shapes, cut)

@@ -22,7 +22,7 @@ from loramerge.algebra.matrices import require_finite
 from loramerge.algebra.merged import Matrix, Merged, Sum
 from loramerge.algebra.method import Method
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
-from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
+from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel, held
 from loramerge.algebra.ranks import RankRule, site_rank
 from loramerge.algebra.spaces import merge_terms, numbers_of
 from loramerge.algebra.svd import Decomposition
@@ -31,6 +31,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import ShapeError
 from loramerge.events import Note, Notify, ignore
 from loramerge.files.dtypes import is_float
+from loramerge.files.spool import Keep, in_memory
 
 __all__ = [
     "SUM",
@@ -103,6 +104,7 @@ def combine(
     precise: bool = False,
     threads: int | None = None,
     task: str = "",
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> Combined:
     """Combine the terms of every site and cut the results by a rule.
@@ -114,6 +116,7 @@ def combine(
         sizes: needed where the rule has `max_size`.
         device: torch device, or None for numpy.
         precise: decompose without Gram matrices, for float64 output.
+        keep: holds the tensors of the result until they are written.
 
     Raises:
         ShapeError: if the terms of a site differ in shape.
@@ -128,6 +131,7 @@ def combine(
         precise=precise,
         threads=threads,
         task=task,
+        keep=keep,
         notify=notify,
     )
     return combined
@@ -142,6 +146,7 @@ def combine_each(
     precise: bool = False,
     threads: int | None = None,
     task: str = "",
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> list[Combined]:
     """Combine the terms of every site, and return the result of each cut; see `combine`.
@@ -149,6 +154,9 @@ def combine_each(
     A site is decomposed as often as for a single cut: once, and once before that if any of them
     chooses ranks over all sites together. Only a large dense result is decomposed for each rank, as
     no more than its leading directions are computed.
+
+    Args:
+        keep: holds the tensors of results until they are written.
     """
     work = Work(with_pool(method, terms, threads, notify), device, precise)
     chosen = _ranks_over_all(terms, work, cuts, threads, notify)
@@ -158,7 +166,8 @@ def combine_each(
             ranks = [None if found is None else found.get(site) for found in chosen]
             return at_site(site, terms[site], work, cuts, ranks)
 
-    found = list(ordered(one, terms, threads=threads, task=task, notify=notify))
+    done = ordered(one, terms, threads=threads, task=task, notify=notify)
+    found = [held(outcomes, keep) for outcomes in done]
     combined = [Combined(tuple(outcomes)) for outcomes in zip(*found, strict=True)] or [
         Combined(()) for _ in cuts
     ]

@@ -31,12 +31,14 @@ class Change(NamedTuple):
         noise: variances of the rounding that may be in it.
         rounding: whether rounding to the types of the two checkpoints explains all of it.
         types: the types that it was rounded to, where they differ.
+        energy: ‖matrix‖_F², None if it is not known.
     """
 
     matrix: Array | None
     noise: NoiseSums
     rounding: bool
     types: frozenset[str] = frozenset()
+    energy: float | None = None
 
 
 class Extracted(NamedTuple):
@@ -125,7 +127,7 @@ class Extractor:
         if chosen is not None:
             wanted, grows = max(1, chosen), False
         while True:
-            found = decompose_leading(matrix, wanted, precise=self.precise)
+            found = decompose_leading(matrix, wanted, precise=self.precise, energy=change.energy)
             if not self.keep_rounding:
                 floor = noise_floor(found, change.noise)
                 found = replace(found, noise=max(found.noise, floor))

@@ -30,12 +30,13 @@ from loramerge.algebra.combine import (
     with_pool,
 )
 from loramerge.algebra.method import Method
-from loramerge.algebra.outcome import Combined, SiteOutcome
+from loramerge.algebra.outcome import Combined, SiteOutcome, held
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, ignore
+from loramerge.files.spool import Keep, in_memory
 
 __all__ = ["check_fair", "combine_fairly"]
 
@@ -52,12 +53,17 @@ def check_fair(cut: Cut) -> None:
     """
     rule = cut.rule
     others = [name for name in ("energy", "ratio", "cumulative") if getattr(rule, name) is not None]
-    if rule.error_chooses:
-        others.append("max_error")
     if others:
         raise UsageError(
             f"a fair result has no {others[0]}: its ranks are chosen by what each adapter loses",
-            hint=("give ", Setting("rank", 8), " or ", Setting("max_size", "20MB")),
+            hint=(
+                "give ",
+                Setting("rank", 8),
+                ", ",
+                Setting("max_size", "20MB"),
+                " or ",
+                Setting("max_error", 0.1),
+            ),
         )
     if cut.norms is not None:
         raise UsageError("fair and relative_to exclude each other", hint="give one of the two")
@@ -73,6 +79,7 @@ def combine_fairly(
     precise: bool = False,
     threads: int | None = None,
     task: str = "",
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> list[Combined]:
     """Combine the terms of every site, and return the fair result of each cut.
@@ -83,7 +90,8 @@ def combine_fairly(
         terms, method: what is cut; see `combine`.
         ingredients: site → the adapters to be fair to, as terms. A site without any is cut by its own
             energy, after all others.
-        cuts: rules with `rank`, `conv_rank` or `max_size`.
+        cuts: rules with `rank`, `conv_rank`, `max_size` or `max_error`, which alone limits the loss of
+            every adapter.
 
     Raises:
         UsageError: for other criteria.
@@ -116,7 +124,8 @@ def combine_fairly(
                 for place, (rank, balance) in enumerate(zip(ranks, balances, strict=True))
             ]
 
-    rows = list(ordered(one, terms, threads=threads, task=task, notify=notify))
+    done = ordered(one, terms, threads=threads, task=task, notify=notify)
+    rows = [held(outcomes, keep) for outcomes in done]
     columns = list(zip(*rows, strict=True)) or [() for _ in cuts]
     combined = [
         Combined(tuple(outcomes), balance.losses)

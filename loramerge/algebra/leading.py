@@ -1,5 +1,8 @@
 """The leading singular directions of a dense matrix, without its whole decomposition.
 
+Nearly all of the time goes into products of a few directions with the matrix, two for each block. Blocks
+are held as rows, with which these products are fastest.
+
 Source: block Lanczos with a random start, as in Musco and Musco, "Randomized Block Krylov Methods for
 Stronger and Faster Approximate Singular Value Decomposition" (2015), algorithm 2, with every block
 orthogonalised against all before it; the stopping rule is our own.
@@ -7,6 +10,7 @@ orthogonalised against all before it; the stopping rule is our own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loramerge.algebra.arrays import Array
@@ -15,15 +19,21 @@ from loramerge.algebra.svd import Decomposition, decompose_dense, signs_fixed
 __all__ = ["EXCESS", "decompose_leading", "decompose_whole"]
 
 EXCESS = 2e-3  # by which the error may exceed the optimum, relative; of what is estimated
-_MORE = 8  # columns of a block beside those that are asked for
+_HALVES = 1.7  # times as much where directions that converge fast and slowly are estimated apart
+_MORE = 8  # columns of a block beside those that are asked for, and at least a quarter as many
 _FEWEST, _MOST = 3, 12  # blocks
-_ROOM = 5  # blocks that must fit the smaller side, or the whole decomposition is as fast
+_ROOM = 7  # blocks that must fit the smaller side, or the whole decomposition is as fast
 _SLOWEST = 0.95  # at this ratio of two gains or above, convergence cannot be measured
-_QUICKEST = 0.3  # no faster convergence is believed
+_QUICKEST = 0.1  # no faster convergence is believed
 _EXPLICIT = 1e-4  # share of the energy below which that of the rest is computed from the residual
+_NEW = 8.0  # times the rounding of a block: shorter directions of it are that rounding
+_APART = 1e-4  # of the longest: rows with shorter parts that are new are told apart by eigenvalues
+_PIECE = 1 << 18  # numbers that are made float64 at a time
 
 
-def decompose_leading(matrix: Array, rank: int | None, *, precise: bool = False) -> Decomposition:
+def decompose_leading(
+    matrix: Array, rank: int | None, *, precise: bool = False, energy: float | None = None
+) -> Decomposition:
     """Return the largest singular values and directions of a matrix.
 
     The error of the approximation is at most 1.005 times the optimum (Eckart–Young): blocks are added
@@ -35,15 +45,22 @@ def decompose_leading(matrix: Array, rank: int | None, *, precise: bool = False)
         matrix: `(m, n)` in float32 or float64, which is also the precision of the computation.
         rank: directions to compute; None for all.
         precise: decompose the whole matrix without squaring it, for float64 output.
+        energy: ‖matrix‖_F², if it is known.
     """
     short = min(matrix.shape)
-    if rank is None or _ROOM * (rank + _MORE) > short:
+    if rank is None or _ROOM * _width(rank) > short:
         return decompose_whole(matrix, precise=precise)
     turned = matrix.shape[0] > matrix.shape[1]
-    space = _Krylov.grown(matrix.T if turned else matrix, rank)
+    energy = _energy(matrix) if energy is None else energy
+    space = _Krylov.grown(matrix.T if turned else matrix, rank, energy)
     if space is None:
         return decompose_whole(matrix, precise=precise)
     return space.decomposition(rank, turned=turned)
+
+
+def _width(rank: int) -> int:
+    """Return the columns of a block; more of them than the rank converge in fewer blocks."""
+    return rank + max(_MORE, rank // 4)
 
 
 def decompose_whole(matrix: Array, *, precise: bool = False) -> Decomposition:
@@ -81,72 +98,90 @@ class _Krylov:
     Args:
         matrix: `(m, n)` with m ≤ n.
         energy: ‖matrix‖_F².
-        bases: orthonormal columns, `(m, b)` each.
-        images: `matrixᵀ @ basis`, `(n, b)` each.
-        gram: products of the images, in float64.
+        basis: orthonormal rows, `(d, m)` in float64.
+        images: `block @ matrix` of each block of the basis, `(b, n)`.
+        gram: products of the images, `(d, d)` in float64.
     """
 
     matrix: Array
     energy: float
-    bases: list[Array]
+    basis: Array
     images: list[Array]
     gram: Array
 
     @classmethod
-    def grown(cls, matrix: Array, rank: int) -> _Krylov | None:
+    def grown(cls, matrix: Array, rank: int, energy: float) -> _Krylov | None:
         """Return a space that holds the leading directions, None if it would get too large."""
         import numpy as np
 
-        random = np.random.Generator(np.random.Philox(key=rank))
-        space = cls(matrix, _energy(matrix), [], [], np.zeros((0, 0)))
-        block = matrix @ random.standard_normal((matrix.shape[1], rank + _MORE), matrix.dtype)
-        most = min(_MOST, matrix.shape[0] // (2 * (rank + _MORE)))
-        gains, captured = [0.0, 0.0], 0.0
-        for count in range(1, most + 1):
-            space.add(block)
-            now = float(np.linalg.eigvalsh(space.gram)[-rank:].sum())
-            gains, captured = [gains[-1], now - captured], now
-            if count > 1 and space.holds(captured, *gains, enough=count >= _FEWEST):
+        (m, n), width = matrix.shape, _width(rank)
+        space = cls(matrix, energy, np.zeros((0, m)), [], np.zeros((0, 0)))
+        block = _random_signs((width, n), rank).astype(matrix.dtype) @ matrix.T
+        seen: list[Array] = []  # energies of the leading directions after each block
+        for _ in range(min(_MOST, m // (2 * width))):
+            if not space.add(block):
                 return space
-            block = matrix @ space.images[-1]
+            energies = np.linalg.eigvalsh(space.gram)[::-1][:rank]
+            seen.append(np.pad(energies, (0, rank - len(energies))))
+            if space.holds(seen):
+                return space
+            block = space.images[-1] @ matrix.T
         return None
 
-    def add(self, block: Array) -> None:
-        """Add the directions of a block that are new."""
+    def add(self, block: Array) -> bool:
+        """Add the directions of a block that are new; return whether there are any."""
         import numpy as np
 
-        known = np.concatenate(self.bases, axis=1) if self.bases else block[:, :0]
-        for _ in range(2 if self.bases else 1):  # once leaves what rounding brings back
-            block = block - known @ (known.T @ block)
-            block, _ = np.linalg.qr(block)
-        image = self.matrix.T @ block
-        wide = image.astype("float64")
-        products = [one.astype("float64").T @ wide for one in self.images]
-        side = np.concatenate(products) if products else np.zeros((0, image.shape[1]))
-        self.gram = np.block([[self.gram, side], [side.T, wide.T @ wide]])
-        self.bases.append(block)
+        new = self._independent(block)
+        if not len(new):
+            return False
+        image = new.astype(self.matrix.dtype) @ self.matrix
         self.images.append(image)
+        products = _products(self.images, image)
+        side = products[: len(self.basis)]
+        self.gram = np.block([[self.gram, side], [side.T, products[len(self.basis) :]]])
+        self.basis = np.concatenate([self.basis, new])
+        return True
 
-    def holds(self, captured: float, before: float, gain: float, *, enough: bool) -> bool:
-        """Return whether the error is near the optimum, as the last two gains in energy tell.
+    def _independent(self, block: Array) -> Array:
+        """Return orthonormal rows that span what a block has beside the basis, in float64."""
+        import numpy as np
 
-        Gains shrink geometrically, or faster, so that `gain · q / (1 − q)` is still to be had.
+        rows = block.astype("float64")
+        size = float(np.linalg.norm(rows, axis=1).max(initial=0.0))
+        least = _NEW * float(np.finfo(block.dtype).eps) * size
+        for shortest in (least, 0.0):  # once leaves what rounding brings back
+            rows = rows - (rows @ self.basis.T) @ self.basis
+            rows = _orthonormal(rows, shortest)
+        return rows
+
+    def holds(self, seen: Sequence[Array]) -> bool:
+        """Return whether the error is near the optimum, as the last gains in energy tell.
+
+        Gains shrink geometrically, or faster, so that `gain · q / (1 − q)` is still to be had. The first
+        directions may have converged long before the last, so both halves are also estimated apart.
 
         Args:
-            captured: energy of the leading directions; before, gain: what the last two blocks added.
-            enough: whether gains are many enough to tell.
+            seen: energies of the leading directions after each block, descending.
         """
         import numpy as np
 
         rounding = float(np.finfo(self.matrix.dtype).eps) * self.energy
+        captured = float(seen[-1].sum())
         tail = self.energy - captured
-        if tail <= 4 * rounding or (enough and gain <= rounding):
+        if len(seen) > 1 and tail <= 4 * rounding:
             return True
-        if not enough or not 0.0 < gain < _SLOWEST * before:
+        if len(seen) < _FEWEST:
             return False
-        ratio = max(gain / before, _QUICKEST)
-        to_come = gain * ratio / (1.0 - ratio)
-        return to_come <= 2.0 * EXCESS * (tail - to_come)
+        gains, before = seen[-1] - seen[-2], seen[-2] - seen[-3]
+        if float(gains.sum()) <= rounding:
+            return True
+        for parts, allowed in ((1, EXCESS), (2, _HALVES * EXCESS)):
+            pairs = zip(np.array_split(gains, parts), np.array_split(before, parts), strict=True)
+            to_come = sum(_to_come(float(one.sum()), float(other.sum())) for one, other in pairs)
+            if to_come > 2.0 * allowed * (tail - to_come):
+                return False
+        return True
 
     def decomposition(self, rank: int, *, turned: bool) -> Decomposition:
         """Return the leading directions of the matrix, or of its transpose where it was `turned`."""
@@ -154,23 +189,80 @@ class _Krylov:
 
         values, vectors = np.linalg.eigh(self.gram)
         sizes = np.sqrt(np.maximum(values[::-1][:rank], 0.0))
-        mixed = vectors[:, ::-1][:, :rank].astype(self.matrix.dtype)
-        left = np.concatenate(self.bases, axis=1) @ mixed
-        right = np.concatenate(self.images, axis=1) @ mixed  # times the singular values
-        noise = 8.0 * float(np.finfo(self.matrix.dtype).eps) * float(sizes[:1].sum())
+        mixed = vectors[:, ::-1][:, :rank].T  # rows
+        dtype = self.matrix.dtype
+        left = (mixed @ self.basis).astype(dtype)
+        bounds = np.cumsum([len(image) for image in self.images])[:-1]
+        parts = np.split(mixed.astype(dtype), bounds, axis=1)
+        right = sum(part @ image for part, image in zip(parts, self.images, strict=True))
+        noise = 8.0 * float(np.finfo(dtype).eps) * float(sizes[:1].sum())
+        sizes = np.pad(sizes, (0, rank - len(sizes)))  # of a matrix that has no more directions
 
         def truncate(count: int) -> tuple[Array, Array]:
-            root = np.sqrt(sizes[:count]).astype(left.dtype)
-            return _as_asked(left[:, :count] * root, (right[:, :count] / root).T, turned=turned)
+            root = np.sqrt(sizes[: min(count, len(left))]).astype(dtype)
+            up, down = left[: len(root)].T * root, right[: len(root)] / root[:, None]
+            return _as_asked(up, down, turned=turned)
 
         rest = self.energy - float((sizes**2).sum())
         if rest < _EXPLICIT * self.energy:
-            rest = _energy(self.matrix - left @ right.T)
+            rest = _energy(self.matrix - left.T @ right)
         return Decomposition(sizes, truncate, noise, max(0.0, rest))
+
+
+def _random_signs(shape: tuple[int, int], seed: int) -> Array:
+    """Return ±1 at random, the same for each seed, as int8."""
+    import numpy as np
+
+    random, count = np.random.Generator(np.random.Philox(key=seed)), shape[0] * shape[1]
+    words = random.integers(1 << 64, size=-(-count // 64), dtype=np.uint64).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), count=count)
+    return (2 * bits.view(np.int8) - 1).reshape(shape)
+
+
+def _orthonormal(rows: Array, shortest: float) -> Array:
+    """Return orthonormal rows that span those given, nearly, without directions that are shorter."""
+    import numpy as np
+
+    gram = rows @ rows.T
+    try:
+        lower = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        pass
+    else:
+        sizes = np.diag(lower)
+        if sizes.min(initial=np.inf) > max(100.0 * shortest, _APART * sizes.max(initial=0.0)):
+            return np.linalg.inv(lower) @ rows
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > max(shortest**2, 1e-14 * float(values[-1:].sum()))
+    return (vectors[:, kept] / np.sqrt(values[kept])).T @ rows
+
+
+def _to_come(gain: float, before: float) -> float:
+    """Return what further blocks would gain after these two gains."""
+    ratio = _SLOWEST if before <= 0.0 else min(max(gain / before, _QUICKEST), _SLOWEST)
+    return max(0.0, gain) * ratio / (1.0 - ratio)
+
+
+def _products(images: Sequence[Array], image: Array) -> Array:
+    """Return the products of all rows of some images with those of one, in float64."""
+    import numpy as np
+
+    height = sum(len(one) for one in images)
+    found = np.zeros((height, len(image)))
+    step = max(1, _PIECE // height)
+    for start in range(0, image.shape[1], step):
+        piece = slice(start, start + step)
+        rows = np.concatenate([one[:, piece] for one in images]).astype("float64", copy=False)
+        found += rows @ rows[height - len(image) :].T
+    return found
 
 
 def _energy(matrix: Array) -> float:
     """Return ‖matrix‖_F², summed in float64."""
     import numpy as np
 
-    return float(sum(float(np.dot(row, row)) for row in (r.astype("float64") for r in matrix)))
+    rows = matrix.T if matrix.flags.f_contiguous else matrix
+    step = max(1, _PIECE // max(1, rows.shape[1]))
+    blocks = (rows[start : start + step] for start in range(0, len(rows), step))
+    flat = (np.ascontiguousarray(block, "float64").reshape(-1) for block in blocks)
+    return float(sum(float(np.dot(one, one)) for one in flat))

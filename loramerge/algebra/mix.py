@@ -23,6 +23,7 @@ from loramerge.dialects import Dialect
 from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, FamilyError, Setting, ShapeError, UsageError
 from loramerge.events import Note, Notify, Warn, ignore
+from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import Tensor
 
 __all__ = [
@@ -49,6 +50,7 @@ def mix(
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
     """Return the adapters combined site by site, by default to the exact sum `Σ wᵢ ΔWᵢ`.
@@ -65,6 +67,7 @@ def mix(
             win, `none` leaves them out.
         target: the dialect to write; ranks are counted per site that it stores.
         precise: for float64 output, see `svd.decompose`.
+        keep: holds the tensors of the result until they are written.
 
     Raises:
         FamilyError: if two adapters belong to different families.
@@ -98,12 +101,13 @@ def mix(
             precise=precise or any(adapter.dtype == "F64" for adapter in counting),
             threads=threads,
             task="mixing",
+            keep=keep,
             notify=notify,
         )
     except ShapeError as error:
         error.file = error.file or " and ".join(adapter.label for adapter, _ in inputs)
         raise
-    check_errors(rule, result.relative_error, result.worst)
+    check_errors(rule, result.error_under(rule), result.worst)
     return frame.with_deltas(result.deltas), result
 
 

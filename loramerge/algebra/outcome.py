@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.algebra.ranks import relative
+from loramerge.algebra.ranks import RankRule, relative
+from loramerge.files.spool import Keep
+from loramerge.files.tensors import Tensor
 
-__all__ = ["Combined", "SiteOutcome", "SizeModel", "uncut"]
+__all__ = ["Combined", "SiteOutcome", "SizeModel", "held", "moved", "uncut"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,30 @@ class SiteOutcome:
         return 0.0 if self.lost == 0 else relative(self.lost, self.energy)
 
 
+def held(outcomes: Sequence[SiteOutcome], keep: Keep) -> list[SiteOutcome]:
+    """Return the outcomes of one site with tensors that are held elsewhere; equal deltas once."""
+    seen: dict[int, Delta] = {}
+    found = []
+    for outcome in outcomes:
+        delta = outcome.delta
+        if delta is not None:
+            if id(delta) not in seen:
+                seen[id(delta)] = moved(delta, keep)
+            outcome = replace(outcome, delta=seen[id(delta)])
+        found.append(outcome)
+    return found
+
+
+def moved(delta: Delta, keep: Keep) -> Delta:
+    """Return a delta whose computed tensors are held elsewhere."""
+    kind: Any = delta  # every kind is a dataclass, which their base class does not say
+    old = {one.name: getattr(delta, one.name) for one in fields(kind)} if is_dataclass(kind) else {}
+    new = {name: keep(value) for name, value in old.items() if isinstance(value, Tensor)}
+    changed = {name: tensor for name, tensor in new.items() if tensor is not old[name]}
+    found: Delta = replace(kind, **changed) if changed else delta
+    return found
+
+
 @dataclass(frozen=True)
 class Combined:
     """The outcome of every site, and the figures over all.
@@ -82,6 +109,12 @@ class Combined:
     def relative_error(self) -> float:
         """√(Σ lost / Σ energy) over the sites whose energy is known."""
         return self.error_at(None)
+
+    def error_under(self, rule: RankRule, norms: Mapping[Site, float] | None = None) -> float:
+        """Return the error that a rule limits: where it chose fair ranks, that of the worst adapter."""
+        if rule.error_chooses and self.losses:
+            return max(self.losses.values())
+        return self.error_at(norms)
 
     def error_at(self, norms: Mapping[Site, float] | None) -> float:
         """Return the relative error with every site divided by a norm; None divides by none."""

@@ -20,6 +20,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.dialects import Dialect
 from loramerge.errors import Setting, UsageError
 from loramerge.events import Notify, ignore
+from loramerge.files.spool import Keep, in_memory
 
 __all__ = ["resize", "resize_each"]
 
@@ -71,12 +72,14 @@ def resize_each(
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> list[tuple[Adapter, Combined]]:
     """Return the adapter at the ranks of each cut, as `resize` does for one, from one decomposition.
 
     Args:
         ingredients: adapters, of which this is a mix, to be fair to; see `algebra.fair`.
+        keep: holds the tensors of the results until they are written.
 
     Raises:
         UsageError, NumericsError: see `resize`.
@@ -102,10 +105,11 @@ def resize_each(
         precise=precise or adapter.dtype == "F64",
         threads=threads,
         task="resizing",
+        keep=keep,
         notify=notify,
     )
     for cut, combined in zip(cuts, found, strict=True):
-        check_errors(cut.rule, combined.error_at(cut.norms), combined.worst)
+        check_errors(cut.rule, combined.error_under(cut.rule, cut.norms), combined.worst)
     return [
         (
             adapter.with_deltas(

@@ -30,8 +30,9 @@ class Magnitude:
         count = self.count(values.size)
         if count == 0:
             return float("inf")
-        largest: float = np.partition(np.abs(values).reshape(-1), -count)[-count]
-        return float(largest)
+        sizes = np.abs(values).reshape(-1)
+        sizes.partition(sizes.size - count)  # in place: another copy is as large as the module
+        return float(sizes[sizes.size - count])
 
     def count(self, size: int) -> int:
         """Return how many of so many entries lie at or above the threshold."""

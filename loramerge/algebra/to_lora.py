@@ -6,13 +6,14 @@ from loramerge.adapter import Adapter, Delta, LowRank, Site
 from loramerge.adapter.widths import widest
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.combine import combine
-from loramerge.algebra.outcome import Combined, SizeModel, uncut
+from loramerge.algebra.outcome import Combined, SizeModel, moved, uncut
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.workers import ordered
 from loramerge.errors import AdapterError, Setting, UsageError, listed
 from loramerge.events import Notify, ignore
+from loramerge.files.spool import Keep, in_memory
 
 __all__ = ["check_to_lora", "to_lora"]
 
@@ -25,6 +26,7 @@ def to_lora(
     device: str | None = None,
     precise: bool = False,
     threads: int | None = None,
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> tuple[Adapter, Combined]:
     """Return the adapter with every matrix as a LoRA, and the error of every site.
@@ -35,6 +37,7 @@ def to_lora(
     Args:
         rule: required if a kind has no exact low-rank form; otherwise it may be empty.
         sizes: needed where the rule has `max_size`.
+        keep: holds the tensors of the result until they are written.
 
     Raises:
         UsageError: if a kind has no exact low-rank form and the rule cuts nothing.
@@ -53,6 +56,7 @@ def to_lora(
             precise=precise or adapter.dtype == "F64",
             threads=threads,
             task="converting",
+            keep=keep,
             notify=notify,
         )
         check_errors(rule, combined.relative_error, combined.worst)
@@ -66,7 +70,7 @@ def to_lora(
             return _exact(found[site])
 
     plain = ordered(work, rest, threads=threads, task="converting", notify=notify)
-    found |= dict(zip(rest, plain, strict=True))
+    found |= {site: moved(delta, keep) for site, delta in zip(rest, plain, strict=True)}
     types = {
         site: widest({t.dtype for t in adapter.deltas[site].stored().values()})
         for site, delta in found.items()

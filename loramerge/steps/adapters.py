@@ -13,6 +13,7 @@ from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.dialects import DIALECTS
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.spool import spool_for
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.program import check_program
@@ -115,7 +116,8 @@ def lossy_json(
 
 def encoded_for(adapter: Adapter, output: Output, context: Context) -> Encoded:
     """Return an adapter encoded for writing, with its recipe in the header."""
-    encoded = encode(adapter, output.dialect, output.dtype)
+    keep = spool_for(output.path)
+    encoded = encode(adapter, output.dialect, output.dtype, keep=keep)
     late = length_is_known(made_of(adapter))
     encoded.metadata |= header_of(adapter, output, context, exact=not late)
     if late:

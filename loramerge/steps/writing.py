@@ -237,7 +237,7 @@ class FairParameter:
         Doc(
             "Keep the adapter that loses most as whole as possible, so that a quiet one is not lost "
             "beside a loud one; without this the error of the whole is smallest. With --rank, "
-            "--conv-rank or --max-size."
+            "--conv-rank, --max-size, or --max-error, which then limits the loss of each adapter."
         ),
     ] = False
 

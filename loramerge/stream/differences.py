@@ -19,7 +19,7 @@ from loramerge.dialects.detection import Detection
 from loramerge.errors import FamilyError, FormatError, NumericsError, Setting, ShapeError, listed
 from loramerge.families import Family, Parameter
 from loramerge.stream.reading import read_weights, stored_rows
-from loramerge.stream.walk import BLOCK_ELEMENTS
+from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers
 
 __all__ = ["PairedSite", "Pairing", "PlacePair", "Sort", "energy_of", "paired", "read_change"]
 
@@ -33,7 +33,12 @@ _EMBEDDINGS = ("wte", "wpe")  # what language models call them, beside names wit
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # store (in, out)
 _NOISY = 0.5  # share of the energy that rounding should have, below which it is something else
 _SPREAD = 4.0  # times 1/√n: how far the energy of n roundings may be below the expected one
+_SUMMED = 1 << 13  # squares that are added in the type of the values
+_SAFE = 1e-24  # squares of float32 that add up to less may have vanished
 _WITHIN = 1.001  # forgives the rounding of scales and sums in float32
+_FEW = 1 / (
+    6 * _WITHIN**2
+)  # share of equal weights up to which a step of one is no sign of rounding
 
 Array = Any  # numpy.ndarray
 
@@ -265,28 +270,28 @@ class _Block(NamedTuple):
 
     Args:
         start: the first row; values: `(rows, columns)`; variances: of the same shape.
+        energy: ‖values‖².
         within: whether every value is explained by rounding.
         types: see `Change`.
     """
 
     start: int
     values: Array
+    energy: float
     variances: Array | None
     within: bool
     types: frozenset[str]
 
-    @property
-    def energy(self) -> float:
-        """‖values‖²."""
-        return float((self.values.astype("float64") ** 2).sum())
 
-
-def read_change(group: PairedSite, dtype: str, *, noise: bool = True) -> Change:
+def read_change(
+    group: PairedSite, dtype: str, *, noise: bool = True, buffers: Buffers | None = None
+) -> Change:
     """Read the difference of one site.
 
     Args:
         dtype: numpy float type of the difference.
         noise: also measure the rounding that may be in it.
+        buffers: hold the difference until the thread reads the next one; None for memory of its own.
 
     Raises:
         NumericsError: if a checkpoint holds NaN or infinity there.
@@ -296,19 +301,17 @@ def read_change(group: PairedSite, dtype: str, *, noise: bool = True) -> Change:
     sums = NoiseSums.zeros(group.flat_shape)
     if all(_same_bytes(pair) for pair in group.pairs):
         return Change(None, sums, rounding=False)
-    matrix = np.empty(group.flat_shape, dtype)
+    matrix = (buffers or Buffers()).get("change", np.dtype(dtype), group.flat_shape)
     within, types, energy = True, frozenset[str](), 0.0
-    for block in _blocks(group, dtype, noise=noise):
-        matrix[block.start : block.start + len(block.values)] = block.values
+    for block in _blocks(group, dtype, noise=noise, out=matrix):
         if block.variances is not None:
             sums.add(block.start, block.variances)
         within, types = within and block.within, types | block.types
         energy += block.energy
     if energy == 0.0:
         return Change(None, sums, rounding=False)
-    return Change(
-        matrix, sums, noise and within and energy >= _least(sums.energy, matrix.size), types
-    )
+    rounding = noise and within and energy >= _least(sums.energy, matrix.size)
+    return Change(matrix, sums, rounding, types, energy)
 
 
 def energy_of(group: PairedSite) -> tuple[float, bool]:
@@ -334,7 +337,10 @@ def _least(expected: float, count: int) -> float:
     return max(0.0, min(_NOISY, 1.0 - _SPREAD / math.sqrt(count))) * expected
 
 
-def _blocks(group: PairedSite, dtype: str, *, noise: bool) -> Iterator[_Block]:
+def _blocks(
+    group: PairedSite, dtype: str, *, noise: bool, out: Array | None = None
+) -> Iterator[_Block]:
+    """Yield the difference of a site in blocks of rows, which are also put into `out`."""
     import numpy as np
 
     columns = group.flat_shape[1]
@@ -343,22 +349,44 @@ def _blocks(group: PairedSite, dtype: str, *, noise: bool) -> Iterator[_Block]:
         rows = pair.tuned.shape[0]
         height = rows if pair.tuned.transposed or pair.base.transposed else step
         readers = [read_weights([(0, place)], dtype) for place in pair]
+        plain = [_plain(place) for place in pair]
         for start in range(0, rows, max(1, height)):
             stop = min(start + height, rows)
             tuned, base = (read(start, stop).reshape(stop - start, columns) for read in readers)
+            place = None if out is None else out[begin + start : begin + stop]
             with np.errstate(invalid="ignore", over="ignore"):
-                values = tuned - base
-            if not np.isfinite(values).all():
+                values = np.subtract(tuned, base, out=place)
+                energy = _energy(values)
+            if not math.isfinite(energy):
                 _refuse_values(group.site, pair, tuned)
-            found = _rounding(pair, start, stop, tuned, base, values) if noise else _NOTHING
-            yield _Block(begin + start, values, *found)
+            found = _rounding(pair, plain, start, stop, tuned, base, values) if noise else _NOTHING
+            yield _Block(begin + start, values, energy, *found)
+
+
+def _energy(values: Array) -> float:
+    """Return ‖values‖², infinity or NaN only where a value is that; values are contiguous."""
+    import numpy as np
+
+    flat = values.reshape(-1)
+    pieces = (flat[start : start + _SUMMED] for start in range(0, flat.size, _SUMMED))
+    found = math.fsum(float(np.dot(piece, piece)) for piece in pieces)
+    if _SAFE < found < 1.0 / _SAFE:
+        return found
+    wide = flat.astype("longdouble")  # squares may be too large or too small for the type
+    return float(np.dot(wide, wide)) if np.isfinite(flat).all() else math.inf
 
 
 _NOTHING: tuple[None, bool, frozenset[str]] = (None, False, frozenset())
 
 
 def _rounding(
-    pair: PlacePair, start: int, stop: int, tuned: Array, base: Array, values: Array
+    pair: PlacePair,
+    plain: Sequence[bool],
+    start: int,
+    stop: int,
+    tuned: Array,
+    base: Array,
+    values: Array,
 ) -> tuple[Array, bool, frozenset[str]]:
     """Return the variances of rounding in a block, whether it explains the block, and its types.
 
@@ -367,32 +395,39 @@ def _rounding(
     """
     import numpy as np
 
-    names, steps = zip(
-        *(_steps(place, start, stop, w) for place, w in zip(pair, (tuned, base), strict=True)),
-        strict=True,
-    )
-    if names[0] == names[1] and all(_plain(place) for place in pair):
-        step, size = steps[0], np.abs(values)
-        moved = values != 0
-        share = np.count_nonzero(moved) / max(1, values.size)
-        variances = np.where(moved, step**2 / 6, 0)  # both sides may have been rounded
-        by_one = moved & (size <= _WITHIN * step)
-        variances = np.where(by_one, np.maximum((1 - share) * size**2, variances), variances)
-        return variances, not moved.any(), frozenset()
+    stored = [place.tensor.dtype for place in pair]
+    names = [
+        precision_of(weights, dtype) if bare else dtype
+        for weights, dtype, bare in zip((tuned, base), stored, plain, strict=True)
+    ]
+    if names[0] == names[1] and all(plain):
+        step = spacing(tuned, names[0]).reshape(tuned.shape)
+        still = values == 0
+        count = np.count_nonzero(still)
+        variances = np.multiply(step, step)
+        variances *= np.float32(1 / 6)  # both sides may have been rounded
+        if count:
+            np.copyto(variances, 0, where=still)
+        unmoved = count / max(1, values.size)
+        if unmoved > _FEW:
+            size = np.abs(values)
+            by_one = ~still & (size <= _WITHIN * step)
+            variances = np.where(by_one, np.maximum(unmoved * size**2, variances), variances)
+        return variances, count == values.size, frozenset()
+    steps = [
+        spacing(weights, name).reshape(weights.shape) if bare else _steps(place, start, stop)
+        for place, name, weights, bare in zip(pair, names, (tuned, base), plain, strict=True)
+    ]
     variances = (steps[0] ** 2 + steps[1] ** 2) / 12
     within = bool((np.abs(values) <= _WITHIN / 2 * (steps[0] + steps[1])).all())
     coarser = names[int(steps[1].sum() > steps[0].sum())]
     return variances, within, frozenset({coarser})
 
 
-def _steps(place: Place, start: int, stop: int, weights: Array) -> tuple[str, Array]:
-    """Return the type in which weights are precise, and the distances of its numbers around them."""
-    stored = place.tensor.dtype
-    if _plain(place):
-        precise = precision_of(weights, stored)
-        return precise, spacing(weights, precise).reshape(weights.shape)
+def _steps(place: Place, start: int, stop: int) -> Array:
+    """Return the distances that the stored numbers of weights have from their neighbours."""
     read = read_weights([(0, place)], "float32", stored=_stored_steps)
-    return stored, read(start, stop).reshape(weights.shape)
+    return read(start, stop).reshape(stop - start, -1)
 
 
 def _stored_steps(place: Place, start: int, stop: int) -> Array:

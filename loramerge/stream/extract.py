@@ -10,15 +10,17 @@ from typing import Any
 from loramerge.adapter import Delta, Full, Site
 from loramerge.algebra.budget import Cut, SiteSpectrum, choose_ranks
 from loramerge.algebra.extract import Change, Extracted, Extractor
-from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel
+from loramerge.algebra.outcome import Combined, SiteOutcome, SizeModel, held
 from loramerge.algebra.ranks import RankRule, check_errors, relative
 from loramerge.algebra.terms import naming
-from loramerge.algebra.workers import ordered
+from loramerge.algebra.workers import ordered, steady_heap
 from loramerge.errors import NumericsError, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import ComputedTensor
 from loramerge.stream.differences import PairedSite, Sort, energy_of, read_change
+from loramerge.stream.walk import Buffers
 
 __all__ = ["Extraction", "extract", "whole_difference"]
 
@@ -95,6 +97,7 @@ def extract(
     sizes: Sizes | None = None,
     dtype: str = "F32",
     threads: int | None = None,
+    keep: Keep = in_memory,
     notify: Notify = ignore,
 ) -> Extraction:
     """Return the deltas that turn the base into the tuned checkpoint, cut by a rule.
@@ -106,10 +109,12 @@ def extract(
         keep_rounding: keep also what may be rounding to the types of the checkpoints.
         sizes: gives the size model of sites, for `max_size`.
         dtype: safetensors name of the type of exact differences and of the computation, F32 or F64.
+        keep: holds the tensors of the result until they are written.
 
     Raises:
         NumericsError: if weights hold NaN or infinity, or an error limit is exceeded.
     """
+    steady_heap()
     found = Extraction()
     precise = dtype == "F64"
     cut = [] if whole else [group for group in groups if group.sort == "matrix"]
@@ -131,7 +136,7 @@ def extract(
                 found.counts[group.sort] += len(group.pairs)
     if cut:
         extractor = _extractor(rule, sizes, keep_rounding=keep_rounding, precise=precise)
-        work = _Cutting(extractor, "float64" if precise else "float32", threads, notify)
+        work = _Cutting(extractor, "float64" if precise else "float32", threads, keep, notify)
         _add_matrices(found, work, cut, sizes)
         check_errors(rule, found.combined.relative_error, found.combined.worst)
     order = {group.site: index for index, group in enumerate(groups)}
@@ -158,10 +163,13 @@ class _Cutting:
     extractor: Extractor
     kind: str
     threads: int | None
+    keep: Keep
     notify: Notify
+    buffers: Buffers = field(default_factory=Buffers)
 
     def change(self, group: PairedSite) -> Change:
-        return read_change(group, self.kind, noise=not self.extractor.keep_rounding)
+        noise = not self.extractor.keep_rounding
+        return read_change(group, self.kind, noise=noise, buffers=self.buffers)
 
 
 def _add_matrices(
@@ -181,11 +189,12 @@ def _add_matrices(
         if outcome.result is None:
             _add_nothing(found, group, outcome.status, outcome.types)
             continue
-        found.outcomes.append(outcome.result)
-        found.total += outcome.result.energy
-        found.kept += max(0.0, outcome.result.energy - outcome.result.lost)
-        if outcome.result.delta is not None:
-            found.deltas[group.site] = outcome.result.delta
+        (result,) = held([outcome.result], work.keep)
+        found.outcomes.append(result)
+        found.total += result.energy
+        found.kept += max(0.0, result.energy - result.lost)
+        if result.delta is not None:
+            found.deltas[group.site] = result.delta
 
 
 def _add_nothing(found: Extraction, group: PairedSite, status: str, types: frozenset[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from loramerge.adapter.delta import ReadRows
 from loramerge.checkpoint import Place
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.halves import widen
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = [
@@ -96,12 +97,16 @@ def stored_weights(dtype: str) -> StoredWeights:
     Args:
         dtype: see `read_weights`.
     """
+    import numpy as np
 
     def read(place: Place, start: int, stop: int) -> Any:
         held = place.require_held()
         if held.packing is not None:
             return held.packing.weights(start, stop).astype(dtype, copy=False)
-        return held.dequantise(stored_rows(place.tensor)(start, stop).astype(dtype), start)
+        raw = stored_rows(place.tensor)(start, stop)
+        rows = np.empty(raw.shape, dtype)
+        widen(raw, rows)
+        return held.dequantise(rows, start)
 
     return read
 

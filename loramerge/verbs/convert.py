@@ -21,6 +21,7 @@ from loramerge.errors import LoramergeError, Setting, UsageError, listed
 from loramerge.events import Note, Warn, ignore
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
 from loramerge.steps.outputs import Output, output_of
@@ -246,6 +247,7 @@ def _compute(
             device=check_device(context.device),
             precise=output.precise,
             threads=context.threads,
+            keep=spool_for(output.path),
             notify=context.notify,
         )
     else:

@@ -17,6 +17,7 @@ from loramerge.checkpoint import Checkpoint
 from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, Message, Setting, UsageError, listed
 from loramerge.events import Note
+from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, write_result
 from loramerge.steps.checkpoints import components_of, label_of
 from loramerge.steps.inputs import open_base
@@ -283,6 +284,7 @@ def _compute(
         sizes=sizes if rule.max_size is not None else None,
         dtype="F64" if output.precise else _difference_type(parameters, sites),
         threads=context.threads,
+        keep=spool_for(output.path),
         notify=context.notify,
     )
     _require_something(found, sites, inputs)

@@ -24,6 +24,7 @@ from loramerge.algebra.terms import require_base_free, terms_of
 from loramerge.algebra.weights import Weight
 from loramerge.errors import Setting, UsageError
 from loramerge.events import Note, Warn
+from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import AdapterMethodParameters
 from loramerge.steps.outputs import Output, output_of, sum_name
@@ -290,6 +291,7 @@ def _summed(
         device=check_device(context.device),
         precise=output.precise,
         threads=context.threads,
+        keep=spool_for(output.path),
         notify=context.notify,
     )
 

@@ -342,7 +342,6 @@ def test_without_a_recipe_ingredients_must_be_named(pair):
     pair.refused(
         2, "mix", "loud", "quiet", "--fair", "--energy", "0.5", says="a fair result has no"
     )
-    pair.refused(2, "mix", "loud", "quiet", "--fair", "--max-error", "0.5", says="has no max_error")
 
 
 def test_a_step_of_a_recipe_names_its_ingredients(pair):
@@ -367,6 +366,19 @@ def test_a_step_of_a_recipe_names_its_ingredients(pair):
     assert Path("small.safetensors").stat().st_size <= planned["size"] < 20_000
     assert lost("small.safetensors", "quiet.safetensors") < 0.5
     assert "same file" in pair.ok("run", "small.safetensors").out
+
+
+def test_an_error_limits_the_loss_of_each_adapter(pair):
+    words = ("mix", "loud", "quiet", "--max-error", "0.3", "-o")
+    plain = pair.ok(*words, "plain.safetensors", "--json").json
+    fair = pair.ok(*words, "fair.safetensors", "--fair", "--json").json
+    lost = [one["relative_error"] for one in fair["inputs"]]
+    assert 0.2 < max(lost) <= 0.3 and plain["relative_error"] <= 0.3
+    whole = pair.ok("mix", "loud", "quiet", "-o", "both.safetensors", "--json").json
+    assert plain["size"] < fair["size"] < whole["size"]
+    both = ("resize", "both", "--max-error", "0.3", "--fair", "-o", "again.safetensors", "--json")
+    (file,) = pair.ok(*both).json["files"]
+    assert max(one["relative_error"] for one in file["ingredients"]) <= 0.3
 
 
 def test_fair_results_are_those_of_their_own_commands(pair):

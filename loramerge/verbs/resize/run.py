@@ -16,6 +16,7 @@ from loramerge.algebra.terms import Term, require_base_free
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError, Setting
 from loramerge.events import Note, Warn
+from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FilesResult, FileWork, in_batch
 from loramerge.steps.outputs import Output, output_of
@@ -150,6 +151,7 @@ def _compute(
             device=check_device(context.device),
             precise=output.precise,
             threads=context.threads,
+            keep=spool_for(output.path),
             notify=context.notify,
         )
     except LoramergeError as error:
