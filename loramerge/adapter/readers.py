@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.networks import as_written
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.programs import READERS, Program
@@ -75,6 +76,7 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     Args:
         target: the dialect it is written in; None for those its file spells it in.
     """
+    adapter = _in_its_words(adapter, target)
     groups = _alike(adapter, target)
     for program in READERS.known():
         found = _reading(adapter, program, target, groups)
@@ -84,7 +86,15 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return the reading of an adapter by a program, None if it was not tested with this sort."""
+    adapter = _in_its_words(adapter, target)
     return _reading(adapter, program, target, _alike(adapter, target))
+
+
+def _in_its_words(adapter: Adapter, target: Dialect | None) -> Adapter:
+    """Return an adapter by the names that its file says, to which programs hold."""
+    name = adapter.info.dialect
+    spoken = DIALECTS[name] if target is None and name is not None else target
+    return adapter if spoken is None else as_written(adapter, spoken)[0]
 
 
 def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:
