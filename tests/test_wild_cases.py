@@ -84,6 +84,11 @@ def _claims(run: Runner) -> None:
         assert seen and not {"ComfyUI", "A1111", "Forge"} & seen
 
 
+def _named(run: Runner) -> None:
+    whole("named", "flux1", 38)(run)
+    assert _inspected(run, "named.safetensors")["loads_in"] == []
+
+
 def _extracted(run: Runner) -> None:
     whole("sdxl_extract", "sdxl", 6)(run)
     run.ok("convert", "case/sdxl_extract.safetensors", "--to", "kohya", "-o", "kohya.safetensors")
@@ -178,7 +183,7 @@ _LEAVES = ("bake --base case/base --lora {} -o no", "mix {}:0.5 -o no")
 _READS = ("inspect {}", "mix {}:0.5 -o no.safetensors", "convert {} --to kohya -o no.safetensors")
 CASES: dict[str, Case] = {
     "adapter_name_in_keys": Case(
-        whole("named", "flux1", 38),
+        _named,
         f"{_SPELLING}[the adapter's name]",
         "adapter/test_peft.py::test_infixes_of_live_models_are_read_and_kept",
     ),

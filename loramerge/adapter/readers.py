@@ -15,6 +15,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.networks import as_written
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
+from loramerge.dialects.classify import names_an_adapter
 from loramerge.dialects.programs import READERS, Program
 from loramerge.records import record
 
@@ -80,6 +81,8 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     """
     adapter = _in_its_words(adapter, target)
     groups = _alike(adapter, target)
+    if target is None and any(names_an_adapter(key) for _, key in adapter.info.spelling.values()):
+        return
     for program in READERS.known():
         found = _reading(adapter, program, target, groups)
         if found is not None:
