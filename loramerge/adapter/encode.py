@@ -25,6 +25,7 @@ from loramerge.adapter.kinds import words_for
 from loramerge.adapter.kinds.lora_bias import beside_factors
 from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
+from loramerge.adapter.networks import as_written, both_networks
 from loramerge.adapter.opaque import is_opaque, opaque_key, speaking_for
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import for_dialect, halves, spelled_before
@@ -139,11 +140,13 @@ def encode(
         NumericsError: if values do not fit the type.
     """
     _require_proven(adapter, target)
+    adapter, network = as_written(adapter, target)
     adapter = for_dialect(adapter, target)
     dtype = dtype or adapter.info.dtype
     pairs: dict[str, Tensor] = {}
     order = {key: i for i, key in enumerate(adapter.info.order)}
     missing: list[str] = []
+    second = both_networks(adapter, target)
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
@@ -174,7 +177,8 @@ def encode(
             stated.add(roles["alpha"].item() if "alpha" in roles else float(delta.core.dim))
         words = words_for(roles.keys())
         for role, tensor in roles.items():
-            key = _key(adapter, site, role, target, words)
+            unsaid = second is not None and site.component == second.name
+            key = None if unsaid else _key(adapter, site, role, target, words)
             if key is None:
                 missing.append(f"{site.name} ({role})")
             elif key in pairs:
@@ -196,7 +200,7 @@ def encode(
     content = Unwritten(adapter, target, pairs, written, stated, dtype, components)
     container.complete(content)
     stays = training_metadata(adapter.info.metadata)
-    metadata = stays | container.metadata(content, stays)
+    metadata = stays | network | container.metadata(content, stays)
     return Encoded(
         target,
         _ordered(pairs, order),
@@ -249,9 +253,16 @@ def _way_out(adapter: Adapter, target: Dialect) -> Message:
             ),
             Setting("to", adapter.info.dialect),
         )
+    second = both_networks(adapter, target)
+    each: tuple[str | Setting, ...] = ()
+    if second is not None:
+        each = (
+            f"; a {target.name} file is for one network, and convert writes each by ",
+            *(Setting("keep", second.second_of), " or ", Setting("keep", second.name)),
+        )
     others = [d for d in DIALECTS.values() if d.name != target.name and not d.positional]
     able = (d for d in others if all(d.stems_of(naming, c) for c in adapter.components()))
-    return ("write another dialect: ", Setting("to", next(able, others[0]).name))
+    return ("write another dialect: ", Setting("to", next(able, others[0]).name), *each)
 
 
 def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
+from loramerge.adapter.networks import as_read
 from loramerge.adapter.problems import (
     alpha_problems,
     missing_partner,
@@ -151,8 +152,8 @@ def load(path: str | PathLike[str]) -> Adapter:
     if info.dialect is not None and not source.configs:
         reading.problems += without_configuration(DIALECTS[info.dialect])
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
-    adapter = Adapter(reading.deltas, embeddings, info)
-    return adapter.with_deltas(reading.deltas, made=Path(source.path))
+    adapter = as_read(Adapter(reading.deltas, embeddings, info))
+    return adapter.with_deltas(adapter.deltas, made=Path(source.path))
 
 
 def _require_one(source: AdapterSource) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from loramerge.files.json_values import values_in
 
 __all__ = [
+    "NETWORK",
     "RECIPE_KEY",
     "VERSION_KEY",
     "combined",
@@ -20,12 +21,13 @@ __all__ = [
 
 RECIPE_KEY = "loramerge.recipe"  # what made the file, as a recipe
 VERSION_KEY = "loramerge.version"
+NETWORK = "loramerge.network"  # of two networks of a pipeline, the one whose modules a file has
 
 # Describe the stored tensors and would be wrong after any change.
 _STALE = frozenset(
     {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", RECIPE_KEY, VERSION_KEY}
 )
-_STRUCTURE = frozenset({"lora_adapter_metadata", "unet", "text_encoder"})
+_STRUCTURE = frozenset({"lora_adapter_metadata", "unet", "text_encoder", NETWORK})
 _TAGS = "ss_tag_frequency"
 # of the model specification of Stability AI (modelspec, version 1.0.1)
 _TITLE, _MERGED = "modelspec.title", "modelspec.merged_from"
@@ -57,11 +59,17 @@ def combined(metadatas: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
     What all that have it agree on is kept; tag counts are added up, trigger phrases and tags united,
     and `modelspec.merged_from` lists the titles; the rest contradicts itself in the result and is
-    left out.
+    left out. The network stays where all name the same.
     """
-    cleaned = [training_metadata(metadata) for metadata in metadatas]
+    given = list(metadatas)
+    cleaned = [training_metadata(metadata) for metadata in given]
     keys = sorted({key for metadata in cleaned for key in metadata})
     result: dict[str, str] = {}
+    if (
+        len(networks := {metadata.get(NETWORK, "") for metadata in given}) == 1
+        and "" not in networks
+    ):
+        result[NETWORK] = networks.pop()
     for key in keys:
         found = {metadata[key] for metadata in cleaned if key in metadata}
         if len(found) == 1:

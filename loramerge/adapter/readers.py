@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.networks import as_written
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
+from loramerge.dialects.classify import names_an_adapter
 from loramerge.dialects.programs import READERS, Program
 from loramerge.records import record
 
@@ -77,7 +79,10 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     Args:
         target: the dialect it is written in; None for those its file spells it in.
     """
+    adapter = _in_its_words(adapter, target)
     groups = _alike(adapter, target)
+    if target is None and any(names_an_adapter(key) for _, key in adapter.info.spelling.values()):
+        return
     for program in READERS.known():
         found = _reading(adapter, program, target, groups)
         if found is not None:
@@ -86,7 +91,15 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return the reading of an adapter by a program, None if it was not tested with this sort."""
+    adapter = _in_its_words(adapter, target)
     return _reading(adapter, program, target, _alike(adapter, target))
+
+
+def _in_its_words(adapter: Adapter, target: Dialect | None) -> Adapter:
+    """Return an adapter by the names that its file says, to which programs hold."""
+    name = adapter.info.dialect
+    spoken = DIALECTS[name] if target is None and name is not None else target
+    return adapter if spoken is None else as_written(adapter, spoken)[0]
 
 
 def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:

@@ -13,7 +13,7 @@ from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
 
-__all__ = ["Classified", "Group", "classify", "is_embedding"]
+__all__ = ["Classified", "Group", "classify", "is_embedding", "names_an_adapter"]
 
 # Suffixes so short that only a known prefix makes them one, and that other suffixes end in.
 _NEEDS_PREFIX = frozenset({".weight", ".bias"})
@@ -33,6 +33,10 @@ _OFT = ("oft_unet_", "lora_unet_")
 _WRAPPER = "base_model.model."
 _WRAPPED = r"^((?:unet|transformer|text_encoder(?:_\d)?)\.)base_model\.model\."
 _NAMED = r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$"
+_PLAIN_END = r"(?!(?:weight|bias)$)"
+_WITH_NAME = (
+    rf"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.{_PLAIN_END}[^.]+(?:\.weight)?$"
+)
 _MODULATION = ".diff_m"
 _CUT = r"\.lora_(?:A|B|down|up)$"
 
@@ -100,6 +104,14 @@ def _usual_end(key: str) -> str:
     if key.endswith(_MODULATION):
         return f"{key.removesuffix(_MODULATION)}.modulation.diff"
     return f"{key}.weight" if re.search(_CUT, key) else re.sub(_NAMED, r"\1\2", key)
+
+
+def names_an_adapter(key: str) -> bool:
+    """Return whether a key holds an adapter's own name, as in models that PEFT has in memory.
+
+    Files do not have it: PEFT leaves the name out when it saves, and puts one in when it loads.
+    """
+    return re.search(_WITH_NAME, key) is not None
 
 
 class _Split(NamedTuple):

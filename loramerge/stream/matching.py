@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from loramerge.adapter import Adapter, Delta, Site
+from loramerge.adapter.formats.peft_bases import MAPPING
 from loramerge.adapter.opaque import flat_name
 from loramerge.checkpoint import Checkpoint, Place
-from loramerge.checkpoint.generic import named_tensors, renaming
+from loramerge.checkpoint.generic import model_class, named_tensors, renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.families import Parameter
 from loramerge.stream.reading import Stretch
@@ -38,6 +39,20 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
         return  # modules are matched by name
     if any(family.title in adapter.info.detection.twins for family in checkpoint.candidates):
         return  # the base says which of the twins it is
+    if not checkpoint.candidates and _names_no_model(adapter):
+        model = model_class(checkpoint.path) or "CLASS"
+        mapping = (
+            f'"{MAPPING}": {{"base_model_class": "{model}", "parent_library": "transformers"}}'
+        )
+        raise FamilyError(
+            "the adapter's configuration does not name the model that it is for, and text encoders of "
+            "diffusion models have modules of the same names",
+            file=adapter.label,
+            expected=f"{MAPPING} in adapter_config.json, because the base {checkpoint.path.name} is a "
+            f"{model}, and diffusion models have none",
+            found=f"no {MAPPING}; by its names the adapter is of {_family(adapter)}",
+            hint=f"if it was trained on this base, write {mapping} into its adapter_config.json",
+        )
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
             "the adapter and the base belong to different families",
@@ -47,6 +62,13 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
             found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
             hint="choose a base of the adapter's family",
         )
+
+
+def _names_no_model(adapter: Adapter) -> bool:
+    """Return whether the names alone of an adapter in PEFT's format make it one of text encoders."""
+    encoders = all(name.startswith("text_encoder") for name in adapter.components())
+    configs = adapter.info.configs.values()
+    return encoders and bool(configs) and not any(config.get(MAPPING) for config in configs)
 
 
 def _family(adapter: Adapter) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loramerge.adapter import Delta, Site
@@ -69,6 +69,11 @@ class Placements:
             edit.deltas.append(delta)
             edit.offsets.append(part.start)
             edit.stretches.append(stretches)
+
+    @property
+    def matched(self) -> bool:
+        """True if the base has any module of the adapters."""
+        return bool(self._grown)
 
     def edits(self) -> dict[CheckpointFile, dict[str, list[Edit]]]:
         """Return the edits of every tensor, by file."""
@@ -157,24 +162,28 @@ def _require_beside(place: Place, held: HeldTensor, checkpoint: Checkpoint) -> N
             )
 
 
-def require_modules(
-    missing: Mapping[str, list[str]], skip_missing: Sequence[str], checkpoint: Checkpoint
-) -> list[str]:
-    """Refuse modules that the base lacks, unless their component may be skipped."""
+def require_modules(placements: Placements, skip_missing: Sequence[str]) -> list[str]:
+    """Refuse modules that the base lacks, unless their component may be skipped; return those.
+
+    Raises:
+        AdapterError: listing them, with the way to bake the others, if the base has any.
+    """
+    checkpoint = placements.checkpoint
     refused = {
         component: names
-        for component, names in missing.items()
+        for component, names in placements.missing.items()
         if component not in skip_missing and "all" not in skip_missing
     }
     if refused:
         count = sum(len(names) for names in refused.values())
         alone = next(iter(refused))  # modules of language models begin with no component
         component = alone if len(refused) == 1 and alone in COMPONENT_WORDS else "all"
+        rest: Message = ("to bake the rest, give ", Setting("skip_missing", component))
         raise AdapterError(
             f"the base lacks {count} modules of the adapter",
             file=checkpoint.path,
             module=listed([name for names in refused.values() for name in names], 6),
             found=f"the base has {', '.join(checkpoint.layouts) or 'nothing known'}",
-            hint=("to bake the rest, give ", Setting("skip_missing", component)),
+            hint=rest if placements.matched else "choose the base that the adapter was trained on",
         )
-    return [name for names in missing.values() for name in names]
+    return [name for names in placements.missing.values() for name in names]

@@ -103,7 +103,7 @@ def match_adapters(
         _match(adapter, weight, placements)
     require_floats(placements)
     require_shapes(placements)
-    skipped = require_modules(placements.missing, skip_missing, placed)
+    skipped = require_modules(placements, skip_missing)
     return Matched(base, placed, placements.edits(), skipped, networks)
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.adapter import Adapter, Site
+from loramerge.adapter.metadata import NETWORK
+from loramerge.adapter.networks import moved, renamed
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError
@@ -56,7 +58,7 @@ def _beside(
         yield adapter, weight
     elif second.name in weight.components:
         yield adapter, weight
-        yield _moved(adapter, first, second.name, only=True), weight
+        yield moved(adapter, first, second.name, only=True), weight
     else:
         name = _one_said(adapter, second, base)
         yield (adapter, weight) if name == first else _as_other(adapter, weight, first, name)
@@ -74,8 +76,8 @@ def _alone(
     name = _weighed(weight, first, second.name) or _said_by(str(base.path.absolute()), second)
     if not name:
         raise AdapterError(
-            f"the adapter has modules of {first} and {second.name}, and nothing says which of them the "
-            "base is",
+            f"the adapter has modules of {_all_of(adapter, first, second.name)}, and nothing says which "
+            "of the two the base is",
             file=adapter.label,
             expected=f"a folder with both, or a base whose name says high_noise ({first}) or low_noise "
             f"({second.name})",
@@ -116,33 +118,16 @@ class _ByFormerName(Weight):
 
     def on(self, adapter: Adapter) -> Callable[[Site], float]:
         of = self.former.on(adapter)
-        return lambda site: of(_named(site, self.component) if site.component == self.now else site)
+        return lambda site: of(
+            renamed(site, self.component) if site.component == self.now else site
+        )
 
 
 def _as_other(adapter: Adapter, weight: Weight, source: str, target: str) -> tuple[Adapter, Weight]:
     """Return an adapter whose modules go into another component, with the weights that they had."""
-    return _moved(adapter, source, target), _ByFormerName(
+    return moved(adapter, source, target), _ByFormerName(
         former=weight, component=source, now=target
     )
-
-
-def _moved(adapter: Adapter, source: str, target: str, *, only: bool = False) -> Adapter:
-    """Return an adapter with the modules of one component named as those of another.
-
-    Args:
-        only: leave out all other components.
-    """
-    deltas = {
-        _named(site, target) if site.component == source else site: delta
-        for site, delta in adapter.deltas.items()
-        if site.component == source or not only
-    }
-    return adapter.with_deltas(deltas)
-
-
-def _named(site: Site, component: str) -> Site:
-    modules = tuple(f"{component}.{module.partition('.')[2]}" for module in site.modules)
-    return site._replace(modules=modules)
 
 
 def _one_said(adapter: Adapter, second: Component, base: Checkpoint) -> str:
@@ -153,8 +138,10 @@ def _one_said(adapter: Adapter, second: Component, base: Checkpoint) -> str:
     """
     first = second.second_of
     named = Path(adapter.info.path or "").name
+    header = adapter.info.metadata.get(NETWORK, "")
     titles = (adapter.info.metadata.get(key, "") for key in _TITLES)
     said = next((one for text in (named, *titles) if (one := _said_by(text, second))), "")
+    said = header if header in (first, second.name) else said
     keyed = first if adapter.info.dialect in _SAYS_COMPONENTS else ""
     if (said or keyed) and (not said or not keyed or said == keyed):
         return said or keyed
@@ -182,6 +169,10 @@ def _weighed(weight: Weight, first: str, second: str) -> str:
         return ""
     left = [name for name in (first, second) if given.get(name, weight.default) != 0.0]
     return left[0] if len(left) == 1 else ""
+
+
+def _all_of(adapter: Adapter, *components: str) -> str:
+    return " and ".join(name for name in components if name in adapter.components())
 
 
 def _short(adapter: Adapter) -> str:

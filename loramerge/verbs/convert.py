@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.load import load
+from loramerge.adapter.networks import marked
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof, prove
@@ -301,7 +302,7 @@ def _chosen(adapter: Adapter, parameters: ConvertSettings, context: Context) -> 
             hint="patterns are matched with whole names, such as "
             + next((site.modules[0] for site in adapter.deltas), "unet.conv_in"),
         )
-    return replace(adapter.with_deltas(deltas), embeddings=embeddings)
+    return marked(adapter, replace(adapter.with_deltas(deltas), embeddings=embeddings))
 
 
 def _names(word: str, site: Site) -> bool:

@@ -19,14 +19,19 @@ from tests.builders.samples import read_safetensors, safetensors_bytes
 STEM = "base_model.model.model.layers"
 
 
-def folder(path: Path, config: dict[str, Any], modules: tuple[str, ...] = ("0.q_proj",)) -> Path:
+def folder(
+    path: Path,
+    config: dict[str, Any],
+    modules: tuple[str, ...] = ("0.q_proj",),
+    stem: str = STEM,
+) -> Path:
     """A PEFT folder of a language model with small factors."""
     path.mkdir(parents=True)
     random = np.random.default_rng(0)
     tensors = {}
     for module in modules:
-        tensors[f"{STEM}.{module}.lora_A.weight"] = random.standard_normal((2, 4)).astype("f4")
-        tensors[f"{STEM}.{module}.lora_B.weight"] = random.standard_normal((4, 2)).astype("f4")
+        tensors[f"{stem}.{module}.lora_A.weight"] = random.standard_normal((2, 4)).astype("f4")
+        tensors[f"{stem}.{module}.lora_B.weight"] = random.standard_normal((4, 2)).astype("f4")
     (path / "adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
     content = {"peft_type": "LORA", "r": 2, "lora_alpha": 2} | config
     (path / "adapter_config.json").write_text(json.dumps(content), "utf-8")

@@ -72,6 +72,19 @@ def test_untested_programs_get_no_claim(tmp_path: Path, tensors: dict[str, Array
     assert not _said(_adapter(tmp_path, tensors)).keys() & {"comfyui", "a1111", "forge"}
 
 
+@pytest.mark.parametrize("name", ["", ".default_0", ".default"])
+def test_keys_with_the_name_of_an_adapter_get_no_claim(name: str, tmp_path: Path) -> None:
+    """Diffusers puts its own name into the keys of a file, and finds no module for two names.
+
+    One of `default` leaves the model as it was; `default_0` is read if it is the first adapter.
+    """
+    stems = [f"transformer.single_transformer_blocks.{i}.attn.to_q" for i in range(3)]
+    tensors: dict[str, Array] = {}
+    for stem in stems:
+        tensors |= _lora(stem, 3072, 3072, f"lora_B{name}", f"lora_A{name}")
+    assert bool(_said(_adapter(tmp_path, tensors))) == (not name)
+
+
 def test_a_lone_difference_of_a_vector_makes_a1111_refuse(tmp_path: Path) -> None:
     lone = {f"{BLOCK}_attn1_to_out_0.diff_b": _normal(640)}
     adapter = _adapter(tmp_path, USUAL | lone, SD15)

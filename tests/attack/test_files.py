@@ -30,7 +30,11 @@ STEERS = set(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x202E)))
 
 def attack(run, number: int) -> None:
     """Give the file of a seed to one of the commands, and judge what it did."""
-    Path("x.safetensors").write_bytes(mutated(number))
+    source = Path("x.safetensors")
+    source.unlink(
+        missing_ok=True
+    )  # to cut a file to nothing waits for the disk, a new one does not
+    source.write_bytes(mutated(number))
     command = COMMANDS[number % len(COMMANDS)]
     output = Path("out.safetensors")
     result = run(*command)

@@ -393,3 +393,23 @@ def test_closed_output_does_not_change_the_exit_code(run):
     )
     assert done.returncode == 1
     run.ok("inspect", "a", "b")  # nothing was written over them
+
+
+_ADDRESS = "https://example.com/a.safetensors"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_no_command_and_no_recipe_reads_the_network(run):
+    """An address is the name of a file that is not there."""
+    run.ok("mix", "a:0.5", "b", "-o", "m.safetensors")
+    run.ok("bake", "--base", "base.safetensors", "m.safetensors", "-o", "baked.safetensors")
+    run.ok("run", "m.safetensors")
+    for command in (("mix", f"{_ADDRESS}:0.5", "-o", "x"), ("inspect", _ADDRESS)):
+        run.refused(3, *command)
+    run.refused(3, "bake", "--base", _ADDRESS, "a", "-o", "x.safetensors")
+    recipe = {"mix": {"adapters": [_ADDRESS]}, "save": "x"}
+    recipe = json.dumps({"version": 1, "steps": {"m": recipe}})
+    Path("r.yaml").write_text(recipe, "utf-8")
+    for command in ("plan", "run"):
+        assert run(command, "r.yaml").code != 0
+    assert not Path("x").exists()

@@ -84,6 +84,13 @@ def test_missing_components_are_named_and_may_be_left_out(run, unet_only):
     run.refused(2, *command, "--skip-missing", "text_encode", says="did you mean text_encoder?")
 
 
+def test_no_option_is_advised_where_nothing_would_be_left(run, unet_only):
+    run.ok("convert", "b", "--keep", "te", "-o", "te.safetensors")
+    command = ("bake", "--base", "unet.safetensors", "te.safetensors", "-o", "out.safetensors")
+    result = run.refused(5, *command, says="choose the base that the adapter was trained on")
+    assert "--skip-missing" not in result.err
+
+
 def test_the_distance_of_the_bases_is_shown(run):
     def move(arrays, metadata):
         random = np.random.default_rng(5)

@@ -11,7 +11,9 @@ import pytest
 from loramerge.checkpoint import open_checkpoint
 from loramerge.families import FAMILIES
 from loramerge.verbs.inspect import Inspect, Inspected, inspect
+from tests.adapter.test_peft_fields import folder
 from tests.builders.bases import write_safetensors
+from tests.builders.commands import Runner
 from tests.tail import tail
 
 FAMILY = [name for name, f in FAMILIES.items() if f.spellings.get("transformer")]
@@ -108,6 +110,28 @@ def test_models_of_transformers_are_taken_by_their_configuration(name: str, tmp_
         json.dumps({"model_type": "clip", "architectures": ["CLIPTextModel"]})
     )
     assert open_checkpoint(tmp_path).candidates  # a text encoder of diffusion models
+
+
+@pytest.mark.parametrize(
+    "library", [None, "transformers", "transformers.models.clip.modeling_clip"]
+)
+def test_an_adapter_whose_configuration_names_no_model(library: str | None, run: Runner) -> None:
+    """PEFT names it only without `task_type`; a vision encoder has the names of a text encoder."""
+    names = [f"encoder.layers.{i}.self_attn.q_proj" for i in range(4)]
+    (run.folder / "base").mkdir()
+    weights = {f"{name}.weight": np.zeros((4, 4), "f4") for name in names}
+    write_safetensors(run.folder / "base" / "model.safetensors", weights)
+    content = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"]}
+    (run.folder / "base" / "config.json").write_text(json.dumps(content))
+    mapping = {"base_model_class": "CLIPVisionModel", "parent_library": library}
+    fields = {} if library is None else {"auto_mapping": mapping}
+    folder(run.folder / "adapter", fields, tuple(names), "base_model.model")
+    command = ("bake", "--base", "base", "adapter", "-o", "out")
+    if library is not None:
+        assert "4 modules" in run.ok(*command).out
+        return
+    says = ("does not name the model", "the base base is a CLIPVisionModel", "auto_mapping")
+    run.refused(4, *command, says=says)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -249,6 +249,20 @@ def test_unknown_tensors_are_named(run):
     assert len(result.json["unknown_keys"]["more.safetensors"]) == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["resize more --rank 1", "convert more --to diffusers", "bake --base base.safetensors more"],
+)
+def test_unknown_tensors_are_refused_by_other_verbs_too(command, run):
+    def add(arrays, metadata):
+        arrays["lora_unet_nothing.lora_up.weight"] = np.ones((2, 2), "float16")
+
+    rewrite(run.folder / "a.safetensors", run.folder / "more.safetensors", add)
+    words = (*command.split(), "-o", "out.safetensors")
+    run.refused(5, *words, says=("1 tensor is not known", "--skip-unknown"))
+    assert "lora_unet_nothing" in run.ok(*words, "--skip-unknown").err
+
+
 def test_inputs_of_one_name(run):
     """Their digests decide whether the header's recipe has one input or two."""
     import shutil

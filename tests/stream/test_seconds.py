@@ -9,6 +9,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapter.load import load
+from loramerge.adapter.metadata import NETWORK
 from loramerge.adapter.readers import readings
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, open_checkpoint
@@ -156,6 +157,16 @@ def test_the_header_says_what_the_file_was_called(base: Checkpoint, tmp_path: Pa
     assert set(_planned(base, path)[0]) == {SECOND}
 
 
+@pytest.mark.parametrize("network", [FIRST, SECOND])
+def test_the_header_of_a_half_names_its_network(
+    base: Checkpoint, tmp_path: Path, network: str
+) -> None:
+    """Whatever the file is called."""
+    path = _adapter(tmp_path / "x.safetensors")
+    write_safetensors(path, read_safetensors(path)[0], {NETWORK: network})
+    assert set(_planned(base, f"{path}:0.5")[0]) == {network}
+
+
 def test_the_weight_of_its_keys_follows_it(base: Checkpoint, tmp_path: Path) -> None:
     path = _adapter(tmp_path / "low_noise.safetensors")
     changes, _ = _planned(base, f"{path}:{FIRST}=0.5")
@@ -170,7 +181,7 @@ def test_a_base_of_one_network_takes_its_half_of_both(folder: Path, tmp_path: Pa
     lone = tmp_path / "base.safetensors"
     lone.write_bytes((folder / SECOND / _NAME).read_bytes())
     base = open_checkpoint(lone)
-    with pytest.raises(AdapterError, match="nothing says which of them the base is"):
+    with pytest.raises(AdapterError, match="nothing says which of the two the base is"):
         _planned(base, path)
     for network, zero in ((FIRST, SECOND), (SECOND, FIRST)):
         changes, _ = _planned(base, f"{path}:{zero}=0")

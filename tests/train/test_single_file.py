@@ -33,6 +33,7 @@ from tests.builders.samples import read_safetensors, safetensors_bytes, sgm_path
 
 pytestmark = [
     pytest.mark.peers,
+    pytest.mark.usefixtures("no_network"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from loramerge.families import FAMILIES
 
-__all__ = ["model_of_transformers"]
+__all__ = ["MAPPING", "model_of_transformers"]
 
-_LIBRARY = "transformers."
+MAPPING = "auto_mapping"  # the field of a configuration that names the class of its model
+_LIBRARY = "transformers"
 
 
 def model_of_transformers(configs: Iterable[Mapping[str, Any]]) -> str | None:
@@ -28,9 +29,9 @@ def model_of_transformers(configs: Iterable[Mapping[str, Any]]) -> str | None:
 
 def _named(config: Mapping[str, Any]) -> str | None:
     """Return the class of transformers that a configuration names, None if it names none."""
-    mapping = config.get("auto_mapping")
+    mapping = config.get(MAPPING)
     if not isinstance(mapping, Mapping):
         return None
     name, library = mapping.get("base_model_class"), mapping.get("parent_library")
-    of_transformers = isinstance(library, str) and library.startswith(_LIBRARY)
+    of_transformers = isinstance(library, str) and library.partition(".")[0] == _LIBRARY
     return name if isinstance(name, str) and of_transformers else None

@@ -1,0 +1,108 @@
+"""Files of one of the two networks that a pipeline has, in words that do not say which.
+
+Wan 2.2 has two transformers, and diffusers' names say to which of them a module belongs. Other programs
+keep each network, and each adapter of one, in a file of its own, where the modules of both have the same
+names. Such a file is written of one network alone, and its header says of which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from loramerge.adapter.adapter import Adapter
+from loramerge.adapter.metadata import NETWORK
+from loramerge.adapter.site import Site
+from loramerge.dialects import DIALECTS, Dialect
+from loramerge.families import Component
+
+__all__ = ["as_read", "as_written", "both_networks", "marked", "moved", "renamed"]
+
+V = TypeVar("V")
+
+
+def _seconds(adapter: Adapter) -> Iterator[Component]:
+    naming = adapter.info.detection.naming
+    yield from (c for c in (naming.components if naming else ()) if c.second_of)
+
+
+def _says_neither(dialect: Dialect, adapter: Adapter, second: Component) -> bool:
+    """Return whether a dialect has words for the first network alone."""
+    naming = adapter.info.detection.naming
+    assert naming is not None
+    words = (bool(dialect.stems_of(naming, name)) for name in (second.second_of, second.name))
+    return tuple(words) == (True, False)
+
+
+def both_networks(adapter: Adapter, target: Dialect) -> Component | None:
+    """Return the second network if an adapter has modules of both, and a dialect no words for that."""
+    has = adapter.components()
+    both = (s for s in _seconds(adapter) if s.name in has and s.second_of in has)
+    return next((second for second in both if _says_neither(target, adapter, second)), None)
+
+
+def as_read(adapter: Adapter) -> Adapter:
+    """Return an adapter with the modules of the network that the header of its file names."""
+    said = adapter.info.metadata.get(NETWORK)
+    for second in _seconds(adapter):
+        if second.name == said and all(
+            _says_neither(DIALECTS[name], adapter, second) for name in adapter.info.dialects
+        ):
+            return moved(adapter, second.second_of, second.name)
+    return adapter
+
+
+def as_written(adapter: Adapter, target: Dialect) -> tuple[Adapter, dict[str, str]]:
+    """Return an adapter by the names that a dialect has words for, and the entry that tells the network.
+
+    Adapters of both networks, and of neither, stay as they are.
+    """
+    has = adapter.components()
+    for second in _seconds(adapter):
+        own = [name for name in (second.second_of, second.name) if name in has]
+        if len(own) != 1 or not _says_neither(target, adapter, second):
+            continue
+        if own == [second.name]:
+            return moved(adapter, second.name, second.second_of), {NETWORK: second.name}
+        if adapter.info.metadata.get(NETWORK) == second.second_of:
+            return adapter, {NETWORK: second.second_of}
+    return adapter, {}
+
+
+def marked(whole: Adapter, part: Adapter) -> Adapter:
+    """Return a part of an adapter, told to be of one network if the whole was of both."""
+    before, after = whole.components(), part.components()
+    for second in _seconds(whole):
+        names = {second.second_of, second.name}
+        left = names & after.keys()
+        if names <= before.keys() and len(left) == 1:
+            said = {**part.info.metadata, NETWORK: left.pop()}
+            return part.with_deltas(part.deltas, metadata=said)
+    return part
+
+
+def moved(adapter: Adapter, source: str, target: str, *, only: bool = False) -> Adapter:
+    """Return an adapter whose modules of one component are named as those of another.
+
+    Args:
+        only: leave out all other components.
+    """
+
+    def new(site: Site) -> Site:
+        return renamed(site, target) if site.component == source else site
+
+    def of_all(found: Mapping[Site, V]) -> dict[Site, V]:
+        return {new(s): value for s, value in found.items() if s.component == source or not only}
+
+    info = adapter.info
+    return adapter.with_deltas(
+        of_all(adapter.deltas),
+        spelling={(new(site), role): spelled for (site, role), spelled in info.spelling.items()},
+        types=of_all(info.types),
+    )
+
+
+def renamed(site: Site, component: str) -> Site:
+    """Return a site with its modules in another component."""
+    modules = tuple(f"{component}.{module.partition('.')[2]}" for module in site.modules)
+    return site._replace(modules=modules)
