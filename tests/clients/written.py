@@ -26,7 +26,7 @@ from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module, Spelling, parameters
 from loramerge.files.tensors import ArrayTensor
-from tests.clients.readers.job import base_of, narrow
+from tests.clients.readers.job import SHARE, base_of, narrow
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[str, tuple[int, ...]], Delta | None]
@@ -219,7 +219,7 @@ Place = tuple[str, tuple[int, int], bool]  # tensor, rows, whether their halves 
 
 @cache
 def places(
-    family: str, *, narrowed: bool = True
+    family: str, share: int = SHARE
 ) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]]]:
     """(module, parameter) → where it lies in the original file, and the full shape of the tensor."""
     found = {}
@@ -246,7 +246,7 @@ def places(
                 rows.append((module.path, parameter, shape, tag, part, parts, span, swapped))
         for path, parameter, shape, tag, part, parts, span, swapped in rows:
             whole = (heights[tag], *shape[1:])
-            small = narrow(whole)[0] if narrowed else whole[0]
+            small = narrow(whole, share)[0]
             ends = (small * part // parts, small * (part + span) // parts)
             found[f"{component.name}.{path}", parameter] = ((tag, ends, swapped), whole)
     return found
@@ -263,9 +263,9 @@ def job_of(family: str) -> dict[str, Any]:
         else:
             network[tag] = shape
     plain = {
-        f"{module.removeprefix('unet.')}.{parameter}": tag
-        for (module, parameter), ((tag, _, _), _) in places(family).items()
-        if module.startswith("unet.")
+        f"{module.partition('.')[2]}.{parameter}": (tag, *rows, swapped)
+        for (module, parameter), ((tag, rows, swapped), _) in places(family).items()
+        if not module.startswith("text_encoder") and tag.endswith((".weight", ".bias"))
     }
     return {"family": family, "network": network, "encoders": encoders, "plain": plain}
 
