@@ -7,14 +7,14 @@ shows events with rich, the Python interface ignores them by default.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from loramerge.errors import Message
+from loramerge.records import record
 
 __all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
 
 
-@dataclass(frozen=True)
+@record
 class Progress:
     """`done` of `total` units (modules or bytes) of `task` are finished.
 
@@ -29,14 +29,14 @@ class Progress:
     said: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Note:
     """Something worth knowing that needs no action."""
 
     text: Message
 
 
-@dataclass(frozen=True)
+@record
 class Warn:
     """Something that probably needs attention."""
 

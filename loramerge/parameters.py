@@ -11,12 +11,12 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from os import PathLike, fspath
 from typing import Any, Literal, cast
 
 from loramerge.errors import UsageError
+from loramerge.records import record
 
 __all__ = [
     "LARGEST_WHOLE",
@@ -35,7 +35,7 @@ __all__ = [
 LARGEST_WHOLE = 2**63 - 1  # of seeds, counts and sizes: what every library takes
 
 
-@dataclass(frozen=True)
+@record
 class Doc:
     """The meaning of a parameter.
 
@@ -71,7 +71,7 @@ class Doc:
         return bool(self.flags) and not self.flags[0].startswith("-")
 
 
-@dataclass(frozen=True)
+@record
 class Bounds:
     """The range of a number.
 
@@ -99,7 +99,7 @@ class Bounds:
         return iter(Interval(ge=self.ge, gt=self.gt, le=self.le, lt=self.lt))
 
 
-@dataclass(frozen=True)
+@record
 class Parameter:
     """One parameter, taken apart.
 

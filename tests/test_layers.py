@@ -26,7 +26,7 @@ FLOORS = (
     ("files",),
     ("parameters",),
     ("habits", "events"),
-    ("errors", "discovery"),
+    ("errors", "discovery", "records"),
 )
 # the rooms inside train/, read alike
 ROOMS = (

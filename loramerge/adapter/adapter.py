@@ -144,13 +144,13 @@ class Adapter(Mapping[str, Delta]):
     def ranks(self) -> dict[int, int]:
         """Count sites by rank as the file counts it, kinds of factors only."""
         cores = (delta.core for delta in self.deltas.values())
-        found = Counter(c.dim for c in cores if c is not None and c.dim is not None)
-        return dict(sorted(found.items()))
+        found = Counter(core.dim for core in cores if core is not None)
+        return dict(sorted((rank, n) for rank, n in found.items() if rank is not None))
 
     def alphas(self) -> dict[float, int]:
         """Count sites by the alpha the file states."""
-        found = Counter(d.alpha for d in self.deltas.values() if d.alpha is not None)
-        return dict(sorted(found.items()))
+        found = Counter(delta.alpha for delta in self.deltas.values())
+        return dict(sorted((alpha, n) for alpha, n in found.items() if alpha is not None))
 
     def dtypes(self) -> dict[str, int]:
         """Count stored tensors by type (alphas apart)."""

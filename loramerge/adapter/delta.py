@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from loramerge.errors import NotLowRank, UnsupportedKind
 from loramerge.files.tensors import Tensor, same_bytes
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ ReadRows = Callable[[int, int], Any]
 AlphaPlace = Literal["beside", "apart", "folded"]
 
 
-@dataclass(frozen=True)
+@record
 class Facts:
     """Facts about a kind that callers ask for, rather than for its class.
 

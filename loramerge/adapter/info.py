@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from loramerge.adapter.kinds import marks
 from loramerge.adapter.site import Site
 from loramerge.dialects.detection import Detection
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 __all__ = ["Account", "Info", "Origin", "Problem"]
 
 
-@dataclass(frozen=True)
+@record
 class Problem:
     """Something wrong with an adapter's content, as `inspect` lists it.
 
@@ -33,7 +34,7 @@ class Problem:
     remedy: str
 
 
-@dataclass(frozen=True)
+@record
 class Account:
     """The fate of every tensor of the file; each key is in exactly one of the three."""
 
@@ -42,7 +43,7 @@ class Account:
     unknown: dict[str, str | None] = field(default_factory=dict)  # key → nearest known key
 
 
-@dataclass(frozen=True)
+@record
 class Origin:
     """The maker of an adapter, and what it held then: it counts only while that is still so.
 
@@ -56,7 +57,7 @@ class Origin:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@record
 class Info:
     """Facts about an adapter beside its deltas.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta, identical
@@ -17,7 +17,6 @@ from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds import all_words, make_biases, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
-from loramerge.adapter.opaque import is_opaque
 from loramerge.adapter.problems import (
     alpha_problems,
     missing_partner,
@@ -34,7 +33,7 @@ from loramerge.adapter.problems import (
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves
 from loramerge.adapter.source import AdapterSource, open_source
-from loramerge.dialects import DIALECTS, Fused, stem_table
+from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
@@ -142,15 +141,15 @@ def _read_group(
 ) -> None:
     """Add the deltas of a group, or report why there are none."""
     target = _target(group, detection)
-    module = Site(target.modules, "weight", target.spans).name
+    weight = Site(target.modules, "weight", target.spans)
+    module = weight.name
     try:
-        sites = _sites(group, target, source, detection)
+        sites = _sites(group, target, weight, module, source)
     except (ShapeError, UnsupportedKind) as error:
         reading.problems.append(not_made(error, module))
         reading.unknown += group.roles.values()
         return
-    opaque = is_opaque(Site(target.modules), detection.naming)
-    if opaque and sites:
+    if target.opaque and sites:
         reading.stems.setdefault(target.modules[0], {}).setdefault(group.dialect, group.stem)
     taken = _place(reading, group, sites)
     if any(
@@ -161,9 +160,9 @@ def _read_group(
     left = [key for role, key in group.roles.items() if role not in taken]
     if left:
         reading.unknown += left
-        if detection.naming is None or not opaque:
+        if detection.naming is None or not target.opaque:
             reading.problems.append(missing_partner(module, group.roles.keys() - taken))
-    elif opaque and detection.naming is not None:
+    elif target.opaque and detection.naming is not None:
         reading.problems.append(of_no_known_name(module, detection.naming))
 
 
@@ -185,33 +184,48 @@ def _shape(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Non
     return (*shape, 0) if made.hides_kernel else shape
 
 
-def _target(group: Group, detection: Detection) -> Fused:
-    """Return the modules that a group's stem names.
+class _Named(NamedTuple):
+    """The modules that a group's stem names.
+
+    Args:
+        modules, spans, swapped: see `Fused`.
+        shape: of the weights of all of them together in the family, None if that is not known.
+        opaque: the family knows nothing of it.
+    """
+
+    modules: tuple[str, ...]
+    spans: tuple[int, ...] = ()
+    swapped: bool = False
+    shape: tuple[int, ...] | None = None
+    opaque: bool = False
+
+
+def _target(group: Group, detection: Detection) -> _Named:
+    """Return the modules of a group.
 
     What the family does not know is a module all the same, named as the file spells it.
     """
-    dialect = DIALECTS[group.dialect]
-    if detection.naming is not None:
-        stem = stem_table(dialect, detection.naming).get(group.stem)
-        if stem is not None:
-            return Fused(stem.modules, stem.spans, stem.swapped)
-    return Fused((dialect.opaque_module(group.stem),))
+    dialect, family = DIALECTS[group.dialect], detection.naming
+    stem = None if family is None else stem_table(dialect, family).get(group.stem)
+    if stem is not None:
+        return _Named(stem.modules, stem.spans, stem.swapped, stem.shape)
+    named = dialect.opaque_module(group.stem)
+    known = None if family is None else family.find(named)
+    return _Named((named,), shape=known and known.shape, opaque=known is None)
 
 
 def _sites(
-    group: Group, target: Fused, source: AdapterSource, detection: Detection
+    group: Group, target: _Named, weight: Site, module: str, source: AdapterSource
 ) -> dict[Site, tuple[Delta, tuple[str, ...]]]:
     """Return the deltas a group holds, each with the roles it takes."""
     tensors = {role: source.tensors[key] for role, key in group.roles.items()}
     found: dict[Site, tuple[Delta, tuple[str, ...]]] = {}
-    weight = Site(target.modules, "weight", target.spans)
-    module = weight.name
     config, path = _config_of(group, module, source)
     stored = Stored(
         tensors,
         lambda: _scale(group, module, tensors, source),
         module,
-        _known_shape(target, detection),
+        target.shape,
         config or {},
         path,
     )
@@ -220,28 +234,19 @@ def _sites(
         found[weight] = made.delta, made.roles
     for beside in make_biases(stored, made):
         found[weight._replace(parameter=beside.parameter)] = beside.delta, beside.roles
-    for site, (delta, roles) in found.items():
+    for site, (delta, roles) in found.items() if target.spans or target.swapped else ():
         site.bounds(delta.shape[0])  # refuses rows that the modules cannot share
         if target.swapped:
             found[site] = (delta.rows(halves(delta.shape[0])), roles)
     return found
 
 
-def _known_shape(target: Fused, detection: Detection) -> tuple[int, ...] | None:
-    """Return the shape that the family has for a weight, rows of several modules together."""
-    if detection.naming is None:
-        return None
-    modules = [detection.naming.find(module) for module in target.modules]
-    shapes = [module.shape for module in modules if module is not None]
-    if len(shapes) < len(modules) or len({shape[1:] for shape in shapes}) > 1:
-        return None
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
 def _config_of(
     group: Group, module: str, source: AdapterSource
 ) -> tuple[Mapping[str, Any] | None, str]:
     """Return PEFT's configuration of a module, if there is one, and its name there."""
+    if not source.configs:
+        return None, group.stem
     component, _, path = module.partition(".")
     config = source.configs.get(component)
     if config is None:
@@ -253,16 +258,15 @@ def _scale(
     group: Group, module: str, tensors: Mapping[str, Tensor], source: AdapterSource
 ) -> Scale:
     """Return the scale of a group's factors: from its tensors, or its configuration, or none."""
-    stated = {role: tensors[role] for role in ("alpha", "scale") if role in tensors}
-    for role, tensor in stated.items():
-        if tensor.size != 1:
+    alpha, ratio = tensors.get("alpha"), tensors.get("scale")
+    for role, tensor in (("alpha", alpha), ("scale", ratio)):
+        if tensor is not None and tensor.size != 1:
             raise ShapeError(
                 f"{role} is not one number",
                 module=module,
                 found=f"{role} {list(tensor.shape)}",
             )
-    if stated:
-        alpha, ratio = stated.get("alpha"), stated.get("scale")
+    if alpha is not None or ratio is not None:
         return Scale(
             None if alpha is None else alpha.item(),
             alpha,
@@ -291,7 +295,7 @@ def _place(
     """
     taken, covered = set[str](), reading.covered
     for site, (delta, roles) in sites.items():
-        places = {(module, site.parameter) for module in site.modules}
+        places = [(module, site.parameter) for module in site.modules]
         before = next((covered[place] for place in places if place in covered), None)
         here = [role for role in roles if role in group.roles]
         if before is not None and not (
@@ -305,7 +309,7 @@ def _place(
             reading.problems.append(spelled_alike(site.name))
             continue
         reading.deltas[site] = delta
-        covered |= dict.fromkeys(places, group.stem)
+        covered.update(dict.fromkeys(places, group.stem))
         for role in here:
             reading.spelling[site, role] = (group.dialect, group.roles[role])
     return taken

@@ -99,9 +99,11 @@ def spelled_alike(module: str) -> Problem:
 
 def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
     """Yield problems of alphas: zeros, then constraints of rotations, then infinite ones."""
-    stated = {site: d for site, d in deltas.items() if d.alpha is not None}
-    for site, delta in stated.items():
-        if delta.alpha == 0 and delta.pair is not None:
+    alphas = ((site, delta, delta.alpha) for site, delta in deltas.items())
+    stated = [(site, delta, alpha) for site, delta, alpha in alphas if alpha is not None]
+    odd = [one for one in stated if one[2] == 0 or not math.isfinite(one[2])]
+    for site, delta, alpha in odd:
+        if alpha == 0 and delta.pair is not None:
             yield Problem(
                 "warning",
                 "alpha-zero",
@@ -109,8 +111,8 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "alpha is 0, which means no effect (kohya's trainer would read it as alpha = rank)",
                 "if the module should have an effect, set alpha to its rank",
             )
-    for site, delta in stated.items():
-        if delta.alpha == 0 and delta.facts.constrained:
+    for site, delta, alpha in odd:
+        if alpha == 0 and delta.facts.constrained:
             yield Problem(
                 "note",
                 "no-constraint",
@@ -119,8 +121,8 @@ def alpha_problems(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
                 "LyCORIS (kohya's oft would clamp the rotation to nothing)",
                 "if it was trained with kohya's oft, it has no effect",
             )
-    for site, delta in stated.items():
-        if delta.alpha is not None and not math.isfinite(delta.alpha):
+    for site, _, alpha in odd:
+        if not math.isfinite(alpha):
             says = "alpha is not a finite number"
             yield Problem("error", "alpha-not-finite", site.name, says, _EXPORT_AGAIN)
 
@@ -142,7 +144,7 @@ def too_large(deltas: Mapping[Site, Delta]) -> Iterator[Problem]:
             yield Problem("error", "too-large", site.name, says, _EXPORT_AGAIN)
 
 
-_SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
+_SPLIT = r'(?i)"split_qkv":\s*"?true'
 _SPLITTING = (  # sd-scripts' networks → what they train in parts, and by how much it is weaker
     ("lora_sd3", "a third"),
     ("lora_lumina", "a third"),
@@ -161,7 +163,7 @@ def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
     """
     module = metadata.get("ss_network_module", "").rpartition(".")[2]
     part = dict(_SPLITTING).get(module)
-    if part is not None and _SPLIT.search(metadata.get("ss_network_args", "")):
+    if part is not None and re.search(_SPLIT, metadata.get("ss_network_args", "")):
         yield Problem(
             "note",
             "third-of-strength",

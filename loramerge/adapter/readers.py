@@ -7,7 +7,8 @@ claim.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import NamedTuple
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
@@ -15,6 +16,7 @@ from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.programs import READERS, Program
 from loramerge.errors import listed
+from loramerge.records import record
 
 __all__ = ["Reading", "form_of", "reading", "readings"]
 
@@ -22,7 +24,7 @@ __all__ = ["Reading", "form_of", "reading", "readings"]
 _ONE_ALPHA = "one alpha is taken for all modules of a component"
 
 
-@dataclass(frozen=True)
+@record
 class Reading:
     """The things that one program makes of an adapter.
 
@@ -61,13 +63,13 @@ class Reading:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True)
-class _Alike:
+class _Alike(NamedTuple):
     """Modules of one form that are spelled alike: most programs treat them alike."""
 
     form: str
     spelled: frozenset[str]
-    sites: list[Site] = field(default_factory=list)
+    sites: tuple[Site, ...]
+    names: frozenset[str]
 
 
 def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Reading]:
@@ -90,12 +92,14 @@ def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -
 
 def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:
     written = None if target is None else frozenset({target.name})
-    found: dict[tuple[str, frozenset[str]], _Alike] = {}
+    found: dict[tuple[str, frozenset[str]], list[Site]] = {}
     for site, delta in adapter.deltas.items():
         spelled = written or frozenset(adapter.info.spelled.get(site, ()))
-        key = form_of(adapter, site, delta), spelled
-        found.setdefault(key, _Alike(*key)).sites.append(site)
-    return list(found.values())
+        found.setdefault((form_of(adapter, site, delta), spelled), []).append(site)
+    return [
+        _Alike(*key, tuple(sites), frozenset(name for site in sites for name in site.modules))
+        for key, sites in found.items()
+    ]
 
 
 def _reading(
@@ -111,8 +115,7 @@ def _reading(
     refusing: dict[str, int] = {}
     barred, told = set[Site](), False
     for group in groups:
-        form, spelled, sites = group.form, group.spelled, group.sites
-        names = {name for site in sites for name in site.modules}
+        form, spelled, sites, names = group
         if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):
             return None
         if lone and any(DIALECTS[name].folder for name in spelled):
@@ -131,7 +134,7 @@ def _reading(
     if not told:
         return None
     different = {what: _in_order(adapter, those) for what, those in otherwise.items() if those}
-    if target is None and naming is not None and naming.one_alpha:
+    if target is None and program.one_alpha and naming is not None and naming.one_alpha:
         differing = _other_alphas(adapter, program)
         if differing:
             different[_ONE_ALPHA] = tuple(differing)

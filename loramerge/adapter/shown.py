@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Info
 from loramerge.errors import sized
+from loramerge.records import record
 
 __all__ = ["Overview", "table"]
 
 _MOST = 12  # modules that a table lists
 
 
-@dataclass(frozen=True)
+@record
 class Overview:
     """The content of an adapter, counted.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +25,7 @@ _ORDER = (
     "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects", "operators",
     "families", "demo",
 )  # fmt: skip
-_FIRST_LINE = re.compile(r'"""The command `(\w+)`: (.+?)\.?("""|$)')
+_FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'
 
 
 @cache
@@ -37,7 +36,7 @@ def summaries() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         with path.open(encoding="utf-8") as file:
-            match = _FIRST_LINE.match(file.readline().rstrip())
+            match = re.match(_FIRST_LINE, file.readline().rstrip())
         if match and match[1] == path.stem:
             found[path.stem] = f"{match[2][0].upper()}{match[2][1:]}."
     ordered = sorted(found, key=lambda name: (*_ORDER, name).index(name))
@@ -80,4 +79,9 @@ def render_named(verb: str) -> Render:
 def _module(name: str) -> ModuleType | None:
     """Return the module of this package with a command of this name."""
     full = f"loramerge.cli.{name}"
-    return import_module(full) if name.isidentifier() and find_spec(full) is not None else None
+    try:
+        return import_module(full) if name.isidentifier() else None
+    except ModuleNotFoundError as error:
+        if error.name == full:
+            return None
+        raise

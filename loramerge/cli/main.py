@@ -44,11 +44,11 @@ class _Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from loramerge.habits import advice_on_command
-
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from loramerge.habits import advice_on_command
+
             hint = advice_on_command(args[0], summaries()) if args else None
             raise _advised(error.message, hint, ctx) from None
 

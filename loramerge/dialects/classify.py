@@ -19,7 +19,7 @@ __all__ = ["Classified", "Group", "classify", "is_embedding"]
 _NEEDS_PREFIX = frozenset({".weight", ".bias"})
 # Suffixes that belong to stems ending in `_lora` (XLabs: and a number) only.
 _SHORT = frozenset({".down.weight", ".up.weight"})
-_SHORT_STEM = re.compile(r"_lora\d?$")
+_SHORT_STEM = r"_lora\d?$"
 _REPLACED = frozenset({"set_weight", "set_bias", "base_weight"})  # roles that need one, too
 # Roles of ordinary LoRA and of differences: no suffix of a kind ends in theirs.
 _PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"})
@@ -31,10 +31,10 @@ _BUNDLED = "bundle_emb."
 # the last word, and distilled adapters of Wan call the difference of a block's modulation `diff_m`.
 _OFT = ("oft_unet_", "lora_unet_")
 _WRAPPER = "base_model.model."
-_WRAPPED = re.compile(rf"^((?:unet|transformer|text_encoder(?:_\d)?)\.){re.escape(_WRAPPER)}")
-_NAMED = re.compile(r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$")
+_WRAPPED = r"^((?:unet|transformer|text_encoder(?:_\d)?)\.)base_model\.model\."
+_NAMED = r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.[^.]+(\.weight)?$"
 _MODULATION = ".diff_m"
-_CUT = re.compile(r"\.lora_(?:A|B|down|up)$")
+_CUT = r"\.lora_(?:A|B|down|up)$"
 
 
 class Group(NamedTuple):
@@ -92,14 +92,14 @@ def _usual_start(key: str) -> str:
     """Return a key with the usual beginning."""
     if key.startswith(_OFT[0]):
         return _OFT[1] + key[len(_OFT[0]) :]
-    return _WRAPPED.sub(r"\1", key) if _WRAPPER in key else key
+    return re.sub(_WRAPPED, r"\1", key) if _WRAPPER in key else key
 
 
 def _usual_end(key: str) -> str:
     """Return a key with the usual end."""
     if key.endswith(_MODULATION):
         return f"{key.removesuffix(_MODULATION)}.modulation.diff"
-    return f"{key}.weight" if _CUT.search(key) else _NAMED.sub(r"\1\2", key)
+    return f"{key}.weight" if re.search(_CUT, key) else re.sub(_NAMED, r"\1\2", key)
 
 
 class _Split(NamedTuple):
@@ -140,7 +140,7 @@ def _split(key: str, before: _Split | None, words: Words) -> _Split | None:
 
 def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Split | None:
     """Return the parts of a key, or None if no dialect has the suffix."""
-    if suffix not in _suffixes(words) or (suffix in _SHORT and not _SHORT_STEM.search(stem)):
+    if suffix not in _suffixes(words) or (suffix in _SHORT and not re.search(_SHORT_STEM, stem)):
         return None
     if head is None:
         head = _head(stem)
@@ -241,10 +241,17 @@ def classify(
     result = Classified()
     groups: dict[tuple[str, str], Group] = {}
     before: _Split | None = None
+    versions = _versions()
+    known: dict[tuple[str, str], _Split] = {}  # (head, suffix) → a key that is taken apart so
     for key in keys:
         if is_embedding(key, metadata):
             result.embeddings.append(key)
             continue
+        if before is not None and key.startswith(before.stem):  # most keys
+            alike = known.get((before.head, key[len(before.stem) :]))
+            if alike is not None:
+                _add(groups, result, alike.dialect, before.stem, alike.role, key)
+                continue
         usual = _usual_start(key)
         split = _split(usual, before, words) or _split(_usual_end(usual), before, words)
         if split is None and DIALECTS.look_for_others():
@@ -252,15 +259,38 @@ def classify(
         if split is None:
             result.unknown.append(key)
             continue
+        if _versions() != versions:  # what others add may have the suffix, too
+            known.clear()
+            versions = _versions()
         before = split
-        name, stem, role, _ = split
-        group = groups.setdefault((name, stem), Group(name, stem, {}))
-        if role in group.roles:  # the same role in two spellings
-            result.doubled.append((key, group.roles[role]))
-        else:
-            group.roles[role] = key
+        suffix = key[len(split.stem) :]
+        if suffix not in _SHORT and key.startswith(split.stem):
+            known[split.head, suffix] = split
+        _add(groups, result, split.dialect, split.stem, split.role, key)
     result.groups = _joined(groups, words)
     return result
+
+
+def _versions() -> tuple[int, int]:
+    return DIALECTS.version, FAMILIES.version
+
+
+def _add(
+    groups: dict[tuple[str, str], Group],
+    result: Classified,
+    dialect: str,
+    stem: str,
+    role: str,
+    key: str,
+) -> None:
+    """Add a key to its group, or to those that say the same role in two spellings."""
+    group = groups.get((dialect, stem))
+    if group is None:
+        group = groups[dialect, stem] = Group(dialect, stem, {})
+    if role in group.roles:
+        result.doubled.append((key, group.roles[role]))
+    else:
+        group.roles[role] = key
 
 
 def _joined(groups: Mapping[tuple[str, str], Group], words: Words) -> list[Group]:

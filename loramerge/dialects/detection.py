@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from loramerge.families import Family
+from loramerge.records import record
 
 __all__ = ["NO_FAMILY", "Detection"]
 
@@ -12,7 +11,7 @@ __all__ = ["NO_FAMILY", "Detection"]
 NO_FAMILY = ("loramerge.family", "none")
 
 
-@dataclass(frozen=True)
+@record
 class Detection:
     """The families that fit, best first, and why.
 

@@ -99,7 +99,8 @@ def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> FamilyFit
     """
     named = alike = axes = known = strange = 0
     wide = False
-    exact = [0] * (1 + len(family.sizes))
+    sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
+    exact = [0] * len(sizes)
     foreign = [0] * len(exact)
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
     for dialect, name, _ in groups:
@@ -111,8 +112,9 @@ def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> FamilyFit
         shape = shapes.get((dialect, name))
         if shape is not None:
             known += 1
-            for number, size in enumerate(({}, *family.sizes)):
-                same = same_shape(shape, tuple(size.get(n, n) for n in stem.shape))
+            for number, size in enumerate(sizes):
+                width = tuple(size.get(n, n) for n in stem.shape) if size else stem.shape
+                same = shape == width or same_shape(shape, width)
                 exact[number] += same
                 foreign[number] += not same and min(shape[:2]) > _NARROW
             alike += _alike(shape, stem.shape)

@@ -93,7 +93,9 @@ def spell_native(
 
     def stems(family: Family, modules: Modules) -> Iterator[tuple[str, Fused]]:
         own = family.renamed.get(dialect, {}) if dialect else {}
-        spelled_so = [(component, m) for component, m in modules if prefixes(family, component)]
+        known = list(modules)
+        spelled_by = {c for c in {component for component, _ in known} if prefixes(family, c)}
+        spelled_so = [pair for pair in known if pair[0] in spelled_by]
         for component, name, target in native_names(family, spelled_so):
             for spelled in filter(None, (own.get(name), name, aliases.get(name))):
                 for prefix in prefixes(family, component):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Literal, NamedTuple
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import Family, Module
+from loramerge.records import record
 
 __all__ = [
     "Container",
@@ -73,7 +74,7 @@ class Stem(NamedTuple):
         return "+".join(self.modules)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Form:
     """One way of spelling keys.
 
@@ -95,7 +96,7 @@ class Form:
         return _spelled(self, words)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Dialect:
     """A convention for naming the tensors of an adapter.
 
@@ -271,17 +272,17 @@ class StemTable(Mapping[str, Stem]):
                         stem = single[what]
                     else:
                         stem = single[what] = Stem((what,), index, shapes[what])
-                    self._add(spelled, stem)
+                    known = self._known.setdefault(spelled, stem)
+                    if known is not stem:
+                        self._require_same(spelled, known, stem)
                 yield
 
-    def _add(self, spelled: str, stem: Stem) -> None:
-        known = self._known.setdefault(spelled, stem)
-        if known is stem or (known.modules == stem.modules and known.swapped == stem.swapped):
-            return
-        raise ValueError(
-            f"{self._dialect.name} spells two modules of {self._family.name} alike: "
-            f"{spelled} is {known.module} and {stem.module}"
-        )
+    def _require_same(self, spelled: str, known: Stem, stem: Stem) -> None:
+        if (known.modules, known.swapped) != (stem.modules, stem.swapped):
+            raise ValueError(
+                f"{self._dialect.name} spells two modules of {self._family.name} alike: "
+                f"{spelled} is {known.module} and {stem.module}"
+            )
 
     def _grow(self) -> bool:
         """Add a part; return whether there was one left."""

@@ -76,8 +76,10 @@ def spell(prefixes: Prefixes, *paths: Path) -> Stems:
             for _, module in group if heads else ():
                 name = f"{component}.{module.path}"
                 spelled = [path(family, component, module) for path in paths]
-                found = [one for one in spelled if one is not None]
-                yield from ((head + one, name) for head in heads for one in found)
+                for head in heads:
+                    for one in spelled:
+                        if one is not None:
+                            yield head + one, name
 
     return stems
 

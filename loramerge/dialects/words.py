@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from loramerge.records import record
 
 __all__ = ["NO_WORDS", "Words"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Words:
     """Suffixes of kinds, beside a dialect's own.
 

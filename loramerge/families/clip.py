@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from loramerge.families.spec import Module, Parameter, Slot
+from loramerge.records import record
 
 __all__ = ["CLIP_BIG_G", "CLIP_L", "Clip", "clip_modules", "openclip_slot"]
 
 
-@dataclass(frozen=True)
+@record
 class Clip:
     """The numbers that tell one CLIP text encoder from another.
 
@@ -73,7 +73,7 @@ _OPENCLIP_LEAVES = {
     "mlp.fc2": "mlp.c_proj",
 }
 _FUSED = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
-_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)")
+_LAYER = r"text_model\.encoder\.layers\.(\d+)\.(.+)"
 
 
 def openclip_slot(module: Module, parameter: Parameter) -> Slot | None:
@@ -84,7 +84,7 @@ def openclip_slot(module: Module, parameter: Parameter) -> Slot | None:
     top = _OPENCLIP_TOP.get((module.path, parameter))
     if top is not None:
         return top
-    matched = _LAYER.fullmatch(module.path)
+    matched = re.fullmatch(_LAYER, module.path)
     if not matched:
         return None
     index, leaf = matched.groups()

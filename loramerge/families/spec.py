@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Literal, NamedTuple
+
+from loramerge.records import record
 
 __all__ = [
     "Component",
@@ -65,7 +67,7 @@ class Slot(NamedTuple):
 Slots = Callable[[Module, Parameter], Slot | None]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Component:
     """A network of a family: `unet`, `text_encoder`, …
 
@@ -90,7 +92,7 @@ def _by_path(component: Component) -> Mapping[str, Module]:
     return {module.path: module for module in component.modules}
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Spelling:
     """One way in which checkpoints name the parameters of a component.
 
@@ -128,7 +130,7 @@ def _slots(spelling: Spelling, component: Component) -> tuple[tuple[Module, Para
     )
 
 
-@dataclass(frozen=True)
+@record
 class Metadata:
     """The strings that trainers write into the header of an adapter of a family.
 
@@ -158,7 +160,7 @@ class Metadata:
         return max((len(w) for w in known if w and lower.startswith(w.lower())), default=0)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Family:
     """A base architecture.
 

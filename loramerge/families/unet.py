@@ -8,14 +8,14 @@ templates below with diffusers names; `ldm_name` gives the name of the same laye
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from loramerge.families.spec import Layer, Module, Parameter, Slot
+from loramerge.records import record
 
 __all__ = ["Unet", "ldm_name", "ldm_slot", "unet_modules"]
 
 
-@dataclass(frozen=True)
+@record
 class Unet:
     """The numbers that tell one Stable Diffusion UNet from another.
 

@@ -12,13 +12,13 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from loramerge.errors import DiskFull, FileError, OutputExists, Setting
 from loramerge.files.positioned import PositionedFile, refuse_irregular
 from loramerge.files.reader import release
+from loramerge.records import record
 
 __all__ = [
     "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
@@ -70,7 +70,7 @@ def check_target(path: str | PathLike[str], *, force: bool) -> Path:
     return target
 
 
-@dataclass(frozen=True)
+@record
 class Contents:
     """The files that a folder of some sort holds, and that replacing it may therefore remove.
 

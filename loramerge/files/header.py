@@ -160,6 +160,7 @@ def parse_header(
 
 
 _BY_PLACE = itemgetter(3, 4)
+_USUAL_ORDER = ("dtype", "shape", "data_offsets")
 _INTEGERS = {int}
 _BITS = {name: dtype.bits for name, dtype in DTYPES.items()}
 
@@ -167,13 +168,12 @@ _BITS = {name: dtype.bits for name, dtype in DTYPES.items()}
 def _plain_info(name: str, pairs: Any, data_start: int) -> TensorInfo | None:
     """Return an entry that is certainly right; None where it needs `_strict_info`."""
     try:
-        entry = dict(pairs)
-        start, stop = entry["data_offsets"]
-        dtype, shape = entry["dtype"], entry["shape"]
+        (first, dtype), (second, shape), (third, (start, stop)) = pairs
         right = (
             type(pairs) is tuple  # an array of pairs is not an object
+            and (first, second, third) == _USUAL_ORDER
+            and type(shape) is list
             and len(shape) <= _MOST_DIMENSIONS  # before the product, which grows with each
-            and len(entry) == len(pairs) == 3
             and {type(start), type(stop), *map(type, shape)} == _INTEGERS
             and 0 <= start <= stop < _LIMIT
             and math.prod(shape) * _BITS[dtype] == (stop - start) * 8

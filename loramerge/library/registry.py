@@ -12,6 +12,7 @@ from pathlib import Path
 from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, nearest
 from loramerge.files.lock import locked
 from loramerge.files.writer import write_bytes
+from loramerge.records import record
 
 __all__ = [
     "HOLDS", "Folder", "NameRegistry", "NoHome", "cache", "changed_registry", "expanded", "home",
@@ -79,7 +80,7 @@ def expanded(path: str | Path) -> Path:
         ) from None
 
 
-@dataclass(frozen=True)
+@record
 class Folder:
     """A library folder. `holds` says whether names in it are adapters, bases, or both."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loramerge.events import Notify, ignore
 from loramerge.parameters import Doc, Parameter, parameters_of, value_of
+from loramerge.records import record
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@record
 class Context:
     """Settings of a run that do not change its result.
 
@@ -64,7 +65,7 @@ class Context:
         return self.model_threads or self.threads or 1
 
 
-@dataclass(frozen=True)
+@record
 class ForFiles:
     """The verb for several files, as its command runs it.
 
@@ -77,7 +78,7 @@ class ForFiles:
     run: Callable[[Any, Context], Any]
 
 
-@dataclass(frozen=True)
+@record
 class Explained:
     """The relations between the inputs of a step.
 
@@ -94,7 +95,7 @@ class Explained:
         return {"inputs": list(self.names), **self.found.json()}
 
 
-@dataclass(frozen=True)
+@record
 class Verb:
     """An operation: one step of a recipe, one command, one function of Python.
 

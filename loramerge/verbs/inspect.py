@@ -68,7 +68,7 @@ class Inspect:
         return [(replace(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 
@@ -214,7 +214,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
 
 
 # what stands in the names of adapters' tensors, and not in those of models
-_ADAPTER_WORDS = re.compile(
+_ADAPTER_WORDS = (
     r"lora|lokr|hada_|oft|boft|ia3|glora|dora_scale|\.diff(?:_b|_m)?$|[wb]_norm$|on_input$|\.alpha$"
 )
 
@@ -223,7 +223,7 @@ def _is_model(adapter: Adapter) -> bool:
     """Return whether the tensors of a file are the weights of a model, by their names."""
     names = adapter.info.order
     weights = sum(name.endswith((".weight", ".bias")) for name in names)
-    return 2 * weights > len(names) and not any(map(_ADAPTER_WORDS.search, names))
+    return 2 * weights > len(names) and not any(re.search(_ADAPTER_WORDS, name) for name in names)
 
 
 def _sharded(path: Path) -> Inspected:

@@ -56,10 +56,11 @@ _Parts = dict[int, str]  # number → key
 
 def join_numbered(tensors: dict[str, Tensor]) -> None:
     """Replace numbered parts by whole factors; parts that do not fit together stay."""
+    numbered = [key for key in tensors if key.removesuffix(".weight")[-1:].isdigit()]
     joined: dict[str, dict[str, Tensor]] = {}  # the first of some parts → what stands for them
     gone: set[str] = set()
     for sort in _SORTS:
-        for stem, (downs, ups) in _groups(tensors, sort).items():
+        for stem, (downs, ups) in _groups(numbered, sort).items():
             pairs = _pairs(tensors, downs, ups, sort)
             if pairs is None or stem + _DOWN in tensors or stem + _UP in tensors:
                 continue
@@ -77,10 +78,10 @@ def join_numbered(tensors: dict[str, Tensor]) -> None:
             tensors.update(joined.get(key, {}) if key in gone else {key: tensor})
 
 
-def _groups(tensors: Mapping[str, Tensor], sort: _Sort) -> dict[str, tuple[_Parts, _Parts]]:
+def _groups(keys: Sequence[str], sort: _Sort) -> dict[str, tuple[_Parts, _Parts]]:
     """Return stem → the parts of down, and those of up."""
     found: dict[str, tuple[_Parts, _Parts]] = {}
-    for key in tensors:
+    for key in keys:
         for side, word in enumerate((sort.down, sort.up)):
             stem, infix, rest = key.rpartition(word)
             number = rest.removesuffix(sort.end)

@@ -7,18 +7,18 @@ only their own words, which are those of ordinary LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.discovery import entry_points
 from loramerge.errors import FormatError, ShapeError
-from loramerge.files.dtypes import DTYPES, is_float
+from loramerge.files.dtypes import DTYPES, FLOATS
 
 if TYPE_CHECKING:
-    from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
+    from loramerge.adapter.kinds.declaration import BiasMaker, Kind, MadeDelta, Maker, Stored
 
 __all__ = [
     "ENTRY_POINTS",
@@ -101,27 +101,60 @@ def make_weight(stored: Stored) -> MadeDelta | None:
     Raises:
         ShapeError: if tensors do not fit together, or hold other than floating-point numbers.
     """
-    found = indicated(stored.tensors.keys())
-    _require_floats(stored, found)
-    partnered = [kind for kind in found if not kind.whole]
-    # the first, and those that shapes tell from it
-    first = [kind for kind in partnered if kind.roles == partnered[0].roles]
-    for kind in (*first, *(kind for kind in found if kind.whole)):
-        made = kind.make(stored) if kind.make is not None else None
+    makers = _makers_of(*_told(stored))
+    _require_floats(stored, makers.free)
+    for make in makers.of_weight:
+        made = make(stored)
         if made is not None:
             return made
     return None
 
 
-def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
+class _Makers(NamedTuple):
+    """The makers of deltas for all modules with the same roles.
+
+    Args:
+        free: roles whose tensors may be of whole numbers.
+        of_weight: give the delta of the weight, tried in this order.
+        of_others: give the deltas of other parameters.
+    """
+
+    free: Set[str]
+    of_weight: tuple[Maker, ...]
+    of_others: tuple[BiasMaker, ...]
+
+
+def _told(stored: Stored) -> tuple[frozenset[str], tuple[Kind, ...]]:
+    roles = frozenset(stored.tensors)
+    return roles, _kinds_for(roles)
+
+
+@cache
+def _makers_of(roles: frozenset[str], kinds: tuple[Kind, ...]) -> _Makers:
+    found = [kind for kind in kinds if not roles.isdisjoint(kind.roles)]
+    partnered = [kind for kind in found if not kind.whole]
+    # the first, and those that shapes tell from it
+    first = [kind for kind in partnered if kind.roles == partnered[0].roles]
+    tried = (*first, *(kind for kind in found if kind.whole))
+    beside = (kind for kind in kinds if not kind.roles or kind in found)
+    return _Makers(
+        _SCALES.union(*(kind.integers for kind in found)),
+        tuple(kind.make for kind in tried if kind.make is not None),
+        tuple(kind.make_bias for kind in beside if kind.make_bias is not None),
+    )
+
+
+def _require_floats(stored: Stored, free: Set[str]) -> None:
     """Refuse whole, logical and complex numbers as weights.
+
+    Args:
+        free: roles that may be such.
 
     Raises:
         ShapeError: naming the role and its type.
     """
-    free = {role for kind in kinds for role in kind.integers} | _SCALES
     for role, tensor in stored.tensors.items():
-        if role not in free and not is_float(tensor.dtype):
+        if tensor.dtype not in FLOATS and role not in free:
             raise ShapeError(
                 f"{role} is of type {DTYPES[tensor.dtype].word}, not a floating-point type",
                 module=stored.module,
@@ -130,8 +163,8 @@ def _require_floats(stored: Stored, kinds: Iterable[Kind]) -> None:
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of other parameters than the weight; the last of one parameter applies."""
-    for kind in _kinds_for(stored.tensors.keys()):
-        made = kind.make_bias(stored, weight) if kind.make_bias is not None else None
+    for make in _makers_of(*_told(stored)).of_others:
+        made = make(stored, weight)
         if made is not None:
             yield made
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.families import Parameter
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
-__all__ = ["Container", "Kind", "MadeDelta", "Stored"]
+__all__ = ["BiasMaker", "Container", "Kind", "MadeDelta", "Maker", "Stored"]
 
 # whose suffixes: LyCORIS' (also kohya's and ComfyUI's), PEFT's for its LoRA, PEFT's for other types
 Container = Literal["lycoris", "peft-lora", "peft"]
@@ -55,15 +56,17 @@ class MadeDelta(NamedTuple):
 
 
 Maker = Callable[[Stored], MadeDelta | None]
+BiasMaker = Callable[[Stored, MadeDelta | None], MadeDelta | None]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Kind:
     """A kind of delta, as files store it.
 
     Args:
         name: unique; the `kind` of its deltas, with a prefix where programs mean different things.
-        roles: our words for its tensors; a module that has any of them is of this kind.
+        roles: our words for its tensors; a module that has any of them is of this kind, and others
+            are not shown to it. A kind without roles sees all, and makes a bias alone.
         make: gives the delta of the weight, or None if tensors are missing.
         make_bias: gives a delta of another parameter, mostly the bias, that comes with the tensors of a
             module, given the delta of its weight.
@@ -81,7 +84,7 @@ class Kind:
     name: str
     roles: tuple[str, ...]
     make: Maker | None = None
-    make_bias: Callable[[Stored, MadeDelta | None], MadeDelta | None] | None = None
+    make_bias: BiasMaker | None = None
     suffixes: Mapping[Container, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     always: tuple[str, ...] = ()
     integers: tuple[str, ...] = ()

@@ -8,9 +8,11 @@ the program's own loader; what no test has seen is not said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from functools import cache, lru_cache
+
+from loramerge.records import record
 
 __all__ = ["ANY", "Program", "Reads"]
 
@@ -18,7 +20,7 @@ __all__ = ["ANY", "Program", "Reads"]
 ANY = "any"
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Reads:
     """The modules that a program reads in some dialects of some families.
 
@@ -55,7 +57,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Program:
     """A program that loads adapters.
 
@@ -86,22 +88,22 @@ class Program:
         """Return whether a test has seen it read a dialect of a family, in whatever form."""
         return any(reads.covers(family, dialect) for reads in self.reads)
 
-    def has_seen(self, family: str, dialect: str, form: str, names: Iterable[str]) -> bool:
+    def has_seen(self, family: str, dialect: str, form: str, names: frozenset[str]) -> bool:
         """Return whether tests have given it modules of a form and these names, read or not."""
         unseen = [reads.unseen for reads in _tried(self, family, dialect, form)]
         return bool(unseen) and not _matched_by_all(unseen, names)
 
-    def unread(self, family: str, dialect: str, form: str, names: Iterable[str]) -> set[str]:
+    def unread(self, family: str, dialect: str, form: str, names: frozenset[str]) -> set[str]:
         """Return those of the names whose modules it does not read, if they are of a form."""
         but = [r.but for r in _covering(self, family, dialect) if form in r.forms]
         return _matched_by_all(but, names)
 
-    def refused(self, family: str, dialect: str, form: str, names: Iterable[str]) -> set[str]:
+    def refused(self, family: str, dialect: str, form: str, names: frozenset[str]) -> set[str]:
         """Return those of the names whose modules make it refuse the whole file."""
         patterns = [reads.refuses for reads in _tried(self, family, dialect, form)]
         return _matched_by_all(patterns or [""], names)
 
-    def tells(self, family: str, dialect: str, form: str, names: Iterable[str]) -> bool:
+    def tells(self, family: str, dialect: str, form: str, names: frozenset[str]) -> bool:
         """Return whether modules of a form and these names tell it what a file is for."""
         patterns = [reads.told_by for reads in _tried(self, family, dialect, form)]
         if not all(patterns):
@@ -114,15 +116,19 @@ class Program:
         return next((said[form] for said in found if form in said), self.otherwise.get(form))
 
 
-def _matched_by_all(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+def _matched_by_all(patterns: Sequence[str], names: frozenset[str]) -> set[str]:
     """Return the names that every pattern matches, all of them without a pattern.
 
     An empty pattern matches nothing.
     """
     if not all(patterns):
         return set()
-    searches = [_pattern(text).search for text in patterns]
-    return {name for name in names if all(search(name) for search in searches)}
+    return set(names).intersection(*(_matched(text, names) for text in patterns))
+
+
+@lru_cache(64)  # programs share patterns, and are asked about the same names one after the other
+def _matched(pattern: str, names: frozenset[str]) -> frozenset[str]:
+    return frozenset(filter(_pattern(pattern).search, names))
 
 
 @cache

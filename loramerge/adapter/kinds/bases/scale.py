@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from loramerge.adapter.floats import cast, times, values
 from loramerge.errors import NumericsError
@@ -14,8 +14,7 @@ from loramerge.files.tensors import RawTensor, Tensor
 __all__ = ["Scale", "encoded_scale", "scaled_tensor"]
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """The factor before the tensors of a kind: `weight · alpha / rank` (rsLoRA: `/ sqrt(rank)`).
 
     Args:
@@ -70,7 +69,7 @@ class Scale:
         stored = None
         if raw is not None and self.stored is not None:
             stored = RawTensor(raw, self.stored.dtype, self.stored.shape)
-        return replace(self, alpha=alpha, stored=stored)
+        return self._replace(alpha=alpha, stored=stored)
 
 
 def scaled_tensor(tensor: Tensor, factor: float, dtype: str | None, what: str) -> Tensor:

@@ -59,7 +59,7 @@ class Scaled(Delta):
         return changed
 
     def scaled(self, weight: float) -> Self:
-        return self._replaced(scale=replace(self.scale, weight=self.scale.weight * weight))
+        return self._replaced(scale=self.scale._replace(weight=self.scale.weight * weight))
 
     def encoded(self, dtype: str | None, *, alpha: AlphaPlace) -> dict[str, Tensor]:
         scale, dim, factor = self.scale, self.scale_dim, self.factor
