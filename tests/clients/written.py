@@ -14,6 +14,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.elsewhere import computed_elsewhere
 from loramerge.adapter.info import Info
 from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.dora import DoRA
 from loramerge.adapter.kinds.full import Full
 from loramerge.adapter.kinds.glora import GLoRA
@@ -65,6 +66,19 @@ def _loha(name: str, shape: tuple[int, ...]) -> LoHa:
     return LoHa.of(parts, Scale(0.5 * RANK), shape)
 
 
+def _loha_cores(name: str, shape: tuple[int, ...]) -> Delta | None:
+    if len(shape) != 4 or shape[2] == 1:
+        return None
+    sides = {"a": (RANK, shape[0]), "b": (RANK, shape[1])}
+    parts = {
+        f"hada_w{i}_{side}": _values(f"{name}{i}{side}", *size, scale=0.5)
+        for i in "12"
+        for side, size in sides.items()
+    }
+    cores = {f"hada_t{i}": _values(f"{name}{i}t", RANK, RANK, *shape[2:]) for i in "12"}
+    return LoHa.of({**parts, **cores}, Scale(0.5 * RANK), shape)
+
+
 def _lokr(name: str, shape: tuple[int, ...]) -> Delta | None:
     if shape[0] % 2 or shape[1] % 2:
         return None
@@ -89,12 +103,15 @@ def _lokr_core(name: str, shape: tuple[int, ...]) -> Delta | None:
     return LoKr.of(parts, Scale(0.5 * RANK), shape)
 
 
-def _dora(axis: str) -> Make:
-    def make(name: str, shape: tuple[int, ...]) -> Delta:
+def _dora(axis: str, inner: Make = _lora) -> Make:
+    def make(name: str, shape: tuple[int, ...]) -> Delta | None:
+        within = inner(name, shape)
+        if not isinstance(within, Scaled):
+            return None
         size = (shape[0], 1) if axis == "out" else (1, shape[1])
         size = (*size, *(1,) * (len(shape) - 2))
         positive = ArrayTensor(np.abs(_values(name + "m", *size).numpy()) + 4.0)
-        return DoRA.of(_lora(name, shape), positive, "dora_scale")
+        return DoRA.of(within, positive, "dora_scale")
 
     return make
 
@@ -137,10 +154,13 @@ KINDS: Mapping[str, Make] = {
     "lora": _lora,
     "tucker": _tucker,
     "loha": _loha,
+    "loha, cores": _loha_cores,
     "lokr": _lokr,
     "lokr, core": _lokr_core,
     "dora of outputs": _dora("out"),
     "dora of inputs": _dora("in"),
+    "dora of outputs over loha": _dora("out", _loha),
+    "dora of outputs over lokr": _dora("out", _lokr),
     "full": _full,
     "ia3": _ia3,
     "oft": _oft(),
