@@ -1,8 +1,7 @@
 """Gather statistics of whole matrices from blocks of their rows, in as few passes as they need.
 
-No matrix is ever held as a whole. A norm or a product needs one pass. The exact k-th largest entry is
-found by the bits of its number: each pass counts the entries by 16 bits more, until those that can still
-be it are few enough to be held.
+No matrix is ever held as a whole. A norm or a product needs one pass, the exact k-th largest entry one
+or a few (`kth_largest`).
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from loramerge.algebra.arrays import Array
+from loramerge.algebra.kth_largest import Search
 from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Statistic, Variance
 
-__all__ = ["Blocks", "gather", "kth_largest", "products"]
+__all__ = ["Blocks", "gather", "products"]
 
 # function that reads all blocks again: the same rows of every term, `(rows, columns)`, in float64 or
 # float32
 Blocks = Callable[[], Iterator[Sequence[Array]]]
-
-_HELD = 1 << 18  # entries that may be held
-_DIGIT = 16  # bits by which a pass tells entries apart
 
 
 def gather(
@@ -71,21 +68,6 @@ def products(blocks: Blocks, terms: int) -> Array:
     return found
 
 
-def kth_largest(blocks: Callable[[], Iterator[Array]], count: int, size: int) -> float:
-    """Return the `count`-th largest of numbers that are not negative, exactly.
-
-    Args:
-        blocks: reads all of them again, in float64 or float32.
-        count: from 1 to `size`, the number of numbers.
-    """
-    search = _Search(count, size)
-    while True:
-        for block in blocks():
-            search.take(block)
-        if search.is_done():
-            return search.value
-
-
 class _Collector(Protocol):
     """A statistic that is being gathered."""
 
@@ -98,62 +80,6 @@ class _Collector(Protocol):
         """Return whether the value is known now that a pass has ended."""
 
 
-class _Search:
-    """The search of one k-th largest number among those that blocks bring, pass by pass."""
-
-    def __init__(self, count: int, size: int) -> None:
-        import numpy as np
-
-        self.value = 0.0
-        self._left = count  # how many are sought among those that begin with the known bits
-        self._known, self._shift = 0, 0  # the bits above `_shift` that the number begins with
-        self._type: Any = None  # of the numbers
-        self._held: list[Array] | None = [] if size <= _HELD else None
-        self._counts = np.zeros(1 << _DIGIT, np.int64)
-
-    def take(self, block: Array) -> None:
-        """See a block of numbers."""
-        import numpy as np
-
-        numbers = np.ascontiguousarray(block).reshape(-1)
-        word = np.dtype(f"u{numbers.dtype.itemsize}").type
-        bits, all_bits = numbers.view(word), 8 * numbers.dtype.itemsize
-        if self._type is None:
-            self._type, self._shift = numbers.dtype, all_bits
-        if self._shift < all_bits:
-            bits = bits[bits >> word(self._shift) == word(self._known)]
-        if self._held is not None:
-            self._held.append(bits.copy())
-            return
-        digits = bits >> word(self._shift - _DIGIT)
-        digits &= word((1 << _DIGIT) - 1)
-        self._counts += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
-
-    def is_done(self) -> bool:
-        """Use what a pass brought; return whether the number is known."""
-        import numpy as np
-
-        if self._held is not None:
-            bits = np.concatenate(self._held)
-            found = np.partition(bits, len(bits) - self._left)[len(bits) - self._left]
-            self.value = float(found.view(self._type))
-            return True
-        above = np.cumsum(self._counts[::-1])  # at or above each digit, the largest digit first
-        place = int(np.searchsorted(above, self._left))
-        digit = len(above) - 1 - place
-        self._left -= int(above[place - 1]) if place else 0
-        self._known = self._known << _DIGIT | digit
-        self._shift -= _DIGIT
-        among = int(self._counts[digit])
-        self._counts[:] = 0
-        if self._shift == 0:
-            self.value = float(np.array(self._known, f"u{self._type.itemsize}").view(self._type))
-            return True
-        if among <= _HELD:
-            self._held = []
-        return False
-
-
 class _Threshold:
     """The threshold of a share of the largest numbers; infinity for less than one of them."""
 
@@ -161,7 +87,7 @@ class _Threshold:
         self, share: float, size: int, numbers: Callable[[Sequence[Array]], Array]
     ) -> None:
         count = Magnitude(share).count(size)
-        self._search = _Search(count, size) if count else None
+        self._search = Search(count, size) if count else None
         self._numbers = numbers
         self.value = math.inf
 

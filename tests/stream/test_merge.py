@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from loramerge.algebra import gathering
+from loramerge.algebra import kth_largest
 from loramerge.algebra.weights import Weight
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream import blend
@@ -106,7 +106,7 @@ def test_no_tensor_is_read_as_a_whole(
         read(self, offset, out)
 
     monkeypatch.setattr(blend, "BLOCK_ELEMENTS", 40)
-    monkeypatch.setattr(gathering, "_HELD", 8)
+    monkeypatch.setattr(kth_largest, "_HELD", 8)
     base, a, b = three
     monkeypatch.setattr(PositionedFile, "read_into", counted)
     settings = {"select": 0.5} if method == "sce" else {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loramerge.algebra import gathering
+from loramerge.algebra import kth_largest
 from loramerge.algebra.operators import OPERATORS
 from loramerge.stream import blend, combining
 from tests.builders import small_models
@@ -64,7 +64,7 @@ def test_a_method_is_its_definition(
     three: list[Path], tmp_path: Path, method: str, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blend, "BLOCK_ELEMENTS", 40)  # several blocks for each tensor
-    monkeypatch.setattr(gathering, "_HELD", 8)
+    monkeypatch.setattr(kth_largest, "_HELD", 8)
     base, a, b = three
     right, wrong = METHODS[method]
     merged(tmp_path / "out", (a, 0.9), (b, 0.4), base=base, method=method, scale=scale, dtype="F64")
