@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect as introspection
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -332,6 +333,7 @@ def bake(
     *,
     seed: int | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
     strip: bool = False,
     **parameters: Unpack[BakeParameters],
@@ -343,11 +345,13 @@ def bake(
         adapters: one or several, as for `mix`.
         path: file, or folder where the base is one.
         seed: round stochastically with this seed; None rounds to nearest.
+        executor: computes parts of the checkpoint in other processes that see the same files, such as
+            that of a Dask client; None computes them here.
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("bake takes the path of its output last", found=repr(path))
     references, context = references_to(
-        listed_adapters(adapters), Context(threads, None, notify, strip)
+        listed_adapters(adapters), Context(threads, None, notify, strip, executor=executor)
     )
     own: dict[str, Any] = {"base": base, "adapters": references, "output": path}
     if seed is not None:
@@ -362,6 +366,7 @@ def merge(
     path: Named,
     *,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
     strip: bool = False,
     **parameters: Unpack[MergeParameters],
@@ -373,11 +378,13 @@ def merge(
             a pair with its weight; the first decides the layout of the result. Adapters, as for `bake`,
             are added to what the checkpoints make.
         path: file, or folder where the first is one.
+        executor: computes parts of the checkpoint in other processes that see the same files, such as
+            that of a Dask client; None computes them here.
     """
     if not isinstance(path, (str, PathLike)):
         raise UsageError("merge takes the path of its output last", found=repr(path))
     references, context = references_to(
-        listed_adapters(models), Context(threads, None, notify, strip)
+        listed_adapters(models), Context(threads, None, notify, strip, executor=executor)
     )
     own = {"models": references, "output": path}
     found: MergeResult = _perform("merge", parameters, own, MergeParameters, context, save=True)

@@ -52,6 +52,7 @@ class Doc:
         choices: function that lists the words a value may be; None allows any value of its type.
         former: words of older recipes for it, which are still read, and options that are still taken.
         separated: several values stand in one text, with commas between them.
+        number: type of the numbers that may stand for the text, in recipes and in Python.
     """
 
     help: str
@@ -64,6 +65,7 @@ class Doc:
     choices: Callable[[], Sequence[str]] | None = None
     former: tuple[str, ...] = ()
     separated: bool = False
+    number: type[int] | type[float] | None = None
 
     @property
     def positional(self) -> bool:
@@ -261,15 +263,17 @@ def checked(one: Parameter, value: Any) -> Any:
     if one.kind is str:
         if isinstance(value, (str, PathLike)):
             return fspath(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)  # a size in bytes
-        raise wrong(one, "text", value)
-    return _number(one, value)
+        if one.doc.number is not None:
+            _number(one, one.doc.number, value, "text or ")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong(one, "text", value)
+        return str(value)
+    return _number(one, one.kind, value)
 
 
-def _number(one: Parameter, value: Any) -> int | float:
-    whole = one.kind is int
-    word = "a whole number" if whole else "a number"
+def _number(one: Parameter, kind: type, value: Any, before: str = "") -> int | float:
+    whole = kind is int
+    word = f"{before}a whole number" if whole else f"{before}a number"
     try:
         if isinstance(value, (bool, str)):
             raise TypeError

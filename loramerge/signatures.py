@@ -35,7 +35,7 @@ class MixParameters(TypedDict, total=False):
     max_module_error: float | None
     fair: bool
     method: str
-    scale: str | None
+    scale: str | float | None
     correction: str | None
     compat: Literal["kohya", "kohya-concat", "peft-linear"] | None
     embeddings: Literal["all", "first", "none"]
@@ -123,7 +123,7 @@ class MergeParameters(TypedDict, total=False):
 
     skip_unknown: bool
     method: str
-    scale: str | None
+    scale: str | float | None
     base: str | PathLike[str] | None
     take: str | Sequence[str]
     layers: str | Sequence[str]
@@ -143,7 +143,7 @@ class PreviewParameters(TypedDict, total=False):
     baked: str | PathLike[str] | Sequence[str | PathLike[str]]
     prompt: str | Sequence[str]
     seed: int | Sequence[int]
-    weight: str | Sequence[str]
+    weight: str | float | Sequence[str | float]
     together: bool
     no_base: bool
     negative: str
@@ -215,7 +215,7 @@ class TrainParameters(TypedDict, total=False):
     tag_dropout: float
     caption_dropout: float
     validation: float
-    clip_skip: str | None
+    clip_skip: str | int | None
     prompt: str | Sequence[str]
     negative: str
     sample_every: int
@@ -223,7 +223,7 @@ class TrainParameters(TypedDict, total=False):
     guidance: float | None
     guidance_rescale: float | None
     sample_seed: int
-    save_every: str | None
+    save_every: str | int | None
     validate_every: int
     state_every: int
     tensorboard: bool

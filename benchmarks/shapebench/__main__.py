@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.shapebench.cases import Case, cases
-from benchmarks.shapebench.page import COUNTS, figures, write_page
-from benchmarks.shapebench.tables import operator_table, picture_table
+from benchmarks.proving.cases import Case, operator_cases, parameter_cases, scale_cases
+from benchmarks.proving.keeping import figures, measure, measure_resize, say
+from benchmarks.proving.tables import operator_table, score_table
+from benchmarks.shapebench.page import COUNTS, PICTURE_SCORES, write_page
+from benchmarks.shapebench.pictures import CONCEPTS
 from benchmarks.shapebench.trial import Trial
 
 HERE = Path(__file__).resolve().parent
 SEEDS = 5
-PICTURES = 4  # adapters, where pictures are generated, too
+FULL_RANK = 64  # of the layers
 QUICK = 0.1  # share of the training steps in a quick run
 
 
@@ -38,18 +36,19 @@ def main() -> None:
     chosen = _parser().parse_args()
     torch.set_num_threads(1)
     if chosen.quick:
-        _run(chosen.data / "quick", 0, [one for one in cases() if one.table == "operators"], (4,))
+        measure(chosen.data / "quick", 0, operator_cases(), (4,), _trial)
         found = figures(chosen.data / "quick")
-        print("\n".join((*operator_table(found, (4,)), "", *picture_table(found, 4))))
+        pictures = score_table(found, 4, PICTURE_SCORES)
+        print("\n".join((*operator_table(found, (4,)), "", *pictures)))
         return
     folder = chosen.data / "shapes"
     if not chosen.page:
         for _, tried in groupby(cases(), key=lambda one: one.table):
             kept = list(tried)
             for seed in range(chosen.seeds):
-                _run(folder, seed, kept, COUNTS)
+                measure(folder, seed, kept, COUNTS, _trial)
         for seed in range(chosen.seeds):
-            _resize(folder, seed)
+            measure_resize(folder, seed, len(CONCEPTS), _trial)
     write_page(folder)
 
 
@@ -70,46 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-    sys.stderr.flush()
-
-
-def _run(folder: Path, seed: int, tried: list[Case], counts: Sequence[int]) -> None:
-    """Measure what is not measured yet; each figure becomes a line of a file."""
-    done = {(row["key"], row["n"]) for row in figures(folder) if row["seed"] == seed}
-    missing = [
-        (one, n) for one in tried for n in counts if one.takes(n) and (one.key, n) not in done
-    ]
-    trial = _trial(folder, seed) if missing else None
-    for case, count in missing:
-        pictures = case.table == "operators" and count == PICTURES
-        scores = trial.merged(case, count, pictures=pictures)
-        _keep(
-            folder,
-            seed,
-            {"key": case.key, "n": count, "table": case.table, "method": case.method, **scores},
-        )
-        _say(f"seed {seed}: {case.key}, n = {count}: {scores['mean']:.3f}")
-
-
-def _resize(folder: Path, seed: int) -> None:
-    """Measure the rules of resize if they are not measured yet."""
-    if not any(row["seed"] == seed and row["table"] == "resize" for row in figures(folder)):
-        for row in _trial(folder, seed).resized():
-            _keep(folder, seed, {"key": "resize", "n": 8, "table": "resize", **row})
-        _say(f"seed {seed}: resize")
+def cases() -> Iterator[Case]:
+    """Yield every case: operators first, then scales, then parameters."""
+    return chain(operator_cases(), scale_cases(), parameter_cases(FULL_RANK))
 
 
 @cache
-def _trial(folder: Path, seed: int) -> Any:
-    return Trial(folder, seed, _say, QUICK if folder.name == "quick" else 1)
-
-
-def _keep(folder: Path, seed: int, row: dict[str, Any]) -> None:
-    rounded = {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
-    with (folder / f"figures-{seed}.jsonl").open("a") as file:
-        file.write(json.dumps(rounded) + "\n")
+def _trial(folder: Path, seed: int) -> Trial:
+    return Trial(folder, seed, say, QUICK if folder.name == "quick" else 1)
 
 
 if __name__ == "__main__":

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.shapebench import evidence, tables
-from benchmarks.shapebench.cases import VARIED
-from benchmarks.shapebench.tables import Figures
+from benchmarks.proving import evidence, tables
+from benchmarks.proving.cases import VARIED
+from benchmarks.proving.keeping import figures
+from benchmarks.proving.page import DOCS, write
+from benchmarks.proving.tables import Figures
 from loramerge.algebra.scale import SCALES
 
-__all__ = ["COUNTS", "PAGE", "TEXT", "figures", "fill", "tables_of", "write_page"]
+__all__ = ["COUNTS", "PAGE", "PICTURE_SCORES", "TEXT", "tables_of", "write_page"]
 
 TEXT = Path(__file__).resolve().with_name("page.md")
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PLOTS = DOCS / "proving-ground.md", DOCS / "proving-ground"
 COUNTS = (2, 4, 8)
-
-
-def figures(folder: Path) -> Figures:
-    """Return all figures that a folder keeps, each with its seed."""
-    found = []
-    for path in sorted(folder.glob("figures-*.jsonl")):
-        seed = int(path.stem.partition("-")[2])
-        found += [json.loads(line) | {"seed": seed} for line in path.read_text().splitlines()]
-    return found
-
-
-def fill(text: str, name: str, lines: Sequence[str]) -> str:
-    """Return a text with the part between `<!-- name -->` and `<!-- end -->` replaced.
-
-    Raises:
-        ValueError: if it has no such part.
-    """
-    start, end = f"<!-- {name} -->", "<!-- end -->"
-    found = re.search(f"{re.escape(start)}\n.*?{re.escape(end)}", text, re.DOTALL)
-    if not found:
-        raise ValueError(f"the page has no part {name!r}")
-    return text[: found.start()] + "\n".join((start, *lines, end)) + text[found.end() :]
+PICTURE_SCORES = {
+    "shown": "shown",
+    "least shown": "least shown",
+    "prompts": "ordinary prompts",
+    "drift": "drift, %",
+    "together": "two at once",
+}
 
 
 def tables_of(rows: Figures) -> dict[str, list[str]]:
     """Return the lines of every table of the page by its mark."""
     return {
         "shapes operators": tables.operator_table(rows, COUNTS),
-        "shapes pictures": tables.picture_table(rows, 4),
+        "shapes pictures": tables.score_table(rows, 4, PICTURE_SCORES),
         "shapes scales 4": tables.scale_table(rows, 4, SCALES),
         "shapes scales 8": tables.scale_table(rows, 8, SCALES),
         "shapes parameters": tables.parameter_table(rows, VARIED),
@@ -59,13 +42,12 @@ def tables_of(rows: Figures) -> dict[str, list[str]]:
 
 def write_page(folder: Path) -> None:
     """Write the page and draw its plots."""
-    from benchmarks.shapebench import plots
+    from benchmarks.proving import plots
 
-    rows, text = figures(folder), TEXT.read_text("utf-8")
-    for name, lines in tables_of(rows).items():
-        text = fill(text, name, lines)
-    PAGE.write_text(text, "utf-8")
+    rows = figures(folder)
+    write(PAGE, TEXT.read_text("utf-8"), tables_of(rows))
     PLOTS.mkdir(exist_ok=True)
     plots.operators_plot(rows, COUNTS, PLOTS / "operators.svg")
-    plots.tradeoff_plot(rows, 8, PLOTS / "tradeoff.svg")
+    drift = "drift of ordinary pictures, % of their error"
+    plots.tradeoff_plot(rows, 8, PLOTS / "tradeoff.svg", drift)
     plots.resize_plot(rows, PLOTS / "resize.svg")

@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 import loramerge as lm
-from benchmarks.shapebench.cases import OF_RANKS, RULES, Case
+from benchmarks.proving.cases import Case
+from benchmarks.proving.resizing import resized
+from benchmarks.proving.scores import groups, retention
 from benchmarks.shapebench.lessons import adapter_of, base_of
 from benchmarks.shapebench.network import generate, loss, tensor_of, words_of
 from benchmarks.shapebench.pictures import CONCEPTS, random_pictures, shows
-from benchmarks.shapebench.scores import groups, retention
 from loramerge.train.lora.applied import applied
 
-__all__ = ["Trial", "Turn"]
+__all__ = ["PICTURES", "Trial", "Turn"]
 
+PICTURES = 4  # adapters, where pictures are generated, too
 _EXAMPLES = 24  # pictures of each subject for errors
 _DRAWN = 8  # pictures of each subject that are generated
 
@@ -119,8 +120,9 @@ class Trial:
 
     # --- cases -----------------------------------------------------------------------------
 
-    def merged(self, case: Case, count: int, pictures: bool) -> dict[str, float]:
+    def merged(self, case: Case, count: int) -> dict[str, float]:
         """Return the scores of a method, as means over the groups of so many adapters."""
+        pictures = case.table == "operators" and count == PICTURES
         rows = [
             self._scores(group, self._mix(case, group), pictures)
             for group in groups(list(CONCEPTS), count, self.seed)
@@ -157,50 +159,13 @@ class Trial:
 
     def resized(self) -> Iterator[dict[str, Any]]:
         """Yield the scores of every rule of resize on each adapter alone, and on the sum of all."""
-        everything = lm.mix(list(self.adapters.values()), scale="norm-match", threads=1)
-        for rule, values in RULES.items():
-            for value in values:
-                kept = {w: self._resized(a, rule, value) for w, a in self.adapters.items()}
-                found = [self._retention(w, self.measure(a, [(w,)])) for w, a in kept.items()]
-                whole = sum(map(_numbers, self.adapters.values()))
-                yield {
-                    "of": "one",
-                    "rule": rule,
-                    "value": value,
-                    "size": sum(map(_numbers, kept.values())) / whole,
-                    "mean": float(np.mean(found)),
-                    "worst": min(found),
-                }
-                more = 4 * value if rule in OF_RANKS else value  # the sum has more ranks to lose
-                for fair in (False, True) if rule in OF_RANKS else (False,):
-                    small = self._resized(everything, rule, more, fair=fair)
-                    turn = self.measure(small, [(w,) for w in CONCEPTS])
-                    found = [self._retention(w, turn) for w in CONCEPTS]
-                    yield {
-                        "of": "mix",
-                        "rule": f"{rule} fair" if fair else rule,
-                        "value": more,
-                        "size": _numbers(small) / _numbers(everything),
-                        "mean": float(np.mean(found)),
-                        "worst": min(found),
-                    }
+
+        def kept(adapter: Any, words: Sequence[str]) -> list[float]:
+            turn = self.measure(adapter, [(w,) for w in words])
+            return [self._retention(w, turn) for w in words]
+
+        return resized(self.adapters, kept)
 
     def _retention(self, word: str, turn: Turn) -> float:
         base, alone = self.plain.errors[word,], self.alone[word].errors[word,]
         return retention(base, alone, turn.errors[word,])
-
-    def _resized(self, adapter: Any, rule: str, value: Any, fair: bool = False) -> Any:
-        if rule == "max_size":
-            value = _file_size(lm.resize(adapter, rank=value, threads=1))
-        return lm.resize(adapter, threads=1, fair=fair, **{rule: value})
-
-
-def _file_size(adapter: Any) -> int:
-    """Return the bytes of an adapter as a file."""
-    with TemporaryDirectory() as folder:
-        return lm.save(adapter, Path(folder) / "adapter.safetensors")
-
-
-def _numbers(adapter: Any) -> int:
-    """Return how many numbers the factors of an adapter have."""
-    return sum(sum(f.size for f in delta.factors()) for _, delta in adapter.modules())

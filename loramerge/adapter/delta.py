@@ -241,6 +241,14 @@ class Delta(ABC):
             NumericsError: if a value does not fit the type.
         """
 
+    def at(self, shape: tuple[int, ...]) -> Delta:
+        """Return the delta of a weight of a shape, where neither the file nor the family tells it.
+
+        Raises:
+            ShapeError: if it is none of such a weight.
+        """
+        return self
+
     def conformed(self, shape: tuple[int, ...]) -> Delta:
         """Return the same delta with the axes of `shape`, if they differ only in 1×1 kernels."""
         return self

@@ -38,9 +38,11 @@ from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
 from loramerge.errors import (
+    FormatError,
     LoramergeError,
     ShapeError,
     UnsupportedKind,
+    listed,
     nearest,
 )
 from loramerge.files.tensors import Tensor, same_bytes
@@ -76,14 +78,22 @@ def load(path: str | PathLike[str]) -> Adapter:
         positional and its count is ambiguous.
     """
     source = open_source(path)
+    keys = tuple(source.tensors)
     if any(config.get("target_parameters") for config in source.configs.values()):
         from loramerge.adapter.formats.peft_experts import split_experts
 
         split_experts(source)
+    if source.configs:
+        from loramerge.adapter.formats.peft_shared import shares, spread_shared
+
+        if any(map(shares, source.configs.values())):
+            spread_shared(source)
     join_numbered(source.tensors)
     classified = classify(source.tensors, source.metadata)
     if classified.needs_words:
         classified = classify(source.tensors, source.metadata, all_words())
+    if classified.doubled:
+        _require_one(source)
     shapes = {
         (group.dialect, group.stem): shape
         for group in classified.groups
@@ -116,15 +126,21 @@ def load(path: str | PathLike[str]) -> Adapter:
         problems=reading.problems,
         spelling=reading.spelling,
         stems=reading.stems,
-        order=tuple(source.tensors),
+        order=tuple(dict.fromkeys((*keys, *source.tensors))),
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
     _report_doubled(reading, classified.doubled, source)
     if source.configs:
-        from loramerge.adapter.formats.peft_fields import configuration_problems
+        from loramerge.adapter.formats.peft_fields import configuration_problems, type_problems
 
-        for config in source.configs.values():
+        for component, config in source.configs.items():
             reading.problems += configuration_problems(config)
+            types = (
+                delta.facts.peft_type
+                for site, delta in reading.deltas.items()
+                if site.component == component or not component
+            )
+            reading.problems += type_problems(config, {t for t in types if t is not None})
     reading.problems += of_other_programs(reading.unknown)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)
@@ -134,6 +150,20 @@ def load(path: str | PathLike[str]) -> Adapter:
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
     adapter = Adapter(reading.deltas, embeddings, info)
     return adapter.with_deltas(reading.deltas, made=Path(source.path))
+
+
+def _require_one(source: AdapterSource) -> None:
+    """Refuse a file of several adapters, of which none was chosen."""
+    from loramerge.adapter.formats.named import names_in
+
+    names = names_in(source.tensors)
+    if len(names) > 1:
+        raise FormatError(
+            f"the file holds {len(names)} adapters, told by names inside its keys",
+            file=source.path,
+            found=listed(names, 12),
+            hint=f"choose one: {source.path}#{names[0]}",
+        )
 
 
 def _read_group(

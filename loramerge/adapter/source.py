@@ -24,12 +24,26 @@ def open_source(path: str | PathLike[str]) -> AdapterSource:
         FormatError: if a folder holds no adapter.
     """
     place = Path(path)
+    if "#" in place.name:
+        from loramerge.adapter.formats.named import choose_named, split_name
+
+        place, name = split_name(place)
+        if name:
+            source = open_source(place)
+            choose_named(source, name)
+            return source
     if place.is_dir():
         return _open_folder(place)
     if is_pickle(place):
         from loramerge.adapter.formats.lora_diffusion import open_pickle
 
         return open_pickle(place)
+    if place.name == "adapters.safetensors":
+        from loramerge.adapter.formats.peft import open_of_mlx
+
+        other = open_of_mlx(place, place)
+        if other is not None:
+            return other
     source = _open_file(place)
     if place.name.startswith("adapter_model"):
         from loramerge.adapter.formats.peft import add_configuration

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from loramerge.cli.options import (
     option_of,
     recipe_options,
     run_options,
+    worker_options,
 )
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render
@@ -30,7 +32,17 @@ from loramerge.steps.parameters import Context, Verb, parameters_of
 
 __all__ = ["MergingCommand", "Render", "check_reports", "emit", "verb_command"]
 
-_COMMON = ("as_json", "json_file", "quiet", "threads", "device", "save_recipe", "strip")
+_COMMON = (
+    "as_json",
+    "json_file",
+    "quiet",
+    "threads",
+    "device",
+    "save_recipe",
+    "strip",
+    "jobs",
+    "dask",
+)
 
 
 def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
@@ -52,13 +64,14 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         check_reports(reports | {"results": values.get("results")}, _paths_in(kind, values))
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
-        with Session(quiet=common["quiet"]) as session:
+        with Session(quiet=common["quiet"]) as session, _workers(common) as executor:
             context = Context(
                 common["threads"],
                 common["device"],
                 session.notify,
                 bool(common["strip"]),
                 allow_import=True,  # what is named here was typed by whoever runs it
+                executor=executor,
             )
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:
@@ -74,7 +87,8 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         fields.sort(key=lambda p: not isinstance(p, click.Argument))
         about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
         about_operators = [operator_option()] if merges else []
-        return [*fields, *about_operators, *about_recipes, *run_options()]
+        about_workers = worker_options() if verb.distributes else []
+        return [*fields, *about_operators, *about_recipes, *about_workers, *run_options()]
 
     params = options()
     command = partial(MergingCommand, options=options) if merges else click.Command
@@ -86,6 +100,15 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         epilog=f"Example: {example}",
         no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in params),
     )
+
+
+def _workers(common: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Return the context that provides the executor of a command's work, None for this process."""
+    if (common["jobs"] or 1) == 1 and common["dask"] is None:
+        return nullcontext()
+    from loramerge.recipe.executors import workers
+
+    return workers(common["jobs"], common["dask"])
 
 
 class MergingCommand(click.Command):

@@ -18,6 +18,7 @@ __all__ = [
     "option_of",
     "recipe_options",
     "run_options",
+    "worker_options",
 ]
 
 
@@ -50,6 +51,26 @@ def run_options() -> list[click.Parameter]:
             metavar="DEVICE",
             help="Torch device, such as cuda [default: the CPU, without torch; for train and "
             "preview a GPU, if there is one].",
+        ),
+    ]
+
+
+def worker_options() -> list[click.Parameter]:
+    """Return the options of commands whose work other processes can do."""
+    return [
+        click.Option(
+            ["--jobs", "-j"],
+            type=number_from(int, low=1),
+            metavar="N",
+            default=1,
+            show_default=True,
+            help="Processes of this machine that compute parts of the checkpoint.",
+        ),
+        click.Option(
+            ["--dask"],
+            metavar="ADDRESS",
+            help="Compute the parts on the Dask cluster at this address; its workers need loramerge and "
+            "the same file system.",
         ),
     ]
 

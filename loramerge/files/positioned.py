@@ -27,19 +27,21 @@ class PositionedFile:
 
     Args:
         path: the file.
-        mode: `"r"` to read an existing file, `"x"` to create one for reading and writing.
+        mode: `"r"` to read an existing file, `"r+"` to write into one, too, `"x"` to create one for
+            both.
     """
 
     def __init__(self, path: str | PathLike[str], mode: str = "r") -> None:
         self.path = os.fspath(path)
         if mode == "r":
             refuse_irregular(self.path)
-        flags = os.O_RDONLY if mode == "r" else os.O_RDWR | os.O_CREAT | os.O_EXCL
+        flags = os.O_RDONLY if mode == "r" else os.O_RDWR
+        flags |= os.O_CREAT | os.O_EXCL if mode == "x" else 0
         flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self._descriptor = os.open(self.path, flags, 0o666)
         except FileNotFoundError:
-            if mode != "r":
+            if mode == "x":
                 raise FileError("cannot create the file here", file=self.path) from None
             raise MissingFile("no such file", file=self.path) from None
         except OSError as error:

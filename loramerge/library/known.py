@@ -8,6 +8,7 @@ from functools import cached_property
 from glob import escape
 from pathlib import Path
 
+from loramerge.adapter.formats.named import split_name
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError
@@ -29,6 +30,7 @@ def digest_at(path: Path) -> str:
     Raises:
         LoramergeError: if it cannot be read.
     """
+    path, _ = split_name(path)
     if not path.is_dir():
         alone = not is_pickle(path) or not any(
             path.parent.glob(f"{escape(path.stem)}.*{escape(path.suffix)}")
@@ -88,6 +90,10 @@ class KnownFiles:
         for path in here:
             if path.exists() and (sha256 is None or self._digest(path) == sha256):
                 return path
+        file, _, adapter = name.rpartition("#")  # one of several adapters in a file
+        found = self.search(file, sha256, folders) if file else None
+        if found is not None:
+            return found.with_name(f"{found.name}#{adapter}")
         return None if sha256 is None else self.with_digest(sha256, name)
 
     @cached_property

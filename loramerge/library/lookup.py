@@ -11,6 +11,8 @@ from pathlib import Path, PurePath
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.signatures import foreign_in
+from loramerge.library import hub
+from loramerge.library.hub import hub_reference
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
@@ -77,8 +79,9 @@ def find(
 ) -> Path:
     """Return the file (or folder) that a name refers to.
 
-    Looked up as a path, as a registered base (for bases), in the library folders (the whole name
-    first, then with a suffix added), and among what comes with loramerge.
+    Looked up as a path, as a repository of Hugging Face (`hf:`), as a registered base (for bases), in
+    the library folders (the whole name first, then with a suffix added), and among what comes with
+    loramerge. `FILE#NAME` is the adapter of a name in a file of several.
 
     Args:
         holds: `adapters`, `bases`, `models` (a base, else an adapter), or `folders` (of images; paths
@@ -100,6 +103,13 @@ def find(
     if not name.strip():
         raise UsageError(f"an empty name is not the name of any {_ONE_OF[holds]}")
     path = below(root, name)
+    if holds == "adapters" and "#" in path.name and not os.path.exists(path):
+        file, _, adapter = name.rpartition("#")  # one of several adapters in a file
+        found = find(file, holds, registry, root, names=names)
+        return found.with_name(f"{found.name}#{adapter}")
+    remote = None if holds == "folders" or os.path.exists(path) else hub_reference(name)
+    if remote is not None:
+        return hub.fetch(remote, holds, hub.connect() if root is None else hub.cached())
     if holds == "folders":
         if not path.is_dir():
             close = nearest(name, _siblings(name, root, whole=True))
@@ -172,9 +182,9 @@ def _not_found(
     if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
         hint = f"{name} is {other}"
     if not hint and (place := _in_hub_cache(name)) is not None:
-        hint = f"loramerge never downloads; the files that other programs downloaded are in {place}"
+        hint = f"the files that other programs downloaded are in {place}"
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.lower().endswith(_SUFFIXES):
-        hint = f"loramerge never downloads: give a folder, as from hf download {name} --local-dir FOLDER"
+        hint = f"hf:{name} downloads it from Hugging Face"
     if not hint and what == "adapter":
         hint = "loramerge library add FOLDER makes the adapters of a folder known by name"
     if not hint:

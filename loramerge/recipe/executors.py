@@ -1,47 +1,20 @@
-"""Executors of tasks: this thread, a pool of threads, or a Dask cluster.
+"""Executors: of the tasks of a recipe, or of the parts of a checkpoint.
 
-An open file is pickled as its path, and a family as its name.
+This thread, a pool of threads, processes of this machine, or a Dask cluster.
 """
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import loramerge.stream.parts  # noqa: F401  # open files and families can be pickled from then on
 from loramerge.algebra.workers import one_heap
-from loramerge.errors import FileError, MissingExtra, UsageError
-from loramerge.families import Family, family
-from loramerge.files.reader import TensorFile
+from loramerge.errors import MissingExtra, Setting, UsageError
 
-__all__ = ["dask_executor", "pool"]
-
-
-def _opened(path: str, identity: tuple[int, int]) -> TensorFile:
-    """Open a file that was open in another process.
-
-    Raises:
-        FileError: if it has changed since.
-    """
-    file = TensorFile(path)
-    if file.identity[:2] != identity:
-        raise FileError("the file changed after its header was read", file=path, hint="run again")
-    return file
-
-
-def _file_parts(file: TensorFile) -> tuple[Any, ...]:
-    return _opened, (str(Path(file.path).absolute()), file.identity[:2])
-
-
-def _family_parts(one: Family) -> tuple[Any, ...]:
-    return family, (one.name,)
-
-
-copyreg.pickle(TensorFile, _file_parts)
-copyreg.pickle(Family, _family_parts)
+__all__ = ["dask_executor", "pool", "workers"]
 
 
 @contextmanager
@@ -81,3 +54,31 @@ def dask_executor(address: str) -> Iterator[Executor]:
         yield client.get_executor(pure=False)
     finally:
         client.close()
+
+
+@contextmanager
+def workers(jobs: int, dask: str | None) -> Iterator[Executor | None]:
+    """Provide the executor of the parts of one checkpoint; None computes them in this process.
+
+    Args:
+        jobs: processes of this machine.
+        dask: address of a Dask cluster instead.
+
+    Raises:
+        UsageError, MissingExtra: see `dask_executor`; or if both are given.
+    """
+    if dask is not None:
+        if jobs > 1:
+            raise UsageError(
+                "a Dask cluster has its own number of workers",
+                hint=("leave out ", Setting("jobs"), " or ", Setting("dask")),
+            )
+        with dask_executor(dask) as cluster:
+            yield cluster
+    elif jobs == 1:
+        yield None
+    else:
+        from multiprocessing import get_context
+
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as processes:
+            yield processes

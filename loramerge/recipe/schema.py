@@ -14,7 +14,7 @@ from loramerge.algebra.rules import rules_of
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.habits import advice_on_parameter
-from loramerge.parameters import in_current_words, made_of
+from loramerge.parameters import checked, in_current_words, made_of
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
@@ -128,6 +128,8 @@ def _type(one: Parameter, choices: tuple[str, ...] | None) -> Any:
         inner = one.kind
     else:
         inner = Annotated[one.kind, Strict(), *one.bounds]
+    if one.doc.number is not None:
+        inner = _or_number(inner, one)
     if one.per_module:
         inner = _or_rules(inner, one)
     whole = list[inner] if one.many else inner
@@ -148,6 +150,22 @@ def _or_rules(inner: Any, one: Parameter) -> Any:
         return dict(value)
 
     return Annotated[inner, WrapValidator(read), _RulesInSchema()]
+
+
+def _or_number(inner: Any, one: Parameter) -> Any:
+    """Return a type of a text, for which a number may stand."""
+    from pydantic import BeforeValidator, WithJsonSchema
+
+    def read(value: Any) -> str:
+        try:
+            text: str = checked(one, value)
+        except LoramergeError as error:
+            raise _Refused(error) from None
+        return text
+
+    number = "integer" if one.doc.number is int else "number"
+    schema = {"anyOf": [_TEXT, {"type": number}]}
+    return Annotated[inner, BeforeValidator(read), WithJsonSchema(schema)]
 
 
 class _RulesInSchema:
@@ -329,7 +347,8 @@ def json_schema() -> dict[str, Any]:
 def _or_several(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a value that may also be a list of such values."""
     one = [part for part in _options({"anyOf": schema["anyOf"]}) if part != {"type": "null"}]
-    several = {"type": "array", "items": one[0], "minItems": 1}
+    items = one[0] if len(one) == 1 else {"anyOf": one}
+    several = {"type": "array", "items": items, "minItems": 1}
     return schema | {"anyOf": [*schema["anyOf"], several]}
 
 

@@ -58,6 +58,7 @@ class MethodParameters:
             "scales it to the mean norm of the weighted changes, `1/sqrt` divides it by √n, a "
             "number multiplies it [default: the method's own].",
             metavar="RULE",
+            number=float,
         ),
     ] = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # the operator's own parameters
@@ -188,6 +189,7 @@ class CheckpointMethodParameters(MethodParameters):
             "it to the mean norm of the weighted changes, `1/sqrt` divides by √n, a number multiplies "
             "[default: the method's own].",
             metavar="RULE",
+            number=float,
         ),
     ] = None
 

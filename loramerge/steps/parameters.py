@@ -12,6 +12,8 @@ from loramerge.parameters import Doc, Parameter, parameters_of, value_of
 from loramerge.records import record
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from loramerge.adapter import Adapter
     from loramerge.algebra.interference import Interference
 
@@ -45,6 +47,8 @@ class Context:
         skip_unknown: leave out unknown tensors of adapters, as the run that made an older file did.
         allow_nonfinite: copy NaN and infinity of bases, as the run that made an older file did.
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
+        executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
+            them here.
     """
 
     threads: int | None = None
@@ -57,6 +61,7 @@ class Context:
     skip_unknown: bool = False
     allow_nonfinite: bool = False
     model_threads: int | None = None
+    executor: Executor | None = None
 
     @property
     def torch_threads(self) -> int:
@@ -111,6 +116,7 @@ class Verb:
         compute: for adapters, `run` without writing; the result holds the adapter.
         several: for a command that takes several files.
         uses_device: whether it computes with torch if a device is given.
+        distributes: whether it can leave parts of its work to an executor.
         explain: function of parameters and a context that computes without writing, and returns how
             the inputs relate.
     """
@@ -123,6 +129,7 @@ class Verb:
     compute: Callable[[Any, Context], Any] | None = None
     for_files: ForFiles | None = None
     uses_device: bool = False
+    distributes: bool = False
     explain: Callable[[Any, Context], Explained] | None = None
 
     @property

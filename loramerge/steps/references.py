@@ -18,6 +18,7 @@ from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _ADAPTER = "lora:"
+_SUFFIXES = (".safetensors", ".pt", ".bin")
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
@@ -86,8 +88,12 @@ class Reference:
     @property
     def label(self) -> str:
         """The name without folders and suffix, for default output names and tables."""
-        path = Path(self.name.replace("\\", "/"))
-        return path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name
+        remote = hub_reference(self.name) if self.name.startswith("hf:") else None
+        path = Path(self.name.replace("\\", "/") if remote is None else remote.name)
+        if path.suffix in _SUFFIXES:
+            return path.stem
+        file, _, adapter = path.name.rpartition("#")  # one of several adapters in a file
+        return f"{Path(file).stem}-{adapter}" if Path(file).suffix in _SUFFIXES else path.name
 
 
 def _not_a_reference(text: str) -> UsageError:

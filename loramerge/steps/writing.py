@@ -157,14 +157,14 @@ class _Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
-    max_size: Annotated[str | None, Doc(_SIZE, metavar="SIZE")] = None
+    max_size: Annotated[str | None, Doc(_SIZE, metavar="SIZE", number=int)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
     max_size: Annotated[
         tuple[str, ...],
-        Doc(_SIZE, metavar="SIZE,…", separated=True),
+        Doc(_SIZE, metavar="SIZE,…", separated=True, number=int),
     ] = ()
 
 

@@ -57,7 +57,8 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         stretches = stretches_of(base, site)
         if stretches:
             with naming(site, adapter.info.path):
-                deltas[site] = _difference(site, delta, stretches)
+                placed = delta.at(_shape_of(stretches)) if _fits(delta, stretches) else delta
+                deltas[site] = _difference(site, delta, stretches) if placed.needs_base else placed
     return adapter.with_deltas(deltas, dtype=adapter.dtype)
 
 
@@ -73,6 +74,17 @@ def stretches_of(base: Checkpoint, site: Site) -> list[Stretch]:
     return found
 
 
+def _shape_of(stretches: Sequence[Stretch]) -> tuple[int, ...]:
+    begin, last = stretches[-1]
+    return (begin + last.shape[0], *last.shape[1:])
+
+
+def _fits(delta: Delta, stretches: Sequence[Stretch]) -> bool:
+    """Return whether a delta changes the weight of these places, which then differ in rows only."""
+    alike = len({place.shape[1:] for _, place in stretches}) == 1
+    return alike and delta.fits(_shape_of(stretches))
+
+
 def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
     for _, place in stretches:
         if place.held is None:
@@ -81,9 +93,8 @@ def _difference(site: Site, delta: Delta, stretches: Sequence[Stretch]) -> Full:
                 found=f"{place.name} ({place.tensor.dtype})",
                 hint="give the model that it was quantised from",
             )
-    begin, last = stretches[-1]
-    shape = (begin + last.shape[0], *last.shape[1:])
-    if len({place.shape[1:] for _, place in stretches}) > 1 or not delta.fits(shape):
+    shape = _shape_of(stretches)
+    if not _fits(delta, stretches):
         raise ShapeError(
             "the base and the adapter differ in shape",
             expected=list(shape),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def bake(
     metadata: Mapping[str, str] | None = None,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
 ) -> list[Survival]:
     """Carry out a plan.
@@ -52,6 +53,7 @@ def bake(
         metadata: entries to add to the header of every file that changes.
         late: replacements for entries of `metadata`, of the same lengths, ready before the files
             get their names (digests that are computed meanwhile).
+        executor: computes the tensors in other processes, see `parts`; None computes them here.
 
     Returns:
         The part kept after rounding, per module and place, in file order.
@@ -74,6 +76,7 @@ def bake(
         force=force,
         late=late,
         threads=threads,
+        executor=executor,
         notify=notify,
     )
 

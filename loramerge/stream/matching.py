@@ -78,6 +78,10 @@ class Part:
             return delta.fits(shape)
         return shape[0] == self.stop - self.start and delta.fits((self.height, *shape[1:]))
 
+    def at(self, delta: Delta, shape: tuple[int, ...]) -> Delta:
+        """Return the delta, to which a weight of a shape tells what the file does not."""
+        return delta.at(shape if self.alone else (self.height, *shape[1:]))
+
     def shape(self, delta: Delta) -> list[int]:
         """Return the shape of this part of the delta, for errors."""
         return [self.stop - self.start, *delta.shape[1:]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def merge(
     metadata: Mapping[str, str] | None = None,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
 ) -> list[Blended]:
     """Carry out a plan.
@@ -55,6 +56,7 @@ def merge(
         metadata: entries to add to the header of every file that changes.
         late: replacements for entries of `metadata`, of the same lengths, before the files get their
             names.
+        executor: computes the tensors in other processes, see `parts`; None computes them here.
 
     Returns:
         What became of every parameter that was merged, in file order.
@@ -74,6 +76,7 @@ def merge(
         force=force,
         late=late,
         threads=threads,
+        executor=executor,
         notify=notify,
     )
 
@@ -110,6 +113,8 @@ def _layout(
         for name, tensor in tensors.items()
         if (found := _made(file, name, tensor, blends, infos[name].dtype))
     }
+    if not any(blend.edits for found in made.values() for blend in found):
+        whole = Whole({}, whole.pooled)  # only changes of adapters ask for other tensors
     computed = {n: partial(merge_tensor, n, infos, found, whole) for n, found in made.items()}
     beside = {name for found in made.values() for name in found[0].target.require_held().beside}
     return file, Layout(head, infos, tensors, merged, computed, beside, finite), True

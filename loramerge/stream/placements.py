@@ -63,6 +63,7 @@ class Placements:
                 self.misfits.append(f"{part.site.name}: {shapes}")
                 self.wider += part.widens(delta, place.shape)
                 continue
+            delta = part.at(delta, place.shape)
             tensors = self._grown.setdefault(place.file, {}).setdefault(place.name, {})
             edit = tensors.setdefault((part.site, place.part), _GrowingEdit(place))
             edit.deltas.append(delta)

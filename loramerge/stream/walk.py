@@ -30,6 +30,7 @@ __all__ = [
     "TensorTask",
     "Written",
     "compute",
+    "tasks_of",
     "write",
 ]
 
@@ -119,6 +120,10 @@ class Written:
         self._notify(Progress(self._task, self._done, self._total, "bytes"))
 
 
+# layout, open file, counter and threads → what the tasks found, in the order of the tensors
+Fill = Callable[[Layout[Finding], PositionedFile, Written, int | None], list[Finding]]
+
+
 def write(
     layout: Layout[Finding],
     target: Path,
@@ -127,28 +132,38 @@ def write(
     force: bool = False,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    fill: Fill[Finding] | None = None,
 ) -> list[Finding]:
     """Write one file atomically; return the results of the tasks, in the order of the tensors.
 
     Args:
+        fill: writes the tensors in another way than here, see `parts`.
         late: replacements for entries of the metadata, of the same lengths, ready before the file
             gets its name (digests that are computed meanwhile).
     """
+    with AtomicFile(target, force=force) as out:
+        out.resize(layout.size)
+        found = (fill or _write_here)(layout, out, written, threads)
+        out.write(0, layout.head if late is None else _completed_head(layout, late.result()))
+    return found
+
+
+def _write_here(
+    layout: Layout[Finding], out: PositionedFile, written: Written, threads: int | None
+) -> list[Finding]:
+    """Write all tensors of a file by threads of this process; return the results of the tasks."""
     found: list[Finding] = []
     buffers = Buffers()
     steady_heap()
-    with AtomicFile(target, force=force) as out:
-        out.resize(layout.size)
 
-        def work(task: TensorTask[Finding]) -> tuple[int, list[Finding]]:
-            return task.size, task.run(buffers)
+    def work(task: TensorTask[Finding]) -> tuple[int, list[Finding]]:
+        return task.size, task.run(buffers)
 
-        with _WriteBehind(out) as behind:
-            for size, findings in ordered(work, list(_tasks(layout, out)), threads=threads):
-                found += findings
-                written.add(size)
-                behind.add(size)
-        out.write(0, layout.head if late is None else _completed_head(layout, late.result()))
+    with _WriteBehind(out) as behind:
+        for size, findings in ordered(work, list(tasks_of(layout, out)), threads=threads):
+            found += findings
+            written.add(size)
+            behind.add(size)
     return found
 
 
@@ -222,7 +237,7 @@ class _Range:
         return behind and self.tensors[0].source is tensor.source
 
 
-def _tasks(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTask[Finding]]:
+def tasks_of(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTask[Finding]]:
     """Yield the tasks of a file in the order of its bytes."""
     run: _Range | None = None
     for name, tensor in layout.tensors.items():

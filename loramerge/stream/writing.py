@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ def write_checkpoint(
     force: bool = False,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     notify: Notify = ignore,
 ) -> list[Finding]:
     """Write the files of a checkpoint atomically; return what the tasks found, in file order.
@@ -42,16 +44,22 @@ def write_checkpoint(
         task: word for what is done, in reports of progress.
         copy_other: writes a file without weights, given its source and its target.
         late: replacements for entries of the headers of files that change, see `walk.write`.
+        executor: computes the tensors in other processes, see `parts`; None computes them here.
 
     Raises:
         OutputExists, DiskFull, NumericsError.
     """
     check_space(output, sum(layout.size for _, layout, _ in layouts))
     written = Written((layout for _, layout, _ in layouts), task, notify)
+    fill = None
+    if executor is not None:
+        from loramerge.stream.parts import write_in_parts
+
+        fill = partial(write_in_parts, executor=executor)
     if files.root is None:
         ((_, layout, changes),) = layouts
         entries = late if changes else None
-        return write(layout, output, written, force=force, late=entries, threads=threads)
+        return write(layout, output, written, force=force, late=entries, threads=threads, fill=fill)
     found: list[Finding] = []
     with AtomicFolder(output, force=force, contents=files.contents()) as folder:
         for relative in files.others:
@@ -60,7 +68,7 @@ def write_checkpoint(
         for file, layout, changes in layouts:
             entries = late if changes else None
             target = folder / file.relative
-            found += write(layout, target, written, late=entries, threads=threads)
+            found += write(layout, target, written, late=entries, threads=threads, fill=fill)
     return found
 
 

@@ -186,6 +186,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
             metadata=metadata,
             late=late,
             threads=context.threads,
+            executor=context.executor,
             notify=context.notify,
         )
     totals = totals_of(survivals)
@@ -216,7 +217,7 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     return found
 
 
-VERB = Verb("bake", Bake, "checkpoint", bake, predict)
+VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True)
 
 
 # --- before -----------------------------------------------------------------------------------------

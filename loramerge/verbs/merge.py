@@ -218,6 +218,7 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             metadata=entries,
             late=late,
             threads=context.threads,
+            executor=context.executor,
             notify=context.notify,
         )
     add_figures(result, found)
@@ -248,7 +249,7 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
     )
 
 
-VERB = Verb("merge", Merge, "checkpoint", merge, predict)
+VERB = Verb("merge", Merge, "checkpoint", merge, predict, distributes=True)
 
 
 @dataclass(frozen=True)

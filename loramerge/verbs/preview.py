@@ -79,6 +79,7 @@ class Preview:
             "may be repeated [default: 1].",
             ("--weight", "-w"),
             "W",
+            number=float,
         ),
     ] = ()
     together: Annotated[bool, Doc("Apply all adapters at once, in one column.")] = False

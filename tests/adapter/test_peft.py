@@ -291,7 +291,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     [
         ("{", CorruptFile, "cannot be read"),
         ("[]", CorruptFile, "not a JSON object"),
-        ('{"peft_type": "VERA"}', FormatError, "type VERA"),
+        ('{"peft_type": "PSOFT"}', FormatError, "type PSOFT"),
     ],
 )
 def test_a_broken_configuration_is_said(

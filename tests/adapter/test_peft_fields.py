@@ -93,7 +93,7 @@ def test_commands_refuse_and_inspect_says_why(
     assert found.code == 0 and "subtracts the largest singular values" in found.out
 
 
-@pytest.mark.parametrize("kind", ["VERA", "ADALORA", "PROMPT_TUNING", "HRA", "TRAINABLE_TOKENS"])
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PSOFT", "XLORA", "NEWER"])
 def test_other_types_are_named(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +102,17 @@ def test_other_types_are_named(
     for command in ("inspect", "mix", "resize"):
         result = run(command, path, *(("--rank", "1") if command == "resize" else ()))
         assert result.code == 4 and f"a PEFT adapter of type {kind} cannot be read" in result.err
+
+
+@pytest.mark.parametrize("kind", ["VERA", "ADALORA", "HRA", "LOHA"])
+def test_tensors_of_another_type_than_the_configuration_says_are_an_error(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Runner(tmp_path, capsys)
+    path = folder(tmp_path / "a", {"peft_type": kind})
+    found = run("inspect", path)
+    assert found.code == 0 and f"of type {kind}, and the tensors are those of LORA" in found.out
+    assert run("mix", path).code == 5
 
 
 def config_of(path: Path) -> dict[str, Any]:

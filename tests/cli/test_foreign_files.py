@@ -7,9 +7,11 @@ import json
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 
 from tests.builders.commands import Runner
+from tests.builders.samples import safetensors_bytes
 
 _GGUF = b"GGUF\x03\0\0\0" + bytes(64)
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 144\n"
@@ -101,9 +103,10 @@ def test_a_file_given_as_a_folder_of_the_library(run: Runner) -> None:
     run.refused(3, "library", "add", "a.safetensors", says="this is a file, and a folder is needed")
 
 
-def test_a_folder_of_mlx_is_named(run: Runner) -> None:
+def test_a_folder_of_mlx_without_its_scale_is_refused(run: Runner) -> None:
     (run.folder / "mlx").mkdir()
     (run.folder / "mlx" / "adapter_config.json").write_text('{"fine_tune_type": "lora"}')
-    (run.folder / "mlx" / "adapters.safetensors").write_bytes(b"")
+    tensors = {"q.lora_a": np.zeros((4, 2), "f4"), "q.lora_b": np.zeros((2, 4), "f4")}
+    (run.folder / "mlx" / "adapters.safetensors").write_bytes(safetensors_bytes(tensors))
     for command in ("inspect mlx", "mix mlx:0.5 -o o.safetensors"):
-        run.refused(4, *command.split(), says="an adapter of MLX-LM")
+        run.refused(4, *command.split(), says="does not say its scale")

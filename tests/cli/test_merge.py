@@ -98,6 +98,46 @@ def test_mistakes_end_with_their_exit_code_and_write_nothing(run: Any, models: P
     assert run("merge", *two[1:], "--method", "weighted").code == 2
 
 
+@pytest.fixture
+def broken(models: Path) -> Path:
+    """Inputs that are wrong in one way each: `nan`, `cut`, `less`, and a recipe with `magic`."""
+    tensors = small_models.read(models / "models" / "b")
+    name = "model.layers.0.norm.weight"
+    small_models.write(models / "less", {k: v for k, v in tensors.items() if k != name})
+    small_models.write(models / "nan", {**tensors, name: np.full_like(tensors[name], np.nan)})
+    small_models.write(models / "cut", tensors, shards=2)
+    shard = models / "cut" / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    step = "merge: {models: [models/a, models/b], base: c, method: magic}, save: out"
+    (models / "magic.yaml").write_text(f"version: 1\nsteps: {{x: {{{step}}}}}\n", "utf-8")
+    return models
+
+
+TWO = ("merge", "models/a:0.5")
+BAD_INPUT: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
+    "another family": (4, (*TWO, "base.safetensors:0.5"), ("families", "base.safetensors")),
+    "a missing tensor": (4, (*TWO, "less:0.5"), ("less lacks model.layers.0.norm", "--union")),
+    "NaN": (7, (*TWO, "nan:0.5"), ("nan", "model.layers.0.norm.weight", "NaN")),
+    "NaN that a method would drop": (
+        7, ("merge", "models/a", "nan", "--base", "c", "--method", "ties"), ("nan", "NaN"),
+    ),
+    "NaN in the base": (7, ("merge", "models/a", "models/b", "--base", "nan"), ("nan", "NaN")),
+    "a shard that is cut": (3, (*TWO, "cut:0.5"), ("model-00002-of-00002.safetensors",)),
+    "weights that do not sum to one": (2, (*TWO, "models/b:0.6"), ("must sum to 1", "--base C")),
+    "an unknown operator": (2, (*TWO, "models/b:0.5", "--method", "magic"), ("magic", "ties")),
+    "an unknown operator in a recipe": (6, ("run", "magic.yaml"), ("method", "'magic'", "'ties'")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_error_and_nothing_is_written(name: str, run: Any, broken: Path) -> None:
+    code, arguments, says = BAD_INPUT[name]
+    output = () if arguments[0] == "run" else ("-o", "out")
+    error = run.refused(code, *arguments, *output, says=says).err
+    assert error.lower().count("error:") == 1
+    assert not (broken / "out").exists()
+
+
 def test_missing_tensors_and_the_way_out(run: Any, models: Path) -> None:
     tensors = small_models.read(models / "models" / "b")
     del tensors["model.layers.0.norm.weight"]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import click
 
+from loramerge.adapter.formats.peft_fields import FIELDS
+from loramerge.adapter.formats.peft_types import REFUSED
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.operators import OPERATORS
@@ -57,6 +59,9 @@ Exit codes: 0 done, 1 a difference was found (`diff --exit-code`, `run OUTPUT`),
 
 An adapter is a path, or a bare name that is looked up in the folders of the library: `style`, `style.safetensors`, `sub/style`.
 A base is a path or a registered name. The whole name is tried before `.safetensors` is added, so `detail_v1.1` works.
+`hf:ORG/REPO`, `hf:ORG/REPO/FILE` and `hf:ORG/REPO/FILE@REVISION` name a repository of Hugging Face or a file in it, which the
+package huggingface_hub downloads into its cache; a repository with several files of weights needs the file's name. `FILE#NAME` is
+one adapter of a file that holds several, told by names in its keys (`lora_A.NAME.weight`).
 
 | written | meaning |
 |---|---|
@@ -147,6 +152,24 @@ def _step(verb: Verb) -> str:
     article = "an" if verb.gives == "adapter" else "a"
     saved = ", always saved" if verb.gives in ("checkpoint", "picture") else ""
     return _row((f"`{verb.name}`", title, ", ".join(words), f"{article} {verb.gives}{saved}"))
+
+
+def _peft_types() -> list[str]:
+    """Return a row for each of PEFT's types: the kind that reads it, or why none does."""
+    rows = [_row(("type", "kind", "needs of the base", "refused because")), "|---|---|---|---|"]
+    read = support.kinds_by_type()
+    for name in sorted(FIELDS.keys() | REFUSED.keys()):
+        if name in REFUSED:
+            rows.append(_row((f"`{name}`", "–", "–", REFUSED[name].reason)))
+        else:
+            by_need = read[name]
+            named = {need: ", ".join(f"`{k}`" for k in sorted(by_need[need])) for need in by_need}
+            one = len(by_need) == 1
+            needs = "; ".join(
+                need if one else f"{need} ({named[need]})" for need in sorted(named)[::-1]
+            )
+            rows.append(_row((f"`{name}`", ", ".join(sorted(named.values())), needs, "–")))
+    return rows
 
 
 def _kind(kind: str) -> str:
@@ -247,6 +270,7 @@ def tables() -> dict[str, str]:
         "operators": "\n".join(operators),
         "laws": "\n".join(laws),
         "kinds": "\n".join(kinds),
+        "peft-types": "\n".join(_peft_types()),
         "named": "\n".join(named),
         "steps": "\n".join(steps),
         "shipped": "\n".join(shipped),

@@ -26,10 +26,10 @@ from loramerge.dialects import DIALECTS, Dialect, stem_table
 from loramerge.dialects.detection import Detection
 from loramerge.errors import LoramergeError
 from loramerge.families import FAMILIES, Family
-from tests.builders import kinds
+from tests.builders import kinds, peft_kinds
 from tests.builders.samples import safetensors_bytes
 
-__all__ = ["families_by_dialect", "kinds_by_dialect", "proven", "samples"]
+__all__ = ["families_by_dialect", "kinds_by_dialect", "kinds_by_type", "proven", "samples"]
 
 _STEM = kinds.STEMS["linear"]
 _NORM = "lora_unet_down_blocks_1_attentions_0_norm"
@@ -93,6 +93,20 @@ def _sources() -> Iterator[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     boft = {"boft_R": values(1, 4, 4, 4), "boft_s": values(n, 1)}
     yield "peft-boft", *_peft(boft, {"peft_type": "BOFT", "boft_block_size": 4})
     yield "peft-ia3", *_peft({"ia3_l": values(n, 1)}, {"peft_type": "IA3"})
+    for sample in peft_kinds.SAMPLES.values():
+        own = {f"{_PEFT_STEM}.{end}": value for end, value in sample.tensors.items()}
+        shared = {f"base_model.{name}": value for name, value in sample.shared.items()}
+        name = "peft-glora" if sample.kind == "glora" else sample.kind
+        yield name, own | shared, dict(sample.config)
+    yield "beft", *_peft({"beft_bias": values(1, n)}, {"peft_type": "BEFT"})
+    tuned = {"ln_tuning_layers.weight": values(n), "ln_tuning_layers.bias": values(n)}
+    yield "ln-tuning", *_peft(tuned, {"peft_type": "LN_TUNING"})
+    rows = rows.replace("token_adapter.", "")
+    yield (
+        "tokens",
+        {rows: values(2, 12)},
+        {"peft_type": "TRAINABLE_TOKENS", "token_indices": [3, 5]},
+    )
     yield from _examples()
 
 
@@ -181,6 +195,31 @@ def kinds_by_dialect() -> dict[str, dict[str, bool]]:
             }
             for kind, forms in samples().items()
         }
+
+
+def kinds_by_type() -> dict[str, dict[str, set[str]]]:
+    """Return PEFT's types that are read → what they need of the base → the kinds that do."""
+    found: dict[str, dict[str, set[str]]] = {}
+
+    def add(type_: str, needs: str, kind: str) -> None:
+        found.setdefault(type_, {}).setdefault(needs, set()).add(kind)
+
+    for sample in peft_kinds.SAMPLES.values():
+        needs = "its values" if sample.needs_base else "its shape"
+        type_ = sample.config["peft_type"]
+        add(type_, needs if sample.needs_base or sample.shapeless else "nothing", sample.kind)
+    for adapter in (adapter for forms in samples().values() for adapter in forms):
+        config = adapter.info.configs.get("", {})
+        for delta in adapter.deltas.values():
+            own = (
+                delta.facts.peft_type
+                if not config and delta.kind in ("loha", "lokr", "dora")
+                else ""
+            )
+            type_ = str(config.get("peft_type", own))
+            if type_ and type_ not in {s.config["peft_type"] for s in peft_kinds.SAMPLES.values()}:
+                add(type_, "its values" if delta.needs_base else "nothing", delta.kind)
+    return found
 
 
 def families_by_dialect() -> dict[str, dict[str, str]]:

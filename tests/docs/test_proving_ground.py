@@ -9,12 +9,13 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.shapebench.cases import cases
-from benchmarks.shapebench.evidence import best_key, default_table, order_table, verdict
-from benchmarks.shapebench.page import PAGE, TEXT, fill, tables_of
+from benchmarks.proving.cases import operator_cases, parameter_cases, scale_cases
+from benchmarks.proving.evidence import best_key, default_table, order_table, verdict
+from benchmarks.proving.page import fill
+from benchmarks.proving.scores import Interval, groups, interval, retention
+from benchmarks.proving.tables import resize_table
+from benchmarks.shapebench.page import PAGE, TEXT, tables_of
 from benchmarks.shapebench.pictures import AXES, CONCEPTS, draw, random_pictures, seen_on, shows
-from benchmarks.shapebench.scores import Interval, groups, interval, retention
-from benchmarks.shapebench.tables import resize_table
 from loramerge.algebra.operators import OPERATORS
 
 
@@ -99,7 +100,7 @@ def test_a_lead_is_certain_if_its_interval_is_on_one_side(found, equal, words):
 
 
 def test_every_operator_and_scale_is_tried():
-    tried = list(cases())
+    tried = [*operator_cases(), *scale_cases(), *parameter_cases(64)]
     assert len({one.key for one in tried}) == len(tried)
     assert {one.method for one in tried if one.table == "operators"} == set(OPERATORS)
     assert {one.method for one in tried if one.table == "scales"} == set(OPERATORS)

@@ -56,14 +56,15 @@ def merged(
     root: Path, recipe: dict[str, Any], out: Path
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Merge with mergekit and with loramerge; return both results."""
-    for one in recipe["models"]:
+    lists = [recipe.get("models", ()), *(one["sources"] for one in recipe.get("slices", ()))]
+    for one in (source for sources in lists for source in sources):
         one["model"] = str(root / one["model"])
     if "base_model" in recipe:
         recipe["base_model"] = str(root / recipe["base_model"])
     recipe.setdefault("dtype", "float32")
     logging.disable(logging.CRITICAL)
     options = merging.MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
-    theirs = config.MergeConfiguration.model_validate(recipe)
+    theirs = config.MergeConfiguration.model_validate(_copied(recipe))
     merging.run_merge(theirs, str(out / "theirs"), options=options)
     logging.disable(logging.NOTSET)
     (out / "theirs.yml").write_text(yaml.safe_dump(recipe), "utf-8")
@@ -101,6 +102,12 @@ def weighted(**parameters: Any) -> list[dict[str, Any]]:
 
 def plain(*names: str) -> list[dict[str, Any]]:
     return [{"model": name} for name in names]
+
+
+def sliced(*sources: tuple[str, int, int], **parameters: Any) -> list[dict[str, Any]]:
+    """A slice of layers of models, each from the first to before the last."""
+    named = [{"model": name, "layer_range": [first, stop]} for name, first, stop in sources]
+    return [{"sources": named, "parameters": parameters}]
 
 
 # method → (recipe, roundings that the results may differ by)
@@ -192,6 +199,83 @@ RECIPES: dict[str, tuple[dict[str, Any], float]] = {
     "della, all": (
         {"models": weighted(density=1.0), "merge_method": "della", "base_model": "base"}, 4
     ),
+    "ties, the density of layers and modules": (
+        {"models": weighted(), "merge_method": "ties", "base_model": "base",
+         "parameters": {"density": [{"filter": "mlp", "value": [1, 0.25]}, {"value": 0.5}]}},
+        4,
+    ),
+    "ties, a model in some modules": (
+        {"models": [
+            {"model": "one", "parameters": {"weight": 1}},
+            {"model": "two", "parameters": {"weight": [
+                {"filter": "mlp", "value": 0.5}, {"value": [0, 1]},
+            ]}},
+         ], "merge_method": "ties", "base_model": "base", "parameters": {"density": DENSITY}},
+        4,
+    ),
+    "breadcrumbs, one model": (
+        {"models": weighted(density=DENSITY, gamma=GAMMA)[:1], "merge_method": "breadcrumbs",
+         "base_model": "base"},
+        4,
+    ),
+    "ties, a density for each model": (
+        {"models": [
+            {"model": "one", "parameters": {"density": [1, 0.5], "weight": 1.0}},
+            {"model": "two", "parameters": {"density": 0.5, "weight": [0, 0.3, 0.7]}},
+            {"model": "three", "parameters": {"density": 0.25, "weight": [
+                {"filter": "mlp.", "value": 0.5}, {"value": 0},
+            ]}},
+         ], "merge_method": "ties", "base_model": "base",
+         "parameters": {"normalize": True, "int8_mask": True}},
+        64,
+    ),
+    "breadcrumbs, in layers": (
+        {"models": weighted(), "merge_method": "breadcrumbs", "base_model": "base",
+         "parameters": {"density": [0.5, 1], "gamma": GAMMA, "lambda": [1, 0.5]}},
+        4,
+    ),
+    "breadcrumbs_ties": (
+        {"models": weighted(density=DENSITY, gamma=GAMMA), "merge_method": "breadcrumbs_ties",
+         "base_model": "base"},
+        64,
+    ),
+    "task_arithmetic, λ by modules": (
+        {"models": weighted()[:1], "merge_method": "task_arithmetic", "base_model": "base",
+         "parameters": {"lambda": [{"filter": "self_attn", "value": 0.5}, {"value": 1.5}]}},
+        4,
+    ),
+    "sce, by layers": (
+        {"models": plain("one", "two", "three"), "merge_method": "sce", "base_model": "base",
+         "parameters": {"select_topk": [0.5, 1]}},
+        8,
+    ),
+    "della_linear, all": (
+        {"models": weighted(density=1.0), "merge_method": "della_linear", "base_model": "base"}, 64
+    ),
+    "passthrough": (
+        {"slices": sliced(("one", 0, 2)) + sliced(("two", 1, 2)) + sliced(("one", 1, 2)),
+         "merge_method": "passthrough"},
+        0,
+    ),
+    "slices of one merge": (
+        {"slices": sliced(("two", 1, 2), ("one", 0, 1)), "merge_method": "slerp",
+         "base_model": "one", "parameters": {"t": 0.25}},
+        16,
+    ),
+    "slices, each a merge": (
+        {"slices": [
+            *sliced(("base", 0, 1), ("one", 0, 1), weight=0.5),
+            *sliced(("base", 0, 2), ("two", 0, 2), weight=[0.25, 1], density=DENSITY),
+         ], "merge_method": "ties", "base_model": "base"},
+        4,
+    ),
+    "slices of one model and of several": (
+        {"slices": [
+            *sliced(("one", 0, 1)), *sliced(("one", 1, 2), ("three", 1, 2), weight=[0.2, 0.8]),
+            *sliced(("two", 1, 2)),
+         ], "merge_method": "linear", "parameters": {"weight": 1.0}, "base_model": "one"},
+        4,
+    ),
 }  # fmt: skip
 
 
@@ -238,15 +322,17 @@ def same_draws(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
 @pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("density", [DENSITY, [DENSITY, 0.25]], ids=["one density", "by layers"])
 def test_the_same_masks_give_the_same_model(
-    method: str, normalize: bool, models: Path, tmp_path: Path, same_draws: list[Array]
-) -> None:
+    method: str, normalize: bool, density: Any, models: Path, tmp_path: Path,
+    same_draws: list[Array],
+) -> None:  # fmt: skip
     recipe = {
-        "models": weighted(density=DENSITY), "merge_method": method, "base_model": "base",
+        "models": weighted(density=density), "merge_method": method, "base_model": "base",
         "parameters": {"rescale": False, "normalize": normalize},
     }  # fmt: skip
     theirs, ours = merged(models, recipe, tmp_path)
-    require_equal(theirs, ours)
+    require_equal(theirs, ours, 4 if density == DENSITY else 64)
     assert same_draws
 
 

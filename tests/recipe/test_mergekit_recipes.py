@@ -102,11 +102,101 @@ def test_variants_of_ties() -> None:
         "base": "c", "method": "ties", "scale": "literal", "density": 0.3, "divide_by": "weights",
     }  # fmt: skip
     step, _ = read({**recipe, "parameters": {"normalize": False, "lambda": 1.5}})
-    assert (step["divide_by"], step["scale"]) == ("none", "1.5")
+    assert (step["divide_by"], step["scale"]) == ("none", 1.5)
+
+
+def steps(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name → parameters of each merge of a recipe."""
+    found, _ = recipe_of_mergekit(recipe, FILE, Path())
+    assert set(found["steps"]) - {"merged"} == {
+        one["save"].removeprefix("merged-parts/")
+        for one in found["steps"].values()
+        if one["save"] != "merged"
+    }
+    return {name: one["merge"] for name, one in found["steps"].items()}
+
+
+def stacked(*slices: list[tuple[str, int, int]], method: str, **more: Any) -> dict[str, Any]:
+    """A recipe of slices, each of layers of models: first, and one after the last."""
+    sources = [
+        [{"model": name, "layer_range": [first, stop]} for name, first, stop in one]
+        for one in slices
+    ]
+    return {"slices": [{"sources": one} for one in sources], "merge_method": method, **more}
+
+
+def test_passthrough_is_a_stack() -> None:
+    recipe = stacked([("a", 0, 16)], [("b", 8, 24)], [("a", 15, 16)], method="passthrough")
+    layers = ["a=0-15", "b=8-23", "a=15-15"]
+    assert steps(recipe) == {"merged": {"models": ["a", "b"], "layers": layers}}
+    recipe |= {"base_model": "c", "dtype": "bfloat16", "parameters": {"scale": 1.0}}
+    assert steps(recipe) == {
+        "merged": {"models": ["c", "a", "b"], "layers": layers, "dtype": "bfloat16"}
+    }  # the first model's configuration and tokenizer are the result's, as the base's are there
+
+
+def test_slices_are_merges_of_stacks() -> None:
+    recipe = stacked(
+        [("a", 0, 4)], [("a", 4, 8), ("b", 5, 9)], method="linear", base_model="b",
+        parameters={"weight": [{"filter": "mlp.", "value": 1}, {"value": [1, 3]}]}, dtype="float16",
+    )  # fmt: skip
+    found = steps(recipe)
+    assert list(found) == ["a-4-7", "b-5-8", "slice-2", "merged"]
+    assert found["b-5-8"] == {"models": ["b"], "layers": ["b=5-8"]}
+    assert found["merged"] == {
+        "models": ["a", "slice-2"], "layers": ["a=0-3", "slice-2=0-3"], "dtype": "float16",
+    }  # fmt: skip
+    one, two = found["slice-2"]["models"]
+    assert (one["model"], two["model"]) == ("a-4-7", "b-5-8")
+    assert one["weight"] == two["weight"] == 0.5  # normalised, whatever the gradient
+
+
+def test_one_model_is_a_copy() -> None:
+    recipe = stacked([("a", 0, 4)], method="linear", parameters={"weight": 1})
+    assert steps(recipe) == {"merged": {"models": ["a"], "layers": ["a=0-3"]}}
+
+
+def test_values_of_operators_per_module() -> None:
+    models = [{"model": name, "parameters": {"weight": 0.5}} for name in "ab"]
+    recipe = {
+        "models": models, "merge_method": "breadcrumbs", "base_model": "c",
+        "slices": None, "parameters": {"density": [{"filter": "mlp", "value": 1}, {"value": 0.25}]},
+    }  # fmt: skip
+    (found,) = steps(recipe).values()
+    assert found["density"] == {"default": 0.25, "match": {"*mlp*": 1.0}}
+    assert found["gamma"] == {"default": 0.01, "match": {"*mlp*": 0.0}}  # all is kept there
+
+
+def test_a_density_for_each_model_prunes_before() -> None:
+    models = [
+        {"model": name, "parameters": {"weight": weight, "density": density}}
+        for name, weight, density in (("a", 0.5, 0.25), ("b", 2, 0.75))
+    ]
+    found = steps({"models": models, "merge_method": "ties", "base_model": "c"})
+    assert found["a-pruned"] == {
+        "models": ["a", "c"], "base": "c", "method": "magnitude-prune", "scale": "literal",
+        "density": 0.25, "dtype": "float32",
+    }  # fmt: skip
+    assert found["merged"] == {
+        "models": [{"model": "a-pruned", "weight": 0.5}, {"model": "b-pruned", "weight": 2.0}],
+        "base": "c", "method": "ties", "scale": "literal", "density": 1.0, "divide_by": "weights",
+        "layout": "a",
+    }  # fmt: skip
+
+
+def test_an_operator_gets_two_inputs_where_one_model_is_left() -> None:
+    """Operators leave the change of a single input alone, and mergekit prunes it."""
+    recipe = {
+        "models": [{"model": "a", "parameters": {"weight": 1, "density": 0.5}}],
+        "base_model": "c",
+    }  # fmt: skip
+    assert read(recipe | {"merge_method": "ties"})[0]["models"] == ["a", "c"]
+    plain = read(recipe | {"merge_method": "task_arithmetic"})[0]["models"]
+    assert plain == ["a", {"model": "c", "weight": 0.0}]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a method": ({"merge_method": "passthrough"}, "merge_method: passthrough"),
+    "a method": ({"merge_method": "multislerp"}, "merge_method: multislerp"),
     "a tokenizer": ({"tokenizer_source": "union"}, "tokenizer_source: union"),
     "an unknown field": ({"chat_template": "auto"}, "chat_template"),
     "an unknown parameter": ({"parameters": {"foo": 1}}, "foo"),
@@ -116,8 +206,52 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a filter on biases": (
         {"parameters": {"weight": [{"filter": "bias", "value": 1}, {"value": 0}]}}, "bias"
     ),
-    "several densities": (
+    "densities without a number": (
         {"merge_method": "ties", "parameters": {"weight": 1, "density": [0.5, 1]}}, "density"
+    ),
+    "a density of 0": (
+        {"merge_method": "ties", "parameters": {"weight": 1, "density": 0}}, "density: 0"
+    ),
+    "λ per module of a mean": (
+        {"merge_method": "ties", "parameters": {"weight": 1, "lambda": [
+            {"filter": "mlp", "value": 2}, {"value": 1},
+        ]}},
+        "lambda: other values",
+    ),
+    "a filter on weights alone": (
+        {"parameters": {"weight": [{"filter": "q_proj.w", "value": 1}, {"value": 0}]}}, "q_proj.w"
+    ),
+    "a layer in several numbers": (
+        {"models": None, "slices": [{"sources": [
+            {"model": "a", "layer_range": [0, 2]}, {"model": "c", "layer_range": [1, 3]},
+        ]}],
+         "parameters": {"weight": [{"filter": "layers.1.", "value": 0}, {"value": 1}]}},
+        "layers.1.",
+    ),
+    "no models": ({"models": []}, "nothing to merge"),
+    "one model of unknown layers": (
+        {"models": [{"model": "a"}], "base_model": None, "merge_method": "linear"}, "number of layers"
+    ),
+    "several modules": (
+        {"models": None, "modules": {"text": {}, "vision": {}}}, "modules"
+    ),
+    "a scale of layers": (
+        {"models": None, "slices": [{"sources": [
+            {"model": "a", "layer_range": [0, 2], "parameters": {"scale": 0.5}},
+        ]}], "merge_method": "passthrough", "parameters": None},
+        "scale",
+    ),
+    "slices of unequal lengths": (
+        {"models": None, "slices": [{"sources": [
+            {"model": "a", "layer_range": [0, 2]}, {"model": "c", "layer_range": [0, 3]},
+        ]}]},
+        "other numbers of layers",
+    ),
+    "a model twice in a slice": (
+        {"models": None, "slices": [{"sources": [
+            {"model": "a", "layer_range": [0, 2]}, {"model": "a", "layer_range": [1, 3]},
+        ]}]},
+        "names one model twice",
     ),
     "no base": ({"merge_method": "sce", "base_model": None}, "base_model"),
     "a word for a number": ({"parameters": {"weight": "much"}}, "much"),

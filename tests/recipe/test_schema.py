@@ -11,7 +11,8 @@ import click
 import pytest
 
 from loramerge.cli.main import group
-from loramerge.errors import RecipeError
+from loramerge.errors import RecipeError, UsageError
+from loramerge.parameters import checked
 from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.schema import json_schema
@@ -156,6 +157,11 @@ GOOD = [
     "resize: {adapter: a.safetensors, energy: 1}",
     "resize: {adapter: 'a.safetensors:0.5', ratio: 1.5}",
     "resize: {adapter: {adapter: a.safetensors, weight: -1}, max_size: 50%}",
+    "mix: {adapters: [a.safetensors], scale: 0.5}",
+    "mix: {adapters: [a.safetensors], scale: '0.5'}",
+    "mix: {adapters: [a.safetensors], scale: norm-match}",
+    "merge: {models: [base.safetensors, base.safetensors], base: base.safetensors, scale: 2}",
+    "resize: {adapter: a.safetensors, max_size: 60000}",
     "bake: {base: base.safetensors, adapters: [a.safetensors], seed: 0, skip_missing: [all]}",
     "bake: {base: base.safetensors, dtype: float16}",
 ]
@@ -170,6 +176,10 @@ BAD = [
     "mix: {adapters: [a.safetensors], rank: 1.5}",
     "mix: {adapters: [a.safetensors], rank: '3'}",
     "mix: {adapters: [a.safetensors], rank: true}",
+    "mix: {adapters: [a.safetensors], scale: true}",
+    "mix: {adapters: [a.safetensors], scale: [0.5]}",
+    "mix: {adapters: [a.safetensors], max_size: 60000.5}",
+    "mix: {adapters: [a.safetensors], to: 3}",
     "mix: {adapters: [a.safetensors], ranks: 3}",
     "mix: {adapters: [a.safetensors], output: x}",
     "mix: {adapters: [a.safetensors], method: magic}",
@@ -206,6 +216,32 @@ def test_refused_recipes_do_not_fit_the_schema(step: str, work) -> None:
     with pytest.raises(RecipeError):
         recipe_of(content(step), Path())
     assert not valid(content(step), SCHEMA)
+
+
+def test_a_number_stands_for_the_text_that_is_one(work) -> None:
+    """In recipes and in Python as on the command line, also from a sweep's variable."""
+
+    def task(text: str) -> Any:
+        (found,) = recipe_of(content(text), Path()).tasks.values()
+        return found.parameters
+
+    number, text, variable = (
+        task(f"mix: {{adapters: [a.safetensors], scale: {scale}, max_size: {size}}}")
+        for scale, size in (("2", "60000"), ("'2'", "'60000'"), ("'${r}'", "60000"))
+    )
+    assert number == text == variable
+    assert number.operation().scale == 2.0
+    asked = [
+        one
+        for verb in known_verbs().values()
+        for one in parameters_of(verb.parameters)
+        if one.doc.number is not None
+    ]
+    assert {one.word for one in asked} >= {"scale", "max_size", "vram", "clip_skip", "save_every"}
+    for one in asked:
+        assert checked(one, 3) == checked(one, "3") == "3"
+        with pytest.raises(UsageError, match=one.word):
+            checked(one, True)
 
 
 @pytest.mark.parametrize(

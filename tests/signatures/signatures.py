@@ -46,9 +46,10 @@ def _typed(one: Parameter) -> str:
         single = f"Literal[{', '.join(repr(w) for w in typing.get_args(one.kind))}]"
         single = single.replace("'", '"')
     elif one.kind is str:
-        sized = one.doc.metavar == "SIZE"
         places = one.refers or one.doc.metavar in ("DIR", "PATH", "FILE", "BASE")
-        single = "str | int" if sized else "str | PathLike[str]" if places else "str"
+        single = "str | PathLike[str]" if places else "str"
+        if one.doc.number is not None:
+            single = f"str | {one.doc.number.__name__}"
     else:
         single = one.kind.__name__
     if one.many:

@@ -9,10 +9,13 @@ from typing import Any
 
 from loramerge.adapter.encoded import Encoded
 from loramerge.adapter.formats.container import Check, Container, Unwritten
+from loramerge.adapter.formats.mlx import MLX_WEIGHTS, is_mlx, open_mlx
 from loramerge.adapter.formats.peft_biases import add_zero_biases
 from loramerge.adapter.formats.peft_experts import join_experts
 from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_patterns import pattern_value
+from loramerge.adapter.formats.peft_shared import join_shared
+from loramerge.adapter.formats.peft_types import MERGE_IN_PEFT, REFUSED
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.errors import (
@@ -38,25 +41,21 @@ __all__ = [
     "WEIGHTS_NAME",
     "add_configuration",
     "open_folder",
+    "open_of_mlx",
     "scale_of",
 ]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-_MLX_WEIGHTS = "adapters.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in names)
-# types whose tensors stand before the input or beside the layers, so that no weight can hold them
-_NO_WEIGHTS = frozenset({
-    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING",
-    "PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
-})  # fmt: skip
 
 
 class _Peft(Container):
     def complete(self, content: Unwritten) -> None:
         add_zero_biases(content)
         join_experts(content)
+        join_shared(content)
 
     def configurations(self, content: Unwritten) -> dict[str, dict[str, Any]]:
         from loramerge.adapter.formats.peft_configuration import by_component, peft_config
@@ -142,6 +141,19 @@ def add_configuration(source: AdapterSource, weights: Path) -> None:
         source.files.append(place)
 
 
+def open_of_mlx(path: Path, weights: Path) -> AdapterSource | None:
+    """Open an adapter of MLX-LM, None if the configuration beside the weights is not one of it.
+
+    Args:
+        path: of the folder or file, as it was given.
+    """
+    config = weights.parent / CONFIG_NAME
+    if weights.name != MLX_WEIGHTS or not weights.is_file() or not config.is_file():
+        return None
+    content = _read_configuration(config)
+    return open_mlx(path, weights, config, content) if is_mlx(content) else None
+
+
 def open_folder(folder: Path) -> AdapterSource | None:
     """Open a PEFT folder, or one with a PEFT folder per component; None if it is neither.
 
@@ -149,6 +161,9 @@ def open_folder(folder: Path) -> AdapterSource | None:
         MissingFile, CorruptFile, FormatError: if there are no weights, or no configuration to read.
     """
     if (folder / CONFIG_NAME).is_file():
+        other = open_of_mlx(folder, folder / MLX_WEIGHTS)
+        if other is not None:
+            return other
         tensors, metadata, files = _peft_weights(folder)
         return AdapterSource(
             str(folder), tensors, metadata, {"": configuration(folder / CONFIG_NAME)}, files
@@ -174,14 +189,6 @@ def _peft_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str], list
     pickled = folder / _PICKLED_WEIGHTS
     if pickled.is_file():
         return pickled_tensors(pickled), {}, [pickled, config]
-    if (folder / _MLX_WEIGHTS).is_file():
-        raise FormatError(
-            "this folder holds an adapter of MLX-LM, whose factors are transposed; it is not read",
-            file=folder,
-            expected=WEIGHTS_NAME,
-            found=_MLX_WEIGHTS,
-            hint="save it as a PEFT adapter with the program that made it",
-        )
     raise MissingFile(f"the PEFT folder has no {WEIGHTS_NAME}", file=folder)
 
 
@@ -192,23 +199,27 @@ def configuration(path: Path) -> dict[str, Any]:
         CorruptFile: if it cannot be read.
         FormatError: if it is of a type that loramerge does not know.
     """
+    content = _read_configuration(path)
+    kind = str(content.get("peft_type") or "LORA")
+    if kind not in FIELDS:
+        raise FormatError(
+            f"a PEFT adapter of type {kind} cannot be read"
+            + (f": {REFUSED[kind].reason}" if kind in REFUSED else ""),
+            file=path,
+            expected=f"peft_type {', '.join(FIELDS)}",
+            found=kind,
+            hint=REFUSED[kind].remedy if kind in REFUSED else MERGE_IN_PEFT,
+        )
+    return content
+
+
+def _read_configuration(path: Path) -> dict[str, Any]:
     try:
         content = read_values(path)
     except (ValueError, OSError) as error:
         raise CorruptFile(f"the configuration cannot be read ({error})", file=path) from None
     if not isinstance(content, dict):
         raise CorruptFile("the configuration is not a JSON object", file=path)
-    kind = str(content.get("peft_type") or "LORA")
-    if kind not in FIELDS:
-        raise FormatError(
-            f"a PEFT adapter of type {kind} cannot be read",
-            file=path,
-            expected=f"peft_type {', '.join(FIELDS)}",
-            found=kind,
-            hint="use it in PEFT; its effect cannot be added to the weights of the base"
-            if kind in _NO_WEIGHTS
-            else "merge it in PEFT with merge_and_unload(), or use it there",
-        )
     return content
 
 

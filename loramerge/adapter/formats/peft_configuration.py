@@ -48,7 +48,9 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     configs = adapter.info.configs
     own = configs.get(component, configs.get("", {})) if _configured(adapter) else {}
     deltas, parameters = with_parameters(deltas)
-    kind = _peft_type(adapter, component, deltas)
+    kind = _peft_type(adapter, component, deltas, own)
+    if own.get("peft_type", "LORA") != kind:  # fields of another type say nothing of this one
+        own = {name: value for name, value in own.items() if name in _OF_ALL_TYPES}
     config: dict[str, Any] = {"peft_type": kind, **own, "inference_mode": True}
     if kind == "LORA":
         dora = any(delta.kind == "dora" for delta in deltas.values())
@@ -97,6 +99,12 @@ def _beside_factors(adapter: Adapter, component: str, own: Mapping[str, Any]) ->
     return found
 
 
+_OF_ALL_TYPES = frozenset({
+    "base_model_name_or_path", "revision", "task_type", "modules_to_save", "auto_mapping", "bias",
+    "peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "fan_in_fan_out",
+})  # fmt: skip
+
 # fields by which PEFT chooses modules; one says little without the others
 _CHOICE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
@@ -139,7 +147,9 @@ def _configured(adapter: Adapter) -> bool:
     return dialect is not None and DIALECTS[dialect].alpha == "config"
 
 
-def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -> str:
+def _peft_type(
+    adapter: Adapter, component: str, deltas: Mapping[str, Delta], own: Mapping[str, Any]
+) -> str:
     """Return the one PEFT type of a component's deltas.
 
     Raises:
@@ -147,13 +157,10 @@ def _peft_type(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) ->
             make all; or if PEFT's kind of that name is another ((IA)³ and rotations can be written
             only if they came from PEFT).
     """
-    found = {d.facts.peft_type for d in deltas.values() if d.facts.peft_type is not None} or {
-        "LORA"
-    }
+    read = str(own.get("peft_type") or "LORA")
+    found = {d.facts.peft_type for d in deltas.values() if d.facts.peft_type is not None} or {read}
     dora = {d.kind == "dora" for d in deltas.values() if d.facts.peft_type == "LORA"}
-    configs = adapter.info.configs
-    own = configs.get(component, configs.get("", {})).get("peft_type", "LORA")
-    unread = found - {"LORA", "LOHA", "LOKR", own}
+    unread = found - {"LORA", "LOHA", "LOKR", read}
     if len(found) == 1 and len(dora) < 2 and not unread:
         return found.pop()
     kinds = sorted({delta.kind for delta in deltas.values()})

@@ -7,13 +7,14 @@ the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from loramerge.adapter.formats.peft_types import MERGE_IN_PEFT, OTHERS
 from loramerge.adapter.info import Problem
 
-__all__ = ["FIELDS", "Field", "configuration_problems"]
+__all__ = ["FIELDS", "Field", "configuration_problems", "type_problems"]
 
 _EMPTY: tuple[Any, ...] = (None, False, "", [], {}, ())
 
@@ -44,7 +45,6 @@ _CONVERT = (
     "writes an ordinary LoRA of twice the rank"
 )
 _PEFT_ALONE = "use it in PEFT; it cannot be written as an ordinary LoRA"
-_MERGE_IN_PEFT = "merge it in PEFT with merge_and_unload()"
 
 # starts of the words for initialisations that change the base → what they do
 _CHANGES_BASE: Mapping[str, str] = {
@@ -96,7 +96,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         **dict.fromkeys(("loftq_config", "eva_config", "corda_config", "lora_ga_config"), _HARMLESS),
         "qalora_group_size": _HARMLESS,  # read where use_qalora is set
         "kasa_config": _refused(
-            "KaSA cuts singular values from the base and scales each rank", _MERGE_IN_PEFT
+            "KaSA cuts singular values from the base and scales each rank", MERGE_IN_PEFT
         ),
         "alora_invocation_tokens": _refused(
             "an activated LoRA (aLoRA) acts only after its invocation tokens, which weights "
@@ -106,7 +106,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "use_qalora": _refused("QA-LoRA averages the inputs of a quantised layer in groups"),
         "use_bdlora": _refused("the factors are block-diagonal (BD-LoRA)"),
         "layer_replication": _refused(
-            "the model's layers are repeated before the adapter is added", _MERGE_IN_PEFT
+            "the model's layers are repeated before the adapter is added", MERGE_IN_PEFT
         ),
     },
     "LOHA": {**_COMMON, **_FACTORS},
@@ -134,6 +134,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         **dict.fromkeys(("feedforward_modules", "fan_in_fan_out"), _USED),
         "init_ia3_weights": _HARMLESS,
     },
+    **{
+        name: {
+            **_COMMON,
+            **dict.fromkeys(type_.used, _USED),
+            **dict.fromkeys(("bias", *type_.harmless), _HARMLESS),
+            **{field: _refused(reason, MERGE_IN_PEFT) for field, reason in type_.refused.items()},
+        }
+        for name, type_ in OTHERS.items()
+    },
 }  # fmt: skip
 
 # fields that other programs, or older versions of PEFT, add and that change nothing
@@ -155,6 +164,25 @@ def configuration_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
             reason = field.reason or _reason_of(name, value)
             says = f"{name} in the PEFT configuration: {reason}"
             yield Problem("error", "peft-field", None, says, field.remedy)
+
+
+def type_problems(config: Mapping[str, Any], types: Collection[str]) -> Iterator[Problem]:
+    """Yield an error if the tensors are of other types than the configuration: PEFT leaves them out.
+
+    Args:
+        types: PEFT types of the deltas.
+    """
+    stated = str(config.get("peft_type") or "LORA")
+    others = sorted({*types} - {stated})
+    if others:
+        yield Problem(
+            "error",
+            "peft-type",
+            None,
+            f"the PEFT configuration is of type {stated}, and the tensors are those of "
+            f"{' and '.join(others)}",
+            "put the right peft_type into adapter_config.json, or export the adapter again",
+        )
 
 
 def _reason_of(name: str, value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Replacement", "join_replacements", "same_replacement"]
 
 
+# roles of PEFT's LN tuning → those of any replacement
+_TUNED = {"tuned_weight": "set_weight", "tuned_bias": "set_bias"}
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Replacement(Delta):
     """`W' = W + weight · (value − W)`: a tensor that takes the place of the base's.
 
-    PEFT's `modules_to_save` are such. A weight that stands below factors (`base_layer.weight`) is the
-    one that they change, so it stays as it is at any weight of the adapter.
+    PEFT's `modules_to_save` are such, and what its LN tuning changes. A weight that stands below
+    factors (`base_layer.weight`) is the one that they change, so it stays as it is at any weight
+    of the adapter.
     """
 
     value: Tensor
@@ -39,7 +44,15 @@ class Replacement(Delta):
     weight: float = 1.0
 
     needs_base: ClassVar[bool] = True
-    facts: ClassVar[Facts] = Facts(replaces=True)
+
+    @property
+    def facts(self) -> Facts:  # type: ignore[override]
+        tuned = "LN_TUNING" if self.role in _TUNED else None
+        return Facts(replaces=True, peft_type=tuned)
+
+    def respelled(self, roles: Set[str], beside: Delta | None = None) -> Replacement:
+        usual = _TUNED.get(self.role, self.role)
+        return self if self.role in roles else replace(self, role=usual)
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -160,6 +173,21 @@ KINDS = (
         make=_make("set_weight"),
         make_bias=lambda stored, _: _make("set_bias")(stored),
         always=("set_weight", "set_bias"),
+        whole=True,
+        compared="formula, PEFT",
+    ),
+    Kind(
+        "ln-tuning",
+        roles=tuple(_TUNED),
+        make=_make("tuned_weight"),
+        make_bias=lambda stored, _: _make("tuned_bias")(stored),
+        suffixes={
+            "peft": {
+                "tuned_weight": (".ln_tuning_layers.weight", ".ln_tuning_layers.default.weight"),
+                "tuned_bias": (".ln_tuning_layers.bias", ".ln_tuning_layers.default.bias"),
+            }
+        },
+        always=tuple(_TUNED),
         whole=True,
         compared="formula, PEFT",
     ),

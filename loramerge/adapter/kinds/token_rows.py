@@ -130,7 +130,7 @@ def united_rows(deltas: Sequence[TokenRows]) -> TokenRows:
 
 def _tokens_of(stored: Stored) -> list[int]:
     """Return the rows that a configuration names for a module."""
-    found = stored.config.get("trainable_token_indices")
+    found = stored.config.get("trainable_token_indices", stored.config.get("token_indices"))
     if isinstance(found, Mapping):
         path = stored.path
         names = (name for name in found if path == name or path.endswith(f".{name}"))
@@ -157,7 +157,11 @@ KINDS = (
         "tokens",
         roles=(_ROLE,),
         make=_make,
-        suffixes={"peft-lora": {_ROLE: (".token_adapter.trainable_tokens_delta",)}},
+        suffixes={
+            "peft-lora": {
+                _ROLE: (".token_adapter.trainable_tokens_delta", ".trainable_tokens_delta")
+            }
+        },
         always=(_ROLE,),
         compared="PEFT",
     ),

@@ -239,6 +239,7 @@ class _Optimisation:
             "chosen].",
             metavar="SIZE",
             result=False,
+            number=int,
         ),
     ] = None
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of all random numbers.")] = 0
@@ -333,6 +334,7 @@ class _Images:
             "Layer of the text encoder that is used, counted from the last as in kohya's "
             "scripts: 1 is the last, 2 the one before (SD1, SD2) [default: 1].",
             metavar="N",
+            number=int,
         ),
     ] = None
 
@@ -388,6 +390,7 @@ class _Monitoring:
             "a row of samples; 0: none.",
             metavar="N",
             result=False,
+            number=int,
         ),
     ] = "0"
     validate_every: Annotated[

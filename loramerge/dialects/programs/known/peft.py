@@ -8,7 +8,9 @@ __all__ = ["PROGRAM"]
 
 _FORMS = (
     "lora", "dora of outputs", "loha", "lokr", "lokr with a core", "oft of inputs", "boft", "ia3",
-    "bias beside factors",
+    "bias beside factors", "adalora", "beft", "c3a", "deft", "delora", "fourierft", "glora of elements",
+    "gralora", "hira", "hra", "miss", "miss, mini", "miss of blocks", "osf", "peanut", "pvera",
+    "randlora", "road", "shira", "supertuning", "tinylora", "unilora", "vblora", "vera", "waveft",
 )  # fmt: skip
 
 PROGRAM = Program(

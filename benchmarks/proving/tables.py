@@ -1,16 +1,16 @@
-"""The tables of docs/proving-ground.md, from figures: dictionaries, one for each case, n and seed."""
+"""The tables of the pages, from figures: dictionaries, one for each case, n and seed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.shapebench.cases import NUMBERS, operators
-from benchmarks.shapebench.scores import Interval, interval
+from benchmarks.proving.cases import NUMBERS, operators
+from benchmarks.proving.scores import Interval, interval
 
 __all__ = [
-    "Figures", "lead", "operator_table", "parameter_table", "picture_table", "resize_table",
-    "scale_table", "table", "values_of",
+    "Figures", "lead", "operator_table", "parameter_table", "resize_table", "scale_table",
+    "score_table", "table", "values_of",
 ]  # fmt: skip
 
 Figures = Sequence[dict[str, Any]]
@@ -60,15 +60,12 @@ def operator_table(rows: Figures, counts: Sequence[int]) -> list[str]:
     )
 
 
-def picture_table(rows: Figures, count: int) -> list[str]:
-    """Return the lines of a table: generated pictures, ordinary prompts and drift of every operator."""
-    scores = {
-        "shown": "shown",
-        "least shown": "least shown",
-        "prompts": "ordinary prompts",
-        "drift": "drift, %",
-        "together": "two at once",
-    }
+def score_table(rows: Figures, count: int, scores: Mapping[str, str]) -> list[str]:
+    """Return the lines of a table: other scores of every operator, by default.
+
+    Args:
+        scores: name in the figures → head of the column.
+    """
     return table(
         ["method", *scores.values()],
         (

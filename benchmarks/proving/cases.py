@@ -1,4 +1,4 @@
-"""The cases: operators, final scales and parameters from the registry, and rules of `resize`.
+"""The cases: operators, final scales and parameters from the registry.
 
 A new operator appears by itself, with all scales. Its parameters are varied if their name is in
 `VALUES`.
@@ -6,16 +6,17 @@ A new operator appears by itself, with all scales. Its parameters are varied if 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loramerge.algebra.operators import OPERATORS
 from loramerge.algebra.scale import SCALES
 
-__all__ = ["FULL_RANK", "NUMBERS", "OF_RANKS", "RULES", "VARIED", "Case", "cases", "operators"]
+__all__ = [
+    "NUMBERS", "VARIED", "Case", "operator_cases", "operators", "parameter_cases", "scale_cases",
+]  # fmt: skip
 
-FULL_RANK = 64  # of the layers: results of operators on elements are not cut to a lower rank
 VARIED = (4,)  # numbers of adapters with which parameters are varied
 NUMBERS = (0.25, 0.5, 0.75)  # scales that are numbers, for the sum
 
@@ -34,17 +35,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "strength": (0.5,),
     "protected": (1,),
 }
-
-# rule of resize → values that make an adapter smaller and smaller
-RULES: dict[str, tuple[Any, ...]] = {
-    "rank": (4, 3, 2, 1),
-    "energy": (0.99, 0.95, 0.9, 0.7),
-    "ratio": (3.0, 2.0, 1.5, 1.2),
-    "cumulative": (0.95, 0.9, 0.7, 0.5),
-    "max_error": (0.1, 0.2, 0.3, 0.5),
-    "max_size": (4, 3, 2, 1),  # as large as this uniform rank
-}
-OF_RANKS = ("rank", "max_size")  # their values are ranks, and they can be fair to each adapter
 
 
 @dataclass(frozen=True)
@@ -74,17 +64,32 @@ def operators() -> list[Any]:
     return sorted(OPERATORS.values(), key=lambda one: (one.order, one.name))
 
 
-def cases() -> Iterator[Case]:
-    """Yield every case: operators first, then scales, then parameters."""
+def operator_cases() -> Iterator[Case]:
+    """Yield every operator with its default scale and parameters."""
+    return (Case("operators", one.name) for one in operators())
+
+
+def scale_cases(scales: Sequence[str] = SCALES) -> Iterator[Case]:
+    """Yield every operator with the scales that are not its default, then the sum with numbers.
+
+    Args:
+        scales: which are tried.
+    """
     for one in operators():
-        yield Case("operators", one.name)
-    for one in operators():
-        yield from (Case("scales", one.name, scale) for scale in SCALES if scale != one.scale)
+        yield from (Case("scales", one.name, scale) for scale in scales if scale != one.scale)
     yield from (Case("scales", "linear", str(number)) for number in NUMBERS)
+
+
+def parameter_cases(full_rank: int) -> Iterator[Case]:
+    """Yield every operator with one parameter changed at a time.
+
+    Args:
+        full_rank: of the layers: results of operators on elements are not cut to a lower rank.
+    """
     for one in operators():
         for parameter in one.own_parameters:
             for value in VALUES.get(parameter.name, ()):
                 if value != parameter.default:
                     yield Case("parameters", one.name, None, {parameter.name: value})
         if one.space == "elements":
-            yield Case("parameters", one.name, None, {"rank": FULL_RANK})
+            yield Case("parameters", one.name, None, {"rank": full_rank})

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from benchmarks.shapebench.cases import operators
-from benchmarks.shapebench.scores import Interval
-from benchmarks.shapebench.tables import Figures, lead, table, values_of
+from benchmarks.proving.cases import operators
+from benchmarks.proving.scores import Interval
+from benchmarks.proving.tables import Figures, lead, table, values_of
 from loramerge.algebra.scale import SCALES
 
 __all__ = ["CLAIMS", "Claim", "best_key", "default_table", "order_table", "verdict"]

@@ -1,4 +1,4 @@
-"""The plots of docs/proving-ground.md, as SVG. They need matplotlib."""
+"""The plots of the pages, as SVG. They need matplotlib."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from benchmarks.shapebench.cases import operators
-from benchmarks.shapebench.scores import interval
-from benchmarks.shapebench.tables import Figures, values_of
+from benchmarks.proving.cases import operators
+from benchmarks.proving.scores import interval
+from benchmarks.proving.tables import Figures, values_of
 
 __all__ = ["operators_plot", "resize_plot", "tradeoff_plot"]
 
@@ -63,8 +63,12 @@ def operators_plot(rows: Figures, counts: Sequence[int], path: Path) -> None:
     _save(figure, path)
 
 
-def tradeoff_plot(rows: Figures, count: int, path: Path) -> None:
-    """Draw the retention of every operator against what it does to ordinary pictures."""
+def tradeoff_plot(rows: Figures, count: int, path: Path, drift: str) -> None:
+    """Draw the retention of every operator against its drift.
+
+    Args:
+        drift: the label of that axis.
+    """
     figure, panel = plt.subplots(figsize=(8, 5.6), layout="constrained")
     points = []
     for one in operators():
@@ -88,7 +92,7 @@ def tradeoff_plot(rows: Figures, count: int, path: Path) -> None:
         )
     panel.set(
         xlim=(-0.3, None),
-        xlabel="drift of ordinary pictures, % of their error",
+        xlabel=drift,
         xscale="symlog",
         ylabel="mean retention",
         title=f"n = {count}",

@@ -1,0 +1,200 @@
+"""Compute parts of an output file in other processes, each of which writes at its own positions.
+
+What travels is what to do: names of files, places in them, weights. The workers read the inputs and
+write into the partial file themselves, so both must lie where all of them see the same file system;
+only the figures of the report come back. Bytes do not depend on who computes a part, so a part may be
+computed twice. An open file is pickled as its path, a family and an operator as their names.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loramerge.algebra.operator import Operator
+from loramerge.algebra.operators import find_operator
+from loramerge.algebra.workers import ordered, steady_heap
+from loramerge.errors import FileError, UsageError
+from loramerge.families import Family, family
+from loramerge.files.positioned import PositionedFile
+from loramerge.files.reader import TensorFile
+from loramerge.stream.walk import Buffers, Finding, Layout, Written, tasks_of
+
+__all__ = ["write_in_parts"]
+
+_LEAST = 32 << 20  # bytes of a part
+_MOST = 64  # parts of a file
+
+
+def write_in_parts(
+    layout: Layout[Finding],
+    out: PositionedFile,
+    written: Written,
+    threads: int | None,
+    *,
+    executor: Executor,
+) -> list[Finding]:
+    """Fill a partial file by an executor; return the results of the tasks, in the order of tensors.
+
+    Args:
+        threads: of each part; None is one.
+        executor: of processes or machines that have loramerge and see the same files.
+
+    Raises:
+        UsageError: if the work cannot be sent to other processes.
+        FileError: if a worker is lost.
+        LoramergeError: of a part.
+    """
+    path = str(Path(out.path).absolute())
+    futures: list[Future[tuple[int, list[Finding]]]] = []
+    try:
+        for data in (_pickled(part, path, threads) for part in _parts(layout)):
+            futures += [executor.submit(_compute, data)]
+        found: list[Finding] = []
+        for future in futures:
+            size, findings = _result(future, path)
+            found += findings
+            written.add(size)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return found
+
+
+def _parts(layout: Layout[Finding]) -> Iterator[Layout[Finding]]:
+    """Yield the layouts of neighbouring tensors that are computed together."""
+    size = max(_LEAST, layout.size // _MOST)
+    names: list[str] = []
+    held = 0
+    for name in layout.tensors:
+        names.append(name)
+        held += layout.infos[name].stop - layout.infos[name].start
+        if held >= size:
+            yield _part(layout, names)
+            names, held = [], 0
+    if names:
+        yield _part(layout, names)
+
+
+def _part(layout: Layout[Finding], names: list[str]) -> Layout[Finding]:
+    return replace(
+        layout,
+        head=b"",
+        metadata={},
+        tensors={name: layout.tensors[name] for name in names},
+        computed={name: layout.computed[name] for name in names if name in layout.computed},
+    )
+
+
+def _pickled(part: Layout[Any], path: str, threads: int | None) -> bytes:
+    """Return a part as bytes.
+
+    Raises:
+        UsageError: if it holds something that lives in this process alone.
+    """
+    try:
+        return pickle.dumps((part, path, threads))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UsageError(
+            "this cannot be computed by other processes",
+            found=str(error),
+            hint="an input is a pickle, or an operator is not a function of a module; compute it in one "
+            "process",
+        ) from None
+
+
+def _compute(data: bytes) -> tuple[int, list[Any]]:
+    """Compute a part where it was sent to; return the bytes that it wrote, and its results.
+
+    Raises:
+        LoramergeError: if an input changed or is not here, or a result does not fit its type.
+    """
+    part, path, threads = pickle.loads(data)
+    buffers, size = Buffers(), 0
+    found: list[Any] = []
+    steady_heap()
+    with PositionedFile(path, "r+") as out:
+        tasks = list(tasks_of(part, out))
+        for task, findings in zip(
+            tasks, ordered(lambda one: one.run(buffers), tasks, threads=threads or 1), strict=True
+        ):
+            size += task.size
+            found += findings
+        out.flush()
+    return size, found
+
+
+def _result(future: Future[Any], path: str) -> Any:
+    """Return the result of a part.
+
+    Raises:
+        FileError: if its worker is lost.
+    """
+    try:
+        return future.result()
+    except Exception as error:
+        lost = isinstance(error, (BrokenExecutor, CancelledError))
+        if lost or type(error).__module__.partition(".")[0] == "distributed":
+            raise FileError(
+                "a worker that computed a part of the output is lost",
+                file=path,
+                found=str(error) or type(error).__name__,
+                hint="nothing was written; run again when the workers are back",
+            ) from None
+        raise
+
+
+# --- what is pickled by its name ---------------------------------------------------------------------
+
+
+def _opened(path: str, identity: tuple[int, int]) -> TensorFile:
+    """Open a file that was open in another process.
+
+    Raises:
+        FileError: if it has changed since.
+    """
+    file = TensorFile(path)
+    if file.identity[:2] != identity:
+        raise FileError("the file changed after its header was read", file=path, hint="run again")
+    return file
+
+
+def _file_parts(file: TensorFile) -> tuple[Any, ...]:
+    return _opened, (str(Path(file.path).absolute()), file.identity[:2])
+
+
+def _family_parts(one: Family) -> tuple[Any, ...]:
+    return family, (one.name,)
+
+
+def _operator(name: str, code: str | None) -> Operator:
+    """Return the operator of a name that was sent from another process.
+
+    Raises:
+        UsageError: if it is not known here, or its code is another.
+    """
+    try:
+        found = find_operator(name)
+    except UsageError:
+        found = None
+    if found is None or found.code != code:
+        raise UsageError(
+            f"the processes that compute the parts do not have the same operator {name!r}",
+            hint="install it as a package where they run, or compute in one process",
+        )
+    return found
+
+
+def _operator_parts(one: Operator) -> tuple[Any, ...]:
+    return _operator, (one.name, one.code)
+
+
+copyreg.pickle(TensorFile, _file_parts)
+copyreg.pickle(Family, _family_parts)
+copyreg.pickle(Operator, _operator_parts)
