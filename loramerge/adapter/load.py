@@ -37,6 +37,7 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
+from loramerge.dialects.owners import with_owners
 from loramerge.errors import (
     FormatError,
     LoramergeError,
@@ -112,7 +113,7 @@ def load(path: str | PathLike[str]) -> Adapter:
     reading = _Reading()
     reading.account.carried.extend(classified.embeddings)
     reading.unknown += classified.unknown
-    for group in classified.groups:
+    for group in with_owners(classified.groups, detection.naming):
         _read_group(reading, group, source, detection)
     info = Info(
         path=source.path,

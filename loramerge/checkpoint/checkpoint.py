@@ -20,7 +20,9 @@ from loramerge.files.tensors import Tensor
 
 __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 
-_SHARE = 0.5  # of a component's parameters must be there for it to be taken
+# of a component's parameters must be there for it to be taken; some families list those of several
+# networks, of which the smallest have less than half
+_SHARE = 0.4
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
 _SHARD = re.compile(r"-\d+-of-\d+")

@@ -157,13 +157,27 @@ def _head(stem: str) -> str:
     head = _longest(_heads(DIALECTS.version), stem)
     if head not in _marked_after(DIALECTS.version):
         return head
-    head = _longest(_family_heads(DIALECTS.version, FAMILIES.version), stem) or head
+    head = _longest(_family_heads(DIALECTS.version, FAMILIES.version), stem, whole=True) or head
     others = not head and (DIALECTS.look_for_others() | FAMILIES.look_for_others())
     return _head(stem) if others else head
 
 
-def _longest(heads: Mapping[str, list[str]], stem: str) -> str:
-    return next((head for head in heads.get(stem[:1], ()) if stem.startswith(head)), "")
+def _longest(heads: Mapping[str, list[str]], stem: str, *, whole: bool = False) -> str:
+    """Return the longest of the prefixes that a stem begins with, or ''.
+
+    Args:
+        whole: the level of the name that a prefix ends in has to end there: `first` does not begin
+            `first_stage_model`.
+    """
+    return next(
+        (
+            head
+            for head in heads.get(stem[:1], ())
+            if stem.startswith(head)
+            and (not whole or head[-1] in "._" or stem[len(head) : len(head) + 1] in ("", "."))
+        ),
+        "",
+    )
 
 
 def _by_letter(known: Iterable[str]) -> Mapping[str, list[str]]:

@@ -95,19 +95,27 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         )
     fit = max(fits.values())
     tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
-    if len(tied) == 1:
+    if len(tied) > 1:
+        for key in _METADATA_KEYS:
+            named = _named(tied, metadata.get(key, ""))
+            if named is not None:
+                what = f"names and shapes fit several; {key} is {metadata[key]}"
+                return Detection((named,), what)
+    meanings = {_meaning(family, groups) for family in tied}
+    eldest = _without_twins(tied) if len(meanings) == 1 else tied
+    if len(eldest) == 1:
+        (family,) = eldest
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
-        sure = any(tied[0].metadata.likeness(metadata.get(key, "")) for key in _METADATA_KEYS)
-        twins = tied[0].twins if not sure and _is_attention(tied[0], groups) else ()
+        sure = any(family.metadata.likeness(metadata.get(key, "")) for key in _METADATA_KEYS)
+        twins = tuple(other.title for other in tied if other is not family)
+        if not sure and _is_attention(family, groups):
+            twins = family.twins
         if twins:
-            what += f"; the attention of {listed(list(twins), 9)} has the same names and shapes"
-        return Detection((tied[0],), what, twins=twins)
-    for key in _METADATA_KEYS:
-        named = _named(tied, metadata.get(key, ""))
-        if named is not None:
-            what = f"names and shapes fit several; {key} is {metadata[key]}"
-            return Detection((named,), what)
-    if any(_meaning(f, groups) != _meaning(tied[0], groups) for f in tied):
+            part = "the attention" if twins == family.twins else "what it changes"
+            what += f"; {part} of {listed(list(twins), 9)} has the same names and shapes"
+        return Detection((family,), what, twins=twins)
+    tied = sorted(eldest, key=lambda family: family.order)
+    if len(meanings) > 1:
         names = " and ".join(family.name for family in tied)
         return Detection(
             (),
@@ -115,8 +123,15 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             "decide",
         )
     return Detection(
-        tuple(tied), "names and shapes fit all of these, and the metadata names none of them"
+        tuple(tied),
+        "names and shapes fit all of these, and the metadata names none of them",
+        twins=tuple(twin for f in tied if _is_attention(f, groups) for twin in f.twins),
     )
+
+
+def _without_twins(families: Sequence[Family]) -> list[Family]:
+    """Return the families, without those that are twins of another of them."""
+    return [f for f in families if not any(f.title in other.twins for other in families)]
 
 
 def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
@@ -127,7 +142,8 @@ def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
 def _resembling(like: Mapping[Family, FamilyFit]) -> Detection:
     """Return the result for a file that resembles families and belongs to none."""
     best = max(like.values())
-    names = tuple(family.name for family, fit in like.items() if fit[:2] == best[:2])
+    closest = _without_twins([family for family, fit in like.items() if fit[:2] == best[:2]])
+    names = tuple(family.name for family in closest)
     known = best.exact + best.other
     if not best.shaped:
         why = f"but {'none' if not best.exact else f'only {best.exact}'} of {known} have its shape"

@@ -207,9 +207,11 @@ class Dialect:
         return None
 
     def stem(self, family: Family, modules: tuple[str, ...]) -> Stem | None:
-        """Return the stem of a site, or None if the dialect has no such site."""
-        spelled = _written(self, family).get(modules)
-        return stem_table(self, family)[spelled[0][0]] if spelled else None
+        """Return the stem of a site, or None if the dialect writes no such site."""
+        for stem, form in _written(self, family).get(modules, ()):
+            if self.forms[form].written:
+                return stem_table(self, family)[stem]
+        return None
 
     def stems_of(self, family: Family, component: str) -> Mapping[str, str]:
         """Return stem → module of everything that the dialect names of a component."""

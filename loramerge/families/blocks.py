@@ -4,9 +4,9 @@ The UNet's blocks follow from where its tensors lie in the original single files
 `OUT00`…. Adapters of families without a table have names as their files spell them; for Flux the
 patterns below find the block in every spelling.
 
-Source: `get_flux_blocks` of sd-webui-lora-block-weight (b403cb7) and sd-webui-supermerger (0b1c491), by
-its meaning: D and S are the double and the single blocks, IN is whatever reads an input (image,
-text, time, vector, guidance), OUT the final layer, CLIP and T5 the text encoders.
+Source: `get_flux_blocks` of sd-webui-lora-block-weight (b403cb7) and sd-webui-supermerger
+(0b1c491), by its meaning: D and S are the double and the single blocks, IN is whatever reads an
+input (image, text, time, vector, guidance), OUT the final layer, CLIP and T5 the text encoders.
 """
 
 from __future__ import annotations

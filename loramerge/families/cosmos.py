@@ -1,12 +1,13 @@
 """The template of Cosmos-Predict2, and of Anima, its 2B size with a text conditioner.
 
-The modules are those of the networks that make images; for videos one more channel is patched in. The
-text encoder of Anima is Qwen3 0.6B; that of Cosmos-Predict2, an older T5, is not covered.
+The modules are those of the networks that make images; for videos one more channel is patched in.
+The text encoder of Anima is Qwen3 0.6B; that of Cosmos-Predict2, an older T5, is not covered.
 
-Source of the names: diffusers' `CosmosTransformer3DModel` and `AnimaTextConditioner` (verified), and the
-original single files as diffusers' `convert_cosmos_transformer_checkpoint_to_diffusers` reads them
-(verified by conversion). Of the text encoder: transformers' `Qwen3Model` (verified), and the names that
-sd-scripts' `lora_anima.py` (48d368fa) gives its modules. Of the sizes: the published configurations.
+Source of the names: diffusers' `CosmosTransformer3DModel` and `AnimaTextConditioner` (verified),
+and the original single files as diffusers' `convert_cosmos_transformer_checkpoint_to_diffusers`
+reads them (verified by conversion). Of the text encoder: transformers' `Qwen3Model` (verified), and
+the names that sd-scripts' `lora_anima.py` (48d368fa) gives its modules. Of the sizes: the published
+configurations.
 """
 
 from __future__ import annotations
@@ -115,8 +116,7 @@ def _in_single_file(module: Module, parameter: Parameter) -> Slot:
 
 
 _PROBES = (
-    "transformer_blocks.0.attn1.to_q",
-    "transformer_blocks.0.attn2.to_k",
+    *(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in "qk"),
     "transformer_blocks.0.ff.net.2",
     "blocks.0.cross_attn.q_proj",
 )

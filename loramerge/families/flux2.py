@@ -1,11 +1,13 @@
-"""The template of Flux.2, dev and the two sizes of klein, with diffusers' and Black Forest Labs' names.
+"""The template of Flux.2, dev and the two sizes of klein, with diffusers' and Black Forest Labs'
+names.
 
-Unlike Flux.1, all blocks share their modulation, no layer has a bias, the feed-forward is gated, and
-diffusers keeps what the single blocks fuse. The text encoders, language models, are not covered.
+Unlike Flux.1, all blocks share their modulation, no layer has a bias, the feed-forward is gated,
+and diffusers keeps what the single blocks fuse. The text encoders, language models, are not
+covered.
 
-Source of the names: diffusers' `Flux2Transformer2DModel` (verified), and the original single files as
-diffusers' `convert_flux2_transformer_checkpoint_to_diffusers` reads them (verified by conversion). Of
-the sizes: the published configurations.
+Source of the names: diffusers' `Flux2Transformer2DModel` (verified), and the original single files
+as diffusers' `convert_flux2_transformer_checkpoint_to_diffusers` reads them (verified by
+conversion). Of the sizes: the published configurations.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Names are diffusers' and Lightricks'.
 
 Modulation tables are not layers and are left alone; so is the text encoder.
 
-Source of the names: diffusers' `LTXVideoTransformer3DModel` (verified), and the original single files as
-diffusers' `convert_ltx_transformer_checkpoint_to_diffusers` reads them (verified by conversion). Of the
-sizes: the published configurations.
+Source of the names: diffusers' `LTXVideoTransformer3DModel` (verified), and the original single
+files as diffusers' `convert_ltx_transformer_checkpoint_to_diffusers` reads them (verified by
+conversion). Of the sizes: the published configurations.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ def ltx_video(name: str, title: str, *, width: int, blocks: int, also: tuple[str
         classes={"transformer": "LTXVideoTransformer3DModel"},
         heads=heads(stacks),
         probes=(
-            "transformer_blocks.0.attn1.to_q",
-            "transformer_blocks.0.attn2.to_k",
+            *(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in "qk"),
             "transformer_blocks.0.ff.net.2",
         ),
         sign=r"(?<!\d[._])transformer_blocks[._]\d+[._](?:attn[12]|ff)[._]|patchify_proj",

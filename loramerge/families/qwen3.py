@@ -1,7 +1,7 @@
 """Qwen3, a language model that serves as a text encoder, with transformers' names.
 
-A model with a head (`Qwen3ForCausalLM`) keeps the same layers in `model`, as ComfyUI's files do. Both
-spellings are accepted.
+A model with a head (`Qwen3ForCausalLM`) keeps the same layers in `model`, as ComfyUI's files do.
+Both spellings are accepted.
 """
 
 from __future__ import annotations

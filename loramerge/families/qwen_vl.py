@@ -1,7 +1,8 @@
 """Qwen2.5-VL, a vision and language model that serves as a text encoder, with transformers' names.
 
-Since transformers 4.52 its two halves lie in `model.language_model` and `model.visual`; before that they
-were `model` and `visual`, as files published since still have them, and ComfyUI's. Both are accepted.
+Since transformers 4.52 its two halves lie in `model.language_model` and `model.visual`; before that
+they were `model` and `visual`, as files published since still have them, and ComfyUI's. Both are
+accepted.
 """
 
 from __future__ import annotations

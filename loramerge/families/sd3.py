@@ -3,8 +3,8 @@
 The joint transformer, two CLIP text encoders with projections, and T5-XXL.
 
 Source of the names: diffusers' `SD3Transformer2DModel` (verified), and the original single files as
-diffusers' `convert_sd3_transformer_checkpoint_to_diffusers` reads them (verified by conversion). The
-positional embedding is not a layer and is left alone.
+diffusers' `convert_sd3_transformer_checkpoint_to_diffusers` reads them (verified by conversion).
+The positional embedding is not a layer and is left alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The parts of a family: components made of modules, and where each layout stores them.
 
 A module is one layer of the network, named `component.path` with the diffusers path. A parameter is
-its `weight` or `bias`. A layout says, for each parameter, the `Slot` it lies in: a tensor's name, and
-for fused tensors which range of its rows. Ranges are counted in equal parts of the tensor's height, so
-that they hold for networks of every width.
+its `weight` or `bias`. A layout says, for each parameter, the `Slot` it lies in: a tensor's name,
+and for fused tensors which range of its rows. Ranges are counted in equal parts of the tensor's
+height, so that they hold for networks of every width.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ class Family:
         probes: paths of a few modules that most adapters have; of modules that a layout stores
             fused, all of them. Detection spells these before it spells all.
         sizes: for each other network of the same names, its sizes by those that `build` gives.
-        twins: models of other families whose attention has the same names and shapes.
+        twins: models of other families whose attention has the same names and shapes, by the titles
+            of those that are families here; an adapter that fits both is taken for this family's.
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.

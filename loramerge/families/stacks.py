@@ -1,12 +1,12 @@
 """Diffusion transformers as templates: stacks of equal blocks, with diffusers' and native names.
 
-A family states its layers once, as rows of tables; `expand` gives its modules with diffusers' paths,
-and `native_slots` where the original single file stores each of their parameters.
+A family states its layers once, as rows of tables; `expand` gives its modules with diffusers'
+paths, and `native_slots` where the original single file stores each of their parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -18,8 +18,11 @@ __all__ = [
     "Row",
     "Stack",
     "expand",
+    "fused",
     "heads",
+    "linear",
     "native_slots",
+    "norm",
     "same",
     "transformer_spellings",
 ]
@@ -57,6 +60,41 @@ class Row(NamedTuple):
 def same(name: str, layer: Layer, dims: tuple[str | int, ...], *, bias: bool = False) -> Row:
     """Return the row of a layer that both networks call alike."""
     return Row(name, layer, dims, bias, Native(name))
+
+
+def linear(
+    name: str,
+    rows: str | int,
+    columns: str | int,
+    native: str | None = None,
+    *,
+    bias: bool = True,
+    swapped: bool = False,
+) -> Row:
+    """Return the row of a linear layer; without an original name, both networks call it alike."""
+    return Row(name, "linear", (rows, columns), bias, Native(native or name, swapped=swapped))
+
+
+def norm(
+    name: str,
+    width: str | int,
+    native: str | None = None,
+    *,
+    bias: bool = False,
+    weight: str = ".weight",
+) -> Row:
+    """Return the row of a norm; without an original name, both networks call it alike."""
+    return Row(name, "norm", (width,), bias, Native(native or name, weight=weight))
+
+
+def fused(
+    names: Sequence[str], rows: str | int, columns: str | int, native: str, *, bias: bool = True
+) -> tuple[Row, ...]:
+    """Return the rows of linear layers that are equal parts of one original tensor, in this order."""
+    return tuple(
+        Row(name, "linear", (rows, columns), bias, Native(native, part, len(names)))
+        for part, name in enumerate(names)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,12 +139,16 @@ def _head(name: str) -> str:
     return first + dot
 
 
-def native_slots(stacks: Sequence[Stack]) -> Slots:
-    """Return the function that says where the original single file stores a parameter."""
+def native_slots(stacks: Sequence[Stack], renamed: Callable[[str], str] = str) -> Slots:
+    """Return the function that says where the original single file stores a parameter.
+
+    Args:
+        renamed: gives the name of a layer of a block in the file by its original one.
+    """
 
     @cache
     def table() -> Mapping[str, Native]:
-        return _natives(stacks)
+        return _natives(stacks, renamed)
 
     def slot(module: Module, parameter: Parameter) -> Slot | None:
         found = table().get(module.path)
@@ -119,11 +161,11 @@ def native_slots(stacks: Sequence[Stack]) -> Slots:
     return slot
 
 
-def _natives(stacks: Sequence[Stack]) -> Mapping[str, Native]:
+def _natives(stacks: Sequence[Stack], renamed: Callable[[str], str]) -> Mapping[str, Native]:
     """Return diffusers path → original name of every layer that has one."""
     return {
         stack.name.format(number) + row.name: row.native._replace(
-            name=stack.native.format(number) + row.native.name
+            name=stack.native.format(number) + renamed(row.native.name)
         )
         for stack in stacks
         for number in stack.numbers

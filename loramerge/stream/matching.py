@@ -36,6 +36,8 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
     candidates = adapter.info.detection.candidates
     if not candidates and not checkpoint.candidates:
         return  # modules are matched by name
+    if any(family.title in adapter.info.detection.twins for family in checkpoint.candidates):
+        return  # the base says which of the twins it is
     if not any(family in checkpoint.candidates for family in candidates):
         raise FamilyError(
             "the adapter and the base belong to different families",

@@ -27,7 +27,6 @@ BASES = (ROOT, ROOT / "loramerge", ROOT / "docs")
 # files that the reader is about to make
 MADE_BY_READERS = {
     "loramerge/algebra/operators/top_entries.py",
-    "loramerge/families/transformers/auraflow.py",
     "top_entries.py",
 }
 
@@ -112,6 +111,11 @@ def test_the_family_has_the_names_and_shapes_of_diffusers(
         for parameter in parameters(module)
     }
     assert told == {name: shape for name, shape in printed.items() if name not in not_layers}
+
+
+def test_the_family_is_the_one_that_comes_with_loramerge(sources: dict[str, str]) -> None:
+    shipped = ROOT / "loramerge" / "families" / "transformers" / "auraflow.py"
+    assert sources["family"] == shipped.read_text("utf-8")
 
 
 def test_the_family_runs(run: Any, sources: dict[str, str]) -> None:

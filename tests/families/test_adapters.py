@@ -102,6 +102,17 @@ CONVERTERS = (
                   r"attn|\.ff\.|caption|proj_out")
         for name in ("ltx-video", "ltx-video-13b")
     ),
+    # it renames more than one part of a name, and so keeps `audio_patchify_proj` and modulation apart
+    Converter("_convert_non_diffusers_ltx2_lora_to_diffusers", "ltx-2", "comfyui"),
+    Converter("_convert_non_diffusers_krea2_lora_to_diffusers", "krea2", "comfyui"),
+    # of layers outside of the blocks it knows none
+    Converter("_convert_non_diffusers_ideogram4_lora_to_diffusers", "ideogram4", "comfyui",
+              r"layers\.\d"),
+    Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "comfyui"),
+    Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "kohya"),
+    Converter("_convert_non_diffusers_hidream_lora_to_diffusers", "hidream-i1", "comfyui"),
+    # it renames the blocks alone
+    Converter("_convert_non_diffusers_flux3_lora_to_diffusers", "flux3", "comfyui", r"blocks\."),
     # it does not know ComfyUI's names of the text encoder
     *(
         Converter("_convert_non_diffusers_anima_lora_to_diffusers", name, "comfyui", but=r"^text_enc")
@@ -198,11 +209,40 @@ def test_hunyuan_video_in_the_spelling_of_diffusion_pipe_is_recognised(tmp_path:
     assert not adapter.info.account.unknown
 
 
+@pytest.mark.long_tail(keep=1)
+@pytest.mark.parametrize("family", [tail("ace-step"), tail("krea2")])
+def test_original_names_after_the_wrapper_are_read_as_diffusers_reads_them(
+    tmp_path: Path, family: str
+) -> None:
+    """Trainers that wrap the original network with PEFT write them."""
+    torch: Any = pytest.importorskip("torch")
+    utils: Any = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    word = family.replace("-", "_")
+    stems = {
+        re.sub(r"^diffusion_model\.(?:decoder\.)?", "base_model.model.", stem): shape
+        for stem, shape in linear_stems(FAMILIES[family], "comfyui")
+        if re.search(r"layers\.\d+\.|blocks\.\d+\.", stem) and "mlp" not in stem
+    }
+    tensors = factors(stems, up=".lora_B.weight", down=".lora_A.weight")
+    theirs = getattr(utils, f"_convert_non_diffusers_{word}_lora_to_diffusers")(
+        {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
+    )
+    expected = changes({key: value.numpy() for key, value in theirs.items()}, probed=True)
+    adapter = load(write(tensors, tmp_path / "a.safetensors")).require_sound()
+    assert adapter.family is not None and adapter.family.name == family
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    ours, _ = read_safetensors(tmp_path / "b.safetensors")
+    assert same(changes(ours, probed=True), expected)
+
+
 # --- baking ------------------------------------------------------------------------------------
 
 NEW = (
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "z-image", "lumina2", "hunyuan-video",
-    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b",
+    "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b", "ltx-2", "krea2", "qwen-image-21",
+    "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1", "flux3", "auraflow",
+    "kandinsky5", "cogvideox", "cogview4", "pixart", "ovis-image",
+    "cosmos3", "ace-step",
 )  # fmt: skip
 
 

@@ -38,6 +38,23 @@ LOADERS = {
     "hunyuan-video": "HunyuanVideoLoraLoaderMixin",
     "ltx-video": "LTXVideoLoraLoaderMixin",
     "ltx-video-13b": "LTXVideoLoraLoaderMixin",
+    "ltx-2": "LTX2LoraLoaderMixin",
+    "krea2": "Krea2LoraLoaderMixin",
+    "qwen-image-21": "QwenImageLoraLoaderMixin",
+    "chroma": "FluxLoraLoaderMixin",
+    "ideogram4": "Ideogram4LoraLoaderMixin",
+    "minimax-h3": "MiniMaxH3LoraLoaderMixin",
+    "ernie-image": "ErnieImageLoraLoaderMixin",
+    "hidream-i1": "HiDreamImageLoraLoaderMixin",
+    "flux3": "Flux3LoraLoaderMixin",
+    "auraflow": "AuraFlowLoraLoaderMixin",
+    "mochi": "Mochi1LoraLoaderMixin",
+    "hunyuan-video-15": "HunyuanVideoLoraLoaderMixin",
+    "kandinsky5": "KandinskyLoraLoaderMixin",
+    "cogvideox": "CogVideoXLoraLoaderMixin",
+    "cogview4": "CogView4LoraLoaderMixin",
+    "sana": "SanaLoraLoaderMixin",
+    "ace-step": "AceStepLoraLoaderMixin",
 }
 
 Place = tuple[str, tuple[int, int]]  # tensor, rows
@@ -147,6 +164,8 @@ def _layer(torch: Any, shape: tuple[int, ...], bias: bool) -> Any:
     make = torch.nn.utils.skip_init
     if len(shape) == 5:
         return make(torch.nn.Conv3d, shape[1], shape[0], shape[2:], bias=bias)
+    if len(shape) == 3:
+        return make(torch.nn.Conv1d, shape[1], shape[0], shape[2], bias=bias)
     if len(shape) == 4:
         return make(torch.nn.Conv2d, shape[1], shape[0], shape[2], bias=bias)
     if len(shape) == 2:

@@ -21,7 +21,9 @@ _NETWORK, _ENCODERS = "diffusion_model.", "text_encoders."
 
 
 def _network(family: Family, component: str) -> tuple[str, ...]:
-    return (_NETWORK,) if component in NETWORK or component == "unet" else ()
+    if component not in NETWORK and component != "unet":
+        return ()
+    return family.prefixes.get(_NAME, {}).get(component, (_NETWORK,))
 
 
 def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
@@ -57,6 +59,10 @@ DIALECT = Dialect(
     ),
     # diffusers and InvokeAI ignore or refuse an alpha beside these names, ComfyUI needs none
     alpha="none",
-    prefixes={_NETWORK: "transformer", _ENCODERS: "text_encoders"},
+    prefixes={
+        _NETWORK: "transformer",
+        "conditional_transformer.": "transformer",  # Ideogram 4's
+        _ENCODERS: "text_encoders",
+    },
     writable="any module of a known diffusion transformer",
 )

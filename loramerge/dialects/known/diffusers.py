@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from loramerge.dialects.native import spell_native
 from loramerge.dialects.spec import Dialect, Form
 from loramerge.dialects.spelling import COMPONENTS, dotted, path, prefixes, short_path, spell
 from loramerge.dialects.suffixes import PEFT
+from loramerge.families import Family
 
 __all__ = ["DIALECT"]
 
 _STEMS = spell(prefixes("diffusers", dotted), path, short_path)
 
+
+def _originals(family: Family, component: str) -> tuple[str, ...]:
+    """Return the prefix of original names in the families of which OneTrainer writes these.
+
+    These are its keys that no mark tells from diffusers' own: `transformer.final_layer.linear`.
+    """
+    prefix = f"{component}."
+    return (prefix,) if prefix in family.prefixes.get("onetrainer", {}).get(component, ()) else ()
+
+
+_FACTORS = {
+    "down": (*PEFT["down"], ".lora_down.weight"),
+    "up": (*PEFT["up"], ".lora_up.weight"),
+    "alpha": (".alpha",),
+}
 _LOKR = {
     name: (f".{name}",)
     for name in (
@@ -24,16 +41,8 @@ DIALECT = Dialect(
     example="unet.down_blocks.0.….attn1.to_q.lora_A.weight",
     order=1,
     forms=(
-        Form(
-            _STEMS,
-            {
-                **PEFT,
-                "down": (*PEFT["down"], ".lora_down.weight"),
-                "up": (*PEFT["up"], ".lora_up.weight"),
-                "alpha": (".alpha",),
-            },
-            ("peft-lora",),
-        ),
+        Form(_STEMS, _FACTORS, ("peft-lora",)),
+        Form(spell_native(_originals), _FACTORS, written=False),
         Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
         Form(_STEMS, {"dora_scale": (".dora_scale",)}, written=False),  # OneTrainer's, of inputs
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from loramerge.dialects.native import NETWORK, spell_native
 from loramerge.dialects.spec import Dialect, Form
 from loramerge.dialects.spelling import COMPONENTS, path, prefixes, short_path, spell
 from loramerge.dialects.suffixes import PEFT
@@ -52,12 +53,19 @@ def _form(usual: Callable[[str], tuple[str, ...]]) -> Form:
     )
 
 
+def _network(family: Family, component: str) -> tuple[str, ...]:
+    return _usual(component) if component in NETWORK else ()
+
+
+# original names of trainers that wrap the original network, as ACE-Step's does
+_ORIGINALS = Form(spell_native(_network), PEFT, written=False)
+
 _FOLDER = Dialect(
     name="peft",
     title="PEFT folder (adapter_config.json + adapter_model.safetensors)",
     example="base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight",
     order=3,
-    forms=(_form(_usual),),
+    forms=(_form(_usual), _ORIGINALS),
     alpha="config",
     prefixes={_HEAD: "", **{f"{name}/{_HEAD}": name for name in COMPONENTS}},
     writable="low-rank deltas; one sub-folder per component where there are several",

@@ -1,20 +1,27 @@
 """Flux.1: the transformer with diffusers' and Black Forest Labs' names, CLIP-L and T5-XXL.
 
-Source of the names: diffusers' `FluxTransformer2DModel` (verified), and the original single files as
-diffusers' `convert_flux_transformer_checkpoint_to_diffusers` reads them (verified by conversion).
+Source of the names: diffusers' `FluxTransformer2DModel` (verified), and the original single files
+as diffusers' `convert_flux_transformer_checkpoint_to_diffusers` reads them (verified by
+conversion).
 """
 
 from __future__ import annotations
 
 from loramerge.families.clip import CLIP_L, clip_modules
 from loramerge.families.encoders import clip_spellings, t5_spellings
+from loramerge.families.flux import (
+    DOUBLE,
+    DOUBLE_MODULATION,
+    SINGLE,
+    SINGLE_MODULATION,
+    embedder,
+)
 from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
-    Native,
-    Row,
     Stack,
     expand,
     heads,
+    linear,
     native_slots,
     transformer_spellings,
 )
@@ -23,81 +30,27 @@ from loramerge.families.t5 import T5, t5_modules
 __all__ = ["FAMILY"]
 
 
-def _qkv(fused: str, *names: str) -> tuple[Row, ...]:
-    """Queries, keys and values: equal thirds of one tensor, in this order."""
-    return tuple(
-        Row(name, "linear", ("w", "w"), True, Native(fused, part, 3))
-        for part, name in enumerate(names)
-    )
-
-
-def _norms(*names: tuple[str, str]) -> tuple[Row, ...]:
-    return tuple(
-        Row(name, "norm", ("head",), False, Native(native, weight=".scale"))
-        for name, native in names
-    )
-
-
 _TOP = (
-    *(
-        row
-        for name, native, width in (
-            ("timestep_embedder", "time_in", "frequencies"),
-            ("guidance_embedder", "guidance_in", "frequencies"),
-            ("text_embedder", "vector_in", "pooled"),
-        )
-        for row in (
-            Row(f"time_text_embed.{name}.linear_1", "linear", ("w", width), True,
-                Native(f"{native}.in_layer")),
-            Row(f"time_text_embed.{name}.linear_2", "linear", ("w", "w"), True,
-                Native(f"{native}.out_layer")),
-        )
-    ),
-    Row("context_embedder", "linear", ("w", "context"), True, Native("txt_in")),
-    Row("x_embedder", "linear", ("w", "channels"), True, Native("img_in")),
-)  # fmt: skip
-_DOUBLE = (
-    Row("norm1.linear", "linear", ("6w", "w"), True, Native("img_mod.lin")),
-    Row("norm1_context.linear", "linear", ("6w", "w"), True, Native("txt_mod.lin")),
-    *_norms(
-        ("attn.norm_q", "img_attn.norm.query_norm"),
-        ("attn.norm_k", "img_attn.norm.key_norm"),
-    ),
-    *_qkv("img_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
-    Row("attn.to_out.0", "linear", ("w", "w"), True, Native("img_attn.proj")),
-    *_norms(
-        ("attn.norm_added_q", "txt_attn.norm.query_norm"),
-        ("attn.norm_added_k", "txt_attn.norm.key_norm"),
-    ),
-    *_qkv("txt_attn.qkv", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    Row("attn.to_add_out", "linear", ("w", "w"), True, Native("txt_attn.proj")),
-    Row("ff.net.0.proj", "linear", ("4w", "w"), True, Native("img_mlp.0")),
-    Row("ff.net.2", "linear", ("w", "4w"), True, Native("img_mlp.2")),
-    Row("ff_context.net.0.proj", "linear", ("4w", "w"), True, Native("txt_mlp.0")),
-    Row("ff_context.net.2", "linear", ("w", "4w"), True, Native("txt_mlp.2")),
-)
-# linear1 is queries, keys, values and the feed-forward, which is four times as high
-_SINGLE = (
-    Row("norm.linear", "linear", ("3w", "w"), True, Native("modulation.lin")),
-    *_norms(("attn.norm_q", "norm.query_norm"), ("attn.norm_k", "norm.key_norm")),
-    Row("attn.to_q", "linear", ("w", "w"), True, Native("linear1", 0, 7)),
-    Row("attn.to_k", "linear", ("w", "w"), True, Native("linear1", 1, 7)),
-    Row("attn.to_v", "linear", ("w", "w"), True, Native("linear1", 2, 7)),
-    Row("proj_mlp", "linear", ("4w", "w"), True, Native("linear1", 3, 7, 4)),
-    Row("proj_out", "linear", ("w", "5w"), True, Native("linear2")),
+    *embedder("time_text_embed.timestep_embedder", "time_in", "frequencies"),
+    *embedder("time_text_embed.guidance_embedder", "guidance_in", "frequencies"),
+    *embedder("time_text_embed.text_embedder", "vector_in", "pooled"),
+    linear("context_embedder", "w", "context", "txt_in"),
+    linear("x_embedder", "w", "channels", "img_in"),
 )
 # the original modulates by (shift, scale), diffusers by (scale, shift)
 _LAST = (
-    Row("norm_out.linear", "linear", ("2w", "w"), True,
-        Native("final_layer.adaLN_modulation.1", swapped=True)),
-    Row("proj_out", "linear", ("channels", "w"), True, Native("final_layer.linear")),
-)  # fmt: skip
-
-
+    linear("norm_out.linear", "2w", "w", "final_layer.adaLN_modulation.1", swapped=True),
+    linear("proj_out", "channels", "w", "final_layer.linear"),
+)
 _STACKS = (
     Stack("", "", (0,), _TOP),
-    Stack("transformer_blocks.{}.", "double_blocks.{}.", range(19), _DOUBLE),
-    Stack("single_transformer_blocks.{}.", "single_blocks.{}.", range(38), _SINGLE),
+    Stack("transformer_blocks.{}.", "double_blocks.{}.", range(19), (*DOUBLE_MODULATION, *DOUBLE)),
+    Stack(
+        "single_transformer_blocks.{}.",
+        "single_blocks.{}.",
+        range(38),
+        (*SINGLE_MODULATION, *SINGLE),
+    ),
     Stack("", "", (0,), _LAST),
 )
 _WIDTH = 3072
@@ -149,7 +102,6 @@ FAMILY = Family(
                 for name in (
                     "double_blocks",
                     "single_blocks",
-                    "final_layer",
                     "time_in",
                     "vector_in",
                     "guidance_in",
@@ -173,7 +125,7 @@ FAMILY = Family(
         "text_model.encoder.layers.0.self_attn.q_proj",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    twins=("Chroma", "Bria", "Bria FIBO", "LongCat-Image"),
+    twins=("Chroma", "Bria", "Bria FIBO", "LongCat-Image", "Ovis-Image"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

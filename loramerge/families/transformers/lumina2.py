@@ -1,11 +1,13 @@
-"""Lumina Image 2.0: one stream of image and text, after two refiners, with diffusers' and its own names.
+"""Lumina Image 2.0: one stream of image and text, after two refiners, with diffusers' and its own
+names.
 
-Keys and values have a third as many heads as queries: of five equal parts of `qkv`, three are queries.
-The text encoder, a language model, is not covered, nor is the original's last norm, which nothing uses.
+Keys and values have a third as many heads as queries: of five equal parts of `qkv`, three are
+queries. The text encoder, a language model, is not covered, nor is the original's last norm, which
+nothing uses.
 
-Source of the names: diffusers' `Lumina2Transformer2DModel` (verified), and the original single files as
-diffusers' `convert_lumina2_to_diffusers` reads them (verified by conversion). Of the sizes: the
-published configuration.
+Source of the names: diffusers' `Lumina2Transformer2DModel` (verified), and the original single
+files as diffusers' `convert_lumina2_to_diffusers` reads them (verified by conversion). Of the
+sizes: the published configuration.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Mochi 1: joint blocks of video and text, of two widths, with diffusers' and its own names.
 
-Source of the names: diffusers' `MochiTransformer3DModel`, and the original single file as diffusers'
-`convert_mochi_transformer_checkpoint_to_diffusers` reads it. The last block does not change the text.
+Source of the names: diffusers' `MochiTransformer3DModel`, and the original single file as
+diffusers' `convert_mochi_transformer_checkpoint_to_diffusers` reads it. The last block does not
+change the text.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Wan 2.1 and 2.2: the video transformer with diffusers' and the original's names.
+"""Wan 2.1 and 2.2, VACE and Animate: the video transformer with diffusers' and the original's names.
 
-The modules are those of the 14B networks, image conditioning included; smaller ones (1.3B, 5B) have
-fewer blocks of the same names and are matched by these, with sizes of their own. Distilled
-adapters change the modulation tables, too. The 14B pipelines of 2.2 have two such networks, in diffusers
-`transformer` for the first, noisy steps and `transformer_2` for the last; the original has them in files
-of their own. The text encoder is umT5-XXL.
+The modules are those of the 14B networks, image conditioning included, of VACE's blocks beside them and
+of Animate's face adapter; smaller networks (1.3B, 5B) have fewer blocks of the same names and are
+matched by these, with sizes of their own. Distilled adapters change the modulation tables, too. The 14B
+pipelines of 2.2 have two such networks, in diffusers `transformer` for the first, noisy steps and
+`transformer_2` for the last; the original has them in files of their own. The text encoder is umT5-XXL.
+The encoders of faces and motion of Animate are not covered, nor are the layers for audio of S2V, of
+which diffusers has no class.
 
-Source of the names: diffusers' `WanTransformer3DModel` (verified), and the original single files as
-diffusers' `convert_wan_transformer_to_diffusers` reads them (verified by conversion).
+Source of the names: diffusers' `WanTransformer3DModel`, `WanVACETransformer3DModel` and
+`WanAnimateTransformer3DModel` (verified), and the original single files as diffusers'
+`convert_wan_transformer_to_diffusers` reads them (verified by conversion).
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ from loramerge.families.stacks import (
     Row,
     Stack,
     expand,
+    fused,
     heads,
+    linear,
     native_slots,
+    norm,
     transformer_spellings,
 )
 from loramerge.families.t5 import T5, t5_modules
@@ -60,29 +66,51 @@ def _attention(name: str, native: str) -> tuple[Row, ...]:
     )
 
 
-_BLOCK = (
-    *_attention("attn1", "self_attn"),
-    *_attention("attn2", "cross_attn"),
+_OF_IMAGES = (
     Row("attn2.add_k_proj", "linear", ("w", "w"), True, Native("cross_attn.k_img")),
     Row("attn2.add_v_proj", "linear", ("w", "w"), True, Native("cross_attn.v_img")),
     Row("attn2.norm_added_k", "norm", ("w",), False, Native("cross_attn.norm_k_img")),
+)
+_PLAIN = (
+    *_attention("attn1", "self_attn"),
+    *_attention("attn2", "cross_attn"),
     Row("norm2", "norm", ("w",), True, Native("norm3")),
     Row("ffn.net.0.proj", "linear", ("hidden", "w"), True, Native("ffn.0")),
     Row("ffn.net.2", "linear", ("w", "hidden"), True, Native("ffn.2")),
     Row("scale_shift_table", "matrix", (1, 6, "w"), False, Native("modulation", weight="")),
 )
 
-
+_VACE = (*_PLAIN, linear("proj_out", "w", "w", "after_proj"))
+_FACE = (
+    linear("to_q", "w", "w", "linear1_q"),
+    *fused(("to_k", "to_v"), "w", "w", "linear1_kv"),
+    linear("to_out", "w", "w", "linear2"),
+    norm("norm_q", "head", "q_norm"),
+    norm("norm_k", "head", "k_norm"),
+)
 _LAST = (
+    *(
+        Row(name, "conv", ("w", channels, 1, 2, 2), True, Native(name))
+        for name, channels in (("vace_patch_embedding", 96), ("pose_patch_embedding", 16))
+    ),
     Row("proj_out", "linear", (64, "w"), True, Native("head.head")),
     Row("scale_shift_table", "matrix", (1, 2, "w"), False, Native("head.modulation", weight="")),
 )
 _STACKS = (
     Stack("", "", (0,), _TOP),
-    Stack("blocks.{}.", "blocks.{}.", range(40), _BLOCK),
+    Stack("blocks.{}.", "blocks.{}.", range(40), (*_PLAIN, *_OF_IMAGES)),
+    Stack("vace_blocks.{}.", "vace_blocks.{}.", range(15), _VACE),
+    Stack(
+        "vace_blocks.{}.", "vace_blocks.{}.", (0,), (linear("proj_in", "w", "w", "before_proj"),)
+    ),
+    Stack("face_adapter.{}.", "face_adapter.fuser_blocks.{}.", range(8), _FACE),
     Stack("", "", (0,), _LAST),
 )
-_SIZES = {"w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36}
+_SIZES = {
+    "w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36, "head": 128,
+}  # fmt: skip
+_OF_1_3B = {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960}
+_FROM_TEXT = {36: 16}  # the channels of networks that see no image
 
 
 def _build() -> tuple[Component, ...]:
@@ -96,7 +124,7 @@ def _build() -> tuple[Component, ...]:
 
 FAMILY = Family(
     name="wan",
-    title="Wan 2.1 and 2.2",
+    title="Wan 2.1 and 2.2, VACE, Animate",
     build=_build,
     spellings={
         "transformer": transformer_spellings("original", native_slots(_STACKS)),
@@ -125,10 +153,12 @@ FAMILY = Family(
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
     sizes=(
-        {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960},  # 1.3B
+        _FROM_TEXT,
+        _OF_1_3B,
+        _OF_1_3B | _FROM_TEXT,
         {5120: 3072, 6 * 5120: 6 * 3072, 13824: 14336, 64: 192, 36: 48},  # 5B of 2.2
     ),
-    twins=("ChronoEdit", "AnyFlow", "Helios", "Wan VACE", "Wan-Animate"),
+    twins=("ChronoEdit", "AnyFlow", "Helios"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

@@ -4,8 +4,9 @@ The published names are diffusers' own; ComfyUI's single files store them as tho
 queries, keys and values fused. Padding tokens are not layers and are left alone; so is the text
 encoder, a language model.
 
-Source of the names: diffusers' `ZImageTransformer2DModel` (verified), and the single files as diffusers'
-`convert_z_image_transformer_checkpoint_to_diffusers` reads them (verified by conversion).
+Source of the names: diffusers' `ZImageTransformer2DModel` (verified), and the single files as
+diffusers' `convert_z_image_transformer_checkpoint_to_diffusers` reads them (verified by
+conversion).
 """
 
 from __future__ import annotations
