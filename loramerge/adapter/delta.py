@@ -153,8 +153,8 @@ class Delta(ABC):
 
     @property
     def form(self) -> str:
-        """The kind, and the variant that programs treat differently: `dora of inputs`, `lokr with a
-        core`."""
+        """The kind, and the variant that programs treat differently: `dora of inputs`, `dora of
+        outputs over loha`, `lokr with a core`."""
         return self.kind
 
     @property

@@ -17,6 +17,7 @@ from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.classify import names_an_adapter
 from loramerge.dialects.programs import READERS, Program
+from loramerge.errors import listed
 from loramerge.records import record
 
 __all__ = ["Reading", "form_of", "reading", "readings"]
@@ -125,26 +126,37 @@ def _reading(
     lone = not info.configs if target is None else not target.folder
     unread, otherwise = set[Site](), dict[str, set[Site]]()
     refusing: dict[str, int] = {}
+    barred, told = set[Site](), False
     for group in groups:
         form, spelled, sites, names = group
         if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):
             return None
         if lone and any(DIALECTS[name].folder for name in spelled):
             return None  # a lone file in the words of folders
+        told = told or any(program.tells(family, d, form, names) for d in spelled)
         if form in program.refuses:
             refusing[form] = refusing.get(form, 0) + len(sites)
             continue
+        bad = set[str]().union(*(program.refused(family, d, form, names) for d in spelled))
+        barred |= {site for site in sites if not bad.isdisjoint(site.modules)} if bad else set()
         missed = set[str]().union(*(program.unread(family, d, form, names) for d in spelled))
         left = {s for s in sites if not missed.isdisjoint(s.modules)} if missed else set()
         unread |= left
         for what in {program.computes(family, name, form) for name in spelled} - {None}:
             otherwise.setdefault(str(what), set()).update(set(sites) - left)
+    if not told:
+        return None
     different = {what: _in_order(adapter, those) for what, those in otherwise.items() if those}
     if target is None and program.one_alpha and naming is not None and naming.one_alpha:
         differing = _other_alphas(adapter, program)
         if differing:
             different[_ONE_ALPHA] = tuple(differing)
-    refused = ", ".join(f"{form} ({count} of them)" for form, count in refusing.items())
+    reasons = [f"{form} ({count} of them)" for form, count in refusing.items()]
+    if barred:
+        reasons.append(
+            f"modules that it does not know: {listed(list(_in_order(adapter, barred)), 3)}"
+        )
+    refused = ", ".join(reasons)
     left_out = _in_order(adapter, unread)
     if not refused and program.most_unread is not None:
         refused = _too_many(adapter, left_out, program.most_unread)

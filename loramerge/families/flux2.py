@@ -136,5 +136,5 @@ def flux2(
         ),
         sign=r"(?:double|single)_blocks[._]|(?<!\d[._])transformer_blocks[._]",
         one_alpha=False,
-        programs={"comfyui": "comfyui"},
+        programs={"comfyui": "comfyui", "invokeai": "diffusers"},
     )

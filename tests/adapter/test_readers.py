@@ -28,6 +28,7 @@ from tests.builders.samples import Array
 BLOCK = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0"
 Z = "lora_unet_layers_0_attention"
 SD15 = {"modelspec.architecture": "stable-diffusion-v1/lora"}
+FLUX = {"modelspec.architecture": "flux-1-dev/lora"}
 
 
 def _normal(*shape: int) -> Array:
@@ -85,6 +86,44 @@ def test_keys_with_the_name_of_an_adapter_get_no_claim(name: str, tmp_path: Path
     assert bool(_said(_adapter(tmp_path, tensors))) == (not name)
 
 
+PEFT = ("lora_B", "lora_A")
+ANIMA = _lora("lora_unet_blocks_0_self_attn_q_proj", 2048, 2048) | _lora(
+    "lora_unet_blocks_0_mlp_layer1", 8192, 2048
+)
+LTX = {"attn1.to_q": (2048, 2048), "ff.net.0.proj": (8192, 2048), "attn2.to_k": (2048, 2048)}
+WAN = {"attn1.to_q": (5120, 5120), "ffn.net.0.proj": (13824, 5120), "attn2.to_k": (5120, 5120)}
+
+
+def _several(head: str, shapes: Mapping[str, tuple[int, int]], *words: str) -> dict[str, Array]:
+    return {k: v for m, shape in shapes.items() for k, v in _lora(head + m, *shape, *words).items()}
+
+
+# family, program → an adapter in a dialect in which the program leaves some or all modules out
+UNREAD: dict[tuple[str, str], dict[str, Array]] = {
+    ("anima", "a1111"): ANIMA,
+    ("anima", "forge"): ANIMA,
+    ("anima", "diffusers"): ANIMA,
+    ("sdxl", "comfyui"): _lora(
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", 640, 2048,
+        "lora.up", "lora.down",
+    ),
+    ("ltx-video", "comfyui"): _several("transformer.transformer_blocks.0.", LTX, *PEFT),
+    ("wan", "comfyui"): _several("transformer.blocks.0.", WAN, *PEFT),
+    ("flux1", "diffusers"): _lora("double_blocks.0.img_attn.qkv", 9216, 3072, *PEFT)
+    | _lora("single_blocks.37.linear2", 3072, 15360, *PEFT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "program"), UNREAD)
+def test_what_a_program_leaves_out_is_not_said_to_load_in_it(
+    family: str, program: str, tmp_path: Path
+) -> None:
+    """Whether a test saw it leave modules out, or none knows."""
+    adapter = _adapter(tmp_path, UNREAD[family, program])
+    assert adapter.info.detection.name == family
+    assert _said(adapter).get(program) != ""
+
+
 def test_a_lone_difference_of_a_vector_makes_a1111_refuse(tmp_path: Path) -> None:
     lone = {f"{BLOCK}_attn1_to_out_0.diff_b": _normal(640)}
     adapter = _adapter(tmp_path, USUAL | lone, SD15)
@@ -101,6 +140,27 @@ def test_many_tensors_without_a_place_make_forge_refuse(tmp_path: Path) -> None:
     said = _said(_adapter(tmp_path, USUAL | few, SD15))
     assert said["forge"] == said["comfyui"] == "leaves 4 of 6 modules out"
     assert _said(_adapter(tmp_path, USUAL | norms, SD15))["forge"].startswith("refuses the file")
+
+
+def test_a_program_that_cannot_tell_a_file_gets_no_claim(tmp_path: Path) -> None:
+    """InvokeAI knows SD1 by its cross-attention or its text encoder."""
+    assert "invokeai" not in _said(_adapter(tmp_path, USUAL, SD15))
+    cross = _lora(f"{BLOCK}_attn2_to_k", 640, 768)
+    assert _said(_adapter(tmp_path, USUAL | cross, SD15))["invokeai"] == ""
+
+
+def test_a_module_without_a_place_makes_invokeai_refuse(tmp_path: Path) -> None:
+    block = _lora("lora_unet_single_blocks_37_linear2", 3072, 15360)
+    assert _said(_adapter(tmp_path, block, FLUX))["invokeai"] == ""
+    end = _lora("lora_unet_final_layer_linear", 64, 3072)
+    said = _said(_adapter(tmp_path, block | end, FLUX))
+    assert said["invokeai"] == "leaves 1 of 2 modules out"
+    adapter = _adapter(tmp_path, block | _lora("lora_unet_img_in", 3072, 64), FLUX)
+    assert _said(adapter)["invokeai"].endswith("does not know: transformer.x_embedder")
+    with pytest.raises(NotExpressible, match="InvokeAI"):
+        check_program(
+            adapter, "invokeai", choose_dialect("invokeai", [adapter]), lambda event: None
+        )
 
 
 def test_modules_computed_differently_are_reported(tmp_path: Path) -> None:

@@ -11,11 +11,16 @@ import numpy as np
 
 from loramerge.adapter import Adapter
 from loramerge.families import FAMILIES
-from tests.clients.readers.job import Array, base_of, narrow, probe_of
+from tests.clients.readers.job import SHARE, Array, base_of, narrow, probe_of
 from tests.clients.written import layers, places, turned
 
-# families of which a narrow network may be another's
-TOLD_BY_SIZE = ("wan", "flux2-dev", "cosmos2-14b")
+# wide families, whose 32nd is too wide for a miniature: it counts as a network of another family
+SHARES = dict.fromkeys(("wan", "flux2-dev", "cosmos2-14b"), 2 * SHARE)
+
+
+def share_of(family: str) -> int:
+    """Return how much narrower than the family's its layers are."""
+    return SHARES.get(family, SHARE)
 
 
 def task_of(family: str) -> dict[str, Any]:
@@ -32,8 +37,7 @@ def task_of(family: str) -> dict[str, Any]:
         for key, ((tag, _, _), shape) in places(family).items()
         if key in chosen and not key[0].startswith("text_encoder")
     }
-    narrowed = family not in TOLD_BY_SIZE
-    return {"family": family, "original": original, "plain": plain, "narrowed": narrowed}
+    return {"family": family, "original": original, "plain": plain, "share": share_of(family)}
 
 
 def turned_layers(family: str) -> set[str]:
@@ -67,17 +71,16 @@ class Place(NamedTuple):
         return turned(base_of(self.tag, self.shape)[self.rows], self.swapped).astype(np.float64)
 
 
-def meaning(adapter: Adapter, family: str, tags: Collection[str], *, narrowed: bool) -> Meaning:
+def meaning(adapter: Adapter, family: str, tags: Collection[str]) -> Meaning:
     """Return what a file means.
 
     Args:
         family: that of the layers; the file alone may not tell it from relatives.
         tags: what the saver calls the layers: tensors of the original file, or parameters of modules.
-        narrowed: whether the layers are narrow and have weights.
     """
     found = Meaning()
     for site, delta in adapter.deltas.items():
-        where = [_place(name, family, tags, narrowed=narrowed) for name in site.modules]
+        where = [_place(name, family, tags) for name in site.modules]
         known = [place for place in where if place is not None]
         if len(known) < len(where):
             found.strangers.append(_answer(delta.dense()))
@@ -90,16 +93,16 @@ def meaning(adapter: Adapter, family: str, tags: Collection[str], *, narrowed: b
     return found
 
 
-def _place(name: str, family: str, tags: Collection[str], *, narrowed: bool) -> Place | None:
+def _place(name: str, family: str, tags: Collection[str]) -> Place | None:
     module = FAMILIES[family].find(name)
     if module is None:
         return None
-    plain = f"{name}.weight"
+    plain, share = f"{name}.weight", share_of(family)
     if plain in tags:
-        shape = narrow(module.shape) if narrowed else module.shape
+        shape = narrow(module.shape, share)
         return Place(plain, shape, slice(0, shape[0]), False)
-    (tag, ends, swapped), whole = places(family, narrowed=narrowed)[name, "weight"]
-    return Place(tag, narrow(whole) if narrowed else whole, slice(*ends), swapped)
+    (tag, ends, swapped), whole = places(family, share)[name, "weight"]
+    return Place(tag, narrow(whole, share), slice(*ends), swapped)
 
 
 def _answer(change: Array) -> Array:

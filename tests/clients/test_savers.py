@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from tests.clients import saved
 from tests.clients.readers.job import Array
@@ -45,6 +46,9 @@ ROUNDING = 1e-5  # answers are differences of float32 numbers, whose rounding th
 # OneTrainer exchanges the halves of rows that the original stores the other way round, but for these
 # kinds, whose files then do otherwise than what it trained
 UNTURNED = {"onetrainer": ("loha", "lokr")}
+# musubi-tuner's converter gives the attention of Flux the names it has in HunyuanVideo, `img_attn_qkv`;
+# no loader of Flux knows them, so the file is of no family, and we say which one it resembles
+MISNAMED = {"musubi": ("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b")}
 
 
 @pytest.mark.parametrize(("program", "family"), ROWS)
@@ -54,20 +58,21 @@ def test_what_it_saves_is_read_as_it_means_it(program: str, family: str, tmp_pat
     report = _run(program, family, tmp_path)
     assert report
     amiss = {}
-    for name, said in report.items():
+    for name in report:
         with np.load(tmp_path / f"{name}.npz") as answers:
             expected = dict(answers)
         adapter = load(tmp_path / f"{name}.safetensors")
-        candidates = [found.name for found in adapter.info.detection.candidates]
-        found = saved.meaning(adapter, family, expected, narrowed=said["narrow"])
+        misnamed = name.endswith("converted") and family in MISNAMED.get(program, ())
+        families = _families(adapter, misnamed=misnamed)
+        found = saved.meaning(adapter, family, expected)
         faults = saved.turned_layers(family) if name.startswith(UNTURNED.get(program, ())) else ()
         off = sorted(_off(found, expected) - set(faults))
         keys, unknown = len(adapter.info.order), len(adapter.info.account.unknown)
         dialect = adapter.info.dialect
         what = f"{dialect}, {len(off)} layers off"
         sys.stdout.write(f"{program:10} {family:14} {name:24} {keys - unknown}/{keys}  {what}\n")
-        if family not in candidates or unknown or off:
-            amiss[name] = (candidates, list(adapter.info.account.unknown)[:3], off[:4])
+        if family not in families or unknown or off:
+            amiss[name] = (families, list(adapter.info.account.unknown)[:3], off[:4])
     assert amiss == {}
 
 
@@ -84,6 +89,13 @@ def _run(program: str, family: str, folder: Path) -> Any:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((folder / "report.json").read_text())
+
+
+def _families(adapter: Adapter, *, misnamed: bool) -> list[str]:
+    """Return the families that a file may be of; of misnamed ones, those that it resembles alone."""
+    detection = adapter.info.detection
+    candidates = [found.name for found in detection.candidates]
+    return [*detection.resembles] if misnamed and not candidates else [] if misnamed else candidates
 
 
 def _off(found: saved.Meaning, expected: dict[str, Array]) -> set[str]:

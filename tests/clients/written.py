@@ -14,6 +14,7 @@ from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.elsewhere import computed_elsewhere
 from loramerge.adapter.info import Info
 from loramerge.adapter.kinds.bases.scale import Scale
+from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.dora import DoRA
 from loramerge.adapter.kinds.full import Full
 from loramerge.adapter.kinds.glora import GLoRA
@@ -26,7 +27,7 @@ from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES, Module, Spelling, parameters
 from loramerge.files.tensors import ArrayTensor
-from tests.clients.readers.job import base_of, narrow
+from tests.clients.readers.job import SHARE, base_of, narrow
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[str, tuple[int, ...]], Delta | None]
@@ -65,6 +66,19 @@ def _loha(name: str, shape: tuple[int, ...]) -> LoHa:
     return LoHa.of(parts, Scale(0.5 * RANK), shape)
 
 
+def _loha_cores(name: str, shape: tuple[int, ...]) -> Delta | None:
+    if len(shape) != 4 or shape[2] == 1:
+        return None
+    sides = {"a": (RANK, shape[0]), "b": (RANK, shape[1])}
+    parts = {
+        f"hada_w{i}_{side}": _values(f"{name}{i}{side}", *size, scale=0.5)
+        for i in "12"
+        for side, size in sides.items()
+    }
+    cores = {f"hada_t{i}": _values(f"{name}{i}t", RANK, RANK, *shape[2:]) for i in "12"}
+    return LoHa.of({**parts, **cores}, Scale(0.5 * RANK), shape)
+
+
 def _lokr(name: str, shape: tuple[int, ...]) -> Delta | None:
     if shape[0] % 2 or shape[1] % 2:
         return None
@@ -89,12 +103,15 @@ def _lokr_core(name: str, shape: tuple[int, ...]) -> Delta | None:
     return LoKr.of(parts, Scale(0.5 * RANK), shape)
 
 
-def _dora(axis: str) -> Make:
-    def make(name: str, shape: tuple[int, ...]) -> Delta:
+def _dora(axis: str, inner: Make = _lora) -> Make:
+    def make(name: str, shape: tuple[int, ...]) -> Delta | None:
+        within = inner(name, shape)
+        if not isinstance(within, Scaled):
+            return None
         size = (shape[0], 1) if axis == "out" else (1, shape[1])
         size = (*size, *(1,) * (len(shape) - 2))
         positive = ArrayTensor(np.abs(_values(name + "m", *size).numpy()) + 4.0)
-        return DoRA.of(_lora(name, shape), positive, "dora_scale")
+        return DoRA.of(within, positive, "dora_scale")
 
     return make
 
@@ -137,10 +154,13 @@ KINDS: Mapping[str, Make] = {
     "lora": _lora,
     "tucker": _tucker,
     "loha": _loha,
+    "loha, cores": _loha_cores,
     "lokr": _lokr,
     "lokr, core": _lokr_core,
     "dora of outputs": _dora("out"),
     "dora of inputs": _dora("in"),
+    "dora of outputs over loha": _dora("out", _loha),
+    "dora of outputs over lokr": _dora("out", _lokr),
     "full": _full,
     "ia3": _ia3,
     "oft": _oft(),
@@ -219,7 +239,7 @@ Place = tuple[str, tuple[int, int], bool]  # tensor, rows, whether their halves 
 
 @cache
 def places(
-    family: str, *, narrowed: bool = True
+    family: str, share: int = SHARE
 ) -> Mapping[tuple[str, str], tuple[Place, tuple[int, ...]]]:
     """(module, parameter) → where it lies in the original file, and the full shape of the tensor."""
     found = {}
@@ -246,7 +266,7 @@ def places(
                 rows.append((module.path, parameter, shape, tag, part, parts, span, swapped))
         for path, parameter, shape, tag, part, parts, span, swapped in rows:
             whole = (heights[tag], *shape[1:])
-            small = narrow(whole)[0] if narrowed else whole[0]
+            small = narrow(whole, share)[0]
             ends = (small * part // parts, small * (part + span) // parts)
             found[f"{component.name}.{path}", parameter] = ((tag, ends, swapped), whole)
     return found
@@ -263,9 +283,9 @@ def job_of(family: str) -> dict[str, Any]:
         else:
             network[tag] = shape
     plain = {
-        f"{module.removeprefix('unet.')}.{parameter}": tag
-        for (module, parameter), ((tag, _, _), _) in places(family).items()
-        if module.startswith("unet.")
+        f"{module.partition('.')[2]}.{parameter}": (tag, *rows, swapped)
+        for (module, parameter), ((tag, rows, swapped), _) in places(family).items()
+        if not module.startswith("text_encoder") and tag.endswith((".weight", ".bias"))
     }
     return {"family": family, "network": network, "encoders": encoders, "plain": plain}
 

@@ -195,6 +195,7 @@ def _programs(program: Program) -> list[tuple[str, ...]]:
             else ", ".join(f"`{name}`" for name in reads.families),
             ", ".join(form for form in reads.forms if form not in said) or "none",
             f"`{reads.but}`" if reads.but else "–",
+            f"`{reads.refuses}`" if reads.refuses else "–",
             "; ".join(f"{form}: {said[form]}" for form in reads.forms if form in said) or "–",
         )
         for reads in program.reads
@@ -226,8 +227,9 @@ def tables() -> dict[str, str]:
                 )
             )
         )
-    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "computed differently")),
-                "|---" * 7 + "|"]  # fmt: skip
+    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "file refused for",
+                      "computed differently")),
+                "|---" * 8 + "|"]  # fmt: skip
     programs += [_row(row) for program in READERS.known() for row in _programs(program)]
     vectors = [_row(("values", "blocks they name")), "|---|---|"]
     vectors += [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]

@@ -99,7 +99,8 @@ class DoRA(Dependent):
 
     @property
     def form(self) -> str:
-        return f"dora of {self.axis}puts"
+        of = f"dora of {self.axis}puts"
+        return of if self.inner.kind == "lora" else f"{of} over {self.inner.form}"
 
     def content(self) -> Content:
         flat = self.magnitude.reshaped((self.magnitude.size,))

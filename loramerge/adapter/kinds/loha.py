@@ -91,6 +91,8 @@ class LoHa(Scaled):
 
     @property
     def form(self) -> str:
+        if "hada_t1" in self.parts:
+            return f"{self.kind} with cores"
         kernels = any(len(self.parts[role].shape) > 2 for role in _NEEDS)
         return f"{self.kind} with kernels" if kernels else self.kind
 

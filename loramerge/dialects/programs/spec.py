@@ -29,6 +29,10 @@ class Reads:
         forms: kinds of modules, as `adapter.readers` tells them apart.
         but: pattern of full module names that it does not read; none by default.
         unseen: pattern of full module names of which no test knows; none by default.
+        refuses: pattern of full module names of which one makes it refuse the whole file; none by
+            default.
+        told_by: pattern of full module names, one of which every tested file has, since the program
+            tells by it what a file is for; none by default.
         tried: forms that tests have given it, read or not; all of them by default.
         otherwise: form → what it computes in the place of what is defined, in these dialects alone.
     """
@@ -40,6 +44,8 @@ class Reads:
     unseen: str = ""
     tried: tuple[str, ...] = ()
     otherwise: Mapping[str, str] = field(default_factory=dict)
+    refuses: str = ""
+    told_by: str = ""
 
     def covers(self, family: str, dialect: str) -> bool:
         """Return whether it speaks of a dialect of a family."""
@@ -84,17 +90,25 @@ class Program:
 
     def has_seen(self, family: str, dialect: str, form: str, names: frozenset[str]) -> bool:
         """Return whether tests have given it modules of a form and these names, read or not."""
-        unseen = [
-            reads.unseen
-            for reads in _covering(self, family, dialect)
-            if not reads.tried or form in reads.tried
-        ]
+        unseen = [reads.unseen for reads in _tried(self, family, dialect, form)]
         return bool(unseen) and not _matched_by_all(unseen, names)
 
     def unread(self, family: str, dialect: str, form: str, names: frozenset[str]) -> set[str]:
         """Return those of the names whose modules it does not read, if they are of a form."""
         but = [r.but for r in _covering(self, family, dialect) if form in r.forms]
         return _matched_by_all(but, names)
+
+    def refused(self, family: str, dialect: str, form: str, names: frozenset[str]) -> set[str]:
+        """Return those of the names whose modules make it refuse the whole file."""
+        patterns = [reads.refuses for reads in _tried(self, family, dialect, form)]
+        return _matched_by_all(patterns or [""], names)
+
+    def tells(self, family: str, dialect: str, form: str, names: frozenset[str]) -> bool:
+        """Return whether modules of a form and these names tell it what a file is for."""
+        patterns = [reads.told_by for reads in _tried(self, family, dialect, form)]
+        if not all(patterns):
+            return True
+        return any(_pattern(text).search(name) for text in patterns for name in names)
 
     def computes(self, family: str, dialect: str, form: str) -> str | None:
         """Return the different result that it computes for a form, None for the definition."""
@@ -103,7 +117,10 @@ class Program:
 
 
 def _matched_by_all(patterns: Sequence[str], names: frozenset[str]) -> set[str]:
-    """Return the names that every pattern matches; an empty pattern matches nothing."""
+    """Return the names that every pattern matches, all of them without a pattern.
+
+    An empty pattern matches nothing.
+    """
     if not all(patterns):
         return set()
     return set(names).intersection(*(_matched(text, names) for text in patterns))
@@ -118,3 +135,9 @@ def _matched(pattern: str, names: frozenset[str]) -> frozenset[str]:
 def _covering(program: Program, family: str, dialect: str) -> tuple[Reads, ...]:
     """Return the entries of a program for a dialect of a family; they are asked for each module."""
     return tuple(reads for reads in program.reads if reads.covers(family, dialect))
+
+
+def _tried(program: Program, family: str, dialect: str, form: str) -> list[Reads]:
+    """Return the entries whose tests have given the program modules of a form."""
+    found = _covering(program, family, dialect)
+    return [reads for reads in found if not reads.tried or form in reads.tried]

@@ -85,5 +85,5 @@ FAMILY = Family(
     ),
     sign=r"(?:layers|_refiner)[._]\d+[._](?:attention|feed_forward|adaLN|ffn)|cap_embedder",
     one_alpha=False,
-    programs={"comfyui": "comfyui"},
+    programs={"comfyui": "comfyui", "invokeai": "comfyui"},
 )

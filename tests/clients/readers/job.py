@@ -4,7 +4,7 @@ A reader is a script that runs in a process of its own, knows one program and no
 `job.json` holds the names and full shapes of the original checkpoint of a family and the files to read;
 for each file the reader writes which keys the program left unread, and what it changed of which tensor.
 
-Files are narrower than the network: every size that `narrow` makes smaller is a 32nd.
+Files are narrower than the network: every size that `narrow` makes smaller is a 32nd, or another share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -23,13 +23,13 @@ Array = np.ndarray[Any, Any]
 SHARE = 32
 
 
-def narrow_size(size: int) -> int:
-    return size // SHARE if size >= 256 and size % SHARE == 0 else size
+def narrow_size(size: int, share: int = SHARE) -> int:
+    return size // share if size >= 256 and size % share == 0 else size
 
 
-def narrow(shape: tuple[int, ...]) -> tuple[int, ...]:
+def narrow(shape: tuple[int, ...], share: int = SHARE) -> tuple[int, ...]:
     """The shape of a weight in the files: both channels narrower, kernels as they are."""
-    return (*map(narrow_size, shape[:2]), *shape[2:])
+    return (*(narrow_size(size, share) for size in shape[:2]), *shape[2:])
 
 
 def base_of(tag: str, shape: tuple[int, ...]) -> Array:
@@ -58,19 +58,50 @@ class Loaded:
     refused: str = ""
 
 
+class Part(NamedTuple):
+    """Rows of a tensor of the checkpoint that are a parameter of another network.
+
+    Args:
+        tag: name of the tensor.
+        first, last: its narrow rows.
+        swapped: whether their halves are exchanged.
+    """
+
+    tag: str
+    first: int
+    last: int
+    swapped: bool
+
+    @classmethod
+    def whole(cls, tag: str, shape: tuple[int, ...]) -> Part:
+        return cls(tag, 0, shape[0], False)
+
+    def base(self, shape: tuple[int, ...]) -> Array:
+        """Return the weights of the base, if the tensor has this full shape."""
+        return self._turned(base_of(self.tag, narrow(shape))[self.first : self.last])
+
+    def add(self, changes: dict[str, Any], change: Array, shape: tuple[int, ...]) -> None:
+        """Add a change of the parameter to that of the tensor, which has this full shape."""
+        held = changes.setdefault(self.tag, np.zeros(narrow(shape), np.float32))
+        held[self.first : self.last] += self._turned(change)
+
+    def _turned(self, rows: Array) -> Array:
+        return np.concatenate(np.split(rows, 2)[::-1]) if self.swapped else rows
+
+
 @dataclass(frozen=True)
 class Job:
     """Args:
     family: its name in loramerge.
     network: tensor of the original single file → full shape; the transformer or the UNet.
-    plain: parameter of the UNet by diffusers' name → tensor.
+    plain: parameter of the network by diffusers' name → where the checkpoint has it.
     encoders: component → parameter → full shape of each text encoder.
     """
 
     family: str
     network: Mapping[str, tuple[int, ...]]
     encoders: Mapping[str, Mapping[str, tuple[int, ...]]]
-    plain: Mapping[str, str]
+    plain: Mapping[str, Part]
 
 
 Reader = Callable[[Job, Mapping[str, Any]], Loaded]
@@ -87,7 +118,8 @@ def serve(reader: Callable[[Job], Callable[[Mapping[str, Any]], Loaded]]) -> Non
         component: {name: tuple(shape) for name, shape in held.items()}
         for component, held in given["encoders"].items()
     }
-    read = reader(Job(given["family"], shapes, encoders, given["plain"]))
+    plain = {name: Part(*part) for name, part in given["plain"].items()}
+    read = reader(Job(given["family"], shapes, encoders, plain))
     report = {}
     for path in given["files"]:
         loaded = read(load_file(path))

@@ -57,7 +57,8 @@ def reader(job: Job) -> Callable[[Mapping[str, Any]], Loaded]:
     library: Any = import_module(f"networks.{name}")
 
     # it has diffusers' UNet but for SDXL
-    plain = job.plain if job.family in ("sd15", "sd21") else {}
+    diffusers = job.family in ("sd15", "sd21")
+    plain = {name: part.tag for name, part in job.plain.items()} if diffusers else {}
     shapes = {ours: job.network[tag] for ours, tag in plain.items()} or job.network
 
     def read(tensors: Mapping[str, Any]) -> Loaded:

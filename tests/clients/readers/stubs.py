@@ -40,10 +40,10 @@ class _Anything(types.ModuleType):
 
 class _Finder:
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = set(names)
+        self.names = tuple(names)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name.split(".")[0] not in self.names and name not in self.names:
+        if not any(f"{name}.".startswith(f"{held}.") for held in self.names):
             return None
         return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
 

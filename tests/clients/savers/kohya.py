@@ -1,4 +1,7 @@
-"""sd-scripts saves: its networks, trained on every sort of layer of a family."""
+"""sd-scripts saves: its networks, trained on every sort of layer of a family.
+
+Its OFT of Flux.1 cuts layers at rows of the whole network, so no narrow one has it; nor is it read.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,7 @@ def of(task: Task, module: str, **options: Any) -> Made:
 
 
 NETWORKS: dict[str, dict[str, dict[str, Any]]] = {
-    "flux1": {"lora_flux": {"train_t5xxl": "True", "in_dims": "[2,2,2,2,2]"},
-              "oft_flux": {}},
+    "flux1": {"lora_flux": {"train_t5xxl": "True", "in_dims": "[2,2,2,2,2]"}},
     "sd3": {"lora_sd3": {"train_t5xxl": "True", "emb_dims": "[2,2,2,2,2,2]"}},
     "lumina2": {"lora_lumina": {}},
     "anima": {"lora_anima": {"train_llm_adapter": "true"}},

@@ -45,9 +45,7 @@ def of(task: Task, name: str, converted: bool) -> Made:
 
 
 def saver(task: Task) -> Variants:
-    networks = {"lora": NETWORKS[task.family]}
-    if task.narrowed:  # products of factors of full size are too large
-        networks |= {"loha": "loha", "lokr": "lokr"}
+    networks = {"lora": NETWORKS[task.family], "loha": "loha", "lokr": "lokr"}
     return {
         f"{kind}{', converted' if converted else ''}": partial(of, task, name, converted)
         for kind, name in networks.items()

@@ -5,8 +5,7 @@ program's network is made for layers of the names and shapes of a family, its fa
 program saves them; and the layers, changed by it, answer a probe. `task.json` holds the layers; beside
 each file the saver writes what each layer added to its answer.
 
-Layers are narrow and have the weights of `job.base_of`; or, in families that are told by their size
-alone, have their true shapes and no weights.
+Layers are narrow and have the weights of `job.base_of`.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ class Task:
     family: its name in loramerge.
     original: tensor of the original single file → full shape; the transformer or the UNet.
     plain: component → parameter, as diffusers and transformers name it → full shape.
-    narrowed: whether its layers are narrow.
+    share: how much narrower than the family's its layers are.
     """
 
     family: str
     original: Shapes
     plain: Mapping[str, Shapes]
-    narrowed: bool
+    share: int
 
     @property
     def network(self) -> str:
@@ -56,7 +55,7 @@ class Layers:
     """The layers a program sees, and what they are called in the answer."""
 
     def __init__(self, task: Task) -> None:
-        self.narrowed = task.narrowed
+        self.share = task.share
         self.found: dict[str, Any] = {}
         self.probes: dict[str, Any] = {}
 
@@ -68,18 +67,14 @@ class Layers:
             if word != "weight" or len(shape) < 2:
                 continue
             with torch.device("meta"):
-                made = layer(narrow(shape) if self.narrowed else shape, False)
-            made.weight = torch.nn.Parameter(self._weight(head + name, shape), requires_grad=False)
+                made = layer(narrow(shape, self.share), False)
+            weight = torch.from_numpy(base_of(head + name, narrow(shape, self.share)))
+            made.weight = torch.nn.Parameter(weight, requires_grad=False)
             put(root, path, made, classes)
             self.found[head + name] = made
             # kept, since some networks take a layer's weight away
             self.probes[head + name] = torch.from_numpy(probe_of(tuple(made.weight.shape)))[None]
         return root
-
-    def _weight(self, tag: str, shape: tuple[int, ...]) -> Any:
-        return (
-            torch.from_numpy(base_of(tag, narrow(shape))) if self.narrowed else torch.zeros(shape)
-        )
 
     def ask(self) -> dict[str, Array]:
         """Ask every layer its probe."""
@@ -110,15 +105,15 @@ def serve(saver: Callable[[Task], Variants]) -> None:
         component: {name: tuple(shape) for name, shape in held.items()}
         for component, held in given["plain"].items()
     }
-    variants = saver(Task(given["family"], original, plain, given["narrowed"]))
-    report = {}
-    for name, (layers, answers) in _made(variants, out):
-        np.savez(out / f"{name}.npz", **answers)
-        report[name] = {"narrow": layers.narrowed}
+    variants = saver(Task(given["family"], original, plain, given["share"]))
+    report = []
+    for name, answers in _made(variants, out):
+        np.savez(out / f"{name}.npz", **answers)  # type: ignore[arg-type]
+        report.append(name)
     (out / "report.json").write_text(json.dumps(report))
 
 
-def _made(variants: Variants, out: Path) -> Iterator[tuple[str, tuple[Layers, dict[str, Array]]]]:
+def _made(variants: Variants, out: Path) -> Iterator[tuple[str, dict[str, Array]]]:
     for name, make in variants.items():
         try:
             layers, change, write = make()
@@ -129,4 +124,4 @@ def _made(variants: Variants, out: Path) -> Iterator[tuple[str, tuple[Layers, di
         except NotImplementedError:  # the program has no such network or file of this family
             continue
         after = layers.ask()
-        yield name, (layers, {tag: after[tag] - before[tag] for tag in after})
+        yield name, {tag: after[tag] - before[tag] for tag in after}

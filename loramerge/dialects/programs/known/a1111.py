@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.programs.others import ALL_BY_INPUTS
+from loramerge.dialects.programs.others import ALL_BY_INPUTS, DORA_OF_OUTPUTS
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
 
 _FORMS = (
-    "lora", "tucker", "loha", "lokr", "lokr with a core", "full", "bias", "norm",
-    "oft", "oft with factors", "oft with constraint", "dora of outputs", "dora of inputs",
+    "lora", "tucker", "loha", "loha with cores", "lokr", "lokr with a core", "full", "bias", "norm",
+    "oft", "oft with factors", "oft with constraint", *DORA_OF_OUTPUTS, "dora of inputs",
 )  # fmt: skip
 _TRIED = (*_FORMS, "ia3", "glora", "lone bias", "norm without bias")
 _NOT = (
@@ -29,6 +29,6 @@ PROGRAM = Program(
             ("kohya",), ("sd15", "sdxl"), ("ia3",), f"{_NOT}|conv|proj_(?:in|out)$", tried=_TRIED
         ),
     ),
-    otherwise={"dora of outputs": ALL_BY_INPUTS},
+    otherwise=dict.fromkeys(DORA_OF_OUTPUTS, ALL_BY_INPUTS),
     refuses=frozenset({"lone bias", "norm without bias"}),
 )

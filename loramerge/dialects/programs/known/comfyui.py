@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.programs.others import BASE_NORM, NO_CORE, NO_FACTORS, OTHER_CONSTRAINT
+from loramerge.dialects.programs.others import (
+    BASE_NORM,
+    DORA_OF_OUTPUTS,
+    NO_CORE,
+    NO_FACTORS,
+    OTHER_CONSTRAINT,
+)
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
@@ -10,7 +16,10 @@ __all__ = ["PROGRAM"]
 _FACTORS = ("lora", "loha", "lokr", "full", "bias", "dora of outputs")
 _VECTORS = ("lone bias", "norm", "norm without bias")
 _OF_THE_BASE = ("oft", "oft with factors", "oft with constraint", "glora", "dora of inputs")
-_UNET = (*_FACTORS, "tucker", "lokr with a core", *_VECTORS, *_OF_THE_BASE)
+_UNET = (
+    *_FACTORS, *DORA_OF_OUTPUTS[1:], "tucker", "loha with cores", "lokr with a core", *_VECTORS,
+    *_OF_THE_BASE,
+)  # fmt: skip
 # what is stored fused holds no rotations
 _FUSED = (*_FACTORS, *_VECTORS)
 _SPLIT = (*_FUSED, *_OF_THE_BASE)
@@ -69,7 +78,7 @@ PROGRAM = Program(
     ),
     otherwise={
         "lokr with a core": NO_CORE,
-        "dora of outputs": BASE_NORM,
+        **dict.fromkeys(DORA_OF_OUTPUTS, BASE_NORM),
         "oft with factors": NO_FACTORS,
         "oft with constraint": OTHER_CONSTRAINT,
     },

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from loramerge.dialects.programs.others import BASE_NORM
+from loramerge.dialects.programs.others import BASE_NORM, DORA_OF_OUTPUTS
 from loramerge.dialects.programs.spec import Program, Reads
 
 __all__ = ["PROGRAM"]
 
 _FORMS = (
-    "lora", "tucker", "loha", "lokr", "full", "bias", "lone bias", "norm", "norm without bias",
-    "glora", "dora of outputs", "dora of inputs",
+    "lora", "tucker", "loha", "loha with cores", "lokr", "full", "bias", "lone bias", "norm",
+    "norm without bias", "glora", *DORA_OF_OUTPUTS, "dora of inputs",
 )  # fmt: skip
 _TRIED = (
     *_FORMS, "lokr with a core", "ia3", "oft", "oft with factors", "oft with constraint",
@@ -22,7 +22,7 @@ PROGRAM = Program(
     version="2.0 (dfdcbab)",
     order=3,
     reads=(Reads(("kohya",), ("sd15", "sd21", "sdxl"), _FORMS, _TEXT_NORMS, tried=_TRIED),),
-    otherwise={"dora of outputs": BASE_NORM},
+    otherwise=dict.fromkeys(DORA_OF_OUTPUTS, BASE_NORM),
     refuses=frozenset({"lokr with a core"}),
     most_unread=12,
 )
