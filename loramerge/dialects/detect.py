@@ -101,8 +101,7 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             if named is not None:
                 what = f"names and shapes fit several; {key} is {metadata[key]}"
                 return Detection((named,), what)
-    meanings = {_meaning(family, groups) for family in tied}
-    eldest = _without_twins(tied) if len(meanings) == 1 else tied
+    eldest = _without_twins(tied)  # most adapters are of the elder, and the result names the others
     if len(eldest) == 1:
         (family,) = eldest
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
@@ -112,10 +111,12 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
             twins = family.twins
         if twins:
             part = "the attention" if twins == family.twins else "what it changes"
-            what += f"; {part} of {listed(list(twins), 9)} has the same names and shapes"
+            same = all(_meaning(one, groups) == _meaning(family, groups) for one in tied)
+            names = "the same names and shapes" if same else "these names, too, for other modules"
+            what += f"; {part} of {listed(list(twins), 9)} has {names}"
         return Detection((family,), what, twins=twins)
     tied = sorted(eldest, key=lambda family: family.order)
-    if len(meanings) > 1:
+    if len({_meaning(family, groups) for family in tied}) > 1:
         names = " and ".join(family.name for family in tied)
         return Detection(
             (),

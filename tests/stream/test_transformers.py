@@ -81,12 +81,17 @@ def test_a_base_of_another_model_is_refused(shared_data: Path, tmp_path: Path) -
 
 def test_the_hint_names_no_component_that_the_option_refuses(tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base", {"model.layers.0.q.weight": np.ones((2, 2), "float32")})
-    head = {f"base_model.model.lm_head.lora_{x}.weight": np.ones((2, 2), "f4") for x in "AB"}
     place = tmp_path / "adapter_model.safetensors"
-    place.write_bytes(safetensors_bytes(head))
-    with pytest.raises(AdapterError, match="the base lacks 1 modules") as caught:
-        plan_bake(open_checkpoint(base), [(load(place), Weight())])
-    assert "skip_missing='all'" in str(caught.value)
+
+    def refusal(*modules: str) -> str:
+        keys = [f"base_model.model.{m}.lora_{x}.weight" for m in modules for x in "AB"]
+        place.write_bytes(safetensors_bytes({key: np.ones((2, 2), "f4") for key in keys}))
+        with pytest.raises(AdapterError, match="the base lacks 1 modules") as caught:
+            plan_bake(open_checkpoint(base), [(load(place), Weight())])
+        return str(caught.value)
+
+    assert "skip_missing='all'" in refusal("lm_head", "model.layers.0.q")
+    assert "skip_missing" not in refusal("lm_head")  # nothing would be left
 
 
 def test_levels_are_found() -> None:

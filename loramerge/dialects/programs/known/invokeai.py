@@ -18,6 +18,7 @@ _PEFT = ("lora", "dora of outputs", "dora of inputs")
 _BY_INPUTS = {"dora of outputs": ALL_BY_INPUTS}
 _DROPPED = {"dora of outputs": NO_MAGNITUDES, "dora of inputs": NO_MAGNITUDES}
 _TEXT = "^text_encoder"
+_SECOND = r"^transformer_2\."
 _IN_BLOCKS = r"^transformer\.(?:(?:single_)?transformer_blocks|blocks|layers|\w+_refiner)\.\d+\."
 _FLUX2 = ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
 
@@ -79,6 +80,7 @@ PROGRAM = Program(
             tried=_NETWORK,
             otherwise=_BY_INPUTS,
             told_by=_IN_BLOCKS,
+            unseen=_SECOND,
         ),
         Reads(
             ("diffusers",),
@@ -87,6 +89,7 @@ PROGRAM = Program(
             rf"{_TEXT}|^transformer\.(?!blocks\.)",
             tried=("lora",),
             told_by=_IN_BLOCKS,
+            unseen=_SECOND,
         ),
         Reads(
             ("kohya",),
