@@ -34,7 +34,7 @@ def test_a_verb_has_command_and_renderer(name):
 
 
 def test_a_verb_has_rows_in_the_docs():
-    commands, steps = (DOCS / "commands.md").read_text("utf-8"), reference.tables()["steps"]
+    commands, steps = (DOCS / "commands.md").read_text("utf-8"), reference.table("steps")
     assert [name for name in VERBS if f"\n## {name}\n" not in commands] == []
     assert {name: f"| `{name}` |" in steps for name in VERBS} == {
         name: verb.in_recipes for name, verb in VERBS.items()

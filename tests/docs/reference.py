@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import click
 
@@ -26,7 +26,7 @@ from loramerge.steps.parameters import Verb, parameters_of
 from tests.cli.examples import examples_of, walk
 from tests.docs import support
 
-__all__ = ["commands", "tables", "with_tables"]
+__all__ = ["commands", "table", "with_tables"]
 
 _COMMON = ("as_json", "json_file", "quiet", "threads", "device")
 _ALPHA = {
@@ -203,93 +203,120 @@ def _programs(program: Program) -> list[tuple[str, ...]]:
     ]
 
 
-def tables() -> dict[str, str]:
-    """Return the generated tables of the documents by name."""
-    dialects = [_row(("dialect", "description", "a key", "scale stored in", "can store", "tested, in some families, with", "`--for`")),
-                "|---" * 7 + "|"]  # fmt: skip
+def _dialects() -> list[str]:
+    rows = [_row(("dialect", "description", "a key", "scale stored in", "can store", "tested, in some families, with", "`--for`")),
+            "|---" * 7 + "|"]  # fmt: skip
     for d in DIALECTS.values():
         programs = [f"`{p}`" for p in programs_of(d.name)]
-        dialects.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
-                              ", ".join(p.title for p in readers_of(d.name)) or "–", ", ".join(programs) or "–")))  # fmt: skip
-    families = [_row(("family", "description", "components (modules)", "layouts", "verified against")),
-                "|---" * 5 + "|"]  # fmt: skip
+        rows.append(_row((f"`{d.name}`", d.title, f"`{d.example}`", _ALPHA[d.alpha], d.writable,
+                          ", ".join(p.title for p in readers_of(d.name)) or "–", ", ".join(programs) or "–")))  # fmt: skip
+    return rows
+
+
+def _families() -> list[str]:
+    rows = [_row(("family", "description", "components (modules)", "layouts", "verified against")),
+            "|---" * 5 + "|"]  # fmt: skip
     for f in FAMILIES.values():
         layouts = sorted({s.layout for found in f.spellings.values() for s in found})
         components = ", ".join(f"{c.name} ({len(c.modules)})" for c in f.components)
-        families.append(
-            _row(
-                (
-                    f"`{f.name}`",
-                    f.title,
-                    components,
-                    ", ".join(layouts),
-                    f.verified or "nothing: read-only",
-                )
-            )
-        )
-    programs = [_row(("program", "version", "dialects", "families", "kinds", "left out", "file refused for",
-                      "computed differently")),
-                "|---" * 8 + "|"]  # fmt: skip
-    programs += [_row(row) for program in READERS.known() for row in _programs(program)]
-    vectors = [_row(("values", "blocks they name")), "|---|---|"]
-    vectors += [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]
-    presets = [_row(("preset", "vector")), "|---|---|"]
-    presets += [
+        verified = f.verified or "nothing: read-only"
+        rows.append(_row((f"`{f.name}`", f.title, components, ", ".join(layouts), verified)))
+    return rows
+
+
+def _all_programs() -> list[str]:
+    rows = [_row(("program", "version", "dialects", "families", "kinds", "left out", "file refused for",
+                  "computed differently")),
+            "|---" * 8 + "|"]  # fmt: skip
+    return rows + [_row(row) for program in READERS.known() for row in _programs(program)]
+
+
+def _vectors() -> list[str]:
+    rows = [_row(("values", "blocks they name")), "|---|---|"]
+    return rows + [_row((str(n), ", ".join(names))) for n, names in VECTORS.items()]
+
+
+def _presets() -> list[str]:
+    rows = [_row(("preset", "vector")), "|---|---|"]
+    return rows + [
         _row((f"`{name}`", f"`{','.join(map(str, values))}`")) for name, values in PRESETS.items()
     ]
-    steps = [_row(("step", "description", "takes", "gives")), "|---" * 4 + "|"]
-    steps += [_step(verb) for verb in known_verbs().values()]
-    shipped = [_row(("recipe", "purpose")), "|---|---|"]
-    shipped += [
+
+
+def _steps() -> list[str]:
+    rows = [_row(("step", "description", "takes", "gives")), "|---" * 4 + "|"]
+    return rows + [_step(verb) for verb in known_verbs().values()]
+
+
+def _shipped() -> list[str]:
+    rows = [_row(("recipe", "purpose")), "|---|---|"]
+    return rows + [
         _row((f"[`{r.name}`](../recipes/{r.name}.yaml)", r.title)) for r in shipped_recipes()
     ]
-    kinds = [_row(("kind", *(f"`{name}`" for name in DIALECTS), "compared with")),
-             "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
-    kinds += [
+
+
+def _kinds() -> list[str]:
+    rows = [_row(("kind", *(f"`{name}`" for name in DIALECTS), "compared with")),
+            "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
+    return rows + [
         _row((_kind(kind), *("yes" if said[d] else "–" for d in DIALECTS), support.proven()[kind]))
         for kind, said in support.kinds_by_dialect().items()
     ]
-    named = [_row(("family", *(f"`{name}`" for name in DIALECTS), "bake into")),
-             "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
-    named += [
+
+
+def _named() -> list[str]:
+    rows = [_row(("family", *(f"`{name}`" for name in DIALECTS), "bake into")),
+            "|---" * (len(DIALECTS) + 2) + "|"]  # fmt: skip
+    return rows + [
         _row((f"`{name}`", *(said[d] or "–" for d in DIALECTS), _layouts(FAMILIES[name])))
         for name, said in support.families_by_dialect().items()
     ]
-    operators = [
-        _row(("method", "description", "parameters", "space", "source")),
-        "|---" * 5 + "|",
-    ]
-    operators += [
+
+
+def _operators() -> list[str]:
+    rows = [_row(("method", "description", "parameters", "space", "source")), "|---" * 5 + "|"]
+    return rows + [
         _row((f"`{o.name}`", f"{o.title} {o.formula}", ", ".join(f"`{p.word}`" for p in o.own_parameters)
               or "–", f"`{o.space}`", o.source))
         for o in sorted(OPERATORS.shipped(), key=lambda one: (one.order, one.name))
     ]  # fmt: skip
-    laws = [_row(("law", "meaning")), "|---|---|"]
-    laws += [_row((f"`{name}`", meaning)) for name, meaning in LAWS.items()]
-    return {
-        "operators": "\n".join(operators),
-        "laws": "\n".join(laws),
-        "kinds": "\n".join(kinds),
-        "peft-types": "\n".join(_peft_types()),
-        "named": "\n".join(named),
-        "steps": "\n".join(steps),
-        "shipped": "\n".join(shipped),
-        "dialects": "\n".join(dialects),
-        "families": "\n".join(families),
-        "vectors": "\n".join(vectors),
-        "presets": "\n".join(presets),
-        "programs": "\n".join(programs),
-    }
+
+
+def _laws() -> list[str]:
+    rows = [_row(("law", "meaning")), "|---|---|"]
+    return rows + [_row((f"`{name}`", meaning)) for name, meaning in LAWS.items()]
+
+
+# the generated tables of the documents, by name
+_TABLES: dict[str, Callable[[], Iterable[str]]] = {
+    "operators": _operators,
+    "laws": _laws,
+    "kinds": _kinds,
+    "peft-types": _peft_types,
+    "named": _named,
+    "steps": _steps,
+    "shipped": _shipped,
+    "dialects": _dialects,
+    "families": _families,
+    "vectors": _vectors,
+    "presets": _presets,
+    "programs": _all_programs,
+}
+
+
+def table(name: str) -> str:
+    """Return a generated table of the documents."""
+    return "\n".join(_TABLES[name]())
 
 
 def with_tables(text: str) -> str:
     """Return a document with its tables, which stand between `<!-- name -->` and `<!-- end -->`, made anew."""
-    for name, table in tables().items():
+    for name in _TABLES:
         if f"<!-- {name} -->" not in text:
             continue
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        pattern, made = rf"(<!-- {name} -->\n).*?(<!-- end -->)", table(name)
         text, count = re.subn(
-            pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+            pattern, lambda m, t=made: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
         )
         assert count == 1, f"one place for the table of {name}"
     return text

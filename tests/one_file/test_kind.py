@@ -238,7 +238,7 @@ def test_a_kind_that_needs_the_base_is_baked_and_else_refused(tmp_path: Path) ->
 def test_the_documents_have_a_row_of_it() -> None:
     support.samples.cache_clear()
     try:
-        row = next(line for line in reference.tables()["kinds"].splitlines() if "`outer`" in line)
+        row = next(line for line in reference.table("kinds").splitlines() if "`outer`" in line)
     finally:
         support.samples.cache_clear()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
