@@ -28,7 +28,7 @@ from loramerge.stream.whole import Whole
 
 __all__ = ["merge_tensor"]
 
-BLOCK_ELEMENTS = 1 << 16  # of a block: what an operator makes of it stays in the processor's cache
+BLOCK_ELEMENTS = 1 << 18  # of a block: fewer steps between which threads wait for the interpreter
 
 
 def merge_tensor(
