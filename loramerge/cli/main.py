@@ -160,6 +160,22 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _not_raised(what: Any) -> None:
+    """Stop a moment later where an interruption came while Python could not raise it.
+
+    That is so in callbacks of weak references, which importing has, and in finalizers.
+    """
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
+        return
+    import _thread
+    import threading
+
+    known = signal.getsignal(signal.SIGTERM) is _stop
+    number = signal.SIGTERM if known else signal.SIGINT
+    threading.Timer(0.01, _thread.interrupt_main, (number,)).start()
+
+
 def _open_streams() -> None:
     """Put the null device where standard output or error is closed: a file would take its number."""
     for number in (0, 1, 2):
@@ -203,6 +219,7 @@ def console_entry() -> NoReturn:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _stop)
+    sys.unraisablehook = _not_raised
     code = main()
     if code == 130:
         # an interrupt inside of `exec`, with which dataclasses are made, stays marked as unhandled, and

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -289,3 +290,11 @@ def test_devices(run):
         run.refused(2, *command, "--device", "nonsense", says="nonsense")
         if not torch.cuda.is_available():
             run.refused(2, *command, "--device", "cuda", says=("torch", "pip install"))
+
+
+def test_a_stop_that_python_could_not_raise_comes_a_moment_later():
+    """As in the callback of a weak reference, where the signal would be lost and a traceback printed."""
+    what = SimpleNamespace(exc_type=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        entry._not_raised(what)
+        time.sleep(5)
