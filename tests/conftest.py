@@ -77,7 +77,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test does asks for no address and opens no connection, nor does it try to."""
+    """Fail a test that looks up an address or opens a connection."""
     tried: list[object] = []
 
     def refuse(*arguments: object, **_: object) -> None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 import loramerge as lm
 from benchmarks.languagebench.tasks import TASKS
@@ -61,10 +61,9 @@ def measure_checkpoints(folder: Path, seed: int, trial: Callable[[Path, int], Tr
 def _answers(trial: Trial, folder: Path, group: list[str]) -> dict[str, Score]:
     """Return the figures of a checkpoint, whose weights take the places of the model's for a while."""
     weights = trial.language.model.state_dict()
-    with safe_open(folder / "model.safetensors", "pt") as file, torch.no_grad():
+    with torch.no_grad():
         kept = {}
-        for name in file.keys():  # noqa: SIM118
-            value = file.get_tensor(name)
+        for name, value in load_file(folder / "model.safetensors").items():
             if not torch.equal(value, weights[name]):
                 kept[name] = weights[name].clone()
                 weights[name].copy_(value)

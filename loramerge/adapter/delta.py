@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from loramerge.errors import NotLowRank, UnsupportedKind
 from loramerge.files.tensors import Tensor, same_bytes
@@ -140,11 +140,19 @@ class Delta(ABC):
         facts: further facts about the kind.
     """
 
-    needs_base: ClassVar[bool] = False
-    facts: ClassVar[Facts] = Facts()
+    if TYPE_CHECKING:  # of the class for some kinds, fields or properties for others; never set
 
-    kind: str
-    shape: tuple[int, ...]
+        @property
+        def kind(self) -> str: ...
+        @property
+        def shape(self) -> tuple[int, ...]: ...
+        @property
+        def needs_base(self) -> bool: ...
+        @property
+        def facts(self) -> Facts: ...
+    else:
+        needs_base = False
+        facts = Facts()
 
     @property
     def flat_shape(self) -> tuple[int, int]:

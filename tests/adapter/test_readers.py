@@ -118,7 +118,7 @@ UNREAD: dict[tuple[str, str], dict[str, Array]] = {
 def test_what_a_program_leaves_out_is_not_said_to_load_in_it(
     family: str, program: str, tmp_path: Path
 ) -> None:
-    """Whether a test saw it leave modules out, or none knows."""
+    """Tests saw the program leave modules out, or did not try."""
     adapter = _adapter(tmp_path, UNREAD[family, program])
     assert adapter.info.detection.name == family
     assert _said(adapter).get(program) != ""

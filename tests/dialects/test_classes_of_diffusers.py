@@ -114,7 +114,7 @@ def test_sizes_of_a_family_are_known(width: int, hidden: int, family: str | None
 
 
 def test_an_adapter_of_the_attention_of_chroma_may_also_be_one_of_flux() -> None:
-    """What both have is taken for Flux.1's, unless the header says Chroma."""
+    """Modules that both have belong to Flux.1, unless the header names Chroma."""
     shared = {
         path: shape
         for path, shape in CLASSES["ChromaTransformer2DModel"].items()

@@ -1,4 +1,4 @@
-"""What the installed diffusers loads adapters of is a family here, or the docs say why not."""
+"""Every model whose adapters diffusers loads is a family here, or the docs say why not."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ COVERED = {
 
 
 def _uncovered() -> dict[str, str]:
-    """What the page lists as not covered, and its reason."""
+    """Return the loaders that the page lists as not covered, and why."""
     table = PAGE.read_text("utf-8").partition("| not covered | because |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", table, re.MULTILINE)
     return {

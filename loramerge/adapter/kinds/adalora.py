@@ -39,7 +39,7 @@ class AdaLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "adalora"  # type: ignore[misc]
+    kind: ClassVar[str] = "adalora"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="ADALORA")
 
     @property

@@ -35,7 +35,7 @@ class BEFT(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "beft"  # type: ignore[misc]
+    kind: ClassVar[str] = "beft"
     facts: ClassVar[Facts] = Facts(peft_type="BEFT")
 
     def whole(self, dtype: str) -> Array:

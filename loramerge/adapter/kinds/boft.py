@@ -50,7 +50,7 @@ class BOFT(OutputRotation):
     weight: float = 1.0
     swapped: bool = False
 
-    kind: ClassVar[str] = "boft"  # type: ignore[misc]
+    kind: ClassVar[str] = "boft"
 
     @classmethod
     def of(
@@ -129,7 +129,7 @@ class PeftBOFT(InputRotation):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "boft"  # type: ignore[misc]
+    kind: ClassVar[str] = "boft"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="BOFT")
 
     @classmethod

@@ -35,7 +35,7 @@ class C3A(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "c3a"  # type: ignore[misc]
+    kind: ClassVar[str] = "c3a"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="C3A")
 
     def whole(self, dtype: str) -> Array:

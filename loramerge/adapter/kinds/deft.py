@@ -44,7 +44,7 @@ class DEFT(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "deft"  # type: ignore[misc]
+    kind: ClassVar[str] = "deft"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="DEFT")
 
     @property

@@ -38,7 +38,7 @@ class DeLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "delora"  # type: ignore[misc]
+    kind: ClassVar[str] = "delora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="DELORA")
 
     @property

@@ -55,7 +55,7 @@ class DoRA(Dependent):
     axis: Axis
     weight: float = 1.0
 
-    kind: ClassVar[str] = "dora"  # type: ignore[misc]
+    kind: ClassVar[str] = "dora"
 
     @classmethod
     def of(cls, inner: Scaled, magnitude: Tensor, role: str, what: str = "") -> DoRA:
@@ -80,7 +80,7 @@ class DoRA(Dependent):
         return cls(inner, magnitude, role, axis)
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape(self) -> tuple[int, ...]:
         return self.inner.shape
 
     @property

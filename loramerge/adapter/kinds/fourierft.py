@@ -39,7 +39,7 @@ class FourierFT(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "fourierft"  # type: ignore[misc]
+    kind: ClassVar[str] = "fourierft"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="FOURIERFT")
 
     @property

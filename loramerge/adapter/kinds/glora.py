@@ -44,7 +44,7 @@ class GLoRA(Scaled, Dependent):
     scale: Scale = Scale()
 
     facts: ClassVar[Facts] = Facts()
-    kind: ClassVar[str] = "glora"  # type: ignore[misc]
+    kind: ClassVar[str] = "glora"
 
     @classmethod
     def of(cls, parts: Mapping[str, Tensor], scale: Scale = Scale(), what: str = "") -> GLoRA:

@@ -40,7 +40,7 @@ class GraLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "gralora"  # type: ignore[misc]
+    kind: ClassVar[str] = "gralora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="GRALORA")
 
     @property

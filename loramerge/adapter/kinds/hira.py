@@ -38,7 +38,7 @@ class HiRA(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "hira"  # type: ignore[misc]
+    kind: ClassVar[str] = "hira"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="HIRA")
 
     @property

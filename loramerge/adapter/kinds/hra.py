@@ -39,7 +39,7 @@ class HRA(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "hra"  # type: ignore[misc]
+    kind: ClassVar[str] = "hra"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="HRA")
 
     @property

@@ -45,7 +45,7 @@ class IA3(Dependent):
     weight: float = 1.0
     companion: bool = False
 
-    kind: ClassVar[str] = "ia3"  # type: ignore[misc]
+    kind: ClassVar[str] = "ia3"
 
     @classmethod
     def of(

@@ -48,7 +48,7 @@ class LoHa(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
-    kind: ClassVar[str] = "loha"  # type: ignore[misc]
+    kind: ClassVar[str] = "loha"
     facts: ClassVar[Facts] = Facts(compact=True, magnitudes=True, peft_type="LOHA")
 
     @classmethod

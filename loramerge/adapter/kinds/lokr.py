@@ -46,7 +46,7 @@ class LoKr(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
-    kind: ClassVar[str] = "lokr"  # type: ignore[misc]
+    kind: ClassVar[str] = "lokr"
     facts: ClassVar[Facts] = Facts(compact=True, magnitudes=True, peft_type="LOKR")
 
     @classmethod

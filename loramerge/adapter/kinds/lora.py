@@ -44,7 +44,7 @@ class LowRank(Factored):
     scale: Scale = Scale()
 
     facts: ClassVar[Facts] = Facts(plain=True, magnitudes=True, peft_type="LORA")
-    kind: ClassVar[str] = "lora"  # type: ignore[misc]  # fixed by the class, per instance elsewhere
+    kind: ClassVar[str] = "lora"
 
     @classmethod
     def of(cls, up: Tensor, down: Tensor, scale: Scale = Scale(), what: str = "") -> LowRank:

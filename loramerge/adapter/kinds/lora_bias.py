@@ -39,7 +39,7 @@ class AddedBias(Scaled):
     scale: Scale
     inner: int
 
-    kind: ClassVar[str] = "bias"  # type: ignore[misc]
+    kind: ClassVar[str] = "bias"
     facts: ClassVar[Facts] = Facts(peft_type="LORA")
 
     @classmethod

@@ -38,7 +38,7 @@ class Embedding(Scaled):
     shape: tuple[int, ...]
     scale: Scale = Scale()
 
-    kind: ClassVar[str] = "lora-embedding"  # type: ignore[misc]
+    kind: ClassVar[str] = "lora-embedding"
     facts: ClassVar[Facts] = Facts(peft_type="LORA")
 
     @classmethod

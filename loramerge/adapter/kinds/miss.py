@@ -50,10 +50,10 @@ class MiSS(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "miss"  # type: ignore[misc]
+    kind: ClassVar[str] = "miss"
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         return Facts(compact=True, weighs=False, peft_type=_peft_type(self.parts))
 
     @property
@@ -100,7 +100,7 @@ class Bat(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "miss"  # type: ignore[misc]
+    kind: ClassVar[str] = "miss"
 
     @property
     def facts(self) -> Facts:  # type: ignore[override]

@@ -50,7 +50,7 @@ class OFT(OutputRotation):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "oft"  # type: ignore[misc]
+    kind: ClassVar[str] = "oft"
 
     @classmethod
     def of(
@@ -132,7 +132,7 @@ class PeftOFT(InputRotation):
     constraint: float | None = None
     weight: float = 1.0
 
-    kind: ClassVar[str] = "oft"  # type: ignore[misc]
+    kind: ClassVar[str] = "oft"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="OFT")
 
     @classmethod

@@ -38,7 +38,7 @@ class OSF(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "osf"  # type: ignore[misc]
+    kind: ClassVar[str] = "osf"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="OSF")
 
     def changer(self, dtype: str, read: ReadRows) -> ChangeRows:

@@ -44,7 +44,7 @@ class PEANuT(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "peanut"  # type: ignore[misc]
+    kind: ClassVar[str] = "peanut"
     facts: ClassVar[Facts] = Facts(weighs=False, peft_type="PEANUT")
 
     @property

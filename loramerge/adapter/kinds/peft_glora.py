@@ -44,7 +44,7 @@ class PeftGLoRA(OfBase):
     weight: float = 1.0
     companion: bool = False
 
-    kind: ClassVar[str] = "glora"  # type: ignore[misc]
+    kind: ClassVar[str] = "glora"
 
     @property
     def facts(self) -> Facts:  # type: ignore[override]

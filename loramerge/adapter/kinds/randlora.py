@@ -44,7 +44,7 @@ class RandLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "randlora"  # type: ignore[misc]
+    kind: ClassVar[str] = "randlora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="RANDLORA")
 
     @property

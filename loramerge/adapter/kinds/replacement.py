@@ -46,7 +46,7 @@ class Replacement(Delta):
     needs_base: ClassVar[bool] = True
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         tuned = "LN_TUNING" if self.role in _TUNED else None
         return Facts(replaces=True, peft_type=tuned)
 
@@ -55,7 +55,7 @@ class Replacement(Delta):
         return self if self.role in roles else replace(self, role=usual)
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> str:
         return "base" if self.role == "base_weight" else "set"
 
     @classmethod

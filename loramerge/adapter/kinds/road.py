@@ -47,7 +47,7 @@ class RoAd(OfBase):
     weight: float = 1.0
     companion: bool = False
 
-    kind: ClassVar[str] = "road"  # type: ignore[misc]
+    kind: ClassVar[str] = "road"
 
     @property
     def facts(self) -> Facts:  # type: ignore[override]

@@ -38,7 +38,7 @@ class SHiRA(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "shira"  # type: ignore[misc]
+    kind: ClassVar[str] = "shira"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="SHIRA")
 
     def may_fit(self, shape: tuple[int, ...]) -> bool:
@@ -70,7 +70,7 @@ class SuperTuning(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "supertuning"  # type: ignore[misc]
+    kind: ClassVar[str] = "supertuning"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="SUPERTUNING")
 
     @property

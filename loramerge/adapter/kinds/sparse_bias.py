@@ -45,7 +45,7 @@ class SparseSum(Scaled):
     scale: Scale = Scale()
 
     facts: ClassVar[Facts] = Facts(compact=True)
-    kind: ClassVar[str] = "sparse-bias"  # type: ignore[misc]
+    kind: ClassVar[str] = "sparse-bias"
 
     @classmethod
     def of(

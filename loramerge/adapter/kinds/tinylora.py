@@ -39,7 +39,7 @@ class TinyLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "tinylora"  # type: ignore[misc]
+    kind: ClassVar[str] = "tinylora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="TINYLORA")
 
     @property

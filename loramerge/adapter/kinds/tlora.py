@@ -50,7 +50,7 @@ class TLoRA(OfBase):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "tlora"  # type: ignore[misc]
+    kind: ClassVar[str] = "tlora"
     facts: ClassVar[Facts] = Facts(weighs=False)
 
     @property

@@ -40,7 +40,7 @@ class TokenRows(Delta):
 
     needs_base: ClassVar[bool] = True
     facts: ClassVar[Facts] = Facts(replaces=True, tied=True)
-    kind: ClassVar[str] = "tokens"  # type: ignore[misc]
+    kind: ClassVar[str] = "tokens"
 
     @classmethod
     def of(cls, value: Tensor, tokens: Sequence[int], what: str = "") -> TokenRows:

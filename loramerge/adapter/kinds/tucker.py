@@ -41,7 +41,7 @@ class Tucker(Factored):
     scale: Scale = Scale()
 
     facts: ClassVar[Facts] = Facts(magnitudes=True)
-    kind: ClassVar[str] = "tucker"  # type: ignore[misc]
+    kind: ClassVar[str] = "tucker"
 
     @classmethod
     def of(

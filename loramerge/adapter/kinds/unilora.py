@@ -40,7 +40,7 @@ class UniLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "unilora"  # type: ignore[misc]
+    kind: ClassVar[str] = "unilora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="UNILORA")
 
     @property

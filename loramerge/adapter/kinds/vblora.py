@@ -45,7 +45,7 @@ class VBLoRA(ComputedPair):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "vblora"  # type: ignore[misc]
+    kind: ClassVar[str] = "vblora"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="VBLORA")
 
     @property

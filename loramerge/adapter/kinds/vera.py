@@ -39,11 +39,11 @@ class VeRA(ComputedPair):
     weight: float = 1.0
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> str:
         return self.prefix
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         return Facts(compact=True, weighs=False, peft_type=self.prefix.upper())
 
     def _part(self, name: str) -> Tensor:

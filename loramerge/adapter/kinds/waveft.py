@@ -46,7 +46,7 @@ class WaveFT(ComputedWhole):
     shape: tuple[int, ...]
     weight: float = 1.0
 
-    kind: ClassVar[str] = "waveft"  # type: ignore[misc]
+    kind: ClassVar[str] = "waveft"
     facts: ClassVar[Facts] = Facts(compact=True, weighs=False, peft_type="WAVEFT")
 
     @property

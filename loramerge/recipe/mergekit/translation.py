@@ -76,9 +76,10 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
 
 
 def _merge(found: Description, one: MergedSlice, parts: Parts) -> dict[str, Any]:
-    """Return the parameters of the `merge` of a slice, with problems where there is no counterpart.
+    """Return the parameters of the `merge` step of a slice.
 
-    What must be done before it becomes steps of its own.
+    Work that has to come before becomes steps of its own. Parameters without a counterpart are added to
+    the problems.
     """
     merge = TheirMerge(
         found.method,

@@ -55,7 +55,7 @@ class Computed(Delta):
     weight: float
 
     @property
-    def needs_base(self) -> bool:  # type: ignore[override]
+    def needs_base(self) -> bool:
         """True as long as the shape of the weight is not known."""
         return not all(self.shape)
 
@@ -250,7 +250,7 @@ def number(stored: Stored, name: str, default: float) -> float:
     """Return a number of a module's configuration; the default is PEFT's, for older configurations.
 
     Raises:
-        ShapeError: if there is no configuration, or another value in it.
+        ShapeError: if there is no configuration, or the value in it is not a number.
     """
     value = stored.config.get(name, default)
     if not stored.config or isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -51,7 +51,7 @@ class Scaled(Delta):
 
     @property
     def carriers(self) -> tuple[str, ...]:
-        """The roles to multiply so that ΔW is multiplied."""
+        """The roles to multiply so that ΔW is multiplied; factors have a way of their own."""
         raise NotImplementedError
 
     def _replaced(self, **fields: Any) -> Self:
