@@ -1,19 +1,18 @@
-"""References to repositories of Hugging Face: `hf:ORG/REPO`, `hf:ORG/REPO/FILE`, with `@REVISION`
-behind.
+"""References to repositories of Hugging Face: `hf:ORG/REPO[/FILE][@REVISION]`.
 
-Only such a reference downloads, by the package huggingface_hub into its own cache, and only where
-a person
-writes it: on the command line or in Python. In a recipe it names what is in the cache already.
+Only such a reference downloads, by the package huggingface_hub into its own cache, and only where a
+person writes it: on the command line or in Python. In a recipe it names what is in the cache already.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loramerge.errors import MissingExtra, NotFound, UsageError, listed, nearest
+from loramerge.errors import FileError, MissingExtra, NotFound, UsageError, listed, nearest
 
 __all__ = ["Hub", "HubReference", "cached", "connect", "fetch", "hub_reference"]
 
@@ -207,15 +206,24 @@ def cached() -> Hub:
 
 
 class _Asking:
-    """Turns the errors of a download into ours, with the repository's name."""
+    """Turns the errors of a download into ours, with the repository's name.
+
+    What the package says of each attempt is left out: the error says it once.
+
+    Raises:
+        NotFound: if there is no such repository, revision or copy.
+        FileError: if the hub does not answer, or refuses.
+    """
 
     def __init__(self, repository: str, *, cached: bool = False) -> None:
         self._repository, self._cached = repository, cached
 
     def __enter__(self) -> None:
-        return None
+        self._before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # its own logger takes a level back when it is first used
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        logging.disable(self._before)
         if not isinstance(error, Exception) or isinstance(error, NotFound):
             return
         name = type(error).__name__
@@ -233,6 +241,8 @@ class _Asking:
                 says, hint = f"{self._repository} has no such revision", None
         else:
             first = str(error).strip().splitlines()[:1]
-            says = f"{self._repository} was not downloaded: {first[0][:200] if first else name}"
-            hint = "download the file in another way, and give its path"
+            raise FileError(
+                f"{self._repository} was not downloaded: {first[0][:200] if first else name}",
+                hint="download the file in another way, and give its path",
+            ) from None
         raise NotFound(says, hint=hint) from None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from loramerge.errors import MissingExtra, NotFound, UsageError
+from loramerge.errors import FileError, MissingExtra, NotFound, UsageError
 from loramerge.library import hub
 from loramerge.library.hub import Hub, hub_reference
-from loramerge.library.lookup import find
+from loramerge.library.lookup import files_of, find
 from loramerge.steps.references import parse_reference
 
 ADAPTERS = {
@@ -134,8 +135,12 @@ def test_without_the_package_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 class _Package:
     """The functions of huggingface_hub, without a network."""
 
+    asked = 0
+
     @staticmethod
     def list_repo_files(*_: object, **__: object) -> list[str]:
+        _Package.asked += 1
+        logging.getLogger("huggingface_hub.utils").warning("Retrying")
         raise ConnectionError("no route to the host")
 
     @staticmethod
@@ -144,10 +149,13 @@ class _Package:
 
 
 def test_without_a_network_or_a_copy_it_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", _Package)  # type: ignore[arg-type]
-    with pytest.raises(NotFound, match=r"was not downloaded: no route to the host"):
-        find("hf:org/repo", "adapters")
+    _Package.asked = 0
+    with pytest.raises(FileError, match=r"was not downloaded: no route to the host") as caught:
+        files_of("hf:org/repo")
+    assert _Package.asked == 1 and not isinstance(caught.value, NotFound)
+    assert not caplog.records  # the package's own words about each attempt
     with pytest.raises(NotFound, match="recipes do not download"):
         find("hf:org/repo", "adapters", root=tmp_path)
