@@ -19,7 +19,8 @@ from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import ComputedTensor
-from loramerge.stream.differences import PairedSite, Sort, energy_of, read_change
+from loramerge.stream.differences import energy_of, read_change
+from loramerge.stream.pairing import PairedSite, Sort
 from loramerge.stream.walk import Buffers
 
 __all__ = ["Extraction", "extract", "whole_difference"]

@@ -27,9 +27,9 @@ from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import FileInput, Made, base_input, step_of
 from loramerge.steps.sizes import stand_in
 from loramerge.steps.writing import RankParameters, WriteParameters
-from loramerge.stream.differences import PairedSite, Pairing, Sort, paired
 from loramerge.stream.extract import Extraction, whole_difference
 from loramerge.stream.extract import extract as extract_deltas
+from loramerge.stream.pairing import PairedSite, Pairing, Sort, paired
 
 __all__ = ["VERB", "Extract", "ExtractResult", "compute_extract", "extract"]
 

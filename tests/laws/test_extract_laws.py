@@ -16,8 +16,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS
 from loramerge.stream.bake import bake
-from loramerge.stream.differences import paired
 from loramerge.stream.extract import extract
+from loramerge.stream.pairing import paired
 from loramerge.stream.plan import plan_bake
 from tests.builders.bases import Array, Base, adapter_for, folder, modules, sharded, single
 from tests.tail import crossed, tail

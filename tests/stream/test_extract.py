@@ -14,8 +14,8 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, NumericsError, ShapeError
 from loramerge.files.dtypes import DTYPES
-from loramerge.stream.differences import paired
 from loramerge.stream.extract import Extraction, extract
+from loramerge.stream.pairing import paired
 from tests.builders.bases import (
     STORAGE,
     Array,
