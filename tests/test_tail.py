@@ -1,4 +1,4 @@
-"""The long tail: the tenth that runs, and the core that always runs."""
+"""The long tail: the twentieth that runs, and the core that always runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def core(found: list[Any]) -> list[tuple[Any, ...]]:
     return [one.values for one in found if not one.marks]
 
 
-def test_a_tenth_is_drawn_and_the_same_each_time() -> None:
+def test_a_twentieth_is_drawn_and_the_same_each_time() -> None:
     first = [name for name in NAMES if drawn(name, "1")]
-    assert 150 < len(first) < 250
+    assert 70 < len(first) < 130
     assert first == [name for name in NAMES if drawn(name, "1")]
 
 
-def test_the_tenths_of_many_seeds_are_the_whole() -> None:
-    assert all(any(drawn(name, str(seed)) for seed in range(200)) for name in NAMES[:100])
+def test_many_seeds_draw_the_whole() -> None:
+    assert all(any(drawn(name, str(seed)) for seed in range(400)) for name in NAMES[:100])
 
 
 def test_the_seed_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
