@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from measure import THREADS, Check, Sample, ensure, interleave, options, peak, report, run
@@ -35,6 +37,7 @@ from tensors import DTYPES, Tensors
 OURS, COPY, FULL = "loramerge extract --threads 1", "cp", "numpy.linalg.svd"
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model.transformer."
 FUSED = "in_proj_weight"  # q, k and v above each other, which adapters hold apart
+UNNAMED = ("_embedding.", ".layers.23.", ".resblocks.23.")  # embeddings, and a layer that SD2 skips
 SIZE = 0.02  # of the change, relative to the weights
 
 
@@ -54,9 +57,12 @@ def main() -> None:
 def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
     """Measures, checks and reports, with the tuned checkpoint and the results in `folder`."""
     tuned, out = folder / "tuned.safetensors", folder / "out.safetensors"
-    names = write_tuned(base, tuned, given.modules)
+    # in another process: the peak of a program is at least the size of the one that starts it
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        names = apart.submit(write_tuned, base, tuned, given.modules).result()
     command = [given.python, "-m", "loramerge", "extract", "-t", str(tuned), "-b", str(base)]
     command += ["--rank", str(given.rank), "--threads", "1", "--strip", "-f", "-o", str(out)]
+    command += [] if given.modules else ["--to", "diffusers"]  # which has names for all
     cases = {
         OURS: functools.partial(run, [*command, "--dtype", "float32"]),
         COPY: functools.partial(run, ["cp", str(base), str(folder / "copy.safetensors")]),
@@ -84,6 +90,7 @@ def write_tuned(base: Path, tuned: Path, count: int) -> list[str]:
             for name, (_, shape, *_) in tensors.entries.items()
             if len(shape) > 1 and name.startswith((UNET, TEXT) if count == 0 else UNET)
             and min(shape[:2]) >= (4 if count == 0 else 320)
+            and not any(word in name for word in UNNAMED)
         ]  # fmt: skip
         count = count or len(matrices)
         chosen = matrices[:: max(1, len(matrices) // count)][:count]

@@ -392,5 +392,8 @@ def _remarks(result: ExtractResult) -> Iterator[str]:
         yield f"left out, because only one of the checkpoints has them: {listed(result.one_side, 5)}"
     if result.outside:
         count = result.outside
-        what = "1 tensor belongs" if count == 1 else f"{count} tensors belong"
-        yield f"{what} to no adaptable module of {result.family or 'the model'} and is not compared"
+        one = count == 1
+        yield (
+            f"{count} {'tensor belongs' if one else 'tensors belong'} to no adaptable module of "
+            f"{result.family or 'the model'} and {'is' if one else 'are'} not compared"
+        )
