@@ -15,6 +15,7 @@ from typing import Any
 import loramerge
 from loramerge.algebra.weights import weight_content
 from loramerge.errors import CorruptFile, LoramergeError, Setting
+from loramerge.files.json_values import values_in
 from loramerge.files.writer import write_bytes
 from loramerge.library.known import digest_at
 from loramerge.library.registry import cache as cache_folder
@@ -113,7 +114,7 @@ class State:
         path = recipe.with_name(f"{recipe.stem}.state.json")
         try:
             raw = path.read_bytes()
-            content = json.loads(raw.decode("utf-8"))
+            content = values_in(raw.decode("utf-8"))
             records = {name: Record(**fields) for name, fields in content["tasks"].items()}
             found = cls(path, root, records, trusted=_is_ours(raw))
             # an output that a stopped run had begun and that does not exist is not this recipe's

@@ -7,13 +7,13 @@ Source: mergekit 0.1.5, `config.py`, and `normalize_config` of `plan.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loramerge.files.json_values import read_values
 from loramerge.recipe.mergekit.gradients import Layers
 
 __all__ = ["Description", "MergedSlice", "ModelLayers", "read"]
@@ -201,7 +201,7 @@ def _layers_of(models: Sequence[str]) -> tuple[int | None, str]:
     """Return the number of layers of the first model that is here, and their name."""
     for folder in models:
         with suppress(OSError, ValueError, AttributeError):
-            config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+            config = read_values(Path(folder) / "config.json")
             found = next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
             return found, _LAYERS.get(config.get("model_type"), "layers")
     return None, "layers"
