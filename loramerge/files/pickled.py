@@ -215,6 +215,7 @@ def tensors_from_torch(values: Mapping[str, Any], path: str | PathLike[str]) -> 
     return found
 
 
+_TOO_LARGE = 2**1024  # for a float
 _FREE_COPIES = 64 << 20  # bytes that views in a file of any size may ask for
 _MOST_DIMENSIONS = 64  # of a NumPy array
 _SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().clone()"
@@ -257,7 +258,7 @@ def _named(content: Mapping[Any, Any], path: str | PathLike[str]) -> dict[str, A
     found: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key)
-        if isinstance(value, bool | int | float) and "." in name:
+        if isinstance(value, bool | int | float) and "." in name and abs(value) < _TOO_LARGE:
             value = torch.tensor(float(value), dtype=torch.float64)
         if not hasattr(value, "detach") and ("." not in name or value is None):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -84,6 +85,18 @@ class Record:
     sha256: str | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run has written; a state may come from anywhere.
+
+        Raises:
+            TypeError, ValueError: if a value is of another kind.
+        """
+        texts = all(isinstance(one, str | None) for one in (self.output, self.sha256))
+        if not (isinstance(self.key, str) and texts and isinstance(self.figures, dict)):
+            raise TypeError
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError, MissingFile, RecipeError
+from loramerge.files.yaml_values import require_shallow
 from loramerge.parameters import LARGEST_WHOLE
 from loramerge.recipe.mistakes import Mark, Mistakes, Place
 
@@ -89,6 +90,7 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
 
     yaml = YAML(typ="safe", pure=True)
     try:
+        require_shallow(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later anchor counts
             return yaml.compose(text), yaml.constructor.construct_object
@@ -98,7 +100,8 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
         what = " ".join(filter(None, (error.problem, error.context)))
         raise RecipeError(f"this is not YAML: {what}", file=where) from None
     except (YAMLError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())
+        deep = isinstance(error, RecursionError)
+        what = "nested too deeply" if deep else " ".join(str(error).split())
         raise RecipeError(f"this is not YAML: {what}", file=name) from None
 
 

@@ -70,6 +70,17 @@ def test_bad_json_is_refused_wherever_it_is_read(case: str, tmp_path: Path) -> N
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("record", [
+    {"key": "x", "seconds": float("nan")}, {"key": "x", "seconds": -1}, {"key": "x", "seconds": "1"},
+    {"key": 1}, {"key": "x", "output": 1}, {"key": "x", "sha256": []}, {"key": "x", "figures": []}, {},
+])  # fmt: skip
+def test_a_record_that_no_run_has_written_is_refused(record: object, tmp_path: Path) -> None:
+    content = {"version": 1, "running": [], "tasks": {"a": record}}
+    (tmp_path / "r.state.json").write_text(json.dumps(content))
+    with pytest.raises(CorruptFile, match="state of the recipe cannot be read"):
+        State.beside(tmp_path / "r.yaml", tmp_path)
+
+
 def test_json_is_read_in_one_place() -> None:
     """Elsewhere a text nested too deeply would end a command with Python's RecursionError."""
     root = Path(loramerge.__file__).parent

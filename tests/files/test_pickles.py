@@ -56,6 +56,7 @@ def test_numbers_under_names_of_data_are_tensors_of_one_value(tmp_path: Path) ->
 
 @pytest.mark.parametrize("more", [
     {"x.up": [[1.0]]}, {"x.up": {"weight": torch.ones(1)}}, {"x.up": "text"}, {1: torch.ones(1)},
+    {"x.alpha": 10**400}
 ])  # fmt: skip
 def test_data_that_is_not_a_tensor_is_refused(tmp_path: Path, more: dict[Any, Any]) -> None:
     path = save({"1": torch.ones(1), **more}, tmp_path / "a.pt")
