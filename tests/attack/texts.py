@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -44,7 +45,7 @@ def tampered(content: Any, seed: random.Random) -> str:
         elif how == 1:
             del holder[key]
         else:
-            holder[key] = seed.choice(_ODD)
+            holder[key] = copy.deepcopy(seed.choice(_ODD))
     text = json.dumps(content, ensure_ascii=seed.random() < 0.5)
     if seed.random() < 0.1:
         return seed.choice(_DEEP)

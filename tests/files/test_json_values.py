@@ -13,6 +13,7 @@ import pytest
 import loramerge
 from loramerge.adapter.formats.diffusers import header_configurations
 from loramerge.adapter.formats.peft import configuration
+from loramerge.adapter.formats.peft_shared import shares
 from loramerge.adapter.metadata import tags
 from loramerge.checkpoint.files import find_files
 from loramerge.checkpoint.generic import is_transformers
@@ -25,6 +26,7 @@ from loramerge.recipe.mergekit.reading import _layers_of
 from loramerge.recipe.state import State
 from loramerge.steps.lineage import lineage_of
 from loramerge.steps.provenance import recipe_in
+from loramerge.stream.sharing import _shares
 
 DEEP = '{"a":' * 100_000
 BAD = {
@@ -79,6 +81,15 @@ def test_a_record_that_no_run_has_written_is_refused(record: object, tmp_path: P
     (tmp_path / "r.state.json").write_text(json.dumps(content))
     with pytest.raises(CorruptFile, match="state of the recipe cannot be read"):
         State.beside(tmp_path / "r.yaml", tmp_path)
+
+
+@pytest.mark.parametrize("value", [{}, [], 0, False, ["LORA"], 1.5])
+def test_values_of_another_kind_in_configurations(value: object, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": value}))
+    with pytest.raises(FormatError, match="of type .* cannot be read"):
+        configuration(tmp_path / "adapter_config.json")
+    assert not shares({"peft_type": value})
+    assert _shares({"architectures": value}) is False
 
 
 def test_json_is_read_in_one_place() -> None:

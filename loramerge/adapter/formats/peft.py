@@ -200,7 +200,8 @@ def configuration(path: Path) -> dict[str, Any]:
         FormatError: if it is of a type that loramerge does not know.
     """
     content = _read_configuration(path)
-    kind = str(content.get("peft_type") or "LORA")
+    said = content.get("peft_type")
+    kind = "LORA" if said is None or said == "" else str(said)
     if kind not in FIELDS:
         raise FormatError(
             f"a PEFT adapter of type {kind} cannot be read"
