@@ -86,7 +86,7 @@ def test_a_record_that_no_run_has_written_is_refused(record: object, tmp_path: P
 @pytest.mark.parametrize("value", [{}, [], 0, False, ["LORA"], 1.5])
 def test_values_of_another_kind_in_configurations(value: object, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": value}))
-    with pytest.raises(FormatError, match="of type .* cannot be read"):
+    with pytest.raises(FormatError, match=r"of type .* cannot be read"):
         configuration(tmp_path / "adapter_config.json")
     assert not shares({"peft_type": value})
     assert _shares({"architectures": value}) is False
