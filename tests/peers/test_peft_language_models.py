@@ -93,6 +93,35 @@ CASES: dict[str, Case] = {
         corda_config=lora.CordaConfig(),
         lora_ga_config=lora.LoraGAConfig(),
     ),
+    # several together
+    "rslora, patterns and biases": case(
+        use_rslora=True,
+        lora_bias=True,
+        rank_pattern={"q_proj": 3},
+        alpha_pattern={"v_proj": 5},
+        kinds={"lora", "bias"},
+    ),
+    "rslora of experts": case(
+        "moe", "q_proj", target_parameters=["mlp.experts.down_proj"], use_rslora=True
+    ),
+    "dora, transposed": case(
+        "gpt2", "c_attn", fan_in_fan_out=True, use_dora=True, weighted=False, kinds={"dora"}
+    ),
+    "tokens and a saved head": case(
+        trainable_token_indices=[2, 5],
+        modules_to_save=["lm_head"],
+        weighted=False,
+        kinds={"lora", "tokens", "set"},
+    ),
+    "patterns of an embedding": case(
+        "llama",
+        "embed_tokens",
+        "v_proj",
+        rank_pattern={"embed_tokens": 1},
+        alpha_pattern={"embed_tokens": 7},
+        use_rslora=True,
+        kinds={"lora-embedding", "lora", "base"},
+    ),
     "monteclora": case(monteclora_config=lora.MontecloraConfig(num_samples=2)),
     "orthogonal": case(init_lora_weights="orthogonal"),
     "embedding and head": case(
@@ -224,6 +253,21 @@ def test_a_field_means_what_peft_means(name: str, bases: dict[str, Path], tmp_pa
         cut = parameters(other.merge_and_unload())
         for key, whole in merged.items():
             assert relative(cut[key], before[key] + best(whole - before[key])) < NEAR, key
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"target_modules": ["embed_tokens"], "use_dora": True}, "DoRA of an embedding"),
+        ({"target_modules": ["q_proj"], "bias": "all", "lora_bias": True}, "bias of the base"),
+    ],
+)
+def test_what_is_not_computed_is_refused_with_the_reason(
+    config: dict[str, Any], says: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter_folder(bases["llama"], tmp_path / "a", **config)
+    with pytest.raises(LoramergeError, match=says):
+        load(tmp_path / "a").require_sound()
 
 
 # --- PEFT's own numbers
