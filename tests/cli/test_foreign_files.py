@@ -12,6 +12,7 @@ import pytest
 
 from tests.builders.commands import Runner
 from tests.builders.samples import safetensors_bytes
+from tests.tail import tail
 
 _GGUF = b"GGUF\x03\0\0\0" + bytes(64)
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 144\n"
@@ -62,7 +63,10 @@ def _refused(run: Runner, command: str, name: str, says: str) -> None:
     assert {path.name for path in run.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("where", COMMANDS)
+_OF_TAIL = ("merge's first", "merge's second", "extract's tuned", "extract's base")
+
+
+@pytest.mark.parametrize("where", [tail(w) if w in _OF_TAIL else w for w in COMMANDS])
 def test_each_command_names_it(where: str, run: Runner) -> None:
     (run.folder / "pictures").mkdir(exist_ok=True)
     for kind, (content, words) in FOREIGN.items():
