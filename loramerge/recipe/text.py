@@ -67,7 +67,7 @@ _TEXTS = (b"<", b"version https://git-lfs")  # as files of other formats begin, 
 
 
 def _of_another_format(raw: bytes, path: Path) -> ForeignFile | None:
-    """Return the error for a file that is no text, a web page or a pointer; None for others."""
+    """Return the error for a web page, a pointer, or a file of bytes that are not text; else None."""
     head = raw[:HEAD]
     text = head.isascii() and b"\0" not in head
     if text and not head.lstrip().lower().startswith(_TEXTS):
