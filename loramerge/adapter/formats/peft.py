@@ -224,6 +224,9 @@ def _read_configuration(path: Path) -> dict[str, Any]:
     return content
 
 
+_OF_OTHER_TYPES = ("lokr_", "hada_")  # roles of types that have an alpha of their own
+
+
 def scale_of(
     config: Mapping[str, Any], path: str, module: str, tensors: Mapping[str, Tensor]
 ) -> Scale:
@@ -236,6 +239,8 @@ def scale_of(
         ShapeError: if the configuration does not state a number.
     """
     word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
+    if word == "lora_alpha" and any(role.startswith(_OF_OTHER_TYPES) for role in tensors):
+        return Scale()  # in a lone file, beside the LoRA that its header speaks of
     alpha = _stated(config, "alpha_pattern", word, path, module)
     if alpha is None:
         return Scale()
