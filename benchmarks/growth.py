@@ -30,6 +30,19 @@ VERBS = {
     "resize --max-size": "resize --max-size 60% a.safetensors -o out.safetensors --force",
     "convert": "convert a.safetensors --dtype float16 -o out.safetensors --force",
     "meta": "meta a.safetensors --set x=y -o out.safetensors --force",
+    "bake": "bake --base base --lora peft -o baked --force",
+    "merge": "merge base:0.5 tuned:0.5 -o merged --force",
+    "extract": "extract --base base --tuned tuned --rank 2 -o extracted --force",
+    "plan": "plan recipe.yaml",
+    "run": "run recipe.yaml --fresh --force",
+}
+RECIPE = {
+    "version": 1,
+    "inputs": {"a": "a.safetensors", "b": "b.safetensors"},
+    "steps": {
+        "both": {"mix": {"adapters": ["a:0.5", "b"]}},
+        "small": {"resize": {"adapter": "both", "rank": 2}, "save": "small.safetensors"},
+    },
 }
 
 
@@ -50,13 +63,26 @@ def write(path: Path, names: list[str], shapes: dict[str, tuple[int, ...]], seed
 
 
 def make(folder: Path, keys: int) -> None:
-    """Write two adapters of a number of keys, and a file of as many keys that mean nothing."""
+    """Write adapters of a number of keys, two models for one, and as many keys that mean nothing."""
     stems = [f"lora_unet_blocks_{i}_attn" for i in range(keys // 3)]
     roles = ("lora_down.weight", "lora_up.weight", "alpha")
     names = [f"{stem}.{role}" for stem in stems for role in roles]
     shapes = {"down.weight": (4, 16), "up.weight": (16, 4), "alpha": ()}
     write(folder / "a.safetensors", names, shapes, 1)
     write(folder / "b.safetensors", names, shapes, 2)
+    layers = [f"model.layers.{i}.mlp.up_proj" for i in range(keys // 3)]
+    for seed, name in enumerate(("base", "tuned"), 3):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "config.json").write_text('{"model_type": "llama"}')
+        path = folder / name / "model.safetensors"
+        write(path, [f"{layer}.weight" for layer in layers], {"alpha": (16, 16)}, seed)
+    (folder / "peft").mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    (folder / "peft" / "adapter_config.json").write_text(json.dumps(config))
+    halves = [f"base_model.model.{layer}.lora_{half}.weight" for layer in layers for half in "AB"]
+    factors = {"A.weight": (4, 16), "B.weight": (16, 4)}
+    write(folder / "peft" / "adapter_model.safetensors", halves, factors, 5)
+    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
     write(folder / "strange.safetensors", [f"no.such.key_{i}" for i in range(keys)], shapes, 3)
 
 
@@ -82,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=5, help="power of ten of the most keys")
     parser.add_argument("-n", type=int, default=1, help="runs; the fastest counts")
+    parser.add_argument("--only", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -92,7 +119,8 @@ def main() -> None:
         print(f"starting takes {idle:.2f} s")
         for power in range(2, options.most + 1):
             make(folder, 10**power)
-            for verb, command in VERBS.items():
+            for verb in options.only:
+                command = VERBS[verb]
                 seconds, memory = min(
                     run(options.python, command, folder) for _ in range(options.n)
                 )

@@ -19,19 +19,20 @@ __all__ = [
 
 CLOSE = 0.75  # likeness of a slip of the finger: `rnak` and `rank`, but not `models` and `method`
 
-# parameters here → their names elsewhere; a name in several lines is that which the verb has
+# parameters here → their names elsewhere; a name in several lines is the first that the verb has
 _SAME = {
     # files
     "base": """pretrained_model_name_or_path pretrained_model base_model base_model_name_or_path
         model_name_or_path sd_model checkpoint ckpt model_id model model_org original_model""",
     "tuned": "model_tuned tuned_model finetuned finetuned_model fine_tuned",
-    "output": "save_to output_name output_file output_path out outfile save_path save_as dst dest",
     "out_dir": "output_dir out_folder output_folder",
+    "output": """save_to output_name output_file output_path out outfile save_path save_as dst dest
+        output_dir""",
     "force": "overwrite yes y",
     "precision": "mixed_precision",
     "dtype": "save_precision save_dtype out_dtype torch_dtype fp16 bf16 half precision mixed_precision",
-    "to": "format output_format target_format dialect",
-    "dry_run": "dry simulate check_only",
+    "to": "format output_format target_format dialect out_format save_model_as output_kohya_format",
+    "dry_run": "dry simulate check_only debug_dataset",
     # ranks
     "rank": """network_dim network_rank new_rank lora_r lora_rank lora_dim linear_dim linear_rank dim r
         svd_rank target_rank""",
@@ -45,7 +46,8 @@ _SAME = {
     "alpha": "network_alpha lora_alpha",
     "images": """train_data_dir instance_data_dir instance_data data_dir image_dir dataset dataset_name
         dataset_dir image_folder""",
-    "trigger": "instance_prompt instance_token trigger_word trigger_words token_string concept",
+    "trigger": """instance_prompt instance_token trigger_word trigger_words token_string concept
+        caption_prefix""",
     "regularisation": """class_data_dir reg_data_dir class_data with_prior_preservation regularization
         regularization_images reg_images""",
     "regularisation_prompt": "class_prompt class_tokens",
@@ -57,8 +59,9 @@ _SAME = {
     "text_lr": "text_encoder_lr learning_rate_te te_lr",
     "schedule": "lr_scheduler scheduler lr_scheduler_type",
     "warmup": "lr_warmup_steps lr_warmup warmup_steps warmup_ratio",
-    "optimizer": "optimizer_type use_8bit_adam optim",
-    "optimizer_option": "optimizer_args optimizer_kwargs",
+    "optimizer": "optimizer_type use_8bit_adam optim use_lion_optimizer",
+    "optimizer_option": """optimizer_args optimizer_kwargs adam_beta1 adam_beta2 adam_epsilon
+        prodigy_beta3""",
     "batch": "train_batch_size batch_size bs",
     "accumulate": "gradient_accumulation_steps gradient_accumulation",
     "checkpointing": "gradient_checkpointing",
@@ -84,11 +87,18 @@ _SAME = {
     "text_encoder": "train_text_encoder network_train_text_encoder train_te",
     "ema": "use_ema ema_decay",
     "max_grad_norm": "gradient_clip clip_grad grad_clip",
-    "resume": "resume_from_checkpoint resume_from",
-    "init_from": "network_weights lora_weights warm_start",
+    "resume": "resume_from_checkpoint resume_from initial_epoch initial_step skip_until_initial_step",
+    "init_from": "network_weights lora_weights warm_start dim_from_weights",
     "folder": "logging_dir log_dir run_dir",
     "cache": "cache_dir latent_cache_dir",
-    "tensorboard": "log_with report_to",
+    "tensorboard": "log_with report_to log_prefix log_tracker_name",
+    "exclude": "exclude_modules",
+    "timesteps": """min_timestep max_timestep timestep_sampling sigmoid_scale discrete_flow_shift
+        weighting_scheme logit_mean logit_std mode_scale""",
+    "prediction": "model_prediction_type prediction_type parameterization",
+    "strip": "no_metadata",
+    "vram": "blocks_to_swap",
+    "device": "cuda",
     "weight_decay": "adam_weight_decay",
 }  # fmt: skip
 
@@ -103,6 +113,10 @@ _SCALE: Message = (
 )
 _NO_METHOD: Message = "it belongs to a merge method; `operators NAME` shows the options of one"
 _AUTOMATIC: Message = "leave it out: loramerge does this by itself"
+_ABSENT: Message = "loramerge does not have it"
+_METADATA: Message = "`meta FILE --set modelspec.title=…` writes such entries into a header"
+_IN_BASE: Message = ("all models are read from one place: ", Setting("base"), " takes a folder of "
+                     "diffusers, or a single file that holds them")  # fmt: skip
 
 
 def _each(words: str, answer: _Answer) -> dict[str, _Answer]:
@@ -113,9 +127,9 @@ def _each(words: str, answer: _Answer) -> dict[str, _Answer]:
 # what no single parameter says: word → verb, or "" for all the others → answer
 _ELSEWHERE: Mapping[str, Mapping[str, Message]] = {
     **_each("ratios weights adapter_weights multiplier multipliers lora_scale scale strength",
-        {"mix": _BEHIND, "bake": _BEHIND, "preview": _BEHIND},
+        dict.fromkeys(("mix", "bake", "preview", "merge"), _BEHIND),
     ),
-    **_each("ratio alpha weight", {"mix": _BEHIND, "bake": _BEHIND, "preview": _BEHIND}),
+    **_each("ratio alpha weight", dict.fromkeys(("mix", "bake", "preview", "merge"), _BEHIND)),
     **_each("network_alpha lora_alpha new_alpha", {"": _SCALE}),
     **_each("models loras lora_paths adapters adapter_names lora lora_1 lora1 lora_a",
         {"mix": _ARGUMENTS, "preview": _ARGUMENTS, "": _ARGUMENT},
@@ -134,8 +148,8 @@ _ELSEWHERE: Mapping[str, Mapping[str, Message]] = {
                    Setting("ratio", 3162), " (10 to the power of −thr) or ",
                    Setting("max_size", "8MB"), "; spn_ckpt is ", Setting("norm", "spectral")),
     }),
-    **_each("density majority_sign_method drop_rate lambda t normalize trim",
-        {"mix": _NO_METHOD},
+    **_each("density majority_sign_method drop_rate lambda t normalize trim interp_method",
+        {"mix": _NO_METHOD, "merge": _NO_METHOD},
     ),
     "concat": {"mix": ("the sum is exact without it; for the bytes of kohya's script, give ",
                        Setting("compat", "kohya-concat"))},
@@ -149,15 +163,46 @@ _ELSEWHERE: Mapping[str, Mapping[str, Message]] = {
     "use_dora": {"train": ("give ", Setting("method", "dora"))},
     **_each("""xformers sdpa mem_eff_attn enable_xformers_memory_efficient_attention cache_latents
         cache_latents_to_disk persistent_data_loader_workers max_data_loader_n_workers enable_bucket
-        lowram caption_extension allow_tf32 prior_generation_precision v2 v_parameterization
-        zero_terminal_snr cache_text_encoder_outputs""",
+        lowram caption_extension allow_tf32 prior_generation_precision
+        zero_terminal_snr cache_text_encoder_outputs caption_extention tokenizer_cache_dir vae_batch_size
+        skip_cache_check highvram dataloader_num_workers no_half_vae max_token_length fan_in_fan_out
+        save_state save_state_on_train_end sample_at_first network_train_unet_only task_type
+        pre_compute_text_embeddings""",
         {"train": _AUTOMATIC},
     ),
+    **_each("""sdxl in_format input_format copy_tokenizer lazy_unpickle mem_eff_safe_open safe_merge
+        svd_driver svd_full_matrices verbose load_original_model_to min_diff v2 v_parameterization""",
+        {"": _AUTOMATIC},
+    ),
+    **_each("""caption_separator keep_tokens_separator secondary_separator enable_wildcard caption_suffix
+        face_crop_aug_range min_bucket_reso max_bucket_reso token_warmup_min token_warmup_step alpha_mask
+        caption_dropout_every_n_epochs save_n_epoch_ratio save_last_n_epochs save_last_n_steps
+        checkpoints_total_limit torch_compile noise_offset_random_strength multires_noise_iterations
+        multires_noise_discount adaptive_noise_scale ip_noise_gamma loss_type huber_c huber_schedule
+        lr_decay_steps lr_scheduler_args lr_scheduler_num_cycles lr_scheduler_power
+        lr_scheduler_min_lr_ratio scale_lr fused_backward_pass scale_v_pred_loss_like_noise_pred
+        v_pred_like_loss debiased_estimation_loss weighted_captions network_train_text_encoder_only
+        scale_weight_norms base_weights base_weights_multiplier num_validation_images random_flip
+        do_edm_style_training modules_to_save layers_pattern loftq_config bias full_fp16 full_bf16
+        fp8_base image_column caption_column wandb_run_name wandb_api_key push_to_hub hub_token
+        hub_model_id huggingface_repo_id dataset_class sample_sampler crops_coords
+        text_encoder_use_attention_mask""",
+        {"train": _ABSENT},
+    ),
+    **_each("clamp_quantile svd_clamp svd_guidance svd_quantile", {"": _ABSENT}),
+    **_each("out_shard_size parameters", {"merge": _ABSENT}),
+    **_each("""metadata_title metadata_author metadata_description metadata_license metadata_tags
+        training_comment""",
+        {"train": _METADATA},
+    ),
+    **_each("vae ae clip_l clip_g t5xxl", {"train": _IN_BASE}),
+    **_each("dataset_config in_json config_file output_config", {
+        "train": ("the folder of images is ", Setting("images"), ", and settings that are used again "
+                  "go into a recipe: ", Setting("save_recipe", "FILE.yaml")),
+    }),
     "epochs": {"train": ("count steps instead: ", Setting("steps"),
                          " = epochs × images × repeats / batch")},
-    **_each("bucket_no_upscale random_crop flip_aug color_aug", {
-        "train": "loramerge does not have it",
-    }),
+    **_each("bucket_no_upscale random_crop flip_aug color_aug", {"train": _ABSENT}),
     **_each("adapter_name lora_name", {"": _ARGUMENT}),
 }  # fmt: skip
 

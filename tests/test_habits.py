@@ -7,7 +7,7 @@ import re
 import pytest
 
 import loramerge as lm
-from loramerge.cli.commands import summaries
+from loramerge.cli.commands import command_named, summaries
 from loramerge.errors import Setting, on_command_line, spelled
 from loramerge.habits import (
     _COMMANDS,
@@ -16,6 +16,7 @@ from loramerge.habits import (
     advice_on_command,
     advice_on_parameter,
     answer_to_command,
+    answer_to_parameter,
 )
 from loramerge.steps.foreign import rewritten
 from loramerge.steps.parameters import parameters_of
@@ -27,7 +28,10 @@ WORDS = {
            if kind for one in parameters_of(kind)}
     for name, verb in VERBS.items()
 }  # fmt: skip
-ALL = set().union(*WORDS.values())
+OF_ALL = set.intersection(
+    *({option.name for option in command_named(name).params} for name in ("mix", "train"))
+)  # `--strip`, `--device`, …
+ALL = set().union(OF_ALL, *WORDS.values())
 EXPECTED = {"epochs", "init_from"}  # answered as soon as training has them
 
 
@@ -89,6 +93,16 @@ def test_every_command_that_is_advised_exists_and_no_command_is_a_habit():
         (("version",), "--version"),
         (("mixx",), "did you mean mix?"),
         (("mix", "--rnak", "8"), "did you mean --rank?"),
+        (("mix", "--no_metadata"), "here it is called --strip"),
+        (("train", "--bias", "all"), "does not have it"),
+        (("train", "--min_timestep", "200"), "here it is called --timesteps"),
+        (("train", "--vae", "x"), "read from one place: --base"),
+        (("train", "--dataset_config", "x.toml"), "--save-recipe"),
+        (("train", "--metadata_title", "x"), "`meta FILE"),
+        (("train", "--huber_c", "1"), "does not have it"),
+        (("merge", "--alpha", "0.3"), "behind its name"),
+        (("merge", "--t", "0.3"), "`operators NAME`"),
+        (("extract", "--v2"), "leave it out"),
     ],
 )
 def test_on_the_command_line(run, command, says):
@@ -101,6 +115,45 @@ def test_on_the_command_line(run, command, says):
 def test_unknown_words_get_no_guess(run, command):
     result = run.refused(2, *command)
     assert "hint" not in result.err and "id you mean" not in result.err
+
+
+# what sd-scripts' train_network.py, PEFT's LoraConfig and diffusers' LoRA script call their options
+ELSEWHERE = {
+    "train": """v2 pretrained_model_name_or_path train_data_dir shuffle_caption caption_extension
+        color_aug flip_aug random_crop debug_dataset cache_latents vae_batch_size enable_bucket
+        min_bucket_reso bucket_no_upscale token_warmup_min caption_dropout_rate
+        caption_tag_dropout_rate reg_data_dir in_json dataset_repeats dataset_config output_dir
+        output_name save_precision save_every_n_epochs save_state save_last_n_steps
+        train_batch_size max_token_length mem_eff_attn xformers vae max_train_steps
+        max_train_epochs max_data_loader_n_workers gradient_checkpointing
+        gradient_accumulation_steps mixed_precision full_bf16 logging_dir log_with wandb_api_key
+        multires_noise_iterations ip_noise_gamma zero_terminal_snr min_timestep loss_type huber_c
+        sample_every_n_steps sample_at_first sample_prompts sample_sampler config_file
+        metadata_title prior_loss_weight optimizer_type use_8bit_adam learning_rate optimizer_args
+        lr_scheduler lr_warmup_steps lr_scheduler_num_cycles min_snr_gamma
+        debiased_estimation_loss no_metadata save_model_as unet_lr text_encoder_lr network_weights
+        network_module network_dim network_alpha network_dropout network_args
+        network_train_unet_only training_comment dim_from_weights scale_weight_norms base_weights
+        no_half_vae blocks_to_swap timestep_sampling model_prediction_type instance_data_dir
+        instance_prompt class_data_dir class_prompt validation_prompt with_prior_preservation
+        num_class_images lora_dropout center_crop train_text_encoder checkpointing_steps
+        resume_from_checkpoint dataloader_num_workers adam_beta1 push_to_hub report_to snr_gamma
+        use_dora lora_layers r lora_alpha target_modules exclude_modules fan_in_fan_out bias
+        use_rslora modules_to_save init_lora_weights task_type""",
+    "mix": """models ratios save_to save_precision precision new_rank new_conv_rank concat shuffle
+        no_metadata combination_type adapter_name majority_sign_method svd_rank svd_clamp
+        svd_driver merge_method""",
+    "resize": "model save_to save_precision new_rank new_conv_rank dynamic_method dynamic_param verbose",
+    "bake": "sd_model models ratios save_to save_precision v2 no_metadata lora_scale safe_merge",
+    "extract": "v2 model_org model_tuned save_to save_precision dim conv_dim clamp_quantile min_diff",
+}
+
+
+@pytest.mark.parametrize("verb", ELSEWHERE)
+def test_options_of_other_programs_are_answered_and_never_by_likeness(verb):
+    known = WORDS[verb] | OF_ALL
+    for word in ELSEWHERE[verb].split():
+        assert answer_to_parameter(word, verb, known) is not None, word
 
 
 def test_the_answer_follows_the_verb():

@@ -20,6 +20,8 @@ import pytest
 from loramerge.adapter import Delta
 from loramerge.adapter.load import load
 from loramerge.adapter.opaque import flat_name
+from loramerge.adapter.sites import for_dialect
+from loramerge.dialects import DIALECTS
 from tests.builders.bases import read_safetensors
 from tests.builders.commands import Runner
 from tests.builders.samples import Array, relative
@@ -77,6 +79,36 @@ def _inspected(run: Runner, path: str) -> dict[str, Any]:
 def _bare_checkpoint(run: Runner) -> None:
     found = _inspected(run, "wan_base.safetensors")
     assert (found["what"], found["family"], found["findings"]) == ("checkpoint", "wan", [])
+
+
+def _respelled(name: str, family: str, modules: int, dialect: str) -> Check:
+    """As `whole`; written in another dialect, it is of the same family and means the same."""
+
+    def check(run: Runner) -> None:
+        path = f"case/{name}.safetensors"
+        whole(name, family, modules)(run)
+        run.ok("convert", path, "--to", dialect, "-o", "respelled.safetensors")
+        adapter, found = load(path), load("respelled.safetensors").require_sound()
+        assert found.info.detection.name == family and found.info.dialects.keys() == {dialect}
+        back = for_dialect(found, DIALECTS[adapter.info.dialect or ""])
+        assert {m for site in back.deltas for m in site.modules} == {
+            m for site in adapter.deltas for m in site.modules
+        }
+
+    return check
+
+
+def _of_gguf(run: Runner) -> None:
+    """Named by `inspect`, and refused as an adapter."""
+    assert _inspected(run, "model.gguf")["dialect"] == "GGUF"
+    refused(3, "model.gguf", "a GGUF file", *_READS[1:])(run)
+
+
+def _cut_vera(run: Runner) -> None:
+    """A VeRA without most of its tensors: named as one, and refused."""
+    (problem,) = _inspected(run, "")["findings"]
+    assert "a PEFT adapter of type VERA" in problem["message"]
+    refused(5, "", "a PEFT adapter of type VERA", *_READS[1:])(run)
 
 
 def _claims(run: Runner) -> None:
@@ -186,6 +218,7 @@ _EACH, _SPELLING = (
 _FOREIGN, _RECOGNISED = "cli/test_foreign_files.py::", "cli/test_checkpoints_are_recognised.py::"
 _FIELD = "adapter/test_peft_fields.py::test_fields_that_change_the_meaning_are_refused_by_name"
 _TYPE = "adapter/test_peft_fields.py::test_other_types_are_named"
+_NAMED = "adapter/test_peft_fields.py::test_the_type_is_named_where_tensors_are_missing"
 _MEANS = "peers/test_peft_language_models.py::test_a_field_means_what_peft_means"
 _NAMES, _CLASSES = (
     "adapter/test_names_nothing_reads.py::",
@@ -212,27 +245,27 @@ CASES: dict[str, Case] = {
         "test_the_text_encoder_of_qwen_image_in_files_of_onetrainer",
     ),
     "drop_auraflow": Case(
-        whole("auraflow", None, 144),
+        whole("auraflow", "auraflow", 144),
         f"{_EACH}[auraflow]",
         f"{_CLASSES}test_the_attention_of_a_class_is_of_its_family_or_of_none",
     ),
     "drop_chroma": Case(
-        whole("chroma", "flux1", 124, "--to diffusers"),
+        _respelled("chroma", "chroma", 124, "diffusers"),
         f"{_EACH}[chroma]",
         f"{_LOST}test_modules_that_the_family_lacks_are_not_written_in_another_dialect",
     ),
     "drop_ideogram4": Case(
-        whole("ideogram4", None, 170),
+        whole("ideogram4", "ideogram4", 170),
         f"{_EACH}[ideogram]",
         "adapter/test_problems.py::test_an_unknown_family_is_opaque_but_usable",
     ),
     "drop_wan_vace": Case(
-        whole("wan_vace", "wan", 384, "--to diffusers"),
+        _respelled("wan_vace", "wan", 384, "diffusers"),
         f"{_EACH}[vace]",
         f"{_LOST}test_a_module_that_the_family_lacks_is_baked_by_its_name",
     ),
     "gguf_elsewhere": Case(
-        refused(3, "model.gguf", "a GGUF file", *_READS),
+        _of_gguf,
         f"{_FOREIGN}test_each_command_names_it",
         f"{_FOREIGN}test_a_folder_of_gguf_files_is_told_from_one_without_weights",
     ),
@@ -257,7 +290,7 @@ CASES: dict[str, Case] = {
         f"{_NAMES}test_other_families_are_told_too",
     ),
     "misread_hv15": Case(
-        whole("hv15", None, 432, "--for comfyui", "--to comfyui", "--to kohya"),
+        _respelled("hv15", "hunyuan-video-15", 432, "comfyui"),
         f"{_CLASSES}test_the_resembled_family_of_an_unknown_adapter_is_named",
         f"{_RECOGNISED}test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it",
     ),
@@ -294,7 +327,9 @@ CASES: dict[str, Case] = {
         of_peft(""), f"{_MEANS}[trainable_token_indices]", f"{_MEANS}[tied tokens]"
     ),
     "peft_type_inspect": Case(
-        refused(4, "", "of type VERA", *_READS), f"{_TYPE}[VERA]", f"{_TYPE}[HRA]"
+        _cut_vera,
+        f"{_NAMED}[VERA]",
+        f"{_TYPE}[PROMPT_TUNING]",
     ),
     "simpletuner_base_model": Case(
         whole("simpletuner", "flux1", 114),

@@ -172,8 +172,10 @@ def encode(
             delta = as_embedding(delta)  # a sum of several is computed as that of matrices
         weight = site._replace(parameter="weight")
         beside = adapter.deltas.get(weight) if site.parameter == "bias" else None
-        delta = delta.respelled(target.roles(words_for(delta.stored().keys())), beside)
-        if target.alpha == "config" and "diff_b" in delta.stored():
+        roles_there = target.roles(words_for(delta.stored().keys()))
+        delta = delta.respelled(roles_there, beside)
+        # a sum of several biases is computed as a difference
+        if "diff_b" in delta.stored() and _says_with_factors(adapter, site, target, roles_there):
             delta = beside_factors(delta, beside)
         try:
             plan = alphas.get(site.component, Alphas())
@@ -222,6 +224,18 @@ def encode(
     )
 
 
+def _says_with_factors(adapter: Adapter, site: Site, target: Dialect, roles: Set[str]) -> bool:
+    """Return whether a bias is written as that of the second factor: as the file had it, or has to.
+
+    Args:
+        roles: those that the dialect can write.
+    """
+    if target.alpha == "config":
+        return True
+    had = (site, "up_bias") in adapter.info.spelling
+    return (had or "diff_b" not in roles) and "up_bias" in target.roles(words_for({"up_bias"}))
+
+
 def _as_stored(adapter: Adapter, site: Site, delta: Delta, target: Dialect) -> Delta:
     """Return a delta with its rows in the order in which the dialect stores them."""
     naming = adapter.info.detection.naming
@@ -252,12 +266,15 @@ def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words)
 
 def _way_out(adapter: Adapter, target: Dialect) -> Message:
     naming = adapter.info.detection.naming
+    opaque = any(is_opaque(site, naming) for site in adapter.deltas)
+    if opaque and adapter.info.dialect in (None, target.name):
+        return "leave these modules out, or bake the adapter"
     if naming is None:
         return (
             "the family is unknown, so the result must stay in the dialect of the file: ",
             Setting("to", adapter.info.dialect),
         )
-    if any(is_opaque(site, naming) for site in adapter.deltas) and adapter.info.dialect:
+    if opaque:
         return (
             (
                 f"{naming.name} has no modules of some of these names, so they can only be written "
@@ -273,8 +290,20 @@ def _way_out(adapter: Adapter, target: Dialect) -> Message:
             *(Setting("keep", second.second_of), " or ", Setting("keep", second.name)),
         )
     others = [d for d in DIALECTS.values() if d.name != target.name and not d.positional]
-    able = (d for d in others if all(d.stems_of(naming, c) for c in adapter.components()))
-    return ("write another dialect: ", Setting("to", next(able, others[0]).name), *each)
+    named = [d for d in others if all(d.stems_of(naming, c) for c in adapter.components())]
+    able = [d for d in named if _has_words(d, adapter)]
+    if not able:
+        return ("no dialect has words for all of them; leave some out, or bake the adapter", *each)
+    return ("write another dialect: ", Setting("to", able[0].name), *each)
+
+
+def _has_words(target: Dialect, adapter: Adapter) -> bool:
+    """Return whether a dialect has words for all tensors of an adapter, whatever its modules."""
+    found: dict[frozenset[str], Delta] = {}
+    for delta in adapter.deltas.values():
+        found.setdefault(frozenset(delta.stored()), delta)
+    stored = (d.respelled(target.roles(words_for(d.stored().keys()))) for d in found.values())
+    return all(d.stored().keys() <= target.roles(words_for(d.stored().keys())) for d in stored)
 
 
 def _ordered(pairs: Mapping[str, Tensor], order: Mapping[str, int]) -> list[tuple[str, Tensor]]:

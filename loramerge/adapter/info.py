@@ -73,6 +73,7 @@ class Info:
         dtype: float type to write by default (safetensors name), None: the widest stored.
         types: site → float type to write, for sites that were computed where `dtype` is None.
         origin: its origin, if known; see `Adapter.maker`.
+        translated: the program whose own format was read as a dialect's; None for files of a dialect.
     """
 
     path: str | None = None
@@ -90,6 +91,7 @@ class Info:
     dtype: str | None = None
     types: dict[Site, str] = field(default_factory=dict)
     origin: Origin | None = None
+    translated: str | None = None
 
     @cached_property
     def spelled(self) -> Mapping[Site, frozenset[str]]:

@@ -115,7 +115,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         check_positions(classified.groups, detection, source)
     reading = _Reading(head=_head(detection, keys))
     reading.account.carried.extend(classified.embeddings)
-    reading.unknown += classified.unknown
+    reading.unknown += _still_unknown(classified.unknown, reading, source)
     for group in with_owners(classified.groups, detection.naming):
         _read_group(reading, group, source, detection)
     info = Info(
@@ -126,6 +126,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         detection=detection,
         metadata=source.metadata,
         configs=source.configs,
+        translated=source.translated,
         account=reading.account,
         problems=reading.problems,
         spelling=reading.spelling,
@@ -139,10 +140,10 @@ def load(path: str | PathLike[str]) -> Adapter:
 
         for component, config in source.configs.items():
             reading.problems += configuration_problems(config)
-            types = (
-                delta.facts.peft_type
-                for site, delta in reading.deltas.items()
-                if site.component == component or not component
+            types = (  # a lone file may hold others beside those that its header speaks of
+                reading.deltas[site].facts.peft_type
+                for (site, _), (dialect, _) in reading.spelling.items()
+                if DIALECTS[dialect].folder and (site.component == component or not component)
             )
             reading.problems += type_problems(config, {t for t in types if t is not None})
     reading.problems += of_other_programs(reading.unknown)
@@ -154,6 +155,19 @@ def load(path: str | PathLike[str]) -> Adapter:
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
     adapter = as_read(Adapter(reading.deltas, embeddings, info))
     return adapter.with_deltas(adapter.deltas, made=Path(source.path))
+
+
+def _still_unknown(keys: Sequence[str], reading: _Reading, source: AdapterSource) -> Sequence[str]:
+    """Return keys without those of tensors that PEFT reads in training alone, which are noted."""
+    if not keys or not source.configs:
+        return keys
+    from loramerge.adapter.formats.peft_fields import of_training, training_problem
+
+    spare = of_training(keys)
+    if spare:
+        reading.account.used.extend(spare)
+        reading.problems.append(training_problem(spare))
+    return [key for key in keys if key not in set(spare)]
 
 
 def _require_one(source: AdapterSource) -> None:
@@ -195,7 +209,9 @@ def _read_group(
     if left:
         reading.unknown += left
         if detection.naming is None or not target.opaque:
-            reading.problems.append(missing_partner(module, group.roles.keys() - taken))
+            config, _ = _config_of(group, module, source)
+            peft_type = (config or {}).get("peft_type")
+            reading.problems.append(missing_partner(module, group.roles.keys() - taken, peft_type))
     elif target.opaque and detection.naming is not None:
         reading.problems.append(of_no_known_name(module, detection.naming))
 

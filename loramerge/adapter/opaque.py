@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.site import Site
-from loramerge.dialects import Dialect
+from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.words import Words
 from loramerge.families import Family
 
@@ -36,8 +36,8 @@ def opaque_key(
 ) -> str | None:
     """Return the key to write for a role of a module that no family knows, or None if there is none.
 
-    A module that came spelled in another dialect cannot be spelled in this one: what its underscores
-    stand for, and what its network is called there, only a family says.
+    A module that came spelled in another dialect cannot be spelled in this one, except for one without
+    a prefix: what its underscores stand for, and what its network is called there, only a family says.
     """
     known = adapter.info.spelling.get((site, role))
     if known is not None and known[0] == target.name:
@@ -45,10 +45,28 @@ def opaque_key(
     module = site.modules[0]
     stems = adapter.info.stems.get(module)
     stem = None if stems is None else stems.get(target.name)
-    if stems is None and target.name in adapter.info.dialects:  # made in memory
-        stem = target.opaque_stem(module)
+    if stem is None and target.name in adapter.info.dialects:
+        if stems is None:  # made in memory
+            stem = target.opaque_stem(module)
+        elif (stem := _without_prefix(stems)) is not None and known is not None:
+            return known[1]
     ends = next(filter(None, (form.spelled(words).get(role) for form in target.forms)), None)
     return None if stem is None or ends is None else stem + ends[0]
+
+
+def _without_prefix(stems: Mapping[str, str]) -> str | None:
+    """Return the stem of a module without a prefix of any dialect: it is spelled alike in all of them.
+
+    Its keys' ends alone have chosen a dialect, which may be another than that of the rest of the file.
+    """
+    return next(
+        (
+            s
+            for name, s in stems.items()
+            if (d := DIALECTS[name]).heads and not d.component_of(s)[0]
+        ),
+        None,
+    )
 
 
 def speaking_for(adapters: Sequence[Adapter], usual: Dialect, spoken: Sequence[Dialect]) -> Dialect:
@@ -58,7 +76,8 @@ def speaking_for(adapters: Sequence[Adapter], usual: Dialect, spoken: Sequence[D
         usual: what is written if it is such, or if none is.
         spoken: the adapters' own dialects.
     """
-    stems = common_stems(commonly_named(adapters)).values()
+    named = common_stems(commonly_named(adapters)).values()
+    stems = [by for by in named if _without_prefix(by) is None]
     return next((d for d in (usual, *spoken) if all(d.name in by for by in stems)), usual)
 
 

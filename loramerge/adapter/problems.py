@@ -40,9 +40,15 @@ def not_made(error: LoramergeError, module: str) -> Problem:
     return Problem("error", "shape", module, says, _EXPORT_AGAIN)
 
 
-def missing_partner(module: str, roles: Set[str]) -> Problem:
-    """Return the problem of tensors whose partners are missing."""
+def missing_partner(module: str, roles: Set[str], peft_type: str | None = None) -> Problem:
+    """Return the problem of tensors whose partners are missing.
+
+    Args:
+        peft_type: as a configuration states it.
+    """
     says = f"{', '.join(sorted(roles))} without the tensors that belong to it"
+    if peft_type:
+        says += f" in a PEFT adapter of type {peft_type}"
     return Problem("error", "missing-partner", module, says, _EXPORT_AGAIN)
 
 

@@ -82,7 +82,10 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     """
     adapter = _in_its_words(adapter, target)
     groups = _alike(adapter, target)
-    if target is None and any(names_an_adapter(key) for _, key in adapter.info.spelling.values()):
+    info = adapter.info
+    if target is None and (
+        info.translated or any(names_an_adapter(key) for _, key in info.spelling.values())
+    ):
         return
     for program in READERS.known():
         found = _reading(adapter, program, target, groups)

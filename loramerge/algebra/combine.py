@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from loramerge.adapter import LowRank, Site
+from loramerge.adapter import Delta, LowRank, Site
 from loramerge.adapter.kinds.full import sum_of_whole
 from loramerge.adapter.kinds.replacement import same_replacement
 from loramerge.algebra.arrays import Array, to_numpy
@@ -40,6 +40,7 @@ __all__ = [
     "can_cut",
     "combine",
     "combine_each",
+    "has_rank",
     "note_changed_kinds",
     "quiet",
     "require_same_shape",
@@ -211,6 +212,14 @@ def can_cut(terms: Sequence[Term]) -> bool:
     return len(terms[0].delta.shape) > 1 and not any(t.delta.needs_base for t in terms)
 
 
+def has_rank(delta: Delta) -> bool:
+    """Return whether a delta can have a rank: neither a vector nor a whole difference of one row.
+
+    Modulation tables are of one row: factors of rank 1 would be larger, and say the same.
+    """
+    return len(delta.shape) > 1 and not (delta.facts.whole and min(delta.flat_shape) == 1)
+
+
 def at_site(
     site: Site,
     terms: Sequence[Term],
@@ -248,6 +257,8 @@ def at_site(
         if only is not None and only.rank is not None and rank >= only.rank:
             # nothing to cut: the factors stay
             return SiteOutcome(site, only, before, found.energy, 0.0, merged.applied)
+        if not any(has_rank(term.delta) for term in terms):
+            return _uncut(site, terms, merged)
         if not truncates and _is_smaller_dense(terms, rank):
             return _uncut(site, terms, merged)
         up, down = found.truncate(rank)

@@ -39,7 +39,7 @@ def resize(
     """Return the adapter cut by a rule, with the error of every site.
 
     Each site is replaced by the best approximation of its rank (Eckart–Young). Sites whose rank is
-    already low enough, and vectors, stay unchanged.
+    already low enough, and what has no rank (see `has_rank`), stay unchanged.
 
     Args:
         rule: what to keep.

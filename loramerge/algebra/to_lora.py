@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.adapter import Adapter, Delta, LowRank, Site
 from loramerge.adapter.widths import widest
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.combine import combine
+from loramerge.algebra.combine import combine, has_rank
 from loramerge.algebra.outcome import Combined, SizeModel, moved, uncut
 from loramerge.algebra.ranks import RankRule, check_errors
 from loramerge.algebra.svd import decompose
@@ -31,8 +31,8 @@ def to_lora(
 ) -> tuple[Adapter, Combined]:
     """Return the adapter with every matrix as a LoRA, and the error of every site.
 
-    Vectors (biases, norms) have no rank and stay unchanged. A criterion cuts all modules, those
-    that are ordinary LoRA already included.
+    Vectors (biases, norms, tables of one row) have no rank and stay unchanged. A criterion cuts all
+    modules, those that are ordinary LoRA already included.
 
     Args:
         rule: required if a kind has no exact low-rank form; otherwise it may be empty.
@@ -63,7 +63,7 @@ def to_lora(
     else:
         combined = uncut(adapter)
     found = combined.deltas
-    rest = [s for s, d in found.items() if len(d.shape) > 1 and not d.facts.plain]
+    rest = [s for s, d in found.items() if has_rank(d) and not d.facts.plain]
 
     def work(site: Site) -> LowRank:
         with naming(site, adapter.info.path):
@@ -85,7 +85,7 @@ def check_to_lora(adapter: Adapter, rule: RankRule) -> None:
     Raises:
         UsageError, AdapterError: see `to_lora`.
     """
-    matrices = {site: d for site, d in adapter.deltas.items() if len(d.shape) > 1}
+    matrices = {site: d for site, d in adapter.deltas.items() if has_rank(d) or d.needs_base}
     bound = [f"{site.name} ({d.kind})" for site, d in matrices.items() if d.needs_base]
     if bound:
         raise AdapterError(

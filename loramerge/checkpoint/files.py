@@ -255,10 +255,16 @@ def _check_index(path: Path) -> None:
         MissingFile: naming the first that is not.
     """
     try:
-        shards = sorted(set(read_values(path)["weight_map"].values()))
-        if not all(isinstance(shard, str) for shard in shards):
+        index = read_values(path)
+        files = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(files, dict):
+            raise ValueError("it has no weight_map, which names the shard of each tensor")
+        if not isinstance(index.get("metadata", {}), dict):
+            raise ValueError("its metadata are not an object")
+        if not all(isinstance(shard, str) for shard in files.values()):
             raise ValueError("the name of a shard is not text")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = sorted(set(files.values()))
+    except (OSError, ValueError) as error:
         raise CorruptFile(f"the index cannot be read ({error})", file=path) from None
     for shard in shards:
         if not os.path.isfile(path.parent / shard):  # false also for names that no file can have

@@ -48,7 +48,7 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     if file.merged:
         lines.append(("merged by", file.merged))
     lines.append(("modules", _modules_of(file)))
-    if file.what == "adapter":
+    if file.what == "adapter" and file.modules:
         lines.append(("kind of modules", show.counted(file.kinds)))
         lines.append(("rank", show.ranks(file.ranks)))
         alphas = {f"{alpha:g}": n for alpha, n in file.alphas.items()}

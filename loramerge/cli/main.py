@@ -26,6 +26,7 @@ _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _Group(click.Group):
@@ -215,12 +216,16 @@ def console_entry() -> NoReturn:
     """Run as a process of its own."""
     _open_streams()
     _outlive_readers()
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in _ENDING[1:]:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _stop)
     sys.unraisablehook = _not_raised
     code = main()
+    for name in _ENDING:  # the work is done; libraries that shut down would answer with tracebacks
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (_stop, signal.default_int_handler):
+            signal.signal(number, signal.SIG_DFL)
     if code == 130:
         # an interrupt inside of `exec`, with which dataclasses are made, stays marked as unhandled, and
         # Python would end by the signal; the next evaluation clears the mark

@@ -31,7 +31,8 @@ def render(result: TrainResult) -> None:
         ("rank", show.ranks(result.ranks)),
         (
             "trained",
-            f"{result.done} steps, {result.epochs:.3g} epochs of {result.images} images",
+            f"{show.count(result.done, 'step')}, {_epochs(result.epochs)} of "
+            f"{show.count(result.images, 'image')}",
         ),
     ]
     if result.unfinished:
@@ -48,6 +49,10 @@ def render(result: TrainResult) -> None:
     show.table(lines)
 
 
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:.3g} epochs"
+
+
 def _render_check(found: Any) -> None:
     batches = show.count(found.batches, "batch", "batches")
     sizes = [f"{w}×{h} pixels ({show.count(n, 'image')})" for (w, h), n in found.buckets.items()]
@@ -55,7 +60,7 @@ def _render_check(found: Any) -> None:
         ("images", f"{found.images}, and {show.count(found.regular, 'regularisation image')}"),
         (
             "steps",
-            f"{found.steps} ({found.epochs:.3g} epochs of {batches})",
+            f"{found.steps} ({_epochs(found.epochs)} of {batches})",
         ),
         ("buckets", _several(sizes)),
         (

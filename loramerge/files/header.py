@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from loramerge.errors import CorruptFile, LoramergeError, NotExpressible, Setting
 from loramerge.files.dtypes import DTYPES, PACKED, nbytes
+from loramerge.files.json_values import in_words
 from loramerge.files.signatures import HEAD, foreign
 
 __all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
@@ -128,7 +129,7 @@ def parse_header(
     except RecursionError:
         raise corrupt("the header is nested too deeply") from None
     except ValueError as error:  # bad UTF-8, bad JSON, a name twice
-        raise corrupt(f"the header cannot be read ({error})") from None
+        raise corrupt(f"the header cannot be read ({in_words(error)})") from None
 
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_values", "values_in"]
+__all__ = ["in_words", "read_values", "values_in"]
 
 _MOST_DIGITS = 100  # of a whole number, so that it is also a float
 
@@ -16,6 +16,15 @@ def _whole(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
+
+
+def in_words(error: ValueError) -> str:
+    """Return what is wrong with a text of JSON; Python's own words give advice on Python."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair, which is not Unicode"
+    return "a number of thousands of digits" if "set_int_max_str" in str(error) else str(error)
 
 
 def values_in(text: str) -> Any:
@@ -40,4 +49,8 @@ def read_values(path: str | PathLike[str]) -> Any:
     place = Path(path)
     if place.exists() and not place.is_file():  # a pipe would be waited for without end
         raise OSError("not a regular file")
-    return values_in(place.read_text("utf-8"))
+    try:
+        text = place.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(in_words(error)) from None
+    return values_in(text)

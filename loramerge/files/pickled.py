@@ -30,6 +30,7 @@ __all__ = [
 
 _NOT_OF_TORCH = "Invalid magic number"  # torch's word for pickles that it has not written
 _ZIP = b"PK"
+_NEWER = 0x8C  # the first instruction that protocol 4 added
 _PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
@@ -69,6 +70,14 @@ def load_pickle(path: str | PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
+        if (frame := re.search(r"Unsupported operand (\d+)", text)) and int(frame[1]) >= _NEWER:
+            raise UnsafeFile(
+                "the pickle is of a newer protocol than torch's restricted loader reads, so nobody can "
+                "tell whether loading it would run code",
+                file=path,
+                expected="protocol 2 or 3; torch.save writes 2",
+                hint="get the file as safetensors, or save it again without pickle_protocol",
+            ) from None
         named = re.search(r"GLOBAL \S+", text) or re.search(r"Unsupported [^\n]+", text)
         raise UnsafeFile(
             "the pickle holds more than tensors, and loading it could run code, so it is refused",
@@ -206,6 +215,7 @@ def tensors_from_torch(values: Mapping[str, Any], path: str | PathLike[str]) -> 
     return found
 
 
+_TOO_LARGE = 2**1024  # for a float
 _FREE_COPIES = 64 << 20  # bytes that views in a file of any size may ask for
 _MOST_DIMENSIONS = 64  # of a NumPy array
 _SAVE_AGAIN = "save it again as a plain tensor: tensor.to_dense().contiguous().clone()"
@@ -231,5 +241,37 @@ def pickled_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise FileError("expected a dictionary of tensors", file=path, found=type(content).__name__)
-    tensors = {str(name): value for name, value in content.items() if hasattr(value, "detach")}
-    return tensors_from_torch(tensors, path)
+    return tensors_from_torch(_named(content, path), path)
+
+
+def _named(content: Mapping[Any, Any], path: str | PathLike[str]) -> dict[str, Any]:
+    """Return the tensors of a dictionary, and plain numbers (`x.alpha: 4.0`) as tensors of one value.
+
+    A name without a dot (`epoch`, `optimizer`) is the trainer's own unless it names a tensor; anything
+    else is data, and nothing of it is left out.
+
+    Raises:
+        CorruptFile: if the value of a data name is neither, or two keys give one name.
+    """
+    import torch
+
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key)
+        if isinstance(value, bool | int | float) and "." in name and abs(value) < _TOO_LARGE:
+            value = torch.tensor(float(value), dtype=torch.float64)
+        if not hasattr(value, "detach") and ("." not in name or value is None):
+            continue
+        if not hasattr(value, "detach") or name in found:
+            raise CorruptFile(
+                "the pickle holds a name that is not that of one tensor",
+                file=path,
+                module=name,
+                expected="a tensor or a number",
+                found="the name twice"
+                if name in found
+                else f"a value of type {type(value).__name__}",
+                hint=_SAVE_AGAIN,
+            )
+        found[name] = value
+    return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loramerge.errors import FileError, LoramergeError
 from loramerge.files.digest import sha256_of_file
+from loramerge.files.json_values import read_values
 from loramerge.files.writer import write_bytes
 from loramerge.library.registry import home
 
@@ -29,7 +30,7 @@ def _identity(path: Path) -> list[int]:
 
 def _read() -> dict[str, object]:
     try:
-        content = json.loads((home() / _FILE).read_text("utf-8"))
+        content = read_values(home() / _FILE)
     except (OSError, ValueError, LoramergeError):
         return {}  # a cache may be lost at any time
     return content if isinstance(content, dict) else {}

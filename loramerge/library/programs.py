@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, NotFound
+from loramerge.files.yaml_values import yaml_values
 from loramerge.library.registry import Folder, expanded
 
 __all__ = ["PROGRAM_FOLDERS", "program_folders"]
@@ -58,14 +59,10 @@ def program_folders(program: str, root: Path) -> list[Folder]:
 
 def _extra_folders(path: Path) -> list[Folder]:
     """Read ComfyUI's extra folders: sections with a `base_path` and one or more folders per sort."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
-    except (YAMLError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CorruptFile(f"cannot be read as YAML ({reason})", file=path) from None
+        content = yaml_values(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise CorruptFile(f"cannot be read as YAML ({error})", file=path) from None
     if not isinstance(content or {}, dict):
         raise CorruptFile("the file does not map names to folders", file=path)
     found = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, nearest
+from loramerge.files.json_values import read_values
 from loramerge.files.lock import locked
 from loramerge.files.writer import write_bytes
 from loramerge.records import record
@@ -184,7 +185,7 @@ def load_registry() -> NameRegistry:
     except NoHome:
         return NameRegistry()  # nothing can have been registered
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_values(path)
     except FileNotFoundError:
         return NameRegistry()
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, RecipeError, Setting
+from loramerge.files.json_values import read_values
 from loramerge.files.writer import write_bytes
 from loramerge.library.known import digest_at
 from loramerge.recipe.recipe import Recipe
@@ -72,7 +73,7 @@ def check_lock(recipe: Recipe) -> None:
 
 def _pins(path: Path) -> Mapping[str, str]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_values(path)
         return {str(name): str(pin["sha256"]) for name, pin in content["inputs"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CorruptFile(

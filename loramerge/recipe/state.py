@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any
 import loramerge
 from loramerge.algebra.weights import weight_content
 from loramerge.errors import CorruptFile, LoramergeError, Setting
+from loramerge.files.json_values import values_in
 from loramerge.files.writer import write_bytes
 from loramerge.library.known import digest_at
 from loramerge.library.registry import cache as cache_folder
@@ -84,6 +86,18 @@ class Record:
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what no run has written; a state may come from anywhere.
+
+        Raises:
+            TypeError, ValueError: if a value is of another kind.
+        """
+        texts = all(isinstance(one, str | None) for one in (self.output, self.sha256))
+        if not (isinstance(self.key, str) and texts and isinstance(self.figures, dict)):
+            raise TypeError
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError
+
 
 @dataclass
 class State:
@@ -113,7 +127,7 @@ class State:
         path = recipe.with_name(f"{recipe.stem}.state.json")
         try:
             raw = path.read_bytes()
-            content = json.loads(raw.decode("utf-8"))
+            content = values_in(raw.decode("utf-8"))
             records = {name: Record(**fields) for name, fields in content["tasks"].items()}
             found = cls(path, root, records, trusted=_is_ours(raw))
             # an output that a stopped run had begun and that does not exist is not this recipe's

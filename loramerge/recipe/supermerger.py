@@ -20,7 +20,6 @@ same since d16a115 (2023-07-19).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramerge.errors import CorruptFile, listed
+from loramerge.files.json_values import values_in
 
 __all__ = ["recipe_of"]
 
@@ -110,7 +110,7 @@ def _parts(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 def _object(where: str, raw: object) -> dict[str, Any]:
     """Return a JSON object."""
     try:
-        content = json.loads(raw) if isinstance(raw, str) else raw
+        content = values_in(raw) if isinstance(raw, str) else raw
     except ValueError as error:
         raise CorruptFile(f"{where} in the header is not JSON ({error})") from None
     if not isinstance(content, dict):

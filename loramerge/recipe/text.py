@@ -10,7 +10,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import FileError, MissingFile, RecipeError
+from loramerge.errors import FileError, ForeignFile, MissingFile, RecipeError
+from loramerge.files.signatures import HEAD, foreign
+from loramerge.files.yaml_values import require_shallow
 from loramerge.parameters import LARGEST_WHOLE
 from loramerge.recipe.mistakes import Mark, Mistakes, Place
 
@@ -41,7 +43,7 @@ def read_text(path: Path) -> str:
     """Return the text of a recipe.
 
     Raises:
-        MissingFile, FileError: if the file cannot be read.
+        MissingFile, FileError: if the file cannot be read, or is of another format.
         RecipeError: if it is not text in UTF-8, or too large.
     """
     try:
@@ -53,10 +55,25 @@ def read_text(path: Path) -> str:
     if len(raw) > _MOST:
         raise RecipeError("this file is too large to be a recipe", file=path,
                           expected=f"at most {_MOST} bytes", found=f"{len(raw)} bytes")  # fmt: skip
+    other = _of_another_format(raw, path)
+    if other is not None:
+        raise other
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError("this is not a recipe: it is not text in UTF-8", file=path) from None
+
+
+_TEXTS = (b"<", b"version https://git-lfs")  # as files of other formats begin, and no recipe does
+
+
+def _of_another_format(raw: bytes, path: Path) -> ForeignFile | None:
+    """Return the error for a web page, a pointer, or a file of bytes that are not text; else None."""
+    head = raw[:HEAD]
+    text = head.isascii() and b"\0" not in head
+    if text and not head.lstrip().lower().startswith(_TEXTS):
+        return None
+    return foreign(head, path, "a recipe")
 
 
 def parse_text(text: str, name: str) -> tuple[Any, Mistakes]:
@@ -89,6 +106,7 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
 
     yaml = YAML(typ="safe", pure=True)
     try:
+        require_shallow(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later anchor counts
             return yaml.compose(text), yaml.constructor.construct_object
@@ -98,7 +116,8 @@ def _composed(text: str, name: str) -> tuple[Any, Any]:
         what = " ".join(filter(None, (error.problem, error.context)))
         raise RecipeError(f"this is not YAML: {what}", file=where) from None
     except (YAMLError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())
+        deep = isinstance(error, RecursionError)
+        what = "nested too deeply" if deep else " ".join(str(error).split())
         raise RecipeError(f"this is not YAML: {what}", file=name) from None
 
 

@@ -11,7 +11,6 @@ Source: `run_modelmerger` in modules/extras.py of AUTOMATIC1111/stable-diffusion
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import CorruptFile, listed
+from loramerge.files.json_values import values_in
 from loramerge.steps.mecha import models_of, sum_of
 
 __all__ = ["Lineage", "lineage_of"]
@@ -94,8 +94,8 @@ def lineage_of(metadata: Mapping[str, str]) -> Lineage | None:
 
 def _object(where: str, raw: str) -> dict[str, Any]:
     try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        content = values_in(raw)
+    except ValueError as error:
         raise CorruptFile(f"{where} in the header is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise CorruptFile(f"{where} in the header is not an object", found=type(content).__name__)

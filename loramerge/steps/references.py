@@ -18,6 +18,7 @@ from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import Weight, shown_number, weight_of
 from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.files.yaml_values import yaml_values
 from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
@@ -293,12 +294,9 @@ def read_yaml(path: Path) -> object:
     Raises:
         MissingFile, CorruptFile: if it cannot be read.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text("utf-8-sig"))
+        return yaml_values(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise MissingFile("no such file", file=path) from None
-    except (YAMLError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CorruptFile(f"cannot be read as YAML ({error})", file=path) from None

@@ -119,8 +119,9 @@ def _shares(config: Mapping[str, Any]) -> bool | None:
     output layer."""
     text = config.get("text_config")
     said = config.get(TIE, text.get(TIE) if isinstance(text, dict) else None)
-    classes = config.get("architectures") or ()
-    return said if any(str(name).endswith(_WITH_HEAD) for name in classes) else False
+    classes = config.get("architectures")
+    named = classes if isinstance(classes, list) else ()
+    return said if any(str(name).endswith(_WITH_HEAD) for name in named) else False
 
 
 def refuse_parts_of_shared(base: Checkpoint, adapter: Adapter, weight: Weight) -> None:

@@ -10,6 +10,7 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 from loramerge.files.header import TensorInfo
+from loramerge.files.json_values import values_in
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import BakePlan, Edit
@@ -55,7 +56,7 @@ def without_layers(metadata: Mapping[str, str], wide: Mapping[str, HeldTensor]) 
     if not wide or _LAYERS not in found:
         return found
     try:
-        content = json.loads(found[_LAYERS])
+        content = values_in(found[_LAYERS])
         layers = content["layers"]
         for name in wide:
             layers.pop(name.removesuffix(".weight"), None)

@@ -16,6 +16,7 @@ from loramerge.events import Notify, ignore
 from loramerge.files.atomic import AtomicFolder, check_space
 from loramerge.files.dtypes import is_float
 from loramerge.files.header import TensorInfo
+from loramerge.files.json_values import read_values
 from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.walk import Layout, Written, write
 
@@ -123,7 +124,7 @@ def write_index(
     Args:
         infos: the tensors of each file as they are written.
     """
-    index = json.loads(source.read_text("utf-8"))
+    index = read_values(source)
     shards = index.setdefault("weight_map", {})
     known, total = set(shards.values()), 0
     held: dict[str, str] = {}
@@ -141,7 +142,7 @@ def write_index(
 
 def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
     """Write a model's configuration with other values, in every part that states them."""
-    config = json.loads(source.read_text("utf-8"))
+    config = read_values(source)
     text = config.get("text_config")
     for name, value in changes.items():
         inside = isinstance(text, dict) and name in text

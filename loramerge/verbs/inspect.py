@@ -238,7 +238,8 @@ def _sharded(path: Path) -> Inspected:
         files = find_files(path).weights
         names = [name for file in files for name in file.open()[0]]
         size = sum(file.path.stat().st_size for file in files)
-        return _of_no_family(str(path), size, names, files[0].open()[1])
+        found = _of_no_family(str(path), size, names, files[0].open()[1])
+        return replace(found, dialect="GGUF") if is_gguf(path) else found
 
 
 def _model(adapter: Adapter) -> Inspected:
@@ -287,8 +288,8 @@ def inspect_adapter(
     found = Inspected(
         path=adapter.label,
         size=info.size,
-        what="adapter" if adapter.deltas else "embeddings" if adapter.embeddings else "unknown",
-        dialect=" + ".join(_told(adapter)) or None,
+        what=_what(adapter),
+        dialect=info.translated or " + ".join(_told(adapter)) or ("peft" if info.configs else None),
         family=info.detection.name,
         family_reason=info.detection.reason,
         trained_on=trained_on(info.metadata),
@@ -324,6 +325,13 @@ def inspect_adapter(
     if parameters.base is not None:
         _against(found, adapter, parameters.base, seen, context)
     return found
+
+
+def _what(adapter: Adapter) -> str:
+    """Return what a file is; a configuration names an adapter also where no module can be made."""
+    if adapter.deltas or (adapter.info.configs and not adapter.embeddings):
+        return "adapter"
+    return "embeddings" if adapter.embeddings else "unknown"
 
 
 def _told(adapter: Adapter) -> list[str]:
@@ -461,15 +469,15 @@ def _checkpoint(path: Path) -> Inspected:
             dtypes[word] = dtypes.get(word, 0) + 1
     _, metadata = checkpoint.files.weights[0].open()
     modules = {module for module, _ in checkpoint.slots}
-    components = {
-        name: sum(m.startswith(f"{name}.") for m in modules) for name in checkpoint.layouts
-    }
+    components = {name: len(modules) for name in checkpoint.layouts}
+    if len(components) > 1:  # the modules of one are not all named after it
+        components = {n: sum(m.startswith(f"{n}.") for m in modules) for n in components}
     layouts = sorted(set(checkpoint.layouts.values()))
     return Inspected(
         path=str(path),
         size=checkpoint.size,
         what="checkpoint",
-        dialect=f"layout {', '.join(layouts)}",
+        dialect=f"layout {', '.join(layouts)}{', GGUF' if is_gguf(path) else ''}",
         family=checkpoint.family_name,
         family_reason=checkpoint.reason,
         modules=len(modules),

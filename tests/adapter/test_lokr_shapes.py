@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.builders.samples import read_safetensors, safetensors_bytes
+from tests.builders.samples import read_safetensors, relative, safetensors_bytes
 
 STEM = "diffusion_model.transformer_blocks.0.attn.to_q"
 FACTORISED = (
@@ -42,3 +42,33 @@ def test_another_dialect_and_a_weight_keep_them(
         adapter = lm.load(tmp_path / "b.safetensors")
     lm.save(lm.mix([(adapter, 0.5)]), tmp_path / "c.safetensors")
     assert _shapes(tmp_path / "c.safetensors") == shapes
+
+
+def test_a_file_of_diffusers_holds_lokr_beside_lora(tmp_path: Path) -> None:
+    """The header's configuration speaks of the LoRA alone, and its alphas are not those of the LoKr."""
+    random = np.random.default_rng(0)
+    tensors = {}
+    for block, roles in enumerate(
+        [FACTORISED[1], {"lora_A.weight": (8, 3072), "lora_B.weight": (3072, 8)}]
+    ):
+        stem = f"transformer.transformer_blocks.{block}.attn.to_q"
+        for role, shape in roles.items():
+            tensors[f"{stem}.{role}"] = random.standard_normal(shape, dtype=np.float32)
+        tensors[f"{stem}.alpha"] = np.array(3.0, np.float32)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_bytes(tensors, {"modelspec.architecture": "Qwen-Image/lora"}))
+    before = lm.load(path)
+    assert sorted(before.kinds()) == ["lokr", "lora"]
+    random_x = random.standard_normal(3072)
+    out = tmp_path / "b.safetensors"
+    lm.save(lm.mix([(before, 0.5)]), out, dialect="diffusers")
+    found = lm.load(out).require_sound()
+    said = read_safetensors(out)[1]["lora_adapter_metadata"]
+    assert set(found) == set(before) and "blocks.1" in said and "blocks.0" not in said
+    for module in before:
+        expected = 0.5 * (before[module].dense(dtype="float32") @ random_x)
+        assert relative(found[module].dense(dtype="float32") @ random_x, expected) < 1e-4
+    lone = {key: value for key, value in tensors.items() if ".0." in key}
+    path.write_bytes(safetensors_bytes(lone, {"modelspec.architecture": "Qwen-Image/lora"}))
+    lm.save(lm.mix([(lm.load(path), 0.5)]), tmp_path / "lone.safetensors", dialect="diffusers")
+    lm.load(tmp_path / "lone.safetensors").require_sound()

@@ -12,6 +12,7 @@ import pytest
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
 from loramerge.errors import FormatError
+from loramerge.verbs.inspect import inspect_adapter
 from tests.builders.kinds import values
 from tests.builders.samples import relative, safetensors_bytes
 
@@ -48,6 +49,16 @@ def test_factors_are_transposed_and_the_scale_is_the_configurations(tmp_path: Pa
     save(load(place), tmp_path / "b", to="peft")
     again = {site.name: delta for site, delta in load(tmp_path / "b").deltas.items()}
     assert all(relative(again[name].dense(), found[name].dense()) < 1e-6 for name in found)
+
+
+def test_no_program_of_the_tables_is_said_to_read_the_file(tmp_path: Path) -> None:
+    """PEFT reads what is written of it, and not the folder of MLX itself."""
+    place = folder(tmp_path / "a", factors(Q, 12, 4, 8))
+    seen = inspect_adapter(load(place))
+    assert (seen.dialect, seen.loads_in) == ("MLX-LM", [])
+    save(load(place), tmp_path / "b", to="peft")
+    seen = inspect_adapter(load(tmp_path / "b"))
+    assert (seen.dialect, seen.loads_in) == ("peft", ["PEFT"])
 
 
 def test_dora_has_magnitudes_of_outputs(tmp_path: Path) -> None:

@@ -201,3 +201,23 @@ def test_the_keys_of_a_second_transformer_are_kept(tmp_path: Path) -> None:
     assert sorted(load(tmp_path / "mixed.safetensors")) == sorted(stems)
     with pytest.raises(NotExpressible, match="kohya files cannot store"):
         lm.save(mixed, tmp_path / "kohya.safetensors", dialect="kohya")
+
+
+def test_modules_without_a_prefix_stay_beside_those_of_a_dialect(tmp_path: Path) -> None:
+    """Nothing but the ends of their keys says a dialect, and not which one."""
+    import loramerge as lm
+
+    stems = {f"transformer.transformer_blocks.{i}.attn.to_q": (192, 192) for i in range(3)}
+    stems |= {"image_proj.proj": (192, 192), "text_encoder_9.layers.0.q": (192, 192)}
+    tensors = tensors_of(stems)
+    adapter = load(write(tmp_path / "a.safetensors", tensors)).require_sound()
+    assert len(adapter) == len(stems)
+    for name, made in {
+        "half": lm.mix([(adapter, 0.5)]),
+        "small": lm.resize(lm.mix([(adapter, 1.0), (adapter, 0.5)]), rank=1),
+    }.items():
+        lm.save(made, tmp_path / f"{name}.safetensors")
+        found = load(tmp_path / f"{name}.safetensors")
+        assert set(found.info.order) == tensors.keys() and set(found) == set(adapter)
+    with pytest.raises(NotExpressible, match="kohya files cannot store"):
+        lm.save(adapter, tmp_path / "k.safetensors", dialect="kohya")

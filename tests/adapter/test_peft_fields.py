@@ -109,6 +109,25 @@ def test_other_types_are_named(
         assert result.code == 4 and f"a PEFT adapter of type {kind} cannot be read" in result.err
 
 
+# type → the end of the one tensor that is left of a module
+_CUT = {"VERA": "vera_lambda_b", "LOHA": "hada_w1_a", "BOFT": "boft_R", "LORA": "lora_A.weight"}
+
+
+@pytest.mark.parametrize("kind", _CUT)
+def test_the_type_is_named_where_tensors_are_missing(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Runner(tmp_path, capsys)
+    path = folder(tmp_path / "a", {"peft_type": kind}, ())
+    cut = {f"{STEM}.0.q_proj.{_CUT[kind]}": np.ones((2, 4), np.float32)}
+    (path / "adapter_model.safetensors").write_bytes(safetensors_bytes(cut))
+    (found,) = run("inspect", path, "--json").json
+    assert (found["what"], found["dialect"], found["modules"]) == ("adapter", "peft", 0)
+    assert any(f"in a PEFT adapter of type {kind}" in p["message"] for p in found["findings"])
+    mixed = run("mix", path)
+    assert mixed.code == 5 and f"in a PEFT adapter of type {kind}" in mixed.err
+
+
 @pytest.mark.parametrize("kind", ["VERA", "ADALORA", "HRA", "LOHA"])
 def test_tensors_of_another_type_than_the_configuration_says_are_an_error(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

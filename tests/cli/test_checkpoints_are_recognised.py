@@ -106,6 +106,8 @@ def test_models_of_transformers_are_taken_by_their_configuration(name: str, tmp_
     found = open_checkpoint(tmp_path)
     assert found.candidates == ()
     assert ("vision_model.encoder.layers.0.mlp.fc1", "weight") in found.slots
+    shown = _one(tmp_path)
+    assert shown.modules == shown.components["model"] == len({name for name, _ in found.slots})
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "clip", "architectures": ["CLIPTextModel"]})
     )

@@ -12,6 +12,7 @@ import pytest
 
 from tests.builders.commands import Runner
 from tests.builders.samples import safetensors_bytes
+from tests.tail import tail
 
 _GGUF = b"GGUF\x03\0\0\0" + bytes(64)
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 144\n"
@@ -42,6 +43,11 @@ COMMANDS = {
     "diff's first": "diff {} a",
     "diff's second": "diff a {}",
     "meta": "meta {}",
+    "mix's base": "mix a --base {} -o o.safetensors",
+    "merge's first": "merge {} base -o o.safetensors",
+    "merge's second": "merge base {} -o o.safetensors",
+    "extract's tuned": "extract --tuned {} --base base --rank 2 -o o.safetensors",
+    "extract's base": "extract --tuned base --base {} --rank 2 -o o.safetensors",
     "bake's base": "bake --base {} --lora a -o o.safetensors",
     "bake's adapter": "bake --base base --lora {} -o o.safetensors",
     "base add": "base add x {}",
@@ -57,7 +63,10 @@ def _refused(run: Runner, command: str, name: str, says: str) -> None:
     assert {path.name for path in run.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("where", COMMANDS)
+_OF_TAIL = ("merge's first", "merge's second", "extract's tuned", "extract's base")
+
+
+@pytest.mark.parametrize("where", [tail(w) if w in _OF_TAIL else w for w in COMMANDS])
 def test_each_command_names_it(where: str, run: Runner) -> None:
     (run.folder / "pictures").mkdir(exist_ok=True)
     for kind, (content, words) in FOREIGN.items():
@@ -75,6 +84,19 @@ def test_under_the_name_of_a_pickle_too(where: str, run: Runner) -> None:
             continue  # what begins as torch's own files do is opened only where its tensors are read
         (run.folder / f"{kind}.ckpt").write_bytes(content)
         _refused(run, COMMANDS[where], f"{kind}.ckpt", f"this is {words}")
+
+
+@pytest.mark.parametrize("command", ["run {}", "plan {}", "recipes --from-mergekit {}"])
+def test_under_the_name_of_a_recipe_too(command: str, run: Runner) -> None:
+    for kind, (content, words) in FOREIGN.items():
+        (run.folder / f"{kind}.yaml").write_bytes(content)
+        said = "a PyTorch file (a pickle)" if kind == "pickle" else words
+        _refused(run, command, f"{kind}.yaml", f"this is {said}")
+        (run.folder / f"{kind}.safetensors").write_bytes(content)
+        if "recipes" not in command:
+            _refused(run, command, f"{kind}.safetensors", "this is a")
+    (run.folder / "r.yaml").write_text('{"version": 1, "steps": {}}', "utf-8")
+    assert "JSON" not in run(*command.format("r.yaml").split()).err
 
 
 def test_a_base_of_pointers_names_the_file(run: Runner) -> None:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from click.shell_completion import ShellComplete
 
 from loramerge import __version__
+from loramerge.__main__ import entry as process_entry
 from loramerge.cli import main as entry
 from loramerge.cli.main import group, main
 from loramerge.dialects import DIALECTS
@@ -298,3 +299,42 @@ def test_a_stop_that_python_could_not_raise_comes_a_moment_later():
     with pytest.raises(KeyboardInterrupt):
         entry._not_raised(what)
         time.sleep(5)
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(monkeypatch, handler):
+    """In the background it stays ignored, and when the command runs it is handled again."""
+    found = []
+
+    class CommandLine(ModuleType):
+        def __getattr__(self, name):
+            if name != "console_entry":
+                raise AttributeError(name)
+            found.append(signal.getsignal(signal.SIGINT))
+            return lambda: found.append(signal.getsignal(signal.SIGINT))
+
+    monkeypatch.setitem(sys.modules, "loramerge.cli.main", CommandLine("loramerge.cli.main"))
+    former = signal.signal(signal.SIGINT, handler)
+    try:
+        process_entry()
+    finally:
+        signal.signal(signal.SIGINT, former)
+    importing = signal.SIG_IGN if handler == signal.SIG_IGN else signal.SIG_DFL
+    assert found == [importing, handler]
+
+
+def test_ctrl_c_after_the_work_prints_no_traceback(monkeypatch):
+    """Libraries that shut down would answer it with one."""
+    monkeypatch.setattr(entry, "main", lambda: 0)
+    monkeypatch.setattr(entry, "_outlive_readers", lambda: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(entry.gc, "freeze", lambda: None)
+    numbers = [getattr(signal, name) for name in entry._ENDING if hasattr(signal, name)]
+    former = [signal.getsignal(number) for number in numbers]
+    try:
+        with pytest.raises(SystemExit):
+            entry.console_entry()
+        assert {signal.getsignal(number) for number in numbers} == {signal.SIG_DFL}
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)

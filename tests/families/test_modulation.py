@@ -78,3 +78,22 @@ def test_modulation_is_added_to_that_of_the_base(tmp_path: Path) -> None:
         "head.modulation": "diffusion_model.head.diff_m",
     }.items():
         np.testing.assert_array_equal(baked[place], 0.5 * tensors[key])
+
+
+def test_a_modulation_table_is_never_factored(tmp_path: Path) -> None:
+    """It is one row: factors would be larger, and the original `diff_m` is what programs read."""
+    adapter = load(_adapter(tmp_path))
+    before, _ = read_safetensors(tmp_path / "a.safetensors")
+    rank = {"rank": 1}
+    made = {
+        "resized": lm.resize(adapter, **rank),
+        "mixed": lm.mix([(adapter, 0.75), (adapter, 0.25)], **rank),
+        "converted": lm.convert(adapter, to_lora=True, **rank),
+    }
+    for name, found in made.items():
+        lm.save(found, tmp_path / f"{name}.safetensors", dialect="comfyui")
+        after, _ = read_safetensors(tmp_path / f"{name}.safetensors")
+        tables = [key for key in before if key.endswith("diff_m")]
+        assert len(tables) == 3 and not any("modulation" in key for key in after), name
+        for key in tables:
+            np.testing.assert_allclose(after[key], before[key], rtol=1e-6, err_msg=name)

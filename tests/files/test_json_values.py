@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import loramerge
 from loramerge.adapter.formats.diffusers import header_configurations
 from loramerge.adapter.formats.peft import configuration
+from loramerge.adapter.formats.peft_shared import shares
 from loramerge.adapter.metadata import tags
 from loramerge.checkpoint.files import find_files
 from loramerge.checkpoint.generic import is_transformers
-from loramerge.errors import CorruptFile, LoramergeError
+from loramerge.checkpoint.storages import bitsandbytes4, int8
+from loramerge.errors import CorruptFile, FormatError, LoramergeError
 from loramerge.files.json_values import read_values, values_in
+from loramerge.files.tensors import ArrayTensor
+from loramerge.recipe.lock import _pins
+from loramerge.recipe.mergekit.reading import _layers_of
+from loramerge.recipe.state import State
+from loramerge.steps.lineage import lineage_of
 from loramerge.steps.provenance import recipe_in
+from loramerge.stream.sharing import _shares
 
 DEEP = '{"a":' * 100_000
 BAD = {
@@ -44,6 +55,62 @@ def test_bad_json_is_refused_wherever_it_is_read(case: str, tmp_path: Path) -> N
     assert not is_transformers(tmp_path)
     assert tags({"ss_tag_frequency": text}) == []
     assert recipe_in({"loramerge.recipe": text}) is None
+    with pytest.raises(CorruptFile, match="header"):
+        lineage_of({"sd_merge_recipe": text, "sd_merge_models": text})
+    mark = ArrayTensor(np.frombuffer(text.encode(), "uint8"))
+    with pytest.raises(FormatError, match="the mark of a quantised weight"):
+        int8._settings(mark, "x")
+    with pytest.raises(FormatError, match="the state of a quantised weight"):
+        bitsandbytes4._state({"x.quant_state.bitsandbytes__nf4": mark}, "x")
+    assert _layers_of([str(tmp_path)]) == (None, "layers")
+    for name, read in (
+        ("r.state.json", lambda path: State.beside(path.with_name("r.yaml"), tmp_path)),
+        ("r.lock.json", _pins),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CorruptFile, match="of the recipe cannot be read"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("record", [
+    {"key": "x", "seconds": float("nan")}, {"key": "x", "seconds": -1}, {"key": "x", "seconds": "1"},
+    {"key": 1}, {"key": "x", "output": 1}, {"key": "x", "sha256": []}, {"key": "x", "figures": []}, {},
+])  # fmt: skip
+def test_a_record_that_no_run_has_written_is_refused(record: object, tmp_path: Path) -> None:
+    content = {"version": 1, "running": [], "tasks": {"a": record}}
+    (tmp_path / "r.state.json").write_text(json.dumps(content))
+    with pytest.raises(CorruptFile, match="state of the recipe cannot be read"):
+        State.beside(tmp_path / "r.yaml", tmp_path)
+
+
+@pytest.mark.parametrize("value", [{}, [], 0, False, ["LORA"], 1.5])
+def test_values_of_another_kind_in_configurations(value: object, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": value}))
+    with pytest.raises(FormatError, match=r"of type .* cannot be read"):
+        configuration(tmp_path / "adapter_config.json")
+    assert not shares({"peft_type": value})
+    assert _shares({"architectures": value}) is False
+
+
+def test_json_is_read_in_one_place() -> None:
+    """Elsewhere a text nested too deeply would end a command with Python's RecursionError."""
+    root = Path(loramerge.__file__).parent
+    found = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"json\.loads?\(", path.read_text("utf-8"))
+    }
+    assert found == {"files/json_values.py", "files/header.py"}
+
+
+@pytest.mark.parametrize(("raw", "words"), [
+    (b"\xff", "not UTF-8"), (b'"9"', "no weight_map"), (b'{"weight_map": 1}', "no weight_map"),
+    (b'{"weight_map": {}, "metadata": 1}', "not an object"), (b'{"weight_map": {"a": []}}', "not text"),
+])  # fmt: skip
+def test_an_index_is_refused_in_words(raw: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_bytes(raw)
+    with pytest.raises(CorruptFile, match=words):
+        find_files(tmp_path)
 
 
 def test_usual_values_are_read_as_json_reads_them() -> None:

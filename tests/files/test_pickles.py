@@ -41,6 +41,35 @@ def test_a_state_dict_gives_its_tensors(tmp_path: Path) -> None:
     assert found["h"].dtype == "F16"
 
 
+def test_numbers_under_names_of_data_are_tensors_of_one_value(tmp_path: Path) -> None:
+    content = {
+        "x.alpha": 0.1,
+        "x.rank": 4,
+        "x._extra_state": None,
+        "epoch": 3,
+        "optimizer": {"a": []},
+    }
+    found = pickled_tensors(save({"x.up": torch.ones(1)} | content, tmp_path / "a.pt"))
+    assert set(found) == {"x.up", "x.alpha", "x.rank"}
+    assert found["x.alpha"].numpy() == 0.1 and found["x.rank"].shape == ()
+
+
+@pytest.mark.parametrize("more", [
+    {"x.up": [[1.0]]}, {"x.up": {"weight": torch.ones(1)}}, {"x.up": "text"}, {1: torch.ones(1)},
+    {"x.alpha": 10**400}
+])  # fmt: skip
+def test_data_that_is_not_a_tensor_is_refused(tmp_path: Path, more: dict[Any, Any]) -> None:
+    path = save({"1": torch.ones(1), **more}, tmp_path / "a.pt")
+    with pytest.raises(CorruptFile, match="not that of one tensor"):
+        pickled_tensors(path)
+
+
+def test_a_newer_protocol_is_named(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt", pickle_protocol=4)
+    with pytest.raises(UnsafeFile, match="newer protocol"):
+        load_pickle(tmp_path / "a.pt")
+
+
 def test_a_nested_state_dict_is_found(tmp_path: Path) -> None:
     content = {"epoch": 1, "state_dict": {"a": torch.zeros(2)}}
     assert set(pickled_tensors(save(content, tmp_path / "a.ckpt"))) == {"a"}

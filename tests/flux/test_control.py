@@ -13,7 +13,7 @@ from loramerge.adapter.save import save
 from loramerge.algebra.mix import mix
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
-from loramerge.errors import ShapeError
+from loramerge.errors import NotExpressible, Setting, ShapeError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from tests.builders.flux import Tensors, native_weights, parts_of, write
@@ -67,14 +67,30 @@ def test_a_sum_keeps_the_biases(tmp_path: Path) -> None:
         load(write(t, tmp_path / f"{i}.safetensors")) for i, t in enumerate((one, two))
     )
     total, _ = mix([(first.require_sound(), Weight()), (second.require_sound(), Weight())])
-    for to in ("bare", "comfyui"):
+    for to in ("bare", "comfyui", "diffusers"):
+        if to == "diffusers":  # which has no word for norms that replace
+            own = {site: d for site, d in total.deltas.items() if not d.facts.replaces}
+            total = total.with_deltas(own)
         save(total, tmp_path / f"{to}.safetensors", to=to)
+        keys = read_safetensors(tmp_path / f"{to}.safetensors")[0]
+        assert sum(key.endswith(".lora_B.bias") for key in keys) >= len(LAYERS)
+        assert not any(key.endswith(".diff_b") for key in keys)
         found = said(load(tmp_path / f"{to}.safetensors").require_sound())
         assert found.keys() == biases(one).keys()
         for module, bias in biases(one).items():
             expected = bias + biases(two)[module]
             assert relative(found[module], expected) < 1e-6, module
             assert relative(found[module], bias) > 0.1  # one of them alone
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+def test_the_dialect_that_a_refusal_names_can_be_written(to: str, tmp_path: Path) -> None:
+    adapter = load(write(control(native_weights(WIDTH), 0), tmp_path / "a.safetensors"))
+    with pytest.raises(NotExpressible) as refused:
+        save(adapter, tmp_path / "b.safetensors", to=to)
+    (named,) = (part.value for part in refused.value.hint or () if isinstance(part, Setting))
+    save(adapter, tmp_path / "c.safetensors", to=named)
+    assert len(load(tmp_path / "c.safetensors").require_sound()) == len(adapter)
 
 
 def test_a_widened_layer_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -325,3 +325,14 @@ def test_the_command_and_what_it_writes(
     run.refused(3, "recipes", "--from-mergekit", "none.yml", says="no such")
     (tmp_path / "other.yml").write_text("steps: {}", "utf-8")
     run.refused(3, "recipes", "--from-mergekit", "other.yml", says="not a recipe of mergekit")
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    ({"models": 1}, "models is not a list"), ({"models": [1]}, "models 1 is not a mapping"),
+    ({"slices": [{"sources": {}}]}, "slices 1: sources is not a list"),
+    ({"models": [{"model": "m", "parameters": []}]}, "models 1: parameters is not a mapping"),
+    ({"modules": {"a": 1}}, "modules a is not a mapping"), ({"parameters": 1}, "parameters is not"),
+])  # fmt: skip
+def test_entries_of_another_shape_are_named(more: dict[str, object], words: str) -> None:
+    with pytest.raises(CorruptFile, match=words):
+        recipe_of_mergekit({"merge_method": "linear"} | more, Path("k.yaml"), Path())

@@ -62,10 +62,14 @@ def session(kind: str, place: Path, **how: Any) -> Any:
     return train(spec_of(asked, place / "out.safetensors", Made("train", {}), context))
 
 
-@pytest.mark.parametrize("kind", [
-    "sd15", tail("flux-dev"), pytest.param("sdxl", marks=pytest.mark.slow),
-    pytest.param("sd3", marks=pytest.mark.slow),
-])  # fmt: skip
+KINDS = [
+    "sd15", tail("flux-dev"),
+    *(pytest.param(one, marks=pytest.mark.slow)
+      for one in ("sd21", "sdxl", "sd3", "sd35", "flux-schnell")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_session(kind: str, tmp_path: Path) -> None:
     with pretended():
         found = session(kind, tmp_path, text_encoder=kind == "sd15")
@@ -85,7 +89,10 @@ def test_other_methods(how: dict[str, Any], tmp_path: Path) -> None:
         session("sd21", tmp_path, **how)
 
 
-def test_a_planted_mismatch_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planted_mismatch_is_caught(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Batch, "mapped", lambda self, function: self)
     with pretended(), pytest.raises(RuntimeError, match="at least two devices"):
-        session("sd15", tmp_path)
+        session(kind, tmp_path)

@@ -169,6 +169,10 @@ def test_without_a_folder_its_shapes_say_what_it_is(
         caught.value.expected
         == f"vocab.json and merges.txt, with 190 entries, in {tmp_path / 'tokenizer'}"
     )
+    program = tmp_path / "ComfyUI" / "comfy" / "sd1_tokenizer"
+    shutil.copytree(folder / "tokenizer", program)
+    (checkpoints := tmp_path / "ComfyUI" / "models" / "checkpoints").mkdir(parents=True)
+    assert vocabulary(checkpoints / "x.safetensors", 190) == program
     cached = tmp_path / "models--a--b" / "snapshots" / "1"
     shutil.copytree(folder / "tokenizer", cached / "tokenizer")
     assert vocabulary(alone, 190) == cached / "tokenizer"

@@ -24,24 +24,31 @@ _CONFIG = "lora_adapter_metadata"
 
 class _Diffusers(Container):
     def metadata(self, content: Unwritten, kept: Mapping[str, str]) -> dict[str, str]:
-        entries = {_CONFIG: _configuration(content.adapter, content.dialect, content.deltas)}
+        found = _configuration(content.adapter, content.dialect, content.deltas)
+        entries = {_CONFIG: json.dumps(found, sort_keys=True)} if found else {}
         return entries if "format" in kept else entries | {"format": "pt"}
 
 
 CONTAINER = _Diffusers()
 
 
-def _configuration(adapter: Adapter, target: Dialect, written: Mapping[Site, Delta]) -> str:
+def _configuration(
+    adapter: Adapter, target: Dialect, written: Mapping[Site, Delta]
+) -> dict[str, Any]:
     """Return diffusers' `lora_adapter_metadata`: the configuration of every component, flattened.
 
-    Ranks and alphas are stated for every module, so that files of mixed ranks load at the right
-    strength also where a reader would guess one alpha for all.
+    It says what PEFT's LoRA is to have, and so nothing of modules of other types. Ranks and alphas are
+    stated for every module, so that files of mixed ranks load at the right strength also where a reader
+    would guess one alpha for all.
     """
     from loramerge.adapter.alphas import keeps_alpha, of_each
     from loramerge.adapter.formats.peft_configuration import by_component, rank_patterns
 
     flat: dict[str, Any] = {}
-    for component, deltas in by_component(adapter, written, target.prefixes).items():
+    for component, whole in by_component(adapter, written, target.prefixes).items():
+        deltas = {path: d for path, d in whole.items() if d.facts.peft_type == "LORA"}
+        if not deltas:
+            continue
         scaled = any(
             keeps_alpha(adapter, site, target)
             for site in of_each(adapter)
@@ -53,7 +60,7 @@ def _configuration(adapter: Adapter, target: Dialect, written: Mapping[Site, Del
         if any(delta.kind == "dora" for delta in deltas.values()):
             config["use_dora"] = True
         flat |= {f"{component}.{name}": value for name, value in config.items()}
-    return json.dumps(flat, sort_keys=True)
+    return flat
 
 
 def header_configurations(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, Any]]:

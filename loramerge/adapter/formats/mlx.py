@@ -68,7 +68,13 @@ def open_mlx(
             tensors[f"{_HEAD}{module}.{_MAGNITUDE[end]}"] = tensor
         else:
             tensors[f"{_HEAD}{key}"] = tensor
-    found = AdapterSource(str(path), tensors, dict(file.metadata), files=[weights, config_path])
+    found = AdapterSource(
+        str(path),
+        tensors,
+        dict(file.metadata),
+        files=[weights, config_path],
+        translated="MLX-LM",
+    )
     found.configs[""] = {
         "peft_type": "LORA",
         **(_scaled(config, config_path, ranks) if ranks else {}),

@@ -200,7 +200,8 @@ def configuration(path: Path) -> dict[str, Any]:
         FormatError: if it is of a type that loramerge does not know.
     """
     content = _read_configuration(path)
-    kind = str(content.get("peft_type") or "LORA")
+    said = content.get("peft_type")
+    kind = "LORA" if said is None or said == "" else str(said)
     if kind not in FIELDS:
         raise FormatError(
             f"a PEFT adapter of type {kind} cannot be read"
@@ -223,6 +224,9 @@ def _read_configuration(path: Path) -> dict[str, Any]:
     return content
 
 
+_OF_OTHER_TYPES = ("lokr_", "hada_")  # roles of types that have an alpha of their own
+
+
 def scale_of(
     config: Mapping[str, Any], path: str, module: str, tensors: Mapping[str, Tensor]
 ) -> Scale:
@@ -235,6 +239,8 @@ def scale_of(
         ShapeError: if the configuration does not state a number.
     """
     word = "lora_alpha" if config.get("peft_type", "LORA") == "LORA" else "alpha"
+    if word == "lora_alpha" and any(role.startswith(_OF_OTHER_TYPES) for role in tensors):
+        return Scale()  # in a lone file, beside the LoRA that its header speaks of
     alpha = _stated(config, "alpha_pattern", word, path, module)
     if alpha is None:
         return Scale()

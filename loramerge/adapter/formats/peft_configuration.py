@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.formats.peft_experts import with_parameters
+from loramerge.adapter.formats.peft_fields import TRAINING
 from loramerge.adapter.formats.peft_lokr import lokr_config
 from loramerge.adapter.formats.peft_patterns import pattern_value
 from loramerge.adapter.kinds.token_rows import TokenRows
@@ -51,6 +52,7 @@ def peft_config(adapter: Adapter, component: str, deltas: Mapping[str, Delta]) -
     kind = _peft_type(adapter, component, deltas, own)
     if own.get("peft_type", "LORA") != kind:  # fields of another type say nothing of this one
         own = {name: value for name, value in own.items() if name in _OF_ALL_TYPES}
+    own = {name: value for name, value in own.items() if name not in TRAINING}
     config: dict[str, Any] = {"peft_type": kind, **own, "inference_mode": True}
     if kind == "LORA":
         dora = any(delta.kind == "dora" for delta in deltas.values())

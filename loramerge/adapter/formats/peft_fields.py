@@ -7,14 +7,22 @@ the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from loramerge.adapter.formats.peft_types import MERGE_IN_PEFT, OTHERS
 from loramerge.adapter.info import Problem
 
-__all__ = ["FIELDS", "Field", "configuration_problems", "type_problems"]
+__all__ = [
+    "FIELDS",
+    "TRAINING",
+    "Field",
+    "configuration_problems",
+    "of_training",
+    "training_problem",
+    "type_problems",
+]
 
 _EMPTY: tuple[Any, ...] = (None, False, "", [], {}, ())
 
@@ -145,6 +153,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     },
 }  # fmt: skip
 
+# field → what stands in the names of tensors that it adds, which training alone reads
+TRAINING: Mapping[str, str] = {
+    "velora_config": ".lora_velora_embed",
+    "monteclora_config": ".lora_monteclora_sampler.",
+}
+
 # fields that other programs, or older versions of PEFT, add and that change nothing
 _OTHERS = frozenset({
     "enable_lora", "merge_weights", "lorap_lr_ratio", "lorap_emb_lr", "model_key", "lora_dtype",
@@ -164,6 +178,22 @@ def configuration_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
             reason = field.reason or _reason_of(name, value)
             says = f"{name} in the PEFT configuration: {reason}"
             yield Problem("error", "peft-field", None, says, field.remedy)
+
+
+def of_training(keys: Sequence[str]) -> list[str]:
+    """Return the keys of tensors that training alone reads."""
+    return [key for key in keys if any(word in key for word in TRAINING.values())]
+
+
+def training_problem(keys: Sequence[str]) -> Problem:
+    """Return the note about tensors that training alone reads."""
+    return Problem(
+        "note",
+        "training-alone",
+        None,
+        f"{len(keys)} tensors that PEFT reads in training alone ({keys[0]}); no result has them",
+        "no action needed; to train on, keep the original",
+    )
 
 
 def type_problems(config: Mapping[str, Any], types: Collection[str]) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ _NUMBERED = re.compile(r"tinylora_v\.(\d+)")
 
 def shares(config: Mapping[str, Any]) -> bool:
     """Return whether the modules of an adapter share tensors, according to its configuration."""
-    return config.get("peft_type") in _SHARED
+    return str(config.get("peft_type")) in _SHARED
 
 
 def spread_shared(source: AdapterSource) -> None:

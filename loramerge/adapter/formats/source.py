@@ -18,6 +18,7 @@ class AdapterSource:
     Args:
         files: every file read, for digests.
         paths: stem → the name that a configuration has for it, where that is not the module's.
+        translated: the program whose own format was read as a dialect's; None for files of a dialect.
     """
 
     path: str
@@ -26,6 +27,7 @@ class AdapterSource:
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
+    translated: str | None = None
 
     @property
     def size(self) -> int:

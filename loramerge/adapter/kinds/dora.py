@@ -14,7 +14,7 @@ from loramerge.adapter.kinds import make_weight
 from loramerge.adapter.kinds.bases.dependent import ChangeRows, Dependent, as_difference
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
-from loramerge.errors import ShapeError
+from loramerge.errors import ShapeError, UnsupportedKind
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import rows_of, stacked
@@ -232,6 +232,12 @@ _SCALES = ("magnitude", "dora_scale")
 
 
 def _make(stored: Stored) -> MadeDelta | None:
+    if "embedding_up" in stored.tensors:
+        raise UnsupportedKind(
+            "DoRA of an embedding is not computed",
+            module=stored.module,
+            hint="merge it in PEFT with merge_and_unload()",
+        )
     role = next(iter(stored.only(*_SCALES)))
     rest = {r: tensor for r, tensor in stored.tensors.items() if r not in _SCALES}
     inner = make_weight(stored._replace(tensors=rest))

@@ -13,6 +13,7 @@ from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
+from loramerge.errors import UnsupportedKind
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import rows_of
 
@@ -103,6 +104,12 @@ def _make_bias(stored: Stored, weight: MadeDelta | None) -> MadeDelta | None:
     core = None if weight is None else weight.delta.core
     if "up_bias" not in stored.tensors or core is None or core.dim is None:
         return None
+    if not stored.tensors.keys().isdisjoint(("set_bias", "tuned_bias")):
+        raise UnsupportedKind(
+            "the bias of the base is replaced, and that of the factors is added to it",
+            module=stored.module,
+            hint="merge it in PEFT with merge_and_unload()",
+        )
     delta = AddedBias.of(stored.tensors["up_bias"], stored.scale(), core.dim)
     return MadeDelta(delta, ("up_bias",))
 

@@ -6,7 +6,6 @@ shape and the rest as JSON; quantised scales have `NAME.nested_absmax` and `NAME
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +15,7 @@ from loramerge.checkpoint.codebook import CodebookRows, Scales
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.errors import FormatError
+from loramerge.files.json_values import values_in
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
@@ -98,7 +98,7 @@ def _state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any] | None:
     if key is None:
         return None
     try:
-        content = json.loads(bytes(tensors[key].raw()))
+        content = values_in(bytes(tensors[key].raw()).decode("utf-8"))
     except ValueError:
         content = None
     if not isinstance(content, dict):

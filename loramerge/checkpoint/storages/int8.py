@@ -8,7 +8,6 @@ Source: comfy-kitchen, `quantize_int8_convrot_weight`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from loramerge.checkpoint.scaled import ScaledTensor, is_scale
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
+from loramerge.files.json_values import values_in
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
@@ -80,7 +80,7 @@ def _settings(mark: Tensor, name: str) -> Mapping[str, Any]:
         FormatError: if it cannot be read, or names another format.
     """
     try:
-        content = json.loads(bytes(mark.raw()))
+        content = values_in(bytes(mark.raw()).decode("utf-8"))
         kind, inner = content["format"], content.get("params", {})
         found = {**(inner if isinstance(inner, dict) else {}), **content}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,16 +7,16 @@ Source: mergekit 0.1.5, `config.py`, and `normalize_config` of `plan.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loramerge.files.json_values import read_values
 from loramerge.recipe.mergekit.gradients import Layers
 
-__all__ = ["Description", "MergedSlice", "ModelLayers", "read"]
+__all__ = ["Description", "MergedSlice", "ModelLayers", "misshapen", "read"]
 
 _LAYERS = {"gpt2": "h", "gptj": "h", "gpt_neo": "h", "bloom": "h", "falcon": "h", "mpt": "blocks"}
 _TYPES = ("float16", "bfloat16", "float32", "float64")
@@ -24,6 +24,8 @@ _KNOWN = {
     "models", "slices", "modules", "merge_method", "base_model", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "tokenizer",
 }  # fmt: skip
+_LISTS = ("models", "slices", "sources")
+_MAPPINGS = ("modules", "parameters")
 _KNOWN_IN_SLICES = {"sources", "base_model", "parameters"}
 
 
@@ -93,6 +95,25 @@ class Description:
             return False
         ranges = {source.range for source in self.slices[0].sources}
         return ranges == {None} or ranges == {(0, self.layers.count)}
+
+
+def misshapen(content: Mapping[str, Any], place: str = "") -> list[str]:
+    """Return the entries of another shape than mergekit gives them, in words."""
+    found = []
+    for key, value in content.items():
+        where = f"{place}{key}"
+        if value is None or key not in (*_LISTS, *_MAPPINGS):
+            continue
+        if not isinstance(value, list if key in _LISTS else Mapping):
+            found.append(f"{where} is not a {'list' if key in _LISTS else 'mapping'}")
+        elif key != "parameters":
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value, 1)
+            for name, one in inner:
+                if isinstance(one, Mapping):
+                    found += misshapen(one, f"{where} {name}: ")
+                else:
+                    found.append(f"{where} {name} is not a mapping")
+    return found
 
 
 def read(content: Mapping[str, Any]) -> Description:
@@ -201,7 +222,7 @@ def _layers_of(models: Sequence[str]) -> tuple[int | None, str]:
     """Return the number of layers of the first model that is here, and their name."""
     for folder in models:
         with suppress(OSError, ValueError, AttributeError):
-            config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+            config = read_values(Path(folder) / "config.json")
             found = next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
             return found, _LAYERS.get(config.get("model_type"), "layers")
     return None, "layers"

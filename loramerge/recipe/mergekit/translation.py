@@ -13,7 +13,7 @@ from loramerge.errors import CorruptFile, FormatError, listed
 from loramerge.recipe.mergekit import arithmetic, methods
 from loramerge.recipe.mergekit.gradients import Rules
 from loramerge.recipe.mergekit.methods import Counterpart, TheirMerge
-from loramerge.recipe.mergekit.reading import Description, MergedSlice, read
+from loramerge.recipe.mergekit.reading import Description, MergedSlice, misshapen, read
 from loramerge.recipe.mergekit.slices import Parts, merged_slices, passthrough
 
 __all__ = ["recipe_of_mergekit"]
@@ -45,6 +45,8 @@ def recipe_of_mergekit(content: Any, file: Path, folder: Path) -> tuple[dict[str
             file=file,
             expected="merge_method, and models or slices",
         )
+    if wrong := misshapen(content):
+        raise CorruptFile("this is not a recipe of mergekit", file=file, found=listed(wrong))
     found = read(content)
     known = [*_METHODS, _PASSTHROUGH]
     parts = Parts(_names(found.models), found.layers)

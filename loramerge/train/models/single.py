@@ -132,8 +132,8 @@ def _network(
 def vocabulary(path: Path, rows: int) -> Path:
     """Return a folder with CLIP's vocabulary.
 
-    It is looked for beside the file, in `tokenizer` and in diffusers folders, then in Hugging Face's
-    cache.
+    It is looked for beside the file, in `tokenizer` and in diffusers folders, then in the ComfyUI that
+    holds the file, then in Hugging Face's cache.
 
     Args:
         rows: of the token embedding, as many as the vocabulary has entries.
@@ -161,6 +161,7 @@ def vocabulary(path: Path, rows: int) -> Path:
 def _places(beside: Path) -> Iterator[Path]:
     yield beside / "tokenizer"
     yield from sorted(beside.glob("*/tokenizer"))
+    yield from (place / "comfy" / "sd1_tokenizer" for place in beside.absolute().parents)
     hub = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE)
     yield from sorted(
         file.parent for file in hub.glob(f"models--*/snapshots/*/tokenizer/{_FILES[1]}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from loramerge.files.json_values import values_in
 from loramerge.files.writer import write_bytes
 from loramerge.train.run.loop import TrainStep
 
@@ -22,7 +23,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = values_in(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and "step" in entry:
@@ -33,7 +34,7 @@ def read_chosen(path: Path) -> dict[str, Any] | None:
     """Return the choice for the given memory from the first line of a log, if it has one."""
     try:
         with path.open(encoding="utf-8") as file:
-            entry = json.loads(file.readline())
+            entry = values_in(file.readline())
         chosen = entry["chosen"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -52,10 +52,10 @@ def predict_training(fitted: Fit, spec: Spec) -> Prediction:
 
 def _length(found: Check) -> str:
     """Return the length of the run in a sentence."""
-    return (
-        f"{found.steps} steps are {found.epochs:.3g} epochs of {found.shown} images "
-        f"at {found.resolution} pixels"
-    )
+    epochs = "1 epoch" if found.epochs == 1 else f"{found.epochs:.3g} epochs"
+    images = "1 image" if found.shown == 1 else f"{found.shown} images"
+    steps = "1 step is" if found.steps == 1 else f"{found.steps} steps are"
+    return f"{steps} {epochs} of {images} at {found.resolution} pixels"
 
 
 def _add_adapter(result: Prediction, estimate: Estimate, fitted: Fit) -> None:
