@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -19,10 +20,11 @@ from loramerge.errors import UsageError  # noqa: E402
 from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.models.architecture import Network  # noqa: E402
+from loramerge.train.models.clip_vocabulary import vocabulary  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
 from loramerge.train.models.registry import architecture_of_family  # noqa: E402
 from loramerge.train.models.schedules import config_of_keys  # noqa: E402
-from loramerge.train.models.single import configured, vocabulary  # noqa: E402
+from loramerge.train.models.single import configured  # noqa: E402
 from loramerge.train.models.texts import encode  # noqa: E402
 from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
@@ -172,10 +174,31 @@ def test_without_a_folder_its_shapes_say_what_it_is(
     program = tmp_path / "ComfyUI" / "comfy" / "sd1_tokenizer"
     shutil.copytree(folder / "tokenizer", program)
     (checkpoints := tmp_path / "ComfyUI" / "models" / "checkpoints").mkdir(parents=True)
-    assert vocabulary(checkpoints / "x.safetensors", 190) == program
+    assert vocabulary(checkpoints / "x.safetensors", 190, tmp_path) == program
     cached = tmp_path / "models--a--b" / "snapshots" / "1"
     shutil.copytree(folder / "tokenizer", cached / "tokenizer")
-    assert vocabulary(alone, 190) == cached / "tokenizer"
+    assert vocabulary(alone, 190, tmp_path) == cached / "tokenizer"
+
+
+def test_the_vocabulary_of_a_package_is_that_of_transformers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package clip holds the pairs that are joined; it is found, and not imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (package := tmp_path / "site" / "clip").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError", "utf-8")
+    pairs = ["r e", "re d</w>", "more pairs", "than are used"]
+    with gzip.open(package / "bpe_simple_vocab_16e6.txt.gz", "wt", encoding="utf-8") as text:
+        text.write("\n".join(["a version", *pairs]))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    found = vocabulary(tmp_path / "x.safetensors", 516, tmp_path)
+    assert sorted(path.name for path in found.iterdir()) == ["merges.txt", "vocab.json"]
+    words = json.loads((found / "vocab.json").read_text("utf-8"))
+    assert words["!"] == 0 and words["!</w>"] == 256 and words["red</w>"] == 513
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(found, local_files_only=True)
+    assert tokenizer("red").input_ids == [514, 513, 515]
+    with pytest.raises(UsageError, match="no vocabulary of CLIP"):
+        vocabulary(tmp_path / "x.safetensors", 900, tmp_path)
 
 
 @pytest.mark.parametrize(("family", "heads", "layers"), [

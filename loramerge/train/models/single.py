@@ -6,21 +6,19 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from loramerge.errors import FormatError, LoramergeError, Setting, UsageError
 from loramerge.families import FAMILIES, Family
-from loramerge.files.json_values import read_values
 from loramerge.files.reader import TensorFile
 from loramerge.train.models.architecture import Architecture, Network
+from loramerge.train.models.clip_vocabulary import vocabulary
 
-__all__ = ["configured", "networks_of", "vocabulary"]
+__all__ = ["configured", "networks_of"]
 
 _VAE = "first_stage_model."
-_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,20 @@ def configured(
             hint=("give ", Setting("prediction", "v"), " for 768 pixels, else ",
                   Setting("prediction", "epsilon")),
         )  # fmt: skip
-    tokenizers = {}
-    for name, encoder in kind.encoders.items():
-        if name not in networks:
-            continue
-        rows, _ = networks[name].shapes["text_model.embeddings.token_embedding"]
-        length, _ = networks[name].shapes["text_model.embeddings.position_embedding"]
-        padding = {"pad_token": "!"} if networks[name].openclip else {}
-        tokenizers[encoder.folder] = transformers.CLIPTokenizer.from_pretrained(
-            vocabulary(path, rows), local_files_only=True, model_max_length=length, **padding
-        )
     with TemporaryDirectory(prefix="loramerge-") as place:
+        tokenizers = {}
+        for name, encoder in kind.encoders.items():
+            if name not in networks:
+                continue
+            rows, _ = networks[name].shapes["text_model.embeddings.token_embedding"]
+            length, _ = networks[name].shapes["text_model.embeddings.position_embedding"]
+            padding = {"pad_token": "!"} if networks[name].openclip else {}
+            tokenizers[encoder.folder] = transformers.CLIPTokenizer.from_pretrained(
+                vocabulary(path, rows, Path(place)),
+                local_files_only=True,
+                model_max_length=length,
+                **padding,
+            )
         for file, content in described.items():
             target = Path(place, file)
             target.parent.mkdir(exist_ok=True)
@@ -127,43 +128,3 @@ def _network(
                 own[module.path] = (rows * slot.span // slot.parts, *rest)
         found.append(Network(_Whole(own, path), openclip=spelling.prefix.endswith(".model.")))
     return max(found, key=lambda one: len(one.shapes))
-
-
-def vocabulary(path: Path, rows: int) -> Path:
-    """Return a folder with CLIP's vocabulary.
-
-    It is looked for beside the file, in `tokenizer` and in diffusers folders, then in the ComfyUI that
-    holds the file, then in Hugging Face's cache.
-
-    Args:
-        rows: of the token embedding, as many as the vocabulary has entries.
-
-    Raises:
-        UsageError: saying which files are needed, and where.
-    """
-    for folder in _places(path.parent):
-        try:
-            if all((folder / name).is_file() for name in _FILES):
-                words = read_values(folder / _FILES[0])
-                if isinstance(words, dict) and len(words) == rows:
-                    return folder
-        except (OSError, ValueError):
-            continue
-    raise UsageError(
-        "a single file holds weights alone, and no vocabulary of CLIP is on this machine",
-        file=path,
-        expected=f"{' and '.join(_FILES)}, with {rows} entries, in {path.parent / 'tokenizer'}",
-        hint=("put these two files there, from the folder tokenizer of any base of this family, or give "
-              "a diffusers folder of it: ", Setting("config")),
-    )  # fmt: skip
-
-
-def _places(beside: Path) -> Iterator[Path]:
-    yield beside / "tokenizer"
-    yield from sorted(beside.glob("*/tokenizer"))
-    yield from (place / "comfy" / "sd1_tokenizer" for place in beside.absolute().parents)
-    hub = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE)
-    yield from sorted(
-        file.parent for file in hub.glob(f"models--*/snapshots/*/tokenizer/{_FILES[1]}")
-    )
-    yield from sorted(file.parent for file in hub.glob(f"models--*/snapshots/*/{_FILES[1]}"))
