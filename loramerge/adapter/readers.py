@@ -25,6 +25,7 @@ __all__ = ["Reading", "form_of", "reading", "readings"]
 
 _ONE_ALPHA = "one alpha is taken for all modules of a component"
 _ALPHAS = "alphas beside factors"
+_NO_ALPHAS = f"{_ALPHAS} are left out"
 
 
 @record
@@ -50,7 +51,7 @@ class Reading:
     @property
     def mistakes_kinds(self) -> bool:
         """True if it computes a kind of modules otherwise, which ordinary LoRA would not be."""
-        return bool(self.otherwise.keys() - {_ONE_ALPHA})
+        return bool(self.otherwise.keys() - {_ONE_ALPHA, _NO_ALPHAS})
 
     def words(self, modules: int) -> str:
         """Return a short description of the problems; empty if there are none.
@@ -152,6 +153,8 @@ def _reading(
                 return None
             if made == "refused":
                 refusing[_ALPHAS] = len(scaled)
+            elif made == "left out":
+                otherwise.setdefault(_NO_ALPHAS, set()).update(scaled.intersection(sites) - left)
         for what in {program.computes(family, name, form) for name in spelled} - {None}:
             otherwise.setdefault(str(what), set()).update(set(sites) - left)
     if not told:

@@ -216,7 +216,7 @@ ALPHAS = {
 def test_alphas_where_a_dialect_has_none_are_what_few_programs_read(
     family: str, tmp_path: Path
 ) -> None:
-    """Seen of ComfyUI, and of diffusers with Z-Image and Qwen-Image; with Anima it refuses them."""
+    """ComfyUI reads them, diffusers those of two families; InvokeAI leaves them out."""
     plain = _several("", ALPHAS[family], *PEFT)
     (stem,) = ALPHAS[family]
     equal, other = (plain | {f"{stem}.alpha": np.array(v, np.float32)} for v in (1.0, 0.5))
@@ -225,10 +225,12 @@ def test_alphas_where_a_dialect_has_none_are_what_few_programs_read(
     adapter = _adapter(tmp_path, other)
     assert adapter.info.detection.name == family and adapter[next(iter(adapter))].alpha == 0.5
     said = _said(adapter)
-    assert "invokeai" not in said and said.get("comfyui", "") == ""
+    assert said.get("comfyui", "") == ""
     refuses = "refuses the file: alphas beside factors (1 of them)"
     expected = {"z-image": "", "qwen-image": "", "anima": refuses}
     assert said.get("diffusers") == expected.get(family)
+    doubled = "alphas beside factors are left out (1 modules)"
+    assert said.get("invokeai") == {"z-image": doubled, "anima": doubled}.get(family)
     if family != "sd15":  # and they are folded where loramerge writes such a file
         lm.save(adapter, tmp_path / "b.safetensors")
         assert _said(lm.load(tmp_path / "b.safetensors")) == before

@@ -18,7 +18,7 @@ from loramerge.records import record
 __all__ = ["ANY", "Alphas", "Program", "Reads"]
 
 # "unseen" where no test has given it any
-Alphas = Literal["read", "refused", "unseen"]
+Alphas = Literal["read", "left out", "refused", "unseen"]
 
 # every family, known or not: a program that takes the names of modules as they are
 ANY = "any"

@@ -58,10 +58,8 @@ PROGRAM = Program(
             {"dora of outputs": NO_MAGNITUDES},
         ),
         _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
-        _network("comfyui", ("z-image", "qwen-image"), alphas="read"),
-        _network("comfyui", ("anima",), alphas="refused"),
-        _network("comfyui", ("krea2", "hidream-i1"), alphas="refused"),
-        _network("comfyui", ("minimax-h3",)),
+        _network("comfyui", ("z-image", "qwen-image", "minimax-h3"), alphas="read"),
+        _network("comfyui", ("anima", "krea2", "hidream-i1"), alphas="refused"),
         _network("comfyui", ("flux3",), r"^transformer\.(?!.*blocks\.)", alphas="refused"),
         _network("comfyui", ("sd3", "cosmos2-14b"), forms=()),
         _network(

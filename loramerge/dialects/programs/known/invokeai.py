@@ -60,7 +60,7 @@ PROGRAM = Program(
             _TEXT,
             tried=("lora",),
             told_by=_IN_BLOCKS,
-            alphas="unseen",
+            alphas="refused",
         ),
         Reads(
             ("comfyui",),
@@ -86,7 +86,7 @@ PROGRAM = Program(
             _TEXT,
             tried=("lora", "lokr"),
             told_by=_IN_BLOCKS,
-            alphas="unseen",
+            alphas="left out",
         ),
         Reads(
             ("kohya",),
@@ -133,7 +133,7 @@ PROGRAM = Program(
             tried=_PEFT,
             otherwise=_DROPPED,
             told_by=_IN_BLOCKS,
-            alphas="unseen",
+            alphas="left out",
         ),
         Reads(
             ("diffusers",),
