@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from loramerge.errors import (
     Setting,
     listed,
 )
+from loramerge.families import Component
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import Tensor
@@ -77,10 +78,21 @@ def _chosen_dialect(to: str | None, adapters: list[Adapter]) -> Dialect:
         return dialect(_of_program(to, adapters) if to in PROGRAMS else to)
     found = {name for adapter in adapters for name in _own_dialects(adapter)}
     if len(found) == 1:
-        return DIALECTS[found.pop()]
+        own = DIALECTS[found.pop()]
+        second = both_networks(own, *adapters)
+        return own if second is None else next(_with_words(adapters, second), own)
     families = {a.family.common_dialect for a in adapters if a.family is not None}
     usual = DIALECTS[families.pop()] if len(families) == 1 else usual_dialect()
     return speaking_for(adapters, usual, [DIALECTS[name] for name in DIALECTS if name in found])
+
+
+def _with_words(adapters: Sequence[Adapter], second: Component) -> Iterator[Dialect]:
+    """Yield the dialects that have words for both networks, and for all else in the adapters."""
+    naming = next(f for a in adapters if (f := a.info.detection.naming) and second in f.components)
+    used = {component for adapter in adapters for component in adapter.components()}
+    for one in DIALECTS.values():
+        if not one.positional and all(one.stems_of(naming, component) for component in used):
+            yield one
 
 
 def _of_program(program: str, adapters: list[Adapter]) -> str:
@@ -146,7 +158,7 @@ def encode(
     pairs: dict[str, Tensor] = {}
     order = {key: i for i, key in enumerate(adapter.info.order)}
     missing: list[str] = []
-    second = both_networks(adapter, target)
+    second = both_networks(target, adapter)
     written: dict[Site, Delta] = {}
     components: dict[str, str] = {}
     alphas = plan_alphas(adapter, target) if target.alpha == "tensor" else {}
@@ -253,7 +265,7 @@ def _way_out(adapter: Adapter, target: Dialect) -> Message:
             ),
             Setting("to", adapter.info.dialect),
         )
-    second = both_networks(adapter, target)
+    second = both_networks(target, adapter)
     each: tuple[str | Setting, ...] = ()
     if second is not None:
         each = (

@@ -7,7 +7,9 @@ names. Such a file is written of one network alone, and its header says of which
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from loramerge.adapter.adapter import Adapter
@@ -16,14 +18,46 @@ from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.families import Component
 
-__all__ = ["as_read", "as_written", "both_networks", "marked", "moved", "renamed"]
+__all__ = [
+    "as_read", "as_written", "both_networks", "marked", "moved", "network_in", "network_of",
+    "network_said", "renamed",
+]  # fmt: skip
 
 V = TypeVar("V")
+
+# as ai-toolkit and the original name their files: for the first steps, and for the last
+_FIRST, _SECOND = re.compile(r"high[ _.-]?noise", re.I), re.compile(r"low[ _.-]?noise", re.I)
+_TITLES = ("ss_output_name", "modelspec.title", "name")
 
 
 def _seconds(adapter: Adapter) -> Iterator[Component]:
     naming = adapter.info.detection.naming
     yield from (c for c in (naming.components if naming else ()) if c.second_of)
+
+
+def network_in(text: str, second: Component) -> str:
+    """Return the network that a name says, empty if it says none or both."""
+    names = Path(text).parts
+    one = _FIRST.search(text) is not None
+    other = _SECOND.search(text) is not None or second.name in names
+    return "" if one == other else second.second_of if one else second.name
+
+
+def network_said(adapter: Adapter, second: Component) -> str:
+    """Return the network that an adapter's header or name says, empty if they do not say."""
+    header = adapter.info.metadata.get(NETWORK, "")
+    if header in (second.second_of, second.name):
+        return header
+    named = Path(adapter.info.path or "").name
+    titles = (adapter.info.metadata.get(key, "") for key in _TITLES)
+    return next((one for text in (named, *titles) if (one := network_in(text, second))), "")
+
+
+def network_of(adapter: Adapter) -> str:
+    """Return the network that an adapter with the names of the first is said to be for, or nothing."""
+    has = adapter.components()
+    alone = (s for s in _seconds(adapter) if s.second_of in has and s.name not in has)
+    return next((said for second in alone if (said := network_said(adapter, second))), "")
 
 
 def _says_neither(dialect: Dialect, adapter: Adapter, second: Component) -> bool:
@@ -34,11 +68,15 @@ def _says_neither(dialect: Dialect, adapter: Adapter, second: Component) -> bool
     return tuple(words) == (True, False)
 
 
-def both_networks(adapter: Adapter, target: Dialect) -> Component | None:
-    """Return the second network if an adapter has modules of both, and a dialect no words for that."""
-    has = adapter.components()
-    both = (s for s in _seconds(adapter) if s.name in has and s.second_of in has)
-    return next((second for second in both if _says_neither(target, adapter, second)), None)
+def both_networks(target: Dialect, *adapters: Adapter) -> Component | None:
+    """Return the second network if adapters have modules of both, and a dialect no words for that."""
+    has = {component for adapter in adapters for component in adapter.components()}
+    for adapter in adapters:
+        both = (s for s in _seconds(adapter) if s.name in has and s.second_of in has)
+        for second in both:
+            if _says_neither(target, adapter, second):
+                return second
+    return None
 
 
 def as_read(adapter: Adapter) -> Adapter:

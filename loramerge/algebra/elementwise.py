@@ -21,7 +21,7 @@ __all__ = [
     "agreeing_mean",
     "dropped",
     "elected_mean",
-    "elected_signs",
+    "elects_minus",
     "largest",
     "total",
     "trimmed",
@@ -93,39 +93,48 @@ def total(terms: Sequence[Array]) -> Array:
     return result
 
 
-def elected_signs(terms: Sequence[Array]) -> Array:
-    """Return for each entry the sign of the sum of the weighted terms; a sum of 0 elects +."""
+def elects_minus(terms: Sequence[Array]) -> Array:
+    """Return for each entry whether the sum of the weighted terms is negative; 0 elects plus."""
     import numpy as np
 
-    signs = total(terms)
-    signs += 0.0  # of −0, too
-    return np.copysign(1.0, signs, out=signs)
+    return np.less(total(terms), 0.0)
 
 
 def agreeing_mean(
-    terms: Sequence[Array], signs: Array, shares: Sequence[float] | None = None
+    terms: Sequence[Array], minus: Array, shares: Sequence[float] | None = None
 ) -> Array:
     """Return for each entry the mean of the weighted terms that have the elected sign.
 
     Args:
         terms: are overwritten.
+        minus: where the elected sign is minus.
         shares: what each term that agrees adds to the divisor; None is 1. A divisor of 0 is 1.
     """
     import numpy as np
 
-    result, divisor = np.zeros_like(signs), np.zeros_like(signs)
-    agrees = np.empty(signs.shape, bool)
-    number = np.empty_like(signs)
-    for one, share in zip(terms, shares or [1.0] * len(terms), strict=True):
-        one *= signs  # what agrees is positive now
+    result = np.zeros_like(terms[0])
+    divisor = np.zeros_like(result)
+    counts = np.zeros(result.shape, np.int8 if len(terms) < 128 else np.int64)
+    agrees, opposed = np.empty(result.shape, bool), np.empty(result.shape, bool)
+    for place, one in enumerate(terms):
+        # truths take a byte each, and are combined several times as fast as numbers
         np.greater(one, 0.0, out=agrees)
-        np.maximum(one, 0.0, out=one)
+        np.greater(agrees, minus, out=agrees)
+        np.less(one, 0.0, out=opposed)
+        opposed &= minus
+        agrees |= opposed
+        one *= agrees
         result += one
-        np.multiply(agrees, share, out=number)
-        divisor += number
-    result *= signs
-    np.equal(divisor, 0.0, out=agrees)
-    divisor += agrees
+        if shares is None:
+            counts += agrees.view(np.int8)
+        else:
+            divisor += np.multiply(agrees, shares[place], dtype=divisor.dtype)
+    if shares is None:
+        np.maximum(counts, 1, out=counts)
+        np.copyto(divisor, counts)
+    else:
+        np.equal(divisor, 0.0, out=agrees)
+        divisor += agrees
     result /= divisor
     return result
 
@@ -137,8 +146,8 @@ def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Electio
         kept: the entries of each term that are left, without the weights.
     """
     changes = [weight * one for weight, one in zip(weights, kept, strict=True)]
-    signs = elected_signs(changes if rules.elect == "weighted" else kept)
+    minus = elects_minus(changes if rules.elect == "weighted" else kept)
     if rules.divide_by == "none":
-        return agreeing_mean(changes, signs, [0.0] * len(weights))
+        return agreeing_mean(changes, minus, [0.0] * len(weights))
     shares = [abs(weight) for weight in weights] if rules.divide_by == "weights" else None
-    return agreeing_mean(changes, signs, shares)
+    return agreeing_mean(changes, minus, shares)

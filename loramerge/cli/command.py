@@ -64,7 +64,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         check_reports(reports | {"results": values.get("results")}, _paths_in(kind, values))
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
-        with Session(quiet=common["quiet"]) as session, _workers(common) as executor:
+        with Session(quiet=common["quiet"]) as session, _workers(verb, common) as executor:
             context = Context(
                 common["threads"],
                 common["device"],
@@ -87,7 +87,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         fields.sort(key=lambda p: not isinstance(p, click.Argument))
         about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
         about_operators = [operator_option()] if merges else []
-        about_workers = worker_options() if verb.distributes else []
+        about_workers = worker_options(verb.large) if verb.distributes else []
         return [*fields, *about_operators, *about_recipes, *about_workers, *run_options()]
 
     params = options()
@@ -102,13 +102,14 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
     )
 
 
-def _workers(common: Mapping[str, Any]) -> AbstractContextManager[Any]:
+def _workers(verb: Verb, common: Mapping[str, Any]) -> AbstractContextManager[Any]:
     """Return the context that provides the executor of a command's work, None for this process."""
-    if (common["jobs"] or 1) == 1 and common["dask"] is None:
+    large = verb.large if common["jobs"] is None else None
+    if large is None and (common["jobs"] or 1) == 1 and common["dask"] is None:
         return nullcontext()
     from loramerge.recipe.executors import workers
 
-    return workers(common["jobs"], common["dask"])
+    return workers(common["jobs"], common["dask"], threads=common["threads"], least=large)
 
 
 class MergingCommand(click.Command):

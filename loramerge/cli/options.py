@@ -55,16 +55,23 @@ def run_options() -> list[click.Parameter]:
     ]
 
 
-def worker_options() -> list[click.Parameter]:
-    """Return the options of commands whose work other processes can do."""
+def worker_options(large: int | None) -> list[click.Parameter]:
+    """Return the options of commands whose work other processes can do.
+
+    Args:
+        large: bytes of a file from which they do so by themselves; None is never.
+    """
+    own = (
+        "1"
+        if large is None
+        else f"1; for files of {large >> 20} MB or more, one for each processor"
+    )
     return [
         click.Option(
             ["--jobs", "-j"],
             type=number_from(int, low=1),
             metavar="N",
-            default=1,
-            show_default=True,
-            help="Processes of this machine that compute parts of the checkpoint.",
+            help=f"Processes of this machine that compute parts of the checkpoint [default: {own}].",
         ),
         click.Option(
             ["--dask"],

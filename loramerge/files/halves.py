@@ -19,6 +19,7 @@ __all__ = ["round_floats", "widen"]
 
 _SHIFT = 13  # bits of a float32's mantissa beyond a float16's
 _BIAS = 112  # difference of their exponents' biases
+_FACTOR = 2.0**15  # times 2¹¹², a float32 holds no more
 _MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00  # bits of a float16
 _EXPONENT, _SIGN = 0x7F800000, -0x80000000  # bits of a float32
 _LARGE = 0x47000000  # bits of 2¹⁵; larger numbers may not fit
@@ -27,26 +28,35 @@ _SUBNORMAL = 2.0**-140  # of float32
 _PIECE = 1 << 16  # numbers converted at once
 
 
-def widen(raw: Array, out: Array) -> bool:
-    """Fill an array with floats of another type, both contiguous and of one shape.
+def widen(raw: Array, out: Array, factor: float = 1.0) -> bool:
+    """Fill an array with floats of another type, both contiguous and of one shape, times a factor.
+
+    The product is rounded once, as that of the floats is.
 
     Returns:
         Whether all of them are known to be finite.
     """
     import numpy as np
 
-    if raw.dtype != np.float16 or out.dtype != np.float32 or not _exact():
-        np.copyto(out, raw, casting="unsafe")
-        return False
-    if raw.size and (raw.view(np.uint16) & np.uint16(_MAGNITUDE)).max() >= _INFINITY:
-        np.copyto(out, raw, casting="unsafe")
-        return False
-    halves, bits = raw.view(np.int16), out.view(np.int32)
-    np.copyto(bits, halves)
-    np.left_shift(bits, _SHIFT, out=bits)
-    np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # the sign, and what was shifted
-    np.multiply(out, np.float32(2.0**_BIAS), out=out)
-    return True
+    bits_alone = raw.dtype == np.float16 and out.dtype == np.float32 and abs(factor) < _FACTOR
+    if bits_alone and _exact() and _largest(raw) < _INFINITY:
+        halves, bits = raw.view(np.int16), out.view(np.int32)
+        np.copyto(bits, halves)
+        np.left_shift(bits, _SHIFT, out=bits)
+        np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # the sign, and what was shifted
+        np.multiply(out, np.float32(factor) * np.float32(2.0**_BIAS), out=out)
+        return True
+    np.copyto(out, raw, casting="unsafe")
+    if factor != 1.0:
+        np.multiply(out, factor, out=out)
+    return False
+
+
+def _largest(raw: Array) -> int:
+    """Return the bits of the largest magnitude among float16."""
+    import numpy as np
+
+    return int((raw.view(np.uint16) & np.uint16(_MAGNITUDE)).max(initial=0))
 
 
 def round_floats(exact: Array, out: Array, back: Array) -> None:

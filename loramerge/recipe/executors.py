@@ -5,16 +5,20 @@ This thread, a pool of threads, processes of this machine, or a Dask cluster.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import loramerge.stream.parts  # noqa: F401  # open files and families can be pickled from then on
-from loramerge.algebra.workers import one_heap
+from loramerge.algebra.workers import available_cpus, one_heap
 from loramerge.errors import MissingExtra, Setting, UsageError
 
-__all__ = ["dask_executor", "pool", "workers"]
+__all__ = ["Processes", "dask_executor", "pool", "workers"]
+
+_MOST = 8  # processes that start by themselves: each has its own interpreter in memory
 
 
 @contextmanager
@@ -56,29 +60,63 @@ def dask_executor(address: str) -> Iterator[Executor]:
         client.close()
 
 
+class Processes(ProcessPoolExecutor):
+    """Processes of this machine, which start with the first work and end with this one.
+
+    Attributes:
+        least: bytes from which the parts of a file are worth their start.
+    """
+
+    def __init__(self, count: int, least: int = 0) -> None:
+        from multiprocessing import get_context
+
+        super().__init__(count, mp_context=get_context("spawn"), initializer=_begin)
+        self.least = least
+
+
+def _begin() -> None:
+    """Prepare a process that computes parts: it ends with its parent, which alone answers Ctrl-C."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 @contextmanager
-def workers(jobs: int, dask: str | None) -> Iterator[Executor | None]:
+def workers(
+    jobs: int | None, dask: str | None, *, threads: int | None = None, least: int | None = None
+) -> Iterator[Executor | None]:
     """Provide the executor of the parts of one checkpoint; None computes them in this process.
 
     Args:
-        jobs: processes of this machine.
+        jobs: processes of this machine; None is one for each thread, but only for large files.
         dask: address of a Dask cluster instead.
+        threads: that may work; None is one for each processor.
+        least: bytes from which a file is large; None never is.
 
     Raises:
         UsageError, MissingExtra: see `dask_executor`; or if both are given.
     """
     if dask is not None:
-        if jobs > 1:
+        if (jobs or 1) > 1:
             raise UsageError(
                 "a Dask cluster has its own number of workers",
                 hint=("leave out ", Setting("jobs"), " or ", Setting("dask")),
             )
         with dask_executor(dask) as cluster:
             yield cluster
-    elif jobs == 1:
+    elif jobs == 1 or (jobs is None and least is None):
         yield None
     else:
-        from multiprocessing import get_context
-
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as processes:
+        count = jobs or min(_MOST, threads or available_cpus())
+        with Processes(count, 0 if jobs else least or 0) as processes:
             yield processes

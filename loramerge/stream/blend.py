@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loramerge.checkpoint import Place
 from loramerge.checkpoint.storage import Codec, Packing
 from loramerge.errors import FormatError, NumericsError, Setting
-from loramerge.files.dtypes import DTYPES, numpy_dtype
+from loramerge.files.dtypes import DTYPES, PLAIN_FLOATS, numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
@@ -22,6 +23,7 @@ from loramerge.stream.packed_rows import height_of, require_packed
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
+from loramerge.stream.summing import Summing, is_plain
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Buffers, Nowhere, TensorTask
 from loramerge.stream.whole import Whole
@@ -133,9 +135,12 @@ class _Blending:
         import numpy as np
 
         blend, kind, columns = self.blend, self.kind, self.inputs.columns
-        combine, read = self.inputs.combination(), self.inputs.readers(kind)
-        first = None  # changes are measured from the first input, also where it has no weight
+        combine = self.inputs.combination()
         measured = blend.base or blend.first or blend.target
+        if (coefficients := self.inputs.coefficients) and self.plainly_stored(measured):
+            return self.summed(measured, coefficients, out)
+        read = self.inputs.readers(kind)
+        first = None  # changes are measured from the first input, also where it has no weight
         if not blend.on_base and measured != blend.terms[0].place:
             first = RowReader(measured, kind, self.buffers)
         wanted = along = error = size = 0.0
@@ -168,6 +173,33 @@ class _Blending:
             error += float(np.dot(flat, flat))
         changed = self.codec is not None and self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
+        return Blended(survival, known, self.inputs.applied)
+
+    def plainly_stored(self, measured: Place) -> bool:
+        """Return whether all rows that are read and written lie in files as plain numbers."""
+        blend, codec = self.blend, self.codec
+        places = [blend.target, measured, *(term.place for term in blend.terms)]
+        zeros = blend.on_base and blend.base is None
+        plain = codec is not None and codec.plain and not blend.edits and not zeros
+        return plain and self.info.dtype in PLAIN_FLOATS and all(is_plain(one) for one in places)
+
+    def summed(
+        self, measured: Place, coefficients: Sequence[float], out: PositionedFile | Nowhere
+    ) -> Blended:
+        """Write a weighted sum piece by piece."""
+        blend, terms = self.blend, self.blend.terms
+        places = [term.place for term in terms]
+        summing = Summing(
+            places, coefficients, measured, blend.on_base, blend.target, self.info, self.kind
+        )
+        sums = summing.write(out, self.buffers)
+        known = {
+            (terms[one].position, terms[other].position): found
+            for (one, other), found in sums.products.items()
+        }
+        survival = Survival(
+            blend.site.name, self.name, sums.wanted, sums.along, sums.error, sums.size, False
+        )
         return Blended(survival, known, self.inputs.applied)
 
     def multiply(self, values: Sequence[Any], known: dict[tuple[int, int], float]) -> None:

@@ -29,6 +29,7 @@ class Combining:
         rows, columns: of the parameter as a matrix.
         vector: whether it is one; an operator sees it as one row.
         applied: the factor of the final scale, once there is a `combination`.
+        coefficients: of the terms, once there is a `combination` that is a weighted sum.
         gathered: numpy type that statistics are taken from.
     """
 
@@ -43,6 +44,7 @@ class Combining:
         """
         self.blend, self.buffers, self.pooled = blend, buffers, pooled
         self.applied, self.gathered = 1.0, "float64"
+        self.coefficients: Sequence[float] | None = None
         shape = blend.target.shape
         self.rows, self.columns = shape[0], math.prod(shape[1:])
         self.vector = len(shape) == 1
@@ -150,6 +152,7 @@ class Combining:
 
     def sum_of(self, coefficients: Sequence[float]) -> Callable[[int, Sequence[Any]], Any]:
         """Return the function that adds blocks at these coefficients, in place of the first."""
+        self.coefficients = coefficients
 
         def combine(first: int, values: Sequence[Any]) -> Any:
             if not values:

@@ -120,8 +120,12 @@ def _layout(
     }
     if not any(blend.edits for found in made.values() for blend in found):
         whole = Whole({}, whole.pooled)  # only changes of adapters ask for other tensors
-    computed = {n: partial(merge_tensor, n, infos, found, whole) for n, found in made.items()}
-    beside = {name for found in made.values() for name in found[0].target.require_held().beside}
+    scales = {n: found[0].target.require_held().beside for n, found in made.items()}
+    computed = {
+        n: partial(merge_tensor, n, {one: infos[one] for one in (n, *scales[n])}, found, whole)
+        for n, found in made.items()
+    }
+    beside = {name for names in scales.values() for name in names}
     layout = Layout(
         head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
     )

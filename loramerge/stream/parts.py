@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import platform
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from loramerge.files.gguf import GgufFile
 from loramerge.files.header import build_header
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
-from loramerge.stream.walk import Buffers, Finding, Layout, Written, tasks_of
+from loramerge.stream.walk import Buffers, Finding, Layout, WriteBehind, Written, tasks_of
 
-__all__ = ["write_in_parts"]
+__all__ = ["can_travel", "write_in_parts"]
 
 _LEAST = 32 << 20  # bytes of a part
 _MOST = 64  # parts of a file
+_KEPT = 64  # files that a worker keeps open
 
 
 def write_in_parts(
@@ -56,17 +59,28 @@ def write_in_parts(
     futures: list[Future[tuple[int, list[Finding]]]] = []
     try:
         for data in (_pickled(part, path, threads) for part in _parts(layout)):
-            futures += [executor.submit(_compute, data)]
+            futures += [executor.submit(_compute, data, platform.node())]
         found: list[Finding] = []
-        for future in futures:
-            size, findings = _result(future, path)
-            found += findings
-            written.add(size)
+        with WriteBehind(out) as behind:
+            for future in futures:
+                size, findings = _result(future, path)
+                found += findings
+                written.add(size)
+                behind.add(size)
     except BaseException:
         for future in futures:
             future.cancel()
         raise
     return found
+
+
+def can_travel(layout: Layout[Any]) -> bool:
+    """Return whether other processes can compute a layout: no input is a pickle or lives here alone."""
+    try:
+        _pickled(next(part for part in _parts(layout) if part.computed), "", None)
+    except (StopIteration, UsageError):
+        return False
+    return True
 
 
 def _parts(layout: Layout[Finding]) -> Iterator[Layout[Finding]]:
@@ -112,8 +126,11 @@ def _pickled(part: Layout[Any], path: str, threads: int | None) -> bytes:
         ) from None
 
 
-def _compute(data: bytes) -> tuple[int, list[Any]]:
+def _compute(data: bytes, sender: str) -> tuple[int, list[Any]]:
     """Compute a part where it was sent to; return the bytes that it wrote, and its results.
+
+    Args:
+        sender: name of the machine that puts the parts together.
 
     Raises:
         LoramergeError: if an input changed or is not here, or a result does not fit its type.
@@ -129,7 +146,8 @@ def _compute(data: bytes) -> tuple[int, list[Any]]:
         ):
             size += task.size
             found += findings
-        out.flush()
+        if platform.node() != sender:  # on one machine, who puts the parts together flushes them
+            out.flush()
     return size, found
 
 
@@ -156,8 +174,9 @@ def _result(future: Future[Any], path: str) -> Any:
 # --- what is pickled by its name ---------------------------------------------------------------------
 
 
+@lru_cache(maxsize=_KEPT)
 def _opened(kind: type[TensorFile], path: str, identity: tuple[int, int]) -> TensorFile:
-    """Open a file that was open in another process.
+    """Open a file that was open in another process; a worker opens it once for all of its parts.
 
     Raises:
         FileError: if it has changed since.

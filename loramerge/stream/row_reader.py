@@ -11,7 +11,7 @@ from loramerge.files.halves import widen
 from loramerge.stream.reading import read_weights, stored_rows, weights_of
 from loramerge.stream.walk import Buffers
 
-__all__ = ["RowReader"]
+__all__ = ["RowReader", "not_finite"]
 
 
 class RowReader:
@@ -56,10 +56,15 @@ class RowReader:
                 finite = False
                 part[:] = self._held.dequantise(part, stored)
         if not finite and not np.isfinite(out.sum()) and not np.isfinite(out).all():
-            raise NumericsError(
-                "NaN or infinity in a checkpoint that is merged",
-                file=self._place.file.path,
-                module=self._place.name,
-                hint="give a checkpoint without them",
-            )
+            raise not_finite(self._place)
         return out
+
+
+def not_finite(place: Place) -> NumericsError:
+    """Return the error of a parameter that holds NaN or infinity."""
+    return NumericsError(
+        "NaN or infinity in a checkpoint that is merged",
+        file=place.file.path,
+        module=place.name,
+        hint="give a checkpoint without them",
+    )

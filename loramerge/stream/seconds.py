@@ -8,26 +8,21 @@ guessed: a weight for each network settles it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.adapter import Adapter, Site
-from loramerge.adapter.metadata import NETWORK
-from loramerge.adapter.networks import moved, renamed
+from loramerge.adapter.networks import moved, network_in, network_said, renamed
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError
 from loramerge.families import Component
 
-__all__ = ["Inputs", "into_networks"]
+__all__ = ["Inputs", "halves_apart", "into_networks"]
 
 Inputs = Sequence[tuple[Adapter, Weight]]
 
-# as ai-toolkit and the original name their files: for the first steps, and for the last
-_FIRST, _SECOND = re.compile(r"high[ _.-]?noise", re.I), re.compile(r"low[ _.-]?noise", re.I)
-_TITLES = ("ss_output_name", "modelspec.title", "name")
 _SAYS_COMPONENTS = ("diffusers", "peft")
 
 
@@ -48,6 +43,51 @@ def into_networks(base: Checkpoint, inputs: Inputs) -> tuple[Inputs, list[str]]:
     return inputs, notes
 
 
+def halves_apart(inputs: Inputs) -> tuple[Inputs, list[str]]:
+    """Return adapters of both networks, each with the modules of its own, and notes on which.
+
+    Files of one network each have the same names in them, so that a sum would add up what belongs apart.
+
+    Raises:
+        AdapterError: if nothing says which network one of them is for.
+    """
+    seconds = {
+        second.name: second
+        for adapter, _ in inputs
+        for second in (
+            adapter.info.detection.naming.components if adapter.info.detection.naming else ()
+        )
+        if second.second_of
+    }
+    notes: list[str] = []
+    for second in seconds.values():
+        said = [network_said(adapter, second) for adapter, _ in inputs]
+        plain = [_is_of_first_names(adapter, second) for adapter, _ in inputs]
+        named = {name for name, alone in zip(said, plain, strict=True) if alone and name}
+        if second.name not in named:
+            continue  # all modules have the names of the network that they are for
+        found = []
+        for (adapter, weight), alone in zip(inputs, plain, strict=True):
+            first = second.second_of
+            weighed = _weighed(weight, first, second.name) if alone else ""
+            if weighed == second.name:
+                found.append((moved(adapter, first, second.name), weight))
+            elif alone and not weighed and _one_said(adapter, second) == second.name:
+                found.append(_as_other(adapter, weight, first, second.name))
+            else:
+                found.append((adapter, weight))
+                continue
+            notes.append(f"{adapter.label} is for {second.name}")
+        inputs = found
+    return inputs, notes
+
+
+def _is_of_first_names(adapter: Adapter, second: Component) -> bool:
+    """Return whether an adapter has modules by the names of the first network alone."""
+    has = adapter.components()
+    return second.second_of in has and second.name not in has
+
+
 def _beside(
     base: Checkpoint, second: Component, adapter: Adapter, weight: Weight, notes: list[str]
 ) -> Iterator[tuple[Adapter, Weight]]:
@@ -60,7 +100,7 @@ def _beside(
         yield adapter, weight
         yield moved(adapter, first, second.name, only=True), weight
     else:
-        name = _one_said(adapter, second, base)
+        name = _one_said(adapter, second)
         yield (adapter, weight) if name == first else _as_other(adapter, weight, first, name)
         notes.append(f"{adapter.label} is for {name}")
 
@@ -73,7 +113,7 @@ def _alone(
     if second.name not in adapter.components() or first not in base.layouts:
         yield adapter, weight
         return
-    name = _weighed(weight, first, second.name) or _said_by(str(base.path.absolute()), second)
+    name = _weighed(weight, first, second.name) or network_in(str(base.path.absolute()), second)
     if not name:
         raise AdapterError(
             f"the adapter has modules of {_all_of(adapter, first, second.name)}, and nothing says which "
@@ -130,36 +170,23 @@ def _as_other(adapter: Adapter, weight: Weight, source: str, target: str) -> tup
     )
 
 
-def _one_said(adapter: Adapter, second: Component, base: Checkpoint) -> str:
+def _one_said(adapter: Adapter, second: Component) -> str:
     """Return the network that an adapter is for, by its keys and its name.
 
     Raises:
         AdapterError: if they do not say, or contradict each other.
     """
-    first = second.second_of
-    named = Path(adapter.info.path or "").name
-    header = adapter.info.metadata.get(NETWORK, "")
-    titles = (adapter.info.metadata.get(key, "") for key in _TITLES)
-    said = next((one for text in (named, *titles) if (one := _said_by(text, second))), "")
-    said = header if header in (first, second.name) else said
+    first, said = second.second_of, network_said(adapter, second)
     keyed = first if adapter.info.dialect in _SAYS_COMPONENTS else ""
     if (said or keyed) and (not said or not keyed or said == keyed):
         return said or keyed
     why = f"its keys say {first}, and its name {said}" if keyed else "nothing says it"
     raise AdapterError(
-        f"for which of the base's {first} and {second.name} is the adapter? {why}",
+        f"is the adapter for {first} or for {second.name}? {why}",
         file=adapter.label,
         expected=f"a name with high_noise ({first}) or low_noise ({second.name}), or keys of both",
         hint=f"give a weight for each: {_short(adapter)}:{first}=1:{second.name}=0",
     )
-
-
-def _said_by(text: str, second: Component) -> str:
-    """Return the network that a name says, empty if it says none or both."""
-    names = Path(text).parts
-    one = _FIRST.search(text) is not None
-    other = _SECOND.search(text) is not None or second.name in names
-    return "" if one == other else second.second_of if one else second.name
 
 
 def _weighed(weight: Weight, first: str, second: str) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "Nowhere",
     "TensorTask",
+    "WriteBehind",
     "Written",
     "compute",
     "tasks_of",
@@ -168,7 +169,7 @@ def _write_here(
     def work(task: TensorTask[Finding]) -> tuple[int, list[Finding]]:
         return task.size, task.run(buffers)
 
-    with _WriteBehind(out) as behind:
+    with WriteBehind(out) as behind:
         for size, findings in ordered(work, list(tasks_of(layout, out)), threads=threads):
             found += findings
             written.add(size)
@@ -204,7 +205,7 @@ def _completed_head(layout: Layout[Any], entries: Mapping[str, str]) -> bytes:
     return head
 
 
-class _WriteBehind:
+class WriteBehind:
     """A thread that flushes the file from time to time.
 
     The disk works while the next tensors are computed, and little is left for the final flush.
@@ -224,7 +225,7 @@ class _WriteBehind:
             self._since = 0
             self._running = self._pool.submit(self._file.flush)
 
-    def __enter__(self) -> _WriteBehind:
+    def __enter__(self) -> WriteBehind:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -55,7 +55,7 @@ def write_checkpoint(
     check_space(output, sum(layout.size for _, layout, _ in layouts))
     written = Written((layout for _, layout, _ in layouts), task, notify)
     fill = None
-    if executor is not None:
+    if executor is not None and _is_worth(executor, layouts):
         from loramerge.stream.parts import write_in_parts
 
         fill = partial(write_in_parts, executor=executor)
@@ -84,6 +84,22 @@ def write_checkpoint(
         if accept is not None:
             accept(found)
     return found
+
+
+def _is_worth(
+    executor: Executor, layouts: Sequence[tuple[CheckpointFile, Layout[Any], bool]]
+) -> bool:
+    """Return whether an executor shall compute the parts of the files.
+
+    One that starts by itself does so for large files whose inputs others can open.
+    """
+    least = getattr(executor, "least", 0)
+    if least == 0:
+        return True
+    from loramerge.stream.parts import can_travel
+
+    large = any(layout.size >= least for _, layout, _ in layouts)
+    return large and all(can_travel(layout) for _, layout, _ in layouts)
 
 
 def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
+from loramerge.adapter.networks import network_of
 from loramerge.adapter.readers import Reading, readings
 from loramerge.adapter.source import is_adapter_folder
 from loramerge.dialects import DIALECTS
@@ -311,6 +312,7 @@ def inspect_adapter(
         metadata=dict(sorted(info.metadata.items())),
         findings=list(info.problems),
     )
+    found.findings += _of_one_network(adapter)
     found.findings += _computed_otherwise(adapter, seen)
     if parameters.hash and info.path is not None:
         found.hashes = _hashes(adapter)
@@ -341,6 +343,18 @@ def _told(adapter: Adapter) -> list[str]:
             by.get(name, "").startswith(tuple(DIALECTS[name].heads)) for by in info.stems.values()
         )
     ]
+
+
+def _of_one_network(adapter: Adapter) -> Iterator[Problem]:
+    """Yield a note on an adapter whose name says which of a pipeline's two networks it is for."""
+    if said := network_of(adapter):
+        yield Problem(
+            "note",
+            "one-network",
+            None,
+            f"its name says that it is for {said}; its keys do not say it",
+            "mix it with the file of the other network for an adapter of both",
+        )
 
 
 def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[Problem]:

@@ -249,7 +249,7 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
     )
 
 
-VERB = Verb("merge", Merge, "checkpoint", merge, predict, distributes=True)
+VERB = Verb("merge", Merge, "checkpoint", merge, predict, distributes=True, large=512 << 20)
 
 
 @dataclass(frozen=True)

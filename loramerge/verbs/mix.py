@@ -43,6 +43,7 @@ from loramerge.steps.writing import (
     WeightParameters,
     WriteParameters,
 )
+from loramerge.stream.seconds import halves_apart
 
 __all__ = ["VERB", "Mix", "MixResult", "compute_mix", "mix"]
 
@@ -209,7 +210,19 @@ def _opened(parameters: Mix, context: Context) -> Source:
     if parameters.base is None:
         require_one_base(source.adapters)
     common_detection([adapter.require_sound() for adapter in source.adapters])
-    return source
+    found, notes = halves_apart(
+        [(a, r.weight) for a, r in zip(source.adapters, source.references, strict=True)]
+    )
+    for text in notes:
+        context.notify(Note(text))
+    return replace(
+        source,
+        adapters=tuple(adapter for adapter, _ in found),
+        references=tuple(
+            replace(reference, weight=weight)
+            for reference, (_, weight) in zip(source.references, found, strict=True)
+        ),
+    )
 
 
 def _compute(source: Source, parameters: Mix, output: Output, context: Context) -> MixResult:

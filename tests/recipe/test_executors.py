@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +23,7 @@ import loramerge as lm
 import loramerge.recipe.run as engine
 from loramerge.errors import AdapterError, LoramergeError, RecipeError
 from loramerge.events import Event, Warn
+from loramerge.recipe.executors import Processes, workers
 from loramerge.recipe.recipe import load_recipe
 from loramerge.steps.parameters import Context
 from tests.builders.world import rewrite
@@ -91,6 +95,50 @@ def test_processes(one_by_one, recipe, processes, tmp_path) -> None:
     assert caught.value.step == "y"
     assert "this is a checkpoint" in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+LEFT = """
+import os, sys, time
+from loramerge.recipe.executors import Processes
+
+if __name__ == "__main__":
+    print(Processes(1).submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_processes_end_when_who_started_them_is_killed(tmp_path) -> None:
+    script = tmp_path / "left.py"
+    script.write_text(LEFT, "utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(worker)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_processes_start_for_large_files_alone() -> None:
+    with workers(None, None) as none, workers(1, None) as one:
+        assert none is None
+        assert one is None
+    with workers(None, None, threads=3, least=100) as several, workers(2, None, least=100) as two:
+        assert isinstance(several, Processes)
+        assert (several.least, several._max_workers) == (100, 3)
+        assert isinstance(two, Processes)
+        assert (two.least, two._max_workers) == (0, 2)
 
 
 class Inline(Executor):

@@ -12,7 +12,7 @@ import pytest
 from loramerge.algebra import kth_largest
 from loramerge.algebra.weights import Weight
 from loramerge.files.positioned import PositionedFile
-from loramerge.stream import blend
+from loramerge.stream import blend, summing
 from tests.builders import small_models
 from tests.builders.bases import (
     ulp,
@@ -106,12 +106,40 @@ def test_no_tensor_is_read_as_a_whole(
         read(self, offset, out)
 
     monkeypatch.setattr(blend, "BLOCK_ELEMENTS", 40)
+    monkeypatch.setattr(summing, "PIECE", 40)
     monkeypatch.setattr(kth_largest, "_HELD", 8)
     base, a, b = three
     monkeypatch.setattr(PositionedFile, "read_into", counted)
     settings = {"select": 0.5} if method == "sce" else {}
     merged(tmp_path / "out", (a, 0.6), (b, 0.4), base=base, method=method, settings=settings)
     assert 0 < most <= 40 * 2  # bytes of a block in float16; the largest tensor has 592
+
+
+@pytest.mark.parametrize("on_base", [True, False])
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("linear", "F16"), ("linear", "F32"), ("slerp", "F16")]
+)
+def test_sums_in_pieces_are_those_of_whole_blocks(
+    three: list[Path],
+    tmp_path: Path,
+    method: str,
+    dtype: str,
+    on_base: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, a, b = three
+    options = {"base": base if on_base else None, "method": method, "dtype": dtype}
+    monkeypatch.setattr(summing, "PIECE", 40)
+    pieces = merged(tmp_path / "pieces", (a, 0.6), (b, 0.4), **options)
+    monkeypatch.setattr(blend, "is_plain", lambda place: False)
+    blocks = merged(tmp_path / "blocks", (a, 0.6), (b, 0.4), **options)
+    files = [(tmp_path / n / small_models.FILE).read_bytes() for n in ("pieces", "blocks")]
+    assert files[0] == files[1]
+    for one, other in zip(pieces, blocks, strict=True):
+        assert one.products == pytest.approx(other.products, rel=1e-5)
+        for name in ("asked", "along", "error", "base"):
+            found, known = getattr(one.survival, name), getattr(other.survival, name)
+            assert found == pytest.approx(known, rel=1e-4, abs=1e-12)
 
 
 def test_what_is_interrupted_leaves_nothing(three: list[Path], tmp_path: Path) -> None:

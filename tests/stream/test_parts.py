@@ -77,6 +77,20 @@ def test_the_same_bytes_as_one_process(name: str, three: list[Path], tmp_path: P
     assert small_bytes(tmp_path / "there") != small_bytes(one)
 
 
+@pytest.mark.parametrize(("least", "sent"), [(1, True), (1 << 30, False)])
+def test_processes_that_start_by_themselves_do_so_for_large_files(
+    least: int, sent: bool, three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, one, two = three
+    executor: Any = Elsewhere()
+    executor.least = least
+    merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=executor)
+    assert (executor.sent > 0) == sent
+    monkeypatch.setattr(parts, "_pickled", lambda *_: (_ for _ in ()).throw(UsageError("a pickle")))
+    merged(tmp_path / "here", (one, 0.5), (two, 0.5), executor=executor)  # not refused: made here
+    assert small_bytes(tmp_path / "here") == small_bytes(tmp_path / "out")
+
+
 def test_weights_do_not_travel_back(tmp_path: Path) -> None:
     sizes = {"a.weight": (256, 256), "b.weight": (256, 256)}
     import numpy as np

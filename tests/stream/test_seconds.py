@@ -18,6 +18,7 @@ from loramerge.families import FAMILIES
 from loramerge.families.spec import plain_slot
 from loramerge.steps.references import parse_reference
 from loramerge.stream.plan import plan_bake
+from loramerge.verbs.inspect import inspect_adapter
 from tests.adapter.test_no_module_is_lost import tensors_of, write
 from tests.builders.bases import read_safetensors, write_safetensors
 from tests.builders.samples import Array, relative
@@ -213,3 +214,43 @@ def test_other_dialects_refuse_both_and_no_program_is_said_to_load_them(tmp_path
 def test_a_reference_gives_each_a_weight() -> None:
     weight = parse_reference(f"a:{FIRST}=1:{SECOND}=0.6").weight
     assert weight == Weight(1.0, {"transformer": 1.0, "unet": 1.0, SECOND: 0.6})
+
+
+# --- files of one network each, mixed -----------------------------------------------------------------
+
+
+def test_a_pair_of_files_is_mixed_into_one_adapter_of_both(tmp_path: Path) -> None:
+    high, low = (_adapter(tmp_path / f"w_{name}_noise.safetensors") for name in ("high", "low"))
+    out = tmp_path / "out.safetensors"
+    mixed = lm.mix([f"{high}:0.5", f"{low}:{FIRST}=0.25"])  # a weight goes by the names in the file
+    lm.save(mixed, out)
+    for found in (mixed, load(out)):
+        assert set(found.components()) == {FIRST, SECOND}
+        for network, path, weight in ((FIRST, high, 0.5), (SECOND, low, 0.25)):
+            change = found[f"{network}.blocks.1.attn1.to_q"].dense()
+            assert relative(change, weight * _change(path)) < 1e-3
+
+
+def test_two_files_of_one_network_are_added(tmp_path: Path) -> None:
+    one, other = (_adapter(tmp_path / f"{name}_high_noise.safetensors") for name in "ab")
+    mixed = lm.mix([one, other])
+    assert set(mixed.components()) == {FIRST}
+    total = _change(one) + _change(other)
+    assert relative(mixed[f"{FIRST}.blocks.1.attn1.to_q"].dense(), total) < 1e-3
+
+
+def test_what_does_not_say_its_network_is_not_added_to_a_pair(tmp_path: Path) -> None:
+    low, plain = (_adapter(tmp_path / f"{name}.safetensors") for name in ("w_low_noise", "plain"))
+    with pytest.raises(AdapterError, match=_SAYS_NOTHING):
+        lm.mix([low, plain])
+    mixed = lm.mix([low, f"{plain}:{FIRST}=0:{SECOND}=0.5"])
+    assert set(mixed.components()) == {SECOND}
+    total = _change(low) + 0.5 * _change(plain)
+    assert relative(mixed[f"{SECOND}.blocks.1.attn1.to_q"].dense(), total) < 1e-3
+
+
+def test_inspect_says_which_network_a_name_tells(tmp_path: Path) -> None:
+    low, plain = (_adapter(tmp_path / f"{name}.safetensors") for name in ("w_low_noise", "plain"))
+    said = [[f.message for f in inspect_adapter(load(path)).findings] for path in (low, plain)]
+    assert any("is for transformer_2" in text for text in said[0])
+    assert not any("transformer_2" in text for text in said[1])

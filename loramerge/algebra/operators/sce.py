@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from loramerge.algebra.arrays import Array
-from loramerge.algebra.elementwise import agreeing_mean, elected_signs, weighted
+from loramerge.algebra.elementwise import agreeing_mean, elects_minus, weighted
 from loramerge.algebra.operators import operator
 from loramerge.algebra.statistics import Norm, Variance
 from loramerge.algebra.views import Rows
@@ -61,9 +61,9 @@ def sce(terms: Rows, parameters: Sce) -> Array:
         changes = [np.where(varies, one, 0.0) for one in changes]
     energies = (np.array(terms.weights) * np.array(terms.statistics["norm"])) ** 2
     shares = (energies / (energies.sum() or 1.0)).tolist()
-    signs = elected_signs(changes)
+    minus = elects_minus(changes)
     louder = [share * one for share, one in zip(shares, changes, strict=True)]
-    return agreeing_mean(louder, signs, shares)
+    return agreeing_mean(louder, minus, shares)
 
 
 OPERATOR = sce
