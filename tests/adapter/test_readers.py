@@ -152,6 +152,33 @@ def test_a_lone_difference_of_a_vector_makes_a1111_refuse(tmp_path: Path) -> Non
         check_program(adapter, "a1111", choose_dialect("a1111", [adapter]), lambda event: None)
 
 
+_IA3 = {"weight": _normal(640), "on_input": np.array(False)}
+
+
+@pytest.mark.parametrize(
+    ("family", "dialect", "tensors", "left"),
+    [
+        ("sd15", "kohya", {f"{BLOCK}_attn2_to_k.{end}": v for end, v in _IA3.items()}
+         | _lora(f"{BLOCK}_attn2_to_v", 640, 768), 1),
+        ("sdxl-refiner", "kohya", _lora("lora_te2_text_projection", 1280, 1280)
+         | _lora("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 768, 1280), 1),
+        ("wan", "kohya", _lora("lora_te_blocks_0_attn_q", 4096, 4096)
+         | _lora("lora_unet_blocks_39_self_attn_q", 5120, 5120), None),
+    ],
+    ids=["(IA)³", "the projection of the refiner", "the text encoder of Wan"],
+)  # fmt: skip
+def test_modules_that_comfyui_has_no_place_for_are_not_said_to_load(
+    family: str, dialect: str, tensors: dict[str, Array], left: int | None, tmp_path: Path
+) -> None:
+    """None: no test has given it such files, and nothing is said."""
+    metadata = {"modelspec.architecture": "stable-diffusion-v1/lora"} if family == "sd15" else None
+    adapter = _adapter(tmp_path, tensors, metadata)
+    assert adapter.info.dialect == dialect and not adapter.info.account.unknown
+    assert family in {found.name for found in adapter.info.detection.candidates}
+    said = _said(adapter).get("comfyui")
+    assert said == (None if left is None else f"leaves {left} of {len(adapter.deltas)} modules out")
+
+
 def test_many_tensors_without_a_place_make_forge_refuse(tmp_path: Path) -> None:
     stem = "lora_te_text_model_encoder_layers_{}_layer_norm1"
     norms = {f"{stem.format(i)}.{w}_norm": _normal(768) for i in range(7) for w in "wb"}
