@@ -6,7 +6,7 @@ import sys
 from loramerge.algebra.workers import ONE_BLAS_THREAD
 
 os.environ.update(ONE_BLAS_THREAD)  # at these sizes two threads are slower
-# hundreds of processes would compile the package again, each for itself; but here, a file that a test
-# writes twice within a second must not be taken from the bytecode of the first
+# hundreds of processes would compile the package again, each for itself, and each worker and each run
+# would rewrite the assertions of all tests; tests/conftest.py ends this here before the first test
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = True
+sys.dont_write_bytecode = False

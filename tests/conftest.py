@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Say how a failure can be repeated; there is no header with `-q`."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and not hasattr(session.config, "workerinput"):
-        reporter.write_line(f"a tenth of the long tail, of {SEED}={os.environ[SEED]}")
+        reporter.write_line(f"drawn of the long tail by {SEED}={os.environ[SEED]}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,11 +54,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """Write no bytecode from here on, when the tests' modules are imported and theirs is kept.
+
+    A file that a test writes twice within a second must not be taken from the bytecode of the first.
+    """
+    sys.dont_write_bytecode = True
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _home_of_what_is_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nor do fixtures that several tests share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORAMERGE_HOME", str(tmp_path_factory.mktemp("loramerge-home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Use one thread where none are asked for: other workers have the other processors.
+
+    What is tested of threads gives their number, and commands in processes of their own use all.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loramerge.algebra.workers.available_cpus", lambda: 1)
         yield
 
 

@@ -4,8 +4,11 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import loramerge
 
+pytestmark = pytest.mark.xdist_group("imports of all files")  # which are read once
 ROOT = Path(loramerge.__file__).parent
 # each may import what stands after it; names on one line are siblings and may not import each other
 FLOORS = (

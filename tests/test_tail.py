@@ -1,4 +1,4 @@
-"""The long tail: the tenth that runs, and the core that always runs."""
+"""The long tail: the share that runs, and the core that always runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.tail import SEED, crossed, drawn, seed_of_today
+from tests.tail import SEED, SHARE, crossed, drawn, seed_of_today
 
 NAMES = [f"tests/test_some.py::test[{number}]" for number in range(2000)]
 
@@ -15,14 +15,20 @@ def core(found: list[Any]) -> list[tuple[Any, ...]]:
     return [one.values for one in found if not one.marks]
 
 
-def test_a_tenth_is_drawn_and_the_same_each_time() -> None:
+@pytest.mark.parametrize("share", [None, 10])
+def test_a_share_is_drawn_and_the_same_each_time(
+    share: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SHARE, raising=False)
+    if share is not None:
+        monkeypatch.setenv(SHARE, str(share))
     first = [name for name in NAMES if drawn(name, "1")]
-    assert 150 < len(first) < 250
+    assert 0.7 < len(first) / len(NAMES) * (share or 20) < 1.3
     assert first == [name for name in NAMES if drawn(name, "1")]
 
 
-def test_the_tenths_of_many_seeds_are_the_whole() -> None:
-    assert all(any(drawn(name, str(seed)) for seed in range(200)) for name in NAMES[:100])
+def test_many_seeds_draw_the_whole() -> None:
+    assert all(any(drawn(name, str(seed)) for seed in range(400)) for name in NAMES[:100])
 
 
 def test_the_seed_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

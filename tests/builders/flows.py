@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +13,7 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")
 
+from tests.builders.folders import folder_of_process  # noqa: E402
 from tests.builders.pipelines import _encoder, _tokenizer  # noqa: E402
 
 Flow = Literal["sd3", "sd35", "flux-dev", "flux-schnell"]
@@ -66,7 +66,7 @@ def sd3_transformer(newer: bool) -> Any:
 @cache
 def flow_folder(kind: Flow) -> Path:
     """Write a pipeline once for each process; SD3 has T5, SD3.5 does not."""
-    folder = Path(mkdtemp(prefix=f"loramerge-{kind}-"))
+    folder = folder_of_process(kind)
     torch.manual_seed(FLOWS.index(kind) + 11)
     flux = kind.startswith("flux")
     models: dict[str, Any] = {"vae": _vae()}

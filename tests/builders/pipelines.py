@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 import pytest
+
+from tests.builders.folders import folder_of_process
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
@@ -75,7 +76,7 @@ def pipeline_folder(kind: Kind = "sd15") -> Path:
 
 @cache
 def _written(kind: Kind) -> Path:
-    folder = Path(mkdtemp(prefix=f"loramerge-{kind}-"))
+    folder = folder_of_process(kind)
     torch.manual_seed({"sd15": 1, "sd21": 2, "sdxl": 3}[kind])
     xl = kind == "sdxl"
     models = {"unet": _unet(kind), "vae": _vae(), "text_encoder": _encoder(12)}
@@ -121,6 +122,6 @@ def small_adapter(kind: Kind = "sd15") -> Path:
         for name, value in unet.named_parameters():
             if name.endswith("lora.up"):
                 value.normal_(std=0.3)
-    path = Path(mkdtemp(prefix="loramerge-adapter-")) / "zuzu.safetensors"
+    path = folder_of_process("adapter") / "zuzu.safetensors"
     lm.save_lora_weight(unet, path)
     return path

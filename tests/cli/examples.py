@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,16 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
     monkeypatch.setenv("USERPROFILE", str(home))
     (folder / "models").mkdir()
     os.link(folder / "base.safetensors", folder / "models" / "sd21-custom.safetensors")
-    tune(folder / "base.safetensors", folder / "my-model.safetensors")
+    base, tuned = folder / "base.safetensors", folder / "my-model.safetensors"
+    _once(tuned, lambda: tune(base, tuned))
     for source, name in (("a", "style"), ("b", "character"), ("b", "gochiusa")):
         shutil.copy(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
     (folder / "recipe.yaml").write_text(_RECIPE, "utf-8")
-    run.ok("mix", "style:0.5", "character:0.5", "-o", "mixed.safetensors")
+    mix = ("mix", "style:0.5", "character:0.5", "-o", "mixed.safetensors")
+    _once(folder / "mixed.safetensors", lambda: run.ok(*mix))
     if resized:
-        run.ok("resize", "--rank", "4", "character", "-o", "character-r8.safetensors")
+        resize = ("resize", "--rank", "4", "character", "-o", "character-r8.safetensors")
+        _once(folder / "character-r8.safetensors", lambda: run.ok(*resize))
     for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):
         place.mkdir(parents=True)
         shutil.copy(folder / "a.safetensors", place / "style.safetensors")
@@ -92,6 +95,19 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
         prepare_training(folder)
     run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")
     run.ok("library", "add", home / "loras")
+
+
+_MADE: dict[tuple[str, int], bytes] = {}  # by name, and by the base of the world it is made from
+
+
+def _once(path: Path, make: Callable[[], object]) -> None:
+    """Make a file, or write it as it was made the first time in this world."""
+    key = (path.name, (path.parent / "base.safetensors").stat().st_ino)
+    if key not in _MADE:
+        make()
+        _MADE[key] = path.read_bytes()
+    else:
+        path.write_bytes(_MADE[key])
 
 
 def prepare_training(folder: Path) -> None:

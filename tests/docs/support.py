@@ -27,6 +27,7 @@ from loramerge.dialects.detection import Detection
 from loramerge.errors import LoramergeError
 from loramerge.families import FAMILIES, Family
 from tests.builders import kinds, peft_kinds
+from tests.builders.folders import folder_of_process
 from tests.builders.samples import safetensors_bytes
 
 __all__ = ["families_by_dialect", "kinds_by_dialect", "kinds_by_type", "proven", "samples"]
@@ -131,7 +132,7 @@ _FLUX_NORM = "transformer.transformer_blocks.0.attn.norm_q"
 def samples() -> dict[str, list[Adapter]]:
     """Return adapters of every kind, in its forms, as they are read from the dialect that has them."""
     found: dict[str, list[Adapter]] = {}
-    folder = Path(tempfile.mkdtemp())
+    folder = folder_of_process("samples")
     for number, (kind, tensors, config) in enumerate(_sources()):
         place = folder / str(number)
         place.mkdir()

@@ -131,12 +131,17 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
-LONG = tuple(
-    f"docs/{n}.md" for n in ("commands", "extract", "merging", "recipes", "resizing", "training")
+HELPS = "docs/commands.md"
+LONG = tuple(f"docs/{n}.md" for n in ("extract", "merging", "recipes", "resizing", "training"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(d, marks=pytest.mark.slow) if d == HELPS else tail(d) if d in LONG else d
+        for d in WITH_COMMANDS
+    ],
 )
-
-
-@pytest.mark.parametrize("document", [tail(d) if d in LONG else d for d in WITH_COMMANDS])
 def test_console_blocks_run(document, run, monkeypatch):
     """Every line of every console block, in order, with the files that it speaks of.
 
