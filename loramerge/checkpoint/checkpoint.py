@@ -261,15 +261,17 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
             site = f"{component.name}.{module.path}", parameter
             match.slots.setdefault(site, []).append(place)
             shape = module.shape if parameter == "weight" else module.shape[:1]
+            stored = place.shape
             matrix = len(shape) > 1 and is_float(place.tensor.dtype)  # others may be packed
+            wide = matrix and min(stored[:2]) > _NARROW
             for number, size in enumerate(sizes):
-                same = place.shape == (tuple(size.get(n, n) for n in shape) if size else shape)
+                same = stored == (tuple(size.get(n, n) for n in shape) if size else shape)
                 exact[number] += same
-                other[number] += matrix and not same and min(place.shape[:2]) > _NARROW
+                other[number] += wide and not same
             if (place.file, place.name, place.part) not in counted:
                 counted.add((place.file, place.name, place.part))
                 match.matched += 1
-                match.axes += len(place.shape) == len(shape)
+                match.axes += len(stored) == len(shape)
     match.exact, match.other = max(exact), min(other)
     return match
 

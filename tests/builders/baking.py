@@ -35,7 +35,7 @@ def bake_into(base: Base | Path, inputs: Inputs, output: Path, **options: Any) -
     path = base if isinstance(base, Path) else base.path
     planned = {k: options.pop(k) for k in ("skip_missing", "dtype") if k in options}
     plan = plan_bake(open_checkpoint(path), [(a, Weight(w)) for a, w in inputs], **planned)
-    options.setdefault("threads", 2)
+    options.setdefault("threads", 1)
     return bake(plan, output, **options)
 
 

@@ -44,7 +44,7 @@ def test_weights_per_component(tmp_path: Path) -> None:
     a = adapter_for("sdxl")
     weight = Weight(0.5, {"text_encoder": 0.0, "text_encoder_2": -1.0})
     plan = plan_bake(open_checkpoint(base.path), [(a, weight)])
-    bake(plan, tmp_path / "out", threads=2)
+    bake(plan, tmp_path / "out", threads=1)
     scaled = a.with_deltas({s: d.scaled(weight.of(s)) for s, d in a.deltas.items() if weight.of(s)})
     assert_baked(base, [(scaled, 1.0)], tmp_path / "out", "F32")
 
@@ -78,7 +78,7 @@ def test_replacements(tmp_path: Path) -> None:
 def test_baking_a_mix_is_baking_one_after_the_other(tmp_path: Path, dtype: str) -> None:
     base = single(tmp_path / "base.safetensors", "sd21", dtype)
     a, b = adapter_for("sd21", seed=1), everything("sd21")
-    both, _ = mix([(a, Weight(0.7)), (b, Weight(-0.4))], threads=2)
+    both, _ = mix([(a, Weight(0.7)), (b, Weight(-0.4))], threads=1)
     bake_into(base, [(both, 1.0)], tmp_path / "mixed.safetensors")
     bake_into(base, [(a, 0.7)], tmp_path / "once.safetensors")
     bake_into(tmp_path / "once.safetensors", [(b, -0.4)], tmp_path / "twice.safetensors")

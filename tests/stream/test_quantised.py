@@ -101,7 +101,7 @@ def _asked(path: Path, a: Adapter) -> dict[str, Array]:
 
 def _bake(path: Path, a: Adapter, out: Path, **options: Any) -> list[Survival]:
     plan = plan_bake(open_checkpoint(path), [(a, Weight())])
-    options.setdefault("threads", 2)
+    options.setdefault("threads", 1)
     return bake(plan, out, **options)
 
 
