@@ -24,6 +24,8 @@ __all__ = ["Reading", "form_of", "reading", "readings"]
 
 
 _ONE_ALPHA = "one alpha is taken for all modules of a component"
+_ALPHAS = "alphas beside factors"
+_NO_ALPHAS = f"{_ALPHAS} are left out"
 
 
 @record
@@ -49,7 +51,7 @@ class Reading:
     @property
     def mistakes_kinds(self) -> bool:
         """True if it computes a kind of modules otherwise, which ordinary LoRA would not be."""
-        return bool(self.otherwise.keys() - {_ONE_ALPHA})
+        return bool(self.otherwise.keys() - {_ONE_ALPHA, _NO_ALPHAS})
 
     def words(self, modules: int) -> str:
         """Return a short description of the problems; empty if there are none.
@@ -130,6 +132,7 @@ def _reading(
     unread, otherwise = set[Site](), dict[str, set[Site]]()
     refusing: dict[str, int] = {}
     barred, told = set[Site](), False
+    scaled = _stating_alphas(adapter) if target is None else frozenset[Site]()
     for group in groups:
         form, spelled, sites, names = group
         if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):
@@ -145,6 +148,16 @@ def _reading(
         missed = set[str]().union(*(program.unread(family, d, form, names) for d in spelled))
         left = {s for s in sites if not missed.isdisjoint(s.modules)} if missed else set()
         unread |= left
+        for name in spelled if not scaled.isdisjoint(sites) else ():
+            if DIALECTS[name].alpha == "tensor":
+                continue
+            made = program.makes_of_alphas(family, name, form)
+            if made == "unseen":
+                return None
+            if made == "refused":
+                refusing[_ALPHAS] = len(scaled)
+            elif made == "left out":
+                otherwise.setdefault(_NO_ALPHAS, set()).update(scaled.intersection(sites) - left)
         for what in {program.computes(family, name, form) for name in spelled} - {None}:
             otherwise.setdefault(str(what), set()).update(set(sites) - left)
     if not told:
@@ -168,6 +181,18 @@ def _reading(
 
 def _in_order(adapter: Adapter, sites: set[Site]) -> tuple[str, ...]:
     return tuple(site.name for site in adapter.deltas if site in sites) if sites else ()
+
+
+def _stating_alphas(adapter: Adapter) -> frozenset[Site]:
+    """Return the sites whose file states an alpha that says more than the rank."""
+    return frozenset(
+        site
+        for site, delta in adapter.deltas.items()
+        if (site, "alpha") in adapter.info.spelling
+        and delta.core is not None
+        and delta.core.dim is not None
+        and delta.alpha != delta.core.dim
+    )
 
 
 def _other_alphas(adapter: Adapter, program: Program) -> list[str]:

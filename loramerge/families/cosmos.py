@@ -37,7 +37,8 @@ from loramerge.families.stacks import (
 
 __all__ = ["cosmos"]
 
-_PREFIXES = ("", "net.", "model.diffusion_model.", "diffusion_model.")
+_WRAPPER = "net."
+_PREFIXES = ("", _WRAPPER, "model.diffusion_model.", "diffusion_model.")
 
 
 def _linear(name: str, rows: str | int, columns: str | int, native: str) -> Row:
@@ -161,6 +162,9 @@ def cosmos(
         "text_encoder": "Qwen3Model",
     }
     known = tuple(spellings) if conditioned else ("transformer",)
+    # OneTrainer writes adapters with the names of the single file, whose wrapper it keeps
+    networks = ("transformer", "text_conditioner") if conditioned else ("transformer",)
+    own = {"bare": dict.fromkeys(networks, ("", _WRAPPER))}
     return Family(
         name=name,
         title=title,
@@ -172,8 +176,10 @@ def cosmos(
             "names and shapes; diffusers' converters of files"
         ),
         classes={component: classes[component] for component in known},
-        prefixes={"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}} if conditioned else {},
+        prefixes=own
+        | ({"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}} if conditioned else {}),
         heads=(*heads(stacks), *(("llm_adapter.",) if conditioned else ())),
+        marks={"bare": (_WRAPPER,)},
         sign=_SIGN,
         probes=_PROBES,
         programs={"comfyui": "comfyui"},

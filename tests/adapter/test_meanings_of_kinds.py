@@ -175,6 +175,7 @@ def test_a_peft_configuration_is_not_made_up(name: str, tmp_path: Path) -> None:
 def test_a_lost_partner_is_reported(name: str, tmp_path: Path) -> None:
     layer, sample = SAMPLES[name]
     optional = ("alpha", "scale", "rescale", "dora_scale", "hada_t1", "hada_t2", "lokr_t2")
+    optional = (*optional, "oft_blocks.1")  # without its last part it is a layer of fewer rows
     for end in sample.tensors:
         if end in optional or (end == "oft_blocks" and len(sample.tensors) == 2):
             continue

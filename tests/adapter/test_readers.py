@@ -98,29 +98,48 @@ def _several(head: str, shapes: Mapping[str, tuple[int, int]], *words: str) -> d
     return {k: v for m, shape in shapes.items() for k, v in _lora(head + m, *shape, *words).items()}
 
 
-# family, program → an adapter in a dialect in which the program leaves some or all modules out
-UNREAD: dict[tuple[str, str], dict[str, Array]] = {
-    ("anima", "a1111"): ANIMA,
-    ("anima", "forge"): ANIMA,
-    ("anima", "diffusers"): ANIMA,
-    ("sdxl", "comfyui"): _lora(
-        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", 640, 2048,
-        "lora.up", "lora.down",
+_SD = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+_SINGLE = "transformer.single_transformer_blocks.37.attn.to_q"
+_BLOCK = "transformer.transformer_blocks.0"
+_WEIGHTS = (".lora_magnitude_vector", ".dora_scale")
+# family, program, dialect → an adapter that the program reads in part, not at all, or with other results
+UNREAD: dict[tuple[str, str, str], dict[str, Array]] = {
+    ("anima", "a1111", "kohya"): ANIMA,
+    ("anima", "forge", "kohya"): ANIMA,
+    ("anima", "diffusers", "kohya"): ANIMA,
+    ("sd35-medium", "diffusers", "kohya"): _lora(
+        "lora_unet_joint_blocks_12_x_block_attn2_qkv", 4608, 1536
     ),
-    ("ltx-video", "comfyui"): _several("transformer.transformer_blocks.0.", LTX, *PEFT),
-    ("wan", "comfyui"): _several("transformer.blocks.0.", WAN, *PEFT),
-    ("flux1", "diffusers"): _lora("double_blocks.0.img_attn.qkv", 9216, 3072, *PEFT)
+    ("lumina2", "diffusers", "kohya"): _lora("lora_unet_layers_25_attention_qkv", 3840, 2304),
+    ("cosmos2-14b", "diffusers", "kohya"): _lora("lora_unet_blocks_35_mlp_layer1", 20480, 5120),
+    ("z-image", "comfyui", "kohya"): _lora("lora_unet_layers_29_attention_qkv", 11520, 3840),
+    ("sd15", "diffusers", "kohya"): _lora(f"{BLOCK}_attn2_to_k", 640, 768)
+    | {f"{BLOCK}_attn2_to_k{_WEIGHTS[1]}": _normal(640, 1)},
+    ("sdxl", "comfyui", "diffusers-legacy"): _lora(_SD, 640, 2048, "lora.up", "lora.down"),
+    ("sdxl", "comfyui", "diffusers"): _lora(_SD, 640, 2048, *PEFT),
+    ("sd15", "comfyui", "diffusers"): _lora(_SD, 640, 768, *PEFT),
+    ("ltx-video", "comfyui", "diffusers"): _several("transformer.transformer_blocks.0.", LTX, *PEFT),
+    ("wan", "comfyui", "diffusers"): _several("transformer.blocks.0.", WAN, *PEFT),
+    ("lumina2", "comfyui", "diffusers"): _lora("transformer.layers.0.attn.to_q", 2304, 2304, *PEFT),
+    ("anima", "comfyui", "diffusers"): _lora(f"{_BLOCK}.norm1.linear_1", 256, 2048, *PEFT),
+    ("cosmos2-14b", "comfyui", "diffusers"): _lora(f"{_BLOCK}.attn1.to_q", 5120, 5120, *PEFT),
+    ("flux1", "comfyui", "diffusers"): _lora(_SINGLE, 3072, 3072, *PEFT)
+    | {f"{_SINGLE}{_WEIGHTS[0]}": _normal(3072)},
+    ("flux1", "comfyui", "onetrainer"): _lora(f"lora_{_SINGLE.replace('.', '_')}", 3072, 3072),
+    ("flux1", "comfyui", "bare"): _lora("single_blocks.37.linear2", 3072, 15360, *PEFT),
+    ("flux1", "diffusers", "bare"): _lora("double_blocks.0.img_attn.qkv", 9216, 3072, *PEFT)
     | _lora("single_blocks.37.linear2", 3072, 15360, *PEFT),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "program"), UNREAD)
+@pytest.mark.parametrize(("family", "program", "dialect"), UNREAD)
 def test_what_a_program_leaves_out_is_not_said_to_load_in_it(
-    family: str, program: str, tmp_path: Path
+    family: str, program: str, dialect: str, tmp_path: Path
 ) -> None:
     """Tests saw the program leave modules out, or did not try."""
-    adapter = _adapter(tmp_path, UNREAD[family, program])
-    assert adapter.info.detection.name == family
+    adapter = _adapter(tmp_path, UNREAD[family, program, dialect])
+    assert adapter.info.dialect == dialect
+    assert family in {found.name for found in adapter.info.detection.candidates}
     assert _said(adapter).get(program) != ""
 
 
@@ -131,6 +150,33 @@ def test_a_lone_difference_of_a_vector_makes_a1111_refuse(tmp_path: Path) -> Non
     assert _said(adapter)["comfyui"] == ""
     with pytest.raises(NotExpressible, match="A1111"):
         check_program(adapter, "a1111", choose_dialect("a1111", [adapter]), lambda event: None)
+
+
+_IA3 = {"weight": _normal(640), "on_input": np.array(False)}
+
+
+@pytest.mark.parametrize(
+    ("family", "dialect", "tensors", "left"),
+    [
+        ("sd15", "kohya", {f"{BLOCK}_attn2_to_k.{end}": v for end, v in _IA3.items()}
+         | _lora(f"{BLOCK}_attn2_to_v", 640, 768), 1),
+        ("sdxl-refiner", "kohya", _lora("lora_te2_text_projection", 1280, 1280)
+         | _lora("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 768, 1280), 1),
+        ("wan", "kohya", _lora("lora_te_blocks_0_attn_q", 4096, 4096)
+         | _lora("lora_unet_blocks_39_self_attn_q", 5120, 5120), None),
+    ],
+    ids=["(IA)³", "the projection of the refiner", "the text encoder of Wan"],
+)  # fmt: skip
+def test_modules_that_comfyui_has_no_place_for_are_not_said_to_load(
+    family: str, dialect: str, tensors: dict[str, Array], left: int | None, tmp_path: Path
+) -> None:
+    """None: no test has given it such files, and nothing is said."""
+    metadata = {"modelspec.architecture": "stable-diffusion-v1/lora"} if family == "sd15" else None
+    adapter = _adapter(tmp_path, tensors, metadata)
+    assert adapter.info.dialect == dialect and not adapter.info.account.unknown
+    assert family in {found.name for found in adapter.info.detection.candidates}
+    said = _said(adapter).get("comfyui")
+    assert said == (None if left is None else f"leaves {left} of {len(adapter.deltas)} modules out")
 
 
 def test_many_tensors_without_a_place_make_forge_refuse(tmp_path: Path) -> None:
@@ -182,6 +228,39 @@ def test_diffusers_takes_one_alpha_for_all(tmp_path: Path) -> None:
     assert "one alpha" in _said(adapter)["diffusers"] and _said(adapter)["comfyui"] == ""
     lm.save(adapter, tmp_path / "b.safetensors", dialect="kohya")
     assert _said(lm.load(tmp_path / "b.safetensors"))["diffusers"] != ""
+
+
+# modules of files in ComfyUI's and diffusers' dialects, which have no alphas when loramerge writes them
+ALPHAS = {
+    "z-image": {"diffusion_model.layers.0.attention.qkv": (11520, 3840)},
+    "qwen-image": {"diffusion_model.transformer_blocks.59.img_mlp.net.2": (3072, 12288)},
+    "anima": {"diffusion_model.blocks.27.mlp.layer1": (8192, 2048)},
+    "sd15": {"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": (640, 768)},
+}
+
+
+@pytest.mark.parametrize("family", ALPHAS)
+def test_alphas_where_a_dialect_has_none_are_what_few_programs_read(
+    family: str, tmp_path: Path
+) -> None:
+    """ComfyUI reads them, diffusers those of two families; InvokeAI leaves them out."""
+    plain = _several("", ALPHAS[family], *PEFT)
+    (stem,) = ALPHAS[family]
+    equal, other = (plain | {f"{stem}.alpha": np.array(v, np.float32)} for v in (1.0, 0.5))
+    before = _said(_adapter(tmp_path, plain))
+    assert before["diffusers"] == "" and before == _said(_adapter(tmp_path, equal))
+    adapter = _adapter(tmp_path, other)
+    assert adapter.info.detection.name == family and adapter[next(iter(adapter))].alpha == 0.5
+    said = _said(adapter)
+    assert said.get("comfyui", "") == ""
+    refuses = "refuses the file: alphas beside factors (1 of them)"
+    expected = {"z-image": "", "qwen-image": "", "anima": refuses}
+    assert said.get("diffusers") == expected.get(family)
+    doubled = "alphas beside factors are left out (1 modules)"
+    assert said.get("invokeai") == {"z-image": doubled, "anima": doubled}.get(family)
+    if family != "sd15":  # and they are folded where loramerge writes such a file
+        lm.save(adapter, tmp_path / "b.safetensors")
+        assert _said(lm.load(tmp_path / "b.safetensors")) == before
 
 
 def test_a_third_of_the_strength_is_told_and_not_mended(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.builders.samples import relative
 
 # kinds whose rows depend on others, so that no part of them stands for itself
 WHOLE = ("dora-in", "dora-lokr-in", "boft", "boft-rescaled", "oft-constrained")
-BLOCKS = {"oft": 4, "oft-rescaled": 4}
+BLOCKS = {"oft": 4, "oft-rescaled": 4, "oft-in-parts": 8}
 CUTS = {"in equal parts": (0, 8, 16), "at odd rows": (0, 3, 5, 11)}
 
 

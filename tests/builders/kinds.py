@@ -332,6 +332,29 @@ def _oft(layer: str, alpha: float, rescaled: bool) -> KindSample:
     )
 
 
+def _oft_in_parts(layer: str) -> KindSample:
+    """Two parts of 8 outputs, each with a constraint on its own blocks."""
+    shape = _shape(layer, 16, IN)
+    parts = [values(2, 4, 4, scale=0.5), values(4, 2, 2, scale=0.5)]
+    alpha = float(np.float32(0.05))
+
+    def change(base: Array, constraint: float = alpha * 8, **how: bool) -> Array:
+        halves = zip(parts, np.split(base, 2), strict=True)
+        return np.concatenate([rotated(p, b, constraint, **how) for p, b in halves]) - base
+
+    return KindSample(
+        "oft",
+        {**{f"oft_blocks.{i}": part for i, part in enumerate(parts)}, "alpha": number(alpha)},
+        change,
+        shape,
+        needs_base=True,
+        wrong={
+            "transposed": lambda base: change(base, transposed=True),
+            "the constraint of all outputs": lambda base: change(base, alpha * 16),
+        },
+    )
+
+
 def _boft(layer: str, rescaled: bool) -> KindSample:
     shape = _shape(layer, 16, IN)
     blocks = values(3, 4, 4, 4, scale=0.5)
@@ -412,5 +435,7 @@ def samples() -> dict[str, tuple[str, KindSample]]:
             made["loha-tucker"] = _loha_tucker(layer)
             made["lokr-full-tucker"] = _lokr(layer, "full", "tucker")
             made["lokr-factored-tucker"] = _lokr(layer, "factored", "tucker")
+        if layer == "linear":
+            made["oft-in-parts"] = _oft_in_parts(layer)
         found |= {f"{name}-{layer}": (layer, sample) for name, sample in made.items()}
     return found

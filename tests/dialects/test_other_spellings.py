@@ -54,7 +54,7 @@ def _kernels(stem: str, rows: int, columns: int) -> Tensors:
 
 def _of_inputs(stem: str) -> Tensors:
     return {
-        **factors(stem, 3072, 3072, (".lora_A.weight", ".lora_B.weight")),
+        **factors(stem, 3072, 3072, _PEFT),
         f"{stem}.dora_scale": np.ones((1, 3072), "float16"),
     }
 
@@ -69,6 +69,7 @@ def _triangles(stem: str, columns: int) -> Tensors:
 _SDXL = "input_blocks.4.1.transformer_blocks.{}.attn1.to_q"
 _CLIP_G = "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj"
 _KOHYA = (".lora_down.weight", ".lora_up.weight")
+_PEFT = (".lora_A.weight", ".lora_B.weight")
 _FLUX = "transformer.single_transformer_blocks.{}.attn.to_q"
 # what is spelled so · family · a module of it
 CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
@@ -123,6 +124,14 @@ CASES: dict[str, tuple[Callable[[], Tensors], str | None, str]] = {
         "flux1",
         _FLUX.format(37),
     ),
+    "the wrapper of Cosmos' single file": (
+        lambda: {
+            **_several("net.blocks.{}.self_attn.q_proj", _PEFT, 2048, 2048),
+            **factors("net.llm_adapter.blocks.5.mlp.0", 4096, 1024, _PEFT),
+        },
+        "anima",
+        "transformer.transformer_blocks.7.attn1.to_q",
+    ),
     "OneTrainer's OFT": (
         lambda: {
             **_triangles("lora_unet_single_blocks_0_linear2", 15360),
@@ -165,3 +174,28 @@ def test_lokr_is_not_written_under_the_names_of_diffusers(tmp_path: Path) -> Non
     path.write_bytes(safetensors_bytes(_lokr(stem, 3072, 15360)))
     with pytest.raises(NotExpressible):
         lm.save(load(path), tmp_path / "b.safetensors", dialect="diffusers")
+
+
+@pytest.mark.parametrize("word", ["magnitude", "dora_scale"])
+def test_magnitudes_of_outputs_are_written_with_the_word_of_diffusers(
+    word: str, tmp_path: Path
+) -> None:
+    """ai-toolkit has words of its own for them."""
+    import loramerge as lm
+
+    stems = [_FLUX.format(i) for i in (0, 37)]
+    tensors: Tensors = {}
+    for stem in stems:
+        shape = (3072,) if word == "magnitude" else (3072, 1)
+        tensors |= factors(stem, 3072, 3072, _PEFT) | {f"{stem}.{word}": np.ones(shape, "float16")}
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_bytes(tensors))
+    adapter = load(path)
+    assert adapter.info.dialect == "diffusers" and not adapter.info.account.unknown
+    assert adapter.info.detection.name == "flux1" and list(adapter) == stems
+    lm.save(adapter, tmp_path / "b.safetensors")
+    written = load(tmp_path / "b.safetensors")
+    assert {k.rpartition(".to_q")[2] for k in written.info.order} == {
+        ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector",
+    }  # fmt: skip
+    assert all(written[stem].form == adapter[stem].form == "dora of outputs" for stem in stems)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.readers import reading
@@ -37,6 +38,7 @@ ROWS = sorted(
         for form in reads.tried
     }
 )
+_DOWN = ".lora_A.weight"
 DEFAULT = ("flux2-klein-4b", "kohya", "dora of outputs")
 
 
@@ -70,3 +72,38 @@ def test_it_reads_what_the_table_says(family: str, dialect: str, form: str, tmp_
     for tag, change in found.items():
         error = np.linalg.norm(change - expected[tag]) / np.linalg.norm(expected[tag])
         assert (error > 1e-4) == (tag in off), tag
+
+
+ALPHAS = sorted(
+    {
+        (family, reads.alphas)
+        for reads in PROGRAM.reads
+        for family in reads.families
+        if "comfyui" in reads.dialects and "lora" in reads.forms and reads.alphas != "unseen"
+    }
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "alphas"), ALPHAS)
+def test_it_makes_of_alphas_what_the_table_says(family: str, alphas: str, tmp_path: Path) -> None:
+    """Files in ComfyUI's dialect that others write with alphas, here half the rank."""
+    from tests.peers import diffusers_networks as networks
+
+    adapter = _network_of(family, "lora")
+    path = tmp_path / "ours.safetensors"
+    save(adapter, path, to="comfyui")
+    tensors = load_file(path)
+    for key in [key for key in tensors if key.endswith(_DOWN)]:
+        rank = len(tensors[key])
+        tensors[f"{key.removesuffix(_DOWN)}.alpha"] = np.array(rank / 2, "float32")
+    save_file(tensors, path)
+    if alphas == "refused":
+        with pytest.raises(ValueError, match=r"contain `'lora'` substring|should be empty"):
+            networks.load(path, family)
+        return
+    expected = networks.expected(family, adapter)
+    found = networks.load(path, family)
+    assert found.keys() == expected.keys()
+    for tag, change in found.items():
+        assert np.linalg.norm(change - 0.5 * expected[tag]) < 1e-4 * np.linalg.norm(expected[tag])

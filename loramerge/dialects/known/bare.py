@@ -11,8 +11,11 @@ from loramerge.families import Family
 __all__ = ["DIALECT"]
 
 
-def _network(family: Family, component: str) -> tuple[str, ...]:
-    return ("",) if component in NETWORK or component == "unet" else ()
+_network = prefixes("bare", dict.fromkeys((*NETWORK, "unet"), ("",)))
+
+
+def _transformer(family: Family, component: str) -> tuple[str, ...]:
+    return ("",) if component == "transformer" else ()
 
 
 # `.scale` is the weight of a norm here, and replaces the base's
@@ -30,7 +33,7 @@ DIALECT = Dialect(
             {**PEFT_FIRST, **_UNSCALED, "set_weight": (".scale",)},
             ("lycoris",),
         ),
-        Form(spell(prefixes("bare", {"transformer": ("",)}), path), _KOHYA, ("lycoris",)),
+        Form(spell(_transformer, path), _KOHYA, ("lycoris",)),
     ),
     alpha="tensor",
     prefixes={},

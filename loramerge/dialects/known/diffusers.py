@@ -44,7 +44,8 @@ DIALECT = Dialect(
         Form(_STEMS, _FACTORS, ("peft-lora",)),
         Form(spell_native(_originals), _FACTORS, written=False),
         Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
-        Form(_STEMS, {"dora_scale": (".dora_scale",)}, written=False),  # OneTrainer's, of inputs
+        # OneTrainer's, of inputs, and ai-toolkit's
+        Form(_STEMS, {"dora_scale": (".dora_scale", ".magnitude")}, written=False),
     ),
     alpha="header",
     prefixes={f"{name}.": name for name in COMPONENTS},

@@ -11,10 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cache, lru_cache
+from typing import Literal
 
 from loramerge.records import record
 
-__all__ = ["ANY", "Program", "Reads"]
+__all__ = ["ANY", "Alphas", "Program", "Reads"]
+
+# "unseen" where no test has given it any
+Alphas = Literal["read", "left out", "refused", "unseen"]
 
 # every family, known or not: a program that takes the names of modules as they are
 ANY = "any"
@@ -35,6 +39,7 @@ class Reads:
             tells by it what a file is for; none by default.
         tried: forms that tests have given it, read or not; all of them by default.
         otherwise: form → what it computes in the place of what is defined, in these dialects alone.
+        alphas: what it makes of alphas beside the factors, in dialects whose own files have none.
     """
 
     dialects: tuple[str, ...]
@@ -46,6 +51,7 @@ class Reads:
     otherwise: Mapping[str, str] = field(default_factory=dict)
     refuses: str = ""
     told_by: str = ""
+    alphas: Alphas = "read"
 
     def covers(self, family: str, dialect: str) -> bool:
         """Return whether it speaks of a dialect of a family."""
@@ -109,6 +115,11 @@ class Program:
         if not all(patterns):
             return True
         return any(_pattern(text).search(name) for text in patterns for name in names)
+
+    def makes_of_alphas(self, family: str, dialect: str, form: str) -> Alphas:
+        """Return what it makes of alphas of a form, where a dialect's own files have none."""
+        found = {reads.alphas for reads in _tried(self, family, dialect, form)}
+        return found.pop() if len(found) == 1 else "unseen"
 
     def computes(self, family: str, dialect: str, form: str) -> str | None:
         """Return the different result that it computes for a form, None for the definition."""

@@ -1,6 +1,6 @@
 """sd-scripts saves: its networks, trained on every sort of layer of a family.
 
-Its OFT of Flux.1 cuts layers at rows of the whole network, so no narrow one has it; nor is it read.
+Its OFT of Flux.1 cuts layers at rows of the whole network, so no narrow one has it.
 """
 
 from __future__ import annotations

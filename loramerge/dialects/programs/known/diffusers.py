@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loramerge.dialects.programs.others import NO_MAGNITUDES
-from loramerge.dialects.programs.spec import Program, Reads
+from loramerge.dialects.programs.spec import Alphas, Program, Reads
 
 __all__ = ["PROGRAM"]
 
@@ -19,13 +19,14 @@ def _network(
     but: str = "",
     forms: tuple[str, ...] = ("lora",),
     otherwise: Mapping[str, str] = {},
+    alphas: Alphas = "unseen",
 ) -> Reads:
     """Return the entry for diffusion transformers.
 
     No test has given it their text encoders, or the second transformer of a pipeline.
     """
     tried = ("lora", *otherwise, *forms)
-    return Reads((dialect,), families, forms, but, _UNSEEN, tried, otherwise)
+    return Reads((dialect,), families, forms, but, _UNSEEN, tried, otherwise, alphas=alphas)
 
 
 PROGRAM = Program(
@@ -36,7 +37,7 @@ PROGRAM = Program(
     one_alpha=("kohya",),
     reads=(
         Reads(("kohya", "diffusers", "diffusers-legacy"), _UNETS, ("lora",), tried=("lora",),
-              unseen="text_projection"),
+              unseen="text_projection", alphas="unseen"),
         _network(
             "diffusers",
             (
@@ -57,10 +58,12 @@ PROGRAM = Program(
             {"dora of outputs": NO_MAGNITUDES},
         ),
         _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
-        _network("comfyui", ("z-image", "qwen-image", "anima")),
-        _network("comfyui", ("krea2", "hidream-i1", "minimax-h3")),
-        _network("comfyui", ("flux3",), r"^transformer\.(?!.*blocks\.)"),
+        _network("comfyui", ("z-image", "qwen-image", "minimax-h3"), alphas="read"),
+        _network("comfyui", ("anima", "krea2", "hidream-i1"), alphas="refused"),
+        _network("comfyui", ("flux3",), r"^transformer\.(?!.*blocks\.)", alphas="refused"),
         _network("comfyui", ("sd3", "cosmos2-14b"), forms=()),
-        _network("comfyui", ("ltx-video",), r"time_embed\.|transformer\.proj_in$"),
+        _network(
+            "comfyui", ("ltx-video",), r"time_embed\.|transformer\.proj_in$", alphas="refused"
+        ),
     ),
 )  # fmt: skip

@@ -53,8 +53,23 @@ PROGRAM = Program(
             tried=_FLUX,
             refuses=r"^text_encoder_2\.|^transformer\.(?!(?:single_)?transformer_blocks\.|proj_out$)",
         ),
-        Reads(("comfyui",), ("flux1",), ("lora",), _TEXT, tried=("lora",), told_by=_IN_BLOCKS),
-        Reads(("comfyui",), ("flux1",), ("loha", "lokr"), tried=("loha", "lokr"), refuses=_TEXT),
+        Reads(
+            ("comfyui",),
+            ("flux1",),
+            ("lora",),
+            _TEXT,
+            tried=("lora",),
+            told_by=_IN_BLOCKS,
+            alphas="refused",
+        ),
+        Reads(
+            ("comfyui",),
+            ("flux1",),
+            ("loha", "lokr"),
+            tried=("loha", "lokr"),
+            refuses=_TEXT,
+            alphas="unseen",
+        ),
         Reads(
             ("kohya",),
             ("anima",),
@@ -71,6 +86,7 @@ PROGRAM = Program(
             _TEXT,
             tried=("lora", "lokr"),
             told_by=_IN_BLOCKS,
+            alphas="left out",
         ),
         Reads(
             ("kohya",),
@@ -89,6 +105,7 @@ PROGRAM = Program(
             rf"{_TEXT}|^transformer\.(?!blocks\.)",
             tried=("lora",),
             told_by=_IN_BLOCKS,
+            alphas="unseen",
             unseen=_SECOND,
         ),
         Reads(
@@ -101,7 +118,13 @@ PROGRAM = Program(
             told_by=_IN_BLOCKS,
         ),
         Reads(
-            ("diffusers",), ("qwen-image",), ("lora",), _TEXT, tried=("lora",), told_by=_IN_BLOCKS
+            ("diffusers",),
+            ("qwen-image",),
+            ("lora",),
+            _TEXT,
+            tried=("lora",),
+            told_by=_IN_BLOCKS,
+            alphas="unseen",
         ),
         Reads(
             ("comfyui",),
@@ -110,8 +133,16 @@ PROGRAM = Program(
             tried=_PEFT,
             otherwise=_DROPPED,
             told_by=_IN_BLOCKS,
+            alphas="left out",
         ),
-        Reads(("diffusers",), ("z-image",), ("lora",), tried=("lora",), told_by=_IN_BLOCKS),
+        Reads(
+            ("diffusers",),
+            ("z-image",),
+            ("lora",),
+            tried=("lora",),
+            told_by=_IN_BLOCKS,
+            alphas="unseen",
+        ),
         Reads(("kohya",), ("z-image",), (), tried=("lora", "loha", "lokr", "full")),
         # it holds FLUX.2 by diffusers' names, and does not convert those of the original here
         Reads(
@@ -120,6 +151,7 @@ PROGRAM = Program(
             ("lora",),
             tried=("lora",),
             told_by=r"transformer_blocks\.0\.(?:attn\.to_qkv_mlp_proj|ff\.linear_in)$",
+            alphas="unseen",
         ),
         Reads(
             ("kohya",),
