@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -58,8 +59,12 @@ def pytest_collection_finish() -> None:
     """Write no bytecode from here on, when the tests' modules are imported and theirs is kept.
 
     A file that a test writes twice within a second must not be taken from the bytecode of the first.
+    Nor is what was imported by now searched for garbage again and again, a tenth of all the time.
     """
     sys.dont_write_bytecode = True
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")

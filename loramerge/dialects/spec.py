@@ -215,15 +215,20 @@ class Dialect:
 
     def stems_of(self, family: Family, component: str) -> Mapping[str, str]:
         """Return stem → module of everything that the dialect names of a component."""
-        return {
-            stem: found.module
-            for stem, found in stem_table(self, family).items()
-            if found.modules[0].startswith(f"{component}.")
-        }
+        return _stems_of(self, family).get(component, {})
 
     def layout(self, family: Family) -> Mapping[str, Fused]:
         """Return module → the modules it is stored with; those stored alone are absent."""
         return _layout(self, family)
+
+
+@cache
+def _stems_of(dialect: Dialect, family: Family) -> Mapping[str, Mapping[str, str]]:
+    """Return component → stem → module."""
+    found: dict[str, dict[str, str]] = {}
+    for stem, what in stem_table(dialect, family).items():
+        found.setdefault(what.modules[0].partition(".")[0], {})[stem] = what.module
+    return found
 
 
 @cache

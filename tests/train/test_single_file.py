@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")
 
+import loramerge  # noqa: E402
 from loramerge.errors import UsageError  # noqa: E402
 from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
@@ -149,9 +149,9 @@ def test_it_trains_to_the_same_adapter(folder: Path, single: Path, tmp_path: Pat
 
 
 def test_without_a_folder_its_shapes_say_what_it_is(
-    folder: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, single: Path, tmp_path: Path
 ) -> None:
-    """The vocabulary lies beside the file; where none is on the machine, two files are asked for."""
+    """A vocabulary that is not CLIP's lies beside the file, or is asked for."""
     ours, theirs = load_pipeline(single, family="sd15"), load_pipeline(folder)
     draws = torch.Generator().manual_seed(0)
     latents, states = torch.randn(1, 4, 16, 16, generator=draws), encode(ours, ["zuzu, red"])
@@ -163,42 +163,24 @@ def test_without_a_folder_its_shapes_say_what_it_is(
     means = [one.vae.encode(image).latent_dist.mean for one in (ours, theirs)]
     torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
     assert torch.equal(ours.scheduler.alphas_cumprod, theirs.scheduler.alphas_cumprod)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     alone = Path(shutil.copy(single, tmp_path))
-    with pytest.raises(UsageError, match="no vocabulary of CLIP") as caught:
+    with pytest.raises(UsageError, match="not CLIP's") as caught:
         load_pipeline(alone, family="sd15")
     assert (
-        caught.value.expected
-        == f"vocab.json and merges.txt, with 190 entries, in {tmp_path / 'tokenizer'}"
+        caught.value.expected == "vocab.json and merges.txt of its own in "
+        f"{tmp_path / 'tokenizer'}, or an encoder of 49408 entries"
     )
-    program = tmp_path / "ComfyUI" / "comfy" / "sd1_tokenizer"
-    shutil.copytree(folder / "tokenizer", program)
-    (checkpoints := tmp_path / "ComfyUI" / "models" / "checkpoints").mkdir(parents=True)
-    assert vocabulary(checkpoints / "x.safetensors", 190, tmp_path) == program
-    cached = tmp_path / "models--a--b" / "snapshots" / "1"
-    shutil.copytree(folder / "tokenizer", cached / "tokenizer")
-    assert vocabulary(alone, 190, tmp_path) == cached / "tokenizer"
 
 
-def test_the_vocabulary_of_a_package_is_that_of_transformers(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The package clip holds the pairs that are joined; it is found, and not imported."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    (package := tmp_path / "site" / "clip").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError", "utf-8")
-    pairs = ["r e", "re d</w>", "more pairs", "than are used"]
-    with gzip.open(package / "bpe_simple_vocab_16e6.txt.gz", "wt", encoding="utf-8") as text:
-        text.write("\n".join(["a version", *pairs]))
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    found = vocabulary(tmp_path / "x.safetensors", 516, tmp_path)
-    assert sorted(path.name for path in found.iterdir()) == ["merges.txt", "vocab.json"]
-    words = json.loads((found / "vocab.json").read_text("utf-8"))
-    assert words["!"] == 0 and words["!</w>"] == 256 and words["red</w>"] == 513
+def test_clips_own_vocabulary_comes_with_the_package(tmp_path: Path) -> None:
+    """Known numbers of words, as CLIP's encoders have learned them."""
+    found = vocabulary(tmp_path / "x.safetensors", 49408, tmp_path)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(found, local_files_only=True)
-    assert tokenizer("red").input_ids == [514, 513, 515]
-    with pytest.raises(UsageError, match="no vocabulary of CLIP"):
-        vocabulary(tmp_path / "x.safetensors", 900, tmp_path)
+    ids = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("a photo of a cat").input_ids == ids
+    assert len(tokenizer) == 49408
+    licence = Path(loramerge.__file__).parent / "shipped" / "clip" / "LICENSE"
+    assert "OpenAI" in licence.read_text("utf-8")
 
 
 @pytest.mark.parametrize(("family", "heads", "layers"), [

