@@ -15,10 +15,10 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")
 
-import loramerge  # noqa: E402
 from loramerge.errors import UsageError  # noqa: E402
 from loramerge.families import FAMILIES  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
+from loramerge.train.models import clip_vocabulary  # noqa: E402
 from loramerge.train.models.architecture import Network  # noqa: E402
 from loramerge.train.models.clip_vocabulary import vocabulary  # noqa: E402
 from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
@@ -179,7 +179,7 @@ def test_clips_own_vocabulary_comes_with_the_package(tmp_path: Path) -> None:
     ids = [49406, 320, 1125, 539, 320, 2368, 49407]
     assert tokenizer("a photo of a cat").input_ids == ids
     assert len(tokenizer) == 49408
-    licence = Path(loramerge.__file__).parent / "shipped" / "clip" / "LICENSE"
+    licence = Path(clip_vocabulary.__file__).parent / "vocabulary" / "LICENSE"
     assert "OpenAI" in licence.read_text("utf-8")
 
 

@@ -1,6 +1,6 @@
 """The vocabulary of CLIP, which single files lack: that of all published bases comes with loramerge.
 
-`shipped/clip` has the pairs that are joined, from OpenAI's CLIP, with its licence.
+`vocabulary/` has the pairs that are joined, from OpenAI's CLIP, with its licence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loramerge.files.json_values import read_values
 __all__ = ["vocabulary"]
 
 _FILES = ("vocab.json", "merges.txt")
-_PAIRS = Path(__file__).parents[2] / "shipped" / "clip" / "pairs.txt.gz"
+_PAIRS = Path(__file__).parent / "vocabulary" / "pairs.txt.gz"
 _MARKS = ("<|startoftext|>", "<|endoftext|>")
 _END = "</w>"  # of a word
 
