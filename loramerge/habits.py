@@ -230,6 +230,9 @@ _COMMANDS = {
     **_each("methods algorithms", "`operators` lists the merge methods"),
     **_each("""add combine blend sum average concat join merge_lora merge_loras
         svd_merge_lora add_weighted_adapter interpolate""", _MIX),
+    **_each("""weighted_sum add_difference sum_twice train_difference merge_checkpoints merge_models
+        checkpoint_merger mergekit mergekit_yaml""",
+                    "`merge` merges checkpoints, and `loramerge merge --help` names its methods"),
     **_each("""apply fuse fold fuse_lora merge_and_unload merge_adapter apply_lora
         merge_to_checkpoint networks_merge_lora""", _BAKE),
     **_each("shrink compress reduce prune truncate resize_lora svd rerank", _RESIZE),
