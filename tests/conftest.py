@@ -22,13 +22,16 @@ _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure() -> None:
-    """Fix the seed before there are workers, which inherit it, and let Ctrl-C work.
+    """Fix the seed before there are workers, which inherit it, and let signals work.
 
-    What a shell starts in the background ignores it, and so would the processes of the tests.
+    What a shell starts in the background ignores Ctrl-C, and what `nohup` starts a lost terminal; so
+    would the processes of the tests.
     """
     os.environ[SEED] = seed_of_today()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name, action in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
