@@ -70,7 +70,7 @@ MODELS: Mapping[str, tuple[str, str | None, Mapping[str, str]]] = {
 # submodules of other networks' code, and what encodes texts and images
 ABSENT = (
     "deepspeed", "torchvision", "torchaudio", "imageio", "ftfy", "loguru", "comfy", "comfy_api",
-    "models.wan.configs", "models.wan.t5", "models.wan.clip", "src", "hyvideo", "hyimage",
+    "models.wan.configs", "models.wan.t5", "models.wan.clip", "src", "src.models", "hyvideo", "hyimage",
     "ltx_video", "Lumina_2", "hi_diffusers",
 )  # fmt: skip
 ADAPTER = {"rank": 2, "alpha": 2, "dropout": 0.0, "rank_dropout": 0.0, "decompose_factor": 4}
@@ -79,8 +79,9 @@ KINDS = ("lora", "lokr")
 
 def pipeline_of(module: str) -> Any:
     """The pipeline class of a module there."""
-    held = vars(import_module(f"models.{module}")).values()
-    return next(c for c in held if isinstance(c, type) and "adapter_target_modules" in vars(c))
+    name = f"models.{module}"
+    held = [c for c in vars(import_module(name)).values() if getattr(c, "__module__", "") == name]
+    return next(c for c in held if c.__name__.endswith("Pipeline"))
 
 
 def networks_of(task: Task, layers: Layers) -> dict[str, Any]:
@@ -143,6 +144,10 @@ def save(pipeline: Any, trained: Any, folder: Path) -> None:
 def saver(task: Task) -> Variants:
     stub(*ABSENT)
     import_module("imageio").config.video_extensions = ()
+    import_module("hyvideo.constants").PRECISION_TO_TYPE = {}
+    import_module("hyimage.models.text_encoder").PROMPT_TEMPLATE = {
+        "dit-llm-encode-v2": {"template": "", "crop_start": 0}
+    }
     return {
         f"{kind}{', alone' if alone else ''}": partial(of, task, kind, alone)
         for kind in KINDS
