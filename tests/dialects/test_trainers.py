@@ -34,11 +34,14 @@ def _pair(stem: str, out: int = 16, inner: int = 16) -> dict[str, Array]:
     }
 
 
-def _read(folder: Path, tensors: Mapping[str, Array], config: Any = None) -> Adapter:
-    """Read a folder with a configuration, or a lone file; nothing may be left over."""
+def _read(
+    folder: Path, tensors: Mapping[str, Array], config: Any = None, header: Any = None
+) -> Adapter:
+    """Read a folder with a configuration, or a lone file; nothing may be left over or amiss."""
     folder.mkdir(exist_ok=True)
     path = folder / "adapter_model.safetensors"
-    path.write_bytes(safetensors_bytes(tensors, {"format": "pt"}))
+    stated = {} if header is None else {"lora_adapter_metadata": json.dumps(header)}
+    path.write_bytes(safetensors_bytes(tensors, {"format": "pt"} | stated))
     if config is not None:
         (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     adapter = load(path if config is None else folder).require_sound()
@@ -97,8 +100,19 @@ def test_files_of_simpletuner(tmp_path: Path) -> None:
     comfyui = _pair(f"diffusion_model.{module}") | {
         f"diffusion_model.{module}.alpha": np.array(3 * RANK, "float32")
     }
-    (delta,) = _read(tmp_path / "comfyui", comfyui).values()
-    assert relative(delta.dense(), 3 * change) < 1e-6
+    # beside alphas it states the configuration without a component
+    header = {"peft_type": "LORA", "r": RANK, "lora_alpha": 3 * RANK, "alpha_pattern": {}}
+    for stated in (None, header):
+        adapter = _read(tmp_path / "comfyui", comfyui, header=stated)
+        assert not [p for p in adapter.info.problems if p.severity == "error"]
+        (delta,) = adapter.values()
+        assert relative(delta.dense(), 3 * change) < 1e-6
+
+    # its DoRA for ComfyUI has PEFT's word for magnitudes
+    magnitude = {f"diffusion_model.{module}.lora_magnitude_vector": np.ones(16, "float32")}
+    adapter = _read(tmp_path / "dora", comfyui | magnitude)
+    assert adapter.kinds() == {"dora": 1}
+    assert list(adapter) == [f"transformer.{module}"]
 
     stem = f"lycoris_{module.replace('.', '_')}"
     w1, w2 = _random(4, 4), _random(4, 4)

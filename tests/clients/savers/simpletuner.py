@@ -135,8 +135,14 @@ def of_lycoris(task: Task, given: Mapping[str, Any]) -> Made:
 
 def saver(task: Task) -> Variants:
     stub("torchvision", "ftfy", "simpletuner.helpers.prompts")
+    # of a UNet it renames the factors for ComfyUI, but leaves magnitudes under `unet.`
+    halved = ("dora, comfyui",) if task.network == "unet" else ()
     return {
-        **{name: partial(of_peft, task, given) for name, given in PEFT.items()},
+        **{
+            name: partial(of_peft, task, given)
+            for name, given in PEFT.items()
+            if name not in halved
+        },
         **{name: partial(of_lycoris, task, given) for name, given in LYCORIS.items()},
     }
 
