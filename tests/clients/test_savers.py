@@ -47,7 +47,7 @@ FAMILIES = {
                        "hunyuan-image", "ltx-video", "ltx-2", "chroma", "cosmos2-14b",
                        "anima", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "hidream-i1",
                        "ernie-image", "ideogram4", "krea2"),
-    "simpletuner": ("flux1", "wan", "qwen-image", "z-image", "sdxl", "sd3"),
+    "simpletuner": ("flux1", "qwen-image", "z-image", "sdxl", "sd3"),
 }  # fmt: skip
 ROWS = [(program, family) for program, families in FAMILIES.items() for family in families]
 TOLERANCE = 1e-4

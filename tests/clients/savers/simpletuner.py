@@ -25,7 +25,7 @@ MIXIN: Any = import_module("diffusers.loaders.peft").PeftAdapterMixin
 
 # family → folder of its model there
 MODELS = {
-    "flux1": "flux", "wan": "wan", "qwen-image": "qwen_image", "z-image": "z_image", "sdxl": "sdxl",
+    "flux1": "flux", "qwen-image": "qwen_image", "z-image": "z_image", "sdxl": "sdxl",
     "sd3": "sd3",
 }  # fmt: skip
 CLASSES: Mapping[str, str] = {
