@@ -13,7 +13,12 @@ from loramerge.files.signatures import foreign_in
 
 __all__ = ["AdapterSource", "is_adapter_folder", "open_source"]
 
-_PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+# files of folders without a configuration: those of diffusers' pipelines, and diffusion-pipe's of SDXL
+_PIPELINE_WEIGHTS = (
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+    "lora.safetensors",
+)
 
 
 def open_source(path: str | PathLike[str]) -> AdapterSource:

@@ -15,7 +15,7 @@ from tests.clients.readers.job import SHARE, Array, base_of, narrow, probe_of
 from tests.clients.written import layers, places, turned
 
 # wide families, whose 32nd is too wide for a miniature: it counts as a network of another family
-SHARES = dict.fromkeys(("wan", "flux2-dev", "cosmos2-14b"), 2 * SHARE)
+SHARES = dict.fromkeys(("wan", "flux2-dev", "cosmos2-14b", "krea2", "ideogram4"), 2 * SHARE)
 
 
 def share_of(family: str) -> int:

@@ -1,4 +1,4 @@
-"""Forms of the files of trainers whose savers were read, not run: every key is used, with its scale.
+"""Forms of the files of trainers: every key is used, with its scale. `tests/clients` runs their savers.
 
 Source: diffusion-pipe (8f83dbf) `models/*.py: save_adapter`, whose folders hold PEFT's configuration
 beside keys of ComfyUI or of the original network; SimpleTuner (bc8e6ab77) `training/lora_format.py` and
@@ -34,11 +34,14 @@ def _pair(stem: str, out: int = 16, inner: int = 16) -> dict[str, Array]:
     }
 
 
-def _read(folder: Path, tensors: Mapping[str, Array], config: Any = None) -> Adapter:
-    """Read a folder with a configuration, or a lone file; nothing may be left over."""
+def _read(
+    folder: Path, tensors: Mapping[str, Array], config: Any = None, header: Any = None
+) -> Adapter:
+    """Read a folder with a configuration, or a lone file; nothing may be left over or amiss."""
     folder.mkdir(exist_ok=True)
     path = folder / "adapter_model.safetensors"
-    path.write_bytes(safetensors_bytes(tensors, {"format": "pt"}))
+    stated = {} if header is None else {"lora_adapter_metadata": json.dumps(header)}
+    path.write_bytes(safetensors_bytes(tensors, {"format": "pt"} | stated))
     if config is not None:
         (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     adapter = load(path if config is None else folder).require_sound()
@@ -97,8 +100,19 @@ def test_files_of_simpletuner(tmp_path: Path) -> None:
     comfyui = _pair(f"diffusion_model.{module}") | {
         f"diffusion_model.{module}.alpha": np.array(3 * RANK, "float32")
     }
-    (delta,) = _read(tmp_path / "comfyui", comfyui).values()
-    assert relative(delta.dense(), 3 * change) < 1e-6
+    # beside alphas it states the configuration without a component
+    header = {"peft_type": "LORA", "r": RANK, "lora_alpha": 3 * RANK, "alpha_pattern": {}}
+    for stated in (None, header):
+        adapter = _read(tmp_path / "comfyui", comfyui, header=stated)
+        assert not [p for p in adapter.info.problems if p.severity == "error"]
+        (delta,) = adapter.values()
+        assert relative(delta.dense(), 3 * change) < 1e-6
+
+    # its DoRA for ComfyUI has PEFT's word for magnitudes
+    magnitude = {f"diffusion_model.{module}.lora_magnitude_vector": np.ones(16, "float32")}
+    adapter = _read(tmp_path / "dora", comfyui | magnitude)
+    assert adapter.kinds() == {"dora": 1}
+    assert list(adapter) == [f"transformer.{module}"]
 
     stem = f"lycoris_{module.replace('.', '_')}"
     w1, w2 = _random(4, 4), _random(4, 4)
@@ -107,6 +121,35 @@ def test_files_of_simpletuner(tmp_path: Path) -> None:
     (delta,) = adapter.values()
     assert adapter.info.dialect == "lycoris"
     assert relative(delta.dense(), np.kron(w1, w2)) < 1e-6  # whole factors have no scale
+
+
+def test_the_folder_of_diffusion_pipe_for_sdxl(tmp_path: Path) -> None:
+    """It has no configuration, and beside the file only that of the training."""
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    tensors = {
+        f"{stem}.lora_down.weight": _random(RANK, 640),
+        f"{stem}.lora_up.weight": _random(640, RANK),
+        f"{stem}.alpha": np.array(RANK, "float32"),
+    }
+    (tmp_path / "lora.safetensors").write_bytes(safetensors_bytes(tensors, {"format": "pt"}))
+    (tmp_path / "config.toml").touch()
+    adapter = load(tmp_path).require_sound()
+    assert len(adapter) == 1
+    assert not adapter.info.account.unknown
+
+
+# family → stem in the file, its full width and rows: layers that have the names of Flux.1
+WIDE = {
+    "hunyuan-image": ("diffusion_model.double_blocks.19.img_attn.qkv", 3584, 3 * 3584),
+    "hunyuan-video-15": ("diffusion_model.double_blocks.53.img_attn.qkv", 2048, 3 * 2048),
+}
+
+
+@pytest.mark.parametrize("family", WIDE)
+def test_widths_tell_families_of_the_same_names(family: str, tmp_path: Path) -> None:
+    stem, width, rows = WIDE[family]
+    adapter = _read(tmp_path / "a", _pair(stem, rows, width))
+    assert adapter.info.detection.name == family
 
 
 @pytest.mark.long_tail

@@ -66,6 +66,8 @@ def _configuration(
 def header_configurations(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, Any]]:
     """Return the configurations that diffusers wrote into a header, by component.
 
+    SimpleTuner's files for ComfyUI have one, of no component; its own is the empty name, as in a folder.
+
     Raises:
         CorruptFile: if they cannot be read.
     """
@@ -80,6 +82,6 @@ def header_configurations(metadata: Mapping[str, str], path: Path) -> dict[str, 
         raise CorruptFile(f"{_CONFIG} in the header is not a JSON object", file=path)
     configs: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
-        component, _, name = key.partition(".")
+        component, name = key.split(".", 1) if "." in key else ("", key)
         configs.setdefault(component, {})[name] = value
     return configs

@@ -18,6 +18,7 @@ __all__ = ["DIALECT"]
 
 _NAME = "comfyui"
 _NETWORK, _ENCODERS = "diffusion_model.", "text_encoders."
+_MAGNITUDE = {"magnitude": (".lora_magnitude_vector", ".lora_magnitude_vector.weight")}
 
 
 def _network(family: Family, component: str) -> tuple[str, ...]:
@@ -56,6 +57,8 @@ DIALECT = Dialect(
             {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
             ("lycoris",),
         ),
+        # of SimpleTuner's DoRA, and of PEFT's keys that got this prefix
+        Form(spell_native(_network, dialect="comfyui"), _MAGNITUDE, written=False),
     ),
     # diffusers and InvokeAI ignore or refuse an alpha beside these names, ComfyUI needs none
     alpha="none",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -84,14 +84,20 @@ class Layers:
 
 def fill(module: Any, scale: float = 0.3) -> None:
     """Give all factors values; magnitudes stay near what they are."""
-    for name, parameter in module.named_parameters():
+    give(module.named_parameters(), scale)
+
+
+def give(parameters: Iterable[tuple[str, Any]], scale: float = 0.3) -> None:
+    """Give factors of these names values."""
+    for name, parameter in parameters:
         random = torch.Generator().manual_seed(crc32(name.encode()))
         values = torch.randn(parameter.shape, generator=random)
         near = any(word in name for word in ("dora_scale", "rescale", "magnitude"))
         parameter.data = parameter.data * (1 + 0.1 * values) if near else scale * values
 
 
-# the layers, what puts the program's network of given factors before them, what saves it to a path
+# the layers, what puts the program's network of given factors before them, what saves it to a path: as
+# a file there, or as a folder of that name without the suffix
 Made = tuple[Layers, Callable[[], None], Callable[[Path], None]]
 Variants = Mapping[str, Callable[[], Made]]
 
