@@ -11,14 +11,11 @@ from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import foreign_in
 
-__all__ = ["AdapterSource", "is_adapter_folder", "open_source"]
+__all__ = ["AdapterSource", "is_adapter_folder", "open_source", "pipeline_file"]
 
-# files of folders without a configuration: those of diffusers' pipelines, and diffusion-pipe's of SDXL
-_PIPELINE_WEIGHTS = (
-    "pytorch_lora_weights.safetensors",
-    "pytorch_lora_weights.bin",
-    "lora.safetensors",
-)
+# files of folders without a configuration: those of diffusers' pipelines
+_PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+_ALONE = "lora.safetensors"  # diffusion-pipe's of SDXL; beside others, it is one adapter of several
 
 
 def open_source(path: str | PathLike[str]) -> AdapterSource:
@@ -64,6 +61,14 @@ def is_adapter_folder(path: Path) -> bool:
     return (path / CONFIG_NAME).is_file()
 
 
+def pipeline_file(folder: Path) -> Path | None:
+    """Return the file of a folder that a pipeline or diffusion-pipe saved, None for other folders."""
+    for name in _PIPELINE_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    return folder / _ALONE if [p.name for p in folder.glob("*.safetensors")] == [_ALONE] else None
+
+
 def _open_file(path: Path) -> AdapterSource:
     file = TensorFile(path)
     source = AdapterSource(str(path), dict(file.tensors), dict(file.metadata), files=[path])
@@ -81,11 +86,11 @@ def _open_folder(folder: Path) -> AdapterSource:
     source = open_folder(folder)
     if source is not None:
         return source
-    for name in _PIPELINE_WEIGHTS:
-        if (folder / name).is_file():
-            source = open_source(folder / name)
-            source.path = str(folder)
-            return source
+    file = pipeline_file(folder)
+    if file is not None:
+        source = open_source(file)
+        source.path = str(folder)
+        return source
     raise FormatError(
         "the folder holds no adapter",
         file=folder,

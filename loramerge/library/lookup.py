@@ -63,7 +63,9 @@ def is_sharded(path: Path) -> bool:
 def _is_one(folder: Path, holds: str) -> bool:
     """Return whether a folder is an adapter, or a checkpoint, as a whole."""
     if holds == "adapters":
-        return is_adapter_folder(folder) or any(folder.glob("pytorch_lora_weights.*"))
+        from loramerge.adapter.source import pipeline_file
+
+        return is_adapter_folder(folder) or pipeline_file(folder) is not None
     return (folder / _BASE_CONFIG).is_file() or any(
         next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*/*.safetensors")
     )

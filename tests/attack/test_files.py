@@ -28,6 +28,14 @@ COMMANDS = (
 STEERS = set(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x202E)))
 
 
+def require_clean(result, said: str) -> None:
+    """Refuse an unknown exit code, a traceback, escape codes, and messages without an end."""
+    assert result.code in CODES, said
+    assert "Traceback" not in result.err and "bug:" not in result.err, said
+    assert not set(result.out + result.err) & STEERS, said
+    assert len(result.err) < 200_000, said
+
+
 def attack(run, number: int) -> None:
     """Give the file of a seed to one of the commands, and judge what it did."""
     source = Path("x.safetensors")
@@ -39,10 +47,7 @@ def attack(run, number: int) -> None:
     output = Path("out.safetensors")
     result = run(*command)
     said = f"seed {number}: {' '.join(command)}: {result.code}: {result.err[-600:]}"
-    assert result.code in CODES, said
-    assert "Traceback" not in result.err and "bug:" not in result.err, said
-    assert not set(result.out + result.err) & STEERS, said
-    assert len(result.err) < 200_000, said
+    require_clean(result, said)
     if result.code > 1:
         assert (
             sum(line.startswith(("error:", "Error:")) for line in result.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What stands beside the tensors of an adapter, tampered with from a seed: texts and bytes."""
+"""Texts and bytes of files beside the tensors of an adapter, damaged from a seed."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import pytest
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
+from loramerge.errors import FormatError
 from tests.builders.samples import Array, relative, safetensors_bytes
 from tests.tail import first
 
@@ -136,6 +137,9 @@ def test_the_folder_of_diffusion_pipe_for_sdxl(tmp_path: Path) -> None:
     adapter = load(tmp_path).require_sound()
     assert len(adapter) == 1
     assert not adapter.info.account.unknown
+    (tmp_path / "style.safetensors").write_bytes(safetensors_bytes(tensors, {"format": "pt"}))
+    with pytest.raises(FormatError, match="holds no adapter"):  # but two, of which none is chosen
+        load(tmp_path)
 
 
 # family → stem in the file, its full width and rows: layers that have the names of Flux.1

@@ -85,7 +85,7 @@ def pipeline_of(module: str) -> Any:
 
 
 def networks_of(task: Task, layers: Layers) -> dict[str, Any]:
-    """What a pipeline trains: start of the names in the answer → modules."""
+    """Return the modules that a pipeline trains, by the start of their names in the answer."""
     _, saving, classes = MODELS[task.family]
     if saving is None:
         return {"": layers.tree(task.original, classes)}

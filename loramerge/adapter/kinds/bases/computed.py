@@ -250,7 +250,7 @@ def number(stored: Stored, name: str, default: float) -> float:
     """Return a number of a module's configuration; the default is PEFT's, for older configurations.
 
     Raises:
-        ShapeError: if there is no configuration, or the value in it is not a number.
+        ShapeError: if the configuration is missing, or its value is not a number.
     """
     value = stored.config.get(name, default)
     if not stored.config or isinstance(value, bool) or not isinstance(value, (int, float)):
