@@ -11,7 +11,7 @@ from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import foreign_in
 
-__all__ = ["AdapterSource", "is_adapter_folder", "open_source", "pipeline_file"]
+__all__ = ["AdapterSource", "open_source", "pipeline_file"]
 
 # files of folders without a configuration: those of diffusers' pipelines
 _PIPELINE_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
@@ -52,13 +52,6 @@ def open_source(path: str | PathLike[str]) -> AdapterSource:
 
         add_configuration(source, place)
     return source
-
-
-def is_adapter_folder(path: Path) -> bool:
-    """Return whether a folder is marked as an adapter, readable or not."""
-    from loramerge.adapter.formats.peft import CONFIG_NAME
-
-    return (path / CONFIG_NAME).is_file()
 
 
 def pipeline_file(folder: Path) -> Path | None:

@@ -131,7 +131,7 @@ def percent(share: float) -> str:
     """Return a share as a percentage with as many digits as it deserves."""
     if 0.9995 <= share < 1.0:
         return f"{100 * share:.4f} %"
-    return f"{100 * share:.4g} %"
+    return f"{100 * share:,.0f} %" if abs(share) >= 100 else f"{100 * share:.4g} %"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

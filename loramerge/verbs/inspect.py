@@ -13,13 +13,12 @@ from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
 from loramerge.adapter.networks import network_of
 from loramerge.adapter.readers import Reading, readings
-from loramerge.adapter.source import is_adapter_folder
 from loramerge.dialects import DIALECTS
 from loramerge.errors import FamilyError, FormatError, LoramergeError, listed
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.gguf import is_gguf
-from loramerge.library.lookup import files_of, is_sharded
+from loramerge.library.lookup import files_of, is_adapter_folder, is_sharded
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
 

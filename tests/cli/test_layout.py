@@ -104,3 +104,11 @@ def test_markup_is_text(capsys):
 @pytest.mark.parametrize(("n", "said"), [(0, "0 modules"), (1, "1 module"), (2, "2 modules")])
 def test_plurals(n, said):
     assert show.count(n, "module") == said
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.123456, "12.35 %"), (0.99987, "99.9870 %"), (1.5, "150 %"), (874.92, "87,492 %")],
+)
+def test_shares_are_written_without_powers_of_ten(share: float, text: str) -> None:
+    assert show.percent(share) == text
