@@ -201,7 +201,7 @@ def _matching(files: CheckpointFiles) -> list[_Found]:
 
     def among(families: Iterable[Family]) -> list[_Found]:
         parts = {f: list(_stored_components(f, groups)) for f in families if f.occurs_in(names)}
-        most = {family: sum(part.count for part in those) for family, those in parts.items()}
+        most = {family: sum(part.hits for part in those) for family, those in parts.items()}
         found: dict[Family, _Found] = {}
         best = 1
         for family in sorted(parts, key=lambda family: -most[family]):
@@ -256,7 +256,7 @@ class _Match:
         return self.exact == sum(map(len, self.slots.values()))
 
 
-def _match(family: Family, stored: Iterable[_Stored]) -> _Match:
+def _match(family: Family, parts: Iterable[_Stored]) -> _Match:
     """Search every parameter of a family in the components that are stored.
 
     A tensor that two components could be (a lone text encoder) counts once.
@@ -265,7 +265,7 @@ def _match(family: Family, stored: Iterable[_Stored]) -> _Match:
     sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
     exact, other = [0] * len(sizes), [0] * len(sizes)
     counted: set[tuple[CheckpointFile, str, int]] = set()
-    for component, spelling, names, _ in stored:
+    for component, spelling, names, _ in parts:
         match.layouts[component.name] = spelling.layout
         for module, parameter, place in _places(component, spelling, names):
             site = f"{component.name}.{module.path}", parameter
@@ -326,13 +326,13 @@ class _Stored(NamedTuple):
     """A component in a group of files.
 
     Args:
-        count: how many of its parameters the names show.
+        hits: how many of its parameters the names show.
     """
 
     component: Component
     spelling: Spelling
     names: _Names
-    count: int
+    hits: int
 
 
 def _stored_components(family: Family, groups: _Groups) -> Iterator[_Stored]:
