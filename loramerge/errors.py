@@ -92,7 +92,7 @@ def spelled(message: Message, spell: Callable[[Setting], str] = in_python) -> st
 def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str | None:
     """Return the word of `words` most like `word`, or None if none is close.
 
-    Words that differ in their numbers alone, as those of layers do, are told apart at the end only.
+    Words that differ in their numbers alone, as the names of layers do, are compared last.
 
     Args:
         likeness: what counts as close, from 0 to 1 (the ratio of `difflib`).
