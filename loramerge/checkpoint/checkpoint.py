@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
-from loramerge.checkpoint.generic import model_class, named_tensors
+from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
 from loramerge.checkpoint.language import gguf_modules
+from loramerge.checkpoint.naming import NETWORK
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
@@ -115,8 +116,8 @@ class Checkpoint:
         layouts: layout name of each component found.
         slots: (module, parameter) → places; a folder with several variants of a component has
             several.
-        candidates: families that fit; more than one where nothing tells them apart, none for other
-            models of transformers.
+        candidates: families that fit; more than one where nothing tells them apart, none for models of
+            no known family, whose modules are matched by name.
     """
 
     path: Path
@@ -128,8 +129,30 @@ class Checkpoint:
 
     @property
     def family_name(self) -> str:
-        """`sd21`, or `sd15 or sd21`."""
-        return " or ".join(family.name for family in self.candidates) or "transformers"
+        """`sd21`, or `sd15 or sd21`, `transformers`, or `unknown`."""
+        named = " or ".join(family.name for family in self.candidates)
+        return named or ("unknown" if self.is_unknown else "transformers")
+
+    @property
+    def is_unknown(self) -> bool:
+        """True if it is a model of no known family, and none of transformers."""
+        return not self.candidates and self.layouts.keys() != {"model"}
+
+    def require_known(self) -> Checkpoint:
+        """Return it, or refuse it where the tables of a family are needed.
+
+        Raises:
+            FamilyError: if no known family fits.
+        """
+        if self.is_unknown:
+            raise FamilyError(
+                "the checkpoint belongs to no known family",
+                file=self.path,
+                expected=", ".join(FAMILIES),
+                found=_first_names(self.files),
+                hint="`loramerge families` lists the known ones",
+            )
+        return self
 
     @property
     def size(self) -> int:
@@ -142,7 +165,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Raises:
         MissingFile, CorruptFile, UnsafeFile: as the files are.
-        FamilyError: if no known family fits.
+        FamilyError: if the names are those of an adapter, or of nothing that can be baked into.
     """
     files = find_files(Path(path))
     model = model_class(Path(path))
@@ -156,14 +179,18 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         slots = {key: [Place(*where[:3], heads=where[3])] for key, where in modules.items()}
         reason = "a language model in llama.cpp's names"
         return Checkpoint(Path(path), files, (), reason, {"model": "llama.cpp"}, slots)
+    if not found and (places := network_tensors(files)):
+        slots = {key: [Place(*where) for where in found] for key, found in places.items()}
+        reason = "no known family has its modules, which are matched by name"
+        layouts = {file.component or NETWORK: "by name" for file in files.weights}
+        return Checkpoint(Path(path), files, (), reason, layouts, slots)
     if not found:
         raise FamilyError(
-            "the checkpoint belongs to no known family",
+            "these are not the weights of a model",
             file=path,
-            expected=", ".join(FAMILIES),
+            expected="tensors that end in .weight, and none of an adapter",
             found=_first_names(files),
-            hint="`loramerge families` lists the models that adapters can be baked into, besides "
-            "folders of transformers",
+            hint="`loramerge families` lists the families whose layouts are known",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
