@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
@@ -17,6 +17,7 @@ from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Module, Parameter, Spelling
+from loramerge.families.beside import sort_of
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
@@ -25,8 +26,11 @@ __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 # of a component's parameters must be there for it to be taken; some families list those of several
 # networks, of which the smallest have less than half
 _SHARE = 0.4
+# of a network's weights must be named by the family; one with as many others is another network
+_NAMED = 0.75
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
+_ENCODERS = "text_encoder"
 _SHARD = re.compile(r"-\d+-of-\d+")
 
 
@@ -358,6 +362,25 @@ def _best_spelling(
             continue
         tensors = spelling.tensors(component)
         count = sum(map(names.__contains__, tensors))
-        if count >= _SHARE * len(tensors) and (best is None or count > best[0]):
+        if count < _SHARE * len(tensors) or (best is not None and count <= best[0]):
+            continue
+        if component.name.startswith(_ENCODERS) or _names_most(family, spelling, tensors, names):
             best = (count, spelling)
     return best[1] if best else None
+
+
+def _names_most(
+    family: Family, spelling: Spelling, tensors: Iterable[str], names: Mapping[str, Any]
+) -> bool:
+    """Return whether a spelling names most weights of the network of which it names some."""
+    known = {name for name in tensors if name in names}
+    others = tuple({s.prefix for found in family.spellings.values() for s in found} - {""})
+    own = [
+        name
+        for name in names
+        if name.startswith(spelling.prefix)
+        and name.endswith((".weight", ".bias"))
+        and sort_of(name, "") == "weight"
+        and (spelling.prefix or not name.startswith(others))
+    ]
+    return len(known.intersection(own)) >= _NAMED * len(own)

@@ -184,6 +184,17 @@ def test_less_than_half_of_a_component_is_not_taken(tmp_path: Path) -> None:
     assert open_checkpoint(base.path).candidates == ()
 
 
+def test_a_network_with_many_other_modules_is_not_of_the_family(tmp_path: Path) -> None:
+    """A larger one may have all names of a smaller one, with the same shapes."""
+    base = unet_alone(tmp_path / "base.safetensors", "sd15", "")
+    (tensors,) = base.tensors(base.weights).values()
+    beside = {f"beside.{name}": value for name, value in list(tensors.items())[: len(tensors) // 2]}
+    write_safetensors(base.path, tensors | beside)
+    assert open_checkpoint(base.path).candidates == ()
+    write_safetensors(base.path, tensors | {f"vae.{name}": value for name, value in beside.items()})
+    assert open_checkpoint(base.path).family_name == "sd15"
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="no such checkpoint"):
         open_checkpoint(tmp_path / "no")
