@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+from loramerge.checkpoint.composed import Composed, Window
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import model_class, named_tensors
 from loramerge.checkpoint.language import gguf_modules
@@ -26,7 +27,8 @@ __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 _SHARE = 0.4
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
-_SHARD = re.compile(r"-\d+-of-\d+")
+# parts of one set of weights; the words are those of nunchaku's first layout
+_SHARD = re.compile(r"-\d+-of-\d+|^(unquantized_layers|transformer_blocks)\b")
 
 
 class Place(NamedTuple):
@@ -81,6 +83,8 @@ class Place(NamedTuple):
         Raises:
             FormatError: if it is known, but tensors beside it are not understood.
         """
+        if isinstance(self.tensor, Composed):
+            return self.tensor.held
         return held(self.file.open()[0], self.name)
 
     def require_held(self) -> HeldTensor:
@@ -193,7 +197,7 @@ def _matching(files: CheckpointFiles) -> list[_Found]:
     Tables of transformers are not made for a UNet. Families of other packages are asked only if no
     shipped family has all shapes.
     """
-    names = "\n".join(name for file in files.weights for name in file.open()[0])
+    names = "\n".join(name for file in files.weights for name in file.weights())
 
     def among(families: Iterable[Family]) -> list[_Found]:
         matches = ((f, _match(f, files)) for f in families if f.occurs_in(names))
@@ -310,7 +314,13 @@ def _places(
         stored = names.get(slot.tensor)
         if stored is not None:
             name, part, parts, transposed, span, swapped = slot
-            place = Place(*stored, name, part, parts, transposed, span, swapped)
+            file, tensor = stored
+            if isinstance(tensor, Window):
+                if parts > 1:
+                    continue
+                part, parts, tensor = tensor.part, tensor.parts, tensor.whole
+            name = tensor.home if isinstance(tensor, Composed) else name
+            place = Place(file, tensor, name, part, parts, transposed, span, swapped)
             yield module, parameter, place
 
 
