@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loramerge.checkpoint.composed import Composed, Window
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
 from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
 from loramerge.checkpoint.language import gguf_modules
@@ -31,7 +32,8 @@ _NAMED = 0.75
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
 _NETWORKS = ("unet", "transformer", "transformer_2")
-_SHARD = re.compile(r"-\d+-of-\d+")
+# parts of one set of weights; the words are those of nunchaku's first layout
+_SHARD = re.compile(r"-\d+-of-\d+|^(unquantized_layers|transformer_blocks)\b")
 
 
 class Place(NamedTuple):
@@ -86,6 +88,8 @@ class Place(NamedTuple):
         Raises:
             FormatError: if it is known, but tensors beside it are not understood.
         """
+        if isinstance(self.tensor, Composed):
+            return self.tensor.held
         return held(self.file.open()[0], self.name)
 
     def require_held(self) -> HeldTensor:
@@ -244,8 +248,8 @@ def _matching(files: CheckpointFiles) -> list[_Found]:
     transformers are not made for a UNet. Families of other packages are asked only if no shipped
     family has all shapes.
     """
-    names = "\n".join(name for file in files.weights for name in file.open()[0])
-    groups = _Groups(files)
+    names = "\n".join(name for file in files.weights for name in file.weights())
+    groups = _FileGroups(files)
 
     def among(families: Iterable[Family]) -> list[_Found]:
         parts = {f: list(_stored_components(f, groups)) for f in families if f.occurs_in(names)}
@@ -337,7 +341,7 @@ def _match(family: Family, parts: Iterable[_Stored]) -> _Match:
 _Names = Mapping[str, tuple[CheckpointFile, Tensor]]
 
 
-class _Group(NamedTuple):
+class _FileGroup(NamedTuple):
     """Files that hold a component together: the shards of one variant.
 
     Args:
@@ -350,7 +354,7 @@ class _Group(NamedTuple):
     lines: str
 
 
-class _Groups:
+class _FileGroups:
     """The files of a checkpoint in groups, each read once for all families."""
 
     def __init__(self, files: CheckpointFiles) -> None:
@@ -358,13 +362,13 @@ class _Groups:
         for file in files.weights:  # shards belong together, variants (fp16, …) are apart
             variant = _SHARD.sub("", file.relative.name)
             together.setdefault((file.component, variant), []).append(file)
-        self._groups: dict[str, list[_Group]] = {}
+        self._groups: dict[str, list[_FileGroup]] = {}
         for (component, _), those in together.items():
             names = {name: (f, t) for f in those for name, t in f.weights().items()}
-            group = _Group(bool(component), names, "\n" + "\n".join(names))
+            group = _FileGroup(bool(component), names, "\n" + "\n".join(names))
             self._groups.setdefault(component, []).append(group)
 
-    def of(self, component: Component) -> list[_Group]:
+    def of(self, component: Component) -> list[_FileGroup]:
         """Return the groups that may hold a component."""
         alone = () if component.second_of else self._groups.get("", ())
         return [*self._groups.get(component.name, ()), *alone]
@@ -383,7 +387,7 @@ class _Stored(NamedTuple):
     hits: int
 
 
-def _stored_components(family: Family, groups: _Groups) -> Iterator[_Stored]:
+def _stored_components(family: Family, groups: _FileGroups) -> Iterator[_Stored]:
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
         for group in groups.of(component):
@@ -401,12 +405,18 @@ def _places(
         stored = names.get(slot.tensor)
         if stored is not None:
             name, part, parts, transposed, span, swapped = slot
-            place = Place(*stored, name, part, parts, transposed, span, swapped)
+            file, tensor = stored
+            if isinstance(tensor, Window):
+                if parts > 1:
+                    continue
+                part, parts, tensor = tensor.part, tensor.parts, tensor.whole
+            name = tensor.home if isinstance(tensor, Composed) else name
+            place = Place(file, tensor, name, part, parts, transposed, span, swapped)
             yield module, parameter, place
 
 
 def _best_spelling(
-    family: Family, component: Component, group: _Group
+    family: Family, component: Component, group: _FileGroup
 ) -> tuple[int, Spelling] | None:
     """Return the spelling that finds most of a component and how much, if it finds enough."""
     best: tuple[int, Spelling] | None = None

@@ -112,7 +112,7 @@ def paired(
     groups = tuple(_groups(pairs, naming, tuned, target))
     named = {(place.file, place.name) for places in tuned.slots.values() for place in places}
     outside = sum(
-        (file, name) not in named for file in tuned.files.weights for name in file.open()[0]
+        (file, name) not in named for file in tuned.files.weights for name in file.names()
     )
     return Pairing(
         Detection(candidates, f"that of {tuned.path.name}"),

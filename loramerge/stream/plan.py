@@ -17,6 +17,7 @@ from loramerge.errors import (
 )
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.experts import experts_apart, with_stacks
+from loramerge.stream.joining import require_joinable
 from loramerge.stream.matching import finder_of, for_base, matched_by_name, parts_of
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.seconds import into_networks
@@ -55,6 +56,7 @@ def plan_bake(
         require_changeable(checkpoint)
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
+    require_joinable((e for some in edits.values() for one in some.values() for e in one), wider)
     notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
     return BakePlan(
         checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings], wider

@@ -272,7 +272,7 @@ NEW = (
     "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b", "ltx-2", "krea2", "qwen-image-21",
     "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1", "flux3", "auraflow",
     "kandinsky5", "cogvideox", "cogview4", "pixart", "ovis-image",
-    "cosmos3", "ace-step",
+    "cosmos3", "ace-step", "hunyuan-video-15", "hunyuan-image", "mochi", "sana", "longcat-image",
 )  # fmt: skip
 
 
