@@ -83,14 +83,66 @@ def rotated(random: np.random.Generator, name: str) -> dict[str, Array]:
     return int8(random, name, convrot=True, convrot_groupsize=16)
 
 
-FORMATS = {"mxfp8": mxfp8, "nvfp4": nvfp4, "int8": int8, "rotated": rotated}
+def blocks(random: np.random.Generator, name: str) -> dict[str, Array]:
+    codes = random.standard_normal((ROWS, COLUMNS)).astype("float32") * 100
+    return {
+        f"{name}.weight": codes.astype(ml_dtypes.float8_e4m3fn),
+        f"{name}.weight_scale_inv": random.uniform(1e-4, 2e-4, (1, 2)).astype("float32"),
+    }
+
+
+def rotated4(random: np.random.Generator, name: str) -> dict[str, Array]:
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_scale": random.uniform(0.01, 0.02, ROWS).astype("float32"),
+        f"{name}.comfy_quant": mark(format="convrot_w4a4", convrot_groupsize=16),
+    }
+
+
+def awq(random: np.random.Generator, name: str) -> dict[str, Array]:
+    scales = random.uniform(0.005, 0.01, (COLUMNS // 32, ROWS)).astype("float32")
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_scale": scales,
+        f"{name}.weight_zero": random.uniform(-0.01, 0.01, scales.shape).astype("float32"),
+        f"{name}.comfy_quant": mark(format="awq_w4a16", group_size=32),
+    }
+
+
+FORMATS = {
+    "mxfp8": mxfp8, "nvfp4": nvfp4, "int8": int8, "rotated": rotated, "blocks": blocks,
+    "rotated4": rotated4, "awq": awq,
+}  # fmt: skip
 # largest error of a changed weight in steps of the old numbers, at most
-STEPS = {"mxfp8": 1.0, "nvfp4": 1.0, "int8": 0.51, "rotated": 2.1}
+STEPS = {
+    "mxfp8": 1.0, "nvfp4": 1.0, "int8": 0.51, "rotated": 2.1, "blocks": 1.0, "rotated4": 2.1,
+    "awq": 1.0,
+}  # fmt: skip
+
+
+def pairs_of(raw: Array) -> Array:
+    """Half bytes, that of the even column in the lower half."""
+    both = raw.view(np.uint8)
+    return np.stack((both & 15, both >> 4), axis=-1).reshape(len(raw), -1).astype("float64")
 
 
 def read(tensors: dict[str, Array], name: str, kind: str) -> tuple[Array, Array]:
     """The weight in float64, and the distance of its numbers."""
-    raw, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"]
+    raw = tensors[f"{name}.weight"]
+    if kind == "blocks":
+        factor = np.repeat(tensors[f"{name}.weight_scale_inv"], 128, axis=1)[:, :COLUMNS]
+        codes = raw.astype("float64")
+        return codes * factor, np.maximum(np.abs(codes) / 8, 2.0**-9) * factor
+    scale = tensors[f"{name}.weight_scale"]
+    if kind == "awq":
+        factor, zero = (
+            np.repeat(tensors[f"{name}.{word}"].T.astype("float64"), 32, axis=1)
+            for word in ("weight_scale", "weight_zero")
+        )
+        return (pairs_of(raw) - 8) * factor + zero, factor
+    if kind == "rotated4":
+        codes, scale = pairs_of(raw), scale.reshape(-1, 1)
+        raw = np.where(codes > 7, codes - 16, codes)
     if kind == "mxfp8":
         factor = 2.0 ** (scales_of(scale.view(np.uint8), COLUMNS // 32).astype("float64") - 127)
         factor, codes = np.repeat(factor, 32, axis=1), raw.astype("float64")
@@ -102,7 +154,7 @@ def read(tensors: dict[str, Array], name: str, kind: str) -> tuple[Array, Array]
         factor = np.repeat(factor, 16, axis=1) * float(tensors[f"{name}.weight_scale_2"])
         return codes * factor, 2 * factor
     weight = raw.astype("float64") * scale.astype("float64")
-    if kind == "rotated":
+    if kind.startswith("rotated"):
         turn = rotation(16).astype("float64")
         weight = (weight.reshape(ROWS, -1, 16) @ turn).reshape(ROWS, COLUMNS)
     return weight, np.broadcast_to(scale.astype("float64"), weight.shape)

@@ -226,3 +226,23 @@ def test_all_layers_of_later_files_get_one_rank(tmp_path: Path, fused: bool) -> 
         np.testing.assert_allclose(got, weights[f"{name}.weight"] + asked, rtol=0, atol=0.03)
     same = [name for name in now if ".proj_" not in name]
     assert all(now[name].tobytes() == made[name].tobytes() for name in same)
+
+
+@pytest.mark.long_tail
+def test_the_two_files_of_the_first_layout_are_one_model(tmp_path: Path, flux: Any) -> None:
+    _, made, weights = flux
+    folder, out = tmp_path / "base", tmp_path / "out"
+    parts: dict[str, dict[str, Array]] = {"unquantized_layers": {}, "transformer_blocks": {}}
+    for name, array in made.items():
+        parts["transformer_blocks" if "blocks." in name else "unquantized_layers"][name] = array
+    for name, tensors in parts.items():
+        write_safetensors(folder / f"{name}.safetensors", tensors)
+    (folder / "config.json").write_text('{"_class_name": "NunchakuFluxTransformer2dModel"}')
+    deltas = {
+        m: low_rank((128, 128), 2) for m in ("context_embedder", "transformer_blocks.0.attn.to_k")
+    }
+    joined(folder, out, deltas)
+    new = open_checkpoint(out)
+    for module, delta in deltas.items():
+        got = weights_of(new.slots[f"transformer.{module}", "weight"][0], "float64")
+        np.testing.assert_allclose(got, weights[f"{module}.weight"] + delta.dense(), atol=0.03)
