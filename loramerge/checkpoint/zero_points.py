@@ -46,7 +46,7 @@ def codes_together(codes: Array) -> Array:
     return found
 
 
-class Order(Protocol):
+class StoredOrder(Protocol):
     """The order in which codes and numbers are stored."""
 
     @property
@@ -78,19 +78,19 @@ class ByRows:
     middle: ClassVar[int] = 8
 
     def codes(self, stored: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return codes_of_pairs(stored.reshape(self.shape[0], -1))
 
     def stored(self, codes: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return pairs_of_codes(codes)
 
     def numbers(self, stored: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return stored.T
 
     def stored_numbers(self, numbers: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return numbers.T
 
 
@@ -107,19 +107,19 @@ class Interleaved:
     middle: ClassVar[int] = 0
 
     def codes(self, stored: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return apart(codes_apart(stored, self.shape[1]), self.splits)
 
     def stored(self, codes: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return codes_together(together(codes, self.splits))
 
     def numbers(self, stored: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return apart(stored.T, self.splits)
 
     def stored_numbers(self, numbers: Array) -> Array:
-        """See `Order`."""
+        """See `StoredOrder`."""
         return together(numbers, self.splits).T
 
 
@@ -134,7 +134,7 @@ class ZeroPointTensor:
 
     names: tuple[str, str, str]
     sources: tuple[Tensor, Tensor, Tensor]
-    order: Order
+    order: StoredOrder
     group: int
     marks: ClassVar[tuple[str, ...]] = ()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge.checkpoint import micro
+from loramerge.checkpoint.relative import Relative, RelativeRows
 from loramerge.checkpoint.rotated import RotatedRows, rotation
 from loramerge.checkpoint.zero_points import ByRows, ZeroPointRows, ZeroPointTensor
 from loramerge.files.header import TensorInfo
@@ -17,6 +18,7 @@ torch: Any = pytest.importorskip("torch")
 reason = "needs the package comfy-kitchen: pip install comfy-kitchen"
 theirs: Any = pytest.importorskip("comfy_kitchen.backends.eager.quantization", reason=reason)
 convrot: Any = pytest.importorskip("comfy_kitchen.backends.eager.convrot_w4a4", reason=reason)
+w4a8: Any = pytest.importorskip("comfy_kitchen.backends.eager.w4a8_int8", reason=reason)
 awq: Any = pytest.importorskip("comfy_kitchen.backends.eager.awq", reason=reason)
 int8: Any = pytest.importorskip("comfy_kitchen.tensor.int8_utils", reason=reason)
 
@@ -119,3 +121,38 @@ def test_zero_points_agree() -> None:
     rows = ZeroPointRows(ZeroPointTensor(("w", "s", "z"), parts, ByRows((ROWS, 128)), 64))
     np.testing.assert_allclose(rows.weights(0, ROWS), wanted.numpy(), rtol=1e-5, atol=1e-6)
     assert rows.beside()["w"] == codes.numpy().tobytes()
+
+
+@pytest.mark.parametrize("form", ["table", "whole", "six"])
+def test_relative_scales_agree(form: str) -> None:
+    random = np.random.default_rng(3)
+    values = torch.from_numpy((0.05 * random.standard_normal((64, 512))).astype("float32"))
+    bits = 6 if form == "six" else 4
+    codes, relative, rows, _, table = w4a8.quantize_w4a8_int8_weight(
+        values, codebook=form == "table", bits=bits, scale_search=False
+    )
+    wanted = w4a8.dequantize_w4a8_int8_weight(
+        codes, relative, rows, table, output_dtype=torch.float32
+    )
+    kept = None if table is None else stored(table, "F32", (16,))
+    names = ("r", stored(relative, "F8_E4M3", (64, 32))), ("c", stored(rows, "F32", (64,)))
+    parts = Relative(stored(codes, "I4", (64, 512)), *names, kept, bits, 16, 256)
+    ours = RelativeRows(parts)
+    np.testing.assert_allclose(ours.weights(0, 64), wanted.numpy(), rtol=0, atol=1e-6)
+    zero = stored(torch.full((64,), 1e-8), "F32", (64,))
+    blank = RelativeRows(Relative(stored(torch.zeros_like(codes), "I4", (64, 512)), names[0],
+                                  ("c", zero), kept, bits, 16, 256))  # fmt: skip
+    raw = blank.raw(0, 64)
+    made = blank.pack(raw, blank.unpack(raw, 0), values.numpy() - blank.unpack(raw, 0), 0, None)
+    beside = blank.beside()
+    got = np.frombuffer(beside["c"], "float32")
+    if form != "whole":  # which the quantiser fits in another way
+        np.testing.assert_allclose(got, rows.numpy(), rtol=1e-5)
+        other = np.frombuffer(beside["r"], np.uint8) != relative.view(torch.uint8).numpy().reshape(
+            -1
+        )
+        assert other.mean() < 2e-3
+        assert (made != codes.view(torch.uint8).numpy()).mean() < 5e-3
+    error = np.abs(blank.unpack(made, 0) - values.numpy())
+    theirs = np.abs(wanted.numpy() - values.numpy())
+    assert np.linalg.norm(error) < 1.02 * np.linalg.norm(theirs)

@@ -109,14 +109,36 @@ def awq(random: np.random.Generator, name: str) -> dict[str, Array]:
     }
 
 
+TABLE = np.linspace(-1, 1, 16).astype("float32") ** 3 * 0.3 + np.linspace(-1, 1, 16) * 0.7
+
+
+def w4a8(random: np.random.Generator, name: str) -> dict[str, Array]:
+    relative = random.uniform(60, 120, (ROWS, COLUMNS // 16)).astype(ml_dtypes.float8_e4m3fn)
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_s_rel": relative,
+        f"{name}.weight_s_channel": random.uniform(0.5e-3, 1e-3, ROWS).astype("float32"),
+        f"{name}.weight_codebook": TABLE.astype("float32"),
+        f"{name}.comfy_quant": mark(format="asym_w4a8_int8", group_size=16, convrot_groupsize=16),
+    }
+
+
+def w6a8(random: np.random.Generator, name: str) -> dict[str, Array]:
+    made = w4a8(random, name)
+    del made[f"{name}.weight_codebook"]
+    made[f"{name}.weight"] = random.integers(-128, 128, (ROWS, COLUMNS * 3 // 4), dtype=np.int8)
+    relative = random.uniform(2, 4, (ROWS, COLUMNS // 16)).astype(ml_dtypes.float8_e4m3fn)
+    return made | {f"{name}.weight_s_rel": relative}
+
+
 FORMATS = {
     "mxfp8": mxfp8, "nvfp4": nvfp4, "int8": int8, "rotated": rotated, "blocks": blocks,
-    "rotated4": rotated4, "awq": awq,
+    "rotated4": rotated4, "awq": awq, "w4a8": w4a8, "w6a8": w6a8,
 }  # fmt: skip
 # largest error of a changed weight in steps of the old numbers, at most
 STEPS = {
     "mxfp8": 1.0, "nvfp4": 1.0, "int8": 0.51, "rotated": 2.1, "blocks": 1.0, "rotated4": 2.1,
-    "awq": 1.0,
+    "awq": 1.0, "w4a8": 4.5, "w6a8": 4.5,
 }  # fmt: skip
 
 
@@ -133,6 +155,19 @@ def read(tensors: dict[str, Array], name: str, kind: str) -> tuple[Array, Array]
         factor = np.repeat(tensors[f"{name}.weight_scale_inv"], 128, axis=1)[:, :COLUMNS]
         codes = raw.astype("float64")
         return codes * factor, np.maximum(np.abs(codes) / 8, 2.0**-9) * factor
+    if kind in ("w4a8", "w6a8"):
+        relative = np.repeat(tensors[f"{name}.weight_s_rel"].astype("float64"), 16, axis=1)
+        codes = pairs_of(raw[:, : COLUMNS // 2])
+        if kind == "w6a8":
+            high = raw[:, COLUMNS // 2 :].view(np.uint8)
+            for column in range(COLUMNS):
+                codes[:, column] += 16 * (high[:, column // 4] >> (2 * (column % 4)) & 3)
+        levels = TABLE[codes.astype(int)] if kind == "w4a8" else codes - 32
+        row = tensors[f"{name}.weight_s_channel"].astype("float64").reshape(-1, 1)
+        weight = np.clip(np.rint(levels * relative), -127, 127) * row
+        turn = rotation(16).astype("float64")
+        step = np.maximum(relative * (2 / 15 if kind == "w4a8" else 1), 1) * row
+        return (weight.reshape(ROWS, -1, 16) @ turn).reshape(ROWS, COLUMNS), step
     scale = tensors[f"{name}.weight_scale"]
     if kind == "awq":
         factor, zero = (
@@ -248,7 +283,10 @@ def test_int8_rows_grow_their_scale_where_they_must(tmp_path: Path) -> None:
         ("nvfp4", {"weight_scale": np.zeros((4, 4), np.uint8)}, "one for each 16 columns"),
         ("nvfp4", {"weight_scale_2": np.array(0, "float32")}, "not a positive number"),
         ("int8", {"comfy_quant": np.frombuffer(b"{", np.uint8).copy()}, "mark of a quantised"),
-        ("int8", {"comfy_quant": mark(format="asym_w4a8_int8")}, "asym_w4a8_int8"),
+        ("int8", {"comfy_quant": mark(format="svdquant_w4a4")}, "svdquant_w4a4"),
+        ("w4a8", {"weight_s_channel": np.ones(3, "float32")}, "W4A8"),
+        ("awq", {"weight_zero": np.ones((2, 2), "float32")}, "zero points"),
+        ("rotated4", {"weight_scale": np.ones(3, "float32")}, "scale for each row"),
         ("int8", {"comfy_quant": None}, "quantised"),
         ("rotated", {"comfy_quant": mark(format="int8_tensorwise", convrot=True)}, "rotation"),
     ],
