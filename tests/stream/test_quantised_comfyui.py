@@ -15,7 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.rotated import rotation
-from loramerge.errors import FormatError
+from loramerge.errors import FormatError, ShapeError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival
@@ -304,3 +304,19 @@ def test_what_is_not_understood_is_refused(
     with pytest.raises(FormatError, match=says):
         run(path, sample(0.1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_filled_up_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = base(tmp_path / "base", "nvfp4")
+    a = adapter({MODULE: low_rank((ROWS - 1, COLUMNS - 3), 2)})
+    with pytest.raises(ShapeError, match="shapes") as caught:
+        run(path, a, tmp_path / "out")
+    assert "fills them up" not in str(caught.value.hint)  # 40 rows are no multiple of 16
+    path = base(tmp_path / "other", "mxfp8")
+    tensors = tensors_of(path)
+    name = f"{MODULE}.weight"
+    tensors[name] = np.concatenate([tensors[name], tensors[name]])[:64]
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(ShapeError) as caught:
+        run(path, adapter({MODULE: low_rank((50, COLUMNS - 3), 2)}), tmp_path / "out")
+    assert "fills them up" in str(caught.value.hint)
