@@ -14,6 +14,7 @@ from loramerge.adapter import Full, Site
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.storages.svdquant import STORAGE
+from loramerge.checkpoint.svdquant_names import modules_of
 from loramerge.errors import FormatError, NumericsError, Setting, UnsupportedKind
 from loramerge.files.reader import TensorFile
 from loramerge.stream.bake import bake
@@ -287,3 +288,19 @@ def test_a_difference_and_a_merge_read_it(tmp_path: Path, precision: str) -> Non
         np.testing.assert_allclose(merged[name], one, rtol=1e-5, atol=1e-6)
     with pytest.raises(FormatError, match="cannot be written"):
         lm.merge([(path, 0.5), (plain, 0.5)], tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("stem", "modules"),
+    [
+        ("transformer_blocks.2.qkv_proj_context", ["add_q_proj", "add_k_proj", "add_v_proj"]),
+        ("single_transformer_blocks.2.mlp_fc1", ["proj_mlp"]),
+        ("single_transformer_blocks.2.mlp_fc2", ["mlp_fc2"]),  # columns of proj_out
+        ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_qkv", ["to_q", "to_k", "to_v"]),
+        ("layers.0.attention.to_qkv", ["to_q", "to_k", "to_v"]),
+        ("noise_refiner.1.feed_forward.net.0.proj", ["w3", "w1"]),  # SwiGLU: the gate is behind
+        ("layers.3.mlp.gate_proj", ["gate_proj"]),
+    ],
+)
+def test_layers_are_known_by_their_names(stem: str, modules: list[str]) -> None:
+    assert [name.rpartition(".")[2] for name in modules_of(stem)] == modules
