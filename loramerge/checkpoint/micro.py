@@ -17,7 +17,7 @@ from typing import Any
 from loramerge.checkpoint.storage import Array
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["MX", "NV", "Format", "GroupRows", "tiled_size"]
+__all__ = ["MX", "NV", "Format", "GroupRows", "neighbours", "tiled_size"]
 
 _ROWS, _GROUPS = 128, 4  # of a tile
 
@@ -75,7 +75,7 @@ class Format:
         raise NotImplementedError
 
 
-def _neighbours(exact: Array, kind: Any, draw: Any) -> Array:
+def neighbours(exact: Array, kind: Any, draw: Any) -> Array:
     """Round to a small float type: to nearest even, or to one of both neighbours at random."""
     import numpy as np
 
@@ -104,7 +104,7 @@ class _Mx(Format):
         import ml_dtypes
         import numpy as np
 
-        found: Array = _neighbours(exact, ml_dtypes.float8_e4m3fn, draw).view(np.uint8)
+        found: Array = neighbours(exact, ml_dtypes.float8_e4m3fn, draw).view(np.uint8)
         return found
 
     def factors(self, stored: Array) -> Array:
@@ -173,6 +173,11 @@ class GroupRows:
     """
 
     unit = 1
+
+    @property
+    def fills(self) -> int:
+        """Number of rows and columns up to whose multiples the format fills weights with zeros."""
+        return self._kind.group
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, totals_of
+from loramerge.stream.widened import widened
 
 __all__ = ["LEAST", "require_kept", "wider_type"]
 
@@ -70,7 +71,8 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     if plan.wider is None and plan.dtype is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
-        yield Setting("keep_touched", DTYPES[wider].word), plan, seed
+        if any(widened(plan, file) for file in plan.edits):
+            yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 
 def _sampled(plan: BakePlan) -> BakePlan:

@@ -19,7 +19,7 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.combining import Combining
 from loramerge.stream.ingredients import Blend, Blended
-from loramerge.stream.packed_rows import height_of, require_packed
+from loramerge.stream.packed_rows import height_of, require_packed, write_rows
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
@@ -268,15 +268,13 @@ class _Blending:
         self, exact: Any, start: int, written: Any, packing: Packing, out: PositionedFile | Nowhere
     ) -> Any:
         """Pack rows from `start` on and write them; fill `written` with their weights."""
-        import numpy as np
-
         for rows, place, among in self.stored_parts(exact, start):
             raw = packing.raw(place, place + len(rows))
             before = packing.unpack(raw, place)
             packed = packing.pack(raw, before, rows - before, place, None)
             written[among] = packing.unpack(packed, place)
             require_packed(self.name, self.info.dtype, written[among], before, rows - before)
-            out.write(self.info.start + packing.place(place), packed.reshape(-1).view(np.uint8))
+            write_rows(packing, self.info.start, place, packed, out)
         return written
 
     def quantised(self, exact: Any, start: int, rounder: Rounder, rounded: Any) -> Any:

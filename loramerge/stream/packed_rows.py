@@ -18,7 +18,7 @@ from loramerge.stream.rounding import generator
 from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
-__all__ = ["compute_packed", "height_of", "require_packed"]
+__all__ = ["compute_packed", "height_of", "require_packed", "write_rows"]
 
 
 def compute_packed(
@@ -61,8 +61,7 @@ def compute_packed(
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
-            if not getattr(packing, "scattered", False):
-                out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
+            write_rows(packing, info.start, start, packed, out)
         for other, data in packing.beside().items():
             out.write(infos[other].start, data)
         return [
@@ -71,6 +70,20 @@ def compute_packed(
         ]
 
     return TensorTask(info.stop - info.start + beside, run)
+
+
+def write_rows(
+    packing: Packing, begin: int, start: int, packed: Any, out: PositionedFile | Nowhere
+) -> None:
+    """Write packed rows from row `start` on, unless they do not lie in this order; see `Packing`.
+
+    Args:
+        begin: byte at which the tensor begins.
+    """
+    import numpy as np
+
+    if not getattr(packing, "scattered", False):
+        out.write(begin + packing.place(start), packed.reshape(-1).view(np.uint8))
 
 
 def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) -> int:
