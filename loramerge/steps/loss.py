@@ -67,7 +67,7 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     """Yield what keeps more of the change."""
     if seed is None:
         yield Setting("rounding", "stochastic"), plan, 0
-    if plan.wider is None and plan.dtype is None:
+    if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
         yield Setting("keep_touched", DTYPES[wider].word), plan, seed

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loramerge.checkpoint.marked import MARK, MarkedEncoding
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.rotated import RotatedRows
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
-from loramerge.checkpoint.storage import HeldTensor
+from loramerge.checkpoint.storage import HeldTensor, Writer
+from loramerge.checkpoint.writers import RowWriter
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
 from loramerge.files.json_values import values_in
@@ -22,20 +24,50 @@ from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
 
-_SCALE, _MARK = ".weight_scale", ".comfy_quant"
-_GROUP = 256
+_SCALE, _FORMAT = ".weight_scale", "int8_tensorwise"
+_GROUP, _LEAST = 256, 16
+
+
+class _RowForm(MarkedEncoding):
+    """Bytes with a scale for each row, rotated in the largest groups of columns that fit, or not."""
+
+    def __init__(self, name: str, *, rotated: bool) -> None:
+        super().__init__(name)
+        self._rotated = rotated
+
+    def _group(self, shape: tuple[int, ...]) -> int:
+        group = _GROUP if self._rotated else 0
+        while group > _LEAST and shape[1] % group:
+            group //= 4
+        return group
+
+    def settings(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        turned = {"convrot": True, "convrot_groupsize": self._group(shape)}
+        return {"format": _FORMAT, **(turned if self._rotated else {})}
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and not (self._rotated and shape[1] % _LEAST)
+
+    def stored(
+        self, stem: str, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        return (name, "I8", shape), (stem + _SCALE, "F32", (shape[0], 1))
+
+    def writing(self, stem: str, shape: tuple[int, ...], marks: Mapping[str, bytes]) -> Writer:
+        return RowWriter(stem + _SCALE, shape, self._group(shape), marks)
 
 
 class _Int8:
     name = "int8"
     order = 1
+    encodings = (_RowForm("int8", rotated=False), _RowForm("int8-rotated", rotated=True))
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         tensor, stem = tensors[name], name.removesuffix(".weight")
-        scale, mark = tensors.get(stem + _SCALE), tensors.get(stem + _MARK)
+        scale, mark = tensors.get(stem + _SCALE), tensors.get(stem + MARK)
         if tensor.dtype != "I8" or scale is None or mark is None or not tensor.shape:
             return None
-        settings = _settings(mark, stem + _MARK)
+        settings = _settings(mark, stem + MARK)
         by_row = scale.shape[:1] == tensor.shape[:1] and scale.size == tensor.shape[0]
         if not is_float(scale.dtype) or not is_scale(scale, tensor):
             raise FormatError(
@@ -56,7 +88,7 @@ class _Int8:
         ):
             raise FormatError(
                 "the rotation of this int8 weight cannot be undone",
-                module=stem + _MARK,
+                module=stem + MARK,
                 expected="groups of 4, 16, 64, 256 or 1024 columns, and a scale for each row",
                 found=f"groups of {group} for a weight {list(tensor.shape)}",
             )
@@ -65,7 +97,7 @@ class _Int8:
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
         return any(
-            t.dtype == "I8" and f"{name.removesuffix('.weight')}{_MARK}" in tensors
+            t.dtype == "I8" and f"{name.removesuffix('.weight')}{MARK}" in tensors
             for name, t in tensors.items()
         )
 
@@ -85,9 +117,9 @@ def _settings(mark: Tensor, name: str) -> Mapping[str, Any]:
         found = {**(inner if isinstance(inner, dict) else {}), **content}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FormatError("the mark of a quantised weight cannot be read", module=name) from None
-    if kind != "int8_tensorwise":
+    if kind != _FORMAT:
         raise FormatError(
-            "this quantisation is not known", module=name, expected="int8_tensorwise", found=kind
+            "this quantisation is not known", module=name, expected=_FORMAT, found=kind
         )
     return found
 

@@ -79,6 +79,7 @@ _SIZES = {
 FAMILY = Family(
     name="hidream-i1",
     title="HiDream I1",
+    gguf="hidream",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("hidream",)),

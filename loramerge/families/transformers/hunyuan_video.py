@@ -64,6 +64,7 @@ _SIGN = (
 FAMILY = Family(
     name="hunyuan-video",
     title="HunyuanVideo",
+    gguf="hyvid",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata("hunyuan-video", "hunyuan_video", also=("hunyuan",)),

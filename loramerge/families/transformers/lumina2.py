@@ -81,6 +81,7 @@ _SIZES = {
 FAMILY = Family(
     name="lumina2",
     title="Lumina Image 2.0",
+    gguf="lumina2",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata("lumina-2", "lumina2", "networks.lora_lumina", also=("lumina",)),
