@@ -189,7 +189,7 @@ def _joined(codes: Array, bits: int, width: int) -> Array:
     found = parts[:, :, 0]
     for number in range(1, 8 // bits):
         found = found | (parts[:, :, number] << np.uint8(bits * number))
-    return found.reshape(len(codes), -1)  # type: ignore[no-any-return]
+    return found.reshape(len(codes), -1)
 
 
 class _Six(_KType):

@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from loramerge.checkpoint.storage import Array
+from loramerge.files.eighths import codes_of
+from loramerge.files.halves import widen
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = [
@@ -107,9 +109,8 @@ def neighbours(exact: Array, kind: Any, draw: Any) -> Array:
     """Round to a small float type: to nearest even, or to one of both neighbours at random."""
     import numpy as np
 
-    near = exact.astype(kind)
     if draw is None:
-        return near
+        return codes_of(exact, kind).view(kind)
     numbers = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
     known = np.unique(numbers[np.isfinite(numbers)])
     above = np.clip(np.searchsorted(known, exact), 1, len(known) - 1)
@@ -125,7 +126,8 @@ class _Mx(Format):
         import ml_dtypes
         import numpy as np
 
-        found: Array = raw.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        found = np.empty(raw.shape, np.float32)
+        widen(np.ascontiguousarray(raw).view(ml_dtypes.float8_e4m3fn), found)
         return found
 
     def rounded(self, exact: Array, draw: Any) -> Array:
@@ -154,10 +156,7 @@ class _Nv(Format):
     def numbers(self, raw: Array) -> Array:
         import numpy as np
 
-        half = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-        table = np.concatenate((half, -half))
-        codes = np.stack((raw >> np.uint8(4), raw & np.uint8(15)), axis=-1)
-        found: Array = table[codes.reshape(len(raw), -1)]
+        found: Array = np.take(_pairs(), raw, axis=0, mode="clip").reshape(len(raw), -1)
         return found
 
     def rounded(self, exact: Array, draw: Any) -> Array:
@@ -170,7 +169,7 @@ class _Nv(Format):
             above = np.clip(np.searchsorted(known, exact), 1, len(known) - 1)
             low, high = known[above - 1], known[above]
             exact = np.where(draw(exact.shape) < (exact - low) / (high - low), high, low)
-        found: Array = exact.astype(ml_dtypes.float4_e2m1fn).view(np.uint8) & np.uint8(15)
+        found: Array = codes_of(exact, ml_dtypes.float4_e2m1fn) & np.uint8(15)
         return found
 
     def factors(self, stored: Array) -> Array:
@@ -187,6 +186,16 @@ class _Nv(Format):
         scales = np.minimum(largest / np.float32(self.most) / whole, np.float32(448))
         found: Array = scales.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
         return found
+
+
+@cache
+def _pairs() -> Array:
+    """Return both numbers of every byte of float4, the upper half first."""
+    import numpy as np
+
+    half = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    table, every = np.concatenate((half, -half)), np.arange(256)
+    return np.stack((table[every >> 4], table[every & 15]), axis=1)
 
 
 MX, NV = _Mx(32, 1, 448.0), _Nv(16, 2, 6.0)
