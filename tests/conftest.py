@@ -9,16 +9,20 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.builders.commands import run, work, world
-from tests.tail import SEED, drawn, seed_of_today
+from tests.tail import SEED, SHARE, drawn, seed_of_today
 
 __all__ = ["run", "work", "world"]
 
-_SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+_HERE = Path(__file__).resolve().parent
+_SHARED = _HERE.parents[1] / "shared" / "data"
 
 
 def pytest_configure() -> None:
@@ -37,8 +41,23 @@ def pytest_configure() -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Say how a failure can be repeated; there is no header with `-q`."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and not hasattr(session.config, "workerinput"):
+    drawing = os.environ.get(SHARE) and not hasattr(session.config, "workerinput")
+    if reporter is not None and drawing:
         reporter.write_line(f"drawn of the long tail by {SEED}={os.environ[SEED]}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Let the second worker import the tests from the last one on.
+
+    In a fresh clone pytest rewrites the assertions of each file, half a minute in all; so each of two
+    workers rewrites half of them, and finds the rest kept. An import that fails is tried again, and
+    told, when the file is collected.
+    """
+    if getattr(session.config, "workerinput", {}).get("workerid") == "gw1":
+        for path in sorted(_HERE.rglob("test_*.py"), reverse=True):
+            with suppress(Exception, pytest.skip.Exception):
+                import_module(".".join(path.relative_to(_HERE.parent).with_suffix("").parts))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -97,10 +116,24 @@ def _no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
+_homes = count()
+
+
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees, or leaves anything in, the user's configuration."""
-    monkeypatch.setenv("LORAMERGE_HOME", str(tmp_path / "loramerge-home"))
+def _own_home(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No test sees, or leaves anything in, the user's configuration.
+
+    The home is in the test's folder; for one that asks for none, no folder is made.
+    """
+    if "tmp_path" in request.fixturenames:
+        place = request.getfixturevalue("tmp_path")
+    else:
+        place = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes))
+    monkeypatch.setenv("LORAMERGE_HOME", str(place / "loramerge-home"))
 
 
 @pytest.fixture

@@ -7,15 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from loramerge.checkpoint.composed import Composed, Window
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
-from loramerge.checkpoint.generic import model_class, named_tensors
+from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
 from loramerge.checkpoint.language import gguf_modules
+from loramerge.checkpoint.naming import NETWORK
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Module, Parameter, Spelling
+from loramerge.families.beside import sort_of
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
@@ -24,9 +27,13 @@ __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 # of a component's parameters must be there for it to be taken; some families list those of several
 # networks, of which the smallest have less than half
 _SHARE = 0.4
+# of a network's weights must be named by the family; one with as many others is another network
+_NAMED = 0.75
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
-_SHARD = re.compile(r"-\d+-of-\d+")
+_ENCODERS = "text_encoder"
+# parts of one set of weights; the words are those of nunchaku's first layout
+_SHARD = re.compile(r"-\d+-of-\d+|^(unquantized_layers|transformer_blocks)\b")
 
 
 class Place(NamedTuple):
@@ -81,6 +88,8 @@ class Place(NamedTuple):
         Raises:
             FormatError: if it is known, but tensors beside it are not understood.
         """
+        if isinstance(self.tensor, Composed):
+            return self.tensor.held
         return held(self.file.open()[0], self.name)
 
     def require_held(self) -> HeldTensor:
@@ -102,6 +111,8 @@ class Place(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameter, as `(out, in, …)`."""
+        if self.parts == 1 and not self.transposed:
+            return self.tensor.shape
         start, stop = self.rows
         stored = (stop - start, *self.tensor.shape[1:])
         return tuple(reversed(stored)) if self.transposed else stored
@@ -115,8 +126,8 @@ class Checkpoint:
         layouts: layout name of each component found.
         slots: (module, parameter) → places; a folder with several variants of a component has
             several.
-        candidates: families that fit; more than one where nothing tells them apart, none for other
-            models of transformers.
+        candidates: families that fit; more than one where nothing tells them apart, none for models of
+            no known family, whose modules are matched by name.
     """
 
     path: Path
@@ -128,8 +139,30 @@ class Checkpoint:
 
     @property
     def family_name(self) -> str:
-        """`sd21`, or `sd15 or sd21`."""
-        return " or ".join(family.name for family in self.candidates) or "transformers"
+        """`sd21`, or `sd15 or sd21`, `transformers`, or `unknown`."""
+        named = " or ".join(family.name for family in self.candidates)
+        return named or ("unknown" if self.is_unknown else "transformers")
+
+    @property
+    def is_unknown(self) -> bool:
+        """True if it is a model of no known family, and none of transformers."""
+        return not self.candidates and self.layouts.keys() != {"model"}
+
+    def require_known(self) -> Checkpoint:
+        """Return it, or refuse it where the tables of a family are needed.
+
+        Raises:
+            FamilyError: if no known family fits.
+        """
+        if self.is_unknown:
+            raise FamilyError(
+                "the checkpoint belongs to no known family",
+                file=self.path,
+                expected=", ".join(FAMILIES),
+                found=_first_names(self.files),
+                hint="`loramerge families` lists the known ones",
+            )
+        return self
 
     @property
     def size(self) -> int:
@@ -142,7 +175,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Raises:
         MissingFile, CorruptFile, UnsafeFile: as the files are.
-        FamilyError: if no known family fits.
+        FamilyError: if the names are those of an adapter, or of nothing that can be baked into.
     """
     files = find_files(Path(path))
     model = model_class(Path(path))
@@ -156,14 +189,18 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         slots = {key: [Place(*where[:3], heads=where[3])] for key, where in modules.items()}
         reason = "a language model in llama.cpp's names"
         return Checkpoint(Path(path), files, (), reason, {"model": "llama.cpp"}, slots)
+    if not found and (places := network_tensors(files)):
+        slots = {key: [Place(*where) for where in found] for key, found in places.items()}
+        reason = "no known family has its modules, which are matched by name"
+        layouts = {file.component or NETWORK: "by name" for file in files.weights}
+        return Checkpoint(Path(path), files, (), reason, layouts, slots)
     if not found:
         raise FamilyError(
-            "the checkpoint belongs to no known family",
+            "these are not the weights of a model",
             file=path,
-            expected=", ".join(FAMILIES),
+            expected="tensors that end in .weight, and none of an adapter",
             found=_first_names(files),
-            hint="`loramerge families` lists the models that adapters can be baked into, besides "
-            "folders of transformers",
+            hint="`loramerge families` lists the families whose layouts are known",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
@@ -190,18 +227,26 @@ _Found = tuple[tuple[int, int, int], Family, "_Match"]
 def _matching(files: CheckpointFiles) -> list[_Found]:
     """Return the families that a checkpoint may be of, with the parts of each that it has.
 
-    Tables of transformers are not made for a UNet. Families of other packages are asked only if no
-    shipped family has all shapes.
+    Families that could not match as many parameters as one that fits are left out. Tables of
+    transformers are not made for a UNet. Families of other packages are asked only if no shipped
+    family has all shapes.
     """
-    names = "\n".join(name for file in files.weights for name in file.open()[0])
+    names = "\n".join(name for file in files.weights for name in file.weights())
+    groups = _FileGroups(files)
 
     def among(families: Iterable[Family]) -> list[_Found]:
-        matches = ((f, _match(f, files)) for f in families if f.occurs_in(names))
-        return [
-            (match.score, family, match)
-            for family, match in matches
-            if match.matched and match.fits and (match.own_shapes or not family.shapes_only)
-        ]
+        parts = {f: list(_stored_components(f, groups)) for f in families if f.occurs_in(names)}
+        most = {family: sum(part.hits for part in those) for family, those in parts.items()}
+        found: dict[Family, _Found] = {}
+        best = 1
+        for family in sorted(parts, key=lambda family: -most[family]):
+            if most[family] < best:
+                break
+            match = _match(family, parts[family])
+            if match.matched and match.fits and (match.own_shapes or not family.shapes_only):
+                found[family] = match.score, family, match
+                best = max(best, match.matched)
+        return [found[family] for family in parts if family in found]
 
     added = FAMILIES.added()
     replaced = {family.name for family in added}
@@ -246,8 +291,8 @@ class _Match:
         return self.exact == sum(map(len, self.slots.values()))
 
 
-def _match(family: Family, files: CheckpointFiles) -> _Match:
-    """Search every parameter of a family in all files that may hold it.
+def _match(family: Family, parts: Iterable[_Stored]) -> _Match:
+    """Search every parameter of a family in the components that are stored.
 
     A tensor that two components could be (a lone text encoder) counts once.
     """
@@ -255,7 +300,7 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
     exact, other = [0] * len(sizes), [0] * len(sizes)
     counted: set[tuple[CheckpointFile, str, int]] = set()
-    for component, spelling, names in _stored_components(family, files):
+    for component, spelling, names, _ in parts:
         match.layouts[component.name] = spelling.layout
         for module, parameter, place in _places(component, spelling, names):
             site = f"{component.name}.{module.path}", parameter
@@ -276,30 +321,63 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     return match
 
 
-def _variants(component: Component, files: CheckpointFiles) -> list[list[CheckpointFile]]:
-    """Group the files of a component: shards belong together, variants (fp16, …) are apart."""
-    groups: dict[tuple[str, str], list[CheckpointFile]] = {}
-    names = (component.name,) if component.second_of else (component.name, "")
-    for file in files.weights:
-        if file.component in names:
-            variant = _SHARD.sub("", file.relative.name)
-            groups.setdefault((file.component, variant), []).append(file)
-    return list(groups.values())
-
-
 _Names = Mapping[str, tuple[CheckpointFile, Tensor]]
 
 
-def _stored_components(
-    family: Family, files: CheckpointFiles
-) -> Iterator[tuple[Component, Spelling, _Names]]:
+class _FileGroup(NamedTuple):
+    """Files that hold a component together: the shards of one variant.
+
+    Args:
+        folder: whether they lie in the component's own folder.
+        lines: the names of the tensors, each after a line break.
+    """
+
+    folder: bool
+    names: _Names
+    lines: str
+
+
+class _FileGroups:
+    """The files of a checkpoint in groups, each read once for all families."""
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        together: dict[tuple[str, str], list[CheckpointFile]] = {}
+        for file in files.weights:  # shards belong together, variants (fp16, …) are apart
+            variant = _SHARD.sub("", file.relative.name)
+            together.setdefault((file.component, variant), []).append(file)
+        self._groups: dict[str, list[_FileGroup]] = {}
+        for (component, _), those in together.items():
+            names = {name: (f, t) for f in those for name, t in f.weights().items()}
+            group = _FileGroup(bool(component), names, "\n" + "\n".join(names))
+            self._groups.setdefault(component, []).append(group)
+
+    def of(self, component: Component) -> list[_FileGroup]:
+        """Return the groups that may hold a component."""
+        alone = () if component.second_of else self._groups.get("", ())
+        return [*self._groups.get(component.name, ()), *alone]
+
+
+class _Stored(NamedTuple):
+    """A component in a group of files.
+
+    Args:
+        hits: how many of its parameters the names show.
+    """
+
+    component: Component
+    spelling: Spelling
+    names: _Names
+    hits: int
+
+
+def _stored_components(family: Family, groups: _FileGroups) -> Iterator[_Stored]:
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
-        for group in _variants(component, files):
-            names = {name: (f, t) for f in group for name, t in f.weights().items()}
-            spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
-            if spelling is not None:
-                yield component, spelling, names
+        for group in groups.of(component):
+            found = _best_spelling(family, component, group)
+            if found is not None:
+                count, spelling = found
+                yield _Stored(component, spelling, group.names, count)
 
 
 def _places(
@@ -310,27 +388,49 @@ def _places(
         stored = names.get(slot.tensor)
         if stored is not None:
             name, part, parts, transposed, span, swapped = slot
-            place = Place(*stored, name, part, parts, transposed, span, swapped)
+            file, tensor = stored
+            if isinstance(tensor, Window):
+                if parts > 1:
+                    continue
+                part, parts, tensor = tensor.part, tensor.parts, tensor.whole
+            name = tensor.home if isinstance(tensor, Composed) else name
+            place = Place(file, tensor, name, part, parts, transposed, span, swapped)
             yield module, parameter, place
 
 
 def _best_spelling(
-    family: Family,
-    component: Component,
-    names: _Names,
-    *,
-    folder: bool,
-) -> Spelling | None:
-    """Return the spelling that finds most of a component, if it finds enough."""
+    family: Family, component: Component, group: _FileGroup
+) -> tuple[int, Spelling] | None:
+    """Return the spelling that finds most of a component and how much, if it finds enough."""
     best: tuple[int, Spelling] | None = None
-    lines = "\n" + "\n".join(names)
     for spelling in family.spellings[component.name]:
-        if folder and (spelling.layout != "diffusers" or spelling.prefix):
+        if group.folder and (spelling.layout != "diffusers" or spelling.prefix):
             continue
-        if f"\n{spelling.prefix}" not in lines:
+        if f"\n{spelling.prefix}" not in group.lines:
             continue
         tensors = spelling.tensors(component)
-        count = sum(map(names.__contains__, tensors))
-        if count >= _SHARE * len(tensors) and (best is None or count > best[0]):
+        count = sum(map(group.names.__contains__, tensors))
+        if count < _SHARE * len(tensors) or (best is not None and count <= best[0]):
+            continue
+        if component.name.startswith(_ENCODERS) or _names_most(
+            family, spelling, tensors, group.names
+        ):
             best = (count, spelling)
-    return best[1] if best else None
+    return best
+
+
+def _names_most(
+    family: Family, spelling: Spelling, tensors: Iterable[str], names: Mapping[str, Any]
+) -> bool:
+    """Return whether a spelling names most weights of the network of which it names some."""
+    known = {name for name in tensors if name in names}
+    others = tuple({s.prefix for found in family.spellings.values() for s in found} - {""})
+    own = [
+        name
+        for name in names
+        if name.startswith(spelling.prefix)
+        and name.endswith((".weight", ".bias"))
+        and sort_of(name, "") == "weight"
+        and (spelling.prefix or not name.startswith(others))
+    ]
+    return len(known.intersection(own)) >= _NAMED * len(own)

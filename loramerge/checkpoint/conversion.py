@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from loramerge.checkpoint.checkpoint import Checkpoint
+from loramerge.checkpoint.composed import Composed
 from loramerge.checkpoint.containers import NewGguf, fields_of, require_container
 from loramerge.checkpoint.files import CheckpointFile
 from loramerge.checkpoint.quantisable import (
@@ -181,6 +182,13 @@ def conversion_of(
         UsageError: if a pattern matches nothing.
     """
     own = checkpoint.files.suffix
+    for file in checkpoint.files.weights:
+        if any(isinstance(tensor, Composed) for tensor in file.weights().values()):
+            raise FormatError(
+                "a checkpoint whose weights are put together of several tensors cannot be stored anew",
+                file=file.path,
+                hint="take the checkpoint that it was made from",
+            )
     wanted = storing.suffix_of(own, suffix)
     require_container(checkpoint, wanted, shares=storing.shares)
     new = NewGguf.of(checkpoint, storing.main) if wanted == SUFFIX != own else None

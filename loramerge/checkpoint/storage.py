@@ -19,7 +19,7 @@ else:
     Array = Any
 
 __all__ = [
-    "Codec", "Encoding", "HeldTensor", "Packing", "Reshaping", "Storage", "Writer", "Writing",
+    "Codec", "Encoding", "HeldTensor", "Naming", "Packing", "Reshaping", "Storage", "Writer", "Writing",
 ]  # fmt: skip
 
 
@@ -60,6 +60,21 @@ class Reshaping(Protocol):
 
     def weight(self, tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
         """Return a tensor with the type and shape of the weight it holds; None for other tensors."""
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A storage whose weights have other names than the tensors that hold them."""
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        """See `Storage.fixes_types`."""
+
+    def weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights and biases by the names of the model, each `composed.Composed` or rows of one.
+
+        Raises:
+            FormatError: if they cannot be read.
+        """
 
 
 @runtime_checkable
@@ -164,7 +179,8 @@ class HeldTensor(Protocol):
 class Packing(Protocol):
     """The conversion between the weights of one tensor and packed rows.
 
-    The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer.
+    The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer. Where an
+    attribute `scattered` is true, they do not lie in this order, and `beside` returns them all.
     """
 
     @property

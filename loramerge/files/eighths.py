@@ -82,7 +82,8 @@ def _values(kind: Any) -> Array:
     """Return the numbers of all bytes."""
     import numpy as np
 
-    return np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    found: Array = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    return found
 
 
 @cache

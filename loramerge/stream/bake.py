@@ -18,6 +18,14 @@ from loramerge.files.atomic import check_target
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import TensorInfo
 from loramerge.stream.edits import BakePlan
+from loramerge.stream.joining import (
+    compute_join,
+    joins_of,
+    level_of,
+    shapes_of,
+    with_rank,
+    write_rank,
+)
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.stored_anew import compute_anew, forms_in, superfluous, without_layers
 from loramerge.stream.survival import Survival
@@ -126,8 +134,9 @@ def _layout(
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    anew = forms_in(plan, file)
-    merged, gone = without_layers(merged, anew), superfluous(file, anew)
+    anew, joins = forms_in(plan, file), joins_of(plan, file)
+    merged, gone = with_rank(without_layers(merged, anew), joins), superfluous(file, anew)
+    grown = shapes_of(joins)
     new = plan.conversion
     if new is not None:
         merged = new.entries_of(file, merged) | dict(extra)
@@ -142,7 +151,9 @@ def _layout(
         for entry in (
             anew[name].entries(other, weights[name].shape)
             if name in anew
-            else ((other, dtype_of(tensors[name], plan.dtype), tensors[name].shape),)
+            else (
+                (other, dtype_of(tensors[name], plan.dtype), grown.get(name, tensors[name].shape)),
+            )
         )
     ]
     alignment = file.alignment if new is None else new.alignment(file)
@@ -159,10 +170,11 @@ def _layout(
         if name in anew
         else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
         for other, name in ((other, old[other]) for other in written)
-        if name in edits or name in anew or infos[other].dtype != tensors[name].dtype
-    }  # fmt: skip
+        if name not in joins
+        and (name in edits or name in anew or infos[other].dtype != tensors[name].dtype)
+    } | {name: partial(compute_join, join, infos) for name, join in joins.items()}  # fmt: skip
     held = {name: e[0].place.require_held() for name, e in edits.items() if name not in anew}
-    beside = {name for one in held.values() for name in one.beside}
+    beside = {name for one in held.values() for name in one.beside} | (grown.keys() - joins.keys())
     return Layout(head, infos, written, merged, computed, beside, finite, rebuilt, alignment)
 
 
@@ -192,5 +204,13 @@ def _copy_other(
         source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
     ):
         write_config(source, target, plan.config)
+    elif source.name == "config.json" and (rank := _rank_beside(source, plan)):
+        write_rank(source, target, rank)
     else:
         shutil.copyfile(source, target)
+
+
+def _rank_beside(config: Path, plan: BakePlan) -> int:
+    """Return the rank that all layers of the files beside a configuration get; 0 where it stays."""
+    files = [file for file in plan.checkpoint.files.weights if file.path.parent == config.parent]
+    return max((level_of(joins_of(plan, file)) for file in files), default=0)

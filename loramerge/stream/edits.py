@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapter import Delta, Site
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.checkpoint.composed import Composed
 from loramerge.checkpoint.conversion import Conversion
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.reading import Stretch
@@ -72,12 +73,15 @@ class BakePlan:
     @property
     def dtypes(self) -> list[str]:
         """Types of the tensors that change, as users name them, after the bake."""
-        return sorted(
-            {
-                self._written(file, name, edit.place.tensor.dtype)
-                for file, name, edit in self.all_edits()
-            }
-        )
+        found = set()
+        for file, name, edit in self.all_edits():
+            tensor = edit.place.tensor
+            found.add(
+                DTYPES[tensor.written].word
+                if isinstance(tensor, Composed)
+                else self._written(file, name, tensor.dtype)
+            )
+        return sorted(found)
 
     def _written(self, file: CheckpointFile, name: str, dtype: str) -> str:
         """Return the type in which a tensor that changes is written, as users name it."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from loramerge.checkpoint import CheckpointFile, Place
+from loramerge.checkpoint.composed import Composed
 from loramerge.checkpoint.storage import Encoding, Writer
 from loramerge.checkpoint.storages import encodings, held
 from loramerge.files.dtypes import DTYPES, numpy_dtype
@@ -37,6 +38,8 @@ def forms_in(plan: BakePlan, file: CheckpointFile) -> Mapping[str, Encoding]:
     wide, bits = encodings()[DTYPES[plan.wider].word], DTYPES[plan.wider].bits
     for name, edits in plan.edits.get(file, {}).items():
         place = edits[0].place
+        if isinstance(place.tensor, Composed):
+            continue
         kind = DTYPES[place.tensor.dtype]
         if kind.bits < bits * kind.elements or place.require_held().beside:
             anew[name] = wide
@@ -120,10 +123,11 @@ def compute_anew(
             weights, exact, covered = changed(start, stop)
             with np.errstate(over="ignore", invalid="ignore"):
                 raw, back = writer.store(exact, start, draw)
-            require_finite_values(name, info.dtype, back)
+            given = buffers.get("asked", kind, weights.shape) if covered else np.float32(0)
+            require_finite_values(name, info.dtype, back, weights, given)
             moved.add(back, exact)
             if covered:
-                asked, back = buffers.get("asked", kind, weights.shape), back - weights
+                asked, back = given, back - weights
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], back[part], weights[part])
