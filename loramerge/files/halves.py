@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loramerge.files.eighths import is_eighth, round_eighths, widen_eighths
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -46,7 +48,10 @@ def widen(raw: Array, out: Array, factor: float = 1.0) -> bool:
         np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # the sign, and what was shifted
         np.multiply(out, np.float32(factor) * np.float32(2.0**_BIAS), out=out)
         return True
-    np.copyto(out, raw, casting="unsafe")
+    if is_eighth(raw.dtype) and out.dtype == np.float32:
+        widen_eighths(raw, out)
+    else:
+        np.copyto(out, raw, casting="unsafe")
     if factor != 1.0:
         np.multiply(out, factor, out=out)
     return False
@@ -68,6 +73,9 @@ def round_floats(exact: Array, out: Array, back: Array) -> None:
     """
     import numpy as np
 
+    if exact.dtype == np.float32 and is_eighth(out.dtype):
+        round_eighths(exact, out, back)
+        return
     if exact.dtype != np.float32 or out.dtype != np.float16 or not _exact():
         _by_numpy(exact, out, back)
         return

@@ -10,8 +10,8 @@ from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
+from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
-from loramerge.stream.widened import widened
 
 __all__ = ["LEAST", "require_kept", "wider_type"]
 
@@ -68,10 +68,10 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     """Yield what keeps more of the change."""
     if seed is None:
         yield Setting("rounding", "stochastic"), plan, 0
-    if plan.wider is None and plan.dtype is None:
+    if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
-        if any(widened(plan, file) for file in plan.edits):
+        if any(forms_in(plan, file) for file in plan.edits):
             yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 

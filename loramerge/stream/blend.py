@@ -19,7 +19,7 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.combining import Combining
 from loramerge.stream.ingredients import Blend, Blended
-from loramerge.stream.packed_rows import height_of, require_packed, write_rows
+from loramerge.stream.packed_rows import height_of, require_finite_values, write_rows
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
@@ -273,7 +273,7 @@ class _Blending:
             before = packing.unpack(raw, place)
             packed = packing.pack(raw, before, rows - before, place, None)
             written[among] = packing.unpack(packed, place)
-            require_packed(self.name, self.info.dtype, written[among], before, rows - before)
+            require_finite_values(self.name, self.info.dtype, written[among], before, rows - before)
             write_rows(packing, self.info.start, place, packed, out)
         return written
 

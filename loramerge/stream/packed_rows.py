@@ -18,7 +18,7 @@ from loramerge.stream.rounding import generator
 from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
-__all__ = ["compute_packed", "height_of", "require_packed", "write_rows"]
+__all__ = ["compute_packed", "height_of", "require_finite_values", "write_rows"]
 
 
 def compute_packed(
@@ -57,7 +57,7 @@ def compute_packed(
             with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
                 packed = packing.pack(raw, weights, asked, start, draw)
                 written = packing.unpack(packed, start) - weights
-            require_packed(name, info.dtype, written, weights, asked)
+            require_finite_values(name, info.dtype, written, weights, asked)
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
@@ -91,7 +91,7 @@ def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) ->
     return max(1, elements // (columns * packing.unit)) * packing.unit
 
 
-def require_packed(name: str, dtype: str, written: Any, weights: Any, asked: Any) -> None:
+def require_finite_values(name: str, dtype: str, written: Any, weights: Any, asked: Any) -> None:
     """Refuse packed weights that came out as NaN or infinity.
 
     Raises:

@@ -9,11 +9,14 @@ multiplier. `stem.scale_input` and `stem.input_scale` concern activations, `scal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from loramerge.checkpoint.blocks import BLOCK, FloatBlockRows, has_blocks
+from loramerge.checkpoint.marked import MarkedEncoding
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
-from loramerge.checkpoint.storage import HeldTensor
+from loramerge.checkpoint.storage import HeldTensor, Writer
+from loramerge.checkpoint.writers import ScaledWriter
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import StoredTensor, Tensor
@@ -30,9 +33,25 @@ def _stem(name: str) -> str:
     return name.removesuffix(".weight")
 
 
+class _ScaledForm(MarkedEncoding):
+    """ComfyUI's scaled float8: e4m3 with one scale for the tensor."""
+
+    def settings(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        return {"format": "float8_e4m3fn"}
+
+    def stored(
+        self, stem: str, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        return (name, "F8_E4M3", shape), (stem + _MULTIPLIERS[1], "F32", ())
+
+    def writing(self, stem: str, shape: tuple[int, ...], marks: Mapping[str, bytes]) -> Writer:
+        return ScaledWriter(stem + _MULTIPLIERS[1], shape[1], marks)
+
+
 class _Float8:
     name = "float8"
     order = 0
+    encodings = (_ScaledForm("float8-scaled"),)
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         weight, stem = tensors[name], _stem(name)

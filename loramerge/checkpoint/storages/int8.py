@@ -9,12 +9,15 @@ Source: comfy-kitchen, `quantize_int8_convrot_weight`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from loramerge.checkpoint.comfy import MARK, group_of, settings_of
+from loramerge.checkpoint.marked import MarkedEncoding
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.rotated import RotatedRows
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
-from loramerge.checkpoint.storage import HeldTensor
+from loramerge.checkpoint.storage import HeldTensor, Writer
+from loramerge.checkpoint.writers import RowWriter
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import StoredTensor, Tensor
@@ -22,11 +25,42 @@ from loramerge.files.tensors import StoredTensor, Tensor
 __all__ = ["STORAGE"]
 
 _SCALE, _FORMAT = ".weight_scale", "int8_tensorwise"
+_GROUP, _LEAST = 256, 16
+
+
+class _RowForm(MarkedEncoding):
+    """Bytes with a scale for each row, rotated in the largest groups of columns that fit, or not."""
+
+    def __init__(self, name: str, *, rotated: bool) -> None:
+        super().__init__(name)
+        self._rotated = rotated
+
+    def _group(self, shape: tuple[int, ...]) -> int:
+        group = _GROUP if self._rotated else 0
+        while group > _LEAST and shape[1] % group:
+            group //= 4
+        return group
+
+    def settings(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        turned = {"convrot": True, "convrot_groupsize": self._group(shape)}
+        return {"format": _FORMAT, **(turned if self._rotated else {})}
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and not (self._rotated and shape[1] % _LEAST)
+
+    def stored(
+        self, stem: str, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        return (name, "I8", shape), (stem + _SCALE, "F32", (shape[0], 1))
+
+    def writing(self, stem: str, shape: tuple[int, ...], marks: Mapping[str, bytes]) -> Writer:
+        return RowWriter(stem + _SCALE, shape, self._group(shape), marks)
 
 
 class _Int8:
     name = "int8"
     order = 1
+    encodings = (_RowForm("int8", rotated=False), _RowForm("int8-rotated", rotated=True))
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         tensor, stem = tensors[name], name.removesuffix(".weight")
