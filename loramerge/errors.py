@@ -6,6 +6,7 @@ Only the standard library is imported here, so that any layer may raise without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -91,13 +92,20 @@ def spelled(message: Message, spell: Callable[[Setting], str] = in_python) -> st
 def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str | None:
     """Return the word of `words` most like `word`, or None if none is close.
 
+    Words that differ in their numbers alone, as the names of layers do, are compared last.
+
     Args:
         likeness: what counts as close, from 0 to 1 (the ratio of `difflib`).
     """
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, list(words), n=1, cutoff=likeness)
-    return matches[0] if matches else None
+    alike: dict[str, list[str]] = {}
+    for one in words:
+        alike.setdefault(re.sub(r"\d+", "0", one), []).append(one)
+    for like in get_close_matches(re.sub(r"\d+", "0", word), alike, n=3, cutoff=likeness):
+        if matches := get_close_matches(word, alike[like], n=1, cutoff=likeness):
+            return matches[0]
+    return None
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

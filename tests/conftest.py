@@ -9,12 +9,13 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.builders.commands import run, work, world
-from tests.tail import SEED, drawn, seed_of_today
+from tests.tail import SEED, SHARE, drawn, seed_of_today
 
 __all__ = ["run", "work", "world"]
 
@@ -37,7 +38,8 @@ def pytest_configure() -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Say how a failure can be repeated; there is no header with `-q`."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and not hasattr(session.config, "workerinput"):
+    drawing = os.environ.get(SHARE) and not hasattr(session.config, "workerinput")
+    if reporter is not None and drawing:
         reporter.write_line(f"drawn of the long tail by {SEED}={os.environ[SEED]}")
 
 
@@ -97,10 +99,24 @@ def _no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
+_homes = count()
+
+
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees, or leaves anything in, the user's configuration."""
-    monkeypatch.setenv("LORAMERGE_HOME", str(tmp_path / "loramerge-home"))
+def _own_home(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No test sees, or leaves anything in, the user's configuration.
+
+    The home is in the test's folder; for one that asks for none, no folder is made.
+    """
+    if "tmp_path" in request.fixturenames:
+        place = request.getfixturevalue("tmp_path")
+    else:
+        place = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes))
+    monkeypatch.setenv("LORAMERGE_HOME", str(place / "loramerge-home"))
 
 
 @pytest.fixture

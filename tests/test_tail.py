@@ -15,19 +15,23 @@ def core(found: list[Any]) -> list[tuple[Any, ...]]:
     return [one.values for one in found if not one.marks]
 
 
-@pytest.mark.parametrize("share", [None, 10])
+@pytest.mark.parametrize("share", [10, 20])
 def test_a_share_is_drawn_and_the_same_each_time(
-    share: int | None, monkeypatch: pytest.MonkeyPatch
+    share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(SHARE, str(share))
+    found = [name for name in NAMES if drawn(name, "1")]
+    assert 0.7 < len(found) / len(NAMES) * share < 1.3
+    assert found == [name for name in NAMES if drawn(name, "1")]
+
+
+def test_none_is_drawn_where_no_share_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SHARE, raising=False)
-    if share is not None:
-        monkeypatch.setenv(SHARE, str(share))
-    first = [name for name in NAMES if drawn(name, "1")]
-    assert 0.7 < len(first) / len(NAMES) * (share or 20) < 1.3
-    assert first == [name for name in NAMES if drawn(name, "1")]
+    assert not any(drawn(name, "1") for name in NAMES)
 
 
-def test_many_seeds_draw_the_whole() -> None:
+def test_many_seeds_draw_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARE, "20")
     assert all(any(drawn(name, str(seed)) for seed in range(400)) for name in NAMES[:100])
 
 

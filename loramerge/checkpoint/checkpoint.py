@@ -102,6 +102,8 @@ class Place(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameter, as `(out, in, …)`."""
+        if self.parts == 1 and not self.transposed:
+            return self.tensor.shape
         start, stop = self.rows
         stored = (stop - start, *self.tensor.shape[1:])
         return tuple(reversed(stored)) if self.transposed else stored
@@ -190,18 +192,26 @@ _Found = tuple[tuple[int, int, int], Family, "_Match"]
 def _matching(files: CheckpointFiles) -> list[_Found]:
     """Return the families that a checkpoint may be of, with the parts of each that it has.
 
-    Tables of transformers are not made for a UNet. Families of other packages are asked only if no
-    shipped family has all shapes.
+    Families that could not match as many parameters as one that fits are left out. Tables of
+    transformers are not made for a UNet. Families of other packages are asked only if no shipped
+    family has all shapes.
     """
     names = "\n".join(name for file in files.weights for name in file.open()[0])
+    groups = _Groups(files)
 
     def among(families: Iterable[Family]) -> list[_Found]:
-        matches = ((f, _match(f, files)) for f in families if f.occurs_in(names))
-        return [
-            (match.score, family, match)
-            for family, match in matches
-            if match.matched and match.fits and (match.own_shapes or not family.shapes_only)
-        ]
+        parts = {f: list(_stored_components(f, groups)) for f in families if f.occurs_in(names)}
+        most = {family: sum(part.hits for part in those) for family, those in parts.items()}
+        found: dict[Family, _Found] = {}
+        best = 1
+        for family in sorted(parts, key=lambda family: -most[family]):
+            if most[family] < best:
+                break
+            match = _match(family, parts[family])
+            if match.matched and match.fits and (match.own_shapes or not family.shapes_only):
+                found[family] = match.score, family, match
+                best = max(best, match.matched)
+        return [found[family] for family in parts if family in found]
 
     added = FAMILIES.added()
     replaced = {family.name for family in added}
@@ -246,8 +256,8 @@ class _Match:
         return self.exact == sum(map(len, self.slots.values()))
 
 
-def _match(family: Family, files: CheckpointFiles) -> _Match:
-    """Search every parameter of a family in all files that may hold it.
+def _match(family: Family, parts: Iterable[_Stored]) -> _Match:
+    """Search every parameter of a family in the components that are stored.
 
     A tensor that two components could be (a lone text encoder) counts once.
     """
@@ -255,7 +265,7 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     sizes: tuple[Mapping[int, int], ...] = ({}, *family.sizes)
     exact, other = [0] * len(sizes), [0] * len(sizes)
     counted: set[tuple[CheckpointFile, str, int]] = set()
-    for component, spelling, names in _stored_components(family, files):
+    for component, spelling, names, _ in parts:
         match.layouts[component.name] = spelling.layout
         for module, parameter, place in _places(component, spelling, names):
             site = f"{component.name}.{module.path}", parameter
@@ -276,30 +286,63 @@ def _match(family: Family, files: CheckpointFiles) -> _Match:
     return match
 
 
-def _variants(component: Component, files: CheckpointFiles) -> list[list[CheckpointFile]]:
-    """Group the files of a component: shards belong together, variants (fp16, …) are apart."""
-    groups: dict[tuple[str, str], list[CheckpointFile]] = {}
-    names = (component.name,) if component.second_of else (component.name, "")
-    for file in files.weights:
-        if file.component in names:
-            variant = _SHARD.sub("", file.relative.name)
-            groups.setdefault((file.component, variant), []).append(file)
-    return list(groups.values())
-
-
 _Names = Mapping[str, tuple[CheckpointFile, Tensor]]
 
 
-def _stored_components(
-    family: Family, files: CheckpointFiles
-) -> Iterator[tuple[Component, Spelling, _Names]]:
+class _Group(NamedTuple):
+    """Files that hold a component together: the shards of one variant.
+
+    Args:
+        folder: whether they lie in the component's own folder.
+        lines: the names of the tensors, each after a line break.
+    """
+
+    folder: bool
+    names: _Names
+    lines: str
+
+
+class _Groups:
+    """The files of a checkpoint in groups, each read once for all families."""
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        together: dict[tuple[str, str], list[CheckpointFile]] = {}
+        for file in files.weights:  # shards belong together, variants (fp16, …) are apart
+            variant = _SHARD.sub("", file.relative.name)
+            together.setdefault((file.component, variant), []).append(file)
+        self._groups: dict[str, list[_Group]] = {}
+        for (component, _), those in together.items():
+            names = {name: (f, t) for f in those for name, t in f.weights().items()}
+            group = _Group(bool(component), names, "\n" + "\n".join(names))
+            self._groups.setdefault(component, []).append(group)
+
+    def of(self, component: Component) -> list[_Group]:
+        """Return the groups that may hold a component."""
+        alone = () if component.second_of else self._groups.get("", ())
+        return [*self._groups.get(component.name, ()), *alone]
+
+
+class _Stored(NamedTuple):
+    """A component in a group of files.
+
+    Args:
+        hits: how many of its parameters the names show.
+    """
+
+    component: Component
+    spelling: Spelling
+    names: _Names
+    hits: int
+
+
+def _stored_components(family: Family, groups: _Groups) -> Iterator[_Stored]:
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
-        for group in _variants(component, files):
-            names = {name: (f, t) for f in group for name, t in f.weights().items()}
-            spelling = _best_spelling(family, component, names, folder=bool(group[0].component))
-            if spelling is not None:
-                yield component, spelling, names
+        for group in groups.of(component):
+            found = _best_spelling(family, component, group)
+            if found is not None:
+                count, spelling = found
+                yield _Stored(component, spelling, group.names, count)
 
 
 def _places(
@@ -315,22 +358,17 @@ def _places(
 
 
 def _best_spelling(
-    family: Family,
-    component: Component,
-    names: _Names,
-    *,
-    folder: bool,
-) -> Spelling | None:
-    """Return the spelling that finds most of a component, if it finds enough."""
+    family: Family, component: Component, group: _Group
+) -> tuple[int, Spelling] | None:
+    """Return the spelling that finds most of a component and how much, if it finds enough."""
     best: tuple[int, Spelling] | None = None
-    lines = "\n" + "\n".join(names)
     for spelling in family.spellings[component.name]:
-        if folder and (spelling.layout != "diffusers" or spelling.prefix):
+        if group.folder and (spelling.layout != "diffusers" or spelling.prefix):
             continue
-        if f"\n{spelling.prefix}" not in lines:
+        if f"\n{spelling.prefix}" not in group.lines:
             continue
         tensors = spelling.tensors(component)
-        count = sum(map(names.__contains__, tensors))
+        count = sum(map(group.names.__contains__, tensors))
         if count >= _SHARE * len(tensors) and (best is None or count > best[0]):
             best = (count, spelling)
-    return best[1] if best else None
+    return best

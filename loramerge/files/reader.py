@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 
 from loramerge.errors import FileError
 from loramerge.files.header import Header, TensorInfo, build_header, parse_header
@@ -99,7 +100,10 @@ class TensorFile:
 
 def release(path: str | PathLike[str]) -> None:
     """Close every open file at `path`, so that it can be replaced (Windows forbids it otherwise)."""
-    target = os.path.realpath(path)
+    try:
+        number = Path(path).stat().st_ino
+    except OSError:
+        return  # nothing is there
     for file in list(_open_files):
-        if os.path.realpath(file.path) == target:
+        if file.identity[2] == number:  # on another disk, too: it is opened again when it is read
             file.close()

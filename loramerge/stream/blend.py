@@ -278,7 +278,7 @@ class _Blending:
             before = packing.unpack(raw, place)
             packed = packing.pack(raw, before, rows - before, place, None)
             written[among] = packing.unpack(packed, place)
-            require_packed(self.name, self.info.dtype, written[among])
+            require_packed(self.name, self.info.dtype, written[among], before, rows - before)
             out.write(self.info.start + packing.place(place), packed.reshape(-1).view(np.uint8))
         return written
 

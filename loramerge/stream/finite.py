@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from loramerge.errors import NumericsError, Setting
 from loramerge.files.tensors import StoredTensor
 
-__all__ = ["finite", "require_finite", "require_finite_range"]
+__all__ = ["finite", "not_finite", "require_finite", "require_finite_range"]
 
 _BLOCK = 1 << 18  # bytes that stay in the processor's cache between reading and looking
 
@@ -65,14 +65,50 @@ def require_finite(name: str, dtype: str, raw: Any) -> None:
         NumericsError: naming the tensor.
     """
     if not finite(dtype, raw):
-        raise NumericsError(
-            "the checkpoint holds NaN or infinity where nothing is added",
+        raise _copied(name)
+
+
+def _copied(name: str) -> NumericsError:
+    return NumericsError(
+        "the checkpoint holds NaN or infinity where nothing is added",
+        module=name,
+        hint=(
+            "use a checkpoint without them; or copy them as they are with ",
+            Setting("allow_nonfinite", True),
+        ),
+    )
+
+
+def not_finite(
+    name: str, word: str, weights: Any, asked: Any | None, *, wider: bool = True
+) -> NumericsError:
+    """Return the error of a result that came out as NaN or infinity, saying which part of it is why.
+
+    Args:
+        word: the type of the result, as people call it.
+        weights: values of the base.
+        asked: what was added to them; None if only the type changes.
+        wider: whether a wider type can be asked for.
+    """
+    import numpy as np
+
+    if not np.isfinite(weights).all():
+        if asked is None:
+            return _copied(name)
+        return NumericsError(
+            "the base holds NaN or infinity where something is added",
             module=name,
-            hint=(
-                "use a checkpoint without them; or copy them as they are with ",
-                Setting("allow_nonfinite", True),
-            ),
+            hint="use a base without them: make it again, or take another copy of it",
         )
+    if asked is not None and not np.isfinite(asked).all():
+        return NumericsError(
+            "the change by the adapters holds NaN or infinity",
+            module=name,
+            hint=("inspect the adapters with ", Setting("deep", True)),
+        )
+    remedy = "lower the weights of the adapters" if asked is not None else "keep the type"
+    type_ = (", or give ", Setting("dtype", "float32")) if wider else ()
+    return NumericsError(f"values do not fit {word}", module=name, hint=(remedy, *type_))
 
 
 def require_finite_range(tensors: Sequence[StoredTensor], start: int, stop: int) -> None:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from loramerge.checkpoint.storage import Packing
-from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
+from loramerge.stream.finite import not_finite
 from loramerge.stream.rounding import generator
 from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
@@ -57,7 +57,7 @@ def compute_packed(
             with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
                 packed = packing.pack(raw, weights, asked, start, draw)
                 written = packing.unpack(packed, start) - weights
-            require_packed(name, info.dtype, written)
+            require_packed(name, info.dtype, written, weights, asked)
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
@@ -77,18 +77,14 @@ def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) ->
     return max(1, elements // (columns * packing.unit)) * packing.unit
 
 
-def require_packed(name: str, dtype: str, written: Any) -> None:
+def require_packed(name: str, dtype: str, written: Any, weights: Any, asked: Any) -> None:
     """Refuse packed weights that came out as NaN or infinity.
 
     Raises:
-        NumericsError: naming the tensor.
+        NumericsError: naming the tensor, and saying why; see `not_finite`.
     """
     import numpy as np
 
     if np.isfinite(written.sum()) or np.isfinite(written).all():
         return
-    raise NumericsError(
-        f"NaN or infinity, or values that do not fit {DTYPES[dtype].word}, after adding",
-        module=name,
-        hint=("inspect the adapters with ", Setting("deep", True), ", or lower their weights"),
-    )
+    raise not_finite(name, DTYPES[dtype].word, weights, asked, wider=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 from loramerge.files.halves import round_floats
+from loramerge.stream.finite import not_finite
 
 __all__ = ["Rounder", "generator"]
 
@@ -69,12 +69,19 @@ class Rounder:
         most = np.iinfo(out.dtype)
         np.copyto(out, np.clip(rounded, most.min, most.max), casting="unsafe")
 
-    def check(self, written: Any, given: Any = None) -> None:
+    def check(
+        self, written: Any, weights: Any, asked: Any | None = None, *, allowed: bool = False
+    ) -> None:
         """Refuse a block that holds NaN or infinity after rounding.
 
         Args:
             written: the block, read back as floats.
-            given: the block before; its NaN and infinity may stay. None allows none.
+            weights: the block before.
+            asked: what was added to it; None if only the type changes.
+            allowed: whether NaN and infinity that it held before may stay.
+
+        Raises:
+            NumericsError: saying which of them is why; see `not_finite`.
         """
         import numpy as np
 
@@ -83,17 +90,8 @@ class Rounder:
         if finite:
             return
         kept = np.isfinite(written)
-        if not (kept if given is None else kept | ~np.isfinite(given)).all():
-            raise NumericsError(
-                f"NaN or infinity, or values that do not fit {self._word}, after adding",
-                module=self.name,
-                hint=(
-                    "inspect the adapters with ",
-                    Setting("deep", True),
-                    ", lower their weights, or give ",
-                    Setting("dtype", "float32"),
-                ),
-            )
+        if not (kept | ~np.isfinite(weights) if allowed else kept).all():
+            raise not_finite(self.name, self._word, weights, asked)
 
     def _stochastic(self, exact: Any, out: Any) -> None:
         """Move values to their neighbour on the other side of `exact`, more often the nearer it is."""

@@ -95,14 +95,14 @@ def compute_tensor(
             covered = fill_change(edits, adders, start, stop, weights, asked)
             if covered is None or codec is None:  # only the type changes
                 rounder.round(base, rounded, asked)
-                rounder.check(asked, None if finite else base)
+                rounder.check(asked, base, allowed=not finite)
             else:
                 back, exact = buffers.get("back", kind, shape), buffers.get("exact", kind, shape)
                 codec.add(base, asked, start, exact)
                 fits = fits and codec.fits(start, stop)
                 rounder.round(exact, rounded, back)
                 if fits:
-                    rounder.check(back)
+                    rounder.check(back, weights, asked)
                 codec.change(back, weights, start)
                 for index, first, last in covered:
                     part = slice(first - start, last - start)

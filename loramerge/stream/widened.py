@@ -97,7 +97,7 @@ def compute_widened(
             rounded, back = buffers.get("rounded", target, shape), buffers.get("back", kind, shape)
             with np.errstate(over="ignore", invalid="ignore"):
                 rounder.round(weights + asked, rounded, back)
-                rounder.check(back)
+                rounder.check(back, weights, asked)
             back -= weights
             for index, first, last in covered:
                 part = slice(first - start, last - start)

@@ -291,9 +291,9 @@ def test_a_file_that_changes_while_it_is_mixed(run, monkeypatch, how):
     def change(*args, **options):
         raw = path.read_bytes()
         if how == "gone":
+            release(path)
             path.unlink()
             path.write_bytes(raw[:100])
-            release(path)
         elif how == "cut":
             os.truncate(path, len(raw) // 2)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from loramerge.adapter import Adapter, Delta
 from tests.builders.deltas import adapter, full, low_rank, tucker
+from tests.tail import SHARE
 
 # module → shape: linear, wide, tall, 1×1 and 3×3 convolutions, a norm and a bias
 LAYERS: dict[str, tuple[int, ...]] = {
@@ -70,11 +72,11 @@ def inputs(draw: Any) -> list[tuple[Adapter, float]]:
 
 
 def forall(*strategies: Any, examples: int = 25) -> Callable[[Callable[..., None]], None]:
-    """Run the decorated function on many examples, at once."""
+    """Run the decorated function on many examples, at once; where no share is asked for, on half."""
 
     def run(check: Callable[..., None]) -> None:
         settings(
-            max_examples=examples,
+            max_examples=examples if os.environ.get(SHARE) else -(-examples // 2),
             deadline=None,
             database=None,
             derandomize=True,

@@ -14,6 +14,7 @@ from loramerge.library import hub
 from loramerge.library.hub import Hub, hub_reference
 from loramerge.library.lookup import files_of, find
 from loramerge.steps.references import parse_reference
+from tests.builders.logged import logged
 
 ADAPTERS = {
     "org/one": ["README.md", "style.safetensors"],
@@ -149,13 +150,14 @@ class _Package:
 
 
 def test_without_a_network_or_a_copy_it_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", _Package)  # type: ignore[arg-type]
     _Package.asked = 0
-    with pytest.raises(FileError, match=r"was not downloaded: no route to the host") as caught:
+    said = r"was not downloaded: no route to the host"
+    with logged("huggingface_hub") as words, pytest.raises(FileError, match=said) as caught:
         files_of("hf:org/repo")
     assert _Package.asked == 1 and not isinstance(caught.value, NotFound)
-    assert not caplog.records  # the package's own words about each attempt
+    assert not words  # the package's own words about each attempt
     with pytest.raises(NotFound, match="recipes do not download"):
         find("hf:org/repo", "adapters", root=tmp_path)

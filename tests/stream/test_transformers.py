@@ -42,7 +42,7 @@ def real_base(folder: Path, shared: Path, *, level: str) -> Path:
     return model_folder(folder, tensors)
 
 
-@pytest.mark.long_tail(keep=1)
+@pytest.mark.long_tail
 @pytest.mark.parametrize("level", ["transformer.", ""])
 def test_a_real_adapter_of_gpt2_is_baked_transposed(
     shared_data: Path, tmp_path: Path, level: str

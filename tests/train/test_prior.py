@@ -119,6 +119,7 @@ def test_it_is_as_if_the_pictures_had_been_given(kind: Any, tmp_path: Path) -> N
     assert any((ours[0][name] != alone[name]).any() for name in alone)
 
 
+@pytest.mark.long_tail
 def test_they_are_what_the_untrained_base_draws(tmp_path: Path) -> None:
     """Fails where the seed, the prompt or the size is another picture's."""
     result = run(tmp_path, **AUTO, clip_skip=2, regularisation_guidance=3.0)
