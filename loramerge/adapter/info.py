@@ -68,6 +68,7 @@ class Info:
         dialects: dialect → number of modules spelled so.
         spelling: (site, role) → (dialect, key) as the file spells it.
         stems: module that no family knows → dialect → what a file calls it there.
+        aside: whether the file names modules as a dialect is read but never written.
         order: every key of the file, in the order of the data; none for a computed adapter.
         configs: component → PEFT configuration (`''` where there is one for all).
         dtype: float type to write by default (safetensors name), None: the widest stored.
@@ -87,6 +88,7 @@ class Info:
     problems: list[Problem] = field(default_factory=list)
     spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
     stems: dict[str, dict[str, str]] = field(default_factory=dict)
+    aside: bool = False
     order: tuple[str, ...] = ()
     dtype: str | None = None
     types: dict[Site, str] = field(default_factory=dict)

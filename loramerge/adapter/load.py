@@ -38,6 +38,7 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group, classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
+from loramerge.dialects.fit import Shapes
 from loramerge.dialects.owners import with_owners
 from loramerge.errors import (
     FormatError,
@@ -60,6 +61,7 @@ class _Reading:
 
     Args:
         covered: every module and parameter that has a delta → the stem it is spelled with.
+        aside: whether a group is spelled as its dialect is read but never written.
         head: rows of a head in fused tensors that are interleaved by heads; 0 where none is.
     """
 
@@ -71,11 +73,15 @@ class _Reading:
     covered: dict[tuple[str, str], str] = field(default_factory=dict)
     dialects: Counter[str] = field(default_factory=Counter)
     unknown: list[str] = field(default_factory=list)
+    aside: bool = False
     head: int = 0
 
 
-def load(path: str | PathLike[str]) -> Adapter:
+def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
     """Read an adapter of any dialect. Only the header and alphas are read; factors are lazy.
+
+    Args:
+        by_name: take the modules by the names that the file has, of whatever family they seem to be.
 
     Raises:
         MissingFile, CorruptFile, UnsafeFile: if the file cannot be read. FormatError: if it is
@@ -103,12 +109,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         for group in classified.groups
         if (shape := _shape(group, source.tensors)) is not None
     }
-    model = model_of_transformers(source.configs.values())
-    detection = (
-        detect(classified.groups, shapes, source.metadata)
-        if model is None
-        else Detection((), f"its configuration names {model}, which no known family has")
-    )
+    detection = _detection(classified.groups, shapes, source, by_name=by_name)
     if any(DIALECTS[name].positional for name in {group.dialect for group in classified.groups}):
         from loramerge.adapter.formats.lora_diffusion import check_positions
 
@@ -131,6 +132,7 @@ def load(path: str | PathLike[str]) -> Adapter:
         problems=reading.problems,
         spelling=reading.spelling,
         stems=reading.stems,
+        aside=reading.aside,
         order=tuple(dict.fromkeys((*keys, *source.tensors))),
     )
     reading.account.unknown.update(_with_nearest(reading.unknown, detection, info.dialect))
@@ -155,6 +157,18 @@ def load(path: str | PathLike[str]) -> Adapter:
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
     adapter = as_read(Adapter(reading.deltas, embeddings, info))
     return adapter.with_deltas(adapter.deltas, made=Path(source.path))
+
+
+def _detection(
+    groups: Sequence[Group], shapes: Shapes, source: AdapterSource, *, by_name: bool
+) -> Detection:
+    """Return the family of an adapter, and why."""
+    if by_name:
+        return Detection((), "its modules are taken by the names that they have in the file")
+    model = model_of_transformers(source.configs.values())
+    if model is not None:
+        return Detection((), f"its configuration names {model}, which no known family has")
+    return detect(groups, shapes, source.metadata)
 
 
 def _still_unknown(keys: Sequence[str], reading: _Reading, source: AdapterSource) -> Sequence[str]:
@@ -199,6 +213,7 @@ def _read_group(
         return
     if target.opaque and sites:
         reading.stems.setdefault(target.modules[0], {}).setdefault(group.dialect, group.stem)
+    reading.aside |= target.aside
     taken = _place(reading, group, sites)
     if any(
         site in reading.deltas and reading.covered[site.modules[0], site.parameter] == group.stem
@@ -241,6 +256,7 @@ class _Named(NamedTuple):
         modules, spans, swapped: see `Fused`.
         shape: of the weights of all of them together in the family, None if that is not known.
         opaque: the family knows nothing of it.
+        aside: the dialect never writes it so.
     """
 
     modules: tuple[str, ...]
@@ -248,6 +264,7 @@ class _Named(NamedTuple):
     swapped: bool = False
     shape: tuple[int, ...] | None = None
     opaque: bool = False
+    aside: bool = False
 
 
 def _target(group: Group, detection: Detection) -> _Named:
@@ -258,7 +275,8 @@ def _target(group: Group, detection: Detection) -> _Named:
     dialect, family = DIALECTS[group.dialect], detection.naming
     stem = None if family is None else stem_table(dialect, family).get(group.stem)
     if stem is not None:
-        return _Named(stem.modules, stem.spans, stem.swapped, stem.shape)
+        aside = not dialect.forms[stem.form].written
+        return _Named(stem.modules, stem.spans, stem.swapped, stem.shape, aside=aside)
     named = dialect.opaque_module(group.stem)
     known = None if family is None else family.find(named)
     return _Named((named,), shape=known and known.shape, opaque=known is None)

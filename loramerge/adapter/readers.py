@@ -86,7 +86,9 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     groups = _alike(adapter, target)
     info = adapter.info
     if target is None and (
-        info.translated or any(names_an_adapter(key) for _, key in info.spelling.values())
+        info.translated
+        or info.aside
+        or any(names_an_adapter(key) for _, key in info.spelling.values())
     ):
         return
     for program in READERS.known():

@@ -7,15 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from loramerge.checkpoint.composed import Composed, Window
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles, find_files
-from loramerge.checkpoint.generic import model_class, named_tensors
+from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
 from loramerge.checkpoint.language import gguf_modules
+from loramerge.checkpoint.naming import NETWORK
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.storages import held
 from loramerge.errors import FamilyError, FormatError
 from loramerge.families import FAMILIES, UNETS, Component, Family, Module, Parameter, Spelling
+from loramerge.families.beside import sort_of
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
@@ -24,9 +27,13 @@ __all__ = ["Checkpoint", "Place", "open_checkpoint"]
 # of a component's parameters must be there for it to be taken; some families list those of several
 # networks, of which the smallest have less than half
 _SHARE = 0.4
+# of a network's weights must be named by the family; one with as many others is another network
+_NAMED = 0.75
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
-_SHARD = re.compile(r"-\d+-of-\d+")
+_ENCODERS = "text_encoder"
+# parts of one set of weights; the words are those of nunchaku's first layout
+_SHARD = re.compile(r"-\d+-of-\d+|^(unquantized_layers|transformer_blocks)\b")
 
 
 class Place(NamedTuple):
@@ -81,6 +88,8 @@ class Place(NamedTuple):
         Raises:
             FormatError: if it is known, but tensors beside it are not understood.
         """
+        if isinstance(self.tensor, Composed):
+            return self.tensor.held
         return held(self.file.open()[0], self.name)
 
     def require_held(self) -> HeldTensor:
@@ -117,8 +126,8 @@ class Checkpoint:
         layouts: layout name of each component found.
         slots: (module, parameter) → places; a folder with several variants of a component has
             several.
-        candidates: families that fit; more than one where nothing tells them apart, none for other
-            models of transformers.
+        candidates: families that fit; more than one where nothing tells them apart, none for models of
+            no known family, whose modules are matched by name.
     """
 
     path: Path
@@ -130,8 +139,30 @@ class Checkpoint:
 
     @property
     def family_name(self) -> str:
-        """`sd21`, or `sd15 or sd21`."""
-        return " or ".join(family.name for family in self.candidates) or "transformers"
+        """`sd21`, or `sd15 or sd21`, `transformers`, or `unknown`."""
+        named = " or ".join(family.name for family in self.candidates)
+        return named or ("unknown" if self.is_unknown else "transformers")
+
+    @property
+    def is_unknown(self) -> bool:
+        """True if it is a model of no known family, and none of transformers."""
+        return not self.candidates and self.layouts.keys() != {"model"}
+
+    def require_known(self) -> Checkpoint:
+        """Return it, or refuse it where the tables of a family are needed.
+
+        Raises:
+            FamilyError: if no known family fits.
+        """
+        if self.is_unknown:
+            raise FamilyError(
+                "the checkpoint belongs to no known family",
+                file=self.path,
+                expected=", ".join(FAMILIES),
+                found=_first_names(self.files),
+                hint="`loramerge families` lists the known ones",
+            )
+        return self
 
     @property
     def size(self) -> int:
@@ -144,7 +175,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Raises:
         MissingFile, CorruptFile, UnsafeFile: as the files are.
-        FamilyError: if no known family fits.
+        FamilyError: if the names are those of an adapter, or of nothing that can be baked into.
     """
     files = find_files(Path(path))
     model = model_class(Path(path))
@@ -158,14 +189,18 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         slots = {key: [Place(*where[:3], heads=where[3])] for key, where in modules.items()}
         reason = "a language model in llama.cpp's names"
         return Checkpoint(Path(path), files, (), reason, {"model": "llama.cpp"}, slots)
+    if not found and (places := network_tensors(files)):
+        slots = {key: [Place(*where) for where in found] for key, found in places.items()}
+        reason = "no known family has its modules, which are matched by name"
+        layouts = {file.component or NETWORK: "by name" for file in files.weights}
+        return Checkpoint(Path(path), files, (), reason, layouts, slots)
     if not found:
         raise FamilyError(
-            "the checkpoint belongs to no known family",
+            "these are not the weights of a model",
             file=path,
-            expected=", ".join(FAMILIES),
+            expected="tensors that end in .weight, and none of an adapter",
             found=_first_names(files),
-            hint="`loramerge families` lists the models that adapters can be baked into, besides "
-            "folders of transformers",
+            hint="`loramerge families` lists the families whose layouts are known",
         )
     best = max(score for score, _, _ in found)
     tied = [(family, match) for score, family, match in found if score == best]
@@ -196,8 +231,8 @@ def _matching(files: CheckpointFiles) -> list[_Found]:
     transformers are not made for a UNet. Families of other packages are asked only if no shipped
     family has all shapes.
     """
-    names = "\n".join(name for file in files.weights for name in file.open()[0])
-    groups = _Groups(files)
+    names = "\n".join(name for file in files.weights for name in file.weights())
+    groups = _FileGroups(files)
 
     def among(families: Iterable[Family]) -> list[_Found]:
         parts = {f: list(_stored_components(f, groups)) for f in families if f.occurs_in(names)}
@@ -289,7 +324,7 @@ def _match(family: Family, parts: Iterable[_Stored]) -> _Match:
 _Names = Mapping[str, tuple[CheckpointFile, Tensor]]
 
 
-class _Group(NamedTuple):
+class _FileGroup(NamedTuple):
     """Files that hold a component together: the shards of one variant.
 
     Args:
@@ -302,7 +337,7 @@ class _Group(NamedTuple):
     lines: str
 
 
-class _Groups:
+class _FileGroups:
     """The files of a checkpoint in groups, each read once for all families."""
 
     def __init__(self, files: CheckpointFiles) -> None:
@@ -310,13 +345,13 @@ class _Groups:
         for file in files.weights:  # shards belong together, variants (fp16, …) are apart
             variant = _SHARD.sub("", file.relative.name)
             together.setdefault((file.component, variant), []).append(file)
-        self._groups: dict[str, list[_Group]] = {}
+        self._groups: dict[str, list[_FileGroup]] = {}
         for (component, _), those in together.items():
             names = {name: (f, t) for f in those for name, t in f.weights().items()}
-            group = _Group(bool(component), names, "\n" + "\n".join(names))
+            group = _FileGroup(bool(component), names, "\n" + "\n".join(names))
             self._groups.setdefault(component, []).append(group)
 
-    def of(self, component: Component) -> list[_Group]:
+    def of(self, component: Component) -> list[_FileGroup]:
         """Return the groups that may hold a component."""
         alone = () if component.second_of else self._groups.get("", ())
         return [*self._groups.get(component.name, ()), *alone]
@@ -335,7 +370,7 @@ class _Stored(NamedTuple):
     hits: int
 
 
-def _stored_components(family: Family, groups: _Groups) -> Iterator[_Stored]:
+def _stored_components(family: Family, groups: _FileGroups) -> Iterator[_Stored]:
     """Yield the components that the files hold, each variant with its spelling and its tensors."""
     for component in family.components:
         for group in groups.of(component):
@@ -353,12 +388,18 @@ def _places(
         stored = names.get(slot.tensor)
         if stored is not None:
             name, part, parts, transposed, span, swapped = slot
-            place = Place(*stored, name, part, parts, transposed, span, swapped)
+            file, tensor = stored
+            if isinstance(tensor, Window):
+                if parts > 1:
+                    continue
+                part, parts, tensor = tensor.part, tensor.parts, tensor.whole
+            name = tensor.home if isinstance(tensor, Composed) else name
+            place = Place(file, tensor, name, part, parts, transposed, span, swapped)
             yield module, parameter, place
 
 
 def _best_spelling(
-    family: Family, component: Component, group: _Group
+    family: Family, component: Component, group: _FileGroup
 ) -> tuple[int, Spelling] | None:
     """Return the spelling that finds most of a component and how much, if it finds enough."""
     best: tuple[int, Spelling] | None = None
@@ -369,6 +410,27 @@ def _best_spelling(
             continue
         tensors = spelling.tensors(component)
         count = sum(map(group.names.__contains__, tensors))
-        if count >= _SHARE * len(tensors) and (best is None or count > best[0]):
+        if count < _SHARE * len(tensors) or (best is not None and count <= best[0]):
+            continue
+        if component.name.startswith(_ENCODERS) or _names_most(
+            family, spelling, tensors, group.names
+        ):
             best = (count, spelling)
     return best
+
+
+def _names_most(
+    family: Family, spelling: Spelling, tensors: Iterable[str], names: Mapping[str, Any]
+) -> bool:
+    """Return whether a spelling names most weights of the network of which it names some."""
+    known = {name for name in tensors if name in names}
+    others = tuple({s.prefix for found in family.spellings.values() for s in found} - {""})
+    own = [
+        name
+        for name in names
+        if name.startswith(spelling.prefix)
+        and name.endswith((".weight", ".bias"))
+        and sort_of(name, "") == "weight"
+        and (spelling.prefix or not name.startswith(others))
+    ]
+    return len(known.intersection(own)) >= _NAMED * len(own)

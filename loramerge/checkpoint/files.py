@@ -94,6 +94,11 @@ class CheckpointFile:
             self._weights = as_weights(self.open()[0])
         return self._weights
 
+    def names(self) -> Collection[str]:
+        """Return the names of stored tensors, without the parts of weights that have other names."""
+        weights = self.weights()
+        return [name for name in self.open()[0] if name in weights]
+
     def rebuilt(
         self, entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
     ) -> tuple[bytes, dict[str, TensorInfo]]:

@@ -1,33 +1,44 @@
-"""Bases of no known family: a folder that transformers can load, by the names in its files.
+"""Bases of no known family, by the names in their files: models of transformers, and any other weights.
 
 PEFT names the modules it adapts as the model does, and so does the checkpoint, except for the level
-that a head adds (`transformer.h.0…` with one, `h.0…` without).
+that a head adds (`transformer.h.0…` with one, `h.0…` without). `naming` says which names mean one
+module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles
 from loramerge.checkpoint.language import gguf_config
+from loramerge.checkpoint.naming import NETWORK, network_head
 from loramerge.families import Parameter
+from loramerge.files.dtypes import is_float
 from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
 
 __all__ = [
+    "are_weights",
     "is_transformers",
     "model_class",
     "model_config",
     "named_tensors",
-    "renaming",
+    "network_tensors",
     "with_given",
 ]
 
 _CONFIG = "config.json"
 _PARAMETERS: tuple[Parameter, ...] = ("weight", "bias")
+_PARAMETER_OF: Mapping[str, Parameter] = {"weight": "weight", "bias": "bias", "scale": "weight"}
+# what stands in the names of adapters' tensors, and not in those of models
+_ADAPTER_WORDS = (
+    r"^base_model\.model\.|lora|lokr|hada_|(?<![a-z])b?oft[_.]|ia3|dora_scale|\.diff(?:_b|_m)?$"
+    r"|[wb]_norm$|on_input$|\.alpha$"
+)
 
 
 def is_transformers(path: Path) -> bool:
@@ -66,51 +77,51 @@ def named_tensors(
     return found
 
 
-# levels that models of transformers have gained or lost at their heads from version to version, and with
-# or without an output layer
-_LEVELS = frozenset({"model", "language_model", "transformer"})
+def are_weights(names: Iterable[str]) -> bool:
+    """Return whether tensors are the weights of a model rather than an adapter's, by their names."""
+    known = list(names)
+    has = any(name.endswith((".weight", ".bias")) for name in known)
+    return has and not any(re.search(_ADAPTER_WORDS, name) for name in known)
 
 
-def renaming(modules: Iterable[str], known: Iterable[str]) -> Callable[[str], str]:
-    """Return the function that renames modules of an adapter to those of a base: as they are, or
-    with other first levels.
+def network_tensors(
+    files: CheckpointFiles,
+) -> Mapping[tuple[str, Parameter], list[tuple[CheckpointFile, Tensor, str]]]:
+    """Return (module, parameter) → places, for every tensor of a checkpoint of no known family.
 
-    Where one level less or more fits all modules, that is it. Else each module has the one name in the
-    base that differs from its own by levels such as `model.` and `language_model.` alone: what
-    transformers calls `model.language_model.layers.0` is `model.layers.0` in the published files of some
-    models that also see, and `model.visual` is `visual`.
+    Modules of a folder's components begin with the component. In single files those of the network begin
+    with `transformer.` in place of what the file has there, and others are called as they are. A tensor
+    that is not a weight or bias is a module of its own, a bare parameter.
 
-    Args:
-        modules: the adapter's.
-        known: all of the base's.
+    Returns:
+        nothing where the names are not those of a model's weights.
     """
-    wanted, there = list(modules), dict.fromkeys(known)
-    levels = dict.fromkeys(name.partition(".")[0] for name in there)
-    options: list[Callable[[str], str]] = [
-        lambda name: name,
-        lambda name: name.partition(".")[2],
-        *(lambda name, level=level: f"{level}.{name}" for level in levels),
-    ]
-    for option in options:
-        if all(option(name) in there for name in wanted):
-            return option
-    cores: dict[str, list[str]] = {}
-    for name in there:
-        cores.setdefault(_without_levels(name), []).append(name)
+    if not are_weights(name for file in files.weights for name in file.open()[0]):
+        return {}
+    head = network_head([n for file in files.weights if not file.component for n in file.open()[0]])
+    found: dict[tuple[str, Parameter], list[tuple[CheckpointFile, Tensor, str]]] = {}
+    for file in files.weights:
+        tensors = file.weights()
+        for name, tensor in tensors.items():
+            stem, _, word = name.rpartition(".")
+            parameter = _PARAMETER_OF.get(word) if stem else None
+            if word not in _PARAMETERS and not _is_alone(name, tensors):
+                continue
+            module = name if parameter is None else stem
+            if file.component:
+                module = f"{file.component}.{module}"
+            elif module.startswith(head):
+                module = f"{NETWORK}.{module[len(head) :]}"
+            found.setdefault((module, parameter or "weight"), []).append((file, tensor, name))
+    return found
 
-    def alike(name: str) -> str:
-        found = [name] if name in there else cores.get(_without_levels(name), [])
-        return found[0] if len(found) == 1 else name
 
-    return alike
-
-
-def _without_levels(name: str) -> str:
-    """Return a name from its first level that does not come and go."""
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _LEVELS:
-        parts.pop(0)
-    return ".".join(parts)
+def _is_alone(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor without the usual word is a parameter, and not a fact about another."""
+    stem = name.rpartition(".")[0]
+    tensor = tensors[name]
+    plain = is_float(tensor.dtype) and not tensor.dtype.startswith("F8") and bool(tensor.shape)
+    return plain and not (tensors.keys() & {stem, f"{stem}.weight"})
 
 
 def with_given(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Codec", "HeldTensor", "Packing", "Reshaping", "Storage"]
+__all__ = ["Codec", "HeldTensor", "Naming", "Packing", "Reshaping", "Storage"]
 
 
 class Storage(Protocol):
@@ -60,6 +60,21 @@ class Reshaping(Protocol):
         """Return a tensor with the type and shape of the weight it holds; None for other tensors."""
 
 
+@runtime_checkable
+class Naming(Protocol):
+    """A storage whose weights have other names than the tensors that hold them."""
+
+    def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
+        """See `Storage.fixes_types`."""
+
+    def weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights and biases by the names of the model, each `composed.Composed` or rows of one.
+
+        Raises:
+            FormatError: if they cannot be read.
+        """
+
+
 class HeldTensor(Protocol):
     """One stored weight."""
 
@@ -94,7 +109,8 @@ class HeldTensor(Protocol):
 class Packing(Protocol):
     """The conversion between the weights of one tensor and packed rows.
 
-    The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer.
+    The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer. Where an
+    attribute `scattered` is true, they do not lie in this order, and `beside` returns them all.
     """
 
     @property

@@ -77,7 +77,7 @@ def command(target: str, **options: Any) -> int:
             )  # fmt: skip
     shown = (lambda: None) if options["quiet"] else lambda: _show(plan)
     emit(plan.json(), options["as_json"], options["json_file"], shown)
-    return 0
+    return plan.refused or 0
 
 
 def _of_output(path: Path, options: dict[str, Any]) -> int:
@@ -107,14 +107,19 @@ def _show(plan: Any) -> None:
     )
     if all(planned.state == "up to date" for planned in plan.tasks.values()):
         show.line("Everything is up to date: nothing will run.")
-    else:
+    elif plan.refused is None:
+        written = [show.size(plan.size)] if plan.size or not plan.unknown else []
+        written += [f"the result of {listed(plan.unknown, 4)}, of unknown size"] * bool(
+            plan.unknown
+        )
         show.line(
-            f"The run will write {show.size(plan.size)}. It needs about {show.size(plan.memory)} of "
+            f"The run will write {' and '.join(written)}. It needs about {show.size(plan.memory)} of "
             f"memory and {_time(plan.seconds)} on one core."
         )
     for name, planned in plan.tasks.items():
         if planned.reason:
-            show.line(f"{name}: {planned.reason}")
+            refused = "" if planned.refused is None else "this would be refused: "
+            show.line(f"{name}: {refused}{planned.reason}")
         for remark in planned.prediction.remarks if planned.prediction else ():
             show.line(f"{name}: {remark}")
         if planned.explained is not None:

@@ -29,6 +29,7 @@ class Planned:
         state: `up to date`, `will run`, or `not needed`.
         prediction: None where the result cannot be predicted; `reason` says why.
         explained: how the inputs relate, where that was asked for.
+        refused: exit code of the error with which the task would end, None if none is foreseen.
     """
 
     task: Task
@@ -36,6 +37,7 @@ class Planned:
     prediction: Prediction | None
     reason: str | None = None
     explained: Explained | None = None
+    refused: int | None = None
 
     def json(self) -> dict[str, Any]:
         """Return this task's object in `plan --json`."""
@@ -50,6 +52,7 @@ class Planned:
             "state": self.state,
             **found,
             "reason": self.reason,
+            "refused": self.refused,
             **({} if self.explained is None else {"interference": self.explained.json()}),
         }
 
@@ -89,6 +92,22 @@ class Plan(Shown):
         """Bytes of all files that will be written."""
         saved = (p for p in self._running if p.task.save is not None and p.prediction)
         return sum(p.prediction.size or 0 for p in saved if p.prediction)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the tasks of which it is not known how much they will write."""
+        return [
+            name
+            for name, one in self.tasks.items()
+            if one.state == "will run"
+            and (one.task.save is not None or one.task.lasts)
+            and (one.prediction is None or one.prediction.size is None)
+        ]
+
+    @property
+    def refused(self) -> int | None:
+        """Exit code of the first task that would be refused, None if none is foreseen."""
+        return next((one.refused for one in self._running if one.refused is not None), None)
 
     @property
     def _running(self) -> list[Planned]:
@@ -167,7 +186,7 @@ def plan_recipe(
     recorded = State.beside(recipe.path, recipe.root).records
     planned: dict[str, Planned] = {}
     for name, task in recipe.tasks.items():
-        prediction, reason = _predicted(task, {**known, **task.files}, context)
+        prediction, reason, refused = _predicted(task, {**known, **task.files}, context)
         if prediction is not None:
             if prediction.adapter is not None:
                 known[name] = prediction.adapter
@@ -175,7 +194,7 @@ def plan_recipe(
                 prediction.seconds = recorded[name].seconds  # measured beats estimated
         if task.save is not None and task.save.exists() and states[name] == "up to date":
             known[name] = task.save
-        planned[name] = Planned(task, states[name], prediction, reason)
+        planned[name] = Planned(task, states[name], prediction, reason, refused=refused)
     if explain:
         results = _Results(recipe, states, context)
         for one in planned.values():
@@ -218,15 +237,16 @@ class _Results:
 
 def _predicted(
     task: Task, known: Mapping[str, Adapter | Path], context: Context
-) -> tuple[Prediction | None, str | None]:
+) -> tuple[Prediction | None, str | None, int | None]:
+    """Return the prediction of a task, or the reason why there is none, and the code of its error."""
     if any(name not in known for name in task.needs):
-        return None, "depends on a step that has not run yet"
+        return None, "depends on a step that has not run yet", None
     try:
         quiet = replace(context, known=known, notify=ignore)
         predict = task.verb.predict
-        return None if predict is None else predict(task.parameters, quiet), None
+        return None if predict is None else predict(task.parameters, quiet), None, None
     except LoramergeError as error:
-        return None, error.text(in_recipe)
+        return None, error.text(in_recipe), error.exit_code
 
 
 def states_of(recipe: Recipe, state: State, context: Context, fresh: bool) -> dict[str, str]:

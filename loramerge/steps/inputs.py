@@ -181,7 +181,7 @@ def family_of_file(path: Path) -> str | None:
     if path.is_dir():
         return None
     try:
-        return open_checkpoint(path).family_name
+        return open_checkpoint(path).require_known().family_name
     except FormatError:
         return None
 

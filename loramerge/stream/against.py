@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Adapter, Delta, Full, Site
@@ -10,7 +11,7 @@ from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.tensors import ComputedTensor
-from loramerge.stream.matching import require_family
+from loramerge.stream.matching import PlacesOf, finder_of, for_base, require_family
 from loramerge.stream.reading import Stretch, read_weights
 
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         ShapeError: if a module of the base has another shape.
         FormatError: if the base stores one as integers, or with scales beside.
     """
+    adapter = for_base(adapter, base) if base.is_unknown else adapter
     dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.facts.computable}
     if not dependent:
         return adapter
     require_family(adapter, base)
+    find = finder_of(adapter, base)
+    places = {site: stretches_of(find, site, delta) for site, delta in dependent.items()}
     missing = [
-        site.name
-        for site, d in dependent.items()
-        if not stretches_of(base, site) and not d.facts.optional
+        site.name for site, d in dependent.items() if not places[site] and not d.facts.optional
     ]
     if missing:
         raise AdapterError(
@@ -54,19 +56,19 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         if site not in dependent:
             deltas[site] = delta
             continue
-        stretches = stretches_of(base, site)
-        if stretches:
+        if stretches := places[site]:
             with naming(site, adapter.info.path):
                 placed = delta.at(_shape_of(stretches)) if _fits(delta, stretches) else delta
                 deltas[site] = _difference(site, delta, stretches) if placed.needs_base else placed
     return adapter.with_deltas(deltas, dtype=adapter.dtype)
 
 
-def stretches_of(base: Checkpoint, site: Site) -> list[Stretch]:
-    """Return the places of a site's weight in the base, none where it lacks a part of the weight."""
+def stretches_of(find: PlacesOf, site: Site, delta: Delta) -> list[Stretch]:
+    """Return the places of a site's weight in a base, none where it lacks a part of the weight."""
     found, start = [], 0
-    for module in site.modules:
-        places = base.slots.get((module, site.parameter))
+    rows = pairwise(site.bounds(delta.shape[0]))
+    for module, (first, last) in zip(site.modules, rows, strict=True):
+        places = find(module, site.parameter, (last - first, *delta.shape[1:]))
         if not places:
             return []
         found.append((start, places[0]))

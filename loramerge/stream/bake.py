@@ -17,6 +17,14 @@ from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
 from loramerge.files.header import TensorInfo
 from loramerge.stream.edits import BakePlan
+from loramerge.stream.joining import (
+    compute_join,
+    joins_of,
+    level_of,
+    shapes_of,
+    with_rank,
+    write_rank,
+)
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute
@@ -125,13 +133,14 @@ def _layout(
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    wide = widened(plan, file)
-    merged, gone = without_layers(merged, wide), superfluous(file, wide)
+    wide, joins = widened(plan, file), joins_of(plan, file)
+    merged, gone = with_rank(without_layers(merged, wide), joins), superfluous(file, wide)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    grown = shapes_of(joins)
     entries = [
         (name, plan.wider or "", file.weights()[name].shape)
         if name in wide
-        else (name, dtype_of(t, plan.dtype), t.shape)
+        else (name, dtype_of(t, plan.dtype), grown.get(name, t.shape))
         for name, t in tensors.items()
     ]
     head, infos = file.rebuilt(entries, merged)
@@ -141,10 +150,10 @@ def _layout(
         if name in wide
         else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
         for name, tensor in tensors.items()
-        if name in edits or infos[name].dtype != tensor.dtype
-    }
+        if (name in edits or infos[name].dtype != tensor.dtype) and name not in joins
+    } | {name: partial(compute_join, join, infos) for name, join in joins.items()}
     held = {name: e[0].place.require_held() for name, e in edits.items() if name not in wide}
-    beside = {name for one in held.values() for name in one.beside}
+    beside = {name for one in held.values() for name in one.beside} | (grown.keys() - joins.keys())
     return Layout(
         head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
     )
@@ -174,5 +183,13 @@ def _copy_other(
         source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
     ):
         write_config(source, target, plan.config)
+    elif source.name == "config.json" and (rank := _rank_beside(source, plan)):
+        write_rank(source, target, rank)
     else:
         shutil.copyfile(source, target)
+
+
+def _rank_beside(config: Path, plan: BakePlan) -> int:
+    """Return the rank that all layers of the files beside a configuration get; 0 where it stays."""
+    files = [file for file in plan.checkpoint.files.weights if file.path.parent == config.parent]
+    return max((level_of(joins_of(plan, file)) for file in files), default=0)

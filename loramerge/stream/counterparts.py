@@ -238,7 +238,7 @@ class _Lookup:
         self._used: set[Owner] = set()
         self._named: dict[tuple[str, str], list[CheckpointFile]] = {}
         for file in checkpoint.files.weights:
-            for name in file.open()[0]:
+            for name in file.names():
                 self._named.setdefault((file.component, name), []).append(file)
         self._head: tuple[str, str] = ("", "")
         if not checkpoint.candidates:
@@ -270,7 +270,7 @@ class _Lookup:
         found = {}
         for file in self._checkpoint.files.weights:
             beside = _beside(file)
-            for name in file.open()[0]:
+            for name in file.names():
                 if (file, name) in self._used or not _holds_numbers(file, name):
                     continue
                 if _sort(file, name, beside) == "weight" and not self._is_head(name):

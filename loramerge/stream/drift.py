@@ -18,6 +18,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.checkpoint import Checkpoint, Place
 from loramerge.errors import FamilyError, ShapeError
 from loramerge.events import Notify, ignore
+from loramerge.stream.matching import finder_of, for_base
 from loramerge.stream.reading import weights_of
 
 __all__ = ["NO_DRIFT", "Drift", "by_block", "drift"]
@@ -74,7 +75,8 @@ def drift(
         FamilyError: if the two bases belong to different families.
         ShapeError: if a module has another shape in the adapter than in a base.
     """
-    if not any(family in base.candidates for family in trained_on.candidates):
+    named = base.candidates or trained_on.candidates
+    if named and not any(family in base.candidates for family in trained_on.candidates):
         raise FamilyError(
             "the two bases belong to different families",
             file=f"{trained_on.path} and {base.path}",
@@ -82,12 +84,14 @@ def drift(
             found=trained_on.family_name,
         )
     work: list[tuple[Site, Delta, Place, Place]] = []
-    for adapter in adapters:
+    for adapter in (for_base(adapter, base) for adapter in adapters):
+        find, find_before = finder_of(adapter, base), finder_of(adapter, trained_on)
         for site, delta in _alone(adapter):
-            key = (site.modules[0], site.parameter)
-            if delta.rank is None or key not in trained_on.slots or key not in base.slots:
+            key = (site.modules[0], site.parameter, delta.shape)
+            before, now = find_before(*key), find(*key)
+            if delta.rank is None or not before or not now:
                 continue
-            a, b = trained_on.slots[key][0], base.slots[key][0]
+            a, b = before[0], now[0]
             for place, file in ((a, trained_on.path), (b, base.path)):
                 if (place.shape[0], math.prod(place.shape[1:])) != delta.flat_shape:
                     raise ShapeError(

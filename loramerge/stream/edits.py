@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapter import Delta, Site
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
+from loramerge.checkpoint.composed import Composed
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.reading import Stretch
 
@@ -69,7 +70,11 @@ class BakePlan:
     @property
     def dtypes(self) -> list[str]:
         """Types of the tensors that change, as users name them, after the bake."""
-        stored = {self._written(edit.place.tensor.dtype) for *_, edit in self.all_edits()}
+        tensors = {edit.place.tensor for *_, edit in self.all_edits()}
+        stored = {
+            one.written if isinstance(one, Composed) else self._written(one.dtype)
+            for one in tensors
+        }
         return sorted(DTYPES[dtype].word for dtype in stored)
 
     def _written(self, dtype: str) -> str:

@@ -11,6 +11,7 @@ from loramerge.adapter.readers import Reading
 from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.stream.against import stretches_of
+from loramerge.stream.matching import finder_of
 from loramerge.stream.reading import read_weights
 
 __all__ = ["distances"]
@@ -33,8 +34,9 @@ def distances(adapter: Adapter, base: Checkpoint, readings: Iterable[Reading]) -
     }
     squares = {title: [0.0, 0.0] for title in wanted}
     unread = {one.program.title: set(one.unread) for one in found if one.program.title in wanted}
+    find = finder_of(adapter, base)
     for site, delta in adapter.deltas.items() if wanted else ():
-        stretches = stretches_of(base, site)
+        stretches = stretches_of(find, site, delta)
         if not stretches or not delta.facts.computable:
             continue
         begin, last = stretches[-1]

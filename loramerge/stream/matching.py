@@ -5,27 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.formats.peft_bases import MAPPING
+from loramerge.adapter.load import load
 from loramerge.adapter.opaque import flat_name
 from loramerge.checkpoint import Checkpoint, Place
-from loramerge.checkpoint.generic import model_class, named_tensors, renaming
+from loramerge.checkpoint.generic import model_class, named_tensors
+from loramerge.checkpoint.naming import renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.families import Parameter
 from loramerge.stream.reading import Stretch
 
-__all__ = ["Part", "PlacesOf", "finder_of", "parts_of", "require_family"]
+__all__ = [
+    "Part",
+    "PlacesOf",
+    "finder_of",
+    "for_base",
+    "matched_by_name",
+    "parts_of",
+    "require_family",
+]
 
 # module, parameter and its shape in the adapter → places in the base
 PlacesOf = Callable[[str, Parameter, tuple[int, ...]], Sequence[Place]]
 
 
-def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
-    """Refuse an adapter of another family than the base's, and a base of a read-only family.
+def for_base(adapter: Adapter, checkpoint: Checkpoint) -> Adapter:
+    """Return an adapter as a base knows its modules, or refuse one that is for another.
+
+    An adapter and a base that agree on names and shapes belong together, whether a family knows them or
+    not: for a base of no known family the names in the file count, also where they look like a family's.
 
     Raises:
-        FamilyError: with the reason for each family.
+        FamilyError: for an adapter of another family than the base's, and for a base of a read-only
+            family, with the reason.
+    """
+    if checkpoint.is_unknown and adapter.info.detection.candidates:
+        if isinstance(adapter.maker, Path):  # as it was read
+            return load(adapter.maker, by_name=True)
+        raise _of_another_family(adapter, checkpoint)
+    require_family(adapter, checkpoint)
+    return adapter
+
+
+def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter that is not for a base.
+
+    Raises:
+        FamilyError: see `for_base`.
     """
     read_only = next((f.name for f in checkpoint.candidates[:1] if not f.proven), None)
     if read_only is not None:
@@ -54,14 +83,55 @@ def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:
             hint=f"if it was trained on this base, write {mapping} into its adapter_config.json",
         )
     if not any(family in checkpoint.candidates for family in candidates):
-        raise FamilyError(
-            "the adapter and the base belong to different families",
-            file=adapter.label,
-            expected=f"an adapter of the family {checkpoint.family_name}, because the base "
-            f"{checkpoint.path.name} belongs to it ({checkpoint.reason})",
-            found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
-            hint="choose a base of the adapter's family",
-        )
+        if not candidates and _fits_by_name(adapter, checkpoint):
+            return
+        raise _of_another_family(adapter, checkpoint)
+
+
+def _of_another_family(adapter: Adapter, checkpoint: Checkpoint) -> FamilyError:
+    return FamilyError(
+        "the adapter and the base belong to different families",
+        file=adapter.label,
+        expected=f"an adapter of the family {checkpoint.family_name}, because the base "
+        f"{checkpoint.path.name} belongs to it ({checkpoint.reason})",
+        found=f"an adapter of {_family(adapter)} ({adapter.info.detection.reason})",
+        hint="choose a base of the adapter's family",
+    )
+
+
+def _fits_by_name(adapter: Adapter, checkpoint: Checkpoint) -> bool:
+    """Return whether a base has every module of an adapter of no known family, in the same shape."""
+    find = finder_of(adapter, checkpoint)
+    parts = [
+        (part, delta)
+        for site, delta in adapter.deltas.items()
+        for part in parts_of(adapter, site, delta, find)
+    ]
+    return all(
+        part.places and all(part.fits(delta, place.shape) for place in part.places)
+        for part, delta in parts
+    )
+
+
+def matched_by_name(adapter: Adapter, checkpoint: Checkpoint) -> str | None:
+    """Return what was matched where no family says it, None where one does."""
+    if not checkpoint.is_unknown and adapter.info.detection.candidates:
+        return None
+    if not checkpoint.candidates and not checkpoint.is_unknown:
+        return None
+    find = finder_of(adapter, checkpoint)
+    pairs = [
+        (site.modules[0], places[0].name)
+        for site, delta in adapter.deltas.items()
+        if (places := find(site.modules[0], site.parameter, delta.shape))
+    ]
+    if not pairs:
+        return None
+    whose = "base" if checkpoint.is_unknown else "adapter"
+    return (
+        f"the family of the {whose} is unknown: {len(pairs)} of {len(adapter.deltas)} modules of "
+        f"{adapter.label} are matched by name, such as {pairs[0][0]} with {pairs[0][1]}"
+    )
 
 
 def _names_no_model(adapter: Adapter) -> bool:

@@ -16,6 +16,7 @@ from loramerge.algebra.method import Method
 from loramerge.algebra.operators import OPERATORS
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint, CheckpointFile
+from loramerge.checkpoint.composed import Composed
 from loramerge.checkpoint.files import CheckpointFiles
 from loramerge.checkpoint.generic import with_given
 from loramerge.errors import FormatError, Setting, UsageError, listed
@@ -119,6 +120,7 @@ def plan_merge(
     sources = [*checkpoints, *(one for one in (base, text_encoder) if one is not None)]
     first = checkpoints[0] if layout is None else layout
     require_one_family([first, *sources])
+    _require_written(first)
     if dtype is not None:
         require_changeable(first)
     if layout is not None and union is not None:
@@ -287,6 +289,28 @@ class _Planner:
                 Setting("base", "C"),
             ),
         )
+
+
+def _require_written(layout: Checkpoint) -> None:
+    """Refuse a layout in which whole weights cannot be written.
+
+    Raises:
+        FormatError: naming a weight.
+    """
+    for places in layout.slots.values():
+        for place in places:
+            if isinstance(place.tensor, Composed):
+                raise FormatError(
+                    "a merge cannot be written in the layout of this checkpoint: SVDQuant takes changes "
+                    "of low rank only",
+                    file=place.file.path,
+                    module=place.name,
+                    hint=(
+                        "give another checkpoint first, or as ",
+                        Setting("layout"),
+                        "; `bake` joins adapters to this one",
+                    ),
+                )
 
 
 def _require_text(found: PairedTensors, text: int) -> None:

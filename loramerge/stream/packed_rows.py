@@ -61,7 +61,8 @@ def compute_packed(
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
-            out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
+            if not getattr(packing, "scattered", False):
+                out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
         for other, data in packing.beside().items():
             out.write(infos[other].start, data)
         return [

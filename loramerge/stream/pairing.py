@@ -112,7 +112,7 @@ def paired(
     groups = tuple(_groups(pairs, naming, tuned, target))
     named = {(place.file, place.name) for places in tuned.slots.values() for place in places}
     outside = sum(
-        (file, name) not in named for file in tuned.files.weights for name in file.open()[0]
+        (file, name) not in named for file in tuned.files.weights for name in file.names()
     )
     return Pairing(
         Detection(candidates, f"that of {tuned.path.name}"),
@@ -204,9 +204,13 @@ def _kind(
         found = naming.find(module)
         return None if found is None else _SORTS[found.layer]
     last = module.rpartition(".")[2]
+    place = tuned.slots[module, parameter][0]
+    axes = len(place.shape)
+    if tuned.is_unknown:  # a linear layer may be called an embedder, and kernels are convolutions'
+        bare = not place.name.endswith(".weight") and axes > 1
+        return "table" if bare else "norm" if axes == 1 else "matrix"
     if "embed" in last or last in _EMBEDDINGS:
         return "embedding"
-    axes = len(tuned.slots[module, parameter][0].shape)
     return "norm" if axes == 1 else "matrix" if axes == 2 else "table"
 
 

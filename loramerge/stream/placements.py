@@ -162,6 +162,11 @@ def _require_beside(place: Place, held: HeldTensor, checkpoint: Checkpoint) -> N
             )
 
 
+def _what_it_has(checkpoint: Checkpoint) -> str:
+    has = f"the base has {', '.join(checkpoint.layouts) or 'nothing known'}"
+    return f"{has}; {checkpoint.reason}" if checkpoint.is_unknown else has
+
+
 def require_modules(placements: Placements, skip_missing: Sequence[str]) -> list[str]:
     """Refuse modules that the base lacks, unless their component may be skipped; return those.
 
@@ -183,7 +188,7 @@ def require_modules(placements: Placements, skip_missing: Sequence[str]) -> list
             f"the base lacks {count} modules of the adapter",
             file=checkpoint.path,
             module=listed([name for names in refused.values() for name in names], 6),
-            found=f"the base has {', '.join(checkpoint.layouts) or 'nothing known'}",
+            found=_what_it_has(checkpoint),
             hint=rest if placements.matched else "choose the base that the adapter was trained on",
         )
     return [name for names in placements.missing.values() for name in names]

@@ -17,7 +17,8 @@ from loramerge.errors import (
 )
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.experts import experts_apart, with_stacks
-from loramerge.stream.matching import finder_of, parts_of, require_family
+from loramerge.stream.joining import require_joinable
+from loramerge.stream.matching import finder_of, for_base, matched_by_name, parts_of
 from loramerge.stream.placements import Placements, require_floats, require_modules, require_shapes
 from loramerge.stream.seconds import into_networks
 from loramerge.stream.vocabulary import Adapted, adapted
@@ -55,6 +56,7 @@ def plan_bake(
         require_changeable(checkpoint)
     if not edits and dtype is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
+    require_joinable((e for some in edits.values() for one in some.values() for e in one), wider)
     notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
     return BakePlan(
         checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings], wider
@@ -70,7 +72,8 @@ class Matched:
         placed: the same, with the places of experts that it stacks in one tensor.
         edits: tensor → its edits, by file.
         skipped: names of adapter modules that the base lacks and that may be skipped.
-        notes: which network of the base each adapter changes, where it has two.
+        notes: what was matched by name where no family is known, and which network of the base each
+            adapter changes, where it has two.
     """
 
     base: Adapted
@@ -88,9 +91,8 @@ def match_adapters(
     Raises:
         FamilyError, AdapterError, UnsupportedKind, FormatError, ShapeError: see `plan_bake`.
     """
-    for adapter, _ in inputs:
-        adapter.require_sound()
-        require_family(adapter, checkpoint)
+    inputs = [(for_base(adapter.require_sound(), checkpoint), weight) for adapter, weight in inputs]
+    named = [matched_by_name(adapter, checkpoint) for adapter, _ in inputs]
     if not checkpoint.candidates:
         inputs = [(experts_apart(adapter, checkpoint), weight) for adapter, weight in inputs]
     inputs, networks = into_networks(checkpoint, inputs)
@@ -104,7 +106,7 @@ def match_adapters(
     require_floats(placements)
     require_shapes(placements)
     skipped = require_modules(placements, skip_missing)
-    return Matched(base, placed, placements.edits(), skipped, networks)
+    return Matched(base, placed, placements.edits(), skipped, [*filter(None, named), *networks])
 
 
 def _match(adapter: Adapter, weight: Weight, placements: Placements) -> None:

@@ -12,7 +12,8 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
-from loramerge.checkpoint.generic import model_config, renaming
+from loramerge.checkpoint.generic import model_config
+from loramerge.checkpoint.naming import renaming
 from loramerge.errors import AdapterError
 
 __all__ = ["TIE", "head_of", "modules_of", "refuse_parts_of_shared", "shared_beside", "tied"]

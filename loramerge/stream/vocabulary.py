@@ -20,7 +20,8 @@ from loramerge.adapter.floats import cast, values
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
-from loramerge.checkpoint.generic import model_config, named_tensors, renaming, with_given
+from loramerge.checkpoint.generic import model_config, named_tensors, with_given
+from loramerge.checkpoint.naming import renaming
 from loramerge.errors import AdapterError, Setting, ShapeError, listed
 from loramerge.files.tensors import Tensor, same_bytes
 from loramerge.files.views import Derived

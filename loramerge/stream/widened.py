@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from loramerge.checkpoint import CheckpointFile
+from loramerge.checkpoint.composed import Composed
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.files.dtypes import DTYPES, numpy_dtype
 from loramerge.files.header import TensorInfo
@@ -35,8 +36,11 @@ def widened(plan: BakePlan, file: CheckpointFile) -> Mapping[str, HeldTensor]:
     return {
         name: place.require_held()
         for name, place in found.items()
-        if DTYPES[place.tensor.dtype].bits < bits * DTYPES[place.tensor.dtype].elements
-        or place.require_held().beside
+        if not isinstance(place.tensor, Composed)
+        and (
+            DTYPES[place.tensor.dtype].bits < bits * DTYPES[place.tensor.dtype].elements
+            or place.require_held().beside
+        )
     }
 
 

@@ -14,7 +14,6 @@ from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.checkpoint import Checkpoint
-from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, Message, Setting, UsageError, listed
 from loramerge.events import Note
 from loramerge.files.spool import spool_for
@@ -249,13 +248,17 @@ def _opened(parameters: Extract, context: Context) -> _Inputs:
     base = open_base(parameters.base, context)
     skip = tuple(components_of(parameters.skip_missing))
     found = paired(tuned, base, None, skip=skip)
-    frame = Adapter({}, info=Info(detection=found.detection, dialects=_dialects(found.detection)))
+    frame = Adapter({}, info=Info(detection=found.detection, dialects=_dialects(tuned)))
     return _Inputs(tuned, base, frame, (base_input(tuned), base_input(base)), skip)
 
 
-def _dialects(detection: Detection) -> dict[str, int]:
+def _dialects(tuned: Checkpoint) -> dict[str, int]:
     """Return the dialect in which modules of no known family are named as in their files."""
-    return {} if detection.candidates else {"peft": 1}
+    if tuned.candidates:
+        return {}
+    if not tuned.is_unknown:
+        return {"peft": 1}
+    return {"diffusers" if any(file.component for file in tuned.files.weights) else "comfyui": 1}
 
 
 def _stem(parameters: Extract) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,7 +129,7 @@ _NO_FAMILY = Problem(
     "no-family",
     None,
     "these are the weights of a model, not an adapter, and its family is not known",
-    "loramerge families lists the models that can be baked into",
+    "adapters with the same names and shapes can be baked into it",
 )
 
 
@@ -198,7 +198,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
     if is_sharded(path) or is_gguf(path):
-        return _sharded(path)
+        return _checkpoint(path)
     try:
         adapter = load(path)
     except FormatError:
@@ -206,59 +206,9 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
             return _checkpoint(path)
         raise
     if adapter.only_replaces and not adapter.embeddings:
-        try:
+        with suppress(FamilyError):
             return _checkpoint(path)
-        except FamilyError:
-            if _is_model(adapter):
-                return _model(adapter)
     return inspect_adapter(adapter, parameters, context)
-
-
-# what stands in the names of adapters' tensors, and not in those of models
-_ADAPTER_WORDS = (
-    r"lora|lokr|hada_|oft|boft|ia3|glora|dora_scale|\.diff(?:_b|_m)?$|[wb]_norm$|on_input$|\.alpha$"
-)
-
-
-def _is_model(adapter: Adapter) -> bool:
-    """Return whether the tensors of a file are the weights of a model, by their names."""
-    names = adapter.info.order
-    weights = sum(name.endswith((".weight", ".bias")) for name in names)
-    return 2 * weights > len(names) and not any(re.search(_ADAPTER_WORDS, name) for name in names)
-
-
-def _sharded(path: Path) -> Inspected:
-    """Describe a checkpoint in several files or in GGUF, of a known family or none."""
-    try:
-        return _checkpoint(path)
-    except FamilyError:
-        from loramerge.checkpoint.files import find_files
-
-        files = find_files(path).weights
-        names = [name for file in files for name in file.open()[0]]
-        size = sum(file.path.stat().st_size for file in files)
-        found = _of_no_family(str(path), size, names, files[0].open()[1])
-        return replace(found, dialect="GGUF") if is_gguf(path) else found
-
-
-def _model(adapter: Adapter) -> Inspected:
-    """Describe the weights of a model in one file that is of no known family."""
-    info = adapter.info
-    return _of_no_family(adapter.label, info.size, info.order, info.metadata)
-
-
-def _of_no_family(
-    path: str, size: int | None, names: Sequence[str], metadata: Mapping[str, str]
-) -> Inspected:
-    return Inspected(
-        path=path,
-        size=size,
-        what="checkpoint",
-        family_reason="no known family has its modules",
-        modules=len({name.rpartition(".")[0] for name in names}),
-        metadata=dict(sorted(metadata.items())),
-        findings=[_NO_FAMILY],
-    )
 
 
 def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
@@ -420,9 +370,10 @@ def _against(
     weights = sum(s.base for s in survivals)
     total = len(adapter.deltas)
     matched = total - len(plan.skipped)
+    by_name = ", by name, as no family is known" if checkpoint.is_unknown else ""
     reason = (
-        f"{matched} of {total} modules fit; {kept:.0%} of the change is kept after rounding to the "
-        "base's type"
+        f"{matched} of {total} modules fit{by_name}; {kept:.0%} of the change is kept after rounding "
+        "to the base's type"
     )
     found.base |= {
         "works": bool(matched),
@@ -477,13 +428,14 @@ def _checkpoint(path: Path) -> Inspected:
         size=checkpoint.size,
         what="checkpoint",
         dialect=f"layout {', '.join(layouts)}{', GGUF' if is_gguf(path) else ''}",
-        family=checkpoint.family_name,
+        family=None if checkpoint.is_unknown else checkpoint.family_name,
         family_reason=checkpoint.reason,
         modules=len(modules),
         components=components,
         dtypes=dtypes,
         merged=_merge(metadata),
         metadata=dict(metadata),
+        findings=[_NO_FAMILY] if checkpoint.is_unknown else [],
     )
 
 

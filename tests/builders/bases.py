@@ -35,6 +35,7 @@ STORAGE = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("int64"),
     "I8": np.dtype("int8"),
+    "I32": np.dtype("int32"),
     "U8": np.dtype("uint8"),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }

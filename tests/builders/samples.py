@@ -305,6 +305,25 @@ def safetensors_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] 
     return struct.pack("<Q", len(head)) + head + data
 
 
+def sparse_safetensors(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
+    """Write a file of these shapes that takes no room: all values are zeros."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return path
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a file, read without loramerge."""
     raw = path.read_bytes()

@@ -59,12 +59,9 @@ def recorded() -> dict[str, Shapes]:
 
 def of_classes() -> Iterator[tuple[str, Shapes]]:
     """The same, from the classes of the installed diffusers."""
-    import diffusers
     import torch
 
-    for name in sorted(n for n in dir(diffusers) if "Transformer" in n and n.endswith("Model")):
-        with torch.device("meta"):
-            model = getattr(diffusers, name)(**_ARGUMENTS.get(name, {}))
+    for name, model in _models():
         yield (
             name,
             {
@@ -74,6 +71,21 @@ def of_classes() -> Iterator[tuple[str, Shapes]]:
                 if re.sub(r"\.\d+$", "", path).rpartition(".")[2] in _LEAVES
             },
         )
+
+
+def whole_classes() -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
+    """Class → name → shape of all its parameters, from the installed diffusers."""
+    for name, model in _models():
+        yield name, {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _models() -> Iterator[tuple[str, Any]]:
+    import diffusers
+    import torch
+
+    for name in sorted(n for n in dir(diffusers) if "Transformer" in n and n.endswith("Model")):
+        with torch.device("meta"):
+            yield name, getattr(diffusers, name)(**_ARGUMENTS.get(name, {}))
 
 
 def _numbers(ranges: str) -> Iterator[int | str]:

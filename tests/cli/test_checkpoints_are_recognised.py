@@ -14,6 +14,7 @@ from loramerge.verbs.inspect import Inspect, Inspected, inspect
 from tests.adapter.test_peft_fields import folder
 from tests.builders.bases import write_safetensors
 from tests.builders.commands import Runner
+from tests.builders.samples import sparse_safetensors
 from tests.tail import tail
 
 FAMILY = [name for name, f in FAMILIES.items() if f.spellings.get("transformer")]
@@ -30,28 +31,13 @@ def _of_original_names(family: str, least: int = 0) -> dict[str, tuple[int, ...]
     return dict(list(shapes.items())[least:])
 
 
-def _sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """Write a file of these shapes that takes no room: all values are zeros."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
-    return path
-
-
 def _one(path: Path) -> Inspected:
     return inspect(Inspect(files=(str(path),))).files[0]
 
 
 @pytest.mark.parametrize("family", [f if f == "flux1" else tail(f) for f in FAMILY])
 def test_a_transformer_alone_is_a_checkpoint(family: str, tmp_path: Path) -> None:
-    found = _one(_sparse(tmp_path / "model.safetensors", _of_original_names(family)))
+    found = _one(sparse_safetensors(tmp_path / "model.safetensors", _of_original_names(family)))
     assert found.what == "checkpoint"
     assert found.family == family
     assert not found.findings and not found.loads_in
@@ -60,15 +46,16 @@ def test_a_transformer_alone_is_a_checkpoint(family: str, tmp_path: Path) -> Non
 def test_a_checkpoint_cut_short_is_no_adapter(tmp_path: Path, run) -> None:
     """Norms of Flux are called `.scale`, which is how bare adapters replace them."""
     shapes = dict(list(_of_original_names("flux1").items())[:300])
-    _sparse(run.folder / "part.safetensors", shapes)
+    sparse_safetensors(run.folder / "part.safetensors", shapes)
     assert _one(run.folder / "part.safetensors").what == "checkpoint"
-    run.refused(4, "bake", "--base", "part.safetensors", "--lora", "a", says="no known family")
+    says = ("the base lacks 64 modules", "no known family")
+    run.refused(5, "bake", "--base", "part.safetensors", "--lora", "a", says=says)
 
 
 def test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it(tmp_path: Path) -> None:
     shapes = _of_original_names("qwen-image")
     narrower = {k: tuple({3072: 2048, 12288: 8192}.get(n, n) for n in s) for k, s in shapes.items()}
-    found = _one(_sparse(tmp_path / "model.safetensors", narrower))
+    found = _one(sparse_safetensors(tmp_path / "model.safetensors", narrower))
     assert (found.what, found.family) == ("checkpoint", None)
     assert [problem.code for problem in found.findings] == ["no-family"]
 
@@ -78,7 +65,7 @@ def test_modules_of_no_family_get_no_claim_about_programs(tmp_path: Path) -> Non
         f"diffusion_model.double_blocks.0.img_attn_qkv.lora_{side}.weight": shape
         for side, shape in {"A": (1, 4096), "B": (12288, 1)}.items()
     }
-    found = _one(_sparse(tmp_path / "a.safetensors", keys))
+    found = _one(sparse_safetensors(tmp_path / "a.safetensors", keys))
     assert (found.what, found.family, found.loads_in) == ("adapter", None, [])
 
 
@@ -143,7 +130,7 @@ def test_a_checkpoint_in_several_files_is_one(known: bool, tmp_path: Path) -> No
     weights = {}
     for number, part in enumerate((names[:2], names[2:]), 1):
         file = f"model-0000{number}-of-00002.safetensors"
-        _sparse(tmp_path / file, dict.fromkeys(part, (4, 4)))
+        sparse_safetensors(tmp_path / file, dict.fromkeys(part, (4, 4)))
         weights |= dict.fromkeys(part, file)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weights}))
@@ -162,6 +149,6 @@ def test_the_ends_of_keys_alone_name_no_dialect(tmp_path: Path) -> None:
     for i in range(3):
         stem = f"encoder.layer.{i}.attn.q"
         shapes |= {f"{stem}.lora_A": (2, 8), f"{stem}.lora_B": (8, 2)}
-    found = _one(_sparse(tmp_path / "mine.safetensors", shapes))
+    found = _one(sparse_safetensors(tmp_path / "mine.safetensors", shapes))
     assert (found.what, found.family, found.dialect) == ("adapter", None, None)
     assert found.modules == 3 and not found.loads_in

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects.classify import classify
 from loramerge.dialects.detect import detect
 from loramerge.dialects.detection import Detection
 from loramerge.families import FAMILIES
-from tests.builders.transformer_classes import Shapes, of_classes, recorded
+from tests.builders.samples import sparse_safetensors
+from tests.builders.transformer_classes import Shapes, of_classes, recorded, whole_classes
 
 CLASSES = recorded()
 # class → family whose attention has the same names and shapes, so that no adapter of it can tell
@@ -33,6 +36,12 @@ TWINS = {
 }
 # further classes whose modules a family has
 BRANCHES = {"WanAnimateTransformer3DModel": "wan", "WanVACETransformer3DModel": "wan"}
+# class → families whose whole network is nearly the same
+ALIKE = {
+    "BriaFiboTransformer2DModel": {"longcat-image"},
+    "BriaTransformer2DModel": {"longcat-image"},
+    "LongCatImageTransformer2DModel": {"longcat-image"},
+}
 _OWN = {
     family.classes["transformer"]
     for family in FAMILIES.values()
@@ -132,3 +141,21 @@ def test_an_adapter_of_the_attention_of_chroma_may_also_be_one_of_flux() -> None
 @pytest.mark.filterwarnings("ignore")
 def test_the_record_is_that_of_the_installed_diffusers() -> None:
     assert dict(of_classes()) == CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_the_whole_network_of_a_class_is_a_base_of_its_family_or_of_none(tmp_path: Path) -> None:
+    """A family whose names are but a part of the network's would leave the rest of an adapter out."""
+    pytest.importorskip("diffusers")
+    path = tmp_path / "base.safetensors"
+    wrong = {}
+    for name, shapes in whole_classes():
+        sparse_safetensors(path, shapes)
+        found = open_checkpoint(path).family_name
+        own = {f.name for f in FAMILIES.values() if f.classes.get("transformer") == name}
+        own |= {"unknown"} if not own or name in _OTHER_SIZE else set()
+        if found not in own | ALIKE.get(name, set()) | {TWINS.get(name), BRANCHES.get(name)}:
+            wrong[name] = found
+    assert wrong == {}

@@ -17,6 +17,7 @@ import pytest
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
+from loramerge.adapter.readers import readings
 from loramerge.errors import FormatError
 from tests.builders.samples import Array, relative, safetensors_bytes
 from tests.tail import first
@@ -177,3 +178,42 @@ def test_the_kohya_file_of_diffusion_pipe(tmp_path: Path) -> None:
     for name, delta in adapter.modules():
         change = named[f"{name}.lora_B.weight"] @ named[f"{name}.lora_A.weight"]
         assert relative(delta.dense(), change) < 1e-5
+
+
+def test_loha_in_the_dotted_names_of_diffusers(tmp_path: Path) -> None:
+    stem = "transformer.transformer_blocks.0.attn.to_q"
+    a, b, c, d = _random(16, RANK), _random(RANK, 16), _random(16, RANK), _random(RANK, 16)
+    parts = {f"{stem}.hada_w1_a": a, f"{stem}.hada_w1_b": b,
+             f"{stem}.hada_w2_a": c, f"{stem}.hada_w2_b": d}  # fmt: skip
+    adapter = _read(tmp_path / "a", parts)
+    (delta,) = adapter.values()
+    assert adapter.kinds() == {"loha": 1} and not adapter.info.account.unknown
+    assert relative(delta.dense(), (a @ b) * (c @ d)) < 1e-6
+
+
+def test_files_of_simpletuner_for_comfyui_with_names_of_diffusers(tmp_path: Path) -> None:
+    """Its Wan: ComfyUI reads the original's names alone, so no program is claimed to read these."""
+    stem = "diffusion_model.blocks.0.attn1.to_q"
+    factors = _pair(stem, 5120, 5120) | {f"{stem}.alpha": np.array(RANK, "f4")}
+    adapter = _read(tmp_path / "a", factors)
+    assert adapter.info.detection.name == "wan" and list(adapter) == [
+        "transformer.blocks.0.attn1.to_q"
+    ]
+    assert not list(readings(adapter))
+
+
+def test_the_dora_of_simpletuner_for_sdxl_in_comfyui(tmp_path: Path) -> None:
+    """Its factors have kohya's names, and its magnitudes keep those of diffusers."""
+    path = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    stem, rows = f"lora_unet_{path.replace('.', '_')}", np.linspace(1, 2, 640, dtype="f4")
+    up, down = _random(640, RANK), _random(RANK, 640)
+    factors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up,
+               f"{stem}.alpha": np.array(RANK, "f4"),
+               f"unet.{path}.lora_magnitude_vector": rows}  # fmt: skip
+    adapter = _read(tmp_path / "a", factors)
+    assert adapter.kinds() == {"dora": 1} and not adapter.info.account.unknown
+    weight = _random(640, 640).astype("f8")
+    (delta,) = adapter.require_sound().values()
+    changed = weight + up.astype("f8") @ down
+    want = rows[:, None] * changed / np.linalg.norm(changed, axis=1, keepdims=True) - weight
+    assert relative(delta.dense(weight), want) < 1e-6

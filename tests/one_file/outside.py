@@ -35,7 +35,18 @@ class Outside:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command; return what it printed."""
-        done = subprocess.run(
+        done = self._done(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def refused(self, code: int, *arguments: str) -> str:
+        """Run a command that must fail with a code; return its message."""
+        done = self._done(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr
+
+    def _done(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "loramerge", *arguments],
             cwd=self.folder,
             capture_output=True,
@@ -49,8 +60,6 @@ class Outside:
                 "COLUMNS": "200",
             },
         )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
 
     def json(self, *arguments: str) -> Any:
         """Run a command; return what it gives as JSON."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loramerge.verbs import known_verbs
 from tests.builders.samples import Array, read_safetensors, safetensors_bytes
 from tests.one_file.outside import Outside
 
@@ -145,3 +147,55 @@ def test_bake_equals_the_definition(outside: Outside) -> None:
         want = before[f"{layer}.weight"] + 0.5 * up.astype("float64") @ down
         assert np.allclose(after[f"{layer}.weight"], want, atol=1e-5), layer
         assert (after[f"{layer}.bias"] == before[f"{layer}.bias"]).all()
+
+
+RECIPE = """
+version: 1
+steps:
+  both: {mix: {adapters: ["a.safetensors:0.5", "b.safetensors:0.5"]}, save: both.safetensors}
+  small: {resize: {adapter: both, rank: 2}, save: less.safetensors}
+  named: {convert: {adapter: both, to: onetrainer}, save: named.safetensors}
+  tuned: {bake: {base: base.safetensors, adapters: [both]}, save: tuned.safetensors}
+  merged: {merge: {models: ["base.safetensors:0.5", tuned:0.5]}, save: merged.safetensors}
+  found: {extract: {tuned: tuned, base: base.safetensors, rank: 8, to: comfyui}, save: found.safetensors}
+  compared: {diff: {a: named, b: found}, save: compared.json}
+  seen: {inspect: {files: [named], base: base.safetensors}, save: seen.json}
+"""
+# which need a class of diffusers, or a file of their own beside the family's
+OF_A_CLASS = {"train", "preview"}
+
+
+def test_every_verb_works_with_it(outside: Outside) -> None:
+    for name, verb in known_verbs().items():
+        assert name in OF_A_CLASS or f"{{{name}: " in RECIPE or not verb.in_recipes, name
+    (outside.folder / "all.yaml").write_text(RECIPE, "utf-8")
+    outside.run("run", "all.yaml")
+    base, tuned, merged, found = (
+        read_safetensors(outside.folder / f"{name}.safetensors")[0]
+        for name in ("base", "tuned", "merged", "found")
+    )
+    for layer in LAYERS:
+        change = sum(0.5 * (up @ down) for up, down in (factors(s)[layer] for s in (1, 2)))
+        before = base[f"{layer}.weight"]
+        assert np.allclose(tuned[f"{layer}.weight"], before + change, atol=1e-5), layer
+        assert np.allclose(merged[f"{layer}.weight"], before + change / 2, atol=1e-5), layer
+        up, down = (found[f"diffusion_model.{layer}.lora_{x}.weight"] for x in "BA")
+        assert np.allclose(up @ down, change, atol=1e-4), layer
+    compared = json.loads((outside.folder / "compared.json").read_text("utf-8"))
+    assert compared["total"]["relative_distance"] < 1e-5 and compared["modules"] == 13
+    (seen,) = json.loads((outside.folder / "seen.json").read_text("utf-8"))
+    assert seen["dialect"] == "onetrainer" and "13 of 13" in seen["base"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OF_A_CLASS))
+def test_what_needs_a_class_names_the_families_that_have_one(outside: Outside, name: str) -> None:
+    (outside.folder / "pictures").mkdir(exist_ok=True)
+    more = {"train": ("--images", "pictures", "--trigger", "x"), "preview": ("--prompt", "x")}
+    said = outside.refused(2, name, "--base", "base.safetensors", *more[name])
+    assert "found: toy" in said and "sdxl" in said
+
+
+def test_its_headers_are_edited(outside: Outside) -> None:
+    outside.run("meta", "a.safetensors", "--set", "modelspec.title=A", "-o", "titled.safetensors")
+    assert read_safetensors(outside.folder / "titled.safetensors")[1]["modelspec.title"] == "A"

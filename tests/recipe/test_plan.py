@@ -16,6 +16,7 @@ from loramerge.recipe.plan import Plan, plan_recipe
 from loramerge.recipe.recipe import load_recipe
 from loramerge.recipe.writing import yaml_text
 from tests.builders.deltas import adapter
+from tests.builders.pictures import folder_of
 from tests.builders.world import rewrite, tune
 from tests.stream.test_kinds_at_a_base import KINDS
 from tests.tail import first
@@ -238,7 +239,7 @@ def test_the_command_shows_every_task(recipe, run) -> None:
     found = run.ok("plan", "recipe.yaml", "--json", "--set", "r=2").json
     assert list(found) == ["recipe", "seconds", "memory", "size", "tasks"]
     keys = {"step", "case", "verb", "needs", "save", "state", "modules", "ranks", "at_most", "size",
-            "memory", "seconds", "remarks", "reason"}  # fmt: skip
+            "memory", "seconds", "remarks", "reason", "refused"}  # fmt: skip
     assert {frozenset(task) for task in found["tasks"].values()} == {frozenset(keys)}
     assert found["tasks"]["small"]["ranks"] == {"2": found["tasks"]["small"]["modules"]}
     assert run.state() == before
@@ -281,11 +282,27 @@ def test_unpredictable_results_are_marked(recipe, run) -> None:
       x: {mix: {adapters: [broken.safetensors]}}
       y: {resize: {adapter: x, rank: 2}, save: y.safetensors}
     """)
-    found = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
+    result = run("plan", "recipe.yaml", "--json")
+    found = result.json["tasks"]
+    assert result.code == found["x"]["refused"] == run("run", "recipe.yaml").code == 3
+    assert found["y"]["refused"] is None
     assert "broken.safetensors" in found["x"]["reason"]
     assert found["y"]["reason"] == "depends on a step that has not run yet"
     assert found["y"]["size"] is None
-    assert "broken.safetensors" in run.ok("plan", "recipe.yaml").out
+    shown = run("plan", "recipe.yaml").out
+    assert "x: this would be refused: broken.safetensors" in shown and "will write" not in shown
+
+
+def test_what_is_of_unknown_size_is_named(recipe, run) -> None:
+    recipe("""
+    version: 1
+    steps:
+      tuned: {mix: {adapters: [a]}, save: small.safetensors}
+      learnt: {train: {base: base.safetensors, images: pictures}, save: x.safetensors}
+    """)
+    folder_of(run.folder / "pictures", 1)
+    shown = " ".join(run.ok("plan", "recipe.yaml").out.split())
+    assert "kB and the result of learnt, of unknown size. It needs" in shown
 
 
 NEEDY = """
@@ -306,13 +323,14 @@ def test_kinds_that_need_a_base_are_predicted(run, recipe):
     needy = adapter({name: KINDS["dora-out"](place.shape)}, families=["sd21"])
     save(needy, run.folder / "k.safetensors", to="kohya")
     recipe(NEEDY)
-    tasks = run.ok("plan", "recipe.yaml", "--json").json["tasks"]
+    planned = run("plan", "recipe.yaml", "--json")
+    tasks = planned.json["tasks"]
     for step in ("half", "small", "plain"):
         assert tasks[step]["size"] is None, step
         for words in ("depends on the base", "dora", "base: B"):
             assert words in tasks[step]["reason"], (step, words)
     assert tasks["same"]["reason"] is None and tasks["same"]["size"]
-    assert run("run", "recipe.yaml").code == 5
+    assert run("run", "recipe.yaml").code == planned.code == 5
     given = NEEDY
     for words in ('["k:0.5"]', "rank: 2}, save: small", "rank: 2}, save: plain"):
         head, _, tail = words.partition("}")

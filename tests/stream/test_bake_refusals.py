@@ -91,9 +91,12 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
             bake_into(base, [(adapter_for(family), 1.0)], tmp_path / "out.safetensors")
         assert f"{family}-0" in str(caught.value)
         assert "sd21" in str(caught.value)
-    unknown = adapter({"unet.conv_in": low_rank((8, 4, 3, 3), 1)})
-    with pytest.raises(FamilyError, match="unknown family"):
-        bake_into(base, [(unknown, 1.0)], tmp_path / "out.safetensors")
+    for name, inputs in (("unet.conv_in", 5), ("unet.conv_within", 4)):
+        unknown = adapter({name: low_rank((8, inputs, 3, 3), 1)})
+        with pytest.raises(FamilyError, match="unknown family"):
+            bake_into(base, [(unknown, 1.0)], tmp_path / "out.safetensors")
+    fits = adapter({"unet.conv_in": low_rank((8, 4, 3, 3), 1)})
+    assert bake_into(base, [(fits, 1.0)], tmp_path / "fits.safetensors")
     either = adapter_for("sd21", ambiguous=["sd15"])
     assert bake_into(base, [(either, 1.0)], tmp_path / "out.safetensors")
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.storage import HeldTensor, Reshaping, Storage
+from loramerge.checkpoint.composed import Composed, Window
+from loramerge.checkpoint.storage import HeldTensor, Naming, Reshaping, Storage
 from loramerge.discovery import Registry
 from loramerge.files.tensors import Tensor
 
@@ -37,7 +38,10 @@ def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
 
 
 def as_weights(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the tensors of a file, packed ones with the types and shapes of the weights they hold."""
+    """Return the tensors of a file, packed ones with the types and shapes of the weights they hold.
+
+    Weights with other names than their tensors are added.
+    """
     reshaping = [one for one in STORAGES.known() if isinstance(one, Reshaping)]
     found = {
         name: weight
@@ -46,7 +50,24 @@ def as_weights(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for name in tensors
         if (weight := one.weight(tensors, name)) is not None
     }
-    return {**tensors, **found} if found else tensors
+    if not found:
+        return _named(tensors)
+    return _named({**tensors, **found})
+
+
+def _named(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors of a file, and in the place of those with other names the model's weights."""
+    found = {
+        name: weight
+        for storage in STORAGES.known()
+        if isinstance(storage, Naming) and storage.fixes_types(tensors)
+        for name, weight in storage.weights(tensors).items()
+    }
+    if not found:
+        return tensors
+    wholes = (one.whole if isinstance(one, Window) else one for one in found.values())
+    parts = {id(part) for one in wholes if isinstance(one, Composed) for part in one.sources}
+    return {name: one for name, one in tensors.items() if id(one) not in parts} | found
 
 
 def quantised_by(tensors: Mapping[str, Tensor], name: str) -> str:

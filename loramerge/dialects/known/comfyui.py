@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loramerge.dialects.native import NETWORK, spell_native, tensor_stem
+from loramerge.dialects.native import NETWORK, native_names, spell_native, tensor_stem
 from loramerge.dialects.spec import Dialect, Form, Modules
 from loramerge.dialects.spelling import both, short_path
 from loramerge.dialects.suffixes import ORIGINAL, PEFT_FIRST
@@ -46,6 +46,16 @@ def _encoders(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
                     yield spelling.prefix + path, name
 
 
+def _of_diffusers(family: Family, modules: Modules) -> Iterator[tuple[str, str]]:
+    """Yield diffusers' names after the prefix, where the original has none that is called so."""
+    known = list(modules)
+    taken = {name for _, name, _ in native_names(family, known)}
+    taken |= set(family.renamed.get(_NAME, {}).values())
+    for component, module in known:
+        if component == "transformer" and module.path not in taken:
+            yield _NETWORK + module.path, f"{component}.{module.path}"
+
+
 DIALECT = Dialect(
     name=_NAME,
     title="ComfyUI and ai-toolkit: the original's names after `diffusion_model.`",
@@ -56,6 +66,10 @@ DIALECT = Dialect(
             both(spell_native(_network, dialect="comfyui"), _encoders),
             {**PEFT_FIRST, **ORIGINAL, "set_weight": (".set_weight",)},
             ("lycoris",),
+        ),
+        # as SimpleTuner writes them for ComfyUI where it does not know the original's names
+        Form(
+            _of_diffusers, {**PEFT_FIRST, "alpha": ORIGINAL["alpha"], **_MAGNITUDE}, written=False
         ),
         # of SimpleTuner's DoRA, and of PEFT's keys that got this prefix
         Form(spell_native(_network, dialect="comfyui"), _MAGNITUDE, written=False),

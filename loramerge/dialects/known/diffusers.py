@@ -27,11 +27,13 @@ _FACTORS = {
     "up": (*PEFT["up"], ".lora_up.weight"),
     "alpha": (".alpha",),
 }
-_LOKR = {
+_PRODUCTS = {
     name: (f".{name}",)
     for name in (
         *("lokr_w1", "lokr_w1_a", "lokr_w1_b"),
         *("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+        *("hada_w1_a", "hada_w1_b", "hada_t1"),
+        *("hada_w2_a", "hada_w2_b", "hada_t2"),
     )
 }
 
@@ -43,7 +45,7 @@ DIALECT = Dialect(
     forms=(
         Form(_STEMS, _FACTORS, ("peft-lora",)),
         Form(spell_native(_originals), _FACTORS, written=False),
-        Form(_STEMS, _LOKR, written=False),  # ai-toolkit's
+        Form(_STEMS, _PRODUCTS, written=False),  # ai-toolkit's LoKr, and LoHa so
         # OneTrainer's, of inputs, and ai-toolkit's
         Form(_STEMS, {"dora_scale": (".dora_scale", ".magnitude")}, written=False),
     ),

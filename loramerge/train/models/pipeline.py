@@ -274,7 +274,7 @@ def architecture_at(path: Path, family: str | None = None) -> Architecture:
     found = architecture_of_family(family)
     if found is None:
         raise UsageError(
-            "this file is of no family that can be trained as a single file",
+            "single files of this family can be neither trained on nor previewed",
             file=path,
             expected=", ".join(name for one in known_architectures() for name in one.families),
             found=family,
