@@ -18,7 +18,16 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import NumericsError, Setting, ShapeError
 from loramerge.events import Notify, ignore
 
-__all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "in_order", "verdict"]
+__all__ = [
+    "Comparison",
+    "Moments",
+    "block_of",
+    "comparable",
+    "compare",
+    "delta_product",
+    "in_order",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ def _finite(site: Site, product: float) -> float:
     return product
 
 
-def _comparable(*deltas: Delta) -> bool:
+def comparable(*deltas: Delta) -> bool:
+    """Return whether deltas can be compared without a base."""
     return all(d.facts.computable and not d.needs_base for d in deltas)
 
 
@@ -166,7 +176,7 @@ def compare(
     """
     a, b = aligned(commonly_named([a, b]))
     shared = [site for site in a.deltas if site in b.deltas]
-    usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
+    usable = [site for site in shared if comparable(a.deltas[site], b.deltas[site])]
 
     def work(site: Site) -> _Pair:
         return _compared(site, a.deltas[site], b.deltas[site])
@@ -201,13 +211,13 @@ def _spectrum(delta: Delta | None, whole: bool) -> Array:
     """Return the singular values of a delta, none for one that is missing or needs a base."""
     import numpy as np
 
-    if delta is None or not _comparable(delta):
+    if delta is None or not comparable(delta):
         return np.zeros(0)
     return spectrum_of(delta, whole=whole)
 
 
 def _energy(deltas: Mapping[Site, Delta]) -> float:
-    return math.fsum(_finite(s, delta_product(d, d)) for s, d in deltas.items() if _comparable(d))
+    return math.fsum(_finite(s, delta_product(d, d)) for s, d in deltas.items() if comparable(d))
 
 
 def verdict(comparison: Comparison) -> str:
