@@ -31,6 +31,7 @@ from loramerge.stream.whole import Whole
 __all__ = ["merge_tensor"]
 
 BLOCK_ELEMENTS = 1 << 18  # of a block: fewer steps between which threads wait for the interpreter
+_WRITTEN = 1 << 17  # of a block of a result whose rows do not depend on it: it stays in the cache
 
 
 def merge_tensor(
@@ -139,6 +140,8 @@ class _Blending:
         measured = blend.base or blend.first or blend.target
         if (coefficients := self.inputs.coefficients) and self.plainly_stored(measured):
             return self.summed(measured, coefficients, out)
+        if coefficients is None and self.plainly_stored(measured):
+            self.inputs.lower(_WRITTEN)
         read = self.inputs.readers(kind)
         first = None  # changes are measured from the first input, also where it has no weight
         if not blend.on_base and measured != blend.terms[0].place:
@@ -163,14 +166,14 @@ class _Blending:
             if blend.edits:
                 self.add_changes(exact, start)
             written = self.store(exact, start, out)
+            written -= exact
             asked = np.subtract(exact, reference, out=exact).reshape(-1)
-            written -= reference
-            flat, before = written.reshape(-1), reference.reshape(-1)
-            wanted += float(np.dot(asked, asked))
-            along += float(np.dot(flat, asked))
+            lost, before = written.reshape(-1), reference.reshape(-1)
+            change = float(np.dot(asked, asked))
+            wanted += change
+            along += change + float(np.dot(lost, asked))
             size += float(np.dot(before, before))
-            flat -= asked
-            error += float(np.dot(flat, flat))
+            error += float(np.dot(lost, lost))
         changed = self.codec is not None and self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
         return Blended(survival, known, self.inputs.applied)
