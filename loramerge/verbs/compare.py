@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.algebra.compare import comparable
-from loramerge.algebra.gram import at_common_sites, gram
+from loramerge.algebra.gram import at_common_sites
 from loramerge.algebra.ingredients import Ingredients, ingredients
 from loramerge.algebra.resemblance import Copy, clusters, copies, cosines
+from loramerge.algebra.sketch import RELATED, inner_products
 from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
@@ -84,6 +85,7 @@ class CompareResult(Shown):
         keep: number of each copy that can go → number of the one to keep.
         mystery: the adapter that `found` explains.
         unreadable: path → why it was left out.
+        estimated: cosine below which cosines are estimates, None where all are exact.
     """
 
     headline = ("verdict",)
@@ -96,6 +98,7 @@ class CompareResult(Shown):
     mystery: str | None = None
     found: Ingredients | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    estimated: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -124,6 +127,7 @@ class CompareResult(Shown):
             "verdict": self.verdict,
             "files": [vars(one) for one in self.files],
             "cosines": self.cosines,
+            "estimated_below": self.estimated,
             "copies": [
                 {
                     "a": self.files[one.a].path,
@@ -219,7 +223,7 @@ def compare_adapters(
     """Compare loaded adapters; see `compare`."""
     every = at_common_sites([*adapters, *([] if mystery is None else [mystery])])
     chosen = every[: len(adapters)]
-    products = gram(chosen, threads=context.threads, notify=context.notify)
+    products, exact = inner_products(chosen, threads=context.threads, notify=context.notify)
     cosine = cosines(products)
     related = list(copies(chosen, products))
     files = [
@@ -243,6 +247,7 @@ def compare_adapters(
         _kept(files, related),
         None if mystery is None else mystery.label,
         explained,
+        estimated=None if exact else RELATED,
     )
 
 
