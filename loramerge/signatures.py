@@ -114,6 +114,7 @@ class BakeParameters(TypedDict, total=False):
     rounding: Literal["nearest", "stochastic"]
     dtype: str | None
     keep_touched: str | None
+    storage: str | Sequence[str]
     allow_loss: bool
     allow_nonfinite: bool
     dry_run: bool

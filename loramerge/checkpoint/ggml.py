@@ -11,7 +11,10 @@ from typing import Any
 from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import DTYPES
 
-__all__ = ["BLOCK_TYPES", "BlockType", "Grid", "high_bits", "nibbles", "rounded_codes"]
+__all__ = [
+    "BLOCK_TYPES", "BlockType", "Grid", "high_bits", "largest_of", "nibbles",
+    "smallest_of",
+]  # fmt: skip
 
 
 class Grid:
@@ -80,9 +83,42 @@ def nibbles(packed: Array, width: int) -> Array:
     """Return codes of 4 bits: of each `width` bytes first the low halves, then the high ones."""
     import numpy as np
 
-    shape = (len(packed), -1, 1, width)
-    shift = np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
-    return (packed.reshape(shape) >> shift) & np.uint8(15)
+    halves = packed.reshape(len(packed), -1, width)
+    found = np.empty((*halves.shape[:2], 2, width), np.uint8)
+    np.bitwise_and(halves, np.uint8(15), out=found[:, :, 0])
+    np.right_shift(halves, np.uint8(4), out=found[:, :, 1])
+    return found
+
+
+_NARROW = 16  # numbers of a group from which its extremes are found across groups
+
+
+def largest_of(groups: Array) -> Array:
+    """Return the largest number of each group, `(…, numbers)` → `(…)`.
+
+    Groups are short, and numpy is fast along long axes: it compares halves, then all groups at once.
+    """
+    import numpy as np
+
+    return _across(groups, np.maximum)
+
+
+def smallest_of(groups: Array) -> Array:
+    """Return the smallest number of each group; see `largest_of`."""
+    import numpy as np
+
+    return _across(groups, np.minimum)
+
+
+def _across(groups: Array, compare: Any) -> Array:
+    import numpy as np
+
+    shape = groups.shape[:-1]
+    found = groups.reshape(-1, groups.shape[-1])
+    if found.shape[1] == 2 * _NARROW:
+        found = compare(found[:, :_NARROW], found[:, _NARROW:])
+    most: Array = compare.reduce(np.ascontiguousarray(found.T), axis=0)
+    return most.reshape(shape)
 
 
 def high_bits(packed: Array) -> Array:
@@ -90,14 +126,6 @@ def high_bits(packed: Array) -> Array:
     import numpy as np
 
     return np.unpackbits(packed, axis=-1, bitorder="little")
-
-
-def rounded_codes(exact: Array, low: int, high: int, draw: Any) -> Array:
-    """Round codes to whole numbers of a range: to nearest, or stochastically."""
-    import numpy as np
-
-    found = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
-    return np.clip(found, low, high)
 
 
 def _halves(blocks: Array) -> Array:
@@ -134,17 +162,24 @@ class _Eight(BlockType):
     def fresh(self, values: Array, draw: Any = None) -> Array:
         import numpy as np
 
-        step = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
+        # magnitudes are in the order of their bits, and whole numbers are compared faster
+        most = np.maximum.reduce(np.abs(values).view(np.int32), axis=1).view(np.float32)
+        step = most[:, None] / np.float32(127)
         exact = values * _inverse(step)
         if draw is not None:
             codes = np.clip(np.floor(exact + draw(exact.shape)), -127, 127)
         else:
             codes = np.rint(exact)
             exact -= codes
-            half = np.abs(exact) == 0.5  # ggml rounds halves away from zero
-            if half.any():
-                codes[half] = np.rint(codes[half] + np.copysign(0.5, values[half]) + exact[half])
-        return np.concatenate((_bytes(step), codes.astype(np.int8).view(np.uint8)), axis=1)
+            np.abs(exact, out=exact)
+            if exact.max(initial=0) >= 0.5:  # ggml rounds halves away from zero
+                half = exact == 0.5
+                away = values[half] * _inverse(np.broadcast_to(step, values.shape)[half])
+                codes[half] = np.trunc(away + np.copysign(np.float32(0.5), away))
+        found = np.empty((len(values), self.size), np.uint8)
+        found[:, :2] = _bytes(step)
+        np.copyto(found[:, 2:].view(np.int8), codes, casting="unsafe")
+        return found
 
 
 class _Few(BlockType):

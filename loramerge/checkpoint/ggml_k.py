@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.checkpoint.ggml import BlockType, Grid, high_bits, nibbles, rounded_codes
+from loramerge.checkpoint.ggml import (
+    BlockType,
+    Grid,
+    high_bits,
+    largest_of,
+    nibbles,
+    smallest_of,
+)
 from loramerge.checkpoint.storage import Array
 
 __all__ = ["K_TYPES"]
@@ -67,20 +74,26 @@ class _KType(BlockType):
 
     def fresh(self, values: Array, draw: Any = None) -> Array:
         scales = self._scales(values)
-        return self._coded(values, scales, None, draw)[0]
+        return self.write(self._codes(values, scales, None, draw)[0], *scales)
 
     def changed(self, blocks: Array, values: Array, draw: Any = None) -> Array:
         import numpy as np
 
-        codes, *kept = self.read(blocks)
-        near, error = self._coded(values, tuple(kept), codes, draw)
-        other, others = self._coded(values, self._scales(values), None, draw)
-        return np.where((others < error)[:, None], other, near)
+        before, *kept = self.read(blocks)
+        codes, error = self._codes(values, tuple(kept), before, draw)
+        scales = self._scales(values)
+        other, others = self._codes(values, scales, None, draw)
+        near = ~(others < error)[:, None]
+        chosen = [
+            None if new is None else np.where(near, old, new)
+            for old, new in zip(kept, scales, strict=True)
+        ]
+        return self.write(np.where(near, codes, other), *chosen)  # type: ignore[arg-type]
 
-    def _coded(
+    def _codes(
         self, values: Array, scales: tuple[Any, ...], before: Array | None, draw: Any
     ) -> tuple[Array, Array]:
-        """Return blocks with the codes nearest to weights, and their squared errors.
+        """Return the codes nearest to weights, `(blocks, weights)`, and their squared errors.
 
         Errors of random rounding are those of what lies outside the range, so that they choose nothing.
 
@@ -89,32 +102,41 @@ class _KType(BlockType):
         """
         import numpy as np
 
-        blank = np.zeros((len(values), _ALL), np.int8) if before is None else before
-        grid = self._grid(blank, *scales)
-        wide = values.reshape(grid.codes.shape)
+        scale, whole, least, minima = scales
+        step = (scale * whole.astype(np.float32))[:, :, None]
+        exact = values.reshape(len(values), self.groups, -1)
+        if least is not None:
+            exact = exact + (least * minima.astype(np.float32))[:, :, None]
+        none = step == 0
+        empty = bool(none.any())
+        shifted = exact
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            exact = (wide if grid.offset is None else wide - grid.offset) / grid.step
-        codes = rounded_codes(exact, self.low, self.high, draw)
-        found = np.where(grid.step == 0, grid.codes, codes)
-        inside = found if draw is None else np.clip(exact, self.low, self.high)
-        grid.codes = np.where(grid.step == 0, grid.codes, inside)
-        with np.errstate(invalid="ignore", over="ignore"):
-            error = ((grid.values() - values) ** 2).sum(axis=1)
-        whole = np.nan_to_num(found, nan=0).astype(np.int8).reshape(len(values), _ALL)
-        return self.write(whole, *scales), error
+            exact = shifted / (np.where(none, np.float32(1), step) if empty else step)
+            codes = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
+            np.clip(codes, self.low, self.high, out=codes)
+            exact -= codes if draw is None else np.clip(exact, self.low, self.high)
+            error = np.einsum("bgi,bgi->bg", exact, exact) * step[:, :, 0] ** 2
+            if empty:
+                codes = np.where(none, 0 if before is None else before.reshape(codes.shape), codes)
+                left = np.einsum("bgi,bgi->bg", shifted, shifted)
+                error = np.where(none[:, :, 0], left, error)
+            error = error.sum(axis=1)
+            if not np.isfinite(error).all():
+                codes = np.nan_to_num(codes, nan=0)
+        return codes.astype(np.int8).reshape(len(values), _ALL), error
 
     def _scales(self, values: Array) -> tuple[Any, ...]:
         """Return scales of groups from their extremes."""
         import numpy as np
 
         groups = values.reshape(len(values), self.groups, -1)
+        top, low = largest_of(groups), smallest_of(groups)
         if not self.minimum:
-            most = np.abs(groups).argmax(axis=2)[:, :, None]
-            step = np.take_along_axis(groups, most, axis=2)[:, :, 0] / np.float32(self.low)
+            step = np.where(-low > top, low, top) / np.float32(self.low)
             scale, scales = self._integers(step)
             return scale, scales, None, None
-        low = np.minimum(groups.min(axis=2), 0)
-        scale, scales = self._integers((groups.max(axis=2) - low) / np.float32(self.high))
+        low = np.minimum(low, 0)
+        scale, scales = self._integers((top - low) / np.float32(self.high))
         least, minima = self._integers(-low)
         return scale, scales, least, minima
 
@@ -151,19 +173,23 @@ def _crumbs(packed: Array, width: int) -> Array:
     """Return codes of 2 bits: of each `width` bytes first the lowest pairs, then the next ones."""
     import numpy as np
 
-    shift = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
-    shape = (len(packed), -1, 1, width)
-    return ((packed.reshape(shape) >> shift) & np.uint8(3)).reshape(len(packed), -1)
+    quarters = packed.reshape(len(packed), -1, width)
+    found = np.empty((*quarters.shape[:2], 4, width), np.uint8)
+    for number in range(4):
+        np.right_shift(quarters, np.uint8(2 * number), out=found[:, :, number])
+    found &= np.uint8(3)
+    return found.reshape(len(packed), -1)
 
 
 def _joined(codes: Array, bits: int, width: int) -> Array:
     """Pack codes as `nibbles` and `_crumbs` unpack them."""
     import numpy as np
 
-    parts = codes.astype(np.uint8).reshape(len(codes), -1, 8 // bits, width)
-    shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(1, 1, -1, 1)
-    found: Array = np.bitwise_or.reduce(parts << shift, axis=2).reshape(len(codes), -1)
-    return found
+    parts = codes.astype(np.uint8, copy=False).reshape(len(codes), -1, 8 // bits, width)
+    found = parts[:, :, 0]
+    for number in range(1, 8 // bits):
+        found = found | (parts[:, :, number] << np.uint8(bits * number))
+    return found.reshape(len(codes), -1)
 
 
 class _Six(_KType):

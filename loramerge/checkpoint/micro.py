@@ -9,36 +9,54 @@ Source: comfy-kitchen, `quantize_mxfp8` and `quantize_nvfp4`; the OCP specificat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from loramerge.checkpoint.storage import Array
+from loramerge.files.eighths import codes_of
+from loramerge.files.halves import widen
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["MX", "NV", "Format", "GroupRows", "tiled_size"]
+__all__ = [
+    "MX", "NV", "Format", "GroupRows", "empty_tiles", "neighbours", "tiled", "tiled_shape", "tiled_size",
+    "untiled",
+]  # fmt: skip
 
 _ROWS, _GROUPS = 128, 4  # of a tile
 
 
+def tiled_shape(rows: int, groups: int) -> tuple[int, int]:
+    """Return the shape in which the scales of a matrix are stored, padding included."""
+    return rows + -rows % _ROWS, groups + -groups % _GROUPS
+
+
 def tiled_size(rows: int, groups: int) -> int:
     """Return the number of scales that are stored for a matrix, padding included."""
-    return (rows + -rows % _ROWS) * (groups + -groups % _GROUPS)
+    return math.prod(tiled_shape(rows, groups))
 
 
-def _untiled(tiles: Array, rows: int, groups: int) -> Array:
+def empty_tiles(scales: Array) -> Array:
+    """Return the tiles of scales by row and group, all zero."""
+    import numpy as np
+
+    return np.zeros(tiled_size(*scales.shape), np.uint8)
+
+
+def untiled(tiles: Array, rows: int, groups: int) -> Array:
     """Return scales by row and group."""
     high, wide = -(-rows // _ROWS), -(-groups // _GROUPS)
     blocks = tiles.reshape(high, wide, 32, 4, _GROUPS).transpose(0, 3, 2, 1, 4)
     return blocks.reshape(high * _ROWS, wide * _GROUPS)[:rows, :groups]
 
 
-def _tiled(scales: Array, tiles: Array) -> Array:
+def tiled(scales: Array, tiles: Array) -> Array:
     """Return tiles with these scales; the padding keeps its bytes."""
     rows, groups = scales.shape
     high, wide = -(-rows // _ROWS), -(-groups // _GROUPS)
-    whole = _untiled(tiles, high * _ROWS, wide * _GROUPS).copy()
+    whole = untiled(tiles, high * _ROWS, wide * _GROUPS).copy()
     whole[:rows, :groups] = scales
     blocks = whole.reshape(high, 4, 32, wide, _GROUPS).transpose(0, 3, 2, 1, 4)
     found: Array = blocks.reshape(tiles.shape)
@@ -70,18 +88,29 @@ class Format:
         """Return stored scales as float32."""
         raise NotImplementedError
 
-    def fitting(self, largest: Array) -> Array:
-        """Return the stored scales for groups of which these are the largest magnitudes."""
+    def fitting(self, largest: Array, whole: Any) -> Array:
+        """Return the stored scales for groups of which these are the largest magnitudes.
+
+        Args:
+            whole: scale of the tensor, 1 for a format without one.
+        """
         raise NotImplementedError
 
+    def joined(self, codes: Array) -> Array:
+        """Return bytes of one number each as they are stored, `(rows, bytes)`."""
+        import numpy as np
 
-def _neighbours(exact: Array, kind: Any, draw: Any) -> Array:
+        if self.packed == 1:
+            return codes
+        return (codes[:, ::2] << np.uint8(4)) | (codes[:, 1::2] & np.uint8(15))
+
+
+def neighbours(exact: Array, kind: Any, draw: Any) -> Array:
     """Round to a small float type: to nearest even, or to one of both neighbours at random."""
     import numpy as np
 
-    near = exact.astype(kind)
     if draw is None:
-        return near
+        return codes_of(exact, kind).view(kind)
     numbers = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
     known = np.unique(numbers[np.isfinite(numbers)])
     above = np.clip(np.searchsorted(known, exact), 1, len(known) - 1)
@@ -97,14 +126,15 @@ class _Mx(Format):
         import ml_dtypes
         import numpy as np
 
-        found: Array = raw.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        found = np.empty(raw.shape, np.float32)
+        widen(np.ascontiguousarray(raw).view(ml_dtypes.float8_e4m3fn), found)
         return found
 
     def rounded(self, exact: Array, draw: Any) -> Array:
         import ml_dtypes
         import numpy as np
 
-        found: Array = _neighbours(exact, ml_dtypes.float8_e4m3fn, draw).view(np.uint8)
+        found: Array = neighbours(exact, ml_dtypes.float8_e4m3fn, draw).view(np.uint8)
         return found
 
     def factors(self, stored: Array) -> Array:
@@ -112,7 +142,7 @@ class _Mx(Format):
 
         return (stored.astype(np.uint32) << np.uint32(23)).view(np.float32)
 
-    def fitting(self, largest: Array) -> Array:
+    def fitting(self, largest: Array, whole: Any) -> Array:
         import numpy as np
 
         needed = np.maximum(largest / np.float32(self.most), np.float32(2.0**-127))
@@ -126,10 +156,7 @@ class _Nv(Format):
     def numbers(self, raw: Array) -> Array:
         import numpy as np
 
-        half = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-        table = np.concatenate((half, -half))
-        codes = np.stack((raw >> np.uint8(4), raw & np.uint8(15)), axis=-1)
-        found: Array = table[codes.reshape(len(raw), -1)]
+        found: Array = np.take(_pairs(), raw, axis=0, mode="clip").reshape(len(raw), -1)
         return found
 
     def rounded(self, exact: Array, draw: Any) -> Array:
@@ -142,7 +169,7 @@ class _Nv(Format):
             above = np.clip(np.searchsorted(known, exact), 1, len(known) - 1)
             low, high = known[above - 1], known[above]
             exact = np.where(draw(exact.shape) < (exact - low) / (high - low), high, low)
-        found: Array = exact.astype(ml_dtypes.float4_e2m1fn).view(np.uint8) & np.uint8(15)
+        found: Array = codes_of(exact, ml_dtypes.float4_e2m1fn) & np.uint8(15)
         return found
 
     def factors(self, stored: Array) -> Array:
@@ -152,12 +179,23 @@ class _Nv(Format):
         found: Array = stored.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
         return found
 
-    def fitting(self, largest: Array) -> Array:
+    def fitting(self, largest: Array, whole: Any) -> Array:
         import ml_dtypes
         import numpy as np
 
-        scales = np.minimum(largest / np.float32(self.most), np.float32(448))
-        return scales.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+        scales = np.minimum(largest / np.float32(self.most) / whole, np.float32(448))
+        found: Array = scales.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+        return found
+
+
+@cache
+def _pairs() -> Array:
+    """Return both numbers of every byte of float4, the upper half first."""
+    import numpy as np
+
+    half = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    table, every = np.concatenate((half, -half)), np.arange(256)
+    return np.stack((table[every >> 4], table[every & 15]), axis=1)
 
 
 MX, NV = _Mx(32, 1, 448.0), _Nv(16, 2, 6.0)
@@ -173,6 +211,11 @@ class GroupRows:
     """
 
     unit = 1
+
+    @property
+    def fills(self) -> int:
+        """Number of rows and columns up to whose multiples the format fills weights with zeros."""
+        return self._kind.group
 
     def __init__(
         self,
@@ -194,7 +237,7 @@ class GroupRows:
     @cached_property
     def _stored(self) -> Array:
         """The scales by row and group, as they are now."""
-        return _untiled(self._tiles, self._rows, self._columns // self._kind.group).copy()
+        return untiled(self._tiles, self._rows, self._columns // self._kind.group).copy()
 
     @cached_property
     def _whole(self) -> Any:
@@ -234,7 +277,7 @@ class GroupRows:
         scales = self._stored[start : start + len(raw)]
         new = self._grouped((weights + change).astype(np.float32, copy=False))[moved]
         kept = scales[moved]
-        fresh = self._kind.fitting(np.abs(new).max(axis=1) / self._whole)
+        fresh = self._kind.fitting(np.abs(new).max(axis=1), self._whole)
         codes, error = self._coded(new, kept, draw)
         others, other = self._coded(new, fresh, draw)
         better = other < error
@@ -242,10 +285,8 @@ class GroupRows:
         scales[moved] = np.where(better, fresh, kept)
         grouped = np.empty((*moved.shape, self._kind.group), np.uint8)
         grouped[moved] = codes
-        packed = grouped.reshape(len(raw), -1)
+        packed = self._kind.joined(grouped.reshape(len(raw), -1))
         spread = np.repeat(moved, self._kind.group // self._kind.packed, axis=1)
-        if self._kind.packed == 2:
-            packed = (packed[:, ::2] << np.uint8(4)) | (packed[:, 1::2] & np.uint8(15))
         return np.where(spread, packed, raw)
 
     def _coded(self, values: Array, scales: Array, draw: Any) -> tuple[Array, Array]:
@@ -265,11 +306,7 @@ class GroupRows:
 
     def _values(self, codes: Array) -> Array:
         """Return codes of one byte each as numbers."""
-        import numpy as np
-
-        if self._kind.packed == 1:
-            return self._kind.numbers(codes)
-        return self._kind.numbers((codes[:, ::2] << np.uint8(4)) | codes[:, 1::2])
+        return self._kind.numbers(self._kind.joined(codes))
 
     def _steps(self, scales: Array) -> Array:
         """Return the factor of every group's numbers, with an axis for these."""
@@ -284,7 +321,7 @@ class GroupRows:
     def beside(self) -> Mapping[str, bytes]:
         """Return the bytes of the scales, those of groups in their tiles."""
         kept = {} if self._given is None else {self._given[0]: bytes(self._given[1].raw())}
-        return {self._name: _tiled(self._stored, self._tiles).tobytes(), **kept}
+        return {self._name: tiled(self._stored, self._tiles).tobytes(), **kept}
 
     def weights(self, start: int, stop: int) -> Array:
         """Return the float32 weights of any rows."""

@@ -83,11 +83,13 @@ class BlockRows:
         import numpy as np
 
         shape = (-1, self._kind.elements)
-        moved = np.flatnonzero(change.reshape(shape).any(axis=1))
-        if not len(moved):
+        blocks = change.reshape(shape)
+        every = bool(blocks[:, 0].all())  # mostly true, and soon known
+        moved = np.flatnonzero(blocks.any(axis=1)) if not every else None
+        if moved is not None and not len(moved):
             return raw
         new = (weights + change).astype(np.float32, copy=False).reshape(shape)
-        if len(moved) == len(raw):
+        if moved is None or len(moved) == len(raw):
             return self._kind.changed(raw, new, draw)
         found = raw.copy()
         found[moved] = self._kind.changed(raw[moved], new[moved], draw)

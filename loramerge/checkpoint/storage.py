@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Codec", "HeldTensor", "Naming", "Packing", "Reshaping", "Storage"]
+__all__ = [
+    "Codec", "Encoding", "HeldTensor", "Naming", "Packing", "Reshaping", "Storage", "Writer", "Writing",
+]  # fmt: skip
 
 
 class Storage(Protocol):
@@ -73,6 +75,74 @@ class Naming(Protocol):
         Raises:
             FormatError: if they cannot be read.
         """
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """A storage in which weights of other storages can be stored anew."""
+
+    @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """The forms it can write."""
+
+
+class Encoding(Protocol):
+    """A form in which a weight can be stored anew, from its numbers alone."""
+
+    @property
+    def name(self) -> str:
+        """The word that users type."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the files that can hold it, `''` if any can."""
+
+    @property
+    def dtype(self) -> str | None:
+        """The type of plain floats, which need no writer; None for other forms."""
+
+    @property
+    def shares(self) -> bool:
+        """True if the programs that read it expect single files in the names of the original model."""
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a weight of a shape can be stored so."""
+
+    def entries(
+        self, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """Return (name, type, shape) of the tensors that store a weight, its own first."""
+
+    def writer(self, name: str, shape: tuple[int, ...]) -> Writer:
+        """Return the writer of one weight."""
+
+
+class Writer(Protocol):
+    """Writes the rows of one weight in order, `(rows, columns)`."""
+
+    @property
+    def unit(self) -> int:
+        """Number of rows that can be written without their neighbours."""
+
+    @property
+    def looks(self) -> bool:
+        """True if `look` must see all rows before the first is written."""
+
+    def look(self, weights: Array) -> None:
+        """Note what the scale of the whole weight depends on."""
+
+    def place(self, start: int) -> int:
+        """Return the byte, from the beginning of the tensor, at which rows begin."""
+
+    def store(self, weights: Array, start: int, draw: Any) -> tuple[Array, Array]:
+        """Return the bytes of float32 rows that begin at row `start`, and the weights that they hold.
+
+        Args:
+            draw: see `Packing.pack`.
+        """
+
+    def beside(self) -> Mapping[str, bytes]:
+        """Return the bytes of the other tensors, by name, after all rows."""
 
 
 class HeldTensor(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.verbs.bake import VERB, BakeResult
@@ -20,8 +22,12 @@ def render(result: BakeResult) -> None:
     lines += [
         ("base", f"{result.base} (family {result.family}, layout {layout})"),
         *(("adapter", f"{a['path']} at weight {a['weight']}") for a in result.adapters),
-        ("would change" if result.dry_run else "changed", f"{modules}, stored in {tensors}"),
     ]
+    if result.modules or result.storage is None:
+        word = "would change" if result.dry_run else "changed"
+        lines.append((word, f"{modules}, stored in {tensors}"))
+    if result.storage is not None:
+        lines += _storage(result.storage)
     if result.skipped:
         lines.append(
             ("left out", f"{show.count(len(result.skipped), 'module')} that the base lacks")
@@ -40,6 +46,16 @@ def render(result: BakeResult) -> None:
         _dry(result)
     if result.drift is not None and result.drift_total is not None:
         _drift(result.drift, result.drift_total)
+
+
+def _storage(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines about the forms that tensors get, and about the error of rounding to them."""
+    forms = [f"{show.count(count, 'tensor')} as {name}" for name, count in found["tensors"].items()]
+    lines = [("stored anew", ", ".join(forms) or "nothing")]
+    if found["relative_error"] is not None:
+        error = f"{show.percent(found['relative_error'])} of the weights' norm"
+        lines.append(("rounding error", error))
+    return lines
 
 
 def _kept(share: float) -> str:

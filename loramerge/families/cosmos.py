@@ -168,6 +168,7 @@ def cosmos(
     return Family(
         name=name,
         title=title,
+        gguf="cosmos",
         build=build,
         spellings={component: spellings[component] for component in known},
         metadata=metadata,

@@ -141,6 +141,7 @@ def sd3(
     return Family(
         name=name,
         title=title,
+        gguf="sd3",
         build=build,
         spellings={
             "transformer": transformer_spellings("mmdit", native_slots(stacks)),

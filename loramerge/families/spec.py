@@ -193,6 +193,7 @@ class Family:
             keys and values head by head, and not one after the other.
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         order: lower ones come first in tables.
+        gguf: its architecture in the GGUF files that ComfyUI-GGUF reads; `''` where it reads none.
         usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
             they change; None where it was not measured.
     """
@@ -219,6 +220,7 @@ class Family:
     interleaved: tuple[tuple[str, ...], int] | None = None
     one_alpha: bool = True
     order: int = 0
+    gguf: str = ""
     usual_change: tuple[float, float] | None = None
 
     @property

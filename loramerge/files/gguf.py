@@ -16,8 +16,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loramerge.errors import CorruptFile, FormatError, NotExpressible
+from loramerge.errors import CorruptFile, FormatError
 from loramerge.files.dtypes import DTYPES, nbytes
+from loramerge.files.gguf_heads import (
+    ALIGNMENT,
+    MAGIC,
+    MOST_DIMENSIONS,
+    ORIGINAL,
+    TYPES,
+    field_bytes,
+    head_of,
+)
 from loramerge.files.header import Header, TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
@@ -25,21 +34,9 @@ from loramerge.files.reader import TensorFile
 __all__ = ["SUFFIX", "GgufFile", "is_gguf"]
 
 SUFFIX = ".gguf"
-_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_ALIGNMENT = 32
 _MOST_BYTES = 1 << 28  # of a header; vocabularies take a few million
 _MOST_VALUES = 64  # of an array that is kept; longer ones are vocabularies
-_MOST_DIMENSIONS = 4
-_ORIGINAL = (
-    "comfy.gguf.orig_shape."  # of tensors that were reshaped so that their rows hold whole blocks
-)
-_TYPES = (
-    "F32", "F16", "Q4_0", "Q4_1", None, None, "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K",
-    "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S",
-    "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16", None, None, None, "TQ1_0", "TQ2_0",
-    None, None, None, "MXFP4", "NVFP4", "Q1_0",
-)  # fmt: skip
 _VALUES = {
     0: "B",
     1: "b",
@@ -62,7 +59,7 @@ def is_gguf(path: str | PathLike[str]) -> bool:
         return False
     try:
         with Path(path).open("rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+            return file.read(len(MAGIC)) == MAGIC
     except (OSError, ValueError):
         return False
 
@@ -97,7 +94,7 @@ class GgufFile(TensorFile):
     def _parse(self, handle: PositionedFile) -> Header:
         cursor = _Cursor(handle)
         magic, version = cursor.take(4), cursor.number("I")
-        if magic != _MAGIC:
+        if magic != MAGIC:
             raise cursor.corrupt("it does not begin with 'GGUF'")
         if version not in _VERSIONS:
             raise FormatError(
@@ -110,7 +107,7 @@ class GgufFile(TensorFile):
         count, fields = cursor.number("Q"), cursor.number("Q")
         self._fields = _fields(cursor, fields)
         self.fields = {key: field.value for key, field in self._fields.items()}
-        self.alignment = self.fields.get("general.alignment", _ALIGNMENT)
+        self.alignment = self.fields.get("general.alignment", ALIGNMENT)
         if type(self.alignment) is not int or not 0 < self.alignment < 1 << 24:
             raise cursor.corrupt("impossible alignment", found=self.alignment)
         entries = [_entry(cursor) for _ in range(count)]
@@ -148,42 +145,26 @@ class GgufFile(TensorFile):
             if key not in before or metadata.get(key) == before[key]
         ]
         added = [(k, v) for k, v in metadata.items() if before.get(k) != v]
-        kept += [_text(key) + struct.pack("<I", _TEXT) + _text(value) for key, value in added]
-        offset, offsets = 0, {}
-        shapes = {name: (dtype, shape) for name, dtype, shape in entries}
-        for name, (dtype, shape) in shapes.items():
-            offsets[name] = offset
-            offset += nbytes(dtype, shape)
-            offset += -offset % self.alignment
-        order = [name for name in self._entries if name in shapes]
-        order += [name for name in shapes if name not in self._entries]
-        listed = [self._listed(name, *shapes[name], offsets[name]) for name in order]
-        head = _MAGIC + struct.pack("<IQQ", self._version, len(order), len(kept))
-        head += b"".join((*kept, *listed))
-        head += bytes(-len(head) % self.alignment)
-        infos = {
-            name: TensorInfo(
-                name, dtype, shape, len(head) + offsets[name],
-                len(head) + offsets[name] + nbytes(dtype, shape),
-            )
-            for name, (dtype, shape) in shapes.items()
-        }  # fmt: skip
-        return head, infos
+        kept += [field_bytes(key, self._as_before(key, value)) for key, value in added]
+        return head_of(
+            self._version,
+            kept,
+            entries,
+            self._dimensions,
+            alignment=self.alignment,
+            first=self._entries,
+        )
 
-    def _listed(self, name: str, dtype: str, shape: tuple[int, ...], offset: int) -> bytes:
-        """Return the bytes that list a tensor in the header."""
+    def _as_before(self, key: str, value: str) -> str | int:
+        """Return a new value of a field as a whole number, if it was one."""
+        whole = type(self.fields.get(key)) is int and value.isdecimal()
+        return int(value) if whole else value
+
+    def _dimensions(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the dimensions of a tensor, as before where its shape is."""
         entry = self._entries.get(name)
         same = entry is not None and self.header.tensors[name].shape == shape
-        dimensions = entry.dimensions if entry is not None and same else tuple(reversed(shape))
-        if dtype not in _TYPES or len(dimensions) > _MOST_DIMENSIONS:
-            raise NotExpressible(
-                "GGUF files cannot hold this tensor",
-                module=name,
-                found=f"{DTYPES[dtype].word} {list(shape)}",
-            )
-        layout = f"<I{len(dimensions)}QIQ"
-        values = (len(dimensions), *dimensions, _TYPES.index(dtype), offset)
-        return _text(name) + struct.pack(layout, *values)
+        return entry.dimensions if entry is not None and same else tuple(reversed(shape))
 
 
 class _Cursor:
@@ -274,11 +255,11 @@ def _fields(cursor: _Cursor, count: int) -> dict[str, _Field]:
 def _entry(cursor: _Cursor) -> tuple[str, _Entry, int]:
     """Read a tensor of the list; return its name, the tensor, and its offset into the data."""
     name, axes = cursor.text(), cursor.number("I")
-    if not 0 < axes <= _MOST_DIMENSIONS:
+    if not 0 < axes <= MOST_DIMENSIONS:
         raise cursor.corrupt("impossible number of dimensions", module=name, found=axes)
     dimensions = tuple(cursor.number("Q") for _ in range(axes))
     kind, offset = cursor.number("I"), cursor.number("Q")
-    dtype = _TYPES[kind] if kind < len(_TYPES) else None
+    dtype = TYPES[kind] if kind < len(TYPES) else None
     if dtype is None:
         raise FormatError(
             "the type of this tensor is not known",
@@ -302,7 +283,7 @@ def _placed(
     """Return a tensor with the shape of the model and its place in the file."""
     shape = tuple(reversed(entry.dimensions))
     size = nbytes(entry.dtype, shape)
-    original = fields.get(_ORIGINAL + name)
+    original = fields.get(ORIGINAL + name)
     if original is not None:
         if not isinstance(original, tuple) or math.prod(original) != math.prod(shape):
             raise cursor.corrupt("the original shape does not fit", module=name, found=original)
@@ -326,15 +307,3 @@ def _require_apart(cursor: _Cursor, infos: Iterable[TensorInfo], alignment: int)
         if info.start % alignment:
             raise cursor.corrupt("a tensor is not aligned", module=info.name, found=info.start)
         stop = info.stop
-
-
-def _text(value: str) -> bytes:
-    """Return a text with its length before it."""
-    try:
-        raw = value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise NotExpressible(
-            "an entry of the metadata has half of a surrogate pair, which no file can hold",
-            found=ascii(value)[:80],
-        ) from None
-    return struct.pack("<Q", len(raw)) + raw

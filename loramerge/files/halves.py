@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loramerge.files.eighths import is_eighth, round_eighths, widen_eighths
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -20,7 +22,7 @@ __all__ = ["round_floats", "widen"]
 _SHIFT = 13  # bits of a float32's mantissa beyond a float16's
 _BIAS = 112  # difference of their exponents' biases
 _FACTOR = 2.0**15  # times 2¹¹², a float32 holds no more
-_MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00  # bits of a float16
+_INFINITY, _NEGATIVE = 0x7C00, 0x8000  # bits of a float16
 _EXPONENT, _SIGN = 0x7F800000, -0x80000000  # bits of a float32
 _LARGE = 0x47000000  # bits of 2¹⁵; larger numbers may not fit
 _LEAST = 0x38800000  # bits of 2⁻¹⁴, the smallest normal float16
@@ -39,24 +41,28 @@ def widen(raw: Array, out: Array, factor: float = 1.0) -> bool:
     import numpy as np
 
     bits_alone = raw.dtype == np.float16 and out.dtype == np.float32 and abs(factor) < _FACTOR
-    if bits_alone and _exact() and _largest(raw) < _INFINITY:
+    if bits_alone and _exact() and _finite(raw):
         halves, bits = raw.view(np.int16), out.view(np.int32)
         np.copyto(bits, halves)
         np.left_shift(bits, _SHIFT, out=bits)
         np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # the sign, and what was shifted
         np.multiply(out, np.float32(factor) * np.float32(2.0**_BIAS), out=out)
         return True
-    np.copyto(out, raw, casting="unsafe")
+    if is_eighth(raw.dtype) and out.dtype == np.float32:
+        widen_eighths(raw, out)
+    else:
+        np.copyto(out, raw, casting="unsafe")
     if factor != 1.0:
         np.multiply(out, factor, out=out)
     return False
 
 
-def _largest(raw: Array) -> int:
-    """Return the bits of the largest magnitude among float16."""
+def _finite(raw: Array) -> bool:
+    """Return whether float16 are all finite, by the largest of either sign."""
     import numpy as np
 
-    return int((raw.view(np.uint16) & np.uint16(_MAGNITUDE)).max(initial=0))
+    positive = raw.view(np.int16).max(initial=0) < _INFINITY
+    return bool(positive and raw.view(np.uint16).max(initial=0) < _INFINITY + _NEGATIVE)
 
 
 def round_floats(exact: Array, out: Array, back: Array) -> None:
@@ -68,6 +74,9 @@ def round_floats(exact: Array, out: Array, back: Array) -> None:
     """
     import numpy as np
 
+    if exact.dtype == np.float32 and is_eighth(out.dtype):
+        round_eighths(exact, out, back)
+        return
     if exact.dtype != np.float32 or out.dtype != np.float16 or not _exact():
         _by_numpy(exact, out, back)
         return

@@ -16,7 +16,7 @@ from loramerge.steps.shown import Shown
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
-__all__ = ["BakeResult", "add_survival", "described", "losses"]
+__all__ = ["BakeResult", "add_survival", "described", "losses", "storage_of"]
 
 
 @dataclass(repr=False)
@@ -30,6 +30,8 @@ class BakeResult(Shown):
         survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all modules; None for a dry run.
         change: ‖ΔW‖ / ‖W‖ over the modules that change.
         worst: the module with the largest relative error, and this error.
+        storage: the form that weights get, where it is another; how many tensors have it; and
+            ‖W_written − W‖ / ‖W‖ over all tensors that are stored anew, None for a dry run.
         drift: block → (relative distance of the bases, the same inside the adapters' subspace), where
             `trained_on` was given.
     """
@@ -53,6 +55,7 @@ class BakeResult(Shown):
     relative_error: float | None = None
     change: float | None = None
     worst: tuple[str, float] | None = None
+    storage: dict[str, Any] | None = None
     drift: dict[str, tuple[float, float]] | None = None
     drift_total: tuple[float, float] | None = None
 
@@ -81,6 +84,7 @@ class BakeResult(Shown):
             "scale_applied": 1.0,
             "change": self.change,
             "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
+            "storage": self.storage,
             "drift": self.drift,
             "drift_total": self.drift_total,
             "touched": self.touched,
@@ -115,7 +119,17 @@ def add_survival(result: BakeResult, totals: Totals, survivals: Sequence[Surviva
             "change": s.change,
         }
         for s in survivals
+        if s.module
     ]
+
+
+def storage_of(plan: BakePlan) -> dict[str, Any] | None:
+    """Return what a plan says of another storage, None without one."""
+    if plan.conversion is None:
+        return None
+    forms = [form.name for one in plan.conversion.forms.values() for form in one.values()]
+    counts = {name: forms.count(name) for name in sorted(set(forms))}
+    return {"name": plan.conversion.label, "tensors": counts, "relative_error": None}
 
 
 def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
-from loramerge.checkpoint import Checkpoint
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
@@ -36,14 +35,15 @@ __all__ = [
 Late = Future[Mapping[str, str]] | None  # entries of a header that follow while data is written
 
 
-def default_checkpoint(reference: str, checkpoint: Checkpoint, added: str) -> Path:
+def default_checkpoint(reference: str, suffix: str, added: str) -> Path:
     """Return the default name of the output: `BASE+ADAPTER`, or `BASE-TYPE`.
 
     Args:
         reference: the base as the user named it.
+        suffix: of the file, `''` for a folder.
         added: text after the base's name, its sign included.
     """
-    return default_name(label_of(reference) + added, checkpoint.files.suffix)
+    return default_name(label_of(reference) + added, suffix)
 
 
 def label_of(reference: str) -> str:

@@ -10,6 +10,7 @@ from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
+from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
 
 __all__ = ["LEAST", "require_kept", "wider_type"]
@@ -67,10 +68,11 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     """Yield what keeps more of the change."""
     if seed is None:
         yield Setting("rounding", "stochastic"), plan, 0
-    if plan.wider is None and plan.dtype is None:
+    if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
-        yield Setting("keep_touched", DTYPES[wider].word), plan, seed
+        if any(forms_in(plan, file) for file in plan.edits):
+            yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 
 def _sampled(plan: BakePlan) -> BakePlan:

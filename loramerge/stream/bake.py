@@ -12,9 +12,10 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
-from loramerge.checkpoint import CheckpointFile
+from loramerge.checkpoint import CheckpointFile, Place
 from loramerge.events import Notify, ignore
 from loramerge.files.atomic import check_target
+from loramerge.files.dtypes import DTYPES
 from loramerge.files.header import TensorInfo
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.joining import (
@@ -26,9 +27,9 @@ from loramerge.stream.joining import (
     write_rank,
 )
 from loramerge.stream.rows import compute_tensor
+from loramerge.stream.stored_anew import compute_anew, forms_in, superfluous, without_layers
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute
-from loramerge.stream.widened import compute_widened, superfluous, widened, without_layers
 from loramerge.stream.writing import (
     dtype_of,
     unchanged,
@@ -133,35 +134,54 @@ def _layout(
     if not _changes(file, plan):
         extra = {}
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"} | dict(extra)
-    wide, joins = widened(plan, file), joins_of(plan, file)
-    merged, gone = with_rank(without_layers(merged, wide), joins), superfluous(file, wide)
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    anew, joins = forms_in(plan, file), joins_of(plan, file)
+    merged, gone = with_rank(without_layers(merged, anew), joins), superfluous(file, anew)
     grown = shapes_of(joins)
+    new = plan.conversion
+    if new is not None:
+        merged = new.entries_of(file, merged) | dict(extra)
+    rebuilt = file.rebuilt if new is None else new.rebuilt(file)
+    names = {
+        name: name if new is None else new.renamed(name) for name in tensors if name not in gone
+    }
+    weights, edits = file.weights(), plan.edits.get(file, {})
     entries = [
-        (name, plan.wider or "", file.weights()[name].shape)
-        if name in wide
-        else (name, dtype_of(t, plan.dtype), grown.get(name, t.shape))
-        for name, t in tensors.items()
+        entry
+        for name, other in names.items()
+        for entry in (
+            anew[name].entries(other, weights[name].shape)
+            if name in anew
+            else (
+                (other, dtype_of(tensors[name], plan.dtype), grown.get(name, tensors[name].shape)),
+            )
+        )
     ]
-    head, infos = file.rebuilt(entries, merged)
-    edits = plan.edits.get(file, {})
+    alignment = file.alignment if new is None else new.alignment(file)
+    if new is not None and alignment == 1:  # as safetensors orders them, so that all are aligned
+        entries.sort(key=lambda entry: -DTYPES[entry[1]].bits)
+    head, infos = rebuilt(entries, merged)
+    written = {other: tensors[name] for name, other in names.items()}
+    if new is not None:
+        written = {name: written[name] for name in infos if name in written}
+    old = {other: name for name, other in names.items()}
     computed = {
-        name: partial(compute_widened, name, infos, edits[name], seed)
-        if name in wide
+        other: partial(compute_anew, name, other, Place(file, weights[name], name), infos,
+                       edits.get(name, ()), anew[name], seed)
+        if name in anew
         else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
-        for name, tensor in tensors.items()
-        if (name in edits or infos[name].dtype != tensor.dtype) and name not in joins
-    } | {name: partial(compute_join, join, infos) for name, join in joins.items()}
-    held = {name: e[0].place.require_held() for name, e in edits.items() if name not in wide}
+        for other, name in ((other, old[other]) for other in written)
+        if name not in joins
+        and (name in edits or name in anew or infos[other].dtype != tensors[name].dtype)
+    } | {name: partial(compute_join, join, infos) for name, join in joins.items()}  # fmt: skip
+    held = {name: e[0].place.require_held() for name, e in edits.items() if name not in anew}
     beside = {name for one in held.values() for name in one.beside} | (grown.keys() - joins.keys())
-    return Layout(
-        head, infos, tensors, merged, computed, beside, finite, file.rebuilt, file.alignment
-    )
+    return Layout(head, infos, written, merged, computed, beside, finite, rebuilt, alignment)
 
 
 def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     """Return whether the bake changes a file, by edits or by another type."""
-    return bool(plan.edits.get(file)) or bool(file.given) or plan.dtype is not None
+    anew = plan.conversion is not None and (plan.conversion.forms.get(file) or plan.conversion.gguf)
+    return bool(plan.edits.get(file) or file.given or anew) or plan.dtype is not None
 
 
 def _copy_other(
@@ -177,6 +197,7 @@ def _copy_other(
     """
     given = any(file.given for file in plan.checkpoint.files.weights)
     changes = plan.dtype is not None or plan.wider is not None or given
+    changes = changes or plan.conversion is not None
     if source.name.endswith(".index.json") and changes:
         write_index(source, target, infos)
     elif (

@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.adapter import Delta, Site
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place
 from loramerge.checkpoint.composed import Composed
+from loramerge.checkpoint.conversion import Conversion
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.reading import Stretch
 
@@ -45,6 +46,7 @@ class BakePlan:
         warnings: messages about weights of adapters that differ from the base's.
         wider: safetensors name of the type of tensors that change and are stored in a narrower one,
             or None to keep theirs.
+        conversion: the forms that tensors get in another storage.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +57,7 @@ class BakePlan:
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     wider: str | None = None
+    conversion: Conversion | None = None
 
     def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
         """Yield every edit with its file and the name of its tensor."""
@@ -70,19 +73,23 @@ class BakePlan:
     @property
     def dtypes(self) -> list[str]:
         """Types of the tensors that change, as users name them, after the bake."""
-        tensors = {edit.place.tensor for *_, edit in self.all_edits()}
-        stored = {
-            one.written if isinstance(one, Composed) else self._written(one.dtype)
-            for one in tensors
-        }
-        return sorted(DTYPES[dtype].word for dtype in stored)
+        found = set()
+        for file, name, edit in self.all_edits():
+            tensor = edit.place.tensor
+            found.add(
+                DTYPES[tensor.written].word
+                if isinstance(tensor, Composed)
+                else self._written(file, name, tensor.dtype)
+            )
+        return sorted(found)
 
-    def _written(self, dtype: str) -> str:
-        """Return the type in which a tensor that changes is written."""
+    def _written(self, file: CheckpointFile, name: str, dtype: str) -> str:
+        """Return the type in which a tensor that changes is written, as users name it."""
         old = DTYPES[dtype]
         if self.wider is not None and old.bits < DTYPES[self.wider].bits * old.elements:
-            return self.wider
-        return self.dtype or dtype
+            return DTYPES[self.wider].word
+        anew = {} if self.conversion is None else self.conversion.forms.get(file, {})
+        return anew[name].name if name in anew else DTYPES[self.dtype or dtype].word
 
     @property
     def tensors(self) -> int:

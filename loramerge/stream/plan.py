@@ -9,6 +9,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile
+from loramerge.checkpoint.conversion import Storing, conversion_of
 from loramerge.checkpoint.storages import STORAGES
 from loramerge.errors import (
     FormatError,
@@ -33,6 +34,8 @@ def plan_bake(
     skip_missing: Sequence[str] = (),
     dtype: str | None = None,
     wider: str | None = None,
+    storing: Storing | None = None,
+    suffix: str = "",
 ) -> BakePlan:
     """Match adapters to a base, and plan what changes in it.
 
@@ -40,6 +43,8 @@ def plan_bake(
         skip_missing: components whose missing modules may be left out, or `all`.
         dtype: safetensors name of the type for all floating tensors.
         wider: safetensors name of the type for tensors that change and are stored in a narrower one.
+        storing: the forms to store weights in; `dtype` is then that of the floats among them.
+        suffix: of the output as it is named, see `conversion_of`.
 
     Raises:
         FamilyError: if an adapter belongs to another family.
@@ -52,14 +57,26 @@ def plan_bake(
     """
     matched = match_adapters(checkpoint, inputs, skip_missing)
     base, checkpoint, edits = matched.base, matched.placed, matched.edits
+    conversion = None
+    if storing is not None:
+        conversion = conversion_of(checkpoint, storing, dtype=dtype, suffix=suffix)
+        dtype = None
     if dtype is not None:
         require_changeable(checkpoint)
-    if not edits and dtype is None and not base.notes and not base.warnings:
+    if not edits and dtype is None and storing is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     require_joinable((e for some in edits.values() for one in some.values() for e in one), wider)
     notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
     return BakePlan(
-        checkpoint, edits, matched.skipped, dtype, notes, base.config, [*base.warnings], wider
+        checkpoint,
+        edits,
+        matched.skipped,
+        dtype,
+        notes,
+        base.config,
+        [*base.warnings],
+        wider,
+        conversion,
     )
 
 
@@ -143,8 +160,8 @@ def require_changeable(checkpoint: Checkpoint) -> None:
                     f"a {storage.name} base with scales cannot be given another type",
                     file=file.path,
                     hint=(
-                        "leave out ",
-                        Setting("dtype"),
-                        ", or bake into the base it was made from",
+                        "give the type as ",
+                        Setting("storage"),
+                        " instead",
                     ),
                 )

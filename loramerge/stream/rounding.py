@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from loramerge.files.dtypes import DTYPES, numpy_dtype
-from loramerge.files.halves import round_floats
+from loramerge.files.halves import round_floats, widen
 from loramerge.stream.finite import not_finite
 
 __all__ = ["Rounder", "generator"]
@@ -56,7 +56,7 @@ class Rounder:
             round_floats(exact, out, back)
             if self._random is not None and out.dtype.itemsize < exact.dtype.itemsize:
                 self._stochastic(exact, out)
-                np.copyto(back, out, casting="unsafe")
+                widen(out, back)
 
     def _whole(self, exact: Any, out: Any) -> None:
         """Round to integers; values that do not fit are clipped, which the codec reports."""

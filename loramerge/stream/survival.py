@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Sums", "Survival", "Totals", "measure", "totals_of"]
+__all__ = ["Moved", "Sums", "Survival", "Totals", "measure", "rounding_of", "totals_of"]
 
 
 @dataclass
@@ -32,9 +32,27 @@ def measure(sums: Sums, asked: Any, written: Any, base: Any) -> None:
     sums.error += float(np.dot(w, w))
 
 
+@dataclass
+class Moved:
+    """The sums of one tensor that gets another form: ‖W_written − W‖² and ‖W‖²."""
+
+    error: float = 0.0
+    weights: float = 0.0
+
+    def add(self, written: Any, exact: Any) -> None:
+        """Add some rows."""
+        import numpy as np
+
+        rest = (written - exact).reshape(-1)
+        self.error += float(np.dot(rest, rest))
+        self.weights += float(np.dot(exact.reshape(-1), exact.reshape(-1)))
+
+
 @dataclass(frozen=True)
 class Survival:
     """The part of the requested change of one module that is in the written weights.
+
+    A tensor that gets another form has one without a module, for its weights as a whole.
 
     Args:
         asked: ‖ΔW_asked‖_F².
@@ -42,6 +60,7 @@ class Survival:
         error: ‖ΔW_written − ΔW_asked‖_F².
         base: ‖W‖_F² of the rows before.
         rescaled: whether the scale of the stored float8 values had to grow.
+        moved, weights: ‖W_written − W‖² and ‖W‖² of a tensor that gets another form, W with its change.
     """
 
     module: str
@@ -51,6 +70,8 @@ class Survival:
     error: float
     base: float
     rescaled: bool = False
+    moved: float = 0.0
+    weights: float = 0.0
 
     @property
     def survived(self) -> float:
@@ -100,3 +121,9 @@ def totals_of(survivals: Sequence[Survival]) -> Totals | None:
         worst=max((s for s in survivals if s.asked > 0), key=lambda s: s.relative_error),
         rescaled=sorted({s.tensor for s in survivals if s.rescaled}),
     )
+
+
+def rounding_of(survivals: Sequence[Survival]) -> float | None:
+    """Return ‖W_written − W‖ / ‖W‖ over all tensors that got another form; None if none did."""
+    whole = math.fsum(s.weights for s in survivals)
+    return math.sqrt(math.fsum(s.moved for s in survivals) / whole) if whole > 0 else None

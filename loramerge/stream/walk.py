@@ -241,9 +241,10 @@ class _Range:
     offset: int
     count: int
 
-    def continues(self, tensor: StoredTensor) -> bool:
-        """Return whether a tensor directly follows the range in the same file."""
+    def continues(self, tensor: StoredTensor, info: TensorInfo) -> bool:
+        """Return whether a tensor directly follows the range in the same file, and in the output."""
         behind = self.start + self.count == tensor.info.start
+        behind = behind and self.offset + self.count == info.start
         return behind and self.tensors[0].source is tensor.source
 
 
@@ -254,7 +255,7 @@ def tasks_of(layout: Layout[Finding], out: PositionedFile) -> Iterator[TensorTas
         info = layout.infos[name]
         copied = name not in layout.computed and name not in layout.alongside
         if copied and isinstance(tensor, StoredTensor):
-            if run is not None and run.continues(tensor):
+            if run is not None and run.continues(tensor, info):
                 run.count += info.stop - info.start
                 run.tensors.append(tensor)
                 continue

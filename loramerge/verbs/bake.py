@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
+from loramerge.checkpoint.conversion import storing_of
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.parameters import Bounds, Doc
-from loramerge.steps.bake_result import BakeResult, add_survival, described, losses
+from loramerge.steps.bake_result import BakeResult, add_survival, described, losses, storage_of
 from loramerge.steps.checkpoints import (
     already_inside,
     bytes_of,
@@ -43,7 +44,7 @@ from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.plan import plan_bake
-from loramerge.stream.survival import Survival, totals_of
+from loramerge.stream.survival import Survival, rounding_of, totals_of
 
 __all__ = ["VERB", "Bake", "BakeResult", "bake"]
 
@@ -126,6 +127,16 @@ class Bake(WeightParameters, UnknownParameter):
             metavar="TYPE",
         ),
     ] = None
+    storage: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Store the weights in another form, with adapters or without: a type such as bfloat16, "
+            "float8-scaled, int8, mxfp8, nvfp4, or a type of GGUF blocks such as Q8_0 or Q4_K. Few bits "
+            "are for matrices in the blocks of the denoiser; PATTERN=TYPE gives tensors or modules with "
+            "such names another form. May be repeated.",
+            metavar="TYPE",
+        ),
+    ] = ()
     allow_loss: Annotated[
         bool,
         Doc(
@@ -160,11 +171,13 @@ class Bake(WeightParameters, UnknownParameter):
         Raises:
             UsageError: naming the parameter.
         """
-        if not self.adapters and not self.lora and self.dtype is None:
-            hint = ("give adapters with weights, such as NAME:0.8, or another ", Setting("dtype"))
+        if not self.adapters and not self.lora and self.dtype is None and not self.storage:
+            hint = ("give adapters with weights, such as NAME:0.8, or another ", Setting("storage"))
             raise UsageError("bake needs an adapter", hint=hint)
         float_type(self.dtype, FLOATS), components_of(self.skip_missing)
-        if float_type(self.keep_touched, PLAIN_FLOATS) and self.dtype is not None:
+        storing_of(self.storage)
+        one = self.dtype is not None and not self.storage
+        if float_type(self.keep_touched, PLAIN_FLOATS) and one:
             raise UsageError(
                 "one type for all tensors leaves none that could be kept wider",
                 hint=("leave out ", Setting("dtype"), " or ", Setting("keep_touched")),
@@ -186,7 +199,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         output,
         contents,
         force=parameters.force or parameters.dry_run,
-        suffix=checkpoint.files.suffix or ".safetensors",
+        suffix=_suffix(parameters, checkpoint) or ".safetensors",
     )
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
@@ -223,6 +236,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
             notify=context.notify,
             accept=accept,
         )
+    if result.storage is not None:
+        result.storage["relative_error"] = rounding_of(survivals)
     totals = totals_of(survivals)
     if totals is not None:
         add_survival(result, totals, survivals)
@@ -265,6 +280,8 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
         skip_missing=components_of(parameters.skip_missing),
         dtype=float_type(parameters.dtype, FLOATS),
         wider=float_type(parameters.keep_touched, PLAIN_FLOATS),
+        storing=storing_of(parameters.storage),
+        suffix=Path(parameters.output or "").suffix.lower(),
     )
 
 
@@ -276,9 +293,18 @@ def _opened(parameters: Bake, context: Context) -> list[Adapter]:
 def _output(parameters: Bake, checkpoint: Checkpoint) -> Path:
     if parameters.output is not None:
         return Path(parameters.output)
-    added = sum_name(parameters.adapters)
-    addition = f"+{added}" if added else f"-{parameters.dtype}"
-    return default_checkpoint(parameters.base, checkpoint, addition)
+    added, storing = sum_name(parameters.adapters), storing_of(parameters.storage)
+    addition = f"+{added}" if added else ""
+    if storing is not None or not added:
+        addition += f"-{parameters.dtype if storing is None else storing.label}"
+    return default_checkpoint(parameters.base, _suffix(parameters, checkpoint), addition)
+
+
+def _suffix(parameters: Bake, checkpoint: Checkpoint) -> str:
+    """Return the ending of the output, `''` for a folder."""
+    storing, own = storing_of(parameters.storage), checkpoint.files.suffix
+    named = Path(parameters.output or "").suffix.lower()
+    return own if storing is None or not own else storing.suffix_of(own, named)
 
 
 def _made(parameters: Bake, base: FileInput, adapters: Sequence[Adapter]) -> Made | None:
@@ -325,6 +351,7 @@ def _result(
         skipped=plan.skipped,
         notes=[*plan.warnings, *plan.notes],
         dtypes=plan.dtypes,
+        storage=storage_of(plan),
     )
 
 

@@ -17,8 +17,8 @@ __all__ = ["KINDS", "Array", "data_of", "field", "quantised", "text", "values_of
 Array = np.ndarray[Any, Any]
 KINDS = BLOCK_TYPES | K_TYPES
 NUMBERS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10,
-           "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_XS": 23}  # fmt: skip
-SIZES = {"F32": (1, 4), "F16": (1, 2), "IQ4_XS": (256, 136)} | {
+           "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_XS": 23, "BF16": 30}  # fmt: skip
+SIZES = {"F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "IQ4_XS": (256, 136)} | {
     name: (kind.elements, kind.size) for name, kind in KINDS.items()
 }
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loramerge.checkpoint.composed import Composed, Window
-from loramerge.checkpoint.storage import HeldTensor, Naming, Reshaping, Storage
+from loramerge.checkpoint.storage import (
+    Encoding,
+    HeldTensor,
+    Naming,
+    Reshaping,
+    Storage,
+    Writing,
+)
 from loramerge.discovery import Registry
 from loramerge.files.tensors import Tensor
 
-__all__ = ["STORAGES", "as_weights", "held", "quantised_by"]
+__all__ = ["STORAGES", "as_weights", "encodings", "held", "quantised_by"]
 
 STORAGES: Registry[Storage] = Registry(
     "loramerge.storages", "STORAGE", {__name__: str(__path__[0])}
@@ -35,6 +42,13 @@ def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
                 return found
         if not STORAGES.look_for_others():
             return None
+
+
+def encodings() -> dict[str, Encoding]:
+    """Return every form in which weights can be stored anew, by name."""
+    STORAGES.look_for_others()
+    writing = [one for one in STORAGES.known() if isinstance(one, Writing)]
+    return {encoding.name: encoding for one in reversed(writing) for encoding in one.encodings}
 
 
 def as_weights(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from loramerge.checkpoint.micro import MX, GroupRows, tiled_size
+from loramerge.checkpoint.marked import MarkedEncoding
+from loramerge.checkpoint.micro import MX, GroupRows, tiled_shape, tiled_size
 from loramerge.checkpoint.packing import PackedTensor
-from loramerge.checkpoint.storage import HeldTensor
+from loramerge.checkpoint.storage import HeldTensor, Writer
+from loramerge.checkpoint.writers import GroupWriter
 from loramerge.errors import FormatError
 from loramerge.files.tensors import StoredTensor, Tensor
 
@@ -16,9 +19,29 @@ _SCALE = ".weight_scale"
 _TYPES = ("F8_E8M0", "U8")  # older files store powers of two as bytes
 
 
+class _MxForm(MarkedEncoding):
+    """Scales are stored as bytes, which all versions of ComfyUI and of safetensors read."""
+
+    def settings(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        return {"format": "mxfp8"}
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and not any(n % MX.group for n in shape)
+
+    def stored(
+        self, stem: str, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        tiles = tiled_shape(shape[0], shape[1] // MX.group)
+        return (name, "F8_E4M3", shape), (stem + _SCALE, "U8", tiles)
+
+    def writing(self, stem: str, shape: tuple[int, ...], marks: Mapping[str, bytes]) -> Writer:
+        return GroupWriter(MX, shape, stem + _SCALE, "", marks)
+
+
 class _Mxfp8:
     name = "mxfp8"
     order = -2  # before float8, whose scales are numbers
+    encodings = (_MxForm("mxfp8"),)
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         tensor, key = tensors[name], name.removesuffix(".weight") + _SCALE

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from loramerge.checkpoint.micro import NV, GroupRows, tiled_size
+from loramerge.checkpoint.marked import MarkedEncoding
+from loramerge.checkpoint.micro import NV, GroupRows, tiled_shape, tiled_size
 from loramerge.checkpoint.packing import PackedTensor
-from loramerge.checkpoint.storage import HeldTensor
+from loramerge.checkpoint.storage import HeldTensor, Writer
+from loramerge.checkpoint.writers import GroupWriter
 from loramerge.errors import FormatError
 from loramerge.files.tensors import StoredTensor, Tensor
 
@@ -17,9 +20,33 @@ _SCALE, _WHOLE = ".weight_scale", ".weight_scale_2"
 _TYPES = ("F8_E4M3", "U8")  # older files store float8 as bytes
 
 
+class _NvForm(MarkedEncoding):
+    """Float4 with scales of groups, and a scale of the tensor by its largest weight."""
+
+    def settings(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        return {"format": "nvfp4"}
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and not any(n % NV.group for n in shape)
+
+    def stored(
+        self, stem: str, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        tiles = tiled_shape(shape[0], shape[1] // NV.group)
+        return (
+            (name, "U8", (shape[0], shape[1] // NV.packed)),
+            (stem + _SCALE, "F8_E4M3", tiles),
+            (stem + _WHOLE, "F32", ()),
+        )
+
+    def writing(self, stem: str, shape: tuple[int, ...], marks: Mapping[str, bytes]) -> Writer:
+        return GroupWriter(NV, shape, stem + _SCALE, stem + _WHOLE, marks)
+
+
 class _Nvfp4:
     name = "nvfp4"
     order = -1
+    encodings = (_NvForm("nvfp4"),)
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         stem = name.removesuffix(".weight")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.storage import Array, Codec, HeldTensor
-from loramerge.files.dtypes import is_float
+from loramerge.checkpoint.storage import Array, Codec, HeldTensor, Writer
+from loramerge.files.dtypes import DTYPES, FLOATS, is_float
 from loramerge.files.tensors import Tensor
 
 __all__ = ["STORAGE"]
@@ -52,9 +52,31 @@ class _Codec:
 _HELD, _CODEC = _Held(), _Codec()
 
 
+class _FloatForm:
+    """One type of floats."""
+
+    suffix = ""
+    shares = False
+
+    def __init__(self, dtype: str) -> None:
+        self.name, self.dtype = DTYPES[dtype].word, dtype
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return True
+
+    def entries(
+        self, name: str, shape: tuple[int, ...]
+    ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        return ((name, self.dtype, shape),)
+
+    def writer(self, name: str, shape: tuple[int, ...]) -> Writer:
+        raise TypeError("plain floats are rounded as they are")
+
+
 class _Plain:
     name = "plain"
     order = 100  # what no other storage claims
+    encodings = tuple(map(_FloatForm, FLOATS))
 
     def recognise(self, tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         return _HELD if is_float(tensors[name].dtype) else None

@@ -71,6 +71,7 @@ def _build() -> tuple[Component, ...]:
 FAMILY = Family(
     name="flux1",
     title="Flux.1",
+    gguf="flux",
     build=_build,
     spellings={
         "transformer": transformer_spellings("bfl", native_slots(_STACKS)),

@@ -67,6 +67,7 @@ _SIGN = (
 FAMILY = Family(
     name="hunyuan-video",
     title="HunyuanVideo",
+    gguf="hyvid",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),
         Component("text_encoder", tuple(decoder_modules(LLAVA_8B))),

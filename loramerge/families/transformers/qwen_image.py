@@ -62,6 +62,7 @@ _SIZES = {
 FAMILY = Family(
     name="qwen-image",
     title="Qwen-Image",
+    gguf="qwen_image",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),
         Component("text_encoder", tuple(qwen_vl_modules())),

@@ -125,6 +125,7 @@ def _build() -> tuple[Component, ...]:
 FAMILY = Family(
     name="wan",
     title="Wan 2.1 and 2.2, VACE, Animate",
+    gguf="wan",
     build=_build,
     spellings={
         "transformer": transformer_spellings("original", native_slots(_STACKS)),

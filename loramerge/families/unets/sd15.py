@@ -24,5 +24,6 @@ FAMILY = stable_diffusion(
     stored={"text_encoder": "cond_stage_model.transformer."},
     metadata=Metadata("stable-diffusion-v1", "sd_v1", v2=False),
     prefixes={"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}, **LISTED},
+    gguf="sd1",
     order=-5,
 )

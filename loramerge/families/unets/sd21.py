@@ -31,5 +31,6 @@ FAMILY = stable_diffusion(
         v_prediction=("stable-diffusion-v2-768-v", "sd_v2_v"),
     ),
     prefixes={"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}, **LISTED},
+    gguf="sd1",
     order=-4,
 )

@@ -28,5 +28,6 @@ FAMILY = stable_diffusion(
     },
     metadata=Metadata("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", also=("sdxl_base",)),
     original_in=("kohya",),
+    gguf="sdxl",
     order=-3,
 )
