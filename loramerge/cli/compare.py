@@ -89,4 +89,4 @@ def _ingredients(result: CompareResult, found: Ingredients, names: list[str]) ->
         )
 
 
-command = verb_command(VERB, render, "loramerge compare ~/loras --ingredients mystery.safetensors")
+command = verb_command(VERB, render, "loramerge compare ~/loras --ingredients mixed.safetensors")
