@@ -19,6 +19,7 @@ NETWORK = "transformer"  # the component of the network of a single file
 _LEVELS = frozenset(
     {"base_model", "model", "language_model", "transformer", "diffusion_model", "unet", "net"}
 )
+_ENCODER = "text_encoder"
 # what single files have before the names of a network that is not all that they hold, and what they may
 # have where it is
 _HEADS = ("model.diffusion_model.", "diffusion_model.")
@@ -62,7 +63,24 @@ def renaming(modules: Iterable[str], known: Iterable[str]) -> Callable[[str], st
 
 
 def _alike(wanted: Sequence[str], there: Mapping[str, None]) -> Mapping[str, str]:
-    """Return module of an adapter → the one of the base that is called alike."""
+    """Return module of an adapter → the one of the base that is called alike.
+
+    A base that is a text encoder alone does not name it.
+    """
+    if not any(name.startswith(_ENCODER) for name in there):
+        alone = {name: _without_encoder(name) for name in wanted}
+        if len(set(alone.values())) == len(alone) and alone.keys() != set(alone.values()):
+            found = _alike_by_levels(list(alone.values()), there)
+            return {name: found[one] for name, one in alone.items() if one in found}
+    return _alike_by_levels(wanted, there)
+
+
+def _without_encoder(name: str) -> str:
+    head, dot, rest = name.partition(".")
+    return rest if dot and head.startswith(_ENCODER) else name
+
+
+def _alike_by_levels(wanted: Sequence[str], there: Mapping[str, None]) -> Mapping[str, str]:
     tables = [_by(key, there) for key in (_core, _flat)]
 
     def meant(name: str) -> str | None:

@@ -104,3 +104,14 @@ def test_an_adapter_of_a_language_model_is_of_no_family(tmp_path: Path) -> None:
     stem = "base_model.model.model.layers.3.mlp.up_proj"
     path, _ = adapter(tmp_path / "mine.safetensors", stem)
     assert load(path).info.detection.candidates == ()
+
+
+@pytest.mark.parametrize("stem", ["text_encoder.layers.3.mlp.up", "lora_te_layers_3_mlp_up"])
+def test_an_encoder_of_no_family_takes_an_adapter_by_name(tmp_path: Path, stem: str) -> None:
+    stored = {f"model.layers.{i}.mlp.up.weight": np.eye(WIDTH, dtype="f4") for i in range(4)}
+    (tmp_path / "encoder.safetensors").write_bytes(safetensors_bytes(stored))
+    path, change = adapter(tmp_path / "mine.safetensors", stem)
+    checkpoint = open_checkpoint(tmp_path / "encoder.safetensors")
+    assert checkpoint.candidates == ()
+    bake(plan_bake(checkpoint, [(load(path), Weight())]), tmp_path / "out.safetensors")
+    require_baked(stored, tmp_path / "out.safetensors", "model.layers.3.mlp.up.weight", change)

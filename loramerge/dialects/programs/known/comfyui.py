@@ -14,6 +14,7 @@ from loramerge.dialects.programs.spec import Program, Reads
 __all__ = ["PROGRAM"]
 
 _FACTORS = ("lora", "loha", "lokr", "full", "bias", "dora of outputs")
+_USUAL = ("lora", "full", "bias")
 _VECTORS = ("lone bias", "norm", "norm without bias")
 _OF_THE_BASE = ("oft", "oft with factors", "oft with constraint", "glora", "dora of inputs")
 _UNET = (
@@ -44,6 +45,14 @@ PROGRAM = Program(
             f"{_TEXT_NORMS}|text_projection",
             tried=(*_UNET, *_UNREAD),
         ),
+        # of these the usual kinds alone were tried
+        Reads(
+            ("kohya",),
+            ("krea2", "ideogram4", "ernie-image", "hunyuan-video-15", "kandinsky5", "lumina2"),
+            _USUAL,
+            tried=_USUAL,
+        ),
+        Reads(("kohya",), ("chroma",), _USUAL, r"^text_encoder", tried=_USUAL),
         Reads(
             ("comfyui",),
             (
