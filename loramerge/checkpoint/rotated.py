@@ -68,7 +68,7 @@ class RotatedRows:
         """Return the float32 weights of stored rows, with the scales that they have now."""
         import numpy as np
 
-        return self._turned(raw.astype(np.float32) * self._scale[start : start + len(raw)])
+        return self.turned(raw.astype(np.float32) * self._scale[start : start + len(raw)])
 
     def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
         """Return rows after a change, which is added before the rotation back; a row gets a larger scale
@@ -79,7 +79,7 @@ class RotatedRows:
         if not moved.any():
             return raw
         rows = np.flatnonzero(moved) + start
-        exact = raw[moved].astype(np.float32) * self._scale[rows] + self._turned(change[moved])
+        exact = raw[moved].astype(np.float32) * self._scale[rows] + self.turned(change[moved])
         largest = np.abs(exact).max(axis=1, keepdims=True)
         grown = np.nextafter((largest / _MOST).astype(self._kind), self._kind.type(np.inf))
         fits = largest <= (_MOST + 0.5) * self._scale[rows]
@@ -90,7 +90,8 @@ class RotatedRows:
         found[moved] = np.clip(codes, -_MOST - 1, _MOST).astype(np.int8)
         return found
 
-    def _turned(self, rows: Array) -> Array:
+    def turned(self, rows: Array) -> Array:
+        """Return rows rotated, or rotated back."""
         import numpy as np
 
         groups = rows.reshape(len(rows), -1, len(self._matrix))

@@ -123,7 +123,7 @@ def compute_anew(
             weights, exact, covered = changed(start, stop)
             with np.errstate(over="ignore", invalid="ignore"):
                 raw, back = writer.store(exact, start, draw)
-            given = buffers.get("asked", kind, weights.shape) if covered else np.float32(0)
+            given: Any = buffers.get("asked", kind, weights.shape) if covered else np.float32(0)
             require_finite_values(name, info.dtype, back, weights, given)
             moved.add(back, exact)
             if covered:
