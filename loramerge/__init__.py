@@ -24,6 +24,7 @@ _LAZY = {
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
     "collapse_lora": "loramerge.train.lora.modules",
+    "compare": "loramerge.api",
     "convert": "loramerge.api",
     "diff": "loramerge.api",
     "error_curve": "loramerge.api",
@@ -60,6 +61,7 @@ __all__ = [
     "__version__",
     "bake",
     "collapse_lora",
+    "compare",
     "convert",
     "diff",
     "error_curve",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import (
         bake,
+        compare,
         convert,
         diff,
         error_curve,

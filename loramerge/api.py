@@ -50,6 +50,7 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.writing import WriteParameters
 from loramerge.verbs import verb_named
 from loramerge.verbs.bake import Bake, BakeResult
+from loramerge.verbs.compare import CompareResult, compare_adapters
 from loramerge.verbs.convert import Convert
 from loramerge.verbs.diff import Diff, DiffResult
 from loramerge.verbs.diff import diff as _diff
@@ -65,6 +66,7 @@ from loramerge.verbs.train.parameters import Train
 __all__ = [
     "Adapter",
     "bake",
+    "compare",
     "convert",
     "diff",
     "error_curve",
@@ -435,6 +437,30 @@ def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ign
     pair = [one_adapter("diff", a), one_adapter("diff", b)]
     (one, two), context = references_to(pair, Context(threads, None, notify))
     return _diff(Diff(a=one, b=two), context)
+
+
+def compare(
+    adapters: Iterable[Weighted],
+    *,
+    ingredients: Weighted | None = None,
+    alike: float = 0.5,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> CompareResult:
+    """Find copies and relatives among adapters, by their changes (ΔW).
+
+    Args:
+        ingredients: an adapter to explain as a weighted sum of the others.
+        alike: cosine from which adapters belong to one cluster.
+    """
+    given = listed_adapters(adapters)
+    every = [*given, *([] if ingredients is None else [one_adapter("compare", ingredients)])]
+    references, context = references_to(every, Context(threads, None, notify))
+    found = [weighted(adapter_of(one, context), one.weight) for one in references]
+    mystery = found.pop() if ingredients is not None else None
+    if not found:
+        raise UsageError("there is nothing to compare", expected="at least one adapter")
+    return compare_adapters(found, mystery, alike=alike, context=context)
 
 
 @_with_parameters(Preview, PreviewParameters)

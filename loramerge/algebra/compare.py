@@ -4,49 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.opaque import commonly_named
 from loramerge.adapter.sites import aligned
+from loramerge.algebra.arrays import Array
+from loramerge.algebra.kinship import EQUAL, ROUNDED, Kinship, Spectra, kinship, may_be_cut
+from loramerge.algebra.moments import Moments
+from loramerge.algebra.overlap import Overlap, products, spectrum_of
 from loramerge.algebra.svd import inner_product
 from loramerge.algebra.workers import ordered
 from loramerge.errors import NumericsError, Setting, ShapeError
 from loramerge.events import Notify, ignore
 
-__all__ = ["Comparison", "Moments", "block_of", "compare", "delta_product", "in_order", "verdict"]
-
-_EQUAL = 1e-6  # relative distance below which two adapters are the same up to float32
-_ROUNDED = 2e-3  # … up to rounding to half precision
-
-
-@dataclass(frozen=True)
-class Moments:
-    """⟨A, A⟩, ⟨B, B⟩ and ⟨A, B⟩ of two deltas; they add up over sites."""
-
-    aa: float
-    bb: float
-    ab: float
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.aa + other.aa, self.bb + other.bb, self.ab + other.ab)
-
-    @property
-    def cosine(self) -> float | None:
-        """⟨A, B⟩ / ‖A‖‖B‖, or None where one is zero."""
-        size = math.sqrt(self.aa * self.bb)
-        return max(-1.0, min(1.0, self.ab / size)) if size > 0 else None
-
-    @property
-    def distance(self) -> float:
-        """‖A − B‖ / max(‖A‖, ‖B‖), 0 where both are zero."""
-        most = max(self.aa, self.bb)
-        return math.sqrt(max(0.0, self.aa + self.bb - 2 * self.ab) / most) if most > 0 else 0.0
-
-    @property
-    def fit(self) -> float | None:
-        """The c that makes ‖B − c·A‖ smallest, or None where A is zero."""
-        return self.ab / self.aa if self.aa > 0 else None
+__all__ = [
+    "Comparison",
+    "Moments",
+    "block_of",
+    "comparable",
+    "compare",
+    "delta_product",
+    "in_order",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,9 @@ class Comparison:
         only_a, only_b: names of sites that one side lacks.
         skipped: shared sites that need a base, or whose kind is not supported.
         outside: moments of the sites that one side lacks.
+        overlaps: of the shared sites that have factors.
+        spectra: singular values of both at every site of either, where they may be truncations.
+        refactored: whether sites with the same delta have other factors.
     """
 
     sites: Mapping[Site, Moments]
@@ -65,6 +49,19 @@ class Comparison:
     only_b: tuple[str, ...]
     skipped: tuple[str, ...]
     outside: Moments
+    overlaps: Mapping[Site, Overlap] = field(default_factory=dict)
+    spectra: Spectra = ()
+    refactored: bool = False
+
+    @property
+    def kinship(self) -> Kinship:
+        """The relation of the two; truncations are known only with `spectra`."""
+        return kinship(self.total, self.spectra)
+
+    def overlap(self, block: str | None = None) -> Overlap:
+        """Return the overlap of the shared sites that have factors, of one block or of all."""
+        chosen = (o for s, o in self.overlaps.items() if block in (None, block_of(s)))
+        return sum(chosen, Overlap())
 
     @property
     def shared(self) -> Moments:
@@ -122,7 +119,18 @@ def delta_product(a: Delta, b: Delta) -> float:
         return float((a.dense().reshape(-1) * b.dense().reshape(-1)).sum())
 
 
-def _moments(site: Site, a: Delta, b: Delta) -> Moments:
+@dataclass(frozen=True)
+class _Pair:
+    """Two deltas of one site: their figures, and whether the same change has other factors."""
+
+    moments: Moments
+    overlap: Overlap | None = None
+    refactored: bool = False
+
+
+def _compared(site: Site, a: Delta, b: Delta) -> _Pair:
+    import numpy as np
+
     if a.flat_shape != b.flat_shape:
         raise ShapeError(
             "the two deltas differ in shape",
@@ -130,11 +138,16 @@ def _moments(site: Site, a: Delta, b: Delta) -> Moments:
             expected=list(a.shape),
             found=list(b.shape),
         )
-    if a.rank is not None and b.rank is not None:
-        fa, fb = a.factors("float64"), b.factors("float64")
-        pairs = (fa, fa), (fb, fb), (fa, fb)
-        return Moments(*(_finite(site, inner_product(x, y)) for x, y in pairs))
-    return Moments(*(_finite(site, delta_product(x, y)) for x, y in ((a, a), (b, b), (a, b))))
+    if a.rank is None or b.rank is None:
+        pairs = (a, a), (b, b), (a, b)
+        return _Pair(Moments(*(_finite(site, delta_product(x, y)) for x, y in pairs)))
+    factors = a.factors("float64"), b.factors("float64")
+    moments, overlap = products(*factors)
+    for one in (moments.aa, moments.bb, moments.ab):
+        _finite(site, one)
+    same = moments.distance <= EQUAL
+    equal = same and all(np.array_equal(x, y) for x, y in zip(*factors, strict=True))
+    return _Pair(moments, overlap, same and not equal)
 
 
 def _finite(site: Site, product: float) -> float:
@@ -147,7 +160,8 @@ def _finite(site: Site, product: float) -> float:
     return product
 
 
-def _comparable(*deltas: Delta) -> bool:
+def comparable(*deltas: Delta) -> bool:
+    """Return whether deltas can be compared without a base."""
     return all(d.facts.computable and not d.needs_base for d in deltas)
 
 
@@ -162,26 +176,48 @@ def compare(
     """
     a, b = aligned(commonly_named([a, b]))
     shared = [site for site in a.deltas if site in b.deltas]
-    usable = [site for site in shared if _comparable(a.deltas[site], b.deltas[site])]
+    usable = [site for site in shared if comparable(a.deltas[site], b.deltas[site])]
 
-    def work(site: Site) -> Moments:
-        return _moments(site, a.deltas[site], b.deltas[site])
+    def work(site: Site) -> _Pair:
+        return _compared(site, a.deltas[site], b.deltas[site])
 
-    moments = ordered(work, usable, threads=threads, task="comparing", notify=notify)
-    sites = dict(zip(usable, moments, strict=True))
+    pairs = ordered(work, usable, threads=threads, task="comparing", notify=notify)
+    found = dict(zip(usable, pairs, strict=True))
     alone_a = {s: d for s, d in a.deltas.items() if s not in b.deltas}
     alone_b = {s: d for s, d in b.deltas.items() if s not in a.deltas}
-    return Comparison(
-        sites,
+    comparison = Comparison(
+        {site: pair.moments for site, pair in found.items()},
         tuple(s.name for s in alone_a),
         tuple(s.name for s in alone_b),
-        tuple(s.name for s in shared if s not in sites),
+        tuple(s.name for s in shared if s not in found),
         Moments(_energy(alone_a), _energy(alone_b), 0.0),
+        {site: pair.overlap for site, pair in found.items() if pair.overlap is not None},
+        refactored=any(pair.refactored for pair in found.values()),
     )
+    if comparison.skipped or not may_be_cut(comparison.total):
+        return comparison
+    every = [site for site in {**a.deltas, **b.deltas} if site in found or site not in shared]
+
+    def values(site: Site) -> tuple[Array, Array]:
+        one, other = a.deltas.get(site), b.deltas.get(site)
+        dense = {delta.rank is None for delta in (one, other) if delta is not None}
+        return _spectrum(one, len(dense) > 1), _spectrum(other, len(dense) > 1)
+
+    spectra = ordered(values, every, threads=threads, task="decomposing", notify=notify)
+    return replace(comparison, spectra=tuple(spectra))
+
+
+def _spectrum(delta: Delta | None, whole: bool) -> Array:
+    """Return the singular values of a delta, none for one that is missing or needs a base."""
+    import numpy as np
+
+    if delta is None or not comparable(delta):
+        return np.zeros(0)
+    return spectrum_of(delta, whole=whole)
 
 
 def _energy(deltas: Mapping[Site, Delta]) -> float:
-    return math.fsum(_finite(s, delta_product(d, d)) for s, d in deltas.items() if _comparable(d))
+    return math.fsum(_finite(s, delta_product(d, d)) for s, d in deltas.items() if comparable(d))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -203,12 +239,16 @@ def verdict(comparison: Comparison) -> str:
     cosine, fit = shared.cosine, shared.fit
     if cosine is None or fit is None:
         return "On the modules in common, one of the two changes nothing." + rest
-    if shared.distance <= _EQUAL:
-        return "The two change the weights in the same way." + rest
-    if shared.distance <= _ROUNDED:
+    if shared.distance <= EQUAL:
+        other = " Their factors differ." if comparison.refactored else ""
+        return "The two change the weights in the same way." + other + rest
+    if shared.distance <= ROUNDED:
         return "The two are the same up to rounding." + rest
-    if cosine > 1 - _ROUNDED**2:
+    if cosine > 1 - ROUNDED**2:
         return f"B is A times {fit:.4g}." + rest
+    related = comparison.kinship
+    if related.kind == "resized" and not comparison.skipped:
+        return f"{related.words()}." + rest
     if cosine > 0.9:
         return f"B is close to A times {fit:.3g} (cosine {cosine:.3f})." + rest
     if cosine > 0.3:

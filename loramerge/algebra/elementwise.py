@@ -143,10 +143,14 @@ def elected_mean(weights: Sequence[float], kept: Sequence[Array], rules: Electio
     """Elect a sign for each entry, and return the mean of the weighted terms that have it.
 
     Args:
-        kept: the entries of each term that are left, without the weights.
+        kept: the entries of each term that are left, without the weights; they are overwritten.
     """
-    changes = [weight * one for weight, one in zip(weights, kept, strict=True)]
-    minus = elects_minus(changes if rules.elect == "weighted" else kept)
+    minus = elects_minus(kept) if rules.elect == "equal" else None
+    changes = kept
+    for weight, one in zip(weights, changes, strict=True):
+        one *= weight
+    if minus is None:
+        minus = elects_minus(changes)
     if rules.divide_by == "none":
         return agreeing_mean(changes, minus, [0.0] * len(weights))
     shares = [abs(weight) for weight in weights] if rules.divide_by == "weights" else None

@@ -19,6 +19,8 @@ __all__ = ["Blocks", "gather", "products"]
 # function that reads all blocks again: the same rows of every term, `(rows, columns)`, in float64 or
 # float32
 Blocks = Callable[[], Iterator[Sequence[Array]]]
+# function that reads some rows of every term from all over
+Sample = Callable[[], Sequence[Array]]
 
 
 def gather(
@@ -28,6 +30,7 @@ def gather(
     size: int,
     *,
     vector: bool = False,
+    sample: Sample | None = None,
 ) -> dict[str, tuple[Any, ...]]:
     """Return every declared statistic of each term; one across terms is the same for each.
 
@@ -35,11 +38,17 @@ def gather(
         terms: their number.
         size: entries of one term.
         vector: whether the only row is a vector, which statistics of columns take as one column.
+        sample: spares passes where blocks differ from each other.
     """
     open_: dict[str, list[_Collector]] = {
         name: _COLLECTORS[type(one)](one, terms, size) for name, one in declared.items()
     }
     waiting = [one for several in open_.values() for one in several]
+    drawing = [one for one in waiting if isinstance(one, _Threshold)]
+    if drawing and sample is not None:
+        drawn = sample()
+        for threshold in drawing:
+            threshold.expect(drawn)
     while waiting:
         for values in blocks():
             for one in waiting:
@@ -90,6 +99,11 @@ class _Threshold:
         self._search = Search(count, size) if count else None
         self._numbers = numbers
         self.value = math.inf
+
+    def expect(self, values: Sequence[Array]) -> None:
+        """See some rows of every term, from all over, before the first block."""
+        if self._search is not None:
+            self._search.expect(self._numbers(values))
 
     def take(self, values: Sequence[Array]) -> None:
         """See a block of every term."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ _SHARE = 0.4
 _NAMED = 0.75
 # Shapes count as in `dialects.fit`: names alone make a family only of what is narrow.
 _NARROW, _OTHER = 128, 0.1
-_ENCODERS = "text_encoder"
+_NETWORKS = ("unet", "transformer", "transformer_2")
 # parts of one set of weights; the words are those of nunchaku's first layout
 _SHARD = re.compile(r"-\d+-of-\d+|^(unquantized_layers|transformer_blocks)\b")
 
@@ -128,6 +128,7 @@ class Checkpoint:
             several.
         candidates: families that fit; more than one where nothing tells them apart, none for models of
             no known family, whose modules are matched by name.
+        parts: what each candidate has of it.
     """
 
     path: Path
@@ -136,6 +137,23 @@ class Checkpoint:
     reason: str
     layouts: dict[str, str]
     slots: dict[tuple[str, Parameter], list[Place]]
+    parts: tuple[_Match, ...] = ()
+
+    def among(self, families: Iterable[Family]) -> Checkpoint:
+        """Return it as of the first of its candidates that is one of these, itself if there is none.
+
+        A text encoder alone is of every family that has it, each with another name for it.
+        """
+        known = set(families)
+        chosen = next((n for n, one in enumerate(self.candidates) if one in known), 0)
+        if not chosen or not self.parts:
+            return self
+        part = self.parts[chosen]
+        first = self.candidates[chosen]
+        rest = tuple(one for one in self.candidates if one is not first)
+        return replace(
+            self, candidates=(first, *rest), layouts=part.layouts, slots=part.slots, parts=()
+        )
 
     @property
     def family_name(self) -> str:
@@ -206,9 +224,8 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     tied = [(family, match) for score, family, match in found if score == best]
     match = tied[0][1]
     reason = f"{match.matched} parameters match by name, {match.exact} by shape too"
-    return Checkpoint(
-        Path(path), files, tuple(f for f, _ in tied), reason, match.layouts, match.slots
-    )
+    families, parts = zip(*tied, strict=True)
+    return Checkpoint(Path(path), files, families, reason, match.layouts, match.slots, parts)
 
 
 def _encoder_classes() -> set[str]:
@@ -412,9 +429,7 @@ def _best_spelling(
         count = sum(map(group.names.__contains__, tensors))
         if count < _SHARE * len(tensors) or (best is not None and count <= best[0]):
             continue
-        if component.name.startswith(_ENCODERS) or _names_most(
-            family, spelling, tensors, group.names
-        ):
+        if component.name not in _NETWORKS or _names_most(family, spelling, tensors, group.names):
             best = (count, spelling)
     return best
 

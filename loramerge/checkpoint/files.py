@@ -25,11 +25,11 @@ __all__ = ["CheckpointFile", "CheckpointFiles", "contents_of", "find_files"]
 _INDEX = ".safetensors.index"
 _COMPONENTS = (
     "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3",
-    "text_conditioner", "vae",
+    "text_encoder_4", "text_conditioner", "vae",
 )  # fmt: skip
 _FOLDERS = (
-    *_COMPONENTS, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor",
-    "safety_checker", "image_encoder",
+    *_COMPONENTS, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4",
+    "feature_extractor", "safety_checker", "image_encoder",
 )  # fmt: skip
 _IN_FOLDERS = (
     "config.json", "generation_config.json", "scheduler_config.json", "preprocessor_config.json",

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from loramerge.checkpoint.comfy import MARK
 from loramerge.checkpoint.storage import Writer
 
-__all__ = ["MARK", "MarkedEncoding"]
+__all__ = ["MarkedEncoding"]
 
-MARK = ".comfy_quant"
 _ALIGNED = 8  # bytes to which marks are filled up, so that what follows is aligned
 
 Entry = tuple[str, str, tuple[int, ...]]

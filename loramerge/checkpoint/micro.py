@@ -212,6 +212,11 @@ class GroupRows:
 
     unit = 1
 
+    @property
+    def fills(self) -> int:
+        """Number of rows and columns up to whose multiples the format fills weights with zeros."""
+        return self._kind.group
+
     def __init__(
         self,
         tensor: StoredTensor,

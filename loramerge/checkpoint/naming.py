@@ -16,7 +16,9 @@ NETWORK = "transformer"  # the component of the network of a single file
 
 # levels that come and go at the heads of names: programs call the network so, and models of transformers
 # have gained or lost some from version to version, and with or without an output layer
-_LEVELS = frozenset({"model", "language_model", "transformer", "diffusion_model", "unet", "net"})
+_LEVELS = frozenset(
+    {"base_model", "model", "language_model", "transformer", "diffusion_model", "unet", "net"}
+)
 # what single files have before the names of a network that is not all that they hold, and what they may
 # have where it is
 _HEADS = ("model.diffusion_model.", "diffusion_model.")

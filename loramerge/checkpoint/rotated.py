@@ -1,4 +1,7 @@
-"""Rows of int8 weights whose columns were rotated: `weight = rotated(stored · scale of the row)`."""
+"""Rows of whole numbers whose columns were rotated: `weight = rotated(stored · scale of the row)`.
+
+Numbers have 8 bits, or 4 and lie in pairs, that of the even column in the lower half of a byte.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,7 @@ from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["RotatedRows", "rotation"]
-
-_MOST = 127
+__all__ = ["RotatedRows", "codes_of_pairs", "pairs_of_codes", "rotation"]
 
 
 def rotation(size: int) -> Array:
@@ -26,17 +27,39 @@ def rotation(size: int) -> Array:
     return found / np.float32(size**0.5)
 
 
+def codes_of_pairs(raw: Array) -> Array:
+    """Return codes 0 to 15 of bytes that hold two, that of the even column in the lower half."""
+    import numpy as np
+
+    both = raw.view(np.uint8)
+    found = np.stack((both & np.uint8(15), both >> np.uint8(4)), axis=-1)
+    return found.reshape(len(raw), -1)
+
+
+def pairs_of_codes(codes: Array) -> Array:
+    """Return bytes that hold two codes each: the inverse of `codes_of_pairs`."""
+    import numpy as np
+
+    found: Array = (codes[:, ::2] & np.uint8(15)) | (codes[:, 1::2] << np.uint8(4))
+    return found
+
+
 class RotatedRows:
     """The rows of a rotated weight.
 
     Args:
+        tensor: as it is stored, of the shape of the weight.
         name, scale: of the tensor of scales, one for each row.
         group: columns that are rotated together.
+        bits: of a number.
     """
 
     unit = 1
 
-    def __init__(self, tensor: StoredTensor, name: str, scale: Tensor, group: int) -> None:
+    def __init__(
+        self, tensor: StoredTensor, name: str, scale: Tensor, group: int, bits: int = 8
+    ) -> None:
+        self._bits, self._most = bits, 2 ** (bits - 1) - 1
         self._tensor, self._name, self._kind = tensor, name, numpy_dtype(scale.dtype)
         self._columns, self._given, self._group = tensor.shape[1], scale, group
 
@@ -53,22 +76,29 @@ class RotatedRows:
 
     def place(self, start: int) -> int:
         """Return the byte, from the beginning of the tensor, at which a row begins."""
-        return start * self._columns
+        return start * self._columns * self._bits // 8
 
     def raw(self, start: int, stop: int) -> Array:
         """Return rows as they are stored."""
         import numpy as np
 
-        found = np.empty((stop - start, self._columns), np.int8)
+        found = np.empty((stop - start, self._columns * self._bits // 8), np.int8)
         offset = self._tensor.info.start + self.place(start)
         self._tensor.source.read_into(offset, found.reshape(-1).view(np.uint8))
         return found
 
-    def unpack(self, raw: Array, start: int) -> Array:
-        """Return the float32 weights of stored rows, with the scales that they have now."""
+    def _numbers(self, raw: Array) -> Array:
+        """Return stored rows as float32 numbers."""
         import numpy as np
 
-        return self.turned(raw.astype(np.float32) * self._scale[start : start + len(raw)])
+        if self._bits == 8:
+            return raw.astype(np.float32)
+        codes = codes_of_pairs(raw).view(np.int8)
+        return np.where(codes > 7, codes - np.int8(16), codes).astype(np.float32)
+
+    def unpack(self, raw: Array, start: int) -> Array:
+        """Return the float32 weights of stored rows, with the scales that they have now."""
+        return self.turned(self._numbers(raw) * self._scale[start : start + len(raw)])
 
     def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
         """Return rows after a change, which is added before the rotation back; a row gets a larger scale
@@ -79,15 +109,23 @@ class RotatedRows:
         if not moved.any():
             return raw
         rows = np.flatnonzero(moved) + start
-        exact = raw[moved].astype(np.float32) * self._scale[rows] + self.turned(change[moved])
+        exact = self._numbers(raw[moved]) * self._scale[rows] + self.turned(change[moved])
         largest = np.abs(exact).max(axis=1, keepdims=True)
-        grown = np.nextafter((largest / _MOST).astype(self._kind), self._kind.type(np.inf))
-        fits = largest <= (_MOST + 0.5) * self._scale[rows]
+        grown = (largest / np.float32(self._most)).astype(self._kind)
+        low = grown.astype(np.float32) * np.float32(self._most + 0.5) < largest
+        grown = np.where(low, np.nextafter(grown, self._kind.type(np.inf)), grown)
+        fits = largest <= (self._most + 0.5) * self._scale[rows]
         self._scale[rows] = np.where(fits, self._scale[rows], grown.astype(np.float32))
         exact /= self._scale[rows]
         codes = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
+        least = (
+            -self._most if self._bits == 4 else -self._most - 1
+        )  # as the format's quantiser has it
+        codes = np.clip(codes, least, self._most).astype(np.int8)
         found = raw.copy()
-        found[moved] = np.clip(codes, -_MOST - 1, _MOST).astype(np.int8)
+        found[moved] = (
+            codes if self._bits == 8 else pairs_of_codes(codes.view(np.uint8)).view(np.int8)
+        )
         return found
 
     def turned(self, rows: Array) -> Array:

@@ -1,9 +1,10 @@
-"""The 4-bit weights of modulations in files of nunchaku: `weight = code · scale + zero point`.
+"""4-bit weights with zero points: `weight = (code - middle) · scale + zero point`.
 
-A scale and a zero point belong to 64 inputs of an output. The codes of 4 outputs are stored together,
-and outputs may alternate among modulations.
+A scale and a zero point belong to a group of inputs of an output. In files of nunchaku the codes of 4
+outputs are stored together, and outputs may alternate among modulations; ComfyUI stores rows.
 
-Source: nunchaku, `AWQW4A16Linear` and `gemv_awq.cu`; deepcompressor's conversion to `w4x16`.
+Source: nunchaku, `AWQW4A16Linear` and `gemv_awq.cu`; deepcompressor's conversion to `w4x16`;
+comfy-kitchen, `TensorCoreAWQW4A16Layout`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from loramerge.checkpoint.rotated import codes_of_pairs, pairs_of_codes
 from loramerge.checkpoint.storage import Array, Codec
 from loramerge.checkpoint.vectors import apart, together
-from loramerge.errors import FormatError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import Tensor
 
@@ -45,61 +46,102 @@ def codes_together(codes: Array) -> Array:
     return found
 
 
+class StoredOrder(Protocol):
+    """The order in which codes and numbers are stored."""
+
+    @property
+    def middle(self) -> int:
+        """The code of the zero point."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+
+    def codes(self, stored: Array) -> Array:
+        """Return stored codes, `(outputs, inputs)`, in the order of the model."""
+
+    def stored(self, codes: Array) -> Array:
+        """Return codes as they are stored."""
+
+    def numbers(self, stored: Array) -> Array:
+        """Return stored scales or zero points, `(outputs, groups)`."""
+
+    def stored_numbers(self, numbers: Array) -> Array:
+        """Return scales or zero points as they are stored."""
+
+
+@dataclass(frozen=True)
+class ByRows:
+    """ComfyUI's order: rows of pairs of codes, that of the even input in the lower half of a byte."""
+
+    shape: tuple[int, int]
+    middle: ClassVar[int] = 8
+
+    def codes(self, stored: Array) -> Array:
+        """See `StoredOrder`."""
+        return codes_of_pairs(stored.reshape(self.shape[0], -1))
+
+    def stored(self, codes: Array) -> Array:
+        """See `StoredOrder`."""
+        return pairs_of_codes(codes)
+
+    def numbers(self, stored: Array) -> Array:
+        """See `StoredOrder`."""
+        return stored.T
+
+    def stored_numbers(self, numbers: Array) -> Array:
+        """See `StoredOrder`."""
+        return numbers.T
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Nunchaku's order.
+
+    Args:
+        splits: number of modulations among which outputs alternate.
+    """
+
+    shape: tuple[int, int]
+    splits: int
+    middle: ClassVar[int] = 0
+
+    def codes(self, stored: Array) -> Array:
+        """See `StoredOrder`."""
+        return apart(codes_apart(stored, self.shape[1]), self.splits)
+
+    def stored(self, codes: Array) -> Array:
+        """See `StoredOrder`."""
+        return codes_together(together(codes, self.splits))
+
+    def numbers(self, stored: Array) -> Array:
+        """See `StoredOrder`."""
+        return apart(stored.T, self.splits)
+
+    def stored_numbers(self, numbers: Array) -> Array:
+        """See `StoredOrder`."""
+        return together(numbers, self.splits).T
+
+
 @dataclass(frozen=True)
 class ZeroPointTensor:
     """A weight with zero points.
 
     Args:
-        stem: the beginning of the names of its tensors.
-        sources: codes, scales and zero points.
-        splits: number of modulations among which outputs alternate.
+        names, sources: of codes, scales and zero points.
+        group: inputs with one scale.
     """
 
-    stem: str
+    names: tuple[str, str, str]
     sources: tuple[Tensor, Tensor, Tensor]
-    splits: int
+    order: StoredOrder
+    group: int
     marks: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], stem: str, splits: int) -> ZeroPointTensor:
-        """Return the weight of a stem.
-
-        Raises:
-            FormatError: if its tensors do not fit each other.
-        """
-        codes, scales, zeros = (
-            tensors.get(stem + end) for end in (".qweight", ".wscales", ".wzeros")
-        )
-        fits = (
-            codes is not None and scales is not None and zeros is not None
-            and codes.dtype == "I32" and len(codes.shape) == 2
-            and scales.shape == zeros.shape == (codes.shape[1] * 2 // _DEPTH, codes.shape[0] * 4)
-            and codes.shape[1] * 2 % _DEPTH == 0
-            and codes.shape[0] * 4 % splits == 0
-            and scales.dtype == zeros.dtype and scales.dtype in ("BF16", "F16")
-        )  # fmt: skip
-        if not fits or codes is None or scales is None or zeros is None:
-            raise FormatError(
-                "the tensors of this 4-bit layer with zero points do not fit each other",
-                module=stem,
-                expected=f"codes of int32, and scales and zero points for each {_DEPTH} inputs",
-                found=", ".join(
-                    f"{one.dtype} {list(one.shape)}" if one is not None else "none"
-                    for one in (codes, scales, zeros)
-                ),
-            )
-        return cls(stem, (codes, scales, zeros), splits)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        rows, columns = self.sources[0].shape
-        return rows * _TOGETHER, columns * 2
 
     @property
     def beside(self) -> tuple[str, ...]:
         """Scales and zero points are written together with the codes."""
-        return self.stem + ".wscales", self.stem + ".wzeros"
+        return self.names[1:]
 
     @property
     def nbytes(self) -> int:
@@ -132,13 +174,14 @@ class ZeroPointRows:
     @cached_property
     def _codes(self) -> Array:
         """The codes in the order of the model, as they are now."""
-        stored = self._held.sources[0].numpy()
-        return apart(codes_apart(stored, self._held.shape[1]), self._held.splits)
+        import numpy as np
+
+        return self._held.order.codes(np.frombuffer(self._held.sources[0].raw(), np.uint8)).copy()
 
     @cached_property
     def _numbers(self) -> list[Array]:
         """Scales and zero points as they are now, `(outputs, groups)`."""
-        return [apart(t.numpy().T, self._held.splits).copy() for t in self._held.sources[1:]]
+        return [self._held.order.numbers(t.numpy()).copy() for t in self._held.sources[1:]]
 
     def place(self, start: int) -> int:
         """Return 0: the rows do not lie in this order."""
@@ -155,7 +198,8 @@ class ZeroPointRows:
         scales, zeros = (
             one[start : start + len(raw)].astype(np.float32)[..., None] for one in self._numbers
         )
-        found: Array = self._grouped(raw).astype(np.float32) * scales + zeros
+        codes = self._grouped(raw).astype(np.float32) - np.float32(self._held.order.middle)
+        found: Array = codes * scales + zeros
         return found.reshape(len(raw), -1)
 
     def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
@@ -174,9 +218,10 @@ class ZeroPointRows:
         kept = [one[moved] for one in mine]
         low, high = new.min(axis=1), new.max(axis=1)
         kind = numpy_dtype(self._held.sources[1].dtype)
-        fresh = [((high - low) / _MOST).astype(kind), low.astype(kind)]
-        codes, error = _coded(new, kept[0], kept[1], draw)
-        others, other = _coded(new, fresh[0], fresh[1], draw)
+        step, middle = ((high - low) / _MOST).astype(kind), self._held.order.middle
+        fresh = [step, (low + middle * step.astype(np.float32)).astype(kind)]
+        codes, error = _coded(new, kept[0], kept[1], middle, draw)
+        others, other = _coded(new, fresh[0], fresh[1], middle, draw)
         better = other < error
         grouped = self._grouped(raw).copy()
         grouped[moved] = np.where(better[:, None], others, codes)
@@ -187,14 +232,13 @@ class ZeroPointRows:
         return found
 
     def _grouped(self, values: Array) -> Array:
-        return values.reshape(len(values), -1, _DEPTH)
+        return values.reshape(len(values), -1, self._held.group)
 
     def beside(self) -> Mapping[str, bytes]:
         """Return the bytes of codes, scales and zero points."""
-        splits, (scales, zeros) = self._held.splits, self._held.beside
-        numbers = [together(one, splits).T.tobytes() for one in self._numbers]
-        codes = codes_together(together(self._codes, splits)).tobytes()
-        return {self._held.stem + ".qweight": codes, scales: numbers[0], zeros: numbers[1]}
+        order = self._held.order
+        arrays = [order.stored(self._codes), *map(order.stored_numbers, self._numbers)]
+        return {name: array.tobytes() for name, array in zip(self._held.names, arrays, strict=True)}
 
     def weights(self, start: int, stop: int) -> Array:
         """Return the float32 weights of any rows."""
@@ -205,10 +249,12 @@ class ZeroPointRows:
         import numpy as np
 
         scales = np.abs(self._numbers[0][start:stop].astype(np.float32))
-        return np.repeat(scales, _DEPTH, axis=1)
+        return np.repeat(scales, self._held.group, axis=1)
 
 
-def _coded(values: Array, scales: Array, zeros: Array, draw: Any) -> tuple[Array, Array]:
+def _coded(
+    values: Array, scales: Array, zeros: Array, middle: int, draw: Any
+) -> tuple[Array, Array]:
     """Return the codes of groups at some scales and zero points, and their squared errors.
 
     Errors of random rounding are those of what lies outside the range, so that they choose nothing.
@@ -218,8 +264,8 @@ def _coded(values: Array, scales: Array, zeros: Array, draw: Any) -> tuple[Array
     step, zero = (one.astype(np.float32)[:, None] for one in (scales, zeros))
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = np.where(step == 0, np.float32(0), (values - zero) / step)
-    inside = np.clip(exact, 0, _MOST)
+    inside = np.clip(exact + middle, 0, _MOST)
     codes = np.rint(inside) if draw is None else np.floor(inside + draw(inside.shape))
     codes = np.clip(codes, 0, _MOST)
-    back = (codes if draw is None else inside) * step + zero
+    back = ((codes if draw is None else inside) - middle) * step + zero
     return codes.astype(np.uint8), ((back - values) ** 2).sum(axis=1)

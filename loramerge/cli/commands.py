@@ -21,8 +21,8 @@ __all__ = ["command_named", "render_named", "summaries"]
 
 # the order of the help; others follow by name
 _ORDER = (
-    "inspect", "diff", "mix", "resize", "convert", "bake", "extract", "merge", "train", "preview",
-    "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects", "operators",
+    "inspect", "diff", "compare", "mix", "resize", "convert", "bake", "extract", "merge", "train",
+    "preview", "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects", "operators",
     "families", "demo",
 )  # fmt: skip
 _FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.algebra.compare import Moments
+from loramerge.algebra.moments import Moments
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
@@ -16,6 +16,10 @@ _LEGEND = (
     "Cosine: 1 means the same direction, 0 unrelated. Distance: relative to the larger norm; 0 "
     "means equal. Best fit: the weight of A that comes closest to B. Norm: of the whole change "
     "(ΔW)."
+)
+_SPACES = (
+    "Overlap: by the principal angles between the two, weighted by energy. 100 % means the same "
+    "space with the same energies."
 )
 
 
@@ -36,6 +40,11 @@ def render(result: DiffResult) -> None:
     rows.append(_figures("all shared modules", found.shared))
     show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
     show.line(_LEGEND)
+    overlap = found.overlap()
+    if overlap.outputs is not None and overlap.inputs is not None:
+        row = (show.percent(overlap.outputs), show.percent(overlap.inputs))
+        show.table([("overlap of spaces", *row)], ("", "outputs", "inputs"))
+        show.line(_SPACES)
 
 
 def _fact(value: Any) -> str:

@@ -35,8 +35,8 @@ Usual = Mapping[str, tuple[str, ...]]
 
 # what components are called where they stand in keys
 COMPONENTS = (
-    "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "transformer_2",
-    "text_conditioner",
+    "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "transformer",
+    "transformer_2", "text_conditioner",
 )  # fmt: skip
 
 

@@ -8,13 +8,15 @@ __all__ = ["COMPONENT_WORDS"]
 COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
     "unet": ("unet", "transformer"),
     "transformer": ("transformer", "unet"),
-    "te": ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    "te": ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4"),
     "te1": ("text_encoder",),
     "te2": ("text_encoder_2",),
     "te3": ("text_encoder_3",),
+    "te4": ("text_encoder_4",),
     "text_encoder": ("text_encoder",),
     "text_encoder_2": ("text_encoder_2",),
     "text_encoder_3": ("text_encoder_3",),
+    "text_encoder_4": ("text_encoder_4",),
     "transformer_2": ("transformer_2",),
     "text_conditioner": ("text_conditioner",),
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loramerge.families.qwen3 import qwen3_modules, qwen3_spellings
+from loramerge.families.decoder import DECODER_SIGN, QWEN3_06B, decoder_modules, decoder_spellings
 from loramerge.families.spec import (
     Component,
     Family,
@@ -145,7 +145,7 @@ def cosmos(
         return (
             transformer,
             Component("text_conditioner", tuple(conditioner_modules())),
-            Component("text_encoder", tuple(qwen3_modules())),
+            Component("text_encoder", tuple(decoder_modules(QWEN3_06B))),
         )
 
     spellings = {
@@ -154,7 +154,7 @@ def cosmos(
             *(Spelling("original", prefix, _in_single_file) for prefix in _PREFIXES),
             Spelling("diffusers", "", plain_slot),
         ),
-        "text_encoder": qwen3_spellings("text_encoders.qwen3_06b.transformer."),
+        "text_encoder": decoder_spellings("text_encoders.qwen3_06b.transformer."),
     }
     classes = {
         "transformer": "CosmosTransformer3DModel",
@@ -181,7 +181,7 @@ def cosmos(
         | ({"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}} if conditioned else {}),
         heads=(*heads(stacks), *(("llm_adapter.",) if conditioned else ())),
         marks={"bare": (_WRAPPER,)},
-        sign=_SIGN,
+        sign=f"{_SIGN}|{DECODER_SIGN}" if conditioned else _SIGN,
         probes=_PROBES,
         programs={"comfyui": "comfyui"},
         one_alpha=False,

@@ -80,7 +80,8 @@ PACKED: frozenset[str] = frozenset(_BLOCKS)
 DTYPES |= {
     name: DType(8 * size, None, name, elements) for name, (elements, size) in _BLOCKS.items()
 }
-DTYPES["I4"] = DType(8, None, "int4", 2)  # of weights in SVDQuant; no file states it
+# of weights whose tensors are stored as bytes; no file states them
+DTYPES |= {"I4": DType(8, None, "int4", 2), "I6": DType(24, None, "int6", 4)}
 
 PLAIN_FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16")
 FLOATS: tuple[str, ...] = (*PLAIN_FLOATS, "F8_E4M3", "F8_E5M2")

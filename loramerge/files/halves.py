@@ -22,7 +22,7 @@ __all__ = ["round_floats", "widen"]
 _SHIFT = 13  # bits of a float32's mantissa beyond a float16's
 _BIAS = 112  # difference of their exponents' biases
 _FACTOR = 2.0**15  # times 2¹¹², a float32 holds no more
-_MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00  # bits of a float16
+_INFINITY, _NEGATIVE = 0x7C00, 0x8000  # bits of a float16
 _EXPONENT, _SIGN = 0x7F800000, -0x80000000  # bits of a float32
 _LARGE = 0x47000000  # bits of 2¹⁵; larger numbers may not fit
 _LEAST = 0x38800000  # bits of 2⁻¹⁴, the smallest normal float16
@@ -41,7 +41,7 @@ def widen(raw: Array, out: Array, factor: float = 1.0) -> bool:
     import numpy as np
 
     bits_alone = raw.dtype == np.float16 and out.dtype == np.float32 and abs(factor) < _FACTOR
-    if bits_alone and _exact() and _largest(raw) < _INFINITY:
+    if bits_alone and _exact() and _finite(raw):
         halves, bits = raw.view(np.int16), out.view(np.int32)
         np.copyto(bits, halves)
         np.left_shift(bits, _SHIFT, out=bits)
@@ -57,11 +57,12 @@ def widen(raw: Array, out: Array, factor: float = 1.0) -> bool:
     return False
 
 
-def _largest(raw: Array) -> int:
-    """Return the bits of the largest magnitude among float16."""
+def _finite(raw: Array) -> bool:
+    """Return whether float16 are all finite, by the largest of either sign."""
     import numpy as np
 
-    return int((raw.view(np.uint16) & np.uint16(_MAGNITUDE)).max(initial=0))
+    positive = raw.view(np.int16).max(initial=0) < _INFINITY
+    return bool(positive and raw.view(np.uint16).max(initial=0) < _INFINITY + _NEGATIVE)
 
 
 def round_floats(exact: Array, out: Array, back: Array) -> None:

@@ -11,6 +11,7 @@ from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.on_grid import WAYS
+from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
 
 __all__ = ["LEAST", "require_kept", "wider_type"]
@@ -74,7 +75,8 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
-        yield Setting("keep_touched", DTYPES[wider].word), plan, seed
+        if any(forms_in(plan, file) for file in plan.edits):
+            yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 
 def _sampled(plan: BakePlan) -> BakePlan:

@@ -63,7 +63,7 @@ def add_changes(
     for adapter, weight in adapters:
         _require_changes(adapter, weight)
     matched = match_adapters(first, adapters, skip_missing)
-    if matched.base.checkpoint is not first:
+    if matched.base.checkpoint.files is not first.files:
         raise _not_a_change(adapters[0][0], "; ".join(matched.base.notes) or None)
     current = {file.relative: file for file in files.weights}
     for file, tensors in matched.edits.items():

@@ -34,6 +34,7 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         ShapeError: if a module of the base has another shape.
         FormatError: if the base stores one as integers, or with scales beside.
     """
+    base = base.among(adapter.info.detection.candidates)
     adapter = for_base(adapter, base) if base.is_unknown else adapter
     dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.facts.computable}
     if not dependent:

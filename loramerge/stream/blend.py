@@ -19,7 +19,7 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.combining import Combining
 from loramerge.stream.ingredients import Blend, Blended
-from loramerge.stream.packed_rows import height_of, require_packed
+from loramerge.stream.packed_rows import height_of, require_finite_values, write_rows
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
 from loramerge.stream.row_reader import RowReader
@@ -31,6 +31,7 @@ from loramerge.stream.whole import Whole
 __all__ = ["merge_tensor"]
 
 BLOCK_ELEMENTS = 1 << 18  # of a block: fewer steps between which threads wait for the interpreter
+_WRITTEN = 1 << 17  # of a block of a result whose rows do not depend on it: it stays in the cache
 
 
 def merge_tensor(
@@ -139,6 +140,8 @@ class _Blending:
         measured = blend.base or blend.first or blend.target
         if (coefficients := self.inputs.coefficients) and self.plainly_stored(measured):
             return self.summed(measured, coefficients, out)
+        if coefficients is None and self.plainly_stored(measured):
+            self.inputs.lower(_WRITTEN)
         read = self.inputs.readers(kind)
         first = None  # changes are measured from the first input, also where it has no weight
         if not blend.on_base and measured != blend.terms[0].place:
@@ -163,14 +166,14 @@ class _Blending:
             if blend.edits:
                 self.add_changes(exact, start)
             written = self.store(exact, start, out)
+            written -= exact
             asked = np.subtract(exact, reference, out=exact).reshape(-1)
-            written -= reference
-            flat, before = written.reshape(-1), reference.reshape(-1)
-            wanted += float(np.dot(asked, asked))
-            along += float(np.dot(flat, asked))
+            lost, before = written.reshape(-1), reference.reshape(-1)
+            change = float(np.dot(asked, asked))
+            wanted += change
+            along += change + float(np.dot(lost, asked))
             size += float(np.dot(before, before))
-            flat -= asked
-            error += float(np.dot(flat, flat))
+            error += float(np.dot(lost, lost))
         changed = self.codec is not None and self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
         return Blended(survival, known, self.inputs.applied)
@@ -268,15 +271,13 @@ class _Blending:
         self, exact: Any, start: int, written: Any, packing: Packing, out: PositionedFile | Nowhere
     ) -> Any:
         """Pack rows from `start` on and write them; fill `written` with their weights."""
-        import numpy as np
-
         for rows, place, among in self.stored_parts(exact, start):
             raw = packing.raw(place, place + len(rows))
             before = packing.unpack(raw, place)
             packed = packing.pack(raw, before, rows - before, place, None)
             written[among] = packing.unpack(packed, place)
-            require_packed(self.name, self.info.dtype, written[among], before, rows - before)
-            out.write(self.info.start + packing.place(place), packed.reshape(-1).view(np.uint8))
+            require_finite_values(self.name, self.info.dtype, written[among], before, rows - before)
+            write_rows(packing, self.info.start, place, packed, out)
         return written
 
     def quantised(self, exact: Any, start: int, rounder: Rounder, rounded: Any) -> Any:

@@ -13,12 +13,16 @@ from typing import Any
 from loramerge.algebra.application import array_of, coefficients_of, final_factor
 from loramerge.algebra.gathering import gather, products
 from loramerge.algebra.views import Rows, Scalars
+from loramerge.checkpoint import Place
 from loramerge.stream.ingredients import Blend
 from loramerge.stream.row_reader import RowReader
+from loramerge.stream.summing import is_plain
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers
 
 __all__ = ["Combining"]
 
+_LARGE = 1 << 19  # numbers of a parameter of which some rows are drawn first,
+_DRAWN, _PER_DRAWN = 128, 1 << 15  # so many at most, one for so many numbers
 Combine = Callable[[int, Sequence[Any]], Any]  # first row and rows of every term → combined rows
 
 
@@ -68,6 +72,11 @@ class Combining:
 
         return rows
 
+    def lower(self, block: int) -> None:
+        """Use lower blocks of rows, where the parameter is read in blocks."""
+        if self.height < self.rows:
+            self.height = min(self.height, max(1, block // self.columns))
+
     def spans(self) -> Iterator[tuple[int, int]]:
         """Yield the rows of each block."""
         for start in range(0, self.rows, self.height):
@@ -103,6 +112,25 @@ class Combining:
         read = self.readers(self.gathered)
         for start, stop in self.spans():
             yield [self.seen(one) for one in read(start, stop)[1]]
+
+    def some_changes(self) -> Sequence[Any]:
+        """Return some rows of the changes of all terms, from all over."""
+        import numpy as np
+
+        count = max(1, min(_DRAWN, self.rows, self.rows * self.columns // _PER_DRAWN))
+        rows = [place * self.rows // count for place in range(count)]
+
+        def drawn(place: Place) -> Any:
+            found = np.empty((count, self.columns), self.gathered)
+            RowReader(place, self.gathered, self.buffers).draw(rows, found)
+            return found
+
+        values = [drawn(term.place) for term in self.blend.terms]
+        if self.blend.base is not None:
+            base = drawn(self.blend.base)
+            for one in values:
+                one -= base
+        return values
 
     def seen(self, rows: Any) -> Any:
         """Return rows as an operator sees them: a vector is one row."""
@@ -148,7 +176,10 @@ class Combining:
         declare = method.operator.statistics
         declared = {} if declare is None else declare(method.parameters)
         terms, size = len(self.blend.terms), self.rows * self.columns
-        return gather(declared, self.all_changes, terms, size, vector=self.vector)
+        places = [self.blend.base, *(term.place for term in self.blend.terms)]
+        plain = all(place is None or is_plain(place) for place in places)
+        drawn = self.some_changes if plain and size >= _LARGE and not self.vector else None
+        return gather(declared, self.all_changes, terms, size, vector=self.vector, sample=drawn)
 
     def sum_of(self, coefficients: Sequence[float]) -> Callable[[int, Sequence[Any]], Any]:
         """Return the function that adds blocks at these coefficients, in place of the first."""

@@ -19,7 +19,7 @@ from loramerge.stream.rounding import generator
 from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
-__all__ = ["aimed_at", "compute_packed", "height_of", "require_packed"]
+__all__ = ["aimed_at", "compute_packed", "height_of", "require_finite_values", "write_rows"]
 
 
 def compute_packed(
@@ -61,12 +61,11 @@ def compute_packed(
                 aimed = aimed_at(onto, packing, asked, start, stop)
                 packed = packing.pack(raw, weights, aimed, start, draw)
                 written = packing.unpack(packed, start) - weights
-            require_packed(name, info.dtype, written, weights, asked)
+            require_finite_values(name, info.dtype, written, weights, asked)
             for index, first, last in covered:
                 part = slice(first - start, last - start)
                 measure(sums[index], asked[part], written[part], weights[part])
-            if not getattr(packing, "scattered", False):
-                out.write(info.start + packing.place(start), packed.reshape(-1).view(np.uint8))
+            write_rows(packing, info.start, start, packed, out)
         for other, data in packing.beside().items():
             out.write(infos[other].start, data)
         return [
@@ -87,12 +86,26 @@ def aimed_at(onto: str, packing: Packing, asked: Any, start: int, stop: int) -> 
     return turned(moved_onto(onto, turned(asked), steps))
 
 
+def write_rows(
+    packing: Packing, begin: int, start: int, packed: Any, out: PositionedFile | Nowhere
+) -> None:
+    """Write packed rows from row `start` on, unless they do not lie in this order; see `Packing`.
+
+    Args:
+        begin: byte at which the tensor begins.
+    """
+    import numpy as np
+
+    if not getattr(packing, "scattered", False):
+        out.write(begin + packing.place(start), packed.reshape(-1).view(np.uint8))
+
+
 def height_of(packing: Packing, columns: int, elements: int = BLOCK_ELEMENTS) -> int:
     """Return the number of rows of a block: whole units, of about so many elements."""
     return max(1, elements // (columns * packing.unit)) * packing.unit
 
 
-def require_packed(name: str, dtype: str, written: Any, weights: Any, asked: Any) -> None:
+def require_finite_values(name: str, dtype: str, written: Any, weights: Any, asked: Any) -> None:
     """Refuse packed weights that came out as NaN or infinity.
 
     Raises:

@@ -35,6 +35,7 @@ class Placements:
         missing: component → names of adapter modules that the base lacks.
         misfits: modules whose shapes differ, with both shapes.
         wider: how many of them differ only by having more inputs than the base's.
+        filled: how many have the base's shape if they are filled up as its format does.
         quantised: tensors that are stored as integers, with what quantised them.
     """
 
@@ -42,6 +43,7 @@ class Placements:
     missing: dict[str, list[str]] = field(default_factory=dict)
     misfits: list[str] = field(default_factory=list)
     wider: int = 0
+    filled: int = 0
     quantised: list[str] = field(default_factory=list)
     _grown: dict[CheckpointFile, dict[str, dict[tuple[Site, int], _GrowingEdit]]] = field(
         default_factory=dict
@@ -62,6 +64,9 @@ class Placements:
                 shapes = f"base {list(place.shape)}, adapter {part.shape(delta)}"
                 self.misfits.append(f"{part.site.name}: {shapes}")
                 self.wider += part.widens(delta, place.shape)
+                unit = getattr(held.packing, "fills", 1)
+                full = [n + -n % unit for n in part.shape(delta)]
+                self.filled += unit > 1 and full == [*place.shape]
                 continue
             delta = part.at(delta, place.shape)
             tensors = self._grown.setdefault(place.file, {}).setdefault(place.name, {})
@@ -135,6 +140,11 @@ def require_shapes(placements: Placements) -> None:
             "programs widen the base while they load it; load the adapter beside the base, or leave the "
             "layer out: convert with ",
             Setting("drop", first),
+        )
+    if placements.filled == len(placements.misfits):
+        hint = (
+            "the format of these weights fills them up with zeros, and no file states their true shape; "
+            "bake into the checkpoint it was made from"
         )
     raise ShapeError(
         f"{len(placements.misfits)} modules of the adapter do not have the base's shapes",

@@ -108,6 +108,8 @@ def match_adapters(
     Raises:
         FamilyError, AdapterError, UnsupportedKind, FormatError, ShapeError: see `plan_bake`.
     """
+    for adapter, _ in inputs:
+        checkpoint = checkpoint.among(adapter.info.detection.candidates)
     inputs = [(for_base(adapter.require_sound(), checkpoint), weight) for adapter, weight in inputs]
     named = [matched_by_name(adapter, checkpoint) for adapter, _ in inputs]
     if not checkpoint.candidates:

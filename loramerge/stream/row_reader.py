@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from loramerge.checkpoint import Place
@@ -23,6 +24,21 @@ class RowReader:
         self._rows = stored_rows(place.tensor) if self._held.packing is None else None
         self._mixed = read_weights([(0, place)], kind) if place.heads else None
         self._whole = weights_of(place, kind) if place.transposed else None
+
+    def draw(self, rows: Sequence[int], out: Any) -> None:
+        """Read single rows of a parameter that is stored plainly (`is_plain`) into an array.
+
+        They are not checked.
+        """
+        import numpy as np
+
+        assert self._rows is not None
+        raw = np.empty(out.shape, numpy_dtype(self._place.tensor.dtype))
+        first = self._place.rows[0]
+        for place, row in enumerate(rows):
+            found = self._rows(first + row, first + row + 1, raw[place : place + 1])
+            raw[place] = found[0]
+        widen(raw, out)
 
     def fill(self, start: int, stop: int, out: Any) -> Any:
         """Read rows of the parameter into an array.

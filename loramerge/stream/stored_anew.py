@@ -18,7 +18,7 @@ from loramerge.files.json_values import values_in
 from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import BakePlan, Edit
-from loramerge.stream.packed_rows import require_packed as require_finite_values
+from loramerge.stream.packed_rows import require_finite_values
 from loramerge.stream.reading import stored_weights
 from loramerge.stream.rounding import Rounder, generator
 from loramerge.stream.survival import Moved, Sums, Survival, measure

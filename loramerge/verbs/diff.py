@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import training_metadata
-from loramerge.algebra.compare import Comparison, Moments, compare, verdict
+from loramerge.algebra.compare import Comparison, compare, verdict
+from loramerge.algebra.kinship import ROUNDED, Kinship
+from loramerge.algebra.moments import Moments
 from loramerge.errors import AdapterError, FamilyError, LoramergeError
+from loramerge.parameters import Bounds
 from loramerge.steps.inputs import adapter_of, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_report
@@ -16,8 +19,6 @@ from loramerge.steps.references import Reference
 from loramerge.steps.shown import Shown
 
 __all__ = ["VERB", "Diff", "DiffResult", "diff", "diff_adapters"]
-
-_SAME = 2e-3  # relative distance up to which rounding explains a difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,14 @@ class Diff:
     a: Annotated[Reference, Doc("First adapter.", ("A",), None, "adapters")]
     b: Annotated[Reference, Doc("Second adapter.", ("B",), None, "adapters")]
     exit_code: Annotated[
-        bool, Doc("End with exit code 1 if the two differ by more than rounding.", recipe=False)
+        bool,
+        Doc("End with exit code 1 if the two differ by more than the tolerance.", recipe=False),
     ] = False
+    tolerance: Annotated[
+        float,
+        Bounds(ge=0),
+        Doc("Relative distance up to which the two count as the same; 0.002 is rounding to half."),
+    ] = ROUNDED
 
 
 @dataclass(repr=False)
@@ -68,9 +75,12 @@ class DiffResult(Shown):
             "only_a": list(found.only_a),
             "only_b": list(found.only_b),
             "not_compared": list(found.skipped),
+            "relation": _relation(found.kinship),
             "total": _figures(found.total),
-            "shared": _figures(found.shared),
-            "blocks": {name: _figures(m) for name, m in found.blocks().items()},
+            "shared": _figures(found.shared) | _spaces(found),
+            "blocks": {
+                name: _figures(m) | _spaces(found, name) for name, m in found.blocks().items()
+            },
             "facts": {name: list(pair) for name, pair in self.facts.items()},
             "metadata": {name: list(pair) for name, pair in self.metadata.items()},
         }
@@ -81,9 +91,26 @@ def _figures(moments: Moments) -> dict[str, float | None]:
         "cosine": moments.cosine,
         "relative_distance": moments.distance,
         "best_fit": moments.fit,
+        "norm_ratio": moments.ratio,
         "norm_a": moments.aa**0.5,
         "norm_b": moments.bb**0.5,
     }
+
+
+def _relation(found: Kinship) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "factor": found.factor,
+        "smaller": found.smaller,
+        "ranks": None if found.ranks is None else list(found.ranks),
+        "lost": found.lost,
+    }
+
+
+def _spaces(found: Comparison, block: str | None = None) -> dict[str, float | None]:
+    """Return the overlap of the output and of the input spaces."""
+    overlap = found.overlap(block)
+    return {"output_overlap": overlap.outputs, "input_overlap": overlap.inputs}
 
 
 def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
@@ -97,7 +124,7 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         weighted(adapter_of(reference, context), reference.weight)
         for reference in (parameters.a, parameters.b)
     )
-    result = diff_adapters(a, b, context)
+    result = diff_adapters(a, b, context, tolerance=parameters.tolerance)
     result.checks = parameters.exit_code
     return result
 
@@ -110,7 +137,13 @@ def predict(parameters: Diff, context: Context = Context()) -> Prediction:
 VERB = Verb("diff", Diff, "report", diff, predict)
 
 
-def diff_adapters(a: Adapter, b: Adapter, context: Context = Context()) -> DiffResult:
+def diff_adapters(
+    a: Adapter,
+    b: Adapter,
+    context: Context = Context(),
+    *,
+    tolerance: float = ROUNDED,
+) -> DiffResult:
     """Compare two loaded adapters; see `diff`."""
     a.require_sound()
     b.require_sound()
@@ -146,7 +179,7 @@ def diff_adapters(a: Adapter, b: Adapter, context: Context = Context()) -> DiffR
         )
     }
     differs = (
-        found.total.distance > _SAME
+        found.total.distance > tolerance
         or bool(found.skipped)
         or facts["embeddings"][0] != facts["embeddings"][1]
     )

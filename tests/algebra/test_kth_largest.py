@@ -69,3 +69,47 @@ def test_not_counting_what_lies_above_would_be_seen(monkeypatch):
         assert (
             found(NORMAL.astype("float32"), 6_001)[0] == np.sort(NORMAL.astype("float32"))[-6_001]
         )
+
+
+def searched(values, count, drawn, block=150):
+    """Return the search, and its passes until the number was found."""
+    search = Search(count, len(values))
+    search.expect(drawn)
+    for passes in range(1, 9):
+        for start in range(0, len(values), block):
+            search.take(values[start : start + block])
+        if search.is_done():
+            return search, passes
+    raise AssertionError("too many passes")
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("count", [1, 6_001, 19_999])
+def test_drawn_numbers_spare_passes_and_change_nothing(numbers, count):
+    values = NUMBERS[numbers].astype("float32")
+    search, passes = searched(values, count, values[::37])
+    assert search.value == np.sort(values)[::-1][count - 1]
+    assert passes == 1 or len(values) > 20_000  # of more, not all around the place may be held
+
+
+def test_drawn_numbers_that_mislead_cost_passes_alone():
+    values = NUMBERS["rising"].astype("float32")
+    search, passes = searched(values, 6_001, values[:500])
+    assert search.value == np.sort(values)[-6_001]
+    assert passes > 1
+
+
+@pytest.mark.parametrize("numbers", ["many equal", "zeros"])
+@pytest.mark.parametrize("draws", [False, True])
+def test_equal_numbers_are_held_once(numbers, draws):
+    values = NUMBERS[numbers]
+    search = Search(6_001, len(values))
+    if draws:
+        search.expect(values[::37])
+    held = []
+    for start in range(0, len(values), 150):
+        search.take(values[start : start + 150])
+        held.append(search._pass.length)
+    assert max(held) <= 2400
+    assert search.is_done()
+    assert search.value == np.sort(values)[-6_001]

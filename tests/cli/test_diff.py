@@ -9,9 +9,9 @@ from tests.builders.world import ADAPTED, rewrite
 
 KEYS = {
     "outputs", "a", "b", "verdict", "differs", "modules", "only_a", "only_b", "not_compared", "total",
-    "shared", "blocks", "facts", "metadata",
+    "shared", "blocks", "facts", "metadata", "relation",
 }  # fmt: skip
-FIGURES = {"cosine", "relative_distance", "best_fit", "norm_a", "norm_b"}
+FIGURES = {"cosine", "relative_distance", "best_fit", "norm_a", "norm_b", "norm_ratio"}
 
 
 def test_json_says_everything(run):
@@ -56,3 +56,19 @@ def test_refusals(run):
     run.refused(2, "diff", "a", says="Missing argument")
     run.refused(3, "diff", "a", "nothing", says="'nothing'")
     run.refused(7, "diff", "a", "inf", says="inf.safetensors")
+
+
+def test_a_truncation_is_told(run):
+    run.ok("resize", "--rank", "1", "a", "-o", "small.safetensors")
+    found = run.ok("diff", "a:0.5", "small", "--json").json
+    assert found["verdict"].startswith("B is A times 2 and resized to rank 1: ")
+    assert found["relation"]["kind"] == "resized" and found["relation"]["smaller"] == "B"
+    assert 0 < found["shared"]["output_overlap"] < 1
+    assert set(found["blocks"]["unet.mid_block"]) == {*FIGURES, "output_overlap", "input_overlap"}
+
+
+def test_the_tolerance_decides(run):
+    distance = run.ok("diff", "a", "a:0.7", "--json").json["total"]["relative_distance"]
+    assert run("diff", "a", "a:0.7", "--exit-code", "--tolerance", str(distance + 0.01)).code == 0
+    assert run("diff", "a", "a:0.7", "--exit-code", "--tolerance", str(distance - 0.01)).code == 1
+    run.refused(2, "diff", "a", "b", "--tolerance", "-1", says="tolerance")

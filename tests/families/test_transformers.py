@@ -11,6 +11,7 @@ import pytest
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import classify
 from loramerge.families import FAMILIES, Component, Family, Spelling, parameters
+from loramerge.families.levels import without_text_model
 from loramerge.families.spec import plain_slot
 from tests.builders.samples import Array
 from tests.tail import tail
@@ -244,17 +245,104 @@ def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -
     assert told(FAMILIES["anima"].components[1]) == expected
 
 
-def test_the_text_encoder_of_anima_has_the_names_and_shapes_of_transformers() -> None:
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8,
+}  # fmt: skip
+_CLIP: dict[str, Any] = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768,
+    "num_attention_heads": 12, "vocab_size": 49408,
+}  # fmt: skip
+_GEMMA2: dict[str, Any] = {
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "head_dim": 256,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256000,
+}  # fmt: skip
+_T5: dict[str, Any] = {
+    "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+# family, component → configuration and its values
+ENCODERS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("anima", "text_encoder"): ("Qwen3Config", {
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "head_dim": 128,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936,
+    }),
+    ("lumina2", "text_encoder"): ("Gemma2Config", _GEMMA2),
+    ("sana", "text_encoder"): ("Gemma2Config", _GEMMA2),
+    ("hunyuan-video", "text_encoder"): ("LlamaConfig", _LLAMA | {"vocab_size": 128320}),
+    ("hunyuan-video", "text_encoder_2"): ("CLIPTextConfig", _CLIP),
+    ("pixart", "text_encoder"): ("T5Config", _T5),
+    ("hidream-i1", "text_encoder"): ("CLIPTextConfig", _CLIP | {"max_position_embeddings": 248}),
+    ("hidream-i1", "text_encoder_2"): ("CLIPTextConfig", _CLIP | {
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+        "num_attention_heads": 20, "projection_dim": 1280, "max_position_embeddings": 218,
+    }),
+    ("hidream-i1", "text_encoder_3"): ("T5Config", _T5),
+    ("hidream-i1", "text_encoder_4"): ("LlamaConfig", _LLAMA | {
+        "vocab_size": 128256, "tie_word_embeddings": False,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.long_tail(keep=2)
+@pytest.mark.parametrize(("name", "part"), ENCODERS)
+def test_text_encoders_have_the_names_and_shapes_of_transformers(name: str, part: str) -> None:
     torch: Any = pytest.importorskip("torch")
     transformers: Any = pytest.importorskip("transformers")
-    config = transformers.Qwen3Config(
-        hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, vocab_size=151936,
-    )  # fmt: skip
+    config, values = ENCODERS[name, part]
+    family = FAMILIES[name]
     with torch.device("meta"):
-        model = transformers.Qwen3Model(config)
+        made = getattr(transformers, config)(**values)
+        model = getattr(transformers, family.classes[part])(made)
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    assert told(FAMILIES["anima"].components[2]) == expected
+    expected.pop("encoder.embed_tokens.weight", None)  # that of T5 is one tensor with `shared`
+    (component,) = (c for c in family.components if c.name == part)
+    if family.classes[part].startswith("CLIP"):  # transformers 5 leaves the level out
+        expected = {without_text_model(key): shape for key, shape in expected.items()}
+        assert {without_text_model(k): s for k, s in told(component).items()} == expected
+    else:
+        assert told(component) == expected
+
+
+def test_every_text_encoder_is_compared_with_transformers() -> None:
+    """Those of Stable Diffusion and Flux.1 in other tests."""
+    elsewhere = {"flux1", "chroma", "wan", "qwen-image", "sd3", "sd35-medium", "sd35-large"}
+    known = {
+        (name, part)
+        for name, family in FAMILIES.items()
+        for part in family.classes
+        if part.startswith("text_encoder")
+        and name not in elsewhere
+        and "unet" not in family.classes
+    }
+    assert known == ENCODERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "spelled"),
+    [
+        # as sd-scripts writes it, and as ComfyUI calls it
+        ("lumina2", "text_encoder.layers.3.mlp.up_proj", {
+            "kohya": "lora_te_layers_3_mlp_up_proj",
+            "comfyui": "text_encoders.gemma2_2b.transformer.model.layers.3.mlp.up_proj"}),
+        # as OneTrainer writes them
+        ("hidream-i1", "text_encoder_4.model.layers.3.mlp.up_proj", {
+            "diffusers": "text_encoder_4.model.layers.3.mlp.up_proj",
+            "comfyui": "text_encoders.llama.transformer.model.layers.3.mlp.up_proj"}),
+        ("hunyuan-video", "text_encoder.layers.3.mlp.up_proj", {
+            "kohya": "lora_te1_layers_3_mlp_up_proj",
+            "comfyui": "text_encoders.llama.transformer.model.layers.3.mlp.up_proj"}),
+        ("pixart", "text_encoder.encoder.block.3.layer.0.SelfAttention.q", {
+            "comfyui": "text_encoders.t5xxl.transformer.encoder.block.3.layer.0.SelfAttention.q"}),
+    ],
+)  # fmt: skip
+def test_text_encoders_are_spelled_as_trainers_and_comfyui_do(
+    name: str, module: str, spelled: dict[str, str]
+) -> None:
+    for dialect, stem in spelled.items():
+        assert stem_table(DIALECTS[dialect], FAMILIES[name])[stem].module == module
+        key = DIALECTS[dialect].key(FAMILIES[name], module, "up")
+        assert key is not None and key.startswith(f"{stem}.")
 
 
 def test_the_text_encoder_of_anima_is_spelled_as_sd_scripts_and_comfyui_do() -> None:

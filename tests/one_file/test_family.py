@@ -159,6 +159,7 @@ steps:
   merged: {merge: {models: ["base.safetensors:0.5", tuned:0.5]}, save: merged.safetensors}
   found: {extract: {tuned: tuned, base: base.safetensors, rank: 8, to: comfyui}, save: found.safetensors}
   compared: {diff: {a: named, b: found}, save: compared.json}
+  relatives: {compare: {files: [named, found, small]}, save: relatives.json}
   seen: {inspect: {files: [named], base: base.safetensors}, save: seen.json}
 """
 # which need a class of diffusers, or a file of their own beside the family's

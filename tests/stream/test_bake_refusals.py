@@ -115,7 +115,7 @@ def test_other_shapes_are_listed(tmp_path: Path) -> None:
     assert "unet.conv_in: base [8, 4, 3, 3], adapter [9, 4, 3, 3]" in str(caught.value)
 
 
-@pytest.mark.parametrize("ending", [".weight_scale_inv", ".scale", ".weight_scale_2"])
+@pytest.mark.parametrize("ending", [".weight_scale_2", ".scale"])
 def test_scales_of_unknown_conventions_are_refused(tmp_path: Path, ending: str) -> None:
     """Without its scale a quantised value means nothing; adding to it would be noise."""
     base = unet_alone(tmp_path / "base.safetensors", "sd15", "", "F8_E4M3")

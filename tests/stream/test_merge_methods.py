@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from loramerge.algebra import kth_largest
 from loramerge.algebra.operators import OPERATORS
 from loramerge.stream import blend, combining
+from loramerge.stream.row_reader import RowReader
 from tests.builders import small_models
 from tests.stream import dense_merges as dense
-from tests.stream.merges import as_row, merged, wide
+from tests.stream.merges import as_row, merged, small_bytes, wide
 from tests.tail import crossed
 
 # method → (its definition, one that is wrong as people have been wrong)
@@ -115,3 +117,28 @@ def test_weights_themselves_without_a_base(three: list[Path], tmp_path: Path, me
     for name, value in small_models.read(tmp_path / "out").items():
         want = METHODS[method][0]([as_row(x[name]), as_row(y[name])], [0.6, 0.4], name)
         np.testing.assert_allclose(as_row(value), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["ties", "sce"])
+def test_rows_that_are_drawn_first_change_no_byte(
+    three: list[Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, a, b = three
+    options = {"base": base, "method": method}
+    options |= {"settings": {"ties": {"density": 0.6}, "sce": {"select": 0.3}}[method]}
+    monkeypatch.setattr(kth_largest, "_HELD", 8)
+    merged(tmp_path / "plain", (a, 0.6), (b, 0.4), **options)
+    monkeypatch.setattr(combining, "_LARGE", 40)
+    monkeypatch.setattr(combining, "_PER_DRAWN", 20)
+    monkeypatch.setattr(blend, "_WRITTEN", 40)  # of lower blocks than those that were gathered
+    drawn: list[int] = []
+    draw = RowReader.draw
+
+    def counted(self: RowReader, rows: Sequence[int], out: Any) -> None:
+        drawn.append(len(rows))
+        draw(self, rows, out)
+
+    monkeypatch.setattr(RowReader, "draw", counted)
+    merged(tmp_path / "drawn", (a, 0.6), (b, 0.4), **options)
+    assert max(drawn) > 1
+    assert small_bytes(tmp_path / "plain") == small_bytes(tmp_path / "drawn")

@@ -15,7 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.rotated import rotation
-from loramerge.errors import FormatError
+from loramerge.errors import FormatError, ShapeError
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival
@@ -83,14 +83,101 @@ def rotated(random: np.random.Generator, name: str) -> dict[str, Array]:
     return int8(random, name, convrot=True, convrot_groupsize=16)
 
 
-FORMATS = {"mxfp8": mxfp8, "nvfp4": nvfp4, "int8": int8, "rotated": rotated}
+def blocks(random: np.random.Generator, name: str) -> dict[str, Array]:
+    codes = random.standard_normal((ROWS, COLUMNS)).astype("float32") * 100
+    return {
+        f"{name}.weight": codes.astype(ml_dtypes.float8_e4m3fn),
+        f"{name}.weight_scale_inv": random.uniform(1e-4, 2e-4, (1, 2)).astype("float32"),
+    }
+
+
+def rotated4(random: np.random.Generator, name: str) -> dict[str, Array]:
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_scale": random.uniform(0.01, 0.02, ROWS).astype("float32"),
+        f"{name}.comfy_quant": mark(format="convrot_w4a4", convrot_groupsize=16),
+    }
+
+
+def awq(random: np.random.Generator, name: str) -> dict[str, Array]:
+    scales = random.uniform(0.005, 0.01, (COLUMNS // 32, ROWS)).astype("float32")
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_scale": scales,
+        f"{name}.weight_zero": random.uniform(-0.01, 0.01, scales.shape).astype("float32"),
+        f"{name}.comfy_quant": mark(format="awq_w4a16", group_size=32),
+    }
+
+
+TABLE = np.linspace(-1, 1, 16).astype("float32") ** 3 * 0.3 + np.linspace(-1, 1, 16) * 0.7
+
+
+def w4a8(random: np.random.Generator, name: str) -> dict[str, Array]:
+    relative = random.uniform(60, 120, (ROWS, COLUMNS // 16)).astype(ml_dtypes.float8_e4m3fn)
+    return {
+        f"{name}.weight": random.integers(-128, 128, (ROWS, COLUMNS // 2), dtype=np.int8),
+        f"{name}.weight_s_rel": relative,
+        f"{name}.weight_s_channel": random.uniform(0.5e-3, 1e-3, ROWS).astype("float32"),
+        f"{name}.weight_codebook": TABLE.astype("float32"),
+        f"{name}.comfy_quant": mark(format="asym_w4a8_int8", group_size=16, convrot_groupsize=16),
+    }
+
+
+def w6a8(random: np.random.Generator, name: str) -> dict[str, Array]:
+    made = w4a8(random, name)
+    del made[f"{name}.weight_codebook"]
+    made[f"{name}.weight"] = random.integers(-128, 128, (ROWS, COLUMNS * 3 // 4), dtype=np.int8)
+    relative = random.uniform(2, 4, (ROWS, COLUMNS // 16)).astype(ml_dtypes.float8_e4m3fn)
+    return made | {f"{name}.weight_s_rel": relative}
+
+
+FORMATS = {
+    "mxfp8": mxfp8, "nvfp4": nvfp4, "int8": int8, "rotated": rotated, "blocks": blocks,
+    "rotated4": rotated4, "awq": awq, "w4a8": w4a8, "w6a8": w6a8,
+}  # fmt: skip
 # largest error of a changed weight in steps of the old numbers, at most
-STEPS = {"mxfp8": 1.0, "nvfp4": 1.0, "int8": 0.51, "rotated": 2.1}
+STEPS = {
+    "mxfp8": 1.0, "nvfp4": 1.0, "int8": 0.51, "rotated": 2.1, "blocks": 1.0, "rotated4": 2.1,
+    "awq": 1.0, "w4a8": 4.5, "w6a8": 4.5,
+}  # fmt: skip
+
+
+def pairs_of(raw: Array) -> Array:
+    """Half bytes, that of the even column in the lower half."""
+    both = raw.view(np.uint8)
+    return np.stack((both & 15, both >> 4), axis=-1).reshape(len(raw), -1).astype("float64")
 
 
 def read(tensors: dict[str, Array], name: str, kind: str) -> tuple[Array, Array]:
     """The weight in float64, and the distance of its numbers."""
-    raw, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"]
+    raw = tensors[f"{name}.weight"]
+    if kind == "blocks":
+        factor = np.repeat(tensors[f"{name}.weight_scale_inv"], 128, axis=1)[:, :COLUMNS]
+        codes = raw.astype("float64")
+        return codes * factor, np.maximum(np.abs(codes) / 8, 2.0**-9) * factor
+    if kind in ("w4a8", "w6a8"):
+        relative = np.repeat(tensors[f"{name}.weight_s_rel"].astype("float64"), 16, axis=1)
+        codes = pairs_of(raw[:, : COLUMNS // 2])
+        if kind == "w6a8":
+            high = raw[:, COLUMNS // 2 :].view(np.uint8)
+            for column in range(COLUMNS):
+                codes[:, column] += 16 * (high[:, column // 4] >> (2 * (column % 4)) & 3)
+        levels = TABLE[codes.astype(int)] if kind == "w4a8" else codes - 32
+        row = tensors[f"{name}.weight_s_channel"].astype("float64").reshape(-1, 1)
+        weight = np.clip(np.rint(levels * relative), -127, 127) * row
+        turn = rotation(16).astype("float64")
+        step = np.maximum(relative * (2 / 15 if kind == "w4a8" else 1), 1) * row
+        return (weight.reshape(ROWS, -1, 16) @ turn).reshape(ROWS, COLUMNS), step
+    scale = tensors[f"{name}.weight_scale"]
+    if kind == "awq":
+        factor, zero = (
+            np.repeat(tensors[f"{name}.{word}"].T.astype("float64"), 32, axis=1)
+            for word in ("weight_scale", "weight_zero")
+        )
+        return (pairs_of(raw) - 8) * factor + zero, factor
+    if kind == "rotated4":
+        codes, scale = pairs_of(raw), scale.reshape(-1, 1)
+        raw = np.where(codes > 7, codes - 16, codes)
     if kind == "mxfp8":
         factor = 2.0 ** (scales_of(scale.view(np.uint8), COLUMNS // 32).astype("float64") - 127)
         factor, codes = np.repeat(factor, 32, axis=1), raw.astype("float64")
@@ -102,7 +189,7 @@ def read(tensors: dict[str, Array], name: str, kind: str) -> tuple[Array, Array]
         factor = np.repeat(factor, 16, axis=1) * float(tensors[f"{name}.weight_scale_2"])
         return codes * factor, 2 * factor
     weight = raw.astype("float64") * scale.astype("float64")
-    if kind == "rotated":
+    if kind.startswith("rotated"):
         turn = rotation(16).astype("float64")
         weight = (weight.reshape(ROWS, -1, 16) @ turn).reshape(ROWS, COLUMNS)
     return weight, np.broadcast_to(scale.astype("float64"), weight.shape)
@@ -196,7 +283,10 @@ def test_int8_rows_grow_their_scale_where_they_must(tmp_path: Path) -> None:
         ("nvfp4", {"weight_scale": np.zeros((4, 4), np.uint8)}, "one for each 16 columns"),
         ("nvfp4", {"weight_scale_2": np.array(0, "float32")}, "not a positive number"),
         ("int8", {"comfy_quant": np.frombuffer(b"{", np.uint8).copy()}, "mark of a quantised"),
-        ("int8", {"comfy_quant": mark(format="asym_w4a8_int8")}, "asym_w4a8_int8"),
+        ("int8", {"comfy_quant": mark(format="svdquant_w4a4")}, "svdquant_w4a4"),
+        ("w4a8", {"weight_s_channel": np.ones(3, "float32")}, "W4A8"),
+        ("awq", {"weight_zero": np.ones((2, 2), "float32")}, "zero points"),
+        ("rotated4", {"weight_scale": np.ones(3, "float32")}, "scale for each row"),
         ("int8", {"comfy_quant": None}, "quantised"),
         ("rotated", {"comfy_quant": mark(format="int8_tensorwise", convrot=True)}, "rotation"),
     ],
@@ -214,3 +304,19 @@ def test_what_is_not_understood_is_refused(
     with pytest.raises(FormatError, match=says):
         run(path, sample(0.1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_filled_up_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = base(tmp_path / "base", "nvfp4")
+    a = adapter({MODULE: low_rank((ROWS - 1, COLUMNS - 3), 2)})
+    with pytest.raises(ShapeError, match="shapes") as caught:
+        run(path, a, tmp_path / "out")
+    assert "fills them up" not in str(caught.value.hint)  # 40 rows are no multiple of 16
+    path = base(tmp_path / "other", "mxfp8")
+    tensors = tensors_of(path)
+    name = f"{MODULE}.weight"
+    tensors[name] = np.concatenate([tensors[name], tensors[name]])[:64]
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(ShapeError) as caught:
+        run(path, adapter({MODULE: low_rank((50, COLUMNS - 3), 2)}), tmp_path / "out")
+    assert "fills them up" in str(caught.value.hint)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import loramerge as lm
 from loramerge.adapter import Full, Site
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.checkpoint.storages.svdquant import STORAGE
-from loramerge.errors import FormatError, UnsupportedKind
+from loramerge.checkpoint.svdquant_names import modules_of
+from loramerge.errors import FormatError, NumericsError, Setting, UnsupportedKind
 from loramerge.files.reader import TensorFile
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
@@ -226,3 +228,79 @@ def test_all_layers_of_later_files_get_one_rank(tmp_path: Path, fused: bool) -> 
         np.testing.assert_allclose(got, weights[f"{name}.weight"] + asked, rtol=0, atol=0.03)
     same = [name for name in now if ".proj_" not in name]
     assert all(now[name].tobytes() == made[name].tobytes() for name in same)
+
+
+@pytest.mark.long_tail
+def test_the_two_files_of_the_first_layout_are_one_model(tmp_path: Path, flux: Any) -> None:
+    _, made, weights = flux
+    folder, out = tmp_path / "base", tmp_path / "out"
+    parts: dict[str, dict[str, Array]] = {"unquantized_layers": {}, "transformer_blocks": {}}
+    for name, array in made.items():
+        parts["transformer_blocks" if "blocks." in name else "unquantized_layers"][name] = array
+    for name, tensors in parts.items():
+        write_safetensors(folder / f"{name}.safetensors", tensors)
+    (folder / "config.json").write_text('{"_class_name": "NunchakuFluxTransformer2dModel"}')
+    deltas = {
+        m: low_rank((128, 128), 2) for m in ("context_embedder", "transformer_blocks.0.attn.to_k")
+    }
+    joined(folder, out, deltas)
+    new = open_checkpoint(out)
+    for module, delta in deltas.items():
+        got = weights_of(new.slots[f"transformer.{module}", "weight"][0], "float64")
+        np.testing.assert_allclose(got, weights[f"{module}.weight"] + delta.dense(), atol=0.03)
+
+
+@pytest.mark.long_tail
+def test_no_wider_type_is_offered_for_modulations(tmp_path: Path, flux: Any) -> None:
+    path, *_ = flux
+    small = low_rank((768, 128), 2).scaled(1e-4)
+    module = "transformer_blocks.0.norm1.linear"
+    a = adapter({f"transformer.{module}": small}, families=["flux1"])
+    with pytest.raises(NumericsError, match="would be kept") as caught:
+        lm.bake(path, [(a, 1.0)], tmp_path / "out.safetensors")
+    settings = [one.name for one in caught.value.hint if isinstance(one, Setting)]
+    assert settings == ["rounding", "allow_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int4", "nvfp4"])
+def test_a_difference_and_a_merge_read_it(tmp_path: Path, precision: str) -> None:
+    path, out, plain = (tmp_path / f"{name}.safetensors" for name in ("base", "out", "plain"))
+    made, weights = nunchaku.flux(precision=precision)
+    write_safetensors(path, made)
+    held = STORAGE.weights(TensorFile(path).tensors)
+    numbers = {n: np.asarray(t.numpy(), "float32").reshape(t.shape) for n, t in held.items()}
+    assert {n for n in weights if "blocks." in n} <= numbers.keys()
+    rest = {name: one.astype("float32") for name, one in weights.items() if "blocks." not in name}
+    write_safetensors(plain, numbers | rest)
+    delta = low_rank((128, 640), 3).scaled(0.1)
+    joined(path, out, {"single_transformer_blocks.4.proj_out": delta})
+    for base in (path, plain):
+        found = lm.extract(out, base, rank=3)
+        sizes = {site.name: np.linalg.norm(d.dense()) for site, d in found.deltas.items()}
+        one = found.deltas[Site(("transformer.single_transformer_blocks.4.proj_out",))]
+        assert sorted(sizes.values())[-2:-1] < [1e-4]  # the others differ by last bits, if at all
+        error = np.linalg.norm(one.dense() - delta.dense())
+        assert error < 0.02 * np.linalg.norm(delta.dense())
+    lm.merge([(plain, 0.5), (path, 0.5)], tmp_path / "merged.safetensors")
+    merged = read_safetensors(tmp_path / "merged.safetensors")[0]
+    for name, one in numbers.items():
+        np.testing.assert_allclose(merged[name], one, rtol=1e-5, atol=1e-6)
+    with pytest.raises(FormatError, match="cannot be written"):
+        lm.merge([(path, 0.5), (plain, 0.5)], tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("stem", "modules"),
+    [
+        ("transformer_blocks.2.qkv_proj_context", ["add_q_proj", "add_k_proj", "add_v_proj"]),
+        ("single_transformer_blocks.2.mlp_fc1", ["proj_mlp"]),
+        ("single_transformer_blocks.2.mlp_fc2", ["mlp_fc2"]),  # columns of proj_out
+        ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_qkv", ["to_q", "to_k", "to_v"]),
+        ("layers.0.attention.to_qkv", ["to_q", "to_k", "to_v"]),
+        ("noise_refiner.1.feed_forward.net.0.proj", ["w3", "w1"]),  # SwiGLU: the gate is behind
+        ("layers.3.mlp.gate_proj", ["gate_proj"]),
+    ],
+)
+def test_layers_are_known_by_their_names(stem: str, modules: list[str]) -> None:
+    assert [name.rpartition(".")[2] for name in modules_of(stem)] == modules

@@ -1,9 +1,9 @@
-"""Float8 weights with a scale beside them, for a whole tensor or for each of its rows.
+"""Float8 weights with a scale beside them, for a whole tensor, each of its rows or blocks of 128 × 128.
 
-Conventions: `stem.scale_weight` (ComfyUI's scaled float8) and `stem.weight_scale` (ComfyUI's later
-files, compressed-tensors) hold the multiplier. `stem.scale_input` and `stem.input_scale` concern
-activations, `scaled_fp8` and `stem.comfy_quant` mark files; none of them is touched. Float8 without a
-scale is `plain`.
+Conventions: `stem.scale_weight` (ComfyUI's scaled float8), `stem.weight_scale` (ComfyUI's later files,
+compressed-tensors) and `stem.weight_scale_inv` (DeepSeek, transformers; of blocks, too) hold the
+multiplier. `stem.scale_input` and `stem.input_scale` concern activations, `scaled_fp8` and
+`stem.comfy_quant` mark files; none of them is touched. Float8 without a scale is `plain`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loramerge.checkpoint.blocks import BLOCK, FloatBlockRows, has_blocks
 from loramerge.checkpoint.marked import MarkedEncoding
+from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
 from loramerge.checkpoint.storage import HeldTensor, Writer
 from loramerge.checkpoint.writers import ScaledWriter
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
 
-_MULTIPLIERS = (".scale_weight", ".weight_scale")
+_MULTIPLIERS = (".scale_weight", ".weight_scale", ".weight_scale_inv")
 # endings, on the stem or the whole name, of scales that are not understood
-_OTHERS = (".weight_scale_inv", "_scale_inv", "_scale", ".scale", "_scale_2")
+_OTHERS = ("_scale_inv", "_scale", ".scale", "_scale_2")
 _HINT = "bake into the base it was made from, then quantise that"
 
 
@@ -72,12 +74,16 @@ class _Float8:
         if not known:
             return None
         scale = tensors[known[0]]
+        if is_float(scale.dtype) and has_blocks(scale, weight) and not is_scale(scale, weight):
+            assert isinstance(weight, StoredTensor)
+            rows_of = FloatBlockRows(weight, known[0], scale)
+            return PackedTensor(rows_of, (known[0],), scale.nbytes)
         if not is_float(scale.dtype) or not is_scale(scale, weight):
             rows = weight.shape[0] if weight.shape else 1
             raise FormatError(
-                "the scale of this float8 weight is neither one number nor one for each row",
+                "the scale of this float8 weight is neither one number nor one for each row or block",
                 module=known[0],
-                expected=f"float32 [] or [{rows}]",
+                expected=f"float32 [] or [{rows}], or one number for {BLOCK} × {BLOCK}",
                 found=f"{scale.dtype} {list(scale.shape)}",
                 hint=_HINT,
             )

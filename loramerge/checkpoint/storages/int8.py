@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loramerge.checkpoint.marked import MARK, MarkedEncoding
+from loramerge.checkpoint.comfy import MARK, group_of, settings_of
+from loramerge.checkpoint.marked import MarkedEncoding
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.rotated import RotatedRows
 from loramerge.checkpoint.scaled import ScaledTensor, is_scale
@@ -19,7 +20,6 @@ from loramerge.checkpoint.storage import HeldTensor, Writer
 from loramerge.checkpoint.writers import RowWriter
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import is_float
-from loramerge.files.json_values import values_in
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
@@ -67,7 +67,14 @@ class _Int8:
         scale, mark = tensors.get(stem + _SCALE), tensors.get(stem + MARK)
         if tensor.dtype != "I8" or scale is None or mark is None or not tensor.shape:
             return None
-        settings = _settings(mark, stem + MARK)
+        settings = settings_of(tensors, stem)
+        if settings["format"] != _FORMAT:
+            raise FormatError(
+                "this quantisation is not known",
+                module=stem + MARK,
+                expected=_FORMAT,
+                found=settings["format"],
+            )
         by_row = scale.shape[:1] == tensor.shape[:1] and scale.size == tensor.shape[0]
         if not is_float(scale.dtype) or not is_scale(scale, tensor):
             raise FormatError(
@@ -77,21 +84,14 @@ class _Int8:
             )
         if not settings.get("convrot"):
             return ScaledTensor(stem + _SCALE, scale, tensor)
-        group = settings.get("convrot_groupsize", _GROUP)
-        fits = type(group) is int and group > 0 and bin(group).count("1") == 1
-        fits = fits and group.bit_length() % 2 == 1 and len(tensor.shape) == 2
-        if (
-            not fits
-            or tensor.shape[1] % group
-            or not by_row
-            or not isinstance(tensor, StoredTensor)
-        ):
+        if not by_row or len(tensor.shape) != 2 or not isinstance(tensor, StoredTensor):
             raise FormatError(
-                "the rotation of this int8 weight cannot be undone",
+                "the rotation of this weight cannot be undone",
                 module=stem + MARK,
-                expected="groups of 4, 16, 64, 256 or 1024 columns, and a scale for each row",
-                found=f"groups of {group} for a weight {list(tensor.shape)}",
+                expected="a scale for each row",
+                found=f"{list(scale.shape)} for a weight {list(tensor.shape)}",
             )
+        group = group_of(settings, tensor.shape[1], stem + MARK)
         rows = RotatedRows(tensor, stem + _SCALE, scale, group)
         return PackedTensor(rows, (stem + _SCALE,), scale.nbytes)
 
@@ -103,25 +103,6 @@ class _Int8:
 
     def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
         return (name.removesuffix(".weight") + _SCALE,) if tensor.dtype == "I8" else ()
-
-
-def _settings(mark: Tensor, name: str) -> Mapping[str, Any]:
-    """Return what a mark says of a weight, the parameters that it nests among the rest.
-
-    Raises:
-        FormatError: if it cannot be read, or names another format.
-    """
-    try:
-        content = values_in(bytes(mark.raw()).decode("utf-8"))
-        kind, inner = content["format"], content.get("params", {})
-        found = {**(inner if isinstance(inner, dict) else {}), **content}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FormatError("the mark of a quantised weight cannot be read", module=name) from None
-    if kind != _FORMAT:
-        raise FormatError(
-            "this quantisation is not known", module=name, expected=_FORMAT, found=kind
-        )
-    return found
 
 
 STORAGE = _Int8()

@@ -28,13 +28,14 @@ from loramerge.checkpoint.svdquant_names import (
     splits_of,
 )
 from loramerge.checkpoint.vectors import ReorderedTensor
-from loramerge.checkpoint.zero_points import ZeroPointTensor
+from loramerge.checkpoint.zero_points import Interleaved, ZeroPointTensor
 from loramerge.errors import FormatError
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
 
 _CODES, _SCALES, _ZEROS = ".qweight", ".wscales", ".wzeros"
+_GROUP = 64  # inputs with one scale and zero point
 # the branch, down and up, and the smoothing that the kernel applies and that of the calibration
 _WORDS = (
     (".lora_down", ".lora_up", ".smooth", ".smooth_orig"),
@@ -104,8 +105,8 @@ class _File:
         if stem in self.layers:
             yield self.weight(stem), "weight"
         elif stem + _ZEROS in self.tensors:
-            held = ZeroPointTensor.of(self.tensors, stem, self._splits(stem))
-            yield Composed("I4", held.shape, stem + _CODES, held, held.sources), "weight"
+            held = self._modulation(stem)
+            yield Composed("I4", held.order.shape, stem + _CODES, held, held.sources), "weight"
         else:
             yield from self._renamed(stem)
             return
@@ -140,6 +141,33 @@ class _File:
         )  # fmt: skip
         held = ReorderedTensor(name, stored, splits, added, moved, tiled=stem in self.layers)
         return Composed(stored.dtype, stored.shape, name, held, (stored, *added))
+
+    def _modulation(self, stem: str) -> ZeroPointTensor:
+        """Return the weight of a layer with zero points.
+
+        Raises:
+            FormatError: if its tensors do not fit each other.
+        """
+        names = (stem + _CODES, stem + _SCALES, stem + _ZEROS)
+        codes, scales, zeros = (self.tensors.get(name) for name in names)
+        splits = self._splits(stem)
+        if codes is not None and scales is not None and zeros is not None:
+            rows, columns = codes.shape[0] * 4, codes.shape[-1] * 2
+            fits = codes.dtype == "I32" and len(codes.shape) == 2 and columns % _GROUP == 0
+            fits = fits and scales.shape == zeros.shape == (columns // _GROUP, rows)
+            fits = fits and scales.dtype == zeros.dtype and scales.dtype in ("BF16", "F16")
+            if fits and rows % splits == 0:
+                order = Interleaved((rows, columns), splits)
+                return ZeroPointTensor(names, (codes, scales, zeros), order, _GROUP)
+        raise FormatError(
+            "the tensors of this 4-bit layer with zero points do not fit each other",
+            module=stem,
+            expected=f"codes of int32, and scales and zero points for each {_GROUP} inputs",
+            found=", ".join(
+                f"{one.dtype} {list(one.shape)}" if one is not None else "none"
+                for one in (codes, scales, zeros)
+            ),
+        )
 
     def _splits(self, stem: str) -> int:
         return splits_of(stem) if self.nunchaku else 1

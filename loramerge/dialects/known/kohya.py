@@ -22,6 +22,7 @@ _PREFIXES = prefixes(
         "text_encoder": ("lora_te1_",),
         "text_encoder_2": ("lora_te2_",),
         "text_encoder_3": ("lora_te3_",),
+        "text_encoder_4": ("lora_te4_",),
         "transformer": _NETWORK,
     },
 )
@@ -66,6 +67,7 @@ DIALECT = Dialect(
         "lora_te_": "text_encoder",
         "lora_te2_": "text_encoder_2",
         "lora_te3_": "text_encoder_3",
+        "lora_te4_": "text_encoder_4",
     },
     writable="any module of a known family",
     programs=("comfyui", "a1111", "forge", "kohya", "invokeai"),

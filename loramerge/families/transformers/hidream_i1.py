@@ -8,6 +8,9 @@ Of the sizes: the published configuration.
 
 from __future__ import annotations
 
+from loramerge.families.clip import Clip, clip_modules
+from loramerge.families.decoder import DECODER_SIGN, LLAMA3_8B, decoder_modules, decoder_spellings
+from loramerge.families.encoders import clip_spellings, t5_spellings
 from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Row,
@@ -19,6 +22,7 @@ from loramerge.families.stacks import (
     norm,
     transformer_spellings,
 )
+from loramerge.families.t5 import T5, t5_modules
 
 __all__ = ["FAMILY"]
 
@@ -76,21 +80,48 @@ _SIZES = {
     "hidden": 6912,
 }  # fmt: skip
 
+# with more positions than those of other models
+_LONG_L = Clip(width=768, layers=12, projection=768, positions=248)
+_LONG_G = Clip(width=1280, layers=32, projection=1280, positions=218)
+
 FAMILY = Family(
     name="hidream-i1",
     title="HiDream I1",
     gguf="hidream",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(clip_modules(_LONG_L))),
+        Component("text_encoder_2", tuple(clip_modules(_LONG_G))),
+        Component("text_encoder_3", tuple(t5_modules(T5()))),
+        Component("text_encoder_4", tuple(decoder_modules(LLAMA3_8B, with_head=True))),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": clip_spellings("text_encoders.clip_l.transformer."),
+        "text_encoder_2": clip_spellings("text_encoders.clip_g.transformer."),
+        "text_encoder_3": t5_spellings("text_encoders.t5xxl.transformer."),
+        "text_encoder_4": decoder_spellings("text_encoders.llama.transformer."),
+    },
     metadata=Metadata(None, None, also=("hidream",)),
-    verified="diffusers model on the meta device, names and shapes; its converters of files",
-    classes={"transformer": "HiDreamImageTransformer2DModel"},
+    verified="diffusers and transformers models on the meta device, names and shapes; "
+    "diffusers' converters of files",
+    classes={
+        "transformer": "HiDreamImageTransformer2DModel",
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
+        "text_encoder_4": "LlamaForCausalLM",
+    },
+    # without a folder's name it is an adapter of the language model, and of no family
+    prefixes={"peft": {"text_encoder_4": ("text_encoder_4/base_model.model.",)}},
     heads=heads(_STACKS),
     probes=(
         *(f"double_stream_blocks.0.block.attn1.to_{x}" for x in ("q", "k", "v", "out")),
         "single_stream_blocks.0.block.attn1.to_q",
+        "text_model.encoder.layers.0.self_attn.q_proj",
+        "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    sign=r"(?:double|single)_stream_blocks[._]",
+    sign=rf"(?:double|single)_stream_blocks[._]|SelfAttention|{DECODER_SIGN}",
     common_dialect="comfyui",
     programs={"comfyui": "comfyui"},
     one_alpha=False,

@@ -10,6 +10,9 @@ conversion).
 
 from __future__ import annotations
 
+from loramerge.families.clip import CLIP_L, clip_modules
+from loramerge.families.decoder import DECODER_SIGN, LLAVA_8B, decoder_modules, decoder_spellings
+from loramerge.families.encoders import clip_spellings
 from loramerge.families.hunyuan import (
     DOUBLE,
     LAST,
@@ -65,12 +68,29 @@ FAMILY = Family(
     name="hunyuan-video",
     title="HunyuanVideo",
     gguf="hyvid",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(decoder_modules(LLAVA_8B))),
+        Component("text_encoder_2", tuple(clip_modules(CLIP_L))),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": decoder_spellings("text_encoders.llama.transformer."),
+        "text_encoder_2": clip_spellings("text_encoders.clip_l.transformer."),
+    },
     metadata=Metadata("hunyuan-video", "hunyuan_video", also=("hunyuan",)),
-    verified="diffusers model on the meta device, names and shapes; its converters of files",
-    classes={"transformer": "HunyuanVideoTransformer3DModel"},
-    prefixes={"onetrainer": {"transformer": ("lora_transformer_", "transformer.")}},
+    verified="diffusers and transformers models on the meta device, names and shapes; "
+    "diffusers' converters of files",
+    classes={
+        "transformer": "HunyuanVideoTransformer3DModel",
+        "text_encoder": "LlamaModel",
+        "text_encoder_2": "CLIPTextModel",
+    },
+    prefixes={
+        "onetrainer": {"transformer": ("lora_transformer_", "transformer.")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
     # ComfyUI's own network, made of Flux.1's parts, has other names for what embeds
     renamed={
         "comfyui": {
@@ -107,8 +127,9 @@ FAMILY = Family(
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v")),
         "single_transformer_blocks.0.proj_mlp",
         "single_transformer_blocks.0.proj_out",
+        "text_model.encoder.layers.0.self_attn.q_proj",
     ),
-    sign=_SIGN,
+    sign=f"{_SIGN}|{DECODER_SIGN}",
     twins=("FramePack", "Motif-Video"),
     one_alpha=False,
     programs={"comfyui": "comfyui"},

@@ -12,6 +12,7 @@ sizes: the published configuration.
 
 from __future__ import annotations
 
+from loramerge.families.decoder import DECODER_SIGN, GEMMA2_2B, decoder_modules, decoder_spellings
 from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
@@ -82,11 +83,26 @@ FAMILY = Family(
     name="lumina2",
     title="Lumina Image 2.0",
     gguf="lumina2",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(decoder_modules(GEMMA2_2B))),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": decoder_spellings("text_encoders.gemma2_2b.transformer."),
+    },
     metadata=Metadata("lumina-2", "lumina2", "networks.lora_lumina", also=("lumina",)),
-    verified="diffusers model on the meta device, names and shapes; its converters of files",
-    classes={"transformer": "Lumina2Transformer2DModel"},
+    verified="diffusers and transformers models on the meta device, names and shapes; "
+    "diffusers' converters of files",
+    classes={
+        "transformer": "Lumina2Transformer2DModel",
+        "text_encoder": "Gemma2Model",
+    },
+    prefixes={
+        "kohya": {"text_encoder": ("lora_te_", "lora_te1_")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
     heads=heads(_STACKS),
     probes=(
         *(f"layers.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
@@ -95,7 +111,7 @@ FAMILY = Family(
     ),
     sign=(
         r"(?:layers|_refiner)[._]\d+[._](?:att|feed_forward|adaLN|norm1|ffn)"
-        r"|cap_embedder|caption_embedder"
+        rf"|cap_embedder|caption_embedder|{DECODER_SIGN}"
     ),
     one_alpha=False,
     programs={"comfyui": "comfyui"},

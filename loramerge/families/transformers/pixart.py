@@ -9,6 +9,7 @@ Source of the names: diffusers' `PixArtTransformer2DModel`; of the original ones
 
 from __future__ import annotations
 
+from loramerge.families.encoders import t5_spellings
 from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
@@ -21,6 +22,7 @@ from loramerge.families.stacks import (
     native_slots,
     transformer_spellings,
 )
+from loramerge.families.t5 import T5, t5_modules
 
 __all__ = ["FAMILY"]
 
@@ -63,14 +65,31 @@ _SIZES = {"w": _WIDTH, "4w": 4 * _WIDTH, "6w": 6 * _WIDTH, "third": _WIDTH // 3}
 FAMILY = Family(
     name="pixart",
     title="PixArt α and Σ",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(t5_modules(T5()))),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": t5_spellings("text_encoders.t5xxl.transformer."),
+    },
     metadata=Metadata(None, None, also=("pixart",)),
-    verified="diffusers model on the meta device, names and shapes",
-    classes={"transformer": "PixArtTransformer2DModel"},
+    verified="diffusers and transformers models on the meta device, names and shapes",
+    classes={
+        "transformer": "PixArtTransformer2DModel",
+        "text_encoder": "T5EncoderModel",
+    },
+    prefixes={
+        "kohya": {"text_encoder": ("lora_te_", "lora_te1_")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
     heads=heads(_STACKS),
-    probes=tuple(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v")),
-    sign=r"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]",
+    probes=(
+        *(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v")),
+        "encoder.block.0.layer.0.SelfAttention.q",
+    ),
+    sign=r"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]|SelfAttention",
     twins=("SANA 0.6B", "DiT"),
     common_dialect="diffusers",
     programs={"comfyui": "diffusers"},

@@ -9,6 +9,7 @@ Source of the names: diffusers' `SanaTransformer2DModel`, and the original singl
 
 from __future__ import annotations
 
+from loramerge.families.decoder import DECODER_SIGN, GEMMA2_2B, decoder_modules, decoder_spellings
 from loramerge.families.spec import Component, Family, Metadata
 from loramerge.families.stacks import (
     Native,
@@ -67,14 +68,29 @@ _SIZES = {"w": _WIDTH, "6w": 6 * _WIDTH, "hidden": 5600, "2hidden": 2 * 5600}
 FAMILY = Family(
     name="sana",
     title="SANA 1.6B",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component("text_encoder", tuple(decoder_modules(GEMMA2_2B))),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "text_encoder": decoder_spellings("text_encoders.gemma2_2b.transformer."),
+    },
     metadata=Metadata(None, None, also=("sana",)),
-    verified="diffusers model on the meta device, names and shapes; its converters of files",
-    classes={"transformer": "SanaTransformer2DModel"},
+    verified="diffusers and transformers models on the meta device, names and shapes; "
+    "diffusers' converters of files",
+    classes={
+        "transformer": "SanaTransformer2DModel",
+        "text_encoder": "Gemma2Model",
+    },
+    prefixes={
+        "kohya": {"text_encoder": ("lora_te_", "lora_te1_")},
+        # without a folder's name it is an adapter of the language model, and of no family
+        "peft": {"text_encoder": ("text_encoder/base_model.model.",)},
+    },
     heads=heads(_STACKS),
     probes=tuple(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v")),
-    sign=r"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]",
+    sign=rf"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]|{DECODER_SIGN}",
     twins=("SANA-Video",),
     common_dialect="diffusers",
     one_alpha=False,

@@ -1,0 +1,66 @@
+"""compare: copies, clusters and ingredients on the command line and in a recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def family(run):
+    """A folder with an adapter, three copies of it, and another one."""
+    (run.folder / "lib").mkdir()
+    run.ok("mix", "a", "-o", "lib/a.safetensors")
+    run.ok("mix", "a:0.7", "--to", "diffusers", "-o", "lib/quiet.safetensors")
+    run.ok("resize", "--rank", "1", "a", "-o", "lib/small.safetensors")
+    run.ok("mix", "b", "-o", "lib/b.safetensors")
+    return run
+
+
+def test_copies_are_told_in_words(family):
+    found = family.ok("compare", "lib", "--json").json
+    words = {one["words"] for one in found["copies"]}
+    assert any("quiet.safetensors is a.safetensors times 0.7, converted" in one for one in words)
+    assert any("small.safetensors is a.safetensors resized to rank 1: " in one for one in words)
+    kept = {key.rpartition("/")[2]: one.rpartition("/")[2] for key, one in found["keep"].items()}
+    assert set(kept) == {"quiet.safetensors", "small.safetensors"} or "a.safetensors" in kept
+    assert "b.safetensors" not in kept
+    assert [len(those) for those in found["clusters"]] == [3]
+    assert [found["cosines"][n][n] for n in range(4)] == pytest.approx([1.0] * 4)
+    shown = family.ok("compare", "lib").out
+    assert "4 adapters: 2 copies of others, 1 cluster." in shown and "cosine" in shown
+
+
+def test_ingredients(family):
+    family.ok("mix", "a:0.6", "b:0.3", "--dtype", "float32", "-o", "x.safetensors")
+    found = family.ok("compare", "lib/a.safetensors", "b", "--ingredients", "x", "--json").json
+    weights = {key.rpartition("/")[2]: one for key, one in found["ingredients"]["weights"].items()}
+    assert sorted(weights.values()) == pytest.approx([0.3, 0.6], abs=1e-3)
+    assert found["ingredients"]["remainder"] < 1e-2
+    family.ok("resize", "--rank", "1", "x", "-o", "x1.safetensors")
+    shown = family.ok("compare", "a", "b", "x1", "--ingredients", "x1").out
+    assert "ingredients of" in shown and "would be unexplained" in shown
+
+
+def test_it_is_a_step(run):
+    (run.folder / "r.yaml").write_text(
+        "version: 1\ninputs: {one: a.safetensors, two: b.safetensors}\nsteps:\n"
+        "  half: {mix: {adapters: ['one:0.5']}}\n"
+        "  pairs: {compare: {files: [one, two, half], ingredients: half}, save: pairs.json}\n",
+        "utf-8",
+    )
+    assert run.ok("plan", "r.yaml").code == 0
+    run.ok("run", "r.yaml")
+    assert '"rescaled"' in (run.folder / "pairs.json").read_text("utf-8")
+
+
+def test_refusals(run):
+    run.refused(2, "compare", "a", says="nothing to compare")
+    run.refused(3, "compare", "a", "missing", says="missing")
+    run.refused(2, "compare", "a", "b", "--alike", "2", says="alike")
+    (run.folder / "mixed").mkdir()
+    (run.folder / "mixed" / "bad.safetensors").write_bytes(b"no")
+    for name in ("a", "b"):
+        (run.folder / "mixed" / f"{name}.safetensors").write_bytes(
+            (run.folder / f"{name}.safetensors").read_bytes()
+        )
+    assert "left out" in run.ok("compare", "mixed").out
