@@ -271,6 +271,7 @@ class RelativeRows:
         return values.reshape(len(values), -1, self._held.group)
 
     def turned(self, rows: Array) -> Array:
+        """Return rows rotated, or rotated back."""
         import numpy as np
 
         groups = rows.reshape(len(rows), -1, len(self._matrix))
