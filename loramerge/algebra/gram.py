@@ -17,7 +17,7 @@ from loramerge.algebra.workers import ordered
 from loramerge.errors import NumericsError, Setting
 from loramerge.events import Notify, ignore
 
-__all__ = ["at_common_sites", "gram"]
+__all__ = ["at_common_sites", "gram", "operations"]
 
 _WIDTH = 2048  # columns of factors that are multiplied with all others at once
 
@@ -35,6 +35,16 @@ def at_common_sites(adapters: Sequence[Adapter]) -> list[Adapter]:
         together = aligned(commonly_named([adapters[number] for number in numbers]))
         found |= dict(zip(numbers, together, strict=True))
     return [found[number] for number in range(len(adapters))]
+
+
+def operations(adapters: Sequence[Adapter]) -> float:
+    """Return the multiplications and additions that `gram` takes, as far as factors go."""
+    ranks: dict[tuple[Site, tuple[int, int]], int] = {}
+    for adapter in adapters:
+        for site, delta in adapter.deltas.items():
+            key = site, delta.flat_shape
+            ranks[key] = ranks.get(key, 0) + (delta.rank or 0)
+    return float(sum(rank**2 * sum(shape) for (_, shape), rank in ranks.items()))
 
 
 def gram(

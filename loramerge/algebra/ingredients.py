@@ -93,6 +93,7 @@ def ingredients(
     mystery: Adapter,
     library: Sequence[Adapter],
     *,
+    products: Array | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> Ingredients:
@@ -100,8 +101,11 @@ def ingredients(
 
     Args:
         mystery, library: at common sites, see `gram.at_common_sites`.
+        products: inner products of the mystery and the library, in this order, if they are known.
     """
-    known = gram([mystery, *library], threads=threads, notify=notify)
+    known = products
+    if known is None:
+        known = gram([mystery, *library], threads=threads, notify=notify)
     whole = float(known[0, 0])
     weights = nonnegative(known[1:, 1:], known[0, 1:])
     norms = weights * known.diagonal()[1:] ** 0.5 / math.sqrt(whole) if whole > 0 else weights * 0

@@ -30,6 +30,8 @@ def render(result: CompareResult) -> None:
     else:
         _closest(result, names)
     show.line(result.verdict)
+    if result.estimated is not None:
+        show.line(f"Cosines below {result.estimated} are estimates.")
     shown = [f"{result.words(one)}." for one in result.copies[:_MOST]]
     for sentence in shown:
         show.line(sentence)
@@ -87,4 +89,4 @@ def _ingredients(result: CompareResult, found: Ingredients, names: list[str]) ->
         )
 
 
-command = verb_command(VERB, render, "loramerge compare ~/loras --ingredients mystery.safetensors")
+command = verb_command(VERB, render, "loramerge compare ~/loras --ingredients mixed.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.algebra.moments import Moments
+from loramerge.algebra.overlap import Overlap
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
@@ -15,11 +16,8 @@ _LABELS = {"kinds": "kind of modules", "ranks": "rank", "dtypes": "type of numbe
 _LEGEND = (
     "Cosine: 1 means the same direction, 0 unrelated. Distance: relative to the larger norm; 0 "
     "means equal. Best fit: the weight of A that comes closest to B. Norm: of the whole change "
-    "(ΔW)."
-)
-_SPACES = (
-    "Overlap: by the principal angles between the two, weighted by energy. 100 % means the same "
-    "space with the same energies."
+    "(ΔW). Overlap: of the spaces of outputs or inputs, whichever is less, by principal angles "
+    "weighted by energy; 100 % means the same space with the same energies in it."
 )
 
 
@@ -29,22 +27,21 @@ def render(result: DiffResult) -> None:
     show.line(result.verdict)
     facts = [(_LABELS.get(name, name), _fact(a), _fact(b)) for name, (a, b) in result.facts.items()]
     facts += [(key, _cut(a), _cut(b)) for key, (a, b) in result.metadata.items() if key != "format"]
-    show.table([row for row in facts if row[1] != row[2]], ("property", "A", "B"))
     found = result.comparison
+    norm_a, norm_b = (f"{energy**0.5:.4g}" for energy in (found.total.aa, found.total.bb))
+    facts.append(("norm of change", norm_a, norm_b))
+    show.table([row for row in facts if row[1] != row[2]], ("property", "A", "B"))
     for side, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
             show.line(f"only in {side}: {listed(list(names), 4)}")
     if found.skipped:
         show.line(f"not compared: {listed(list(found.skipped), 4)}")
-    rows = [_figures(name, moments) for name, moments in found.blocks().items()]
-    rows.append(_figures("all shared modules", found.shared))
-    show.table(rows, ("block", "cosine", "distance", "best fit", "norm A", "norm B"))
+    rows = [
+        _figures(name, moments, found.overlap(name)) for name, moments in found.blocks().items()
+    ]
+    rows.append(_figures("all shared modules", found.shared, found.overlap()))
+    show.table(rows, ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"))
     show.line(_LEGEND)
-    overlap = found.overlap()
-    if overlap.outputs is not None and overlap.inputs is not None:
-        row = (show.percent(overlap.outputs), show.percent(overlap.inputs))
-        show.table([("overlap of spaces", *row)], ("", "outputs", "inputs"))
-        show.line(_SPACES)
 
 
 def _fact(value: Any) -> str:
@@ -59,17 +56,18 @@ def _cut(value: str | None) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _figures(name: str, moments: Moments) -> tuple[str, ...]:
+def _figures(name: str, moments: Moments, overlap: Overlap) -> tuple[str, ...]:
     def shown(value: float | None) -> str:
         return "–" if value is None else f"{value:.4f}"
 
+    spaces = [one for one in (overlap.outputs, overlap.inputs) if one is not None]
     return (
         name,
         shown(moments.cosine),
         shown(moments.distance),
         shown(moments.fit),
-        f"{moments.aa**0.5:.4g}",
-        f"{moments.bb**0.5:.4g}",
+        shown(moments.ratio),
+        f"{100 * min(spaces):.1f} %" if spaces else "–",
     )
 
 

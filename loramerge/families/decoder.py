@@ -7,9 +7,10 @@ Both spellings are accepted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from loramerge.families.spec import Module, Parameter, Slot, Spelling, plain_slot
+from loramerge.records import record
 
 __all__ = [
     "DECODER_SIGN",
@@ -28,7 +29,7 @@ _WITH_HEAD = "model."
 _USUAL = ("input_layernorm", "post_attention_layernorm")
 
 
-@dataclass(frozen=True)
+@record
 class Decoder:
     """The numbers that tell one language model from another.
 

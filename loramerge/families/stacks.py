@@ -7,11 +7,11 @@ paths, and `native_slots` where the original single file stores each of their pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
 from loramerge.families.spec import Layer, Module, Parameter, Slot, Slots, Spelling, plain_slot
+from loramerge.records import record
 
 __all__ = [
     "Native",
@@ -57,6 +57,9 @@ class Row(NamedTuple):
     native: Native | None
 
 
+_DOT = "."  # what ends a level of a name
+
+
 def same(name: str, layer: Layer, dims: tuple[str | int, ...], *, bias: bool = False) -> Row:
     """Return the row of a layer that both networks call alike."""
     return Row(name, layer, dims, bias, Native(name))
@@ -97,7 +100,7 @@ def fused(
     )
 
 
-@dataclass(frozen=True)
+@record
 class Stack:
     """Blocks that follow each other: `{}` in the names is the number of the block.
 
@@ -125,13 +128,16 @@ def expand(stacks: Sequence[Stack], sizes: Mapping[str, int]) -> Iterator[Module
 
 def heads(stacks: Sequence[Stack]) -> tuple[str, ...]:
     """Return the beginnings of the names of all layers, in the original and in diffusers."""
+    whole = {stack.name for stack in stacks} | {stack.native for stack in stacks}
     names = (
         name
         for stack in stacks
+        if not (_DOT in stack.name and _DOT in stack.native)
         for row in stack.rows
         for name in (stack.name + row.name, stack.native + row.native.name if row.native else "")
     )
-    return tuple(sorted({_head(name) for name in names if name}))
+    known = (*(name for name in whole if _DOT in name), *names)
+    return tuple(sorted({_head(name) for name in known if name}))
 
 
 def _head(name: str) -> str:

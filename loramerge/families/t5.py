@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from loramerge.families.spec import Module
+from loramerge.records import record
 
 __all__ = ["T5", "t5_modules"]
 
 
-@dataclass(frozen=True)
+@record
 class T5:
     """The numbers that tell one T5 encoder from another.
 

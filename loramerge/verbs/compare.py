@@ -14,6 +14,7 @@ from loramerge.algebra.compare import comparable
 from loramerge.algebra.gram import at_common_sites, gram
 from loramerge.algebra.ingredients import Ingredients, ingredients
 from loramerge.algebra.resemblance import Copy, clusters, copies, cosines
+from loramerge.algebra.sketch import RELATED, inner_products
 from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
@@ -84,6 +85,7 @@ class CompareResult(Shown):
         keep: number of each copy that can go → number of the one to keep.
         mystery: the adapter that `found` explains.
         unreadable: path → why it was left out.
+        estimated: cosine below which cosines are estimates, None where all are exact.
     """
 
     headline = ("verdict",)
@@ -96,6 +98,7 @@ class CompareResult(Shown):
     mystery: str | None = None
     found: Ingredients | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    estimated: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -124,6 +127,7 @@ class CompareResult(Shown):
             "verdict": self.verdict,
             "files": [vars(one) for one in self.files],
             "cosines": self.cosines,
+            "estimated_below": self.estimated,
             "copies": [
                 {
                     "a": self.files[one.a].path,
@@ -217,9 +221,16 @@ def compare_adapters(
     context: Context = Context(),
 ) -> CompareResult:
     """Compare loaded adapters; see `compare`."""
-    every = at_common_sites([*adapters, *([] if mystery is None else [mystery])])
-    chosen = every[: len(adapters)]
-    products = gram(chosen, threads=context.threads, notify=context.notify)
+    first = [] if mystery is None else [mystery]
+    every = at_common_sites([*first, *adapters])
+    chosen = every[len(first) :]
+    known = None
+    if mystery is None:
+        products, exact = inner_products(chosen, threads=context.threads, notify=context.notify)
+    else:
+        _require_comparable(mystery)
+        known = gram(every, threads=context.threads, notify=context.notify)
+        products, exact = known[1:, 1:], True
     cosine = cosines(products)
     related = list(copies(chosen, products))
     files = [
@@ -228,13 +239,7 @@ def compare_adapters(
     ]
     explained = None
     if mystery is not None:
-        if not any(comparable(delta) for delta in mystery.deltas.values()):
-            raise AdapterError(
-                "no module of the adapter to explain can be compared without a base",
-                file=mystery.label,
-                hint=("convert it with ", Setting("to_lora", True)),
-            )
-        explained = ingredients(every[-1], chosen, threads=context.threads, notify=context.notify)
+        explained = ingredients(every[0], chosen, products=known, threads=context.threads)
     return CompareResult(
         files,
         [[None if math.isnan(one) else float(one) for one in row] for row in cosine],
@@ -243,7 +248,22 @@ def compare_adapters(
         _kept(files, related),
         None if mystery is None else mystery.label,
         explained,
+        estimated=None if exact else RELATED,
     )
+
+
+def _require_comparable(mystery: Adapter) -> None:
+    """Refuse to explain an adapter that needs a base.
+
+    Raises:
+        AdapterError: if none of its modules can be compared.
+    """
+    if not any(comparable(delta) for delta in mystery.deltas.values()):
+        raise AdapterError(
+            "no module of the adapter to explain can be compared without a base",
+            file=mystery.label,
+            hint=("convert it with ", Setting("to_lora", True)),
+        )
 
 
 def _described(adapter: Adapter, norm: float) -> ComparedFile:

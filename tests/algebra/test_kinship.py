@@ -88,6 +88,13 @@ def test_a_part_that_is_not_the_best_of_its_rank_is_no_truncation() -> None:
         assert compare(adapter({"unet.x": whole}), adapter({"unet.x": part})).kinship.kind == kind
 
 
+def test_one_direction_of_sixty_four_is_missed() -> None:
+    whole = adapter({"unet.x": of_spectrum((80, 70), np.linspace(2, 1, 64).tolist(), 1)})
+    found = compare(whole, cut(whole, 63)).kinship
+    assert (found.kind, found.ranks) == ("resized", (63, 63))
+    assert 0.07 < found.lost < 0.1
+
+
 @pytest.mark.parametrize(("name", "wrong"), [("_CAPTURED", 0.9), ("_NEAR", 9.0)])
 def test_both_bounds_are_needed(name: str, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     flat, steep = of_spectrum((40, 40), [1.0] * 20, 1), of_spectrum((40, 40), [9.0, 0.5], 2)

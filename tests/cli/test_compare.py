@@ -30,6 +30,7 @@ def test_copies_are_told_in_words(family):
     assert "4 adapters: 2 copies of others, 1 cluster." in shown and "cosine" in shown
 
 
+@pytest.mark.long_tail
 def test_ingredients(family):
     family.ok("mix", "a:0.6", "b:0.3", "--dtype", "float32", "-o", "x.safetensors")
     found = family.ok("compare", "lib/a.safetensors", "b", "--ingredients", "x", "--json").json

@@ -159,7 +159,7 @@ steps:
   merged: {merge: {models: ["base.safetensors:0.5", tuned:0.5]}, save: merged.safetensors}
   found: {extract: {tuned: tuned, base: base.safetensors, rank: 8, to: comfyui}, save: found.safetensors}
   compared: {diff: {a: named, b: found}, save: compared.json}
-  relatives: {compare: {files: [named, found, small]}, save: relatives.json}
+  copies: {compare: {files: [a.safetensors, both, named]}, save: copies.json}
   seen: {inspect: {files: [named], base: base.safetensors}, save: seen.json}
 """
 # which need a class of diffusers, or a file of their own beside the family's
@@ -184,6 +184,8 @@ def test_every_verb_works_with_it(outside: Outside) -> None:
         assert np.allclose(up @ down, change, atol=1e-4), layer
     compared = json.loads((outside.folder / "compared.json").read_text("utf-8"))
     assert compared["total"]["relative_distance"] < 1e-5 and compared["modules"] == 13
+    copies = json.loads((outside.folder / "copies.json").read_text("utf-8"))
+    assert {file["family"] for file in copies["files"]} == {"toy"} and len(copies["copies"]) == 1
     (seen,) = json.loads((outside.folder / "seen.json").read_text("utf-8"))
     assert seen["dialect"] == "onetrainer" and "13 of 13" in seen["base"]["reason"]
 

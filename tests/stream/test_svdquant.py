@@ -304,3 +304,25 @@ def test_a_difference_and_a_merge_read_it(tmp_path: Path, precision: str) -> Non
 )
 def test_layers_are_known_by_their_names(stem: str, modules: list[str]) -> None:
     assert [name.rpartition(".")[2] for name in modules_of(stem)] == modules
+
+
+@pytest.mark.parametrize("precision", ["int4", "nvfp4"])
+def test_biases_that_make_up_for_a_shift_are_those_of_the_model(
+    tmp_path: Path, precision: str
+) -> None:
+    """The kernel of the layer after GELU shifts its inputs, if its codes are whole numbers."""
+    path, head = tmp_path / "a.safetensors", "single_transformer_blocks.0."
+    made = nunchaku.layer(rng(), head + "qkv_proj", 384, 128)[0]
+    made |= nunchaku.layer(rng(), head + "out_proj", 128, 128, precision=precision)[0]
+    rest, weight = nunchaku.layer(rng(), head + "mlp_fc2", 128, 256, precision=precision)
+    write_safetensors(path, made | rest)
+    order = nunchaku.at_scales(128, 1).reshape(-1)
+    want = sum(one[f"{head}{name}.bias"].astype("float64")[order]
+               for one, name in ((made, "out_proj"), (rest, "mlp_fc2")))  # fmt: skip
+    if precision == "int4":
+        up = rest[f"{head}mlp_fc2.lora_up"].reshape(-1)[nunchaku.at_factor(128, 16, down=False)]
+        down = rest[f"{head}mlp_fc2.lora_down"].reshape(-1)[nunchaku.at_factor(16, 256, down=True)]
+        branch = up.astype("float64") @ down.astype("float64")
+        want = want + nunchaku.SHIFT * (weight - branch).sum(axis=1)
+    found = STORAGE.weights(TensorFile(path).tensors)[f"{head}proj_out.bias"]
+    np.testing.assert_allclose(found.numpy(), want, rtol=1e-4, atol=1e-5)

@@ -85,6 +85,7 @@ FAMILY = Family(
         "joint_transformer_blocks.0.attn.add_q_proj",
         *(f"single_transformer_blocks.0.attn.to_{x}" for x in ("q", "k", "v", "out.0")),
     ),
+    programs={"comfyui": "comfyui"},
     one_alpha=False,
     order=1,  # behind Flux.1, which has single blocks of the same names and width
 )

@@ -59,5 +59,6 @@ FAMILY = Family(
     ),
     sign=r"(?:double|single)_blocks[._]|(?<!\d[._])transformer_blocks[._]",
     common_dialect="diffusers",
+    programs={"comfyui": "comfyui"},
     one_alpha=False,
 )

@@ -107,5 +107,6 @@ FAMILY = Family(
     sign=r"blocks[._]\d",
     probes=tuple(f"transformer_blocks.0.attn1.to_{one}" for one in "qkv"),
     common_dialect="diffusers",
+    programs={"comfyui": "comfyui"},
     one_alpha=False,
 )

@@ -37,6 +37,24 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "sd35-medium": ("comfy.text_encoders.sd3_clip", "SD3ClipModel", _SD3),
     "sd35-large": ("comfy.text_encoders.sd3_clip", "SD3ClipModel", _SD3),
     "flux1": ("comfy.text_encoders.flux", "FluxClipModel", {**_CLIP_L, "t5xxl": "text_encoder_2"}),
+    "chroma": ("comfy.text_encoders.pixart_t5", "PixArtT5XXL", {"t5xxl": "text_encoder"}),
+    "pixart": ("comfy.text_encoders.pixart_t5", "PixArtT5XXL", {"t5xxl": "text_encoder"}),
+    "lumina2": ("comfy.text_encoders.lumina2", "LuminaModel", {"gemma2_2b": "text_encoder"}),
+    "hunyuan-video": (
+        "comfy.text_encoders.hunyuan_video",
+        "HunyuanVideoClipModel",
+        {"llama": "text_encoder", "clip_l": "text_encoder_2"},
+    ),
+    "hidream-i1": (
+        "comfy.text_encoders.hidream",
+        "HiDreamTEModel",
+        {
+            **_CLIP_L,
+            "clip_g": "text_encoder_2",
+            "t5xxl": "text_encoder_3",
+            "llama": "text_encoder_4",
+        },
+    ),
     "wan": ("comfy.text_encoders.wan", "WanT5Model", {"umt5xxl": "text_encoder"}),
     "anima": ("comfy.text_encoders.anima", "AnimaTEModel", {"qwen3_06b": "text_encoder"}),
     "qwen-image": (
@@ -47,7 +65,11 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 # tensors that are no layers, and by which ComfyUI tells what a checkpoint is
-TABLES = {"wan": {"head.modulation": (1, 2, 5120)}}
+TABLES = {
+    "wan": {"head.modulation": (1, 2, 5120)},
+    "auraflow": {"positional_encoding": (1, 1024, 3072)},
+    "ovis-image": {},
+}
 
 
 def _network(job: Job) -> tuple[Any, dict[str, str]]:

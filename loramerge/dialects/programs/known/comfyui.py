@@ -23,7 +23,10 @@ _UNET = (
 # what is stored fused holds no rotations
 _FUSED = (*_FACTORS, *_VECTORS)
 _SPLIT = (*_FUSED, *_OF_THE_BASE)
+# (magnitudes of the inputs of a layer with one output were not computed alike)
+_OF_KREA2 = tuple(form for form in _SPLIT if form != "dora of inputs")
 _UNREAD = ("ia3",)
+_HEAD = r"^text_encoder(?:_4)?\.lm_head$"  # what language models have for predicting
 _TEXT_NORMS = r"^text_encoder.*(?:layer_?norm|embeddings)"
 
 PROGRAM = Program(
@@ -43,36 +46,58 @@ PROGRAM = Program(
         ),
         Reads(
             ("comfyui",),
-            ("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2"),
+            (
+                *("flux1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2", "chroma"),
+                *("ideogram4", "hunyuan-video-15", "hunyuan-image"),
+            ),
             _FUSED,
             tried=(*_FUSED, *_UNREAD),
         ),
         Reads(
             ("comfyui",),
-            ("z-image", "anima", "cosmos2-14b", "ltx-video", "ltx-video-13b", "wan"),
+            (
+                *("z-image", "anima", "cosmos2-14b", "ltx-video", "ltx-video-13b", "wan"),
+                *("ernie-image", "kandinsky5", "auraflow"),
+            ),
             _SPLIT,
+            tried=(*_SPLIT, *_UNREAD),
+        ),
+        # 2.3 has these layers, which are made only by the configuration in a checkpoint's header
+        Reads(
+            ("comfyui",),
+            ("ltx-2",),
+            _SPLIT,
+            unseen=r"prompt_adaln|to_gate_logits",
             tried=(*_SPLIT, *_UNREAD),
         ),
         # its norms of queries and keys hold a `scale`, which is no weight
         Reads(
             ("comfyui",),
-            ("hunyuan-video",),
+            ("hunyuan-video", "longcat-image"),
             _FUSED,
             r"\.norm_(?:added_)?[qk]$",
             tried=(*_FUSED, *_UNREAD),
         ),
+        # all of its norms hold a `scale`
+        Reads(
+            ("comfyui",),
+            ("krea2",),
+            _OF_KREA2,
+            r"[._]norm(?:_[qk]|\d)?$",
+            tried=(*_OF_KREA2, *_UNREAD),
+        ),
         # of a Tucker core it takes the two factors alone
         Reads(
             ("comfyui",),
-            ("sd3", "sd35-medium", "sd35-large"),
+            ("sd3", "sd35-medium", "sd35-large", "mochi"),
             (*_FUSED, "lokr with a core"),
             tried=(*_FUSED, "lokr with a core", "tucker", *_UNREAD),
         ),
         Reads(
             ("comfyui",),
-            ("qwen-image",),
+            ("qwen-image", "hidream-i1"),
             _SPLIT,
-            r"^text_encoder\.lm_head$",
+            _HEAD,
             tried=(*_SPLIT, *_UNREAD),
         ),
     ),
