@@ -52,7 +52,7 @@ def inside(name: str) -> bool:
     return "blocks." in name and name.endswith(".weight")
 
 
-@pytest.mark.long_tail(keep=1)
+@pytest.mark.long_tail(keep=0)
 @pytest.mark.parametrize("kind", FINEST)
 def test_matrices_of_the_blocks_get_the_form_and_come_back(
     tmp_path: Path, flux: Path, kind: str
