@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,14 @@ from loramerge.checkpoint.storage import Packing
 from loramerge.files.dtypes import PACKED, numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import ArrayTensor, RawTensor, StoredTensor
+from loramerge.stream.on_grid import WAYS as ON_GRID
+from loramerge.stream.on_grid import moved_onto, spacing
+from loramerge.stream.packed_rows import aimed_at
 from loramerge.stream.rounding import Rounder, generator
 
 Array = np.ndarray[Any, Any]
 SHAPE = (512, 2048)
+ROUNDINGS = ("nearest", "stochastic", *ON_GRID)
 SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
 DOC = Path(__file__).parents[1] / "docs" / "formats.md"
 BEGIN, END = "<!-- survival -->", "<!-- end -->"
@@ -94,23 +98,26 @@ def packings(weight: Array) -> Iterator[tuple[str, Packing]]:
     yield "int8, rotated", rotated(weight)
 
 
-def of_packing(packing: Packing, change: Array, draw: Any) -> Array:
+def of_packing(packing: Packing, change: Array, way: str) -> Array:
     """Return the change that is in the stored weight afterwards."""
     raw = packing.raw(0, SHAPE[0])
     before = packing.unpack(raw, 0).copy()
-    after = packing.pack(raw, before, change, 0, draw)
+    draw = partial(generator(0, "w").random, dtype=np.float32) if way == "stochastic" else None
+    aimed = aimed_at(way if way in ON_GRID else "", packing, change, 0, SHAPE[0])
+    after = packing.pack(raw, before, aimed, 0, draw)
     return packing.unpack(after, 0) - before
 
 
-def of_numbers(
-    dtype: str, scale: Array | None, weight: Array, change: Array, seed: int | None
-) -> Array:
+def of_numbers(dtype: str, scale: Array | None, weight: Array, change: Array, way: str) -> Array:
     """Return the change that is in a weight of plain numbers, with a scale or without one."""
     kind = numpy_dtype(dtype)
-    rounder = Rounder(dtype, "w", seed)
+    rounder = Rounder(dtype, "w", 0 if way == "stochastic" else None)
     out, back = np.empty(SHAPE, kind), np.empty(SHAPE, np.float32)
     exact = weight if scale is None else weight / scale
     codes = (np.rint(exact) if kind.kind == "i" else exact).astype(kind).astype(np.float32)
+    if way in ON_GRID:
+        steps = spacing(codes, dtype) * (1 if scale is None else scale)
+        change = moved_onto(way, change, steps.astype(np.float32))
     if scale is None:
         rounder.round(codes + change, out, back)
         return back - codes
@@ -133,7 +140,7 @@ def figures(written: Array, asked: Array) -> tuple[float, float]:
 
 
 def table() -> str:
-    """Return the table as Markdown: kept to nearest, kept on average, each with its correlation."""
+    """Return the table as Markdown: kept by every rounding, each with its correlation."""
     random = np.random.default_rng(0)
     weight = (random.standard_normal(SHAPE) * 0.02).astype(np.float32)
     up, down = random.standard_normal((SHAPE[0], 16)), random.standard_normal((16, SHAPE[1]))
@@ -151,33 +158,31 @@ def table() -> str:
     }
     rows: list[tuple[str, list[str]]] = []
     for name, (dtype, scale) in numbers.items():
+        sums = [change * np.float32(size) for size in SIZES]
         cells = [
-            cell(
-                of_numbers(dtype, scale, weight, change * np.float32(size), None),
-                of_numbers(dtype, scale, weight, change * np.float32(size), 0),
-                change * np.float32(size),
-            )
-            for size in SIZES
+            cell((of_numbers(dtype, scale, weight, asked, way) for way in ROUNDINGS), asked)
+            for asked in sums
         ]
         rows.append((name, cells))
     held: dict[str, list[str]] = {}
     for size in SIZES:
         asked = change * np.float32(size)
-        draw = partial(generator(0, "w").random, dtype=np.float32)
-        pairs = zip(packings(weight), packings(weight), strict=True)  # each keeps new scales
-        for (name, one), (_, other) in pairs:
-            found = of_packing(one, asked, None), of_packing(other, asked, draw)
-            held.setdefault(name, []).append(cell(*found, asked))
+        every = zip(*(packings(weight) for _ in ROUNDINGS), strict=True)  # each keeps new scales
+        for same in every:
+            found = [
+                of_packing(one, asked, way) for (_, one), way in zip(same, ROUNDINGS, strict=True)
+            ]
+            held.setdefault(same[0][0], []).append(cell(found, asked))
     rows += held.items()
     head = ["storage", *(f"{size:.1%} of the weights" for size in SIZES)]
     lines = [head, ["---"] * len(head), *([name, *cells] for name, cells in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(near: Array, even: Array, asked: Array) -> str:
-    """Return the figures of one storage and size: to nearest, and stochastically."""
+def cell(found: Iterable[Array], asked: Array) -> str:
+    """Return the figures of one storage and size, one for each rounding."""
     return "; ".join(
-        f"{kept:.0%} ({same:.2f})" for kept, same in (figures(x, asked) for x in (near, even))
+        f"{kept:.0%} ({same:.2f})" for kept, same in (figures(x, asked) for x in found)
     )
 
 

@@ -111,7 +111,7 @@ class BakeParameters(TypedDict, total=False):
     skip_unknown: bool
     skip_missing: str | Sequence[str]
     trained_on: str | PathLike[str] | None
-    rounding: Literal["nearest", "stochastic"]
+    rounding: Literal["nearest", "stochastic", "feedback", "balanced"]
     dtype: str | None
     keep_touched: str | None
     storage: str | Sequence[str]

@@ -210,7 +210,7 @@ class RelativeRows:
 
     def unpack(self, raw: Array, start: int) -> Array:
         """Return the float32 weights of stored rows, with the scales that they have now."""
-        return self._turned(self._rotated(raw, start))
+        return self.turned(self._rotated(raw, start))
 
     def _rotated(self, raw: Array, start: int) -> Array:
         import numpy as np
@@ -234,7 +234,7 @@ class RelativeRows:
         moved = np.flatnonzero(change.any(axis=1))
         if not len(moved):
             return raw
-        turned = self._grouped(self._turned(change[moved]))
+        turned = self._grouped(self.turned(change[moved]))
         exact = self._grouped(self._rotated(raw, start)[moved]) + turned
         rows = moved + start
         codes = self._grouped(codes_of(raw, self._columns, self._held.bits)[moved]).copy()
@@ -270,7 +270,8 @@ class RelativeRows:
     def _grouped(self, values: Array) -> Array:
         return values.reshape(len(values), -1, self._held.group)
 
-    def _turned(self, rows: Array) -> Array:
+    def turned(self, rows: Array) -> Array:
+        """Return rows rotated, or rotated back."""
         import numpy as np
 
         groups = rows.reshape(len(rows), -1, len(self._matrix))

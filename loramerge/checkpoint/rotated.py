@@ -98,7 +98,7 @@ class RotatedRows:
 
     def unpack(self, raw: Array, start: int) -> Array:
         """Return the float32 weights of stored rows, with the scales that they have now."""
-        return self._turned(self._numbers(raw) * self._scale[start : start + len(raw)])
+        return self.turned(self._numbers(raw) * self._scale[start : start + len(raw)])
 
     def pack(self, raw: Array, weights: Array, change: Array, start: int, draw: Any) -> Array:
         """Return rows after a change, which is added before the rotation back; a row gets a larger scale
@@ -109,7 +109,7 @@ class RotatedRows:
         if not moved.any():
             return raw
         rows = np.flatnonzero(moved) + start
-        exact = self._numbers(raw[moved]) * self._scale[rows] + self._turned(change[moved])
+        exact = self._numbers(raw[moved]) * self._scale[rows] + self.turned(change[moved])
         largest = np.abs(exact).max(axis=1, keepdims=True)
         grown = (largest / np.float32(self._most)).astype(self._kind)
         low = grown.astype(np.float32) * np.float32(self._most + 0.5) < largest
@@ -128,7 +128,8 @@ class RotatedRows:
         )
         return found
 
-    def _turned(self, rows: Array) -> Array:
+    def turned(self, rows: Array) -> Array:
+        """Return rows rotated, or rotated back."""
         import numpy as np
 
         groups = rows.reshape(len(rows), -1, len(self._matrix))

@@ -10,6 +10,7 @@ from loramerge.errors import NumericsError, Setting
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
+from loramerge.stream.on_grid import WAYS
 from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
 
@@ -66,7 +67,10 @@ def wider_type(plan: BakePlan) -> str:
 
 def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
     """Yield what keeps more of the change."""
-    if seed is None:
+    if seed is None and not plan.onto and plan.conversion is None:
+        for way in WAYS:
+            yield Setting("rounding", way), replace(plan, onto=way), None
+    if seed is None and not plan.onto:
         yield Setting("rounding", "stochastic"), plan, 0
     if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)

@@ -168,7 +168,8 @@ def _layout(
         other: partial(compute_anew, name, other, Place(file, weights[name], name), infos,
                        edits.get(name, ()), anew[name], seed)
         if name in anew
-        else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite)
+        else partial(compute_tensor, name, tensors, infos, edits.get(name, ()), seed, finite,
+                     onto=plan.onto)
         for other, name in ((other, old[other]) for other in written)
         if name not in joins
         and (name in edits or name in anew or infos[other].dtype != tensors[name].dtype)

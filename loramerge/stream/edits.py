@@ -46,6 +46,8 @@ class BakePlan:
         warnings: messages about weights of adapters that differ from the base's.
         wider: safetensors name of the type of tensors that change and are stored in a narrower one,
             or None to keep theirs.
+        onto: way to move changes onto the numbers that the storage holds, see `moved_onto`; nothing
+            rounds the sums.
         conversion: the forms that tensors get in another storage.
     """
 
@@ -58,6 +60,7 @@ class BakePlan:
     warnings: list[str] = field(default_factory=list)
     wider: str | None = None
     conversion: Conversion | None = None
+    onto: str = ""
 
     def all_edits(self) -> Iterator[tuple[CheckpointFile, str, Edit]]:
         """Yield every edit with its file and the name of its tensor."""

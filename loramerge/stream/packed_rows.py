@@ -14,11 +14,12 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
 from loramerge.stream.finite import not_finite
+from loramerge.stream.on_grid import ELEMENTS, moved_onto
 from loramerge.stream.rounding import generator
 from loramerge.stream.survival import Sums, Survival, measure
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers, Nowhere, TensorTask
 
-__all__ = ["compute_packed", "height_of", "require_finite_values", "write_rows"]
+__all__ = ["aimed_at", "compute_packed", "height_of", "require_finite_values", "write_rows"]
 
 
 def compute_packed(
@@ -28,11 +29,13 @@ def compute_packed(
     edits: Sequence[Edit],
     seed: int | None,
     out: PositionedFile | Nowhere,
+    onto: str = "",
 ) -> TensorTask[Survival]:
     """Return the task of one packed tensor that changes; see `compute_tensor`.
 
     Args:
         beside: bytes of the tensors that are written together with it.
+        onto: see `moved_onto`; nothing rounds the sum as the storage does.
     """
     info, place = infos[name], edits[0].place
     rows, columns = place.tensor.shape[0], math.prod(place.tensor.shape[1:])
@@ -47,7 +50,7 @@ def compute_packed(
         draw = None
         if seed is not None:
             draw = partial(generator(seed, name).random, dtype=np.float32)
-        height = height_of(packing, columns)
+        height = height_of(packing, columns, ELEMENTS if onto else BLOCK_ELEMENTS)
         for start in range(0, rows, height):
             stop = min(start + height, rows)
             raw = packing.raw(start, stop)
@@ -55,7 +58,8 @@ def compute_packed(
             asked = buffers.get("asked", "float32", (stop - start, columns))
             covered = fill_change(edits, adders, start, stop, weights, asked) or ()
             with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
-                packed = packing.pack(raw, weights, asked, start, draw)
+                aimed = aimed_at(onto, packing, asked, start, stop)
+                packed = packing.pack(raw, weights, aimed, start, draw)
                 written = packing.unpack(packed, start) - weights
             require_finite_values(name, info.dtype, written, weights, asked)
             for index, first, last in covered:
@@ -70,6 +74,16 @@ def compute_packed(
         ]
 
     return TensorTask(info.stop - info.start + beside, run)
+
+
+def aimed_at(onto: str, packing: Packing, asked: Any, start: int, stop: int) -> Any:
+    """Return a change in whole steps of the storage, in the basis in which it rounds."""
+    if not onto:
+        return asked
+    steps, turned = packing.steps(start, stop), getattr(packing, "turned", None)
+    if turned is None:
+        return moved_onto(onto, asked, steps)
+    return turned(moved_onto(onto, turned(asked), steps))
 
 
 def write_rows(

@@ -16,6 +16,7 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import Tensor
 from loramerge.stream.changes import fill_change, row_adders
 from loramerge.stream.edits import Edit
+from loramerge.stream.on_grid import ELEMENTS, moved_onto, spacing
 from loramerge.stream.packed_rows import compute_packed
 from loramerge.stream.reading import stored_rows
 from loramerge.stream.rounding import Rounder
@@ -33,6 +34,7 @@ def compute_tensor(
     seed: int | None,
     finite: bool,
     out: PositionedFile | Nowhere,
+    onto: str = "",
 ) -> TensorTask[Survival]:
     """Return the task of one tensor that changes, or that only changes its type.
 
@@ -42,11 +44,12 @@ def compute_tensor(
         edits: none where only the type changes.
         seed: rounds stochastically; None rounds to nearest.
         finite: refuse NaN and infinity of the base also where nothing is added.
+        onto: see `moved_onto`; nothing rounds the sum.
     """
     tensor, info = edits[0].place.tensor if edits else tensors[name], infos[name]
     held = edits[0].place.require_held() if edits else None
     if held is not None and held.packing is not None:
-        return compute_packed(name, held.nbytes, infos, edits, seed, out)
+        return compute_packed(name, held.nbytes, infos, edits, seed, out, onto)
 
     def run(buffers: Buffers) -> list[Survival]:
         import numpy as np
@@ -79,7 +82,7 @@ def compute_tensor(
         stored, target = numpy_dtype(tensor.dtype), numpy_dtype(info.dtype)
         adders = [row_adders(edit, kind) for edit in edits]
         sums = [Sums() for _ in edits]
-        height = max(1, BLOCK_ELEMENTS // columns)
+        height = max(1, (ELEMENTS if onto else BLOCK_ELEMENTS) // columns)
         read = stored_rows(tensor)
         fits = True
         for start in range(0, rows, height):
@@ -98,7 +101,11 @@ def compute_tensor(
                 rounder.check(asked, base, allowed=not finite)
             else:
                 back, exact = buffers.get("back", kind, shape), buffers.get("exact", kind, shape)
-                codec.add(base, asked, start, exact)
+                aimed = asked
+                if onto and held is not None and numpy_dtype(info.dtype) == stored:
+                    steps = held.dequantise(spacing(base, info.dtype), start)
+                    aimed = moved_onto(onto, asked, steps)
+                codec.add(base, aimed, start, exact)
                 fits = fits and codec.fits(start, stop)
                 rounder.round(exact, rounded, back)
                 if fits:

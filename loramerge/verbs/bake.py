@@ -43,6 +43,7 @@ from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
+from loramerge.stream.on_grid import WAYS
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival, rounding_of, totals_of
 
@@ -108,10 +109,11 @@ class Bake(WeightParameters, UnknownParameter):
         ),
     ] = None
     rounding: Annotated[
-        Literal["nearest", "stochastic"],
+        Literal["nearest", "stochastic", "feedback", "balanced"],
         Doc(
             "Rounding to the base's type. Stochastic rounding keeps weak adapters on average, and "
-            "adds noise."
+            "adds noise; feedback adds the error of each weight to the next in its row; balanced lowers "
+            "the threshold until the whole change is kept, with the least noise of the three."
         ),
     ] = "nearest"
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of stochastic rounding.")] = 0
@@ -176,6 +178,12 @@ class Bake(WeightParameters, UnknownParameter):
             raise UsageError("bake needs an adapter", hint=hint)
         float_type(self.dtype, FLOATS), components_of(self.skip_missing)
         storing_of(self.storage)
+        if self.storage and self.rounding in WAYS:
+            raise UsageError(
+                f"{self.rounding} rounding is for weights that lie on the numbers of their storage, and "
+                "another storage has other numbers",
+                hint=("leave out ", Setting("rounding"), " or ", Setting("storage")),
+            )
         one = self.dtype is not None and not self.storage
         if float_type(self.keep_touched, PLAIN_FLOATS) and one:
             raise UsageError(
@@ -274,7 +282,7 @@ VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True)
 
 def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> BakePlan:
     weights = [reference.weight for reference in parameters.adapters]
-    return plan_bake(
+    plan = plan_bake(
         checkpoint,
         list(zip(adapters, weights, strict=True)),
         skip_missing=components_of(parameters.skip_missing),
@@ -283,6 +291,7 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
         storing=storing_of(parameters.storage),
         suffix=Path(parameters.output or "").suffix.lower(),
     )
+    return replace(plan, onto=parameters.rounding if parameters.rounding in WAYS else "")
 
 
 def _opened(parameters: Bake, context: Context) -> list[Adapter]:
@@ -312,7 +321,7 @@ def _made(parameters: Bake, base: FileInput, adapters: Sequence[Adapter]) -> Mad
     given: dict[tuple[str, str], Any] = {("bases", parameters.base): base}
     for reference, adapter in zip(parameters.adapters, adapters, strict=True):
         given["adapters", reference.name] = input_of(adapter)
-    if parameters.rounding == "nearest":
+    if parameters.rounding != "stochastic":
         parameters = replace(parameters, seed=0)  # it changes nothing
     return step_of("bake", parameters, given)
 

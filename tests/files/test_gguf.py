@@ -10,6 +10,7 @@ import pytest
 
 from loramerge.errors import CorruptFile, FormatError, LoramergeError
 from loramerge.files.gguf import GgufFile, is_gguf
+from loramerge.files.gguf_heads import build_gguf
 from tests.builders.gguf import field, text, write_gguf
 
 FIELDS = {
@@ -112,3 +113,31 @@ def test_no_cut_header_is_read(tmp_path: Path) -> None:
         (tmp_path / "cut.gguf").write_bytes(raw[:size])
         with pytest.raises(LoramergeError):
             GgufFile(tmp_path / "cut.gguf")
+
+
+def test_convolutions_over_time_have_five_axes(tmp_path: Path) -> None:
+    """ComfyUI-GGUF's tool adds those of Wan and HunyuanVideo as they are."""
+    values = np.arange(48.0).reshape(2, 3, 2, 2, 2)
+    path = write_gguf(tmp_path / "a.gguf", {"patch.weight": (values, "F32", values.shape)}, {})
+    found = GgufFile(path).tensors["patch.weight"]
+    assert found.shape == values.shape and np.array_equal(found.numpy(), values)
+
+
+def test_a_new_file_is_read_with_its_fields_and_shapes(tmp_path: Path) -> None:
+    entries = [("a.weight", "F16", (8, 4, 2, 8)), ("b.bias", "F32", (5,)), ("c", "F32", ())]
+    head, infos = build_gguf(
+        entries, {"note": "text"}, fields={"general.file_type": 7}, reshapes=True
+    )
+    stop = max(info.stop for info in infos.values())
+    path = tmp_path / "a.gguf"
+    path.write_bytes(head + bytes(stop + -stop % 32 - len(head)))
+    file = GgufFile(path)
+    assert file.fields["general.file_type"] == 7 and file.metadata["note"] == "text"
+    assert [t.shape for t in file.tensors.values()] == [(8, 4, 2, 8), (5,), (1,)]
+    assert file.fields["comfy.gguf.orig_shape.a.weight"] == (8, 4, 2, 8)
+    again, _ = file.rebuilt(
+        [(n, t.dtype, t.shape) for n, t in file.tensors.items()],
+        {**file.metadata, "general.file_type": "1"},
+    )
+    (tmp_path / "b.gguf").write_bytes(again + path.read_bytes()[len(head) :])
+    assert GgufFile(tmp_path / "b.gguf").fields["general.file_type"] == 1

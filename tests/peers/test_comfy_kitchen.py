@@ -10,6 +10,7 @@ import pytest
 from loramerge.checkpoint import micro
 from loramerge.checkpoint.relative import Relative, RelativeRows
 from loramerge.checkpoint.rotated import RotatedRows, rotation
+from loramerge.checkpoint.storages import encodings
 from loramerge.checkpoint.zero_points import ByRows, ZeroPointRows, ZeroPointTensor
 from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import RawTensor, StoredTensor
@@ -82,6 +83,45 @@ def test_the_rotation_is_theirs(size: int) -> None:
     ours = rotation(size)
     assert np.array_equal(ours, int8._build_hadamard(size).numpy())
     assert np.array_equal(ours, ours.T) and np.allclose(ours @ ours, np.eye(size), atol=1e-5)
+
+
+def stored_by_us(name: str, values: Any) -> tuple[Any, dict[str, Any]]:
+    """The bytes of a weight in one of our forms, and those of its scales by their endings."""
+    writer = encodings()[name].writer("l.weight", values.shape)
+    if writer.looks:
+        writer.look(values)
+    raw, _ = writer.store(values, 0, None)
+    return raw, {key.removeprefix("l."): data for key, data in writer.beside().items()}
+
+
+@pytest.mark.parametrize("name", ["float8-scaled", "int8", "int8-rotated", "mxfp8", "nvfp4"])
+def test_weights_stored_anew_have_their_codes_and_scales(name: str) -> None:
+    random = np.random.default_rng(0)
+    spread = np.exp(random.standard_normal((128, 1))) * 0.05
+    values = (random.standard_normal((128, 512)) * spread).astype("float32")
+    values[3] = 0
+    tensor = torch.from_numpy(values)
+    raw, beside = stored_by_us(name, values)
+    scale = np.frombuffer(beside["weight_scale"], np.uint8)
+    if name == "float8-scaled":
+        scales = (tensor.abs().max() / 448).reshape(1)
+        codes = theirs.quantize_per_tensor_fp8(tensor, scales[0])
+    elif name == "int8":
+        codes, scales = theirs.quantize_int8_rowwise(tensor)
+    elif name == "int8-rotated":
+        codes, scales = theirs.quantize_int8_convrot_weight(tensor, 256)
+        near = scale.view("f4").reshape(-1, 1)  # sums of a rotation depend on their order
+        assert np.allclose(scales.numpy(), near, rtol=1e-6)
+        assert (codes.view(torch.uint8).numpy() != raw).mean() < 1e-4
+        return
+    elif name == "mxfp8":
+        codes, scales = theirs.quantize_mxfp8(tensor)
+    else:
+        whole = tensor.abs().max() / (448 * 6)
+        assert np.frombuffer(beside["weight_scale_2"], "f4")[0] == float(whole)
+        codes, scales = theirs.quantize_nvfp4(tensor, whole)
+    assert np.array_equal(codes.view(torch.uint8).numpy(), raw)
+    assert scales.view(torch.uint8).numpy().tobytes() == scale.tobytes()
 
 
 def stored(raw: Any, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
