@@ -15,9 +15,10 @@ from loramerge.adapter.formats.diffusers import header_configurations
 from loramerge.adapter.formats.peft import configuration
 from loramerge.adapter.formats.peft_shared import shares
 from loramerge.adapter.metadata import tags
+from loramerge.checkpoint.comfy import MARK, settings_of
 from loramerge.checkpoint.files import find_files
 from loramerge.checkpoint.generic import is_transformers
-from loramerge.checkpoint.storages import bitsandbytes4, int8
+from loramerge.checkpoint.storages import bitsandbytes4
 from loramerge.errors import CorruptFile, FormatError, LoramergeError
 from loramerge.files.json_values import read_values, values_in
 from loramerge.files.tensors import ArrayTensor
@@ -59,7 +60,7 @@ def test_bad_json_is_refused_wherever_it_is_read(case: str, tmp_path: Path) -> N
         lineage_of({"sd_merge_recipe": text, "sd_merge_models": text})
     mark = ArrayTensor(np.frombuffer(text.encode(), "uint8"))
     with pytest.raises(FormatError, match="the mark of a quantised weight"):
-        int8._settings(mark, "x")
+        settings_of({"x" + MARK: mark}, "x")
     with pytest.raises(FormatError, match="the state of a quantised weight"):
         bitsandbytes4._state({"x.quant_state.bitsandbytes__nf4": mark}, "x")
     assert _layers_of([str(tmp_path)]) == (None, "layers")
