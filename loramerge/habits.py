@@ -220,7 +220,6 @@ _METHOD = (
 _COMMANDS = {
     **_each("extract_lora extract_lora_from_models lora_extract subtract_models",
                     "`extract` makes an adapter of the difference of two checkpoints"),
-    "compare": f"this version compares two adapters at a time: `diff A B`; {_PREVIEW}",
     **_each("info show view cat describe examine identify stats check validate ls",
                     _INSPECT),
     "list": "`library list` shows the folders that names are looked up in, `base list` the checkpoints, "

@@ -83,7 +83,6 @@ def test_every_command_that_is_advised_exists_and_no_command_is_a_habit():
         (("extract_lora",), "`extract` makes an adapter"),
         (("extract", "--model_org", "x"), "here it is called --base"),
         (("extract", "--model_tuned", "x"), "here it is called --tuned"),
-        (("compare", "a", "b"), "`diff A B`"),
         (("info", "a"), "`inspect`"),
         (("show", "a"), "`inspect`"),
         (("view", "a"), "`inspect`"),

@@ -146,7 +146,7 @@ def test_what_is_no_base_is_said(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match="vae cannot be loaded"):
         load_pipeline(folder)
     (tmp_path / "x.safetensors").write_bytes(b"0" * 100)
-    with pytest.raises(UsageError, match="no family"):
+    with pytest.raises(UsageError, match="a file of no known family can be neither trained on"):
         load_pipeline(tmp_path / "x.safetensors")
     with pytest.raises(FormatError, match="does not fit the configurations"):
         load_pipeline(tmp_path / "x.safetensors", family="sd15", config=folder)

@@ -29,6 +29,7 @@ __all__ = [
 
 Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
 
+_NEARLY_ALL = 0.8
 NAMING = DIALECTS["diffusers"]  # spells a module as `component.path`, as models do
 
 
@@ -41,14 +42,15 @@ def component_of(model: nn.Module) -> str:
 
 @cache
 def _by_class() -> dict[str, str]:
-    """Return class → component, where families with one component of a class call it alike."""
-    found: dict[str, set[str]] = {}
+    """Return class → component, where nearly all families with one component of a class call it so."""
+    found: dict[str, Counter[str]] = {}
     for family in FAMILIES.values():
         counts = Counter(family.classes.values())
         for component, name in family.classes.items():
             if counts[name] == 1:
-                found.setdefault(name, set()).add(component)
-    return {name: min(components) for name, components in found.items() if len(components) == 1}
+                found.setdefault(name, Counter())[component] += 1
+    most = {name: counts.most_common(1)[0] for name, counts in found.items()}
+    return {n: one for n, (one, count) in most.items() if count >= _NEARLY_ALL * found[n].total()}
 
 
 def by_component(models: Models) -> dict[str, nn.Module]:

@@ -273,8 +273,9 @@ def architecture_at(path: Path, family: str | None = None) -> Architecture:
         )
     found = architecture_of_family(family)
     if found is None:
+        whose = "single files of this family" if family else "a file of no known family"
         raise UsageError(
-            "single files of this family can be neither trained on nor previewed",
+            f"{whose} can be neither trained on nor previewed",
             file=path,
             expected=", ".join(name for one in known_architectures() for name in one.families),
             found=family,
