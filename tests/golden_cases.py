@@ -186,6 +186,12 @@ BAKE = [
           "bake -b base.safetensors a.safetensors --dtype bfloat16 -o w.safetensors",
           "bake -b later.safetensors a.safetensors -o p.safetensors",
           "bake -b plain.safetensors a.safetensors --rounding stochastic -o q.safetensors"),
+    _case("bake-storage", f"{_A} base.safetensors=single/sd21/single/F16",
+          "bake -b base.safetensors --storage float8-scaled -o o.safetensors --json",
+          "bake -b base.safetensors a.safetensors --storage nvfp4 -o p.safetensors --allow-loss",
+          "bake -b o.safetensors a.safetensors --rounding balanced -o q.safetensors"),
+    _case("compare", f"{_A} b.safetensors=b c.safetensors=a", "compare . --json",
+          "compare b.safetensors c.safetensors --ingredients a.safetensors --json"),
     _case("bake-trained-on", f"{_A} {_BASE} then.safetensors=single/sd21/single/F16/9",
           "bake -b base.safetensors a.safetensors --trained-on then.safetensors "
           "-o o.safetensors --json"),
