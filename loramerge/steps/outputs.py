@@ -127,7 +127,7 @@ def checkpoint_output(
     if contents is None:
         problem = "checkpoints are written as safetensors files"
         if suffix != ".safetensors":
-            problem = f"the result is a {suffix} file, as the first checkpoint is"
+            problem = f"the result is a {suffix} file"
         return _checked_file(path, problem, force=force, suffix=suffix)
     if path.suffix.lower() in (".safetensors", *_PICKLES):
         raise UsageError(
