@@ -13,6 +13,9 @@ DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", 
 BLOCK = 1 << 22
 
 
+_FACTORS = ((".lora_up", ".lora_down"), (".lora_B", ".lora_A"))  # up and down
+
+
 class Tensors:
     """An open safetensors file: names in file order, arrays on demand.
 
@@ -55,14 +58,17 @@ class Tensors:
             yield self.file.read(min(BLOCK, end - at))
 
     def stems(self) -> list[str]:
-        """Lists the modules of a kohya adapter."""
-        mark = ".lora_up.weight"
-        return [name.removesuffix(mark) for name in self.entries if name.endswith(mark)]
+        """Lists the modules of an adapter of kohya or diffusers."""
+        marks = tuple(f"{up}.weight" for up, _ in _FACTORS)
+        return [name.rpartition(".lora_")[0] for name in self.entries if name.endswith(marks)]
 
     def factors(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns up, with alpha / rank folded in, and down of a kohya module, in float64."""
-        down = self.read(f"{stem}.lora_down.weight").astype(np.float64)
-        up = self.read(f"{stem}.lora_up.weight").astype(np.float64)
+        """Returns up, with alpha / rank folded in, and down of a module, in float64."""
+        up, down = next(
+            tuple(self.read(f"{stem}{end}.weight").astype(np.float64) for end in ends)
+            for ends in _FACTORS
+            if f"{stem}{ends[0]}.weight" in self.entries
+        )
         alpha = f"{stem}.alpha"
         scale = float(self.read(alpha)) / len(down) if alpha in self.entries else 1.0
         return scale * up, down
