@@ -26,7 +26,8 @@ from loramerge.checkpoint.fragments import (
     up_of,
     vector_of,
 )
-from loramerge.checkpoint.storage import Array, Codec
+from loramerge.checkpoint.packing import ReadByPacking
+from loramerge.checkpoint.storage import Array
 from loramerge.errors import FormatError
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import StoredTensor, Tensor
@@ -163,7 +164,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BranchTensor:
+class BranchTensor(ReadByPacking):
     """A weight whose columns are those of one or more layers with a branch.
 
     Args:
@@ -196,14 +197,6 @@ class BranchTensor:
                     module=layer.stem,
                     hint="give the checkpoint that it was made from",
                 )
-
-    def dequantise(self, rows: Array, start: int) -> Array:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are read by their packing")
-
-    def codec(self, dtype: str) -> Codec:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are written by their packing")
 
 
 class BranchRows:

@@ -7,9 +7,9 @@ from typing import Any
 
 from loramerge.errors import FormatError
 from loramerge.files.json_values import values_in
-from loramerge.files.tensors import Tensor
+from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["MARK", "group_of", "settings_of"]
+__all__ = ["MARK", "four_bits", "group_of", "settings_of"]
 
 MARK = ".comfy_quant"
 
@@ -31,6 +31,21 @@ def settings_of(tensors: Mapping[str, Tensor], stem: str) -> Mapping[str, Any]:
         raise FormatError(
             "the mark of a quantised weight cannot be read", module=stem + MARK
         ) from None
+
+
+def four_bits(tensors: Mapping[str, Tensor], name: str, form: str) -> StoredTensor | None:
+    """Return a weight of two numbers in a byte with its type and shape; None if it is of another form.
+
+    Args:
+        form: the one that its mark must name.
+    """
+    tensor, stem = tensors[name], name.removesuffix(".weight")
+    known = tensor.dtype in ("I8", "U8") and len(tensor.shape) == 2 and stem + MARK in tensors
+    if not known or not isinstance(tensor, StoredTensor):
+        return None
+    if settings_of(tensors, stem)["format"] != form:
+        return None
+    return tensor.seen_as("I4", (tensor.shape[0], tensor.shape[1] * 2))
 
 
 def group_of(settings: Mapping[str, Any], columns: int, name: str) -> int:

@@ -15,11 +15,23 @@ from loramerge.checkpoint.ggml import BlockType
 from loramerge.checkpoint.storage import Array, Codec, Packing
 from loramerge.files.tensors import StoredTensor
 
-__all__ = ["BlockRows", "PackedTensor"]
+__all__ = ["BlockRows", "PackedTensor", "ReadByPacking"]
+
+
+class ReadByPacking:
+    """A tensor whose numbers only its packing reads and writes."""
+
+    def dequantise(self, rows: Array, start: int) -> Array:
+        """Refuse: there are no stored numbers of single weights."""
+        raise TypeError("packed weights are read by their packing")
+
+    def codec(self, dtype: str) -> Codec:
+        """Refuse: there are no stored numbers of single weights."""
+        raise TypeError("packed weights are written by their packing")
 
 
 @dataclass(frozen=True)
-class PackedTensor:
+class PackedTensor(ReadByPacking):
     """A packed weight.
 
     Args:
@@ -32,14 +44,6 @@ class PackedTensor:
     beside: tuple[str, ...] = ()
     nbytes: int = 0
     marks: tuple[str, ...] = ()
-
-    def dequantise(self, rows: Array, start: int) -> Array:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are read by their packing")
-
-    def codec(self, dtype: str) -> Codec:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are written by their packing")
 
 
 class BlockRows:

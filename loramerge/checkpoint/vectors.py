@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from loramerge.checkpoint.branch import BranchedLayer
 from loramerge.checkpoint.fragments import stored_vector, vector_of
-from loramerge.checkpoint.storage import Array, Codec
+from loramerge.checkpoint.packing import ReadByPacking
+from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import Tensor
 
@@ -27,7 +28,7 @@ def together(values: Array, splits: int) -> Array:
 
 
 @dataclass(frozen=True)
-class ReorderedTensor:
+class ReorderedTensor(ReadByPacking):
     """A bias in the order of the model.
 
     Args:
@@ -52,14 +53,6 @@ class ReorderedTensor:
     def packing(self) -> ReorderedRows:
         """The reader and writer of its numbers."""
         return ReorderedRows(self)
-
-    def dequantise(self, rows: Array, start: int) -> Array:
-        """Refuse: the numbers are read by their packing."""
-        raise TypeError("reordered numbers are read by their packing")
-
-    def codec(self, dtype: str) -> Codec:
-        """Refuse: the numbers are written by their packing."""
-        raise TypeError("reordered numbers are written by their packing")
 
     def ordered(self, stored: Array) -> Array:
         """Return stored numbers in the order of the model."""

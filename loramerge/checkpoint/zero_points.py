@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
+from loramerge.checkpoint.packing import ReadByPacking
 from loramerge.checkpoint.rotated import codes_of_pairs, pairs_of_codes
-from loramerge.checkpoint.storage import Array, Codec
+from loramerge.checkpoint.storage import Array
 from loramerge.checkpoint.vectors import apart, together
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.tensors import Tensor
@@ -124,7 +125,7 @@ class Interleaved:
 
 
 @dataclass(frozen=True)
-class ZeroPointTensor:
+class ZeroPointTensor(ReadByPacking):
     """A weight with zero points.
 
     Args:
@@ -152,14 +153,6 @@ class ZeroPointTensor:
     def packing(self) -> ZeroPointRows:
         """The reader and writer of rows."""
         return ZeroPointRows(self)
-
-    def dequantise(self, rows: Array, start: int) -> Array:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are read by their packing")
-
-    def codec(self, dtype: str) -> Codec:
-        """Refuse: there are no stored numbers of single weights."""
-        raise TypeError("packed weights are written by their packing")
 
 
 class ZeroPointRows:

@@ -1,4 +1,4 @@
-"""What other packages log while something is done."""
+"""The warnings that other packages log while something is done."""
 
 from __future__ import annotations
 

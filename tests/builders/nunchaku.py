@@ -170,7 +170,7 @@ def model_order(rows: int, splits: int) -> Array:
 
 
 def ones(rows: int, splits: int) -> Array:
-    """What is added to the scales of a modulation, by output of the model."""
+    """The numbers added to the scales of a modulation, by output of the model."""
     return np.array(
         [splits > 1 and i * splits // rows in (1, splits - 2) for i in range(rows)], float
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.comfy import MARK, settings_of
+from loramerge.checkpoint.comfy import four_bits
 from loramerge.checkpoint.storage import HeldTensor
 from loramerge.checkpoint.zero_points import ByRows, ZeroPointTensor
 from loramerge.errors import FormatError
@@ -58,20 +58,16 @@ class _Awq:
 
     def weight(self, tensors: Mapping[str, Tensor], name: str) -> StoredTensor | None:
         """Return the tensor with the type and shape of the weight; None for other weights."""
-        tensor, stem = tensors[name], name.removesuffix(".weight")
-        known = tensor.dtype in ("I8", "U8") and len(tensor.shape) == 2 and stem + MARK in tensors
-        if not known or not isinstance(tensor, StoredTensor):
-            return None
-        if settings_of(tensors, stem)["format"] != _FORMAT:
-            return None
-        return tensor.seen_as("I4", (tensor.shape[0], tensor.shape[1] * 2))
+        return four_bits(tensors, name, _FORMAT)
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
         return any(self.weight(tensors, name) is not None for name in tensors)
 
     def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
         stem = name.removesuffix(".weight")
-        return (stem + _SCALE, *(stem + end for end in _ZEROS)) if tensor.dtype == "I8" else ()
+        return (
+            (stem + _SCALE, *(stem + end for end in _ZEROS)) if tensor.dtype in ("I8", "U8") else ()
+        )
 
 
 STORAGE = _Awq()

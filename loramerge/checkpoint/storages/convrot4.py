@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loramerge.checkpoint.comfy import MARK, group_of, settings_of
+from loramerge.checkpoint.comfy import MARK, four_bits, group_of, settings_of
 from loramerge.checkpoint.packing import PackedTensor
 from loramerge.checkpoint.rotated import RotatedRows
 from loramerge.checkpoint.storage import HeldTensor
@@ -45,19 +45,13 @@ class _Convrot4:
 
     def weight(self, tensors: Mapping[str, Tensor], name: str) -> StoredTensor | None:
         """Return the tensor with the type and shape of the weight; None for other weights."""
-        tensor, stem = tensors[name], name.removesuffix(".weight")
-        known = tensor.dtype in ("I8", "U8") and len(tensor.shape) == 2 and stem + MARK in tensors
-        if not known or not isinstance(tensor, StoredTensor):
-            return None
-        if settings_of(tensors, stem)["format"] != _FORMAT:
-            return None
-        return tensor.seen_as("I4", (tensor.shape[0], tensor.shape[1] * 2))
+        return four_bits(tensors, name, _FORMAT)
 
     def fixes_types(self, tensors: Mapping[str, Tensor]) -> bool:
         return any(self.weight(tensors, name) is not None for name in tensors)
 
     def partners(self, tensor: Tensor, name: str) -> tuple[str, ...]:
-        return (name.removesuffix(".weight") + _SCALE,) if tensor.dtype == "I8" else ()
+        return (name.removesuffix(".weight") + _SCALE,) if tensor.dtype in ("I8", "U8") else ()
 
 
 STORAGE = _Convrot4()
