@@ -39,7 +39,8 @@ def record(
         made: Any = dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
         made._record = _fields_of(made)
         for name, function in (_SHARED | (_COMPARED if eq else {})).items():
-            setattr(made, name, function)
+            if name not in cls.__dict__:
+                setattr(made, name, function)
         return cast("type[T]", made)
 
     return make if cls is None else make(cls)

@@ -124,3 +124,14 @@ def test_records_given_by_name_alone():
 
 def test_records_survive_pickling():
     assert pickle.loads(pickle.dumps(Named(size=4))) == Named(size=4)
+
+
+def test_a_record_keeps_the_functions_of_its_own():
+    @record(eq=False)
+    class Shown:
+        size: int = 1
+
+        def __repr__(self):
+            return "shown"
+
+    assert repr(Shown()) == "shown"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from loramerge.adapter.widths import widest
 from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     from loramerge.adapter.shown import Overview
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Adapter"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@record(eq=False)
 class Adapter(Mapping[str, Delta]):
     """Deltas by site, embeddings, and `info`. Immutable.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +54,6 @@ __all__ = ["load"]
 _NEAREST_MOST = 20  # unknown keys for which the nearest known key is searched
 
 
-@dataclass
 class _Reading:
     """The parts of an adapter, collected group by group.
 
@@ -65,16 +63,17 @@ class _Reading:
         head: rows of a head in fused tensors that are interleaved by heads; 0 where none is.
     """
 
-    deltas: dict[Site, Delta] = field(default_factory=dict)
-    account: Account = field(default_factory=Account)
-    problems: list[Problem] = field(default_factory=list)
-    spelling: dict[tuple[Site, str], tuple[str, str]] = field(default_factory=dict)
-    stems: dict[str, dict[str, str]] = field(default_factory=dict)
-    covered: dict[tuple[str, str], str] = field(default_factory=dict)
-    dialects: Counter[str] = field(default_factory=Counter)
-    unknown: list[str] = field(default_factory=list)
-    aside: bool = False
-    head: int = 0
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self.deltas: dict[Site, Delta] = {}
+        self.account = Account()
+        self.problems: list[Problem] = []
+        self.spelling: dict[tuple[Site, str], tuple[str, str]] = {}
+        self.stems: dict[str, dict[str, str]] = {}
+        self.covered: dict[tuple[str, str], str] = {}
+        self.dialects = Counter[str]()
+        self.unknown: list[str] = []
+        self.aside = False
 
 
 def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
@@ -114,7 +113,7 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
         from loramerge.adapter.formats.lora_diffusion import check_positions
 
         check_positions(classified.groups, detection, source)
-    reading = _Reading(head=_head(detection, keys))
+    reading = _Reading(_head(detection, keys))
     reading.account.carried.extend(classified.embeddings)
     reading.unknown += _still_unknown(classified.unknown, reading, source)
     for group in with_owners(classified.groups, detection.naming):

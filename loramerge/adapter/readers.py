@@ -91,8 +91,9 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
         or any(names_an_adapter(key) for _, key in info.spelling.values())
     ):
         return
+    scaled = _stating_alphas(adapter) if target is None else frozenset[Site]()
     for program in READERS.known():
-        found = _reading(adapter, program, target, groups)
+        found = _reading(adapter, program, target, groups, scaled)
         if found is not None:
             yield found
 
@@ -100,7 +101,8 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
 def reading(adapter: Adapter, program: Program, target: Dialect | None = None) -> Reading | None:
     """Return the reading of an adapter by a program, None if it was not tested with this sort."""
     adapter = _in_its_words(adapter, target)
-    return _reading(adapter, program, target, _alike(adapter, target))
+    scaled = _stating_alphas(adapter) if target is None else frozenset[Site]()
+    return _reading(adapter, program, target, _alike(adapter, target), scaled)
 
 
 def _in_its_words(adapter: Adapter, target: Dialect | None) -> Adapter:
@@ -123,7 +125,11 @@ def _alike(adapter: Adapter, target: Dialect | None) -> list[_Alike]:
 
 
 def _reading(
-    adapter: Adapter, program: Program, target: Dialect | None, groups: list[_Alike]
+    adapter: Adapter,
+    program: Program,
+    target: Dialect | None,
+    groups: list[_Alike],
+    scaled: frozenset[Site],
 ) -> Reading | None:
     info = adapter.info
     if not adapter.deltas or info.account.unknown:
@@ -134,7 +140,6 @@ def _reading(
     unread, otherwise = set[Site](), dict[str, set[Site]]()
     refusing: dict[str, int] = {}
     barred, told = set[Site](), False
-    scaled = _stating_alphas(adapter) if target is None else frozenset[Site]()
     for group in groups:
         form, spelled, sites, names = group
         if not spelled or not all(program.has_seen(family, d, form, names) for d in spelled):

@@ -85,7 +85,6 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    gc.set_threshold(50_000)  # short-lived and few cycles: collecting costs a tenth of an inspect
     for name in _ONE_THREAD:  # before numpy starts its BLAS; our own pool does the rest
         os.environ.setdefault(name, "1")
     for stream in (sys.stdout, sys.stderr):

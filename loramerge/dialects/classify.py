@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from functools import cache
 from typing import NamedTuple
 
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
+from loramerge.records import record
 
 __all__ = ["Classified", "Group", "classify", "is_embedding", "names_an_adapter"]
 
@@ -49,7 +50,7 @@ class Group(NamedTuple):
     roles: dict[str, str]
 
 
-@dataclass
+@record
 class Classified:
     """The keys of a file, sorted: groups, embeddings to carry, and keys of no known shape.
 
@@ -293,8 +294,7 @@ def classify(
         if suffix not in _SHORT and key.startswith(split.stem):
             known[split.head, suffix] = split
         _add(groups, result, split.dialect, split.stem, split.role, key)
-    result.groups = _joined(groups, words)
-    return result
+    return replace(result, groups=_joined(groups, words))
 
 
 def _versions() -> tuple[int, int]:

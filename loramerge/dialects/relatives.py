@@ -63,6 +63,8 @@ def of_smaller_relative(family: Family, groups: Sequence[Group]) -> bool:
     """
     stems = (stem_table(DIALECTS[group.dialect], family).get(group.stem) for group in groups)
     found = _blocks(stem.modules[0] for stem in stems if stem is not None)
+    if sum(len(numbers) > _FEWEST for numbers in found.values()) < 2:
+        return False  # as always for UNets; the family's own blocks need not be counted
     several = [
         (numbers, _all_blocks(family)[sort])
         for sort, numbers in found.items()

@@ -6,7 +6,6 @@ person writes it: on the command line or in Python. In a recipe it names what is
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -219,10 +218,14 @@ class _Asking:
         self._repository, self._cached = repository, cached
 
     def __enter__(self) -> None:
+        import logging
+
         self._before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # its own logger takes a level back when it is first used
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import logging
+
         logging.disable(self._before)
         if not isinstance(error, Exception) or isinstance(error, NotFound):
             return

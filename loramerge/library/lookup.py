@@ -11,8 +11,6 @@ from pathlib import Path, PurePath
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.signatures import foreign_in
-from loramerge.library import hub
-from loramerge.library.hub import hub_reference
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
 
@@ -109,9 +107,12 @@ def find(
         file, _, adapter = name.rpartition("#")  # one of several adapters in a file
         found = find(file, holds, registry, root, names=names)
         return found.with_name(f"{found.name}#{adapter}")
-    remote = None if holds == "folders" or os.path.exists(path) else hub_reference(name)
-    if remote is not None:
-        return hub.fetch(remote, holds, hub.connect() if root is None else hub.cached())
+    if holds != "folders" and not os.path.exists(path):
+        from loramerge.library import hub
+
+        remote = hub.hub_reference(name)
+        if remote is not None:
+            return hub.fetch(remote, holds, hub.connect() if root is None else hub.cached())
     if holds == "folders":
         if not path.is_dir():
             close = nearest(name, _siblings(name, root, whole=True))

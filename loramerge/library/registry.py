@@ -6,13 +6,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, nearest
 from loramerge.files.json_values import read_values
-from loramerge.files.lock import locked
-from loramerge.files.writer import write_bytes
 from loramerge.records import record
 
 __all__ = [
@@ -89,7 +87,7 @@ class Folder:
     holds: str = "both"
 
 
-@dataclass
+@record
 class NameRegistry:
     """Named bases and library folders."""
 
@@ -104,6 +102,8 @@ class NameRegistry:
             "folders": [{"path": f.path, "holds": f.holds} for f in self.folders],
         }
         raw = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8")
+        from loramerge.files.writer import write_bytes  # only here: what reads alone starts sooner
+
         write_bytes(home() / _FILE, raw, force=True)
 
     def add_base(self, name: str, path: Path, *, force: bool = False) -> None:
@@ -153,7 +153,7 @@ class NameRegistry:
         folder = Folder(str(path.resolve()), holds)
         if folder in self.folders:
             return False
-        self.folders = [known for known in self.folders if known.path != folder.path]
+        self.folders[:] = [known for known in self.folders if known.path != folder.path]
         self.folders.append(folder)
         return True
 
@@ -171,7 +171,7 @@ class NameRegistry:
                 file=path,
                 hint="loramerge library list shows them",
             )
-        self.folders = kept
+        self.folders[:] = kept
 
 
 def load_registry() -> NameRegistry:
@@ -210,6 +210,8 @@ def changed_registry() -> Iterator[NameRegistry]:
         CorruptFile: if it cannot be understood.
         FileError: if it cannot be written.
     """
+    from loramerge.files.lock import locked
+
     with locked(home() / _FILE):
         registry = load_registry()
         yield registry

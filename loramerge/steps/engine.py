@@ -12,7 +12,6 @@ from typing import Any
 
 from loramerge.errors import LoramergeError, Setting, UsageError
 from loramerge.events import Note
-from loramerge.habits import advice_on_parameter
 from loramerge.parameters import Parameter, checked, made_of, parameters_of, wrong
 from loramerge.steps.parameters import Context, Verb
 
@@ -111,6 +110,8 @@ def _write_report(result: Any, path: Path) -> None:
 
 
 def _unknown(word: str, kind: type[Any], words: Sequence[str]) -> UsageError:
+    from loramerge.habits import advice_on_parameter
+
     hint = advice_on_parameter(word, kind.__name__.lower().removesuffix("files"), words)
     return UsageError(f"{word!r} is not a parameter", expected=", ".join(words), hint=hint)
 

@@ -19,6 +19,7 @@ from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.gguf import is_gguf
 from loramerge.library.lookup import files_of, is_adapter_folder, is_sharded
+from loramerge.records import record
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.shown import Shown
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["VERB", "Inspect", "InspectResult", "Inspected", "inspect", "inspect_adapter"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(kw_only=True)
 class Inspect:
     """Show the dialect, family, kinds, ranks, training metadata and problems of files.
 
@@ -133,7 +134,7 @@ _NO_FAMILY = Problem(
 )
 
 
-@dataclass
+@record
 class InspectResult:
     """All files, in order."""
 
@@ -179,7 +180,7 @@ def _things(name: str, context: Context) -> list[Path | _InMemory]:
     return list(files_of(name, context.root))
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _InMemory:
     """An adapter that a recipe computed, and its name there."""
 

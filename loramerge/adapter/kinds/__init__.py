@@ -101,7 +101,7 @@ def make_weight(stored: Stored) -> MadeDelta | None:
     Raises:
         ShapeError: if tensors do not fit together, or hold other than floating-point numbers.
     """
-    makers = _makers_of(*_told(stored))
+    makers = _makers_for(stored)
     _require_floats(stored, makers.free)
     for make in makers.of_weight:
         made = make(stored)
@@ -124,9 +124,14 @@ class _Makers(NamedTuple):
     of_others: tuple[BiasMaker, ...]
 
 
-def _told(stored: Stored) -> tuple[frozenset[str], tuple[Kind, ...]]:
+def _makers_for(stored: Stored) -> _Makers:
     roles = frozenset(stored.tensors)
-    return roles, _kinds_for(roles)
+    return _usual_makers(roles) if roles <= _usual_roles() else _makers_of(roles, known_kinds())
+
+
+@cache
+def _usual_makers(roles: frozenset[str]) -> _Makers:
+    return _makers_of(roles, _usual_kinds())
 
 
 @cache
@@ -163,7 +168,7 @@ def _require_floats(stored: Stored, free: Set[str]) -> None:
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of other parameters than the weight; the last of one parameter applies."""
-    for make in _makers_of(*_told(stored)).of_others:
+    for make in _makers_for(stored).of_others:
         made = make(stored, weight)
         if made is not None:
             yield made

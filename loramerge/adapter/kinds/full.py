@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
@@ -12,6 +12,7 @@ from loramerge.adapter.kinds.bases.joining import Placed, filled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 from loramerge.files.views import Derived, rows_of, unread_like
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ __all__ = ["KINDS", "Full", "join_differences", "sum_of_whole", "without_values"
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Full(Delta):
     """`ΔW = weight · value`. No alpha.
 

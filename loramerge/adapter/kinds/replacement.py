@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
@@ -15,6 +15,7 @@ from loramerge.adapter.kinds.token_rows import TokenRows, united_rows
 from loramerge.errors import AdapterError, UnsupportedKind
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, rows_of
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,7 @@ _TUNED = {"tuned_weight": "set_weight", "tuned_bias": "set_bias"}
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Replacement(Delta):
     """`W' = W + weight · (value − W)`: a tensor that takes the place of the base's.
 

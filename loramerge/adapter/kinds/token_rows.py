@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
@@ -12,6 +12,7 @@ from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.adapter.kinds.full import Full
 from loramerge.errors import AdapterError, ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
+from loramerge.records import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ _ROLE = "token_rows"
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class TokenRows(Delta):
     """`W'[i] = W[i] + weight · (value[k] − W[i])` for the k-th token i, and no change elsewhere.
 
