@@ -23,7 +23,7 @@ __all__ = ["command_named", "render_named", "summaries"]
 _ORDER = (
     "inspect", "diff", "compare", "mix", "resize", "convert", "bake", "extract", "merge", "train",
     "preview", "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects", "operators",
-    "families", "demo",
+    "families", "completion", "demo",
 )  # fmt: skip
 _FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'
 

@@ -74,10 +74,15 @@ def test_optional_arguments_are_shown_as_such(run):
     assert "mix [OPTIONS] ADAPTER..." in run.ok("mix", "--help").out
 
 
+_WITHOUT_RESULT = {
+    "base add", "base remove", "library add", "library remove",
+    "completion install", "completion show", "completion uninstall",
+}  # fmt: skip
+
+
 def test_common_options_are_everywhere():
     for name, command in ALL.items():
-        if isinstance(command, click.Group) or name in ("base add", "base remove", "library add",
-                                                        "library remove"):  # fmt: skip
+        if isinstance(command, click.Group) or name in _WITHOUT_RESULT:
             continue
         options = {flag for p in command.params for flag in p.opts}
         assert {"--json", "--json-file"} <= options, name

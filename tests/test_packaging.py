@@ -1,0 +1,27 @@
+"""What stands in several files about the package agrees."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import loramerge
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert (ROOT / project["tool"]["hatch"]["version"]["path"]).samefile(loramerge.__file__)
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    said = dict(re.findall(r"^(version|license): (\S+)$", citation, re.MULTILINE))
+    assert said == {"version": loramerge.__version__, "license": project["project"]["license"]}
+    assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
+
+
+def test_everything_that_is_named_goes_into_the_source_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    names = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert all((ROOT / name).exists() for name in names)
