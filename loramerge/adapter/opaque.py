@@ -7,6 +7,7 @@ one, and it is called by the name with most dots.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from loramerge.adapter.adapter import Adapter
@@ -15,7 +16,15 @@ from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.words import Words
 from loramerge.families import Family
 
-__all__ = ["common_stems", "commonly_named", "flat_name", "is_opaque", "opaque_key", "speaking_for"]
+__all__ = [
+    "common_stems",
+    "commonly_named",
+    "flat_name",
+    "flatly_named",
+    "is_opaque",
+    "opaque_key",
+    "speaking_for",
+]
 
 _NETWORKS = ("transformer.", "unet.", "model.diffusion_model.", "diffusion_model.")
 
@@ -111,6 +120,15 @@ def commonly_named(adapters: Sequence[Adapter]) -> list[Adapter]:
         if len(modules) > 1 and "" not in modules
     }
     return [_renamed(adapter, chosen) for adapter in adapters] if chosen else list(adapters)
+
+
+def flatly_named(adapter: Adapter) -> Adapter:
+    """Return an adapter in which modules of no family are called by their flat names.
+
+    Copies in two dialects then have the same names, without either being known to the other.
+    """
+    names = Counter(flat_name(module) for module in _opaque_modules(adapter))
+    return _renamed(adapter, {name: name for name, count in names.items() if count == 1})
 
 
 def _opaque_modules(adapter: Adapter) -> set[str]:

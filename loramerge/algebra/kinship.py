@@ -51,6 +51,18 @@ class Kinship:
         """True if one of the two holds what the other does, or a truncation of it."""
         return self.kind not in ("other", "nothing")
 
+    def full_words(
+        self, names: tuple[str, str], forms: tuple[str, str], *, refactored: bool = False
+    ) -> str:
+        """Return the relation in words, with what else differs between the two files.
+
+        Args:
+            forms: dialect and type of both.
+            refactored: whether the factors differ, of the same change.
+        """
+        said = self.words(*names) + (", in another factorisation" if refactored else "")
+        return said if forms[0] == forms[1] else f"{said}, converted ({forms[0]}, {forms[1]})"
+
     def words(self, a: str = "A", b: str = "B") -> str:
         """Return the relation in words, for copies."""
         if self.kind == "same":

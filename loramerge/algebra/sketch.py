@@ -1,9 +1,10 @@
 """Sketches: 4,096 numbers for each adapter, whose inner products are nearly those of ΔW.
 
 Each site is multiplied by random matrices from both sides, `P ΔW Q`, and these small matrices are added
-up in four groups of sites. They depend on the names and shapes of sites alone, not on files, factors or
-ranks. The inner product of two sketches is that of the deltas on average; of unrelated adapters with
-many sites it is off by 1/64 of their norms (one standard deviation), with one site by 1/32.
+up in four groups of modules. They depend on the names and shapes of modules alone, not on files,
+factors, ranks, or which modules a file stores fused. The inner product of two sketches is that of the
+deltas on average; of unrelated adapters with many sites it is off by 1/64 of their norms (one standard
+deviation), with one site by 1/32.
 
 Source: Johnson and Lindenstrauss, by Kronecker products of Gaussian matrices.
 """
@@ -14,8 +15,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
-from loramerge.adapter import Adapter
+from loramerge.adapter import Adapter, Delta
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.compare import comparable, delta_product
 from loramerge.algebra.gram import gram, operations
@@ -33,36 +35,73 @@ _OPERATIONS = 2e11  # of all pairs, that are worth doing: about half a minute
 
 
 def sketch(adapter: Adapter) -> Array:
-    """Return the sketch of an adapter, `(4096,)` in float64; sites that need a base count as zero."""
+    """Return the sketch of an adapter, `(4096,)` in float64; sites that need a base count as zero.
+
+    It is the same for a fused site and for its modules apart.
+    """
     import numpy as np
 
     found = np.zeros((_GROUPS, _SIDE, _SIDE))
     for site, delta in adapter.deltas.items():
-        if not comparable(delta):
-            continue
-        rows, columns = delta.flat_shape
-        name = f"{site.name}/{rows}/{columns}"
-        left, right = _projection(f"{name}/left", rows), _projection(f"{name}/right", columns)
-        group = found[_key(name) % _GROUPS]
-        if delta.rank is None:
-            group += left.T @ matrix(delta) @ right
-        else:
-            up, down = delta.factors("float64")
-            group += (left.T @ up) @ (down @ right)
+        if comparable(delta):
+            bounds = site.bounds(delta.flat_shape[0])
+            for module, rows in zip(site.modules, pairwise(bounds), strict=True):
+                name = f"{module}.{site.parameter}"
+                found[_key(name)[0] % _GROUPS] += _part(name, delta, slice(*rows))
     return found.reshape(-1)
 
 
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+def _part(name: str, delta: Delta, rows: slice) -> Array:
+    """Return `P ΔW Q` of some rows of a delta, `(32, 32)`."""
+    count, columns = rows.stop - rows.start, delta.flat_shape[1]
+    _, left, right = _key(f"{name}/{count}/{columns}")
+    if delta.rank is None:
+        whole = matrix(delta)[rows] * _signs(left, count)[:, None] * _signs(right, columns)
+        return _normals(left, count).T @ (whole @ _normals(right, columns))
+    up, down = delta.factors("float64")
+    up, down = up[rows] * _signs(left, count)[:, None], down * _signs(right, columns)
+    return (_normals(left, count).T @ up) @ (down @ _normals(right, columns))
 
 
-@lru_cache(maxsize=4096)
-def _projection(name: str, size: int) -> Array:
-    """Return a random matrix `(size, 32)` that depends on a name alone."""
+@lru_cache(maxsize=65_536)
+def _key(name: str) -> tuple[int, int, int]:
+    """Return three numbers that depend on a name alone."""
+    raw = hashlib.sha256(name.encode()).digest()
+    first, left, right = (int.from_bytes(raw[i : i + 8], "little") for i in (0, 8, 16))
+    return first, left, right
+
+
+# P and Q are rows of a table of normal numbers from a random one on, each with a random sign. Those of
+# two modules are independent unless they begin at the same row, and none has to be kept.
+_TABLE = 1 << 16
+
+
+@lru_cache(maxsize=1)
+def _table() -> Array:
     import numpy as np
 
-    random = np.random.Generator(np.random.Philox(key=_key(name)))
-    return random.standard_normal((size, _SIDE), dtype=np.float32) / math.sqrt(_SIDE)
+    random = np.random.Generator(np.random.Philox(key=_TABLE))
+    return random.standard_normal((_TABLE, _SIDE)) / math.sqrt(_SIDE)
+
+
+def _normals(key: int, size: int) -> Array:
+    """Return rows of the table, `(size, 32)`."""
+    import numpy as np
+
+    if size > _TABLE // 2:
+        return _table()[np.arange(key % _TABLE, key % _TABLE + size) % _TABLE]
+    start = key % (_TABLE - size)
+    return _table()[start : start + size]
+
+
+@lru_cache(maxsize=8192)
+def _signs(key: int, size: int) -> Array:
+    """Return 1 and −1 by chance, `(size,)`."""
+    import numpy as np
+
+    raw = np.random.Generator(np.random.Philox(key=key)).bytes(-(-size // 8))
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=size)
+    return 2 * bits.astype(np.int8) - 1
 
 
 def inner_products(

@@ -1,18 +1,24 @@
-"""The command `library`: name the folders in which adapters are found."""
+"""The command `library`: find adapters by name, words and resemblance; keep tags and notes."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loramerge.cli import show
 from loramerge.cli.command import emit
-from loramerge.cli.options import json_options
-from loramerge.errors import UsageError
+from loramerge.cli.indexed import COMMANDS
+from loramerge.cli.options import json_options, run_options
+from loramerge.cli.session import Session
+from loramerge.errors import NotFound, UsageError
 from loramerge.library.lookup import names_in_library
 from loramerge.library.registry import HOLDS, changed_registry, expanded, load_registry
+
+if TYPE_CHECKING:
+    from loramerge.library.scan import ScanResult
 
 _EXAMPLE = "Example: loramerge library add ~/loras"
 
@@ -20,7 +26,7 @@ _EXAMPLE = "Example: loramerge library add ~/loras"
 @click.group("library", epilog=_EXAMPLE)
 def command() -> None:
     """Name the folders in which adapters are found: `loramerge mix style:0.7` then finds
-    style.safetensors."""
+    style.safetensors. Index them to search, to find copies, and to keep tags, notes and ratings."""
 
 
 @command.command("add", epilog=f"{_EXAMPLE}; loramerge library add --comfyui ~/ComfyUI")
@@ -52,33 +58,127 @@ def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds:
             lines.append(f"{'added' if new else 'already in the library'}: {path.resolve()}")
     for line in lines:
         show.line(line)
+    show.line("Names in it are found now. To search in it as well: loramerge library scan")
+
+
+@command.command(
+    "scan", params=run_options(device=False), epilog="Example: loramerge library scan ~/loras"
+)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1)
+@click.option("--fresh", is_flag=True, help="Read all files again, also unchanged ones.")
+def scan_folders(
+    folders: tuple[str, ...],
+    fresh: bool,
+    as_json: bool,
+    json_file: str | None,
+    quiet: bool,
+    threads: int | None,
+) -> None:
+    """Index the adapters in folders [default: all folders of the library].
+
+    Only new and changed files are read. Files that were moved keep their tags and notes; those that are
+    gone are remembered as missing. Nothing is written beside the files.
+    """
+    from loramerge.library.index import open_index
+    from loramerge.library.scan import scan
+
+    wanted = [expanded(folder) for folder in folders]
+    if not wanted:
+        known = load_registry().folders
+        wanted = [Path(folder.path) for folder in known if folder.holds != "bases"]
+    if not wanted:
+        raise UsageError(
+            "the library has no folders of adapters",
+            hint="loramerge library add FOLDER, or give a folder to index",
+        )
+    with Session(quiet=quiet) as session, open_index() as index:
+        found = scan(index, wanted, fresh=fresh, threads=threads, notify=session.notify)
+    emit(found.json(), as_json, json_file, lambda: None if quiet else _render_scan(found))
+
+
+_MOST = 20  # files that are listed
+
+
+def _render_scan(found: ScanResult) -> None:
+    counts = [(name, len(getattr(found, name))) for name in ("new", "changed", "moved", "missing")]
+    said = ", ".join(f"{count} {name}" for name, count in counts if count)
+    show.line(f"{show.count(found.files, 'file')}: {said or 'nothing has changed'}.")
+    for title, paths in (("missing", found.missing), ("moved", found.moved)):
+        for path in paths[:_MOST]:
+            show.line(f"{title}: {path}")
+        if len(paths) > _MOST:
+            show.line(f"… and {len(paths) - _MOST} more {title}")
+    problems = [f"cannot be read: {p}: {why}" for p, why in sorted(found.unreadable.items())]
+    for path, those in sorted(found.sidecar_problems.items()):
+        problems += [f"left out, beside {path}: {problem}" for problem in those]
+    for line in problems[:_MOST]:
+        show.line(line)
+    if len(problems) > _MOST:
+        show.line(f"… and {len(problems) - _MOST} more files that cannot be read")
 
 
 @command.command("list", params=json_options(), epilog="Example: loramerge library list")
 def list_folders(as_json: bool, json_file: str | None) -> None:
-    """List the folders of the library, with how many files each holds."""
+    """List the folders of the library, with how many files each holds and how many are indexed.
+
+    `loramerge library search` without words lists the files.
+    """
     registry = load_registry()
+    indexed, missing = _indexed()
     content: list[dict[str, Any]] = []
     for folder in registry.folders:
         alone = type(registry)(folders=[folder])
         holds = "bases" if folder.holds == "bases" else "adapters"
         count = sum(1 for _ in names_in_library(alone, holds))
-        content.append({"path": folder.path, "holds": folder.holds, "files": count})
+        entry = {"path": folder.path, "holds": folder.holds, "files": count}
+        content.append(entry | _of(folder.path, indexed, missing))
+    scanned = sorted({*indexed, *missing} - {folder.path for folder in registry.folders})
+    content += [
+        {"path": path, "holds": None, "files": None} | _of(path, indexed, missing)
+        for path in scanned
+    ]
 
     def render() -> None:
         if not content:
             show.line("The library is empty. Add a folder: loramerge library add FOLDER")
-        show.table(
-            ((c["path"], c["holds"], c["files"]) for c in content), ("folder", "holds", "files")
-        )
+        rows = [[*entry.values()] for entry in content]
+        for row in rows:
+            row[1] = row[1] or "only indexed"
+        show.table(rows, ("folder", "holds", "files", "indexed", "missing"))
 
     emit(content, as_json, json_file, render)
+
+
+def _of(path: str, indexed: dict[str, int], missing: dict[str, int]) -> dict[str, int]:
+    return {"indexed": indexed.get(path, 0), "missing": missing.get(path, 0)}
+
+
+def _indexed() -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many files of each scanned folder are indexed, and how many of them are missing."""
+    from loramerge.library.index import has_index, open_index
+
+    if not has_index():
+        return {}, {}
+    with open_index(create=False) as index:
+        rows = index.rows("SELECT root, count(*), sum(missing) FROM places GROUP BY root")
+    return {root: n for root, n, _ in rows}, {root: gone for root, _, gone in rows}
 
 
 @command.command("remove", epilog="Example: loramerge library remove ~/loras")
 @click.argument("folder", metavar="FOLDER")
 def remove(folder: str) -> None:
-    """Take a folder off the library; its files stay."""
-    with changed_registry() as registry:
-        registry.remove_folder(expanded(folder))
+    """Take a folder off the library and its index; its files, and tags and notes, stay."""
+    from loramerge.library.index import has_index, open_index
+
+    place = expanded(folder)
+    forgotten = 0
+    if has_index():
+        with open_index(create=False) as index, index.writing():
+            forgotten = index.forget(str(place.resolve()))
+    with suppress(NotFound) if forgotten else nullcontext(), changed_registry() as registry:
+        registry.remove_folder(place)
     show.line("Removed the folder from the library; its files stay.")
+
+
+for one in COMMANDS:
+    command.add_command(one)

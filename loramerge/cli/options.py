@@ -34,9 +34,13 @@ def json_options() -> list[click.Parameter]:
     ]
 
 
-def run_options() -> list[click.Parameter]:
-    """Return the options of every command that computes something."""
-    return [
+def run_options(*, device: bool = True) -> list[click.Parameter]:
+    """Return the options of every command that computes something.
+
+    Args:
+        device: whether it may compute on another device than the CPU.
+    """
+    found: list[click.Parameter] = [
         *json_options(),
         click.Option(["--quiet", "-q"], is_flag=True, help="Show warnings only."),
         click.Option(
@@ -53,6 +57,7 @@ def run_options() -> list[click.Parameter]:
             "preview a GPU, if there is one].",
         ),
     ]
+    return found if device else found[:-1]
 
 
 def worker_options(large: int | None) -> list[click.Parameter]:

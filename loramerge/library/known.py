@@ -1,4 +1,4 @@
-"""Known files by name and by digest: those of the library, registered bases, and shipped ones."""
+"""Known files by name and by digest: those of the library and its index, bases, and shipped ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from loramerge.errors import LoramergeError
 from loramerge.files.folders import dataset_files
 from loramerge.files.pickled import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
+from loramerge.library.entries import with_digest
 from loramerge.library.lookup import find, is_adapter_folder, names_in_library
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import shipped_as
@@ -64,11 +65,14 @@ class KnownFiles:
         return find(name, holds, self._registry, root, names=self._listed)
 
     def with_digest(self, sha256: str, first: str) -> Path | None:
-        """Return a file with a digest, among these or shipped ones, None if there is none.
+        """Return a file with a digest, among these, indexed or shipped ones, None if there is none.
 
         Args:
             first: a file name; files of that name are tried before the others.
         """
+        for path in with_digest(sha256):  # as the index of the library remembers
+            if self._digest(path) == sha256:
+                return path
         places = dict.fromkeys(shipped_as(first)) | self._places
         for path in sorted(places, key=lambda path: path.name != first):
             if self._digest(path) == sha256:

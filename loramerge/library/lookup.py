@@ -22,8 +22,10 @@ __all__ = [
     "files_of",
     "find",
     "is_adapter_folder",
+    "is_called",
     "is_sharded",
     "names_in_library",
+    "walk",
 ]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
@@ -81,7 +83,8 @@ def find(
 
     Looked up as a path, as a repository of Hugging Face (`hf:`), as a registered base (for bases), in
     the library folders (the whole name first, then with a suffix added), and among what comes with
-    loramerge. `FILE#NAME` is the adapter of a name in a file of several.
+    loramerge. Last comes the index, which knows former names of files, too. `FILE#NAME` is the adapter
+    of a name in a file of several.
 
     Args:
         holds: `adapters`, `bases`, `models` (a base, else an adapter), or `folders` (of images; paths
@@ -156,7 +159,29 @@ def find(
         return shipped(name)
     if folder is not None:
         return folder
+    if (indexed := _indexed(name, holds, wanted)) is not None:
+        return indexed
     raise _not_found(name, holds, registry, known, root)
+
+
+def _indexed(name: str, holds: str, wanted: str) -> Path | None:
+    """Return the adapter that the index of the library knows by a name, or knew before it was moved.
+
+    Raises:
+        UsageError: if there are several.
+    """
+    if holds != "adapters":
+        return None
+    from loramerge.library.entries import indexed_paths  # few names need it
+
+    found = indexed_paths(lambda relative: _matches(relative, wanted))
+    if len(found) > 1:
+        raise UsageError(
+            f"the name {name!r} matches several files in the index of the library",
+            found=listed([str(path) for path in found]),
+            hint="give more of the path",
+        )
+    return found[0] if found else None
 
 
 def _not_found(
@@ -234,10 +259,11 @@ def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, 
     for folder in registry.folders:
         if folder.holds not in (holds, "both"):
             continue
-        yield from _walk(folder.path, holds)
+        yield from walk(folder.path, holds)
 
 
-def _walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
+def walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
+    """Yield (relative path, path) of every candidate in a folder and below it."""
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):  # people link model folders
         if (real := os.path.realpath(folder)) in seen:
@@ -263,6 +289,11 @@ def bare(relative: str) -> str:
         if relative.lower().endswith(suffix):
             return relative[: -len(suffix)]
     return relative
+
+
+def is_called(relative: str, name: str) -> bool:
+    """Return whether a name, as a person writes it, is that of a file in a library folder."""
+    return _matches(relative, PurePath(name.replace("\\", "/")).as_posix())
 
 
 def _matches(relative: str, wanted: str) -> bool:
@@ -297,7 +328,7 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
     for name in names:
         path = below(root, name)
         if os.path.isdir(path) and name and not is_adapter_folder(path):
-            inside = list(_walk(str(path), "adapters"))
+            inside = list(walk(str(path), "adapters"))
             if not inside:
                 raise NotFound(
                     "the folder holds no adapters",

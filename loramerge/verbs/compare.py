@@ -112,13 +112,11 @@ class CompareResult(Shown):
     def words(self, copy: Copy) -> str:
         """Return how two files are related, in words."""
         a, b = self.files[copy.a], self.files[copy.b]
-        said = copy.kinship.words(Path(a.path).name, Path(b.path).name)
-        forms = [f"{one.dialect} {one.dtype}" for one in (a, b)]
-        if forms[0] != forms[1]:
-            said += f", converted ({forms[0]}, {forms[1]})"
-        elif copy.refactored:
-            said += ", in another factorisation"
-        return said
+        return copy.kinship.full_words(
+            (Path(a.path).name, Path(b.path).name),
+            (f"{a.dialect} {a.dtype}", f"{b.dialect} {b.dtype}"),
+            refactored=copy.refactored,
+        )
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -460,8 +460,8 @@ def test_for_many_lost_inputs_the_library_is_listed_once_and_each_file_read_once
     for number in range(4):
         shutil.copy("b.safetensors", f"library/other-{number}.safetensors")
     listed, read = [], []
-    walk, digest = lookup._walk, known.digest_at
-    monkeypatch.setattr(lookup, "_walk", lambda *args: (listed.append(args), walk(*args))[1])
+    walk, digest = lookup.walk, known.digest_at
+    monkeypatch.setattr(lookup, "walk", lambda *args: (listed.append(args), walk(*args))[1])
     monkeypatch.setattr(known, "digest_at", lambda path: (read.append(Path(path)), digest(path))[1])
     recipe, _ = recipe_of_file(Path("out.safetensors"))
     files = known.KnownFiles()
