@@ -213,13 +213,13 @@ def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> 
 
 
 def _render_duplicates(found: Duplicates) -> None:
-    files = show.count(found.adapters, "file")
+    files = show.count(found.files, "file")
     pairs = show.count(len(found.pairs), "pair")
     same = show.count(len(found.same), "file")
     show.line(f"{files}: {same} at several places, {pairs} of copies.")
     for one in found.same:
         show.line(f"the same file: {listed([place.path for place in one.places], 8)}")
-    for group in found.groups():
+    for _, group in found.groups():
         for pair in group:
             show.line(f"{pair.words}.")
     if found.unchecked:
@@ -250,9 +250,10 @@ def tag(
         if remove:
             kept = [one for one in own.tags if given and one.casefold() not in folded]
             return replace(own, tags=tuple(kept))
-        known = {one.casefold() for one in own.tags}
-        new = [one for one in given if one.casefold() not in known]
-        return replace(own, tags=(*own.tags, *dict.fromkeys(new)))
+        known: dict[str, str] = {}
+        for one in (*own.tags, *given):
+            known.setdefault(one.casefold(), one)
+        return replace(own, tags=tuple(known.values()))
 
     _change(file, change, as_json, json_file)
 

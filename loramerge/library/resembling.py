@@ -193,19 +193,19 @@ class Duplicates:
         same: contents that lie at several places.
         pairs: contents of which one holds what the other does.
         groups: contents that such pairs join.
-        adapters: how many were compared.
+        files: how many there are.
         unchecked: pairs that may be copies and were not compared exactly.
         problems: path → why it was not compared.
     """
 
-    adapters: int
+    files: int
     same: list[Entry] = field(default_factory=list)
     pairs: list[Copies] = field(default_factory=list)
     unchecked: int = 0
     problems: dict[str, str] = field(default_factory=dict)
 
-    def groups(self) -> list[list[Copies]]:
-        """Return a pair for each copy that could go, by groups, with the file to keep first.
+    def groups(self) -> list[tuple[Entry, list[Copies]]]:
+        """Return the groups of copies: the file to keep, and a pair for each that could go.
 
         The one to keep is not a truncation, and has the widest type of numbers.
         """
@@ -227,13 +227,13 @@ class Duplicates:
                         reached.append(other.content)
                         group.append(pair)
             if group:
-                found.append(group)
+                found.append((known[first], group))
         return found
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {
-            "adapters": self.adapters,
+            "files": self.files,
             "same": [[place.path for place in one.places] for one in self.same],
             "pairs": [
                 {
@@ -245,6 +245,16 @@ class Duplicates:
                     "cosine": pair.cosine,
                 }
                 for pair in self.pairs
+            ],
+            "groups": [
+                {
+                    "keep": kept.places[0].path,
+                    "copies": sorted(
+                        {one.places[0].path for pair in group for one in (pair.a, pair.b)}
+                        - {kept.places[0].path}
+                    ),
+                }
+                for kept, group in self.groups()
             ],
             "unchecked": self.unchecked,
             "problems": self.problems,
@@ -258,12 +268,13 @@ def duplicates(index: Index, *, most: int = 2000, notify: Notify = ignore) -> Du
         most: pairs that are compared exactly.
     """
     every = _sketched(index)
-    here = {number for (number,) in index.rows("SELECT content FROM places WHERE NOT missing")}
+    places = index.rows("SELECT content FROM places WHERE NOT missing AND content NOT NULL")
+    here = {number for (number,) in places}
     several = index.rows(
         "SELECT content FROM places WHERE NOT missing AND content NOT NULL "
         "GROUP BY content HAVING count(*) > 1 ORDER BY min(path)"
     )
-    result = Duplicates(len(here), same=entries(index, [row[0] for row in several]))
+    result = Duplicates(len(places), same=entries(index, [row[0] for row in several]))
     rows = every[[int(number) in here for number in every]] if len(every) else every
     near = list(Sketches(index.folder).near_pairs(rows, _SEEN)) if len(rows) else []
     known = {n: one for n in {x for a, b, _ in near for x in (a, b)} for one in entries(index, [n])}

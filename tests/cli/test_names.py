@@ -61,7 +61,8 @@ def test_library(run):
     assert "added" in run.ok("library", "add", "loras").out
     assert "already in the library" in run.ok("library", "add", "loras").out
     (entry,) = run.ok("library", "list", "--json").json
-    assert entry == {"path": str((run.folder / "loras").resolve()), "holds": "both", "files": 1}
+    assert entry == {"path": str((run.folder / "loras").resolve()), "holds": "both", "files": 1,
+                     "indexed": 0, "missing": 0}  # fmt: skip
     run.ok("library", "add", "loras", "--holds", "bases")
     assert run.ok("library", "list", "--json").json[0]["holds"] == "bases"
     run.refused(3, "mix", "one", says="'one'")
