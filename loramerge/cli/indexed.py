@@ -31,7 +31,12 @@ _CELLS = ("adapter", "family", "rank", "size", "trigger words", "rating")
 @click.argument("words", metavar="[WORD]...", nargs=-1)
 @click.option("--family", metavar="FAMILY", help="Only adapters for this family, such as sdxl.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only with this tag. Repeatable.")
-@click.option("--rating", type=click.IntRange(1, 5), help="Only those that you rated so or better.")
+@click.option(
+    "--rating",
+    metavar="N",
+    type=click.IntRange(1, 5),
+    help="Only those that you rated so or better.",
+)
 @click.option("--missing", is_flag=True, help="Only files that are gone.")
 @click.option("--most", type=click.IntRange(1), metavar="N", default=50, show_default=True,
               help="How many to list. --json has all.")  # fmt: skip

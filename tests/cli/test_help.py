@@ -61,6 +61,8 @@ def test_examples_run(run, name, monkeypatch):
         unmeasured(monkeypatch)
     for line in examples:
         prepare(run, monkeypatch, resized=name == "diff", pictures=name in ("train", "preview"))
+        if name in ("library search", "library similar", "library duplicates"):
+            run.ok("library", "scan", ".")
         words = shlex.split(line)
         assert words[0] == "loramerge" and " ".join(words).startswith(
             f"loramerge {name.split()[0]}"

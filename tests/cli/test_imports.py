@@ -93,7 +93,8 @@ def _start_each(run, commands, *, before=""):
 
 LIGHT = [
         ("--help",), ("--version",), ("mix", "--help"), ("bake", "--help"), ("base", "list"),
-        ("library", "list"), ("dialects",), ("families",), ("inspect", "a"), ("inspect", "b", "--json"),
+        ("library", "list"), ("library", "search", "a"), ("dialects",), ("families",),
+        ("inspect", "a"), ("inspect", "b", "--json"),
         ("inspect", "base"), ("inspect", "a", "--hash"), ("inspect", "a", "--metadata"),
         ("inspect", "p"), ("meta", "a"), ("meta", "b", "--strip", "--json"), ("convert", "--help"),
         ("train", "--help"), ("preview", "--help"),
@@ -102,6 +103,7 @@ LIGHT = [
 
 def test_light_commands_import_nothing_heavy(run):
     run.ok("mix", "a", "--to", "peft", "-o", "p")
+    run.ok("library", "scan", ".")
     for arguments, (code, imported, errors, _) in _start_each(run, LIGHT).items():
         assert code == 0, errors
         assert imported == set(), arguments
@@ -131,6 +133,7 @@ WORK = [
     ("mix", "a", "--to", "peft"),
     ("convert", "a", "--to", "diffusers", "--dtype", "float32"),
     ("bake", "-b", "base", "a", "--rounding", "stochastic"),
+    ("library", "scan", "."), ("library", "similar", "a"), ("library", "duplicates"),
 ]  # fmt: skip
 
 

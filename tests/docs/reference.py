@@ -57,7 +57,8 @@ Exit codes: 0 done, 1 a difference was found (`diff --exit-code`, `run OUTPUT`),
 
 ## Names and weights
 
-An adapter is a path, or a bare name that is looked up in the folders of the library: `style`, `style.safetensors`, `sub/style`.
+An adapter is a path, or a bare name that is looked up in the folders of the library: `style`, `style.safetensors`, `sub/style`. The
+[index](library.md) also knows the names that files had before they were moved.
 A base is a path or a registered name. The whole name is tried before `.safetensors` is added, so `detail_v1.1` works.
 `hf:ORG/REPO`, `hf:ORG/REPO/FILE` and `hf:ORG/REPO/FILE@REVISION` name a repository of Hugging Face or a file in it, which the
 package huggingface_hub downloads into its cache; a repository with several files of weights needs the file's name. `FILE#NAME` is

@@ -98,7 +98,7 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "extract", "formats", "merging", "operators", "python",
+        "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators", "python",
         "recipes", "report-2022", "resizing", "tiny", "training", "weights",
     )
 ]  # fmt: skip
@@ -117,6 +117,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
     for name in (
         "commands",
         "extract",
+        "library",
         "merging",
         "recipes",
         "resizing",
