@@ -98,8 +98,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators", "python",
-        "recipes", "report-2022", "resizing", "tiny", "training", "weights",
+        "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators",
+        "python", "recipes", "report-2022", "resizing", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
