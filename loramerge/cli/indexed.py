@@ -16,9 +16,10 @@ from loramerge.cli.session import Session
 from loramerge.errors import NotFound, UsageError, listed
 
 if TYPE_CHECKING:
+    from loramerge.library.duplicates import Duplicates
     from loramerge.library.entries import Entry
     from loramerge.library.index import Index, Own
-    from loramerge.library.resembling import Duplicates, Resembling
+    from loramerge.library.resembling import Resembling
 
 __all__ = ["COMMANDS"]
 
@@ -136,13 +137,15 @@ def _entry(index: Index, name: str) -> Entry:
     Raises:
         NotFound: if there is neither.
     """
+    from loramerge.adapter.formats.named import split_name
     from loramerge.library.entries import entry, require_one
     from loramerge.library.lookup import find, is_called
     from loramerge.library.scan import scan_file
 
     content, reason = None, None
     try:
-        content = scan_file(index, find(name, "adapters")).content
+        path, _ = split_name(find(name, "adapters"))
+        content = scan_file(index, path).content
     except NotFound as error:
         reason = error
     if content is None:
@@ -209,8 +212,8 @@ def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> 
 
     Copies are found however they were rescaled, resized, converted or factored anew. Nothing is deleted.
     """
+    from loramerge.library.duplicates import duplicates as found_in
     from loramerge.library.index import open_index
-    from loramerge.library.resembling import duplicates as found_in
 
     with Session(quiet=quiet) as session, open_index(create=False) as index:
         found = found_in(index, most=most, notify=session.notify)

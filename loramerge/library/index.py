@@ -122,6 +122,8 @@ def open_index(*, create: bool = True) -> Iterator[Index]:
         if _version(connection) != _VERSION:
             with locked(path):
                 _prepare(connection, path)
+        with suppress(sqlite3.OperationalError):  # where the disk has none, the usual journal does
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         yield Index(connection, path.parent)
     except (sqlite3.Error, OSError) as error:
@@ -151,8 +153,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version > _VERSION:
         raise FileError("a newer loramerge has made the index of the library", file=path,
                         hint="use that one, or set LORAMERGE_HOME to another folder")  # fmt: skip
-    with suppress(sqlite3.OperationalError):  # where the disk has none, the usual journal does
-        connection.execute("PRAGMA journal_mode = WAL")
     drop = "".join(f"DROP TABLE IF EXISTS {name};" for name in ("words", "places", "contents"))
     connection.executescript(
         f"BEGIN IMMEDIATE;{drop}{_OWN}{_TABLES}PRAGMA user_version = {_VERSION};COMMIT;"
@@ -258,9 +258,10 @@ class Index:
 
     def put_own(self, identity: str, own: Own) -> None:
         """Write one's own words on an adapter, and make them searchable."""
+        note = own.note and own.note.encode("utf-8", "replace").decode("utf-8")
         self._database.execute(
             "INSERT OR REPLACE INTO own (identity, tags, note, rating) VALUES (?, ?, ?, ?)",
-            (identity, json.dumps(list(own.tags)), own.note, own.rating),
+            (identity, json.dumps(list(own.tags)), note, own.rating),
         )
         for (content,) in self.rows("SELECT id FROM contents WHERE identity = ?", identity):
             self._refresh_words(content)

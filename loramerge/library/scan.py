@@ -99,8 +99,7 @@ def scan(
     every: dict[str, _FileNow] = {}
     for root in roots:
         every |= {one.path: one for one in _walk(root, result)}
-    known = {place.path: place for root in roots for place in index.places("root = ?", str(root))}
-    known |= dict(_elsewhere(index, every, known))
+    known = {place.path: place for root in roots for place in _below(index, root)}
     sketched = {number for (number,) in index.rows("SELECT id FROM contents WHERE sketched")}
     room = Sketches(index.folder).count
     lost = {number for number in sketched if number >= room}  # the file of sketches is gone
@@ -110,7 +109,7 @@ def scan(
         same = place is not None and place.state == one.state and place.content not in lost
         if place is None or not same or fresh:
             todo.append(one)
-        elif place.beside != one.beside or place.missing or place.root != one.root:
+        elif place.beside != one.beside or place.missing:
             with index.writing():
                 index.put_place(_placed(one, place.content, place.error))
     _read_all(index, todo, known, result, fresh or bool(lost), threads, notify)
@@ -130,6 +129,10 @@ def scan_file(index: Index, path: Path) -> Location:
         LoramergeError: if it cannot be read.
     """
     place = path.absolute()
+    try:
+        str(place).encode("utf-8")
+    except UnicodeEncodeError:
+        raise LoramergeError("the index cannot keep a name that is not UTF-8", file=path) from None
     known = index.places("path = ?", str(place)) or index.places("path = ?", str(place.resolve()))
     if known:
         place = Path(known[0].path)
@@ -163,11 +166,13 @@ def _walk(root: Path, result: ScanResult) -> Iterator[_FileNow]:
 
 
 def _seen(path: Path, root: str, names: Listing) -> _FileNow:
-    files = [path]
-    if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.is_file())
     beside = sidecars_of(path, names)
-    return _FileNow(str(path), root, _state(files), _state(beside, names=True), names)
+    return _FileNow(str(path), root, _state(_files(path)), _state(beside, names=True), names)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or all files in the folder of an adapter."""
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
 
 
 def _state(paths: Sequence[Path], *, names: bool = False) -> str:
@@ -180,14 +185,10 @@ def _state(paths: Sequence[Path], *, names: bool = False) -> str:
     return " ".join(parts)
 
 
-def _elsewhere(
-    index: Index, every: dict[str, _FileNow], known: dict[str, Location]
-) -> Iterator[tuple[str, Location]]:
-    """Yield places of these files that were found in a scan of another folder."""
-    for path in every:
-        if path not in known:
-            for place in index.places("path = ?", path):
-                yield path, place
+def _below(index: Index, root: Path) -> list[Location]:
+    """Return the places in a folder, whichever folder was scanned when they were found."""
+    start = str(root / "x")[:-1]
+    return index.places("root = ? OR substr(path, 1, ?) = ?", str(root), len(start), start)
 
 
 # --- reading
@@ -235,9 +236,10 @@ def _read(one: _FileNow, contents: dict[str, int]) -> _Done:
     path = Path(one.path)
     try:
         found = digests(path)
-        if found.sha256 in contents:
-            return _Done(one, found, None)
-        return _Done(one, found, read(path, found))
+        content = None if found.sha256 in contents else read(path, found)
+        if _state(_files(path)) != one.state:
+            return _Done(one, None, None, "it changed while it was read")
+        return _Done(one, found, content)
     except LoramergeError as error:
         return _Done(one, None, None, error.problem)
     except OSError as error:
@@ -297,8 +299,10 @@ def _placed(one: _FileNow, content: int | None, error: str | None) -> Location:
 def _tell(index: Index, every: dict[str, _FileNow], result: ScanResult) -> None:
     """Add what is wrong with files and sidecars in the folders, whenever it was found."""
     for root in result.folders:
-        for place in index.places("root = ? AND NOT missing", root):
-            if place.error and place.path in every:
+        for place in _below(index, Path(root)):
+            if place.path not in every:
+                continue
+            if place.error:
                 result.unreadable[place.path] = place.error
             if place.sidecars.get("problems"):
                 result.sidecar_problems[place.path] = list(place.sidecars["problems"])

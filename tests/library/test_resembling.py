@@ -10,14 +10,18 @@ import pytest
 from loramerge.adapter import Adapter, Site
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save
+from loramerge.algebra.mix import mix
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.resize import resize
 from loramerge.algebra.sketch import sketch
+from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError
+from loramerge.library import duplicates as copies_in
 from loramerge.library import resembling, scan
 from loramerge.library.contents import unit_sketch
+from loramerge.library.duplicates import duplicates
 from loramerge.library.index import open_index
-from loramerge.library.resembling import duplicates, nearest, similar
+from loramerge.library.resembling import nearest, similar
 from loramerge.library.sketches import WIDTH, Sketches
 from tests.algebra.test_ingredients import generated
 from tests.builders.deltas import adapter, low_rank, rng
@@ -177,4 +181,33 @@ def test_rows_that_no_content_has_are_not_found(library):
         Sketches(index.folder).write({500: row})
         assert 500 not in dict(nearest(index, row, 100))
         assert len(nearest(index, row, 3)) == 3 and nearest(index, row, 3)[0][1] > 0.999
-    assert resembling.RELATED > resembling._SEEN
+    assert resembling.RELATED > copies_in._SEEN
+
+
+def test_copies_of_a_real_adapter(shared_data, tmp_path):
+    """In other factors, of a lower rank, times 0.7, and in another dialect and float32."""
+    path = shared_data / "adapters" / "analog_svd_rank4.safetensors"
+    whole = load(path)
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    save(in_gauge(whole, 3, 20.0), folder / "anew.safetensors", dtype="F32")
+    save(resize(whole, RankRule(rank=3))[0], folder / "small.safetensors")
+    save(mix([(whole, Weight(0.7))], RankRule())[0], folder / "quiet.safetensors")
+    save(whole, folder / "converted.safetensors", to="kohya", dtype="F32")
+    with open_index() as index:
+        scan.scan(index, [folder, shared_data / "adapters"])
+        found = {one.entry.path.stem: one for one in similar(index, whole)}
+        pairs = duplicates(index).pairs
+    name = path.name
+    for stem, words in (
+        ("anew", f"is the same adapter as {name}, in another factorisation, converted"),
+        ("small", f"small.safetensors is {name} resized to rank 3: "),
+        ("quiet", f"quiet.safetensors is {name} times 0.7"),
+        ("converted", "converted (lora_diffusion float16, kohya float32)"),
+    ):
+        assert found[stem].copy and words in found[stem].words
+    assert sum(one.copy for one in found.values()) == 4
+    names = {path.stem, "anew", "small", "quiet", "converted"}
+    assert {frozenset((p.a.path.stem, p.b.path.stem)) for p in pairs} == {
+        frozenset((a, b)) for a in names for b in names if a < b
+    }

@@ -161,6 +161,35 @@ def test_vanished_files_are_missing_and_not_forgotten(folder):
             scan.scan(opened, [folder / "nothing"])
 
 
+def test_folders_in_folders_are_one_index(folder):
+    assert len(scanned(folder / "sub").new) == 3
+    found = scanned(folder)
+    assert found.files == 3 and found.new == []
+    (folder / "sub/style0.safetensors").unlink()
+    assert names(scanned(folder).missing) == ["style0.safetensors"]
+    (folder / "sub/style1.safetensors").unlink()
+    assert len(scanned(folder, folder / "sub").missing) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(folder, monkeypatch):
+    path = folder / "sub/style0.safetensors"
+    read = scan.read
+
+    def and_write(place: Path, known: contents.Digests) -> contents.Read:
+        found = read(place, known)
+        if place == path:
+            write(path, 9)
+        return found
+
+    monkeypatch.setattr(scan, "read", and_write)
+    assert "changed while" in "".join(scanned(folder).unreadable.values())
+    monkeypatch.setattr(scan, "read", read)
+    assert scanned(folder).unreadable == {}
+    with open_index() as opened:
+        found = opened.facts(scan_file_content(opened, path))
+    assert found["sha256"] == contents.digests(path).sha256
+
+
 def test_broken_files_are_reported_and_read_again_only_when_they_change(folder, monkeypatch):
     (folder / "bad.safetensors").write_bytes(b"no")
     (folder / "pipe.json").write_bytes(b"{")
