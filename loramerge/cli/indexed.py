@@ -51,10 +51,11 @@ def search(
     as_json: bool,
     json_file: str | None,
 ) -> None:
-    """List the indexed adapters that have all WORDs, the best first; all of them without a WORD.
+    """List the indexed adapters that have all WORDs.
 
-    Words are the beginnings of those in names, trigger words, tags, families, comments, sidecars, and
-    your own tags and notes. The first digits of a hash are found, too.
+    The best come first; without a WORD all are listed. Words are the beginnings of those in names,
+    trigger words, tags, families, comments, sidecars, and your own tags and notes. The first digits
+    of a hash are found, too.
     """
     from loramerge.library.entries import search as found_in
     from loramerge.library.index import open_index
@@ -87,7 +88,10 @@ def _row(one: Entry) -> tuple[str, ...]:
 @click.command("show", params=json_options(), epilog="Example: loramerge library show style")
 @click.argument("file", metavar="FILE")
 def show_one(file: str, as_json: bool, json_file: str | None) -> None:
-    """Show all that is known of an adapter: by its file, by other programs, and by you."""
+    """Show all that is known of an adapter.
+
+    That is what its file says, what other programs keep beside it, and your own tags and notes.
+    """
     from loramerge.library.index import open_index
 
     with open_index() as index:
@@ -113,7 +117,8 @@ def _render(one: Entry) -> None:
         ("tags", ", ".join(one.tags)),
         ("words in captions", tags),
         ("comment", facts.get("comment")),
-        *((name, one.beside(name)) for name in ("version", "notes", "description", "weight")),
+        *((name, one.beside(name)) for name in ("version", "notes", "description")),
+        ("usual weight", one.beside("weight")),
         ("preview", one.beside("preview")),
         (
             "read beside it",
@@ -164,9 +169,10 @@ def _entry(index: Index, name: str) -> Entry:
 @click.option("--most", type=click.IntRange(1, 1000), metavar="N", default=10, show_default=True,
               help="How many to list.")  # fmt: skip
 def similar(file: str, most: int, as_json: bool, json_file: str | None, quiet: bool) -> None:
-    """List the indexed adapters that change a model most like FILE does, and copies of it.
+    """List the indexed adapters nearest to FILE.
 
-    Copies are found however they were rescaled, resized, converted or factored anew.
+    They change a model most like FILE does. Copies are found however they were rescaled, resized,
+    converted or factored anew.
     """
     from loramerge.adapter.load import load
     from loramerge.library.index import open_index
@@ -208,9 +214,10 @@ def _render_similar(found: Sequence[Resembling]) -> None:
 @click.option("--most", type=click.IntRange(1), metavar="N", default=2000, show_default=True,
               help="How many pairs that may be copies are compared exactly.")  # fmt: skip
 def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> None:
-    """List the copies in the index: the same file twice, or the same change in another form.
+    """List copies among the indexed adapters.
 
-    Copies are found however they were rescaled, resized, converted or factored anew. Nothing is deleted.
+    That is the same file twice, or the same change in another form. Copies are found however they
+    were rescaled, resized, converted or factored anew. Nothing is deleted.
     """
     from loramerge.library.duplicates import duplicates as found_in
     from loramerge.library.index import open_index
@@ -222,8 +229,8 @@ def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> 
 
 def _render_duplicates(found: Duplicates) -> None:
     files = show.count(found.files, "file")
-    pairs = show.count(len(found.pairs), "pair")
-    same = show.count(len(found.same), "file")
+    pairs = show.count(len(found.pairs), "pair") if found.pairs else "no pair"
+    same = show.count(len(found.same), "file") if found.same else "no file"
     show.line(f"{files}: {same} at several places, {pairs} of copies.")
     for one in found.same:
         show.line(f"the same file: {listed([place.path for place in one.places], 8)}")
@@ -248,7 +255,10 @@ def _render_duplicates(found: Duplicates) -> None:
 def tag(
     file: str, tags: tuple[str, ...], remove: bool, as_json: bool, json_file: str | None
 ) -> None:
-    """Give an adapter tags of your own. They stay with it when it is moved or renamed."""
+    """Give an adapter tags of your own.
+
+    They stay with it when it is moved or renamed.
+    """
     given = [word for text in tags for word in map(str.strip, text.split(",")) if word]
     if not given and not remove:
         raise UsageError("a tag is missing", hint="loramerge library tag FILE TAG")
@@ -271,7 +281,10 @@ def tag(
 @click.argument("file", metavar="FILE")
 @click.argument("text", metavar="TEXT")
 def note(file: str, text: str, as_json: bool, json_file: str | None) -> None:
-    """Keep a note on an adapter, in place of the one before; an empty TEXT removes it."""
+    """Keep a note on an adapter.
+
+    It takes the place of the one before; an empty TEXT removes it.
+    """
     kept = text.strip() or None
     _change(file, lambda own: replace(own, note=kept), as_json, json_file)
 

@@ -74,10 +74,11 @@ def scan_folders(
     quiet: bool,
     threads: int | None,
 ) -> None:
-    """Index the adapters in folders [default: all folders of the library].
+    """Index the adapters in folders.
 
-    Only new and changed files are read. Files that were moved keep their tags and notes; those that are
-    gone are remembered as missing. Nothing is written beside the files.
+    Without a FOLDER those of the library are indexed. Only new and changed files are read. Files
+    that were moved keep their tags and notes; those that are gone are remembered as missing.
+    Nothing is written beside the files.
     """
     from loramerge.library.index import open_index
     from loramerge.library.scan import scan
@@ -110,7 +111,7 @@ def _render_scan(found: ScanResult) -> None:
             show.line(f"… and {len(paths) - _MOST} more {title}")
     problems = [f"cannot be read: {p}: {why}" for p, why in sorted(found.unreadable.items())]
     for path, those in sorted(found.sidecar_problems.items()):
-        problems += [f"left out, beside {path}: {problem}" for problem in those]
+        problems += [f"not read, beside {path}: {problem}" for problem in those]
     for line in problems[:_MOST]:
         show.line(line)
     if len(problems) > _MOST:
@@ -119,9 +120,10 @@ def _render_scan(found: ScanResult) -> None:
 
 @command.command("list", params=json_options(), epilog="Example: loramerge library list")
 def list_folders(as_json: bool, json_file: str | None) -> None:
-    """List the folders of the library, with how many files each holds and how many are indexed.
+    """List the folders of the library.
 
-    `loramerge library search` without words lists the files.
+    The counts are of files that it holds, of those that are indexed, and of indexed ones that are
+    gone. `loramerge library search` without words lists the files.
     """
     registry = load_registry()
     indexed, missing = _indexed()
@@ -167,7 +169,10 @@ def _indexed() -> tuple[dict[str, int], dict[str, int]]:
 @command.command("remove", epilog="Example: loramerge library remove ~/loras")
 @click.argument("folder", metavar="FOLDER")
 def remove(folder: str) -> None:
-    """Take a folder off the library and its index; its files, and tags and notes, stay."""
+    """Take a folder off the library and its index.
+
+    Its files stay, and so do your tags and notes on them.
+    """
     from loramerge.library.index import has_index, open_index
 
     place = expanded(folder)

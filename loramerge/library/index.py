@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError
+from loramerge.files.json_values import values_in
 from loramerge.files.lock import locked
 from loramerge.library.registry import NoHome, home
 from loramerge.library.searching import searchable
@@ -195,7 +196,7 @@ class Index:
             *values,
         )
         return [
-            Location(path, root, state, content, error, beside, json.loads(sidecars), bool(missing))
+            Location(path, root, state, content, error, beside, values_in(sidecars), bool(missing))
             for path, root, state, content, error, beside, sidecars, missing in rows
         ]
 
@@ -247,14 +248,14 @@ class Index:
     def facts(self, content: int) -> dict[str, Any]:
         """Return the facts about a content, with its digests."""
         row = self.rows("SELECT facts, sha256, identity FROM contents WHERE id = ?", content)[0]
-        return {**json.loads(row[0]), "sha256": row[1], "identity": row[2]}
+        return {**values_in(row[0]), "sha256": row[1], "identity": row[2]}
 
     # --- one's own words
 
     def own(self, identity: str) -> Own:
         """Return one's own words on an adapter."""
         rows = self.rows("SELECT tags, note, rating FROM own WHERE identity = ?", identity)
-        return Own(tuple(json.loads(rows[0][0])), rows[0][1], rows[0][2]) if rows else Own()
+        return Own(tuple(values_in(rows[0][0])), rows[0][1], rows[0][2]) if rows else Own()
 
     def put_own(self, identity: str, own: Own) -> None:
         """Write one's own words on an adapter, and make them searchable."""
