@@ -6,7 +6,8 @@ factors, ranks, or which modules a file stores fused. The inner product of two s
 deltas on average; of unrelated adapters with many sites it is off by 1/64 of their norms (one standard
 deviation), with one site by 1/32.
 
-Source: Johnson and Lindenstrauss, by Kronecker products of Gaussian matrices.
+Source: Johnson and Lindenstrauss; Achlioptas, "Database-friendly random projections" (signs in place of
+normal numbers), as Kronecker products.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def _part(name: str, delta: Delta, rows: slice) -> Array:
     _, left, right = _key(f"{name}/{count}/{columns}")
     if delta.rank is None:
         whole = matrix(delta)[rows] * _signs(left, count)[:, None] * _signs(right, columns)
-        return _normals(left, count).T @ (whole @ _normals(right, columns))
+        return _rows(left, count).T @ (whole @ _rows(right, columns))
     up, down = delta.factors("float64")
     up, down = up[rows] * _signs(left, count)[:, None], down * _signs(right, columns)
-    return (_normals(left, count).T @ up) @ (down @ _normals(right, columns))
+    return (_rows(left, count).T @ up) @ (down @ _rows(right, columns))
 
 
 @lru_cache(maxsize=65_536)
@@ -71,20 +72,18 @@ def _key(name: str) -> tuple[int, int, int]:
     return first, left, right
 
 
-# P and Q are rows of a table of normal numbers from a random one on, each with a random sign. Those of
-# two modules are independent unless they begin at the same row, and none has to be kept.
+# P and Q are rows of a table of random signs from a random one on, each with a random sign. Those of two
+# modules are independent unless they begin at the same row, and none has to be kept.
 _TABLE = 1 << 16
 
 
 @lru_cache(maxsize=1)
 def _table() -> Array:
-    import numpy as np
-
-    random = np.random.Generator(np.random.Philox(key=_TABLE))
-    return random.standard_normal((_TABLE, _SIDE)) / math.sqrt(_SIDE)
+    signs: Array = _signs(_TABLE, _TABLE * _SIDE).reshape(_TABLE, _SIDE) / math.sqrt(_SIDE)
+    return signs
 
 
-def _normals(key: int, size: int) -> Array:
+def _rows(key: int, size: int) -> Array:
     """Return rows of the table, `(size, 32)`."""
     import numpy as np
 
@@ -96,11 +95,11 @@ def _normals(key: int, size: int) -> Array:
 
 @lru_cache(maxsize=8192)
 def _signs(key: int, size: int) -> Array:
-    """Return 1 and −1 by chance, `(size,)`."""
+    """Return 1 and −1 by chance, `(size,)`; the same on all machines and with every numpy."""
     import numpy as np
 
-    raw = np.random.Generator(np.random.Philox(key=key)).bytes(-(-size // 8))
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=size)
+    words = np.random.Philox(key=key).random_raw(-(-size // 64))  # a stream that never changes
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=size)
     return 2 * bits.astype(np.int8) - 1
 
 

@@ -1,1 +1,1 @@
-"""Named bases, folders of adapters, and the lookup of names."""
+"""Named bases, folders of adapters, the lookup of names, and the index of files."""

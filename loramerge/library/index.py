@@ -26,7 +26,7 @@ from loramerge.records import record
 __all__ = ["Index", "Location", "Own", "has_index", "index_folder", "open_index"]
 
 _DATABASE = "index.sqlite"
-_VERSION = 1  # of the tables; another one is made anew, and `own` is kept
+_VERSION = 1  # of tables and sketches; an index of another one is made anew, and `own` is kept
 _PATIENCE = 120.0  # seconds to wait for other processes
 _OWN = """
 CREATE TABLE IF NOT EXISTS own (

@@ -17,6 +17,7 @@ from loramerge.algebra.sketch import sketch
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError
 from loramerge.library import duplicates as copies_in
+from loramerge.library import index as index_file
 from loramerge.library import resembling, scan
 from loramerge.library.contents import unit_sketch
 from loramerge.library.duplicates import duplicates
@@ -211,3 +212,14 @@ def test_copies_of_a_real_adapter(shared_data, tmp_path):
     assert {frozenset((p.a.path.stem, p.b.path.stem)) for p in pairs} == {
         frozenset((a, b)) for a in names for b in names if a < b
     }
+
+
+def test_sketches_are_those_of_this_version_of_the_index():
+    """An index keeps them for years: another sketch needs another `index._VERSION`."""
+    up, down = np.sin(np.arange(96.0)).reshape(24, 4), np.cos(np.arange(80.0)).reshape(4, 20)
+    delta = type(low_rank((4, 4), 1)).from_arrays(up, down, (24, 20))
+    found = sketch(adapter({"unet.a": delta, "unet.b": delta}))
+    assert index_file._VERSION == 1
+    places = np.flatnonzero(found)[[0, 700, -1]]
+    assert places.tolist() == [0, 700, 3071]
+    assert found[places] == pytest.approx([0.225693, 0.03675189, -0.2126143], rel=1e-5)
