@@ -126,8 +126,8 @@ def scan_file_content(opened, path):
     return found.content
 
 
-def test_what_was_said_stays_with_the_tensors(folder):
-    """Other metadata keep it; other tensors do not."""
+def words_stay_with_the_tensors(folder: Path) -> None:
+    """Other metadata keep one's own words; other tensors do not."""
     path = folder / "sub/style0.safetensors"
     scanned(folder)
 
@@ -145,6 +145,17 @@ def test_what_was_said_stays_with_the_tensors(folder):
     assert said() == Own()
     write(path, 0)
     assert said() == Own(note="x")
+
+
+def test_what_was_said_stays_with_the_tensors(folder):
+    words_stay_with_the_tensors(folder)
+
+
+@pytest.mark.parametrize("wrong", [lambda known: known.sha256, lambda known: "all alike"])
+def test_words_of_files_or_of_places_would_be_noticed(folder, monkeypatch, wrong):
+    monkeypatch.setattr(contents.Digests, "identity", property(wrong))
+    with pytest.raises(AssertionError):
+        words_stay_with_the_tensors(folder)
 
 
 def test_vanished_files_are_missing_and_not_forgotten(folder):
