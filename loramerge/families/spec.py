@@ -196,6 +196,9 @@ class Family:
         gguf: its architecture in the GGUF files that ComfyUI-GGUF reads; `''` where it reads none.
         usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
             they change; None where it was not measured.
+        unreached: pattern of modules that no gradient reaches in training → why, so that zeros there
+            are no damage.
+        paired_encoders: whether text_encoder and text_encoder_2 are usually trained together.
     """
 
     name: str
@@ -222,6 +225,8 @@ class Family:
     order: int = 0
     gguf: str = ""
     usual_change: tuple[float, float] | None = None
+    unreached: Mapping[str, str] = field(default_factory=dict, repr=False)
+    paired_encoders: bool = False
 
     @property
     def proven(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from loramerge.adapter import Adapter
-from loramerge.algebra.health import examine
+from loramerge.algebra.health import norm_of
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.errors import listed
 from loramerge.families import FAMILIES
@@ -107,4 +107,4 @@ def _largest(weight: Weight) -> float:
 
 
 def _norm(adapter: Adapter) -> float:
-    return examine(adapter).norm or 0.0
+    return norm_of(adapter) or 0.0

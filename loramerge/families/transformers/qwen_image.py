@@ -90,4 +90,8 @@ FAMILY = Family(
     ),
     programs={"comfyui": "comfyui"},
     one_alpha=False,
+    unreached={
+        f"transformer.transformer_blocks.59.{layer}": "nothing reads the text of the last block"
+        for layer in ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.*")
+    },
 )

@@ -25,5 +25,9 @@ FAMILY = stable_diffusion(
     metadata=Metadata("stable-diffusion-v1", "sd_v1", v2=False),
     prefixes={"kohya": {"text_encoder": ("lora_te_", "lora_te1_")}, **LISTED},
     gguf="sd1",
+    unreached={
+        "text_encoder.text_model.encoder.layers.11.*": "training at CLIP skip 2 takes the output "
+        "of the layer before the last"
+    },
     order=-5,
 )

@@ -29,5 +29,10 @@ FAMILY = stable_diffusion(
     metadata=Metadata("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", also=("sdxl_base",)),
     original_in=("kohya",),
     gguf="sdxl",
+    unreached={
+        "text_encoder.text_model.encoder.layers.11.*": "SDXL takes the output of the layer before "
+        "CLIP-L's last"
+    },
+    paired_encoders=True,
     order=-3,
 )

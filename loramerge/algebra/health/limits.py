@@ -1,0 +1,96 @@
+"""The limits from which on something is reported, and why they are where they are.
+
+The document docs/health.md shows this table beside the largest values on real adapters.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["LIMITS", "Limit"]
+
+
+class Limit(NamedTuple):
+    """One limit.
+
+    Args:
+        value: from which on the code is reported.
+        below: whether it is reported below the value instead.
+        measured: the figure that is compared with it.
+        reason: why the limit is there.
+    """
+
+    value: float
+    below: bool
+    measured: str
+    reason: str
+
+
+LIMITS: dict[str, Limit] = {
+    "spike": Limit(
+        6.0,
+        False,
+        "the smaller of σ₁/σ₂ and σ₁ beside the median σ₁ of the same layer in other blocks",
+        "a few steps at too high a rate leave one direction far above all others",
+    ),
+    "loud-module": Limit(
+        6.0,
+        False,
+        "norm of ΔW beside the same layer in other blocks and other layers of the same block",
+        "a module at 8 times its strength stands out from its neighbours",
+    ),
+    "faint-module": Limit(
+        12.0,
+        False,
+        "the same, the other way round",
+        "a module that lost its alpha is often at 1/16 of its strength",
+    ),
+    "collapsed": Limit(
+        1.05,
+        True,
+        "median effective rank of modules whose rank is 4 or more",
+        "rank 1 would do for nearly all of the change",
+    ),
+    "qkv-imbalance": Limit(
+        30.0,
+        False,
+        "largest beside smallest norm of queries, keys and values of one attention",
+        "one of the three was hardly trained",
+    ),
+    "alpha-large": Limit(
+        64.0,
+        False,
+        "alpha / rank (rsLoRA: alpha / √rank)",
+        "small factors at a large scale lose digits, and a wrong unit is likely",
+    ),
+    "layer-lost": Limit(
+        0.15,
+        True,
+        "share of the blocks that lack a layer which all others have",
+        "trainers leave out whole kinds of layers or ranges of blocks, not single ones",
+    ),
+    "float16-overflow": Limit(
+        65504.0,
+        False,
+        "largest value of the factors and of ΔW",
+        "the largest number of float16",
+    ),
+    "stronger-than-usual": Limit(
+        2.0,
+        False,
+        "‖ΔW‖/‖W‖ beside the upper end of what is usual for the family; 0.5 where none is known",
+        "beyond it images break down",
+    ),
+    "weaker-than-usual": Limit(
+        8.0,
+        False,
+        "the lower end of what is usual for the family beside ‖ΔW‖/‖W‖",
+        "hardly visible at weight 1",
+    ),
+    "intruders": Limit(
+        0.6,
+        True,
+        "largest cosine of one of the 10 leading left singular vectors of W + ΔW with those of W",
+        "directions that the base does not have; arXiv 2410.21228, section 3",
+    ),
+}

@@ -1,0 +1,279 @@
+"""heal: safe repairs of adapters, each named, with ΔW otherwise as it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from loramerge.adapter import Adapter, Problem
+from loramerge.adapter.load import load
+from loramerge.algebra.health import examine
+from loramerge.algebra.health.healing import Repaired, heal_adapter, without_damaged
+from loramerge.algebra.health.repairs import REPAIRS
+from loramerge.algebra.outcome import uncut
+from loramerge.algebra.proof import Proof, prove
+from loramerge.algebra.ranks import RankRule
+from loramerge.algebra.terms import Term
+from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError, listed, nearest
+from loramerge.steps.adapters import AdapterResult, write_result
+from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
+from loramerge.steps.inputs import require_whole
+from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
+from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.references import Reference
+from loramerge.steps.source import Source, open_source
+from loramerge.steps.writing import WriteParameters
+
+__all__ = [
+    "VERB",
+    "Heal",
+    "HealFiles",
+    "HealResult",
+    "HealSettings",
+    "compute_heal",
+    "heal",
+    "heal_files",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealSettings(WriteParameters):
+    """The parameters that say what is repaired, whether in one file or in several."""
+
+    dtype: Annotated[
+        str | None,
+        Doc(
+            "Float type to write: float32, float16, bfloat16 [default: every tensor's own].",
+            metavar="TYPE",
+        ),
+    ] = None
+    only: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Make only this repair: alpha, untrained, dead-ranks, spike, float16; may be repeated.",
+            metavar="REPAIR",
+        ),
+    ] = ()
+    alpha_zero: Annotated[
+        Literal["drop", "rank"],
+        Doc(
+            "Modules with alpha 0: leave them out (they have no effect), or read alpha as the rank, "
+            "as kohya's trainer does."
+        ),
+    ] = "drop"
+    drop_damaged: Annotated[
+        bool,
+        Doc(
+            "Leave out modules that cannot be repaired: with NaN or infinity, or without their "
+            "partners. Without this option they are an error."
+        ),
+    ] = False
+
+    @property
+    def base(self) -> str | None:
+        """None: no repair depends on a base."""
+        return None
+
+    @property
+    def skip_unknown(self) -> bool:
+        """True: what is damaged is looked at before it is refused."""
+        return True
+
+    def check(self) -> None:
+        """Refuse unknown repairs, before anything is opened.
+
+        Raises:
+            UsageError: naming the nearest.
+        """
+        self.target(), self.float_type()
+        for name in self.only:
+            if name not in REPAIRS:
+                close = nearest(name, REPAIRS)
+                raise UsageError(
+                    f"{name!r} is not a repair",
+                    expected=listed(list(REPAIRS)),
+                    hint=f"did you mean {close}?" if close else None,
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heal(HealSettings):
+    """Repair an adapter: spikes, zero ranks, odd alphas, modules that change nothing.
+
+    Each repair is named. What is not repaired keeps its values, and the written file is read back and
+    compared with the expected change.
+    """
+
+    adapter: Annotated[Reference, Doc("Adapter to repair.", ("ADAPTER",), completes="adapters")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealFiles(HealSettings, FileParameters):
+    """Repair adapters: spikes, zero ranks, odd alphas, modules that change nothing.
+
+    Each repair is named. What is not repaired keeps its values, and every written file is read back
+    and compared with the expected change. Modules with NaN cannot be repaired: --drop-damaged leaves
+    them out. Of several files, one that fails is reported, and the others are still repaired.
+    """
+
+    def each_of(self, path: Path) -> list[tuple[str, Heal]]:
+        """Return the parameters that repair one of the files."""
+        shared = {f.name: getattr(self, f.name) for f in fields(HealSettings)}
+        return [("", Heal(adapter=Reference(str(path)), **shared))]
+
+
+@dataclass(kw_only=True, repr=False)
+class HealResult(AdapterResult):
+    """A repaired adapter, what was done, and what is left to remark.
+
+    Args:
+        repairs: every repair that was made.
+        findings: of the repaired adapter.
+        proof: comparison of the file with the expected change; None until it is written.
+    """
+
+    headline = ("path", "modules", "output")
+
+    path: str
+    repairs: list[Repaired] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
+    proof: Proof | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Repair → number of modules."""
+        return dict(Counter(one.repair for one in self.repairs))
+
+    def json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        names = ("severity", "code", "module", "message", "remedy")
+        return {"path": self.path} | super().json() | {
+            "size_before": self.size_before,
+            "repairs": [vars(one) for one in self.repairs],
+            "findings": [{name: getattr(f, name) for name in names} for f in self.findings],
+        }  # fmt: skip
+
+
+def heal(parameters: Heal, context: Context = Context()) -> HealResult:
+    """Repair, write and compare.
+
+    Raises:
+        AdapterError: if modules cannot be repaired, or nothing would be left. NumericsError: if the
+            written file differs from the expected change.
+    """
+    parameters.check()
+    source = _open(parameters, context)
+    output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-healed")
+    return write_result(
+        _compute(source, parameters, output, context), output, context, check=_prove
+    )
+
+
+def compute_heal(parameters: Heal, context: Context = Context()) -> HealResult:
+    """Repair without writing.
+
+    Raises:
+        AdapterError: see `heal`.
+    """
+    parameters.check()
+    source = _open(parameters, context)
+    return _compute(source, parameters, output_of(parameters, source.adapters), context)
+
+
+def _open(parameters: Heal, context: Context) -> Source:
+    return open_source([parameters.adapter], None, context, skip_unknown=True)
+
+
+def _compute(source: Source, parameters: Heal, output: Output, context: Context) -> HealResult:
+    running = {"threads": context.threads, "notify": context.notify}
+    given = source.adapter
+    errors = any(p.severity == "error" for p in given.info.problems)
+    if not errors:
+        require_whole(given)
+    whole, dropped = without_damaged(given, drop=parameters.drop_damaged, **running)
+    weighted = source.changed(lambda _: whole).weighted()
+    found, repairs = heal_adapter(
+        weighted, parameters.only or tuple(REPAIRS), alpha_zero=parameters.alpha_zero, **running
+    )
+    made = source.step("heal", parameters)
+    found = found.with_deltas(found.deltas, made=made, path=None, files=(), size=None)
+    findings = examine(found, **running).problems
+    _require_healed(given, findings)
+    return HealResult(
+        **AdapterResult.figures(found, uncut(found)),
+        path=given.label,
+        size_before=given.info.size,
+        repairs=[*dropped, *repairs],
+        findings=findings,
+    )
+
+
+def _require_healed(given: Adapter, findings: Sequence[Problem]) -> None:
+    """Refuse a result that `inspect --check` would not pass."""
+    errors = [problem for problem in findings if problem.severity == "error"]
+    if errors:
+        raise AdapterError(
+            f"this cannot be repaired: {errors[0].message}",
+            file=given.info.path,
+            module=listed([p.module for p in errors if p.module], 5),
+            hint=(
+                "leave these modules out by convert with ",
+                Setting("drop"),
+                f"; {errors[0].remedy}",
+            ),
+        )
+
+
+def _prove(result: HealResult, path: Path, output: Output, context: Context) -> None:
+    """Read the written file back and compare it with the expected change."""
+    assert result.adapter is not None
+    try:
+        back = load(path)
+        result.proof = prove(result.adapter, back, threads=context.threads, notify=context.notify)
+    except LoramergeError as error:
+        error.file = str(output.path)
+        raise
+
+
+def predict(parameters: Heal, context: Context = Context()) -> Prediction:
+    """Predict the result from headers; repairs that need the weights are not foreseen."""
+    source = _open(parameters, context)
+    whole = replace(source.adapter.info, problems=[])
+    adapter = replace(source.adapter, info=whole)
+    terms = {site: [Term(delta)] for site, delta in adapter.deltas.items()}
+    output = output_of(parameters, source.adapters)
+    return predict_adapter(
+        adapter, terms, RankRule(), output, source.step("heal", parameters), context
+    )
+
+
+_FIGURES = (
+    "size_after", "dialect", "dtype", "modules", "ranks", "relative_error", "norm_kept",
+    "scale_applied", "worst", "left_out", "repairs", "findings",
+)  # fmt: skip
+
+
+def heal_files(parameters: HealFiles, context: Context = Context()) -> FilesResult[HealResult]:
+    """Repair files. With a single one errors are raised; with several they are reported.
+
+    Raises:
+        UsageError: for options that cannot go together.
+        LoramergeError: for a single file, see `heal`.
+    """
+    work = FileWork(one_by_one(heal), one_by_one(_compute), _FIGURES, _prove)
+    return in_batch(parameters, work, context)
+
+
+VERB = Verb(
+    "heal",
+    Heal,
+    "adapter",
+    heal,
+    predict,
+    compute_heal,
+    ForFiles(HealFiles, heal_files),
+)
