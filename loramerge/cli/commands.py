@@ -23,6 +23,8 @@ __all__ = ["command_named", "render_named", "summaries"]
 _ORDER = (
     "inspect", "diff", "compare", "mix", "resize", "convert", "heal", "bake", "extract", "merge",
     "train", "preview", "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects",
+    "inspect", "diff", "compare", "mix", "resize", "convert", "heal", "bake", "extract", "merge",
+    "train", "preview", "meta", "run", "plan", "schema", "recipes", "base", "library", "dialects",
     "operators", "families", "completion", "demo",
 )  # fmt: skip
 _FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'

@@ -28,6 +28,7 @@ from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
 __all__ = [
+    "RESULT",
     "FileInput",
     "Made",
     "Node",

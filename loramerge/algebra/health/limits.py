@@ -40,16 +40,16 @@ LIMITS: dict[str, Limit] = {
         "a module at 8 times its strength stands out from its neighbours",
     ),
     "faint-module": Limit(
-        12.0,
+        64.0,
         False,
         "the same, the other way round",
-        "a module that lost its alpha is often at 1/16 of its strength",
+        "far below what layers that only one adapter of a merge has can explain",
     ),
     "collapsed": Limit(
-        1.05,
+        1.00001,
         True,
         "median effective rank of modules whose rank is 4 or more",
-        "rank 1 would do for nearly all of the change",
+        "all ranks but one are below a thousandth of it; a loud adapter of rank 1 in a merge leaves more",
     ),
     "qkv-imbalance": Limit(
         30.0,

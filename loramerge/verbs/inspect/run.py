@@ -1,0 +1,87 @@
+"""inspect: dialect, family and problems of files, from headers alone or with the weights."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loramerge.adapter.load import load
+from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.events import Warn
+from loramerge.files.gguf import is_gguf
+from loramerge.library.lookup import is_adapter_folder, is_sharded
+from loramerge.steps.parameters import Context, Verb
+from loramerge.verbs.inspect.adapters import inspect_adapter
+from loramerge.verbs.inspect.parameters import Inspect
+from loramerge.verbs.inspect.result import Inspected, InspectResult
+from loramerge.verbs.inspect.things import InMemory, things
+
+if TYPE_CHECKING:
+    from loramerge.steps.prediction import Prediction
+
+__all__ = ["VERB", "inspect"]
+
+
+def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
+    """Run the verb. With a single file errors are raised; with several they are reported.
+
+    Raises:
+        LoramergeError: for a single file that cannot be read.
+    """
+    found = []
+    code = 0
+    named = things(parameters.files, context)
+    for thing in named:
+        try:
+            found.append(_one(thing, parameters, context))
+        except LoramergeError as error:
+            if len(named) == 1:
+                raise
+            context.notify(Warn(f"{thing}: {error.problem}"))
+            found.append(Inspected(str(thing), None, "unreadable", error=error.problem))
+            code = code or error.exit_code
+    if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
+        code = 5
+    return InspectResult(found, code, parameters.metadata)
+
+
+def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspected:
+    if isinstance(path, InMemory):
+        found = inspect_adapter(path.adapter, parameters, context)
+        found.path = path.name
+        return found
+    if (path / "model_index.json").is_file():
+        return _checkpoint(path)
+    if is_sharded(path) or is_gguf(path):
+        return _checkpoint(path)
+    try:
+        adapter = load(path)
+    except FormatError:
+        if path.is_dir() and not is_adapter_folder(path):
+            return _checkpoint(path)
+        raise
+    if adapter.only_replaces and not adapter.embeddings:
+        with suppress(FamilyError):
+            return _checkpoint(path)
+    return inspect_adapter(adapter, parameters, context)
+
+
+def _checkpoint(path: Path) -> Inspected:
+    """Describe a checkpoint; what that needs is imported only then."""
+    from loramerge.verbs.inspect.checkpoints import inspect_checkpoint
+
+    return inspect_checkpoint(path)
+
+
+def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
+    """Predict what looking takes."""
+    from loramerge.steps.prediction import predict_report
+
+    adapters = []
+    for thing in things(parameters.files, context):
+        adapters.append(thing.adapter if isinstance(thing, InMemory) else load(thing))
+    return predict_report(adapters)
+
+
+VERB = Verb("inspect", Inspect, "report", inspect, predict)
