@@ -11,6 +11,7 @@ from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
 
 _TAGS = 12
+_ALIKE = 2  # different sentences of one code that get rows of their own
 _HEADER_ONLY = tuple(
     f"Only {read} read. --deep reads the weights and looks for NaN and untrained modules."
     for read in ("the header was", "the headers were")
@@ -24,7 +25,11 @@ _METADATA_SHOWN = (
 
 
 def render(result: InspectResult) -> None:
-    """Show every file."""
+    """Show one file in full, several as a table unless the long form is asked for."""
+    long = result.verbose or result.all_metadata or any(f.table is not None for f in result.files)
+    if len(result.files) > 1 and not long:
+        _table(result)
+        return
     for index, file in enumerate(result.files):
         if index:
             show.line()
@@ -32,6 +37,26 @@ def render(result: InspectResult) -> None:
     headers = [f for f in result.files if f.what == "adapter" and f.checked == "header"]
     if headers:
         show.line(_HEADER_ONLY[len(headers) > 1])
+
+
+def _table(result: InspectResult) -> None:
+    """Show a row for each adapter and checkpoint; columns that are empty in all are left out."""
+    from loramerge.verbs.inspect.table import COLUMNS
+
+    rows = result.rows
+    cells = {name: [text(row) for row in rows] for name, (text, _) in COLUMNS.items()}
+    filled = {name: found for name, found in cells.items() if any(found)}
+    show.table(zip(*filled.values(), strict=True), tuple(name.replace("-", " ") for name in filled))
+    adapters = sum(row.first.what == "adapter" for row in rows)
+    others = len(rows) - adapters
+    sizes = [row.size for row in rows if row.size is not None]
+    show.line(
+        f"{show.count(adapters, 'adapter')}"
+        + (f" and {show.count(others, 'other file')}" if others else "")
+        + f", {show.size(sum(sizes))}. -v shows each in full."
+    )
+    if any(f.what == "adapter" and f.checked == "header" for f in result.files):
+        show.line(_HEADER_ONLY[1])
 
 
 def _file(file: Inspected, all_metadata: bool) -> None:
@@ -46,7 +71,7 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     if file.trained_on:
         lines.append(("trained on", file.trained_on))
     if file.merged:
-        lines.append(("merged by", file.merged))
+        lines.append(("contains", file.merged))
     lines.append(("modules", _modules_of(file)))
     if file.what == "adapter" and file.modules:
         lines.append(("kind of modules", show.counted(file.kinds)))
@@ -62,6 +87,8 @@ def _file(file: Inspected, all_metadata: bool) -> None:
         shown = [f"{tag} ×{n}" for tag, n in file.tags[:_TAGS]]
         more = len(file.tags) - _TAGS
         lines.append(("tags", ", ".join(shown) + (f", … {more} more" if more > 0 else "")))
+    if file.usual_weight is not None:
+        lines.append(("usual weight", f"{file.usual_weight:g}"))
     if file.loads_in:
         lines.append(("loads in", ", ".join(file.loads_in)))
     for program, what in file.loads_otherwise.items():
@@ -117,25 +144,36 @@ def _findings(findings: list[Problem]) -> None:
     """Show findings, one row per sort, with the modules they concern."""
     if not findings:
         return
-    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in findings:
-        key = (problem.severity, problem.code, problem.message, problem.remedy)
-        groups.setdefault(key, []).append(problem.module or "")
-    show.table(
-        (
-            (severity, f"{message}: {listed([m for m in modules if m], 3)}"
-             if any(modules) else message, remedy)
-            for (severity, _, message, remedy), modules in groups.items()
-        ),
-        ("severity", "problem", "advice"),
-    )  # fmt: skip
+        groups.setdefault((problem.severity, problem.code, problem.remedy), []).append(problem)
+    split: list[list[Problem]] = []
+    for those in groups.values():
+        messages = list(dict.fromkeys(p.message for p in those))
+        if len(messages) > _ALIKE:  # figures differ from module to module: the first is an example
+            split.append(those)
+        else:
+            split += [[p for p in those if p.message == message] for message in messages]
+    show.table(map(_finding, split), ("severity", "problem", "advice"))
+
+
+def _finding(those: list[Problem]) -> tuple[str, str, str]:
+    """Return the row of findings that differ in their modules and figures alone."""
+    first = those[0]
+    names = [p.module for p in those if p.module]
+    text = f"[{first.code}] {first.message}"
+    if len({p.message for p in those}) > 1:
+        text += f": {names[0]}; and {len(those) - 1} more such modules: {listed(names[1:], 2)}"
+    elif names:
+        text += f": {listed(names, 3)}"
+    return first.severity, text, first.remedy
 
 
 def _modules(rows: list[dict[str, Any]]) -> None:
     spectra = any("largest" in row for row in rows)
     columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
     if spectra:
-        columns += ["largest", "effective rank", "rank for 99 %"]
+        columns += ["largest", "effective rank", "stable rank", "rank for 99 %"]
     show.table(
         (
             [
@@ -149,6 +187,7 @@ def _modules(rows: list[dict[str, Any]]) -> None:
                     [
                         f"{row['largest']:.3g}" if "largest" in row else "",
                         f"{row['effective_rank']:.1f}" if "largest" in row else "",
+                        f"{row['stable_rank']:.1f}" if "largest" in row else "",
                         row.get("rank_99", ""),
                     ]
                     if spectra

@@ -362,15 +362,13 @@ def _without_outputs(
     return kept
 
 
-def check_table(path: Path) -> None:
+def check_table(path: Path, option: Setting = Setting("results")) -> None:
     """Refuse to write the table of results over something else; see `check_report`.
 
     Raises:
         OutputExists: if the path is a folder, or a file that is not such a table.
     """
-    check_report(
-        path, "a table of results", lambda head: head.startswith(b"file,"), Setting("results")
-    )
+    check_report(path, "a table of results", lambda head: head.startswith(b"file,"), option)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

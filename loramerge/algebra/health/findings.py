@@ -138,8 +138,8 @@ def _collapsed(measures: Sequence[Measure]) -> Iterator[Problem]:
             "note",
             "collapsed",
             None,
-            "in half of the modules nearly all of the change is in one direction: the others are below a "
-            "thousandth of it",
+            "in half of the modules nearly all of the change is in one direction: the others are "
+            "below a thousandth of it",
             "resize to rank 1 keeps it; a lower rate in training uses more ranks",
         )
 

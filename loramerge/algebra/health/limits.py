@@ -49,7 +49,8 @@ LIMITS: dict[str, Limit] = {
         1.00001,
         True,
         "median effective rank of modules whose rank is 4 or more",
-        "all ranks but one are below a thousandth of it; a loud adapter of rank 1 in a merge leaves more",
+        "all ranks but one are below a thousandth of it; in a merge, more is left even beside a loud "
+        "adapter of rank 1",
     ),
     "qkv-imbalance": Limit(
         30.0,

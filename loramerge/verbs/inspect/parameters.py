@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from loramerge.steps.parameters import Doc
 
@@ -18,7 +18,7 @@ class Inspect:
     """Show the dialect, family, kinds, ranks, training metadata and problems of files.
 
     Only headers and alphas are read, which is instant. --deep reads the weights and looks for NaN,
-    untrained modules and other problems.
+    untrained modules, spikes, odd strengths and other damage. Several files become one table.
     """
 
     files: Annotated[
@@ -48,6 +48,34 @@ class Inspect:
     metadata: Annotated[bool, Doc("Show every entry of the header's metadata.", recipe=False)] = (
         False
     )
+    verbose: Annotated[
+        bool,
+        Doc(
+            "Show everything about each of several files, instead of a table.",
+            ("--verbose", "-v"),
+            recipe=False,
+        ),
+    ] = False
+    sort: Annotated[
+        Literal[
+            "name", "family", "kind", "rank", "size", "trained-on", "triggers", "weight", "loads-in",
+            "problems",
+        ]
+        | None,
+        Doc(
+            "Sort the table of several files by this column; numbers and problems from the largest "
+            "[default: as given].",
+            recipe=False,
+        ),
+    ] = None  # fmt: skip
+    csv: Annotated[
+        str | None,
+        Doc(
+            "Also write the table as CSV, with all modules' findings.",
+            metavar="FILE.csv",
+            recipe=False,
+        ),
+    ] = None
 
     def repeating_steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
         """Return the step of a recipe that inspects the same files."""

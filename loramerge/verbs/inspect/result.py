@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loramerge.adapter import Problem
 from loramerge.steps.shown import Shown
+
+if TYPE_CHECKING:
+    from loramerge.verbs.inspect.table import Row
 
 __all__ = ["InspectResult", "Inspected"]
 
@@ -37,6 +40,7 @@ class Inspected(Shown):
     trigger_words: list[str] = field(default_factory=list)
     loads_in: list[str] = field(default_factory=list)
     loads_otherwise: dict[str, str] = field(default_factory=dict)
+    usual_weight: float | None = None
     merged: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] | None = None
@@ -64,6 +68,15 @@ class InspectResult:
     files: list[Inspected]
     exit_code: int = 0
     all_metadata: bool = False
+    verbose: bool = False
+    sort: str | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the table: one for each adapter and checkpoint, in the order asked for."""
+        from loramerge.verbs.inspect.table import rows_of, sorted_rows
+
+        return sorted_rows(rows_of(self.files), self.sort)
 
     def json(self) -> list[dict[str, Any]]:
         """Return the list that `--json` prints."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loramerge.adapter.load import load
-from loramerge.errors import FamilyError, FormatError, LoramergeError
+from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting
 from loramerge.events import Warn
 from loramerge.files.gguf import is_gguf
 from loramerge.library.lookup import is_adapter_folder, is_sharded
@@ -29,6 +29,10 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
     Raises:
         LoramergeError: for a single file that cannot be read.
     """
+    if parameters.csv:
+        from loramerge.steps.batch import check_table
+
+        check_table(Path(parameters.csv), Setting("csv"))
     found = []
     code = 0
     named = things(parameters.files, context)
@@ -43,7 +47,18 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
             code = code or error.exit_code
     if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
         code = 5
-    return InspectResult(found, code, parameters.metadata)
+    result = InspectResult(found, code, parameters.metadata, parameters.verbose, parameters.sort)
+    if parameters.csv:
+        _write_csv(Path(parameters.csv), result)
+    return result
+
+
+def _write_csv(path: Path, result: InspectResult) -> None:
+    """Write the table as CSV."""
+    from loramerge.steps.batch import write_table
+    from loramerge.verbs.inspect.table import CSV
+
+    write_table(path, list(CSV), [[value(row) for value in CSV.values()] for row in result.rows])
 
 
 def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspected:
@@ -80,7 +95,8 @@ def predict(parameters: Inspect, context: Context = Context()) -> Prediction:
 
     adapters = []
     for thing in things(parameters.files, context):
-        adapters.append(thing.adapter if isinstance(thing, InMemory) else load(thing))
+        with suppress(FormatError):  # a checkpoint
+            adapters.append(thing.adapter if isinstance(thing, InMemory) else load(thing))
     return predict_report(adapters)
 
 
