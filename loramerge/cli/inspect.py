@@ -100,6 +100,7 @@ def _file(file: Inspected, all_metadata: bool) -> None:
         lines.append(("norm of ΔW", f"{file.norm:.4g} over all modules"))
     if file.base is not None:
         lines.append(("base", _base(file.base)))
+        lines += _beside_base(file.base)
     if file.unknown_keys:
         lines.append(("unknown keys", _unknown(file)))
     show.table(lines)
@@ -129,6 +130,27 @@ def _base(base: dict[str, Any]) -> str:
     if base.get("change") is not None:
         text += f"; size of change: {show.percent(base['change'])} of the original weights' norm"
     return text
+
+
+def _beside_base(base: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines about the sizes and directions of the change beside those of the weights."""
+    lines = []
+    if base.get("usual_change"):
+        low, high = (show.percent(share) for share in base["usual_change"])
+        lines.append(("usual size", f"{low} to {high} for {base['family']}"))
+    if len(base.get("components", ())) > 1:
+        shares = (f"{show.percent(share)} in {name}" for name, share in base["components"].items())
+        lines.append(("size by component", ", ".join(shares)))
+    if base.get("strongest"):
+        most = (f"{module} {show.percent(share)}" for module, share in base["strongest"])
+        lines.append(("largest changes", ", ".join(most)))
+    if base.get("intruders") is not None:
+        number, modules = sum(base["intruders"].values()), len(base["intruders"])
+        share = show.percent(round(base["intruder_share"], 3))
+        where = show.count(modules, "module")
+        text = f"{number} new to the base in {where}, {share} of the leading ones"
+        lines.append(("directions", text if number else "none new among the leading ones"))
+    return lines
 
 
 def _unknown(file: Inspected) -> str:

@@ -139,7 +139,7 @@ def _other_alpha(adapter: Adapter, metadata: Mapping[str, str]) -> Iterator[Prob
         for delta in adapter.deltas.values()
         if delta.facts.plain and delta.alpha != 0 and math.prod(delta.shape[2:]) == 1
     ]
-    scales = Counter(_rounded(_alpha(delta) / _rank(delta)) for delta in plain)
+    scales = Counter(_rounded(abs(_alpha(delta)) / _rank(delta)) for delta in plain)
     stated = alpha / dim
     if not scales or any(math.isclose(scale, stated, rel_tol=5e-3) for scale in scales):
         return

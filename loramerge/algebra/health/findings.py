@@ -15,7 +15,7 @@ from loramerge.algebra.health.neighbours import attention_of, beside_neighbours,
 __all__ = ["about_neighbours", "about_values"]
 
 HEAL = "loramerge heal repairs it"
-_LEAST_RANK = 4  # of modules whose effective rank says something
+_LEAST_RANK = 2  # of modules whose effective rank says something
 
 
 def about_values(adapter: Adapter, measures: Sequence[Measure]) -> Iterator[Problem]:

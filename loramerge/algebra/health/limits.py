@@ -34,10 +34,11 @@ LIMITS: dict[str, Limit] = {
         "a few steps at too high a rate leave one direction far above all others",
     ),
     "loud-module": Limit(
-        6.0,
+        7.0,
         False,
         "norm of ΔW beside the same layer in other blocks and other layers of the same block",
-        "a module at 8 times its strength stands out from its neighbours",
+        "a module at 8 times its strength is 8 times as far from its neighbours as before, and above "
+        "the limit if it was no fainter than they",
     ),
     "faint-module": Limit(
         64.0,
@@ -48,7 +49,7 @@ LIMITS: dict[str, Limit] = {
     "collapsed": Limit(
         1.00001,
         True,
-        "median effective rank of modules whose rank is 4 or more",
+        "median effective rank of modules of several ranks",
         "all ranks but one are below a thousandth of it; in a merge, more is left even beside a loud "
         "adapter of rank 1",
     ),
@@ -89,9 +90,10 @@ LIMITS: dict[str, Limit] = {
         "hardly visible at weight 1",
     ),
     "intruders": Limit(
-        0.6,
-        True,
-        "largest cosine of one of the 10 leading left singular vectors of W + ΔW with those of W",
-        "directions that the base does not have; arXiv 2410.21228, section 3",
+        0.5,
+        False,
+        "share of the 10 leading left singular vectors of all W + ΔW whose cosine with each of W's is "
+        "below 0.6",
+        "most of what the layers do is new to the base; arXiv 2410.21228, definition 1",
     ),
 }

@@ -1,7 +1,7 @@
 """Modules beside their neighbours: the same layer in other blocks, other layers of the same block.
 
-The logarithm of a module's norm is fitted by a layer's and a block's median (median polish, one round);
-what is left over is how far the module stands out.
+The logarithm of a module's norm less the median of its layer, less the median of its block, each without
+the module itself (median polish, one round), is how far it stands out.
 
 Source: Tukey, "Exploratory Data Analysis" (1977), chapter 11.
 """
@@ -9,6 +9,7 @@ Source: Tukey, "Exploratory Data Analysis" (1977), chapter 11.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
@@ -106,18 +107,37 @@ def _without_medians(
     least: int,
     alone: float | None = None,
 ) -> list[float]:
-    """Return values less the median of their group; of a small group, less that of the component.
+    """Return values less the median of the others of their group; of a small one, of the component.
+
+    A module does not count among its own neighbours, so that it does not hide itself in small groups.
 
     Args:
         alone: what is taken off in small groups instead of the component's median.
     """
-    pairs = list(zip(known, values, strict=True))
-    own = _medians(((group(place), value) for (_, place), value in pairs), least)
-    whole = _medians(((place.component, value) for (_, place), value in pairs), 1)
-    return [
-        value - own.get(group(place), whole[place.component] if alone is None else alone)
-        for (_, place), value in pairs
-    ]
+    groups, wholes = defaultdict[K, list[float]](list), defaultdict[str, list[float]](list)
+    for (_, place), value in zip(known, values, strict=True):
+        groups[group(place)].append(value)
+        wholes[place.component].append(value)
+    for members in (*groups.values(), *wholes.values()):
+        members.sort()
+    found = []
+    for (_, place), value in zip(known, values, strict=True):
+        members = groups[group(place)]
+        if len(members) < least:
+            members = wholes[place.component] if alone is None else []
+        found.append(value - (_median_without(members, value) if members else alone or 0.0))
+    return found
+
+
+def _median_without(members: Sequence[float], value: float) -> float:
+    """Return the median of sorted numbers, of which one is left out."""
+    place = bisect_left(members, value)
+    rest = len(members) - 1
+    if rest == 0:
+        return value
+    low, high = ((rest - 1) // 2, rest // 2)
+    at = [members[k if k < place else k + 1] for k in (low, high)]
+    return sum(at) / 2
 
 
 def typical_largest(measures: Sequence[Measure]) -> dict[Site, float]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from loramerge.adapter import Adapter
+from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.readers import Reading
-from loramerge.algebra.health import examine
+from loramerge.algebra.health import LIMITS, examine
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import LoramergeError
+from loramerge.families import FAMILIES
 from loramerge.steps.inputs import base_path
 from loramerge.steps.parameters import Context
 from loramerge.stream.bake import survey
 from loramerge.stream.elsewhere import distances
+from loramerge.stream.intruders import intruders
 from loramerge.stream.plan import plan_bake
+from loramerge.stream.survival import Survival
 from loramerge.verbs.inspect.parameters import Inspect
 from loramerge.verbs.inspect.result import Inspected
 
-__all__ = ["add_base", "add_weights"]
+__all__ = ["add_base", "add_weights", "strength_findings"]
+
+_STRONGEST = 3  # modules that are named
+_LARGE = 0.5  # ‖ΔW‖ / ‖W‖ where nothing is known of the family, see `steps.strength`
 
 
 def add_weights(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
@@ -66,4 +73,81 @@ def add_base(
         "change": (asked / weights) ** 0.5 if weights else None,
         "survives": kept,
         "reason": reason,
+        **_strongest(survivals),
     }
+    new = intruders(adapter, checkpoint, threads=context.threads, notify=context.notify)
+    found.base["intruders"] = {site.name: number for site, number in new.counts.items() if number}
+    found.base["intruder_share"] = new.share
+    found.base["usual_change"] = _usual(checkpoint.family_name)
+    found.findings += strength_findings(found.base["change"], checkpoint.family_name)
+    found.findings += _intruding(new.share)
+
+
+def _strongest(survivals: Sequence[Survival]) -> dict[str, Any]:
+    """Return ‖ΔW‖/‖W‖ of the components, and of the modules where it is largest."""
+    sums: dict[str, list[float]] = {}
+    for one in survivals:
+        if one.module:
+            entry = sums.setdefault(one.module.partition(".")[0], [0.0, 0.0])
+            entry[0] += one.asked
+            entry[1] += one.base
+    modules = sorted(
+        (
+            ((one.asked / one.base) ** 0.5, one.module)
+            for one in survivals
+            if one.base and one.module
+        ),
+        reverse=True,
+    )
+    return {
+        "components": {name: (a / b) ** 0.5 for name, (a, b) in sums.items() if b},
+        "strongest": [[module, share] for share, module in modules[:_STRONGEST]],
+    }
+
+
+def _usual(family: str) -> tuple[float, float] | None:
+    return FAMILIES[family].usual_change if family in FAMILIES else None
+
+
+def _intruding(share: float) -> Iterator[Problem]:
+    if share >= LIMITS["intruders"].value:
+        yield Problem(
+            "note",
+            "intruders",
+            None,
+            f"{share:.0%} of the leading directions of the changed weights are new to the base",
+            "the base forgets other subjects; a smaller weight, or fewer steps of training, keeps them",
+        )
+
+
+def strength_findings(change: float | None, family: str) -> Iterator[Problem]:
+    """Yield what the size of the change beside the weights says.
+
+    Args:
+        change: ‖ΔW‖/‖W‖ over the modules that are changed.
+    """
+    if not change:
+        return
+    usual = _usual(family)
+    low, high = usual or (0.0, _LARGE)
+    known = (
+        f"adapters of {family} usually change {low:.0%} to {high:.0%}"
+        if usual
+        else "above half of it, images usually break down"
+    )
+    if change > LIMITS["stronger-than-usual"].value * high:
+        yield Problem(
+            "warning",
+            "stronger-than-usual",
+            None,
+            f"the size of the change is {change:.0%} of the original weights' norm; {known}",
+            f"at weight {high / change:.2g} it is within what is usual",
+        )
+    elif low and change < low / LIMITS["weaker-than-usual"].value:
+        yield Problem(
+            "note",
+            "weaker-than-usual",
+            None,
+            f"the size of the change is {change:.2%} of the original weights' norm; {known}",
+            f"at weight {low / change:.3g} it is within what is usual; check its alphas",
+        )
