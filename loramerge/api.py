@@ -34,6 +34,7 @@ from loramerge.signatures import (
     BakeParameters,
     ConvertParameters,
     ExtractParameters,
+    HealParameters,
     MergeParameters,
     MixParameters,
     PreviewParameters,
@@ -55,6 +56,7 @@ from loramerge.verbs.convert import Convert
 from loramerge.verbs.diff import Diff, DiffResult
 from loramerge.verbs.diff import diff as _diff
 from loramerge.verbs.extract import Extract
+from loramerge.verbs.heal import Heal, HealResult
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 from loramerge.verbs.inspect import inspect as _inspect
 from loramerge.verbs.merge import Merge, MergeResult
@@ -71,6 +73,7 @@ __all__ = [
     "diff",
     "error_curve",
     "extract",
+    "heal",
     "inspect",
     "load",
     "merge",
@@ -325,6 +328,28 @@ def convert(
     given = one_adapter("convert", adapter)
     (reference,), context = references_to([given], Context(threads, device, notify))
     return _adapter("convert", parameters, {"adapter": reference}, ConvertParameters, context)
+
+
+@_with_parameters(Heal, HealParameters)
+def heal(
+    adapter: Given,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    **parameters: Unpack[HealParameters],
+) -> HealResult:
+    """Repair an adapter: `.adapter` is the repaired one, `.repairs` says what was done.
+
+    Raises:
+        AdapterError: if modules cannot be repaired, such as those with NaN, unless `drop_damaged`.
+    """
+    given = one_adapter("heal", adapter)
+    (reference,), context = references_to([given], Context(threads, device, notify))
+    found: HealResult = _perform(
+        "heal", parameters, {"adapter": reference}, HealParameters, context, save=False
+    )
+    return found
 
 
 @_with_parameters(Bake, BakeParameters)

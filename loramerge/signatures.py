@@ -85,6 +85,17 @@ class ConvertParameters(TypedDict, total=False):
     rescale: float | None
 
 
+class HealParameters(TypedDict, total=False):
+    """Parameters of `heal`."""
+
+    to: str | None
+    program: Literal["comfyui", "a1111", "forge", "diffusers", "kohya", "invokeai", "peft"] | None
+    dtype: str | None
+    only: str | Sequence[str]
+    alpha_zero: Literal["drop", "rank"]
+    drop_damaged: bool
+
+
 class ExtractParameters(TypedDict, total=False):
     """Parameters of `extract`."""
 

@@ -14,6 +14,7 @@ FUNCTIONS = {
     "mix": ("adapters", "weights", "output", "force"),
     "resize": ("adapter", "ingredient", "output", "force"),
     "convert": ("adapter", "output", "force"),
+    "heal": ("adapter", "output", "force"),
     "extract": ("tuned", "base", "output", "force"),
     "bake": ("base", "adapters", "lora", "weights", "output", "seed"),
     "merge": ("models", "weights", "output"),
