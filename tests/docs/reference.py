@@ -12,6 +12,7 @@ import click
 from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_types import REFUSED
 from loramerge.algebra.blocks import PRESETS, VECTORS
+from loramerge.algebra.health.repairs import REPAIRS
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.operators import OPERATORS
 from loramerge.cli.commands import summaries
@@ -25,6 +26,7 @@ from loramerge.recipe.shipped import shipped_recipes
 from loramerge.steps.parameters import Verb, parameters_of
 from tests.cli.examples import examples_of, walk
 from tests.docs import support
+from tests.health import measured
 
 __all__ = ["commands", "table", "with_tables"]
 
@@ -274,6 +276,26 @@ def _named() -> list[str]:
     ]
 
 
+def _limits() -> list[str]:
+    head = (
+        "code",
+        "figure",
+        "reported",
+        "closest of seven real adapters",
+        "closest of sound merges",
+        "why",
+    )
+    return [_row(head), "|---" * len(head) + "|", *map(_row, measured.table())]
+
+
+def _repairs() -> list[str]:
+    rows = (
+        _row((f"`{name}`", repair.words, ", ".join(f"`{code}`" for code in repair.codes)))
+        for name, repair in REPAIRS.items()
+    )
+    return [_row(("repair", "what it does", "mends")), "|---|---|---|", *rows]
+
+
 def _operators() -> list[str]:
     rows = [_row(("method", "description", "parameters", "space", "source")), "|---" * 5 + "|"]
     return rows + [
@@ -290,6 +312,8 @@ def _laws() -> list[str]:
 
 # the generated tables of the documents, by name
 _TABLES: dict[str, Callable[[], Iterable[str]]] = {
+    "limits": _limits,
+    "repairs": _repairs,
     "operators": _operators,
     "laws": _laws,
     "kinds": _kinds,

@@ -57,6 +57,7 @@ def test_commands():
         ("weights", ("vectors", "presets")),
         ("recipes", ("steps", "shipped")),
         ("operators", ("operators", "laws")),
+        ("health", ("limits", "repairs")),
     ],
 )
 def test_tables(document, names):
@@ -98,8 +99,8 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators",
-        "python", "recipes", "report-2022", "resizing", "tiny", "training", "weights",
+        "adding", "architecture", "commands", "extract", "formats", "health", "library", "merging",
+        "operators", "python", "recipes", "report-2022", "resizing", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -117,6 +118,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
     for name in (
         "commands",
         "extract",
+        "health",
         "library",
         "merging",
         "recipes",

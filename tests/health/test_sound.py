@@ -93,6 +93,7 @@ def test_merges_by_peft_and_diffusers(shared_data, tmp_path):
 
 
 @pytest.mark.peers
+@pytest.mark.long_tail
 @pytest.mark.filterwarnings(SEVERAL)
 def test_merges_of_the_tiny_model(tmp_path):
     pytest.importorskip("peft")
@@ -121,6 +122,9 @@ def _in_diffusers(folder: Path) -> Any:
     for weights in ([1.0, 1.0], [0.7, 0.3]):
         for kind in ("cat", "svd"):
             _join(unet, weights, kind)
+            for key, value in unet.named_parameters():
+                if ".joined." in key:
+                    value.data = value.data.contiguous()
             unet.save_lora_adapter(folder / "out", adapter_name="joined", safe_serialization=True)
             unet.delete_adapters("joined")
             yield f"diffusers {kind} {weights}", folder / "out" / "pytorch_lora_weights.safetensors"
@@ -133,5 +137,7 @@ def _join(unet: Any, weights: list[float], kind: str) -> None:
 
     tuner: Any = LoraModel.__new__(LoraModel)
     torch.nn.Module.__init__(tuner)
-    tuner.model, tuner.peft_config, tuner.targeted_module_names = unet, unet.peft_config, []
+    tuner.model, tuner.peft_config = unet, unet.peft_config
+    tuner.targeted_module_names, tuner.targeted_parameter_names = [], []
+    tuner.active_adapter = list(SHIPPED)
     tuner.add_weighted_adapter(list(SHIPPED), weights, "joined", combination_type=kind)
