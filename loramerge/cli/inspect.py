@@ -41,9 +41,9 @@ def render(result: InspectResult) -> None:
 
 def _table(result: InspectResult) -> None:
     """Show a row for each adapter and checkpoint; columns that are empty in all are left out."""
-    from loramerge.verbs.inspect.table import COLUMNS
+    from loramerge.verbs.inspect.table import COLUMNS, rows_of
 
-    rows = result.rows
+    rows = rows_of(result)
     cells = {name: [text(row) for row in rows] for name, (text, _) in COLUMNS.items()}
     filled = {name: found for name, found in cells.items() if any(found)}
     show.table(zip(*filled.values(), strict=True), tuple(name.replace("-", " ") for name in filled))

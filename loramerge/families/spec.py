@@ -196,8 +196,7 @@ class Family:
         gguf: its architecture in the GGUF files that ComfyUI-GGUF reads; `''` where it reads none.
         usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
             they change; None where it was not measured.
-        unreached: pattern of modules that no gradient reaches in training → why, so that zeros there
-            are no damage.
+        unreached: pattern of modules that no gradient reaches in training → why; zeros are usual there.
         paired_encoders: whether text_encoder and text_encoder_2 are usually trained together.
     """
 

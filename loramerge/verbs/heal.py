@@ -136,8 +136,6 @@ class HealResult(AdapterResult):
         proof: comparison of the file with the expected change; None until it is written.
     """
 
-    headline = ("path", "modules", "output")
-
     path: str
     repairs: list[Repaired] = field(default_factory=list)
     findings: list[Problem] = field(default_factory=list)
@@ -189,19 +187,25 @@ def _open(parameters: Heal, context: Context) -> Source:
 
 
 def _compute(source: Source, parameters: Heal, output: Output, context: Context) -> HealResult:
-    running = {"threads": context.threads, "notify": context.notify}
+    threads, notify = context.threads, context.notify
     given = source.adapter
     errors = any(p.severity == "error" for p in given.info.problems)
     if not errors:
         require_whole(given)
-    whole, dropped = without_damaged(given, drop=parameters.drop_damaged, **running)
+    whole, dropped = without_damaged(
+        given, drop=parameters.drop_damaged, threads=threads, notify=notify
+    )
     weighted = source.changed(lambda _: whole).weighted()
     found, repairs = heal_adapter(
-        weighted, parameters.only or tuple(REPAIRS), alpha_zero=parameters.alpha_zero, **running
+        weighted,
+        parameters.only or tuple(REPAIRS),
+        alpha_zero=parameters.alpha_zero,
+        threads=threads,
+        notify=notify,
     )
     made = source.step("heal", parameters)
     found = found.with_deltas(found.deltas, made=made, path=None, files=(), size=None)
-    findings = examine(found, **running).problems
+    findings = examine(found, threads=threads, notify=notify).problems
     if len(found.deltas) < len(given.deltas):  # a layer that was left out is not lost
         findings = [problem for problem in findings if problem.code != "layer-lost"]
     _require_healed(given, findings)

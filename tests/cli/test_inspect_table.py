@@ -12,7 +12,7 @@ import pytest
 
 from loramerge.cli import show
 from loramerge.verbs.inspect import Inspect, inspect
-from loramerge.verbs.inspect.table import COLUMNS
+from loramerge.verbs.inspect.table import COLUMNS, rows_of
 from tests.builders.samples import read_safetensors, safetensors_bytes
 from tests.builders.world import rewrite
 
@@ -56,7 +56,7 @@ def _wan(folder):
 
 def test_what_is_one_thing_is_one_row(run, loras):
     result = inspect(Inspect(files=(str(loras),)))
-    rows = {row.name: row for row in result.rows}
+    rows = {row.name: row for row in rows_of(result)}
     assert set(rows) == {
         "a.safetensors", "b.safetensors", "folder", "style (high + low noise)",
         "model.safetensors.index.json",
@@ -71,7 +71,7 @@ def test_what_is_one_thing_is_one_row(run, loras):
 def test_a_lone_expert_stays_alone(run, loras):
     (loras / "style_low_noise.safetensors").unlink()
     result = inspect(Inspect(files=(str(loras),)))
-    (row,) = (row for row in result.rows if "noise" in row.name)
+    (row,) = (row for row in rows_of(result) if "noise" in row.name)
     assert row.name == "style_high_noise.safetensors" and "one-network" in row.problems
 
 
@@ -96,9 +96,9 @@ def _things(folder):
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_column_sorts(run, loras, column):
     result = inspect(Inspect(files=(str(loras),), sort=column))
-    keys = [COLUMNS[column][1](row) for row in result.rows]
+    keys = [COLUMNS[column][1](row) for row in rows_of(result)]
     assert keys == sorted(keys) and len(keys) == 5
-    sizes = [row.size for row in inspect(Inspect(files=(str(loras),), sort="size")).rows]
+    sizes = [row.size for row in rows_of(inspect(Inspect(files=(str(loras),), sort="size")))]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -108,7 +108,7 @@ def test_problems_come_first(run, loras):
 
     rewrite(loras / "a.safetensors", loras / "z.safetensors", spoil)
     (loras / "broken.safetensors").write_bytes(b"nothing")
-    rows = inspect(Inspect(files=(str(loras),), sort="problems")).rows
+    rows = rows_of(inspect(Inspect(files=(str(loras),), sort="problems")))
     assert {row.name for row in rows[:2]} == {"z.safetensors", "broken.safetensors"}
     by_name = {row.name: row.problems for row in rows}
     assert "1 error" in by_name["z.safetensors"] and "missing-partner" in by_name["z.safetensors"]

@@ -14,19 +14,19 @@ __all__ = ["about_alphas", "about_header", "odd_alphas"]
 
 _SHARE = 0.8  # of the modules that agree, so that the others are odd
 _FEWEST = 5  # modules, below which none is odd
-_NEAR = 2e-3  # rounding of an alpha in bfloat16 is 4e-3 at most
+_NEAR = 5e-3  # an alpha in bfloat16 is rounded by 2e-3 at most
 _DIGITS = 3
 
 
 def about_alphas(adapter: Adapter) -> Iterator[Problem]:
     """Yield what alphas say by themselves and beside those of other modules."""
-    for site, (alpha, usual) in odd_alphas(adapter).items():
+    for site, (own, usual) in odd_alphas(adapter).items():
         rank = _rank(adapter.deltas[site])
         yield Problem(
             "warning",
             "alpha-odd",
             site.name,
-            f"alpha {alpha:g} at rank {rank}; the other modules have alpha / rank {usual:.3g}, which "
+            f"alpha {own:g} at rank {rank}; the other modules have alpha / rank {usual:.3g}, which "
             f"would be alpha {usual * rank:g} here",
             "loramerge heal gives it the scale of the others",
         )

@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapter import Adapter, Delta, Problem, Site
 from loramerge.algebra.health.alphas import about_alphas, about_header, odd_alphas
 from loramerge.algebra.health.findings import about_neighbours, about_values
-from loramerge.algebra.health.measure import Measure, measure
+from loramerge.algebra.health.measure import ModuleFigures, measure
 from loramerge.algebra.health.structure import about_structure
 from loramerge.algebra.workers import ordered
 from loramerge.events import Notify, ignore
@@ -54,23 +54,23 @@ def measures_of(
     norms: bool = False,
     threads: int | None = None,
     notify: Notify = ignore,
-) -> list[Measure]:
+) -> list[ModuleFigures]:
     """Return the figures of all modules; see `measure`."""
 
-    def work(item: tuple[Site, Delta]) -> Measure:
+    def work(item: tuple[Site, Delta]) -> ModuleFigures:
         return measure(*item, spectra=spectra, norms=norms)
 
     sites = list(adapter.deltas.items())
     return list(ordered(work, sites, threads=threads, task="reading weights", notify=notify))
 
 
-def _total(measures: Sequence[Measure]) -> float | None:
+def _total(measures: Sequence[ModuleFigures]) -> float | None:
     if any(m.not_finite for m in measures):
         return None
     return math.sqrt(math.fsum(m.norm * m.norm for m in measures if m.norm is not None))
 
 
-def symptoms_of(adapter: Adapter, measures: Sequence[Measure]) -> list[Problem]:
+def symptoms_of(adapter: Adapter, measures: Sequence[ModuleFigures]) -> list[Problem]:
     """Return all findings that need no base, worst first."""
     odd = odd_alphas(adapter)
     found = [

@@ -9,7 +9,7 @@ from statistics import median
 
 from loramerge.adapter import Adapter, Problem, Site
 from loramerge.algebra.health.limits import LIMITS
-from loramerge.algebra.health.measure import Measure
+from loramerge.algebra.health.measure import ModuleFigures
 from loramerge.algebra.health.neighbours import attention_of, beside_neighbours, spike_caps
 
 __all__ = ["about_neighbours", "about_values"]
@@ -18,7 +18,7 @@ HEAL = "loramerge heal repairs it"
 _LEAST_RANK = 2  # of modules whose effective rank says something
 
 
-def about_values(adapter: Adapter, measures: Sequence[Measure]) -> Iterator[Problem]:
+def about_values(adapter: Adapter, measures: Sequence[ModuleFigures]) -> Iterator[Problem]:
     """Yield what the values of single modules say: NaN, zeros, dead ranks, sizes for float16."""
     for m in measures:
         yield from _not_finite(m)
@@ -47,7 +47,7 @@ def about_values(adapter: Adapter, measures: Sequence[Measure]) -> Iterator[Prob
     yield from _collapsed(measures)
 
 
-def _not_finite(m: Measure) -> Iterator[Problem]:
+def _not_finite(m: ModuleFigures) -> Iterator[Problem]:
     if m.not_finite:
         bad = ", ".join(f"{count} values of {role}" for role, count in m.not_finite.items())
         yield Problem(
@@ -59,7 +59,7 @@ def _not_finite(m: Measure) -> Iterator[Problem]:
         )
 
 
-def _untrained(adapter: Adapter, m: Measure) -> Problem:
+def _untrained(adapter: Adapter, m: ModuleFigures) -> Problem:
     what = "up is exactly zero" if m.zero_up else "the change is exactly zero"
     reason = _unreached(adapter, m.site)
     if reason is not None:
@@ -88,7 +88,7 @@ def _unreached(adapter: Adapter, site: Site) -> str | None:
     return None
 
 
-def _padded(measures: Sequence[Measure]) -> set[Site]:
+def _padded(measures: Sequence[ModuleFigures]) -> set[Site]:
     """Return the sites whose first or last ranks are zero as in other modules.
 
     PEFT's `cat` fills up so where one of the adapters lacks the module; nothing is wrong with that.
@@ -101,7 +101,7 @@ def _padded(measures: Sequence[Measure]) -> set[Site]:
     return {site for sites in found.values() if len(sites) > 1 for site in sites}
 
 
-def _overflow(m: Measure) -> Iterator[Problem]:
+def _overflow(m: ModuleFigures) -> Iterator[Problem]:
     limit = LIMITS["float16-overflow"].value
     if m.peaks is None or max(m.peaks) <= limit:
         return
@@ -126,7 +126,7 @@ def _overflow(m: Measure) -> Iterator[Problem]:
     )
 
 
-def _collapsed(measures: Sequence[Measure]) -> Iterator[Problem]:
+def _collapsed(measures: Sequence[ModuleFigures]) -> Iterator[Problem]:
     ranks = [
         m.effective_rank
         for m in measures
@@ -145,7 +145,7 @@ def _collapsed(measures: Sequence[Measure]) -> Iterator[Problem]:
 
 
 def about_neighbours(
-    measures: Sequence[Measure], explained: Iterable[Site] = ()
+    measures: Sequence[ModuleFigures], explained: Iterable[Site] = ()
 ) -> Iterator[Problem]:
     """Yield what modules say beside their neighbours: spikes, odd strengths, uneven attention.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Measure", "measure"]
+__all__ = ["ModuleFigures", "measure"]
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _BLOCK = 1 << 20  # elements of ΔW that are computed at a time
@@ -24,7 +24,7 @@ _HALF = 65504.0
 
 
 @dataclass(frozen=True)
-class Measure:
+class ModuleFigures:
     """The figures of one module.
 
     Args:
@@ -53,7 +53,7 @@ class Measure:
 
     @property
     def effective_rank(self) -> float:
-        """exp(H(σ²/Σσ²)); 0 for no change.
+        """The effective rank exp(H(σ²/Σσ²)); 0 for no change.
 
         Source: Roy and Vetterli, "The effective rank" (2007), of energies.
         """
@@ -99,7 +99,9 @@ class Measure:
         }
 
 
-def measure(site: Site, delta: Delta, *, spectra: bool = False, norms: bool = False) -> Measure:
+def measure(
+    site: Site, delta: Delta, *, spectra: bool = False, norms: bool = False
+) -> ModuleFigures:
     """Read the tensors of a module and measure it.
 
     Args:
@@ -109,20 +111,20 @@ def measure(site: Site, delta: Delta, *, spectra: bool = False, norms: bool = Fa
     broken = _not_finite(delta)
     computable = delta.facts.computable and not delta.needs_base and not takes_too_much(delta)
     if broken or not computable:
-        return Measure(site, delta, broken)
+        return ModuleFigures(site, delta, broken)
     if delta.rank is None:
         dense = delta.dense()
         norm = math.sqrt(float((dense**2).sum()))
         values = None
         if spectra and dense.ndim > 1:
             values = decompose_dense(dense.reshape(delta.flat_shape)).singular_values
-        return Measure(site, delta, {}, norm, values)
+        return ModuleFigures(site, delta, {}, norm, values)
     up, down = delta.factors("float64")
     norm = math.sqrt(max(0.0, inner_product((up, down), (up, down))))
     plain = delta.pair if delta.facts.plain else None
     if norms or not math.isfinite(norm):
-        return Measure(site, delta, {}, norm)
-    return Measure(
+        return ModuleFigures(site, delta, {}, norm)
+    return ModuleFigures(
         site,
         delta,
         {},
@@ -138,8 +140,8 @@ def _dead_ranks(pair: Pair) -> tuple[int, ...]:
     """Return the ranks of two factors that are exactly zero, in up or in down."""
     up = pair.up.numpy().reshape(pair.up.shape[:2]).astype("float32")
     down = pair.down.numpy().reshape(pair.down.shape[0], -1).astype("float32")
-    dead = ~(up.any(axis=0) & down.any(axis=1))
-    return tuple(int(rank) for rank in dead.nonzero()[0])
+    alive = (up != 0).any(axis=0) & (down != 0).any(axis=1)
+    return tuple(rank for rank, works in enumerate(alive.tolist()) if not works)
 
 
 def _not_finite(delta: Delta) -> dict[str, int]:

@@ -16,10 +16,10 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 from loramerge.adapter import Site
-from loramerge.algebra.health.measure import Measure
+from loramerge.algebra.health.measure import ModuleFigures
 
 __all__ = [
-    "Place",
+    "LayerPlace",
     "attention_of",
     "beside_neighbours",
     "place_of",
@@ -40,7 +40,7 @@ _QUERIES = (
 K = TypeVar("K")
 
 
-class Place(NamedTuple):
+class LayerPlace(NamedTuple):
     """The place of a module in the network.
 
     Args:
@@ -55,7 +55,7 @@ class Place(NamedTuple):
     layer: str
 
 
-def place_of(name: str) -> Place:
+def place_of(name: str) -> LayerPlace:
     """Return the place of a module, by the numbers in its name that count blocks.
 
     A number counts blocks where the word before it is a plural (`blocks`, `attentions`, `layers`,
@@ -71,7 +71,7 @@ def place_of(name: str) -> Place:
     if last == 0:
         block, layer = parts[:1], parts[1:]
     stack = ".".join(part for part in block if not part.isdigit())
-    return Place(parts[0], ".".join(block), stack, ".".join(layer) or name)
+    return LayerPlace(parts[0], ".".join(block), stack, ".".join(layer) or name)
 
 
 def _medians(values: Iterable[tuple[K, float]], least: int) -> dict[K, float]:
@@ -81,7 +81,7 @@ def _medians(values: Iterable[tuple[K, float]], least: int) -> dict[K, float]:
     return {key: median(found) for key, found in groups.items() if len(found) >= least}
 
 
-def beside_neighbours(measures: Sequence[Measure]) -> dict[Site, float]:
+def beside_neighbours(measures: Sequence[ModuleFigures]) -> dict[Site, float]:
     """Return site → how many times as large its norm is as that of its neighbours.
 
     Modules without a norm, or whose norm is 0, are left out, and so are components of few modules.
@@ -101,9 +101,9 @@ def beside_neighbours(measures: Sequence[Measure]) -> dict[Site, float]:
 
 
 def _without_medians(
-    known: Sequence[tuple[Measure, Place]],
+    known: Sequence[tuple[ModuleFigures, LayerPlace]],
     values: Sequence[float],
-    group: Callable[[Place], K],
+    group: Callable[[LayerPlace], K],
     least: int,
     alone: float | None = None,
 ) -> list[float]:
@@ -140,7 +140,7 @@ def _median_without(members: Sequence[float], value: float) -> float:
     return sum(at) / 2
 
 
-def typical_largest(measures: Sequence[Measure]) -> dict[Site, float]:
+def typical_largest(measures: Sequence[ModuleFigures]) -> dict[Site, float]:
     """Return site → median of the largest singular values of the same layer in other blocks."""
     known = [
         (m.site, place_of(m.site.name), float(m.singular_values[0]))
@@ -156,7 +156,9 @@ def typical_largest(measures: Sequence[Measure]) -> dict[Site, float]:
     return {site: value for site, value in found.items() if value is not None}
 
 
-def spike_caps(measures: Sequence[Measure], limit: float) -> Iterator[tuple[Measure, float, float]]:
+def spike_caps(
+    measures: Sequence[ModuleFigures], limit: float
+) -> Iterator[tuple[ModuleFigures, float, float]]:
     """Yield (module with a spike, how far it stands out, the singular value it would usually have).
 
     A spike is a largest singular value above `limit` times both the module's second and the median of
@@ -173,7 +175,7 @@ def spike_caps(measures: Sequence[Measure], limit: float) -> Iterator[tuple[Meas
             yield m, out, max(second, usual)
 
 
-def attention_of(measures: Sequence[Measure]) -> Iterator[tuple[str, Mapping[str, float]]]:
+def attention_of(measures: Sequence[ModuleFigures]) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Yield (name of an attention, norms of its queries, keys and values) where all three change."""
     norms = {m.site.name: m.norm for m in measures if m.norm}
     for name in norms:

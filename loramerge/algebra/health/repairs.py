@@ -11,7 +11,7 @@ from loramerge.adapter import Adapter, Delta, LowRank, Site
 from loramerge.adapter.kinds.lora import as_lora
 from loramerge.algebra.health.alphas import odd_alphas
 from loramerge.algebra.health.limits import LIMITS
-from loramerge.algebra.health.measure import Measure
+from loramerge.algebra.health.measure import ModuleFigures
 from loramerge.algebra.health.neighbours import spike_caps
 from loramerge.algebra.svd import decompose
 from loramerge.files.tensors import ArrayTensor
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["REPAIRS", "Change", "Repair"]
+__all__ = ["REPAIRS", "Mended", "Repair"]
 
 
-class Change(NamedTuple):
-    """What a repair does to one module.
+class Mended(NamedTuple):
+    """The result of a repair at one module.
 
     Args:
         delta: the module afterwards; None leaves it out.
@@ -47,12 +47,12 @@ class Repair(NamedTuple):
         codes: of the findings that it mends.
     """
 
-    find: Callable[[Adapter, Sequence[Measure]], Mapping[Site, Change]]
+    find: Callable[[Adapter, Sequence[ModuleFigures]], Mapping[Site, Mended]]
     words: str
     codes: tuple[str, ...]
 
 
-def _alphas(adapter: Adapter, _: Sequence[Measure]) -> dict[Site, Change]:
+def _alphas(adapter: Adapter, _: Sequence[ModuleFigures]) -> dict[Site, Mended]:
     """Give modules with an odd alpha the scale of the others, and positive alphas to all."""
     found = {}
     for site, (alpha, usual) in odd_alphas(adapter).items():
@@ -62,7 +62,7 @@ def _alphas(adapter: Adapter, _: Sequence[Measure]) -> dict[Site, Change]:
                 alpha=usual * lora.rank, stored=None, ratio=None, stated=None, root=False
             )
             words = f"alpha {alpha:g} became {usual * lora.rank:g}, the scale of the other modules"
-            found[site] = Change(replace(lora, scale=scale), words, False)
+            found[site] = Mended(replace(lora, scale=scale), words, False)
     for site, delta in adapter.deltas.items():
         lora = as_lora(delta)
         if lora is None or site in found or not (lora.alpha or 0.0) < 0:
@@ -70,13 +70,13 @@ def _alphas(adapter: Adapter, _: Sequence[Measure]) -> dict[Site, Change]:
         scale = lora.scale._replace(alpha=-(lora.alpha or 0.0), stored=None)
         up = ArrayTensor(-lora.up.numpy())
         words = f"alpha {lora.alpha:g} became {-(lora.alpha or 0.0):g}, and up changed its sign"
-        found[site] = Change(replace(lora, up=up, scale=scale), words, True)
+        found[site] = Mended(replace(lora, up=up, scale=scale), words, True)
     return found
 
 
-def _untrained(_: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]:
+def _untrained(_: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, Mended]:
     return {
-        m.site: Change(
+        m.site: Mended(
             None,
             "left out: " + ("alpha is 0" if m.delta.alpha == 0 else "it changes nothing"),
             True,
@@ -86,7 +86,7 @@ def _untrained(_: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]:
     }
 
 
-def _dead_ranks(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]:
+def _dead_ranks(adapter: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, Mended]:
     found = {}
     for m in measures:
         lora = as_lora(adapter.deltas[m.site])
@@ -94,7 +94,7 @@ def _dead_ranks(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Cha
             continue
         keep = [rank for rank in range(lora.rank) if rank not in m.dead]
         words = f"rank {lora.rank} became {len(keep)}: {len(m.dead)} were exactly zero"
-        found[m.site] = Change(_of_ranks(lora, keep), words, True)
+        found[m.site] = Mended(_of_ranks(lora, keep), words, True)
     return found
 
 
@@ -107,7 +107,7 @@ def _of_ranks(lora: LowRank, keep: Sequence[int]) -> LowRank:
     )
 
 
-def _spikes(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]:
+def _spikes(adapter: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, Mended]:
     """Lower σ₁ to what is usual: `up' = (I − (1 − cap/σ₁) u₁u₁ᵀ) up`."""
     found = {}
     for m, _, cap in spike_caps(measures, LIMITS["spike"].value):
@@ -117,7 +117,7 @@ def _spikes(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]
         largest = float(m.singular_values[0])
         up = ArrayTensor(_capped(lora, cap / largest))
         words = f"the largest singular value was lowered from {largest:.4g} to {cap:.4g}"
-        found[m.site] = Change(replace(lora, up=up), words, False)
+        found[m.site] = Mended(replace(lora, up=up), words, False)
     return found
 
 
@@ -128,10 +128,11 @@ def _capped(lora: LowRank, share: float) -> Array:
     left = first[:, 0] / math.sqrt(float((first**2).sum()))
     up = lora.up.numpy().astype("float64")
     flat = up.reshape(up.shape[:2])
-    return (flat - (1.0 - share) * left[:, None] * (left @ flat)).reshape(up.shape)
+    capped: Array = flat - (1.0 - share) * left[:, None] * (left @ flat)
+    return capped.reshape(up.shape)
 
 
-def _halves(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]:
+def _halves(adapter: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, Mended]:
     """Give the factors of each rank equal sizes by powers of two, which is exact."""
     limit = LIMITS["float16-overflow"].value
     found = {}
@@ -140,7 +141,7 @@ def _halves(adapter: Adapter, measures: Sequence[Measure]) -> dict[Site, Change]
         if lora is None or m.peaks is None or not max(m.peaks[:2]) > limit >= m.peaks[2]:
             continue
         words = "the factors got equal sizes, so that float16 holds them and their product"
-        found[m.site] = Change(_balanced(lora), words, True)
+        found[m.site] = Mended(_balanced(lora), words, True)
     return found
 
 

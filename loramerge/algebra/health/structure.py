@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.algebra.health.limits import LIMITS
-from loramerge.algebra.health.neighbours import Place, place_of
+from loramerge.algebra.health.neighbours import LayerPlace, place_of
 from loramerge.errors import listed
 
 __all__ = ["about_structure", "lost_modules"]
@@ -87,12 +87,12 @@ def lost_modules(adapter: Adapter) -> list[str]:
     return sorted(found)
 
 
-def _unet(place: Place) -> bool:
+def _unet(place: LayerPlace) -> bool:
     """Return whether the stacks of a component are the levels of one UNet, with the same layers."""
     return "attentions" in place.block.split(".")
 
 
-def _expected(adapter: Adapter, adapted: Iterable[Place]) -> Iterator[str]:
+def _expected(adapter: Adapter, adapted: Iterable[LayerPlace]) -> Iterator[str]:
     family = adapter.info.detection.family
     places = list(adapted)
     layers = {(place.component, place.layer) for place in places}
@@ -102,15 +102,15 @@ def _expected(adapter: Adapter, adapted: Iterable[Place]) -> Iterator[str]:
             if (place.component, place.layer) in layers:
                 yield name
         return
-    stacks: Mapping[str, list[Place]] = _by_stack(places)
+    stacks: Mapping[str, list[LayerPlace]] = _by_stack(places)
     for members in stacks.values():
         blocks = {place.block for place in members}
         own = {place.layer for place in members}
         yield from (f"{block}.{layer}" for block in _numbered(sorted(blocks)) for layer in own)
 
 
-def _by_stack(places: Sequence[Place]) -> Mapping[str, list[Place]]:
-    found: dict[str, list[Place]] = defaultdict(list)
+def _by_stack(places: Sequence[LayerPlace]) -> Mapping[str, list[LayerPlace]]:
+    found: dict[str, list[LayerPlace]] = defaultdict(list)
     for place in places:
         if any(part.isdigit() for part in place.block.split(".")):
             found[place.stack].append(place)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loramerge.adapter import Problem
 from loramerge.steps.shown import Shown
-
-if TYPE_CHECKING:
-    from loramerge.verbs.inspect.table import Row
 
 __all__ = ["InspectResult", "Inspected"]
 
@@ -70,13 +67,6 @@ class InspectResult:
     all_metadata: bool = False
     verbose: bool = False
     sort: str | None = None
-
-    @property
-    def rows(self) -> list[Row]:
-        """The rows of the table: one for each adapter and checkpoint, in the order asked for."""
-        from loramerge.verbs.inspect.table import rows_of, sorted_rows
-
-        return sorted_rows(rows_of(self.files), self.sort)
 
     def json(self) -> list[dict[str, Any]]:
         """Return the list that `--json` prints."""

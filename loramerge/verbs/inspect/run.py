@@ -1,4 +1,4 @@
-"""inspect: dialect, family and problems of files, from headers alone or with the weights."""
+"""The verb inspect: dialect, family and problems of files, from headers alone or with the weights."""
 
 from __future__ import annotations
 
@@ -56,9 +56,11 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
 def _write_csv(path: Path, result: InspectResult) -> None:
     """Write the table as CSV."""
     from loramerge.steps.batch import write_table
-    from loramerge.verbs.inspect.table import CSV
+    from loramerge.verbs.inspect.table import CSV, rows_of
 
-    write_table(path, list(CSV), [[value(row) for value in CSV.values()] for row in result.rows])
+    write_table(
+        path, list(CSV), [[value(row) for value in CSV.values()] for row in rows_of(result)]
+    )
 
 
 def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspected:

@@ -10,9 +10,9 @@ from typing import Any
 
 from loramerge.adapter import Problem
 from loramerge.errors import sized
-from loramerge.verbs.inspect.result import Inspected
+from loramerge.verbs.inspect.result import Inspected, InspectResult
 
-__all__ = ["COLUMNS", "CSV", "Row", "rows_of", "sorted_rows"]
+__all__ = ["COLUMNS", "CSV", "TableRow", "rows_of"]
 
 _NOISE = re.compile(r"(high|low)([ _.-]?)noise", re.I)  # the two networks of Wan 2.2
 _ORDER = ("error", "warning", "note")
@@ -20,7 +20,7 @@ _MOST_WORDS = 3
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One adapter or checkpoint, in one file or in a pair of files.
 
     Args:
@@ -86,7 +86,7 @@ class Row:
 
 
 # column → its text in the terminal, and what it is sorted by
-COLUMNS: dict[str, tuple[Callable[[Row], str], Callable[[Row], Any]]] = {
+COLUMNS: dict[str, tuple[Callable[[TableRow], str], Callable[[TableRow], Any]]] = {
     "name": (lambda row: row.name, lambda row: row.name.lower()),
     "family": (lambda row: row.first.family or "", lambda row: row.first.family or "~"),
     "kind": (lambda row: row.kind, lambda row: row.kind),
@@ -116,7 +116,7 @@ COLUMNS: dict[str, tuple[Callable[[Row], str], Callable[[Row], Any]]] = {
 
 
 # column of the CSV file → its value
-CSV: dict[str, Callable[[Row], Any]] = {
+CSV: dict[str, Callable[[TableRow], Any]] = {
     "file": lambda row: " + ".join(file.path for file in row.files),
     "what": lambda row: row.first.what,
     "family": lambda row: row.first.family,
@@ -140,7 +140,7 @@ def _several(words: Sequence[str], most: int = _MOST_WORDS) -> str:
     return ", ".join(words[:most]) + (f", … {more} more" if more > 0 else "")
 
 
-def rows_of(files: Iterable[Inspected]) -> list[Row]:
+def _rows(files: Iterable[Inspected]) -> list[TableRow]:
     """Return a row for each file; the two of a pair of experts share one."""
     pairs: dict[str, list[Inspected]] = {}
     for file in files:
@@ -152,11 +152,13 @@ def rows_of(files: Iterable[Inspected]) -> list[Row]:
             members.sort(key=_noise_in)
             findings = [p for file in members for p in file.findings if p.code != "one-network"]
             found.append(
-                Row(f"{os.path.basename(key)} (high + low noise)", tuple(members), True, findings)
+                TableRow(
+                    f"{os.path.basename(key)} (high + low noise)", tuple(members), True, findings
+                )
             )
         else:
             found += (
-                Row(
+                TableRow(
                     os.path.basename(file.path.rstrip("/\\")) or file.path,
                     (file,),
                     False,
@@ -181,6 +183,7 @@ def _without_noise(file: Inspected) -> str:
     return os.path.join(folder, re.sub(r"[ _.-]*\0[ _.-]*", " ", stem).strip() or "pair")
 
 
-def sorted_rows(rows: Sequence[Row], column: str | None) -> list[Row]:
-    """Return rows sorted by a column, equal ones in the order they had."""
-    return list(rows) if column is None else sorted(rows, key=COLUMNS[column][1])
+def rows_of(result: InspectResult) -> list[TableRow]:
+    """Return the rows of the table, sorted as asked for; equal ones in the order they had."""
+    rows = _rows(result.files)
+    return rows if result.sort is None else sorted(rows, key=COLUMNS[result.sort][1])
