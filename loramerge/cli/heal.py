@@ -1,4 +1,4 @@
-"""The command `heal`: repair adapters: spikes, zero ranks, odd alphas, modules that change nothing."""
+"""The command `heal`: repair adapters: spikes, zero ranks, odd alphas, untrained modules."""
 
 from __future__ import annotations
 
