@@ -88,7 +88,7 @@ def test_a_pipeline_is_one_row(run, loras):
 
 def _things(folder):
     from loramerge.steps.parameters import Context
-    from loramerge.verbs.inspect.things import things
+    from loramerge.verbs.inspect.run import things
 
     return things([str(folder)], Context())
 

@@ -13,8 +13,7 @@ from loramerge.dialects import DIALECTS
 from loramerge.errors import listed
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.parameters import Context
-from loramerge.verbs.inspect.parameters import Inspect
-from loramerge.verbs.inspect.result import Inspected
+from loramerge.verbs.inspect.facts import Inspect, Inspected
 
 __all__ = ["inspect_adapter"]
 

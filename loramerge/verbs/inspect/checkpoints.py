@@ -13,7 +13,7 @@ from loramerge.files.dtypes import DTYPES
 from loramerge.files.gguf import is_gguf
 from loramerge.steps.contents import contents_of
 from loramerge.steps.lineage import lineage_of
-from loramerge.verbs.inspect.result import Inspected
+from loramerge.verbs.inspect.facts import Inspected
 
 __all__ = ["inspect_checkpoint"]
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loramerge.adapter import Adapter
 from loramerge.adapter.load import load
 from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting
 from loramerge.events import Warn
 from loramerge.files.gguf import is_gguf
-from loramerge.library.lookup import is_adapter_folder, is_sharded
+from loramerge.library.lookup import below, files_of, is_adapter_folder, is_sharded
+from loramerge.records import record
 from loramerge.steps.parameters import Context, Verb
 from loramerge.verbs.inspect.adapters import inspect_adapter
-from loramerge.verbs.inspect.parameters import Inspect
-from loramerge.verbs.inspect.result import Inspected, InspectResult
-from loramerge.verbs.inspect.things import InMemory, things
+from loramerge.verbs.inspect.facts import Inspect, Inspected, InspectResult
 
 if TYPE_CHECKING:
     from loramerge.steps.prediction import Prediction
 
-__all__ = ["VERB", "inspect"]
+__all__ = ["VERB", "inspect", "things"]
 
 
 def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
@@ -61,6 +62,40 @@ def _write_csv(path: Path, result: InspectResult) -> None:
     write_table(
         path, list(CSV), [[value(row) for value in CSV.values()] for row in rows_of(result)]
     )
+
+
+@record(eq=False)
+class InMemory:
+    """An adapter that a recipe computed, and its name there."""
+
+    name: str
+    adapter: Adapter
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def things(names: Sequence[str], context: Context) -> list[Path | InMemory]:
+    """Return the files, folders and adapters in memory of names, each once.
+
+    The files of a sharded checkpoint, or of a pipeline's folder, stand for that checkpoint.
+    """
+    found: list[Path | InMemory] = []
+    for name in names:
+        known = context.known.get(name)
+        if isinstance(known, Adapter):
+            found.append(InMemory(name, known))
+        elif known is not None:
+            found.append(known)
+        else:
+            top, files = below(context.root, name), files_of(name, context.root)
+            if len(files) > 1:
+                from loramerge.verbs.inspect.things import wholes
+
+                found += wholes(files, top)
+            else:
+                found += files
+    return list(dict.fromkeys(found))
 
 
 def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspected:

@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.adapter import Problem
 from loramerge.errors import sized
-from loramerge.verbs.inspect.result import Inspected, InspectResult
+from loramerge.verbs.inspect.facts import Inspected, InspectResult
 
 __all__ = ["COLUMNS", "CSV", "TableRow", "rows_of"]
 

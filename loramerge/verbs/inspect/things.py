@@ -1,49 +1,25 @@
-"""The things that a name stands for: adapters, checkpoints, and those that are one in several files."""
+"""Checkpoints of several files, found in a folder file by file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loramerge.adapter import Adapter
-from loramerge.library.lookup import below, files_of
-from loramerge.steps.parameters import Context
-
-__all__ = ["InMemory", "things"]
+__all__ = ["wholes"]
 
 _PIPELINE = "model_index.json"
 _OF_A_PIPELINE = "pytorch_lora_weights.safetensors"  # an adapter, wherever it lies
 
 
-@dataclass(frozen=True, eq=False)
-class InMemory:
-    """An adapter that a recipe computed, and its name there."""
+def wholes(paths: Iterable[Path], top: Path) -> Iterator[Path]:
+    """Yield paths, and for the files of a sharded checkpoint or a pipeline what they are parts of.
 
-    name: str
-    adapter: Adapter
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def things(names: Sequence[str], context: Context) -> list[Path | InMemory]:
-    """Return the files, folders and adapters in memory of names, each once.
-
-    The files of a sharded checkpoint, or of a pipeline's folder, stand for that folder.
+    Args:
+        top: the name that they were found by.
     """
-    found: list[Path | InMemory] = []
-    for name in names:
-        known = context.known.get(name)
-        if isinstance(known, Adapter):
-            found.append(InMemory(name, known))
-        elif known is not None:
-            found.append(known)
-        else:
-            top, seen = below(context.root, name), dict[Path, Path | None]()
-            found += (_whole(path, top, seen) for path in files_of(name, context.root))
-    return list(dict.fromkeys(found))
+    seen: dict[Path, Path | None] = {}
+    return (_whole(path, top, seen) for path in paths)
 
 
 def _whole(path: Path, top: Path, seen: dict[Path, Path | None]) -> Path:

@@ -19,8 +19,7 @@ from loramerge.stream.elsewhere import distances
 from loramerge.stream.intruders import intruders
 from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival
-from loramerge.verbs.inspect.parameters import Inspect
-from loramerge.verbs.inspect.result import Inspected
+from loramerge.verbs.inspect.facts import Inspect, Inspected
 
 __all__ = ["add_base", "add_weights", "strength_findings"]
 
