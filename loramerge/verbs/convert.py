@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.load import load
 from loramerge.adapter.networks import marked
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
-from loramerge.algebra.proof import Proof, prove
+from loramerge.algebra.proof import Proof
 from loramerge.algebra.terms import Term, naming
 from loramerge.algebra.to_lora import check_to_lora, to_lora
 from loramerge.algebra.weights import shown_number
-from loramerge.errors import LoramergeError, Setting, UsageError, listed
+from loramerge.errors import Setting, UsageError, listed
 from loramerge.events import Note, Warn, ignore
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
@@ -28,6 +27,7 @@ from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batc
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.proving import prove_written
 from loramerge.steps.references import Reference
 from loramerge.steps.sizes import stand_in
 from loramerge.steps.source import Source, open_source
@@ -196,7 +196,7 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     label = parameters.label(None if dialect == source.adapter.info.dialect else dialect)
     output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-{label}")
     result = _compute(source, parameters, output, context)
-    return write_result(result, output, context, check=_prove)
+    return write_result(result, output, context, check=prove_written)
 
 
 def compute_convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
@@ -210,17 +210,6 @@ def compute_convert(parameters: Convert, context: Context = Context()) -> Conver
         [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
     )
     return _compute(source, parameters, output_of(parameters, source.adapters), context)
-
-
-def _prove(result: ConvertResult, path: Path, output: Output, context: Context) -> None:
-    """Read the written file back and compare it with the expected change."""
-    assert result.adapter is not None
-    try:
-        back = load(path)
-        result.proof = prove(result.adapter, back, threads=context.threads, notify=context.notify)
-    except LoramergeError as error:
-        error.file = str(output.path)
-        raise
 
 
 def _compute(
@@ -369,7 +358,7 @@ def convert_files(
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `convert`.
     """
-    work = FileWork(one_by_one(convert), one_by_one(_compute), _FIGURES, _prove)
+    work = FileWork(one_by_one(convert), one_by_one(_compute), _FIGURES, prove_written)
     return in_batch(parameters, work, context)
 
 

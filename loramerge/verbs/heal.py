@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter, Problem
-from loramerge.adapter.load import load
 from loramerge.algebra.health import examine
 from loramerge.algebra.health.healing import Repaired, heal_adapter, without_damaged
 from loramerge.algebra.health.repairs import REPAIRS
 from loramerge.algebra.outcome import uncut
-from loramerge.algebra.proof import Proof, prove
+from loramerge.algebra.proof import Proof
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
-from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError, listed, nearest
+from loramerge.errors import AdapterError, Setting, UsageError, listed, nearest
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
 from loramerge.steps.inputs import require_whole
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
+from loramerge.steps.proving import prove_written
 from loramerge.steps.references import Reference
 from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
@@ -167,7 +167,7 @@ def heal(parameters: Heal, context: Context = Context()) -> HealResult:
     source = _open(parameters, context)
     output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-healed")
     return write_result(
-        _compute(source, parameters, output, context), output, context, check=_prove
+        _compute(source, parameters, output, context), output, context, check=prove_written
     )
 
 
@@ -234,17 +234,6 @@ def _require_healed(given: Adapter, findings: Sequence[Problem]) -> None:
         )
 
 
-def _prove(result: HealResult, path: Path, output: Output, context: Context) -> None:
-    """Read the written file back and compare it with the expected change."""
-    assert result.adapter is not None
-    try:
-        back = load(path)
-        result.proof = prove(result.adapter, back, threads=context.threads, notify=context.notify)
-    except LoramergeError as error:
-        error.file = str(output.path)
-        raise
-
-
 def predict(parameters: Heal, context: Context = Context()) -> Prediction:
     """Predict the result from headers; repairs that need the weights are not foreseen."""
     source = _open(parameters, context)
@@ -270,7 +259,7 @@ def heal_files(parameters: HealFiles, context: Context = Context()) -> FilesResu
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `heal`.
     """
-    work = FileWork(one_by_one(heal), one_by_one(_compute), _FIGURES, _prove)
+    work = FileWork(one_by_one(heal), one_by_one(_compute), _FIGURES, prove_written)
     return in_batch(parameters, work, context)
 
 

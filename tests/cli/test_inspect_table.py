@@ -148,6 +148,19 @@ def test_no_line_is_wider_than_the_terminal(run, loras, monkeypatch):
     assert "ComfyUI," in words and "model.safetensors.index.json" in words  # whole words
 
 
+def test_what_other_programs_keep_beside_a_file(run, loras):
+    (loras / "b.metadata.json").write_text(
+        json.dumps({"usage_tips": json.dumps({"strength": 0.8}), "base_model": "SD 2.1"})
+    )
+    (loras / "b.json").write_text(json.dumps({"activation text": "zuzu, cat"}))
+    rows = {row.name: row.first for row in rows_of(inspect(Inspect(files=(str(loras),))))}
+    found = rows["b.safetensors"]
+    assert found.usual_weight == 0.8 and rows["a.safetensors"].usual_weight is None
+    assert found.trigger_words  # those of the header count
+    shown = run.ok("inspect", "loras").out
+    assert "weight" in shown and "0.8" in shown
+
+
 # --- what is in it
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,12 +46,31 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
             context.notify(Warn(f"{thing}: {error.problem}"))
             found.append(Inspected(str(thing), None, "unreadable", error=error.problem))
             code = code or error.exit_code
+    if len(found) > 1:
+        _add_sidecars(found)
     if parameters.check and any(p.severity == "error" for f in found for p in f.findings):
         code = 5
     result = InspectResult(found, code, parameters.metadata, parameters.verbose, parameters.sort)
     if parameters.csv:
         _write_csv(Path(parameters.csv), result)
     return result
+
+
+def _add_sidecars(files: Sequence[Inspected]) -> None:
+    """Add what other programs keep beside adapters, where headers do not say it."""
+    from loramerge.library.sidecars import listing, sidecar_facts
+
+    folders: dict[Path, Mapping[str, str]] = {}
+    for file in files:
+        path = Path(file.path)
+        if file.what != "adapter" or not path.exists():
+            continue
+        if path.parent not in folders:
+            folders[path.parent] = listing(path.parent)
+        facts = sidecar_facts(path, folders[path.parent])
+        file.usual_weight = facts.weight
+        file.trigger_words = file.trigger_words or list(facts.trigger_words)
+        file.trained_on = file.trained_on or facts.base
 
 
 def _write_csv(path: Path, result: InspectResult) -> None:
