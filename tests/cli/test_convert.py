@@ -14,6 +14,7 @@ from loramerge.adapter import LowRank
 from loramerge.adapter.load import load
 from loramerge.algebra import proof as proofs
 from loramerge.checkpoint import open_checkpoint
+from loramerge.steps import proving
 from loramerge.steps.references import Reference
 from loramerge.verbs import convert as verb
 from tests.builders.deltas import adapter, full, low_rank, site, tensor
@@ -347,7 +348,7 @@ def _nudged(d, s):
 
 @pytest.mark.parametrize("wrong", [_doubled, _swapped, _nudged, None])
 def test_a_file_that_is_not_what_was_asked_is_not_kept(run, monkeypatch, wrong):
-    real = verb.load
+    real = proving.load
 
     def read(path):
         found = real(path)
@@ -358,7 +359,7 @@ def test_a_file_that_is_not_what_was_asked_is_not_kept(run, monkeypatch, wrong):
             deltas[victim] = wrong(changed, victim)
         return found.with_deltas(deltas)
 
-    monkeypatch.setattr(verb, "load", read)
+    monkeypatch.setattr(proving, "load", read)
     for to in ("kohya", "diffusers", "peft"):
         run.refused(7, "convert", "b", "--to", to, "-o", "o" if to == "peft" else "o.safetensors",
                     says=("not kept", "expected", "hint"))  # fmt: skip
@@ -404,13 +405,13 @@ def test_kinds_that_are_not_computed_with_stay_as_they_are(run):
 def test_both_reads_of_the_proof_are_of_the_file_that_is_kept(run, monkeypatch):
     """What lands under the name is what was looked at, but for entries that came late."""
     seen = {}
-    real = verb.load
+    real = proving.load
 
     def read(path):
         seen[str(path)] = data_section(path)
         return real(path)
 
-    monkeypatch.setattr(verb, "load", read)
+    monkeypatch.setattr(proving, "load", read)
     run.ok("convert", "b", "--to", "kohya", "-o", "o.safetensors")
     ((path, data),) = seen.items()
     assert path.endswith(".partial") and data == data_section(run.folder / "o.safetensors")
