@@ -47,8 +47,13 @@ def _rows(repairs: list[Repaired]) -> list[tuple[str, str, str]]:
         groups.setdefault((one.repair, one.exact, one.words.partition(":")[0][:12]), []).append(one)
     rows = []
     for (name, exact, _), those in groups.items():
-        names = listed([one.module for one in those], _MOST)
-        rows.append((name, f"{those[0].words}: {names}", "the same" if exact else "changed"))
+        names = [one.module for one in those]
+        if len({one.words for one in those}) > 1:
+            rest = f"; and {len(names) - 1} more such modules: {listed(names[1:], 2)}"
+            text = f"{those[0].words}: {names[0]}{rest}"
+        else:
+            text = f"{those[0].words}: {listed(names, _MOST)}"
+        rows.append((name, text, "the same" if exact else "changed"))
     return rows
 
 

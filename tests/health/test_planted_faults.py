@@ -27,8 +27,8 @@ FOLLOWS = {
     "float16 overflow": {"loud-module", "spike", "qkv-imbalance"},
     "uneven attention": {"faint-module"},
     "a faint module": {"qkv-imbalance"},
-    "strength times 8": {"qkv-imbalance"},
-    "a spike": {"qkv-imbalance"},
+    "strength times 8": {"qkv-imbalance", "spike"},
+    "a spike": {"qkv-imbalance", "loud-module"},
     "alpha far above the rank": {"alpha-odd", "qkv-imbalance"},
 }
 

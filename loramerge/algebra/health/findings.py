@@ -156,7 +156,6 @@ def about_neighbours(
     for m, out, _ in spike_caps(measures, LIMITS["spike"].value):
         if m.site in known:
             continue
-        known.add(m.site)
         yield Problem(
             "warning",
             "spike",

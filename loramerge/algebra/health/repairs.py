@@ -78,7 +78,7 @@ def _untrained(_: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, Mend
     return {
         m.site: Mended(
             None,
-            "left out: " + ("alpha is 0" if m.delta.alpha == 0 else "it changes nothing"),
+            "left out, because " + ("alpha is 0" if m.delta.alpha == 0 else "it changes nothing"),
             True,
         )
         for m in measures
@@ -93,7 +93,7 @@ def _dead_ranks(adapter: Adapter, measures: Sequence[ModuleFigures]) -> dict[Sit
         if not m.dead or not m.norm or lora is None:
             continue
         keep = [rank for rank in range(lora.rank) if rank not in m.dead]
-        words = f"rank {lora.rank} became {len(keep)}: {len(m.dead)} were exactly zero"
+        words = f"rank {lora.rank} became {len(keep)}; the rest was exactly zero"
         found[m.site] = Mended(_of_ranks(lora, keep), words, True)
     return found
 
@@ -141,16 +141,17 @@ def _halves(adapter: Adapter, measures: Sequence[ModuleFigures]) -> dict[Site, M
         if lora is None or m.peaks is None or not max(m.peaks[:2]) > limit >= m.peaks[2]:
             continue
         words = "the factors got equal sizes, so that float16 holds them and their product"
-        found[m.site] = Mended(_balanced(lora), words, True)
+        large = m.peaks[1] > limit  # because alpha is small: a part of it moves into up
+        found[m.site] = Mended(_balanced(lora, shrink=large), words, True)
     return found
 
 
-def _balanced(lora: LowRank) -> LowRank:
+def _balanced(lora: LowRank, *, shrink: bool) -> LowRank:
     import numpy as np
 
     up, down = lora.up.numpy().astype("float64"), lora.down.numpy().astype("float64")
-    exponent = math.frexp(lora.scale.value(lora.rank))[1] if lora.alpha else 0
-    up = np.ldexp(up, exponent)  # a power of two moves from alpha into up
+    exponent = math.frexp(lora.scale.value(lora.rank))[1] if shrink and lora.alpha else 0
+    up = np.ldexp(up, exponent)
     heights = np.sqrt((up.reshape(up.shape[:2]) ** 2).sum(axis=0))
     widths = np.sqrt((down.reshape(down.shape[0], -1) ** 2).sum(axis=1))
     alive = (heights > 0) & (widths > 0)
@@ -159,7 +160,7 @@ def _balanced(lora: LowRank) -> LowRank:
     up = np.ldexp(up, shifts.reshape(1, -1, *(1,) * (up.ndim - 2)))
     down = np.ldexp(down, -shifts.reshape(-1, *(1,) * (down.ndim - 1)))
     scale = lora.scale
-    if lora.alpha:
+    if exponent and lora.alpha:
         scale = scale._replace(alpha=math.ldexp(lora.alpha, -exponent), stored=None)
     return replace(lora, up=ArrayTensor(up), down=ArrayTensor(down), scale=scale)
 
