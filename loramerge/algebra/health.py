@@ -22,7 +22,7 @@ class Examination:
     Args:
         norm: ‖ΔW‖_F over all modules that could be computed; None if one is not finite.
         table: module, kind, shape, rank, alpha, norm, and with spectra the largest singular value,
-            the effective rank exp(H(σ²/Σσ²)) and the rank of 99 % of the energy.
+            the effective rank exp(H(σ²/Σσ²)), the rank of 99 % of the energy, and all singular values.
     """
 
     problems: list[Problem]
@@ -132,11 +132,12 @@ def _add_spectrum(row: dict[str, Any], singular_values: Any) -> None:
     energy = singular_values**2
     total = float(energy.sum())
     if total == 0:
-        row |= {"largest": 0.0, "effective_rank": 0.0, "rank_99": 0}
+        row |= {"largest": 0.0, "effective_rank": 0.0, "rank_99": 0, "singular_values": []}
         return
     share = energy[energy > 0] / total
     row |= {
         "largest": float(singular_values[0]),
         "effective_rank": float(np.exp(-(share * np.log(share)).sum())),
         "rank_99": int((np.cumsum(energy) >= 0.99 * total * (1 - 1e-12)).argmax()) + 1,
+        "singular_values": [float(value) for value in singular_values],
     }

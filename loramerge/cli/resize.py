@@ -51,8 +51,6 @@ def render_curve(found: CurveResult) -> None:
     """Show the curve of an adapter as a table."""
     columns, *rows = found.table_rows()
     show.table(rows, columns)
-    if found.plot is not None:
-        show.table([("plot", found.plot)])
 
 
 _render_files = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)

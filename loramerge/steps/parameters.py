@@ -50,6 +50,7 @@ class Context:
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
         executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
             them here.
+        details: add the figures that only a page or a picture of the result shows.
     """
 
     threads: int | None = None
@@ -64,6 +65,7 @@ class Context:
     allow_loss: bool = False
     model_threads: int | None = None
     executor: Executor | None = None
+    details: bool = False
 
     @property
     def torch_threads(self) -> int:

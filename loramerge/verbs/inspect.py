@@ -105,10 +105,12 @@ class Inspected(Shown):
     table: list[dict[str, Any]] | None = None
     base: dict[str, Any] | None = None
     error: str | None = None
+    measured: list[dict[str, Any]] | None = None  # of every module, for pages and pictures
 
     def json(self) -> dict[str, Any]:
         """Return this file's object in `--json`; keys are always present, null if not computed."""
-        shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        names = self.__dataclass_fields__.keys() - {"measured"}
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name in names}
         shown["findings"] = [
             {name: getattr(f, name) for name in ("severity", "code", "module", "message", "remedy")}
             for f in self.findings
@@ -270,7 +272,7 @@ def inspect_adapter(
     if not adapter.deltas and not adapter.embeddings and not info.problems:
         found.findings.append(_NOTHING_KNOWN)
     wanted = (parameters.deep, parameters.modules, parameters.spectrum, parameters.check)
-    if any(wanted) or parameters.base is not None:
+    if any(wanted) or parameters.base is not None or context.details:
         _deep(found, adapter, parameters, context)
     if parameters.base is not None:
         _against(found, adapter, parameters.base, seen, context)
@@ -334,12 +336,12 @@ def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[P
 def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
     from loramerge.algebra.health import examine
 
-    report = examine(
-        adapter, spectra=parameters.spectrum, threads=context.threads, notify=context.notify
-    )
+    spectra = parameters.spectrum or context.details
+    report = examine(adapter, spectra=spectra, threads=context.threads, notify=context.notify)
     found.checked = "weights"
     found.findings += report.problems
     found.norm = report.norm
+    found.measured = report.table
     if parameters.modules or parameters.spectrum:
         found.table = report.table
 

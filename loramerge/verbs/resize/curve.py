@@ -34,7 +34,6 @@ class CurveResult(Shown):
         uniform: points of one rank for every module.
         best: points of the ranks that `max_size` chooses, for the sizes of `uniform` and then for
             those that were asked for.
-        plot: path of the picture, None if there is none.
     """
 
     headline = ("path", "modules")
@@ -44,7 +43,6 @@ class CurveResult(Shown):
     size_before: int | None
     uniform: list[CurvePoint]
     best: list[CurvePoint]
-    plot: str | None = None
 
     def table_rows(self) -> Iterator[tuple[str, ...]]:
         yield ("rank of all modules", "size", "relative error", "at the best ranks", "ranks")
@@ -64,21 +62,22 @@ class CurveResult(Shown):
         return sorted(found, key=lambda pair: pair[1].size)
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Draw the curve as a PNG image.
+        """Draw the curve as a PNG, SVG or PDF file.
 
         Raises:
+            UsageError: for another format.
             OutputExists: unless `force`.
-            MissingExtra: if Pillow is not installed.
+            MissingExtra: if matplotlib is not installed.
         """
-        from loramerge.report.pictures import png_bytes
+        from loramerge.report.plot import check_format, plot
+        from loramerge.report.results.resize import curve
 
-        write_bytes(path, png_bytes(_picture(self)), force=force)
-        self.plot = str(path)
+        write_bytes(path, plot([curve(self)], check_format(Path(path))), force=force)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {
-            "outputs": [] if self.plot is None else [self.plot],
+            "outputs": [],
             "path": self.path,
             "modules": self.modules,
             "size_before": self.size_before,
@@ -103,7 +102,7 @@ def _json(point: CurvePoint) -> dict[str, Any]:
 
 
 def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
-    """Compute the curve of the file that parameters name, and draw it if they say so.
+    """Compute the curve of the file that parameters name.
 
     Raises:
         UsageError: if they name several files, or options that a curve does not have.
@@ -116,14 +115,9 @@ def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
             found=f"{len(files)} files",
             hint="run the command once for each of them",
         )
-    if parameters.plot is not None:
-        _check_plot(Path(parameters.plot), force=parameters.force)
     shared = {name: getattr(parameters, name) for name in _SHARED}
     one = Resize(adapter=Reference(str(files[0][0])), **shared)
-    found = compute_curve(one, parameters.rank, parameters.max_size, context)
-    if parameters.plot is not None:
-        found.save(parameters.plot, force=parameters.force)
-    return found
+    return compute_curve(one, parameters.rank, parameters.max_size, context)
 
 
 _SHARED = ("to", "program", "dtype", "base", "skip_unknown")
@@ -141,20 +135,6 @@ def _check(parameters: ResizeFiles) -> None:
             f"a curve has no {given[0]}: it writes no adapter, and shows ranks and sizes",
             hint=("give ", Setting("curve", True), " alone, or with ", Setting("plot", "FILE.png")),
         )
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    from loramerge.files.atomic import check_target
-    from loramerge.report.chart import require_pillow
-
-    if path.suffix.lower() != ".png":
-        raise UsageError(
-            "a plot is a PNG image",
-            file=path,
-            hint=(Setting("plot", f"{path.with_suffix('.png')}"),),
-        )
-    check_target(path, force=force)
-    require_pillow()
 
 
 def compute_curve(
@@ -208,20 +188,4 @@ def compute_curve(
         size_before=adapter.info.size,
         uniform=uniform,
         best=best,
-    )
-
-
-def _picture(found: CurveResult) -> Any:
-    """Return a picture of a curve."""
-    from loramerge.report.chart import Line, chart
-
-    lines = [
-        Line(name, [(point.size, point.relative_error) for point in points], labels)
-        for name, points, labels in (
-            ("one rank for all modules", found.uniform, [f"r{p.rank}" for p in found.uniform]),
-            ("best ranks for the size", sorted(found.best, key=lambda p: p.size), []),
-        )
-    ]
-    return chart(
-        lines, title=found.path, across="size of the file", up="relative error", unit=sized
     )

@@ -1,0 +1,85 @@
+"""Reports of results, found by the name of their verb, and the files that show them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from loramerge.errors import Setting
+from loramerge.files.reports import check_apart, check_report, write_report
+
+if TYPE_CHECKING:
+    from loramerge.report.document import Report
+
+__all__ = ["check_views", "has_report", "report_of", "write_views"]
+
+_FOLDER = Path(__file__).parent / "results"
+_MARK = b"loramerge"  # near the start of every page and plot
+
+
+def has_report(verb: str) -> bool:
+    """Return whether results of a verb of this package have a report; nothing is imported."""
+    return verb.isidentifier() and (_FOLDER / f"{verb}.py").is_file()
+
+
+def report_of(verb: str, result: Any) -> Report:
+    """Return the report of a verb's result."""
+    module = import_module(f"loramerge.report.results.{verb}")
+    return cast("Callable[[Any], Report]", module.report)(result)
+
+
+def check_views(files: Mapping[str, str | None], others: Iterable[str]) -> None:
+    """Refuse files that cannot be made, or would replace anything but such a file, before any work.
+
+    Args:
+        files: `html` or `plot` → path, None if it is not wanted.
+        others: paths of outputs and inputs.
+
+    Raises:
+        MissingExtra: if a library is not installed.
+        UsageError: for a plot of another format.
+        OutputExists: naming the path.
+    """
+    from loramerge.report.page import require_jinja
+    from loramerge.report.plot import check_format, require_matplotlib
+
+    given = {option: path for option, path in files.items() if path is not None}
+    others = list(others)
+    for option, path in given.items():
+        if option == "plot":
+            check_format(Path(path))
+            require_matplotlib()
+        else:
+            require_jinja()
+        beside = [other for another, other in given.items() if another != option]
+        check_apart(path, Setting(option), [*others, *beside])
+        sort = "a plot of loramerge" if option == "plot" else "a page of loramerge"
+        check_report(path, sort, lambda head: _MARK in head, Setting(option))
+
+
+def write_views(verb: str, result: Any, files: Mapping[str, str | None]) -> list[str]:
+    """Write the page and the plot of a result, and return their paths.
+
+    Args:
+        files: `html` or `plot` → path, None if it is not wanted.
+
+    Raises:
+        UsageError: if a plot is wanted of a result without figures.
+    """
+    from loramerge.report.page import page
+    from loramerge.report.plot import plot
+
+    report = report_of(verb, result)
+    made = {
+        path: page(report)
+        if option == "html"
+        else plot(report.figures(), os.path.splitext(path)[1].lower())
+        for option, path in files.items()
+        if path is not None
+    }
+    for path, data in made.items():
+        write_report(path, data)
+    return list(made)
