@@ -40,7 +40,12 @@ def render(result: DiffResult) -> None:
         _figures(name, moments, found.overlap(name)) for name, moments in found.blocks().items()
     ]
     rows.append(_figures("all shared modules", found.shared, found.overlap()))
-    show.table(rows, ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"))
+    distances = [*(moments.distance for moments in found.blocks().values()), found.shared.distance]
+    show.table(
+        rows,
+        ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"),
+        drawn=("distance", show.bars(distances, max(1.0, *distances))),
+    )
     show.line(_LEGEND)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.adapter import Problem
+from loramerge.adapter import Problem, Site
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
@@ -29,6 +29,8 @@ def render(result: InspectResult) -> None:
         if index:
             show.line()
         _file(file, all_metadata=result.all_metadata)
+        if len(result.files) == 1 and file.measured:
+            _blocks(file.measured)
     headers = [f for f in result.files if f.what == "adapter" and f.checked == "header"]
     if headers:
         show.line(_HEADER_ONLY[len(headers) > 1])
@@ -80,7 +82,7 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     if file.what == "adapter" and file.checked == "weights" and not file.findings:
         show.line("No problems found.")
     if file.table is not None:
-        _modules(file.table)
+        _modules(file.table, file.measured or [])
 
 
 def _modules_of(file: Inspected) -> str:
@@ -128,11 +130,27 @@ def _findings(findings: list[Problem]) -> None:
             for (severity, _, message, remedy), modules in groups.items()
         ),
         ("severity", "problem", "advice"),
+        colours={"error": "red", "warning": "yellow"},
     )  # fmt: skip
 
 
-def _modules(rows: list[dict[str, Any]]) -> None:
+def _blocks(measured: list[dict[str, Any]]) -> None:
+    """Show the norm of every block."""
+    from loramerge.algebra.compare import block_of, in_order  # numpy, which headers do not need
+
+    sums: dict[str, float] = {}
+    for row in measured:
+        block = block_of(Site((row["module"],)))
+        sums[block] = sums.get(block, 0.0) + (row["norm"] or 0.0) ** 2
+    norms = {block: sums[block] ** 0.5 for block in in_order(sums)}
+    if len(norms) > 1:
+        rows = [(block, f"{norm:.4g}") for block, norm in norms.items()]
+        show.table(rows, ("block", "norm of ΔW"), drawn=("", show.bars(list(norms.values()))))
+
+
+def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None:
     spectra = any("largest" in row for row in rows)
+    values = show.sparks(row.get("singular_values", ()) for row in measured)
     columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
     if spectra:
         columns += ["largest", "effective rank", "rank for 99 %"]
@@ -158,6 +176,7 @@ def _modules(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ),
         columns,
+        drawn=("spectrum", values),
     )
 
 

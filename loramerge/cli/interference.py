@@ -41,7 +41,11 @@ def show_interference(found: Interference, names: Sequence[str]) -> None:
         )
         for part in (*found.blocks, found.total)
     ]
-    show.table(parts, ("block", *(f"norm {name}" for name in names), "norm result", "ratio"))
+    show.table(
+        parts,
+        ("block", *(f"norm {name}" for name in names), "norm result", "ratio"),
+        drawn=("result", show.bars([*(part.result for part in found.blocks), None])),
+    )
     if found.skipped:
         show.line(f"not compared: {listed(list(found.skipped), 4)}")
     show.line(_LEGEND)

@@ -50,7 +50,8 @@ def render_one(found: ResizeResult) -> None:
 def render_curve(found: CurveResult) -> None:
     """Show the curve of an adapter as a table."""
     columns, *rows = found.table_rows()
-    show.table(rows, columns)
+    errors = [(even or best).relative_error for even, best in found.pairs()]
+    show.table(rows, columns, drawn=("error", show.bars(errors)))
 
 
 _render_files = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from loramerge.cli.layout import ModuleName, clean, grid, hanging, pairs, wrapped
+from loramerge.cli.bars import bars as drawn_bars
+from loramerge.cli.bars import sparkline
+from loramerge.cli.layout import ModuleName, clean, grid, hanging, is_grid, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
     "Render",
+    "bars",
     "complaint",
     "count",
     "counted",
@@ -24,6 +27,7 @@ __all__ = [
     "result",
     "scale",
     "size",
+    "sparks",
     "table",
     "written",
 ]
@@ -39,16 +43,44 @@ def line(text: str = "", *, bold: bool = False, wrap: bool = True) -> None:
 
 
 def table(
-    rows: Iterable[Sequence[Any]], columns: Sequence[str] = (), title: str | None = None
+    rows: Iterable[Sequence[Any]],
+    columns: Sequence[str] = (),
+    title: str | None = None,
+    *,
+    drawn: tuple[str, Sequence[str]] | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
-    """Print rows as a table; without columns, as pairs of a label and a value."""
+    """Print rows as a table; without columns, as pairs of a label and a value.
+
+    Args:
+        drawn: name and cells of a last column of bars, which is left out where the table would not fit,
+            and where it goes to a program.
+        colours: text of a first cell → its colour on a terminal.
+    """
     found = [["" if c is None else c if isinstance(c, str) else str(c) for c in r] for r in rows]
     if not found:
         return
     if title:
         line(title, bold=True)
     width = _width()
-    _print(grid(found, columns, width) if columns else pairs(found, width))
+    lines = grid(found, columns, width) if columns else pairs(found, width)
+    if drawn is not None and width is not None and any(drawn[1]):
+        name, cells = drawn
+        wider = [[*row, cell] for row, cell in zip(found, cells, strict=True)]
+        with_bars = grid(wider, [*columns, name], width)
+        if is_grid(with_bars):
+            lines = with_bars
+    _print(lines, colours or {})
+
+
+def bars(values: Sequence[float | None], most: float | None = None) -> list[str]:
+    """Return a bar for each value, for a terminal; see `bars.bars`."""
+    return drawn_bars(values, sys.stdout.encoding, most)
+
+
+def sparks(several: Iterable[Sequence[float]]) -> list[str]:
+    """Return a sparkline for each list of values, for a terminal."""
+    return [sparkline(values, sys.stdout.encoding) for values in several]
 
 
 def complaint(text: str) -> str:
@@ -77,15 +109,18 @@ def _width(stream: TextIO | None = None) -> int | None:
     return get_terminal_size().columns
 
 
-def _print(lines: Iterable[tuple[str, int]]) -> None:
-    """Print lines, each with the length of its start that is bold."""
+def _print(lines: Iterable[tuple[str, int]], colours: Mapping[str, str] = {}) -> None:
+    """Print lines, each with the length of its start that is bold, and coloured first words."""
     styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for text, bold in lines:
         text = text.rstrip()
-        if bold and styled:
+        word = text.split(maxsplit=1)[0] if styled and colours and text else ""
+        if styled and (bold or word in colours):
             import click
 
-            click.echo(click.style(text[:bold], bold=True) + text[bold:])
+            end = max(bold, text.find(word) + len(word) if word in colours else 0)
+            styled_start = click.style(text[:end], bold=bold > 0 or None, fg=colours.get(word))
+            click.echo(styled_start + text[end:])
         else:
             sys.stdout.write(text + "\n")
 

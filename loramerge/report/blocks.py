@@ -56,7 +56,9 @@ def place_of(module: str) -> tuple[str, str, str]:
             head, numbers = part, [""]
             index += 1
         elif counted:
-            head = head or part
+            if not head:
+                head = part
+                rest.clear()  # what holds all blocks of a component tells none of them
             if len(numbers) < _LEVELS:
                 numbers.append(parts[index + 1])
                 if len(numbers) == _LEVELS and part != "attentions":
@@ -126,7 +128,6 @@ def _matrix(
         columns=columns,
         values=found,
         most=most,
-        digits=2,
         numbers=len(columns) <= _CELLS,
     )
 
@@ -141,7 +142,7 @@ def norm_bars(several: Mapping[str, Measured], title: str = "Size of the change 
                 sums.setdefault(block, [0.0] * len(several))[place] += norm * norm
     rows = [(block, [math.sqrt(energy) for energy in sums[block]]) for block in in_order(sums)]
     caption = "Norm of the change (‖ΔW‖, Frobenius) over all modules of a block."
-    return Bars(title, caption, series=list(several), rows=rows)
+    return Bars(title, caption, series=[name or "norm" for name in several], rows=rows)
 
 
 def spectra(several: Mapping[str, Measured]) -> Panels:

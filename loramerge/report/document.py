@@ -175,6 +175,7 @@ class Matrix(Figure):
     Args:
         values: rows of numbers; None where there is none.
         most: number with the strongest colour; None takes the largest.
+        decimals: of every number; None shows two digits of each.
         numbers: whether cells are large enough to show their numbers.
     """
 
@@ -182,11 +183,17 @@ class Matrix(Figure):
     columns: Sequence[str] = ()
     values: Sequence[Sequence[float | None]] = ()
     most: float | None = None
-    digits: int = 3
+    decimals: int | None = None
     numbers: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.values)
+
+    def show(self, value: float | None) -> str:
+        """Return the text of a cell."""
+        if value is None or self.decimals is None:
+            return number(value, 2)
+        return f"{value:z.{self.decimals}f}"
 
     @property
     def strongest(self) -> float:
@@ -195,7 +202,7 @@ class Matrix(Figure):
         return self.most or max(values, default=0.0) or 1.0
 
     def table(self) -> Table:
-        cells = [[number(value, self.digits) for value in row] for row in self.values]
+        cells = [[self.show(value) for value in row] for row in self.values]
         rows = [(name, *row) for name, row in zip(self.rows, cells, strict=True)]
         return Table(self.title, ("", *self.columns), rows)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import MissingExtra
-from loramerge.report.document import Picture, Report, Table, number
+from loramerge.report.document import Picture, Report, Table
 from loramerge.report.svg import draw_lines, draw_panels
 
 __all__ = ["INSTALL", "page", "require_jinja"]
@@ -74,7 +74,6 @@ def _template() -> tuple[Any, Any]:
     jinja.globals.update(
         draw_lines=draw_lines,
         draw_panels=draw_panels,
-        number=number,
         shade=_shade,
         share=_share,
         data_of=_data_of,

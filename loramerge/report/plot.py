@@ -177,7 +177,7 @@ def _matrix(part: Any, figure: Matrix) -> None:
             for x, value in enumerate(row):
                 if value is not None:
                     ink = "white" if abs(value) > 0.6 * most else "black"
-                    axes.text(x, y, number(value, figure.digits), ha="center", va="center",
+                    axes.text(x, y, figure.show(value), ha="center", va="center",
                               fontsize=5.5, color=ink)  # fmt: skip
     part.colorbar(image, ax=axes, shrink=0.8, aspect=30).ax.tick_params(labelsize=6)
 
@@ -198,6 +198,7 @@ def _panels(part: Any, figure: Panels) -> None:
                       label=_legible(figure.series[place]))  # fmt: skip
         axes.set_title(_legible(panel.name), fontsize=6)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.set_ylim(low, high * 1.3)
         axes.tick_params(labelsize=6)
     part.supxlabel(figure.across, fontsize=7)

@@ -109,6 +109,8 @@ def draw_lines(figure: Lines) -> Drawing:
             found.dots += [(f"dot l{number % 4}", x, y) for x, y in places]
         found.texts += [
             Mark(x + 6, y - 7, label, "start", "label")
+            if x < _WIDE - 3 * _RIGHT
+            else Mark(x, y - 9, label, "end", "label")
             for (x, y), label in zip(places, line.labels, strict=False)
         ]
     return found
@@ -153,7 +155,7 @@ def _panel(panel: Panel, axes: _Axes) -> Drawing:
     for value in (axes.low, axes.high):
         x, y = axes.place(1, value)
         found.paths.append(("grid", _path([(x, y), (_SMALL[0] - _FRAME[1], y)])))
-        found.texts.append(Mark(x - 4, y + (8 if value == axes.high else 0), f"{value:.0e}", "end"))
+        found.texts.append(Mark(x - 4, y + (8 if value == axes.high else 0), f"{value:.2g}", "end"))
     for number in dict.fromkeys((1, axes.last)):
         x, y = axes.place(number, axes.low)
         anchor = "start" if number == 1 else "end"

@@ -343,7 +343,10 @@ def _deep(found: Inspected, adapter: Adapter, parameters: Inspect, context: Cont
     found.norm = report.norm
     found.measured = report.table
     if parameters.modules or parameters.spectrum:
-        found.table = report.table
+        found.table = [
+            {name: value for name, value in row.items() if name != "singular_values"}
+            for row in report.table
+        ]
 
 
 def _against(

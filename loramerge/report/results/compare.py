@@ -48,7 +48,7 @@ def _matrix(result: Any, names: list[str]) -> Matrix:
         columns=[names[n] for n in order],
         values=[[result.cosines[a][b] for b in order] for a in order],
         most=1.0,
-        digits=2,
+        decimals=2,
         numbers=len(order) <= _NUMBERED,
     )
 

@@ -11,6 +11,8 @@ from loramerge.report.document import Notes, Part, Report, Section, Table, facts
 
 __all__ = ["findings", "report", "shape_figures"]
 
+_MANY = 30  # rows of a table that is folded if it has more
+
 
 def report(result: Any) -> Report:
     """Return the report of an `InspectResult`."""
@@ -52,24 +54,34 @@ def _sections(file: Any, before: str = "") -> list[Section]:
     known = of_rows(getattr(file, "measured", None) or ())
     pictures = shape_figures({"": known}) if known else []
     entries = sorted(file.metadata.items())
-    tags = Table("Tags of the captions", ("tag", "images"), [(t, str(n)) for t, n in file.tags])
+    tags = [(tag, str(n)) for tag, n in file.tags]
     return [
         Section(f"{before}File", [_facts(file)]),
         Section(f"{before}Problems", [findings(file.findings)]),
         Section(f"{before}Weights", pictures),
-        Section(f"{before}Tags", [tags]),
+        Section(f"{before}Tags", [_listing("Tags of the captions", ("tag", "images"), tags)]),
         Section(
-            f"{before}Metadata", [Table("Metadata of the header", ("entry", "value"), entries)]
+            f"{before}Metadata", [_listing("Entries of the header", ("entry", "value"), entries)]
         ),
     ]
 
 
-def shape_figures(several: Any) -> list[Part]:
-    """Return the figures that show the weights of adapters: name → their norms and spectra."""
+def _listing(caption: str, columns: tuple[str, str], rows: list[tuple[str, str]]) -> Table:
+    if len(rows) > _MANY:
+        return Table(f"{caption} ({len(rows)})", columns, rows, folded=True)
+    return Table(caption, columns, rows)
+
+
+def shape_figures(several: Any, *, bars: bool = True) -> list[Part]:
+    """Return the figures that show the weights of adapters: name → their norms and spectra.
+
+    Args:
+        bars: whether the norms of blocks are among them.
+    """
     first = next(iter(several.values()))
     norms = {module: norm for module, (norm, _) in first.items()}
     return [
-        norm_bars(several),
+        *([norm_bars(several)] if bars else []),
         *heat_maps(norms, "Size of the change by block and layer", "Norm of the change, ‖ΔW‖."),
         spectra(several),
     ]

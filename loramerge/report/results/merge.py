@@ -76,7 +76,7 @@ def _cosines(result: Any) -> Matrix:
         columns=names,
         values=values if known else [],
         most=1.0,
-        digits=2,
+        decimals=2,
     )
 
 

@@ -28,16 +28,17 @@ def report(result: Any) -> Report:
     """Return the report of a `MixResult`."""
     names = [one["adapter"] for one in result.inputs]
     known = {} if result.adapter is None else measured(result.adapter)
-    weights = " + ".join(f"{one['weight']} × {one['adapter']}" for one in result.inputs)
+    terms = " + ".join(f"{one['weight']} × {one['adapter']}" for one in result.inputs)
+    weights = shape_figures({"": known}, bars=result.interference is None) if known else []
     title = PurePath(result.output).name if result.output else "A mix"
     return Report(
         title,
-        f"{weights}: {accuracy(result)}.",
+        f"{terms}: {accuracy(result)}.",
         [
             Section("Result", [result_facts(result, {"method": _method(result)})]),
             Section("Inputs", [_inputs(result)]),
             Section("How the inputs relate", _relations(result.interference, names)),
-            Section("Weights of the result", shape_figures({"": known}) if known else []),
+            Section("Weights of the result", weights),
         ],
     )
 
@@ -103,7 +104,7 @@ def _relations(found: Any, names: list[str]) -> list[Part]:
         columns=names,
         values=values,
         most=1.0,
-        digits=2,
+        decimals=2,
     )
     bars = Bars(
         "Size of the change by block",
