@@ -3,52 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-__all__ = ["bars", "sparkline"]
+from loramerge.records import record
+
+__all__ = ["Bars", "Drawn", "Sparklines"]
 
 _EIGHTHS = "▏▎▍▌▋▊▉█"
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 _PLAIN = "_.-=+*%#"  # heights, where a code page has no blocks
-_WIDTH = 12  # characters of the longest bar
-_POINTS = 16  # of a sparkline
 
 
-def bars(
-    values: Sequence[float | None], encoding: str | None, most: float | None = None
-) -> list[str]:
-    """Return a bar for each value; nothing for None.
+class Drawn(Protocol):
+    """A column of a table that is drawn."""
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+
+    def cells(self, longest: int, encoding: str | None) -> list[str]:
+        """Return the cells of all rows.
+
+        Args:
+            longest: characters that a cell may take.
+            encoding: of the stream.
+        """
+
+
+@record
+class Bars:
+    """A bar for each value, nothing for None.
 
     Args:
-        encoding: of the stream.
         most: value of the longest bar; None takes the largest.
     """
-    known = [abs(value) for value in values if value is not None]
-    longest = most or max(known, default=0.0) or 1.0
-    whole = _EIGHTHS if _has(encoding, _EIGHTHS) else ""
-    shares = (None if value is None else min(1.0, abs(value) / longest) for value in values)
-    return ["" if share is None else _bar(share, whole) for share in shares]
+
+    name: str
+    values: Sequence[float | None]
+    most: float | None = None
+
+    def cells(self, longest: int, encoding: str | None) -> list[str]:
+        known = [abs(value) for value in self.values if value is not None]
+        most = self.most or max(known, default=0.0) or 1.0
+        eighths = _EIGHTHS if _has(encoding, _EIGHTHS) else ""
+        shares = (None if value is None else min(1.0, abs(value) / most) for value in self.values)
+        return ["" if share is None else _bar(share * longest, eighths) for share in shares]
 
 
-def _bar(share: float, eighths: str) -> str:
+def _bar(length: float, eighths: str) -> str:
     if not eighths:
-        return "#" * round(share * _WIDTH)
-    full, rest = divmod(round(share * _WIDTH * 8), 8)
+        return "#" * round(length)
+    full, rest = divmod(round(length * 8), 8)
     return eighths[-1] * full + (eighths[rest - 1] if rest else "")
 
 
-def sparkline(values: Sequence[float], encoding: str | None) -> str:
-    """Return values from 0 to the largest as heights, at most a few; the rest is averaged."""
-    if not values:
-        return ""
-    points = list(_averaged(values))
-    heights = _HEIGHTS if _has(encoding, _HEIGHTS) else _PLAIN
-    most = max(points)
-    top = len(heights) - 1
+@record
+class Sparklines:
+    """A line of heights for each list of values, from 0 to the largest; many are averaged."""
+
+    name: str
+    several: Sequence[Sequence[float]]
+
+    def cells(self, longest: int, encoding: str | None) -> list[str]:
+        heights = _HEIGHTS if _has(encoding, _HEIGHTS) else _PLAIN
+        return [_sparkline(list(_averaged(values, longest)), heights) for values in self.several]
+
+
+def _sparkline(points: Sequence[float], heights: str) -> str:
+    most, top = max(points, default=0.0), len(heights) - 1
     return "".join(heights[round(top * max(0.0, v) / most) if most > 0 else 0] for v in points)
 
 
-def _averaged(values: Sequence[float]) -> Iterable[float]:
-    count = min(_POINTS, len(values))
+def _averaged(values: Sequence[float], most: int) -> Iterable[float]:
+    count = min(most, len(values))
     for n in range(count):
         part = values[n * len(values) // count : (n + 1) * len(values) // count]
         yield sum(part) / len(part)

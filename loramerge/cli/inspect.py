@@ -6,6 +6,7 @@ from typing import Any
 
 from loramerge.adapter import Problem, Site
 from loramerge.cli import show
+from loramerge.cli.bars import Bars, Sparklines
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
@@ -28,15 +29,13 @@ def render(result: InspectResult) -> None:
     for index, file in enumerate(result.files):
         if index:
             show.line()
-        _file(file, all_metadata=result.all_metadata)
-        if len(result.files) == 1 and file.measured:
-            _blocks(file.measured)
+        _file(file, all_metadata=result.all_metadata, alone=len(result.files) == 1)
     headers = [f for f in result.files if f.what == "adapter" and f.checked == "header"]
     if headers:
         show.line(_HEADER_ONLY[len(headers) > 1])
 
 
-def _file(file: Inspected, all_metadata: bool) -> None:
+def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
     show.line(f"{file.path} ({show.size(file.size)})", bold=True)
     if file.error:
         show.line(f"  cannot be read: {file.error}")
@@ -81,6 +80,8 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     _findings(file.findings)
     if file.what == "adapter" and file.checked == "weights" and not file.findings:
         show.line("No problems found.")
+    if file.measured and alone:
+        _blocks(file.measured)
     if file.table is not None:
         _modules(file.table, file.measured or [])
 
@@ -145,12 +146,12 @@ def _blocks(measured: list[dict[str, Any]]) -> None:
     norms = {block: sums[block] ** 0.5 for block in in_order(sums)}
     if len(norms) > 1:
         rows = [(block, f"{norm:.4g}") for block, norm in norms.items()]
-        show.table(rows, ("block", "norm of ΔW"), drawn=("", show.bars(list(norms.values()))))
+        show.table(rows, ("block", "norm of ΔW"), drawn=Bars("", list(norms.values())))
 
 
 def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None:
     spectra = any("largest" in row for row in rows)
-    values = show.sparks(row.get("singular_values", ()) for row in measured)
+    values = [row.get("singular_values", ()) for row in measured]
     columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
     if spectra:
         columns += ["largest", "effective rank", "rank for 99 %"]
@@ -176,7 +177,7 @@ def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None
             for row in rows
         ),
         columns,
-        drawn=("spectrum", values),
+        drawn=Sparklines("spectrum", values),
     )
 
 

@@ -7,14 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from loramerge.cli.bars import bars as drawn_bars
-from loramerge.cli.bars import sparkline
+from loramerge.cli.bars import Drawn
 from loramerge.cli.layout import ModuleName, clean, grid, hanging, is_grid, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
     "Render",
-    "bars",
     "complaint",
     "count",
     "counted",
@@ -27,7 +25,6 @@ __all__ = [
     "result",
     "scale",
     "size",
-    "sparks",
     "table",
     "written",
 ]
@@ -47,14 +44,14 @@ def table(
     columns: Sequence[str] = (),
     title: str | None = None,
     *,
-    drawn: tuple[str, Sequence[str]] | None = None,
+    drawn: Drawn | None = None,
     colours: Mapping[str, str] | None = None,
 ) -> None:
     """Print rows as a table; without columns, as pairs of a label and a value.
 
     Args:
-        drawn: name and cells of a last column of bars, which is left out where the table would not fit,
-            and where it goes to a program.
+        drawn: a last column of bars, which is left out where the table would not fit with it, and where
+            it goes to a program.
         colours: text of a first cell → its colour on a terminal.
     """
     found = [["" if c is None else c if isinstance(c, str) else str(c) for c in r] for r in rows]
@@ -64,23 +61,18 @@ def table(
         line(title, bold=True)
     width = _width()
     lines = grid(found, columns, width) if columns else pairs(found, width)
-    if drawn is not None and width is not None and any(drawn[1]):
-        name, cells = drawn
+    for longest in _BARS if drawn is not None and width is not None else ():
+        assert drawn is not None
+        cells = drawn.cells(longest, sys.stdout.encoding)
         wider = [[*row, cell] for row, cell in zip(found, cells, strict=True)]
-        with_bars = grid(wider, [*columns, name], width)
-        if is_grid(with_bars):
+        with_bars = grid(wider, [*columns, drawn.name], width)
+        if any(cells) and is_grid(with_bars) >= is_grid(lines):
             lines = with_bars
+            break
     _print(lines, colours or {})
 
 
-def bars(values: Sequence[float | None], most: float | None = None) -> list[str]:
-    """Return a bar for each value, for a terminal; see `bars.bars`."""
-    return drawn_bars(values, sys.stdout.encoding, most)
-
-
-def sparks(several: Iterable[Sequence[float]]) -> list[str]:
-    """Return a sparkline for each list of values, for a terminal."""
-    return [sparkline(values, sys.stdout.encoding) for values in several]
+_BARS = (12, 6)  # characters of the longest bar, if it fits
 
 
 def complaint(text: str) -> str:

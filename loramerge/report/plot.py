@@ -23,7 +23,7 @@ _ABOUT = {
     ".svg": {"Date": None, "Creator": "loramerge"},
     ".pdf": {"CreationDate": None, "Creator": "loramerge", "Producer": "loramerge"},
 }
-_STYLE = {
+_STYLE: Any = {
     "font.family": ["DejaVu Sans"],  # which comes with matplotlib, so it is the same everywhere
     "font.size": 8,
     "axes.titlesize": 9,
