@@ -196,6 +196,7 @@ class Family:
         gguf: its architecture in the GGUF files that ComfyUI-GGUF reads; `''` where it reads none.
         usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
             they change; None where it was not measured.
+        task: the use of its models, as hubs name it (`text-to-image`); None where there are several.
     """
 
     name: str
@@ -222,6 +223,7 @@ class Family:
     order: int = 0
     gguf: str = ""
     usual_change: tuple[float, float] | None = None
+    task: str | None = None
 
     @property
     def proven(self) -> bool:

@@ -19,7 +19,11 @@ __all__ = ["WRITTEN", "check_outputs", "check_uses", "is_outside", "outside_plac
 
 WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
-_SUFFIXES = {"picture": (".png", "a PNG image"), "report": (".json", "a JSON file")}
+_SUFFIXES = {
+    "picture": (".png", "a PNG image"),
+    "document": (".md", "a Markdown file"),
+    "report": (".json", "a JSON file"),
+}
 
 
 def save_path(
