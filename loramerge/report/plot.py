@@ -126,9 +126,9 @@ def _lines(part: Any, figure: Lines) -> None:
         axes.plot(xs, ys, label=_legible(line.name), marker=marker, markersize=3,
                   **(faint if line.faint else style))  # fmt: skip
         for x, y, label in zip(xs, ys, line.labels, strict=False):
-            axes.annotate(label, (x, y), (3, 4), textcoords="offset points", fontsize=7)
-    axes.set_xlabel(figure.across)
-    axes.set_ylabel(figure.up)
+            axes.annotate(_legible(label), (x, y), (3, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(_legible(figure.across))
+    axes.set_ylabel(_legible(figure.up))
     axes.xaxis.set_major_formatter(lambda value, _: figure.unit(value))
     if figure.from_zero and axes.get_ylim()[0] > 0:
         axes.set_ylim(bottom=0)
@@ -201,8 +201,8 @@ def _panels(part: Any, figure: Panels) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.set_ylim(low, high * 1.3)
         axes.tick_params(labelsize=6)
-    part.supxlabel(figure.across, fontsize=7)
-    part.supylabel(figure.up, fontsize=7)
+    part.supxlabel(_legible(figure.across), fontsize=7)
+    part.supylabel(_legible(figure.up), fontsize=7)
     if len(figure.series) > 1:
         grid[0, 0].legend(frameon=False, fontsize=6)
 
@@ -222,4 +222,5 @@ def _legible(text: str) -> str:
 
 
 def _escaped(letter: str) -> str:
-    return letter.encode("ascii", "backslashreplace").decode()
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x80 else letter.encode("ascii", "backslashreplace").decode()

@@ -135,7 +135,9 @@ def _joined(options: Sequence[Setting]) -> Iterator[str | Setting]:
 
 def predict(parameters: Card, context: Context = Context()) -> Prediction:
     """Predict what reading the header takes."""
-    return Prediction(modules=len(read_adapter(_path(parameters, context)).deltas))
+    known = context.known.get(parameters.file)  # of a step that is to come, its shapes
+    adapter = known if isinstance(known, Adapter) else read_adapter(_path(parameters, context))
+    return Prediction(modules=len(adapter.deltas))
 
 
 VERB = Verb("card", Card, "document", card, predict)
@@ -226,7 +228,7 @@ def _content(
         "widget": [{"text": "-", "url": one} for one in pictures],
     }
     return Content(
-        title=metadata.get("modelspec.title") or metadata.get("ss_output_name") or bare(path.name),
+        title=metadata.get("modelspec.title") or bare(path.name),
         file=path.name,
         header=header,
         description=metadata.get("modelspec.description", ""),
