@@ -1,4 +1,4 @@
-"""Bars and sparklines of numbers, made of characters that the stream can encode."""
+"""BarColumn and sparklines of numbers, made of characters that the stream can encode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from loramerge.records import record
 
-__all__ = ["Bars", "Drawn", "Sparklines"]
+__all__ = ["BarColumn", "Drawn", "SparklineColumn"]
 
 _EIGHTHS = "▏▎▍▌▋▊▉█"
 _HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -31,7 +31,7 @@ class Drawn(Protocol):
 
 
 @record
-class Bars:
+class BarColumn:
     """A bar for each value, nothing for None.
 
     Args:
@@ -58,7 +58,7 @@ def _bar(length: float, eighths: str) -> str:
 
 
 @record
-class Sparklines:
+class SparklineColumn:
     """A line of heights for each list of values, from 0 to the largest; many are averaged."""
 
     name: str

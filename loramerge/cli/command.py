@@ -28,7 +28,7 @@ from loramerge.cli.options import (
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render, line
 from loramerge.errors import Setting
-from loramerge.report.views import check_views, has_report, write_views
+from loramerge.report.views import check_views, has_report, report_of, write_views
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
@@ -86,7 +86,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:
                 _save_recipe(save_recipe, verb.name, parameters, result)
-        seen = write_views(verb.name, result, views) if viewed else []
+        seen = write_views(reported(result), views) if reported and viewed else []
 
         def shown() -> None:
             render(result)
@@ -98,6 +98,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         return int(getattr(result, "exit_code", 0))
 
     merges = hasattr(kind, "held_parameters")
+    reported = _report_of(verb)
 
     def options() -> list[click.Parameter]:
         fields = [option_of(one) for one in parameters_of(kind)]
@@ -105,7 +106,7 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
         about_operators = [operator_option()] if merges else []
         about_workers = worker_options(verb.large) if verb.distributes else []
-        about_reports = report_options() if has_report(verb.name) else []
+        about_reports = report_options() if reported is not None else []
         return [
             *fields,
             *about_operators,
@@ -125,6 +126,15 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         epilog=f"Example: {example}",
         no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in params),
     )
+
+
+def _report_of(verb: Verb) -> Callable[[Any], Any] | None:
+    """Return the function that makes the report of a result: this package's, or of the verb's module."""
+    if has_report(verb.name):
+        return partial(report_of, verb.name)
+    from loramerge.verbs import verb_module
+
+    return getattr(verb_module(verb.name), "report", None)
 
 
 def _workers(verb: Verb, common: Mapping[str, Any]) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from loramerge.algebra.moments import Moments
 from loramerge.algebra.overlap import Overlap
 from loramerge.cli import show
-from loramerge.cli.bars import Bars
+from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.diff import VERB, DiffResult
@@ -45,7 +45,7 @@ def render(result: DiffResult) -> None:
     show.table(
         rows,
         ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"),
-        drawn=Bars("distance", distances, max(1.0, *distances)),
+        drawn=BarColumn("distance", distances, max(1.0, *distances)),
     )
     show.line(_LEGEND)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from loramerge.adapter import Problem, Site
 from loramerge.cli import show
-from loramerge.cli.bars import Bars, Sparklines
+from loramerge.cli.bars import BarColumn, SparklineColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
@@ -146,7 +146,7 @@ def _blocks(measured: list[dict[str, Any]]) -> None:
     norms = {block: sums[block] ** 0.5 for block in in_order(sums)}
     if len(norms) > 1:
         rows = [(block, f"{norm:.4g}") for block, norm in norms.items()]
-        show.table(rows, ("block", "norm of ΔW"), drawn=Bars("", list(norms.values())))
+        show.table(rows, ("block", "norm of ΔW"), drawn=BarColumn("", list(norms.values())))
 
 
 def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None:
@@ -177,7 +177,7 @@ def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None
             for row in rows
         ),
         columns,
-        drawn=Sparklines("spectrum", values),
+        drawn=SparklineColumn("spectrum", values),
     )
 
 

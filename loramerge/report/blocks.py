@@ -8,7 +8,7 @@ from statistics import median
 
 from loramerge.adapter import Adapter, Site
 from loramerge.algebra.compare import block_of, in_order
-from loramerge.report.document import Bars, Matrix, Panel, Panels
+from loramerge.report.document import Bars, HeatMap, Panel, Panels
 
 __all__ = ["Measured", "heat_maps", "measured", "norm_bars", "of_rows", "place_of", "spectra"]
 
@@ -78,7 +78,7 @@ def heat_maps(
     *,
     together: Callable[[Sequence[float]], float] | None = None,
     most: float | None = None,
-) -> list[Matrix]:
+) -> list[HeatMap]:
     """Return a heat map of block × layer for each component.
 
     Args:
@@ -107,7 +107,7 @@ def _matrix(
     caption: str,
     join: Callable[[Sequence[float]], float],
     most: float | None,
-) -> Matrix:
+) -> HeatMap:
     if len({row for row, _ in cells}) > _LARGEST:
         merged: dict[tuple[str, str], list[float]] = {}
         for (row, column), several in cells.items():
@@ -121,7 +121,7 @@ def _matrix(
          for column in columns]
         for row in rows
     ]  # fmt: skip
-    return Matrix(
+    return HeatMap(
         f"{title}: {component}",
         caption,
         rows=[names[row] for row in rows],

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["LICENSES", "Card", "card_text"]
+__all__ = ["LICENSES", "CardContent", "card_text"]
 
 # identifiers of licenses that Hugging Face knows, as its documentation of model cards lists them
 _IDENTIFIERS = """
@@ -38,8 +38,8 @@ _CONTROLS = {n: " " for n in (*range(32), *range(127, 160), *_TURNS) if n != 10}
 
 
 @dataclass(frozen=True)
-class Card:
-    """What is known about an adapter.
+class CardContent:
+    """The facts about an adapter that are known.
 
     Args:
         title: its name for people.
@@ -70,7 +70,7 @@ class Card:
     command: str = ""
 
 
-def card_text(card: Card) -> str:
+def card_text(card: CardContent) -> str:
     """Return the card as Markdown with a YAML header; the same card gives the same text."""
     parts = [_front(card.header), f"# {escaped(card.title)}", _paragraphs(card.description)]
     parts += [f"![{escaped(card.title)}]({_link(path)})" for path in card.pictures]

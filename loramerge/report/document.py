@@ -10,8 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "Bars", "Facts", "Figure", "Line", "Lines", "Matrix", "Notes", "Panel", "Panels", "Part",
-    "Picture", "Report", "Section", "Table", "facts", "number",
+    "Bars",
+    "FactList",
+    "Figure",
+    "HeatMap",
+    "ImagePart",
+    "Line",
+    "Lines",
+    "Notes",
+    "Panel",
+    "Panels",
+    "Part",
+    "Report",
+    "Section",
+    "Table",
+    "facts",
+    "number",
 ]  # fmt: skip
 
 
@@ -21,7 +35,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactList:
     """Labels with their values."""
 
     rows: tuple[tuple[str, str], ...]
@@ -30,10 +44,10 @@ class Facts:
         return bool(self.rows)
 
 
-def facts(rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Facts:
+def facts(rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> FactList:
     """Return facts of labels and values; None and empty texts are left out."""
     pairs = rows.items() if isinstance(rows, Mapping) else rows
-    return Facts(tuple((label, str(v)) for label, v in pairs if v is not None and v != ""))
+    return FactList(tuple((label, str(v)) for label, v in pairs if v is not None and v != ""))
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImagePart:
     """A PNG image.
 
     Args:
@@ -169,7 +183,7 @@ class Bars(Figure):
 
 
 @dataclass(frozen=True)
-class Matrix(Figure):
+class HeatMap(Figure):
     """A table of numbers with coloured cells.
 
     Args:
@@ -247,7 +261,7 @@ def _ends(values: Sequence[float]) -> tuple[str, str, str]:
     return number(values[0]), number(values[len(values) // 2]), number(values[-1])
 
 
-Part = Facts | Table | Notes | Picture | Figure
+Part = FactList | Table | Notes | ImagePart | Figure
 
 
 @dataclass(frozen=True)

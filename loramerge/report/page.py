@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import MissingExtra
-from loramerge.report.document import Picture, Report, Table
+from loramerge.report.document import ImagePart, Report, Table
 from loramerge.report.svg import draw_lines, draw_panels
 
 __all__ = ["INSTALL", "page", "require_jinja"]
@@ -99,7 +99,7 @@ def _share(value: float, longest: float) -> str:
     return f"{min(100.0, 100 * abs(value) / longest):.1f}"
 
 
-def _data_of(picture: Picture) -> str:
+def _data_of(picture: ImagePart) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.data).decode()}"
 
 

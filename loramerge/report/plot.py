@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import MissingExtra, Setting, UsageError
-from loramerge.report.document import Bars, Figure, Lines, Matrix, Panels, number
+from loramerge.report.document import Bars, Figure, HeatMap, Lines, Panels, number
 from loramerge.report.page import INSTALL
 from loramerge.report.svg import panel_bounds
 
@@ -101,7 +101,7 @@ def _height(figure: Figure) -> float:
     """Return the inches that a figure takes."""
     if isinstance(figure, Bars):
         return 0.8 + 0.2 * len(figure.rows) * max(1, len(figure.series) * 0.6)
-    if isinstance(figure, Matrix):
+    if isinstance(figure, HeatMap):
         return 1.3 + 0.22 * len(figure.rows)
     if isinstance(figure, Panels):
         return 0.6 + 1.25 * math.ceil(len(figure.panels) / _ACROSS)
@@ -111,7 +111,7 @@ def _height(figure: Figure) -> float:
 def _draw(part: Any, figure: Figure) -> None:
     part.suptitle(_legible(figure.title), x=0.01, ha="left", fontsize=9, fontweight="bold")
     drawers: dict[type[Figure], Callable[[Any, Any], None]] = {
-        Lines: _lines, Bars: _bars, Matrix: _matrix, Panels: _panels,
+        Lines: _lines, Bars: _bars, HeatMap: _matrix, Panels: _panels,
     }  # fmt: skip
     drawers[type(figure)](part, figure)
 
@@ -130,7 +130,7 @@ def _lines(part: Any, figure: Lines) -> None:
     axes.set_xlabel(_legible(figure.across))
     axes.set_ylabel(_legible(figure.up))
     axes.xaxis.set_major_formatter(lambda value, _: figure.unit(value))
-    if figure.from_zero and axes.get_ylim()[0] > 0:
+    if figure.from_zero and all(y >= 0 for line in figure.lines for _, y in line.points):
         axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#d8dee7", linewidth=0.6)
     if len(figure.lines) > 1:
@@ -157,7 +157,7 @@ def _bars(part: Any, figure: Bars) -> None:
         axes.legend(frameon=False, loc="lower right")
 
 
-def _matrix(part: Any, figure: Matrix) -> None:
+def _matrix(part: Any, figure: HeatMap) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     axes = part.subplots()

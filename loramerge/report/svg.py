@@ -9,7 +9,15 @@ from itertools import pairwise
 
 from loramerge.report.document import Lines, Panel, Panels
 
-__all__ = ["Drawing", "Mark", "draw_lines", "draw_panels", "panel_bounds", "thinned", "ticks"]
+__all__ = [
+    "SvgDrawing",
+    "TextMark",
+    "draw_lines",
+    "draw_panels",
+    "panel_bounds",
+    "thinned",
+    "ticks",
+]
 
 _WIDE, _HIGH = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
@@ -20,7 +28,7 @@ _DEPTH = 1e-4  # share of the largest value below which values are drawn at the 
 
 
 @dataclass(frozen=True)
-class Mark:
+class TextMark:
     """A text at a place; `anchor` is `start`, `middle` or `end`."""
 
     x: float
@@ -31,7 +39,7 @@ class Mark:
 
 
 @dataclass
-class Drawing:
+class SvgDrawing:
     """Shapes within a box of `width` × `height`.
 
     Args:
@@ -43,7 +51,7 @@ class Drawing:
     height: int
     paths: list[tuple[str, str]] = field(default_factory=list)
     dots: list[tuple[str, float, float]] = field(default_factory=list)
-    texts: list[Mark] = field(default_factory=list)
+    texts: list[TextMark] = field(default_factory=list)
 
 
 def ticks(least: float, most: float, count: int = 5) -> list[float]:
@@ -73,7 +81,7 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def draw_lines(figure: Lines) -> Drawing:
+def draw_lines(figure: Lines) -> SvgDrawing:
     """Return a figure of lines with axes."""
     lines = [(line, thinned(line.points)) for line in figure.lines]
     xs = [x for _, points in lines for x, _ in points]
@@ -89,17 +97,17 @@ def draw_lines(figure: Lines) -> Drawing:
         share = (x - left) / (right - left) if right > left else 0.5
         return _LEFT + across * share, _HIGH - _BOTTOM - up * (y - low) / (high - low)
 
-    found = Drawing(figure.title, _WIDE, _HIGH)
+    found = SvgDrawing(figure.title, _WIDE, _HIGH)
     for value in ticks(low, high):
         x, y = place(left, value)
         found.paths.append(("grid", _path([(x, y), (_WIDE - _RIGHT, y)])))
-        found.texts.append(Mark(x - 8, y + 4, f"{value + 0.0:.6g}", "end"))
+        found.texts.append(TextMark(x - 8, y + 4, f"{value + 0.0:.6g}", "end"))
     for value in ticks(left, right, 6):
         x, y = place(value, low)
         found.paths.append(("axis", _path([(x, y), (x, y + 5)])))
-        found.texts.append(Mark(x, y + 18, figure.unit(value), "middle"))
+        found.texts.append(TextMark(x, y + 18, figure.unit(value), "middle"))
     found.paths.append(("axis", _path([place(left, low), place(right, low)])))
-    found.texts.append(Mark(_WIDE - _RIGHT, _HIGH - 8, figure.across, "end", "name"))
+    found.texts.append(TextMark(_WIDE - _RIGHT, _HIGH - 8, figure.across, "end", "name"))
     for number, (line, points) in enumerate(lines):
         kind = "faint" if line.faint else f"line l{number % 4}"
         places = [place(x, y) for x, y in points]
@@ -108,9 +116,9 @@ def draw_lines(figure: Lines) -> Drawing:
         if line.labels or len(places) == 1:
             found.dots += [(f"dot l{number % 4}", x, y) for x, y in places]
         found.texts += [
-            Mark(x + 6, y - 7, label, "start", "label")
+            TextMark(x + 6, y - 7, label, "start", "label")
             if x < _WIDE - 3 * _RIGHT
-            else Mark(x, y - 9, label, "end", "label")
+            else TextMark(x, y - 9, label, "end", "label")
             for (x, y), label in zip(places, line.labels, strict=False)
         ]
     return found
@@ -144,22 +152,24 @@ def panel_bounds(figure: Panels) -> tuple[int, float, float]:
     return last, (low if low < high else high / 10), high
 
 
-def draw_panels(figure: Panels) -> list[Drawing]:
+def draw_panels(figure: Panels) -> list[SvgDrawing]:
     """Return the small figures, all with the same axes."""
     axes = _Axes(*panel_bounds(figure))
     return [_panel(panel, axes) for panel in figure.panels]
 
 
-def _panel(panel: Panel, axes: _Axes) -> Drawing:
-    found = Drawing(panel.name, *_SMALL)
+def _panel(panel: Panel, axes: _Axes) -> SvgDrawing:
+    found = SvgDrawing(panel.name, *_SMALL)
     for value in (axes.low, axes.high):
         x, y = axes.place(1, value)
         found.paths.append(("grid", _path([(x, y), (_SMALL[0] - _FRAME[1], y)])))
-        found.texts.append(Mark(x - 4, y + (8 if value == axes.high else 0), f"{value:.2g}", "end"))
+        found.texts.append(
+            TextMark(x - 4, y + (8 if value == axes.high else 0), f"{value:.2g}", "end")
+        )
     for number in dict.fromkeys((1, axes.last)):
         x, y = axes.place(number, axes.low)
         anchor = "start" if number == 1 else "end"
-        found.texts.append(Mark(x, y + 12, str(number), anchor))
+        found.texts.append(TextMark(x, y + 12, str(number), anchor))
     for number, (middle, least, most) in enumerate(panel.series):
         over, under, line = (
             [axes.place(n, y) for n, y in enumerate(part, 1)] for part in (most, least, middle)

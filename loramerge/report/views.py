@@ -21,12 +21,12 @@ _MARK = b"loramerge"  # near the start of every page and plot
 
 
 def has_report(verb: str) -> bool:
-    """Return whether results of a verb of this package have a report; nothing is imported."""
+    """Return whether this package has a report of a verb's results; nothing is imported."""
     return verb.isidentifier() and (_FOLDER / f"{verb}.py").is_file()
 
 
 def report_of(verb: str, result: Any) -> Report:
-    """Return the report of a verb's result."""
+    """Return the report of a result of a verb that has one."""
     module = import_module(f"loramerge.report.results.{verb}")
     return cast("Callable[[Any], Report]", module.report)(result)
 
@@ -60,19 +60,18 @@ def check_views(files: Mapping[str, str | None], others: Iterable[str]) -> None:
         check_report(path, sort, lambda head: _MARK in head, Setting(option))
 
 
-def write_views(verb: str, result: Any, files: Mapping[str, str | None]) -> list[str]:
-    """Write the page and the plot of a result, and return their paths.
+def write_views(report: Report, files: Mapping[str, str | None]) -> list[str]:
+    """Write the page and the plot of a report, and return their paths.
 
     Args:
         files: `html` or `plot` → path, None if it is not wanted.
 
     Raises:
-        UsageError: if a plot is wanted of a result without figures.
+        UsageError: if a plot is wanted and there are no figures.
     """
     from loramerge.report.page import page
     from loramerge.report.plot import plot
 
-    report = report_of(verb, result)
     made = {
         path: page(report)
         if option == "html"

@@ -211,7 +211,7 @@ _EXPECTED = ("library_name", "base_model", "license", "pipeline_tag", "instance_
 def _content(
     parameters: Card, adapter: Adapter, path: Path, pictures: Sequence[str], context: Context
 ) -> Any:
-    from loramerge.report.card import Card as Content
+    from loramerge.report.card import CardContent
 
     found = inspect_adapter(adapter, Inspect(files=(), hash=True), context)
     metadata = found.metadata
@@ -227,7 +227,7 @@ def _content(
         "instance_prompt": ", ".join(found.trigger_words),
         "widget": [{"text": "-", "url": one} for one in pictures],
     }
-    return Content(
+    return CardContent(
         title=metadata.get("modelspec.title") or bare(path.name),
         file=path.name,
         header=header,

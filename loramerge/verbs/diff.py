@@ -49,6 +49,7 @@ class DiffResult(Shown):
     """
 
     headline = ("verdict", "differs")
+    reported_as = "diff"
 
     a: str
     b: str

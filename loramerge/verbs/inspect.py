@@ -75,6 +75,7 @@ class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 
     headline = ("path", "what", "dialect", "family", "modules", "ranks")
+    reported_as = "inspect"
 
     path: str
     size: int | None

@@ -494,7 +494,7 @@ def _rescale(parameters: Preview) -> str:
 
 
 def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
-    from loramerge.report.document import Picture, Report, Section, facts
+    from loramerge.report.document import ImagePart, Report, Section, facts
     from loramerge.report.page import page
 
     settings = {
@@ -513,7 +513,7 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
         for name, (column, apart) in sheet.like.items()
     }
     sections = [
-        Section("Images", [Picture(path.read_bytes(), "A grid of images")]),
+        Section("Images", [ImagePart(path.read_bytes(), "A grid of images")]),
         Section("Mean difference to the first column of the base", [facts(changes)]),
         Section("Models without adapters", [facts(like)]),
         Section("Settings", [facts(settings)]),

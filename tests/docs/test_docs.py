@@ -99,7 +99,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
         "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators",
-        "python", "recipes", "report-2022", "resizing", "tiny", "training", "weights",
+        "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training", "weights",
     )
 ]  # fmt: skip
 
@@ -120,6 +120,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
         "library",
         "merging",
         "recipes",
+        "reports",
         "resizing",
         "tiny",
         "training",
@@ -232,7 +233,9 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
         test_every_word_of_recipes_is_documented()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md", "docs/resizing.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/recipes.md", "docs/reports.md", "docs/resizing.md"]
+)
 def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from loramerge.report.card import LICENSES, Card, card_text, escaped
+from loramerge.report.card import LICENSES, CardContent, card_text, escaped
 from tests.builders.world import rewrite
 
 SAID = {
@@ -149,7 +149,7 @@ def test_headers_are_yaml_whatever_the_texts():
     widget = [{"text": text, "url": text} for text in TEXTS]
     for text in TEXTS:
         header = {"base_model": text, "tags": list(TEXTS), "widget": widget}
-        lines = card_text(Card(title="t", file="f", header=header)).splitlines()
+        lines = card_text(CardContent(title="t", file="f", header=header)).splitlines()
         assert lines[0] == "---" and lines.count("---") == 2
         front = YAML(typ="safe").load("\n".join(lines[1 : lines.index("---", 1)]))
         clean = [one.replace("\x1b", " ") for one in TEXTS]
@@ -167,7 +167,7 @@ def test_texts_stay_texts(text):
 
 def test_fences_are_longer_than_what_they_hold():
     text = card_text(
-        Card(title="t", file="f", header={}, recipe={"a": "````\n# x"}, words=["``a`"])
+        CardContent(title="t", file="f", header={}, recipe={"a": "````\n# x"}, words=["``a`"])
     )
     assert "\n`````json\n" in text and "```` ``a` ````"[1:-1] in text.replace("````` ", "```` ")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.cli.bars import Bars, Sparklines
+from loramerge.cli.bars import BarColumn, SparklineColumn
 from loramerge.families import FAMILIES
 from loramerge.report.blocks import heat_maps, measured, norm_bars, place_of, spectra
-from loramerge.report.document import Line, Lines, Matrix, Panel, Panels
+from loramerge.report.document import HeatMap, Line, Lines, Panel, Panels
 from loramerge.report.svg import draw_lines, draw_panels, thinned, ticks
 
 
@@ -84,9 +84,9 @@ def test_norms_and_spectra_are_those_of_the_dense_changes(work):
 
 
 def test_a_matrix_shows_decimals_or_digits():
-    one = Matrix("t", "c", rows=("a",), columns=("b", "c"), values=[[-0.00001, None]], decimals=2)
+    one = HeatMap("t", "c", rows=("a",), columns=("b", "c"), values=[[-0.00001, None]], decimals=2)
     assert one.table().rows == [("a", "0.00", "–")] and one.strongest == 1e-5
-    assert Matrix("t", "c", values=[[0.0]]).strongest == 1.0
+    assert HeatMap("t", "c", values=[[0.0]]).strongest == 1.0
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 1), (0, 7e9), (-3, 2), (0.2, 0.21), (5, 5)])
@@ -117,12 +117,12 @@ def test_panels_share_axes_and_take_zeros():
 
 
 def test_bars_use_what_the_stream_can_encode():
-    bars = Bars("size", [1.0, 0.5, 0.01, None, 0.0])
+    bars = BarColumn("size", [1.0, 0.5, 0.01, None, 0.0])
     assert bars.cells(8, "utf-8") == ["████████", "████", "▏", "", ""]
     assert bars.cells(8, "cp1252") == ["########", "####", "", "", ""]
     assert bars.cells(8, None) == bars.cells(8, "no such encoding") == bars.cells(8, "ascii")
-    assert Bars("size", [5.0], most=10.0).cells(8, "utf-8") == ["████"]
-    lines = Sparklines("spectrum", [[4.0, 2.0, 0.0], [], [0.0], list(range(100))])
+    assert BarColumn("size", [5.0], most=10.0).cells(8, "utf-8") == ["████"]
+    lines = SparklineColumn("spectrum", [[4.0, 2.0, 0.0], [], [0.0], list(range(100))])
     first, empty, zero, long = lines.cells(10, "utf-8")
     assert (first, empty, zero) == ("█▅▁", "", "▁") and len(long) == 10 and long[-1] == "█"
     assert lines.cells(10, "cp437")[0].isascii()

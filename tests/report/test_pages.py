@@ -12,16 +12,17 @@ import pytest
 
 pytest.importorskip("jinja2")
 
+import loramerge as lm
 import loramerge.report
 from loramerge.report.document import (
     Bars,
+    HeatMap,
+    ImagePart,
     Line,
     Lines,
-    Matrix,
     Notes,
     Panel,
     Panels,
-    Picture,
     Report,
     Section,
     Table,
@@ -55,14 +56,14 @@ def everything(text):
         text,
         [
             Section(text, [facts({text: text, "long": text * 50}), Notes((("error", text),))]),
-            Section(text, [Table(text, (text, text), [(text, text)]), Picture(PNG, text)]),
+            Section(text, [Table(text, (text, text), [(text, text)]), ImagePart(PNG, text)]),
             Section(text, [Table(text, (text,), [(text,)], folded=True)]),
             Section(text, [
                 Lines(**shared, lines=[Line(text, points, [text] * 3), Line(text, points)],
                       across=text, up=text),
                 Bars(**shared, series=(text, text), rows=[(text, (1.0, None)), (text, (0.5, -2.0))]),
-                Matrix(**shared, rows=(text,), columns=(text, text), values=[[1.0, None]]),
-                Matrix(**shared, rows=(text,), columns=(text, text), values=[[1.0, -1.0]],
+                HeatMap(**shared, rows=(text,), columns=(text, text), values=[[1.0, None]]),
+                HeatMap(**shared, rows=(text,), columns=(text, text), values=[[1.0, -1.0]],
                        numbers=False),
                 Panels(**shared, panels=[Panel(text, [([1.0, 0.1], [0.5, 0.01], [2.0, 0.2])])],
                        series=(text,), across=text, up=text),
@@ -124,7 +125,7 @@ def test_every_figure_has_its_numbers_as_a_table():
 
 
 def test_nothing_is_shown_of_a_picture_that_is_no_png():
-    report = Report("x", "", [Section("y", [Picture(b"GIF89a<script>", "z")])])
+    report = Report("x", "", [Section("y", [ImagePart(b"GIF89a<script>", "z")])])
     assert "<img" not in page(report).decode()
 
 
@@ -178,6 +179,20 @@ def test_paths_of_reports_are_among_the_outputs(run):
     found = run.ok("mix", "a", "b", "-o", "m.safetensors", "--html", "m.html", "--json").json
     assert found["outputs"] == ["m.safetensors", "m.html"]
     assert isinstance(run.ok("inspect", "a", "--html", "x.html", "--json").json, list)
+
+
+def test_pages_and_plots_from_python(run):
+    seen = lm.inspect("a.safetensors", spectrum=True)
+    seen.save("a.html")
+    assert problems(Path("a.html").read_text("utf-8")) == []
+    lm.diff("a.safetensors", "b.safetensors").save("d.html")
+    lm.error_curve("a.safetensors", ranks=[1, 2]).save("c.svg")
+    assert Path("c.svg").read_bytes().startswith(b"<?xml")
+    with pytest.raises(lm.UsageError, match="PNG, SVG or PDF"):
+        seen.save("a.jpg")
+    with pytest.raises(lm.LoramergeError, match="exists"):
+        seen.save("a.html")
+    seen.save("a.html", force=True)
 
 
 def test_a_missing_library_is_named_before_any_work(run, monkeypatch):

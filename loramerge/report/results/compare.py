@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from loramerge.report.document import Bars, Matrix, Notes, Part, Report, Section, Table, number
+from loramerge.report.document import Bars, HeatMap, Notes, Part, Report, Section, Table, number
 
 __all__ = ["report"]
 
@@ -36,12 +36,12 @@ def _order(result: Any) -> list[int]:
     return [*grouped, *rest][:_MOST]
 
 
-def _matrix(result: Any, names: list[str]) -> Matrix:
+def _matrix(result: Any, names: list[str]) -> HeatMap:
     order = _order(result)
     caption = "Cosine of the changes (ΔW): 1 is the same direction, 0 unrelated, −1 opposite."
     if len(order) < len(names):
         caption += f" The first {len(order)} of {len(names)} adapters, by cluster."
-    return Matrix(
+    return HeatMap(
         "Cosines of all pairs",
         caption,
         rows=[names[n] for n in order],

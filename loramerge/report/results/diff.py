@@ -23,7 +23,7 @@ def report(result: Any) -> Report:
             Section("Relation", [_relation(a, b, found), _alone(found)]),
             Section("Where they differ", _places(found)),
             Section("Weights", _weights(result)),
-            Section("Facts", [_pairs("Properties", result.facts.items())]),
+            Section("FactList", [_pairs("Properties", result.facts.items())]),
             Section("Metadata", [_pairs("Entries that differ", result.metadata.items())]),
         ],
     )

@@ -15,8 +15,8 @@ _MANY = 30  # rows of a table that is folded if it has more
 
 
 def report(result: Any) -> Report:
-    """Return the report of an `InspectResult`."""
-    files = result.files
+    """Return the report of an `InspectResult`, or of an `Inspected`."""
+    files = getattr(result, "files", [result])
     if len(files) == 1:
         (file,) = files
         return Report(_name(file), _lead(file), _sections(file))

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from loramerge.errors import sized
-from loramerge.report.document import Bars, Matrix, Notes, Report, Section, Table, facts, number
+from loramerge.report.document import Bars, HeatMap, Notes, Report, Section, Table, facts, number
 
 __all__ = ["report"]
 
@@ -62,14 +62,14 @@ def _given(one: Any) -> str:
     return f"layers {one['layers']}" if "layers" in one else str(one["weight"])
 
 
-def _cosines(result: Any) -> Matrix:
+def _cosines(result: Any) -> HeatMap:
     names = [PurePath(one["path"]).name for one in result.models]
     known = {(i, j): cosine for i, j, cosine in result.cosines}
     values = [
         [1.0 if i == j else known.get((min(i, j), max(i, j))) for j in range(len(names))]
         for i in range(len(names))
     ]
-    return Matrix(
+    return HeatMap(
         "Cosines of the changes",
         "Cosine of the changes of two inputs from the base: 1 is the same direction, 0 unrelated.",
         rows=names,

@@ -9,8 +9,8 @@ from loramerge.errors import listed, sized
 from loramerge.report.blocks import measured
 from loramerge.report.document import (
     Bars,
-    Facts,
-    Matrix,
+    FactList,
+    HeatMap,
     Notes,
     Part,
     Report,
@@ -56,7 +56,7 @@ def accuracy(result: Any) -> str:
     return f"relative error {number(result.relative_error, 4)}, {kept}"
 
 
-def result_facts(result: Any, more: dict[str, Any] | None = None) -> Facts:
+def result_facts(result: Any, more: dict[str, Any] | None = None) -> FactList:
     """Return the facts about an adapter that was computed."""
     worst = result.worst
     return facts(
@@ -96,7 +96,7 @@ def _relations(found: Any, names: list[str]) -> list[Part]:
     ]
     for pair in found.pairs:
         values[pair.a][pair.b] = values[pair.b][pair.a] = pair.cosine
-    matrix = Matrix(
+    matrix = HeatMap(
         "Cosines of the inputs",
         "1 is the same direction, 0 unrelated, −1 opposite. The figure describes the weights; it does "
         "not predict images.",

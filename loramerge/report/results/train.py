@@ -8,12 +8,12 @@ from typing import Any
 
 from loramerge.report.blocks import of_rows
 from loramerge.report.document import (
-    Facts,
+    FactList,
+    ImagePart,
     Line,
     Lines,
     Notes,
     Part,
-    Picture,
     Report,
     Section,
     facts,
@@ -58,7 +58,7 @@ def _lead(result: Any) -> str:
     return f"{result.done} steps, {result.epochs:.3g} epochs of {images}."
 
 
-def _result(result: Any) -> Facts:
+def _result(result: Any) -> FactList:
     first, last = result.loss or (None, None)
     loss = None if first is None else f"from {first:.4f} to {last:.4f}"
     left_out = f"{result.skipped} steps whose gradients were not finite" if result.skipped else None
@@ -78,7 +78,7 @@ def _result(result: Any) -> Facts:
 
 def _samples(result: Any) -> list[Part]:
     path = Path(result.folder) / "samples.png"
-    return [Picture(path.read_bytes(), "Samples by step and prompt")] if path.is_file() else []
+    return [ImagePart(path.read_bytes(), "Samples by step and prompt")] if path.is_file() else []
 
 
 def _problems(result: Any) -> Notes:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.curve import CurvePoint, at_rank, at_size, ladder, spectra_of
 from loramerge.errors import Setting, UsageError, sized
-from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import expand
 from loramerge.steps.adapters import budget, whole_size
 from loramerge.steps.outputs import output_of
@@ -37,6 +34,7 @@ class CurveResult(Shown):
     """
 
     headline = ("path", "modules")
+    reported_as = "resize"
 
     path: str
     modules: int
@@ -60,19 +58,6 @@ class CurveResult(Shown):
         asked = [(None, best) for best in self.best[len(self.uniform) :]]
         found = [*zip(self.uniform, self.best, strict=False), *asked]
         return sorted(found, key=lambda pair: pair[1].size)
-
-    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Draw the curve as a PNG, SVG or PDF file.
-
-        Raises:
-            UsageError: for another format.
-            OutputExists: unless `force`.
-            MissingExtra: if matplotlib is not installed.
-        """
-        from loramerge.report.plot import check_format, plot
-        from loramerge.report.results.resize import curve
-
-        write_bytes(path, plot([curve(self)], check_format(Path(path))), force=force)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
