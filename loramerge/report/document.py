@@ -29,6 +29,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_ROWS = 100  # of the table of a figure of lines; of more places, every second, third, … is in it
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number as people read it; a dash for None."""
     return "–" if value is None else f"{value + 0.0:.{digits}g}"
@@ -146,7 +149,8 @@ class Lines(Figure):
         return any(len(line.points) > 1 for line in self.lines)
 
     def table(self) -> Table:
-        places = sorted({x for line in self.lines for x, _ in line.points})
+        every = sorted({x for line in self.lines for x, _ in line.points})
+        places = every[:: -(-len(every) // _ROWS)] if len(every) > _ROWS else every
         known = [dict(line.points) for line in self.lines]
         rows = [(self.unit(x), *(number(one.get(x), 4) for one in known)) for x in places]
         return Table(self.title, (self.across, *(line.name for line in self.lines)), rows, True)

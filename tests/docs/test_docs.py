@@ -132,7 +132,8 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
 HELPS = "docs/commands.md"
-LONG = tuple(f"docs/{n}.md" for n in ("extract", "merging", "recipes", "resizing", "training"))
+LONG_ONES = ("extract", "merging", "recipes", "reports", "resizing", "training")
+LONG = tuple(f"docs/{n}.md" for n in LONG_ONES)
 
 
 @pytest.mark.parametrize(
