@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from loramerge.errors import Setting
-from loramerge.files.reports import check_apart, check_report, write_report
 
 if TYPE_CHECKING:
     from loramerge.report.document import Report
@@ -43,6 +42,7 @@ def check_views(files: Mapping[str, str | None], others: Iterable[str]) -> None:
         UsageError: for a plot of another format.
         OutputExists: naming the path.
     """
+    from loramerge.files.reports import check_apart, check_report
     from loramerge.report.page import require_jinja
     from loramerge.report.plot import check_format, require_matplotlib
 
@@ -69,6 +69,7 @@ def write_views(report: Report, files: Mapping[str, str | None]) -> list[str]:
     Raises:
         UsageError: if a plot is wanted and there are no figures.
     """
+    from loramerge.files.reports import write_report
     from loramerge.report.page import page
     from loramerge.report.plot import plot
 

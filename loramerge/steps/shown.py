@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 from loramerge.adapter.shown import table
 from loramerge.errors import UsageError
-from loramerge.files.atomic import check_target
-from loramerge.files.writer import write_bytes
 
 __all__ = ["Shown"]
 
@@ -45,6 +43,8 @@ class Shown:
             OutputExists: unless `force`.
             MissingExtra: if a library is not installed.
         """
+        from loramerge.files.atomic import check_target
+        from loramerge.files.writer import write_bytes
         from loramerge.report.page import page
         from loramerge.report.plot import check_format, plot
         from loramerge.report.views import report_of

@@ -71,6 +71,9 @@ def _result(result: Any) -> FactList:
             "ranks": ", ".join(f"{rank} ×{count}" for rank, count in result.ranks.items()),
             "trained": f"{result.trained} parameters, {result.done} steps, {result.epochs:.3g} epochs",
             "loss": loss,
+            "unfinished": f"stopped after step {result.done} of {result.steps}"
+            if result.unfinished
+            else None,
             "left out": left_out,
         }
     )
