@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def _draw(part: Any, figure: Figure) -> None:
 
 def _lines(part: Any, figure: Lines) -> None:
     axes = part.subplots()
-    for place, line in enumerate(figure.lines):
+    places = accumulate((not line.faint for line in figure.lines), initial=0)
+    for place, line in zip(places, figure.lines, strict=False):
         xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
         faint = {"color": "#9ca8b8", "linewidth": 0.8}
         style = {"color": _COLOURS[place % 4], "linestyle": _DASHES[place % 4]}

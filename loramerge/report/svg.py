@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from loramerge.report.document import Lines, Panel, Panels
 
@@ -108,7 +108,8 @@ def draw_lines(figure: Lines) -> SvgDrawing:
         found.texts.append(TextMark(x, y + 18, figure.unit(value), "middle"))
     found.paths.append(("axis", _path([place(left, low), place(right, low)])))
     found.texts.append(TextMark(_WIDE - _RIGHT, _HIGH - 8, figure.across, "end", "name"))
-    for number, (line, points) in enumerate(lines):
+    numbers = accumulate((not line.faint for line, _ in lines), initial=0)
+    for number, (line, points) in zip(numbers, lines, strict=False):
         kind = "faint" if line.faint else f"line l{number % 4}"
         places = [place(x, y) for x, y in points]
         if len(places) > 1:

@@ -108,7 +108,7 @@ def test_a_page_stands_alone_and_escapes() -> None:
     text = page(Report("<a>", "", sections)).decode()
     assert "&lt;a&gt;" in text and "x &amp; y" in text and "empty" not in text
     assert (
-        text.count('class="faint"') == text.count('class="line l1"') == 1 and "&lt;loss&gt;" in text
+        text.count('class="faint"') == text.count('class="line l0"') == 1 and "&lt;loss&gt;" in text
     )
     assert not curve([1.0], "x")
     long = [Section("x", [curve([float(n % 7) for n in range(5000)], "x")])]
