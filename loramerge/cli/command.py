@@ -28,6 +28,7 @@ from loramerge.cli.options import (
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render, line
 from loramerge.errors import Setting
+from loramerge.events import Warn
 from loramerge.report.views import check_views, has_report, report_of, write_views
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
@@ -86,7 +87,9 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:
                 _save_recipe(save_recipe, verb.name, parameters, result)
-        seen = write_views(reported(result), views) if reported and viewed else []
+            seen: list[str] = []
+            if reported is not None and viewed and getattr(result, "is_shown", True):
+                seen = _write_views(reported(result), views, session, written=verb.writes)
 
         def shown() -> None:
             render(result)
@@ -135,6 +138,16 @@ def _report_of(verb: Verb) -> Callable[[Any], Any] | None:
     from loramerge.verbs import verb_module
 
     return getattr(verb_module(verb.name), "report", None)
+
+
+def _write_views(
+    report: Any, views: Mapping[str, str | None], session: Session, *, written: bool
+) -> list[str]:
+    """Write the page and the plot of a result; beside a file, a plot of nothing is no error."""
+    if written and views["plot"] is not None and not report.figures():
+        session.notify(Warn("this result has no figures, so there is no plot"))
+        views = {**views, "plot": None}
+    return write_views(report, views)
 
 
 def _workers(verb: Verb, common: Mapping[str, Any]) -> AbstractContextManager[Any]:

@@ -101,9 +101,13 @@ def _width(stream: TextIO | None = None) -> int | None:
     return get_terminal_size().columns
 
 
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _print(lines: Iterable[tuple[str, int]], colours: Mapping[str, str] = {}) -> None:
     """Print lines, each with the length of its start that is bold, and coloured first words."""
-    styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    styled = _is_terminal() and not os.environ.get("NO_COLOR")
     for text, bold in lines:
         text = text.rstrip()
         word = text.split(maxsplit=1)[0] if styled and colours and text else ""
@@ -112,7 +116,7 @@ def _print(lines: Iterable[tuple[str, int]], colours: Mapping[str, str] = {}) ->
 
             end = max(bold, text.find(word) + len(word) if word in colours else 0)
             styled_start = click.style(text[:end], bold=bold > 0 or None, fg=colours.get(word))
-            click.echo(styled_start + text[end:])
+            click.echo(styled_start + text[end:], color=True)
         else:
             sys.stdout.write(text + "\n")
 

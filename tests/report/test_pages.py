@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -205,3 +207,35 @@ def test_verbs_with_reports_exist():
     names = {path.stem for path in folder.glob("[!_]*.py")}
     assert names == {"compare", "diff", "inspect", "merge", "mix", "resize", "train"}
     assert names <= set(known_verbs()) and not has_report("bake") and not has_report("../page")
+
+
+def test_a_dry_run_has_a_page():
+    from loramerge.report.results.train import report
+
+    found = {"images": 3, "steps": 20, "buckets": {"512x512": 3}, "prompts": None}
+    check = SimpleNamespace(json=lambda: found)
+    result = SimpleNamespace(check=check, folder="/far/away/zuzu-run")
+    text = page(report(result)).decode()
+    assert problems(text) == [] and "3 images, 20 steps" in text and "/far" not in text
+
+
+def test_pages_of_many_files_stay_short(run):
+    for number in range(21):
+        shutil.copy("a.safetensors", f"many-{number:02}.safetensors")
+    run.ok("inspect", *(f"many-{n:02}" for n in range(21)), "--html", "x.html")
+    text = Path("x.html").read_text("utf-8")
+    assert problems(text) == [] and len(text) < 60_000 and "many-20.safetensors" in text
+    run.ok("compare", "many-*.safetensors", "--html", "y.html")
+    text = Path("y.html").read_text("utf-8")
+    assert problems(text) == [] and "… and 10 more" in text  # of 210 pairs of copies
+
+
+def test_a_plot_of_nothing_is_no_error_beside_a_file(run):
+    def zero(arrays, metadata):
+        for name in [*arrays]:
+            arrays[name] = arrays[name][:0] if False else arrays[name] * 0
+
+    rewrite(run.folder / "a.safetensors", run.folder / "zero.safetensors", zero)
+    done = run.ok("resize", "--rank", "1", "zero", "-o", "less.safetensors", "--plot", "x.svg")
+    assert "no figures" in done.err and Path("less.safetensors").exists()
+    assert not Path("x.svg").exists()

@@ -10,6 +10,7 @@ from loramerge.report.document import Bars, HeatMap, Notes, Part, Report, Sectio
 __all__ = ["report"]
 
 _MOST = 60  # adapters whose cosines are shown in one table
+_LISTED = 200  # pairs of copies
 _NUMBERED = 16  # adapters up to which cells have room for numbers
 
 
@@ -60,11 +61,13 @@ def _estimated(result: Any) -> Notes:
 
 
 def _copies(result: Any, names: list[str]) -> Notes:
-    lines = [("", f"{result.words(one)}.") for one in result.copies]
+    lines = [("", f"{result.words(one)}.") for one in result.copies[:_LISTED]]
+    kept = list(result.keep.items())
     lines += [
-        ("note", f"{names[n]} holds nothing that {names[k]} lacks.") for n, k in result.keep.items()
+        ("note", f"{names[n]} holds nothing that {names[k]} lacks.") for n, k in kept[:_LISTED]
     ]
-    return Notes(tuple(lines))
+    more = max(len(result.copies), len(kept)) - _LISTED
+    return Notes((*lines, ("note", f"… and {more} more")) if more > 0 else tuple(lines))
 
 
 def _clusters(result: Any, names: list[str]) -> Table:

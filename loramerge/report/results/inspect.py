@@ -11,6 +11,7 @@ from loramerge.report.document import Notes, Part, Report, Section, Table, facts
 
 __all__ = ["findings", "report", "shape_figures"]
 
+_FILES = 20  # up to which all is shown about each; of more, a table and their problems
 _MANY = 30  # rows of a table that is folded if it has more
 
 
@@ -21,6 +22,8 @@ def report(result: Any) -> Report:
         (file,) = files
         return Report(_name(file), _lead(file), _sections(file))
     sections = [part for file in files for part in _sections(file, f"{_name(file)}: ")]
+    if len(files) > _FILES:
+        sections = [Section(f"{_name(one)}: Problems", [_problems(one)]) for one in files]
     return Report(f"{len(files)} files", "", [Section("Files", [_table(files)]), *sections])
 
 
@@ -50,20 +53,24 @@ def _table(files: Any) -> Table:
 
 def _sections(file: Any, before: str = "") -> list[Section]:
     if file.error:
-        return [Section(f"{before}Problem", [Notes((("error", file.error),))])]
+        return [Section(f"{before}Problem", [_problems(file)])]
     known = of_rows(getattr(file, "measured", None) or ())
     pictures = shape_figures({"": known}) if known else []
     entries = sorted(file.metadata.items())
     tags = [(tag, str(n)) for tag, n in file.tags]
     return [
         Section(f"{before}File", [_facts(file)]),
-        Section(f"{before}Problems", [findings(file.findings)]),
+        Section(f"{before}Problems", [_problems(file)]),
         Section(f"{before}Weights", pictures),
         Section(f"{before}Tags", [_listing("Tags of the captions", ("tag", "images"), tags)]),
         Section(
             f"{before}Metadata", [_listing("Entries of the header", ("entry", "value"), entries)]
         ),
     ]
+
+
+def _problems(file: Any) -> Notes:
+    return Notes((("error", file.error),)) if file.error else findings(file.findings)
 
 
 def _listing(caption: str, columns: tuple[str, str], rows: list[tuple[str, str]]) -> Table:

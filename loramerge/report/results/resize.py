@@ -13,6 +13,8 @@ from loramerge.report.results.mix import accuracy, result_facts
 
 __all__ = ["curve", "report"]
 
+_FILES = 20  # whose errors are shown by block and layer
+
 
 def report(result: Any) -> Report:
     """Return the report of a `CurveResult`, a `ResizeResult`, or a `FilesResult` of several."""
@@ -25,7 +27,7 @@ def report(result: Any) -> Report:
         return _of_one(done[0].result)
     sections = [
         Section(PurePath(one.output or one.path).name, _figures(one.result, brief=True))
-        for one in done
+        for one in done[:_FILES]
     ]
     return Report(
         f"{len(result.files)} files resized",

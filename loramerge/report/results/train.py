@@ -32,6 +32,8 @@ _CAPTIONS = {
 
 def report(result: Any) -> Report:
     """Return the report of a `TrainResult`."""
+    if result.check is not None:
+        return _of_dry_run(result)
     name = PurePath(result.output or result.folder).name
     weights = shape_figures({"": of_rows(result.measured)}) if result.measured else []
     settings = {name.replace("_", " "): _shown(value) for name, value in result.used.items()}
@@ -49,6 +51,12 @@ def report(result: Any) -> Report:
             Section("All settings", [facts(settings)]),
         ],
     )
+
+
+def _of_dry_run(result: Any) -> Report:
+    found = {name.replace("_", " "): _shown(value) for name, value in result.check.json().items()}
+    lead = f"A dry run: {found['images']} images, {found['steps']} steps. Nothing was trained."
+    return Report(PurePath(result.folder).name, lead, [Section("Findings", [facts(found)])])
 
 
 def _lead(result: Any) -> str:

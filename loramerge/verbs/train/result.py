@@ -71,6 +71,11 @@ class TrainResult(AdapterResult):
         return self.done < self.steps and self.check is None
 
     @property
+    def is_shown(self) -> bool:
+        """False in a process that helped another, which shows the result."""
+        return self.output is not None or self.check is not None
+
+    @property
     def exit_code(self) -> int:
         """The code that the command ends with."""
         return 130 if self.unfinished else 0
