@@ -110,13 +110,15 @@ def _print(lines: Iterable[tuple[str, int]], colours: Mapping[str, str] = {}) ->
     styled = _is_terminal() and not os.environ.get("NO_COLOR")
     for text, bold in lines:
         text = text.rstrip()
-        word = text.split(maxsplit=1)[0] if styled and colours and text else ""
+        first = styled and colours and text and not text.startswith("  ")  # nor a row's next line
+        word = text.split(maxsplit=1)[0] if first else ""
         if styled and (bold or word in colours):
             import click
 
-            end = max(bold, text.find(word) + len(word) if word in colours else 0)
-            styled_start = click.style(text[:end], bold=bold > 0 or None, fg=colours.get(word))
-            click.echo(styled_start + text[end:], color=True)
+            start = text.find(word) if word in colours else 0
+            end = max(bold, start + len(word) if word in colours else 0)
+            part = click.style(text[start:end], bold=bold > 0 or None, fg=colours.get(word))
+            click.echo(text[:start] + part + text[end:], color=True)
         else:
             sys.stdout.write(text + "\n")
 
