@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +12,7 @@ from loramerge.errors import Setting
 if TYPE_CHECKING:
     from loramerge.report.document import Report
 
-__all__ = ["check_views", "has_report", "report_of", "write_views"]
+__all__ = ["check_views", "has_report", "report_of", "view_of", "write_views"]
 
 _FOLDER = Path(__file__).parent / "results"
 _MARK = b"loramerge"  # near the start of every page and plot
@@ -60,6 +59,21 @@ def check_views(files: Mapping[str, str | None], others: Iterable[str]) -> None:
         check_report(path, sort, lambda head: _MARK in head, Setting(option))
 
 
+def view_of(report: Report, path: Path) -> bytes:
+    """Return the file of a report: a page for a name that ends in `.html`, else a plot.
+
+    Raises:
+        UsageError: for a name of another ending, or a plot of a report without figures.
+        MissingExtra: if a library is not installed.
+    """
+    from loramerge.report.page import page
+    from loramerge.report.plot import check_format, plot
+
+    if path.suffix.lower() == ".html":
+        return page(report)
+    return plot(report.figures(), check_format(path))
+
+
 def write_views(report: Report, files: Mapping[str, str | None]) -> list[str]:
     """Write the page and the plot of a report, and return their paths.
 
@@ -71,12 +85,9 @@ def write_views(report: Report, files: Mapping[str, str | None]) -> list[str]:
     """
     from loramerge.files.reports import write_report
     from loramerge.report.page import page
-    from loramerge.report.plot import plot
 
     made = {
-        path: page(report)
-        if option == "html"
-        else plot(report.figures(), os.path.splitext(path)[1].lower())
+        path: page(report) if option == "html" else view_of(report, Path(path))
         for option, path in files.items()
         if path is not None
     }

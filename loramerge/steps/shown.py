@@ -45,17 +45,13 @@ class Shown:
         """
         from loramerge.files.atomic import check_target
         from loramerge.files.writer import write_bytes
-        from loramerge.report.page import page
-        from loramerge.report.plot import check_format, plot
-        from loramerge.report.views import report_of
+        from loramerge.report.views import report_of, view_of
 
         if not self.reported_as:
             raise UsageError(f"there is no report of a {type(self).__name__}")
         place = check_target(path, force=force)
-        whole = place.suffix.lower() == ".html"
-        suffix = "" if whole else check_format(place)
         report = report_of(self.reported_as, self)
-        write_bytes(place, page(report) if whole else plot(report.figures(), suffix), force=force)
+        write_bytes(place, view_of(report, place), force=force)
 
     def __repr__(self) -> str:
         known = ((name, getattr(self, name)) for name in self.headline)

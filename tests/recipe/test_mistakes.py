@@ -102,7 +102,7 @@ CASES = {
     # steps
     "step a text": (
         one("  §x: resize\n"),
-        "a step must be a mapping with one of bake, compare, convert, diff, extract, inspect, merge, "
+        "a step must be a mapping with one of bake, card, compare, convert, diff, extract, inspect, merge, "
         "mix, preview, resize, train",
     ),
     "step empty": (one("  §x: {}\n"), "a step does exactly one thing, and 'x' does nothing"),

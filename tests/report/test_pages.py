@@ -239,3 +239,22 @@ def test_a_plot_of_nothing_is_no_error_beside_a_file(run):
     done = run.ok("resize", "--rank", "1", "zero", "-o", "less.safetensors", "--plot", "x.svg")
     assert "no figures" in done.err and Path("less.safetensors").exists()
     assert not Path("x.svg").exists()
+
+
+def test_a_step_saves_its_report_as_a_page_or_a_plot(run):
+    text = (
+        "version: 1\ninputs: {a: a.safetensors, b: b.safetensors}\nsteps:\n"
+        "  half: {mix: {adapters: ['a:0.5']}}\n"
+        "  seen: {inspect: {files: [half]}, save: out/seen.html}\n"
+        "  apart: {diff: {a: half, b: b}, save: out/apart.SVG}\n"
+        "  plain: {compare: {files: [a, b]}, save: out/plain.json}\n"
+    )
+    Path("r.yaml").write_text(text)
+    run.ok("run", "r.yaml")
+    page_text = Path("out/seen.html").read_text("utf-8")
+    assert problems(page_text) == [] and "Singular values by block" in page_text
+    assert Path("out/apart.SVG").read_bytes().startswith(b"<?xml")
+    assert json.loads(Path("out/plain.json").read_text("utf-8"))["verdict"]
+    assert "up to date" in run.ok("run", "r.yaml").out
+    Path("x.yaml").write_text(text.replace("seen.html", "seen.txt"))
+    run.refused(6, "run", "x.yaml", says="whose name ends in .json")
