@@ -143,7 +143,7 @@ def _report_of(verb: Verb) -> Callable[[Any], Any] | None:
 def _write_views(
     report: Any, views: Mapping[str, str | None], session: Session, *, written: bool
 ) -> list[str]:
-    """Write the page and the plot of a result; beside a file, a plot of nothing is no error."""
+    """Write the page and the plot of a result; warn of a plot of nothing where a file was written."""
     if written and views["plot"] is not None and not report.figures():
         session.notify(Warn("this result has no figures, so there is no plot"))
         views = {**views, "plot": None}
