@@ -23,6 +23,7 @@ _LAZY = {
     "UsageError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
+    "card": "loramerge.api",
     "collapse_lora": "loramerge.train.lora.modules",
     "compare": "loramerge.api",
     "convert": "loramerge.api",
@@ -60,6 +61,7 @@ __all__ = [
     "Weight",
     "__version__",
     "bake",
+    "card",
     "collapse_lora",
     "compare",
     "convert",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import (
         bake,
+        card,
         compare,
         convert,
         diff,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+import loramerge as lm
 from loramerge.report.card import LICENSES, CardContent, card_text, escaped
 from tests.builders.world import rewrite
 
@@ -118,6 +119,16 @@ def test_a_peft_folder_names_its_base_and_gets_its_card(run):
         front, _ = parts_of("p/README.md")
         assert front.get("base_model") == expected
     assert len(list(Path("p").glob("README.md"))) == 1
+
+
+def test_from_python(known):
+    found = lm.card("zuzu.safetensors", license="mit")
+    assert found.output.endswith("README.md") and parts_of("README.md")[0]["license"] == "mit"
+    with pytest.raises(lm.LoramergeError, match="exists"):
+        lm.card("zuzu.safetensors")
+    with pytest.raises(lm.UsageError, match="path or a name"):
+        lm.card(lm.load("zuzu.safetensors"))  # type: ignore[arg-type]
+    assert "README.md" in repr(lm.card("zuzu.safetensors", force=True))
 
 
 def test_it_is_a_step(run):
