@@ -31,6 +31,7 @@ from loramerge.report.document import (
     facts,
 )  # fmt: skip
 from loramerge.report.page import page
+from loramerge.report.plain import plain_report
 from loramerge.report.views import has_report
 from loramerge.verbs import known_verbs
 from tests.builders.world import rewrite
@@ -217,6 +218,29 @@ def test_a_dry_run_has_a_page():
     result = SimpleNamespace(check=check, folder="/far/away/zuzu-run")
     text = page(report(result)).decode()
     assert problems(text) == [] and "3 images, 20 steps" in text and "/far" not in text
+
+
+def test_any_result_can_be_shown():
+    content = {
+        "outputs": ["x"], "verdict": f"{EVIL}.", "differs": True, "share": 0.123456, "nothing": None,
+        "blocks": {EVIL: 0.5, "b": 1}, "parts": {EVIL: {"a": 1.5, "b_c": None}, "y": {"z": [1, EVIL]}},
+        "rows": [{"a": 1}, {"b": EVIL}], "names": [EVIL, 2], "mixed": {"a": 1, "b": "c"}, "empty": [],
+    }  # fmt: skip
+    report = plain_report("x", content)
+    text = page(report).decode()
+    assert problems(text) == [] and Page(text).text.count("alert(1)") == 6
+    assert [type(part).__name__ for one in report.shown() for part in one.parts] == [
+        "FactList", "Bars", "Table", "Table", "Notes", "FactList",
+    ]  # fmt: skip
+    assert "0.1235" in text and ">yes<" in text and "b c" in text
+
+
+def test_differences_without_modules_are_shown_as_json_has_them():
+    """As those of checkpoints, whose results have no adapters to compare."""
+    from loramerge.report.results.diff import report
+
+    result = SimpleNamespace(json=lambda: {"verdict": "They differ.", "blocks": {"unet": 0.5}})
+    assert "They differ." in page(report(result)).decode()
 
 
 def test_pages_of_many_files_stay_short(run):

@@ -8,12 +8,15 @@ from typing import Any
 from loramerge.errors import listed
 from loramerge.report.blocks import heat_maps, norm_bars, of_rows, spectra
 from loramerge.report.document import Bars, Notes, Part, Report, Section, Table, facts, number
+from loramerge.report.plain import plain_report
 
 __all__ = ["report"]
 
 
 def report(result: Any) -> Report:
-    """Return the report of a `DiffResult`."""
+    """Return the report of a `DiffResult`; of checkpoints, what `--json` prints."""
+    if getattr(result, "comparison", None) is None:
+        return plain_report("Differences", result.json())
     a, b = (PurePath(name).name for name in (result.a, result.b))
     found = result.comparison
     return Report(

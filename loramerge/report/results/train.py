@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +20,7 @@ from loramerge.report.document import (
     facts,
     number,
 )  # fmt: skip
+from loramerge.report.plain import plain_report
 from loramerge.report.results.inspect import findings, shape_figures
 
 __all__ = ["curve", "report"]
@@ -54,9 +56,9 @@ def report(result: Any) -> Report:
 
 
 def _of_dry_run(result: Any) -> Report:
-    found = {name.replace("_", " "): _shown(value) for name, value in result.check.json().items()}
+    found = result.check.json()
     lead = f"A dry run: {found['images']} images, {found['steps']} steps. Nothing was trained."
-    return Report(PurePath(result.folder).name, lead, [Section("Findings", [facts(found)])])
+    return replace(plain_report(PurePath(result.folder).name, found), lead=lead)
 
 
 def _lead(result: Any) -> str:
