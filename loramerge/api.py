@@ -467,8 +467,14 @@ def card(
     """
     if not isinstance(adapter, (str, PathLike)):
         raise UsageError("card takes a path or a name", found=repr(adapter))
-    own = {"file": adapter, "base_model": base_model, "license": license, "force": force}
-    own |= {"picture": [fspath(one) for one in pictures], "output": path}
+    own: dict[str, Any] = {
+        "file": adapter,
+        "base_model": base_model,
+        "license": license,
+        "picture": [fspath(one) for one in pictures],
+        "output": path,
+        "force": force,
+    }
     return _card(engine.parameters_from(Card, own), Context(notify=notify))
 
 
