@@ -156,7 +156,7 @@ def _bars(part: Any, figure: Bars) -> None:
     axes.set_ylim(len(figure.rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     if count > 1:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=count)
 
 
 def _matrix(part: Any, figure: HeatMap) -> None:
@@ -178,7 +178,7 @@ def _matrix(part: Any, figure: HeatMap) -> None:
         for y, row in enumerate(figure.values):
             for x, value in enumerate(row):
                 if value is not None:
-                    ink = "white" if abs(value) > 0.6 * most else "black"
+                    ink = "white" if abs(value) > 0.75 * most else "black"
                     axes.text(x, y, figure.show(value), ha="center", va="center",
                               fontsize=5.5, color=ink)  # fmt: skip
     part.colorbar(image, ax=axes, shrink=0.8, aspect=30).ax.tick_params(labelsize=6)
