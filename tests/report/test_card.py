@@ -96,7 +96,7 @@ def test_given_values_win_and_pictures_are_linked(known):
 def test_what_other_programs_keep_beside_a_file_is_in_the_card(run):
     run.ok("meta", "b", "--strip")
     told = {
-        "model": {"name": "Zuzu <b>", "tags": ["animal"], "description": "<p>A <b>cat</b>.</p>"},
+        "model": {"name": "Zuzu *x*", "tags": ["animal"], "description": "<p>A <b>cat</b>.</p>"},
         "trainedWords": ["zuzu"], "baseModel": "SD 2.1", "notes": "private",
     }  # fmt: skip
     Path("b.civitai.info").write_text(json.dumps(told), "utf-8")
@@ -104,7 +104,7 @@ def test_what_other_programs_keep_beside_a_file_is_in_the_card(run):
     front, body = parts_of("README.md")
     assert front["instance_prompt"] == "zuzu" and "animal" in front["tags"]
     assert "base_model" not in front  # a site's word for a family is no name of a model on a hub
-    assert "# Zuzu &lt;b&gt;" in body and "A cat." in body and "| made for | SD 2.1 |" in body
+    assert "# Zuzu \\*x\\*\n" in body and "A cat." in body and "| made for | SD 2.1 |" in body
     assert "private" not in body
     rewrite(run.folder / "a.safetensors", run.folder / "b.safetensors",
             lambda arrays, metadata: metadata.update(SAID))  # fmt: skip

@@ -1,4 +1,4 @@
-"""card: a model card for hubs, a README.md, from what is known about an adapter."""
+"""Write a model card: the parameters, the pictures, and the file."""
 
 from __future__ import annotations
 
