@@ -23,6 +23,7 @@ _LAZY = {
     "UsageError": "loramerge.errors",
     "Weight": "loramerge.algebra.weights",
     "bake": "loramerge.api",
+    "card": "loramerge.api",
     "collapse_lora": "loramerge.train.lora.modules",
     "compare": "loramerge.api",
     "convert": "loramerge.api",
@@ -61,6 +62,7 @@ __all__ = [
     "Weight",
     "__version__",
     "bake",
+    "card",
     "collapse_lora",
     "compare",
     "convert",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from loramerge.algebra.weights import Weight
     from loramerge.api import (
         bake,
+        card,
         compare,
         convert,
         diff,

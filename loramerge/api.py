@@ -51,6 +51,8 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.writing import WriteParameters
 from loramerge.verbs import verb_named
 from loramerge.verbs.bake import Bake, BakeResult
+from loramerge.verbs.card import Card, CardResult
+from loramerge.verbs.card import card as _card
 from loramerge.verbs.compare import CompareResult, compare_adapters
 from loramerge.verbs.convert import Convert
 from loramerge.verbs.diff import Diff, DiffResult
@@ -68,6 +70,7 @@ from loramerge.verbs.train.parameters import Train
 __all__ = [
     "Adapter",
     "bake",
+    "card",
     "compare",
     "convert",
     "diff",
@@ -462,6 +465,42 @@ def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ign
     pair = [one_adapter("diff", a), one_adapter("diff", b)]
     (one, two), context = references_to(pair, Context(threads, None, notify))
     return _diff(Diff(a=one, b=two), context)
+
+
+def card(
+    adapter: Named,
+    path: Named | None = None,
+    *,
+    base_model: str | None = None,
+    license: str | None = None,
+    pictures: Iterable[Named] = (),
+    force: bool = False,
+    notify: Notify = ignore,
+) -> CardResult:
+    """Write a model card for hubs, a README.md, from what is known about a file.
+
+    Args:
+        adapter: a file, a PEFT folder, or a name; not an adapter in memory.
+        path: of the card; None is README.md beside the file.
+        base_model: name of the base on the hub, as owner/name.
+        license: None is that of the file's metadata.
+        pictures: in the card's folder, or below; none takes those beside the file with its name.
+        force: replace an existing card.
+
+    Raises:
+        OutputExists: unless `force`.
+    """
+    if not isinstance(adapter, (str, PathLike)):
+        raise UsageError("card takes a path or a name", found=repr(adapter))
+    own: dict[str, Any] = {
+        "file": adapter,
+        "base_model": base_model,
+        "license": license,
+        "picture": [fspath(one) for one in pictures],
+        "output": path,
+        "force": force,
+    }
+    return _card(engine.parameters_from(Card, own), Context(notify=notify))
 
 
 def compare(

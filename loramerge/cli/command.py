@@ -21,12 +21,15 @@ from loramerge.cli.options import (
     operator_option,
     option_of,
     recipe_options,
+    report_options,
     run_options,
     worker_options,
 )
 from loramerge.cli.session import Session
-from loramerge.cli.show import Render
+from loramerge.cli.show import Render, line
 from loramerge.errors import Setting
+from loramerge.events import Warn
+from loramerge.report.views import check_views, has_report, report_of, write_views
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
 
@@ -42,6 +45,8 @@ _COMMON = (
     "strip",
     "jobs",
     "dask",
+    "html",
+    "plot",
 )
 
 
@@ -62,6 +67,11 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         json_file, save_recipe = common["json_file"], common["save_recipe"]
         reports = {"json_file": json_file, "save_recipe": save_recipe}
         check_reports(reports | {"results": values.get("results")}, _paths_in(kind, values))
+        views = {option: common[option] for option in ("html", "plot")}
+        viewed = any(views.values())
+        if viewed:
+            others = [*_paths_in(kind, values), *filter(None, reports.values())]
+            check_views(views, others)
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
         with Session(quiet=common["quiet"]) as session, _workers(verb, common) as executor:
@@ -72,15 +82,26 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
                 bool(common["strip"]),
                 allow_import=True,  # what is named here was typed by whoever runs it
                 executor=executor,
+                details=viewed,
             )
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:
                 _save_recipe(save_recipe, verb.name, parameters, result)
-        shown = (lambda: None) if common["quiet"] else lambda: render(result)
-        emit(result.json(), common["as_json"], json_file, shown)
+            seen: list[str] = []
+            if reported is not None and viewed and getattr(result, "is_shown", True):
+                seen = _write_views(reported(result), views, session, written=verb.writes)
+
+        def shown() -> None:
+            render(result)
+            for path in seen:
+                line(f"report: {path}", wrap=False)
+
+        content = _with_outputs(result.json(), seen)
+        emit(content, common["as_json"], json_file, (lambda: None) if common["quiet"] else shown)
         return int(getattr(result, "exit_code", 0))
 
     merges = hasattr(kind, "held_parameters")
+    reported = _report_of(verb)
 
     def options() -> list[click.Parameter]:
         fields = [option_of(one) for one in parameters_of(kind)]
@@ -88,7 +109,15 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         about_recipes = recipe_options(writes=verb.writes) if verb.in_recipes else []
         about_operators = [operator_option()] if merges else []
         about_workers = worker_options(verb.large) if verb.distributes else []
-        return [*fields, *about_operators, *about_recipes, *about_workers, *run_options()]
+        about_reports = report_options() if reported is not None else []
+        return [
+            *fields,
+            *about_operators,
+            *about_recipes,
+            *about_reports,
+            *about_workers,
+            *run_options(),
+        ]
 
     params = options()
     command = partial(MergingCommand, options=options) if merges else click.Command
@@ -100,6 +129,25 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         epilog=f"Example: {example}",
         no_args_is_help=any(isinstance(p, click.Argument) and p.required for p in params),
     )
+
+
+def _report_of(verb: Verb) -> Callable[[Any], Any] | None:
+    """Return the function that makes the report of a result: this package's, or of the verb's module."""
+    if has_report(verb.name):
+        return partial(report_of, verb.name)
+    from loramerge.verbs import verb_module
+
+    return getattr(verb_module(verb.name), "report", None)
+
+
+def _write_views(
+    report: Any, views: Mapping[str, str | None], session: Session, *, written: bool
+) -> list[str]:
+    """Write the page and the plot of a result; warn of a plot of nothing where a file was written."""
+    if written and views["plot"] is not None and not report.figures():
+        session.notify(Warn("this result has no figures, so there is no plot"))
+        views = {**views, "plot": None}
+    return write_views(report, views)
 
 
 def _workers(verb: Verb, common: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -207,6 +255,13 @@ def _outputs_in(content: Any) -> list[str]:
     """Return the paths that a result says it wrote."""
     outputs = content.get("outputs") if isinstance(content, dict) else None
     return [path for path in outputs or () if isinstance(path, str)]
+
+
+def _with_outputs(content: Any, paths: Sequence[str]) -> Any:
+    """Return the JSON of a result with further paths among its outputs, where it has some."""
+    if not paths or not isinstance(content, dict):
+        return content
+    return content | {"outputs": [*content.get("outputs", ()), *paths]}
 
 
 def emit(content: Any, as_json: bool, json_file: str | None, show: Callable[[], None]) -> None:

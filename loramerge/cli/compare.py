@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramerge.algebra.ingredients import Ingredients
 from loramerge.cli import show
+from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.compare import VERB, CompareResult
@@ -78,7 +79,8 @@ def _ingredients(result: CompareResult, found: Ingredients, names: list[str]) ->
     order = sorted(found.weights, key=lambda number: -found.shares[number])
     rows = [(names[n], f"{found.weights[n]:.4g}", show.percent(found.shares[n])) for n in order]
     show.line(f"ingredients of {result.mystery}", bold=True)
-    show.table(rows, ("adapter", "weight", "norm of its part"))
+    parts = BarColumn("", [found.shares[n] for n in order], 1.0)
+    show.table(rows, ("adapter", "weight", "norm of its part"), drawn=parts)
     show.line(f"unexplained: {show.percent(found.remainder)} of the norm")
     if found.hidden > _HIDDEN:
         show.line(

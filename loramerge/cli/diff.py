@@ -7,6 +7,7 @@ from typing import Any
 from loramerge.algebra.moments import Moments
 from loramerge.algebra.overlap import Overlap
 from loramerge.cli import show
+from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.diff import VERB, DiffResult
@@ -40,7 +41,12 @@ def render(result: DiffResult) -> None:
         _figures(name, moments, found.overlap(name)) for name, moments in found.blocks().items()
     ]
     rows.append(_figures("all shared modules", found.shared, found.overlap()))
-    show.table(rows, ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"))
+    distances = [*(moments.distance for moments in found.blocks().values()), found.shared.distance]
+    show.table(
+        rows,
+        ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"),
+        drawn=BarColumn("distance", distances, max(1.0, *distances)),
+    )
     show.line(_LEGEND)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.adapter import Problem
+from loramerge.adapter import Problem, Site
 from loramerge.cli import show
+from loramerge.cli.bars import BarColumn, SparklineColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
@@ -33,7 +34,7 @@ def render(result: InspectResult) -> None:
     for index, file in enumerate(result.files):
         if index:
             show.line()
-        _file(file, all_metadata=result.all_metadata)
+        _file(file, all_metadata=result.all_metadata, alone=len(result.files) == 1)
     headers = [f for f in result.files if f.what == "adapter" and f.checked == "header"]
     if headers:
         show.line(_HEADER_ONLY[len(headers) > 1])
@@ -59,7 +60,7 @@ def _table(result: InspectResult) -> None:
         show.line(_HEADER_ONLY[1])
 
 
-def _file(file: Inspected, all_metadata: bool) -> None:
+def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
     show.line(f"{file.path} ({show.size(file.size)})", bold=True)
     if file.error:
         show.line(f"  cannot be read: {file.error}")
@@ -107,8 +108,10 @@ def _file(file: Inspected, all_metadata: bool) -> None:
     _findings(file.findings)
     if file.what == "adapter" and file.checked == "weights" and not file.findings:
         show.line("No problems found.")
+    if file.measured and alone:
+        _blocks(file.measured)
     if file.table is not None:
-        _modules(file.table)
+        _modules(file.table, file.measured or [])
 
 
 def _modules_of(file: Inspected) -> str:
@@ -176,7 +179,11 @@ def _findings(findings: list[Problem]) -> None:
             split.append(those)
         else:
             split += [[p for p in those if p.message == message] for message in messages]
-    show.table(map(_finding, split), ("severity", "problem", "advice"))
+    show.table(
+        map(_finding, split),
+        ("severity", "problem", "advice"),
+        colours={"error": "red", "warning": "yellow"},
+    )
 
 
 def _finding(those: list[Problem]) -> tuple[str, str, str]:
@@ -191,8 +198,23 @@ def _finding(those: list[Problem]) -> tuple[str, str, str]:
     return first.severity, text, first.remedy
 
 
-def _modules(rows: list[dict[str, Any]]) -> None:
+def _blocks(measured: list[dict[str, Any]]) -> None:
+    """Show the norm of every block."""
+    from loramerge.algebra.compare import block_of, in_order  # numpy, which headers do not need
+
+    sums: dict[str, float] = {}
+    for row in measured:
+        block = block_of(Site((row["module"],)))
+        sums[block] = sums.get(block, 0.0) + (row["norm"] or 0.0) ** 2
+    norms = {block: sums[block] ** 0.5 for block in in_order(sums)}
+    if len(norms) > 1:
+        rows = [(block, f"{norm:.4g}") for block, norm in norms.items()]
+        show.table(rows, ("block", "norm of ΔW"), drawn=BarColumn("", list(norms.values())))
+
+
+def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None:
     spectra = any("largest" in row for row in rows)
+    values = [row.get("singular_values", ()) for row in measured]
     columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
     if spectra:
         columns += ["largest", "effective rank", "stable rank", "rank for 99 %"]
@@ -219,6 +241,7 @@ def _modules(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ),
         columns,
+        drawn=SparklineColumn("spectrum", values),
     )
 
 

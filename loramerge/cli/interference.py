@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from loramerge.algebra.interference import Interference
 from loramerge.cli import show
+from loramerge.cli.bars import BarColumn
 from loramerge.errors import listed
 
 __all__ = ["show_interference"]
@@ -41,7 +42,11 @@ def show_interference(found: Interference, names: Sequence[str]) -> None:
         )
         for part in (*found.blocks, found.total)
     ]
-    show.table(parts, ("block", *(f"norm {name}" for name in names), "norm result", "ratio"))
+    show.table(
+        parts,
+        ("block", *(f"norm {name}" for name in names), "norm result", "ratio"),
+        drawn=BarColumn("result", [*(part.result for part in found.blocks), None]),
+    )
     if found.skipped:
         show.line(f"not compared: {listed(list(found.skipped), 4)}")
     show.line(_LEGEND)

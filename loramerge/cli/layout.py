@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["ModuleName", "clean", "grid", "hanging", "pairs", "shortened", "wrapped"]
+__all__ = ["ModuleName", "clean", "grid", "hanging", "is_grid", "pairs", "shortened", "wrapped"]
 
 Line = tuple[str, int]
 
@@ -79,6 +79,11 @@ def grid(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | Non
     for row in cells:
         found += [(text, 0) for text in _row(row, widths, gap)]
     return [*found, ("", 0)]
+
+
+def is_grid(lines: Sequence[Line]) -> bool:
+    """Return whether lines of `grid` are a table; records begin with a name."""
+    return bool(lines) and lines[0] == ("", 0)
 
 
 def _cell(text: str) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "operator_option",
     "option_of",
     "recipe_options",
+    "report_options",
     "run_options",
     "worker_options",
 ]
@@ -104,6 +105,22 @@ def recipe_options(*, writes: bool) -> list[click.Parameter]:
         strip = "Do not record in the header how the file was made."
         found.append(click.Option(["--strip"], is_flag=True, help=strip))
     return found
+
+
+def report_options() -> list[click.Parameter]:
+    """Return the options of commands whose results have a page and figures."""
+    return [
+        click.Option(
+            ["--html"],
+            metavar="FILE.html",
+            help="Also write the result as a self-contained HTML page (reads the weights).",
+        ),
+        click.Option(
+            ["--plot"],
+            metavar="FILE",
+            help="Also write its figures as a PNG, SVG or PDF file (reads the weights).",
+        ),
+    ]
 
 
 def load_operators(paths: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.cli import show
+from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
 from loramerge.cli.layout import shortened
@@ -50,9 +51,8 @@ def render_one(found: ResizeResult) -> None:
 def render_curve(found: CurveResult) -> None:
     """Show the curve of an adapter as a table."""
     columns, *rows = found.table_rows()
-    show.table(rows, columns)
-    if found.plot is not None:
-        show.table([("plot", found.plot)])
+    errors = [(even or best).relative_error for even, best in found.pairs()]
+    show.table(rows, columns, drawn=BarColumn("error", errors))
 
 
 _render_files = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)

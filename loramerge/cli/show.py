@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from loramerge.cli.layout import ModuleName, clean, grid, hanging, pairs, wrapped
+from loramerge.cli.bars import Drawn
+from loramerge.cli.layout import ModuleName, clean, grid, hanging, is_grid, pairs, wrapped
 from loramerge.errors import sized
 
 __all__ = [
@@ -39,16 +40,39 @@ def line(text: str = "", *, bold: bool = False, wrap: bool = True) -> None:
 
 
 def table(
-    rows: Iterable[Sequence[Any]], columns: Sequence[str] = (), title: str | None = None
+    rows: Iterable[Sequence[Any]],
+    columns: Sequence[str] = (),
+    title: str | None = None,
+    *,
+    drawn: Drawn | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
-    """Print rows as a table; without columns, as pairs of a label and a value."""
+    """Print rows as a table; without columns, as pairs of a label and a value.
+
+    Args:
+        drawn: a last column of bars, which is left out where the table would not fit with it, and where
+            it goes to a program.
+        colours: text of a first cell → its colour on a terminal.
+    """
     found = [["" if c is None else c if isinstance(c, str) else str(c) for c in r] for r in rows]
     if not found:
         return
     if title:
         line(title, bold=True)
     width = _width()
-    _print(grid(found, columns, width) if columns else pairs(found, width))
+    lines = grid(found, columns, width) if columns else pairs(found, width)
+    for longest in _BARS if drawn is not None and width is not None else ():
+        assert drawn is not None
+        cells = drawn.cells(longest, sys.stdout.encoding)
+        wider = [[*row, cell] for row, cell in zip(found, cells, strict=True)]
+        with_bars = grid(wider, [*columns, drawn.name], width)
+        if any(cells) and is_grid(with_bars) >= is_grid(lines):
+            lines = with_bars
+            break
+    _print(lines, colours or {})
+
+
+_BARS = (12, 6)  # characters of the longest bar, if it fits
 
 
 def complaint(text: str) -> str:
@@ -77,15 +101,24 @@ def _width(stream: TextIO | None = None) -> int | None:
     return get_terminal_size().columns
 
 
-def _print(lines: Iterable[tuple[str, int]]) -> None:
-    """Print lines, each with the length of its start that is bold."""
-    styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _print(lines: Iterable[tuple[str, int]], colours: Mapping[str, str] = {}) -> None:
+    """Print lines, each with the length of its start that is bold, and coloured first words."""
+    styled = _is_terminal() and not os.environ.get("NO_COLOR")
     for text, bold in lines:
         text = text.rstrip()
-        if bold and styled:
+        first = styled and colours and text and not text.startswith("  ")  # nor a row's next line
+        word = text.split(maxsplit=1)[0] if first else ""
+        if styled and (bold or word in colours):
             import click
 
-            click.echo(click.style(text[:bold], bold=True) + text[bold:])
+            start = text.find(word) if word in colours else 0
+            end = max(bold, start + len(word) if word in colours else 0)
+            part = click.style(text[start:end], bold=bold > 0 or None, fg=colours.get(word))
+            click.echo(text[:start] + part + text[end:], color=True)
         else:
             sys.stdout.write(text + "\n")
 

@@ -123,6 +123,7 @@ def flux2(
     return Family(
         name=name,
         title=title,
+        task="text-to-image",
         gguf="flux",
         build=lambda: (Component("transformer", tuple(expand(stacks, sizes))),),
         spellings={"transformer": transformer_spellings("bfl", native_slots(stacks))},

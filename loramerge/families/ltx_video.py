@@ -72,6 +72,7 @@ def ltx_video(name: str, title: str, *, width: int, blocks: int, also: tuple[str
     return Family(
         name=name,
         title=title,
+        task="text-to-video",
         gguf="ltxv",
         build=lambda: (Component("transformer", tuple(expand(stacks, sizes))),),
         spellings={"transformer": transformer_spellings("original", native_slots(stacks))},

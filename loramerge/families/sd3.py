@@ -141,6 +141,7 @@ def sd3(
     return Family(
         name=name,
         title=title,
+        task="text-to-image",
         gguf="sd3",
         build=build,
         spellings={

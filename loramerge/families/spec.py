@@ -198,6 +198,7 @@ class Family:
             they change; None where it was not measured.
         unreached: pattern of modules that no gradient reaches in training → why; zeros are usual there.
         paired_encoders: whether text_encoder and text_encoder_2 are usually trained together.
+        task: the use of its models, as hubs name it (`text-to-image`); None where there are several.
     """
 
     name: str
@@ -226,6 +227,7 @@ class Family:
     usual_change: tuple[float, float] | None = None
     unreached: Mapping[str, str] = field(default_factory=dict, repr=False)
     paired_encoders: bool = False
+    task: str | None = None
 
     @property
     def proven(self) -> bool:

@@ -97,6 +97,7 @@ def stable_diffusion(
     return Family(
         name=name,
         title=title,
+        task=more.pop("task", "text-to-image"),
         build=build,
         spellings={
             "unet": (

@@ -24,6 +24,7 @@ _ACCEPTED = {
     "folders": (),
 }
 _ARTICLE = {"adapter": "an adapter", "checkpoint": "a checkpoint", "picture": "an image",
+            "document": "a document",
             "report": "a report"}  # fmt: skip
 
 

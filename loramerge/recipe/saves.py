@@ -13,13 +13,21 @@ from loramerge.library.lookup import below
 from loramerge.recipe.mistakes import Mistakes
 from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task
+from loramerge.report.views import has_report
 from loramerge.steps.outputs import adapter_output
 
 __all__ = ["WRITTEN", "check_outputs", "check_uses", "is_outside", "outside_places", "save_path"]
 
 WRITTEN = ("folder", "cache")  # parameters of verbs that name folders to write to
 
-_SUFFIXES = {"picture": (".png", "a PNG image"), "report": (".json", "a JSON file")}
+_SUFFIXES = {
+    "picture": (".png", "a PNG image"),
+    "document": (".md", "a Markdown file"),
+    "report": (".json", "a JSON file"),
+}
+
+
+_VIEWS = (".html", ".png", ".svg", ".pdf")  # of reports: a page, and plots
 
 
 def save_path(
@@ -40,7 +48,8 @@ def save_path(
         return None
     path = below(root, save)
     suffix, sort = _SUFFIXES.get(step.verb.gives, ("", ""))
-    if suffix and path.suffix.lower() != suffix:
+    views = _VIEWS if step.verb.gives == "report" and has_report(step.verb.name) else ()
+    if suffix and path.suffix.lower() not in (suffix, *views):
         hint = f"save: {Path(save).with_suffix(suffix).as_posix()}"
         mistakes.add(place, f"{step.verb.name} writes {sort}, whose name ends in {suffix}", hint)
     if dialect is not None and dialect in DIALECTS:

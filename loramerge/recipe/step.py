@@ -91,7 +91,7 @@ def _step(name: str, fields: Any, place: Place, mistakes: Mistakes) -> Step | No
         problem = f"{verb.name} takes a mapping of parameters to values"
         mistakes.add((*place, verb.name), problem)
         return None
-    if verb.gives in ("checkpoint", "picture") and fields.get("save") is None:
+    if verb.gives in ("checkpoint", "picture", "document") and fields.get("save") is None:
         mistakes.add(place, f"{verb.name} always writes a file, but the step names none",
                      "add save: FILE")  # fmt: skip
     return Step(name, verb, content, fields.get("save"), place)

@@ -7,16 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loramerge.errors import MissingExtra
 from loramerge.files.writer import write_bytes
-from loramerge.report.chart import require_pillow
 from loramerge.report.fonts import font_for, legible
 
-__all__ = ["grid", "png_bytes", "write_png"]
+__all__ = ["grid", "png_bytes", "require_pillow", "write_png"]
 
 _INK, _PAPER, _FAINT = (32, 32, 32), (255, 255, 255), (110, 110, 110)
 _GAP = 6
 _SMALLEST = 96  # pixels of a cell's side; smaller pictures are enlarged by whole numbers
 _LINES = 4  # of a label; beside a picture as many as its height takes
+
+
+def require_pillow() -> tuple[Any, Any]:
+    """Return the modules of Pillow that are drawn with.
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        raise MissingExtra("pictures need Pillow", hint="pip install 'loramerge[train]'") from None
+    return Image, ImageDraw
 
 
 def grid(

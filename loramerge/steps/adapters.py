@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +49,7 @@ class AdapterResult(Shown):
         worst: site of the largest relative error, and that error.
         left_out: sites of rank 0.
         size_before: bytes of the single input file, None if there is no such file.
+        errors: site → relative error.
     """
 
     headline = ("family", "modules", "ranks", "relative_error", "output")
@@ -67,6 +68,7 @@ class AdapterResult(Shown):
     dialect: str | None = None
     dtype: str | None = None
     size_before: int | None = None
+    errors: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def figures(adapter: Adapter, combined: Combined) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class AdapterResult(Shown):
             "norm_kept": combined.norm_kept if combined.lossy else 1.0,
             "worst": combined.worst,
             "left_out": combined.left_out,
+            "errors": {one.site.name: one.relative_error for one in combined.outcomes},
         }
 
     def json(self) -> dict[str, Any]:

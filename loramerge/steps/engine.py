@@ -65,14 +65,17 @@ def perform(
     """
     if step is None and context.device is not None:
         _check_device(verb, context)
+    view = save if isinstance(save, Path) and verb.gives == "report" else None
+    if view is not None and view.suffix.lower() != ".json":
+        context = replace(context, details=True)
     try:
         if save is False and verb.compute is not None:
             return verb.compute(parameters, context)
-        if isinstance(save, Path) and verb.gives != "report":
+        if isinstance(save, Path) and view is None:
             parameters = replace(parameters, output=str(save), force=True)
         result = _run_of(verb, parameters)(parameters, context)
-        if isinstance(save, Path) and verb.gives == "report":
-            _write_report(result, save)
+        if view is not None:
+            _write_report(verb, result, view)
     except LoramergeError as error:
         error.step = error.step or step
         raise
@@ -99,9 +102,14 @@ def _check_device(verb: Verb, context: Context) -> None:
         context.notify(Note((f"{verb.name} runs on the CPU and ignores ", Setting("device"))))
 
 
-def _write_report(result: Any, path: Path) -> None:
+def _write_report(verb: Verb, result: Any, path: Path) -> None:
+    """Write a report as JSON, as an HTML page, or as a plot, by the name of the file."""
     from loramerge.files.writer import write_bytes
+    from loramerge.report.views import report_of, view_of
 
+    if path.suffix.lower() != ".json":
+        write_bytes(path, view_of(report_of(verb.name, result), path), force=True)
+        return
     text = json.dumps(result.json(), ensure_ascii=False, indent=2, default=str)
     write_bytes(path, (text + "\n").encode("utf-8", "replace"), force=True)
 

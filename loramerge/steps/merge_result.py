@@ -38,6 +38,7 @@ class MergeResult(Shown):
     """
 
     headline = ("output", "family", "method", "moved")
+    reported_as = "merge"
 
     output: str
     family: str

@@ -50,6 +50,7 @@ class Context:
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
         executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
             them here.
+        details: add the figures that only a page or a picture of the result shows.
     """
 
     threads: int | None = None
@@ -64,6 +65,7 @@ class Context:
     allow_loss: bool = False
     model_threads: int | None = None
     executor: Executor | None = None
+    details: bool = False
 
     @property
     def torch_threads(self) -> int:
@@ -110,7 +112,7 @@ class Verb:
         parameters: a frozen dataclass. It may have `settled()`, which returns the same parameters
             in the form that is recorded, and `repeating_steps(result)`: what a recipe
             needs to repeat a command, as pairs of parameters and results.
-        gives: an adapter, a checkpoint or a picture (always written), or a report.
+        gives: an adapter, a checkpoint, a picture or a document (always written), or a report.
         run: function of parameters and a context that does everything, writing included. The result
             has `json()`, and may have `output` (a path), `exit_code` and, for adapters, `adapter`.
         predict: function of parameters and a context that predicts the result from headers; None
@@ -126,7 +128,7 @@ class Verb:
 
     name: str
     parameters: type[Any]
-    gives: Literal["adapter", "checkpoint", "picture", "report"]
+    gives: Literal["adapter", "checkpoint", "picture", "document", "report"]
     run: Callable[[Any, Context], Any]
     predict: Callable[[Any, Context], Any] | None
     compute: Callable[[Any, Context], Any] | None = None

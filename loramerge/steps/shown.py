@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Any, ClassVar
 
 from loramerge.adapter.shown import table
+from loramerge.errors import UsageError
 
 __all__ = ["Shown"]
 
@@ -19,6 +21,7 @@ class Shown:
     """
 
     headline: ClassVar[tuple[str, ...]] = ()
+    reported_as: ClassVar[str] = ""  # verb whose report shows it, see `report.results`
 
     def json(self) -> Any:
         """Return the object that `--json` prints."""
@@ -31,6 +34,24 @@ class Shown:
             for name, value in self.json().items()
             if (said := _said(value))
         ]
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write it as an HTML page, or its figures as a PNG, SVG or PDF file, by the name's ending.
+
+        Raises:
+            UsageError: for another ending, or for a result without a report or figures.
+            OutputExists: unless `force`.
+            MissingExtra: if a library is not installed.
+        """
+        from loramerge.files.atomic import check_target
+        from loramerge.files.writer import write_bytes
+        from loramerge.report.views import report_of, view_of
+
+        if not self.reported_as:
+            raise UsageError(f"there is no report of a {type(self).__name__}")
+        place = check_target(path, force=force)
+        report = report_of(self.reported_as, self)
+        write_bytes(place, view_of(report, place), force=force)
 
     def __repr__(self) -> str:
         known = ((name, getattr(self, name)) for name in self.headline)

@@ -89,6 +89,7 @@ class CompareResult(Shown):
     """
 
     headline = ("verdict",)
+    reported_as = "compare"
 
     files: list[ComparedFile]
     cosines: list[list[float | None]]

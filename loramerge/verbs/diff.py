@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import training_metadata
 from loramerge.algebra.compare import Comparison, compare, verdict
+from loramerge.algebra.health import examine
 from loramerge.algebra.kinship import ROUNDED, Kinship
 from loramerge.algebra.moments import Moments
 from loramerge.errors import AdapterError, FamilyError, LoramergeError
@@ -44,9 +45,11 @@ class DiffResult(Shown):
 
     Args:
         checks: whether a difference ends the command with exit code 1.
+        measured: norms and spectra of the modules of both, for pages and pictures.
     """
 
     headline = ("verdict", "differs")
+    reported_as = "diff"
 
     a: str
     b: str
@@ -56,6 +59,7 @@ class DiffResult(Shown):
     facts: dict[str, tuple[Any, Any]]
     metadata: dict[str, tuple[str | None, str | None]]
     checks: bool = False
+    measured: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -189,4 +193,11 @@ def diff_adapters(
         for key in sorted({**one, **two})
         if one.get(key) != two.get(key)
     }
-    return DiffResult(a.label, b.label, verdict(found), differs, found, facts, metadata)
+    result = DiffResult(a.label, b.label, verdict(found), differs, found, facts, metadata)
+    if context.details:
+        first, second = (
+            examine(one, spectra=True, threads=context.threads, notify=context.notify).table
+            for one in (a, b)
+        )
+        result.measured = first, second
+    return result

@@ -239,7 +239,7 @@ def _compute(source: Source, parameters: Mix, output: Output, context: Context) 
     for text in strong_weights(source.references, adapters, adapter, gain=gain):
         context.notify(Warn(text))
     explained = None
-    if parameters.explain:
+    if parameters.explain or context.details:
         explained = interference(
             terms_of(weighted, output.dialect),
             adapter,

@@ -494,7 +494,8 @@ def _rescale(parameters: Preview) -> str:
 
 
 def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
-    from loramerge.report.page import image, page, table
+    from loramerge.report.document import ImagePart, Report, Section, facts
+    from loramerge.report.page import page
 
     settings = {
         "base": ", ".join(bare(Path(name).name) for name in parameters.base),
@@ -511,12 +512,10 @@ def _page(parameters: Preview, path: Path, sheet: Sheet) -> bytes:
         name: f"nearest to {column}: {apart:.2f} of 255 apart"
         for name, (column, apart) in sheet.like.items()
     }
-    return page(
-        path.stem,
-        [
-            ("Images", image(path, "a grid of images")),
-            ("Mean difference to the first column of the base", table(changes)),
-            *([("Models without adapters", table(like))] if like else []),
-            ("Settings", table(settings)),
-        ],
-    )
+    sections = [
+        Section("Images", [ImagePart(path.read_bytes(), "A grid of images")]),
+        Section("Mean difference to the first column of the base", [facts(changes)]),
+        Section("Models without adapters", [facts(like)]),
+        Section("Settings", [facts(settings)]),
+    ]
+    return page(Report(path.stem, "", sections))

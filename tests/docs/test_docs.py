@@ -100,7 +100,8 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
         "adding", "architecture", "commands", "extract", "formats", "health", "library", "merging",
-        "operators", "python", "recipes", "report-2022", "resizing", "tiny", "training", "weights",
+        "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training",
+        "weights",
     )
 ]  # fmt: skip
 
@@ -122,6 +123,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
         "library",
         "merging",
         "recipes",
+        "reports",
         "resizing",
         "tiny",
         "training",
@@ -133,7 +135,8 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
 HELPS = "docs/commands.md"
-LONG = tuple(f"docs/{n}.md" for n in ("extract", "merging", "recipes", "resizing", "training"))
+LONG_ONES = ("extract", "merging", "recipes", "reports", "resizing", "training")
+LONG = tuple(f"docs/{n}.md" for n in LONG_ONES)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,9 @@ def test_a_word_that_is_left_out_would_be_found(monkeypatch):
         test_every_word_of_recipes_is_documented()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md", "docs/resizing.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/recipes.md", "docs/reports.md", "docs/resizing.md"]
+)
 def test_yaml_blocks_are_recipes(document, run, monkeypatch):
     """Whole ones as they are, parts of one with the rest beside them; one shows mistakes."""
     from loramerge.errors import RecipeError

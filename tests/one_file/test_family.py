@@ -161,6 +161,7 @@ steps:
   compared: {diff: {a: named, b: found}, save: compared.json}
   copies: {compare: {files: [a.safetensors, both, named]}, save: copies.json}
   seen: {inspect: {files: [named], base: base.safetensors}, save: seen.json}
+  told: {card: {file: both}, save: told.md}
 """
 # which need a class of diffusers, or a file of their own beside the family's
 OF_A_CLASS = {"train", "preview"}

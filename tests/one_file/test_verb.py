@@ -113,6 +113,23 @@ def test_it_may_show_its_results_itself(run, package):  # noqa: F811
     assert run.ok("flip", "a").out.startswith("flipped ")
 
 
+REPORT = """
+
+def report(result):
+    from loramerge.report.document import Report, Section, facts
+
+    return Report("Flipped", "", [Section("Result", [facts({"modules": result.modules})])])
+"""
+
+
+def test_it_may_have_a_report(run, package):  # noqa: F811
+    assert "--html" not in run.ok("flip", "--help").out
+    (package / "flipping.py").write_text(VERB + REPORT, "utf-8")
+    sys.modules.pop("flipping", None)
+    run.ok("flip", "a", "--html", "x.html")
+    assert "<h1>Flipped</h1>" in (run.folder / "x.html").read_text("utf-8")
+
+
 def test_it_works_in_a_process_of_its_own(run, package):  # noqa: F811
     done = subprocess.run(
         [sys.executable, "-m", "loramerge", "flip", "a"], cwd=run.folder, capture_output=True,

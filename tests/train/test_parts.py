@@ -12,7 +12,9 @@ pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import GradientFlowError, MissingExtra, UsageError  # noqa: E402
-from loramerge.report.page import curve, page  # noqa: E402
+from loramerge.report.document import Report, Section  # noqa: E402
+from loramerge.report.page import page  # noqa: E402
+from loramerge.report.results.train import curve  # noqa: E402
 from loramerge.train.lora.trainees import Branches, Weights  # noqa: E402
 from loramerge.train.memory.estimate import estimate, shape_of  # noqa: E402
 from loramerge.train.models.objective import Noising  # noqa: E402
@@ -102,10 +104,15 @@ def test_weights_that_do_not_learn_are_named() -> None:
 
 
 def test_a_page_stands_alone_and_escapes() -> None:
-    text = page("<a>", [("x & y", curve([3.0, 1.0, 2.0], "<loss>")), ("empty", "")]).decode()
+    sections = [Section("x & y", [curve([3.0, 1.0, 2.0], "<loss>")]), Section("empty", [])]
+    text = page(Report("<a>", "", sections)).decode()
     assert "&lt;a&gt;" in text and "x &amp; y" in text and "empty" not in text
-    assert text.count("<polyline") == 2 and "&lt;loss&gt;" in text
-    assert curve([1.0], "x") == "" and len(curve([float(n) for n in range(5000)], "x")) < 40_000
+    assert (
+        text.count('class="faint"') == text.count('class="line l0"') == 1 and "&lt;loss&gt;" in text
+    )
+    assert not curve([1.0], "x")
+    long = [Section("x", [curve([float(n % 7) for n in range(5000)], "x")])]
+    assert len(page(Report("x", "", long))) - len(page(Report("x"))) < 40_000
 
 
 @pytest.mark.long_tail

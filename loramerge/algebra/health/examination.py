@@ -25,7 +25,8 @@ class Examination:
     Args:
         norm: ‖ΔW‖_F over all modules that could be computed; None if one is not finite.
         table: module, kind, shape, rank, alpha, norm, and with spectra the largest singular value,
-            the effective rank exp(H(σ²/Σσ²)), the stable rank Σσ²/σ₁², the rank of 99 % of the energy.
+            the effective rank exp(H(σ²/Σσ²)), the stable rank Σσ²/σ₁², the rank of 99 % of the energy,
+            and all singular values.
     """
 
     problems: list[Problem]

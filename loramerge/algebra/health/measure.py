@@ -89,13 +89,17 @@ class ModuleFigures:
         energy = s**2
         total = float(energy.sum())
         if total == 0:
-            return {"largest": 0.0, "effective_rank": 0.0, "stable_rank": 0.0, "rank_99": 0}
+            return {
+                "largest": 0.0, "effective_rank": 0.0, "stable_rank": 0.0, "rank_99": 0,
+                "singular_values": [],
+            }  # fmt: skip
         reached = np.cumsum(energy) >= 0.99 * total * (1 - 1e-12)
         return {
             "largest": float(s[0]),
             "effective_rank": self.effective_rank,
             "stable_rank": total / float(energy[0]),
             "rank_99": int(reached.argmax()) + 1,
+            "singular_values": [float(value) for value in s],
         }
 
 

@@ -73,6 +73,7 @@ _SIZES = {"w": _WIDTH, "2w": 2 * _WIDTH, "6w": 6 * _WIDTH, "hidden": 8192}
 FAMILY = Family(
     name="auraflow",
     title="AuraFlow",
+    task="text-to-image",
     gguf="aura",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},

@@ -52,6 +52,7 @@ _SIZES = {"w": _WIDTH, "4w": 4 * _WIDTH, "5w": 5 * _WIDTH, "head": 128, "guidanc
 FAMILY = Family(
     name="chroma",
     title="Chroma",
+    task="text-to-image",
     gguf="flux",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),

@@ -60,6 +60,7 @@ _SMALL = _sizes(1920)
 FAMILY = Family(
     name="cogvideox",
     title="CogVideoX",
+    task="text-to-video",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("cogvideo",)),

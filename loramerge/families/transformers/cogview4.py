@@ -42,6 +42,7 @@ _SIZES = {"w": _WIDTH, **{f"{n}w": n * _WIDTH for n in (2, 4, 12)}, "time": 512}
 FAMILY = Family(
     name="cogview4",
     title="CogView 4",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("cogview",)),

@@ -48,6 +48,7 @@ _SIZES = {"w": _WIDTH, "2w": 2 * _WIDTH, "6w": 6 * _WIDTH, "hidden": 8192, "head
 FAMILY = Family(
     name="ernie-image",
     title="ERNIE-Image",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("ernie",)),

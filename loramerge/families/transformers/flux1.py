@@ -71,6 +71,7 @@ def _build() -> tuple[Component, ...]:
 FAMILY = Family(
     name="flux1",
     title="Flux.1",
+    task="text-to-image",
     gguf="flux",
     build=_build,
     spellings={

@@ -87,6 +87,7 @@ _LONG_G = Clip(width=1280, layers=32, projection=1280, positions=218)
 FAMILY = Family(
     name="hidream-i1",
     title="HiDream I1",
+    task="text-to-image",
     gguf="hidream",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),

@@ -67,6 +67,7 @@ _SIZES = {
 FAMILY = Family(
     name="hunyuan-image",
     title="HunyuanImage 2.1",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={
         "transformer": (

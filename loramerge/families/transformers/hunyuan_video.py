@@ -67,6 +67,7 @@ _SIGN = (
 FAMILY = Family(
     name="hunyuan-video",
     title="HunyuanVideo",
+    task="text-to-video",
     gguf="hyvid",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),

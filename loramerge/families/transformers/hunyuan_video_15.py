@@ -83,6 +83,7 @@ _SIZES = {
 FAMILY = Family(
     name="hunyuan-video-15",
     title="HunyuanVideo 1.5",
+    task="text-to-video",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={
         "transformer": (

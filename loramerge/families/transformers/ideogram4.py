@@ -55,6 +55,7 @@ _SIZES = {
 FAMILY = Family(
     name="ideogram4",
     title="Ideogram 4",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata("Ideogram-4", "ideogram4", "networks.lora_ideogram4", also=("ideogram",)),

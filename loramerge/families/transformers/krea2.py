@@ -76,6 +76,7 @@ _SIZES = {
 FAMILY = Family(
     name="krea2",
     title="Krea 2",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata("Krea-2", "krea2", "networks.lora_krea2", also=("krea2", "krea-2", "krea_2")),

@@ -45,6 +45,7 @@ _SIZES = {
 FAMILY = Family(
     name="longcat-image",
     title="LongCat-Image",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("bfl", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("longcat",)),

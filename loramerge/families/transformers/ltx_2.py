@@ -101,6 +101,7 @@ _SIZES = {f"{n or ''}{s}": (n or 1) * w for s, w in _WIDTHS.items() for n in (0,
 FAMILY = Family(
     name="ltx-2",
     title="LTX-2 and 2.3",
+    task="text-to-video",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("ltx2", "ltx-2", "ltxv2", "ltx_2")),

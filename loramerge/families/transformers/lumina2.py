@@ -82,6 +82,7 @@ _SIZES = {
 FAMILY = Family(
     name="lumina2",
     title="Lumina Image 2.0",
+    task="text-to-image",
     gguf="lumina2",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),

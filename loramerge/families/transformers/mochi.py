@@ -98,6 +98,7 @@ _SIZES = {
 FAMILY = Family(
     name="mochi",
     title="Mochi 1",
+    task="text-to-video",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None),

@@ -67,6 +67,7 @@ _SIZES = {"w": _WIDTH, **{f"{n}w": n * _WIDTH for n in (2, 3, 4, 5, 6, 8)}, "hea
 FAMILY = Family(
     name="ovis-image",
     title="Ovis-Image",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
     metadata=Metadata(None, None, also=("ovis",)),

@@ -65,6 +65,7 @@ _SIZES = {"w": _WIDTH, "4w": 4 * _WIDTH, "6w": 6 * _WIDTH, "third": _WIDTH // 3}
 FAMILY = Family(
     name="pixart",
     title="PixArt α and Σ",
+    task="text-to-image",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),
         Component("text_encoder", tuple(t5_modules(T5()))),

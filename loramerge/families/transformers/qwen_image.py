@@ -62,6 +62,7 @@ _SIZES = {
 FAMILY = Family(
     name="qwen-image",
     title="Qwen-Image",
+    task="text-to-image",
     gguf="qwen_image",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),

@@ -48,6 +48,7 @@ _SIZES = {"w": 4096, "4w": 4 * 4096, "hidden": 12288, "head": 128}
 FAMILY = Family(
     name="qwen-image-21",
     title="Qwen-Image 2.1",
+    task="text-to-image",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={
         "transformer": (

@@ -68,6 +68,7 @@ _SIZES = {"w": _WIDTH, "6w": 6 * _WIDTH, "hidden": 5600, "2hidden": 2 * 5600}
 FAMILY = Family(
     name="sana",
     title="SANA 1.6B",
+    task="text-to-image",
     build=lambda: (
         Component("transformer", tuple(expand(_STACKS, _SIZES))),
         Component("text_encoder", tuple(decoder_modules(GEMMA2_2B))),

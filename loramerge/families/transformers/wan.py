@@ -125,6 +125,7 @@ def _build() -> tuple[Component, ...]:
 FAMILY = Family(
     name="wan",
     title="Wan 2.1 and 2.2, VACE, Animate",
+    task="text-to-video",
     gguf="wan",
     build=_build,
     spellings={

@@ -67,6 +67,7 @@ _SIZES = {
 FAMILY = Family(
     name="z-image",
     title="Z-Image and Z-Image Turbo",
+    task="text-to-image",
     gguf="lumina2",
     build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
     spellings={

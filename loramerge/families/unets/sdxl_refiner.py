@@ -29,4 +29,5 @@ FAMILY = stable_diffusion(
     prefixes={"kohya": {"text_encoder_2": ("lora_te_", "lora_te1_", "lora_te2_")}},
     original_in=("kohya",),
     order=-2,
+    task="image-to-image",
 )

@@ -74,7 +74,7 @@ def inspect_adapter(
     if not adapter.deltas and not adapter.embeddings and not info.problems:
         found.findings.append(_NOTHING_KNOWN)
     wanted = (parameters.deep, parameters.modules, parameters.spectrum, parameters.check)
-    if any(wanted) or parameters.base is not None:
+    if any(wanted) or parameters.base is not None or context.details:
         from loramerge.verbs.inspect.weights import add_base, add_weights
 
         add_weights(found, adapter, parameters, context)

@@ -87,6 +87,7 @@ class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 
     headline = ("path", "what", "dialect", "family", "modules", "ranks")
+    reported_as = "inspect"
 
     path: str
     size: int | None
@@ -118,10 +119,12 @@ class Inspected(Shown):
     table: list[dict[str, Any]] | None = None
     base: dict[str, Any] | None = None
     error: str | None = None
+    measured: list[dict[str, Any]] | None = None  # of every module, for pages and pictures
 
     def json(self) -> dict[str, Any]:
         """Return this file's object in `--json`; keys are always present, null if not computed."""
-        shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        names = self.__dataclass_fields__.keys() - {"measured"}
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name in names}
         shown["findings"] = [
             {name: getattr(f, name) for name in ("severity", "code", "module", "message", "remedy")}
             for f in self.findings

@@ -29,14 +29,17 @@ _LARGE = 0.5  # ‖ΔW‖ / ‖W‖ where nothing is known of the family, see `s
 
 def add_weights(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
     """Add what the weights say."""
-    report = examine(
-        adapter, spectra=parameters.spectrum, threads=context.threads, notify=context.notify
-    )
+    spectra = parameters.spectrum or context.details
+    report = examine(adapter, spectra=spectra, threads=context.threads, notify=context.notify)
     found.checked = "weights"
     found.findings += report.problems
     found.norm = report.norm
+    found.measured = report.table
     if parameters.modules or parameters.spectrum:
-        found.table = report.table
+        found.table = [
+            {name: value for name, value in row.items() if name != "singular_values"}
+            for row in report.table
+        ]
 
 
 def add_base(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.curve import CurvePoint, at_rank, at_size, ladder, spectra_of
 from loramerge.errors import Setting, UsageError, sized
-from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import expand
 from loramerge.steps.adapters import budget, whole_size
 from loramerge.steps.outputs import output_of
@@ -34,17 +31,16 @@ class CurveResult(Shown):
         uniform: points of one rank for every module.
         best: points of the ranks that `max_size` chooses, for the sizes of `uniform` and then for
             those that were asked for.
-        plot: path of the picture, None if there is none.
     """
 
     headline = ("path", "modules")
+    reported_as = "resize"
 
     path: str
     modules: int
     size_before: int | None
     uniform: list[CurvePoint]
     best: list[CurvePoint]
-    plot: str | None = None
 
     def table_rows(self) -> Iterator[tuple[str, ...]]:
         yield ("rank of all modules", "size", "relative error", "at the best ranks", "ranks")
@@ -63,22 +59,10 @@ class CurveResult(Shown):
         found = [*zip(self.uniform, self.best, strict=False), *asked]
         return sorted(found, key=lambda pair: pair[1].size)
 
-    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Draw the curve as a PNG image.
-
-        Raises:
-            OutputExists: unless `force`.
-            MissingExtra: if Pillow is not installed.
-        """
-        from loramerge.report.pictures import png_bytes
-
-        write_bytes(path, png_bytes(_picture(self)), force=force)
-        self.plot = str(path)
-
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {
-            "outputs": [] if self.plot is None else [self.plot],
+            "outputs": [],
             "path": self.path,
             "modules": self.modules,
             "size_before": self.size_before,
@@ -103,7 +87,7 @@ def _json(point: CurvePoint) -> dict[str, Any]:
 
 
 def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
-    """Compute the curve of the file that parameters name, and draw it if they say so.
+    """Compute the curve of the file that parameters name.
 
     Raises:
         UsageError: if they name several files, or options that a curve does not have.
@@ -116,14 +100,9 @@ def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
             found=f"{len(files)} files",
             hint="run the command once for each of them",
         )
-    if parameters.plot is not None:
-        _check_plot(Path(parameters.plot), force=parameters.force)
     shared = {name: getattr(parameters, name) for name in _SHARED}
     one = Resize(adapter=Reference(str(files[0][0])), **shared)
-    found = compute_curve(one, parameters.rank, parameters.max_size, context)
-    if parameters.plot is not None:
-        found.save(parameters.plot, force=parameters.force)
-    return found
+    return compute_curve(one, parameters.rank, parameters.max_size, context)
 
 
 _SHARED = ("to", "program", "dtype", "base", "skip_unknown")
@@ -141,20 +120,6 @@ def _check(parameters: ResizeFiles) -> None:
             f"a curve has no {given[0]}: it writes no adapter, and shows ranks and sizes",
             hint=("give ", Setting("curve", True), " alone, or with ", Setting("plot", "FILE.png")),
         )
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    from loramerge.files.atomic import check_target
-    from loramerge.report.chart import require_pillow
-
-    if path.suffix.lower() != ".png":
-        raise UsageError(
-            "a plot is a PNG image",
-            file=path,
-            hint=(Setting("plot", f"{path.with_suffix('.png')}"),),
-        )
-    check_target(path, force=force)
-    require_pillow()
 
 
 def compute_curve(
@@ -208,20 +173,4 @@ def compute_curve(
         size_before=adapter.info.size,
         uniform=uniform,
         best=best,
-    )
-
-
-def _picture(found: CurveResult) -> Any:
-    """Return a picture of a curve."""
-    from loramerge.report.chart import Line, chart
-
-    lines = [
-        Line(name, [(point.size, point.relative_error) for point in points], labels)
-        for name, points, labels in (
-            ("one rank for all modules", found.uniform, [f"r{p.rank}" for p in found.uniform]),
-            ("best ranks for the size", sorted(found.best, key=lambda p: p.size), []),
-        )
-    ]
-    return chart(
-        lines, title=found.path, across="size of the file", up="relative error", unit=sized
     )

@@ -133,15 +133,8 @@ class ResizeFiles(_Compared, RankSeries, _Written, FileParameters):
         bool,
         Doc("Write no adapter: show the error at many ranks and sizes."),
     ] = False
-    plot: Annotated[
-        str | None, Doc("With --curve: draw it as a PNG image.", metavar="FILE.png")
-    ] = None
 
     def check(self) -> None:
-        if self.plot is not None and not self.curve:
-            raise UsageError(
-                "a plot is of a curve", hint=("give ", Setting("curve", True), ", too")
-            )
         if self.copy_rest and self.out_dir is None:
             raise UsageError("copies need a folder", hint=("give ", Setting("out_dir", "FOLDER")))
         if not self.curve:

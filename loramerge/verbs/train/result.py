@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from loramerge.adapter import Problem
 from loramerge.steps.adapters import AdapterResult
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class TrainResult(AdapterResult):
         check: findings of a dry run, which trains nothing.
         used: every setting of the run as it was used, defaults too.
         report, samples, log: paths in the folder.
+        given: name → value of the settings that were given.
+        curves: name → values of every step, for the report.
+        findings: problems that inspect finds in the adapter.
+        measured: norms and spectra of its modules, for the report.
     """
 
     folder: str
@@ -55,11 +60,20 @@ class TrainResult(AdapterResult):
     samples: str | None = None
     log: str | None = None
     notes: list[str] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    findings: list[Problem] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def unfinished(self) -> bool:
         """True if the run was interrupted."""
         return self.done < self.steps and self.check is None
+
+    @property
+    def is_shown(self) -> bool:
+        """False in a process that helped another, which shows the result."""
+        return self.output is not None or self.check is not None
 
     @property
     def exit_code(self) -> int:

@@ -275,10 +275,11 @@ def _summary(found: Trained, spec: Spec) -> list[str]:
 
 def _reported(result: TrainResult, parameters: Train, context: Context) -> TrainResult:
     """Write the report beside the log; a report that fails costs a warning, not the adapter."""
-    from loramerge.verbs.train.report import write_report
+    from loramerge.verbs.train.report import with_figures, write_report
 
     try:
-        result.report = str(write_report(result, parameters))
+        result = with_figures(result, parameters, context)
+        result.report = str(write_report(result))
     except (LoramergeError, OSError) as error:
         context.notify(Warn(f"the report could not be written: {error}"))
     return result
