@@ -155,6 +155,7 @@ steps:
   both: {mix: {adapters: ["a.safetensors:0.5", "b.safetensors:0.5"]}, save: both.safetensors}
   small: {resize: {adapter: both, rank: 2}, save: less.safetensors}
   named: {convert: {adapter: both, to: onetrainer}, save: named.safetensors}
+  sound: {heal: {adapter: named}, save: sound.safetensors}
   tuned: {bake: {base: base.safetensors, adapters: [both]}, save: tuned.safetensors}
   merged: {merge: {models: ["base.safetensors:0.5", tuned:0.5]}, save: merged.safetensors}
   found: {extract: {tuned: tuned, base: base.safetensors, rank: 8, to: comfyui}, save: found.safetensors}
