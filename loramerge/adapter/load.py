@@ -127,6 +127,7 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
         metadata=source.metadata,
         configs=source.configs,
         translated=source.translated,
+        llama_cpp=source.llama_cpp,
         account=reading.account,
         problems=reading.problems,
         spelling=reading.spelling,
@@ -164,6 +165,8 @@ def _detection(
     """Return the family of an adapter, and why."""
     if by_name:
         return Detection((), "its modules are taken by the names that they have in the file")
+    if source.model is not None:
+        return Detection((), f"the file names {source.model}, which no known family has")
     model = model_of_transformers(source.configs.values())
     if model is not None:
         return Detection((), f"its configuration names {model}, which no known family has")

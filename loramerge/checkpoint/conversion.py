@@ -281,10 +281,13 @@ class _Chooser:
     ) -> Encoding | None:
         """Return the form of a tensor by the rule, None if it stays as it is."""
         main = self._storing.main
-        if main is None or main.dtype in PLAIN_FLOATS:
+        if main is None or (main.dtype in PLAIN_FLOATS and not self._gguf):
             return main
         if self._language and self._gguf:
             return self._of_language(name, tensor, main)
+        if main.dtype in PLAIN_FLOATS:
+            small = len(tensor.shape) < 2 and not self._new
+            return None if small else self._of_floats(tensor, inside, main)
         convolutions = self._new is not None and self._new.reshapes
         if main.holds(self._shape(tensor)) and is_quantisable(
             self._checkpoint, inside, components, convolutions=convolutions
@@ -305,6 +308,14 @@ class _Chooser:
         if len(tensor.shape) < 2 or len(tensor.shape) > 4 or tensor.size <= _SMALL or table:
             return "F32"
         return self._dtype or ("BF16" if tensor.dtype == "BF16" else "F16")
+
+    def _of_floats(
+        self, tensor: Tensor, inside: Sequence[tuple[str, str]], main: Encoding
+    ) -> Encoding:
+        """Return the type of a tensor of a GGUF file of plain floats; programs need some in float32."""
+        if self._new is not None and self._wide(tensor, inside, plain=True) == "F32":
+            return self._known[DTYPES["F32"].word]
+        return main
 
     def _of_language(self, name: str, tensor: Tensor, main: Encoding) -> Encoding | None:
         """Return the form of a tensor of a language model by llama.cpp's rule."""

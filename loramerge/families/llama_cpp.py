@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-__all__ = ["LANGUAGE_MODELS", "LanguageModel", "StoredAs"]
+__all__ = ["ARCHITECTURE", "LANGUAGE_MODELS", "LanguageModel", "StoredAs"]
+
+ARCHITECTURE = "general.architecture"  # the field that names it
 
 _TOP = {"token_embd": "model.embed_tokens", "output": "lm_head"}
 _LAYER = {
@@ -49,13 +51,27 @@ class LanguageModel(NamedTuple):
     layer: Mapping[str, str]
     alternating: bool = False
 
+    @staticmethod
+    def fields_of(kind: str, heads: object, keys: object) -> dict[str, str | int]:
+        """Return the fields of an architecture, and of its numbers of heads as far as known."""
+        found: dict[str, str | int] = {ARCHITECTURE: kind}
+        for name, value in (("head_count", heads), ("head_count_kv", keys)):
+            if isinstance(value, int):
+                found[f"{kind}.attention.{name}"] = value
+        return found
+
+    def lacks_heads(self, stored: StoredAs) -> bool:
+        """Return whether the heads of a tensor's rows alternate, and their number is not known."""
+        ordered = stored.stem.endswith((".attn_q", ".attn_k"))
+        return self.alternating and ordered and not stored.heads
+
     def modules(self, fields: Mapping[str, object]) -> Iterator[tuple[str, StoredAs]]:
         """Yield the modules as transformers names them, with the tensors that hold them.
 
         Args:
             fields: of the file.
         """
-        kind = fields["general.architecture"]
+        kind = fields[ARCHITECTURE]
         for stem, module in self.top.items():
             yield module, StoredAs(stem)
         heads = fields.get(f"{kind}.attention.head_count")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from loramerge.adapter import Adapter, Problem
+from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
 from loramerge.adapter.load import load
 from loramerge.adapter.metadata import tags, trained_on, trigger_words
 from loramerge.adapter.networks import network_of
@@ -201,7 +202,7 @@ def _one(path: Path | _InMemory, parameters: Inspect, context: Context) -> Inspe
         return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
-    if is_sharded(path) or is_gguf(path):
+    if is_sharded(path) or (is_gguf(path) and not is_gguf_adapter(path)):
         return _checkpoint(path)
     try:
         adapter = load(path)
