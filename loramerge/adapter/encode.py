@@ -45,7 +45,7 @@ from loramerge.files.dtypes import DTYPES
 from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
+__all__ = ["Encoded", "called", "choose_dialect", "encode", "suffix_of"]
 
 
 _SUFFIX = ".safetensors"
@@ -138,6 +138,11 @@ def _require_proven(adapter: Adapter, target: Dialect) -> None:
         found=target.name,
         hint="keep the dialect of the file",
     )
+
+
+def called(target: Dialect) -> str:
+    """Return what a written file is called, as `inspect` calls it: a dialect, or a program."""
+    return _PROGRAM if target.container == "gguf" else target.name
 
 
 def suffix_of(target: Dialect) -> str:
