@@ -1,4 +1,4 @@
-"""Names of language models in the GGUF files of llama.cpp, for those that take PEFT adapters.
+"""Names of language models in the GGUF files of llama.cpp, for those that take adapters.
 
 Source: `convert_hf_to_gguf.py` and `tensor_mapping.py` of llama.cpp. It stores the queries and keys of
 Llama with the two halves of each head alternating, and the norms of Gemma with one added; these are not
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-__all__ = ["ARCHITECTURE", "LANGUAGE_MODELS", "LanguageModel", "StoredAs"]
+__all__ = ["ARCHITECTURE", "LANGUAGE_MODELS", "LanguageModel", "StoredAs", "t5_stem"]
 
 ARCHITECTURE = "general.architecture"  # the field that names it
 
@@ -31,6 +31,33 @@ _NORMS = {
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
 }
+
+
+_T5_TOP = {"shared": "token_embd", "encoder.final_layer_norm": "enc.output_norm"}
+_T5_BLOCK = {
+    "0.SelfAttention.q": "attn_q",
+    "0.SelfAttention.k": "attn_k",
+    "0.SelfAttention.v": "attn_v",
+    "0.SelfAttention.o": "attn_o",
+    "0.SelfAttention.relative_attention_bias": "attn_rel_b",
+    "0.layer_norm": "attn_norm",
+    "1.DenseReluDense.wi_0": "ffn_gate",
+    "1.DenseReluDense.wi_1": "ffn_up",
+    "1.DenseReluDense.wo": "ffn_down",
+    "1.layer_norm": "ffn_norm",
+}
+
+
+def t5_stem(path: str) -> str:
+    """Return the name, without its end, of the tensor that holds a layer of a T5 encoder.
+
+    Args:
+        path: as transformers has it, `encoder.block.0.layer.0.SelfAttention.q`.
+    """
+    if path in _T5_TOP:
+        return _T5_TOP[path]
+    number, layer = path.removeprefix("encoder.block.").split(".layer.")
+    return f"enc.blk.{number}.{_T5_BLOCK[layer]}"
 
 
 class StoredAs(NamedTuple):

@@ -92,9 +92,7 @@ def test_llama_cpp_computes_with_an_adapter_what_peft_does(folder: Path, run: Ru
     run.ok("convert", run.folder / "adapter", "--base", file, "-o", run.folder / "adapter.gguf")
     parameters = server.CommonParams()
     parameters.model.path, parameters.n_ctx = str(run.folder / "wide.gguf"), 256
-    parameters.lora_adapters = [
-        server.CommonAdapterLoraInfo(str(run.folder / "adapter.gguf"), 1.0)
-    ]
+    parameters.lora_adapters = [server.CommonAdapterLoraInfo(str(run.folder / "adapter.gguf"), 1.0)]
     prompt = "The capital of France is"
     asked = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 8}
     said = server.Server(parameters).handle_completions(asked)

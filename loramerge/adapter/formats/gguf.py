@@ -33,7 +33,7 @@ _TABLE, _LAST = "token_embd", "output"
 _FLOATS = ("F32", "F16", "BF16")  # llama.cpp multiplies by these
 
 
-class _Gguf(Container):
+class _LlamaCpp(Container):
     def complete(self, content: Unwritten) -> None:
         stored = _stored_as(content.adapter)
         alphas = _alphas(content)
@@ -76,7 +76,7 @@ class _Gguf(Container):
         )
 
 
-CONTAINER = _Gguf()
+CONTAINER = _LlamaCpp()
 
 
 def _build(

@@ -19,7 +19,7 @@ class AdapterSource:
         files: every file read, for digests.
         paths: stem → the name that a configuration has for it, where that is not the module's.
         translated: the program whose own format was read as a dialect's; None for files of a dialect.
-        model: the model it is for in words, where the file itself says that it is no family's.
+        model: the model in words, where the file itself names one that is not of a family.
         llama_cpp: see `info.Info`.
     """
 
