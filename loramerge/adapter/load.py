@@ -29,6 +29,7 @@ from loramerge.adapter.problems import (
     third_of_strength,
     too_large,
     without_configuration,
+    without_heads,
 )
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves, stacked
@@ -148,7 +149,9 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
                 if DIALECTS[dialect].folder and (site.component == component or not component)
             )
             reading.problems += type_problems(config, {t for t in types if t is not None})
-    reading.problems += of_other_programs(reading.unknown)
+    if source.translated is None:
+        reading.problems += of_other_programs(reading.unknown)
+    reading.problems += without_heads(reading.deltas)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)
     reading.problems += third_of_strength(source.metadata)

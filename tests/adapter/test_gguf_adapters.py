@@ -19,6 +19,7 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.cli.main import main
 from loramerge.errors import AdapterError, FormatError, NotExpressible
 from loramerge.files.gguf import GgufFile
+from loramerge.library.lookup import expand
 from loramerge.stream.against import against
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
@@ -267,3 +268,21 @@ def test_the_commands(
     }  # fmt: skip
     assert main(["bake", "--base", "a.gguf", "p"]) != 0
     assert "this is an adapter" in capsys.readouterr().err
+
+
+def test_what_is_not_known_is_said(tmp_path: Path) -> None:
+    adapter = load(in_gguf(tmp_path / "a.gguf"))
+    assert [(p.severity, p.code) for p in adapter.info.problems] == [("note", "heads-unknown")]
+    assert "2 modules keep" in adapter.info.problems[0].message
+    experts = {
+        f"blk.0.ffn_up_exps.weight.lora_{x}": (values(2, 3, 4), "F32", (2, 3, 4)) for x in "ab"
+    }
+    path = write_gguf(tmp_path / "b.gguf", experts, {"general.architecture": "qwen3moe", **FIELDS})
+    found = load(path).info
+    assert len(found.account.unknown) == 2 and not found.problems
+
+
+def test_folders_and_patterns_find_them_beside_models(tmp_path: Path) -> None:
+    in_gguf(tmp_path / "a.gguf"), base(tmp_path / "base.gguf")
+    assert [path.name for path, _ in expand([str(tmp_path)])] == ["a.gguf"]
+    assert [path.name for path, _ in expand([str(tmp_path / "*.gguf")])] == ["a.gguf"]
