@@ -321,6 +321,8 @@ class _Chooser:
         """Return the form of a tensor of a language model by llama.cpp's rule."""
         if len(tensor.shape) < 2 or not of_llama_cpp(name):
             return None
+        if main.dtype in PLAIN_FLOATS:
+            return main
         tied = _LAST not in self._checkpoint.files.weights[0].open()[0]
         last = name == _LAST or (tied and name == _WORDS)
         if last and main.name != _LARGER:
