@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.checkpoint.blocks import BLOCK, FloatBlockRows
 from loramerge.checkpoint.ggml import BLOCK_TYPES
 from loramerge.checkpoint.ggml_k import K_TYPES
 from loramerge.checkpoint.micro import MX, NV, Format, GroupRows, tiled_size
 from loramerge.checkpoint.packing import BlockRows
+from loramerge.checkpoint.relative import Relative, RelativeRows, stored_codes
 from loramerge.checkpoint.rotated import RotatedRows
 from loramerge.checkpoint.scaled import ScaledTensor
 from loramerge.checkpoint.storage import Packing
+from loramerge.checkpoint.zero_points import ByRows, ZeroPointTensor
 from loramerge.files.dtypes import PACKED, numpy_dtype
 from loramerge.files.header import TensorInfo
 from loramerge.files.tensors import ArrayTensor, RawTensor, StoredTensor
@@ -75,14 +78,62 @@ def micro(weight: Array, kind: Format) -> GroupRows:
     return GroupRows(stored(codes, "U8"), kind, found, whole)
 
 
-def rotated(weight: Array) -> RotatedRows:
-    """Return a weight in rotated int8, a scale for each row."""
-    ones = np.ones((SHAPE[0], 1), np.float32)
-    blank = np.zeros(SHAPE, np.int8)
-    probe = RotatedRows(stored(blank, "I8"), "s", ArrayTensor(ones * 1e-9), 256)
+def rotated(weight: Array, bits: int) -> RotatedRows:
+    """Return a weight in rotated whole numbers, a scale for each row."""
+    tiny = ArrayTensor(np.full((SHAPE[0], 1), 1e-9, np.float32))
+    blank = np.zeros((SHAPE[0], SHAPE[1] * bits // 8), np.int8)
+    probe = RotatedRows(stored(blank, f"I{bits}"), "s", tiny, 256, bits)
     codes = probe.pack(blank, np.zeros_like(weight), weight, 0, None)
     scale = np.frombuffer(probe.beside()["s"], np.float32).reshape(-1, 1)
-    return RotatedRows(stored(codes, "I8"), "s", ArrayTensor(scale), 256)
+    return RotatedRows(stored(codes, f"I{bits}"), "s", ArrayTensor(scale), 256, bits)
+
+
+def relative(weight: Array, bits: int) -> RelativeRows:
+    """Return a weight in ComfyUI's W4A8, codes of so many bits that are whole numbers."""
+    groups = (SHAPE[0], SHAPE[1] // 16)
+    middle = np.full((SHAPE[0], SHAPE[1]), 1 << (bits - 1), np.uint8)
+    parts = (stored_codes(middle, bits), np.full(groups, 1e-3, np.float32),
+             np.full(SHAPE[:1], 1e-9, np.float32))  # fmt: skip
+    probe = _relative(*parts, bits)
+    codes = probe.pack(parts[0], np.zeros_like(weight), weight, 0, None)
+    beside = probe.beside()
+    scales = np.frombuffer(beside["g"], np.float32).reshape(groups)
+    return _relative(codes, scales, np.frombuffer(beside["r"], np.float32), bits)
+
+
+def _relative(codes: Array, groups: Array, rows: Array, bits: int) -> RelativeRows:
+    scales = ("g", ArrayTensor(groups)), ("r", ArrayTensor(rows))
+    return RelativeRows(Relative(stored(codes, f"I{bits}"), *scales, None, bits, 16, 256))
+
+
+def zero_points(weight: Array) -> Packing:
+    """Return a weight in awq_w4a16, groups of 64 columns."""
+    numbers = np.zeros((SHAPE[1] // 64, SHAPE[0]), np.float16)
+    codes = np.full((SHAPE[0], SHAPE[1] // 2), 0x88, np.uint8)
+    probe = _zero_points(codes, numbers, numbers).packing
+    blank = probe.raw(0, SHAPE[0])
+    probe.pack(blank, np.zeros_like(weight), weight, 0, None)
+    made = probe.beside()
+    scales, zeros = (
+        np.frombuffer(made[name], np.float16).reshape(numbers.shape) for name in ("s", "z")
+    )
+    return _zero_points(np.frombuffer(made["w"], np.uint8), scales, zeros).packing
+
+
+def _zero_points(codes: Array, scales: Array, zeros: Array) -> ZeroPointTensor:
+    sources = ArrayTensor(codes), ArrayTensor(scales), ArrayTensor(zeros)
+    return ZeroPointTensor(("w", "s", "z"), sources, ByRows(SHAPE), 64)
+
+
+def in_blocks(weight: Array) -> FloatBlockRows:
+    """Return a weight in float8 with a scale for each block of rows and columns."""
+    shape = (SHAPE[0] // BLOCK, SHAPE[1] // BLOCK)
+    blank = np.zeros(SHAPE, numpy_dtype("F8_E4M3"))
+    tiny = ArrayTensor(np.full(shape, 1e-9, np.float32))
+    probe = FloatBlockRows(stored(blank, "F8_E4M3"), "s", tiny)
+    codes = probe.pack(blank, np.zeros_like(weight), weight, 0, None)
+    scales = np.frombuffer(probe.beside()["s"], np.float32).reshape(shape)
+    return FloatBlockRows(stored(codes, "F8_E4M3"), "s", ArrayTensor(scales))
 
 
 def packings(weight: Array) -> Iterator[tuple[str, Packing]]:
@@ -95,7 +146,12 @@ def packings(weight: Array) -> Iterator[tuple[str, Packing]]:
         yield f"GGUF {name}", BlockRows(stored(blocks, name), kind)
     yield "mxfp8", micro(weight, MX)
     yield "nvfp4", micro(weight, NV)
-    yield "int8, rotated", rotated(weight)
+    yield "int8, rotated", rotated(weight, 8)
+    yield "float8 e4m3, a scale per block", in_blocks(weight)
+    yield "convrot_w4a4", rotated(weight, 4)
+    yield "asym_w4a8_int8, 6 bits", relative(weight, 6)
+    yield "asym_w4a8_int8, 4 bits", relative(weight, 4)
+    yield "awq_w4a16", zero_points(weight)
 
 
 def of_packing(packing: Packing, change: Array, way: str) -> Array:

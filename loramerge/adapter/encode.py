@@ -45,10 +45,11 @@ from loramerge.files.dtypes import DTYPES
 from loramerge.files.spool import Keep, in_memory
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Encoded", "choose_dialect", "encode", "suffix_of"]
+__all__ = ["Encoded", "called", "choose_dialect", "encode", "suffix_of"]
 
 
 _SUFFIX = ".safetensors"
+_GGUF, _PROGRAM = ".gguf", "llama.cpp"
 
 
 def choose_dialect(
@@ -62,10 +63,21 @@ def choose_dialect(
             a lone file again.
     """
     chosen = _chosen_dialect(to, adapters)
+    if chosen.in_gguf is not None and _is_for_llama_cpp(to, adapters, path):
+        return chosen.in_gguf
     named_so = path is not None and Path(path).suffix.lower() == _SUFFIX
     if chosen.one_file is None or not named_so or not all(_is_lone(a, chosen) for a in adapters):
         return chosen
     return chosen.one_file
+
+
+def _is_for_llama_cpp(
+    to: str | None, adapters: list[Adapter], path: str | PathLike[str] | None
+) -> bool:
+    """Return whether the output is named as a GGUF file, or nothing is said and all inputs are."""
+    if path is not None:
+        return Path(path).suffix.lower() == _GGUF
+    return to is None and bool(adapters) and all(a.info.translated == _PROGRAM for a in adapters)
 
 
 def _is_lone(adapter: Adapter, folder: Dialect) -> bool:
@@ -128,8 +140,15 @@ def _require_proven(adapter: Adapter, target: Dialect) -> None:
     )
 
 
+def called(target: Dialect) -> str:
+    """Return what a written file is called, as `inspect` calls it: a dialect, or a program."""
+    return _PROGRAM if target.container == "gguf" else target.name
+
+
 def suffix_of(target: Dialect) -> str:
     """Return the file name suffix of a dialect's outputs: none for folders."""
+    if target.container == "gguf":
+        return _GGUF
     return "" if target.folder else _SUFFIX
 
 

@@ -75,6 +75,8 @@ class Info:
         types: site → float type to write, for sites that were computed where `dtype` is None.
         origin: its origin, if known; see `Adapter.maker`.
         translated: the program whose own format was read as a dialect's; None for files of a dialect.
+        llama_cpp: the architecture that it is for and its numbers of heads, as fields of GGUF files;
+            nothing where they are not known.
     """
 
     path: str | None = None
@@ -94,6 +96,7 @@ class Info:
     types: dict[Site, str] = field(default_factory=dict)
     origin: Origin | None = None
     translated: str | None = None
+    llama_cpp: Mapping[str, str | int] = field(default_factory=dict)
 
     @cached_property
     def spelled(self) -> Mapping[Site, frozenset[str]]:

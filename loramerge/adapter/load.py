@@ -29,6 +29,7 @@ from loramerge.adapter.problems import (
     third_of_strength,
     too_large,
     without_configuration,
+    without_heads,
 )
 from loramerge.adapter.site import Site
 from loramerge.adapter.sites import halves, stacked
@@ -127,6 +128,7 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
         metadata=source.metadata,
         configs=source.configs,
         translated=source.translated,
+        llama_cpp=source.llama_cpp,
         account=reading.account,
         problems=reading.problems,
         spelling=reading.spelling,
@@ -147,7 +149,9 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
                 if DIALECTS[dialect].folder and (site.component == component or not component)
             )
             reading.problems += type_problems(config, {t for t in types if t is not None})
-    reading.problems += of_other_programs(reading.unknown)
+    if source.translated is None:
+        reading.problems += of_other_programs(reading.unknown)
+    reading.problems += without_heads(reading.deltas)
     reading.problems += alpha_problems(reading.deltas)
     reading.problems += too_large(reading.deltas)
     reading.problems += third_of_strength(source.metadata)
@@ -164,6 +168,8 @@ def _detection(
     """Return the family of an adapter, and why."""
     if by_name:
         return Detection((), "its modules are taken by the names that they have in the file")
+    if source.model is not None:
+        return Detection((), f"the file names {source.model}, which no known family has")
     model = model_of_transformers(source.configs.values())
     if model is not None:
         return Detection((), f"its configuration names {model}, which no known family has")

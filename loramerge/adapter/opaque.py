@@ -7,6 +7,7 @@ one, and it is called by the name with most dots.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,7 @@ __all__ = [
     "commonly_named",
     "flat_name",
     "flatly_named",
+    "in_order_of_llama_cpp",
     "is_opaque",
     "opaque_key",
     "speaking_for",
@@ -32,6 +34,14 @@ _NETWORKS = ("transformer.", "unet.", "model.diffusion_model.", "diffusion_model
 def is_opaque(site: Site, naming: Family | None) -> bool:
     """Return whether a family knows nothing of a site's module."""
     return naming is None or (len(site.modules) == 1 and naming.find(site.modules[0]) is None)
+
+
+def in_order_of_llama_cpp(module: str) -> bool:
+    """Return whether a module has llama.cpp's name, because its rows are in an order of llama.cpp.
+
+    See `formats.gguf_reading`: heads whose number the file does not tell.
+    """
+    return re.fullmatch(r"blk\.\d+\.attn_[qk]", module) is not None
 
 
 def flat_name(module: str) -> str:

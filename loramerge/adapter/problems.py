@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Problem
+from loramerge.adapter.opaque import in_order_of_llama_cpp
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, UnsupportedKind, sized, spelled
@@ -26,6 +27,7 @@ __all__ = [
     "third_of_strength",
     "too_large",
     "without_configuration",
+    "without_heads",
 ]
 
 _EXPORT_AGAIN = "export or download the file again; it cannot be used as it is"
@@ -177,6 +179,20 @@ def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
             f"sd-scripts saved queries, keys and values that were trained apart (split_qkv) at {part} "
             "of their strength; loramerge reads them as saved, like other programs",
             "no action needed; another weight than in training may suit it",
+        )
+
+
+def without_heads(sites: Iterable[Site]) -> Iterator[Problem]:
+    """Yield the note about queries and keys whose heads an adapter of llama.cpp does not tell."""
+    count = sum(in_order_of_llama_cpp(site.modules[0]) for site in sites)
+    if count:
+        yield Problem(
+            "note",
+            "heads-unknown",
+            None,
+            f"the file does not tell the number of attention heads, so {count} modules keep the "
+            "names and the order of rows of llama.cpp",
+            "no action needed in llama.cpp, mix and bake; convert takes it from a base",
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.errors import FormatError
+from loramerge.files.gguf import is_gguf
 from loramerge.files.pickled import is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import foreign_in
@@ -36,6 +37,10 @@ def open_source(path: str | PathLike[str]) -> AdapterSource:
             return source
     if place.is_dir():
         return _open_folder(place)
+    if is_gguf(place):
+        from loramerge.adapter.formats.gguf_reading import open_gguf
+
+        return open_gguf(place)
     if is_pickle(place):
         from loramerge.adapter.formats.lora_diffusion import open_pickle
 

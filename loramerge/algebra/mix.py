@@ -162,6 +162,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
         configs=adapters[0].info.configs if len(adapters) == 1 else _common_configs(adapters),
         spelling=_common_spelling(adapters),
         stems=common_stems(adapters),
+        llama_cpp=_common_llama_cpp(adapters),
         dtype=widest({adapter.dtype for adapter in adapters}),
     )
     return Adapter({}, _united_embeddings(adapters, embeddings), info)
@@ -211,6 +212,13 @@ def _common_spelling(
             if found.setdefault(place, spelled) != spelled:
                 contradicted.add(place)
     return {place: spelled for place, spelled in found.items() if place not in contradicted}
+
+
+def _common_llama_cpp(adapters: Sequence[Adapter]) -> Mapping[str, str | int]:
+    """Return what all adapters that tell it say of the model in llama.cpp, nothing if they disagree."""
+    told = [adapter.info.llama_cpp for adapter in adapters if adapter.info.llama_cpp]
+    found = {key: value for one in told for key, value in one.items()}
+    return found if all(found[k] == v for one in told for k, v in one.items()) else {}
 
 
 def _common_configs(adapters: Sequence[Adapter]) -> dict[str, dict[str, Any]]:

@@ -281,10 +281,13 @@ class _Chooser:
     ) -> Encoding | None:
         """Return the form of a tensor by the rule, None if it stays as it is."""
         main = self._storing.main
-        if main is None or main.dtype in PLAIN_FLOATS:
+        if main is None or (main.dtype in PLAIN_FLOATS and not self._gguf):
             return main
         if self._language and self._gguf:
             return self._of_language(name, tensor, main)
+        if main.dtype in PLAIN_FLOATS:
+            small = len(tensor.shape) < 2 and not self._new
+            return None if small else self._of_floats(tensor, inside, main)
         convolutions = self._new is not None and self._new.reshapes
         if main.holds(self._shape(tensor)) and is_quantisable(
             self._checkpoint, inside, components, convolutions=convolutions
@@ -306,10 +309,20 @@ class _Chooser:
             return "F32"
         return self._dtype or ("BF16" if tensor.dtype == "BF16" else "F16")
 
+    def _of_floats(
+        self, tensor: Tensor, inside: Sequence[tuple[str, str]], main: Encoding
+    ) -> Encoding:
+        """Return the type of a tensor of a GGUF file of plain floats; programs need some in float32."""
+        if self._new is not None and self._wide(tensor, inside, plain=True) == "F32":
+            return self._known[DTYPES["F32"].word]
+        return main
+
     def _of_language(self, name: str, tensor: Tensor, main: Encoding) -> Encoding | None:
         """Return the form of a tensor of a language model by llama.cpp's rule."""
         if len(tensor.shape) < 2 or not of_llama_cpp(name):
             return None
+        if main.dtype in PLAIN_FLOATS:
+            return main
         tied = _LAST not in self._checkpoint.files.weights[0].open()[0]
         last = name == _LAST or (tied and name == _WORDS)
         if last and main.name != _LARGER:

@@ -25,7 +25,7 @@ __all__ = ["CheckpointFile", "CheckpointFiles", "contents_of", "find_files"]
 _INDEX = ".safetensors.index"
 _COMPONENTS = (
     "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3",
-    "text_encoder_4", "text_conditioner", "vae",
+    "text_encoder_4", "text_conditioner", "connectors", "vae",
 )  # fmt: skip
 _FOLDERS = (
     *_COMPONENTS, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4",

@@ -47,18 +47,22 @@ class _KType(BlockType):
         self.low, self.high = codes
         self.least, self.most = scales
 
-    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
-        """Return codes, scale, integer scales, and those of the minima, of `(blocks, …)`."""
+    def codes(self, blocks: Array) -> Array:
+        """Return the codes of blocks, `(blocks, weights)`."""
+        raise NotImplementedError
+
+    def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
+        """Return the scale of blocks, the integer scales of groups, and those of the minima."""
         raise NotImplementedError
 
     def write(
         self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
     ) -> Array:
-        """Return the blocks of what `read` returns."""
+        """Return the blocks of what `codes` and `scales` return."""
         raise NotImplementedError
 
     def grid(self, blocks: Array) -> Grid:
-        return self._grid(*self.read(blocks))
+        return self._grid(self.codes(blocks), *self.scales(blocks))
 
     def _grid(
         self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
@@ -79,8 +83,8 @@ class _KType(BlockType):
     def changed(self, blocks: Array, values: Array, draw: Any = None) -> Array:
         import numpy as np
 
-        before, *kept = self.read(blocks)
-        codes, error = self._codes(values, tuple(kept), before, draw)
+        kept = self.scales(blocks)
+        codes, error = self._codes(values, kept, blocks, draw)
         scales = self._scales(values)
         other, others = self._codes(values, scales, None, draw)
         near = ~(others < error)[:, None]
@@ -98,7 +102,7 @@ class _KType(BlockType):
         Errors of random rounding are those of what lies outside the range, so that they choose nothing.
 
         Args:
-            before: codes that stay where a group has no scale.
+            before: blocks whose codes stay where a group has no scale.
         """
         import numpy as np
 
@@ -117,7 +121,8 @@ class _KType(BlockType):
             exact -= codes if draw is None else np.clip(exact, self.low, self.high)
             error = np.einsum("bgi,bgi->bg", exact, exact) * step[:, :, 0] ** 2
             if empty:
-                codes = np.where(none, 0 if before is None else before.reshape(codes.shape), codes)
+                stay = 0 if before is None else self.codes(before).reshape(codes.shape)
+                codes = np.where(none, stay, codes)
                 left = np.einsum("bgi,bgi->bg", shifted, shifted)
                 error = np.where(none[:, :, 0], left, error)
             error = error.sum(axis=1)
@@ -195,14 +200,19 @@ def _joined(codes: Array, bits: int, width: int) -> Array:
 class _Six(_KType):
     """Q6_K: codes of 6 bits, 8-bit scales."""
 
-    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    def codes(self, blocks: Array) -> Array:
         import numpy as np
 
         low = nibbles(blocks[:, :128], 64).reshape(len(blocks), _ALL)
         high = _crumbs(blocks[:, 128:192], 32)
-        codes = (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
+        found: Array = (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
+        return found
+
+    def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
+        import numpy as np
+
         scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
-        return codes, _half(blocks, 208), scales, None, None
+        return _half(blocks, 208), scales, None, None
 
     def write(
         self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
@@ -217,18 +227,22 @@ class _Six(_KType):
 class _FourFive(_KType):
     """Q4_K and Q5_K: codes of 4 or 5 bits, scales and minima of 6 bits."""
 
-    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    def codes(self, blocks: Array) -> Array:
+        import numpy as np
+
+        found: Array = nibbles(blocks[:, -128:], 32).reshape(len(blocks), _ALL)
+        if self.high == 31:
+            found |= self._high(blocks[:, 16:48]) << np.uint8(4)
+        return found.view(np.int8)
+
+    def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
         import numpy as np
 
         packed = blocks[:, 4:16]
         first, second, both = packed[:, :4], packed[:, 4:8], packed[:, 8:]
         scales = np.concatenate((first & 63, (both & 15) | ((first >> 2) & 48)), axis=1)
         minima = np.concatenate((second & 63, (both >> 4) | ((second >> 2) & 48)), axis=1)
-        codes = nibbles(blocks[:, -128:], 32).reshape(len(blocks), _ALL)
-        if self.high == 31:
-            codes = codes | (self._high(blocks[:, 16:48]) << np.uint8(4))
-        return (codes.astype(np.int8), _half(blocks, 0), scales.astype(np.int8), _half(blocks, 2),
-                minima.astype(np.int8))  # fmt: skip
+        return _half(blocks, 0), scales.view(np.int8), _half(blocks, 2), minima.view(np.int8)
 
     @staticmethod
     def _high(packed: Array) -> Array:
@@ -258,15 +272,16 @@ class _FourFive(_KType):
 class _Two(_KType):
     """Q2_K: codes of 2 bits, scales and minima of 4 bits."""
 
-    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    def codes(self, blocks: Array) -> Array:
         import numpy as np
 
-        codes = _crumbs(blocks[:, 16:80], 32).astype(np.int8)
-        scales, minima = (
-            (blocks[:, :16] & 15).astype(np.int8),
-            (blocks[:, :16] >> 4).astype(np.int8),
-        )
-        return codes, _half(blocks, 80), scales, _half(blocks, 82), minima
+        return _crumbs(blocks[:, 16:80], 32).view(np.int8)
+
+    def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
+        import numpy as np
+
+        scales, minima = blocks[:, :16] & 15, blocks[:, :16] >> 4
+        return _half(blocks, 80), scales.view(np.int8), _half(blocks, 82), minima.view(np.int8)
 
     def write(
         self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None
@@ -281,17 +296,22 @@ class _Two(_KType):
 class _Three(_KType):
     """Q3_K: codes of 3 bits, scales of 6 bits."""
 
-    def read(self, blocks: Array) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    def codes(self, blocks: Array) -> Array:
         import numpy as np
 
         bits = high_bits(blocks[:, :32]).reshape(len(blocks), 32, 8)
         high = bits.transpose(0, 2, 1).reshape(len(blocks), _ALL)
         low = _crumbs(blocks[:, 32:96], 32)
-        codes = low.astype(np.int8) - ((high ^ np.uint8(1)) << np.uint8(2)).astype(np.int8)
+        found: Array = low.view(np.int8) - ((high ^ np.uint8(1)) << np.uint8(2)).view(np.int8)
+        return found
+
+    def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
+        import numpy as np
+
         packed = blocks[:, 96:108]
         scales = nibbles(packed[:, :8], 8).reshape(len(blocks), 16)
         scales = scales | (_crumbs(packed[:, 8:], 4) << np.uint8(4))
-        return codes, _half(blocks, 108), scales.astype(np.int8) - np.int8(32), None, None
+        return _half(blocks, 108), scales.view(np.int8) - np.int8(32), None, None
 
     def write(
         self, codes: Array, scale: Array, scales: Array, least: Array | None, minima: Array | None

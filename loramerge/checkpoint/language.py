@@ -8,12 +8,11 @@ from typing import Any
 from loramerge.checkpoint.files import CheckpointFile, CheckpointFiles
 from loramerge.errors import FormatError
 from loramerge.families import Parameter
-from loramerge.families.llama_cpp import LANGUAGE_MODELS
+from loramerge.families.llama_cpp import ARCHITECTURE, LANGUAGE_MODELS
 from loramerge.files.tensors import Tensor
 
 __all__ = ["gguf_config", "gguf_modules"]
 
-_ARCHITECTURE = "general.architecture"
 _PARAMETERS: tuple[Parameter, ...] = ("weight", "bias")
 Where = tuple[CheckpointFile, Tensor, str, int]
 
@@ -29,12 +28,13 @@ def gguf_modules(files: CheckpointFiles) -> Mapping[tuple[str, Parameter], Where
     """
     (file, *_) = files.weights
     fields = file.fields
-    model = LANGUAGE_MODELS.get(str(fields.get(_ARCHITECTURE)))
+    model = LANGUAGE_MODELS.get(str(fields.get(ARCHITECTURE)))
     if model is None:
         return {}
     tensors = file.open()[0]
     found: dict[tuple[str, Parameter], Where] = {}
-    for module, (stem, heads) in model.modules(fields):
+    for module, stored in model.modules(fields):
+        stem, heads = stored
         for parameter in _PARAMETERS:
             name = f"{stem}.{parameter}"
             tensor = tensors.get(name)
@@ -47,7 +47,7 @@ def gguf_modules(files: CheckpointFiles) -> Mapping[tuple[str, Parameter], Where
                     module=name,
                     found=f"{tensor.shape[0]} rows, {heads} heads",
                 )
-            if model.alternating and not heads and ".attn_q." in name:
+            if model.lacks_heads(stored):
                 raise FormatError(
                     "the file does not tell the number of attention heads, which order its rows",
                     file=file.path,
@@ -59,10 +59,13 @@ def gguf_modules(files: CheckpointFiles) -> Mapping[tuple[str, Parameter], Where
 def gguf_config(files: CheckpointFiles) -> dict[str, Any]:
     """Return what the configuration of transformers would say of a language model in a GGUF file."""
     (file, *_) = files.weights
-    kind = str(file.fields.get(_ARCHITECTURE))
+    kind = str(file.fields.get(ARCHITECTURE))
     if kind not in LANGUAGE_MODELS:
         return {}
+    heads = file.fields.get(f"{kind}.attention.head_count")
     return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.fields.get(f"{kind}.attention.head_count_kv", heads),
         "model_type": kind,
         "architectures": ["ForCausalLM"],
         "tie_word_embeddings": "output.weight" not in file.open()[0],

@@ -7,6 +7,7 @@ heads, or by dots and underscores, and if nothing else in the base or the adapte
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -20,6 +21,7 @@ _LEVELS = frozenset(
     {"base_model", "model", "language_model", "transformer", "diffusion_model", "unet", "net"}
 )
 _ENCODER = "text_encoder"
+_LANGUAGE_MODEL = r"^(?:model_)?language_model_"  # such a level in kohya's spelling
 # what single files have before the names of a network that is not all that they hold, and what they may
 # have where it is
 _HEADS = ("model.diffusion_model.", "diffusion_model.")
@@ -113,4 +115,5 @@ def _core(name: str) -> str:
 
 def _flat(name: str) -> str:
     """Return the core of a name as kohya writes it."""
-    return _core(name).replace(".", "_").lstrip("_")
+    flat = _core(name).replace(".", "_").lstrip("_")
+    return re.sub(_LANGUAGE_MODEL, "", flat)

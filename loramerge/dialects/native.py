@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 # what the original single file of a diffusion transformer holds under names without components
-NETWORK = ("transformer", "text_conditioner")
+NETWORK = ("transformer", "text_conditioner", "connectors")
 Prefixes = Callable[[Family, str], tuple[str, ...]]
 _WORDS = (".weight", ".scale")
 

@@ -50,7 +50,7 @@ class Fused(NamedTuple):
 Modules = Iterable[tuple[str, Module]]  # component name, module
 Stems = Callable[[Family, Modules], Iterator[tuple[str, "str | Fused"]]]
 AlphaPlace = Literal["tensor", "header", "config", "none"]
-Container = Literal["plain", "kohya", "diffusers", "peft", "lora_diffusion"]
+Container = Literal["plain", "kohya", "diffusers", "peft", "lora_diffusion", "gguf"]
 Embeddings = Literal["key", "bundle", "token"]
 
 
@@ -122,6 +122,7 @@ class Dialect:
         folder: whether it is written as a folder.
         one_file: how the same keys are written without a folder, of adapters that came so and where
             the output is named as a file; None where they never are.
+        in_gguf: how the same adapters are written for llama.cpp, where the output is named `.gguf`.
         alone: components that a folder without sub-folders may be of.
         pickle: whether it may also be written as a pickle.
         positional: whether stems count modules, so that none may be missing.
@@ -144,6 +145,7 @@ class Dialect:
     container: Container = "plain"
     folder: bool = False
     one_file: Dialect | None = None
+    in_gguf: Dialect | None = None
     alone: frozenset[str] = frozenset()
     pickle: bool = False
     positional: bool = False

@@ -36,7 +36,7 @@ Usual = Mapping[str, tuple[str, ...]]
 # what components are called where they stand in keys
 COMPONENTS = (
     "unet", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "transformer",
-    "transformer_2", "text_conditioner",
+    "transformer_2", "text_conditioner", "connectors",
 )  # fmt: skip
 
 

@@ -19,4 +19,5 @@ COMPONENT_WORDS: dict[str, tuple[str, ...]] = {
     "text_encoder_4": ("text_encoder_4",),
     "transformer_2": ("transformer_2",),
     "text_conditioner": ("text_conditioner",),
+    "connectors": ("connectors",),
 }

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from loramerge.families.spec import Module
 from loramerge.records import record
 
-__all__ = ["T5", "t5_modules"]
+__all__ = ["T5", "T5_SIGN", "t5_modules"]
+
+
+# what stands in the names of every file of these encoders, for `Family.sign`
+T5_SIGN = r"SelfAttention|enc\.blk\."
 
 
 @record

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loramerge.errors import CorruptFile, FormatError
+from loramerge.files.atomic import PARTIAL
 from loramerge.files.dtypes import DTYPES, nbytes
 from loramerge.files.gguf_heads import (
     ALIGNMENT,
@@ -54,8 +55,11 @@ _TEXT, _ARRAY = 8, 9
 
 
 def is_gguf(path: str | PathLike[str]) -> bool:
-    """Return whether a file has the name of a GGUF file and begins as one; false if unreadable."""
-    if Path(path).suffix.lower() != SUFFIX:
+    """Return whether a file has the name of a GGUF file and begins as one; false if unreadable.
+
+    A file that is not whole yet has a temporary name.
+    """
+    if Path(path).suffix.lower() not in (SUFFIX, PARTIAL):
         return False
     try:
         with Path(path).open("rb") as file:

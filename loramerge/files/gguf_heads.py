@@ -28,7 +28,13 @@ TYPES = (
     None, None, None, "MXFP4", "NVFP4", "Q1_0",
 )  # fmt: skip
 _VERSION = 3
-_WHOLE, _SIGNED, _TEXT, _ARRAY = 4, 5, 8, 9  # types of fields: numbers of 32 bits, text, array
+_WHOLE, _SIGNED, _REAL, _TEXT, _ARRAY = (
+    4,
+    5,
+    6,
+    8,
+    9,
+)  # types of fields: numbers of 32 bits, text, array
 _LONGEST = 127  # characters of the name of a tensor, and bytes
 _ROW = 256  # numbers of a row into which tensors are reshaped, one block of the largest types
 _SMALLEST = 512  # numbers of a tensor that is worth reshaping
@@ -52,13 +58,15 @@ def text_bytes(value: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def field_bytes(key: str, value: str | int | Sequence[int]) -> bytes:
-    """Return a field: a text, a whole number of 32 bits, or an array of signed ones."""
+def field_bytes(key: str, value: str | int | float | Sequence[int]) -> bytes:
+    """Return a field: a text, a number of 32 bits, or an array of signed ones."""
     head = text_bytes(key)
     if isinstance(value, str):
         return head + struct.pack("<I", _TEXT) + text_bytes(value)
     if isinstance(value, int):
         return head + struct.pack("<II", _WHOLE, value)
+    if isinstance(value, float):
+        return head + struct.pack("<If", _REAL, value)
     return head + struct.pack(f"<IIQ{len(value)}i", _ARRAY, _SIGNED, len(value), *value)
 
 
@@ -120,7 +128,7 @@ def build_gguf(
     entries: Iterable[Entry],
     metadata: Mapping[str, str],
     *,
-    fields: Mapping[str, str | int],
+    fields: Mapping[str, str | int | float],
     reshapes: bool = False,
 ) -> tuple[bytes, dict[str, TensorInfo]]:
     """Build the head of a new file.

@@ -44,7 +44,7 @@ SIGNATURES = (
     Signature(b"version https://git-lfs", "a Git LFS pointer",
               "run git lfs pull in its folder, or download the file itself"),
     Signature(b"gguf", "a GGUF file",
-              "a checkpoint needs a name that ends in .gguf, and an adapter must be a safetensors file"),
+              "a GGUF file needs a name that ends in .gguf, and not every command reads such files"),
     Signature(b"pk\x03\x04", "a zip archive or a PyTorch file", f"{_TORCH}, or {_EXTRACT}"),
     *(Signature(bytes((0x80, protocol)), "a PyTorch file (a pickle)", _TORCH)
       for protocol in (2, 3, 4, 5)),

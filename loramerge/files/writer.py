@@ -16,7 +16,13 @@ from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import release
 from loramerge.files.tensors import StoredTensor, Tensor
 
-__all__ = ["write_bytes", "write_tensors"]
+__all__ = ["Build", "write_bytes", "write_tensors"]
+
+# entries of tensors and metadata → the head of a file, and the places of the tensors; see `build_header`
+Build = Callable[
+    [Iterable[tuple[str, str, tuple[int, ...]]], Mapping[str, str]],
+    tuple[bytes, dict[str, TensorInfo]],
+]
 
 
 def write_bytes(path: str | PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -34,13 +40,15 @@ def write_tensors(
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Path], None] | None = None,
     late: Sequence[Callable[[], Mapping[str, str]]] = (),
+    build: Build = build_header,
 ) -> int:
-    """Write a safetensors file atomically; tensors are laid out in the order given.
+    """Write a file of tensors atomically; they are laid out in the order given.
 
     Args:
         check: checks the whole file before it gets its name; if it raises, no file is left.
         late: give replacements for entries of `metadata`, of the same lengths, each in a thread of
             its own while the data is written and checked (digests, which take as long).
+        build: makes the head of the file; that of safetensors files is the usual one.
 
     Returns:
         The size of the file in bytes.
@@ -52,8 +60,8 @@ def write_tensors(
 
     pairs = list(tensors)
     target = check_target(path, force=force)
-    head, infos = build_header(((n, t.dtype, t.shape) for n, t in pairs), metadata)
-    size = len(head) + sum(tensor.nbytes for _, tensor in pairs)
+    head, infos = build(((n, t.dtype, t.shape) for n, t in pairs), metadata)
+    size = max((info.stop for info in infos.values()), default=len(head))
     check_space(target, size)
     with AtomicFile(target, force=force) as file, ThreadPoolExecutor(len(late) + 1) as pool:
         entries = [pool.submit(make) for make in late]
@@ -68,7 +76,7 @@ def write_tensors(
             merged = dict(metadata)
             for entry in entries:
                 merged |= entry.result()
-            final, _ = build_header(((n, t.dtype, t.shape) for n, t in pairs), merged)
+            final, _ = build(((n, t.dtype, t.shape) for n, t in pairs), merged)
             assert len(final) == len(head), "late entries must keep their lengths"
             head = final
         file.write(0, head)
@@ -87,7 +95,12 @@ def _write_data(
         offset, size = infos[name].start, tensor.nbytes
         if isinstance(tensor, StoredTensor):
             source, start = tensor.source, tensor.info.start
-            if run is not None and run[0] is source and run[1] + run[3] == start:
+            if (
+                run is not None
+                and run[0] is source
+                and run[1] + run[3] == start
+                and run[2] + run[3] == offset
+            ):
                 run = (*run[:3], run[3] + size)
             else:
                 _copy(file, run)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
+from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.signatures import foreign_in
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
+_GGUF = ".gguf"
 _MAGIC = "*?["
 _SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
@@ -278,14 +280,21 @@ def walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in sorted(files):
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                path = Path(folder, name)
+            path = Path(folder, name)
+            if not name.startswith(".") and _may_hold(path, holds):
                 yield path.relative_to(root).as_posix(), path
+
+
+def _may_hold(path: Path, holds: str) -> bool:
+    """Return whether a file may be one of what is looked for; a GGUF file says which it is."""
+    if path.suffix.lower() != _GGUF:
+        return path.name.lower().endswith(_SUFFIXES)
+    return is_gguf_adapter(path) == (holds == "adapters")
 
 
 def bare(relative: str) -> str:
     """Return a name without its file suffix."""
-    for suffix in _SUFFIXES:
+    for suffix in (*_SUFFIXES, _GGUF):
         if relative.lower().endswith(suffix):
             return relative[: -len(suffix)]
     return relative
@@ -376,7 +385,7 @@ def _matched(pattern: Path) -> list[tuple[Path, PurePath]]:
 
     fixed = Path(*takewhile(lambda part: not any(c in part for c in _MAGIC), pattern.parts))
     paths = [Path(text) for text in sorted(glob.glob(str(pattern), recursive=True))]
-    paths = [p for p in paths if p.name.lower().endswith(_SUFFIXES) or is_adapter_folder(p)]
+    paths = [p for p in paths if is_adapter_folder(p) or _may_hold(p, "adapters")]
     if not paths:
         raise NotFound(
             f"no adapter matches {str(pattern)!r}",

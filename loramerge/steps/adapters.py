@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.encode import Encoded, encode
+from loramerge.adapter.encode import Encoded, called, encode
 from loramerge.adapter.save import write_encoded
 from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.dialects import DIALECTS
@@ -169,7 +169,7 @@ def write_result(
     check_program(adapter, output.program, output.dialect, context.notify)
     encoded = encoded_for(adapter, output, context)
     dtype = DTYPES[output.dtype or adapter.dtype].word
-    result = replace(result, dialect=output.dialect.name, dtype=dtype)
+    result = replace(result, dialect=called(output.dialect), dtype=dtype)
     if not wanted(encoded_size(encoded)):
         return result
 

@@ -110,6 +110,9 @@ def adapter_output(path: Path, target: Dialect, *, force: bool) -> Path:
                 "a PEFT adapter is a folder", file=path, hint=_name(path.with_suffix(""))
             )
         return _checked_folder(path, CONTENTS, is_adapter_folder, force=force)
+    if target.container == "gguf":
+        problem = "adapters for llama.cpp are written as GGUF files"
+        return _checked_file(path, problem, force=force, suffix=".gguf")
     if target.pickle and path.suffix.lower() == ".pt":
         return _checked(path, force=force)
     return _checked_file(path, "adapters are written as safetensors files", force=force)

@@ -250,7 +250,8 @@ class BaseParameter:
         str | None,
         Doc(
             "Base model, needed for kinds whose change depends on it (DoRA, (IA)³, OFT, BOFT, "
-            "GLoRA). Their modules become full differences, or plain LoRA with a rank option.",
+            "GLoRA), and for the order of rows in adapters of llama.cpp. Modules whose change depends "
+            "on it become full differences, or plain LoRA with a rank option.",
             ("--base", "-b"),
             "BASE",
             "bases",

@@ -11,6 +11,7 @@ from loramerge.algebra.terms import naming
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import AdapterError, FormatError, ShapeError, listed
 from loramerge.files.tensors import ComputedTensor
+from loramerge.stream.heads import with_heads
 from loramerge.stream.matching import PlacesOf, finder_of, for_base, require_family
 from loramerge.stream.reading import Stretch, read_weights
 
@@ -35,6 +36,7 @@ def against(adapter: Adapter, base: Checkpoint) -> Adapter:
         FormatError: if the base stores one as integers, or with scales beside.
     """
     base = base.among(adapter.info.detection.candidates)
+    adapter = with_heads(adapter, base)
     adapter = for_base(adapter, base) if base.is_unknown else adapter
     dependent = {s: d for s, d in adapter.deltas.items() if d.needs_base and d.facts.computable}
     if not dependent:

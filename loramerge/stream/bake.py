@@ -152,7 +152,11 @@ def _layout(
             anew[name].entries(other, weights[name].shape)
             if name in anew
             else (
-                (other, dtype_of(tensors[name], plan.dtype), grown.get(name, tensors[name].shape)),
+                (
+                    other,
+                    dtype_of(tensors[name], plan.dtype, gguf=file.gguf),
+                    grown.get(name, tensors[name].shape),
+                ),
             )
         )
     ]

@@ -16,6 +16,7 @@ from loramerge.checkpoint.generic import model_class, named_tensors
 from loramerge.checkpoint.naming import renaming
 from loramerge.errors import AdapterError, FamilyError
 from loramerge.families import Parameter
+from loramerge.stream.heads import with_heads
 from loramerge.stream.reading import Stretch
 
 __all__ = [
@@ -42,6 +43,7 @@ def for_base(adapter: Adapter, checkpoint: Checkpoint) -> Adapter:
         FamilyError: for an adapter of another family than the base's, and for a base of a read-only
             family, with the reason.
     """
+    adapter = with_heads(adapter, checkpoint)
     if checkpoint.is_unknown and adapter.info.detection.candidates:
         if isinstance(adapter.maker, Path):  # as it was read
             return load(adapter.maker, by_name=True)

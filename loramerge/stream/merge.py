@@ -111,7 +111,10 @@ def _layout(
         return file, unchanged(file, finite=finite), False
     merged = {k: v for k, v in metadata.items() if k != "modelspec.hash_sha256"}
     merged |= dict(extra) if changes else {}
-    entries = [(name, dtype_of(one, plan.dtype), one.shape) for name, one in tensors.items()]
+    entries = [
+        (name, dtype_of(one, plan.dtype, gguf=file.gguf), one.shape)
+        for name, one in tensors.items()
+    ]
     head, infos = file.rebuilt(entries, merged)
     made = {
         name: found

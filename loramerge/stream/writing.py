@@ -153,6 +153,11 @@ def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None
     target.write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def dtype_of(tensor: Tensor, dtype: str | None) -> str:
-    """Return the type in which a tensor is written, where floats may get another."""
-    return dtype if dtype and is_float(tensor.dtype) else tensor.dtype
+def dtype_of(tensor: Tensor, dtype: str | None, *, gguf: bool = False) -> str:
+    """Return the type in which a tensor is written, where floats may get another.
+
+    Args:
+        gguf: whether it is a GGUF file; programs that read one need its biases and norms in float32.
+    """
+    kept = not dtype or not is_float(tensor.dtype) or (gguf and len(tensor.shape) < 2)
+    return tensor.dtype if kept or dtype is None else dtype

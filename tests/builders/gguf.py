@@ -29,9 +29,11 @@ def text(value: str) -> bytes:
 
 
 def field(key: str, value: Any) -> bytes:
-    """A text, a number of 32 bits, or an array of them."""
+    """A text, a number of 32 bits, whole or not, or an array of whole ones."""
     if isinstance(value, str):
         return text(key) + struct.pack("<I", 8) + text(value)
+    if isinstance(value, float):
+        return text(key) + struct.pack("<If", 6, value)
     if isinstance(value, int):
         return text(key) + struct.pack("<II", 4, value)
     if isinstance(value[0], str):
@@ -92,7 +94,7 @@ def data_of(path: Path, alignment: int = 32) -> dict[str, tuple[str, tuple[int, 
         kind = take("I")
         if kind == 8:
             words()
-        elif kind == 4:
+        elif kind in (4, 6):
             take("I")
         else:
             inner, size = take("I"), take("Q")

@@ -438,3 +438,26 @@ def test_the_real_listing_of_qwen_image_is_told_and_written_for_others(
     save(adapter, tmp_path / "b.safetensors", to="comfyui")
     again = load(tmp_path / "b.safetensors")
     assert list(again.deltas) == list(adapter.deltas)
+
+
+def test_the_connectors_of_ltx_2_have_the_names_that_diffusers_gives_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    names = {"diffusion_model.transformer_blocks.3.attn1.to_q": (5, 4),
+             "text_embedding_projection.aggregate_embed": (6, 7)}  # fmt: skip
+    tensors = {
+        f"{name}.lora_{x}.weight": random.standard_normal(shape, dtype="float32")
+        for name, (rows, columns) in names.items()
+        for x, shape in (("A", (2, columns)), ("B", (rows, 2)))
+    }
+    path = write(tensors, tmp_path / "a.safetensors")
+    adapter = load(path).require_sound()
+    assert adapter.components() == {"transformer": 1, "connectors": 1}
+    save(adapter, tmp_path / "b.safetensors", to="diffusers")
+    found = read_safetensors(tmp_path / "b.safetensors")[0]
+    loaders: Any = pytest.importorskip("diffusers.loaders")
+    theirs = loaders.LTX2LoraLoaderMixin.lora_state_dict(str(path))
+    assert {key: value.numpy().tolist() for key, value in theirs.items()} == {
+        key: value.tolist() for key, value in found.items()
+    }
+    save(load(tmp_path / "b.safetensors"), tmp_path / "c.safetensors", to="comfyui")
+    assert read_safetensors(tmp_path / "c.safetensors")[0].keys() == tensors.keys()

@@ -245,6 +245,17 @@ def test_the_text_conditioner_of_anima_has_the_names_and_shapes_of_diffusers() -
     assert told(FAMILIES["anima"].components[1]) == expected
 
 
+def test_the_first_layer_of_the_connectors_of_ltx_2_is_that_of_diffusers() -> None:
+    """Its other layers are no part of the family, and matched by name."""
+    torch: Any = pytest.importorskip("torch")
+    ltx2: Any = pytest.importorskip("diffusers.pipelines.ltx2.connectors")
+    with torch.device("meta"):
+        model = ltx2.LTX2TextConnectors()
+    ours = told(FAMILIES["ltx-2"].components[1])
+    theirs = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert ours == {key: theirs[key] for key in ours}
+
+
 _LLAMA: dict[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8,

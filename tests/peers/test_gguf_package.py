@@ -117,3 +117,12 @@ def test_the_package_reads_what_is_written(tmp_path: Path) -> None:
     assert [t.name for t in before.tensors] == [t.name for t in after.tensors]
     assert set(after.fields) - set(before.fields) == {"made"}
     assert after.fields["made"].contents() == "[1]"
+
+
+def test_t5_has_the_names_of_the_package() -> None:
+    from loramerge.families.llama_cpp import t5_stem
+    from loramerge.families.t5 import T5, t5_modules
+
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, 24)
+    for module in t5_modules(T5(biased=True)):
+        assert t5_stem(module.path) == table.get_name(module.path)

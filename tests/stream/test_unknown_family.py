@@ -302,3 +302,19 @@ def test_layers_that_the_family_of_the_base_lacks_are_found_by_name(run: Runner)
     assert (after[f"{layer}.weight"] == 1).all()
     run.refused(4, "bake", "--base", "more.safetensors", mine(5), "-o", "no.safetensors",
                 says="different families")  # fmt: skip
+
+
+def test_a_language_model_that_draws_is_named_alike_in_all_words() -> None:
+    """HiDream O1: its own file, ComfyUI's, and adapters of musubi-tuner, ComfyUI and PEFT."""
+    layers = [f"language_model.layers.{i}.self_attn.{x}_proj" for i in range(2) for x in "qkv"]
+    others = ["visual.blocks.0.attn.qkv", "x_embedder.proj1", "final_layer2.linear"]
+    for head in ("model.", "transformer."):
+        base = [f"{head}{name}" for name in (*layers, *others)]
+        for spelled in (
+            [f"transformer.{name}" for name in layers],
+            [f"model.{name}" for name in layers],
+            [f"unet.{name.replace('.', '_')}" for name in layers],
+        ):
+            assert [renaming(spelled, base)(name) for name in spelled] == [
+                f"{head}{name}" for name in layers
+            ]

@@ -1,6 +1,6 @@
 """Containers: the metadata and configurations of files. Metadata, configurations, folders, pickles.
 
-One file each, loading and saving: `kohya`, `diffusers`, `peft`, `lora_diffusion`.
+One file each, loading and saving: `kohya`, `diffusers`, `peft`, `lora_diffusion`, `gguf`.
 """
 
 from __future__ import annotations

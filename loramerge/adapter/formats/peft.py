@@ -53,6 +53,7 @@ _COMPONENTS = frozenset(name for names in COMPONENT_WORDS.values() for name in n
 
 class _Peft(Container):
     def complete(self, content: Unwritten) -> None:
+        _require_names_of_transformers(content)
         add_zero_biases(content)
         join_experts(content)
         join_shared(content)
@@ -73,6 +74,22 @@ class _Peft(Container):
 
 
 CONTAINER = _Peft()
+
+
+def _require_names_of_transformers(content: Unwritten) -> None:
+    """Refuse modules in llama.cpp's names, which no model of transformers has.
+
+    Raises:
+        NotExpressible: naming the first of them.
+    """
+    found = [site.name for site in content.deltas if site.name.startswith("blk.")]
+    if found:
+        raise NotExpressible(
+            f"{len(found)} modules have the names of llama.cpp, which PEFT cannot use",
+            module=found[0],
+            expected="a base that names them and tells how many attention heads it has",
+            hint=("give it as ", Setting("base")),
+        )
 
 
 def _check_components(components: Mapping[str, Mapping[str, Any]]) -> None:

@@ -19,6 +19,8 @@ class AdapterSource:
         files: every file read, for digests.
         paths: stem → the name that a configuration has for it, where that is not the module's.
         translated: the program whose own format was read as a dialect's; None for files of a dialect.
+        model: the model in words, where the file itself names one that is not of a family.
+        llama_cpp: see `info.Info`.
     """
 
     path: str
@@ -28,6 +30,8 @@ class AdapterSource:
     files: list[Path] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
     translated: str | None = None
+    model: str | None = None
+    llama_cpp: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -79,6 +79,7 @@ DIALECT = Dialect(
     prefixes={
         _NETWORK: "transformer",
         "conditional_transformer.": "transformer",  # Ideogram 4's
+        "text_embedding_projection.": "connectors",  # LTX-2's
         _ENCODERS: "text_encoders",
     },
     writable="any module of a known diffusion transformer",

@@ -1,7 +1,7 @@
 """PEFT's folders: adapter_config.json beside adapter_model.safetensors, one folder per component.
 
 A lone file with the same keys, as other programs write and read them, is read as if its alphas were its
-ranks, and may be written as such a file again.
+ranks, and may be written as such a file again. Those of language models may be written for llama.cpp.
 """
 
 from __future__ import annotations
@@ -83,6 +83,12 @@ DIALECT = replace(
         alpha="none",
         writable="low-rank deltas of one component",
         container="plain",
+        folder=False,
+    ),
+    in_gguf=replace(
+        _FOLDER,
+        writable="low-rank deltas of a language model that llama.cpp knows",
+        container="gguf",
         folder=False,
     ),
 )

@@ -75,7 +75,7 @@ FAMILY = Family(
         "single_transformer_blocks.0.proj_out",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    sign=r"(?:double|single)_blocks[._]|(?<!\d[._])transformer_blocks[._]|distilled_guidance",
+    sign=r"(?:double|single)_blocks[._]|(?<!\d[._])transformer_blocks[._]|distilled_guidance|enc\.blk\.",
     one_alpha=False,
     programs={"comfyui": "comfyui"},
 )

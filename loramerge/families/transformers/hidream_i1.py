@@ -22,7 +22,7 @@ from loramerge.families.stacks import (
     norm,
     transformer_spellings,
 )
-from loramerge.families.t5 import T5, t5_modules
+from loramerge.families.t5 import T5, T5_SIGN, t5_modules
 
 __all__ = ["FAMILY"]
 
@@ -122,7 +122,7 @@ FAMILY = Family(
         "text_model.encoder.layers.0.self_attn.q_proj",
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    sign=rf"(?:double|single)_stream_blocks[._]|SelfAttention|{DECODER_SIGN}",
+    sign=rf"(?:double|single)_stream_blocks[._]|{T5_SIGN}|{DECODER_SIGN}",
     common_dialect="comfyui",
     programs={"comfyui": "comfyui"},
     one_alpha=False,

@@ -3,17 +3,28 @@
 The modules are those of both versions. 2.3 gates its attention, modulates the text and has no
 projections of captions; 2 has these, and narrower modulation. An adapter of the video's layers
 alone may also be one of LTX-Video 13B, whose layers have the same names and shapes. Tables of
-modulation are not layers and are left alone, and so is the text encoder. The connectors between it
-and the transformer are not covered.
+modulation are not layers and are left alone, and so is the text encoder. Of the connectors between
+it and the transformer, the first layer is covered, which distilled adapters of LTX-2 change; others
+are matched by name.
 
 Source of the names: diffusers' `LTX2VideoTransformer3DModel`, the original single file as
-diffusers' `convert_ltx2_transformer_to_diffusers` reads it, and for 2.3 ai-toolkit's
+diffusers' `convert_ltx2_transformer_to_diffusers` reads it, of the connectors diffusers'
+`LTX2TextConnectors` and its converter of adapters, and for 2.3 ai-toolkit's
 `convert_ltx2_to_diffusers.py`.
 """
 
 from __future__ import annotations
 
-from loramerge.families.spec import Component, Family, Metadata
+from loramerge.families.spec import (
+    Component,
+    Family,
+    Metadata,
+    Module,
+    Parameter,
+    Slot,
+    Spelling,
+    plain_slot,
+)
 from loramerge.families.stacks import (
     Row,
     Stack,
@@ -98,15 +109,35 @@ _BLOCKS = "transformer_blocks.{}."
 _STACKS = (Stack("", "", (0,), _TOP), Stack(_BLOCKS, _BLOCKS, range(48), _BLOCK))
 _SIZES = {f"{n or ''}{s}": (n or 1) * w for s, w in _WIDTHS.items() for n in (0, 1, 2, 4, 9)}
 
+_CONNECTORS = "text_embedding_projection."
+_CAPTION = 3840  # width of the text encoder, whose 49 layers are put together
+
+
+def _connector(module: Module, parameter: Parameter) -> Slot:
+    return Slot(f"aggregate_embed.{parameter}")
+
+
 FAMILY = Family(
     name="ltx-2",
     title="LTX-2 and 2.3",
     task="text-to-video",
-    build=lambda: (Component("transformer", tuple(expand(_STACKS, _SIZES))),),
-    spellings={"transformer": transformer_spellings("original", native_slots(_STACKS))},
+    build=lambda: (
+        Component("transformer", tuple(expand(_STACKS, _SIZES))),
+        Component(
+            "connectors", (Module("text_proj_in", "linear", (_CAPTION, 49 * _CAPTION), False),)
+        ),
+    ),
+    spellings={
+        "transformer": transformer_spellings("original", native_slots(_STACKS)),
+        "connectors": (
+            Spelling("original", _CONNECTORS, _connector),
+            Spelling("diffusers", "", plain_slot),
+        ),
+    },
     metadata=Metadata(None, None, also=("ltx2", "ltx-2", "ltxv2", "ltx_2")),
     verified="diffusers model on the meta device, names and shapes; its converters of files",
-    classes={"transformer": "LTX2VideoTransformer3DModel"},
+    classes={"transformer": "LTX2VideoTransformer3DModel", "connectors": "LTX2TextConnectors"},
+    prefixes={name: {"connectors": (_CONNECTORS,)} for name in ("comfyui", "bare")},
     heads=heads(_STACKS),
     probes=(
         *(f"transformer_blocks.0.{name}.to_{x}" for name in _ATTENTION for x in "qk"),

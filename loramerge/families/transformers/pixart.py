@@ -22,7 +22,7 @@ from loramerge.families.stacks import (
     native_slots,
     transformer_spellings,
 )
-from loramerge.families.t5 import T5, t5_modules
+from loramerge.families.t5 import T5, T5_SIGN, t5_modules
 
 __all__ = ["FAMILY"]
 
@@ -90,7 +90,7 @@ FAMILY = Family(
         *(f"transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v")),
         "encoder.block.0.layer.0.SelfAttention.q",
     ),
-    sign=r"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]|SelfAttention",
+    sign=rf"blocks[._]\d+[._](?:attn[12]?|cross_attn|ff|mlp)[._]|{T5_SIGN}",
     twins=("SANA 0.6B", "DiT"),
     common_dialect="diffusers",
     programs={"comfyui": "diffusers"},

@@ -71,12 +71,13 @@ PROGRAM = Program(
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
-        # 2.3 has these layers, which are made only by the configuration in a checkpoint's header
+        # 2.3 has these layers, which are made only by the configuration in a checkpoint's header; the
+        # connectors belong to the text encoder there
         Reads(
             ("comfyui",),
             ("ltx-2",),
             _SPLIT,
-            unseen=r"prompt_adaln|to_gate_logits",
+            unseen=r"prompt_adaln|to_gate_logits|^connectors\.",
             tried=(*_SPLIT, *_UNREAD),
         ),
         # its norms of queries and keys hold a `scale`, which is no weight
