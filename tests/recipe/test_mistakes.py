@@ -102,8 +102,8 @@ CASES = {
     # steps
     "step a text": (
         one("  §x: resize\n"),
-        "a step must be a mapping with one of bake, card, compare, convert, diff, extract, inspect, "
-        "merge, mix, preview, resize, train",
+        "a step must be a mapping with one of bake, card, compare, convert, diff, extract, heal, "
+        "inspect, merge, mix, preview, resize, train",
     ),
     "step empty": (one("  §x: {}\n"), "a step does exactly one thing, and 'x' does nothing"),
     "step only saves": (one("  §x: {save: x.safetensors}\n"), "a step does exactly one thing"),

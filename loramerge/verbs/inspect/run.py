@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
 from loramerge.adapter.load import load
 from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting
 from loramerge.events import Warn
@@ -124,7 +125,7 @@ def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspec
         return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
-    if is_sharded(path) or is_gguf(path):
+    if is_sharded(path) or (is_gguf(path) and not is_gguf_adapter(path)):
         return _checkpoint(path)
     try:
         adapter = load(path)
