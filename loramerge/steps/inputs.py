@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from loramerge.errors import (
     FormatError,
     LoramergeError,
     Message,
+    NotFound,
     Setting,
     UsageError,
 )
@@ -32,9 +34,11 @@ __all__ = [
     "adapter_of",
     "at_base",
     "base_path",
+    "checkpoint_at",
     "family_of_file",
     "is_adapter",
     "is_checkpoint",
+    "model_of",
     "open_base",
     "read_adapter",
     "require_whole",
@@ -62,6 +66,60 @@ def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -
     if adapter.deltas:
         warn_of(require_whole(adapter) if whole else adapter, context.notify)
     return adapter
+
+
+def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
+    """Return the adapter or the checkpoint that a reference names; its weight is not applied.
+
+    Raises:
+        NotFound: if there is neither of this name.
+        UsageError: if a checkpoint is given a weight.
+        LoramergeError: see `adapter.load.load`.
+    """
+    known = context.known.get(reference.name)
+    if isinstance(known, Adapter):
+        return known
+    path = known
+    if path is None:
+        try:
+            path = reference.path(root=context.root)
+        except NotFound:
+            path = _base_instead(reference, context)
+            if path is None:
+                raise
+    checkpoint = None if reference.adapter else checkpoint_at(path)
+    if checkpoint is None:
+        here = replace(context, known={**context.known, reference.name: path})
+        return adapter_of(reference, here)
+    if reference.weight != Weight():
+        raise UsageError(
+            "a checkpoint has no weight here", found=str(reference), hint=f"give {reference.name}"
+        )
+    return checkpoint
+
+
+def _base_instead(reference: Reference, context: Context) -> Path | None:
+    """Return the registered base of a name, None if there is none."""
+    try:
+        return find(reference.name, "bases", root=context.root)
+    except NotFound:
+        return None
+
+
+def checkpoint_at(path: Path) -> Checkpoint | None:
+    """Return the checkpoint at a path; None for an adapter, and for what is neither."""
+    from loramerge.checkpoint import open_checkpoint
+
+    try:
+        if not load(path).only_replaces:
+            return None
+    except FormatError:
+        pass
+    try:
+        found = open_checkpoint(path)
+    except LoramergeError:
+        return None
+    return found if found.slots else None
 
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:
