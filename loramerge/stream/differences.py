@@ -188,7 +188,7 @@ def rounding_in(
             variances = np.where(by_one, np.maximum(unmoved * size**2, variances), variances)
         return variances, count == values.size, frozenset()
     steps = [
-        spacing(weights, name).reshape(weights.shape) if bare else _steps(place, start, stop)
+        spacing(weights, name).reshape(weights.shape) if bare else steps_of(place, start, stop)
         for place, name, weights, bare in zip(pair, names, (tuned, base), plain, strict=True)
     ]
     variances = (steps[0] ** 2 + steps[1] ** 2) / 12
@@ -197,7 +197,7 @@ def rounding_in(
     return variances, within, frozenset({coarser})
 
 
-def _steps(place: Place, start: int, stop: int) -> Array:
+def steps_of(place: Place, start: int, stop: int) -> Array:
     """Return the distances that the stored numbers of weights have from their neighbours."""
     read = read_weights([(0, place)], "float32", stored=_stored_steps)
     return read(start, stop).reshape(stop - start, -1)
@@ -251,8 +251,8 @@ def equal_bytes(a: Array, b: Array) -> bool:
 
     pair = [x.reshape(-1).view(np.uint8) for x in (a, b)]
     whole = pair[0].size - pair[0].size % 8  # eight at a time are compared several times as fast
-    return all(np.array_equal(*(x[part].view(kind) for x in pair))
-               for part, kind in ((slice(whole), np.uint64), (slice(whole, None), np.uint8)))  # fmt: skip
+    parts = ((slice(whole), np.uint64), (slice(whole, None), np.uint8))
+    return all(np.array_equal(*(x[part].view(kind) for x in pair)) for part, kind in parts)
 
 
 def _refuse_values(site: Site, pair: PlacePair, tuned: Array) -> None:

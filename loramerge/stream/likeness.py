@@ -7,7 +7,7 @@ norm. Distances are those of the parameters that differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ __all__ = ["OTHER", "Gap", "Likeness", "Measured", "likeness", "part_of", "same_
 _BLOCK = 1 << 16  # elements that are computed with at a time: they stay in the cache
 _SAFE = 1e-24  # squares of float32 that add up to less may have vanished
 _READ = 1 << 22  # bytes of other tensors that are compared at a time
-_WIDE = ("F32", "F64")  # types that may hold weights that were rounded to a narrower one
+_WIDE = ("F16", "F32", "F64")  # types that may hold weights that were rounded to a narrower one
 AVERAGE = "running average"  # the part of the weights' running averages
 OTHER = "other tensors"
 
@@ -159,9 +159,17 @@ class Likeness:
 
 
 def likeness(
-    a: Checkpoint, b: Checkpoint, *, threads: int | None = None, notify: Notify = ignore
+    a: Checkpoint,
+    b: Checkpoint,
+    *,
+    skip: Collection[tuple[CheckpointFile, str, tuple[int, int]]] = (),
+    threads: int | None = None,
+    notify: Notify = ignore,
 ) -> Likeness:
     """Compare two checkpoints of one family, in any layouts and storages.
+
+    Args:
+        skip: rows of tensors of `a` that are not compared.
 
     Raises:
         FamilyError: if they belong to different families.
@@ -175,6 +183,8 @@ def likeness(
     for part in paired.all_parts():
         one, other = part.places
         assert one is not None
+        if (one.file, one.name, one.rows) in skip:
+            continue
         where = part_of(part.site, one.file, one.name, a)
         if other is None:
             found.only_a.setdefault(where, []).append(part.site.name)

@@ -1,0 +1,258 @@
+"""Claims on the adapters that a checkpoint holds, at stated strengths or any, and how they hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.presence import (
+    CLOSE,
+    Fault,
+    Total,
+    Trace,
+    common_strengths,
+    fault_of,
+    totals,
+)
+from loramerge.algebra.weights import Weight
+from loramerge.checkpoint import Checkpoint
+from loramerge.steps.parameters import Context
+from loramerge.stream.likeness import OTHER, Likeness, likeness
+from loramerge.stream.presence import Presence, presence, rounded_anew, sampled
+
+__all__ = ["Claim", "Contents", "Found", "contents_of"]
+
+_MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
+_STEPS = 12  # in the search of a strength that rounding hides
+_FURTHEST = 64.0  # times the strength that is left after rounding
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An adapter that should be in a checkpoint.
+
+    Args:
+        label: its name without folders.
+        stated: whether it should be there at this weight; else at any.
+    """
+
+    adapter: Adapter
+    label: str
+    weight: Weight
+    stated: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of an adapter was found.
+
+    Args:
+        factor: of the claimed weight; None where it is not there, or cannot be told from others.
+        blocks: block → strength there, as a factor of the claimed weight.
+        modules: number of its modules that were measured.
+        sound: of those that hold it as they should.
+        told: whether it can be told from the other adapters.
+    """
+
+    claim: Claim
+    factor: float | None
+    blocks: dict[str, Total]
+    modules: int
+    sound: int
+    told: bool = True
+
+    @property
+    def strength(self) -> float | None:
+        """The weight at which it is there; None where weights differ by module, or it is not there."""
+        if self.factor is None or not self.claim.weight.plain:
+            return None
+        return self.factor * self.claim.weight.default
+
+    @property
+    def holds(self) -> bool:
+        """True if it is there as a whole, and at the stated weight."""
+        right = not self.claim.stated or self.factor == 1.0
+        return self.factor is not None and right and self.sound == self.modules
+
+
+@dataclass
+class Contents:
+    """Adapters in a checkpoint, compared with claims.
+
+    Args:
+        faults: modules that do not hold what most of the others do.
+        kept: share of all changes that is there, by the products with them; expected: what rounding
+            to the type of the checkpoint leaves; both of the whole.
+        rest: norm of what the adapters do not explain, in the modules that they change, relative to
+            the norm of the whole change there; rounding: what rounding explains of that.
+        missing: modules that the checkpoint or the base lacks.
+        elsewhere: the comparison of all other tensors with the base.
+        hidden: number of modules in which rounding leaves less than half of the change.
+        types: in which the checkpoint stores these modules.
+    """
+
+    found: list[Found]
+    faults: list[Fault]
+    kept: float | None
+    expected: float | None
+    rest: float
+    rounding: float
+    missing: list[str]
+    elsewhere: Likeness
+    hidden: int = 0
+    types: list[str] = field(default_factory=list)
+
+    @property
+    def others(self) -> dict[str, int]:
+        """Part → number of tensors that no adapter changes and that differ from the base."""
+        parts = self.elsewhere.parts.items()
+        return {name: n for name, gap in parts if (n := gap.differing - gap.rounded)}
+
+    @property
+    def lacking(self) -> list[str]:
+        """Names of tensors that only one of the two has, or in another shape."""
+        one_side = (self.elsewhere.only_a, self.elsewhere.only_b)
+        names = [
+            n for those in one_side for part, some in those.items() if part != OTHER for n in some
+        ]
+        return [*names, *self.elsewhere.misfits, *self.elsewhere.unreadable]
+
+    @property
+    def holds(self) -> bool:
+        """True if every claim holds, and nothing else differs where all weights are stated."""
+        whole = all(one.claim.stated for one in self.found)
+        clean = not (self.others or self.lacking) or not whole
+        return all(one.holds for one in self.found) and not self.faults and clean
+
+
+def contents_of(
+    checkpoint: Checkpoint, base: Checkpoint, claims: Sequence[Claim], context: Context
+) -> Contents:
+    """Find the adapters in a checkpoint.
+
+    Raises:
+        LoramergeError: see `stream.presence.presence`.
+    """
+    settings: dict[str, Any] = {"threads": context.threads, "notify": context.notify}
+
+    def measured(factors: Sequence[float]) -> Presence:
+        inputs = [
+            (one.adapter, one.weight.times(factor))
+            for one, factor in zip(claims, factors, strict=True)
+        ]
+        found = presence(checkpoint, base, inputs, **settings)
+        return replace(found, traces=rounded_anew(found, base, **settings))
+
+    first = measured([1.0] * len(claims))
+    factors, told = _factors(first, base, claims, context)
+    here = first if all(one == 1.0 for one in factors) else measured(factors)
+    faults = {id(trace): fault for trace in here.traces if (fault := fault_of(trace)) is not None}
+    found = []
+    for number, claim in enumerate(claims):
+        own = [trace for trace in here.traces if number in trace.terms]
+        agreeing = [trace for trace in own if id(trace) not in faults]
+        there = factors[number] != 0.0 and _energy(agreeing, number) > _MOST * _energy(own, number)
+        blocks = totals(first.traces, number)
+        count = sum(number in trace.terms for trace in first.traces)
+        factor = factors[number] if there else None
+        found.append(Found(claim, factor, blocks, count, len(agreeing), told[number]))
+    absent = {number for number, one in enumerate(found) if one.factor is None}
+    relevant = [t for t in here.traces if set(t.terms) - absent]
+    asked = math.fsum(trace.asked for trace in relevant)
+    moved = math.fsum(trace.moved for trace in first.traces)
+    hidden = [t for t in relevant if t.kept is not None and abs(t.kept) < 0.5]
+    return Contents(
+        found,
+        [faults[id(trace)] for trace in relevant if id(trace) in faults],
+        _share(math.fsum(float(t.along.sum()) for t in relevant), asked),
+        _share(math.fsum(t.asked * (1.0 if t.kept is None else t.kept) for t in relevant), asked),
+        _norm(_rest(first, here), moved),
+        _norm(math.fsum(trace.rounding for trace in first.traces), moved),
+        first.missing,
+        likeness(base, checkpoint, skip=first.touched, **settings),
+        len(hidden),
+        sorted(first.types),
+    )
+
+
+def _energy(traces: Sequence[Trace], number: int) -> float:
+    return math.fsum(float(t.gram[t.terms.index(number), t.terms.index(number)]) for t in traces)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 and math.isfinite(part) else None
+
+
+def _norm(rest: float, whole: float) -> float:
+    return math.sqrt(rest / whole) if 0 < whole < math.inf else 0.0 if whole == 0 else math.inf
+
+
+def _rest(first: Presence, here: Presence) -> float:
+    """Return ‖T − W − Σ c_j D_j‖² over all modules."""
+    left = {trace.module for trace in here.traces}
+    found = [trace.moved - 2 * float(trace.along.sum()) + trace.asked for trace in here.traces] + [
+        trace.moved for trace in first.traces if trace.module not in left
+    ]
+    return max(0.0, math.fsum(found)) if all(map(math.isfinite, found)) else math.inf
+
+
+def _factors(
+    found: Presence, base: Checkpoint, claims: Sequence[Claim], context: Context
+) -> tuple[list[float], list[bool]]:
+    """Return the factor of each claimed weight, 0 for one that is not there, and whether it is told."""
+    if all(claim.stated for claim in claims) and _agree(found.traces):
+        return [1.0] * len(claims), [True] * len(claims)
+    common = common_strengths(found.traces, len(claims))
+    told = [one is not None for one in common]
+    factors = [0.0 if one is None else one for one in common]
+    growth = _hidden_by_rounding(found, base, factors, context)
+    result = []
+    for claim, factor in zip(claims, factors, strict=True):
+        grown = factor * growth
+        near = claim.stated and abs(grown - 1.0) <= CLOSE
+        result.append(1.0 if near else 0.0 if abs(factor) <= CLOSE / 10 else grown)
+    return result, told
+
+
+def _agree(traces: Sequence[Trace]) -> bool:
+    """Return whether most of the changes are there as they are claimed."""
+    asked = math.fsum(trace.asked for trace in traces)
+    return math.fsum(t.asked for t in traces if fault_of(t) is None) > _MOST * asked
+
+
+def _hidden_by_rounding(
+    found: Presence, base: Checkpoint, factors: Sequence[float], context: Context
+) -> float:
+    """Return the factor by which strengths must have been larger before they were rounded.
+
+    Changes below the distance of a type's numbers are partly lost, so what is there is less than what
+    was added. A few tensors are rounded anew with more and more, until what is left is what is there.
+    """
+    if not found.kept_types or not any(factors):
+        return 1.0
+    some = sampled(found)
+    target = _left(replace(some, traces=[t.scaled(factors) for t in some.traces]))
+    if target is None or target <= 0:
+        return 1.0
+
+    def left(growth: float) -> float:
+        grown = some.grown([one * growth for one in factors])
+        anew = rounded_anew(grown, base, threads=context.threads)
+        asked = math.fsum(t.asked for t in anew)
+        return growth * math.fsum((t.kept or 0.0) * t.asked for t in anew) / asked
+
+    if abs(left(1.0) - target) <= CLOSE:
+        return 1.0
+    low, high = 1.0 / 4, _FURTHEST
+    for _ in range(_STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if left(middle) < target else (low, middle)
+    return math.sqrt(low * high)
+
+
+def _left(found: Presence) -> float | None:
+    asked = math.fsum(trace.asked for trace in found.traces)
+    return _share(math.fsum(float(trace.along.sum()) for trace in found.traces), asked)
