@@ -23,9 +23,8 @@ Array = Any  # numpy.ndarray
 CLOSE = 0.02  # of a strength, and of the norm of a change: what other programs' sums may differ by
 _ROUNDINGS = 4.0  # times the energy that rounding explains: sums in half types round more than once
 _DEVIATIONS = 5.0  # of a fitted strength
-_SINGULAR = (
-    1e-9  # relative size of the smallest direction of ⟨D_i, D_j⟩ that is told from the others
-)
+_ROUGH = 0.5  # of the part that rounding takes: of slightly other sums it takes another one
+_SINGULAR = 1e-9  # relative size of the least direction of ⟨D_i, D_j⟩ that is told from others
 
 Sort = Literal["lost", "strength", "other", "not finite"]
 
@@ -181,8 +180,10 @@ def fault_of(trace: Trace) -> Fault | None:
         return Fault(trace.module, "not finite", math.nan, math.inf)
     rest = rest_of(trace, np.ones(len(trace.terms)))
     allowed = _ROUNDINGS * trace.rounding + CLOSE**2 * asked
-    near = CLOSE + _DEVIATIONS * math.sqrt(trace.rounding / max(1, trace.elements) / asked)
-    shares = (1.0, 1.0 if trace.kept is None else trace.kept)
+    kept = 1.0 if trace.kept is None else trace.kept
+    near = CLOSE + _ROUGH * abs(1.0 - kept)
+    near += _DEVIATIONS * math.sqrt(trace.rounding / max(1, trace.elements) / asked)
+    shares = (1.0, kept)
     if rest <= allowed and min(abs(trace.share - one) for one in shares) <= near:
         return None
     strengths, deviations = fitted(trace)
@@ -193,7 +194,8 @@ def fault_of(trace: Trace) -> Fault | None:
     off = [
         (term, float(strength))
         for term, strength, deviation in zip(trace.terms, strengths, deviations, strict=True)
-        if abs(strength - 1.0) > CLOSE + _DEVIATIONS * min(deviation, 1.0)
+        if abs(strength - 1.0)
+        > CLOSE + _ROUGH * abs(1.0 - kept) + _DEVIATIONS * min(deviation, 1.0)
     ]
     if not explained or not off:
         return Fault(trace.module, "other", trace.share, size, tuple(off))

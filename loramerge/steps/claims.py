@@ -28,6 +28,9 @@ __all__ = ["Claim", "Contents", "Found", "contents_of"]
 _MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
 _STEPS = 12  # in the search of a strength that rounding hides
 _FURTHEST = 64.0  # times the strength that is left after rounding
+_LIKE_NEAREST = (
+    1.05  # times the energy that rounding to nearest loses, beyond which it was another way
+)
 
 
 @dataclass(frozen=True)
@@ -153,12 +156,13 @@ def contents_of(
     found = []
     for number, claim in enumerate(claims):
         own = [trace for trace in here.traces if number in trace.terms]
-        agreeing = [trace for trace in own if id(trace) not in faults]
+        agreeing = [trace for trace in own if _agrees(number, faults.get(id(trace)))]
         there = factors[number] != 0.0 and _energy(agreeing, number) > _MOST * _energy(own, number)
         blocks = totals(first.traces, number)
         count = sum(number in trace.terms for trace in first.traces)
         factor = factors[number] if there else None
-        found.append(Found(claim, factor, blocks, count, len(agreeing), told[number]))
+        sound = sum(id(trace) not in faults for trace in own)
+        found.append(Found(claim, factor, blocks, count, sound, told[number]))
     absent = {number for number, one in enumerate(found) if one.factor is None}
     relevant = [t for t in here.traces if set(t.terms) - absent]
     asked = math.fsum(trace.asked for trace in relevant)
@@ -176,6 +180,11 @@ def contents_of(
         len(hidden),
         sorted(first.types),
     )
+
+
+def _agrees(number: int, fault: Fault | None) -> bool:
+    """Return whether an adapter has in a module the strength that it has in the others."""
+    return fault is None or (fault.sort == "other" and number not in dict(fault.off))
 
 
 def _energy(traces: Sequence[Trace], number: int) -> float:
@@ -208,12 +217,12 @@ def _factors(
     common = common_strengths(found.traces, len(claims))
     told = [one is not None for one in common]
     factors = [0.0 if one is None else one for one in common]
-    growth = _hidden_by_rounding(found, base, factors, context)
+    if found.kept_types and any(factors):
+        factors = _before_rounding(found, base, factors, context)
     result = []
     for claim, factor in zip(claims, factors, strict=True):
-        grown = factor * growth
-        near = claim.stated and abs(grown - 1.0) <= CLOSE
-        result.append(1.0 if near else 0.0 if abs(factor) <= CLOSE / 10 else grown)
+        near = claim.stated and abs(factor - 1.0) <= CLOSE
+        result.append(1.0 if near else 0.0 if abs(factor) <= CLOSE / 10 else factor)
     return result, told
 
 
@@ -223,36 +232,54 @@ def _agree(traces: Sequence[Trace]) -> bool:
     return math.fsum(t.asked for t in traces if fault_of(t) is None) > _MOST * asked
 
 
-def _hidden_by_rounding(
+def _before_rounding(
     found: Presence, base: Checkpoint, factors: Sequence[float], context: Context
-) -> float:
-    """Return the factor by which strengths must have been larger before they were rounded.
+) -> list[float]:
+    """Return the factors before rounding, of changes on weights that were in the numbers of their type.
 
-    Changes below the distance of a type's numbers are partly lost, so what is there is less than what
-    was added. A few tensors are rounded anew with more and more, until what is left is what is there.
+    Changes below the distance of these numbers are partly lost, so that less is there than was added.
+    Modules in which rounding leaves all tell a factor as it was. For adapters without any, rounding anew
+    tells how much more must have been added, if it was rounded to nearest; other ways keep all.
     """
-    if not found.kept_types or not any(factors):
-        return 1.0
+    anew = rounded_anew(found.grown(factors), base, threads=context.threads)
+    kept = {trace.module: 1.0 if trace.kept is None else trace.kept for trace in anew}
+    whole = [t for t in found.traces if abs(kept.get(t.module, 1.0) - 1.0) <= CLOSE / 2]
+    if len(whole) == len(found.traces):
+        return list(factors)
+    names = {trace.module for trace in whole}
+    part = [trace for trace in found.traces if trace.module not in names]
+    as_it_was = common_strengths(whole, len(factors))
+    left = [0.0 if one is None else one for one in common_strengths(part, len(factors))]
+    growth = _growth(replace(found, traces=part), base, left, context)
+    return [
+        growth * rest if one is None else one for one, rest in zip(as_it_was, left, strict=True)
+    ]
+
+
+def _growth(found: Presence, base: Checkpoint, factors: Sequence[float], context: Context) -> float:
+    """Return the factor by which changes were larger than what rounding to nearest left of them.
+
+    1 where what is there is not what rounding to nearest leaves.
+    """
     some = sampled(found)
-    target = _left(replace(some, traces=[t.scaled(factors) for t in some.traces]))
-    if target is None or target <= 0:
+    traces = [trace.scaled(factors) for trace in some.traces]
+    asked = math.fsum(trace.asked for trace in traces)
+    there = math.fsum(float(trace.along.sum()) for trace in traces)
+    if not asked > 0 or not there > 0:
         return 1.0
 
-    def left(growth: float) -> float:
-        grown = some.grown([one * growth for one in factors])
-        anew = rounded_anew(grown, base, threads=context.threads)
-        asked = math.fsum(t.asked for t in anew)
-        return growth * math.fsum((t.kept or 0.0) * t.asked for t in anew) / asked
+    def rounded(growth: float) -> tuple[float, float]:
+        """Return the part of the changes that is left of larger ones, and the lost energy."""
+        anew = rounded_anew(
+            some.grown([one * growth for one in factors]), base, threads=context.threads
+        )
+        left = math.fsum((t.kept or 0.0) * t.asked for t in anew) / growth
+        return left, math.fsum(t.lost for t in anew)
 
-    if abs(left(1.0) - target) <= CLOSE:
-        return 1.0
     low, high = 1.0 / 4, _FURTHEST
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if left(middle) < target else (low, middle)
-    return math.sqrt(low * high)
-
-
-def _left(found: Presence) -> float | None:
-    asked = math.fsum(trace.asked for trace in found.traces)
-    return _share(math.fsum(float(trace.along.sum()) for trace in found.traces), asked)
+        low, high = (middle, high) if rounded(middle)[0] < there else (low, middle)
+    growth = math.sqrt(low * high)
+    rest = math.fsum(t.moved for t in traces) - 2 * growth * there + growth**2 * asked
+    return growth if rest <= _LIKE_NEAREST * rounded(growth)[1] else 1.0

@@ -40,7 +40,7 @@ def last_step(recipe: Recipe) -> tuple[str, Mapping[str, Any]]:
 
 def parts_in(content: Mapping[str, Any]) -> Iterator[tuple[str, Weight]]:
     """Yield (name, weight) of the adapters in a step of a recipe."""
-    given = content.get("adapters", ())
+    given = content.get("adapters", content.get("lora", ()))
     for part in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
         if isinstance(part, Mapping) and isinstance(part.get("adapter"), str):
             yield part["adapter"], weight_of(part.get("weight", 1.0), "a recipe in a header")

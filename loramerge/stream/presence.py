@@ -186,7 +186,13 @@ def rounded_anew(
 
 def sampled(found: Presence) -> Presence:
     """Return the traces and edits of a few tensors, from first to last."""
-    names = [(file, name) for file, tensors in found.edits.items() for name in tensors]
+    known = {trace.module for trace in found.traces}
+    names = [
+        (file, name)
+        for file, tensors in found.edits.items()
+        for name, those in tensors.items()
+        if any(edit.site.name in known for edit in those)
+    ]
     step = max(1, len(names) // _SAMPLES)
     edits: dict[CheckpointFile, dict[str, list[Edit]]] = {}
     for file, name in names[::step][:_SAMPLES]:

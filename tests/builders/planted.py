@@ -188,7 +188,7 @@ def subtracted(planted: Planted, random: Any) -> Faulty:
 
 def weight_squared(planted: Planted, random: Any) -> Faulty:
     planted.weights[0] = 0.7
-    return fused(planted, _factors(planted, 0.7)), ["0.7 times the weight"]
+    return fused(planted, _factors(planted, 0.7)), ["strength 0.49"]
 
 
 def not_baked(planted: Planted, random: Any) -> Faulty:
