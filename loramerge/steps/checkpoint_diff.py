@@ -13,10 +13,11 @@ from loramerge.errors import listed
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.parameters import Context
 from loramerge.steps.shown import Shown
-from loramerge.stream.likeness import OTHER, Gap, Likeness, likeness
+from loramerge.stream.likeness import AVERAGE, OTHER, Gap, Likeness, likeness
 
 __all__ = ["CheckpointDiff", "DiffResult", "diff_checkpoints"]
 
+_BESIDE = (OTHER, AVERAGE)  # parts that no program draws with; one without them is no other model
 _STRANGE = 0.5  # cosine of all matrices below which two checkpoints have nothing in common
 _MOST = 0.5  # share of the matrices' elements that then differ
 _NAMED = 4  # tensors that are named
@@ -113,7 +114,7 @@ def diff_checkpoints(
         )
     }
     beyond = [one for one in found.measured if _counts(one.gap, tolerance)]
-    lacking = any(part != OTHER for part in (*found.only_a, *found.only_b))
+    lacking = any(part not in _BESIDE for part in (*found.only_a, *found.only_b))
     return CheckpointDiff(
         a=str(a.path),
         b=str(b.path),

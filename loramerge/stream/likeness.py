@@ -36,7 +36,17 @@ from loramerge.stream.pairing import PlacePair
 from loramerge.stream.reading import read_weights, stored_rows
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers
 
-__all__ = ["OTHER", "Gap", "Likeness", "Measured", "likeness", "part_of", "same_raw", "same_stored"]
+__all__ = [
+    "AVERAGE",
+    "OTHER",
+    "Gap",
+    "Likeness",
+    "Measured",
+    "likeness",
+    "part_of",
+    "same_raw",
+    "same_stored",
+]
 
 _BLOCK = 1 << 16  # elements that are computed with at a time: they stay in the cache
 _SAFE = 1e-24  # squares of float32 that add up to less may have vanished
