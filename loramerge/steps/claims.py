@@ -26,6 +26,7 @@ from loramerge.stream.presence import Presence, presence, rounded_anew, sampled
 __all__ = ["Claim", "Contents", "Found", "contents_of"]
 
 _MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
+_FEW = 4  # modules from which on one strength in all of them is no chance
 _STEPS = 12  # in the search of a strength that rounding hides
 _FURTHEST = 64.0  # times the strength that is left after rounding
 _LIKE_NEAREST = (
@@ -156,7 +157,8 @@ def contents_of(
     found = []
     for number, claim in enumerate(claims):
         own = [trace for trace in here.traces if number in trace.terms]
-        agreeing = [trace for trace in own if _agrees(number, faults.get(id(trace)))]
+        few = len(own) < _FEW
+        agreeing = [t for t in own if _agrees(t, number, faults.get(id(t)), few=few)]
         there = factors[number] != 0.0 and _energy(agreeing, number) > _MOST * _energy(own, number)
         blocks = totals(first.traces, number)
         count = sum(number in trace.terms for trace in first.traces)
@@ -182,9 +184,15 @@ def contents_of(
     )
 
 
-def _agrees(number: int, fault: Fault | None) -> bool:
-    """Return whether an adapter has in a module the strength that it has in the others."""
-    return fault is None or (fault.sort == "other" and number not in dict(fault.off))
+def _agrees(trace: Trace, number: int, fault: Fault | None, *, few: bool) -> bool:
+    """Return whether an adapter has in a module the strength that it has in the others.
+
+    Args:
+        few: whether they are so few that one strength may be chance; then it must explain the change.
+    """
+    if fault is None or fault.sort != "other" or number in dict(fault.off):
+        return fault is None
+    return not few or trace.moved - 2 * float(trace.along.sum()) + trace.asked < trace.moved / 2
 
 
 def _energy(traces: Sequence[Trace], number: int) -> float:

@@ -162,7 +162,10 @@ def _of_checkpoint(found: Contents) -> Iterator[str]:
     yield from _faults(found)
     if found.missing:
         some = listed(found.missing, _NAMED)
-        yield f"{_modules(len(found.missing))} of the adapters not in the base or here: {some}."
+        are = "is" if len(found.missing) == 1 else "are"
+        yield (
+            f"{_modules(len(found.missing))} of the adapters {are} not in the base, or not here: {some}."
+        )
     if found.others:
         parts = listed([f"{name} ({count})" for name, count in found.others.items()], 6)
         yield f"Tensors that no adapter changes differ from the base: {parts}."
@@ -241,7 +244,7 @@ def _faults(found: Contents) -> Iterator[str]:
             case "strength":
                 yield f"In {count} it has another strength than in the others: {names}."
             case "not finite":
-                yield f"{count} hold NaN or infinity: {names}."
+                yield f"In {count} there is NaN or infinity: {names}."
             case _:
                 yield f"In {count} there is something else than the adapters: {names}."
 
@@ -288,12 +291,13 @@ def _of_adapter(result: VerifyResult) -> Iterator[str]:
     elif result.changed:
         those = sorted(result.changed.items(), key=lambda item: -item[1])
         names = [f"{name} ({_percent(one)})" for name, one in those]
-        yield f"{_modules(len(those))} differ: {listed(names, _NAMED)}."
+        differ = "differs" if len(those) == 1 else "differ"
+        yield f"{_modules(len(those))} {differ}: {listed(names, _NAMED)}."
     if found.only_a:
-        yield f"{_modules(len(found.only_a))} missing: {listed(list(found.only_a), _NAMED)}."
+        yield f"Missing: {_modules(len(found.only_a))}: {listed(list(found.only_a), _NAMED)}."
     if found.only_b:
         names = listed(list(found.only_b), _NAMED)
-        yield f"{_modules(len(found.only_b))} that it should not have: {names}."
+        yield f"Added: {_modules(len(found.only_b))}: {names}."
     if found.skipped:
         yield f"Not compared: {listed(list(found.skipped), _NAMED)}."
 

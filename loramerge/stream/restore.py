@@ -21,22 +21,28 @@ __all__ = ["restored"]
 
 
 class _Compared(Nowhere):
-    """Takes what a bake would write, and compares it with the bytes that are there."""
+    """Takes what a bake would write, and compares it with the bytes that are there.
+
+    What is written twice at a place, because scales had to grow, counts as it is written last.
+    """
 
     def __init__(self, source: PositionedFile) -> None:
         self._source = source
-        self.same = True
+        self._found: dict[int, bool] = {}
+
+    @property
+    def same(self) -> bool:
+        """True if all bytes are those that are there."""
+        return all(self._found.values())
 
     def write(self, offset: int, data: Any) -> None:
         """Compare the data with the bytes at its place."""
         import numpy as np
 
-        if not self.same:
-            return
         wanted = np.frombuffer(data, np.uint8)
         found = np.empty(wanted.size, np.uint8)
         self._source.read_into(offset, found)
-        self.same = equal_bytes(wanted, found)
+        self._found[offset] = equal_bytes(wanted, found)
 
 
 def restored(

@@ -127,9 +127,10 @@ def fused(
     return result
 
 
-# ---- planted faults: function of a sound base and a random generator → tensors, words of the verdict
+# ---- planted faults: function of a sound base and a random generator → tensors, and words of the
+# verdict; a number is the factor of the changed module
 
-Faulty = tuple[dict[str, Array], list[str]]
+Faulty = tuple[dict[str, Array], list[str | float]]
 
 
 def _factors(planted: Planted, times: float = 1.0) -> dict[str, list[float]]:
@@ -179,7 +180,7 @@ def alpha_in_one(planted: Planted, random: Any) -> Faulty:
     factor = float(random.choice([0.25, 0.5, 2.0, 4.0]))
     factors = _factors(planted)
     factors[name] = [factor * w for w in planted.weights]
-    return fused(planted, factors), ["another strength", name, f"×{factor:.3g}"]
+    return fused(planted, factors), ["another strength", name, factor]
 
 
 def subtracted(planted: Planted, random: Any) -> Faulty:

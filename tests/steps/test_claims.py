@@ -48,8 +48,12 @@ def test_a_planted_fault_is_named(name: str, seed: int, dtype: str, tmp_path: Pa
     tensors, words = FAULTS[name](planted, np.random.default_rng(seed))
     found = check(planted, planted.write(tensors))
     assert not found.holds and found.exit_code == 1
-    missing = [one for one in words if one not in found.verdict]
+    missing = [one for one in words if isinstance(one, str) and one not in found.verdict]
     assert missing == [], found.verdict
+    assert found.contents is not None
+    factors = [one for one in words if isinstance(one, float)]
+    strengths = [one.strength for one in found.contents.faults]
+    assert not factors or strengths == pytest.approx(factors, rel=0.02)
 
 
 @pytest.mark.parametrize(
