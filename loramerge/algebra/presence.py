@@ -110,7 +110,7 @@ class Fault:
 def fitted(trace: Trace) -> tuple[Array, Array]:
     """Return the strengths of a module's changes by least squares, and their standard deviations.
 
-    Where changes cannot be told apart the deviation is infinite.
+    Where changes are too much alike to tell them apart the deviation is infinite.
     """
     import numpy as np
 
@@ -138,7 +138,7 @@ def rest_of(trace: Trace, strengths: Array) -> float:
 
 
 def common_strengths(traces: Sequence[Trace], count: int) -> list[float | None]:
-    """Return the strength of each change in all modules; None for one that cannot be told.
+    """Return the strength of each change in all modules; None for one that others hide.
 
     Args:
         count: of changes.
@@ -208,7 +208,7 @@ class Total:
     """The sums over modules of a block, for one change.
 
     Args:
-        strength: by least squares over all of them, None where it cannot be told.
+        strength: by least squares over all of them, None where others hide it.
         rest: norm of T − W − Σ c_j D_j relative to that of T − W.
     """
 

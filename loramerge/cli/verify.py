@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.algebra.compare import in_order
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
-from loramerge.steps.claims import Contents
+from loramerge.steps.claims import CheckpointContents
 from loramerge.verbs.verify import VERB, VerifyResult
 
 _MOST = 40  # blocks that are listed
@@ -36,7 +36,7 @@ def _source(result: VerifyResult) -> str:
     return f"the recipe in its header ({result.source})"
 
 
-def _blocks(found: Contents) -> None:
+def _blocks(found: CheckpointContents) -> None:
     """Show the strength of each adapter in each block."""
     names = in_order(dict.fromkeys(name for one in found.found for name in one.blocks))
     rows = []
@@ -59,6 +59,4 @@ def _strength(block: object) -> str:
     return "–" if strength is None else f"{strength:.3f}"
 
 
-command = verb_command(
-    VERB, render, "loramerge verify my-model.safetensors --base sd21-custom --lora character"
-)
+command = verb_command(VERB, render, "loramerge verify mixed.safetensors")

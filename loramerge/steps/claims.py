@@ -23,7 +23,7 @@ from loramerge.steps.parameters import Context
 from loramerge.stream.likeness import OTHER, Likeness, likeness
 from loramerge.stream.presence import Presence, presence, rounded_anew, sampled
 
-__all__ = ["Claim", "Contents", "Found", "contents_of"]
+__all__ = ["CheckpointContents", "Claim", "FoundAdapter", "contents_of"]
 
 _MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
 _FEW = 4  # modules from which on one strength in all of them is no chance
@@ -50,11 +50,11 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What of an adapter was found.
+class FoundAdapter:
+    """One of the claimed adapters, as it was found.
 
     Args:
-        factor: of the claimed weight; None where it is not there, or cannot be told from others.
+        factor: of the claimed weight; None where it is not there, or is too much like others.
         blocks: block → strength there, as a factor of the claimed weight.
         modules: number of its modules that were measured.
         sound: of those that hold it as they should.
@@ -83,7 +83,7 @@ class Found:
 
 
 @dataclass
-class Contents:
+class CheckpointContents:
     """Adapters in a checkpoint, compared with claims.
 
     Args:
@@ -98,7 +98,7 @@ class Contents:
         types: in which the checkpoint stores these modules.
     """
 
-    found: list[Found]
+    found: list[FoundAdapter]
     faults: list[Fault]
     kept: float | None
     expected: float | None
@@ -134,7 +134,7 @@ class Contents:
 
 def contents_of(
     checkpoint: Checkpoint, base: Checkpoint, claims: Sequence[Claim], context: Context
-) -> Contents:
+) -> CheckpointContents:
     """Find the adapters in a checkpoint.
 
     Raises:
@@ -164,13 +164,13 @@ def contents_of(
         count = sum(number in trace.terms for trace in first.traces)
         factor = factors[number] if there else None
         sound = sum(id(trace) not in faults for trace in own)
-        found.append(Found(claim, factor, blocks, count, sound, told[number]))
+        found.append(FoundAdapter(claim, factor, blocks, count, sound, told[number]))
     absent = {number for number, one in enumerate(found) if one.factor is None}
     relevant = [t for t in here.traces if set(t.terms) - absent]
     asked = math.fsum(trace.asked for trace in relevant)
     moved = math.fsum(trace.moved for trace in first.traces)
     hidden = [t for t in relevant if t.kept is not None and abs(t.kept) < 0.5]
-    return Contents(
+    return CheckpointContents(
         found,
         [faults[id(trace)] for trace in relevant if id(trace) in faults],
         _share(math.fsum(float(t.along.sum()) for t in relevant), asked),

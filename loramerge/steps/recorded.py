@@ -72,7 +72,7 @@ class Recorded:
         return found
 
     def adapter(self, name: str) -> Adapter | Path:
-        """Return the adapter of an input or a step; one that is no file any more is computed again.
+        """Return the adapter of an input or a step; one without a file is computed again.
 
         Raises:
             NotFound, LoramergeError: if it can be neither found nor computed.
@@ -126,7 +126,8 @@ class Recorded:
                 found=listed(sorted(rest), 4),
             )
         context = replace(self.context, known=known, skip_unknown=True)
-        return verb.compute(parameters_from(verb.parameters, values), context).adapter
+        found: Adapter = verb.compute(parameters_from(verb.parameters, values), context).adapter
+        return found
 
     def _reference(
         self, part: Any, items: tuple[str, ...], known: dict[str, Adapter | Path]

@@ -12,7 +12,7 @@ from loramerge.algebra.kinship import ROUNDED
 from loramerge.algebra.presence import Fault
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import listed
-from loramerge.steps.claims import Contents, Found
+from loramerge.steps.claims import CheckpointContents, FoundAdapter
 from loramerge.steps.shown import Shown
 
 __all__ = ["Twice", "VerifyResult"]
@@ -36,7 +36,7 @@ class Twice:
 
 @dataclass(repr=False)
 class VerifyResult(Shown):
-    """Whether a file holds what its recipe says, or what was claimed of it.
+    """The comparison of a file with its recipe, or with what was claimed of it.
 
     Args:
         source: the verb of its recipe, or `given` where the claim was given.
@@ -52,7 +52,7 @@ class VerifyResult(Shown):
     path: str
     source: str
     base: str | None
-    contents: Contents | None
+    contents: CheckpointContents | None
     comparison: Comparison | None = None
     changed: dict[str, float] = field(default_factory=dict)
     twice: list[Twice] = field(default_factory=list)
@@ -124,7 +124,7 @@ class VerifyResult(Shown):
         }
 
 
-def _adapter(one: Found) -> dict[str, Any]:
+def _adapter(one: FoundAdapter) -> dict[str, Any]:
     return {
         "adapter": one.claim.label,
         "claimed": one.claim.weight.text() if one.claim.stated else None,
@@ -140,7 +140,7 @@ def _adapter(one: Found) -> dict[str, Any]:
     }
 
 
-def _fault(one: Fault, found: Contents) -> dict[str, Any]:
+def _fault(one: Fault, found: CheckpointContents) -> dict[str, Any]:
     return {
         "module": one.module,
         "sort": one.sort,
@@ -152,7 +152,7 @@ def _fault(one: Fault, found: Contents) -> dict[str, Any]:
 # --- words ------------------------------------------------------------------------------------------
 
 
-def _of_checkpoint(found: Contents) -> Iterator[str]:
+def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     if found.holds and not found.missing:
         yield "It holds what it should." if _stated(found) else "It holds the adapters."
     else:
@@ -183,15 +183,15 @@ def _of_checkpoint(found: Contents) -> Iterator[str]:
         )
 
 
-def _stated(found: Contents) -> bool:
+def _stated(found: CheckpointContents) -> bool:
     return all(one.claim.stated for one in found.found)
 
 
-def _strength(one: Found) -> str:
+def _strength(one: FoundAdapter) -> str:
     """Return the sentence on the strength of one adapter."""
     label, claim = one.claim.label, one.claim
     if not one.told:
-        return f"{label} cannot be told from the other adapters."
+        return f"{label} is too much like the other adapters to tell its strength."
     if one.factor is None:
         fits = [b.strength for b in one.blocks.values() if b.strength is not None]
         span = f": its blocks fit strengths from {min(fits):.2g} to {max(fits):.2g}" if fits else ""
@@ -210,7 +210,7 @@ def _strength(one: Found) -> str:
     )
 
 
-def _reason(one: Found) -> str:
+def _reason(one: FoundAdapter) -> str:
     """Return what a factor of the strength is a sign of."""
     factor = one.factor or 0.0
     if abs(factor - 2) <= 2 * _CLOSE:
@@ -230,7 +230,7 @@ def _reason(one: Found) -> str:
     return ""
 
 
-def _faults(found: Contents) -> Iterator[str]:
+def _faults(found: CheckpointContents) -> Iterator[str]:
     """Yield a sentence for each sort of fault."""
     sorts: dict[str, list[Fault]] = {}
     for fault in found.faults:
@@ -249,7 +249,7 @@ def _faults(found: Contents) -> Iterator[str]:
                 yield f"In {count} there is something else than the adapters: {names}."
 
 
-def _named(one: Fault, found: Contents) -> str:
+def _named(one: Fault, found: CheckpointContents) -> str:
     several = len(found.found) > 1
     match one.sort:
         case "strength":
@@ -296,8 +296,8 @@ def _of_adapter(result: VerifyResult) -> Iterator[str]:
     if found.only_a:
         yield f"Missing: {_modules(len(found.only_a))}: {listed(list(found.only_a), _NAMED)}."
     if found.only_b:
-        names = listed(list(found.only_b), _NAMED)
-        yield f"Added: {_modules(len(found.only_b))}: {names}."
+        more = listed(list(found.only_b), _NAMED)
+        yield f"Added: {_modules(len(found.only_b))}: {more}."
     if found.skipped:
         yield f"Not compared: {listed(list(found.skipped), _NAMED)}."
 

@@ -126,7 +126,7 @@ class Likeness:
 
     Args:
         measured: every parameter that both have.
-        constants: number of tensors of both that are no weights, compared by their bytes;
+        constants: number of tensors of both beside the weights, compared by their bytes;
             other_constants: names of those that differ.
         only_a, only_b: part → names of tensors that the other lacks.
         misfits: parameters with another shape in each, with both.
@@ -378,7 +378,7 @@ def _blocks(pair: PlacePair) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Other:
-    """A tensor that is no weight of a network that a family describes."""
+    """A tensor beside the networks that a family describes."""
 
     part: str
     file: CheckpointFile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from loramerge.stream.walk import Buffers, Nowhere
 __all__ = ["restored"]
 
 
-class _Compared(Nowhere):
+class _ByteCheck(Nowhere):
     """Takes what a bake would write, and compares it with the bytes that are there.
 
     What is written twice at a place, because scales had to grow, counts as it is written last.
@@ -106,7 +106,7 @@ def _alike(file: CheckpointFile, other: CheckpointFile, name: str) -> bool:
 
 def _is_baked(
     item: tuple[CheckpointFile, str, CheckpointFile],
-    edits: dict[CheckpointFile, dict[str, Sequence[Edit]]],
+    edits: Mapping[CheckpointFile, Mapping[str, Sequence[Edit]]],
     buffers: Buffers,
 ) -> bool:
     """Return whether the base with the adapters has the bytes of the checkpoint."""
@@ -118,6 +118,6 @@ def _is_baked(
     held = edits[other][name][0].place.require_held()
     if any(beside not in infos for beside in held.beside):
         return False
-    out = _Compared(tensor.source)
+    out = _ByteCheck(tensor.source)
     compute_tensor(name, other.open()[0], infos, edits[other][name], None, False, out).run(buffers)
     return out.same

@@ -99,7 +99,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
         "adding", "architecture", "commands", "extract", "formats", "library", "merging", "operators",
-        "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training", "weights",
+        "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training", "verifying", "weights",
     )
 ]  # fmt: skip
 
@@ -124,6 +124,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
         "resizing",
         "tiny",
         "training",
+        "verifying",
         "weights",
     )
 ]
