@@ -141,22 +141,12 @@ def contents_of(
         LoramergeError: see `stream.presence.presence`.
     """
     settings: dict[str, Any] = {"threads": context.threads, "notify": context.notify}
-
-    def measured(factors: Sequence[float]) -> Presence:
-        inputs = [
-            (one.adapter, one.weight.times(factor))
-            for one, factor in zip(claims, factors, strict=True)
-        ]
-        found = presence(checkpoint, base, inputs, **settings)
-        return replace(found, traces=rounded_anew(found, base, **settings))
-
-    first = measured([1.0] * len(claims))
-    factors, told = _factors(first, base, claims, context)
-    here = first if all(one == 1.0 for one in factors) else measured(factors)
-    faults = {id(trace): fault for trace in here.traces if (fault := fault_of(trace)) is not None}
+    first = presence(checkpoint, base, [(one.adapter, one.weight) for one in claims], **settings)
+    factors, told, traces = _strengths(first, base, claims, context)
+    faults = {id(trace): fault for trace in traces if (fault := fault_of(trace)) is not None}
     found = []
     for number, claim in enumerate(claims):
-        own = [trace for trace in here.traces if number in trace.terms]
+        own = [trace for trace in traces if number in trace.terms]
         few = len(own) < _FEW
         agreeing = [t for t in own if _agrees(t, number, faults.get(id(t)), few=few)]
         there = factors[number] != 0.0 and _energy(agreeing, number) > _MOST * _energy(own, number)
@@ -166,7 +156,7 @@ def contents_of(
         sound = sum(id(trace) not in faults for trace in own)
         found.append(FoundAdapter(claim, factor, blocks, count, sound, told[number]))
     absent = {number for number, one in enumerate(found) if one.factor is None}
-    relevant = [t for t in here.traces if set(t.terms) - absent]
+    relevant = [trace for trace in traces if set(trace.terms) - absent]
     asked = math.fsum(trace.asked for trace in relevant)
     moved = math.fsum(trace.moved for trace in first.traces)
     hidden = [t for t in relevant if t.kept is not None and abs(t.kept) < 0.5]
@@ -175,7 +165,7 @@ def contents_of(
         [faults[id(trace)] for trace in relevant if id(trace) in faults],
         _share(math.fsum(float(t.along.sum()) for t in relevant), asked),
         _share(math.fsum(t.asked * (1.0 if t.kept is None else t.kept) for t in relevant), asked),
-        _norm(_rest(first, here), moved),
+        _norm(_rest(first, traces), moved),
         _norm(math.fsum(trace.rounding for trace in first.traces), moved),
         first.missing,
         likeness(base, checkpoint, skip=first.touched, **settings),
@@ -207,31 +197,40 @@ def _norm(rest: float, whole: float) -> float:
     return math.sqrt(rest / whole) if 0 < whole < math.inf else 0.0 if whole == 0 else math.inf
 
 
-def _rest(first: Presence, here: Presence) -> float:
-    """Return ‖T − W − Σ c_j D_j‖² over all modules."""
-    left = {trace.module for trace in here.traces}
-    found = [trace.moved - 2 * float(trace.along.sum()) + trace.asked for trace in here.traces] + [
+def _rest(first: Presence, traces: Sequence[Trace]) -> float:
+    """Return ‖T − W − Σ c_j D_j‖² over all modules; the traces are at the strengths c_j."""
+    left = {trace.module for trace in traces}
+    found = [trace.moved - 2 * float(trace.along.sum()) + trace.asked for trace in traces] + [
         trace.moved for trace in first.traces if trace.module not in left
     ]
     return max(0.0, math.fsum(found)) if all(map(math.isfinite, found)) else math.inf
 
 
-def _factors(
+def _strengths(
     found: Presence, base: Checkpoint, claims: Sequence[Claim], context: Context
-) -> tuple[list[float], list[bool]]:
-    """Return the factor of each claimed weight, 0 for one that is not there, and whether it is told."""
-    if all(claim.stated for claim in claims) and _agree(found.traces):
-        return [1.0] * len(claims), [True] * len(claims)
+) -> tuple[list[float], list[bool], list[Trace]]:
+    """Return the factor of each claimed weight, whether it is told, and the traces at these factors.
+
+    The factor of an adapter that is not there is 0.
+    """
+    ones = [1.0] * len(claims)
+    if all(claim.stated for claim in claims):
+        traces = rounded_anew(found, base, threads=context.threads, notify=context.notify)
+        if _agree(traces):
+            return ones, [True] * len(claims), traces
     common = common_strengths(found.traces, len(claims))
     told = [one is not None for one in common]
     factors = [0.0 if one is None else one for one in common]
-    if found.kept_types and any(factors):
-        factors = _before_rounding(found, base, factors, context)
+    traces = rounded_anew(found.grown(factors), base, threads=context.threads)
     result = []
-    for claim, factor in zip(claims, factors, strict=True):
+    for claim, factor in zip(
+        claims, _before_rounding(found, base, factors, traces, context), strict=True
+    ):
         near = claim.stated and abs(factor - 1.0) <= CLOSE
         result.append(1.0 if near else 0.0 if abs(factor) <= CLOSE / 10 else factor)
-    return result, told
+    if result != factors:
+        traces = rounded_anew(found.grown(result), base, threads=context.threads)
+    return result, told, [trace for trace in traces if trace.terms]
 
 
 def _agree(traces: Sequence[Trace]) -> bool:
@@ -241,16 +240,22 @@ def _agree(traces: Sequence[Trace]) -> bool:
 
 
 def _before_rounding(
-    found: Presence, base: Checkpoint, factors: Sequence[float], context: Context
+    found: Presence,
+    base: Checkpoint,
+    factors: Sequence[float],
+    traces: Sequence[Trace],
+    context: Context,
 ) -> list[float]:
     """Return the factors before rounding, of changes on weights that were in the numbers of their type.
 
     Changes below the distance of these numbers are partly lost, so that less is there than was added.
     Modules in which rounding leaves all tell a factor as it was. For adapters without any, rounding anew
     tells how much more must have been added, if it was rounded to nearest; other ways keep all.
+
+    Args:
+        factors: by what is there. traces: at these factors.
     """
-    anew = rounded_anew(found.grown(factors), base, threads=context.threads)
-    kept = {trace.module: 1.0 if trace.kept is None else trace.kept for trace in anew}
+    kept = {trace.module: 1.0 if trace.kept is None else trace.kept for trace in traces}
     whole = [t for t in found.traces if abs(kept.get(t.module, 1.0) - 1.0) <= CLOSE / 2]
     if len(whole) == len(found.traces):
         return list(factors)
@@ -281,7 +286,7 @@ def _growth(found: Presence, base: Checkpoint, factors: Sequence[float], context
         anew = rounded_anew(
             some.grown([one * growth for one in factors]), base, threads=context.threads
         )
-        left = math.fsum((t.kept or 0.0) * t.asked for t in anew) / growth
+        left = math.fsum((1.0 if t.kept is None else t.kept) * t.asked for t in anew) / growth
         return left, math.fsum(t.lost for t in anew)
 
     low, high = 1.0 / 4, _FURTHEST

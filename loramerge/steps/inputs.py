@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,6 @@ __all__ = [
     "adapter_of",
     "at_base",
     "base_path",
-    "checkpoint_at",
     "family_of_file",
     "is_adapter",
     "is_checkpoint",
@@ -87,15 +85,14 @@ def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
             path = _base_instead(reference, context)
             if path is None:
                 raise
-    checkpoint = None if reference.adapter else checkpoint_at(path)
-    if checkpoint is None:
-        here = replace(context, known={**context.known, reference.name: path})
-        return adapter_of(reference, here)
-    if reference.weight != Weight():
+    found = _opened(path)
+    if isinstance(found, Adapter) and found.deltas:
+        warn_of(found, context.notify)
+    elif not isinstance(found, Adapter) and reference.weight != Weight():
         raise UsageError(
             "a checkpoint has no weight here", found=str(reference), hint=f"give {reference.name}"
         )
-    return checkpoint
+    return found
 
 
 def _base_instead(reference: Reference, context: Context) -> Path | None:
@@ -106,15 +103,27 @@ def _base_instead(reference: Reference, context: Context) -> Path | None:
         return None
 
 
-def checkpoint_at(path: Path) -> Checkpoint | None:
-    """Return the checkpoint at a path; None for an adapter, and for what is neither."""
+def _opened(path: Path) -> Adapter | Checkpoint:
+    """Return the adapter or the checkpoint at a path.
+
+    Raises:
+        LoramergeError: see `adapter.load.load`.
+    """
+    try:
+        adapter = load(path)
+    except FormatError:
+        found = _checkpoint_at(path)
+        if found is None:
+            raise
+        return found
+    found = _checkpoint_at(path) if adapter.only_replaces else None
+    return adapter if found is None else found
+
+
+def _checkpoint_at(path: Path) -> Checkpoint | None:
+    """Return the checkpoint at a path, None if there is none."""
     from loramerge.checkpoint import open_checkpoint
 
-    try:
-        if not load(path).only_replaces:
-            return None
-    except FormatError:
-        pass
     try:
         found = open_checkpoint(path)
     except LoramergeError:

@@ -144,7 +144,9 @@ def _fault(one: Fault, found: CheckpointContents) -> dict[str, Any]:
     return {
         "module": one.module,
         "sort": one.sort,
-        "factors": {found.found[term].claim.label: factor for term, factor in one.off},
+        "factors": [
+            {"adapter": found.found[term].claim.label, "factor": factor} for term, factor in one.off
+        ],
         "unexplained": one.rest if math.isfinite(one.rest) else None,
     }
 
