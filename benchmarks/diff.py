@@ -3,9 +3,9 @@
     python benchmarks/diff.py [-n 3] [--json FILE]
 
 Each round reads both checkpoints (`cat > /dev/null`) and compares them: the same bytes under two names,
-one with an adapter baked into it, and one in which every number differs. All lie in the page cache,
-where reading costs least; so each ratio is the worst case. `verify` looks for the adapter in the baked one,
-which reads the changed tensors again. The distance of some tensors is compared with numpy's in float64.
+one with an adapter baked into it, and one in which every number differs. The files lie in the page
+cache, where reading costs least, or, where the system can be told so, on the disk (`cold`). `verify`
+looks for the adapter in the baked one. The distance is compared with numpy's in float64.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from measure import (
     HERE,
     Check,
+    Sample,
     ensure,
     environment,
+    flush,
     interleave,
     median,
     options,
@@ -42,6 +45,8 @@ SAME, BAKED, TUNED, VERIFY, ADAPTERS = (
     "verify, baked",
     "diff, adapters",
 )
+COLD = "cat of both, cold"
+COLD_TUNED = "diff, every number, cold"
 BOUNDS = {SAME: 2.0, BAKED: 2.0, TUNED: 2.0}
 PEAK = 400  # MB
 SECONDS = 1.5  # of the adapters
@@ -69,12 +74,18 @@ def measure_all(
     bake = [*program, "bake", "--base", str(base), "--lora", str(loras[0]), "-o", str(baked)]
     run(bake, environment(home))
     pairs = {SAME: same, BAKED: baked, TUNED: tuned}
-    cases = {READING: functools.partial(run, ["sh", "-c", f'cat "{base}" "{tuned}" > /dev/null'])}
+    cases: dict[str, Callable[[], Sample]] = {
+        READING: functools.partial(run, ["sh", "-c", f'cat "{base}" "{tuned}" > /dev/null'])
+    }
     for name, path in pairs.items():
         command = [*program, "diff", str(base), str(path)]
         cases[name] = functools.partial(run, command, environment(home))
     check = [*program, "verify", str(baked), "--base", str(base), "--lora", str(loras[0])]
     cases[VERIFY] = functools.partial(run, check, environment(home))
+    if hasattr(os, "posix_fadvise"):
+        both = (base, tuned)
+        cases[COLD] = functools.partial(cold, cases[READING], both)
+        cases[COLD_TUNED] = functools.partial(cold, cases[TUNED], both)
     two = [*program, "diff", *map(str, loras)]
     cases[ADAPTERS] = functools.partial(run, two, environment(home))
     samples = interleave(cases, given.rounds)
@@ -82,12 +93,27 @@ def measure_all(
         Check(f"{name} / {READING}", pairwise(samples, name, READING), bound)
         for name, bound in BOUNDS.items()
     ]
+    if COLD in samples:
+        ratio = pairwise(samples, COLD_TUNED, COLD)
+        checks.append(Check(f"{COLD_TUNED} / {COLD}", ratio, 2.0))
     checks.append(Check(f"{ADAPTERS}, seconds", median(samples[ADAPTERS]), SECONDS))
     checks += [Check(f"peak of {name}, MB", peak(samples[name]), PEAK)
                for name in (SAME, BAKED, TUNED, VERIFY)]  # fmt: skip
     error = error_of([*program, "diff", str(base), str(tuned), "--json"], base, tuned, home)
     checks.append(Check("distance, relative error to float64", error, 1e-5))
     report("diff of two 2.6 GB float16 checkpoints", samples, checks, given.json)
+
+
+def cold(case: Callable[[], Sample], paths: tuple[Path, ...]) -> Sample:
+    """Runs a case with files that are not in the page cache."""
+    for path in paths:
+        flush(path)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+    return case()
 
 
 def error_of(command: list[str], a: Path, b: Path, home: Path) -> float:

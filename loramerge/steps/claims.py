@@ -19,13 +19,15 @@ from loramerge.algebra.presence import (
 )
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
+from loramerge.families.beside import VAE
 from loramerge.steps.parameters import Context
-from loramerge.stream.likeness import OTHER, Likeness, likeness
+from loramerge.stream.likeness import AVERAGE, OTHER, Likeness, likeness
 from loramerge.stream.presence import Presence, presence, rounded_anew, sampled
 
 __all__ = ["CheckpointContents", "Claim", "FoundAdapter", "contents_of"]
 
 _MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
+_BESIDE = (VAE, AVERAGE, OTHER)  # parts beside the networks
 _FEW = 4  # modules from which on one strength in all of them is no chance
 _STEPS = 12  # in the search of a strength that rounding hides
 _FURTHEST = 64.0  # times the strength that is left after rounding
@@ -96,6 +98,7 @@ class CheckpointContents:
         elsewhere: the comparison of all other tensors with the base.
         hidden: number of modules in which rounding leaves less than half of the change.
         types: in which the checkpoint stores these modules.
+        beside: see `contents_of`.
     """
 
     found: list[FoundAdapter]
@@ -108,19 +111,26 @@ class CheckpointContents:
     elsewhere: Likeness
     hidden: int = 0
     types: list[str] = field(default_factory=list)
+    beside: bool = True
 
     @property
     def others(self) -> dict[str, int]:
         """Part → number of tensors that no adapter changes and that differ from the base."""
         parts = self.elsewhere.parts.items()
-        return {name: n for name, gap in parts if (n := gap.differing - gap.rounded)}
+        own = {name: n for name, gap in parts if (n := gap.differing - gap.rounded)}
+        return own if self.beside else {n: one for n, one in own.items() if n not in _BESIDE}
 
     @property
     def lacking(self) -> list[str]:
         """Names of tensors that only one of the two has, or in another shape."""
         one_side = (self.elsewhere.only_a, self.elsewhere.only_b)
+        skipped = (OTHER,) if self.beside else _BESIDE
         names = [
-            n for those in one_side for part, some in those.items() if part != OTHER for n in some
+            name
+            for those in one_side
+            for part, some in those.items()
+            if part not in skipped
+            for name in some
         ]
         return [*names, *self.elsewhere.misfits, *self.elsewhere.unreadable]
 
@@ -133,9 +143,17 @@ class CheckpointContents:
 
 
 def contents_of(
-    checkpoint: Checkpoint, base: Checkpoint, claims: Sequence[Claim], context: Context
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    claims: Sequence[Claim],
+    context: Context,
+    *,
+    beside: bool = True,
 ) -> CheckpointContents:
     """Find the adapters in a checkpoint.
+
+    Args:
+        beside: whether the VAE, and other tensors beside the networks, should be those of the base.
 
     Raises:
         LoramergeError: see `stream.presence.presence`.
@@ -171,6 +189,7 @@ def contents_of(
         likeness(base, checkpoint, skip=first.touched, **settings),
         len(hidden),
         sorted(first.types),
+        beside,
     )
 
 

@@ -111,7 +111,7 @@ def _opened(path: Path) -> Adapter | Checkpoint:
     """
     try:
         adapter = load(path)
-    except FormatError:
+    except LoramergeError:  # a checkpoint, which may be of a format that adapters do not have
         found = _checkpoint_at(path)
         if found is None:
             raise

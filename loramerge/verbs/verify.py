@@ -18,6 +18,7 @@ from loramerge.parameters import Doc
 from loramerge.steps.claims import Claim, contents_of
 from loramerge.steps.inputs import adapter_of, model_of, open_base
 from loramerge.steps.inside import Recipe, inside, parts_in, total_of
+from loramerge.steps.merge_claims import merge_claims
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_reading, predict_report
 from loramerge.steps.provenance import recipe_in
@@ -203,6 +204,11 @@ def _claimed(given: Adapter | Checkpoint, parameters: Verify, context: Context) 
 def _recorded(given: Checkpoint, recorded: Recorded, context: Context) -> VerifyResult:
     """Compare a checkpoint with the recipe in its header."""
     verb, content = recorded.last
+    if verb == "merge":
+        base, claims, notes = merge_claims(content, recorded)
+        contents = contents_of(given, base, claims, context, beside=False)
+        notes = [*notes, *recorded.notes]
+        return VerifyResult(str(given.path), verb, str(base.path), contents, notes=notes)
     if verb not in ("bake", "unbake"):
         raise RecipeError(
             f"what `{verb or 'nothing'}` made cannot be checked by its change",

@@ -154,8 +154,44 @@ def test_refusals(baked):
     baked.refused(2, "verify", "baked.safetensors", "-l", "a", says="--base")
     baked.refused(2, "verify", "a", "-b", "base.safetensors", "-l", "b", says="this is an adapter")
     baked.refused(3, "verify", "nothing", says="nothing")
-    baked.ok("merge", "base.safetensors:0.5", "baked.safetensors:0.5", "-o", "m.safetensors")
-    baked.refused(6, "verify", "m.safetensors", says="loramerge run")
+    slerp = ("merge", "base.safetensors:0.5", "baked.safetensors:0.5", "--method", "slerp")
+    baked.ok(*slerp, "-o", "m.safetensors")
+    baked.refused(6, "verify", "m.safetensors", says=("slerp", "loramerge run"))
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        ("base.safetensors:0.5", "baked.safetensors:0.5"),
+        pytest.param(("baked.safetensors", "tuned.safetensors:0.3"), marks=pytest.mark.long_tail),
+        pytest.param(
+            (
+                "baked.safetensors",
+                "tuned.safetensors:0.3",
+                "--base",
+                "base.safetensors",
+                "lora:b:0.2",
+            ),
+            marks=pytest.mark.long_tail,
+        ),
+    ],
+)
+def test_merges_by_weights_hold_their_recipes(baked, models):
+    tune(baked.folder / "base.safetensors", baked.folder / "tuned.safetensors")
+    baked.ok("merge", *models, "-o", "m.safetensors")
+    found = baked.ok("verify", "m.safetensors", "--json").json
+    assert found["holds"] is True and found["source"] == "merge"
+    if models[0].startswith("base"):
+        half = baked.ok("verify", "m.safetensors", "-b", "base.safetensors", "-l", "a", "-l", "b")
+        assert "a is in it at strength 0.35." in half.out and "strength 0.2." in half.out
+
+    def spoil(arrays, _):
+        name = next(n for n in arrays if "middle_block" in n and n.endswith("attn1.to_q.weight"))
+        arrays[name] = np.array(arrays[name]) * np.float16(1.5)
+
+    rewrite(baked.folder / "m.safetensors", baked.folder / "spoilt.safetensors", spoil)
+    wrong = baked("verify", "spoilt.safetensors")
+    assert wrong.code == 1 and "mid_block.attentions.0.transformer_blocks.0.attn1.to_q" in wrong.out
 
 
 def test_it_is_a_step(run):

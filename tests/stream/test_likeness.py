@@ -184,3 +184,31 @@ def test_the_builders_weights_are_what_is_measured(tmp_path: Path) -> None:
     one, other = (make_weights(modules("sd15"), "F32", seed) for seed in (0, 1))
     keep = {n: v for n, v in one.items() if n.startswith("unet.")}
     assert (found.a, found.b, found.moved) == pytest.approx(dense(keep, other), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda values: float(np.abs(values).sum()),  # another norm
+        lambda values: float((values.reshape(-1)[1:] ** 2).sum()),  # a number left out
+        lambda values: float((values.astype("float16") ** 2).sum()),  # in half precision
+    ],
+)
+def test_wrong_sums_would_be_noticed(wrong, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_energy", wrong)
+    with pytest.raises(AssertionError):
+        test_sums_are_those_of_float64("F32", tmp_path)
+
+
+def test_a_reader_without_heads_order_or_scale_would_be_noticed(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Layouts that store rows fused are told apart only if the right rows are read."""
+    real = module.PlacePair
+
+    def shifted(one, other):
+        return real(one._replace(part=0), other)
+
+    monkeypatch.setattr(module, "PlacePair", shifted)
+    with pytest.raises(AssertionError):
+        test_layouts_make_no_difference("sd21", tmp_path)
