@@ -66,6 +66,13 @@ class Trace:
         return float(self.along.sum()) / self.asked if self.asked > 0 else 1.0
 
     @property
+    def spread(self) -> float:
+        """How far the share may be from its true value by chance, as rounding has it."""
+        if self.asked <= 0:
+            return math.inf
+        return _DEVIATIONS * math.sqrt(self.rounding / max(1, self.elements) / self.asked)
+
+    @property
     def rounding(self) -> float:
         """The energy that rounding explains, by the types or by rounding anew, whichever is more."""
         return max(self.noise, self.lost)
@@ -181,8 +188,7 @@ def fault_of(trace: Trace) -> Fault | None:
     rest = rest_of(trace, np.ones(len(trace.terms)))
     allowed = _ROUNDINGS * trace.rounding + CLOSE**2 * asked
     kept = 1.0 if trace.kept is None else trace.kept
-    near = CLOSE + _ROUGH * abs(1.0 - kept)
-    near += _DEVIATIONS * math.sqrt(trace.rounding / max(1, trace.elements) / asked)
+    near = CLOSE + _ROUGH * abs(1.0 - kept) + trace.spread
     shares = (1.0, kept)
     if rest <= allowed and min(abs(trace.share - one) for one in shares) <= near:
         return None

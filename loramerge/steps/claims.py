@@ -28,6 +28,7 @@ __all__ = ["CheckpointContents", "Claim", "FoundAdapter", "contents_of"]
 
 _MOST = 0.5  # share of an adapter's energy whose modules agree, if it is in a checkpoint
 _BESIDE = (VAE, AVERAGE, OTHER)  # parts beside the networks
+_TELLING = 0.5  # of a share: a module whose share may be further off by chance says nothing
 _FEW = 4  # modules from which on one strength in all of them is no chance
 _STEPS = 12  # in the search of a strength that rounding hides
 _FURTHEST = 64.0  # times the strength that is left after rounding
@@ -165,9 +166,11 @@ def contents_of(
     found = []
     for number, claim in enumerate(claims):
         own = [trace for trace in traces if number in trace.terms]
-        few = len(own) < _FEW
-        agreeing = [t for t in own if _agrees(t, number, faults.get(id(t)), few=few)]
-        there = factors[number] != 0.0 and _energy(agreeing, number) > _MOST * _energy(own, number)
+        telling = [trace for trace in own if trace.spread < _TELLING]
+        few = len(telling) < _FEW
+        agreeing = [t for t in telling if _agrees(t, number, faults.get(id(t)), few=few)]
+        most = _energy(agreeing, number) > _MOST * _energy(telling, number)
+        there = most if telling else factors[number] == 1.0  # which nothing contradicts
         blocks = totals(first.traces, number)
         count = sum(number in trace.terms for trace in first.traces)
         factor = factors[number] if there else None

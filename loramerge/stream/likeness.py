@@ -290,6 +290,7 @@ def same_raw(a: Tensor, b: Tensor) -> bool:
 
 def _measured(item: _Pair, buffers: Buffers) -> Measured:
     site, part, pair = item
+    _expect(pair)
     size = math.prod(pair.tuned.shape)
     gap = Gap(tensors=1, elements=size)
     if not same_stored(pair):
@@ -298,6 +299,16 @@ def _measured(item: _Pair, buffers: Buffers) -> Measured:
     plain = plain_shape(pair.tuned.shape)
     block = block_of(site) if site.modules[0].partition(".")[0] == part else part
     return Measured(site, part, block, gap, (types[0], types[1]), len(plain) > 1)
+
+
+def _expect(pair: PlacePair) -> None:
+    """Let the system fetch the rows of both places while the first of them are compared."""
+    for place in pair:
+        tensor = place.tensor
+        if isinstance(tensor, StoredTensor) and tensor.nbytes:
+            height = tensor.nbytes // max(1, tensor.shape[0])
+            first, last = place.rows
+            tensor.source.expect(tensor.info.start + first * height, (last - first) * height)
 
 
 def _gap(pair: PlacePair, size: int, buffers: Buffers) -> Gap:

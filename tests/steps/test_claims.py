@@ -26,6 +26,9 @@ CASES = [
     for seed in range(12)
     for number, name in enumerate(FAULTS)
 ]
+# on a base in float8 most of a small change is lost, and what is told is less exact
+COARSE = ("layer_lost", "baked_twice", "strength_8", "subtracted", "not_baked", "another_adapter",
+          "not_finite", "norm_changed")  # fmt: skip
 
 
 def check(planted: Planted, out: Path, *, stated: bool = True) -> VerifyResult:
@@ -41,7 +44,8 @@ def check(planted: Planted, out: Path, *, stated: bool = True) -> VerifyResult:
 
 @pytest.mark.parametrize(
     ("name", "seed", "dtype"),
-    [case if case[1] == 0 else tail(*case) for case in CASES],
+    [case if case[1] == 0 else tail(*case) for case in CASES]
+    + [tail(name, seed, "F8_E4M3") for name in COARSE for seed in range(3)],
 )
 def test_a_planted_fault_is_named(name: str, seed: int, dtype: str, tmp_path: Path) -> None:
     planted = plant(tmp_path, seed, dtype)
