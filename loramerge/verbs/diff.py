@@ -12,7 +12,7 @@ from loramerge.algebra.health import examine
 from loramerge.algebra.kinship import ROUNDED, Kinship
 from loramerge.algebra.moments import Moments
 from loramerge.checkpoint import Checkpoint
-from loramerge.errors import AdapterError, FamilyError, LoramergeError, UsageError
+from loramerge.errors import AdapterError, FamilyError, FormatError, LoramergeError
 from loramerge.parameters import Bounds
 from loramerge.steps.checkpoint_diff import CheckpointDiff, DiffResult, diff_checkpoints
 from loramerge.steps.inputs import model_of, weighted
@@ -124,13 +124,12 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         one, two = weighted(a, parameters.a.weight), weighted(b, parameters.b.weight)
         result: DiffResult = diff_adapters(one, two, context, tolerance=parameters.tolerance)
     elif isinstance(a, Adapter) or isinstance(b, Adapter):
-        raise UsageError(
-            "an adapter cannot be compared with a checkpoint",
-            found=" and ".join(
-                f"{x.label if isinstance(x, Adapter) else x.path} "
-                f"({'an adapter' if isinstance(x, Adapter) else 'a checkpoint'})"
-                for x in (a, b)
-            ),
+        adapter, checkpoint = (a, b) if isinstance(a, Adapter) else (b, a)
+        assert isinstance(adapter, Adapter) and isinstance(checkpoint, Checkpoint)
+        raise FormatError(
+            "this is a checkpoint, and cannot be compared with an adapter",
+            file=checkpoint.path,
+            found=f"the adapter {adapter.label}",
             hint="`loramerge verify CHECKPOINT --base BASE --lora ADAPTER` finds one in the other",
         )
     else:

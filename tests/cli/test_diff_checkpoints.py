@@ -70,7 +70,7 @@ def test_one_number_among_all(run):
 def test_names_and_refusals(run):
     run.ok("base", "add", "mine", "base.safetensors")
     assert "bit by bit" in run.ok("diff", "mine", "base.safetensors").out
-    run.refused(2, "diff", "base.safetensors", "a", says="cannot be compared with a checkpoint")
+    run.refused(4, "diff", "base.safetensors", "a", says="cannot be compared with an adapter")
     run.refused(2, "diff", "base.safetensors:0.5", "base.safetensors", says="no weight here")
     run.refused(3, "diff", "base.safetensors", "nothing", says="nothing")
 
