@@ -67,7 +67,7 @@ class Trace:
 
     @property
     def spread(self) -> float:
-        """How far the share may be from its true value by chance, as rounding has it."""
+        """The largest distance of the share from its true value that rounding explains."""
         if self.asked <= 0:
             return math.inf
         return _DEVIATIONS * math.sqrt(self.rounding / max(1, self.elements) / self.asked)

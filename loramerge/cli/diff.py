@@ -10,7 +10,7 @@ from loramerge.cli import show
 from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
-from loramerge.stream.likeness import Gap
+from loramerge.stream.gaps import Gap
 from loramerge.verbs.diff import VERB, AdapterDiff, CheckpointDiff, DiffResult
 
 _LONGEST = 60

@@ -13,7 +13,8 @@ from loramerge.errors import listed
 from loramerge.files.dtypes import DTYPES
 from loramerge.steps.parameters import Context
 from loramerge.steps.shown import Shown
-from loramerge.stream.likeness import AVERAGE, OTHER, Gap, Likeness, likeness
+from loramerge.stream.gaps import AVERAGE, OTHER, Gap, Likeness
+from loramerge.stream.likeness import likeness
 
 __all__ = ["CheckpointDiff", "DiffResult", "diff_checkpoints"]
 

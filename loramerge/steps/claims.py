@@ -21,7 +21,8 @@ from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
 from loramerge.families.beside import VAE
 from loramerge.steps.parameters import Context
-from loramerge.stream.likeness import AVERAGE, OTHER, Likeness, likeness
+from loramerge.stream.gaps import AVERAGE, OTHER, Likeness
+from loramerge.stream.likeness import likeness
 from loramerge.stream.presence import Presence, presence, rounded_anew, sampled
 
 __all__ = ["CheckpointContents", "Claim", "FoundAdapter", "contents_of"]

@@ -7,8 +7,8 @@ norm. Distances are those of the parameters that differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,141 +31,21 @@ from loramerge.stream.counterparts import (
     require_one_family,
     scales_of,
 )
-from loramerge.stream.differences import energy_in, equal_bytes, is_bare, rounding_in, same_bytes
+from loramerge.stream.differences import energy_in, is_bare, rounding_in
+from loramerge.stream.gaps import AVERAGE, OTHER, Gap, Likeness, Measured
 from loramerge.stream.pairing import PlacePair
 from loramerge.stream.reading import read_weights, stored_rows
-from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers
+from loramerge.stream.same import same_raw, same_stored
+from loramerge.stream.walk import Buffers
 
-__all__ = [
-    "AVERAGE",
-    "OTHER",
-    "Gap",
-    "Likeness",
-    "Measured",
-    "likeness",
-    "part_of",
-    "same_raw",
-    "same_stored",
-]
+__all__ = ["likeness", "part_of"]
 
 _BLOCK = 1 << 16  # elements that are computed with at a time: they stay in the cache
 _SAFE = 1e-24  # squares of float32 that add up to less may have vanished
-_READ = 1 << 22  # bytes of other tensors that are compared at a time
 _WIDE = ("F16", "F32", "F64")  # types that may hold weights that were rounded to a narrower one
-AVERAGE = "running average"  # the part of the weights' running averages
-OTHER = "other tensors"
 
 
 _Pair = tuple[Site, str, PlacePair]  # a parameter, the part that it belongs to, and its places
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The distance of parameters that two checkpoints have; sums, which add up.
-
-    Args:
-        tensors: number of parameters; differing: of those whose numbers differ.
-        rounded: of those in which rounding to the types of the two explains every difference.
-        a, b: ‖A‖² and ‖B‖² of those that differ; moved: ‖B − A‖² of them.
-        elements, changed: numbers in all parameters, and in those that differ.
-    """
-
-    tensors: int = 0
-    differing: int = 0
-    rounded: int = 0
-    a: float = 0.0
-    b: float = 0.0
-    moved: float = 0.0
-    elements: int = 0
-    changed: int = 0
-
-    def __add__(self, other: Gap) -> Gap:
-        return Gap(
-            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
-        )
-
-    @property
-    def distance(self) -> float:
-        """‖B − A‖ / the larger of ‖A‖ and ‖B‖, over the parameters that differ; 0 without any."""
-        larger = max(self.a, self.b)
-        if not self.differing:
-            return 0.0
-        return math.sqrt(self.moved / larger) if 0.0 < larger < math.inf else math.inf
-
-    @property
-    def cosine(self) -> float | None:
-        """⟨A, B⟩ / (‖A‖ ‖B‖) over the parameters that differ; None where a norm is 0 or not finite."""
-        product = math.sqrt(self.a * self.b)
-        if not 0.0 < product < math.inf:
-            return None
-        return min(1.0, max(-1.0, (self.a + self.b - self.moved) / (2 * product)))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One parameter of both checkpoints.
-
-    Args:
-        part: component, VAE, or another part of a checkpoint that holds it.
-        block: of the model.
-        types: the types in which the two store it.
-        matrix: whether it has two axes or more.
-    """
-
-    site: Site
-    part: str
-    block: str
-    gap: Gap
-    types: tuple[str, str]
-    matrix: bool
-
-
-@dataclass
-class Likeness:
-    """Two checkpoints of one family, compared.
-
-    Args:
-        measured: every parameter that both have.
-        constants: number of tensors of both beside the weights, compared by their bytes;
-            other_constants: names of those that differ.
-        only_a, only_b: part → names of tensors that the other lacks.
-        misfits: parameters with another shape in each, with both.
-        unreadable: parameters that are stored in a way which cannot be read.
-    """
-
-    measured: list[Measured] = field(default_factory=list)
-    constants: int = 0
-    other_constants: list[str] = field(default_factory=list)
-    only_a: dict[str, list[str]] = field(default_factory=dict)
-    only_b: dict[str, list[str]] = field(default_factory=dict)
-    misfits: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-    @property
-    def total(self) -> Gap:
-        """The sums over all parameters."""
-        return _sum(self.measured)
-
-    @property
-    def matrices(self) -> Gap:
-        """The sums over the parameters with two axes or more."""
-        return _sum(one for one in self.measured if one.matrix)
-
-    @property
-    def parts(self) -> dict[str, Gap]:
-        """Part → sums."""
-        return _by(self.measured, "part")
-
-    @property
-    def blocks(self) -> dict[str, Gap]:
-        """Block → sums."""
-        return _by(self.measured, "block")
-
-    @property
-    def largest(self) -> Measured | None:
-        """The parameter with the largest distance, None where none differs."""
-        found = [one for one in self.measured if one.gap.differing]
-        return max(found, key=lambda one: one.gap.distance, default=None)
 
 
 def likeness(
@@ -225,64 +105,6 @@ def part_of(site: Site, file: CheckpointFile, name: str, checkpoint: Checkpoint)
     if file.component:
         return file.component
     return OTHER if checkpoint.candidates else next(iter(checkpoint.layouts), OTHER)
-
-
-def same_stored(pair: PlacePair) -> bool:
-    """Return whether two places hold the same bytes, scales beside them included."""
-    import numpy as np
-
-    one, other = (place.held for place in pair)
-    if one is None or other is None:
-        return same_raw(pair.tuned.tensor, pair.base.tensor)
-    if type(one) is not type(other) or pair.tuned.tensor.dtype != pair.base.tensor.dtype:
-        return False
-    if is_bare(pair.tuned) and is_bare(pair.base):
-        return same_bytes(pair)
-    names = [(*held.beside, *held.marks) for held in (one, other)]
-    files = [place.file.open()[0] for place in pair]
-    if len(names[0]) != len(names[1]) or any(
-        name not in tensors for those, tensors in zip(names, files, strict=True) for name in those
-    ):
-        return False
-    flags = [(p.transposed, p.swapped, p.heads, p.rows, p.tensor.shape) for p in pair]
-    if flags[0] != flags[1] or not all(
-        same_raw(files[0][x], files[1][y]) for x, y in zip(*names, strict=True)
-    ):
-        return False
-    if one.packing is None:
-        readers: list[Any] = [stored_rows(place.tensor) for place in pair]
-        unit = 1
-    else:
-        assert other.packing is not None
-        readers, unit = [one.packing.raw, other.packing.raw], one.packing.unit
-    first, last = pair.tuned.rows
-    if first % unit:
-        return False
-    columns = max(1, pair.tuned.tensor.size // max(1, pair.tuned.tensor.shape[0]))
-    step = max(unit, BLOCK_ELEMENTS // columns // unit * unit)
-    for start in range(first, last, step):
-        stop = min(start + step, last)
-        if not equal_bytes(*(np.ascontiguousarray(read(start, stop)) for read in readers)):
-            return False
-    return True
-
-
-def same_raw(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors have one type and shape and the same bytes."""
-    import numpy as np
-
-    if (a.dtype, a.shape) != (b.dtype, b.shape):
-        return False
-    if not (isinstance(a, StoredTensor) and isinstance(b, StoredTensor)):
-        return bytes(a.raw()) == bytes(b.raw())
-    for start in range(0, a.nbytes, _READ):
-        size = min(_READ, a.nbytes - start)
-        pair = [np.empty(size, np.uint8) for _ in range(2)]
-        for tensor, out in zip((a, b), pair, strict=True):
-            tensor.source.read_into(tensor.info.start + start, out)
-        if not equal_bytes(*pair):
-            return False
-    return True
 
 
 # ---- one parameter
@@ -441,15 +263,3 @@ def _add_other(found: Likeness, a: Checkpoint, b: Checkpoint) -> list[_Pair]:
         if key not in ours:
             found.only_b.setdefault(one.part, []).append(one.name)
     return pairs
-
-
-def _sum(measured: Iterable[Measured]) -> Gap:
-    return sum((one.gap for one in measured), Gap())
-
-
-def _by(measured: Iterable[Measured], name: str) -> dict[str, Gap]:
-    found: dict[str, Gap] = {}
-    for one in measured:
-        key = getattr(one, name)
-        found[key] = found.get(key, Gap()) + one.gap
-    return found

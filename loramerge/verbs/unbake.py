@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in, step_of
 from loramerge.steps.references import Reference, with_weight_files
-from loramerge.steps.shown import Shown
+from loramerge.steps.unbake_result import UnbakeResult
 from loramerge.steps.writing import UnknownParameter, WeightParameters
 from loramerge.stream.bake import bake as write_plan
 from loramerge.stream.bake import output_size
@@ -124,62 +124,6 @@ class Unbake(WeightParameters, UnknownParameter):
         if not self.lora:
             raise UsageError("unbake needs an adapter", hint=("give ", Setting("lora", "NAME:0.8")))
         components_of(self.skip_missing)
-
-
-@dataclass(repr=False)
-class UnbakeResult(Shown):
-    """A checkpoint without some adapters, and how exact it is.
-
-    Args:
-        restored: number of tensors that have the bytes of the base again.
-        rounding: norm of what rounding changed in this step, relative to that of the weights that
-            were computed; None where none was, and for a dry run.
-        distance: ‖result − base‖ / ‖base‖ of the tensors that differ from the base, where it is given.
-        differing: number of these.
-    """
-
-    headline = ("output", "family", "modules", "restored", "distance")
-
-    output: str
-    dry_run: bool
-    checkpoint: str
-    base: str | None
-    family: str
-    modules: int
-    tensors: int
-    adapters: list[dict[str, str]]
-    skipped: list[str]
-    dtypes: list[str]
-    restored: int = 0
-    size: int | None = None
-    change: float | None = None
-    rounding: float | None = None
-    distance: float | None = None
-    differing: int | None = None
-    touched: list[dict[str, Any]] = field(default_factory=list)
-
-    def json(self) -> dict[str, Any]:
-        """Return the object that `--json` prints."""
-        return {
-            "outputs": [] if self.dry_run else [self.output],
-            "output": self.output,
-            "dry_run": self.dry_run,
-            "checkpoint": self.checkpoint,
-            "base": self.base,
-            "family": self.family,
-            "modules": self.modules,
-            "tensors": self.tensors,
-            "adapters": self.adapters,
-            "skipped": self.skipped,
-            "dtypes": self.dtypes,
-            "restored": self.restored,
-            "size": self.size,
-            "change": self.change,
-            "rounding": self.rounding,
-            "relative_distance": self.distance,
-            "differing": self.differing,
-            "touched": self.touched,
-        }
 
 
 def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:

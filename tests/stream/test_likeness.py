@@ -10,7 +10,8 @@ import pytest
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import FamilyError
 from loramerge.stream import likeness as module
-from loramerge.stream.likeness import Likeness, likeness
+from loramerge.stream.gaps import Likeness
+from loramerge.stream.likeness import likeness
 from tests.builders import small_models
 from tests.builders.bases import (
     STORAGE,
