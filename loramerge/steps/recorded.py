@@ -20,6 +20,13 @@ from loramerge.steps.references import Reference
 
 __all__ = ["Recorded"]
 
+# parameters of a step that lower the ranks of its result, and those that choose how it is written
+_CUTS = frozenset({
+    "rank", "conv_rank", "energy", "ratio", "cumulative", "max_size", "max_error", "max_module_error",
+    "fair",
+})  # fmt: skip
+_WRITTEN = frozenset({"to", "for", "dtype", "skip_unknown", "save"})
+
 
 @dataclass
 class Recorded:
@@ -87,6 +94,23 @@ class Recorded:
             return replace(self, recipe=own).computed(own)
         return self.file(name) if found is None else found
 
+    def uncut(self) -> Adapter | None:
+        """Compute the adapter that the last step cuts to lower ranks, before it is cut.
+
+        None where it does not cut, or does more than to add and to cut.
+
+        Raises:
+            LoramergeError: see `adapter` and `computed`.
+        """
+        word, content = self.last
+        plain = content.keys() <= _CUTS | _WRITTEN | {"adapter", "adapters"}
+        if word not in ("mix", "resize") or not plain or not content.keys() & _CUTS:
+            return None
+        rest = {name: value for name, value in content.items() if name not in _CUTS}
+        if word == "resize":
+            rest = {"adapters": [rest.pop("adapter")], **rest}
+        return self.computed({**self.recipe, "steps": {"exact": {"mix": rest}}})
+
     def computed(self, recipe: Recipe) -> Adapter:
         """Compute the adapter that the last step of a recipe makes.
 
@@ -104,7 +128,9 @@ class Recorded:
             )
         if word == "train":
             raise AdapterError(
-                "a trained adapter is not computed again", file=self.path, hint="nothing to verify"
+                "a trained adapter is not computed again to check it",
+                file=self.path,
+                hint="`loramerge run FILE` trains it again and compares the two",
             )
         known: dict[str, Adapter | Path] = {}
         values: dict[str, Any] = {}

@@ -43,6 +43,8 @@ class VerifyResult(Shown):
         contents: of a checkpoint; None for an adapter.
         comparison: of an adapter computed again (A) and the file (B); None for a checkpoint.
         changed: module → relative distance, of modules of an adapter that differ.
+        lost: ‖ΔW − ΔW_k‖ / ‖ΔW‖ of an adapter that was cut to lower ranks and is the nearest at these,
+            by singular values; None for others.
         twice: adapters that were baked more than once, by the header.
         notes: inputs that are other files than those that were used.
     """
@@ -55,6 +57,7 @@ class VerifyResult(Shown):
     contents: CheckpointContents | None
     comparison: Comparison | None = None
     changed: dict[str, float] = field(default_factory=dict)
+    lost: float | None = None
     twice: list[Twice] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -105,6 +108,7 @@ class VerifyResult(Shown):
                 "relative_distance": self.comparison.total.distance,
                 "modules": len(self.comparison.sites),
                 "changed": self.changed,
+                "lost": self.lost,
                 "missing": list(self.comparison.only_a),
                 "added": list(self.comparison.only_b),
             }
@@ -285,6 +289,11 @@ def _of_adapter(result: VerifyResult) -> Iterator[str]:
     if result.holds:
         exact = "exactly" if distance == 0.0 else f"to {distance:.2g}"
         yield f"It holds what its recipe gives, {exact}, in {_modules(len(found.sites))}."
+        if result.lost is not None:
+            yield (
+                f"No adapter of these ranks is nearer to what was cut; {_percent(result.lost)} of its "
+                "norm is lost."
+            )
         return
     yield "It does not hold what its recipe gives."
     kin = found.kinship

@@ -255,9 +255,13 @@ def _adapter(given: Adapter, recorded: Recorded, context: Context) -> VerifyResu
     """Compare an adapter with what its recipe gives now."""
     again = recorded.computed(recorded.recipe)
     comparison = diff_adapters(again, given, context, tolerance=ROUNDED).comparison
+    exact, lost = recorded.uncut(), None
+    if exact is not None:
+        kin = diff_adapters(exact, given, context, tolerance=ROUNDED).comparison.kinship
+        lost = kin.lost if kin.kind == "resized" and kin.smaller == "B" else None
     return VerifyResult(
         str(_path_of(given)), recorded.last[0], None, None, comparison,
-        notes=recorded.notes, changed=_changed(comparison),
+        notes=recorded.notes, changed=_changed(comparison), lost=lost,
     )  # fmt: skip
 
 

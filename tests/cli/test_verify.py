@@ -96,6 +96,7 @@ def test_adapters_hold_their_recipes(run, command):
     run.ok(*command, "-o", "out.safetensors")
     found = run.ok("verify", "out.safetensors", "--json").json
     assert found["holds"] is True and found["source"] == command[0]
+    assert (found["lost"] is not None) == ("--rank" in command)
 
     def spoil(arrays, _):
         name = next(n for n in arrays if "up" in n or "lora_B" in n)
