@@ -50,6 +50,8 @@ _LAZY = {
     "save_lora_weight": "loramerge.train.lora.saving",
     "train": "loramerge.api",
     "tune_lora_scale": "loramerge.train.lora.modules",
+    "unbake": "loramerge.api",
+    "verify": "loramerge.api",
 }
 
 __all__ = [
@@ -89,6 +91,8 @@ __all__ = [
     "save_lora_weight",
     "train",
     "tune_lora_scale",
+    "unbake",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -113,6 +117,8 @@ if TYPE_CHECKING:
         resize_each,
         save,
         train,
+        unbake,
+        verify,
     )
     from loramerge.errors import LoramergeError, UsageError
     from loramerge.parameters import Bounds, Doc

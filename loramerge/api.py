@@ -40,6 +40,7 @@ from loramerge.signatures import (
     PreviewParameters,
     ResizeParameters,
     TrainParameters,
+    UnbakeParameters,
     key_of,
 )
 from loramerge.steps import engine
@@ -66,6 +67,9 @@ from loramerge.verbs.mix import Mix
 from loramerge.verbs.preview import Preview, PreviewResult, compute_preview
 from loramerge.verbs.resize import CurveResult, Resize, compute_curve, compute_each
 from loramerge.verbs.train.parameters import Train
+from loramerge.verbs.unbake import Unbake, UnbakeResult
+from loramerge.verbs.verify import Verify, VerifyResult
+from loramerge.verbs.verify import verify as _verify
 
 __all__ = [
     "Adapter",
@@ -86,6 +90,8 @@ __all__ = [
     "resize_each",
     "save",
     "train",
+    "unbake",
+    "verify",
 ]
 
 Named = str | PathLike[str]
@@ -390,6 +396,34 @@ def bake(
     return found
 
 
+@_with_parameters(Unbake, UnbakeParameters)
+def unbake(
+    checkpoint: Named,
+    adapters: Weighted | Iterable[Weighted],
+    path: Named,
+    *,
+    threads: int | None = None,
+    notify: Notify = ignore,
+    strip: bool = False,
+    **parameters: Unpack[UnbakeParameters],
+) -> UnbakeResult:
+    """Take adapters out of a checkpoint, and return how exact the result is, as `unbake --json` says it.
+
+    Args:
+        checkpoint: a path, or a registered name.
+        adapters: one or several, with the weights at which they were baked.
+        path: file, or folder where the checkpoint is one.
+    """
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError("unbake takes the path of its output last", found=repr(path))
+    references, context = references_to(
+        listed_adapters(adapters), Context(threads, None, notify, strip)
+    )
+    own: dict[str, Any] = {"checkpoint": checkpoint, "lora": references, "output": path}
+    found: UnbakeResult = _perform("unbake", parameters, own, UnbakeParameters, context, save=True)
+    return found
+
+
 @_with_parameters(Merge, MergeParameters)
 def merge(
     models: Iterable[Weighted],
@@ -461,7 +495,7 @@ def inspect(
 
 
 def diff(a: Given, b: Given, *, threads: int | None = None, notify: Notify = ignore) -> DiffResult:
-    """Compare the changes (ΔW) of two adapters."""
+    """Compare the changes (ΔW) of two adapters, or two checkpoints, which are given by their names."""
     pair = [one_adapter("diff", a), one_adapter("diff", b)]
     (one, two), context = references_to(pair, Context(threads, None, notify))
     return _diff(Diff(a=one, b=two), context)
@@ -501,6 +535,32 @@ def card(
         "force": force,
     }
     return _card(engine.parameters_from(Card, own), Context(notify=notify))
+
+
+def verify(
+    file: Named,
+    *,
+    base: Named | None = None,
+    adapters: Weighted | Iterable[Weighted] = (),
+    inputs: Mapping[str, Named] | None = None,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> VerifyResult:
+    """Check whether a file holds what its recipe says, or the adapters that are given.
+
+    Args:
+        base: checkpoint that the adapters were added to; without it the recipe in the header counts.
+        adapters: those that should be in it; one without a weight is looked for at any strength.
+        inputs: input of the recipe → path, for inputs that are not found by name and digest.
+    """
+    references, context = references_to(listed_adapters(adapters), Context(threads, None, notify))
+    own: dict[str, Any] = {
+        "file": file,
+        "base": base,
+        "lora": references,
+        "input": [f"{name}={fspath(path)}" for name, path in (inputs or {}).items()],
+    }
+    return _verify(engine.parameters_from(Verify, own), context)
 
 
 def compare(

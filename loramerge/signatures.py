@@ -127,7 +127,19 @@ class BakeParameters(TypedDict, total=False):
     keep_touched: str | None
     storage: str | Sequence[str]
     allow_loss: bool
+    allow_again: bool
     allow_nonfinite: bool
+    dry_run: bool
+    force: bool
+
+
+class UnbakeParameters(TypedDict, total=False):
+    """Parameters of `unbake`."""
+
+    skip_unknown: bool
+    base: str | PathLike[str] | None
+    skip_missing: str | Sequence[str]
+    allow_unrecorded: bool
     dry_run: bool
     force: bool
 

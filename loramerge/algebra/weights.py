@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loramerge.adapter import Adapter, Site
@@ -41,6 +41,22 @@ class Weight(PerModule[float]):
             if not abs(value) <= _LARGEST:  # NaN compares with nothing
                 raise UsageError("a weight must be a finite number of float32", found=value)
         super().__post_init__()
+
+    def times(self, factor: float) -> Weight:
+        """Return all its coefficients times a factor."""
+        return replace(
+            self,
+            default=factor * self.default,
+            components={name: factor * one for name, one in self.components.items()},
+            blocks=tuple(factor * one for one in self.blocks),
+            depth=tuple(factor * one for one in self.depth),
+            match=tuple((pattern, factor * one) for pattern, one in self.match),
+        )
+
+    @property
+    def plain(self) -> bool:
+        """True if it is one number for all modules."""
+        return self == Weight(self.default)
 
     @property
     def states_default(self) -> bool:

@@ -21,9 +21,9 @@ __all__ = ["command_named", "render_named", "summaries"]
 
 # the order of the help; others follow by name
 _ORDER = (
-    "inspect", "diff", "compare", "mix", "resize", "convert", "heal", "bake", "extract", "merge",
-    "train", "preview", "meta", "card", "run", "plan", "schema", "recipes", "base", "library",
-    "dialects", "operators", "families", "completion", "demo",
+    "inspect", "diff", "compare", "mix", "resize", "convert", "heal", "bake", "unbake", "verify",
+    "extract", "merge", "train", "preview", "meta", "card", "run", "plan", "schema", "recipes", "base",
+    "library", "dialects", "operators", "families", "completion", "demo",
 )  # fmt: skip
 _FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'
 

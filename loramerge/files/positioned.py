@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,15 @@ class PositionedFile:
         buffer = bytearray(count)
         self.read_into(offset, buffer)
         return bytes(buffer)
+
+    def expect(self, offset: int, count: int) -> None:
+        """Tell the system that bytes will be read soon, where it can be told.
+
+        Threads that read at several places of a file keep it from seeing what comes next.
+        """
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`.

@@ -241,7 +241,7 @@ def _references(parameters: Any) -> Iterator[Reference]:
 
 def _named(reference: Reference, name: str) -> Reference:
     """Return a reference to one thing of another name."""
-    return Reference(name, reference.weight, reference.written, reference.adapter)
+    return replace(reference, name=name)
 
 
 def _as_reference(value: Any) -> Reference:

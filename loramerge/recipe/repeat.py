@@ -148,7 +148,9 @@ def _make(recipe: Mapping[str, Any], target: Path, place: _Place, *, force: bool
     steps[last]["save"] = escape(str(target.absolute()))
     content = {"version": recipe.get("version"), "inputs": inputs, "steps": steps}
     # what refuses these now once left them out, copied or wrote them
-    context = replace(place.context, skip_unknown=True, allow_nonfinite=True, allow_loss=True)
+    context = replace(
+        place.context, skip_unknown=True, allow_nonfinite=True, allow_loss=True, allow_again=True
+    )
     run_recipe(recipe_of(content, place.scratch), context, force=force)
 
 

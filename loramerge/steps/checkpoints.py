@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
+from loramerge.steps.inside import inputs_in, inside, total_of
 from loramerge.steps.outputs import default_name
 from loramerge.steps.provenance import (
     FileInput,
@@ -86,26 +86,23 @@ def left_out(adapters: Iterable[Adapter]) -> Iterator[str]:
             yield f"{adapter.label}: a checkpoint cannot hold embeddings, left out: {names}"
 
 
-def already_inside(base: FileInput, made: Made | None) -> Iterator[str]:
-    """Yield the names of the adapters that are already in the base, according to its header."""
+def already_inside(base: FileInput, made: Made | None) -> Iterator[tuple[str, bool]]:
+    """Yield the adapters that are in the base already, according to its header: name, whether alone.
+
+    One that was baked and taken out again is not in it. One that is only a part of what was baked, such
+    as of a mix, is not there alone.
+    """
     before = recipe_in({RECIPE_KEY: base.recipe or ""})
     if before is None or made is None:
         return
-    digests = {entry["sha256"] for entry in _inputs_in(before)}
+    those = inside(before)
+    alone = {one.sha256 for one in those if total_of(those, one.sha256) != 0.0}
+    out = {one.sha256 for one in those} - alone
+    parts = {entry["sha256"] for entry in inputs_in(before)} - out
     for part in made.content.get("adapters", ()):
         node = part["adapter"]
-        if isinstance(node, FileInput) and node.digest() in digests:
-            yield node.name
-
-
-def _inputs_in(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield every input of a recipe that has a digest, those of its inputs' own recipes too."""
-    for entry in recipe["inputs"].values():
-        if isinstance(entry, Mapping):
-            if "sha256" in entry:
-                yield entry
-            if isinstance(entry.get("recipe"), Mapping):
-                yield from _inputs_in(entry["recipe"])
+        if isinstance(node, FileInput) and (digest := node.digest()) in parts | alone:
+            yield node.name, digest in alone
 
 
 def components_of(words: Sequence[str]) -> list[str]:

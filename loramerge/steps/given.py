@@ -100,7 +100,7 @@ def references_to(
             )
         if weight is not None:
             whole = weight if isinstance(weight, Weight) else Weight(float(weight))
-            reference = replace(reference, weight=whole, written=whole.text())
+            reference = replace(reference, weight=whole, written=whole.text(), stated=True)
         references.append(reference)
     return tuple(references), replace(context, known=known)
 

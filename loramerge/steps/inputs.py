@@ -17,6 +17,7 @@ from loramerge.errors import (
     FormatError,
     LoramergeError,
     Message,
+    NotFound,
     Setting,
     UsageError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "family_of_file",
     "is_adapter",
     "is_checkpoint",
+    "model_of",
     "open_base",
     "read_adapter",
     "require_whole",
@@ -62,6 +64,71 @@ def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -
     if adapter.deltas:
         warn_of(require_whole(adapter) if whole else adapter, context.notify)
     return adapter
+
+
+def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
+    """Return the adapter or the checkpoint that a reference names; its weight is not applied.
+
+    Raises:
+        NotFound: if there is neither of this name.
+        UsageError: if a checkpoint is given a weight.
+        LoramergeError: see `adapter.load.load`.
+    """
+    known = context.known.get(reference.name)
+    if isinstance(known, Adapter):
+        return known
+    path = known
+    if path is None:
+        try:
+            path = reference.path(root=context.root)
+        except NotFound:
+            path = _base_instead(reference, context)
+            if path is None:
+                raise
+    found = _opened(path)
+    if isinstance(found, Adapter) and found.deltas:
+        warn_of(found, context.notify)
+    elif not isinstance(found, Adapter) and reference.weight != Weight():
+        raise UsageError(
+            "a checkpoint has no weight here", found=str(reference), hint=f"give {reference.name}"
+        )
+    return found
+
+
+def _base_instead(reference: Reference, context: Context) -> Path | None:
+    """Return the registered base of a name, None if there is none."""
+    try:
+        return find(reference.name, "bases", root=context.root)
+    except NotFound:
+        return None
+
+
+def _opened(path: Path) -> Adapter | Checkpoint:
+    """Return the adapter or the checkpoint at a path.
+
+    Raises:
+        LoramergeError: see `adapter.load.load`.
+    """
+    try:
+        adapter = load(path)
+    except LoramergeError:  # a checkpoint, which may be of a format that adapters do not have
+        found = _checkpoint_at(path)
+        if found is None:
+            raise
+        return found
+    found = _checkpoint_at(path) if adapter.only_replaces else None
+    return adapter if found is None else found
+
+
+def _checkpoint_at(path: Path) -> Checkpoint | None:
+    """Return the checkpoint at a path, None if there is none."""
+    from loramerge.checkpoint import open_checkpoint
+
+    try:
+        found = open_checkpoint(path)
+    except LoramergeError:
+        return None
+    return found if found.slots else None
 
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:

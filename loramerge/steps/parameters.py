@@ -47,6 +47,7 @@ class Context:
         skip_unknown: leave out unknown tensors of adapters, as the run that made an older file did.
         allow_nonfinite: copy NaN and infinity of bases, as the run that made an older file did.
         allow_loss: write results that rounding took much from, as the run that made an older file did.
+        allow_again: add adapters that a base holds already, as the run that made an older file did.
         model_threads: of torch to train and draw, if not `threads`, which may be a share of one task.
         executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
             them here.
@@ -63,6 +64,7 @@ class Context:
     skip_unknown: bool = False
     allow_nonfinite: bool = False
     allow_loss: bool = False
+    allow_again: bool = False
     model_threads: int | None = None
     executor: Executor | None = None
     details: bool = False

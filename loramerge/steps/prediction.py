@@ -24,7 +24,13 @@ from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
 from loramerge.steps.sizes import encoded_size, stand_in
 
-__all__ = ["Prediction", "predict_adapter", "predict_checkpoint", "predict_report"]
+__all__ = [
+    "Prediction",
+    "predict_adapter",
+    "predict_checkpoint",
+    "predict_reading",
+    "predict_report",
+]
 
 _START = 45_000_000  # bytes of an interpreter with numpy
 _BLOCKS = 12_000_000  # bytes of a bake's buffers for each thread
@@ -183,3 +189,19 @@ def predict_report(adapters: Sequence[Adapter]) -> Prediction:
     total = sum(_elements(delta) for adapter in adapters for delta in adapter.deltas.values())
     sites = sum(len(adapter.deltas) for adapter in adapters)
     return Prediction(modules=sites, seconds=_SITE * sites + 8 * total / _BYTES)
+
+
+def predict_reading(found: Prediction, sizes: Sequence[int]) -> Prediction:
+    """Return a prediction with the reading of checkpoints added.
+
+    Args:
+        sizes: bytes of each.
+    """
+    if not sizes:
+        return found
+    return replace(
+        found,
+        modules=found.modules or None,
+        memory=found.memory + len(sizes) * _BLOCKS,
+        seconds=found.seconds + sum(sizes) / _BYTES,
+    )

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loramerge.algebra.blocks import PRESETS
@@ -50,12 +50,14 @@ class Reference:
     Args:
         written: the weight in the user's words, for output names and tables.
         adapter: whether it says that it names an adapter, where a checkpoint could stand as well.
+        stated: whether a weight is written, and not 1 because there is none.
     """
 
     name: str
     weight: Weight = Weight()
     written: str = "1"
     adapter: bool = False
+    stated: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         """Return the text of the reference."""
@@ -185,10 +187,11 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
         raise UsageError(f"{text!r} has no name of an adapter", hint="write NAME:0.8")
     if not all(math.isfinite(number) for number in (*default, *components.values())):
         raise UsageError(f"{text!r}: a weight must be a finite number")
+    stated = bool(default or written)
     if default or not written:
         written.insert(0, shown_number(default[0]) if default else "1")
     weight = Weight(default[0] if default else 1.0, components, blocks)
-    return Reference(rest, weight, ":".join(written), adapter)
+    return Reference(rest, weight, ":".join(written), adapter, stated)
 
 
 def _says_adapter(text: str, root: Path | None) -> bool:

@@ -6,7 +6,7 @@ every other checkpoint stores the same parameter: by the family's tables, else b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loramerge.adapter import Site
@@ -19,7 +19,10 @@ from loramerge.families.beside import Sort, sort_of
 from loramerge.files.dtypes import PACKED, is_float
 from loramerge.stream.sharing import tied
 
-__all__ = ["Counterparts", "PairedTensors", "named", "pair", "plain_shape", "require_one_family"]
+__all__ = [
+    "Counterparts", "PairedTensors", "counterparts", "named", "pair", "plain_shape",
+    "require_one_family", "scales_of",
+]  # fmt: skip
 
 _CODES = ("I8", "U8")  # types of whole numbers that weights are quantised to
 
@@ -95,18 +98,33 @@ def require_one_family(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
-    """Pair the tensors of checkpoints of one family.
+    """Pair the tensors of checkpoints of one family, to merge them.
 
     Raises:
         FormatError: if a checkpoint stores weights quantised, or with scales that are not understood.
         ShapeError: listing the tensors whose shapes differ.
+    """
+    found = counterparts(checkpoints, _in_one_order)
+    _require_floats(found)
+    _require_shapes(found)
+    return found
+
+
+def counterparts(
+    checkpoints: Sequence[Checkpoint],
+    made: Callable[[Site, tuple[Place | None, ...]], Counterparts] = Counterparts,
+) -> PairedTensors:
+    """Pair the tensors of checkpoints of one family, whatever their storages and shapes.
+
+    Args:
+        made: makes a parameter of its places.
     """
     found = PairedTensors(checkpoints)
     others = [_Lookup(one) for one in checkpoints[1:]]
     owned = _owned(checkpoints[0])
     for file in checkpoints[0].files.weights:
         tensors = file.open()[0]
-        beside = _beside(file)
+        beside = scales_of(file)
         for name in tensors:
             sort = _sort(file, name, beside)
             if sort == "average":
@@ -116,7 +134,7 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
             else:
                 places = owned.get((file, name)) or [_whole(file, name)]
                 parts = [
-                    _in_one_order(site, (place, *(other.place_of(site, place) for other in others)))
+                    made(site, (place, *(other.place_of(site, place) for other in others)))
                     for site, place in sorted(places, key=lambda one: one[1].rows)
                 ]
                 found.parts.setdefault(file, {})[name] = parts
@@ -126,8 +144,6 @@ def pair(checkpoints: Sequence[Checkpoint]) -> PairedTensors:
             found.missing[number] = lacks
         if extra := other.unused():
             found.extra[number] = extra
-    _require_floats(found)
-    _require_shapes(found)
     return found
 
 
@@ -217,7 +233,7 @@ def _sort(file: CheckpointFile, name: str, beside: frozenset[str]) -> Sort:
     return "buffer" if name in beside else sort_of(name, file.component)
 
 
-def _beside(file: CheckpointFile) -> frozenset[str]:
+def scales_of(file: CheckpointFile) -> frozenset[str]:
     """Return the names of the tensors that hold the scales of weights in a file."""
     tensors = file.open()[0]
     return frozenset(
@@ -269,7 +285,7 @@ class _Lookup:
         """Return the tensors of weights that were not asked for, by name."""
         found = {}
         for file in self._checkpoint.files.weights:
-            beside = _beside(file)
+            beside = scales_of(file)
             for name in file.names():
                 if (file, name) in self._used or not _holds_numbers(file, name):
                     continue

@@ -15,7 +15,15 @@ from loramerge.stream.pairing import PairedSite, PlacePair
 from loramerge.stream.reading import read_weights, stored_rows
 from loramerge.stream.walk import BLOCK_ELEMENTS, Buffers
 
-__all__ = ["energy_of", "read_change"]
+__all__ = [
+    "energy_in",
+    "energy_of",
+    "equal_bytes",
+    "is_bare",
+    "read_change",
+    "rounding_in",
+    "same_bytes",
+]
 
 _NOISY = 0.5  # share of the energy that rounding should have, below which it is something else
 _SPREAD = 4.0  # times 1/√n: how far the energy of n roundings may be below the expected one
@@ -62,7 +70,7 @@ def read_change(
     import numpy as np
 
     sums = NoiseSums.zeros(group.flat_shape)
-    if all(_same_bytes(pair) for pair in group.pairs):
+    if all(same_bytes(pair) for pair in group.pairs):
         return Change(None, sums, rounding=False)
     matrix = (buffers or Buffers()).get("change", np.dtype(dtype), group.flat_shape)
     within, types, energy = True, frozenset[str](), 0.0
@@ -83,7 +91,7 @@ def energy_of(group: PairedSite) -> tuple[float, bool]:
     Raises:
         NumericsError: if a checkpoint holds NaN or infinity there.
     """
-    if all(_same_bytes(pair) for pair in group.pairs):
+    if all(same_bytes(pair) for pair in group.pairs):
         return 0.0, False
     total, expected, within = 0.0, 0.0, True
     for block in _blocks(group, "float32", noise=True):
@@ -112,21 +120,23 @@ def _blocks(
         rows = pair.tuned.shape[0]
         height = rows if pair.tuned.transposed or pair.base.transposed else step
         readers = [read_weights([(0, place)], dtype) for place in pair]
-        plain = [_plain(place) for place in pair]
+        plain = [is_bare(place) for place in pair]
         for start in range(0, rows, max(1, height)):
             stop = min(start + height, rows)
             tuned, base = (read(start, stop).reshape(stop - start, columns) for read in readers)
             place = None if out is None else out[begin + start : begin + stop]
             with np.errstate(invalid="ignore", over="ignore"):
                 values = np.subtract(tuned, base, out=place)
-                energy = _energy(values)
+                energy = energy_in(values)
             if not math.isfinite(energy):
                 _refuse_values(group.site, pair, tuned)
-            found = _rounding(pair, plain, start, stop, tuned, base, values) if noise else _NOTHING
+            found = (
+                rounding_in(pair, plain, start, stop, tuned, base, values) if noise else _NOTHING
+            )
             yield _Block(begin + start, values, energy, *found)
 
 
-def _energy(values: Array) -> float:
+def energy_in(values: Array) -> float:
     """Return ‖values‖², infinity or NaN only where a value is that; values are contiguous."""
     import numpy as np
 
@@ -142,7 +152,7 @@ def _energy(values: Array) -> float:
 _NOTHING: tuple[None, bool, frozenset[str]] = (None, False, frozenset())
 
 
-def _rounding(
+def rounding_in(
     pair: PlacePair,
     plain: Sequence[bool],
     start: int,
@@ -178,7 +188,7 @@ def _rounding(
             variances = np.where(by_one, np.maximum(unmoved * size**2, variances), variances)
         return variances, count == values.size, frozenset()
     steps = [
-        spacing(weights, name).reshape(weights.shape) if bare else _steps(place, start, stop)
+        spacing(weights, name).reshape(weights.shape) if bare else steps_of(place, start, stop)
         for place, name, weights, bare in zip(pair, names, (tuned, base), plain, strict=True)
     ]
     variances = (steps[0] ** 2 + steps[1] ** 2) / 12
@@ -187,7 +197,7 @@ def _rounding(
     return variances, within, frozenset({coarser})
 
 
-def _steps(place: Place, start: int, stop: int) -> Array:
+def steps_of(place: Place, start: int, stop: int) -> Array:
     """Return the distances that the stored numbers of weights have from their neighbours."""
     read = read_weights([(0, place)], "float32", stored=_stored_steps)
     return read(start, stop).reshape(stop - start, -1)
@@ -202,16 +212,14 @@ def _stored_steps(place: Place, start: int, stop: int) -> Array:
     return held.dequantise(spacing(rows, place.tensor.dtype), start)
 
 
-def _plain(place: Place) -> bool:
+def is_bare(place: Place) -> bool:
     """Return whether the stored numbers are the weights."""
     held = place.require_held()
     return held.packing is None and held.codec(place.tensor.dtype).plain
 
 
-def _same_bytes(pair: PlacePair) -> bool:
+def same_bytes(pair: PlacePair) -> bool:
     """Return whether both checkpoints hold the same bytes for a parameter, block by block."""
-    import numpy as np
-
     tuned, base = pair
     alike = (
         tuned.tensor.dtype == base.tensor.dtype
@@ -219,8 +227,8 @@ def _same_bytes(pair: PlacePair) -> bool:
         and tuned.swapped == base.swapped
         and tuned.heads == base.heads
         and tuned.tensor.shape[1:] == base.tensor.shape[1:]
-        and _plain(tuned)
-        and _plain(base)
+        and is_bare(tuned)
+        and is_bare(base)
     )
     if not alike:
         return False
@@ -230,11 +238,21 @@ def _same_bytes(pair: PlacePair) -> bool:
     step = max(1, BLOCK_ELEMENTS // columns)
     for start in range(first, last, step):
         stop = min(start + step, last)
-        ours = readers[0](start, stop).view(np.uint8)
-        theirs = readers[1](start - first + other, stop - first + other).view(np.uint8)
-        if not np.array_equal(ours, theirs):
+        ours = readers[0](start, stop)
+        theirs = readers[1](start - first + other, stop - first + other)
+        if not equal_bytes(ours, theirs):
             return False
     return True
+
+
+def equal_bytes(a: Array, b: Array) -> bool:
+    """Return whether two contiguous arrays of one size hold the same bytes."""
+    import numpy as np
+
+    pair = [x.reshape(-1).view(np.uint8) for x in (a, b)]
+    whole = pair[0].size - pair[0].size % 8  # eight at a time are compared several times as fast
+    parts = ((slice(whole), np.uint64), (slice(whole, None), np.uint8))
+    return all(np.array_equal(*(x[part].view(kind) for x in pair)) for part, kind in parts)
 
 
 def _refuse_values(site: Site, pair: PlacePair, tuned: Array) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.checkpoint.conversion import storing_of
-from loramerge.errors import Setting, UsageError, listed
+from loramerge.errors import AdapterError, Setting, UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.parameters import Bounds, Doc
@@ -147,6 +147,14 @@ class Bake(WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
+    allow_again: Annotated[
+        bool,
+        Doc(
+            "Add an adapter once more that is baked into the base already, according to its header; "
+            "without this option that is an error.",
+            result=False,
+        ),
+    ] = False
     allow_nonfinite: Annotated[
         bool,
         Doc(
@@ -222,8 +230,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         return result
     base = base_input(checkpoint)
     made = _made(parameters, base, adapters)
-    for name in already_inside(base, made):
-        context.notify(Warn(f"{name} is baked into this base already"))
+    _require_once(parameters, base, made, context)
     seed = parameters.seed if parameters.rounding == "stochastic" else None
 
     def accept(found: list[Survival]) -> None:
@@ -275,6 +282,30 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
 
 
 VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True)
+
+
+def _require_once(parameters: Bake, base: FileInput, made: Made | None, context: Context) -> None:
+    """Refuse an adapter that the base holds already, according to its header.
+
+    Raises:
+        AdapterError: naming it, unless it may be added once more.
+    """
+    allowed = parameters.allow_again or context.allow_again
+    for name, alone in already_inside(base, made):
+        text = f"{name} is baked into this base already"
+        if not alone:
+            text = f"{name} is a part of what is baked into this base already"
+        elif not allowed:
+            raise AdapterError(
+                text,
+                file=base.path,
+                found="the recipe in its header",
+                hint=(
+                    "give the base without it, as `loramerge unbake` makes it; or add it once more: ",
+                    Setting("allow_again", True),
+                ),
+            )
+        context.notify(Warn(text))
 
 
 # --- before -----------------------------------------------------------------------------------------

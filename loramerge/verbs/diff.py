@@ -1,4 +1,4 @@
-"""diff: how two adapters differ."""
+"""diff: how two adapters, or two checkpoints, differ."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from loramerge.algebra.compare import Comparison, compare, verdict
 from loramerge.algebra.health import examine
 from loramerge.algebra.kinship import ROUNDED, Kinship
 from loramerge.algebra.moments import Moments
-from loramerge.errors import AdapterError, FamilyError, LoramergeError
+from loramerge.checkpoint import Checkpoint
+from loramerge.errors import AdapterError, FamilyError, FormatError, LoramergeError
 from loramerge.parameters import Bounds
-from loramerge.steps.inputs import adapter_of, weighted
+from loramerge.steps.checkpoint_diff import CheckpointDiff, DiffResult, diff_checkpoints
+from loramerge.steps.inputs import model_of, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
-from loramerge.steps.prediction import Prediction, predict_report
+from loramerge.steps.prediction import Prediction, predict_reading, predict_report
 from loramerge.steps.references import Reference
-from loramerge.steps.shown import Shown
 
-__all__ = ["VERB", "Diff", "DiffResult", "diff", "diff_adapters"]
+__all__ = ["VERB", "AdapterDiff", "CheckpointDiff", "Diff", "DiffResult", "diff", "diff_adapters"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """Compare the changes (ΔW) of two adapters of any dialect and rank."""
+    """Compare the changes (ΔW) of two adapters of any dialect and rank, or two checkpoints.
 
-    a: Annotated[Reference, Doc("First adapter.", ("A",), None, "adapters")]
-    b: Annotated[Reference, Doc("Second adapter.", ("B",), None, "adapters")]
+    The checkpoints are of one family, in any layouts and types. Both are read once, in blocks; what is
+    stored in the same bytes is not computed with.
+    """
+
+    a: Annotated[Reference, Doc("First adapter or checkpoint.", ("A",), None, "models")]
+    b: Annotated[Reference, Doc("Second adapter or checkpoint.", ("B",), None, "models")]
     exit_code: Annotated[
         bool,
         Doc("End with exit code 1 if the two differ by more than the tolerance.", recipe=False),
@@ -35,36 +40,26 @@ class Diff:
     tolerance: Annotated[
         float,
         Bounds(ge=0),
-        Doc("Relative distance up to which the two count as the same; 0.002 is rounding to half."),
+        Doc(
+            "Relative distance up to which the two count as the same; 0.002 is rounding to half. Of "
+            "checkpoints it holds for every tensor, and those that differ by rounding to their types "
+            "alone count as the same, too, unless it is 0."
+        ),
     ] = ROUNDED
 
 
-@dataclass(repr=False)
-class DiffResult(Shown):
-    """A verdict in words, and the figures behind it.
+@dataclass(repr=False, kw_only=True)
+class AdapterDiff(DiffResult):
+    """The comparison of two adapters.
 
     Args:
-        checks: whether a difference ends the command with exit code 1.
         measured: norms and spectra of the modules of both, for pages and pictures.
     """
 
-    headline = ("verdict", "differs")
     reported_as = "diff"
 
-    a: str
-    b: str
-    verdict: str
-    differs: bool
     comparison: Comparison
-    facts: dict[str, tuple[Any, Any]]
-    metadata: dict[str, tuple[str | None, str | None]]
-    checks: bool = False
     measured: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command."""
-        return int(self.checks and self.differs)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -124,18 +119,34 @@ def diff(parameters: Diff, context: Context = Context()) -> DiffResult:
         FamilyError: if the two belong to different families.
         ShapeError: if a shared module has two shapes.
     """
-    a, b = (
-        weighted(adapter_of(reference, context), reference.weight)
-        for reference in (parameters.a, parameters.b)
-    )
-    result = diff_adapters(a, b, context, tolerance=parameters.tolerance)
+    a, b = _opened(parameters, context)
+    if isinstance(a, Adapter) and isinstance(b, Adapter):
+        one, two = weighted(a, parameters.a.weight), weighted(b, parameters.b.weight)
+        result: DiffResult = diff_adapters(one, two, context, tolerance=parameters.tolerance)
+    elif isinstance(a, Adapter) or isinstance(b, Adapter):
+        adapter, checkpoint = (a, b) if isinstance(a, Adapter) else (b, a)
+        assert isinstance(adapter, Adapter) and isinstance(checkpoint, Checkpoint)
+        raise FormatError(
+            "this is a checkpoint, and cannot be compared with an adapter",
+            file=checkpoint.path,
+            found=f"the adapter {adapter.label}",
+            hint="`loramerge verify CHECKPOINT --base BASE --lora ADAPTER` finds one in the other",
+        )
+    else:
+        result = diff_checkpoints(a, b, context, tolerance=parameters.tolerance)
     result.checks = parameters.exit_code
     return result
 
 
+def _opened(parameters: Diff, context: Context) -> list[Adapter | Checkpoint]:
+    return [model_of(reference, context) for reference in (parameters.a, parameters.b)]
+
+
 def predict(parameters: Diff, context: Context = Context()) -> Prediction:
     """Predict what comparing takes."""
-    return predict_report([adapter_of(r, context) for r in (parameters.a, parameters.b)])
+    opened = _opened(parameters, context)
+    found = predict_report([one for one in opened if isinstance(one, Adapter)])
+    return predict_reading(found, [one.size for one in opened if not isinstance(one, Adapter)])
 
 
 VERB = Verb("diff", Diff, "report", diff, predict)
@@ -147,7 +158,7 @@ def diff_adapters(
     context: Context = Context(),
     *,
     tolerance: float = ROUNDED,
-) -> DiffResult:
+) -> AdapterDiff:
     """Compare two loaded adapters; see `diff`."""
     a.require_sound()
     b.require_sound()
@@ -193,7 +204,15 @@ def diff_adapters(
         for key in sorted({**one, **two})
         if one.get(key) != two.get(key)
     }
-    result = DiffResult(a.label, b.label, verdict(found), differs, found, facts, metadata)
+    result = AdapterDiff(
+        a=a.label,
+        b=b.label,
+        verdict=verdict(found),
+        differs=differs,
+        facts=facts,
+        metadata=metadata,
+        comparison=found,
+    )
     if context.details:
         first, second = (
             examine(one, spectra=True, threads=context.threads, notify=context.notify).table

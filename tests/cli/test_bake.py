@@ -176,8 +176,23 @@ def test_the_header_contains_the_recipe(run):
     bake = {"base": "base", "adapters": [{"adapter": "a", "weight": 0.8}]}
     assert recipe == {"version": 1, "steps": {"result": {"bake": bake}}}
     assert str(run.folder) not in metadata["loramerge.recipe"]
-    twice = run.ok("bake", "--base", "once.safetensors", "a:0.8", "-o", "twice.safetensors")
+    again = ("bake", "--base", "once.safetensors", "a:0.8", "-o", "twice.safetensors")
+    run.refused(5, *again, says=("baked into this base already", "unbake", "--allow-again"))
+    twice = run.ok(*again, "--allow-again")
     assert "baked into this base already" in twice.err
+    assert "same file" in run.ok("run", "twice.safetensors").out
+
+
+def test_what_was_taken_out_or_mixed_in_may_be_baked_again(run):
+    run.ok("bake", "--base", "base.safetensors", "a:0.8", "-o", "once.safetensors")
+    run.ok("unbake", "once.safetensors", "--lora", "a:0.8", "-o", "out.safetensors")
+    again = run.ok("bake", "--base", "out.safetensors", "a:0.5", "-o", "again.safetensors")
+    assert "already" not in again.err
+    run.ok("mix", "a", "b", "-o", "mixed.safetensors")
+    run.ok("bake", "--base", "base.safetensors", "mixed", "-o", "both.safetensors")
+    run.refused(5, "bake", "--base", "both.safetensors", "mixed", says="already")
+    part = run.ok("bake", "--base", "both.safetensors", "a", "-o", "more.safetensors")
+    assert "a part of what is baked into this base already" in part.err
 
 
 def test_named_bases(run):

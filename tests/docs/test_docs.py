@@ -101,6 +101,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     for name in (
         "adding", "architecture", "commands", "extract", "formats", "health", "library", "merging",
         "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training",
+        "verifying",
         "weights",
     )
 ]  # fmt: skip
@@ -127,6 +128,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
         "resizing",
         "tiny",
         "training",
+        "verifying",
         "weights",
     )
 ]
@@ -135,7 +137,7 @@ WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
 # the lines of docs/commands.md are those of the helps, which tests/cli/test_help.py runs; the others
 # train, and run what tests/shipped_recipes runs
 HELPS = "docs/commands.md"
-LONG_ONES = ("extract", "merging", "recipes", "reports", "resizing", "training")
+LONG_ONES = ("extract", "merging", "recipes", "reports", "resizing", "training", "verifying")
 LONG = tuple(f"docs/{n}.md" for n in LONG_ONES)
 
 

@@ -17,6 +17,7 @@ FUNCTIONS = {
     "heal": ("adapter", "output", "force"),
     "extract": ("tuned", "base", "output", "force"),
     "bake": ("base", "adapters", "lora", "weights", "output", "seed"),
+    "unbake": ("checkpoint", "lora", "weights", "output"),
     "merge": ("models", "weights", "output"),
     "preview": ("base", "adapters", "output", "force", "html"),
     "train": ("base", "images", "output", "force", "dry_run"),
