@@ -169,7 +169,7 @@ def test_a_baked_checkpoint_says_what_is_in_it(run):
     (found,) = run.ok("inspect", "baked", "--json").json
     assert found["merged"] == "bake of a.safetensors × 0.8, b.safetensors into base.safetensors"
     assert "a.safetensors × 0.8" in run.ok("inspect", "baked").out
-    run.ok("bake", "--base", "baked", "b:0.5", "-o", "twice.safetensors")
+    run.ok("bake", "--base", "baked", "b:0.5", "--allow-again", "-o", "twice.safetensors")
     (found,) = run.ok("inspect", "twice", "--json").json
     assert found["merged"] == (
         "bake of b.safetensors × 0.5 into baked.safetensors (bake of a.safetensors × 0.8, "
