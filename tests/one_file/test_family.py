@@ -163,6 +163,8 @@ steps:
   copies: {compare: {files: [a.safetensors, both, named]}, save: copies.json}
   seen: {inspect: {files: [named], base: base.safetensors}, save: seen.json}
   told: {card: {file: both}, save: told.md}
+  undone: {unbake: {checkpoint: tuned, lora: [both]}, save: undone.safetensors}
+  checked: {verify: {file: tuned, base: base.safetensors, lora: [both]}, save: checked.json}
 """
 # which need a class of diffusers, or a file of their own beside the family's
 OF_A_CLASS = {"train", "preview"}
@@ -173,15 +175,16 @@ def test_every_verb_works_with_it(outside: Outside) -> None:
         assert name in OF_A_CLASS or f"{{{name}: " in RECIPE or not verb.in_recipes, name
     (outside.folder / "all.yaml").write_text(RECIPE, "utf-8")
     outside.run("run", "all.yaml")
-    base, tuned, merged, found = (
+    base, tuned, merged, found, undone = (
         read_safetensors(outside.folder / f"{name}.safetensors")[0]
-        for name in ("base", "tuned", "merged", "found")
+        for name in ("base", "tuned", "merged", "found", "undone")
     )
     for layer in LAYERS:
         change = sum(0.5 * (up @ down) for up, down in (factors(s)[layer] for s in (1, 2)))
         before = base[f"{layer}.weight"]
         assert np.allclose(tuned[f"{layer}.weight"], before + change, atol=1e-5), layer
         assert np.allclose(merged[f"{layer}.weight"], before + change / 2, atol=1e-5), layer
+        assert np.allclose(undone[f"{layer}.weight"], before, atol=1e-6), layer
         up, down = (found[f"diffusion_model.{layer}.lora_{x}.weight"] for x in "BA")
         assert np.allclose(up @ down, change, atol=1e-4), layer
     compared = json.loads((outside.folder / "compared.json").read_text("utf-8"))
@@ -190,6 +193,8 @@ def test_every_verb_works_with_it(outside: Outside) -> None:
     assert {file["family"] for file in copies["files"]} == {"toy"} and len(copies["copies"]) == 1
     (seen,) = json.loads((outside.folder / "seen.json").read_text("utf-8"))
     assert seen["dialect"] == "onetrainer" and "13 of 13" in seen["base"]["reason"]
+    checked = json.loads((outside.folder / "checked.json").read_text("utf-8"))
+    assert checked["holds"]
 
 
 @pytest.mark.slow
