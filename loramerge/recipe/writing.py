@@ -18,7 +18,7 @@ from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import stated
 from loramerge.steps.references import Reference
 
-__all__ = ["recipe_content", "write_recipe", "yaml_text"]
+__all__ = ["free_name", "recipe_content", "relative_path", "write_recipe", "yaml_text"]
 
 
 def write_recipe(path: Path, steps: Sequence[tuple[str, Any, Any]]) -> None:
@@ -73,8 +73,8 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
         real = os.path.realpath(place)
         if real not in names:
             stem = bare(place.name) or "input"
-            names[real] = _free(stem, {*inputs, *written})
-            inputs[names[real]] = _relative(place, root)
+            names[real] = free_name(stem, {*inputs, *written})
+            inputs[names[real]] = relative_path(place, root)
         return names[real]
 
     for verb, parameters, result in steps:
@@ -89,8 +89,8 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
         step: dict[str, Any] = {verb: content}
         output = getattr(result, "output", None)
         if output is not None:
-            step["save"] = _relative(Path(output), root)
-        written[_free(verb, {*inputs, *written})] = step
+            step["save"] = relative_path(Path(output), root)
+        written[free_name(verb, {*inputs, *written})] = step
     return {"version": 1, "inputs": escape(inputs), "steps": escape(written)}
 
 
@@ -114,7 +114,7 @@ def _locate(text: str, holds: str) -> Path:
         return find(text, "bases") if holds == "files" else below(None, text)
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative_path(path: Path, root: Path) -> str:
     """Return a path relative to the recipe's folder, or absolute if it is on another drive."""
     try:
         return Path(os.path.relpath(path, root)).as_posix()
@@ -122,7 +122,8 @@ def _relative(path: Path, root: Path) -> str:
         return path.absolute().as_posix()
 
 
-def _free(stem: str, taken: set[str]) -> str:
+def free_name(stem: str, taken: set[str]) -> str:
+    """Return a name for an input or a step that is not taken, as much like the stem as it may be."""
     clean = "".join("_" if c in ":/\\[]{}" or ord(c) < 32 else c for c in stem).strip() or "input"
     name, count = clean, 1
     while name in taken:

@@ -38,6 +38,7 @@ __all__ = [
     "input_of",
     "length_is_known",
     "made_of",
+    "nodes_of",
     "recipe_in",
     "recipe_text",
     "step_of",
@@ -161,11 +162,11 @@ def length_is_known(made: Made | None) -> bool:
 
     Inputs of one name become one if their digests agree, so it is known only if all names differ.
     """
-    names = [node.name for node in _nodes(made) if isinstance(node, FileInput)]
+    names = [node.name for node in nodes_of(made) if isinstance(node, FileInput)]
     return len(set(names)) == len(names)
 
 
-def _nodes(made: Made | None) -> list[Node]:
+def nodes_of(made: Made | None) -> list[Node]:
     """Return a step and everything it depends on, each once and after its own inputs.
 
     Without recursion, and each node once: steps that use one result twice would double the work, and
@@ -232,7 +233,7 @@ def recipe_text(
             inputs[name] = entry
         return name
 
-    for node in _nodes(made):
+    for node in nodes_of(made):
         if isinstance(node, FileInput):
             names[id(node)] = named(node)
         elif node is not made:

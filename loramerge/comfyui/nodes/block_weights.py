@@ -1,0 +1,52 @@
+"""Block weights: an adapter with a weight per block, component or module, added to a stack."""
+
+from __future__ import annotations
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.blocks import PRESETS
+from loramerge.comfyui.node import NOTHING, Named, Node, Slot
+from loramerge.comfyui.running import Stack, weight_from
+from loramerge.errors import UsageError
+
+__all__ = ["NODE"]
+
+
+def _run(
+    adapter: Adapter, preset: str, weights: str, stack: Stack | None = None
+) -> tuple[Stack]:
+    if preset != NOTHING and weights.strip():
+        raise UsageError(
+            "a preset and weights are given, but only one of them counts",
+            hint="choose none as the preset, or empty weights",
+        )
+    weight = weight_from(weights if preset == NOTHING else preset)
+    weight.on(adapter)  # refuses blocks that the adapter does not have
+    return ((*(stack or ()), (adapter, weight)),)
+
+
+NODE = Node(
+    name="LoramergeBlockWeights",
+    title="Block weights",
+    help="Give an adapter a weight for each block, component or module, and add it to a stack.",
+    inputs=(
+        Slot(kind="adapter", name="adapter", help="The adapter."),
+        Slot(
+            kind="choice",
+            name="preset",
+            help="Block weights by name, as in LoRA Block Weight; none: those of the text below.",
+            default=NOTHING,
+            choices=lambda: (NOTHING, *PRESETS),
+        ),
+        Slot(
+            kind="lines",
+            name="weights",
+            help="0.8 for all, unet=0.8:te=0 for components, 12 to 61 numbers for blocks (1,0,0,…), or "
+            "*attn2*=0.5 for modules. Nothing: 1.",
+            default="",
+        ),
+        Slot(kind="stack", name="stack", help="Adapters that come before it.", optional=True),
+    ),
+    outputs=(Named("stack", "stack", "The adapters with their weights."),),
+    run=_run,
+    order=30,
+)

@@ -1,0 +1,43 @@
+"""Mix: combine the adapters of a stack by any merge operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.comfyui.node import Node, Slot, adapter_output, report_output
+from loramerge.comfyui.parameters import options_slot, slots_of, values_of
+from loramerge.comfyui.places import path_of_base
+from loramerge.comfyui.running import Stack, references, report_of, require_adapters, result_of
+from loramerge.verbs.mix import Mix
+
+__all__ = ["NODE"]
+
+_WORDS = ("method", "scale", "correction", "rank", "energy", "max_size", "max_error", "fair", "base")
+
+
+def _run(stack: Stack, **given: Any) -> tuple[Adapter, str]:
+    values = values_of(Mix, _WORDS, given)
+    if "base" in values:
+        values["base"] = path_of_base(values["base"])
+    found, context = references(require_adapters(stack))
+    _, result = result_of("mix", {**values, "adapters": found}, context)
+    return result.adapter, report_of(result)
+
+
+NODE = Node(
+    name="LoramergeMix",
+    title="Mix LoRAs",
+    help="Combine adapters with their weights: exactly (linear), or by another merge operator.",
+    inputs=(
+        Slot(kind="stack", name="stack", help="The adapters with their weights."),
+        *slots_of(Mix, *_WORDS),
+        options_slot(Mix, "density: 0.5"),
+    ),
+    outputs=(
+        adapter_output("The mix. Its weights are applied: use it at weight 1."),
+        report_output(),
+    ),
+    run=_run,
+    order=40,
+)

@@ -1,0 +1,40 @@
+"""Resize: the best approximation of an adapter at lower ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.comfyui.node import Node, Slot, adapter_output, report_output
+from loramerge.comfyui.parameters import options_slot, slots_of, values_of
+from loramerge.comfyui.places import path_of_base
+from loramerge.comfyui.running import references, report_of, result_of
+from loramerge.verbs.resize import Resize
+
+__all__ = ["NODE"]
+
+_WORDS = ("rank", "energy", "ratio", "max_size", "max_error", "base")
+
+
+def _run(adapter: Adapter, **given: Any) -> tuple[Adapter, str]:
+    values = values_of(Resize, _WORDS, given)
+    if "base" in values:
+        values["base"] = path_of_base(values["base"])
+    (found,), context = references([adapter])
+    _, result = result_of("resize", {**values, "adapter": found}, context)
+    return result.adapter, report_of(result)
+
+
+NODE = Node(
+    name="LoramergeResize",
+    title="Resize LoRA",
+    help="Lower the ranks of an adapter with the smallest error. Give one of the criteria.",
+    inputs=(
+        Slot(kind="adapter", name="adapter", help="The adapter."),
+        *slots_of(Resize, *_WORDS),
+        options_slot(Resize, "conv_rank: 4"),
+    ),
+    outputs=(adapter_output("The adapter at its new ranks."), report_output()),
+    run=_run,
+    order=50,
+)

@@ -1,0 +1,140 @@
+"""Running verbs in nodes: adapters in memory as inputs, progress in the interface, figures as text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.algebra.weights import Weight
+from loramerge.errors import UsageError, in_python, spelled
+from loramerge.events import Event, Note, Notify, Progress, Warn
+from loramerge.recipe.made import recipe_of_made
+from loramerge.steps import engine
+from loramerge.steps.given import references_to
+from loramerge.steps.parameters import Context
+from loramerge.steps.provenance import Made
+from loramerge.steps.references import Reference, parse_reference
+from loramerge.steps.shown import Shown
+from loramerge.verbs import verb_named
+
+__all__ = [
+    "Stack",
+    "listener",
+    "recipe_text_of",
+    "references",
+    "report_of",
+    "require_adapters",
+    "result_of",
+    "weight_from",
+]
+
+Stack = Sequence[tuple[Adapter, Weight]]
+_LOG = logging.getLogger("loramerge")
+
+
+def require_adapters(stack: Stack | None) -> Stack:
+    """Return a stack that has adapters.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    if not stack:
+        raise UsageError("the stack has no adapters", hint="choose one in Load LoRA stack")
+    return stack
+
+
+def weight_from(text: str) -> Weight:
+    """Return the weight that a text says, in the words of the command line.
+
+    Args:
+        text: what stands behind the name there: `0.8`, `unet=0.8:te=0`, `OUTALL`, `1,0,0,…`.
+
+    Raises:
+        UsageError: if it is not a weight.
+    """
+    text = text.strip().strip(":")
+    if not text:
+        return Weight()
+    found = parse_reference(f"adapter:{text}")
+    if found.name != "adapter":
+        raise UsageError(
+            f"{text!r} is not a weight",
+            expected="0.8, unet=0.8:te=0, a preset such as OUTALL, or numbers: 1,0,0,…",
+        )
+    return found.weight
+
+
+def references(adapters: Sequence[object]) -> tuple[tuple[Reference, ...], Context]:
+    """Return references to adapters in memory, paths, or pairs of these with weights, and a context."""
+    return references_to(adapters, Context(notify=listener()))
+
+
+def result_of(
+    verb: str, values: Mapping[str, Any], context: Context, *, save: bool = False
+) -> tuple[Any, Any]:
+    """Run a verb, and return its parameters and its result.
+
+    Args:
+        save: whether it writes where its parameters say.
+
+    Raises:
+        LoramergeError: of the verb.
+    """
+    found = verb_named(verb)
+    assert found is not None
+    parameters = engine.parameters_from(found.parameters, values)
+    return parameters, engine.perform(found, parameters, context, save=save)
+
+
+def report_of(result: Shown, leave_out: Sequence[str] = ("outputs", "inputs")) -> str:
+    """Return the figures of a result, one a line."""
+    names = {name.replace("_", " ") for name in leave_out}
+    rows = [tuple(row) for row in result.table_rows()]
+    return "\n".join(f"{name}: {value}" for name, value in rows if name not in names)
+
+
+def recipe_text_of(made: Made | None, save: Path) -> str:
+    """Return the recipe that writes a file again, to be kept beside it.
+
+    Raises:
+        UsageError: if the origin of an adapter is not known.
+    """
+    if made is None:
+        raise UsageError(
+            "there is no recipe: an adapter was not read from a file, nor made by these nodes",
+            hint="save it, and load the file",
+        )
+    return recipe_of_made(made, save, save.parent)
+
+
+def listener() -> Notify:
+    """Return a function that shows progress on the running node, and writes notes to ComfyUI's log.
+
+    Through it a run also ends when the user cancels.
+    """
+    shown: dict[str, Any] = {}
+
+    def notify(event: Event) -> None:
+        if isinstance(event, Progress):
+            _stop_if_cancelled()
+            if event.task not in shown:
+                shown[event.task] = _bar(event.total)
+            shown[event.task].update_absolute(event.done, event.total)
+        elif isinstance(event, (Note, Warn)):
+            level = logging.WARNING if isinstance(event, Warn) else logging.INFO
+            _LOG.log(level, "loramerge: %s", spelled(event.text, in_python))
+
+    return notify
+
+
+def _bar(total: int) -> Any:
+    return import_module("comfy.utils").ProgressBar(total)
+
+
+def _stop_if_cancelled() -> None:
+    import_module("comfy.model_management").throw_exception_if_processing_interrupted()
+
