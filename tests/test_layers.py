@@ -14,7 +14,7 @@ ROOT = Path(loramerge.__file__).parent
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("tiny",),
+    ("tiny", "comfyui"),
     ("recipe",),
     ("api",),
     ("verbs", "signatures"),

@@ -97,6 +97,6 @@ def _input(slot: Slot, io: Any) -> Any:
         return io.String.Input(slot.name, multiline=slot.kind == "lines", **common)
     display = io.NumberDisplay.slider if slot.slider else io.NumberDisplay.number
     numbers = {"min": slot.least, "max": slot.most, "step": slot.step, "display_mode": display}
-    if slot.kind == "whole":
-        return io.Int.Input(slot.name, **common, **numbers)
+    if slot.kind == "whole":  # of one named seed the interface would change the value after each run
+        return io.Int.Input(slot.name, **common, **numbers, control_after_generate=False)
     return io.Float.Input(slot.name, **common, **numbers, round=1e-6)

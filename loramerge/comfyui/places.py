@@ -96,7 +96,7 @@ def output_slots(default: str, folder: str) -> tuple[Slot, ...]:
         Slot(
             kind="choice",
             name="folder",
-            help=f"ComfyUI's output folder, or its models/{folder}, where loaders find it.",
+            help=f"ComfyUI's output folder, in whose folder {folder} loaders look, too, or models/{folder}.",
             default="output",
             choices=lambda: ("output", folder),
         ),

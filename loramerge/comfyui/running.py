@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
-from loramerge.errors import UsageError, in_python, spelled
+from loramerge.errors import UsageError, in_python, listed, sized, spelled
 from loramerge.events import Event, Note, Notify, Progress, Warn
 from loramerge.recipe.made import recipe_of_made
 from loramerge.steps import engine
@@ -90,11 +90,42 @@ def result_of(
     return parameters, engine.perform(found, parameters, context, save=save)
 
 
-def report_of(result: Shown, leave_out: Sequence[str] = ("outputs", "inputs")) -> str:
-    """Return the figures of a result, one a line."""
-    names = {name.replace("_", " ") for name in leave_out}
-    rows = [tuple(row) for row in result.table_rows()]
-    return "\n".join(f"{name}: {value}" for name, value in rows if name not in names)
+def report_of(result: Shown, leave_out: Sequence[str] = ()) -> str:
+    """Return the figures of a result, one a line; paths, and what is empty, are left out.
+
+    Args:
+        leave_out: names of further figures that are not shown.
+    """
+    hidden = {name.replace("_", " ") for name in (*_HIDDEN, *leave_out)}
+    known = {name.replace("_", " "): value for name, value in result.json().items()}
+    lines = []
+    for name, said in (tuple(row) for row in result.table_rows()):
+        form = _FORMS.get(name)
+        if name not in hidden:
+            lines.append(f"{name}: {said if form is None else form(known[name])}")
+    return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _ranks(found: Mapping[int, int]) -> str:
+    """Return `4 (71 modules), 8 (2 modules)`."""
+    counts = [f"{rank} ({n} module{'s' if n != 1 else ''})" for rank, n in found.items()]
+    return listed(counts, 8)
+
+
+_HIDDEN = ("outputs", "inputs", "scale_applied", "path", "trigger_words_kept", "touched")
+_FORMS: Mapping[str, Callable[[Any], str]] = {
+    "relative error": _share,
+    "norm kept": _share,
+    "size": sized,
+    "size before": sized,
+    "ranks": _ranks,
+    "ranks before": _ranks,
+    "ranks after": _ranks,
+}
 
 
 def recipe_text_of(made: Made | None, save: Path) -> str:

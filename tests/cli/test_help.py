@@ -78,7 +78,8 @@ def test_optional_arguments_are_shown_as_such(run):
 
 _WITHOUT_RESULT = {
     "base add", "base remove", "library add", "library remove",
-    "completion install", "completion show", "completion uninstall",
+    "completion install", "completion show", "completion uninstall", "comfyui install",
+    "comfyui uninstall",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ NODE = Node(
     inputs=(
         Slot(kind="choice", name="base", help="Checkpoint to add them to.", choices=bases),
         Slot(kind="stack", name="stack", help="The adapters with their weights."),
-        *output_slots("loramerge/baked", "checkpoints"),
+        *output_slots("checkpoints/baked", "checkpoints"),
         recipe_slot(),
         *slots_of(Bake, *_WORDS),
         options_slot(Bake, "keep_touched: bfloat16"),

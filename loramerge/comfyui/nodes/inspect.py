@@ -14,7 +14,7 @@ from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 
 __all__ = ["NODE"]
 
-_HIDDEN = ("table", "metadata", "findings", "hashes", "base", "error", "size")
+_HIDDEN = ("table", "metadata", "findings", "hashes", "base", "error", "checked", "loads_otherwise")
 
 
 def _run(adapter: Adapter) -> tuple[str, Any]:

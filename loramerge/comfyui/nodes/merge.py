@@ -65,7 +65,7 @@ NODE = Node(
             choices=lambda: (NOTHING, *bases()),
         ),
         _weight("weight_c", "model C"),
-        *output_slots("loramerge/merged", "checkpoints"),
+        *output_slots("checkpoints/merged", "checkpoints"),
         recipe_slot(),
         *slots_of(Merge, *_WORDS),
         options_slot(Merge, "density: 0.5"),

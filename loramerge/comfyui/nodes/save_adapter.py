@@ -32,7 +32,7 @@ NODE = Node(
     help="Write an adapter to a file. Its header says how it was made.",
     inputs=(
         Slot(kind="adapter", name="adapter", help="The adapter."),
-        *output_slots("loramerge/mix", "loras"),
+        *output_slots("loras/mix", "loras"),
         *form_slots(),
     ),
     outputs=(Named("text", "path", "Path of the file."),),

@@ -30,7 +30,7 @@ NODE = Node(
     "Save LoRA, to the byte, beside the recipe.",
     inputs=(
         Slot(kind="adapter", name="adapter", help="The adapter."),
-        *output_slots("loramerge/mix", "loras"),
+        *output_slots("loras/mix", "loras"),
         *form_slots(),
     ),
     outputs=(
