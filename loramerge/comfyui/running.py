@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.algebra.weights import Weight
+from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import UsageError, in_python, listed, sized, spelled
 from loramerge.events import Event, Note, Notify, Progress, Warn
+from loramerge.files.yaml_values import yaml_values
 from loramerge.recipe.made import recipe_of_made
 from loramerge.steps import engine
 from loramerge.steps.given import references_to
@@ -48,10 +49,11 @@ def require_adapters(stack: Stack | None) -> Stack:
 
 
 def weight_from(text: str) -> Weight:
-    """Return the weight that a text says, in the words of the command line.
+    """Return the weight that a text says, in the words of the command line or of recipes.
 
     Args:
-        text: what stands behind the name there: `0.8`, `unet=0.8:te=0`, `OUTALL`, `1,0,0,…`.
+        text: what stands behind the name there: `0.8`, `unet=0.8:te=0`, `OUTALL`, `1,0,0,…`; or a
+            mapping such as `{default: 1, match: {"*attn2*": 0.5}}`.
 
     Raises:
         UsageError: if it is not a weight.
@@ -59,6 +61,8 @@ def weight_from(text: str) -> Weight:
     text = text.strip().strip(":")
     if not text:
         return Weight()
+    if text.startswith("{") or ": " in text:
+        return weight_of(_mapping(text), "weights")
     found = parse_reference(f"adapter:{text}")
     if found.name != "adapter":
         raise UsageError(
@@ -66,6 +70,20 @@ def weight_from(text: str) -> Weight:
             expected="0.8, unet=0.8:te=0, a preset such as OUTALL, or numbers: 1,0,0,…",
         )
     return found.weight
+
+
+def _mapping(text: str) -> Any:
+    try:
+        found = yaml_values(text)
+    except ValueError as error:
+        found = str(error)
+    if not isinstance(found, Mapping):
+        raise UsageError(
+            "the weights cannot be read",
+            expected='a mapping such as {default: 1, match: {"*attn2*": 0.5}}',
+            found=found,
+        )
+    return found
 
 
 def references(adapters: Sequence[object]) -> tuple[tuple[Reference, ...], Context]:

@@ -353,7 +353,7 @@ def _lineage(models: Models) -> dict[str, str]:
     if not models.checkpoints[0][1].candidates:
         return {}
     paths = [model.path.name for _, model in models.checkpoints]
-    paths += [adapter.label for _, adapter in models.adapters]
+    paths += [Path(adapter.label).name for _, adapter in models.adapters]
     names = (name.encode("utf-8", "replace").decode() for name in paths)
     return {"modelspec.merged_from": ", ".join(names)}
 

@@ -47,13 +47,13 @@ def prepare() -> None:
     from loramerge.families import FAMILIES
     from tests.comfyui import narrow
 
-    FAMILIES.add(narrow.FAMILY)
+    FAMILIES.add(narrow.family_of(narrow.WORDS_IN_COMFYUI))
     models: Any = import_module("comfy.supported_models")
     clip: Any = import_module("comfy.sd1_clip")
     config = {
         "num_hidden_layers": narrow.CLIP.layers, "hidden_size": narrow.CLIP.width,
         "num_attention_heads": 4, "intermediate_size": 4 * narrow.CLIP.width,
-        "hidden_act": "quick_gelu", "vocab_size": 49408, "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu", "vocab_size": narrow.WORDS_IN_COMFYUI, "max_position_embeddings": 77,
         "eos_token_id": 49407, "projection_dim": narrow.CLIP.width,
     }  # fmt: skip
 
@@ -104,8 +104,10 @@ def add_test_nodes(nodes: Any) -> None:
 
 
 async def load(nodes: Any) -> None:
-    """Load the custom nodes, as ComfyUI does when it starts."""
+    """Load the custom nodes, as ComfyUI does when it starts, and one of its own that the examples use."""
     await nodes.init_external_custom_nodes()
+    extra = Path(CHECKOUT, "comfy_extras", "nodes_preview_any.py")
+    await nodes.load_custom_node(str(extra), module_parent="comfy_extras")
 
 
 class Server:

@@ -41,7 +41,7 @@ NODE = Node(
             kind="lines",
             name="weights",
             help="0.8 for all, unet=0.8:te=0 for components, 12 to 61 numbers for blocks (1,0,0,…), or "
-            "*attn2*=0.5 for modules. Nothing: 1.",
+            "for modules as in a recipe, {default: 1, match: {'*attn2*': 0.5}}. Nothing: 1.",
             default="",
         ),
         Slot(kind="stack", name="stack", help="Adapters that come before it.", optional=True),
