@@ -45,6 +45,9 @@ def uninstall(folder: str) -> None:
     from loramerge.comfyui.install import uninstall as uninstall_nodes
 
     done = uninstall_nodes(Path(folder).expanduser())
+    if not done.removed:
+        show.line(f"not installed: {done.folder}")
+        return
     show.line(f"removed: {len(done.removed)} files in {done.folder}")
     if done.kept:
         show.line(f"kept, because this command did not write them: {listed(done.kept, 6)}")

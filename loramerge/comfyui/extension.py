@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from loramerge.comfyui.known import known_nodes
-from loramerge.comfyui.node import ADAPTER, STACK, Kind, Named, Node, Slot
+from loramerge.comfyui.node import ADAPTER, STACK, Kind, Node, NodeInput, NodeOutput
 
 __all__ = ["extension"]
 
@@ -17,7 +17,7 @@ def extension() -> Any:
     """Return ComfyUI's extension object, which lists the nodes."""
     latest: Any = import_module("comfy_api.latest")
 
-    class Loramerge(latest.ComfyExtension):  # type: ignore[misc, name-defined]
+    class Loramerge(latest.ComfyExtension):  # type: ignore[misc]
         """The nodes of loramerge."""
 
         async def get_node_list(self) -> list[Any]:
@@ -73,11 +73,11 @@ def _sockets(io: Any) -> Mapping[Kind, Any]:
     }
 
 
-def _output(named: Named, io: Any) -> Any:
+def _output(named: NodeOutput, io: Any) -> Any:
     return _sockets(io)[named.kind].Output(display_name=named.name, tooltip=named.help)
 
 
-def _input(slot: Slot, io: Any) -> Any:
+def _input(slot: NodeInput, io: Any) -> Any:
     """Return an input of ComfyUI."""
     common: dict[str, Any] = {
         "display_name": slot.title,
@@ -97,6 +97,8 @@ def _input(slot: Slot, io: Any) -> Any:
         return io.String.Input(slot.name, multiline=slot.kind == "lines", **common)
     display = io.NumberDisplay.slider if slot.slider else io.NumberDisplay.number
     numbers = {"min": slot.least, "max": slot.most, "step": slot.step, "display_mode": display}
-    if slot.kind == "whole":  # of one named seed the interface would change the value after each run
+    if (
+        slot.kind == "whole"
+    ):  # of one named seed the interface would change the value after each run
         return io.Int.Input(slot.name, **common, **numbers, control_after_generate=False)
     return io.Float.Input(slot.name, **common, **numbers, round=1e-6)

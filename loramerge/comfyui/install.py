@@ -65,7 +65,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Removed:
-    """What `uninstall` did.
+    """The files that `uninstall` removed, and those that stay.
 
     Args:
         removed: files, as relative paths.
@@ -121,12 +121,14 @@ def uninstall(root: Path) -> Removed:
     Files that were changed since, and others, stay.
 
     Raises:
-        FileError: if this is not a ComfyUI. MissingFile: if the nodes are not installed there.
+        FileError: if this is not a ComfyUI, or there is a folder of this name that it did not write.
     """
     folder = _folder_in(root, for_install=False)
     listing = _list_of(folder)
+    if listing is None and folder.exists():
+        raise FileError("this command did not write this folder", file=folder)
     if listing is None:
-        raise MissingFile("the nodes are not installed here", file=folder)
+        return Removed(folder, (), ())
     removed = []
     for name, digest in listing.items():
         path = folder / name

@@ -117,7 +117,7 @@ def _patches(
 
 
 def _leave_out(adapter: Adapter, unread: list[str], skip: bool, skip_denoiser: bool) -> None:
-    """Say what is left out, or refuse it."""
+    """Log the tensors that are left out, or refuse to leave them out."""
     encoders = [key for key in unread if _is_encoder(key)]
     refused = [key for key in unread if not (skip if key in encoders else skip_denoiser)]
     if refused:

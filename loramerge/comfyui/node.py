@@ -10,9 +10,9 @@ __all__ = [
     "ADAPTER",
     "NOTHING",
     "STACK",
-    "Named",
     "Node",
-    "Slot",
+    "NodeInput",
+    "NodeOutput",
     "adapter_output",
     "report_output",
 ]
@@ -27,7 +27,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
-class Named:
+class NodeOutput:
     """An output of a node.
 
     Args:
@@ -41,7 +41,7 @@ class Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
+class NodeInput:
     """An input of a node: a socket, or a widget.
 
     Args:
@@ -97,8 +97,8 @@ class Node:
     name: str
     title: str
     help: str
-    inputs: Sequence[Slot]
-    outputs: Sequence[Named]
+    inputs: Sequence[NodeInput]
+    outputs: Sequence[NodeOutput]
     run: Callable[..., Sequence[Any]]
     writes: bool = False
     fingerprint: Callable[[Mapping[str, Any]], Any] | None = None
@@ -106,11 +106,13 @@ class Node:
     category: str = field(default="loramerge")
 
 
-def adapter_output(help: str) -> Named:
+def adapter_output(help: str) -> NodeOutput:
     """Return the output for the adapter that a node makes."""
-    return Named("adapter", "adapter", help)
+    return NodeOutput("adapter", "adapter", help)
 
 
-def report_output() -> Named:
+def report_output() -> NodeOutput:
     """Return the output for the figures of what a node did."""
-    return Named("text", "report", "What was computed: ranks, sizes, errors. Connect it to Preview Any.")
+    return NodeOutput(
+        "text", "report", "What was computed: ranks, sizes, errors. Connect it to Preview Any."
+    )

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loramerge.comfyui.node import NOTHING, Slot
+from loramerge.comfyui.node import NOTHING, NodeInput
 from loramerge.comfyui.places import bases
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.files.yaml_values import yaml_values
@@ -23,20 +23,20 @@ _WRITING = ("to", "for", "dtype")  # chosen where an adapter is saved
 _LARGEST = 2**31 - 1  # that the interface counts to
 
 
-def slots_of(kind: type[Any], *words: str) -> tuple[Slot, ...]:
+def slots_of(kind: type[Any], *words: str) -> tuple[NodeInput, ...]:
     """Return the widgets of some parameters of a verb, by their words in recipes."""
     known = _known(kind)
     return tuple(_slot(known[word]) for word in words)
 
 
-def options_slot(kind: type[Any], example: str) -> Slot:
+def options_slot(kind: type[Any], example: str) -> NodeInput:
     """Return the input for all other parameters of a verb.
 
     Args:
         example: that the tooltip shows.
     """
     verb = kind.__name__.lower()
-    return Slot(
+    return NodeInput(
         kind="lines",
         name="options",
         help=f"Further parameters of {verb}, one a line, as in a recipe: {example}.",
@@ -114,25 +114,25 @@ def _is_absent(one: Parameter, value: Any) -> bool:
     return False
 
 
-def _slot(one: Parameter) -> Slot:
+def _slot(one: Parameter) -> NodeInput:
     """Return the widget of a parameter."""
     help = _plain(one.doc.help)
     default = None if one.required else one.default
     if one.doc.completes == "bases":
-        return Slot(
+        return NodeInput(
             kind="choice", name=one.word, help=help, default=NOTHING, choices=_with_nothing(bases)
         )
     if one.doc.choices is not None or typing.get_origin(one.kind) is typing.Literal:
         listing = one.doc.choices or (lambda: typing.get_args(one.kind))
         choices = _with_nothing(listing) if one.optional else listing
         default = NOTHING if one.optional else default
-        return Slot(kind="choice", name=one.word, help=help, default=default, choices=choices)
+        return NodeInput(kind="choice", name=one.word, help=help, default=default, choices=choices)
     if one.kind is bool:
-        return Slot(kind="switch", name=one.word, help=help, default=default)
+        return NodeInput(kind="switch", name=one.word, help=help, default=default)
     if one.kind in (int, float):
         whole = one.kind is int
         off = one.optional or default is None
-        return Slot(
+        return NodeInput(
             kind="whole" if whole else "number",
             name=one.word,
             help=f"{help} 0: not used." if off else help,
@@ -141,7 +141,7 @@ def _slot(one: Parameter) -> Slot:
             most=_LARGEST if whole else _most(one),
             step=1 if whole else 0.001,
         )
-    return Slot(kind="text", name=one.word, help=help, default="")
+    return NodeInput(kind="text", name=one.word, help=help, default="")
 
 
 def _with_nothing(listing: Any) -> Any:

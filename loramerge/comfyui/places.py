@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from loramerge.comfyui.node import NOTHING, Slot
+from loramerge.comfyui.node import NOTHING, NodeInput
 from loramerge.errors import MissingFile, OutputExists, UsageError
 from loramerge.files.atomic import may_be_in_name
 
@@ -79,7 +79,7 @@ def state_of(path: Path) -> tuple[str, int, int]:
     return str(path), there.st_mtime_ns, there.st_size
 
 
-def output_slots(default: str, folder: str) -> tuple[Slot, ...]:
+def output_slots(default: str, folder: str) -> tuple[NodeInput, ...]:
     """Return the inputs that say where a file is written.
 
     Args:
@@ -87,23 +87,24 @@ def output_slots(default: str, folder: str) -> tuple[Slot, ...]:
         folder: of models that ComfyUI loads such files from.
     """
     return (
-        Slot(
+        NodeInput(
             kind="text",
             name="name",
             help="Name of the file without its suffix; parts before a / are folders.",
             default=default,
         ),
-        Slot(
+        NodeInput(
             kind="choice",
             name="folder",
-            help=f"ComfyUI's output folder, in whose folder {folder} loaders look, too, or models/{folder}.",
+            help=f"ComfyUI's output folder, or models/{folder}. Loaders look in models/{folder}, and in "
+            f"output/{folder}.",
             default="output",
             choices=lambda: ("output", folder),
         ),
-        Slot(
+        NodeInput(
             kind="choice",
             name="if_exists",
-            help="What to do with an existing file of this name: number the new one, replace it, or refuse.",
+            help="What to do if a file of this name exists: number the new one, replace it, or refuse.",
             default="number",
             choices=lambda: _WAYS,
         ),

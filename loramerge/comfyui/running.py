@@ -181,9 +181,10 @@ def listener() -> Notify:
 
 
 def _bar(total: int) -> Any:
-    return import_module("comfy.utils").ProgressBar(total)
+    from comfy.utils import ProgressBar
+
+    return ProgressBar(total)
 
 
 def _stop_if_cancelled() -> None:
     import_module("comfy.model_management").throw_exception_if_processing_interrupted()
-

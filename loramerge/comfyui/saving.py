@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import NOTHING, Slot
+from loramerge.comfyui.node import NOTHING, NodeInput
 from loramerge.comfyui.running import references, result_of
 from loramerge.dialects import DIALECTS
 
@@ -12,17 +12,18 @@ __all__ = ["form_slots", "in_form"]
 _TYPES = ("float32", "float16", "bfloat16")
 
 
-def form_slots() -> tuple[Slot, ...]:
+def form_slots() -> tuple[NodeInput, ...]:
     """Return the inputs that choose dialect and type."""
     return (
-        Slot(
+        NodeInput(
             kind="choice",
             name="dialect",
-            help="Names of the tensors; none: those of the inputs, if they agree, else the usual ones of the family.",
+            help="Names of the tensors; none: those of the inputs if they agree, else the usual ones of "
+            "the family.",
             default=NOTHING,
             choices=_dialects,
         ),
-        Slot(
+        NodeInput(
             kind="choice",
             name="dtype",
             help="Type of the numbers; none: the widest of the inputs.",

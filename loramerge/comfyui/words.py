@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.comfyui.known import known_nodes
-from loramerge.comfyui.node import Node, Slot
+from loramerge.comfyui.node import Node, NodeInput
 
 __all__ = ["LANGUAGES", "definitions", "menu"]
 
@@ -59,7 +59,7 @@ def _definition(node: Node, language: str) -> dict[str, Any]:
     }
 
 
-def _input(node: Node, slot: Slot, language: str) -> tuple[str, str]:
+def _input(node: Node, slot: NodeInput, language: str) -> tuple[str, str]:
     if language == "en":
         return slot.title, slot.help
     table = _table(language)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Slot
+from loramerge.comfyui.node import NodeInput
 from loramerge.comfyui.places import output_path
 from loramerge.comfyui.running import recipe_text_of, references, report_of, result_of
 from loramerge.files.writer import write_bytes
@@ -20,13 +20,13 @@ from loramerge.steps.references import Reference
 __all__ = ["recipe_slot", "write"]
 
 
-def recipe_slot() -> Slot:
+def recipe_slot() -> NodeInput:
     """Return the input that asks for the recipe beside the checkpoint."""
-    return Slot(
+    return NodeInput(
         kind="switch",
         name="save_recipe",
-        help="Write the recipe beside the checkpoint, as NAME.yaml. `loramerge run` writes the same file by "
-        "it, to the byte.",
+        help="Write the recipe beside the checkpoint. `loramerge run NAME.yaml` writes the same file "
+        "again, to the byte.",
         default=True,
     )
 

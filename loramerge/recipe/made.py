@@ -57,7 +57,9 @@ def recipe_of_made(made: Made, save: Path, root: Path) -> str:
         if isinstance(value, (FileInput, Made)):
             return names[id(value)]
         if isinstance(value, Mapping):
-            if len(value) == 1 and isinstance(only := next(iter(value.values())), (FileInput, Made)):
+            if len(value) == 1 and isinstance(
+                only := next(iter(value.values())), (FileInput, Made)
+            ):
                 return names[id(only)]  # without a weight
             return {key: spelled(part) for key, part in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, str):

@@ -91,6 +91,9 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
     for place in (home / "loras", home / "ComfyUI" / "models" / "loras"):
         place.mkdir(parents=True)
         shutil.copy(folder / "a.safetensors", place / "style.safetensors")
+    (home / "ComfyUI" / "custom_nodes").mkdir()
+    for name in ("nodes.py", "folder_paths.py"):
+        (home / "ComfyUI" / name).write_text("comfy_entrypoint = None\n", "utf-8")
     if pictures:
         prepare_training(folder)
     run.ok("base", "add", "sd21-custom", folder / "models" / "sd21-custom.safetensors", "--force")

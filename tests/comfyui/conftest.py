@@ -53,7 +53,9 @@ class Runner:
         found = self.nodes[kind]
         schema = found.define_schema()
         widgets = {
-            one.id: one.more["default"] for one in schema.inputs if one.more.get("default") is not None
+            one.id: one.more["default"]
+            for one in schema.inputs
+            if one.more.get("default") is not None
         }
         assert values.keys() <= {one.id for one in schema.inputs}
         output = found.execute(**widgets | values)

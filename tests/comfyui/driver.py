@@ -57,14 +57,19 @@ def prepare() -> None:
         "eos_token_id": 49407, "projection_dim": narrow.CLIP.width,
     }  # fmt: skip
 
-    class Narrow(models.SD15):  # type: ignore[misc, name-defined]
-        unet_config = {**models.SD15.unet_config, "model_channels": 32, "context_dim": 64}
-        unet_extra_config = {"num_heads": narrow.HEADS, "num_head_channels": -1}
+    shape = {"model_channels": narrow.UNET.widths[0], "context_dim": narrow.UNET.context}
+    heads = {"num_heads": narrow.HEADS, "num_head_channels": -1}
 
-        def clip_target(self, state_dict: Any = {}) -> Any:
+    class Narrow(models.SD15):  # type: ignore[misc, name-defined]
+        unet_config = models.SD15.unet_config | shape
+        unet_extra_config = heads
+
+        def clip_target(self, state_dict: Any = None) -> Any:
             small = partial(clip.SDClipModel, textmodel_json_config=config)
             target: Any = import_module("comfy.supported_models_base")
-            return target.ClipTarget(clip.SD1Tokenizer, partial(clip.SD1ClipModel, clip_model=small))
+            return target.ClipTarget(
+                clip.SD1Tokenizer, partial(clip.SD1ClipModel, clip_model=small)
+            )
 
     models.models.insert(0, Narrow)
 
@@ -104,7 +109,7 @@ def add_test_nodes(nodes: Any) -> None:
 
 
 async def load(nodes: Any) -> None:
-    """Load the custom nodes, as ComfyUI does when it starts, and one of its own that the examples use."""
+    """Load the custom nodes, as ComfyUI does at its start, and one of its own that the examples use."""
     await nodes.init_external_custom_nodes()
     extra = Path(CHECKOUT, "comfy_extras", "nodes_preview_any.py")
     await nodes.load_custom_node(str(extra), module_parent="comfy_extras")

@@ -26,7 +26,6 @@ WORDS_IN_COMFYUI = 49408  # of its tokeniser
 HEADS = 8  # of the denoiser's attention
 
 
-
 def family_of(words: int = CLIP.vocabulary) -> Family:
     """Return the family with a vocabulary of a number of words."""
     return stable_diffusion(

@@ -184,7 +184,7 @@ def _load_lora(tensors: Any, keys: Mapping[str, str], log_missing: bool = True) 
     assert not log_missing
     found = {}
     for name, key in keys.items():
-        if f"{name}.lora_up.weight" in tensors.keys():
+        if f"{name}.lora_up.weight" in set(tensors):
             alpha = tensors.get(f"{name}.alpha")
             found[key] = Patch(
                 (

@@ -51,7 +51,9 @@ _WEIGHTS = "{unet: 0.5, text_encoder: -1, match: {'*attn2*': 2}}"
 def _stack(runner: Runner) -> Any:
     (style,) = runner.run("LoramergeLoad", adapter="style.safetensors")
     (one,) = runner.run("LoramergeBlockWeights", adapter=style, weights=_WEIGHTS)
-    (two,) = runner.run("LoramergeLoadStack", adapter_1="character.safetensors", weight_1=0.7, stack=one)
+    (two,) = runner.run(
+        "LoramergeLoadStack", adapter_1="character.safetensors", weight_1=0.7, stack=one
+    )
     return two
 
 
@@ -85,7 +87,7 @@ def test_a_mix_is_applied_as_it_is_saved(runner: Runner, world: World) -> None:
 
 
 def test_zero_leaves_an_adapter_out(runner: Runner) -> None:
-    model, clip = _networks()
+    model, _ = _networks()
     (style,) = runner.run("LoramergeLoad", adapter="style.safetensors")
     (stack,) = runner.run("LoramergeBlockWeights", adapter=style, weights="te=0")
     new, _ = runner.run("LoramergeApply", stack=stack, model=model)

@@ -41,7 +41,11 @@ def test_there_and_back(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     after = _files(root)
     new = after.keys() - before.keys()
     assert all(name.startswith("custom_nodes/loramerge/") for name in new)
-    assert {name.rpartition("/")[2] for name in new} >= {"__init__.py", "pyproject.toml", "main.json"}
+    assert {name.rpartition("/")[2] for name in new} >= {
+        "__init__.py",
+        "pyproject.toml",
+        "main.json",
+    }
     for language in ("en", "ja"):
         path = folder / "locales" / language / "nodeDefs.json"
         assert json.loads(path.read_text("utf-8")) == definitions(language)
@@ -55,8 +59,8 @@ def test_there_and_back(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comfyui", "uninstall", str(root)]) == 0
     assert _files(root) == before and not folder.exists()
     assert f"removed: {len(new)} files" in capsys.readouterr().out
-    assert main(["comfyui", "uninstall", str(root)]) == 3
-    assert "the nodes are not installed here" in capsys.readouterr().err
+    assert main(["comfyui", "uninstall", str(root)]) == 0
+    assert f"not installed: {folder}" in capsys.readouterr().out
 
 
 def test_the_folder_imports_the_nodes(root: Path) -> None:
@@ -116,6 +120,7 @@ def test_a_folder_of_this_name_that_is_not_ours(
     assert main(["comfyui", "install", str(root)]) == 3
     assert "a folder of this name that this command did not write" in capsys.readouterr().err
     assert main(["comfyui", "uninstall", str(root)]) == 3
+    assert "this command did not write this folder" in capsys.readouterr().err
     assert (root / "custom_nodes" / "loramerge" / "__init__.py").read_text() == "theirs"
 
 

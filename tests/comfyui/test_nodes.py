@@ -31,7 +31,10 @@ def test_every_node_has_a_schema(nodes: dict[str, Any]) -> None:
             if "options" in one.more and one.more["default"] is not None:
                 assert one.more["default"] in one.more["options"], (node.name, one.id)
             if "min" in one.more:
-                assert one.more["min"] <= one.more["default"] <= one.more["max"], (node.name, one.id)
+                assert one.more["min"] <= one.more["default"] <= one.more["max"], (
+                    node.name,
+                    one.id,
+                )
         widgets = [one.optional for one in schema.inputs]
         assert sorted(widgets) == widgets, f"{node.name}: optional inputs come last"
 
@@ -42,7 +45,11 @@ def test_the_lists_show_the_files(world: World, nodes: dict[str, Any]) -> None:
     (base,) = (one for one in schema.inputs if one.id == "base")
     assert base.more["options"] == ["checkpoints/sub/narrow.safetensors"]
     schema = nodes["LoramergeLoadStack"].define_schema()
-    assert schema.inputs[0].more["options"] == [NOTHING, "character.safetensors", "style.safetensors"]
+    assert schema.inputs[0].more["options"] == [
+        NOTHING,
+        "character.safetensors",
+        "style.safetensors",
+    ]
 
 
 def test_names_in_both_languages() -> None:
@@ -74,7 +81,8 @@ def test_tooltips_have_no_options_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "../x", "a/../../x", "/x", "a//b", "C:x", "a/.", "x\ny", "a\\..\\..\\x", "x/ "]
+    "name",
+    ["", " ", "../x", "a/../../x", "/x", "a//b", "C:x", "a/.", "x\ny", "a\\..\\..\\x", "x/ "],
 )
 def test_names_that_leave_the_folder_are_refused(name: str, world: World) -> None:
     with pytest.raises(UsageError, match="this cannot be the name of a file"):
@@ -157,9 +165,7 @@ def test_weights_in_the_words_of_the_command_line() -> None:
 def test_stacks_are_chained_in_order(runner: Runner) -> None:
     (first,) = runner.run("LoramergeLoadStack", adapter_1="style.safetensors", weight_1=0.5)
     (character,) = runner.run("LoramergeLoad", adapter="character.safetensors")
-    (second,) = runner.run(
-        "LoramergeBlockWeights", adapter=character, weights="0.25", stack=first
-    )
+    (second,) = runner.run("LoramergeBlockWeights", adapter=character, weights="0.25", stack=first)
     (third,) = runner.run("LoramergeLoadStack", adapter_3="style.safetensors", stack=second)
     assert [adapter.label.rpartition(os.sep)[2] for adapter, _ in third] == [
         "style.safetensors", "character.safetensors", "style.safetensors"

@@ -65,9 +65,7 @@ def _run(base: Path, *workflows: Any) -> Any:
     """Run workflows in ComfyUI; return its report."""
     job = base / "job.json"
     job.write_text(
-        json.dumps(
-            {"base": str(base), "report": str(base / "report.json"), "workflows": workflows}
-        )
+        json.dumps({"base": str(base), "report": str(base / "report.json"), "workflows": workflows})
     )
     script = Path(narrow.__file__).with_name("driver.py")
     done = subprocess.run(
@@ -82,8 +80,7 @@ def _run(base: Path, *workflows: Any) -> Any:
 
 def _without_vae(graph: dict[str, Box]) -> dict[str, Box]:
     """Return the example with the latent saved, as the narrow checkpoint has no VAE."""
-    found = {name: box for name, box in graph.items() if box.kind not in ("VAEDecode", "SaveImage")}
-    return found
+    return {name: box for name, box in graph.items() if box.kind not in ("VAEDecode", "SaveImage")}
 
 
 def test_the_examples_run_without_warnings(base: Path) -> None:
@@ -181,7 +178,14 @@ def test_apply_gives_the_weights_of_a_bake(name: str, dtype: str, base: Path) ->
     path = base / "models" / "checkpoints" / f"{name}.safetensors"
     baked = base / f"{name}-baked.safetensors"
     words = [f"{loras / 'style.safetensors'}", f"{loras / 'character.safetensors'}:0.7"]
-    more = ["--weights", f"{loras / 'style.safetensors'}={weights}", "-o", str(baked), "-q", "--force"]
+    more = [
+        "--weights",
+        f"{loras / 'style.safetensors'}={weights}",
+        "-o",
+        str(baked),
+        "-q",
+        "--force",
+    ]
     with FAMILIES.adding(narrow.family_of(narrow.WORDS_IN_COMFYUI)):
         assert main(["bake", "-b", str(path), *words, *more]) == 0
     before, after = read_safetensors(path)[0], read_safetensors(baked)[0]

@@ -34,7 +34,10 @@ def _on_command_line(world: World, *words: str) -> bytes:
 
 
 def _pair(world: World) -> tuple[str, str]:
-    return f"{world.loras / 'character.safetensors'}:0.7", f"{world.loras / 'style.safetensors'}:-0.3"
+    return (
+        f"{world.loras / 'character.safetensors'}:0.7",
+        f"{world.loras / 'style.safetensors'}:-0.3",
+    )
 
 
 def _repeated(recipe: Path, output: Path) -> bytes:
@@ -65,7 +68,9 @@ def test_every_operator_gives_the_bytes_of_the_command(
     try:
         adapter, report = runner.run("LoramergeMix", stack=_stack(runner), method=method)
     except LoramergeError as error:
-        code = main(["mix", *_pair(world), "--method", method, "-o", str(world.root / "x.safetensors")])
+        code = main(
+            ["mix", *_pair(world), "--method", method, "-o", str(world.root / "x.safetensors")]
+        )
         assert code == error.exit_code
         return
     written, repeated = _saved(runner, adapter)
@@ -103,9 +108,7 @@ def test_options_are_those_of_recipes(world: World, runner: Runner) -> None:
 )
 def test_options_that_are_refused(options: str, problem: str, runner: Runner) -> None:
     with pytest.raises(UsageError, match=problem):
-        runner.run(
-            "LoramergeMix", stack=_stack(runner), method="ties", rank=8, options=options
-        )
+        runner.run("LoramergeMix", stack=_stack(runner), method="ties", rank=8, options=options)
 
 
 def test_a_chain_of_nodes_is_a_recipe(world: World, runner: Runner) -> None:

@@ -99,9 +99,9 @@ def test_the_changelog_has_this_version():
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     f"docs/{name}.md"
     for name in (
-        "adding", "architecture", "commands", "extract", "formats", "health", "library", "merging",
-        "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny", "training",
-        "verifying",
+        "adding", "architecture", "comfyui", "commands", "extract", "formats", "health", "library",
+        "merging", "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny",
+        "training", "verifying",
         "weights",
     )
 ]  # fmt: skip
@@ -118,6 +118,7 @@ def test_links_lead_somewhere(document):
 WITH_COMMANDS = ["README.md", "CONTRIBUTING.md"] + [
     f"docs/{name}.md"
     for name in (
+        "comfyui",
         "commands",
         "extract",
         "health",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.comfyui.live import apply
-from loramerge.comfyui.node import Named, Node, Slot
+from loramerge.comfyui.node import Node, NodeInput, NodeOutput
 from loramerge.comfyui.running import Stack, require_adapters
 
 __all__ = ["NODE"]
@@ -26,12 +26,12 @@ def _run(stack: Stack, model: Any, missing: str, clip: Any = None) -> tuple[Any,
 NODE = Node(
     name="LoramergeApply",
     title="Apply LoRAs to model",
-    help="Add the adapters of a stack to a loaded model. Nothing is written, and the weights are added when "
+    help="Add the adapters of a stack to a loaded model. Nothing is written. The weights are added when "
     "the model is used, as with Load LoRA.",
     inputs=(
-        Slot(kind="stack", name="stack", help="The adapters with their weights."),
-        Slot(kind="model", name="model", help="The diffusion model."),
-        Slot(
+        NodeInput(kind="stack", name="stack", help="The adapters with their weights."),
+        NodeInput(kind="model", name="model", help="The diffusion model."),
+        NodeInput(
             kind="choice",
             name="missing",
             help="What to do with modules of an adapter that the model and CLIP lack: refuse, or skip "
@@ -39,11 +39,11 @@ NODE = Node(
             default="refuse",
             choices=lambda: _MISSING,
         ),
-        Slot(kind="clip", name="clip", help="The text encoders.", optional=True),
+        NodeInput(kind="clip", name="clip", help="The text encoders.", optional=True),
     ),
     outputs=(
-        Named("model", "model", "The model with the adapters."),
-        Named("clip", "clip", "The text encoders with the adapters; nothing if none came in."),
+        NodeOutput("model", "model", "The model with the adapters."),
+        NodeOutput("clip", "clip", "The text encoders with the adapters; nothing if none came in."),
     ),
     run=_run,
     order=90,

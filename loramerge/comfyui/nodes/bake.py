@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loramerge.comfyui.node import Named, Node, Slot, report_output
+from loramerge.comfyui.node import Node, NodeInput, NodeOutput, report_output
 from loramerge.comfyui.parameters import options_slot, slots_of, values_of
 from loramerge.comfyui.places import bases, output_slots, path_of_base
 from loramerge.comfyui.running import Stack, require_adapters
@@ -33,16 +33,16 @@ NODE = Node(
     title="Bake LoRAs into checkpoint",
     help="Write a checkpoint with the adapters of a stack added to it. Its layout stays as it is.",
     inputs=(
-        Slot(kind="choice", name="base", help="Checkpoint to add them to.", choices=bases),
-        Slot(kind="stack", name="stack", help="The adapters with their weights."),
+        NodeInput(kind="choice", name="base", help="Checkpoint to add them to.", choices=bases),
+        NodeInput(kind="stack", name="stack", help="The adapters with their weights."),
         *output_slots("checkpoints/baked", "checkpoints"),
         recipe_slot(),
         *slots_of(Bake, *_WORDS),
         options_slot(Bake, "keep_touched: bfloat16"),
     ),
     outputs=(
-        Named("text", "path", "Path of the checkpoint."),
-        Named("text", "recipe", "The recipe that writes it again, as YAML."),
+        NodeOutput("text", "path", "Path of the checkpoint."),
+        NodeOutput("text", "recipe", "The recipe that writes it again, as YAML."),
         report_output(),
     ),
     run=_run,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.blocks import PRESETS
-from loramerge.comfyui.node import NOTHING, Named, Node, Slot
+from loramerge.comfyui.node import NOTHING, Node, NodeInput, NodeOutput
 from loramerge.comfyui.running import Stack, weight_from
 from loramerge.errors import UsageError
 
 __all__ = ["NODE"]
 
 
-def _run(
-    adapter: Adapter, preset: str, weights: str, stack: Stack | None = None
-) -> tuple[Stack]:
+def _run(adapter: Adapter, preset: str, weights: str, stack: Stack | None = None) -> tuple[Stack]:
     if preset != NOTHING and weights.strip():
         raise UsageError(
             "a preset and weights are given, but only one of them counts",
@@ -29,24 +27,24 @@ NODE = Node(
     title="Block weights",
     help="Give an adapter a weight for each block, component or module, and add it to a stack.",
     inputs=(
-        Slot(kind="adapter", name="adapter", help="The adapter."),
-        Slot(
+        NodeInput(kind="adapter", name="adapter", help="The adapter."),
+        NodeInput(
             kind="choice",
             name="preset",
             help="Block weights by name, as in LoRA Block Weight; none: those of the text below.",
             default=NOTHING,
             choices=lambda: (NOTHING, *PRESETS),
         ),
-        Slot(
+        NodeInput(
             kind="lines",
             name="weights",
             help="0.8 for all, unet=0.8:te=0 for components, 12 to 61 numbers for blocks (1,0,0,…), or "
             "for modules as in a recipe, {default: 1, match: {'*attn2*': 0.5}}. Nothing: 1.",
             default="",
         ),
-        Slot(kind="stack", name="stack", help="Adapters that come before it.", optional=True),
+        NodeInput(kind="stack", name="stack", help="Adapters that come before it.", optional=True),
     ),
-    outputs=(Named("stack", "stack", "The adapters with their weights."),),
+    outputs=(NodeOutput("stack", "stack", "The adapters with their weights."),),
     run=_run,
     order=30,
 )

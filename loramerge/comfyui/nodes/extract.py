@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Node, Slot, adapter_output, report_output
+from loramerge.comfyui.node import Node, NodeInput, adapter_output, report_output
 from loramerge.comfyui.parameters import options_slot, slots_of, values_of
 from loramerge.comfyui.places import bases, path_of_base
 from loramerge.comfyui.running import references, report_of, result_of
@@ -29,8 +29,10 @@ NODE = Node(
     title="Extract LoRA",
     help="Make an adapter of what a checkpoint changed of the one that it was tuned from.",
     inputs=(
-        Slot(kind="choice", name="tuned", help="Checkpoint that was tuned.", choices=bases),
-        Slot(kind="choice", name="base", help="Checkpoint that it was tuned from.", choices=bases),
+        NodeInput(kind="choice", name="tuned", help="Checkpoint that was tuned.", choices=bases),
+        NodeInput(
+            kind="choice", name="base", help="Checkpoint that it was tuned from.", choices=bases
+        ),
         *slots_of(Extract, *_WORDS),
         options_slot(Extract, "skip_missing: [text_encoder]"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Named, Node, Slot, report_output
+from loramerge.comfyui.node import Node, NodeInput, NodeOutput, report_output
 from loramerge.comfyui.picture import blocks_of, image_tensor
 from loramerge.comfyui.running import listener, report_of
 from loramerge.report.bars import bars
@@ -36,12 +36,16 @@ def _text(found: Inspected) -> str:
 NODE = Node(
     name="LoramergeInspect",
     title="Inspect LoRA",
-    help="Show family, kinds, ranks, trigger words and problems of an adapter, and the size of its change "
+    help="Show family, kinds, ranks, trigger words and problems of an adapter, and how much it changes "
     "in each block.",
-    inputs=(Slot(kind="adapter", name="adapter", help="The adapter."),),
+    inputs=(NodeInput(kind="adapter", name="adapter", help="The adapter."),),
     outputs=(
         report_output(),
-        Named("image", "picture", "Norm of the change (ΔW) in each block. Connect it to Preview Image."),
+        NodeOutput(
+            "image",
+            "picture",
+            "Norm of ΔW in each block. Connect it to Preview Image.",
+        ),
     ),
     run=_run,
     order=55,

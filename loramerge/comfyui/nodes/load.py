@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import NOTHING, Node, Slot, adapter_output
+from loramerge.comfyui.node import NOTHING, Node, NodeInput, adapter_output
 from loramerge.comfyui.places import adapters, path_of_adapter, state_of
 from loramerge.errors import UsageError
 from loramerge.steps.inputs import read_adapter
@@ -29,7 +29,7 @@ NODE = Node(
     title="Load LoRA (adapter)",
     help="Read an adapter of any dialect from models/loras. Weights are read when they are needed.",
     inputs=(
-        Slot(kind="choice", name="adapter", help="A file in models/loras.", choices=adapters),
+        NodeInput(kind="choice", name="adapter", help="A file in models/loras.", choices=adapters),
     ),
     outputs=(adapter_output("The adapter, to resize, inspect, mix or save."),),
     run=_run,

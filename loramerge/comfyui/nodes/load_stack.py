@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.algebra.weights import Weight
-from loramerge.comfyui.node import NOTHING, Named, Node, Slot
+from loramerge.comfyui.node import NOTHING, Node, NodeInput, NodeOutput
 from loramerge.comfyui.places import adapters, path_of_adapter, state_of
 from loramerge.comfyui.running import Stack
 from loramerge.steps.inputs import read_adapter
@@ -17,7 +17,9 @@ _COUNT = 4
 
 
 def _run(stack: Stack | None = None, **given: Any) -> tuple[Stack]:
-    found = [(read_adapter(path_of_adapter(name)), Weight(weight)) for name, weight in _chosen(given)]
+    found = [
+        (read_adapter(path_of_adapter(name)), Weight(weight)) for name, weight in _chosen(given)
+    ]
     return ((*(stack or ()), *found),)
 
 
@@ -31,18 +33,18 @@ def _chosen(given: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in slots if name != NOTHING and weight != 0.0]
 
 
-def _slots() -> tuple[Slot, ...]:
+def _slots() -> tuple[NodeInput, ...]:
     found = []
     for n in range(1, _COUNT + 1):
         found += [
-            Slot(
+            NodeInput(
                 kind="choice",
                 name=f"adapter_{n}",
                 help="A file in models/loras, or none.",
                 default=NOTHING,
                 choices=lambda: (NOTHING, *adapters()),
             ),
-            Slot(
+            NodeInput(
                 kind="number",
                 name=f"weight_{n}",
                 help="Its weight: 1 is as trained, 0 leaves it out, below 0 it is subtracted.",
@@ -62,11 +64,11 @@ NODE = Node(
     help="Choose up to four adapters of models/loras and their weights. Chain several nodes for more.",
     inputs=(
         *_slots(),
-        Slot(
+        NodeInput(
             kind="stack", name="stack", help="Adapters that come before these.", optional=True
         ),
     ),
-    outputs=(Named("stack", "stack", "The adapters with their weights."),),
+    outputs=(NodeOutput("stack", "stack", "The adapters with their weights."),),
     run=_run,
     fingerprint=_fingerprint,
     order=20,

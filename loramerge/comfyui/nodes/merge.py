@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.algebra.weights import Weight
-from loramerge.comfyui.node import NOTHING, Named, Node, Slot, report_output
+from loramerge.comfyui.node import NOTHING, Node, NodeInput, NodeOutput, report_output
 from loramerge.comfyui.parameters import options_slot, slots_of, values_of
 from loramerge.comfyui.places import bases, output_slots, path_of_base
 from loramerge.comfyui.running import Stack
@@ -35,8 +35,8 @@ def _run(
     return write("merge", values, {"models": [*models, *(stack or ())]}, given)
 
 
-def _weight(name: str, model: str) -> Slot:
-    return Slot(
+def _weight(name: str, model: str) -> NodeInput:
+    return NodeInput(
         kind="number",
         name=name,
         help=f"Weight of {model}. Without a base, model A gets what is left of 1.",
@@ -51,13 +51,13 @@ def _weight(name: str, model: str) -> Slot:
 NODE = Node(
     name="LoramergeMerge",
     title="Merge checkpoints",
-    help="Merge checkpoints of one family, and write the result. With a base, what they changed of it is "
+    help="Merge checkpoints of one family, and write the result. With a base, their changes of it are "
     "combined.",
     inputs=(
-        Slot(kind="choice", name="model_a", help="The result has its layout.", choices=bases),
-        Slot(kind="choice", name="model_b", help="The second checkpoint.", choices=bases),
+        NodeInput(kind="choice", name="model_a", help="The result has its layout.", choices=bases),
+        NodeInput(kind="choice", name="model_b", help="The second checkpoint.", choices=bases),
         _weight("weight_b", "model B"),
-        Slot(
+        NodeInput(
             kind="choice",
             name="model_c",
             help="A third checkpoint, or none.",
@@ -69,11 +69,11 @@ NODE = Node(
         recipe_slot(),
         *slots_of(Merge, *_WORDS),
         options_slot(Merge, "density: 0.5"),
-        Slot(kind="stack", name="stack", help="Adapters to add to the result.", optional=True),
+        NodeInput(kind="stack", name="stack", help="Adapters to add to the result.", optional=True),
     ),
     outputs=(
-        Named("text", "path", "Path of the checkpoint."),
-        Named("text", "recipe", "The recipe that writes it again, as YAML."),
+        NodeOutput("text", "path", "Path of the checkpoint."),
+        NodeOutput("text", "recipe", "The recipe that writes it again, as YAML."),
         report_output(),
     ),
     run=_run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Node, Slot, adapter_output, report_output
+from loramerge.comfyui.node import Node, NodeInput, adapter_output, report_output
 from loramerge.comfyui.parameters import options_slot, slots_of, values_of
 from loramerge.comfyui.places import path_of_base
 from loramerge.comfyui.running import Stack, references, report_of, require_adapters, result_of
@@ -13,7 +13,17 @@ from loramerge.verbs.mix import Mix
 
 __all__ = ["NODE"]
 
-_WORDS = ("method", "scale", "correction", "rank", "energy", "max_size", "max_error", "fair", "base")
+_WORDS = (
+    "method",
+    "scale",
+    "correction",
+    "rank",
+    "energy",
+    "max_size",
+    "max_error",
+    "fair",
+    "base",
+)
 
 
 def _run(stack: Stack, **given: Any) -> tuple[Adapter, str]:
@@ -30,12 +40,12 @@ NODE = Node(
     title="Mix LoRAs",
     help="Combine adapters with their weights: exactly (linear), or by another merge operator.",
     inputs=(
-        Slot(kind="stack", name="stack", help="The adapters with their weights."),
+        NodeInput(kind="stack", name="stack", help="The adapters with their weights."),
         *slots_of(Mix, *_WORDS),
         options_slot(Mix, "density: 0.5"),
     ),
     outputs=(
-        adapter_output("The mix. Its weights are applied: use it at weight 1."),
+        adapter_output("The mix, at weight 1: the weights of the stack are already applied."),
         report_output(),
     ),
     run=_run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Node, Slot, adapter_output, report_output
+from loramerge.comfyui.node import Node, NodeInput, adapter_output, report_output
 from loramerge.comfyui.parameters import options_slot, slots_of, values_of
 from loramerge.comfyui.places import path_of_base
 from loramerge.comfyui.running import references, report_of, result_of
@@ -30,7 +30,7 @@ NODE = Node(
     title="Resize LoRA",
     help="Lower the ranks of an adapter with the smallest error. Give one of the criteria.",
     inputs=(
-        Slot(kind="adapter", name="adapter", help="The adapter."),
+        NodeInput(kind="adapter", name="adapter", help="The adapter."),
         *slots_of(Resize, *_WORDS),
         options_slot(Resize, "conv_rank: 4"),
     ),

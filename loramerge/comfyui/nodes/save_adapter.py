@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loramerge.adapter import Adapter
 from loramerge.api import save
-from loramerge.comfyui.node import NOTHING, Named, Node, Slot
+from loramerge.comfyui.node import NOTHING, Node, NodeInput, NodeOutput
 from loramerge.comfyui.places import output_path, output_slots
 from loramerge.comfyui.saving import form_slots, in_form
 
@@ -31,11 +31,11 @@ NODE = Node(
     title="Save LoRA",
     help="Write an adapter to a file. Its header says how it was made.",
     inputs=(
-        Slot(kind="adapter", name="adapter", help="The adapter."),
+        NodeInput(kind="adapter", name="adapter", help="The adapter."),
         *output_slots("loras/mix", "loras"),
         *form_slots(),
     ),
-    outputs=(Named("text", "path", "Path of the file."),),
+    outputs=(NodeOutput("text", "path", "Path of the file."),),
     run=_run,
     writes=True,
     order=100,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loramerge.adapter import Adapter
-from loramerge.comfyui.node import Named, Node, Slot
+from loramerge.comfyui.node import Node, NodeInput, NodeOutput
 from loramerge.comfyui.places import output_path, output_slots
 from loramerge.comfyui.running import recipe_text_of
 from loramerge.comfyui.saving import form_slots, in_form
@@ -29,13 +29,13 @@ NODE = Node(
     help="Write how an adapter was made as a recipe. `loramerge run NAME.yaml` writes the same file as "
     "Save LoRA, to the byte, beside the recipe.",
     inputs=(
-        Slot(kind="adapter", name="adapter", help="The adapter."),
+        NodeInput(kind="adapter", name="adapter", help="The adapter."),
         *output_slots("loras/mix", "loras"),
         *form_slots(),
     ),
     outputs=(
-        Named("text", "recipe", "The recipe, as YAML."),
-        Named("text", "path", "Path of the recipe."),
+        NodeOutput("text", "recipe", "The recipe, as YAML."),
+        NodeOutput("text", "path", "Path of the recipe."),
     ),
     run=_run,
     writes=True,
