@@ -53,6 +53,9 @@ def apply(
     model, clip = model.clone(), None if clip is None else clip.clone()
     for adapter, weight in stack:
         adapter.require_sound()
+        if adapter.embeddings:
+            names = listed(list(adapter.embeddings), 4)
+            _LOG.warning("loramerge: embeddings are not applied: %s (%s)", names, adapter.label)
         for strength, part in _by_weight(adapter, weight):
             patches = _patches(part, keys, skip, skip_denoiser)
             _check_shapes(part, patches, shapes)
@@ -96,7 +99,8 @@ def _patches(
         FamilyError, NotExpressible: see `apply`.
     """
     lora: Any = import_module("comfy.lora")
-    dialect = choose_dialect(_PROGRAM, [adapter])
+    known = adapter.family is not None  # modules of others have only the names of their file
+    dialect = choose_dialect(_PROGRAM if known else None, [adapter])
     said = reading(adapter, READERS[_PROGRAM], dialect)
     if said is not None and (said.refused or said.otherwise):
         raise NotExpressible(

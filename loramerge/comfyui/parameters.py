@@ -86,8 +86,11 @@ def _known(kind: type[Any]) -> dict[str, Parameter]:
 
 
 def _is_option(one: Parameter, *, writes: bool) -> bool:
-    """Return whether a recipe can have the parameter, and would repeat what it does."""
-    if one.weighted or not one.doc.recipe:
+    """Return whether a recipe can have the parameter, and would repeat what it does.
+
+    Files are chosen from lists, because workflows may come from anyone.
+    """
+    if one.refers or not one.doc.recipe:
         return False
     return writes or (one.doc.result and one.word not in _WRITING)
 

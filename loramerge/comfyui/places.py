@@ -125,7 +125,7 @@ def output_path(
     """
     parts = name.strip().replace("\\", "/").split("/")
     for part in parts:
-        wrong = part in ("", ".", "..") or part != part.strip(" ")
+        wrong = part in ("", ".", "..") or part != part.lstrip().rstrip(" .")
         if wrong or any(c in _APART or not may_be_in_name(c) for c in part):
             raise UsageError(
                 "this cannot be the name of a file",

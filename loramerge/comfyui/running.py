@@ -134,12 +134,22 @@ def _ranks(found: Mapping[int, int]) -> str:
     return listed(counts, 8)
 
 
+def _scale(found: Any) -> str:
+    """Return the rule of the final scale, and the factors if they are known and not 1."""
+    if not isinstance(found, Mapping):
+        return str(found)
+    least, most = found["least"], found["most"]
+    factors = f"×{least:.3g}" if least == most else f"×{least:.3g} to ×{most:.3g}"
+    return str(found["rule"]) if least == most == 1 else f"{found['rule']}, {factors}"
+
+
 _HIDDEN = ("outputs", "inputs", "scale_applied", "path", "trigger_words_kept", "touched")
 _FORMS: Mapping[str, Callable[[Any], str]] = {
     "relative error": _share,
     "norm kept": _share,
     "size": sized,
     "size before": sized,
+    "scale": _scale,
     "ranks": _ranks,
     "ranks before": _ranks,
     "ranks after": _ranks,

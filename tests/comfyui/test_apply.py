@@ -11,7 +11,8 @@ import pytest
 import loramerge as lm
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, NotExpressible, ShapeError
-from tests.builders.bases import read_safetensors
+from loramerge.families import FAMILIES
+from tests.builders.bases import read_safetensors, write_safetensors
 from tests.comfyui import narrow
 from tests.comfyui.conftest import Runner
 from tests.comfyui.stub import Network, Patcher, World
@@ -112,6 +113,20 @@ def test_text_encoders_are_not_dropped_silently(runner: Runner) -> None:
         logging.getLogger("loramerge").removeHandler(handler)
     assert clip is None and new.patches
     assert len(said) == 1 and "left out, because the model lacks them" in said[0]
+
+
+def test_an_adapter_of_no_known_family_is_matched_by_name(runner: Runner, world: World) -> None:
+    for name, seed in (("one", 5), ("two", 6)):
+        tensors = narrow.adapter_tensors(2, seed, only="layers.0")
+        write_safetensors(world.loras / f"{name}.safetensors", tensors)
+    with FAMILIES.adding():
+        FAMILIES._added.pop("narrow")
+        (stack,) = runner.run("LoramergeLoadStack", adapter_1="one.safetensors", weight_1=0.5)
+        assert stack[0][0].family is None
+        model, clip = _networks()
+        _, encoders = runner.run("LoramergeApply", stack=stack, model=model, clip=clip)
+    known = [(lm.load(world.loras / "one.safetensors"), Weight(0.5))]
+    assert _agree(encoders.patched(), _oracle(clip, "text_encoder", known))
 
 
 def test_modules_that_the_model_lacks(runner: Runner) -> None:

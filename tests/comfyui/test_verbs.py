@@ -102,6 +102,7 @@ def test_options_are_those_of_recipes(world: World, runner: Runner) -> None:
         ("density: [", "options cannot be read"),
         ("to: peft", "'to' is not a parameter here"),
         ("output: x", "'output' is not a parameter here"),
+        ("base: /somewhere/else.safetensors", "'base' is not a parameter here"),
         ("skip_unknown: true", "'skip_unknown' is not a parameter here"),
         ("density: 3", "density cannot be 3"),
     ],

@@ -21,7 +21,8 @@ def _run(adapter: str) -> tuple[Adapter]:
 
 
 def _fingerprint(given: Mapping[str, Any]) -> object:
-    return state_of(path_of_adapter(given["adapter"]))
+    name = given.get("adapter")
+    return state_of(path_of_adapter(name)) if isinstance(name, str) else None  # None if linked
 
 
 NODE = Node(

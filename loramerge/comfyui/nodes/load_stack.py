@@ -24,7 +24,11 @@ def _run(stack: Stack | None = None, **given: Any) -> tuple[Stack]:
 
 
 def _fingerprint(given: Mapping[str, Any]) -> object:
-    return [state_of(path_of_adapter(name)) for name, _ in _chosen(given)]
+    names = (given.get(f"adapter_{n}") for n in range(1, _COUNT + 1))
+    chosen = [
+        name for name in names if isinstance(name, str) and name != NOTHING
+    ]  # not linked ones
+    return [state_of(path_of_adapter(name)) for name in chosen]
 
 
 def _chosen(given: Mapping[str, Any]) -> list[tuple[str, float]]:

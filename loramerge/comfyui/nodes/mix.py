@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
+from loramerge.comfyui.computing import computed
 from loramerge.comfyui.node import Node, NodeInput, adapter_output, report_output
-from loramerge.comfyui.parameters import options_slot, slots_of, values_of
-from loramerge.comfyui.places import path_of_base
-from loramerge.comfyui.running import Stack, references, report_of, require_adapters, result_of
+from loramerge.comfyui.parameters import options_slot, slots_of
+from loramerge.comfyui.running import Stack, require_adapters
 from loramerge.verbs.mix import Mix
 
 __all__ = ["NODE"]
@@ -27,12 +27,7 @@ _WORDS = (
 
 
 def _run(stack: Stack, **given: Any) -> tuple[Adapter, str]:
-    values = values_of(Mix, _WORDS, given)
-    if "base" in values:
-        values["base"] = path_of_base(values["base"])
-    found, context = references(require_adapters(stack))
-    _, result = result_of("mix", {**values, "adapters": found}, context)
-    return result.adapter, report_of(result)
+    return computed(Mix, _WORDS, given, "adapters", require_adapters(stack))
 
 
 NODE = Node(

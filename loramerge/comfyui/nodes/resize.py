@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from loramerge.adapter import Adapter
+from loramerge.comfyui.computing import computed
 from loramerge.comfyui.node import Node, NodeInput, adapter_output, report_output
-from loramerge.comfyui.parameters import options_slot, slots_of, values_of
-from loramerge.comfyui.places import path_of_base
-from loramerge.comfyui.running import references, report_of, result_of
+from loramerge.comfyui.parameters import options_slot, slots_of
 from loramerge.verbs.resize import Resize
 
 __all__ = ["NODE"]
@@ -17,12 +16,7 @@ _WORDS = ("rank", "energy", "ratio", "max_size", "max_error", "base")
 
 
 def _run(adapter: Adapter, **given: Any) -> tuple[Adapter, str]:
-    values = values_of(Resize, _WORDS, given)
-    if "base" in values:
-        values["base"] = path_of_base(values["base"])
-    (found,), context = references([adapter])
-    _, result = result_of("resize", {**values, "adapter": found}, context)
-    return result.adapter, report_of(result)
+    return computed(Resize, _WORDS, given, "adapter", [adapter])
 
 
 NODE = Node(
