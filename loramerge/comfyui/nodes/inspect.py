@@ -6,9 +6,9 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.comfyui.node import Node, NodeInput, NodeOutput, report_output
-from loramerge.comfyui.picture import blocks_of, image_tensor
 from loramerge.comfyui.running import listener, report_of
-from loramerge.report.bars import bars
+from loramerge.report.bars import picture_of_bars
+from loramerge.report.blocks import norm_bars, of_rows
 from loramerge.steps.parameters import Context
 from loramerge.verbs.inspect import Inspect, Inspected, inspect_adapter
 
@@ -21,8 +21,21 @@ def _run(adapter: Adapter) -> tuple[str, Any]:
     parameters = Inspect(files=(), deep=True, modules=True)
     found = inspect_adapter(adapter, parameters, Context(notify=listener()))
     title = f"{found.family or 'unknown family'}, {found.modules} modules: ‖ΔW‖ of each block"
-    picture = bars(blocks_of(adapter, found.table or []), title)
-    return _text(found), image_tensor(picture)
+    figure = norm_bars({"norm": of_rows(found.table or [])})
+    return _text(found), _tensor(picture_of_bars(figure, title))
+
+
+def _tensor(picture: Any) -> Any:
+    """Return a picture of Pillow as an image of ComfyUI.
+
+    Returns:
+        float32 of shape `(1, height, width, 3)`, from 0 to 1.
+    """
+    import numpy as np
+    import torch
+
+    values = np.asarray(picture.convert("RGB"), np.float32) / 255.0
+    return torch.from_numpy(values)[None]
 
 
 def _text(found: Inspected) -> str:
