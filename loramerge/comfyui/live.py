@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from loramerge.adapter import Adapter, Site
 from loramerge.adapter.encode import choose_dialect, encode
@@ -51,13 +51,14 @@ def apply(
     if clip is not None:
         shapes |= _shapes(clip.cond_stage_model)
     model, clip = model.clone(), None if clip is None else clip.clone()
+    allowed = _Allowed(skip, skip_denoiser, clip is not None)
     for adapter, weight in stack:
         adapter.require_sound()
         if adapter.embeddings:
             names = listed(list(adapter.embeddings), 4)
             _LOG.warning("loramerge: embeddings are not applied: %s (%s)", names, adapter.label)
         for strength, part in _by_weight(adapter, weight):
-            patches = _patches(part, keys, skip, skip_denoiser)
+            patches = _patches(part, keys, allowed)
             _check_shapes(part, patches, shapes)
             added = set(model.add_patches(patches, strength))
             if clip is not None:
@@ -90,9 +91,15 @@ def _by_weight(adapter: Adapter, weight: Weight) -> Iterator[tuple[float, Adapte
             yield strength, replace(adapter, deltas=deltas, embeddings={})
 
 
-def _patches(
-    adapter: Adapter, keys: Mapping[str, Any], skip: bool, skip_denoiser: bool
-) -> dict[Any, Any]:
+class _Allowed(NamedTuple):
+    """Whether modules of text encoders and of the denoiser may be left out, and whether there is CLIP."""
+
+    encoders: bool
+    denoiser: bool
+    clip: bool
+
+
+def _patches(adapter: Adapter, keys: Mapping[str, Any], allowed: _Allowed) -> dict[Any, Any]:
     """Return the patches that ComfyUI's loader makes of an adapter.
 
     Raises:
@@ -116,16 +123,18 @@ def _patches(
     patches: dict[Any, Any] = lora.load_lora(tensors, keys, log_missing=False)
     unread = sorted(tensors.keys() - tensors.read)
     if unread:
-        _leave_out(adapter, unread, skip, skip_denoiser)
+        _leave_out(adapter, unread, allowed)
     return patches
 
 
-def _leave_out(adapter: Adapter, unread: list[str], skip: bool, skip_denoiser: bool) -> None:
+def _leave_out(adapter: Adapter, unread: list[str], allowed: _Allowed) -> None:
     """Log the tensors that are left out, or refuse to leave them out."""
-    encoders = [key for key in unread if _is_encoder(key)]
-    refused = [key for key in unread if not (skip if key in encoders else skip_denoiser)]
+    encoders = {key for key in unread if _is_encoder(key)}
+    may = {key: allowed.encoders if key in encoders else allowed.denoiser for key in unread}
+    refused = [key for key in unread if not may[key]]
     if refused:
-        only = len(encoders) == len(unread)
+        only = encoders.issuperset(refused)
+        connect = "connect clip, or " if only and not allowed.clip else ""
         raise FamilyError(
             "text encoders of the adapter have no place in the model"
             if only
@@ -133,7 +142,7 @@ def _leave_out(adapter: Adapter, unread: list[str], skip: bool, skip_denoiser: b
             file=adapter.info.path,
             found=f"{len(refused)} tensors: {listed(refused, 3)}",
             hint=(
-                "connect clip, or choose ",
+                f"{connect}choose ",
                 Setting("missing", "skip text encoders" if only else "skip all"),
             ),
         )

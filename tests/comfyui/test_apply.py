@@ -100,7 +100,7 @@ def test_text_encoders_are_not_dropped_silently(runner: Runner) -> None:
     (stack,) = runner.run("LoramergeLoadStack", adapter_1="style.safetensors")
     with pytest.raises(FamilyError, match="text encoders of the adapter have no place") as error:
         runner.run("LoramergeApply", stack=stack, model=model)
-    assert "missing='skip text encoders'" in str(error.value)
+    assert "connect clip, or choose missing='skip text encoders'" in str(error.value)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -135,8 +135,9 @@ def test_modules_that_the_model_lacks(runner: Runner) -> None:
     del model.model.weights[lost]
     (stack,) = runner.run("LoramergeLoadStack", adapter_1="character.safetensors")
     for missing in ("refuse", "skip text encoders"):
-        with pytest.raises(FamilyError, match="the model lacks modules of the adapter"):
+        with pytest.raises(FamilyError, match="the model lacks modules of the adapter") as error:
             runner.run("LoramergeApply", stack=stack, model=model, clip=clip, missing=missing)
+        assert "hint: choose missing='skip all'" in str(error.value)
     new, _ = runner.run("LoramergeApply", stack=stack, model=model, clip=clip, missing="skip all")
     assert new.patches
 
