@@ -92,7 +92,7 @@ def _by_weight(adapter: Adapter, weight: Weight) -> Iterator[tuple[float, Adapte
 
 
 class _Allowed(NamedTuple):
-    """Whether modules of text encoders and of the denoiser may be left out, and whether there is CLIP."""
+    """The components whose modules may be left out, and whether CLIP is connected."""
 
     encoders: bool
     denoiser: bool

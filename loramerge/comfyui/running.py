@@ -134,6 +134,10 @@ def _ranks(found: Mapping[int, int]) -> str:
     return listed(counts, 8)
 
 
+def _worst(found: Mapping[str, Any]) -> str:
+    return f"{found['module']}, relative error {_share(found['relative_error'])}"
+
+
 def _scale(found: Any) -> str:
     """Return the rule of the final scale, and the factors if they are known and not 1."""
     if not isinstance(found, Mapping):
@@ -150,6 +154,7 @@ _FORMS: Mapping[str, Callable[[Any], str]] = {
     "size": sized,
     "size before": sized,
     "scale": _scale,
+    "worst": _worst,
     "ranks": _ranks,
     "ranks before": _ranks,
     "ranks after": _ranks,
