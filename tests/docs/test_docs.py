@@ -101,8 +101,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
     for name in (
         "adding", "architecture", "comfyui", "commands", "extract", "formats", "health", "library",
         "merging", "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny",
-        "training", "verifying",
-        "weights",
+        "training", "verifying", "weights",
     )
 ]  # fmt: skip
 
