@@ -18,7 +18,7 @@ import loramerge
 
 PACKAGE = Path(loramerge.__file__).parent
 ROOT = PACKAGE.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "recipes/*.yaml")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/guides/*.md", "recipes/*.yaml")
 
 
 class Finding(NamedTuple):

@@ -29,10 +29,12 @@ README = ROOT / "README.md"
 UPDATE = bool(os.environ.get("LORAMERGE_UPDATE_DOCS"))
 # what a block may do beside loramerge, and is not done here
 ELSEWHERE = (
+    "python -m mkdocs",
     "python -m venv",
     ". .venv",
     "python -m pip install",
     "python -m pytest",
+    "python -m tests.docs",
     "ruff ",
     "mypy",
 )
@@ -96,14 +98,10 @@ def test_the_changelog_has_this_version():
     assert re.search(rf"^## {re.escape(loramerge.__version__)}\b", text, re.MULTILINE)
 
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + [
-    f"docs/{name}.md"
-    for name in (
-        "adding", "architecture", "comfyui", "commands", "extract", "formats", "health", "library",
-        "merging", "operators", "python", "recipes", "report-2022", "reports", "resizing", "tiny",
-        "training", "verifying", "weights",
-    )
-]  # fmt: skip
+DOCUMENTS = [
+    *("README.md", "README.ja.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
