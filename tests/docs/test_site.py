@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -112,3 +115,42 @@ def test_links_between_documents_lead_to_pages(site):
 def test_the_search_knows_the_guides(site):
     index = (site / "search" / "search_index.json").read_text("utf-8")
     assert "guides/two-loras.html" in index and "ja/first-guide.html" in index
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.long_tail
+@pytest.mark.xdist_group("browser")
+def test_a_browser_asks_no_other_host_and_finds_words(site):
+    chromium = pytest.importorskip("tests.report.test_browser")
+    if chromium.CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    start = f"http://127.0.0.1:{server.server_port}/"
+    asked, said = [], []
+    with chromium.sync_api.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium.CHROMIUM, args=list(chromium.FLAGS))
+        view = browser.new_page()
+        view.on("request", lambda request: asked.append(request.url))
+        view.on("console", lambda message: said.append(message.text))
+        view.on("pageerror", lambda error: said.append(str(error)))
+        for page in ("index", "faq", "guides/two-loras", "algebra"):
+            view.goto(f"{start}{page}.html")
+            for words in ("black images", "焼き込み") if page == "faq" else ():
+                view.click("input.md-search__input")
+                view.fill("input.md-search__input", words)
+                view.dispatch_event("input.md-search__input", "keyup")
+                view.wait_for_selector(".md-search-result__item")
+                view.fill("input.md-search__input", "")
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    assert (
+        len(asked) > 20
+        and [url for url in asked if not url.startswith((start, "data:", "blob:"))] == []
+    )
+    assert said == []
