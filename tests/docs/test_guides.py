@@ -82,7 +82,9 @@ TRANSLATED = [
 @pytest.mark.parametrize(("english", "japanese"), TRANSLATED)
 def test_a_translation_has_the_same_commands(english, japanese):
     ours, theirs = (list(commands_of(ROOT / path)) for path in (english, japanese))
-    assert [one.command for one in theirs] == [one.command for one in ours]
+    assert [one.command for one in theirs] == [one.command for one in ours], (
+        f"the commands of {japanese} are those of {english}; copy those that are new"
+    )
     for language in ("yaml", "python"):
         assert blocks(ROOT / english, language) == blocks(ROOT / japanese, language)
 
