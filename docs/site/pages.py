@@ -1,5 +1,7 @@
 """Bring documents from outside of docs/ into the site, and let links between files lead to pages.
 
+A document that mkdocs.yml does not name gets a place among the references.
+
 The documents are written to be read where they lie. A link to one that has a page leads to the page;
 a link to a file without a page, such as a source file, is shown as its text.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,25 @@ OUTSIDE = {
 }
 _PATHS = {address: path for path, address in OUTSIDE.items()}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+
+
+def on_config(config: Any) -> Any:
+    """Put documents that the navigation does not name under its section of references."""
+    named = set(_addresses(config.nav))
+    (references,) = (section["Reference"] for section in config.nav if "Reference" in section)
+    docs = Path(config.docs_dir)
+    found = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    references += [address for address in found if address not in named]
+    return config
+
+
+def _addresses(nav: Any) -> Iterator[str]:
+    """Yield the addresses in a navigation, or a part of one."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for part in nav.values() if isinstance(nav, dict) else nav:
+            yield from _addresses(part)
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import Thread
 
@@ -98,6 +99,18 @@ def test_every_document_is_a_page_and_every_picture_is_there(site):
     for page in site.rglob("*.html"):
         for picture in re.findall(r'<img[^>]+src="([^"]+)"', page.read_text("utf-8")):
             assert (page.parent / picture).is_file(), (page.name, picture)
+
+
+def test_a_document_that_is_not_named_gets_a_place(tmp_path):
+    config = pytest.importorskip("mkdocs.config.defaults").MkDocsConfig()
+    spec = spec_from_file_location("pages", ROOT / "docs" / "site" / "pages.py")
+    assert spec and spec.loader
+    pages = module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    for name in ("a.md", "new.md"):
+        (tmp_path / name).write_text("# A\n", "utf-8")
+    config.docs_dir, config.nav = str(tmp_path), [{"Start": [{"A": "a.md"}]}, {"Reference": []}]
+    assert pages.on_config(config).nav[1] == {"Reference": ["new.md"]}
 
 
 def test_links_between_documents_lead_to_pages(site):
