@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.errors import (
     AdapterError,
     FamilyError,
+    FileError,
     ForeignFile,
     FormatError,
     LoramergeError,
@@ -107,28 +109,29 @@ def _opened(path: Path) -> Adapter | Checkpoint:
     """Return the adapter or the checkpoint at a path.
 
     Raises:
-        LoramergeError: see `adapter.load.load`.
+        LoramergeError: see `adapter.load.load`. FileError: if a file of a checkpoint cannot be read.
     """
-    try:
-        adapter = load(path)
-    except LoramergeError:  # a checkpoint, which may be of a format that adapters do not have
-        found = _checkpoint_at(path)
-        if found is None:
-            raise
-        return found
-    found = _checkpoint_at(path) if adapter.only_replaces else None
-    return adapter if found is None else found
-
-
-def _checkpoint_at(path: Path) -> Checkpoint | None:
-    """Return the checkpoint at a path, None if there is none."""
     from loramerge.checkpoint import open_checkpoint
 
     try:
-        found = open_checkpoint(path)
-    except LoramergeError:
-        return None
-    return found if found.slots else None
+        adapter = load(path)
+    except LoramergeError as error:  # a checkpoint may be of a format that adapters do not have
+        try:
+            found = open_checkpoint(path)
+        except FileError:
+            if isinstance(error, FormatError):  # not an adapter, but a checkpoint with a bad file
+                raise
+            raise error from None
+        except LoramergeError:
+            raise error from None
+        if not found.slots:
+            raise
+        return found
+    if adapter.only_replaces:
+        with suppress(LoramergeError):
+            found = open_checkpoint(path)
+            return found if found.slots else adapter
+    return adapter
 
 
 def weighted(adapter: Adapter, weight: Weight) -> Adapter:

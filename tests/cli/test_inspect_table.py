@@ -143,7 +143,7 @@ def test_no_line_is_wider_than_the_terminal(run, loras, monkeypatch):
     lines = run.ok("inspect", "loras").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("a.safetensors") for line in lines)
-    assert any("triggers: flat" in line for line in lines)
+    assert any("trigger words: flat" in line for line in lines)
     words = " ".join(lines).split()
     assert "ComfyUI," in words and "model.safetensors.index.json" in words  # whole words
 

@@ -28,6 +28,7 @@ BASES = (ROOT, ROOT / "loramerge", ROOT / "docs")
 MADE_BY_READERS = {
     "loramerge/algebra/operators/top_entries.py",
     "top_entries.py",
+    "build/site",
 }
 
 

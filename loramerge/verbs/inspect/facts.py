@@ -58,8 +58,8 @@ class Inspect:
     ] = False
     sort: Annotated[
         Literal[
-            "name", "family", "kind", "rank", "size", "trained-on", "triggers", "weight", "loads-in",
-            "problems",
+            "name", "family", "kind", "rank", "size", "trained-on", "trigger-words", "weight",
+            "loads-in", "problems",
         ]
         | None,
         Doc(

@@ -99,7 +99,7 @@ COLUMNS: dict[str, tuple[Callable[[TableRow], str], Callable[[TableRow], Any]]] 
         lambda row: row.first.trained_on or "",
         lambda row: (row.first.trained_on or "~").lower(),
     ),
-    "triggers": (
+    "trigger-words": (
         lambda row: _several(row.first.trigger_words),
         lambda row: ([*row.first.trigger_words, "~"])[0].lower(),
     ),
