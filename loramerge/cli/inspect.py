@@ -6,7 +6,6 @@ from typing import Any
 
 from loramerge.adapter import Problem, Site
 from loramerge.cli import show
-from loramerge.cli.bars import BarColumn, SparklineColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.inspect import VERB, Inspected, InspectResult
@@ -209,6 +208,8 @@ def _blocks(measured: list[dict[str, Any]]) -> None:
     norms = {block: sums[block] ** 0.5 for block in in_order(sums)}
     if len(norms) > 1:
         rows = [(block, f"{norm:.4g}") for block, norm in norms.items()]
+        from loramerge.cli.bars import BarColumn
+
         show.table(rows, ("block", "norm of ΔW"), drawn=BarColumn("", list(norms.values())))
 
 
@@ -218,6 +219,8 @@ def _modules(rows: list[dict[str, Any]], measured: list[dict[str, Any]]) -> None
     columns = ["module", "kind", "shape", "rank", "alpha", "norm"]
     if spectra:
         columns += ["largest", "effective rank", "stable rank", "rank for 99 %"]
+    from loramerge.cli.bars import SparklineColumn
+
     show.table(
         (
             [

@@ -189,15 +189,26 @@ def _open_streams() -> None:
 
 
 class _Lasting(io.FileIO):
-    """Standard output that ignores a closed reader, so that a command ends normally."""
+    """Standard output that ignores a closed reader, so that a command ends normally.
+
+    Another error, as of a full disk, is raised once. Python would meet it again on the way out, and
+    print a traceback.
+    """
 
     former: io.TextIOWrapper
+    failed = False
 
     def write(self, data: Any) -> int:
+        size = len(memoryview(data).cast("B"))
+        if self.failed:
+            return size
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            return len(memoryview(data).cast("B"))
+            return size
+        except OSError:
+            self.failed = True
+            raise
 
 
 def _outlive_readers() -> None:

@@ -338,3 +338,15 @@ def test_ctrl_c_after_the_work_prints_no_traceback(monkeypatch):
     finally:
         for number, handler in zip(numbers, former, strict=True):
             signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+def test_a_full_disk_under_the_output_is_one_line(tmp_path):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "loramerge", "families"], cwd=tmp_path, text=True, check=False,
+            stdout=full, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.fspath(entry.__file__).rpartition("loramerge")[0]},
+        )  # fmt: skip
+    assert done.returncode == 3 and done.stderr.startswith("error: ")
+    assert "No space left" in done.stderr and "Traceback" not in done.stderr
