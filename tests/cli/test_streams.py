@@ -342,7 +342,7 @@ def test_ctrl_c_after_the_work_prints_no_traceback(monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
 def test_a_full_disk_under_the_output_is_one_line(tmp_path):
-    with open("/dev/full", "w", encoding="utf-8") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "loramerge", "families"], cwd=tmp_path, text=True, check=False,
             stdout=full, stderr=subprocess.PIPE,
