@@ -1,6 +1,6 @@
 """Times `loramerge extract` against full SVDs of the same modules in one run.
 
-    python benchmarks/extract.py [-n 3] [--modules 40] [--rank 64] [--json FILE]
+    python benchmarks/extract.py [-n 3] [--modules 40] [--rank 64] [--kohya] [--json FILE]
 
 The tuned checkpoint is the SD2.1-shaped base in float16 with a change of slowly decaying spectrum in
 some of its matrices, evenly spread over the file, or with `--modules 0` in all matrices of the UNet and
@@ -8,6 +8,10 @@ the text encoder. loramerge runs as a whole process with one thread; numpy's thi
 differences, in float32, are timed in this process, without reading them: one of each shape, times the
 number of such matrices. The ratio is that of CPU times, in which waiting for the disk does not count.
 The SVDs also give the optimum that errors are compared with, as a share of the energy for each shape.
+
+`--kohya` also times what kohya's `extract_lora_from_models.py` computes for each matrix: torch's SVD
+with all of its left and right vectors, and the clamp. Nothing else of that script is counted. It
+needs torch and 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ import numpy as np
 from tensors import DTYPES, Tensors
 
 OURS, COPY, FULL = "loramerge extract --threads 1", "cp", "numpy.linalg.svd"
+KOHYA = "kohya's SVD and clamp"
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model.transformer."
 FUSED = "in_proj_weight"  # q, k and v above each other, which adapters hold apart
 UNNAMED = ("_embedding.", ".layers.23.", ".resblocks.23.")  # embeddings, and a layer that SD2 skips
@@ -48,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--modules", type=int, default=40, help="matrices that were tuned; 0 is all"
     )
+    parser.add_argument("--kohya", action="store_true", help="time kohya's computation, too")
     given = parser.parse_args()
     base = ensure("base", "sd21_base.safetensors", given.data, given.python)
     with tempfile.TemporaryDirectory(dir=given.data.resolve()) as folder:
@@ -68,7 +74,7 @@ def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
         COPY: functools.partial(run, ["cp", str(base), str(folder / "copy.safetensors")]),
     }
     samples = interleave(cases, given.rounds)
-    found = whole_svds(base, tuned, names, given.rank)
+    found = whole_svds(base, tuned, names, given.rank, kohya=given.kohya)
     samples[f"{FULL} of {found.count} matrices"] = [Sample(found.seconds, found.seconds, None)]
     own = statistics.median(sample.cpu or sample.wall for sample in samples[OURS])
     error = max(found.energy - kept_energy(out), 0.0) ** 0.5
@@ -78,6 +84,9 @@ def measure_all(given: argparse.Namespace, base: Path, folder: Path) -> None:
         Check("error / optimum", error / found.lost**0.5, 1.005),
         Check("modules found / modules tuned", modules_of(out) / found.count, 1, at_least=True),
     ]
+    if given.kohya:
+        samples[f"{KOHYA} of {found.count} matrices"] = [Sample(found.kohya, found.kohya, None)]
+        checks.append(Check(f"CPU time: {KOHYA} / {OURS}", found.kohya / own, 20, at_least=True))
     report(f"extract: rank {given.rank}, {found.count} matrices", samples, checks, given.json)
 
 
@@ -116,17 +125,22 @@ def change(weights: np.ndarray, seed: int) -> np.ndarray:
 
 @dataclass
 class Whole:
-    """SVDs of all matrices: their number, seconds, Σσ² beyond the rank, and Σσ² of everything."""
+    """SVDs of all matrices: their number, seconds, Σσ² beyond the rank, and Σσ² of everything.
+
+    `kohya` has the seconds of kohya's computation.
+    """
 
     count: int
     seconds: float
+    kohya: float
     lost: float
     energy: float
 
 
-def whole_svds(base: Path, tuned: Path, names: list[str], rank: int) -> Whole:
+def whole_svds(base: Path, tuned: Path, names: list[str], rank: int, *, kohya: bool) -> Whole:
     """Decomposes one difference of each shape, and counts it for all of that shape."""
     seconds: dict[tuple[int, ...], float] = {}
+    theirs: dict[tuple[int, ...], float] = {}
     share: dict[tuple[int, ...], float] = {}
     counts: Counter[tuple[int, ...]] = Counter()
     energies: dict[tuple[int, ...], float] = defaultdict(float)
@@ -143,14 +157,33 @@ def whole_svds(base: Path, tuned: Path, names: list[str], rank: int) -> Whole:
             start = time.process_time()
             _, sizes, _ = np.linalg.svd(delta, full_matrices=False)
             seconds[shape] = time.process_time() - start
+            if kohya:
+                theirs[shape] = kohya_seconds(delta, rank)
             squares = sizes.astype(np.float64) ** 2
             share[shape] = squares[rank:].sum() / squares.sum()
     return Whole(
         counts.total(),
         sum(seconds[shape] * count for shape, count in counts.items()),
+        sum(theirs.get(shape, 0.0) * count for shape, count in counts.items()),
         float(sum(share[shape] * energy for shape, energy in energies.items())),
         sum(energies.values()),
     )
+
+
+def kohya_seconds(delta: np.ndarray, rank: int) -> float:
+    """Returns the CPU time of kohya's factors of one difference."""
+    import torch
+
+    torch.set_num_threads(1)
+    matrix, rank = torch.from_numpy(delta), min(rank, *delta.shape)
+    start = time.process_time()
+    left, sizes, right = torch.linalg.svd(matrix)  # all vectors, as there
+    left, right = left[:, :rank] @ torch.diag(sizes[:rank]), right[:rank]
+    numbers = torch.cat([left.flatten(), right.flatten()])
+    # torch.quantile refuses more than 16 million numbers; a 20480 × 64 factor has fewer
+    highest = torch.quantile(numbers, 0.99)
+    left.clamp(-highest, highest), right.clamp(-highest, highest)
+    return time.process_time() - start
 
 
 def differences(base: Path, tuned: Path, names: list[str]) -> Iterator[np.ndarray]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import loramerge as lm
 from loramerge.adapter import Delta
 from loramerge.algebra.budget import Cut
 from loramerge.algebra.fair import combine_fairly
@@ -13,7 +16,7 @@ from loramerge.algebra.operators import find_operator
 from loramerge.algebra.outcome import Combined
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
-from tests.builders.deltas import full, low_rank, of_spectrum, site, tensor
+from tests.builders.deltas import full, low_rank, norm, of_spectrum, site, tensor
 
 SHAPE = (12, 9)
 
@@ -90,3 +93,34 @@ def test_not_a_number_is_found() -> None:
     bad = bad.__class__(tensor(np.full((12, 2), np.nan)), bad.down, SHAPE, bad.scale)
     with pytest.raises(NumericsError):
         cut(bad, low_rank(SHAPE, 2, 1))
+
+
+def test_a_quiet_adapter_of_the_field_loses_half_as_much(shared_data: Path) -> None:
+    """Two adapters that people published, one at a twentieth, at the same number of bytes."""
+    loud, quiet = (
+        lm.load(shared_data / "adapters" / f"{name}.safetensors")
+        for name in ("analog_svd_rank4", "hf_catundchat")
+    )
+
+    def worst(*, fair: bool) -> float:
+        result = lm.mix([(loud, 1.0), (quiet, 0.05)], max_size="50%", fair=fair)
+        return max(_lost(loud, result), _lost(quiet, result))
+
+    assert worst(fair=True) < 0.5 * worst(fair=False)
+
+
+def _lost(part: lm.Adapter, result: lm.Adapter) -> float:
+    """The share of an ingredient's norm that is outside of a result's outputs, or of its inputs."""
+    lost = total = 0.0
+    for where, delta in part.deltas.items():
+        own = delta.dense().reshape(delta.shape[0], -1)
+        energy = norm({where: own}) ** 2
+        total += energy
+        if where not in result.deltas:
+            lost += energy
+            continue
+        up, down = (f.reshape(len(f), -1) for f in result.deltas[where].factors())
+        outputs, inputs = np.linalg.qr(up)[0], np.linalg.qr(down.T)[0]
+        inside = max(norm({where: outputs.T @ own}), norm({where: own @ inputs}))
+        lost += energy - inside**2
+    return (lost / total) ** 0.5
