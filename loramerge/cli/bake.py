@@ -20,8 +20,8 @@ def render(result: BakeResult) -> None:
         lines.append(("size", show.size(result.size)))
     modules, tensors = show.count(result.modules, "module"), show.count(result.tensors, "tensor")
     lines += [
-        ("base", f"{result.base} (family {result.family}, layout {layout})"),
-        *(("adapter", f"{a['path']} at weight {a['weight']}") for a in result.adapters),
+        ("base", f"{show.place(result.base)} (family {result.family}, layout {layout})"),
+        *(("adapter", f"{show.place(a['path'])} {show.at(a['weight'])}") for a in result.adapters),
     ]
     if result.modules or result.storage is None:
         word = "would change" if result.dry_run else "changed"

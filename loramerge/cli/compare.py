@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 from loramerge.algebra.ingredients import Ingredients
 from loramerge.cli import show
@@ -20,7 +19,7 @@ _HIDDEN = 0.01  # loss by truncation that is worth a sentence
 
 def render(result: CompareResult) -> None:
     """Show the adapters, how they resemble each other, and the ingredients."""
-    names = [Path(one.path).name for one in result.files]
+    names = result.names
     if len(names) <= _MATRIX:
         rows = [
             (str(n), name, one.family or "–", str(one.rank), f"{one.norm:.4g}")

@@ -30,7 +30,7 @@ _LEGEND_OF_CHECKPOINTS = (
 
 def render(result: DiffResult) -> None:
     """Show the verdict, what differs, and the figures per block."""
-    show.table([("A", result.a), ("B", result.b)])
+    show.table([("A", show.place(result.a)), ("B", show.place(result.b))])
     show.line(result.verdict)
     if isinstance(result, CheckpointDiff):
         _checkpoints(result)

@@ -35,9 +35,11 @@ def render_one(found: HealResult) -> None:
         show.line("Nothing needed to be repaired.")
     else:
         show.table(_rows(found.repairs), ("repair", "what was done", "ΔW of the module"))
-    left = sorted({f"{p.severity} {p.code}" for p in found.findings})
+    left = sorted({f"{p.code} ({p.severity})" for p in found.findings})
     if left:
-        show.line(f"Not repaired: {listed(left, 6)}. `loramerge inspect --deep` explains them.")
+        show.line(
+            f"Not repaired: {listed(left, 6)}. `loramerge inspect --deep FILE` explains them."
+        )
 
 
 def _rows(repairs: list[Repaired]) -> list[tuple[str, str, str]]:

@@ -55,6 +55,9 @@ def _table(result: InspectResult) -> None:
         + (f" and {show.count(others, 'other file')}" if others else "")
         + f", {show.size(sum(sizes))}. -v shows each in full."
     )
+    deep = [f for f in result.files if f.what == "adapter" and f.checked == "weights"]
+    if deep and not any(row.findings or row.first.error for row in rows):
+        show.line("No problems found.")
     if any(f.what == "adapter" and f.checked == "header" for f in result.files):
         show.line(_HEADER_ONLY[1])
 
@@ -144,14 +147,16 @@ def _beside_base(base: dict[str, Any]) -> list[tuple[str, str]]:
         shares = (f"{show.percent(share)} in {name}" for name, share in base["components"].items())
         lines.append(("size by component", ", ".join(shares)))
     if base.get("strongest"):
-        most = (f"{module} {show.percent(share)}" for module, share in base["strongest"])
-        lines.append(("largest changes", ", ".join(most)))
+        most = (f"{show.percent(share)} in {module}" for module, share in base["strongest"])
+        lines.append(("largest changes", "\n".join(most)))
     if base.get("intruders") is not None:
         number, modules = sum(base["intruders"].values()), len(base["intruders"])
         share = show.percent(round(base["intruder_share"], 3))
         where = show.count(modules, "module")
-        text = f"{number} new to the base in {where}, {share} of the leading ones"
-        lines.append(("directions", text if number else "none new among the leading ones"))
+        text = f"{share} of the leading ones are new to the base ({number}, in {where})"
+        lines.append(
+            ("directions", text if number else "none of the leading ones is new to the base")
+        )
     return lines
 
 

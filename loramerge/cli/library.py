@@ -25,8 +25,11 @@ _EXAMPLE = "Example: loramerge library add ~/loras"
 
 @click.group("library", epilog=_EXAMPLE)
 def command() -> None:
-    """Name the folders in which adapters are found: `loramerge mix style:0.7` then finds
-    style.safetensors. Index them to search, to find copies, and to keep tags, notes and ratings."""
+    """Name the folders in which adapters are found.
+
+    Then `loramerge mix style:0.7` finds style.safetensors in them. Index them to search, to find copies,
+    and to keep tags, notes and ratings.
+    """
 
 
 @command.command("add", epilog=f"{_EXAMPLE}; loramerge library add --comfyui ~/ComfyUI")
@@ -38,7 +41,10 @@ def command() -> None:
 )
 @click.option("--a1111", metavar="DIR", help="Add the model folders of this A1111 or Forge.")
 @click.option(
-    "--holds", type=click.Choice(HOLDS), default="both", help="What FOLDER holds [default: both]."
+    "--holds",
+    type=click.Choice(HOLDS),
+    default="both",
+    help="What FOLDER holds: adapters, bases, or both of them [default: both].",
 )
 def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds: str) -> None:
     """Add folders to the library."""
@@ -98,6 +104,7 @@ def scan_folders(
 
 
 _MOST = 20  # files that are listed
+_HOLDS = {"both": "adapters and bases"}
 
 
 def _render_scan(found: ScanResult) -> None:
@@ -145,7 +152,7 @@ def list_folders(as_json: bool, json_file: str | None) -> None:
             show.line("The library is empty. Add a folder: loramerge library add FOLDER")
         rows = [[*entry.values()] for entry in content]
         for row in rows:
-            row[1] = row[1] or "only indexed"
+            row[1] = _HOLDS.get(row[1], row[1]) or "only indexed"
         show.table(rows, ("folder", "holds", "files", "indexed", "missing"))
 
     emit(content, as_json, json_file, render)

@@ -19,9 +19,11 @@ def render(result: MergeResult) -> None:
     scale = show.scale(result.scale, result.factors)
     lines.append(("method", f"{result.method}, scale {scale}"))
     lines += [("input", _given(one)) for one in result.models]
-    lines += [("added", f"{one['path']} at weight {one['weight']}") for one in result.adapters]
+    lines += [
+        ("added", f"{show.place(one['path'])} {show.at(one['weight'])}") for one in result.adapters
+    ]
     if result.base is not None:
-        lines.append(("base", result.base))
+        lines.append(("base", show.place(result.base)))
     types = ", ".join(result.dtypes)
     lines += [
         ("family", f"{result.family}, layout {layout}"),
@@ -35,14 +37,14 @@ def render(result: MergeResult) -> None:
     if result.united:
         lines.append(("incomplete", f"{show.count(result.united, 'tensor')} that some input lacks"))
     for i, j, cosine in result.cosines:
-        pair = f"{result.models[i]['path']} and {result.models[j]['path']}"
+        pair = f"{show.place(result.models[i]['path'])} and {show.place(result.models[j]['path'])}"
         lines.append(("cosine of changes", f"{cosine:.3f} between {pair}"))
     if result.survived is not None:
         lines.append(("accuracy", f"{show.percent(result.survived)} of the change kept after "
                       f"rounding, relative error {result.relative_error:.3g}"))  # fmt: skip
     if result.moved is not None:
         share = show.percent(result.moved)
-        lines.append(("size of change", f"{share} of the norm of {result.reference}"))
+        lines.append(("size of change", f"{share} of the norm of {show.place(result.reference)}"))
     show.table(lines)
     rows = [(name, show.percent(moved)) for name, moved in result.blocks.items()]
     if rows:
@@ -54,8 +56,8 @@ def render(result: MergeResult) -> None:
 def _given(model: dict[str, Any]) -> str:
     """Return an input with its weight, or with its layers."""
     if "layers" in model:
-        return f"{model['path']}, layers {model['layers']}"
-    return f"{model['path']} at weight {model['weight']}"
+        return f"{show.place(model['path'])}, layers {model['layers']}"
+    return f"{show.place(model['path'])} {show.at(model['weight'])}"
 
 
 command = verb_command(

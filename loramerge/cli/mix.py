@@ -33,7 +33,7 @@ def render(result: MixResult) -> None:
         words = ", ".join(one["trigger_words"]) or "none known"
         lost = f"; relative error {one['relative_error']:.4g}" if "relative_error" in one else ""
         lines.append(
-            ("input", f"{one['adapter']} at weight {one['weight']}{lost}; trigger words: {words}")
+            ("input", f"{one['adapter']} {show.at(one['weight'])}{lost}; trigger words: {words}")
         )
     show.table(lines)
     if result.interference is not None:

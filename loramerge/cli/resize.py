@@ -37,7 +37,7 @@ def render_one(found: ResizeResult) -> None:
     lines += [
         (
             "ingredient",
-            f"{one['adapter']} at weight {one['weight']}: relative error {one['relative_error']:.4g}",
+            f"{one['adapter']} {show.at(one['weight'])}: relative error {one['relative_error']:.4g}",
         )
         for one in found.ingredients
     ]

@@ -13,6 +13,7 @@ from loramerge.errors import sized
 
 __all__ = [
     "Render",
+    "at",
     "complaint",
     "count",
     "counted",
@@ -21,6 +22,7 @@ __all__ = [
     "module",
     "numbers",
     "percent",
+    "place",
     "ranks",
     "result",
     "scale",
@@ -145,6 +147,25 @@ def written(output: str | None, weighs: str) -> list[tuple[str, str]]:
     if output is None:
         return [("written", "no file: later steps of the recipe take it from memory")]
     return [("written", output), ("size", weighs)]
+
+
+def at(weight: str) -> str:
+    """Return the words for a weight as it was written, or for a file of weights."""
+    try:
+        float(weight)
+    except ValueError:
+        if weight.endswith(" blocks"):
+            return f"with weights for {weight}"
+        each = "=" in weight or weight.isupper()
+        return f"at weights {weight}" if each else f"with the weights of {weight}"
+    return f"at weight {weight}"
+
+
+def place(path: str) -> str:
+    """Return a path; of what comes with loramerge the name by which it is called."""
+    from loramerge.library.shipped import shipped_name
+
+    return shipped_name(path) or path
 
 
 def size(count: int | None) -> str:

@@ -17,14 +17,19 @@ def render(result: UnbakeResult) -> None:
     if result.size:
         lines.append(("size", show.size(result.size)))
     lines.append(("checkpoint", f"{result.checkpoint} (family {result.family})"))
-    lines += [("subtracted", f"{a['path']} at weight {a['weight']}") for a in result.adapters]
+    lines += [
+        ("subtracted", f"{show.place(a['path'])} {show.at(a['weight'])}") for a in result.adapters
+    ]
     modules, tensors = show.count(result.modules, "module"), show.count(result.tensors, "tensor")
     lines.append(("changed", f"{modules}, stored in {tensors}"))
     if result.skipped:
         lines.append(("left out", f"{show.count(len(result.skipped), 'module')} that it lacks"))
     if result.base is not None:
         lines.append(
-            ("restored", f"{result.restored} of {tensors} have the bytes of {result.base} again")
+            (
+                "restored",
+                f"{result.restored} of {tensors} have the bytes of {show.place(result.base)} again",
+            )
         )
     if result.change is not None:
         share = show.percent(result.change)

@@ -10,9 +10,9 @@ from loramerge.verbs.verify import VERB, VerifyResult
 
 _MOST = 40  # blocks that are listed
 _LEGEND = (
-    "Strength: as a factor of the weight that it should have, 1 where none is given; by least squares. "
-    "Unexplained: norm of what no strength of the adapters explains, rounding included, relative to "
-    "that of the whole change of these modules."
+    "Below an adapter: its strength in the block, relative to the weight that it should have (to 1 if "
+    "none is given), by least squares. Unexplained: norm of what the adapters do not explain at any "
+    "strength, rounding included, relative to the whole change of these modules."
 )
 
 
@@ -20,7 +20,7 @@ def render(result: VerifyResult) -> None:
     """Show the verdict, sentence by sentence, and the strengths by block."""
     rows = [("file", result.path)]
     if result.base is not None:
-        rows.append(("base", result.base))
+        rows.append(("base", show.place(result.base)))
     show.table([*rows, ("checked", _source(result))])
     for number, sentence in enumerate(result.sentences()):
         show.line(sentence, bold=not number)
@@ -56,7 +56,7 @@ def _blocks(found: CheckpointContents) -> None:
 
 def _strength(block: object) -> str:
     strength = getattr(block, "strength", None)
-    return "–" if strength is None else f"{strength:.3f}"
+    return "–" if strength is None else f"{round(strength, 3) + 0.0:.3f}"
 
 
 command = verb_command(VERB, render, "loramerge verify mixed.safetensors")

@@ -15,6 +15,7 @@ from loramerge.library.registry import cache
 
 __all__ = [
     "OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped", "shipped_as",
+    "shipped_name",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
@@ -52,6 +53,15 @@ def shipped_as(name: str) -> list[Path]:
         return [shipped(stem)]
     except FileError:
         return []
+
+
+def shipped_name(path: str | Path) -> str | None:
+    """Return the name of a base or adapter that comes with loramerge, by its path; None for others."""
+    found = Path(path)
+    if found.parent == Path(loramerge.__file__).parent / _FOLDER:
+        return found.name.removesuffix(".safetensors")
+    made = found.parent == cache() / "bases" and found.name.startswith(f"{OUTLINED}-")
+    return OUTLINED if made else None
 
 
 def is_shipped(path: Path) -> bool:

@@ -22,8 +22,8 @@ __all__ = [
 _WIDE, _HIGH = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
 _POINTS = 400  # of a line; more are averaged
-_SMALL = (180, 104)  # a panel
-_FRAME = (36, 6, 6, 16)  # left, right, top, bottom of a panel
+_SMALL = (188, 104)  # a panel
+_FRAME = (44, 6, 6, 16)  # left, right, top, bottom of a panel
 _DEPTH = 1e-4  # share of the largest value below which values are drawn at the edge
 
 

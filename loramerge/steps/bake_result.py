@@ -142,7 +142,7 @@ def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:
     if totals.survived < LEAST:
         yield Warn(
             (
-                f"only {totals.survived:.0%} of the change was kept after rounding to "
+                f"only {100 * totals.survived:.0f} % of the change was kept after rounding to "
                 f"{', '.join(plan.dtypes)}; it is kept on average with ",
                 Setting("rounding", "stochastic"),
                 ", or nearly all of it with ",

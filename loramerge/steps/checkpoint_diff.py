@@ -11,6 +11,8 @@ from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.checkpoint import Checkpoint
 from loramerge.errors import listed
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.names import short_names
+from loramerge.library.shipped import shipped_name
 from loramerge.steps.parameters import Context
 from loramerge.steps.shown import Shown
 from loramerge.stream.gaps import AVERAGE, OTHER, Gap, Likeness
@@ -45,6 +47,15 @@ class DiffResult(Shown):
     checks: bool = False
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Names of the two, with folders where these are needed to tell them apart."""
+        paths = (self.a, self.b)
+        a, b = (
+            shipped_name(path) or name for path, name in zip(paths, short_names(paths), strict=True)
+        )
+        return a, b
+
+    @property
     def exit_code(self) -> int:
         """The exit code of the command."""
         return int(self.checks and self.differs)
@@ -53,6 +64,8 @@ class DiffResult(Shown):
 @dataclass(repr=False, kw_only=True)
 class CheckpointDiff(DiffResult):
     """The comparison of two checkpoints."""
+
+    reported_as = "diff"
 
     likeness: Likeness
 

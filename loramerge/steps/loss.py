@@ -41,13 +41,15 @@ def require_kept(
     for setting, other, number in _remedies(_sampled(plan), seed):
         found = totals_of(survey(other, seed=number, threads=threads))
         if found is not None:
-            figures = f"keeps {found.survived:.0%}, relative error {found.relative_error:.2g}"
+            figures = (
+                f"keeps {100 * found.survived:.0f} %, relative error {found.relative_error:.2g}"
+            )
             hint += [setting, f" {figures}; "]
     raise NumericsError(
-        f"only {totals.survived:.0%} of the change would be kept after rounding to {shares}",
+        f"only {100 * totals.survived:.0f} % of the change would be kept after rounding to {shares}",
         file=plan.checkpoint.path,
         module=totals.worst.module,
-        expected=f"at least {LEAST:.0%}",
+        expected=f"at least {100 * LEAST:.0f} %",
         found=f"relative error {totals.relative_error:.2g}",
         hint=(
             f"measured on {_SAMPLES} tensors at most: ",

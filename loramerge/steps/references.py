@@ -51,6 +51,7 @@ class Reference:
         written: the weight in the user's words, for output names and tables.
         adapter: whether it says that it names an adapter, where a checkpoint could stand as well.
         stated: whether a weight is written, and not 1 because there is none.
+        file: name of the weight file that gave the weight, if one did.
     """
 
     name: str
@@ -58,6 +59,12 @@ class Reference:
     written: str = "1"
     adapter: bool = False
     stated: bool = field(default=False, compare=False)
+    file: str = field(default="", compare=False)
+
+    @property
+    def weight_in_words(self) -> str:
+        """The weight as it was written, or the name of its file."""
+        return self.file or self.written
 
     def __str__(self) -> str:
         """Return the text of the reference."""
@@ -287,7 +294,7 @@ def with_weight_files(
         if old.weight != Weight():
             raise UsageError(f"{name!r} has a weight already: {old.written}")
         weight = weight_of(read_yaml(Path(path)), Path(path).name)
-        result[place] = replace(old, weight=weight, written=Path(path).stem)
+        result[place] = replace(old, weight=weight, written=Path(path).stem, file=Path(path).name)
     return result
 
 

@@ -87,11 +87,14 @@ def strong_change(share: float | None, family: str) -> Iterator[str]:
         return
     usual = FAMILIES[family].usual_change if family in FAMILIES else None
     known = (
-        f"adapters of {family} change {usual[0]:.0%} to {usual[1]:.0%} at weight 1"
+        f"adapters of {family} change {100 * usual[0]:.0f} % to {100 * usual[1]:.0f} % at weight 1"
         if usual is not None
         else "so large a change may destroy abilities of the base"
     )
-    yield f"the size of the change is {share:.0%} of the norm of the weights that it changes; {known}"
+    yield (
+        f"the size of the change is {100 * share:.0f} % of the norm of the weights that it changes; "
+        f"{known}"
+    )
 
 
 def _largest(weight: Weight) -> float:

@@ -18,6 +18,7 @@ from loramerge.steps.shown import Shown
 __all__ = ["Twice", "VerifyResult"]
 
 _NAMED = 3  # modules that a sentence names
+_NOTHING = 1e-3  # of a strength that is as good as none
 _CLOSE = 0.02  # of a ratio of strengths to one that has a name
 
 
@@ -50,6 +51,7 @@ class VerifyResult(Shown):
     """
 
     headline = ("verdict", "holds")
+    reported_as = "verify"
 
     path: str
     source: str
@@ -160,7 +162,8 @@ def _fault(one: Fault, found: CheckpointContents) -> dict[str, Any]:
 
 def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     if found.holds and not found.missing:
-        yield "It holds what it should." if _stated(found) else "It holds the adapters."
+        adapters = "adapter" if len(found.found) == 1 else "adapters"
+        yield "It holds what it should." if _stated(found) else f"It holds the {adapters}."
     else:
         yield "It does not hold what it should."
     for one in found.found:
@@ -179,8 +182,8 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
         yield f"Only on one side, or in other shapes: {listed(found.lacking, _NAMED)}."
     if found.kept is not None and found.expected is not None:
         yield (
-            f"Of the whole change {_percent(found.kept)} is there; rounding to "
-            f"{listed(found.types)} leaves {_percent(found.expected)}."
+            f"{_percent(found.kept)} of the whole change is in it; rounding to "
+            f"{listed(found.types)} would leave {_percent(found.expected)}."
         )
     if found.hidden:
         yield (
@@ -200,7 +203,8 @@ def _strength(one: FoundAdapter) -> str:
         return f"{label} is too much like the other adapters to tell its strength."
     if one.factor is None:
         fits = [b.strength for b in one.blocks.values() if b.strength is not None]
-        span = f": its blocks fit strengths from {min(fits):.2g} to {max(fits):.2g}" if fits else ""
+        some = any(abs(one) >= _NOTHING for one in fits)
+        span = f": its blocks fit strengths from {min(fits):.2g} to {max(fits):.2g}" if some else ""
         return f"{label} is not in it{span}."
     at = one.strength
     strength = f"strength {at:.3g}" if at is not None else f"{one.factor:.3g} times its weights"

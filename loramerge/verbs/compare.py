@@ -18,6 +18,7 @@ from loramerge.algebra.sketch import RELATED, inner_products
 from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.names import short_names
 from loramerge.library.lookup import expand
 from loramerge.parameters import Bounds
 from loramerge.steps.inputs import adapter_of, weighted
@@ -110,11 +111,17 @@ class CompareResult(Shown):
             f"{grouped or 'no'} {'cluster' if grouped == 1 else 'clusters'}."
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, with folders where these are needed to tell them apart."""
+        return short_names([one.path for one in self.files])
+
     def words(self, copy: Copy) -> str:
         """Return how two files are related, in words."""
         a, b = self.files[copy.a], self.files[copy.b]
+        names = self.names
         return copy.kinship.full_words(
-            (Path(a.path).name, Path(b.path).name),
+            (names[copy.a], names[copy.b]),
             (f"{a.dialect} {a.dtype}", f"{b.dialect} {b.dtype}"),
             refactored=copy.refactored,
         )

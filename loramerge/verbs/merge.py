@@ -381,11 +381,14 @@ def _result(
         family=plan.first.family_name,
         layouts=plan.first.layouts,
         models=[
-            {"path": str(one.path), "layers" if parameters.layers else "weight": reference.written}
+            {
+                "path": str(one.path),
+                "layers" if parameters.layers else "weight": reference.weight_in_words,
+            }
             for (_, one), reference in zip(inputs.models.checkpoints, references, strict=True)
         ],
         adapters=[
-            {"path": one.label, "weight": reference.written}
+            {"path": one.label, "weight": reference.weight_in_words}
             for reference, one in inputs.models.adapters
         ],
         base=None if base is None else str(base.path),

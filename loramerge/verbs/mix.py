@@ -352,7 +352,7 @@ def _described(adapter: Adapter, reference: Reference, lost: float | None) -> di
     return found | {
         "adapter": reference.label,
         "path": adapter.info.path,
-        "weight": reference.written,
+        "weight": reference.weight_in_words,
         "ranks": adapter.ranks(),
         "trigger_words": trigger_words(adapter.info.metadata),
     }

@@ -19,6 +19,7 @@ from loramerge.events import Warn
 from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
+from loramerge.library.shipped import shipped_name
 from loramerge.parameters import Bounds
 from loramerge.steps.inputs import adapter_of, base_path, family_of_file, weighted
 from loramerge.steps.outputs import default_name, sum_name
@@ -348,9 +349,15 @@ VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
 def _output(parameters: Preview, context: Context) -> Path:
     if parameters.output is not None:
         return Path(parameters.output)
-    bases = "+".join(bare(base_path(name, context).name) for name in parameters.base)
+    bases = "+".join(_base_name(name, context) for name in parameters.base)
     subject = sum_name(parameters.adapters) or bases
     return default_name(f"preview-{subject}", ".png")
+
+
+def _base_name(name: str, context: Context) -> str:
+    """Return the name of a base for labels and file names."""
+    path = base_path(name, context)
+    return shipped_name(path) or bare(path.name)
 
 
 def _adapter(reference: Reference, context: Context) -> Adapter:
@@ -398,7 +405,7 @@ def told_apart(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def _label(name: str, reference: Reference, times: float) -> str:
-    own = "" if reference.written == "1" else f" at {reference.written}"
+    own = "" if reference.written == "1" else f" at {reference.weight_in_words}"
     if times == 1.0:
         return name + own
     return f"{name}{own} × {times:g}" if own else f"{name} at {times:g}"
@@ -449,7 +456,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
         )
 
     def loaders(names: Sequence[str]) -> list[tuple[str, Callable[[], Pipeline]]]:
-        return [(bare(base_path(name, context).name), loader(name)) for name in names]
+        return [(_base_name(name, context), loader(name)) for name in names]
 
     with torch_threads(context.torch_threads), naming("generating images"):
         return drawn(

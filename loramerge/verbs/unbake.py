@@ -330,7 +330,7 @@ def _result(
         modules=len(plan.modules),
         tensors=plan.tensors,
         adapters=[
-            {"path": a.label, "weight": r.written}
+            {"path": a.label, "weight": r.weight_in_words}
             for a, r in zip(adapters, parameters.lora, strict=True)
         ],
         skipped=plan.skipped,

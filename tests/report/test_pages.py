@@ -206,7 +206,7 @@ def test_a_missing_library_is_named_before_any_work(run, monkeypatch):
 def test_verbs_with_reports_exist():
     folder = Path(loramerge.report.__file__).parent / "results"
     names = {path.stem for path in folder.glob("[!_]*.py")}
-    assert names == {"compare", "diff", "inspect", "merge", "mix", "resize", "train"}
+    assert names == {"compare", "diff", "inspect", "merge", "mix", "resize", "train", "verify"}
     assert names <= set(known_verbs()) and not has_report("bake") and not has_report("../page")
 
 
@@ -235,12 +235,15 @@ def test_any_result_can_be_shown():
     assert "0.1235" in text and ">yes<" in text and "b c" in text
 
 
-def test_differences_without_modules_are_shown_as_json_has_them():
-    """As those of checkpoints, whose results have no adapters to compare."""
-    from loramerge.report.results.diff import report
-
-    result = SimpleNamespace(json=lambda: {"verdict": "They differ.", "blocks": {"unet": 0.5}})
-    assert "They differ." in page(report(result)).decode()
+def test_pages_of_checkpoints_name_what_differs(run):
+    run.ok("bake", "--base", "tiny", "zuzu", "-o", "baked")
+    run.ok("diff", "tiny", "baked", "--html", "diff.html")
+    run.ok("verify", "baked", "--html", "verify.html")
+    for name in ("diff.html", "verify.html"):
+        text = Path(name).read_text("utf-8")
+        assert problems(text) == [] and "shipped" not in text and "unet.mid_block" in text
+    assert "84 of 478 in all" in Path("diff.html").read_text("utf-8")
+    assert "It holds what it should." in text and "zuzu is in it at the weight 1." in text
 
 
 def test_pages_of_many_files_stay_short(run):

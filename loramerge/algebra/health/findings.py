@@ -40,7 +40,7 @@ def about_values(adapter: Adapter, measures: Sequence[ModuleFigures]) -> Iterato
                 "warning",
                 "dead-ranks",
                 m.site.name,
-                f"{len(m.dead)} of {m.rank} ranks are exactly zero",
+                f"{len(m.dead)} of {m.rank} ranks {'is' if len(m.dead) == 1 else 'are'} exactly zero",
                 f"{HEAL}: the file gets smaller, and the change stays the same",
             )
         yield from _overflow(m)
@@ -49,7 +49,10 @@ def about_values(adapter: Adapter, measures: Sequence[ModuleFigures]) -> Iterato
 
 def _not_finite(m: ModuleFigures) -> Iterator[Problem]:
     if m.not_finite:
-        bad = ", ".join(f"{count} values of {role}" for role, count in m.not_finite.items())
+        bad = ", ".join(
+            f"{count} {'value' if count == 1 else 'values'} of {role}"
+            for role, count in m.not_finite.items()
+        )
         yield Problem(
             "error",
             "not-finite",

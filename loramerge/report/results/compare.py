@@ -16,7 +16,7 @@ _NUMBERED = 16  # adapters up to which cells have room for numbers
 
 def report(result: Any) -> Report:
     """Return the report of a `CompareResult`."""
-    names = [PurePath(one.path).name for one in result.files]
+    names = result.names
     return Report(
         f"{len(names)} adapters compared",
         result.verdict,

@@ -28,7 +28,7 @@ def report(result: Any) -> Report:
     """Return the report of a `MixResult`."""
     names = [one["adapter"] for one in result.inputs]
     known = {} if result.adapter is None else measured(result.adapter)
-    terms = " + ".join(f"{one['weight']} × {one['adapter']}" for one in result.inputs)
+    terms = " + ".join(_term(one) for one in result.inputs)
     weights = shape_figures({"": known}, bars=result.interference is None) if known else []
     title = PurePath(result.output).name if result.output else "A mix"
     return Report(
@@ -41,6 +41,14 @@ def report(result: Any) -> Report:
             Section("Weights of the result", weights),
         ],
     )
+
+
+def _term(one: dict[str, Any]) -> str:
+    """Return an input with its weight: `0.7 × style`, `style (late.yaml)`."""
+    try:
+        return f"{float(one['weight']):g} × {one['adapter']}"
+    except ValueError:
+        return f"{one['adapter']} ({one['weight']})"
 
 
 def _method(result: Any) -> str:

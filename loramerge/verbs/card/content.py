@@ -72,7 +72,7 @@ def card_content(
         description=metadata.get("modelspec.description") or beside.description or "",
         pictures=pictures,
         words=words,
-        base=base or ("" if family is None else f"one of {family.title}"),
+        base=base or ("" if family is None else family.title),
         uses=list(_uses(found, path, base, header["library_name"])),
         facts=facts,
         training={label: metadata[key] for key, label in _TRAINING.items() if metadata.get(key)},

@@ -64,8 +64,8 @@ def add_base(
     matched = total - len(plan.skipped)
     by_name = ", by name, as no family is known" if checkpoint.is_unknown else ""
     reason = (
-        f"{matched} of {total} modules fit{by_name}; {kept:.0%} of the change is kept after rounding "
-        "to the base's type"
+        f"{matched} of {total} modules fit{by_name}; {100 * kept:.3g} % of the change is kept after "
+        "rounding to the base's type"
     )
     found.base |= {
         "works": bool(matched),
@@ -117,7 +117,7 @@ def _intruding(share: float) -> Iterator[Problem]:
             "note",
             "intruders",
             None,
-            f"{share:.0%} of the leading directions of the changed weights are new to the base",
+            f"{100 * share:.0f} % of the leading directions of the changed weights are new to the base",
             "the base forgets other subjects; a smaller weight, or fewer steps of training, keeps them",
         )
 
@@ -133,7 +133,7 @@ def strength_findings(change: float | None, family: str) -> Iterator[Problem]:
     usual = _usual(family)
     low, high = usual or (0.0, _LARGE)
     known = (
-        f"adapters of {family} usually change {low:.0%} to {high:.0%}"
+        f"adapters of {family} usually change {100 * low:.0f} % to {100 * high:.0f} %"
         if usual
         else "above half of it, images usually break down"
     )
@@ -142,7 +142,7 @@ def strength_findings(change: float | None, family: str) -> Iterator[Problem]:
             "warning",
             "stronger-than-usual",
             None,
-            f"the size of the change is {change:.0%} of the original weights' norm; {known}",
+            f"the size of the change is {100 * change:.0f} % of the original weights' norm; {known}",
             f"at weight {high / change:.2g} it is within what is usual",
         )
     elif low and change < low / LIMITS["weaker-than-usual"].value:
@@ -150,6 +150,6 @@ def strength_findings(change: float | None, family: str) -> Iterator[Problem]:
             "note",
             "weaker-than-usual",
             None,
-            f"the size of the change is {change:.2%} of the original weights' norm; {known}",
+            f"the size of the change is {100 * change:.2f} % of the original weights' norm; {known}",
             f"at weight {low / change:.3g} it is within what is usual; check its alphas",
         )

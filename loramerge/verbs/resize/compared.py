@@ -90,7 +90,11 @@ class Compared:
     def lost(self, combined: Combined) -> list[dict[str, Any]]:
         """Return what each ingredient loses."""
         return [
-            {"adapter": one.label, "weight": one.written, "relative_error": combined.losses[place]}
+            {
+                "adapter": one.label,
+                "weight": one.weight_in_words,
+                "relative_error": combined.losses[place],
+            }
             for place, one in enumerate(self.references)
             if place in combined.losses
         ]

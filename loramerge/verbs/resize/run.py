@@ -186,8 +186,8 @@ def _report_loss(name: str, combined: Combined, rule: RankRule, context: Context
         context.notify(
             Warn(
                 (
-                    f"{name}: only {combined.norm_kept:.0%} of the norm is kept{gone}; raise the "
-                    "limit, or store each rank in fewer bytes with ",
+                    f"{name}: only {100 * combined.norm_kept:.0f} % of the norm is kept{gone}; raise "
+                    "the limit, or store each rank in fewer bytes with ",
                     Setting("dtype", "float16"),
                     " or ",
                     Setting("to", "kohya"),
