@@ -20,6 +20,8 @@ def _proof(found: ConvertResult) -> str:
         return ""
     if proof.site is None:
         return f"{show.count(proof.sites, 'module')}, equal to the last bit"
+    if proof.largest == 0.0:
+        return f"{show.count(proof.sites, 'module')}, with the same change (ΔW)"
     return (
         f"{proof.same} of {show.count(proof.sites, 'module')} equal to the last bit, relative "
         f"difference of the others at most {proof.largest:.2g}"

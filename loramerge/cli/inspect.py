@@ -16,6 +16,7 @@ _HEADER_ONLY = tuple(
     f"Only {read} read. --deep reads the weights and looks for NaN and untrained modules."
     for read in ("the header was", "the headers were")
 )
+_HASHES = {"autov2": "AutoV2", "autov3": "AutoV3", "tensors_sha256": "sha256 of tensors"}
 _METADATA_SHOWN = (
     "ss_output_name", "ss_network_module", "ss_learning_rate", "ss_num_epochs", "ss_steps",
     "ss_num_train_images", "ss_resolution", "ss_optimizer", "ss_training_comment",
@@ -98,7 +99,7 @@ def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
         lines.append((f"in {program}", what))
     lines += _metadata(file, all_metadata)
     if file.hashes:
-        lines += list(file.hashes.items())
+        lines += [(_HASHES.get(name, name), digest) for name, digest in file.hashes.items()]
     if file.norm is not None:
         lines.append(("norm of ΔW", f"{file.norm:.4g} over all modules"))
     if file.base is not None:

@@ -52,7 +52,7 @@ def render_curve(found: CurveResult) -> None:
     """Show the curve of an adapter as a table."""
     columns, *rows = found.table_rows()
     errors = [(even or best).relative_error for even, best in found.pairs()]
-    show.table(rows, columns, drawn=BarColumn("error", errors))
+    show.table(rows, columns, drawn=BarColumn("", errors))
 
 
 _render_files = files_render(render_one, ("size", "norm kept", "largest relative error"), _cells)

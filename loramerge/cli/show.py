@@ -184,7 +184,7 @@ def scale(rule: str | float, factors: tuple[float, float]) -> str:
 def percent(share: float) -> str:
     """Return a share as a percentage with as many digits as it deserves."""
     if 0.9995 <= share < 1.0:
-        return f"{100 * share:.4f} %"
+        return f"{100 * share:.4f} %" if share < 0.9999995 else "> 99.9999 %"
     return f"{100 * share:,.0f} %" if abs(share) >= 100 else f"{100 * share:.4g} %"
 
 

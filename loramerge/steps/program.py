@@ -107,8 +107,8 @@ def _way_out(adapter: Adapter) -> tuple[str | Setting, ...]:
 
 def _unseen(adapter: Adapter, title: str, target: Dialect) -> str:
     naming = adapter.info.detection.naming
-    what = "adapters of an unknown family" if naming is None else naming.title
-    return f"no test has seen {title} read {what} in the dialect {target.name}"
+    what = "an unknown family" if naming is None else naming.title
+    return f"it is not tested that {title} reads files for {what} in the dialect {target.name}"
 
 
 def _refuse(adapter: Adapter, found: Reading, target: Dialect) -> None:

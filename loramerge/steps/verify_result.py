@@ -181,8 +181,10 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     if found.lacking:
         yield f"Only on one side, or in other shapes: {listed(found.lacking, _NAMED)}."
     if found.kept is not None and found.expected is not None:
+        all_in = all(one.factor is not None for one in found.found)
+        change = "the whole change" if all_in else "the change of the adapters found"
         yield (
-            f"{_percent(found.kept)} of the whole change is in it; rounding to "
+            f"{_percent(found.kept)} of {change} is in it; rounding to "
             f"{listed(found.types)} would leave {_percent(found.expected)}."
         )
     if found.hidden:

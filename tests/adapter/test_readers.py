@@ -304,7 +304,7 @@ def test_an_unknown_family_gives_a_warning(tmp_path: Path) -> None:
     told: list[Any] = []
     check_program(adapter, "comfyui", choose_dialect("comfyui", [adapter]), told.append)
     assert [event.text for event in told] == [
-        "no test has seen ComfyUI read adapters of an unknown family in the dialect comfyui"
+        "it is not tested that ComfyUI reads files for an unknown family in the dialect comfyui"
     ]
 
 

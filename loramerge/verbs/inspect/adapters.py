@@ -140,7 +140,7 @@ def _computed_otherwise(adapter: Adapter, seen: Sequence[Reading]) -> Iterator[P
 def _hashes(adapter: Adapter) -> dict[str, str]:
     """Return the digests by which people and sites name a file."""
     from loramerge.adapter.source import open_source
-    from loramerge.files.digest import tensors_sha256
+    from loramerge.files.digest import sha256_of_file_and_data, tensors_sha256
     from loramerge.library.digests import digest_of, digest_of_files
 
     assert adapter.info.path is not None
@@ -151,8 +151,11 @@ def _hashes(adapter: Adapter) -> dict[str, str]:
         if len(source.files) == 1
         else digest_of_files(path if path.is_dir() else path.parent, source.files)
     )
+    one = source.files[0] if len(source.files) == 1 else None
+    data = sha256_of_file_and_data(one)[1] if one and one.suffix == ".safetensors" else None
     return {
         "sha256": whole,
         "autov2": whole[:10],
+        **({"autov3": data[:12]} if data else {}),
         "tensors_sha256": tensors_sha256(source.tensors),
     }

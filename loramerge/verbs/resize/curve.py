@@ -43,14 +43,14 @@ class CurveResult(Shown):
     best: list[CurvePoint]
 
     def table_rows(self) -> Iterator[tuple[str, ...]]:
-        yield ("rank of all modules", "size", "relative error", "at the best ranks", "ranks")
+        yield ("rank of all modules", "its error", "size", "best ranks", "their error")
         for even, best in self.pairs():
             yield (
                 "" if even is None else str(even.rank),
-                sized((even or best).size),
                 "" if even is None else f"{even.relative_error:.4g}",
-                f"{best.relative_error:.4g}",
+                sized((even or best).size),
                 _range(best),
+                f"{best.relative_error:.4g}",
             )
 
     def pairs(self) -> list[tuple[CurvePoint | None, CurvePoint]]:
