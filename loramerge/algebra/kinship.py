@@ -79,8 +79,7 @@ class Kinship:
         low, high = self.ranks
         ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
         scaled = "" if abs(factor - 1) < ROUNDED else f" times {factor:.3g} and"
-        lost = f"{100 * self.lost:.2g} % of the norm is lost"
-        return f"{small} is {large}{scaled} resized to {ranks}: {lost}"
+        return f"{small} is {large}{scaled} resized to {ranks}: relative error {self.lost:.2g}"
 
 
 def may_be_cut(total: Moments) -> bool:

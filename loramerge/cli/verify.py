@@ -39,16 +39,21 @@ def _source(result: VerifyResult) -> str:
 def _blocks(found: CheckpointContents) -> None:
     """Show the strength of each adapter in each block."""
     names = in_order(dict.fromkeys(name for one in found.found for name in one.blocks))
-    rows = []
+    rows, unchanged = [], 0
     for name in names:
         blocks = [one.blocks.get(name) for one in found.found]
         count = max(block.modules for block in blocks if block is not None)
         rest = max(block.rest for block in blocks if block is not None)
+        if not rest and all(block is None or block.strength is None for block in blocks):
+            unchanged += 1
+            continue
         rows.append((name, str(count), *map(_strength, blocks), show.percent(rest)))
     if not rows:
         return
     labels = [one.claim.label for one in found.found]
     show.table(rows[:_MOST], ("block", "modules", *labels, "unexplained"))
+    if unchanged:
+        show.line(f"Not changed, as it should be: {show.count(unchanged, 'block')}.")
     if len(rows) > _MOST:
         show.line(f"… and {len(rows) - _MOST} more blocks; --json lists all of them")
     show.line(_LEGEND)

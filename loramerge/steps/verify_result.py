@@ -297,8 +297,8 @@ def _of_adapter(result: VerifyResult) -> Iterator[str]:
         yield f"It holds what its recipe gives, {exact}, in {_modules(len(found.sites))}."
         if result.lost is not None:
             yield (
-                f"No adapter of these ranks is nearer to what was cut; {_percent(result.lost)} of its "
-                "norm is lost."
+                "No adapter of these ranks is nearer to what was cut; the relative error is "
+                f"{result.lost:.3g}."
             )
         return
     yield "It does not hold what its recipe gives."

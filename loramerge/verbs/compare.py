@@ -15,7 +15,7 @@ from loramerge.algebra.gram import at_common_sites, gram
 from loramerge.algebra.ingredients import Ingredients, ingredients
 from loramerge.algebra.resemblance import Copy, clusters, copies, cosines
 from loramerge.algebra.sketch import RELATED, inner_products
-from loramerge.errors import AdapterError, LoramergeError, Setting, UsageError
+from loramerge.errors import AdapterError, LoramergeError, NumericsError, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.names import short_names
@@ -183,9 +183,19 @@ def compare(parameters: Compare, context: Context = Context()) -> CompareResult:
             found=len(adapters),
             hint=("give more files, or a folder",),
         )
-    result = compare_adapters(adapters, mystery, alike=parameters.alike, context=context)
-    result.unreadable = unreadable
-    return result
+    while True:
+        try:
+            result = compare_adapters(adapters, mystery, alike=parameters.alike, context=context)
+        except NumericsError as error:  # one damaged file does not stop the others
+            rest = [one for one in adapters if one.label != error.file]
+            if len(rest) == len(adapters) or len(rest) < least:
+                raise
+            adapters = rest
+            unreadable[str(error.file)] = error.problem
+            context.notify(Warn(f"{error.file}: {error.problem}"))
+        else:
+            result.unreadable = unreadable
+            return result
 
 
 def _open(

@@ -113,7 +113,7 @@ def test_words() -> None:
     small = cut(A, 2)
     words = verdict(compare(A, small))
     assert words.startswith("B is A resized to rank 2: ")
-    assert words.endswith(" % of the norm is lost.")
+    assert words.endswith(f": relative error {compare(A, small).kinship.lost:.2g}.")
     assert verdict(compare(small, A)).startswith("A is B resized to rank 2: ")
     assert verdict(compare(A, scaled(small, 0.7))).startswith("B is A times 0.7 and resized to")
     assert verdict(compare(scaled(small, 0.5), A)).startswith("A is B times 0.5 and resized to")

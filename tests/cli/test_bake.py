@@ -143,7 +143,7 @@ def test_dtype(run):
 def test_weak_adapters_are_told_of(run):
     command = ("bake", "--base", "base.safetensors", "a:0.001", "-o", "out.safetensors")
     result = run.refused(7, *command, says=("would be kept", "--rounding stochastic keeps"))
-    assert "--keep-touched float32 keeps 100%" in result.err and "--allow-loss" in result.err
+    assert "--keep-touched float32 keeps 100 %" in result.err and "--allow-loss" in result.err
     result = run.ok(*command, "--allow-loss")
     assert "warning: only" in result.err
     assert "--rounding stochastic" in result.err and "--keep-touched float32" in result.err

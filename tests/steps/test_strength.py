@@ -44,9 +44,9 @@ def test_plan_says_it_before_anything_runs(run):
 
 def test_a_change_is_compared_with_what_is_usual_in_its_family():
     (event,) = strong_change(3.3, "tiny")
-    assert "330%" in event and "25% to 45%" in event
+    assert "330 %" in event and "25 % to 45 %" in event
     (event,) = strong_change(0.5, "sdxl")
-    assert "50% of the norm" in event and "at weight 1" not in event
+    assert "50 % of the norm" in event and "at weight 1" not in event
     assert list(strong_change(0.49, "tiny")) == list(strong_change(None, "tiny")) == []
 
 
@@ -58,7 +58,7 @@ def test_the_usual_range_is_what_was_measured(name, tmp_path):
 
 def test_bake_says_both(run):
     found = run.ok("bake", "--base", "tiny", "zuzu:7", "-o", "strong")
-    assert "zuzu at weight 7" in found.err and "size of the change is 231%" in found.err
+    assert "zuzu at weight 7" in found.err and "size of the change is 231 %" in found.err
     assert "usual" not in run.ok("bake", "--base", "tiny", "zuzu", "-o", "baked").err
 
 
