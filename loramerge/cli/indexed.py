@@ -65,7 +65,7 @@ def search(
 
     def render() -> None:
         if not found:
-            show.line("Nothing was found.")
+            show.line("Nothing was found. `loramerge library scan` indexes new files.")
         show.table((_row(one) for one in found[:most]), _CELLS)
         if len(found) > most:
             show.line(f"… and {len(found) - most} more (--most {len(found)} shows all)")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
+
+from loramerge.files.names import short_names
+from loramerge.library.shipped import shipped, shipped_name
+from tests.builders.world import rewrite
 
 
 @pytest.fixture
@@ -65,3 +72,37 @@ def test_refusals(run):
             (run.folder / f"{name}.safetensors").read_bytes()
         )
     assert "left out" in run.ok("compare", "mixed").out
+
+
+def test_files_of_one_name_are_told_apart(run):
+    for folder in ("x", "y"):
+        (run.folder / folder).mkdir()
+        run.ok("mix", "a", "-o", f"{folder}/same.safetensors")
+    shown = run.ok("compare", "x", "y", "b", "--html", "page.html").out
+    assert "y/same.safetensors is the same adapter as x/same.safetensors" in shown.replace(
+        "\n", " "
+    )
+    assert "y/same.safetensors" in Path("page.html").read_text("utf-8")
+    assert short_names(["p/x/a", "q/x/a", "q/b", "q/b"]) == ["p/x/a", "q/x/a", "b", "b"]
+
+
+def test_a_damaged_file_does_not_stop_the_others(run):
+    def damage(arrays, metadata):
+        max(arrays.values(), key=lambda one: one.size).flat[0] = math.nan
+
+    rewrite(run.folder / "a.safetensors", run.folder / "bad.safetensors", damage)
+    result = run.ok("compare", "a", "bad", "b")
+    assert "2 adapters" in result.out and "left out: " in result.out and "NaN" in result.err
+    run.refused(7, "compare", "a", "bad", says="bad.safetensors")
+
+
+def test_what_comes_with_loramerge_has_its_name():
+    names = ("tiny", "tiny-outlined", "zuzu")
+    assert [shipped_name(shipped(name)) for name in names] == [*names]
+    assert shipped_name("elsewhere/zuzu.safetensors") is None
+
+
+def test_weights_of_a_file_are_called_by_it(run):
+    Path("late.yaml").write_text("depth: [0, 1]\n")
+    shown = run.ok("mix", "a", "b", "--weights", "a=late.yaml", "-o", "x.safetensors").out
+    assert "a with the weights of late.yaml" in shown and "b at weight 1" in shown
