@@ -59,6 +59,10 @@ def _table(result: InspectResult) -> None:
     deep = [f for f in result.files if f.what == "adapter" and f.checked == "weights"]
     if deep and not any(row.findings or row.first.error for row in rows):
         show.line("No problems found.")
+    if "loads-in" in filled:
+        show.line(
+            "Loads in: programs that are tested to read such files; others may read them, too."
+        )
     if any(f.what == "adapter" and f.checked == "header" for f in result.files):
         show.line(_HEADER_ONLY[1])
 

@@ -16,7 +16,9 @@ def report(result: Any) -> Report:
     output = PurePath(result.output).name
     moved = None if result.moved is None else _percent(result.moved)
     reference = PurePath(result.reference).name
-    lead = f"Merged by {result.method}" + (f"; {moved} from {reference}." if moved else ".")
+    lead = f"Merged by {result.method}" + (
+        f"; the change is {moved} of the norm of {reference}." if moved else "."
+    )
     return Report(
         output,
         lead,

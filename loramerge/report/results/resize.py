@@ -80,8 +80,17 @@ def _table(files: Any) -> Table:
         )
         for one in files
     ]
-    columns = ("file", "status", "size before", "size", "norm kept", "relative error", "reason")
-    return Table("Files", columns, rows)
+    columns = (
+        "file",
+        "status",
+        "size before",
+        "size after",
+        "norm kept",
+        "relative error",
+        "reason",
+    )
+    shown = len(columns) - (not any(row[-1] for row in rows))  # reasons are of files that failed
+    return Table("Files", columns[:shown], [row[:shown] for row in rows])
 
 
 def _curve_of(done: Any) -> Part:
