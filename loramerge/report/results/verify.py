@@ -37,7 +37,16 @@ def report(result: Any) -> Report:
 def _blocks(found: Any) -> list[Part]:
     labels = [one.claim.label for one in found.found]
     names = list(dict.fromkeys(name for one in found.found for name in one.blocks))
-    by_block = {name: [one.blocks.get(name) for one in found.found] for name in names}
+    every = {name: [one.blocks.get(name) for one in found.found] for name in names}
+    by_block = {
+        name: several
+        for name, several in every.items()
+        if any(one is not None and (one.rest or one.strength is not None) for one in several)
+    }  # without blocks that should not change, and did not
+    unexplained = {
+        name: max(one.rest for one in several if one is not None)
+        for name, several in by_block.items()
+    }
     strengths = Bars(
         "Strength by block",
         "Relative to the weight that the adapter should have (to 1 if none is given), by least squares.",
@@ -51,12 +60,10 @@ def _blocks(found: Any) -> list[Part]:
     rest = Bars(
         "Unexplained by block",
         "Norm of what the adapters do not explain at any strength, rounding included, relative to the "
-        "whole change of these modules.",
+        "whole change of these modules; a full bar is all of it.",
         series=("unexplained",),
-        rows=[
-            (name, (max(one.rest for one in several if one is not None),))
-            for name, several in by_block.items()
-        ],
+        rows=[(name, (share,)) for name, share in unexplained.items()],
+        most=max([1.0, *filter(math.isfinite, unexplained.values())]),
         show=_percent,
     )
     return [strengths, rest]
