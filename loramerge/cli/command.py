@@ -66,7 +66,8 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
         }
         json_file, save_recipe = common["json_file"], common["save_recipe"]
         reports = {"json_file": json_file, "save_recipe": save_recipe}
-        check_reports(reports | {"results": values.get("results")}, _paths_in(kind, values))
+        reports |= {table: values.get(table) for table in ("results", "csv")}
+        check_reports(reports, _paths_in(kind, values))
         views = {option: common[option] for option in ("html", "plot")}
         viewed = any(views.values())
         if viewed:

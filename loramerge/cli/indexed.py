@@ -74,15 +74,13 @@ def search(
 
 
 def _row(one: Entry) -> tuple[str, ...]:
-    place = one.places[0]
-    name = Path(place.path).relative_to(place.root).as_posix()
     what = one.facts.get("what")
     family = one.facts.get("family") or ("" if what == "adapter" else f"({what})")
     words = ", ".join(one.trigger_words)
     words = words if len(words) <= _WORDS else f"{words[: _WORDS - 1]}…"
     gone = " (missing)" if one.missing else ""
     stars = "★" * (one.own.rating or 0)
-    return f"{name}{gone}", str(family), one.rank, show.size(one.facts.get("size")), words, stars
+    return f"{one.name}{gone}", str(family), one.rank, show.size(one.facts.get("size")), words, stars
 
 
 @click.command("show", params=json_options(), epilog="Example: loramerge library show style")

@@ -15,6 +15,8 @@ from pathlib import Path
 from loramerge import __version__
 from loramerge.comfyui.words import LANGUAGES, definitions, menu
 from loramerge.errors import CorruptFile, FileError, MissingFile, OutputExists
+from loramerge.files.atomic import PARTIAL
+from loramerge.files.json_values import read_values
 from loramerge.files.writer import write_bytes
 
 __all__ = ["Installed", "Removed", "install", "uninstall"]
@@ -89,16 +91,17 @@ def install(root: Path) -> Installed:
     """
     folder = _folder_in(root)
     before = _list_of(folder)
-    if before is None and folder.exists() and any(folder.iterdir()):
+    contents = dict(_contents())
+    if before is None and not _is_begun(folder, contents):
         raise OutputExists(
             "there is a folder of this name that this command did not write",
             file=folder,
             hint="move it away first",
         )
-    contents = dict(_contents())
     for name in {**contents, **(before or {})}:
         path = folder / name
-        if path.exists() and _digest(path.read_bytes()) != (before or {}).get(name):
+        ours = {(before or {}).get(name), _digest(contents[name]) if name in contents else None}
+        if path.exists() and (not path.is_file() or _digest(path.read_bytes()) not in ours):
             raise OutputExists(
                 "this file was changed since it was installed",
                 file=path,
@@ -113,6 +116,21 @@ def install(root: Path) -> Installed:
         (folder / name).unlink(missing_ok=True)
     write_bytes(folder / _LIST, _json({"files": listing}), force=True)
     return Installed(folder, (*listing, _LIST), len(definitions("en")))
+
+
+def _is_begun(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """Return whether a folder is not there, or holds only what an install that was killed left."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    files = {name: path for name, path in found.items() if not path.is_dir()}
+    return all(
+        path.name.endswith(PARTIAL)
+        or (path.is_file() and name in contents and path.read_bytes() == contents[name])
+        for name, path in files.items()
+    )
 
 
 def uninstall(root: Path) -> Removed:
@@ -196,7 +214,7 @@ def _list_of(folder: Path) -> Mapping[str, str] | None:
     if not path.is_file():
         return None
     try:
-        files = json.loads(path.read_text("utf-8"))["files"]
+        files = read_values(path)["files"]
         found = {str(name): str(digest) for name, digest in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CorruptFile("the list of installed files cannot be read", file=path) from None

@@ -38,8 +38,13 @@ def may_be_in_name(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cs")
 
 
-def check_target(path: str | PathLike[str], *, force: bool) -> Path:
+def check_target(
+    path: str | PathLike[str], *, force: bool, option: Setting = Setting("output")
+) -> Path:
     """Return the output path, or refuse an existing one without `force`; creates no folder.
+
+    Args:
+        option: the one that names the path.
 
     Raises:
         OutputExists: if it exists.
@@ -54,7 +59,7 @@ def check_target(path: str | PathLike[str], *, force: bool) -> Path:
                 "the name of the output has a character that names of files should not have",
                 file=target,
                 found=ascii(odd),
-                hint=("give another ", Setting("output")),
+                hint=("give another ", option),
             )
     elif not force:
         raise OutputExists(
@@ -64,7 +69,7 @@ def check_target(path: str | PathLike[str], *, force: bool) -> Path:
                 "to replace it, give ",
                 Setting("force", True),
                 "; or give another ",
-                Setting("output"),
+                option,
             ),
         )
     return target

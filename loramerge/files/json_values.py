@@ -50,7 +50,7 @@ def read_values(path: str | PathLike[str]) -> Any:
     if place.exists() and not place.is_file():  # a pipe would be waited for without end
         raise OSError("not a regular file")
     try:
-        text = place.read_text("utf-8")
+        text = place.read_text("utf-8-sig")  # Windows' editors begin files with a mark
     except UnicodeDecodeError as error:
         raise ValueError(in_words(error)) from None
     return values_in(text)

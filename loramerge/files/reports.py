@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import OutputExists
+from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 
 __all__ = ["check_apart", "check_json", "check_report", "write_report"]
@@ -36,8 +37,9 @@ def check_report(
 
     Raises:
         OutputExists: if the path is a folder or another file.
+        FileError: if no file should have such a name.
     """
-    place = Path(path)
+    place = check_target(path, force=True, option=option)
     if not place.exists() or _is_stream(place):
         return
     if place.is_file() and not any(fnmatchcase(place.name, name) for name in _NEVER):

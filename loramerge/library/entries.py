@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import NotFound, UsageError, listed
-from loramerge.library.index import Index, Location, Own, has_index, open_index
+from loramerge.library.index import Index, Location, Own, has_index, open_index, relative
 from loramerge.library.searching import query_of
 
 __all__ = [
@@ -51,6 +51,11 @@ class Entry:
     def path(self) -> Path:
         """The first of its places."""
         return Path(self.places[0].path)
+
+    @property
+    def name(self) -> str:
+        """The path of its first place from the scanned folder on."""
+        return relative(self.places[0].path, self.places[0].root)
 
     @property
     def rank(self) -> str:
@@ -93,12 +98,12 @@ class Entry:
 
 
 def entry(index: Index, content: int) -> Entry | None:
-    """Return what the index says of a content, None if it has no place."""
+    """Return what the index says of a content, None if it has no place, or is not known any more."""
     places = index.places("content = ?", content)
-    if not places:
+    facts = index.facts(content)
+    if not places or facts is None:
         return None
     here = tuple(place for place in places if not place.missing)
-    facts = index.facts(content)
     return Entry(content, here or tuple(places), not here, facts, index.own(facts["identity"]))
 
 
@@ -174,10 +179,10 @@ def named(index: Index, matches: Callable[[str], bool]) -> dict[int, list[Locati
     """
     found: dict[int, list[Location]] = {}
     for path, root in index.rows("SELECT path, root FROM places WHERE content NOT NULL"):
-        if matches(os.path.relpath(path, root).replace(os.sep, "/")):
-            (place,) = index.places("path = ?", path)
-            if place.content is not None:
-                found.setdefault(place.content, []).append(place)
+        if matches(relative(str(path), str(root))):
+            for place in index.places("path = ?", path):
+                if place.content is not None:
+                    found.setdefault(place.content, []).append(place)
     return found
 
 

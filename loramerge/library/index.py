@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import FileError
-from loramerge.files.json_values import values_in
 from loramerge.files.lock import locked
 from loramerge.library.registry import NoHome, home
 from loramerge.library.searching import searchable
+from loramerge.library.stored import facts_in, rating_in, sidecars_in, tags_in, text_in
 from loramerge.records import record
 
-__all__ = ["Index", "Location", "Own", "has_index", "index_folder", "open_index"]
+__all__ = ["Index", "Location", "Own", "has_index", "index_folder", "open_index", "relative"]
 
 _DATABASE = "index.sqlite"
 _VERSION = 1  # of tables and sketches; an index of another one is made anew, and `own` is kept
@@ -88,6 +88,15 @@ class Location:
     missing: bool = False
 
 
+def relative(path: str, root: str) -> str:
+    """Return a path from a scanned folder on, with slashes; the whole path if it is not below it."""
+    try:
+        found = os.path.relpath(path, root)
+    except ValueError:  # on another drive, or empty
+        return path
+    return path if found.startswith(os.pardir) else found.replace(os.sep, "/")
+
+
 def index_folder() -> Path:
     """Return the folder of the index and its sketches."""
     return home() / "library"
@@ -119,7 +128,7 @@ def open_index(*, create: bool = True) -> Iterator[Index]:
     connection = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+        connection = _connected(path)
         if _version(connection) != _VERSION:
             with locked(path):
                 _prepare(connection, path)
@@ -131,11 +140,31 @@ def open_index(*, create: bool = True) -> Iterator[Index]:
         raise FileError(
             f"the index of the library cannot be used: {error}",
             file=path,
-            hint="run again; if it stays so, move the file away: library scan makes a new one",
+            hint="run again; if it stays so, move the file away: library scan makes a new one"
+            if _may_write(path)
+            else "this folder cannot be written; set LORAMERGE_HOME to another one",
         ) from None
     finally:
         if connection is not None:
             connection.close()
+
+
+def _may_write(path: Path) -> bool:
+    """Return whether files can be made beside a path, or where its folder would be."""
+    folder = next((one for one in path.parents if one.exists()), path.parent)
+    return os.access(folder, os.W_OK)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Return a connection; where nothing can be written, one that reads without the files of WAL.
+
+    What another process has not written back yet lies in those files: then SQLite decides.
+    """
+    waiting = path.with_name(f"{path.name}-wal").exists()
+    if waiting or not path.is_file() or _may_write(path):
+        return sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(address, timeout=_PATIENCE, isolation_level=None, uri=True)
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -192,11 +221,11 @@ class Index:
         """Return the places for which a condition of SQL holds, by path."""
         rows = self.rows(
             "SELECT path, root, state, content, error, beside, sidecars, missing FROM places "
-            f"WHERE {where} ORDER BY path",
+            f"WHERE ({where}) AND typeof(path) = 'text' AND typeof(root) = 'text' ORDER BY path",
             *values,
         )
         return [
-            Location(path, root, state, content, error, beside, values_in(sidecars), bool(missing))
+            Location(path, root, state, content, error, beside, sidecars_in(sidecars), bool(missing))
             for path, root, state, content, error, beside, sidecars, missing in rows
         ]
 
@@ -245,17 +274,21 @@ class Index:
         assert number is not None
         return number
 
-    def facts(self, content: int) -> dict[str, Any]:
-        """Return the facts about a content, with its digests."""
-        row = self.rows("SELECT facts, sha256, identity FROM contents WHERE id = ?", content)[0]
-        return {**values_in(row[0]), "sha256": row[1], "identity": row[2]}
+    def facts(self, content: int) -> dict[str, Any] | None:
+        """Return the facts about a content, with its digests; None if the index has lost them."""
+        rows = self.rows("SELECT facts, sha256, identity FROM contents WHERE id = ?", content)
+        if not rows:
+            return None
+        return {**facts_in(rows[0][0]), "sha256": str(rows[0][1]), "identity": str(rows[0][2])}
 
     # --- one's own words
 
     def own(self, identity: str) -> Own:
         """Return one's own words on an adapter."""
         rows = self.rows("SELECT tags, note, rating FROM own WHERE identity = ?", identity)
-        return Own(tuple(values_in(rows[0][0])), rows[0][1], rows[0][2]) if rows else Own()
+        if not rows:
+            return Own()
+        return Own(tags_in(rows[0][0]), text_in(rows[0][1]), rating_in(rows[0][2]))
 
     def put_own(self, identity: str, own: Own) -> None:
         """Write one's own words on an adapter, and make them searchable."""
@@ -277,10 +310,12 @@ class Index:
         if not places:
             return
         facts = self.facts(content)
+        if facts is None:
+            return
         own = self.own(facts["identity"])
         beside = [place.sidecars for place in places]
         texts = {
-            "name": [os.path.relpath(place.path, place.root) for place in places]
+            "name": [relative(place.path, place.root) for place in places]
             + [facts.get("title"), *(one.get("title") for one in beside)],
             "triggers": [*facts.get("trigger_words", ()), *_all(beside, "trigger_words")],
             "own": [*own.tags, own.note],

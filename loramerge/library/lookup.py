@@ -264,11 +264,17 @@ def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, 
         yield from walk(folder.path, holds)
 
 
-def walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
-    """Yield (relative path, path) of every candidate in a folder and below it."""
+def walk(
+    root: str, holds: str, *, tell: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Yield (relative path, path) of every candidate in a folder and below it.
+
+    Args:
+        tell: gets the error of each folder that cannot be read.
+    """
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):  # people link model folders
-        if (real := os.path.realpath(folder)) in seen:
+    for folder, folders, files in os.walk(root, onerror=tell and _but_gone(tell), followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # people link model folders
             folders.clear()
             continue
         seen.add(real)
@@ -283,6 +289,11 @@ def walk(root: str, holds: str) -> Iterator[tuple[str, Path]]:
             path = Path(folder, name)
             if not name.startswith(".") and _may_hold(path, holds):
                 yield path.relative_to(root).as_posix(), path
+
+
+def _but_gone(tell: Callable[[OSError], None]) -> Callable[[OSError], None]:
+    """Return a function that passes errors on, but for folders that are gone meanwhile."""
+    return lambda error: None if isinstance(error, FileNotFoundError) else tell(error)
 
 
 def _may_hold(path: Path, holds: str) -> bool:
@@ -337,7 +348,11 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
     for name in names:
         path = below(root, name)
         if os.path.isdir(path) and name and not is_adapter_folder(path):
-            inside = list(walk(str(path), "adapters"))
+            shut: list[OSError] = []
+            inside = list(walk(str(path), "adapters", tell=shut.append))
+            for error in shut:  # whoever opens it tells why nothing of it can be read
+                place = Path(os.fsdecode(error.filename))
+                inside.append((os.path.relpath(place, path), place))
             if not inside:
                 raise NotFound(
                     "the folder holds no adapters",

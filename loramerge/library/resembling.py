@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.algebra.compare import compare
 from loramerge.algebra.sketch import RELATED
-from loramerge.errors import LoramergeError
+from loramerge.errors import AdapterError, LoramergeError
 from loramerge.events import Notify, Progress, ignore
 from loramerge.library.contents import form, unit_sketch
 from loramerge.library.entries import Entry, entries
@@ -60,10 +60,8 @@ def nearest(index: Index, row: Array, most: int) -> list[tuple[int, float]]:
     """Return the contents whose sketches are nearest to one, with the cosines, the nearest first."""
     import numpy as np
 
-    cosines = Sketches(index.folder).cosines(row)
-    valid = sketched(index)
-    valid = valid[valid < len(cosines)]
-    found = cosines[valid]
+    valid = sketched(index)  # before the cosines: sketches are written before they are named
+    found = Sketches(index.folder).cosines(row)[valid]
     count = min(most, len(found))
     if not count:
         return []
@@ -73,13 +71,14 @@ def nearest(index: Index, row: Array, most: int) -> list[tuple[int, float]]:
 
 
 def sketched(index: Index) -> Array:
-    """Return the numbers of the contents with a sketch and a place."""
+    """Return the numbers of the contents with a place, and with a sketch that is not lost."""
     import numpy as np
 
     rows = index.rows(
         "SELECT id FROM contents WHERE sketched AND id IN (SELECT content FROM places) ORDER BY id"
     )
-    return np.array([row[0] for row in rows], dtype=np.int64)
+    room = Sketches(index.folder).count
+    return np.array([row[0] for row in rows if 0 <= row[0] < room], dtype=np.int64)
 
 
 def similar(
@@ -92,11 +91,11 @@ def similar(
         most: how many.
 
     Raises:
-        LoramergeError: if the adapter has no change that can be compared.
+        AdapterError: if the adapter has no change that can be compared.
     """
     row, reason = unit_sketch(adapter)
     if row is None:
-        raise LoramergeError(
+        raise AdapterError(
             f"nothing can be found that resembles this file: {reason}", file=adapter.info.path
         )
     own = adapter.info.path and os.path.realpath(adapter.info.path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.workers import ordered
-from loramerge.errors import LoramergeError, NotFound
+from loramerge.errors import FileError, LoramergeError, NotFound
 from loramerge.events import Notify, Progress, ignore
 from loramerge.library.contents import Digests, Read, digests, read
 from loramerge.library.index import Index, Location
@@ -66,12 +66,21 @@ class _FileNow:
 
 @record(eq=False)
 class _Done:
-    """A file that was read: its digests and what it holds, which is None if it is known already."""
+    """A file that was read: its digests and what it holds, which is None if it is known already.
+
+    Args:
+        reason: why it cannot be read.
+    """
 
     found: _FileNow
-    digests: Digests | None
-    read: Read | None
-    error: str | None = None
+    digests: Digests | None = None
+    read: Read | None = None
+    reason: LoramergeError | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The reason in words."""
+        return None if self.reason is None else self.reason.problem
 
 
 def scan(
@@ -100,9 +109,10 @@ def scan(
     for root in roots:
         every |= {one.path: one for one in _walk(root, result)}
     known = {place.path: place for root in roots for place in _below(index, root)}
-    sketched = {number for (number,) in index.rows("SELECT id FROM contents WHERE sketched")}
-    room = Sketches(index.folder).count
-    lost = {number for number in sketched if number >= room}  # the file of sketches is gone
+    contents = dict(index.rows("SELECT id, sketched FROM contents"))
+    room = Sketches(index.folder).count  # less than it was where the file of sketches is gone
+    lost = {number for number, sketched in contents.items() if sketched and number >= room}
+    lost |= {place.content for place in known.values() if place.content not in contents} - {None}
     todo = []
     for one in every.values():
         place = known.get(one.path)
@@ -132,16 +142,18 @@ def scan_file(index: Index, path: Path) -> Location:
     try:
         str(place).encode("utf-8")
     except UnicodeEncodeError:
-        raise LoramergeError("the index cannot keep a name that is not UTF-8", file=path) from None
+        raise FileError("the index cannot keep a name that is not UTF-8", file=path,
+                        hint="rename the file") from None  # fmt: skip
     known = index.places("path = ?", str(place)) or index.places("path = ?", str(place.resolve()))
     if known:
         place = Path(known[0].path)
     root = known[0].root if known else str(place.parent)
     one = _seen(place, root, listing(place.parent))
-    if not known or known[0].state != one.state or known[0].content is None:
+    content = known[0].content if known else None
+    if content is None or known[0].state != one.state or index.facts(content) is None:
         done = _read(one, {})
-        if done.error:
-            raise LoramergeError(done.error, file=place)
+        if done.reason is not None:
+            raise done.reason
         _write(index, [done], {}, ScanResult([]))
     return index.places("path = ?", str(place))[0]
 
@@ -151,7 +163,12 @@ def scan_file(index: Index, path: Path) -> Location:
 
 def _walk(root: Path, result: ScanResult) -> Iterator[_FileNow]:
     folder, names = "", listing("")
-    for _, path in walk(str(root), "adapters"):
+
+    def shut(error: OSError) -> None:
+        shown = os.fsencode(error.filename).decode("utf-8", "replace")
+        result.unreadable[shown] = f"the folder cannot be read: {error.strerror}"
+
+    for _, path in walk(str(root), "adapters", tell=shut):
         try:
             str(path).encode("utf-8")
             parent = str(path.parent)
@@ -238,12 +255,13 @@ def _read(one: _FileNow, contents: dict[str, int]) -> _Done:
         found = digests(path)
         content = None if found.sha256 in contents else read(path, found)
         if _state(_files(path)) != one.state:
-            return _Done(one, None, None, "it changed while it was read")
+            return _Done(one, reason=FileError("it changed while it was read", file=path))
         return _Done(one, found, content)
     except LoramergeError as error:
-        return _Done(one, None, None, error.problem)
+        return _Done(one, reason=error)
     except OSError as error:
-        return _Done(one, None, None, f"it cannot be read: {error.strerror or error}")
+        words = f"it cannot be read: {error.strerror or error}"
+        return _Done(one, reason=FileError(words, file=path))
 
 
 def _write(

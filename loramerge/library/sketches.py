@@ -13,11 +13,13 @@ from pathlib import Path
 
 from loramerge.algebra.arrays import Array
 from loramerge.algebra.workers import ordered
+from loramerge.errors import FileError
 
 __all__ = ["WIDTH", "Sketches"]
 
 WIDTH = 4096
 _ROW = 4 * WIDTH  # bytes
+_MOST = 10_000_000  # rows; 164 GB
 _BLOCK = 2048  # rows that are multiplied at once
 
 
@@ -40,7 +42,18 @@ class Sketches:
             return 0
 
     def write(self, rows: Mapping[int, Array]) -> None:
-        """Write rows at their places, so that they are on the disk when this returns."""
+        """Write rows at their places, so that they are on the disk when this returns.
+
+        Raises:
+            FileError: if a number is not one that the index gives, for the file would fill the disk.
+        """
+        if strange := [number for number in rows if not 0 <= number < _MOST]:
+            raise FileError(
+                "the index of the library is damaged: its contents have impossible numbers",
+                file=self._path.parent,
+                found=str(strange[0]),
+                hint="move the folder away: library scan makes a new one",
+            )
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(descriptor, "r+b") as file:
             for number, row in sorted(rows.items()):

@@ -62,10 +62,11 @@ def check_format(path: Path) -> str:
         UsageError: if it is none of PNG, SVG and PDF.
     """
     if path.suffix.lower() not in FORMATS:
+        named = path.name not in ("", "..")
         raise UsageError(
             "a plot is a PNG, SVG or PDF file",
             file=path,
-            hint=("give ", Setting("plot", str(path.with_suffix(".png")))),
+            hint=("give ", Setting("plot", str(path.with_suffix(".png") if named else "plot.png"))),
         )
     return path.suffix.lower()
 

@@ -12,6 +12,7 @@ from loramerge.errors import MissingFile, Setting, UsageError
 from loramerge.events import Note
 from loramerge.files.atomic import check_target
 from loramerge.files.folders import IMAGE_SUFFIXES
+from loramerge.files.reports import check_apart
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import below, find
 from loramerge.library.shipped import is_shipped
@@ -96,7 +97,7 @@ def card(parameters: Card, context: Context = Context()) -> CardResult:
 
     Raises:
         UsageError: for a name that is that of an adapter in memory, or a picture elsewhere.
-        OutputExists: unless `force`.
+        OutputExists: unless `force`, and for the described file itself.
     """
     from loramerge.report.card import card_text
     from loramerge.verbs.card.content import EXPECTED, card_content
@@ -104,6 +105,7 @@ def card(parameters: Card, context: Context = Context()) -> CardResult:
     path = _path(parameters, context)
     target = _default(path) if parameters.output is None else Path(parameters.output)
     check_target(target, force=parameters.force)
+    check_apart(target, Setting("output"), [path])
     adapter = read_adapter(path)
     pictures = _pictures(parameters, path, target, context)
     content = card_content(
@@ -166,7 +168,7 @@ def _pictures(parameters: Card, path: Path, target: Path, context: Context) -> l
 
     Raises:
         MissingFile: if one is not there.
-        UsageError: if one is not in the card's folder, or below.
+        UsageError: if one is not in the card's folder, or below, or is no picture by its name.
     """
     folder = target.parent
     if not parameters.picture:
@@ -178,6 +180,10 @@ def _pictures(parameters: Card, path: Path, target: Path, context: Context) -> l
     for picture in given:
         if not picture.is_file():
             raise MissingFile("no such picture", file=picture)
+        if picture.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UsageError(
+                "this is not a picture", file=picture, expected=", ".join(sorted(IMAGE_SUFFIXES))
+            )
         relative = _from(picture, folder)
         if relative is None:
             raise UsageError(
