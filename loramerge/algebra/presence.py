@@ -139,6 +139,8 @@ def fitted(trace: Trace) -> tuple[Array, Array]:
 
 def rest_of(trace: Trace, strengths: Array) -> float:
     """Return ‖T − W − Σ c_j D_j‖²."""
+    if not math.isfinite(trace.moved):
+        return math.inf
     found = trace.moved - 2 * float(strengths @ trace.along)
     found += float(strengths @ trace.gram @ strengths)
     return max(0.0, found) if not math.isnan(found) else math.inf

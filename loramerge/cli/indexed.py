@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -80,7 +79,14 @@ def _row(one: Entry) -> tuple[str, ...]:
     words = words if len(words) <= _WORDS else f"{words[: _WORDS - 1]}…"
     gone = " (missing)" if one.missing else ""
     stars = "★" * (one.own.rating or 0)
-    return f"{one.name}{gone}", str(family), one.rank, show.size(one.facts.get("size")), words, stars
+    return (
+        f"{one.name}{gone}",
+        str(family),
+        one.rank,
+        show.size(one.facts.get("size")),
+        words,
+        stars,
+    )
 
 
 @click.command("show", params=json_options(), epilog="Example: loramerge library show style")

@@ -225,7 +225,9 @@ class Index:
             *values,
         )
         return [
-            Location(path, root, state, content, error, beside, sidecars_in(sidecars), bool(missing))
+            Location(
+                path, root, state, content, error, beside, sidecars_in(sidecars), bool(missing)
+            )
             for path, root, state, content, error, beside, sidecars, missing in rows
         ]
 

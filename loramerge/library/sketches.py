@@ -77,7 +77,7 @@ class Sketches:
         every = self.rows()
         blocks = [every[start : start + _BLOCK] for start in range(0, len(every), _BLOCK)]
         wanted = row.astype("<f4")
-        found = list(ordered(lambda block: block @ wanted, blocks, threads=threads))
+        found = list(ordered(lambda block: _products(block, wanted), blocks, threads=threads))
         return np.concatenate(found) if found else np.zeros(0, "<f4")
 
     def near_pairs(self, numbers: Array, least: float) -> Iterator[tuple[int, int, float]]:
@@ -93,8 +93,17 @@ class Sketches:
             first = np.asarray(every[numbers[start : start + _BLOCK]])
             for other in range(start, len(numbers), _BLOCK):
                 second = first if other == start else every[numbers[other : other + _BLOCK]]
-                products = first @ second.T
+                products = _products(first, second.T)
                 if other == start:
                     products = np.triu(products, 1)
                 for a, b in zip(*np.nonzero(np.abs(products) >= least), strict=True):
                     yield int(numbers[start + a]), int(numbers[other + b]), float(products[a, b])
+
+
+def _products(rows: Array, others: Array) -> Array:
+    """Return the cosines of rows of length 1; 0 for rows that a damaged file holds instead."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        found = rows @ others
+    return np.where(np.abs(found) < 1.01, found, np.float32(0.0))

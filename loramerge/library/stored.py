@@ -14,6 +14,7 @@ from loramerge.files.json_values import values_in
 
 __all__ = ["facts_in", "rating_in", "sidecars_in", "tags_in", "text_in"]
 
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 

@@ -19,6 +19,7 @@ from loramerge.algebra.presence import (
 )
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint
+from loramerge.errors import NumericsError
 from loramerge.families.beside import VAE
 from loramerge.steps.parameters import Context
 from loramerge.stream.gaps import AVERAGE, OTHER, Likeness
@@ -158,10 +159,12 @@ def contents_of(
         beside: whether the VAE, and other tensors beside the networks, should be those of the base.
 
     Raises:
+        NumericsError: if an adapter holds NaN or infinity.
         LoramergeError: see `stream.presence.presence`.
     """
     settings: dict[str, Any] = {"threads": context.threads, "notify": context.notify}
     first = presence(checkpoint, base, [(one.adapter, one.weight) for one in claims], **settings)
+    _require_finite(first, claims)
     factors, told, traces = _strengths(first, base, claims, context)
     faults = {id(trace): fault for trace in traces if (fault := fault_of(trace)) is not None}
     found = []
@@ -178,13 +181,14 @@ def contents_of(
         sound = sum(id(trace) not in faults for trace in own)
         found.append(FoundAdapter(claim, factor, blocks, count, sound, told[number]))
     absent = {number for number, one in enumerate(found) if one.factor is None}
-    relevant = [trace for trace in traces if set(trace.terms) - absent]
+    finite = [trace for trace in traces if math.isfinite(trace.moved)]
+    relevant = [trace for trace in finite if set(trace.terms) - absent]
     asked = math.fsum(trace.asked for trace in relevant)
     moved = math.fsum(trace.moved for trace in first.traces)
     hidden = [t for t in relevant if t.kept is not None and abs(t.kept) < 0.5]
     return CheckpointContents(
         found,
-        [faults[id(trace)] for trace in relevant if id(trace) in faults],
+        [*_not_finite(first), *(faults[id(trace)] for trace in relevant if id(trace) in faults)],
         _share(math.fsum(float(t.along.sum()) for t in relevant), asked),
         _share(math.fsum(t.asked * (1.0 if t.kept is None else t.kept) for t in relevant), asked),
         _norm(_rest(first, traces), moved),
@@ -195,6 +199,24 @@ def contents_of(
         sorted(first.types),
         beside,
     )
+
+
+def _not_finite(found: Presence) -> list[Fault]:
+    """Return the faults of modules with NaN or infinity, also of adapters that are not there."""
+    odd = (trace for trace in found.traces if not math.isfinite(trace.moved))
+    return [fault for trace in odd if (fault := fault_of(trace)) is not None]
+
+
+def _require_finite(found: Presence, claims: Sequence[Claim]) -> None:
+    """Refuse adapters that nothing can be compared with; what a checkpoint holds is told instead."""
+    for trace in found.traces:
+        for place, number in enumerate(trace.terms):
+            if not math.isfinite(trace.gram[place, place]):
+                raise NumericsError(
+                    "the change of the adapter holds NaN or infinity",
+                    file=claims[number].adapter.label,
+                    module=trace.module,
+                )
 
 
 def _agrees(trace: Trace, number: int, fault: Fault | None, *, few: bool) -> bool:

@@ -167,7 +167,7 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     else:
         yield "It does not hold what it should."
     for one in found.found:
-        yield _strength(one)
+        yield _strength(one, several=len(found.found) > 1)
     yield from _faults(found)
     if found.missing:
         some = listed(found.missing, _NAMED)
@@ -198,11 +198,13 @@ def _stated(found: CheckpointContents) -> bool:
     return all(one.claim.stated for one in found.found)
 
 
-def _strength(one: FoundAdapter) -> str:
-    """Return the sentence on the strength of one adapter."""
+def _strength(one: FoundAdapter, *, several: bool) -> str:
+    """Return the sentence on the strength of one adapter, which may be one of several."""
     label, claim = one.claim.label, one.claim
     if not one.told:
-        return f"{label} is too much like the other adapters to tell its strength."
+        if several:
+            return f"{label} is too much like the other adapters to tell its strength."
+        return f"Nothing in the modules that {label} changes tells its strength."
     if one.factor is None:
         fits = [b.strength for b in one.blocks.values() if b.strength is not None]
         some = any(abs(one) >= _NOTHING for one in fits)

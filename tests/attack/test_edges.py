@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.attack.seeing import SEEING
 from tests.attack.test_files import require_clean
 from tests.attack.texts import damaged, tampered
 from tests.builders.gguf import write_gguf
@@ -157,9 +158,11 @@ FORMS: dict[str, tuple[Callable[[random.Random], None], tuple[tuple[str, ...], .
     "GGUF": (_gguf, (("inspect", "x.gguf"),)),
     "a mark of quantisation": (_mark, (("inspect", "q.safetensors"),
                                        ("bake", "-b", "q.safetensors", "a", "-o", "out.safetensors"))),
+    **SEEING,
 }  # fmt: skip
 MADE = ("p", "m", "r.yaml", "r.state.json", "r.lock.json", "w.yaml", "k.yaml", "x.pt", "x.gguf",
-        "q.safetensors", "out", "out.safetensors")  # fmt: skip
+        "q.safetensors", "out", "out.safetensors", "out.svg", "d", "k.safetensors", "p.safetensors",
+        "m.safetensors", "x.safetensors")  # fmt: skip
 
 
 def attack(run, form: str, number: int) -> None:
@@ -176,12 +179,12 @@ def attack(run, form: str, number: int) -> None:
     new = {path.name for path in Path().iterdir()} - before
     if result.code > 1 and command[0] != "run":  # which keeps the steps that were done
         assert not new, said
-    assert new <= {"out", "out.safetensors", "r.state.json", "r.lock.json"}, said
+    assert new <= {"out", "out.safetensors", "out.svg", "r.state.json", "r.lock.json"}, said
 
 
 @pytest.mark.parametrize("form", [tail(f) if f == "a pickle" else f for f in FORMS])
 def test_a_few_tampered_edges(run, form):
-    for number in range(2):
+    for number in range(len(FORMS[form][1]) if form in SEEING else 2):
         attack(run, form, number)
 
 

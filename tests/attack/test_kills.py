@@ -39,6 +39,9 @@ COMMANDS = {
     "run": "run r.yaml",
     "convert": "convert a.safetensors --to peft -o out/folder",
     "resize": "resize --rank 2 many --out-dir out",
+    "heal": "heal many --out-dir out",
+    "unbake": "unbake base.safetensors --lora a.safetensors -o out/x.safetensors",
+    "page": "diff a.safetensors b.safetensors --html out/page.html",
 }
 OUTCOMES = (0, 130, -signal.SIGTERM, -signal.SIGKILL)  # a signal may come before Python listens
 
@@ -78,6 +81,9 @@ def _judge(folder: Path) -> None:
     """Everything with a name of its own can be read to the end."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
+            continue
+        if path.suffix == ".html":
+            assert path.read_bytes().rstrip().endswith(b"</html>")
             continue
         if path.suffix == ".safetensors" and path.stat().st_size > 2**20:
             tensors = open_checkpoint(path).files.weights[0].open()[0].values()
