@@ -144,5 +144,7 @@ def _write(path: Path, lines: list[str], before: str) -> None:
 
     text = "".join(lines)
     if text != before:
-        write_bytes(path.resolve(), text.encode("utf-8", "surrogateescape"), force=True)
+        write_bytes(
+            Path(os.path.realpath(path)), text.encode("utf-8", "surrogateescape"), force=True
+        )
         show.line(f"changed: {path}")

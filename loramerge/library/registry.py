@@ -69,14 +69,21 @@ def expanded(path: str | Path) -> Path:
     """Return a path with `~` replaced by the home folder it means.
 
     Raises:
-        NotFound: if there is no such home folder.
+        NotFound: if there is no such home folder, or no path can be so: links that lead in a circle.
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except RuntimeError:
         raise NotFound(
             "~ has no meaning here: there is no home folder", file=path, hint="write the path out"
         ) from None
+    try:
+        found.resolve()
+    except (RuntimeError, ValueError):
+        raise NotFound(
+            "there can be no such path", file=path, expected="no links that lead in a circle"
+        ) from None
+    return found
 
 
 @record

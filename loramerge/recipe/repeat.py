@@ -21,6 +21,7 @@ from loramerge.recipe.run import run_recipe
 from loramerge.recipe.saves import WRITTEN
 from loramerge.recipe.variables import escape
 from loramerge.steps.parameters import Context
+from loramerge.steps.recorded import require_inputs
 
 __all__ = ["Repeated", "repeat"]
 
@@ -76,6 +77,7 @@ def repeat(
         output: path for the repetition; without it nothing is kept.
 
     Raises:
+        UsageError: for an input that the recipe does not have.
         NotFound: naming the inputs that cannot be found.
         RecipeError: if there is no recipe in the file's header.
         LoramergeError: of the steps.
@@ -88,6 +90,7 @@ def repeat(
             hint=f"give the folder: {folder}",
         )
     recipe, notes = recipe_of_file(path)
+    require_inputs(recipe, inputs or {}, path)
     with scratch_folder("loramerge") as scratch:
         place = _Place(path, scratch, dict(inputs or {}), notes, context)
         target = output if output is not None else Path(scratch, "again", path.name)

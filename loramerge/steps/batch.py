@@ -351,10 +351,10 @@ def _without_outputs(
     """
     if out_dir is None:
         return files
-    results = Path(out_dir).resolve()
+    results = Path(os.path.realpath(out_dir))
     kept = []
     for path, relative in files:
-        place = path.resolve()
+        place = Path(os.path.realpath(path))
         root = place.parents[len(relative.parts) - 1]
         inside = results != root and root in results.parents
         if not (inside and results in place.parents):

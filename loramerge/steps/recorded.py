@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import weight_of
-from loramerge.errors import AdapterError, NotFound, RecipeError, Setting, listed
+from loramerge.errors import (
+    AdapterError,
+    NotFound,
+    RecipeError,
+    Setting,
+    UsageError,
+    listed,
+    nearest,
+)
 from loramerge.library.known import KnownFiles, digest_at
 from loramerge.library.lookup import find
 from loramerge.parameters import parameters_of
@@ -18,7 +26,7 @@ from loramerge.steps.inside import Recipe, last_step
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.references import Reference
 
-__all__ = ["Recorded"]
+__all__ = ["Recorded", "require_inputs"]
 
 # parameters of a step that lower the ranks of its result, and those that choose how it is written
 _CUTS = frozenset({
@@ -26,6 +34,37 @@ _CUTS = frozenset({
     "fair",
 })  # fmt: skip
 _WRITTEN = frozenset({"to", "for", "dtype", "skip_unknown", "save"})
+
+
+def require_inputs(recipe: Mapping[str, Any], given: Iterable[str], path: Path) -> None:
+    """Refuse places for inputs that a recipe, and those in it, do not have.
+
+    Args:
+        given: names of inputs.
+        path: file of the recipe.
+
+    Raises:
+        UsageError: naming the first, and those that there are.
+    """
+    names = dict.fromkeys(_names(recipe))
+    for name in given:
+        if name not in names:
+            near = nearest(name, names)
+            raise UsageError(
+                f"the recipe has no input {name!r}",
+                file=path,
+                expected=listed(list(names)) or None,
+                hint=f"did you mean {near}?" if near else None,
+            )
+
+
+def _names(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the inputs of a recipe and of the recipes of these."""
+    inputs = recipe.get("inputs")
+    for name, entry in inputs.items() if isinstance(inputs, Mapping) else ():
+        yield name
+        if isinstance(entry, Mapping) and isinstance(entry.get("recipe"), Mapping):
+            yield from _names(entry["recipe"])
 
 
 @dataclass

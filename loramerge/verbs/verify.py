@@ -22,7 +22,7 @@ from loramerge.steps.merge_claims import merge_claims
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_reading, predict_report
 from loramerge.steps.provenance import recipe_in
-from loramerge.steps.recorded import Recorded
+from loramerge.steps.recorded import Recorded, require_inputs
 from loramerge.steps.references import Reference
 from loramerge.steps.verify_result import Twice, VerifyResult
 from loramerge.verbs import verb_named
@@ -108,6 +108,7 @@ def verify(parameters: Verify, context: Context = Context()) -> VerifyResult:
     """Check a file.
 
     Raises:
+        UsageError: for an input that the recipe does not have.
         RecipeError: if the header holds no recipe, or one that cannot be checked.
         NotFound: naming the inputs that cannot be found.
         LoramergeError: see `steps.claims.contents_of`.
@@ -117,7 +118,9 @@ def verify(parameters: Verify, context: Context = Context()) -> VerifyResult:
     given = model_of(parameters.file, context)
     if parameters.base is not None:
         return _claimed(given, parameters, context)
-    recorded = Recorded(_path_of(given), _recipe_of(given), places, verb_named, context)
+    recipe = _recipe_of(given)
+    require_inputs(recipe, places, _path_of(given))
+    recorded = Recorded(_path_of(given), recipe, places, verb_named, context)
     if isinstance(given, Adapter):
         return _adapter(given, recorded, context)
     return _recorded(given, recorded, context)

@@ -128,6 +128,15 @@ def test_folders_that_cannot_be_listed_are_told(run, monkeypatch):
     assert "shut" in run("inspect", "d").err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("command", ["library scan", "library add", "library remove", "heal"])
+def test_links_that_lead_in_a_circle(run, command):
+    Path("ring").symlink_to("ring")
+    more = ["a.safetensors", "--out-dir"] if command == "heal" else []
+    result = run(*command.split(), *more, "ring")
+    assert result.code == 3 and "bug" not in result.err, result
+
+
 # --- outputs ----------------------------------------------------------------------------------------
 
 
@@ -188,6 +197,14 @@ def test_verify_of_numbers_that_are_none(run, odd):
     assert result.code == 1 and "NaN or infinity" in result.out and "Warning" not in result.err
     run.refused(7, "verify", "m.safetensors", "-b", "m.safetensors", "-l", "odd.safetensors",
                 says=("odd.safetensors", layer, "NaN or infinity"))  # fmt: skip
+
+
+def test_places_of_inputs_that_a_recipe_does_not_have(run):
+    """A word that is mistyped would else leave the file that was meant unread."""
+    run.ok("mix", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
+    for verb in ("verify", "run"):
+        says = ("the recipe has no input 'aa'", "did you mean a?")
+        run.refused(2, verb, "m.safetensors", "--input", "aa=b.safetensors", says=says)
 
 
 # --- ComfyUI ----------------------------------------------------------------------------------------

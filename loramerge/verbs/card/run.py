@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,6 @@ def _pictures(parameters: Card, path: Path, target: Path, context: Context) -> l
 def _from(path: Path, folder: Path) -> str | None:
     """Return a path from a folder on, None if it is not below it."""
     try:
-        return path.resolve().relative_to(folder.resolve()).as_posix()
+        return Path(os.path.realpath(path)).relative_to(os.path.realpath(folder)).as_posix()
     except ValueError:
         return None
