@@ -6,7 +6,6 @@ node gives it another meaning.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from loramerge.comfyui.known import known_nodes
 from loramerge.comfyui.node import Node, NodeInput
+from loramerge.files.json_values import read_values
 
 __all__ = ["LANGUAGES", "definitions", "menu"]
 
@@ -22,8 +22,8 @@ LANGUAGES = ("en", "ja")
 
 @cache
 def _table(language: str) -> Mapping[str, Any]:
-    text = Path(__file__).with_name("locales").joinpath(f"{language}.json").read_text("utf-8")
-    found: Mapping[str, Any] = json.loads(text)
+    path = Path(__file__).with_name("locales") / f"{language}.json"
+    found: Mapping[str, Any] = read_values(path)
     return found
 
 

@@ -169,7 +169,7 @@ def _pictures(parameters: Card, path: Path, target: Path, context: Context) -> l
 
     Raises:
         MissingFile: if one is not there.
-        UsageError: if one is not in the card's folder, or below, or is no picture by its name.
+        UsageError: if one is not in the card's folder, or below, or not named like a picture.
     """
     folder = target.parent
     if not parameters.picture:
