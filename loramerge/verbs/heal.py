@@ -183,7 +183,11 @@ def compute_heal(parameters: Heal, context: Context = Context()) -> HealResult:
 
 
 def _open(parameters: Heal, context: Context) -> Source:
-    return open_source([parameters.adapter], None, context, skip_unknown=True)
+    source = open_source([parameters.adapter], None, context, skip_unknown=True)
+    for adapter in source.adapters:
+        if not adapter.deltas and not adapter.embeddings:
+            adapter.require_sound()  # refuses it, and says why
+    return source
 
 
 def _compute(source: Source, parameters: Heal, output: Output, context: Context) -> HealResult:

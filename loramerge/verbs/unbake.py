@@ -222,8 +222,8 @@ def _plan(
         for delta in adapter.deltas.values():
             if delta.needs_base or delta.facts.replaces:
                 raise AdapterError(
-                    f"a {delta.kind} adapter depends on the weights that it was baked into, and cannot "
-                    "be subtracted",
+                    f"an adapter of kind {delta.kind} depends on the weights that it was baked into, "
+                    "and cannot be subtracted",
                     file=adapter.label,
                     hint="keep the checkpoint without it",
                 )

@@ -137,6 +137,11 @@ def test_links_that_lead_in_a_circle(run, command):
     assert result.code == 3 and "bug" not in result.err, result
 
 
+def test_a_file_of_nothing_is_not_healed(run):
+    Path("x.safetensors").write_bytes(safetensors_bytes({}))
+    run.refused(5, "heal", "x.safetensors", "-o", "o.safetensors", says="no tensor of this file")
+
+
 # --- outputs ----------------------------------------------------------------------------------------
 
 
