@@ -1,4 +1,4 @@
-"""What stands in several files about the package agrees."""
+"""Several files describe the package, and they agree."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _write_views(
 ) -> list[str]:
     """Write the page and the plot of a result; warn of a plot of nothing where a file was written."""
     if written and views["plot"] is not None and not report.figures():
-        session.notify(Warn("this result has no figures, so there is no plot"))
+        session.notify(Warn("this result has no figures to plot; no plot was written"))
         views = {**views, "plot": None}
     return write_views(report, views)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
+from loramerge.checkpoint import Checkpoint
 from loramerge.errors import UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.steps.inside import inputs_in, inside, total_of
-from loramerge.steps.outputs import default_name
+from loramerge.steps.outputs import checkpoint_output, default_name
 from loramerge.steps.provenance import (
     FileInput,
     Made,
@@ -25,6 +26,7 @@ from loramerge.steps.provenance import (
 __all__ = [
     "already_inside",
     "bytes_of",
+    "check_output",
     "components_of",
     "default_checkpoint",
     "header_of_bases",
@@ -44,6 +46,19 @@ def default_checkpoint(reference: str, suffix: str, added: str) -> Path:
         added: text after the base's name, its sign included.
     """
     return default_name(label_of(reference) + added, suffix)
+
+
+def check_output(checkpoint: Checkpoint, output: Path, *, force: bool, suffix: str) -> None:
+    """Refuse an output that a checkpoint made of another may not be written to.
+
+    Args:
+        suffix: of the file, `''` for a folder.
+
+    Raises:
+        LoramergeError: see `outputs.checkpoint_output`.
+    """
+    contents = None if checkpoint.files.root is None else checkpoint.files.contents()
+    checkpoint_output(output, contents, force=force, suffix=suffix or ".safetensors")
 
 
 def label_of(reference: str) -> str:

@@ -19,6 +19,7 @@ from loramerge.steps.bake_result import BakeResult, add_survival, described, los
 from loramerge.steps.checkpoints import (
     already_inside,
     bytes_of,
+    check_output,
     components_of,
     default_checkpoint,
     header_of_bases,
@@ -26,7 +27,7 @@ from loramerge.steps.checkpoints import (
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
 from loramerge.steps.loss import require_kept
-from loramerge.steps.outputs import checkpoint_output, sum_name
+from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import (
@@ -210,13 +211,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
-    contents = None if checkpoint.files.root is None else checkpoint.files.contents()
-    checkpoint_output(
-        output,
-        contents,
-        force=parameters.force or parameters.dry_run,
-        suffix=_suffix(parameters, checkpoint) or ".safetensors",
-    )
+    force = parameters.force or parameters.dry_run
+    check_output(checkpoint, output, force=force, suffix=_suffix(parameters, checkpoint))
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)

@@ -239,7 +239,7 @@ def _require_healed(given: Adapter, findings: Sequence[Problem]) -> None:
 
 
 def predict(parameters: Heal, context: Context = Context()) -> Prediction:
-    """Predict the result from headers; repairs that need the weights are not foreseen."""
+    """Predict the result from headers; repairs that need the weights are not predicted."""
     source = _open(parameters, context)
     whole = replace(source.adapter.info, problems=[])
     adapter = replace(source.adapter, info=whole)

@@ -18,6 +18,7 @@ from loramerge.parameters import Doc
 from loramerge.steps.bake_result import described
 from loramerge.steps.checkpoints import (
     bytes_of,
+    check_output,
     components_of,
     default_checkpoint,
     header_of_bases,
@@ -25,7 +26,7 @@ from loramerge.steps.checkpoints import (
 )
 from loramerge.steps.inputs import adapter_of, open_base
 from loramerge.steps.inside import inside, total_of
-from loramerge.steps.outputs import checkpoint_output, sum_name
+from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in, step_of
@@ -138,13 +139,8 @@ def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:
     checkpoint = open_base(parameters.checkpoint, context, _AN_ADAPTER)
     base = None if parameters.base is None else open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
-    contents = None if checkpoint.files.root is None else checkpoint.files.contents()
-    checkpoint_output(
-        output,
-        contents,
-        force=parameters.force or parameters.dry_run,
-        suffix=checkpoint.files.suffix or ".safetensors",
-    )
+    force = parameters.force or parameters.dry_run
+    check_output(checkpoint, output, force=force, suffix=checkpoint.files.suffix)
     adapters = _opened(parameters, context)
     source = base_input(checkpoint)
     _require_inside(parameters, source, adapters, context)

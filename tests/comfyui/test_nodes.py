@@ -1,4 +1,4 @@
-"""What ComfyUI is told of the nodes, where they read and write, and when it runs them again."""
+"""Nodes as ComfyUI sees them: their inputs, where they read and write, when they run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unusual but right is not reported, or as a note that says so; tools' own slips are."""
+"""Unusual but right things are not reported, or only as a note; slips of tools are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs keep beside a file is read, however broken, and never written."""
+"""Files of other programs beside an adapter are read, however broken, and never written."""
 
 from __future__ import annotations
 

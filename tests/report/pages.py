@@ -1,4 +1,4 @@
-"""What every page must be: well-formed, alone, without scripts, and with its texts escaped."""
+"""Every page is well-formed, one file, without scripts, and has its texts escaped."""
 
 from __future__ import annotations
 
