@@ -14,7 +14,7 @@ ROOT = Path(loramerge.__file__).parent
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("tiny", "comfyui"),
+    ("tiny", "comfyui", "page"),
     ("recipe",),
     ("api",),
     ("verbs", "signatures"),
@@ -57,6 +57,8 @@ ONLY_IN = {
     "diffusers": {"train", "tiny"},
     "transformers": {"train", "tiny"},
     "accelerate": {"train"},
+    "starlette": {"page"},
+    "uvicorn": {"page"},
 }
 NEVER_AT_MODULE_LEVEL = {"torch", "diffusers", "transformers", "safetensors", "ruamel"}
 AT_MODULE_LEVEL = {"train": {"torch"}, "tiny": {"torch"}}  # whoever imports train wants it

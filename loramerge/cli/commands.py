@@ -23,7 +23,7 @@ __all__ = ["command_named", "render_named", "summaries"]
 _ORDER = (
     "inspect", "diff", "compare", "mix", "resize", "convert", "heal", "bake", "unbake", "verify",
     "extract", "merge", "train", "preview", "meta", "card", "run", "plan", "schema", "recipes", "base",
-    "library", "dialects", "operators", "families", "comfyui", "completion", "demo",
+    "library", "dialects", "operators", "families", "ui", "comfyui", "completion", "demo",
 )  # fmt: skip
 _FIRST_LINE = r'"""The command `(\w+)`: (.+?)\.?("""|$)'
 

@@ -15,7 +15,7 @@ from loramerge.library.registry import cache
 
 __all__ = [
     "OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped", "shipped_as",
-    "shipped_name",
+    "shipped_name", "shipped_places",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
@@ -62,6 +62,11 @@ def shipped_name(path: str | Path) -> str | None:
         return found.name.removesuffix(".safetensors")
     made = found.parent == cache() / "bases" and found.name.startswith(f"{OUTLINED}-")
     return OUTLINED if made else None
+
+
+def shipped_places() -> list[Path]:
+    """Return the folders that hold what comes with loramerge, one of which may not exist yet."""
+    return [Path(loramerge.__file__).parent / _FOLDER, cache() / "bases"]
 
 
 def is_shipped(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,6 +52,7 @@ class Context:
         executor: computes tensors of checkpoints in other processes, see `stream.parts`; None computes
             them here.
         details: add the figures that only a page or a picture of the result shows.
+        models: keeps the model that drew last, for later runs of the process; None keeps none.
     """
 
     threads: int | None = None
@@ -68,6 +69,7 @@ class Context:
     model_threads: int | None = None
     executor: Executor | None = None
     details: bool = False
+    models: MutableMapping[Any, Any] | None = None
 
     @property
     def torch_threads(self) -> int:

@@ -428,7 +428,7 @@ def _drawn(parameters: Preview, context: Context) -> Sheet:
     def loader(name: str) -> Callable[[], Pipeline]:
         def load() -> Pipeline:
             with naming(f"loading {name}"):
-                return _loaded(name, parameters, context).to(device)
+                return _kept(name, parameters, context, device)
 
         return load
 
@@ -476,6 +476,20 @@ def _advice(device: Any) -> Message:
     """Return the advice for a device with too little memory."""
     rest = () if device.type == "cpu" else (", or ", Setting("device", "cpu"))
     return ("end other programs, or give a smaller ", Setting("size"), *rest)
+
+
+def _kept(name: str, parameters: Preview, context: Context, device: Any) -> Pipeline:
+    """Return a loaded model: the one that drew last, if it is the same and was kept."""
+    if context.models is None:
+        return _loaded(name, parameters, context).to(device)
+    path = base_path(name, context)
+    states = [(f.path, f.path.stat().st_mtime_ns) for f in find_files(path).weights]
+    key = (str(path), *states, parameters.config, parameters.prediction, str(device))
+    if key not in context.models:
+        context.models.clear()  # before the next is loaded
+        context.models[key] = _loaded(name, parameters, context).to(device)
+    found: Pipeline = context.models[key]
+    return found
 
 
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:

@@ -1,0 +1,31 @@
+"""Run a verb as its command does: the file it writes is the command line's, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loramerge.events import Notify
+from loramerge.recipe.executors import workers
+from loramerge.steps import engine
+from loramerge.steps.parameters import Context
+from loramerge.verbs import verb_named
+
+__all__ = ["do"]
+
+
+def do(request: Mapping[str, Any], notify: Notify) -> Any:
+    """Run `verb` with `values`; return the verb's JSON.
+
+    Raises:
+        LoramergeError: of the verb.
+    """
+    verb = verb_named(request["verb"])
+    assert verb is not None
+    parameters = engine.parameters_from(verb.parameters, request["values"])
+    large = verb.large if verb.distributes else None
+    if large is None:
+        return engine.perform(verb, parameters, Context(notify=notify)).json()
+    with workers(None, None, threads=None, least=large) as executor:
+        context = Context(notify=notify, executor=executor)
+        return engine.perform(verb, parameters, context).json()

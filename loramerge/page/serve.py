@@ -1,0 +1,79 @@
+"""Listening: the socket, the token, and the server until Ctrl-C."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from loramerge.errors import FileError
+from loramerge.page.places import Places
+from loramerge.page.server import app_of
+
+__all__ = ["serve"]
+
+
+def serve(
+    folder: Path, opened: Sequence[Path], host: str, port: int, ready: Callable[[str], None]
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        folder: the current folder of everything that runs.
+        opened: further folders and files that the page may use.
+        port: 0 is a free one.
+        ready: told the address with its token, once it can be opened.
+
+    Raises:
+        FileError: if the address cannot be listened on.
+    """
+    listening = _listening(host, port)
+    port = listening.getsockname()[1]
+    names = {host, "localhost"} if host in ("127.0.0.1", "::1", "localhost") else {host}
+    hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names]
+    token = secrets.token_urlsafe(24)
+    app = app_of(Places(folder, tuple(opened)), hosts, token)
+    shown = f"[{host}]" if ":" in host else host
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=2,
+            lifespan="on",
+        )
+    )
+    server.ready = lambda: ready(f"http://{shown}:{port}/?token={token}")
+    server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it can be asked."""
+
+    ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.socket(family, socket.SOCK_STREAM)
+        if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(256)
+    except OSError as error:
+        raise FileError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}",
+            hint="give another --port",
+        ) from None
+    return found

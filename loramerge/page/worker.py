@@ -1,0 +1,173 @@
+"""A process that computes for the page: lines of JSON in, lines of JSON out.
+
+A request `{"id": 1, "do": "plan", …}` is answered by events `{"id": 1, "event": {…}}` and one result
+`{"id": 1, "result": …}` or error. `{"stop": 1}` interrupts it as Ctrl-C does; so does the end of the
+input, after which the process ends. What can be asked for is a module of `page.doing` with a function
+`do(request, notify)`.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TextIO
+
+from loramerge.errors import LoramergeError, UsageError, in_recipe, spelled
+from loramerge.events import Event, Progress, Warn
+
+__all__ = ["error_json", "main", "plain"]
+
+_ONE_THREAD = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class _Worker:
+    """Takes requests one after the other; `stop` reaches the one that runs."""
+
+    def __init__(self, lines: TextIO, out: TextIO) -> None:
+        self._lines, self._out = lines, out
+        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._running: Any = None
+        self._stopped: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Answer requests until the input ends."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while True:
+            try:
+                request = self._waiting.get()
+                if request is None:
+                    return
+                self._answer(request)
+            except KeyboardInterrupt:  # it came between two requests
+                continue
+
+    def _read(self) -> None:
+        for line in self._lines:
+            content = json.loads(line)
+            if "stop" in content:
+                self._stop(content["stop"])
+            else:
+                self._waiting.put(content)
+        self._waiting.put(None)
+        self._stop(self._running)
+
+    def _stop(self, number: Any) -> None:
+        with self._lock:
+            self._stopped.add(number)
+            if number is not None and number == self._running:
+                _interrupt()
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        number = request["id"]
+        try:
+            try:
+                with self._lock:
+                    self._running = number
+                    if number in self._stopped:
+                        raise KeyboardInterrupt
+                found = {"result": self._done(request)}
+            finally:
+                with self._lock:
+                    self._running = None
+        except KeyboardInterrupt:
+            found = {"error": {"text": "stopped; no half-written file was left", "exit_code": 130}}
+        except LoramergeError as error:
+            found = {"error": error_json(error)}
+        except OSError as error:
+            text = f"{error.filename or 'the system'}: {error.strerror or error}"
+            found = {"error": {"text": text, "exit_code": 3}}
+        except Exception as error:  # a bug: the page says so
+            if os.environ.get("LORAMERGE_TRACEBACK"):
+                sys.excepthook(*sys.exc_info())
+            text = f"bug: {type(error).__name__}: {error}"
+            found = {"error": {"text": text, "exit_code": 70}}
+        while True:
+            try:
+                self._say({"id": number, **found})
+                return
+            except KeyboardInterrupt:  # too late to stop anything; whoever asked takes one answer
+                continue
+
+    def _done(self, request: dict[str, Any]) -> Any:
+        what = str(request["do"])
+        name = f"loramerge.page.doing.{what}"
+        if not what.isidentifier() or find_spec(name) is None:
+            raise UsageError(f"the page cannot do {what!r}")
+
+        def notify(event: Event) -> None:
+            self._say({"id": request["id"], "event": event_json(event)})
+
+        return import_module(name).do(request, notify)
+
+    def _say(self, content: dict[str, Any]) -> None:
+        text = json.dumps(plain(content), ensure_ascii=True, default=str)
+        with self._lock:
+            self._out.write(text + "\n")
+            self._out.flush()
+
+
+def _interrupt() -> None:
+    """Raise KeyboardInterrupt in the main thread, also where it waits for a lock."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """Return an event as the page gets it."""
+    if isinstance(event, Progress):
+        return {"kind": "progress", **{n: getattr(event, n) for n in _PROGRESS}}
+    kind = "warning" if isinstance(event, Warn) else "note"
+    return {"kind": kind, "text": spelled(event.text, in_recipe)}
+
+
+_PROGRESS = ("task", "done", "total", "unit", "said")
+
+
+def error_json(error: LoramergeError) -> dict[str, Any]:
+    """Return an error as the page gets it; settings are spelled as in recipes."""
+    hint = None if error.hint is None else spelled(error.hint, in_recipe)
+    text = error.text(in_recipe)
+    if hint is not None:
+        text = text.removesuffix(f"\n  hint: {hint}")
+    return {"text": text, "hint": hint, "exit_code": error.exit_code}
+
+
+def plain(value: Any) -> Any:
+    """Return a value that every JSON reader takes: no NaN or infinity, text keys."""
+    if isinstance(value, dict):
+        return {f"{k:g}" if isinstance(k, float) else str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def main() -> None:
+    """Answer on standard output, which nothing else may write to."""
+    for name in _ONE_THREAD:  # as on the command line: our own pool does the rest
+        os.environ.setdefault(name, "1")
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), "r", encoding="utf-8")
+    _Worker(lines, out).run()
+
+
+if __name__ == "__main__":
+    main()
