@@ -15,7 +15,7 @@ __all__ = ["entry"]
 def entry() -> None:
     """Import the command line and run it."""
     # few cycles are made, in imports above all: collecting costs a tenth of an inspect
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     heeded = (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )  # not in a background job

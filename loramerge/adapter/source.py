@@ -7,8 +7,7 @@ from pathlib import Path
 
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.errors import FormatError
-from loramerge.files.gguf import is_gguf
-from loramerge.files.pickled import is_pickle
+from loramerge.files.forms import is_gguf, is_pickle
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import foreign_in
 

@@ -10,7 +10,7 @@ from loramerge.checkpoint.quantisable import denoisers_in, modules_of
 from loramerge.checkpoint.storage import Encoding
 from loramerge.errors import FormatError, Setting, listed
 from loramerge.families import Family
-from loramerge.files.gguf import SUFFIX
+from loramerge.files.forms import GGUF
 from loramerge.files.gguf_heads import ALIGNMENT, build_gguf
 from loramerge.files.header import TensorInfo
 
@@ -42,7 +42,7 @@ def require_container(checkpoint: Checkpoint, suffix: str, *, shares: bool) -> N
         FormatError: with the reason.
     """
     files = checkpoint.files
-    if files.root is not None and (shares or suffix == SUFFIX):
+    if files.root is not None and (shares or suffix == GGUF):
         raise FormatError(
             "this storage is read by ComfyUI, from single files; a folder of diffusers or transformers "
             "cannot have it",
@@ -53,13 +53,13 @@ def require_container(checkpoint: Checkpoint, suffix: str, *, shares: bool) -> N
         return
     (file,) = files.weights
     language = checkpoint.layouts.get("model") == "llama.cpp"
-    if file.gguf and suffix != SUFFIX and language:
+    if file.gguf and suffix != GGUF and language:
         raise FormatError(
             "a language model in llama.cpp's names can only be written as GGUF",
             file=checkpoint.path,
             hint=("give a storage of GGUF files, or an ", Setting("output"), " that ends in .gguf"),
         )
-    if suffix == SUFFIX and not file.gguf and not checkpoint.candidates:
+    if suffix == GGUF and not file.gguf and not checkpoint.candidates:
         raise FormatError(
             "a GGUF file of a language model needs its vocabulary, which this file does not hold",
             file=checkpoint.path,

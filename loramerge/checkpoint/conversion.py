@@ -20,7 +20,7 @@ from loramerge.checkpoint.storage import Encoding
 from loramerge.checkpoint.storages import encodings, held
 from loramerge.errors import FormatError, UsageError, listed, nearest
 from loramerge.files.dtypes import DTYPES, PLAIN_FLOATS, is_float
-from loramerge.files.gguf import SUFFIX
+from loramerge.files.forms import GGUF
 from loramerge.files.gguf_heads import rows_of
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.tensors import Tensor
@@ -59,7 +59,7 @@ class Storing:
         """
         if not own:
             return self._suffix()
-        return self._suffix() or (named if named in (SUFFIX, ".safetensors") else own)
+        return self._suffix() or (named if named in (GGUF, ".safetensors") else own)
 
     def _suffix(self) -> str:
         every = [encoding for _, encoding in self.patterns]
@@ -191,12 +191,12 @@ def conversion_of(
             )
     wanted = storing.suffix_of(own, suffix)
     require_container(checkpoint, wanted, shares=storing.shares)
-    new = NewGguf.of(checkpoint, storing.main) if wanted == SUFFIX != own else None
+    new = NewGguf.of(checkpoint, storing.main) if wanted == GGUF != own else None
     choose = _Chooser(checkpoint, storing, dtype, wanted, new)
     forms = {file: dict(choose.forms(file)) for file in checkpoint.files.weights}
     if unused := choose.unused():
         raise UsageError("no tensor has such a name", found=listed(unused, 3))
-    fields = fields_of(storing.main) if own == SUFFIX == wanted else {}
+    fields = fields_of(storing.main) if own == GGUF == wanted else {}
     return Conversion(wanted, forms, new, storing.label, fields)
 
 
@@ -212,7 +212,7 @@ class _Chooser:
         new: NewGguf | None,
     ) -> None:
         self._checkpoint, self._storing, self._dtype = checkpoint, storing, dtype
-        self._gguf, self._new = suffix == SUFFIX, new
+        self._gguf, self._new = suffix == GGUF, new
         self._known = encodings()
         self._used: set[str] = set()
         self._language = checkpoint.layouts.get("model") == "llama.cpp"

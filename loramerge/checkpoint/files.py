@@ -12,10 +12,11 @@ from typing import Any
 from loramerge.checkpoint.storages import as_weights
 from loramerge.errors import CorruptFile, FormatError, MissingFile
 from loramerge.files.atomic import Contents
-from loramerge.files.gguf import SUFFIX, GgufFile, is_gguf
+from loramerge.files.forms import GGUF, is_gguf, is_pickle
+from loramerge.files.gguf import GgufFile
 from loramerge.files.header import TensorInfo, build_header
 from loramerge.files.json_values import read_values
-from loramerge.files.pickled import is_pickle, pickled_tensors, refuse_foreign
+from loramerge.files.pickled import pickled_tensors, refuse_foreign
 from loramerge.files.reader import TensorFile
 from loramerge.files.signatures import foreign_in
 from loramerge.files.tensors import Tensor
@@ -64,7 +65,7 @@ class CheckpointFile:
     @property
     def suffix(self) -> str:
         """The ending of the file it is written as."""
-        return SUFFIX if self.gguf else ".safetensors"
+        return GGUF if self.gguf else ".safetensors"
 
     @property
     def gguf(self) -> bool:

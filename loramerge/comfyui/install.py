@@ -15,7 +15,7 @@ from pathlib import Path
 from loramerge import __version__
 from loramerge.comfyui.words import LANGUAGES, definitions, menu
 from loramerge.errors import CorruptFile, FileError, MissingFile, OutputExists
-from loramerge.files.atomic import PARTIAL
+from loramerge.files.forms import PARTIAL
 from loramerge.files.json_values import read_values
 from loramerge.files.writer import write_bytes
 

@@ -16,19 +16,19 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from loramerge.errors import DiskFull, FileError, OutputExists, Setting
+from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import PositionedFile, refuse_irregular
 from loramerge.files.reader import release
 from loramerge.records import record
 
 __all__ = [
-    "PARTIAL", "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
+    "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
     "check_space", "check_target", "claim", "flush_folder", "keep_mode", "may_be_in_name",
     "remove_abandoned", "remove_folder", "rename", "scratch_folder",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
 _WRITERS = 50  # of one folder at the same moment
-PARTIAL = ".partial"
 REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
 _swept: set[Path] = set()
 

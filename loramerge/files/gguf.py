@@ -12,16 +12,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from loramerge.errors import CorruptFile, FormatError
-from loramerge.files.atomic import PARTIAL
 from loramerge.files.dtypes import DTYPES, nbytes
+from loramerge.files.forms import GGUF_MAGIC
 from loramerge.files.gguf_heads import (
     ALIGNMENT,
-    MAGIC,
     MOST_DIMENSIONS,
     ORIGINAL,
     TYPES,
@@ -32,9 +29,8 @@ from loramerge.files.header import Header, TensorInfo
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.reader import TensorFile
 
-__all__ = ["SUFFIX", "GgufFile", "is_gguf"]
+__all__ = ["GgufFile"]
 
-SUFFIX = ".gguf"
 _VERSIONS = (2, 3)
 _MOST_BYTES = 1 << 28  # of a header; vocabularies take a few million
 _MOST_VALUES = 64  # of an array that is kept; longer ones are vocabularies
@@ -52,20 +48,6 @@ _VALUES = {
     12: "d",
 }
 _TEXT, _ARRAY = 8, 9
-
-
-def is_gguf(path: str | PathLike[str]) -> bool:
-    """Return whether a file has the name of a GGUF file and begins as one; false if unreadable.
-
-    A file that is not whole yet has a temporary name.
-    """
-    if Path(path).suffix.lower() not in (SUFFIX, PARTIAL):
-        return False
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except (OSError, ValueError):
-        return False
 
 
 class _Field(NamedTuple):
@@ -98,7 +80,7 @@ class GgufFile(TensorFile):
     def _parse(self, handle: PositionedFile) -> Header:
         cursor = _Cursor(handle)
         magic, version = cursor.take(4), cursor.number("I")
-        if magic != MAGIC:
+        if magic != GGUF_MAGIC:
             raise cursor.corrupt("it does not begin with 'GGUF'")
         if version not in _VERSIONS:
             raise FormatError(

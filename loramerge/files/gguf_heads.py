@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loramerge.errors import NotExpressible
 from loramerge.files.dtypes import DTYPES, nbytes
+from loramerge.files.forms import GGUF_MAGIC
 from loramerge.files.header import TensorInfo
 
 __all__ = [
-    "ALIGNMENT", "MAGIC", "MOST_DIMENSIONS", "ORIGINAL", "TYPES", "build_gguf", "field_bytes", "head_of",
+    "ALIGNMENT", "MOST_DIMENSIONS", "ORIGINAL", "TYPES", "build_gguf", "field_bytes", "head_of",
     "rows_of", "text_bytes",
 ]  # fmt: skip
 
-MAGIC = b"GGUF"
 ALIGNMENT = 32
 MOST_DIMENSIONS = 8  # ggml computes with four, but files hold convolutions over time as they are
 ORIGINAL = (
@@ -95,7 +95,7 @@ def head_of(
         offset += nbytes(dtype, shape)
         offset += -offset % alignment
     order = dict.fromkeys((*(name for name in first if name in shapes), *shapes))
-    begin = MAGIC + struct.pack("<IQQ", version, len(order), len(fields))
+    begin = GGUF_MAGIC + struct.pack("<IQQ", version, len(order), len(fields))
     listed = [
         _listed(name, shapes[name][0], dimensions(name, shapes[name][1]), offsets[name])
         for name in order

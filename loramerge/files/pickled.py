@@ -24,7 +24,7 @@ from loramerge.files.signatures import HEAD, foreign, safetensors_named_otherwis
 from loramerge.files.tensors import ArrayTensor, Tensor
 
 __all__ = [
-    "PICKLE_SUFFIXES", "is_pickle", "load_pickle", "pickled_tensors", "refuse_foreign",
+    "load_pickle", "pickled_tensors", "refuse_foreign",
     "tensor_from_torch", "tensors_from_torch",
 ]  # fmt: skip
 
@@ -32,12 +32,6 @@ _NOT_OF_TORCH = "Invalid magic number"  # torch's word for pickles that it has n
 _ZIP = b"PK"
 _NEWER = 0x8C  # the first instruction that protocol 4 added
 _PICKLES = (b"PK\x03\x04", b"\x80")  # a zip of one, or one of protocol 2 or later
-PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
-
-
-def is_pickle(path: str | PathLike[str]) -> bool:
-    """Return whether the name is that of a pickled file."""
-    return os.path.splitext(os.fspath(path))[1].lower() in PICKLE_SUFFIXES
 
 
 def load_pickle(path: str | PathLike[str]) -> Any:

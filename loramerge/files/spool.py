@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import FileError
-from loramerge.files.atomic import PARTIAL, beside
+from loramerge.files.atomic import beside
 from loramerge.files.dtypes import numpy_dtype
+from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import PositionedFile
 from loramerge.files.tensors import ArrayTensor, Tensor
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from loramerge.errors import FileError
 from loramerge.files.atomic import (
-    PARTIAL,
     REPLACED,
     beside,
     check_target,
@@ -18,6 +17,7 @@ from loramerge.files.atomic import (
     remove_folder,
     rename,
 )
+from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import refuse_irregular
 
 __all__ = ["AtomicFiles"]

@@ -13,7 +13,7 @@ from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import LoramergeError
 from loramerge.files.folders import dataset_files
-from loramerge.files.pickled import is_pickle
+from loramerge.files.forms import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.entries import with_digest
 from loramerge.library.lookup import find, is_adapter_folder, names_in_library

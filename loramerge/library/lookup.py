@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
 from loramerge.errors import NotFound, Setting, UsageError, listed, nearest
 from loramerge.families.components import COMPONENT_WORDS
+from loramerge.files.forms import GGUF
 from loramerge.files.signatures import foreign_in
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES, shipped
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
-_GGUF = ".gguf"
 _MAGIC = "*?["
 _SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _ONE_OF = {"adapters": "adapter", "bases": "base", "folders": "folder"}
@@ -298,14 +297,16 @@ def _but_gone(tell: Callable[[OSError], None]) -> Callable[[OSError], None]:
 
 def _may_hold(path: Path, holds: str) -> bool:
     """Return whether a file may be one of what is looked for; a GGUF file says which it is."""
-    if path.suffix.lower() != _GGUF:
+    if path.suffix.lower() != GGUF:
         return path.name.lower().endswith(_SUFFIXES)
+    from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
+
     return is_gguf_adapter(path) == (holds == "adapters")
 
 
 def bare(relative: str) -> str:
     """Return a name without its file suffix."""
-    for suffix in (*_SUFFIXES, _GGUF):
+    for suffix in (*_SUFFIXES, GGUF):
         if relative.lower().endswith(suffix):
             return relative[: -len(suffix)]
     return relative

@@ -12,7 +12,7 @@ from loramerge.adapter.metadata import RECIPE_KEY, VERSION_KEY
 from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import FormatError, LoramergeError, MissingFile, RecipeError
-from loramerge.files.gguf import is_gguf
+from loramerge.files.forms import is_gguf
 from loramerge.library.lookup import elsewhere
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
 from loramerge.steps.provenance import recipe_in

@@ -27,7 +27,8 @@ from loramerge.errors import (
 )
 from loramerge.events import Note, Warn
 from loramerge.files.atomic import AtomicFolder
-from loramerge.files.pickled import is_pickle, refuse_foreign
+from loramerge.files.forms import is_pickle
+from loramerge.files.pickled import refuse_foreign
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
 from loramerge.files.signatures import foreign_in

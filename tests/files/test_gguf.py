@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from loramerge.errors import CorruptFile, FormatError, LoramergeError
-from loramerge.files.gguf import GgufFile, is_gguf
+from loramerge.files.forms import is_gguf
+from loramerge.files.gguf import GgufFile
 from loramerge.files.gguf_heads import build_gguf
 from tests.builders.gguf import field, text, write_gguf
 

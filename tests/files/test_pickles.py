@@ -13,7 +13,8 @@ import pytest
 
 from loramerge.errors import CorruptFile, FileError, MissingFile, UnsafeFile
 from loramerge.files.dtypes import numpy_dtype
-from loramerge.files.pickled import is_pickle, load_pickle, pickled_tensors, tensor_from_torch
+from loramerge.files.forms import is_pickle
+from loramerge.files.pickled import load_pickle, pickled_tensors, tensor_from_torch
 
 torch: Any = pytest.importorskip("torch")
 

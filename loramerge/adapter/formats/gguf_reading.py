@@ -19,7 +19,8 @@ from typing import Any
 from loramerge.adapter.formats.source import AdapterSource
 from loramerge.errors import FormatError, LoramergeError
 from loramerge.families.llama_cpp import ARCHITECTURE, LANGUAGE_MODELS, LanguageModel
-from loramerge.files.gguf import GgufFile, is_gguf
+from loramerge.files.forms import is_gguf
+from loramerge.files.gguf import GgufFile
 from loramerge.files.tensors import Tensor
 from loramerge.files.views import Derived, transposed
 

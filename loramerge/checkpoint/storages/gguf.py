@@ -16,7 +16,7 @@ from loramerge.checkpoint.packing import BlockRows, PackedTensor
 from loramerge.checkpoint.storage import HeldTensor, Writer
 from loramerge.checkpoint.writers import BlockWriter
 from loramerge.files.dtypes import PACKED
-from loramerge.files.gguf import SUFFIX
+from loramerge.files.forms import GGUF
 from loramerge.files.tensors import StoredTensor, Tensor
 
 __all__ = ["STORAGE"]
@@ -27,7 +27,7 @@ _KINDS = BLOCK_TYPES | K_TYPES
 class _BlockForm:
     """One type of blocks."""
 
-    suffix = SUFFIX
+    suffix = GGUF
     dtype: ClassVar[None] = None
     shares = True
 

@@ -22,7 +22,7 @@ from loramerge.errors import (
     UsageError,
 )
 from loramerge.families import FAMILIES
-from loramerge.files.gguf import is_gguf
+from loramerge.files.forms import is_gguf
 from loramerge.files.json_values import read_values
 from loramerge.files.reader import TensorFile
 from loramerge.train.device.exhaustion import is_exhaustion

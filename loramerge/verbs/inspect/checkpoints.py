@@ -10,7 +10,7 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import LoramergeError
 from loramerge.files.dtypes import DTYPES
-from loramerge.files.gguf import is_gguf
+from loramerge.files.forms import is_gguf
 from loramerge.steps.contents import contents_of
 from loramerge.steps.lineage import lineage_of
 from loramerge.verbs.inspect.facts import Inspected

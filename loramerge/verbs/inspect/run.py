@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
 from loramerge.adapter.load import load
 from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting
 from loramerge.events import Warn
-from loramerge.files.gguf import is_gguf
+from loramerge.files.forms import is_gguf
 from loramerge.library.lookup import below, files_of, is_adapter_folder, is_sharded
 from loramerge.records import record
 from loramerge.steps.parameters import Context, Verb
@@ -118,6 +117,12 @@ def things(names: Sequence[str], context: Context) -> list[Path | InMemory]:
     return list(dict.fromkeys(found))
 
 
+def _is_gguf_adapter(path: Path) -> bool:
+    from loramerge.adapter.formats.gguf_reading import is_gguf_adapter
+
+    return is_gguf_adapter(path)
+
+
 def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspected:
     if isinstance(path, InMemory):
         found = inspect_adapter(path.adapter, parameters, context)
@@ -125,7 +130,7 @@ def _one(path: Path | InMemory, parameters: Inspect, context: Context) -> Inspec
         return found
     if (path / "model_index.json").is_file():
         return _checkpoint(path)
-    if is_sharded(path) or (is_gguf(path) and not is_gguf_adapter(path)):
+    if is_sharded(path) or (is_gguf(path) and not _is_gguf_adapter(path)):
         return _checkpoint(path)
     try:
         adapter = load(path)

@@ -1,0 +1,33 @@
+"""The form of a file of weights, by its name and its first bytes; nothing that reads it is imported."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+
+__all__ = ["GGUF", "GGUF_MAGIC", "PARTIAL", "PICKLES", "is_gguf", "is_pickle"]
+
+GGUF = ".gguf"
+GGUF_MAGIC = b"GGUF"
+PARTIAL = ".partial"  # ending of a file or folder that is not whole yet
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+
+
+def is_gguf(path: str | PathLike[str]) -> bool:
+    """Return whether a file has the name of a GGUF file and begins as one; false if unreadable.
+
+    A file that is not whole yet has a temporary name.
+    """
+    if Path(path).suffix.lower() not in (GGUF, PARTIAL):
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    except (OSError, ValueError):
+        return False
+
+
+def is_pickle(path: str | PathLike[str]) -> bool:
+    """Return whether the name is that of a pickled file."""
+    return os.path.splitext(os.fspath(path))[1].lower() in PICKLES
