@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError, NotFound, UsageError
+from loramerge.files.json_values import read_values
 from loramerge.files.writer import write_bytes
 from loramerge.page.processes import WorkerError, WorkerProcess
 from loramerge.page.worker import error_json
@@ -203,7 +204,7 @@ def _remembered(store: Path) -> list[Job]:
     found = []
     for path in store.glob("*.json") if store.is_dir() else ():
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_values(path)
             found.append(Job(**{name: content[name] for name in known & content.keys()}))
         except (OSError, ValueError, TypeError):  # a file that something else damaged
             continue

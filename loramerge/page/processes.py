@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError
+from loramerge.files.json_values import values_in
 
 __all__ = ["WorkerEnded", "WorkerError", "WorkerProcess"]
 
@@ -138,7 +139,7 @@ class WorkerProcess:
             self._last.append(line.rstrip())
 
     def _heard(self, line: str) -> None:
-        content = json.loads(line)
+        content = values_in(line)
         future, listener = self._waiting.get(content["id"], (None, None))
         if future is None or listener is None:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from loramerge.errors import LoramergeError, UsageError
+from loramerge.files.json_values import values_in
 from loramerge.library.registry import home
 from loramerge.page.guard import Guard
 from loramerge.page.jobs import Job, Jobs
@@ -88,7 +88,7 @@ async def body_of(request: Request) -> dict[str, Any]:
         if len(data) > _LARGEST:
             raise UsageError("the request is too large")
     try:
-        found = json.loads(data or b"{}")
+        found = values_in(data.decode() or "{}")
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from loramerge.errors import LoramergeError, UsageError, in_recipe, spelled
 from loramerge.events import Event, Progress, Warn
+from loramerge.files.json_values import values_in
 
 __all__ = ["error_json", "main", "plain"]
 
@@ -57,7 +58,7 @@ class _Worker:
 
     def _read(self) -> None:
         for line in self._lines:
-            content = json.loads(line)
+            content = values_in(line)
             if "stop" in content:
                 self._stop(content["stop"])
             else:
