@@ -11,6 +11,7 @@ from loramerge.cli.command import emit
 from loramerge.cli.options import json_options
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, stem_table
 from loramerge.families import FAMILIES, Family, family
+from loramerge.families.usual import Usual
 
 
 def _described(one: Family) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def _in_detail(one: Family) -> dict[str, Any]:
         },
         "modelspec.architecture": one.metadata.architecture,
         "ss_base_model_version": one.metadata.base_version,
-        "usual_change": one.usual_change,
+        "usual_change": one.usual_change and one.usual_change._asdict(),
+        "usual_norm": one.usual_norm and one.usual_norm._asdict(),
     }
 
 
@@ -77,8 +79,11 @@ def _show_one(found: dict[str, Any]) -> None:
     lines.append(("can be", "inspected, mixed and resized" if found["read_only"] else
                   "inspected, mixed, resized, converted and baked"))  # fmt: skip
     if found["usual_change"]:
-        low, high = (show.percent(share) for share in found["usual_change"])
-        lines.append(("usual change", f"{low} to {high} of the norm of the weights, at weight 1"))
+        usual = Usual(**found["usual_change"]).words(show.percent)
+        lines.append(("usual change", f"of the norm of the weights, at weight 1: {usual}"))
+    if found["usual_norm"]:
+        usual = Usual(**found["usual_norm"]).words(lambda norm: f"{norm:.2g}")
+        lines.append(("usual norm", f"mean of the modules' ΔW, at weight 1: {usual}"))
     for word in ("modelspec.architecture", "ss_base_model_version"):
         if found[word]:
             lines.append((word, found[word]))

@@ -105,7 +105,11 @@ def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
     if file.hashes:
         lines += [(_HASHES.get(name, name), digest) for name, digest in file.hashes.items()]
     if file.norm is not None:
-        lines.append(("norm of ΔW", f"{file.norm:.4g} over all modules"))
+        mean = "" if file.mean_norm is None else f", {file.mean_norm:.2g} per module on average"
+        lines.append(("norm of ΔW", f"{file.norm:.4g} over all modules{mean}"))
+    if file.usual_norm is not None:
+        usual = file.usual_norm.words(lambda norm: f"{norm:.2g}", file.family or "")
+        lines.append(("usual norm", f"per module, {usual}"))
     if file.base is not None:
         lines.append(("base", _base(file.base)))
         lines += _beside_base(file.base)
@@ -146,8 +150,8 @@ def _beside_base(base: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines about the sizes and directions of the change beside those of the weights."""
     lines = []
     if base.get("usual_change"):
-        low, high = (show.percent(share) for share in base["usual_change"])
-        lines.append(("usual size", f"{low} to {high} for {base['family']}"))
+        usual = base["usual_change"].words(show.percent, base["family"])
+        lines.append(("usual size", usual))
     if len(base.get("components", ())) > 1:
         shares = (f"{show.percent(share)} in {name}" for name, share in base["components"].items())
         lines.append(("size by component", ", ".join(shares)))

@@ -14,6 +14,7 @@ from dataclasses import field
 from functools import cache
 from typing import Literal, NamedTuple
 
+from loramerge.families.usual import Usual
 from loramerge.records import record
 
 __all__ = [
@@ -194,8 +195,10 @@ class Family:
         one_alpha: whether diffusers takes the alpha of one module for all of its component.
         order: lower ones come first in tables.
         gguf: its architecture in the GGUF files that ComfyUI-GGUF reads; `''` where it reads none.
-        usual_change: measured range of ‖ΔW‖ / ‖W‖ of adapters at weight 1, over the modules that
-            they change; None where it was not measured.
+        usual_change: range of ‖ΔW‖ / ‖W‖ among adapters at weight 1, over the modules that they
+            change; None where it was not measured.
+        usual_norm: range of the mean of ‖ΔW‖_F over their modules, which needs no base; None where
+            it was not measured, or `usual_change` says more.
         unreached: pattern of modules that no gradient reaches in training → why; zeros are usual there.
         paired_encoders: whether text_encoder and text_encoder_2 are usually trained together.
         task: the use of its models, as hubs name it (`text-to-image`); None where there are several.
@@ -224,7 +227,8 @@ class Family:
     one_alpha: bool = True
     order: int = 0
     gguf: str = ""
-    usual_change: tuple[float, float] | None = None
+    usual_change: Usual | None = None
+    usual_norm: Usual | None = None
     unreached: Mapping[str, str] = field(default_factory=dict, repr=False)
     paired_encoders: bool = False
     task: str | None = None

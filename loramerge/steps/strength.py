@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loramerge.adapter import Adapter
 from loramerge.algebra.health import norm_of
+from loramerge.algebra.health.strength import LARGE, usual_change
+from loramerge.algebra.health.strength import share as shown_share
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.errors import listed
-from loramerge.families import FAMILIES
 from loramerge.steps.references import Reference
 
 __all__ = ["strong_change", "strong_weights"]
@@ -21,7 +22,6 @@ _MOST = 2.0  # absolute weight above which a sentence is due
 _USUAL = "usual weights are 0.3 to 1.2"
 _LOUD = 3.0  # times the norm of the strongest input above which a sentence is due
 _FAINT = 0.05  # and below which one is
-_LARGE = 0.5  # ‖ΔW‖ / ‖W‖ from which on a sentence is due
 
 
 def strong_weights(
@@ -83,11 +83,11 @@ def strong_change(share: float | None, family: str) -> Iterator[str]:
     Args:
         share: ‖ΔW‖ / ‖W‖ over the modules that are changed.
     """
-    if share is None or share < _LARGE:
+    if share is None or share < LARGE:
         return
-    usual = FAMILIES[family].usual_change if family in FAMILIES else None
+    usual = usual_change(family)
     known = (
-        f"adapters of {family} change {100 * usual[0]:.0f} % to {100 * usual[1]:.0f} % at weight 1"
+        f"adapters of {family} at weight 1 usually change {usual.words(shown_share)}"
         if usual is not None
         else "so large a change may destroy abilities of the base"
     )

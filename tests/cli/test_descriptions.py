@@ -16,7 +16,8 @@ def test_a_family_in_detail(run):
     found = run.ok("families", "flux1", "--json").json
     assert found["stems"]["kohya"].startswith("lora_unet_double_blocks_0_")
     assert found["written_for"]["comfyui"] == "comfyui"
-    assert "25 % to 45 %" in run.ok("families", "tiny").out
+    assert "31 % to 33 % (from 2 adapters)" in run.ok("families", "tiny").out
+    assert "(from 4 adapters)" in run.ok("families", "sd15").out
 
 
 def test_a_dialect_in_detail(run):

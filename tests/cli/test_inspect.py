@@ -19,7 +19,7 @@ PROMISED = (
 )  # fmt: skip
 BESIDE = {
     "what", "family_reason", "nearest_keys", "trigger_words", "norm", "table", "base", "error",
-    "loads_otherwise", "merged", "usual_weight",
+    "loads_otherwise", "merged", "usual_weight", "mean_norm", "usual_norm",
 }  # fmt: skip
 
 

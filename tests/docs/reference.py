@@ -13,6 +13,7 @@ from loramerge.adapter.formats.peft_fields import FIELDS
 from loramerge.adapter.formats.peft_types import REFUSED
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.algebra.health.repairs import REPAIRS
+from loramerge.algebra.health.strength import share
 from loramerge.algebra.laws import LAWS
 from loramerge.algebra.operators import OPERATORS
 from loramerge.cli.commands import summaries
@@ -296,6 +297,21 @@ def _repairs() -> list[str]:
     return [_row(("repair", "what it does", "mends")), "|---|---|---|", *rows]
 
 
+def _usual() -> list[str]:
+    measures = (
+        ("usual_norm", "mean norm of ΔW per module", "{:g}".format),
+        ("usual_change", "‖ΔW‖/‖W‖", share),
+    )
+    rows = []
+    for name, words, shown in measures:
+        for family in FAMILIES.values():
+            if (usual := getattr(family, name)) is not None:
+                low, high, adapters = usual
+                ends = f"{shown(low)} to {shown(high)}"
+                rows.append(_row((f"`{family.name}`", words, ends, f"{adapters} adapters")))
+    return [_row(("family", "measure", "range", "measured")), "|---" * 4 + "|", *rows]
+
+
 def _operators() -> list[str]:
     rows = [_row(("method", "description", "parameters", "space", "source")), "|---" * 5 + "|"]
     return rows + [
@@ -313,6 +329,7 @@ def _laws() -> list[str]:
 # the generated tables of the documents, by name
 _TABLES: dict[str, Callable[[], Iterable[str]]] = {
     "limits": _limits,
+    "usual": _usual,
     "repairs": _repairs,
     "operators": _operators,
     "laws": _laws,

@@ -59,7 +59,7 @@ def test_commands():
         ("weights", ("vectors", "presets")),
         ("recipes", ("steps", "shipped")),
         ("operators", ("operators", "laws")),
-        ("health", ("limits", "repairs")),
+        ("health", ("limits", "repairs", "usual")),
     ],
 )
 def test_tables(document, names):

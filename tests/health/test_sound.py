@@ -32,7 +32,7 @@ def _with_base(adapter: Path) -> dict[str, float]:
     """The figures that need a base, of an adapter of the tiny model."""
     found = inspect(adapter, base=shipped("tiny"))
     assert found.findings == [] and found.base is not None
-    low, high = found.base["usual_change"]
+    low, high, _ = found.base["usual_change"]
     return {
         "stronger-than-usual": found.base["change"] / high,
         "weaker-than-usual": low / found.base["change"],

@@ -44,7 +44,7 @@ def test_plan_says_it_before_anything_runs(run):
 
 def test_a_change_is_compared_with_what_is_usual_in_its_family():
     (event,) = strong_change(3.3, "tiny")
-    assert "330 %" in event and "25 % to 45 %" in event
+    assert "330 %" in event and "31 % to 33 % (from 2 adapters)" in event
     (event,) = strong_change(0.5, "sdxl")
     assert "50 % of the norm" in event and "at weight 1" not in event
     assert list(strong_change(0.49, "tiny")) == list(strong_change(None, "tiny")) == []
@@ -52,8 +52,8 @@ def test_a_change_is_compared_with_what_is_usual_in_its_family():
 
 @pytest.mark.parametrize("name", ["zuzu", "polka"])
 def test_the_usual_range_is_what_was_measured(name, tmp_path):
-    low, high = FAMILIES["tiny"].usual_change or (1.0, 0.0)
-    assert low <= lm.bake("tiny", name, tmp_path / "baked").change <= high
+    low, high, adapters = FAMILIES["tiny"].usual_change or (1.0, 0.0, 0)
+    assert adapters == 2 and low <= lm.bake("tiny", name, tmp_path / "baked").change <= high
 
 
 def test_bake_says_both(run):

@@ -80,13 +80,14 @@ LIMITS: dict[str, Limit] = {
     "stronger-than-usual": Limit(
         2.0,
         False,
-        "‖ΔW‖/‖W‖ beside the upper end of what is usual for the family; 0.5 where none is known",
+        "the change beside the strongest measured of the family (‖ΔW‖/‖W‖, or without a base the "
+        "mean norm of a module); ‖ΔW‖/‖W‖ beside 0.5 where none is known",
         "beyond it images break down",
     ),
     "weaker-than-usual": Limit(
         8.0,
         False,
-        "the lower end of what is usual for the family beside ‖ΔW‖/‖W‖",
+        "the weakest measured of the family beside the change, in the same measures",
         "hardly visible at weight 1",
     ),
     "intruders": Limit(

@@ -6,6 +6,7 @@ from loramerge.families.clip import CLIP_L
 from loramerge.families.spec import Metadata
 from loramerge.families.stable_diffusion import LISTED, stable_diffusion
 from loramerge.families.unet import Unet
+from loramerge.families.usual import Usual
 
 __all__ = ["FAMILY"]
 
@@ -29,5 +30,6 @@ FAMILY = stable_diffusion(
         "text_encoder.text_model.encoder.layers.11.*": "training at CLIP skip 2 takes the output "
         "of the layer before the last"
     },
+    usual_norm=Usual(0.082, 6.5, 4),
     order=-5,
 )

@@ -6,6 +6,7 @@ from loramerge.families.clip import Clip
 from loramerge.families.spec import Metadata
 from loramerge.families.stable_diffusion import stable_diffusion
 from loramerge.families.unet import Unet
+from loramerge.families.usual import Usual
 
 __all__ = ["FAMILY"]
 
@@ -26,5 +27,5 @@ FAMILY = stable_diffusion(
     metadata=Metadata("loramerge-tiny", "loramerge-tiny"),
     shapes_only=True,
     order=-1,
-    usual_change=(0.25, 0.45),
+    usual_change=Usual(0.31, 0.33, 2),
 )

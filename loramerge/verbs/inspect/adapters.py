@@ -75,11 +75,12 @@ def inspect_adapter(
         found.findings.append(_NOTHING_KNOWN)
     wanted = (parameters.deep, parameters.modules, parameters.spectrum, parameters.check)
     if any(wanted) or parameters.base is not None or context.details:
-        from loramerge.verbs.inspect.weights import add_base, add_weights
+        from loramerge.verbs.inspect.weights import add_base, add_strength, add_weights
 
         add_weights(found, adapter, parameters, context)
         if parameters.base is not None:
             add_base(found, adapter, parameters.base, seen, context)
+        add_strength(found)
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Problem
+from loramerge.families.usual import Usual
 from loramerge.records import record
 from loramerge.steps.parameters import Doc
 from loramerge.steps.shown import Shown
@@ -116,6 +117,8 @@ class Inspected(Shown):
     checked: str = "header"
     findings: list[Problem] = field(default_factory=list)
     norm: float | None = None
+    mean_norm: float | None = None
+    usual_norm: Usual | None = None
     table: list[dict[str, Any]] | None = None
     base: dict[str, Any] | None = None
     error: str | None = None
@@ -129,6 +132,10 @@ class Inspected(Shown):
             {name: getattr(f, name) for name in ("severity", "code", "module", "message", "remedy")}
             for f in self.findings
         ]
+        if self.usual_norm is not None:
+            shown["usual_norm"] = self.usual_norm._asdict()
+        if self.base is not None and self.base.get("usual_change"):
+            shown["base"] = self.base | {"usual_change": self.base["usual_change"]._asdict()}
         return shown
 
 

@@ -8,10 +8,15 @@ from typing import Any
 from loramerge.adapter import Adapter, Problem
 from loramerge.adapter.readers import Reading
 from loramerge.algebra.health import LIMITS, examine
+from loramerge.algebra.health.strength import (
+    mean_norm,
+    strength_findings,
+    usual_change,
+    usual_norm,
+)
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.errors import LoramergeError
-from loramerge.families import FAMILIES
 from loramerge.steps.inputs import base_path
 from loramerge.steps.parameters import Context
 from loramerge.stream.bake import survey
@@ -21,10 +26,9 @@ from loramerge.stream.plan import plan_bake
 from loramerge.stream.survival import Survival
 from loramerge.verbs.inspect.facts import Inspect, Inspected
 
-__all__ = ["add_base", "add_weights", "strength_findings"]
+__all__ = ["add_base", "add_strength", "add_weights"]
 
 _STRONGEST = 3  # modules that are named
-_LARGE = 0.5  # ‖ΔW‖ / ‖W‖ where nothing is known of the family, see `steps.strength`
 
 
 def add_weights(found: Inspected, adapter: Adapter, parameters: Inspect, context: Context) -> None:
@@ -34,6 +38,7 @@ def add_weights(found: Inspected, adapter: Adapter, parameters: Inspect, context
     found.checked = "weights"
     found.findings += report.problems
     found.norm = report.norm
+    found.mean_norm = mean_norm(report.table)
     found.measured = report.table
     if parameters.modules or parameters.spectrum:
         found.table = [
@@ -80,9 +85,17 @@ def add_base(
     new = intruders(adapter, checkpoint, threads=context.threads, notify=context.notify)
     found.base["intruders"] = {site.name: number for site, number in new.counts.items() if number}
     found.base["intruder_share"] = new.share
-    found.base["usual_change"] = _usual(checkpoint.family_name)
-    found.findings += strength_findings(found.base["change"], checkpoint.family_name)
     found.findings += _intruding(new.share)
+
+
+def add_strength(found: Inspected) -> None:
+    """Add how strong adapters of the family usually are, and a finding if this one is far from it."""
+    family, change = found.family, None
+    if found.base is not None and found.base["works"]:
+        family, change = found.base["family"], found.base["change"]
+        found.base["usual_change"] = usual_change(family)
+    found.usual_norm = usual_norm(family)
+    found.findings += strength_findings(family, norm=found.mean_norm, change=change)
 
 
 def _strongest(survivals: Sequence[Survival]) -> dict[str, Any]:
@@ -107,10 +120,6 @@ def _strongest(survivals: Sequence[Survival]) -> dict[str, Any]:
     }
 
 
-def _usual(family: str) -> tuple[float, float] | None:
-    return FAMILIES[family].usual_change if family in FAMILIES else None
-
-
 def _intruding(share: float) -> Iterator[Problem]:
     if share >= LIMITS["intruders"].value:
         yield Problem(
@@ -119,37 +128,4 @@ def _intruding(share: float) -> Iterator[Problem]:
             None,
             f"{100 * share:.0f} % of the leading directions of the changed weights are new to the base",
             "the base forgets other subjects; a smaller weight, or fewer steps of training, keeps them",
-        )
-
-
-def strength_findings(change: float | None, family: str) -> Iterator[Problem]:
-    """Yield what the size of the change beside the weights says.
-
-    Args:
-        change: ‖ΔW‖/‖W‖ over the modules that are changed.
-    """
-    if not change:
-        return
-    usual = _usual(family)
-    low, high = usual or (0.0, _LARGE)
-    known = (
-        f"adapters of {family} usually change {100 * low:.0f} % to {100 * high:.0f} %"
-        if usual
-        else "above half of it, images usually break down"
-    )
-    if change > LIMITS["stronger-than-usual"].value * high:
-        yield Problem(
-            "warning",
-            "stronger-than-usual",
-            None,
-            f"the size of the change is {100 * change:.0f} % of the original weights' norm; {known}",
-            f"at weight {high / change:.2g} it is within what is usual",
-        )
-    elif low and change < low / LIMITS["weaker-than-usual"].value:
-        yield Problem(
-            "note",
-            "weaker-than-usual",
-            None,
-            f"the size of the change is {100 * change:.2f} % of the original weights' norm; {known}",
-            f"at weight {low / change:.3g} it is within what is usual; check its alphas",
         )
