@@ -13,8 +13,7 @@ from loramerge.cli.command import check_reports, emit
 from loramerge.cli.commands import render_named
 from loramerge.cli.options import number_from, operator_option, run_options
 from loramerge.cli.session import Session
-from loramerge.errors import Setting, UsageError
-from loramerge.files.reports import check_report
+from loramerge.errors import UsageError
 from loramerge.steps.parameters import Context
 
 _MANY = 8  # tasks of which more are shown as a table only
@@ -156,21 +155,18 @@ def _device(device: str | None) -> str | None:
 
 
 def _run(target: str, options: dict[str, Any], context: Context) -> int:
+    from loramerge.files.tables import check_table, write_table
     from loramerge.recipe.executors import dask_executor
     from loramerge.recipe.recipe import load_recipe
     from loramerge.recipe.run import run_recipe
-    from loramerge.steps.batch import write_table
 
     if options["output"] is not None:
         raise UsageError(
             "--output is only for repeating a file; in a recipe, `save` names the output"
         )
     if options["results"]:
-        check_report(
-            options["results"],
-            "a table of results",
-            lambda head: b".status" in head.partition(b"\n")[0],
-            Setting("results"),
+        check_table(
+            Path(options["results"]), is_one=lambda head: b".status" in head.partition(b"\n")[0]
         )
     recipe = load_recipe(
         target, set=values(options["assigned"]), inputs=assignments(options["paths"], "--input")

@@ -8,7 +8,7 @@ become lines of a report.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Generic, Protocol, TypeVar
@@ -19,7 +19,7 @@ from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.copying import copy_whole
-from loramerge.files.reports import check_report, write_report
+from loramerge.files.tables import check_table, write_table
 from loramerge.library.lookup import bare, expand
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.outputs import Output, output_of
@@ -29,8 +29,7 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
-    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "check_table", "in_batch",
-    "one_by_one", "write_table",
+    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "in_batch", "one_by_one",
 ]  # fmt: skip
 
 _COLUMNS = (
@@ -360,24 +359,3 @@ def _without_outputs(
         if not (inside and results in place.parents):
             kept.append((path, relative))
     return kept
-
-
-def check_table(path: Path, option: Setting = Setting("results")) -> None:
-    """Refuse to write the table of results over something else; see `check_report`.
-
-    Raises:
-        OutputExists: if the path is a folder, or a file that is not such a table.
-    """
-    check_report(path, "a table of results", lambda head: head.startswith(b"file,"), option)
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write results as CSV, the first column being `file`; an older table is replaced."""
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_report(path, text.getvalue().encode("utf-8", "replace"))

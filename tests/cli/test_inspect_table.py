@@ -130,6 +130,29 @@ def test_csv(run, loras):
     assert (run.folder / "a.safetensors").read_bytes() == before
 
 
+def test_words_of_strangers_are_no_formulas(run, loras):
+    """A file's name and its trigger words, in every table that is written."""
+
+    def name(arrays, metadata):
+        metadata["modelspec.trigger_phrase"] = "=1+cmd|' /C calc'!A0"
+
+    rewrite(loras / "a.safetensors", run.folder / "=HYPERLINK(1).safetensors", name)
+    shutil.copy(run.folder / "a.safetensors", run.folder / "-x.safetensors")
+    run.ok("inspect", "./=HYPERLINK(1).safetensors", "./-x.safetensors", "--csv", "table.csv")
+    run.ok("resize", "=HYPERLINK(1).safetensors", "./-x.safetensors", "--rank", "1", "--out-dir",
+           "out", "--results", "sizes.csv")  # fmt: skip
+    for table in ("table.csv", "sizes.csv"):
+        cells = _cells(run.folder / table)
+        assert any("HYPERLINK" in cell for cell in cells), table
+        assert not [c for c in cells if c[:1] in ("=", "+", "-", "@")], table
+    assert any(cell.startswith("'=1+cmd") for cell in _cells(run.folder / "table.csv"))
+
+
+def _cells(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return [cell for row in csv.reader(file) for cell in row]
+
+
 def test_the_long_form(run, loras):
     shown = run.ok("inspect", "loras", "-v").out
     assert shown.count("kind of file") == 6

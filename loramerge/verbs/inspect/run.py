@@ -31,7 +31,7 @@ def inspect(parameters: Inspect, context: Context = Context()) -> InspectResult:
         LoramergeError: for a single file that cannot be read.
     """
     if parameters.csv:
-        from loramerge.steps.batch import check_table
+        from loramerge.files.tables import check_table
 
         check_table(Path(parameters.csv), Setting("csv"))
     found = []
@@ -75,7 +75,7 @@ def _add_sidecars(files: Sequence[Inspected]) -> None:
 
 def _write_csv(path: Path, result: InspectResult) -> None:
     """Write the table as CSV."""
-    from loramerge.steps.batch import write_table
+    from loramerge.files.tables import write_table
     from loramerge.verbs.inspect.table import CSV, rows_of
 
     write_table(
