@@ -32,12 +32,14 @@ class CurvePoint:
         size: bytes of the file.
         relative_error: over all modules that can be cut.
         ranks: rank → number of modules.
+        max_size: the bytes that the size of the file was limited to; None where the rank decides.
     """
 
     rank: int | None
     size: int
     relative_error: float
     ranks: Mapping[int, int]
+    max_size: int | None = None
 
     @property
     def norm_kept(self) -> float:
@@ -104,7 +106,7 @@ def at_size(spectra: Sequence[SiteSpectrum], most: int, sizes: SizeModel) -> Cur
         UsageError: if even a file without any direction is larger.
     """
     ranks = choose_ranks(spectra, Cut(RankRule(max_size=most), sizes))
-    return CurvePoint(None, sizes.exact(ranks), _error(spectra, ranks), _counted(ranks))
+    return CurvePoint(None, sizes.exact(ranks), _error(spectra, ranks), _counted(ranks), most)
 
 
 def _counted(ranks: Mapping[Site, int]) -> dict[int, int]:

@@ -180,8 +180,12 @@ def test_points_of_the_curve_are_those_of_the_commands(pair):
         (file,) = one["files"]
         assert point["size"] == file["size_after"]
         assert point["relative_error"] == pytest.approx(one["relative_error"], rel=1e-9)
-    sizes = [*(point["size"] for point in found["uniform"]), 6_000]
-    for point, size in zip(found["best"], sizes, strict=True):
+    assert [point["max_size"] for point in found["uniform"]] == [None, None]
+    for point, even in zip(found["best"], found["uniform"], strict=False):
+        assert even["size"] <= point["max_size"] < even["size"] + 100  # the header's words
+    assert found["best"][-1]["max_size"] == 6_000
+    for point in found["best"]:
+        size = point["max_size"]
         one = pair.ok("resize", "loud", "--max-size", str(size), "--json", "--force").json
         assert point["size"] == one["files"][0]["size_after"] <= size
         kept = {rank: count for rank, count in point["ranks"].items() if rank != "0"}
@@ -189,6 +193,34 @@ def test_points_of_the_curve_are_those_of_the_commands(pair):
         assert point["relative_error"] == pytest.approx(one["relative_error"], rel=1e-9)
     errors = [point["relative_error"] for point in found["uniform"]]
     assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["loud", "zuzu", "polka", "padded"])
+def test_at_full_size_nothing_is_lost(pair, name):
+    """And with room for the same tensors, the best ranks of many modules are better than one rank."""
+    if name == "padded":  # ranks that are exactly zero, which the curve does not count
+        deltas = {
+            layer: of_spectrum(shape, [1.0, 0.5, 0.25, 0.0, 0.0], place)
+            for place, (layer, shape) in enumerate(LAYERS.items())
+        }
+        save(adapter(deltas, families=["sd21"]), pair.folder / "padded.safetensors", to="kohya")
+    found = pair.ok("resize", name, "--curve", "--json").json
+    if name in ("zuzu", "polka"):
+        for even, best in zip(found["uniform"][:-1], found["best"], strict=False):
+            assert best["relative_error"] < even["relative_error"]
+    assert found["uniform"][-1]["relative_error"] == found["best"][-1]["relative_error"] == 0
+    assert found["best"][0]["relative_error"] > 0
+
+
+def test_the_size_of_one_rank_has_no_room_for_the_words_of_a_limit(pair):
+    """What the curve once compared: the last directions did not fit, and full size lost something."""
+    found = pair.ok("resize", "zuzu", "--curve", "--json").json
+    size = str(found["uniform"][-1]["size"])
+    without = pair.ok("resize", "zuzu", "--max-size", size, "-o", "cut.safetensors", "--json").json
+    assert without["relative_error"] > 0
+    size = str(found["best"][-1]["max_size"])
+    with_room = pair.ok("resize", "zuzu", "--max-size", size, "-o", "whole.safetensors", "--json")
+    assert with_room.json["relative_error"] == 0
 
 
 def test_the_curve_is_drawn(pair):

@@ -29,8 +29,8 @@ class CurveResult(Shown):
 
     Args:
         uniform: points of one rank for every module.
-        best: points of the ranks that `max_size` chooses, for the sizes of `uniform` and then for
-            those that were asked for.
+        best: points of the ranks that `max_size` chooses, each with room for the tensors of its point
+            in `uniform`, and then for the sizes that were asked for.
     """
 
     headline = ("path", "modules")
@@ -79,6 +79,7 @@ def _range(point: CurvePoint) -> str:
 def _json(point: CurvePoint) -> dict[str, Any]:
     return {
         "rank": point.rank,
+        "max_size": point.max_size,
         "size": point.size,
         "relative_error": point.relative_error,
         "norm_kept": point.norm_kept,
@@ -154,18 +155,30 @@ def compute_curve(
         made = source.step("resize", replace(parameters, **rule))
         return budget(frame, whole.deltas, output, made, context)
 
-    def size(rank: int) -> int:
-        """Return the bytes at a rank; modules of that rank or less are written as they are."""
+    def size(rank: int, **rule: Any) -> int:
+        """Return the bytes at a rank; modules of that rank or less are written as they are.
+
+        Args:
+            rule: what the header's recipe says, if not this rank.
+        """
         cut = {
             one.site: min(rank, len(one.energies))
             for one in spectra
             if (whole.deltas[one.site].rank or rank + 1) > rank
         }
-        found: int = model(rank=rank).exact(cut)
+        found: int = model(**(rule or {"rank": rank})).exact(cut)
         return found
 
+    def same_tensors(point: CurvePoint) -> int:
+        """Return the `max_size` with room for a point's tensors: its header has other bytes."""
+        assert point.rank is not None
+        most = point.size
+        while (needed := size(point.rank, max_size=str(most))) > most:
+            most = needed
+        return most
+
     uniform = [at_rank(spectra, rank, size) for rank in (sorted(ranks) or ladder(spectra))]
-    asked = [*(point.size for point in uniform), *(size_in_bytes(text, total) for text in sizes)]
+    asked = [*map(same_tensors, uniform), *(size_in_bytes(text, total) for text in sizes)]
     best = [at_size(spectra, most, model(max_size=str(most))) for most in asked]
     return CurveResult(
         path=adapter.label,
