@@ -16,7 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-__all__ = ["CLOSE", "Fault", "Trace", "common_strengths", "fault_of", "fitted", "rest_of", "totals"]
+__all__ = [
+    "CLOSE",
+    "Fault",
+    "Trace",
+    "alien",
+    "common_strengths",
+    "fault_of",
+    "fitted",
+    "rest_of",
+    "totals",
+]
 
 Array = Any  # numpy.ndarray
 
@@ -76,6 +86,16 @@ class Trace:
     def rounding(self) -> float:
         """The energy that rounding explains, by the types or by rounding anew, whichever is more."""
         return max(self.noise, self.lost)
+
+    def changing(self) -> Trace:
+        """Return it without the changes that are exactly zero, which nothing can tell from others."""
+        import numpy as np
+
+        at = [place for place in range(len(self.terms)) if self.gram[place, place] != 0.0]
+        if len(at) == len(self.terms):
+            return self
+        terms = tuple(self.terms[place] for place in at)
+        return replace(self, terms=terms, gram=self.gram[np.ix_(at, at)], along=self.along[at])
 
     def scaled(self, strengths: Sequence[float]) -> Trace:
         """Return it with changes c_j D_j; those of strength 0 are left out.
@@ -209,6 +229,14 @@ def fault_of(trace: Trace) -> Fault | None:
         return Fault(trace.module, "other", trace.share, size, tuple(off))
     gone = all(abs(strength) <= max(near, CLOSE) for _, strength in off)
     return Fault(trace.module, "lost" if gone else "strength", off[0][1], size, tuple(off))
+
+
+def alien(trace: Trace) -> Fault | None:
+    """Return the fault of a module that should be the base's and is not, beyond rounding."""
+    if trace.terms or trace.moved <= _ROUNDINGS * trace.rounding:
+        return None
+    sort: Sort = "other" if math.isfinite(trace.moved) else "not finite"
+    return Fault(trace.module, sort, math.nan, math.inf)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from loramerge.algebra.presence import (
     Fault,
     Total,
     Trace,
+    alien,
     common_strengths,
     fault_of,
     totals,
@@ -64,6 +66,7 @@ class FoundAdapter:
         modules: number of its modules that were measured.
         sound: of those that hold it as they should.
         told: whether it can be told from the other adapters.
+        nothing: whether it changes nothing, as all of its modules are exactly zero.
     """
 
     claim: Claim
@@ -72,6 +75,7 @@ class FoundAdapter:
     modules: int
     sound: int
     told: bool = True
+    nothing: bool = False
 
     @property
     def strength(self) -> float | None:
@@ -82,7 +86,9 @@ class FoundAdapter:
 
     @property
     def holds(self) -> bool:
-        """True if it is there as a whole, and at the stated weight."""
+        """True if it is there as a whole, and at the stated weight, or changes nothing."""
+        if self.nothing:
+            return True
         right = not self.claim.stated or self.factor == 1.0
         return self.factor is not None and right and self.sound == self.modules
 
@@ -165,6 +171,8 @@ def contents_of(
     settings: dict[str, Any] = {"threads": context.threads, "notify": context.notify}
     first = presence(checkpoint, base, [(one.adapter, one.weight) for one in claims], **settings)
     _require_finite(first, claims)
+    claimed = Counter(number for trace in first.traces for number in trace.terms)
+    first = replace(first, traces=[trace.changing() for trace in first.traces])
     factors, told, traces = _strengths(first, base, claims, context)
     faults = {id(trace): fault for trace in traces if (fault := fault_of(trace)) is not None}
     found = []
@@ -179,16 +187,33 @@ def contents_of(
         count = sum(number in trace.terms for trace in first.traces)
         factor = factors[number] if there else None
         sound = sum(id(trace) not in faults for trace in own)
-        found.append(FoundAdapter(claim, factor, blocks, count, sound, told[number]))
+        nothing = count == 0 < claimed[number]
+        found.append(
+            FoundAdapter(
+                claim,
+                None if nothing else factor,
+                blocks,
+                claimed[number] if nothing else count,
+                sound,
+                told[number] or nothing,
+                nothing,
+            )
+        )
     absent = {number for number, one in enumerate(found) if one.factor is None}
     finite = [trace for trace in traces if math.isfinite(trace.moved)]
     relevant = [trace for trace in finite if set(trace.terms) - absent]
     asked = math.fsum(trace.asked for trace in relevant)
     moved = math.fsum(trace.moved for trace in first.traces)
+    still = [fault for trace in first.traces if (fault := alien(trace)) is not None]
+    whole = all(claim.stated for claim in claims)  # and so is everything else
     hidden = [t for t in relevant if t.kept is not None and abs(t.kept) < 0.5]
     return CheckpointContents(
         found,
-        [*_not_finite(first), *(faults[id(trace)] for trace in relevant if id(trace) in faults)],
+        [
+            *_not_finite(first),
+            *(faults[id(trace)] for trace in relevant if id(trace) in faults),
+            *(still if whole else ()),
+        ],
         _share(math.fsum(float(t.along.sum()) for t in relevant), asked),
         _share(math.fsum(t.asked * (1.0 if t.kept is None else t.kept) for t in relevant), asked),
         _norm(_rest(first, traces), moved),

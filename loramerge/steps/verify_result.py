@@ -137,6 +137,7 @@ def _adapter(one: FoundAdapter) -> dict[str, Any]:
         "strength": one.strength,
         "factor": one.factor,
         "holds": one.holds,
+        "nothing": one.nothing,
         "modules": one.modules,
         "sound_modules": one.sound,
         "blocks": {
@@ -161,7 +162,10 @@ def _fault(one: Fault, found: CheckpointContents) -> dict[str, Any]:
 
 
 def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
-    if found.holds and not found.missing:
+    nothing = all(one.nothing for one in found.found)
+    if found.holds and not found.missing and nothing:
+        yield "There is nothing to verify: it is the base, and should be."
+    elif found.holds and not found.missing:
         adapters = "adapter" if len(found.found) == 1 else "adapters"
         yield "It holds what it should." if _stated(found) else f"It holds the {adapters}."
     else:
@@ -181,7 +185,7 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     if found.lacking:
         yield f"Only on one side, or in other shapes: {listed(found.lacking, _NAMED)}."
     if found.kept is not None and found.expected is not None:
-        all_in = all(one.factor is not None for one in found.found)
+        all_in = all(one.factor is not None or one.nothing for one in found.found)
         change = "the whole change" if all_in else "the change of the adapters found"
         yield (
             f"{_percent(found.kept)} of {change} is in it; rounding to "
@@ -201,6 +205,8 @@ def _stated(found: CheckpointContents) -> bool:
 def _strength(one: FoundAdapter, *, several: bool) -> str:
     """Return the sentence on the strength of one adapter, which may be one of several."""
     label, claim = one.claim.label, one.claim
+    if one.nothing:
+        return f"{label} changes nothing: all of it, {_modules(one.modules)}, is exactly zero."
     if not one.told:
         if several:
             return f"{label} is too much like the other adapters to tell its strength."

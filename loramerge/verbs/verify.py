@@ -13,7 +13,7 @@ from loramerge.algebra.compare import Comparison
 from loramerge.algebra.kinship import ROUNDED
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint, open_checkpoint
-from loramerge.errors import RecipeError, Setting, UsageError
+from loramerge.errors import AdapterError, RecipeError, Setting, UsageError
 from loramerge.parameters import Doc
 from loramerge.steps.claims import Claim, contents_of
 from loramerge.steps.inputs import adapter_of, model_of, open_base
@@ -201,6 +201,14 @@ def _claimed(given: Adapter | Checkpoint, parameters: Verify, context: Context) 
         for one in parameters.lora
     ]
     found = contents_of(given, base, claims, context)
+    for one in found.found:
+        if one.nothing:
+            raise AdapterError(
+                "this adapter changes nothing, so there is nothing to look for in a checkpoint",
+                file=one.claim.adapter.label,
+                found="every module is exactly zero",
+                hint="`loramerge inspect --deep` shows the modules; leave this adapter out",
+            )
     return VerifyResult(str(given.path), "given", str(base.path), found)
 
 

@@ -66,6 +66,40 @@ def test_an_output_may_be_an_input(run):
     )
 
 
+ONTO_INPUTS = {
+    "mix": (("mix", "a:0.5", "b:0.5"), "ab"),
+    "resize": (("resize", "--rank", "2", "a"), "a"),
+    "convert": (("convert", "a", "--to", "diffusers"), "a"),
+    "bake": (("bake", "--base", "base", "a:0.7", "b"), ("a", "b", "base")),
+    "unbake": (("unbake", "base", "--lora", "a", "--allow-unrecorded"), ("a", "base")),
+    "merge": (("merge", "base:0.5", "lora:a:0.5", "--base", "base"), ("a", "base")),
+    "extract": (("extract", "--tuned", "tuned", "--base", "base", "--rank", "1"), ("tuned", "base")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ONTO_INPUTS)
+def test_an_output_in_place_of_any_input_is_the_same_file(run, verb):
+    """All is read, digests for the header included, before the old file goes."""
+    command, inputs = ONTO_INPUTS[verb]
+    if "tuned" in inputs:
+        run.ok("bake", "--base", "base", "a", "-o", "tuned.safetensors")
+    run.ok(*command, "-o", "apart.safetensors")
+    expected = (run.folder / "apart.safetensors").read_bytes()
+    for name in inputs:
+        place = run.folder / f"{name}.safetensors"
+        before = place.read_bytes()
+        run.refused(3, *command, "-o", place.name, says="--force")
+        run.ok(*command, "-o", place.name, "--force")
+        assert place.read_bytes() == expected, name
+        place.unlink()  # the base is a link to what other tests use
+        place.write_bytes(before)
+
+
+def test_an_input_stays_if_the_output_in_its_place_fails(run):
+    for name in ("a", "base"):
+        run.refused(7, "bake", "--base", "base", "a:1e9", "-o", f"{name}.safetensors", "--force")
+
+
 @pytest.mark.parametrize(
     "holds",
     [
