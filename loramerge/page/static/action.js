@@ -1,0 +1,146 @@
+// The end of every panel: where the result goes, Run, and the same as a command and as a recipe.
+
+import { post } from "./api.js";
+import { asked } from "./dialog.js";
+import { el, fill, fresh, later } from "./dom.js";
+import { icon } from "./icons.js";
+import { jobPlace } from "./job.js";
+import { ACTIVE, job, start } from "./jobs.js";
+import { remembered } from "./store.js";
+import { copy, fail, failure, say } from "./toast.js";
+
+const tabs = remembered("action-tab", { tab: "command" });
+
+function saveRecipe(verb, text) {
+  return async () => {
+    const path = await asked("Save as recipe", {
+      label: "File", value: `${verb}.yaml`, help: "Relative to the current folder. `loramerge run FILE` repeats it.",
+    });
+    if (!path) return;
+    const name = /\.ya?ml$/i.test(path) ? path : `${path}.yaml`;
+    const write = (force) => post("/api/recipe/save", { path: name, text: text(), force });
+    try {
+      await write(false);
+    } catch (error) {
+      if (error.status !== 409 && !/exists/.test(error.message)) return fail(error);
+      return say(`${name} exists already.`, { label: "Replace", act: () => write(true).then(() => say(`Saved ${name}`), fail) });
+    }
+    return say(`Saved ${name}`, { label: "Open", act: () => (location.hash = `#/recipes?path=${encodeURIComponent(name)}`) });
+  };
+}
+
+/** Return `{node, strip}`: the two texts in tabs, with Copy and Save. */
+function texts(verb) {
+  const now = { command: "", yaml: "" };
+  const code = el("pre.code", { tabindex: "0", "aria-label": "The same as text" });
+  const names = { command: "Command", yaml: "YAML" };
+  const choose = (name) => () => {
+    tabs.value.tab = name;
+    tabs.keep();
+    draw();
+  };
+  const buttons = Object.entries(names).map(([name, text]) =>
+    el("button.tab", { type: "button", role: "tab", "data-tab": name, onclick: choose(name) }, text));
+  const draw = () => {
+    for (const one of buttons) one.setAttribute("aria-selected", String(one.dataset.tab === tabs.value.tab));
+    code.textContent = now[tabs.value.tab] ?? "";
+  };
+  const node = el("div.texts", {},
+    el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"),
+      el("button.quiet", { type: "button", onclick: () => copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
+      el("button.quiet", { type: "button", onclick: saveRecipe(verb, () => now.yaml) }, "Save as recipe")),
+    code);
+  draw();
+  return { node, set: (next) => (Object.assign(now, next), draw()) };
+}
+
+/**
+ * Return the end of a panel: `{node, update, stop, run}`.
+ *
+ * @param {string} verb
+ * @param {() => object|null} values of the action; null while something is missing
+ * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, ready?: Function}} options
+ *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered
+ */
+export function actionPanel(verb, values, options = {}) {
+  const { label = "Run", missing = "", output = "output", kept = {}, keep = () => {}, done = () => {} } = options;
+  const id = fresh("output");
+  const shown = texts(verb);
+  const place = jobPlace(done);
+  const message = el("div.action-note");
+  const replace = el("input", { type: "checkbox", onchange: () => update() });
+  const replaceRow = el("label.check.replace", { hidden: true }, replace, el("span"));
+  const input = el("input", {
+    id, value: kept.output ?? "", autocomplete: "off", spellcheck: "false", placeholder: "chosen by the inputs' names",
+    oninput: () => {
+      kept.output = input.value;
+      replace.checked = false;
+      keep();
+      update();
+    },
+  });
+  const button = el("button.primary", { type: "button", disabled: true, onclick: () => run() }, icon("play"), label);
+  const node = el("section.panel.action", { "aria-label": "Output and run" },
+    el("div.row.action-row", {},
+      output ? el("div.field.grow", {}, el("label", { for: id }, "Save as"), input) : el("span.grow"), button),
+    replaceRow, message, place.node, shown.node);
+
+  let ready = false;
+  let latest = 0;
+  const asActed = () => {
+    const found = values();
+    if (!found) return null;
+    return { ...found, ...(output && input.value.trim() ? { [output]: input.value.trim() } : {}), ...(replace.checked ? { force: true } : {}) };
+  };
+  const set = (isReady) => {
+    ready = isReady;
+    button.disabled = !isReady;
+  };
+  const ask = later(async () => {
+    const mine = ++latest;
+    const found = asActed();
+    if (!found) {
+      fill(message, missing ? el("p.soft", {}, missing) : null);
+      shown.set({ command: "", yaml: "" });
+      set(false);
+      node.classList.add("empty");
+      return;
+    }
+    node.classList.remove("empty");
+    try {
+      const answer = await post("/api/action", { verb, values: found });
+      if (mine !== latest) return;
+      shown.set({ command: answer.command, yaml: answer.yaml });
+      if (answer.output) input.placeholder = answer.output;
+      replaceRow.hidden = !answer.exists;
+      replaceRow.lastChild.textContent = `Replace the file that is there${answer.output ? `: ${answer.output}` : ""}`;
+      fill(message);
+      set(!answer.exists || replace.checked);
+      options.ready?.(answer);
+    } catch (error) {
+      if (mine !== latest) return;
+      fill(message, failure(error));
+      set(false);
+    }
+  }, 120);
+  function update() {
+    ask();
+  }
+  async function run() {
+    if (!ready) return;
+    button.disabled = true;
+    try {
+      const { id: started, already } = await start({ verb, values: asActed() });
+      if (already) say("This is running already.");
+      place.show(started);
+      replace.checked = false;
+      options.started?.(started);
+      if (ACTIVE.has(job(started)?.state)) say("Started", { label: "Jobs", act: () => (location.hash = "#/jobs") });
+    } catch (error) {
+      fail(error);
+    }
+    update();
+  }
+  update();
+  return { node, update, run, stop: place.stop };
+}

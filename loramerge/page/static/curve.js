@@ -1,0 +1,88 @@
+// A curve that is drawn with the pointer, or set point by point with the arrow keys.
+
+import { el, fill, svg } from "./dom.js";
+import { tidy } from "./weights.js";
+
+const WIDE = 560;
+const HIGH = 150;
+const EDGE = 12;
+const SNAP = 0.05;
+
+/**
+ * Return `{node, set}`: one handle for each value.
+ *
+ * @param {{values: number[], names: string[], least?: number, most?: number, onchange: (values: number[]) => void, smooth?: boolean}} options
+ */
+export function curve({ values, names, least = 0, most = 1.5, onchange, label }) {
+  let now = [...values];
+  const low = Math.min(least, ...now);
+  const high = Math.max(most, ...now);
+  const x = (index) => EDGE + (index * (WIDE - 2 * EDGE)) / Math.max(1, now.length - 1);
+  const y = (value) => HIGH - EDGE - ((value - low) * (HIGH - 2 * EDGE)) / (high - low || 1);
+  const line = svg("path.curve-line");
+  const area = svg("path.curve-area");
+  const grid = [0, 1].filter((one) => one >= low && one <= high).map((one) => [
+    svg("line.grid", { x1: EDGE, x2: WIDE - EDGE, y1: y(one), y2: y(one) }),
+    svg("text", { x: WIDE - 2, y: y(one) - 3, "text-anchor": "end" }, String(one)),
+  ]);
+  const dots = now.map((_, index) => svg("circle.curve-dot", {
+    r: now.length > 30 ? 3 : 5, tabindex: "0", role: "slider", "aria-label": names[index] ?? `Point ${index + 1}`,
+    "aria-valuemin": low, "aria-valuemax": high, onkeydown: (event) => step(event, index),
+  }));
+  const picture = svg("svg.curve", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "group", "aria-label": label, preserveAspectRatio: "none" },
+    grid, area, line, dots);
+  const shown = el("p.soft.small.curve-said", { "aria-live": "polite" }, "Draw with the pointer, or choose a point and press the arrow keys.");
+
+  function draw() {
+    const path = now.map((value, index) => `${index ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    line.setAttribute("d", path);
+    area.setAttribute("d", `${path}L${x(now.length - 1)} ${y(low)}L${x(0)} ${y(low)}Z`);
+    dots.forEach((dot, index) => {
+      dot.setAttribute("cx", x(index));
+      dot.setAttribute("cy", y(now[index]));
+      dot.setAttribute("aria-valuenow", tidy(now[index]));
+    });
+  }
+  function put(index, value) {
+    now[index] = tidy(Math.min(high, Math.max(low, value)));
+    fill(shown, `${names[index] ?? `Point ${index + 1}`}: ${now[index]}`);
+    draw();
+    onchange([...now]);
+  }
+  function step(event, index) {
+    const by = { ArrowUp: SNAP, ArrowDown: -SNAP, PageUp: 0.25, PageDown: -0.25 }[event.key];
+    const to = { Home: low, End: high }[event.key];
+    const aside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by !== undefined || to !== undefined) put(index, to ?? now[index] + by);
+    else if (aside) dots[Math.max(0, Math.min(dots.length - 1, index + aside))].focus();
+    else return;
+    event.preventDefault();
+  }
+  let before = null;
+  function drawn(event) {
+    const box = picture.getBoundingClientRect();
+    const place = ((event.clientX - box.left) / box.width) * WIDE;
+    const index = Math.max(0, Math.min(now.length - 1, Math.round(((place - EDGE) / (WIDE - 2 * EDGE)) * (now.length - 1))));
+    const up = ((event.clientY - box.top) / box.height) * HIGH;
+    const value = Math.round((low + ((HIGH - EDGE - up) * (high - low)) / (HIGH - 2 * EDGE)) / SNAP) * SNAP;
+    if (before && Math.abs(index - before[0]) > 1) {
+      const [from, at] = before;
+      const way = Math.sign(index - from);
+      for (let one = from + way; one !== index; one += way) {
+        now[one] = tidy(Math.min(high, Math.max(low, at + ((value - at) * (one - from)) / (index - from))));
+      }
+    }
+    before = [index, value];
+    put(index, value);
+  }
+  picture.addEventListener("pointerdown", (event) => {
+    picture.setPointerCapture(event.pointerId);
+    before = null;
+    drawn(event);
+  });
+  picture.addEventListener("pointermove", (event) => picture.hasPointerCapture(event.pointerId) && drawn(event));
+  draw();
+  const ends = el("div.curve-names.small.soft", { "aria-hidden": "true" },
+    el("span", {}, names[0]), el("span", {}, names[Math.floor(names.length / 2)]), el("span", {}, names.at(-1)));
+  return { node: el("div.curve-box", {}, picture, ends, shown), set: (next) => ((now = [...next]), draw()) };
+}

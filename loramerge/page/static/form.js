@@ -1,0 +1,104 @@
+// The form of a verb, from its own parameters: what matters first, the rest under "More".
+
+import { el, fill } from "./dom.js";
+import { field } from "./fields.js";
+import { spoken } from "./weights.js";
+
+// what most people set, in this order; a verb that is not here shows what must be given
+const FIRST = {
+  mix: ["method", "scale"],
+  resize: ["adapter"],
+  bake: ["base", "adapters", "dtype", "rounding"],
+  merge: ["models", "base", "method", "dtype"],
+  convert: ["adapter", "for", "to", "dtype"],
+  extract: ["tuned", "base", "rank", "max_size", "for"],
+  train: ["base", "images", "trigger", "rank", "steps", "lr", "resolution", "method", "prompt", "vram"],
+  inspect: ["files", "deep", "spectrum", "base"],
+  diff: ["a", "b"],
+  compare: ["files"],
+  verify: ["file", "base", "lora"],
+  heal: ["adapter", "only"],
+  unbake: ["checkpoint", "lora", "base"],
+  preview: ["base", "adapters", "prompt", "seed", "weight", "together"],
+  card: ["file", "base_model", "license"],
+  meta: ["file", "set", "unset"],
+};
+const NEVER = new Set(["force", "weights", "explain", "dry_run", "exit_code", "csv", "html", "resume"]);
+
+/** Return the parameters that a person sets, by word: the output and force belong to the panel's end. */
+export function settable(verb, info) {
+  return info.parameters.filter((one) => !one.output && !NEVER.has(one.word) && !(verb === "bake" && one.word === "lora"));
+}
+
+const belongs = (one, operator) => !one.operators?.length || one.operators.includes(operator);
+
+/** Return values in the words of recipes: only what is given, and of the operator's parameters only its own. */
+export function wire(verb, info, values, about) {
+  const found = {};
+  const operator = values.method ?? info.parameters.find((one) => one.word === "method")?.default;
+  for (const one of settable(verb, info)) {
+    const value = values[one.word];
+    if (value === undefined || value === null || value === "" || !belongs(one, operator)) continue;
+    if (Array.isArray(value) && !value.length) continue;
+    const word = one.refers === "models" || one.refers === "bases" ? "model" : "adapter";
+    const said = (item) => (typeof item !== "object" ? item : one.weighted ? spoken(item, word, about.presets) : item.name);
+    found[one.word] = Array.isArray(value) ? value.map(said) : said(value);
+  }
+  return found;
+}
+
+/** Return the words of parameters that must be given and are not. */
+export function missing(verb, info, values) {
+  return settable(verb, info).filter((one) => one.required && (values[one.word] === undefined || values[one.word] === null
+    || values[one.word].length === 0)).map((one) => one.word);
+}
+
+/**
+ * Return `{node, draw}`.
+ *
+ * @param {{verb: string, info: object, values: object, about: object, skip?: string[], onchange: (word: string) => void, first?: string[], moreLabel?: string}} options
+ *   `values` is changed in place
+ */
+export function form({ verb, info, values, about, skip = [], onchange, first, kept = {} }) {
+  const node = el("div.form");
+  const all = settable(verb, info).filter((one) => !skip.includes(one.word));
+  const words = first ?? FIRST[verb] ?? all.filter((one) => one.required).map((one) => one.word);
+  const leading = words.map((word) => all.find((one) => one.word === word)).filter(Boolean);
+  const rest = all.filter((one) => !words.includes(one.word));
+  const make = (one) => field(one, values[one.word], (value) => {
+    if (value === undefined) delete values[one.word];
+    else values[one.word] = value;
+    onchange(one.word);
+    if (one.word === "method") draw();
+  }, about);
+  function draw() {
+    const operator = values.method ?? all.find((one) => one.word === "method")?.default;
+    const chosen = about.operators?.find((one) => one.name === operator);
+    const own = rest.filter((one) => one.operators?.length && belongs(one, operator));
+    const more = rest.filter((one) => !one.operators?.length);
+    const set = more.filter((one) => values[one.word] !== undefined).length;
+    const details = more.length ? el("details.more", { open: kept.more ?? false, ontoggle: () => (kept.more = details.open) },
+      el("summary", {}, leading.length ? `More settings${set ? ` (${set} set)` : ""}` : "Settings"),
+      more.length > 12 ? el("input", { type: "search", placeholder: "Find a setting", "aria-label": "Find a setting",
+        oninput: (event) => narrow(details, event.target.value) }) : null,
+      el("div.fields", {}, more.map(make))) : null;
+    fill(node, el("div.fields", {}, leading.map(make)),
+      chosen && words.includes("method") && !skip.includes("method") ? explained(chosen) : null,
+      own.length ? el("div.fields", {}, own.map(make)) : null, details);
+  }
+  draw();
+  return { node, draw };
+}
+
+function narrow(details, text) {
+  const wanted = text.trim().toLowerCase();
+  for (const one of details.querySelectorAll(".field")) one.hidden = !one.textContent.toLowerCase().includes(wanted);
+}
+
+/** Return what an operator is for. */
+export function explained(operator) {
+  return el("div.explained", {},
+    el("p", {}, operator.summary ?? operator.title ?? ""),
+    operator.when ? el("p.soft", {}, operator.when) : null,
+    operator.source ? el("p.soft.small", {}, `Source: ${operator.source}`) : null);
+}

@@ -1,0 +1,61 @@
+// A grid of pictures: the weights of two adapters against each other. A click takes the weights.
+
+import { link, live } from "./api.js";
+import { dialog } from "./dialog.js";
+import { el, fill } from "./dom.js";
+import { drawingValues } from "./preview.js";
+import { failure } from "./toast.js";
+import { tidy } from "./weights.js";
+
+const STEPS = { 3: [0, 0.5, 1], 4: [0, 0.4, 0.8, 1.2], 5: [0, 0.3, 0.6, 0.9, 1.2] };
+
+/**
+ * Open the grid.
+ *
+ * @param {{items: object[], body: (levels: number[]) => object, settings: object, take: (levels: number[]) => void}} options
+ *   `body` returns what a preview of these weights asks for; the first two adapters vary
+ */
+export function openGrid({ items, body, settings, take }) {
+  const [down, across] = items;
+  const place = el("div.grid-place");
+  let turn = 0;
+  async function draw(count) {
+    const mine = ++turn;
+    const levels = STEPS[count];
+    const rows = across ? levels : [null];
+    const cells = rows.map((second) => levels.map((first) => ({ first, second, node: null })));
+    const cell = (one) => {
+      const given = one.second === null ? [one.first] : [one.first, one.second];
+      const text = given.map((value, index) => `${items[index].label} ${value}`).join(", ");
+      one.node = el("button.grid-cell", { type: "button", title: `Take ${text}`, "aria-label": `Take ${text}`, onclick: () => {
+        take(given.map(tidy));
+        opened.close();
+      } });
+      return el("td", {}, one.node);
+    };
+    fill(place, el("div.scroll", {}, el("table.grid-table", {},
+      el("caption.soft.small", {}, across ? `${down.label} grows to the right, ${across.label} downwards. Click a picture to take its weights.` : `${down.label} grows to the right. Click a picture to take its weight.`),
+      el("thead", {}, el("tr", {}, el("td"), levels.map((value) => el("th", { scope: "col" }, value)))),
+      el("tbody", {}, cells.map((row) => el("tr", {}, el("th", { scope: "row" }, row[0].second ?? ""), row.map(cell)))))));
+    for (const one of cells.flat()) {
+      if (mine !== turn || !place.isConnected) return;
+      const asked = body(one.second === null ? [one.first] : [one.first, one.second]);
+      const drawing = drawingValues(settings);
+      const values = asked?.of ? { ...drawing, no_base: true } : { ...drawing, adapters: asked.adapters, together: true, no_base: true };
+      try {
+        const answer = await live("preview", { verb: "preview", values, of: asked.of }, "preview-grid");
+        fill(one.node, el("img", { src: link(`/picture/${answer.columns.at(-1).picture}.png`), alt: "" }));
+      } catch (error) {
+        fill(place, failure(error));
+        return;
+      }
+    }
+  }
+  const sizes = el("div.segments", { role: "radiogroup", "aria-label": "Size of the grid" }, Object.keys(STEPS).map((count) =>
+    el("button", { type: "button", role: "radio", "aria-checked": String(count === "4"), onclick: (event) => {
+      for (const one of sizes.children) one.setAttribute("aria-checked", String(one === event.target));
+      draw(count);
+    } }, across ? `${count} × ${count}` : count)));
+  const opened = dialog("A grid of weights", [sizes, place], { wide: true, onclose: () => (turn += 1) });
+  draw("4");
+}

@@ -1,0 +1,79 @@
+// The jobs as the server tells them, in one list for all views.
+
+import { get, link, post, remove } from "./api.js";
+import { signal } from "./store.js";
+import { fail } from "./toast.js";
+
+const known = new Map();
+const changed = signal();
+const library = signal();
+const connection = signal();
+
+export const ACTIVE = new Set(["waiting", "running"]);
+export const onChange = changed.add;
+export const onLibrary = library.add;
+export const onConnection = connection.add;
+
+/** Return all jobs, newest first. */
+export const jobs = () => [...known.values()].sort((a, b) => (b.created > a.created ? 1 : b.created < a.created ? -1 : 0));
+export const job = (id) => known.get(id);
+export const active = () => jobs().filter((one) => ACTIVE.has(one.state));
+
+async function load() {
+  const found = await get("/api/jobs");
+  known.clear();
+  for (const one of found) known.set(one.id, one);
+  changed.say(null);
+}
+
+function merge(part) {
+  if (part.deleted || part.state === "deleted") known.delete(part.id);
+  else known.set(part.id, { ...known.get(part.id), ...part });
+  changed.say(part.id);
+}
+
+/** Begin to listen. A browser opens the stream again by itself when it broke. */
+export function begin() {
+  const source = new EventSource(link("/api/events"));
+  let lost = false;
+  source.addEventListener("job", (event) => merge(JSON.parse(event.data)));
+  source.addEventListener("library", () => library.say());
+  source.addEventListener("open", () => {
+    if (lost) load().catch(fail);
+    lost = false;
+    connection.say(true);
+  });
+  source.addEventListener("error", () => {
+    lost = true;
+    connection.say(false);
+  });
+  return load();
+}
+
+/** Start a job: `{verb, values}` or `{recipe, set, force}`. Returns its id. */
+export async function start(body) {
+  const { id, already } = await post("/api/jobs", body);
+  if (!known.has(id)) await load();
+  return { id, already };
+}
+
+export const stop = (id) => post(`/api/jobs/${id}/stop`).catch(fail);
+export async function again(id) {
+  try {
+    const answer = await post(`/api/jobs/${id}/again`);
+    await load();
+    return answer;
+  } catch (error) {
+    return fail(error);
+  }
+}
+
+export async function forget(id) {
+  try {
+    await remove(`/api/jobs/${id}`);
+    known.delete(id);
+    changed.say(id);
+  } catch (error) {
+    fail(error);
+  }
+}

@@ -1,0 +1,111 @@
+// The plan of an action, which follows every change: ranks, size, how inputs relate, warnings.
+
+import { live } from "./api.js";
+import { el, fill } from "./dom.js";
+import { newest } from "./live.js";
+import { failure, notes } from "./toast.js";
+import { label, number, percent, plural, ranks, seconds, size, stem } from "./words.js";
+
+const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns"]);
+const SHARES = /^(kept|share|survives|survival|norm_kept|relative_error|rounded)/;
+
+const fact = (name, value) => (value === "" || value === null || value === undefined ? null : [el("dt", {}, name), el("dd", {}, value)]);
+
+/** Return the facts of a plan as rows. */
+export function facts(found) {
+  const most = found.at_most ? "≤ " : "";
+  const others = Object.entries(found).filter(([name, value]) => !KNOWN.has(name) && ["number", "string"].includes(typeof value));
+  return el("dl.facts", {},
+    fact("Modules", found.modules ? found.modules.toLocaleString("en") : ""),
+    fact("Rank", ranks(found.ranks) && most + ranks(found.ranks)),
+    fact("Size", found.size ? most + size(found.size) : ""),
+    others.map(([name, value]) => fact(label(name), typeof value === "number" ? (SHARES.test(name) ? percent(value) : number(value)) : value)),
+    fact("Memory", found.memory ? size(found.memory) : ""),
+    fact("Time", found.seconds ? seconds(found.seconds) : ""));
+}
+
+function meter(name, value, text, { signed = false, mark = null } = {}) {
+  const fillNode = el("div.meter-fill");
+  const share = Math.min(1, Math.abs(value));
+  fillNode.style.width = `${signed ? share * 50 : share * 100}%`;
+  fillNode.style.left = signed ? (value < 0 ? `${50 - share * 50}%` : "50%") : "0";
+  const at = mark === null ? null : el("div.meter-mark", { title: "unrelated adapters of these ranks" });
+  if (at) at.style.left = `${Math.min(1, mark) * 100}%`;
+  return el("div.meter-row", {}, el("span.meter-name", {}, name),
+    el(`div.meter${signed ? ".signed" : ""}`, { "aria-hidden": "true" }, fillNode, at), el("span.meter-value", {}, text));
+}
+
+const nameOf = (names, one) => (typeof one === "number" ? stem(names?.[one] ?? `input ${one + 1}`) : stem(one));
+
+function verdict(pair) {
+  if (pair.cosine > 0.5) return "They make much the same change: use smaller weights.";
+  if (pair.cosine < -0.2) return "They partly cancel each other.";
+  const chance = Math.max(pair.outputs_by_chance ?? 0, 0.01);
+  if ((pair.outputs ?? pair.overlap ?? 0) > 3 * chance + 0.1) return "Different changes in shared directions.";
+  return "They hardly touch each other.";
+}
+
+function pairBlock(pair, names) {
+  const overlap = pair.overlap ?? (pair.outputs !== undefined ? Math.max(pair.outputs, pair.inputs ?? 0) : null);
+  const chance = pair.outputs_by_chance === undefined ? null : Math.max(pair.outputs_by_chance, pair.inputs_by_chance ?? 0);
+  return el("div.pair", {},
+    el("p.pair-names", {}, `${nameOf(names, pair.a)} and ${nameOf(names, pair.b)}`),
+    pair.cosine === null || pair.cosine === undefined ? null : meter("Cosine", pair.cosine, number(pair.cosine, 2), { signed: true }),
+    overlap === null ? null : meter("Overlap", overlap, percent(overlap, 2), { mark: chance }),
+    el("p.soft.small", {}, verdict(pair)));
+}
+
+function norms(relations) {
+  const total = relations.total ?? relations.norms;
+  if (!total?.inputs) return null;
+  const most = Math.max(...total.inputs, total.result ?? 0) || 1;
+  return el("div.norms", {}, el("p.pair-names", {}, "Norm of the change"),
+    total.inputs.map((value, index) => meter(nameOf(relations.names, index), value / most, number(value))),
+    total.result === undefined ? null : meter("Result", total.result / most, number(total.result)));
+}
+
+function related(relations) {
+  if (!relations) return null;
+  const pairs = relations.pairs ?? [];
+  return el("div.relations", {}, pairs.slice(0, 6).map((pair) => pairBlock(pair, relations.names)),
+    pairs.length > 6 ? el("p.soft.small", {}, `and ${plural(pairs.length - 6, "more pair")}`) : null, norms(relations));
+}
+
+/** Return a plan as nodes. */
+export function planned(found) {
+  return [
+    found.refused ? failure({ message: found.refused }) : null,
+    notes("warn", found.warnings), facts(found), related(found.relations),
+    notes("plain", found.remarks), notes("plain", found.findings?.map((one) => one.text ?? one)),
+  ];
+}
+
+/** Return `{node, ask, stop}`: a panel that shows the newest plan. */
+export function planPanel(verb, { title = "Plan", onplan = () => {} } = {}) {
+  const body = el("div.plan-body", {}, el("p.soft", {}, "The plan appears once there is something to plan."));
+  const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
+  const queue = newest((values) => live("plan", { verb, values }, `plan-${verb}`), {
+    busy: (is) => {
+      node.classList.toggle("busy", is);
+      if (is) node.dataset.state = "busy";
+    },
+    done: (found) => {
+      node.dataset.state = "shown";
+      fill(body, planned(found));
+      onplan(found);
+    },
+    failed: (error) => {
+      node.dataset.state = "failed";
+      fill(body, failure(error));
+    },
+  });
+  return {
+    node,
+    ask(values) {
+      if (values) return queue.ask(values);
+      node.dataset.state = "empty";
+      return fill(body, el("p.soft", {}, "The plan appears once there is something to plan."));
+    },
+    stop: queue.stop,
+  };
+}

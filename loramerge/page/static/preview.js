@@ -1,0 +1,144 @@
+// The picture beside the sliders. It is asked for as soon as something moves; one request at a time, the newest wins.
+
+import { link, live } from "./api.js";
+import { el, fill, fresh, later } from "./dom.js";
+import { icon } from "./icons.js";
+import { newest } from "./live.js";
+import { pick } from "./picker.js";
+import { failure } from "./toast.js";
+import { seconds } from "./words.js";
+import { wipe } from "./wipe.js";
+
+export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 0, steps: 12, guidance: 2 };
+const DRAW = "drawn";
+
+/** Return the values of `preview` for settings, beside the adapters. */
+export function drawingValues(settings) {
+  const found = { base: [settings.base || "tiny"], seed: [Number(settings.seed) || 0], steps: Number(settings.steps) || 12 };
+  if (settings.prompt) found.prompt = [settings.prompt];
+  if (settings.negative) found.negative = settings.negative;
+  if (settings.guidance) found.guidance = Number(settings.guidance);
+  return found;
+}
+
+const addressOf = (answer) => link(`/picture/${answer.columns.at(-1).picture}.png`);
+
+function settingsForm(settings, about, changed) {
+  const id = fresh("draw");
+  const wait = later(changed, 350);
+  const input = (name, text, properties) => {
+    const box = el(name === "prompt" || name === "negative" ? "textarea" : "input", {
+      id: `${id}-${name}`, rows: 2, value: String(settings[name] ?? ""), spellcheck: "false", ...properties,
+      oninput: () => {
+        settings[name] = box.value;
+        wait();
+      },
+    });
+    return [el("div.field", {}, el("label", { for: `${id}-${name}` }, text), box), box];
+  };
+  const [seedField, seed] = input("seed", "Seed", { type: "number", min: 0, step: 1 });
+  const [baseField, baseBox] = input("base", "Base", { list: "bases" });
+  seedField.append(el("button.icon-only.in-field", { type: "button", "aria-label": "Another seed", title: "Another seed", onclick: () => {
+    seed.value = String(Math.floor(Math.random() * 100000));
+    settings.seed = seed.value;
+    changed();
+  } }, icon("dice")));
+  baseField.append(el("button.icon-only.in-field", { type: "button", "aria-label": "Choose a base", title: "Choose a base", onclick: async () => {
+    const found = await pick({ refers: "bases", about });
+    if (!found) return;
+    settings.base = found[0].reference ?? found[0].path;
+    baseBox.value = settings.base;
+    changed();
+  } }, icon("folder")));
+  return el("div.draw-settings", {},
+    input("prompt", "Prompt", {})[0],
+    el("div.fields.small-fields", {}, baseField, seedField,
+      input("steps", "Steps", { type: "number", min: 1, max: 1000 })[0], input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" })[0]),
+    el("details.more", {}, el("summary", {}, "Negative prompt"), input("negative", "Negative prompt", {})[0]));
+}
+
+/**
+ * Return `{node, ask, stop}`.
+ *
+ * @param {{about: object, settings: object, keep: Function}} options `settings` is changed in place
+ */
+export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
+  const view = wipe();
+  const said = el("p.soft.small.preview-said", { role: "status" }, "");
+  const problem = el("div");
+  const node = el("section.panel.preview", { "aria-label": "Preview", "data-state": "empty" });
+  let asked = null;
+  let held = null;
+  let baseKey = null;
+  const state = (name) => (node.dataset.state = name);
+
+  const plain = newest((values) => live("preview", { verb: "preview", values }, "preview-base"), {
+    done: (answer) => held === null && view.showA(addressOf(answer), "without"),
+    failed: () => (baseKey = null),
+  });
+  const queue = newest((body) => live("preview", { verb: "preview", ...body }, "preview"), {
+    busy: (is) => node.classList.toggle("busy", is),
+    done: async (answer, body) => {
+      await view.showB(addressOf(answer), "mix").catch(() => {});
+      fill(problem);
+      said.textContent = `${answer.columns.at(-1).label} · ${seconds(answer.seconds ?? 0)}`;
+      node.dataset.drawn = JSON.stringify(body);
+      if (body === asked) state(DRAW);
+    },
+    failed: (error) => {
+      state("failed");
+      fill(problem, failure(error));
+    },
+  });
+
+  function ask(body) {
+    if (about.drawing === false) return;
+    if (!body) {
+      state("empty");
+      asked = null;
+      return;
+    }
+    const drawing = drawingValues(settings);
+    const key = JSON.stringify(drawing);
+    if (key !== baseKey) {
+      baseKey = key;
+      plain.ask(drawing);
+    }
+    asked = body.of
+      ? { values: { ...drawing, no_base: true }, of: body.of }
+      : { values: { ...drawing, adapters: body.adapters, together: true, no_base: true } };
+    state("busy");
+    queue.ask(asked);
+  }
+  const hold = (address, text, share) => () => {
+    held = address;
+    view.showA(address, text);
+    view.to(share);
+  };
+  const buttons = el("div.row.preview-buttons", {},
+    el("button.quiet", { type: "button", title: "Keep this picture as A, to compare with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Hold as A"),
+    el("button.quiet", { type: "button", onclick: () => {
+      held = null;
+      baseKey = null;
+      view.to(Number(view.range.value) || 50);
+      onsettings();
+    } }, "A: without"),
+    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Wipe"));
+  const wanted = el("p.soft.preview-empty", {}, "Add an adapter to see what it does.");
+  const changed = () => {
+    keep();
+    onsettings();
+  };
+  node.append(...(about.drawing === false
+    ? [el("h2", {}, "Preview"), el("p.soft", {}, "Pictures need torch and diffusers. Everything else works without them."),
+      el("pre.code", {}, "pip install 'loramerge[train]'")]
+    : [el("div.preview-frame", {}, view.node, wanted), said, buttons, problem, settingsForm(settings, about, changed)]));
+  return {
+    node,
+    ask,
+    stop: () => {
+      plain.stop();
+      queue.stop();
+    },
+  };
+}

@@ -1,0 +1,67 @@
+// The details of one card: all that is known, and one's own tags, note and rating.
+
+import { get, link, post } from "../api.js";
+import { dialog } from "../dialog.js";
+import { el, fill, fresh } from "../dom.js";
+import { fail, failure, say } from "../toast.js";
+import { label, ranks, size } from "../words.js";
+
+const HIDDEN = new Set(["id", "picture", "problems", "tags", "note", "rating", "name", "reference"]);
+
+function shown(name, value) {
+  if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) return null;
+  if (name === "ranks") return ranks(value);
+  if (name === "size" || name === "bytes") return size(value);
+  if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ");
+  if (typeof value === "object") return Object.entries(value).slice(0, 12).map(([key, one]) => `${key}: ${typeof one === "object" ? JSON.stringify(one) : one}`).join(", ");
+  return String(value);
+}
+
+function own(card, close, again) {
+  const id = fresh("own");
+  const tags = el("input", { id: `${id}-tags`, value: (card.tags ?? []).join(", "), autocomplete: "off" });
+  const note = el("textarea", { id: `${id}-note`, rows: 3, value: card.note ?? "" });
+  let rating = card.rating ?? 0;
+  const stars = el("div.rating", { role: "radiogroup", "aria-label": "Rating" });
+  const draw = () => fill(stars, [1, 2, 3, 4, 5].map((count) =>
+    el(`button.star${count <= rating ? ".on" : ""}`, { type: "button", role: "radio", "aria-checked": String(count === rating), "aria-label": `${count} of 5`, onclick: () => {
+      rating = rating === count ? 0 : count;
+      draw();
+    } }, count <= rating ? "★" : "☆")));
+  draw();
+  return el("form.form", { onsubmit: async (event) => {
+    event.preventDefault();
+    try {
+      await post(`/api/library/${card.id}`, { tags: tags.value.split(",").map((one) => one.trim()).filter(Boolean), note: note.value, rating: rating || null });
+      say("Saved");
+      close();
+      again();
+    } catch (error) {
+      fail(error);
+    }
+  } },
+  el("div.field", {}, el("span.label", {}, "Rating"), stars),
+  el("div.field", {}, el("label", { for: `${id}-tags` }, "Tags"), tags, el("p.help", {}, "With commas between them.")),
+  el("div.field", {}, el("label", { for: `${id}-note` }, "Note"), note),
+  el("div.row.end", {}, el("button.primary", { type: "submit" }, "Save")));
+}
+
+/** Show the details of a card; `again` is called when something was saved. */
+export function details(card, again) {
+  const facts = el("div");
+  const opened = dialog(card.name, el("div.details-grid", {},
+    el("div", {}, card.picture ? el("img.cover.big", { src: link(`/picture/library/${card.id}`), alt: `Preview of ${card.name}` }) : null,
+      el("div.row.wrap", {},
+        el("a.button.primary", { href: `#/mix?add=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Add to mix"),
+        el("a.button", { href: `#/inspect?file=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Inspect"),
+        el("a.button", { href: `#/resize?file=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Resize")),
+      (card.problems ?? []).map((one) => el(`p.note.${one.severity === "error" ? "bad" : "warn"}`, {}, one.text)),
+      facts),
+    own(card, () => opened.close(), again)), { wide: true });
+  const list = (all) => el("dl.facts", {}, Object.entries(all).filter(([name]) => !HIDDEN.has(name)).map(([name, value]) => {
+    const text = shown(name, value);
+    return text ? [el("dt", {}, label(name)), el("dd.breaks", {}, text)] : null;
+  }));
+  fill(facts, list(card));
+  get(`/api/library/${card.id}`).then((all) => fill(facts, list({ ...card, ...all })), (error) => facts.append(failure(error)));
+}

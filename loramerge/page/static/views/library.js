@@ -1,0 +1,155 @@
+// The library as a wall of cards.
+
+import { get, link, post } from "../api.js";
+import { menu } from "../dialog.js";
+import { el, fill, later } from "../dom.js";
+import { icon } from "../icons.js";
+import { onLibrary } from "../jobs.js";
+import { pick } from "../picker.js";
+import { dragCard } from "../stack.js";
+import { remembered } from "../store.js";
+import { copy, fail, say } from "../toast.js";
+import { wall } from "../wall.js";
+import { details } from "./card.js";
+import { plural, ranks, size } from "../words.js";
+
+const SORTS = { name: "Name", newest: "Newest", size: "Size", rank: "Rank", rating: "Rating", problems: "Problems" };
+const DOWN = new Set(["newest", "size", "rank", "rating", "problems"]);
+const FIRST = { words: "", family: "", sort: "name", duplicates: false };
+
+const go = (view, word, card) => () => (location.hash = `#/${view}?${word}=${encodeURIComponent(card.reference)}`);
+
+function actions(card, again) {
+  return [
+    { label: "Add to mix", icon: "mix", act: go("mix", "add", card) },
+    { label: "Inspect", icon: "inspect", act: go("inspect", "file", card) },
+    { label: "Resize", icon: "resize", act: go("resize", "file", card) },
+    { label: "Bake", icon: "bake", act: go("bake", "file", card) },
+    { label: "Convert", icon: "convert", act: go("convert", "file", card) },
+    { label: "Compare", icon: "compare", act: go("compare", "file", card) },
+    null,
+    { label: "Tags, note and rating", icon: "star", act: () => details(card, again) },
+    { label: "Copy path", icon: "copy", act: () => copy(card.path, "Path") },
+  ];
+}
+
+function cover(card) {
+  if (card.picture) return el("img.cover", { src: link(`/picture/library/${card.id}`), alt: "", loading: "lazy", decoding: "async" });
+  return el("div.cover.letters", { "aria-hidden": "true" }, card.name.slice(0, 2));
+}
+
+function worst(card) {
+  const problems = card.problems ?? [];
+  if (!problems.length) return null;
+  const bad = problems.some((one) => one.severity === "error");
+  return el(`span.badge.${bad ? "bad" : "warn"}`, { title: problems.map((one) => one.text).join("\n") }, icon("warn"), plural(problems.length, "problem"));
+}
+
+function cardOf(again) {
+  return (card) => {
+    const more = el("button.icon-only.card-menu", { type: "button", "aria-label": `Actions for ${card.name}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
+    const words = [...(card.trigger_words ?? []), ...(card.tags ?? [])];
+    const node = el("article.card", { "data-card": card.id, "data-reference": card.reference },
+      el("button.card-face", { type: "button", "aria-label": `Details of ${card.name}`, onclick: () => details(card, again) }, cover(card)),
+      el("div.card-text", {},
+        el("div.row.card-head", {}, el("h3", { title: card.path }, card.name), more),
+        el("p.soft.small", {}, [card.family, card.ranks ? `rank ${ranks(card.ranks)}` : card.kinds?.join(", "), size(card.size)].filter(Boolean).join(" · ")),
+        el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
+        card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
+      el("button.quiet.card-add", { type: "button", onclick: go("mix", "add", card) }, icon("add"), "Mix"));
+    dragCard(node, card);
+    return node;
+  };
+}
+
+async function addFolder(about) {
+  const found = await pick({ refers: "folders", about, title: "Add a folder to the library" });
+  if (!found) return;
+  try {
+    await post("/api/library/add", { folder: found[0].path ?? found[0].reference });
+    await scan();
+  } catch (error) {
+    fail(error);
+  }
+}
+
+async function scan() {
+  try {
+    await post("/api/library/scan");
+    say("Reading the folders", { label: "Jobs", act: () => (location.hash = "#/jobs") });
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function welcome(about) {
+  return el("div.empty-state", {},
+    el("h2", {}, "Start with the two adapters that come along"),
+    el("p", {}, "zuzu is a character and polka a style, both for a tiny model that draws at once. Move two sliders and watch the picture."),
+    el("div.row.centre", {},
+      el("a.button.primary", { href: "#/mix?add=zuzu&add=polka" }, icon("mix"), "Mix zuzu and polka"),
+      el("button", { type: "button", onclick: () => addFolder(about) }, icon("folder"), "Add a folder of mine")),
+    el("p.soft.small", {}, "A folder is only read: headers, previews and sizes. Nothing leaves this computer."));
+}
+
+export function show(root, { about, query }) {
+  const { value, keep } = remembered("library", FIRST);
+  const count = el("p.soft.small", { role: "status" });
+  const families = el("select", { "aria-label": "Family", onchange: () => change("family", families.value) });
+  const search = el("input.search", { type: "search", placeholder: "Search names, words, tags", "aria-label": "Search the library", value: value.words,
+    oninput: later(() => change("words", search.value), 80) });
+  const sort = el("select", { "aria-label": "Sort by", onchange: () => change("sort", sort.value) }, Object.entries(SORTS).map(([word, text]) => el("option", { value: word, selected: word === value.sort }, text)));
+  const duplicates = el("input", { type: "checkbox", checked: value.duplicates, onchange: () => change("duplicates", duplicates.checked) });
+  const body = el("div.wall-place");
+  const filtered = () => value.words || value.family || value.duplicates;
+
+  const all = wall({
+    fetchPage: (offset, limit) => get("/api/library", {
+      words: value.words, family: value.family, sort: value.sort, descending: DOWN.has(value.sort) ? "1" : "",
+      duplicates: value.duplicates ? "1" : "", offset, limit,
+    }),
+    card: cardOf(() => all.load()),
+    ontotal: (answer) => {
+      count.textContent = plural(answer.total, "adapter");
+      body.dataset.total = answer.total;
+      draw(answer);
+    },
+    onerror: fail,
+  });
+  function draw(answer) {
+    fill(families, el("option", { value: "" }, "All families"), (answer.families ?? []).map((one) => el("option", { value: one.name }, `${one.name ?? "unknown"} (${one.count})`)));
+    families.value = value.family;
+    if (answer.total) fill(extra);
+    else if (filtered()) fill(extra, el("div.empty-state", {}, el("h2", {}, "Nothing matches"), el("p", {}, "Try fewer words, or all families."),
+      el("button", { type: "button", onclick: reset }, "Show everything")));
+    else fill(extra, welcome(about));
+    if (answer.total && answer.total <= 2 && !filtered()) fill(extra, welcome(about));
+  }
+  function reset() {
+    Object.assign(value, FIRST);
+    search.value = "";
+    duplicates.checked = false;
+    keep();
+    all.load();
+  }
+  function change(word, next) {
+    value[word] = next;
+    keep();
+    scrollTo(0, 0);
+    all.load();
+  }
+  const extra = el("div");
+  root.append(
+    el("div.toolbar", {}, search, families, sort, el("label.check", {}, duplicates, "Only duplicates"), el("span.grow"), count,
+      el("button.quiet", { type: "button", onclick: scan }, "Scan"),
+      el("button", { type: "button", onclick: () => addFolder(about) }, icon("folder"), "Add folder")),
+    body);
+  body.append(all.node, extra);
+  all.load();
+  if (query.has("search")) search.focus();
+  const end = onLibrary(later(() => all.load(), 400));
+  return () => {
+    end();
+    all.stop();
+  };
+}

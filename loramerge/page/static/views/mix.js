@@ -1,0 +1,123 @@
+// Mix: a stack of adapters with sliders, the plan and a picture that follow them.
+
+import { get } from "../api.js";
+import { actionPanel } from "../action.js";
+import { el, fill, later } from "../dom.js";
+import { form, wire } from "../form.js";
+import { openGrid } from "../grid.js";
+import { icon } from "../icons.js";
+import { planPanel } from "../plan.js";
+import { FIRST_SETTINGS, previewPanel } from "../preview.js";
+import { dragCard, itemOf, stack } from "../stack.js";
+import { remembered } from "../store.js";
+import { plain, spoken } from "../weights.js";
+import { ranks } from "../words.js";
+
+// only these leave the result the weighted sum, which a preview draws from its parts
+const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
+const FIRST = { adapters: [], values: {}, output: "", draw: FIRST_SETTINGS, more: false };
+const OFFERED = { zuzu: { label: "zuzu", weight: 0.8 }, polka: { label: "polka", weight: 0.6 } };
+
+function welcome(take) {
+  return el("div.empty-state.in-stack", {},
+    el("h2", {}, "What goes together?"),
+    el("p", {}, "Add adapters below, drag them here, or start with the two that come along: a character and a style."),
+    el("button.primary", { type: "button", onclick: take }, icon("mix"), "Mix zuzu and polka"));
+}
+
+function tray(take) {
+  const list = el("div.tray-list", { role: "list" });
+  const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search adapters to add" });
+  const load = later(async () => {
+    try {
+      const { cards } = await get("/api/library", { words: search.value, limit: 12, sort: "name" });
+      fill(list, cards.map((card) => {
+        const node = el("button.tray-card", { type: "button", title: card.path, onclick: () => take(card) }, icon("add"),
+          el("span.tray-name", {}, card.name), el("span.soft.small", {}, [card.family, card.ranks ? `r ${ranks(card.ranks)}` : ""].filter(Boolean).join(" · ")));
+        dragCard(node, card);
+        return el("div", { role: "listitem" }, node);
+      }));
+    } catch {
+      fill(list);
+    }
+  }, 80);
+  search.addEventListener("input", load);
+  load();
+  return el("section.panel.tray", { "aria-label": "Add from the library" }, el("div.row", {}, el("h2", {}, "Add"), search), list);
+}
+
+function known(about, name) {
+  const offered = OFFERED[name];
+  return itemOf(name, { family: offered ? "tiny" : null, label: offered?.label ?? null, weight: offered?.weight ?? 1 });
+}
+
+export function show(root, { about, verbs, query }) {
+  const info = verbs.mix;
+  const memory = remembered("mix", FIRST);
+  const { value, keep } = memory;
+  const added = query.getAll("add").filter((name) => query.getAll("add").length === 1 || !value.adapters.some((one) => one.name === name));
+  for (const name of added) value.adapters.push(known(about, name));
+  if (query.has("add")) history.replaceState(null, "", `${location.pathname}${location.search}#/mix`);
+
+  const values = () => (value.adapters.length ? wire("mix", info, { ...value.values, adapters: value.adapters }, about) : null);
+  const body = (items = value.adapters) => {
+    if (!items.length) return null;
+    const all = wire("mix", info, { ...value.values, adapters: items }, about);
+    return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, "adapter", about.presets)) } : { of: { verb: "mix", values: all } };
+  };
+  const plan = planPanel("mix");
+  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()) });
+  const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
+  const slow = later(() => {
+    plan.ask(values());
+    end.update();
+  }, 40);
+  const changed = () => {
+    keep();
+    preview.ask(body());
+    slow();
+    tools.hidden = !value.adapters.length;
+  };
+  const takeOffered = () => {
+    value.adapters.push(...Object.keys(OFFERED).map((name) => known(about, name)));
+    all.draw();
+    changed();
+  };
+  const all = stack(value.adapters, { about, empty: welcome(takeOffered), onchange: changed });
+  const settings = form({ verb: "mix", info, values: value.values, about, skip: ["adapters"], kept: value, onchange: changed });
+  const grid = () => openGrid({
+    items: value.adapters.slice(0, 2), settings: value.draw,
+    body: (levels) => body(value.adapters.map((one, index) => (index < levels.length ? { ...one, weight: plain(levels[index]) } : one))),
+    take: (levels) => {
+      levels.forEach((level, index) => (value.adapters[index].weight = plain(level)));
+      all.draw();
+      changed();
+    },
+  });
+  const tools = el("div.row.stack-tools", { hidden: !value.adapters.length },
+    about.drawing === false ? null : el("button.quiet", { type: "button", onclick: grid }, icon("library"), "Grid of weights"),
+    el("span.grow"),
+    el("button.quiet", { type: "button", onclick: () => {
+      value.adapters.length = 0;
+      memory.value.values = value.values = {};
+      value.output = "";
+      keep();
+      location.reload();
+    } }, "Start over"));
+  root.append(el("div.columns", {},
+    el("div.column.main", {},
+      el("section.panel", { "aria-label": "Adapters" }, el("h2", {}, "Adapters"), all.node, tools),
+      tray((card) => all.add(card)),
+      el("section.panel", { "aria-label": "Method" }, el("h2", {}, "Method"), settings.node),
+      end.node),
+    el("div.column.aside", {}, preview.node, plan.node)));
+  if (added.length) keep();
+  preview.ask(body());
+  plan.ask(values());
+  return () => {
+    slow.cancel();
+    plan.stop();
+    preview.stop();
+    end.stop();
+  };
+}

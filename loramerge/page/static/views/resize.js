@@ -1,0 +1,146 @@
+// Resize: the curve of error against size, with a handle on it.
+
+import { actionPanel } from "../action.js";
+import { live } from "../api.js";
+import { chart } from "../chart.js";
+import { el, fill, fresh, later, svg } from "../dom.js";
+import { form, wire } from "../form.js";
+import { newest } from "../live.js";
+import { planPanel } from "../plan.js";
+import { remembered } from "../store.js";
+import { failure } from "../toast.js";
+import { percent, size } from "../words.js";
+
+const FIRST = { values: {}, output: "", by: "rank", place: null, more: false };
+const WAYS = { rank: "One rank everywhere", size: "Best rank in each module" };
+
+/** Return a size as `--max-size` takes it: whole bytes, so that the choice is exact. */
+const asSize = (bytes) => `${Math.ceil(bytes)}B`;
+
+function handle(drawn, points, index, choose, text) {
+  const id = fresh("handle");
+  const line = svg("line.handle-line", { y1: drawn.top, y2: drawn.bottom });
+  const dot = svg("circle.handle-dot", { r: 8 });
+  drawn.picture.append(line, dot);
+  const range = el("input", { id, type: "range", min: 0, max: points.length - 1, step: 1, value: index });
+  const said = el("output.handle-said", { for: id });
+  const place = (at) => {
+    const [bytes, error] = [points[at].size, points[at].relative_error];
+    for (const [name, to] of [["x1", drawn.x(bytes)], ["x2", drawn.x(bytes)]]) line.setAttribute(name, to);
+    dot.setAttribute("cx", drawn.x(bytes));
+    dot.setAttribute("cy", drawn.y(error));
+    range.value = String(at);
+    range.style.setProperty("--at", `${(100 * at) / Math.max(1, points.length - 1)}%`);
+    range.setAttribute("aria-valuetext", text(points[at]));
+    said.textContent = text(points[at]);
+  };
+  const to = (at) => {
+    place(at);
+    choose(at);
+  };
+  range.addEventListener("input", () => to(Number(range.value)));
+  const follow = (event) => {
+    const box = drawn.picture.getBoundingClientRect();
+    const bytes = drawn.back(((event.clientX - box.left) / box.width) * drawn.wide);
+    to(points.reduce((best, one, at) => (Math.abs(one.size - bytes) < Math.abs(points[best].size - bytes) ? at : best), 0));
+  };
+  drawn.picture.addEventListener("pointerdown", (event) => {
+    drawn.picture.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  drawn.picture.addEventListener("pointermove", (event) => drawn.picture.hasPointerCapture(event.pointerId) && follow(event));
+  place(index);
+  return el("div.handle", {}, el("label", { for: id }, "Smaller to larger"), range, said);
+}
+
+function worstTable(worst) {
+  if (!worst?.length) return null;
+  return el("details.more", {}, el("summary", {}, "Modules that lose most"), el("div.scroll", {}, el("table", {},
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Module"), el("th.right", { scope: "col" }, "Error"))),
+    el("tbody", {}, worst.slice(0, 12).map((one) => el("tr", {}, el("td.breaks", {}, one.module), el("td.right", {}, percent(one.relative_error))))))));
+}
+
+export function show(root, { about, verbs, query }) {
+  const info = verbs.resize;
+  const { value, keep } = remembered("resize", FIRST);
+  if (query.get("file")) {
+    value.values = { ...value.values, adapter: query.get("file") };
+    value.place = null;
+    keep();
+  }
+  let found = null;
+  const place = el("div.curve-place");
+  const ready = () => value.values.adapter && Object.keys(value.values).some((word) => !["adapter", "to", "for", "dtype", "base"].includes(word));
+  const values = () => (ready() ? wire("resize", info, value.values, about) : null);
+  const plan = planPanel("resize");
+  const end = actionPanel("resize", values, { label: "Resize", missing: "Choose an adapter, then a point on its curve.", kept: value, keep });
+  const changed = later(() => {
+    keep();
+    end.update();
+    plan.ask(values());
+  }, 60);
+
+  const points = () => (value.by === "rank" ? found.uniform : found.best) ?? [];
+  const text = (one) => `${one.rank !== undefined && value.by === "rank" ? `rank ${one.rank}, ` : ""}${size(one.size)}, error ${percent(one.relative_error)}`;
+  function choose(index) {
+    const one = points()[index];
+    value.place = index;
+    delete value.values.rank;
+    delete value.values.max_size;
+    if (value.by === "rank") value.values.rank = one.rank;
+    else value.values.max_size = one.max_size ?? asSize(one.size);
+    changed();
+  }
+  function draw() {
+    const own = points();
+    if (!own.length) return fill(place, el("p.soft", {}, "There is no curve for this file."));
+    const index = Math.min(own.length - 1, Math.max(0, value.place ?? Math.floor((own.length - 1) / 2)));
+    const pair = (all) => (all ?? []).map((one) => [one.size, one.relative_error]);
+    const lines = [
+      { points: pair(found.uniform), kind: value.by === "rank" ? "main" : "faint", name: WAYS.rank, dots: value.by === "rank" && own.length < 40 },
+      { points: pair(found.best), kind: value.by === "rank" ? "faint" : "main", name: WAYS.size, dots: value.by !== "rank" && own.length < 40 },
+    ].filter((line) => line.points.length);
+    const drawn = chart({ lines, xName: "Size of the file", yName: "Relative error", xText: size, yText: (share) => percent(share, 2), label: "Error against size" });
+    const ways = el("div.segments", { role: "radiogroup", "aria-label": "How ranks are chosen" }, Object.entries(WAYS).map(([by, name]) =>
+      el("button", { type: "button", role: "radio", "aria-checked": String(by === value.by), onclick: () => {
+        value.by = by;
+        value.place = null;
+        draw();
+      } }, name)));
+    fill(place, ways, drawn.node, handle(drawn, own, index, choose, text),
+      el("p.soft.small", {}, `The file has ${size(found.size_before)} now. The error is the share of the change's norm that is lost.`), worstTable(found.worst));
+    if (value.place === null) choose(index);
+    return undefined;
+  }
+  const queue = newest((adapter) => live("curve", { verb: "resize", values: { adapter, ...(value.values.base ? { base: value.values.base } : {}) } }, "curve"), {
+    busy: (is) => place.classList.toggle("busy", is),
+    done: (answer) => {
+      found = answer;
+      draw();
+    },
+    failed: (error) => fill(place, failure(error)),
+  });
+  const load = later(() => {
+    if (value.values.adapter) queue.ask(value.values.adapter);
+    else fill(place, el("div.empty-state", {}, el("h2", {}, "How small can it be?"),
+      el("p", {}, "Choose an adapter: you see what each size costs, and take the point you like."),
+      el("a.button.primary", { href: "#/resize?file=zuzu" }, "Try it with zuzu")));
+  }, 250);
+  const settings = form({ verb: "resize", info, values: value.values, about, first: ["adapter"], kept: value, onchange: (word) => {
+    if (word === "adapter" || word === "base") {
+      value.place = null;
+      load();
+    }
+    changed();
+  } });
+  root.append(el("p.lead", {}, info.help), el("div.columns", {},
+    el("div.column.main", {}, el("section.panel", { "aria-label": "Adapter" }, settings.node), el("section.panel", { "aria-label": "Curve" }, place), end.node),
+    el("div.column.aside", {}, plan.node)));
+  load();
+  plan.ask(values());
+  return () => {
+    queue.stop();
+    plan.stop();
+    end.stop();
+  };
+}

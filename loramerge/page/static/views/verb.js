@@ -1,0 +1,49 @@
+// Any verb that makes something: its form, its plan, its end. New verbs are shown by this.
+
+import { actionPanel } from "../action.js";
+import { el } from "../dom.js";
+import { form, missing, settable, wire } from "../form.js";
+import { planPanel } from "../plan.js";
+import { itemOf } from "../stack.js";
+import { remembered } from "../store.js";
+import { label } from "../words.js";
+
+const LABELS = { bake: "Bake", merge: "Merge", convert: "Convert", extract: "Extract", heal: "Heal", unbake: "Take out", preview: "Draw", card: "Write the card" };
+const PLANNED = new Set(["adapter", "checkpoint", "picture"]);
+
+/** Put a file of the address into the first parameter that takes one. */
+export function given(info, verb, values, query) {
+  const files = query.getAll("file");
+  if (!files.length) return false;
+  const takes = settable(verb, info).filter((one) => ["adapters", "models", "files"].includes(one.refers));
+  const one = takes.find((each) => each.required) ?? takes[0];
+  if (!one) return false;
+  values[one.word] = one.many ? [...(values[one.word] ?? []).filter((item) => !files.includes(item.name ?? item)), ...files.map((name) => itemOf(name))] : files[0];
+  return true;
+}
+
+export function show(root, { about, verbs, verb, query }) {
+  const info = verbs[verb];
+  const { value, keep } = remembered(verb, { values: {}, output: "", more: false });
+  if (given(info, verb, value.values, query)) keep();
+  const output = info.parameters.find((one) => one.output)?.word ?? null;
+  const lacking = () => missing(verb, info, value.values);
+  const values = () => (lacking().length ? null : wire(verb, info, value.values, about));
+  const plan = PLANNED.has(info.gives) ? planPanel(verb) : null;
+  const first = settable(verb, info).filter((one) => one.required).map((one) => label(one.word).toLowerCase()).join(" and ");
+  const end = actionPanel(verb, values, { label: LABELS[verb] ?? "Run", missing: `Needed: ${first}.`, output, kept: value, keep });
+  const changed = () => {
+    keep();
+    end.update();
+    plan?.ask(values());
+  };
+  const settings = form({ verb, info, values: value.values, about, onchange: changed, kept: value });
+  root.append(el("p.lead", {}, info.help), el("div.columns", {},
+    el("div.column.main", {}, el("section.panel", { "aria-label": "Settings" }, settings.node), end.node),
+    plan ? el("div.column.aside", {}, plan.node) : null));
+  plan?.ask(values());
+  return () => {
+    plan?.stop();
+    end.stop();
+  };
+}

@@ -1,0 +1,74 @@
+// The weight of one adapter: a number, one for each component, one for each block, or a drawn curve.
+
+/** Return a number without float dust: 0.30000000000000004 → 0.3. */
+export const tidy = (value) => Number(Number(value).toFixed(4));
+
+/** Return the weight that every new adapter has. */
+export const plain = (value = 1) => ({ mode: "one", value });
+
+const same = (a, b) => a.length === b.length && a.every((one, index) => one === b[index]);
+
+/** Return the name of the preset that a vector is, or null. */
+export function presetOf(vector, presets) {
+  return Object.keys(presets ?? {}).find((name) => same(presets[name], vector)) ?? null;
+}
+
+/**
+ * Return a weighted name in the words of recipes: text where there is a notation, else a mapping.
+ *
+ * @param {{name: string, weight: object}} item
+ * @param {string} word `adapter` or `model`
+ */
+export function spoken({ name, weight }, word, presets) {
+  if (weight.mode === "components") {
+    const parts = Object.entries(weight.parts).map(([part, value]) => `${part}=${tidy(value)}`);
+    return parts.length ? [name, ...parts].join(":") : name;
+  }
+  if (weight.mode === "blocks") {
+    const vector = weight.vector.map(tidy);
+    return `${name}:${presetOf(vector, presets) ?? vector.join(",")}`;
+  }
+  if (weight.mode === "depth") {
+    return { [word]: name, weight: { default: tidy(weight.rest ?? 1), depth: weight.points.map(tidy) } };
+  }
+  const value = tidy(weight.value);
+  return value === 1 ? name : `${name}:${value}`;
+}
+
+/** Return a weight in short, for a line that is closed. */
+export function brief(weight, presets) {
+  if (weight.mode === "components") return Object.entries(weight.parts).map(([part, value]) => `${part} ${tidy(value)}`).join(", ");
+  if (weight.mode === "blocks") return presetOf(weight.vector, presets) ?? `${weight.vector.length} blocks`;
+  if (weight.mode === "depth") return "a curve";
+  return String(tidy(weight.value));
+}
+
+/** Return the size of a weight as one number, for what follows it roughly. */
+export function level(weight) {
+  const values = { components: Object.values(weight.parts ?? {}), blocks: weight.vector, depth: weight.points }[weight.mode];
+  return values?.length ? values.reduce((sum, one) => sum + one, 0) / values.length : (weight.value ?? 1);
+}
+
+const GUESSED = {
+  sdxl: { components: ["unet", "te1", "te2"], vectors: [12, 20] },
+  flux1: { components: ["transformer", "te1", "te2"], vectors: [57, 61] },
+  sd3: { components: ["transformer", "te1", "te2", "te3"], vectors: [] },
+  wan: { components: ["transformer", "transformer_2", "te"], vectors: [] },
+};
+const USUAL = { components: ["unet", "te"], vectors: [17] };
+
+/** Return the components and lengths of vectors that a family takes. */
+export function partsOf(family, families) {
+  const found = (families ?? []).find((one) => one.name === family);
+  const guess = GUESSED[family] ?? USUAL;
+  return { components: found?.components ?? guess.components, vectors: found?.vectors ?? guess.vectors };
+}
+
+/** Return a weight in another mode that says about the same. */
+export function inMode(weight, mode, parts, length) {
+  const value = tidy(level(weight));
+  if (mode === "components") return { mode, parts: Object.fromEntries(parts.components.map((part) => [part, value])) };
+  if (mode === "blocks") return { mode, vector: Array(length ?? parts.vectors[0]).fill(value) };
+  if (mode === "depth") return { mode, points: Array(5).fill(value), rest: value };
+  return plain(value);
+}

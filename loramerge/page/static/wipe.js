@@ -1,0 +1,49 @@
+// Two pictures over each other, with a line between them that moves.
+
+import { el } from "./dom.js";
+
+/** Return `{node, left, right, names}`; the pictures are set with `show`. */
+export function wipe() {
+  const left = el("img.wipe-left", { alt: "", draggable: false });
+  const right = el("img.wipe-right", { alt: "", draggable: false });
+  const line = el("div.wipe-line");
+  const range = el("input.wipe-range", { type: "range", min: 0, max: 100, value: 0, "aria-label": "How much of picture A is shown" });
+  const names = [el("span.wipe-name.a"), el("span.wipe-name.b")];
+  const node = el("div.wipe", {}, right, left, line, names, range);
+  const place = () => {
+    node.style.setProperty("--wipe", `${range.value}%`);
+    node.classList.toggle("split", Number(range.value) > 0 && Boolean(left.src));
+  };
+  range.addEventListener("input", place);
+  place();
+  async function show(image, address, text) {
+    const next = new Image();
+    next.src = address;
+    await next.decode();
+    image.src = address;
+    image.alt = text;
+    place();
+  }
+  return {
+    node,
+    range,
+    showA: (address, text) => {
+      names[0].textContent = text;
+      return show(left, address, `A: ${text}`);
+    },
+    showB: (address, text) => {
+      names[1].textContent = text;
+      return show(right, address, `B: ${text}`);
+    },
+    get a() {
+      return left.getAttribute("src");
+    },
+    get b() {
+      return right.getAttribute("src");
+    },
+    to: (share) => {
+      range.value = String(share);
+      place();
+    },
+  };
+}
