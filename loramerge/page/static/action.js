@@ -5,7 +5,7 @@ import { asked } from "./dialog.js";
 import { el, fill, fresh, later } from "./dom.js";
 import { icon } from "./icons.js";
 import { jobPlace } from "./job.js";
-import { ACTIVE, job, start } from "./jobs.js";
+import { start } from "./jobs.js";
 import { remembered } from "./store.js";
 import { copy, fail, failure, say } from "./toast.js";
 
@@ -59,8 +59,8 @@ function texts(verb) {
  *
  * @param {string} verb
  * @param {() => object|null} values of the action; null while something is missing
- * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, ready?: Function}} options
- *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered
+ * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, ready?: Function, act?: Function}} options
+ *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered; `act`: what Run does, where it is no job
  */
 export function actionPanel(verb, values, options = {}) {
   const { label = "Run", missing = "", output = "output", kept = {}, keep = () => {}, done = () => {} } = options;
@@ -80,7 +80,7 @@ export function actionPanel(verb, values, options = {}) {
     },
   });
   const button = el("button.primary", { type: "button", disabled: true, onclick: () => run() }, icon("play"), label);
-  const node = el("section.panel.action", { "aria-label": "Output and run" },
+  const node = el(`section.panel.action${output ? "" : ".still"}`, { "aria-label": "Output and run" },
     el("div.row.action-row", {},
       output ? el("div.field.grow", {}, el("label", { for: id }, "Save as"), input) : el("span.grow"), button),
     replaceRow, message, place.node, shown.node);
@@ -128,6 +128,10 @@ export function actionPanel(verb, values, options = {}) {
   }
   async function run() {
     if (!ready) return;
+    if (options.act) {
+      options.act();
+      return;
+    }
     button.disabled = true;
     try {
       const { id: started, already } = await start({ verb, values: asActed() });
@@ -135,12 +139,16 @@ export function actionPanel(verb, values, options = {}) {
       place.show(started);
       replace.checked = false;
       options.started?.(started);
-      if (ACTIVE.has(job(started)?.state)) say("Started", { label: "Jobs", act: () => (location.hash = "#/jobs") });
     } catch (error) {
       fail(error);
     }
     update();
   }
+  const own = new ResizeObserver(() => {
+    node.style.setProperty("--own", `${node.offsetHeight}px`);
+    node.style.setProperty("--peek", `${node.classList.contains("empty") ? node.offsetHeight : shown.node.offsetTop}px`);
+  });
+  own.observe(node);
   update();
-  return { node, update, run, stop: place.stop };
+  return { node, update, run, stop: () => (own.disconnect(), place.stop()) };
 }

@@ -2,6 +2,8 @@
 
 const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
 
+const TAB = Math.random().toString(36).slice(2, 10); // two tabs do not replace each other's requests
+
 /** An answer that says what is wrong, as the command line would. */
 export class ApiError extends Error {
   constructor(status, error) {
@@ -49,7 +51,7 @@ export const upload = (file) =>
   answered(queried("/api/upload", { name: file.name }), { method: "POST", body: file });
 
 /** Ask the live worker; `latest` names what a newer request of this name replaces. */
-export const live = (kind, body, latest) => post("/api/live", { kind, ...body, latest });
+export const live = (kind, body, latest) => post("/api/live", { kind, ...body, latest: `${TAB}-${latest}` });
 
 /** Return an address with the token, for pictures, reports and events. */
 export const link = (path, query) => queried(path, { ...query, token: TOKEN });

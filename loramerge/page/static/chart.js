@@ -4,7 +4,7 @@ import { el, svg } from "./dom.js";
 import { number } from "./words.js";
 
 const WIDE = 640;
-const HIGH = 280;
+const HIGH = 256;
 const PAD = { left: 52, right: 16, top: 12, bottom: 34 };
 
 /** Return about `count` round numbers between two. */
@@ -46,7 +46,7 @@ export function chart({ lines, xName, yName, xText = number, yText = number, lab
   const legend = lines.some((line) => line.name)
     ? el("ul.legend", {}, lines.map((line) => el("li", {}, el(`span.key.${line.kind ?? "main"}`, { "aria-hidden": "true" }), line.name)))
     : null;
-  const node = el("figure.chart-box", {}, el("figcaption.small.soft", {}, `${yName} against ${xName}`), picture, legend);
+  const node = el("figure.chart-box", {}, el("figcaption.small.soft", {}, `${yName} against ${xName.toLowerCase()}`), picture, legend);
   return { node, picture, x, y, back, top: PAD.top, bottom: HIGH - PAD.bottom, wide: WIDE };
 }
 

@@ -37,6 +37,9 @@ export function fill(node, ...children) {
   return node;
 }
 
+/** Return a text with `code` between backticks as elements. */
+export const spoken = (text) => String(text ?? "").split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+
 let count = 0;
 /** Return an id that no other element has. */
 export function fresh(word = "n") {

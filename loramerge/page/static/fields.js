@@ -1,6 +1,6 @@
 // One field for each kind of parameter. A value that is not given is `undefined`, and is not sent.
 
-import { el, fresh } from "./dom.js";
+import { el, fresh, spoken } from "./dom.js";
 import { icon } from "./icons.js";
 import { pick } from "./picker.js";
 import { itemOf, stack } from "./stack.js";
@@ -11,15 +11,16 @@ const shown = (value) => (value === null || value === undefined || value === "" 
 function labelled(one, id, control, extra) {
   return el(`div.field.kind-${one.kind}`, { "data-word": one.word },
     el("label", { for: id }, one.label ?? label(one.word), one.required ? el("span.needed", { title: "Must be given" }, " needed") : null),
-    control, one.help ? el("p.help", { id: `${id}-help` }, one.help) : null, extra);
+    control, one.help ? el("p.help", { id: `${id}-help` }, spoken(one.help)) : null, extra);
 }
 
-function choiceField(one, value, change) {
+function choiceField(one, value, change, titles = {}) {
   const id = fresh(one.word);
   const select = el("select", { id, "aria-describedby": `${id}-help`, onchange: () => change(select.value === "" ? undefined : select.value) });
   const standard = shown(one.default);
-  if (!one.required) select.append(el("option", { value: "" }, standard ? `${standard} (default)` : "default"));
-  for (const choice of one.choices ?? []) if (String(choice) !== standard) select.append(el("option", { value: choice }, choice));
+  const said = (choice) => (titles[choice] ? `${choice} – ${titles[choice]}` : choice === standard ? `${choice} (default)` : choice);
+  if (!one.required) select.append(el("option", { value: "" }, standard ? said(standard) : "default"));
+  for (const choice of one.choices ?? []) if (String(choice) !== standard) select.append(el("option", { value: choice }, said(choice)));
   select.value = value ?? "";
   return labelled(one, id, select);
 }
@@ -30,7 +31,19 @@ function switchField(one, value, change) {
     onchange: () => change(box.checked === (one.default ?? false) ? undefined : box.checked) });
   return el("div.field.kind-switch", { "data-word": one.word },
     el("div.switch-row", {}, box, el("label", { for: id }, one.label ?? label(one.word))),
-    el("p.help", { id: `${id}-help` }, one.help));
+    el("p.help", { id: `${id}-help` }, spoken(one.help)));
+}
+
+function perModuleField(one, value, change) {
+  const id = fresh(one.word);
+  const input = el("input", {
+    id, inputmode: "decimal", placeholder: shown(one.default) || "default", value: shown(value), autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-help`,
+    oninput: () => {
+      const text = input.value.trim();
+      change(text === "" ? undefined : Number.isFinite(Number(text)) ? Number(text) : text);
+    },
+  });
+  return labelled(one, id, input);
 }
 
 function numberField(one, value, change) {
@@ -84,16 +97,19 @@ function stackField(one, value, change, about) {
   const noun = { bases: "base", models: "model", files: "file", folders: "folder" }[one.refers] ?? "adapter";
   const all = stack(items, { about, refers: one.refers, noun, weighted: one.weighted, onchange: () => change(items.length ? items : undefined) });
   return el("div.field.kind-stack", { "data-word": one.word, role: "group", "aria-label": label(one.word) },
-    el("span.label", {}, label(one.word), one.required ? el("span.needed", {}, " needed") : null), el("p.help", {}, one.help), all.node);
+    el("span.label", {}, label(one.word), one.required ? el("span.needed", {}, " needed") : null), el("p.help", {}, spoken(one.help)), all.node);
 }
+
+const titlesOf = (about) => Object.fromEntries((about.operators ?? []).map((one) => [one.name, one.summary]));
 
 /** Return the field for a parameter; `change(value)` is called with what a person enters. */
 export function field(one, value, change, about) {
   if (one.refers && one.many) return stackField(one, value?.map((item) => (typeof item === "string" ? itemOf(item) : item)), change, about);
   if (one.refers) return referenceField(one, value, change, about);
   if (one.many) return listField(one, value, change);
-  if (one.kind === "choice" || one.choices?.length) return choiceField(one, value, change);
+  if (one.kind === "choice" || one.choices?.length) return choiceField(one, value, change, one.word === "method" ? titlesOf(about) : {});
   if (one.kind === "switch") return switchField(one, value, change);
+  if (one.per_module && one.kind !== "choice") return perModuleField(one, value, change);
   if (one.kind === "number" || one.kind === "whole") return numberField(one, value, change);
   return textField(one, value, change);
 }

@@ -1,12 +1,12 @@
 // The form of a verb, from its own parameters: what matters first, the rest under "More".
 
-import { el, fill } from "./dom.js";
+import { el, fill, spoken as inWords } from "./dom.js";
 import { field } from "./fields.js";
 import { spoken } from "./weights.js";
 
 // what most people set, in this order; a verb that is not here shows what must be given
 const FIRST = {
-  mix: ["method", "scale"],
+  mix: ["method"],
   resize: ["adapter"],
   bake: ["base", "adapters", "dtype", "rounding"],
   merge: ["models", "base", "method", "dtype"],
@@ -98,7 +98,7 @@ function narrow(details, text) {
 /** Return what an operator is for. */
 export function explained(operator) {
   return el("div.explained", {},
-    el("p", {}, operator.summary ?? operator.title ?? ""),
-    operator.when ? el("p.soft", {}, operator.when) : null,
+    operator.formula ? el("p.formula", {}, operator.formula) : null,
+    operator.when ? el("p", {}, inWords(operator.when)) : null,
     operator.source ? el("p.soft.small", {}, `Source: ${operator.source}`) : null);
 }

@@ -85,7 +85,7 @@ export function frame(place, { about, verbs, help }) {
     el("button.nav-link", { type: "button", onclick: openMenu }, icon("tools"), el("span", {}, "All tools")));
   fill(place, side,
     el("div.page", {},
-      el("header.top", {}, title, el("span.grow"), el("span.soft.small.folder", { title: about.folder }, about.folder), indicator(),
+      el("header.top", {}, title, el("span.grow"), el("span.soft.small.folder", { title: about.folder }, el("bdi", { dir: "ltr" }, about.folder)), indicator(),
         el("button.icon-only.help-button", { type: "button", "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: help }, icon("help")), themeButton()),
       lostNotice(),
       el("main", { id: "main", tabindex: "-1", "aria-labelledby": "title" }, content)),

@@ -1,9 +1,9 @@
 // A grid of pictures: the weights of two adapters against each other. A click takes the weights.
 
-import { link, live } from "./api.js";
+import { live } from "./api.js";
 import { dialog } from "./dialog.js";
 import { el, fill } from "./dom.js";
-import { drawingValues } from "./preview.js";
+import { drawingValues, pictureOf } from "./preview.js";
 import { failure } from "./toast.js";
 import { tidy } from "./weights.js";
 
@@ -44,7 +44,7 @@ export function openGrid({ items, body, settings, take }) {
       const values = asked?.of ? { ...drawing, no_base: true } : { ...drawing, adapters: asked.adapters, together: true, no_base: true };
       try {
         const answer = await live("preview", { verb: "preview", values, of: asked.of }, "preview-grid");
-        fill(one.node, el("img", { src: link(`/picture/${answer.columns.at(-1).picture}.png`), alt: "" }));
+        fill(one.node, el("img", { src: pictureOf(answer), alt: "" }));
       } catch (error) {
         fill(place, failure(error));
         return;

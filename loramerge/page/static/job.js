@@ -2,8 +2,8 @@
 
 import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
-import { ACTIVE, again, forget, job, onChange, stop } from "./jobs.js";
-import { copy, failure, notes } from "./toast.js";
+import { ACTIVE, again, forget, job, onChange, start, stop } from "./jobs.js";
+import { copy, fail, failure, notes } from "./toast.js";
 import { ago, base, seconds } from "./words.js";
 
 const STATES = {
@@ -61,6 +61,11 @@ function buttons(one) {
   return found;
 }
 
+function replacing(one) {
+  if (!one.error || !one.values || !/\bexists\b/.test(one.error.text ?? "")) return null;
+  return el("button", { type: "button", onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(() => forget(one.id), fail) }, "Replace it");
+}
+
 function lines(one) {
   const events = one.events ?? [];
   const warnings = events.filter((event) => event.kind === "warning").map((event) => event.text);
@@ -87,6 +92,7 @@ export function jobBlock(one, { quiet = false } = {}) {
       buttons(one)),
     running ? [bar(one), el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
     one.error ? failure({ message: one.error.text ?? String(one.error), hint: one.error.hint }) : null,
+    replacing(one),
     lines(one),
     one.outputs?.length ? outputs(one) : null,
     quiet || !one.command ? null

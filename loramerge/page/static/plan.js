@@ -55,20 +55,21 @@ function pairBlock(pair, names) {
     el("p.soft.small", {}, verdict(pair)));
 }
 
-function norms(relations) {
+function norms(relations, names) {
   const total = relations.total ?? relations.norms;
   if (!total?.inputs) return null;
   const most = Math.max(...total.inputs, total.result ?? 0) || 1;
   return el("div.norms", {}, el("p.pair-names", {}, "Norm of the change"),
-    total.inputs.map((value, index) => meter(nameOf(relations.names, index), value / most, number(value))),
+    total.inputs.map((value, index) => meter(nameOf(names, index), value / most, number(value))),
     total.result === undefined ? null : meter("Result", total.result / most, number(total.result)));
 }
 
 function related(relations) {
   if (!relations) return null;
   const pairs = relations.pairs ?? [];
-  return el("div.relations", {}, pairs.slice(0, 6).map((pair) => pairBlock(pair, relations.names)),
-    pairs.length > 6 ? el("p.soft.small", {}, `and ${plural(pairs.length - 6, "more pair")}`) : null, norms(relations));
+  const names = relations.names ?? relations.inputs;
+  return el("div.relations", {}, pairs.slice(0, 6).map((pair) => pairBlock(pair, names)),
+    pairs.length > 6 ? el("p.soft.small", {}, `and ${plural(pairs.length - 6, "more pair")}`) : null, norms(relations, names));
 }
 
 /** Return a plan as nodes. */
@@ -84,7 +85,7 @@ export function planned(found) {
 export function planPanel(verb, { title = "Plan", onplan = () => {} } = {}) {
   const body = el("div.plan-body", {}, el("p.soft", {}, "The plan appears once there is something to plan."));
   const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
-  const queue = newest((values) => live("plan", { verb, values }, `plan-${verb}`), {
+  const queue = newest((values) => live("plan", { verb, values, relations: Object.values(values).some((one) => Array.isArray(one) && one.length > 1) }, `plan-${verb}`), {
     busy: (is) => {
       node.classList.toggle("busy", is);
       if (is) node.dataset.state = "busy";

@@ -21,7 +21,11 @@ export function drawingValues(settings) {
   return found;
 }
 
-const addressOf = (answer) => link(`/picture/${answer.columns.at(-1).picture}.png`);
+/** Return the address of the picture in the last column of an answer. */
+export function pictureOf(answer) {
+  const column = answer.columns.at(-1);
+  return link(`/picture/${column.picture ?? column.pictures[0]}.png`);
+}
 
 function settingsForm(settings, about, changed) {
   const id = fresh("draw");
@@ -50,11 +54,11 @@ function settingsForm(settings, about, changed) {
     baseBox.value = settings.base;
     changed();
   } }, icon("folder")));
-  return el("div.draw-settings", {},
+  return el("details.more.draw-settings", { open: innerHeight > 1000 }, el("summary", {}, "Prompt, seed and base"), el("div.draw-fields", {},
     input("prompt", "Prompt", {})[0],
     el("div.fields.small-fields", {}, baseField, seedField,
       input("steps", "Steps", { type: "number", min: 1, max: 1000 })[0], input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" })[0]),
-    el("details.more", {}, el("summary", {}, "Negative prompt"), input("negative", "Negative prompt", {})[0]));
+    input("negative", "Negative prompt", {})[0]));
 }
 
 /**
@@ -73,13 +77,13 @@ export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
   const state = (name) => (node.dataset.state = name);
 
   const plain = newest((values) => live("preview", { verb: "preview", values }, "preview-base"), {
-    done: (answer) => held === null && view.showA(addressOf(answer), "without"),
+    done: (answer) => held === null && view.showA(pictureOf(answer), "without"),
     failed: () => (baseKey = null),
   });
   const queue = newest((body) => live("preview", { verb: "preview", ...body }, "preview"), {
     busy: (is) => node.classList.toggle("busy", is),
     done: async (answer, body) => {
-      await view.showB(addressOf(answer), "mix").catch(() => {});
+      await view.showB(pictureOf(answer), "mix").catch(() => {});
       fill(problem);
       said.textContent = `${answer.columns.at(-1).label} · ${seconds(answer.seconds ?? 0)}`;
       node.dataset.drawn = JSON.stringify(body);
@@ -116,14 +120,14 @@ export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
     view.to(share);
   };
   const buttons = el("div.row.preview-buttons", {},
-    el("button.quiet", { type: "button", title: "Keep this picture as A, to compare with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Hold as A"),
+    el("button.quiet", { type: "button", title: "Keep this picture as A, and compare it with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Hold as A"),
     el("button.quiet", { type: "button", onclick: () => {
       held = null;
       baseKey = null;
       view.to(Number(view.range.value) || 50);
       onsettings();
     } }, "A: without"),
-    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Wipe"));
+    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Before and after"));
   const wanted = el("p.soft.preview-empty", {}, "Add an adapter to see what it does.");
   const changed = () => {
     keep();

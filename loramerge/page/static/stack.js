@@ -32,14 +32,14 @@ export function dragCard(node, card) {
  * @param {object[]} items changed in place
  * @param {{about: object, refers?: string, empty?: any, onchange: (structure: boolean) => void, noun?: string, weighted?: boolean}} options
  */
-export function stack(items, { about, refers = "adapters", empty = null, onchange, noun = "adapter", weighted = true }) {
+export function stack(items, { about, refers = "adapters", empty = null, onchange, noun = "adapter", weighted = true, adding = true }) {
   const list = el("ol.stack-list");
   const said = el("p.away", { "aria-live": "polite" });
   const button = el("button.add", { type: "button", onclick: async () => {
     const found = await pick({ refers, about, many: true });
     for (const one of found ?? []) add(one);
   } }, icon("add"), `Add ${/^[aeio]/.test(noun) ? "an" : "a"} ${noun}`);
-  const node = el("div.stack", {}, list, button, said);
+  const node = el("div.stack", {}, list, adding ? button : null, said);
   const controls = [];
   let dragged = null;
 

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const CARD = { least: 176, high: 272, gap: 16 };
+const CARD = { least: 176, high: 252, gap: 16 };
 const MARGIN = 2; // rows above and below the window that exist too
 const PAGE = 60;
 const PAGES_KEPT = 20;

@@ -50,12 +50,14 @@ export function level(weight) {
 }
 
 const GUESSED = {
-  sdxl: { components: ["unet", "te1", "te2"], vectors: [12, 20] },
+  sd15: { components: ["unet", "te"], vectors: [17, 26] },
+  sd21: { components: ["unet", "te"], vectors: [17, 26] },
+  sdxl: { components: ["unet", "te1", "te2"], vectors: [12, 20, 26] },
   flux1: { components: ["transformer", "te1", "te2"], vectors: [57, 61] },
   sd3: { components: ["transformer", "te1", "te2", "te3"], vectors: [] },
   wan: { components: ["transformer", "transformer_2", "te"], vectors: [] },
 };
-const USUAL = { components: ["unet", "te"], vectors: [17] };
+const USUAL = { components: ["unet", "te"], vectors: [] };
 
 /** Return the components and lengths of vectors that a family takes. */
 export function partsOf(family, families) {

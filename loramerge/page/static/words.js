@@ -48,8 +48,14 @@ export const base = (path) => String(path ?? "").split(/[\\/]/).pop();
 /** Return a file's name without its ending. */
 export const stem = (path) => base(path).replace(/\.(safetensors|ckpt|pt|gguf)$/i, "");
 
+const NAMED = {
+  lr: "Learning rate", text_lr: "Learning rate of the text encoder", dtype: "Data type", vram: "GPU memory", to: "Dialect", for: "For the program",
+  a: "First", b: "Second", ema: "Moving average (EMA)", min_snr: "Min-SNR", rslora: "rsLoRA", lora_plus: "LoRA+", vae: "VAE", lora: "Adapters",
+};
+
 /** Return a word of a recipe as a label: `max_size` → `Max size`. */
 export function label(word) {
+  if (NAMED[word]) return NAMED[word];
   const text = String(word).replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -7,6 +7,7 @@ import { icon } from "../icons.js";
 import { onLibrary } from "../jobs.js";
 import { pick } from "../picker.js";
 import { dragCard } from "../stack.js";
+import { drawnCover } from "../cover.js";
 import { remembered } from "../store.js";
 import { copy, fail, say } from "../toast.js";
 import { wall } from "../wall.js";
@@ -35,7 +36,7 @@ function actions(card, again) {
 
 function cover(card) {
   if (card.picture) return el("img.cover", { src: link(`/picture/library/${card.id}`), alt: "", loading: "lazy", decoding: "async" });
-  return el("div.cover.letters", { "aria-hidden": "true" }, card.name.slice(0, 2));
+  return drawnCover(card.name);
 }
 
 function worst(card) {

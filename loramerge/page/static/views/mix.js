@@ -6,6 +6,7 @@ import { el, fill, later } from "../dom.js";
 import { form, wire } from "../form.js";
 import { openGrid } from "../grid.js";
 import { icon } from "../icons.js";
+import { pick } from "../picker.js";
 import { planPanel } from "../plan.js";
 import { FIRST_SETTINGS, previewPanel } from "../preview.js";
 import { dragCard, itemOf, stack } from "../stack.js";
@@ -25,12 +26,12 @@ function welcome(take) {
     el("button.primary", { type: "button", onclick: take }, icon("mix"), "Mix zuzu and polka"));
 }
 
-function tray(take) {
+function tray(take, about) {
   const list = el("div.tray-list", { role: "list" });
   const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search adapters to add" });
   const load = later(async () => {
     try {
-      const { cards } = await get("/api/library", { words: search.value, limit: 12, sort: "name" });
+      const { cards } = await get("/api/library", { words: search.value, limit: 8, sort: "name" });
       fill(list, cards.map((card) => {
         const node = el("button.tray-card", { type: "button", title: card.path, onclick: () => take(card) }, icon("add"),
           el("span.tray-name", {}, card.name), el("span.soft.small", {}, [card.family, card.ranks ? `r ${ranks(card.ranks)}` : ""].filter(Boolean).join(" · ")));
@@ -41,9 +42,10 @@ function tray(take) {
       fill(list);
     }
   }, 80);
+  const browse = el("button", { type: "button", onclick: async () => (await pick({ refers: "adapters", about }))?.forEach(take) }, icon("folder"), "Browse");
   search.addEventListener("input", load);
   load();
-  return el("section.panel.tray", { "aria-label": "Add from the library" }, el("div.row", {}, el("h2", {}, "Add"), search), list);
+  return el("div.tray", { role: "group", "aria-label": "Add from the library" }, el("div.row", {}, search, browse), list);
 }
 
 function known(about, name) {
@@ -83,7 +85,7 @@ export function show(root, { about, verbs, query }) {
     all.draw();
     changed();
   };
-  const all = stack(value.adapters, { about, empty: welcome(takeOffered), onchange: changed });
+  const all = stack(value.adapters, { about, empty: welcome(takeOffered), onchange: changed, adding: false });
   const settings = form({ verb: "mix", info, values: value.values, about, skip: ["adapters"], kept: value, onchange: changed });
   const grid = () => openGrid({
     items: value.adapters.slice(0, 2), settings: value.draw,
@@ -106,8 +108,7 @@ export function show(root, { about, verbs, query }) {
     } }, "Start over"));
   root.append(el("div.columns", {},
     el("div.column.main", {},
-      el("section.panel", { "aria-label": "Adapters" }, el("h2", {}, "Adapters"), all.node, tools),
-      tray((card) => all.add(card)),
+      el("section.panel", { "aria-label": "Adapters" }, el("h2", {}, "Adapters"), all.node, tools, tray((card) => all.add(card), about)),
       el("section.panel", { "aria-label": "Method" }, el("h2", {}, "Method"), settings.node),
       end.node),
     el("div.column.aside", {}, preview.node, plan.node)));

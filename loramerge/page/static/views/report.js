@@ -7,7 +7,7 @@ import { form, missing, wire } from "../form.js";
 import { newest } from "../live.js";
 import { remembered } from "../store.js";
 import { failure } from "../toast.js";
-import { given } from "./verb.js";
+import { given, lead } from "./verb.js";
 import { label, number } from "../words.js";
 
 const LONGEST = 60;
@@ -47,7 +47,7 @@ export function show(root, { about, verbs, verb, query }) {
   if (given(info, verb, value.values, query) || query.size) keep();
   const values = () => (missing(verb, info, value.values).length ? null : wire(verb, info, value.values, about));
   const place = el("section.panel.report", { "aria-label": "Report", "aria-live": "polite", "data-state": "empty" });
-  const end = actionPanel(verb, values, { label: "Run as a job", missing: "Choose what to look at.", output: null });
+  const end = actionPanel(verb, values, { label: "Look again", missing: "Choose what to look at.", output: null, act: () => look() });
 
   const queue = newest((all) => live("report", { verb, values: all }, `report-${verb}`), {
     busy: (is) => place.classList.toggle("busy", is),
@@ -77,7 +77,7 @@ export function show(root, { about, verbs, verb, query }) {
     clearTimeout(timer);
     timer = setTimeout(look, 400);
   } });
-  root.append(el("p.lead", {}, info.help), el("section.panel", { "aria-label": "Settings" }, settings.node), place, end.node);
+  root.append(lead(verb, info), el("section.panel", { "aria-label": "Settings" }, settings.node), place, end.node);
   look();
   return () => {
     clearTimeout(timer);

@@ -10,6 +10,7 @@ import { planPanel } from "../plan.js";
 import { remembered } from "../store.js";
 import { failure } from "../toast.js";
 import { percent, size } from "../words.js";
+import { lead } from "./verb.js";
 
 const FIRST = { values: {}, output: "", by: "rank", place: null, more: false };
 const WAYS = { rank: "One rank everywhere", size: "Best rank in each module" };
@@ -50,7 +51,7 @@ function handle(drawn, points, index, choose, text) {
   });
   drawn.picture.addEventListener("pointermove", (event) => drawn.picture.hasPointerCapture(event.pointerId) && follow(event));
   place(index);
-  return el("div.handle", {}, el("label", { for: id }, "Smaller to larger"), range, said);
+  return { node: el("div.handle", {}, el("label", { for: id }, "Smaller to larger"), range), said };
 }
 
 function worstTable(worst) {
@@ -107,12 +108,13 @@ export function show(root, { about, verbs, query }) {
         value.place = null;
         draw();
       } }, name)));
-    fill(place, ways, drawn.node, handle(drawn, own, index, choose, text),
+    const hold = handle(drawn, own, index, choose, text);
+    fill(place, el("div.row", {}, ways, el("span.grow"), hold.said), drawn.node, hold.node,
       el("p.soft.small", {}, `The file has ${size(found.size_before)} now. The error is the share of the change's norm that is lost.`), worstTable(found.worst));
     if (value.place === null) choose(index);
     return undefined;
   }
-  const queue = newest((adapter) => live("curve", { verb: "resize", values: { adapter, ...(value.values.base ? { base: value.values.base } : {}) } }, "curve"), {
+  const queue = newest((adapter) => live("curve", { verb: "resize", values: { adapter, rank: 1, ...(value.values.base ? { base: value.values.base } : {}) } }, "curve"), {
     busy: (is) => place.classList.toggle("busy", is),
     done: (answer) => {
       found = answer;
@@ -133,7 +135,7 @@ export function show(root, { about, verbs, query }) {
     }
     changed();
   } });
-  root.append(el("p.lead", {}, info.help), el("div.columns", {},
+  root.append(lead("resize", info), el("div.columns", {},
     el("div.column.main", {}, el("section.panel", { "aria-label": "Adapter" }, settings.node), el("section.panel", { "aria-label": "Curve" }, place), end.node),
     el("div.column.aside", {}, plan.node)));
   load();

@@ -11,6 +11,7 @@ import { planPanel } from "../plan.js";
 import { remembered } from "../store.js";
 import { failure, notes } from "../toast.js";
 import { number } from "../words.js";
+import { lead } from "./verb.js";
 
 const EVERY = 2000; // milliseconds between questions while a run goes on
 const THINNED = 800; // points of a line; more are not seen
@@ -96,7 +97,7 @@ export function show(root, { about, verbs, query }) {
     end.update();
     check();
   } });
-  root.append(el("p.lead", {}, info.help), el("div.columns", {},
+  root.append(lead("train", info), el("div.columns", {},
     el("div.column.main", {}, watch.node, el("section.panel", { "aria-label": "Settings" }, settings.node), end.node),
     el("div.column.aside", {}, plan.node)));
   const asked = query.get("job") ?? jobs().find((one) => one.verb === "train" && ACTIVE.has(one.state))?.id;

@@ -1,7 +1,7 @@
 // Any verb that makes something: its form, its plan, its end. New verbs are shown by this.
 
 import { actionPanel } from "../action.js";
-import { el } from "../dom.js";
+import { el, spoken } from "../dom.js";
 import { form, missing, settable, wire } from "../form.js";
 import { planPanel } from "../plan.js";
 import { itemOf } from "../stack.js";
@@ -22,6 +22,13 @@ export function given(info, verb, values, query) {
   return true;
 }
 
+/** Return what a verb is for: its first sentence, and the rest on demand. */
+export function lead(verb, info) {
+  const [first, ...rest] = info.help.replaceAll(/\s*\n\s*/g, " ").split(/(?<=\.) (?=[A-Z])/);
+  return el("div.lead", {}, el("p", {}, spoken(first)),
+    rest.length ? el("details.more", {}, el("summary", {}, `More about ${verb}`), el("p", {}, spoken(rest.join(" ")))) : null);
+}
+
 export function show(root, { about, verbs, verb, query }) {
   const info = verbs[verb];
   const { value, keep } = remembered(verb, { values: {}, output: "", more: false });
@@ -38,7 +45,7 @@ export function show(root, { about, verbs, verb, query }) {
     plan?.ask(values());
   };
   const settings = form({ verb, info, values: value.values, about, onchange: changed, kept: value });
-  root.append(el("p.lead", {}, info.help), el("div.columns", {},
+  root.append(lead(verb, info), el("div.columns", {},
     el("div.column.main", {}, el("section.panel", { "aria-label": "Settings" }, settings.node), end.node),
     plan ? el("div.column.aside", {}, plan.node) : null));
   plan?.ask(values());
