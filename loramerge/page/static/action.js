@@ -80,9 +80,9 @@ export function actionPanel(verb, values, options = {}) {
     },
   });
   const button = el("button.primary", { type: "button", disabled: true, onclick: () => run() }, icon("play"), label);
+  const row = el("div.row.action-row", {}, output ? el("div.field.grow", {}, el("label", { for: id }, "Save as"), input) : el("span.grow"), button);
   const node = el(`section.panel.action${output ? "" : ".still"}`, { "aria-label": "Output and run" },
-    el("div.row.action-row", {},
-      output ? el("div.field.grow", {}, el("label", { for: id }, "Save as"), input) : el("span.grow"), button),
+    row,
     replaceRow, message, place.node, shown.node);
 
   let ready = false;
@@ -146,7 +146,7 @@ export function actionPanel(verb, values, options = {}) {
   }
   const own = new ResizeObserver(() => {
     node.style.setProperty("--own", `${node.offsetHeight}px`);
-    node.style.setProperty("--peek", `${node.classList.contains("empty") ? node.offsetHeight : shown.node.offsetTop}px`);
+    node.style.setProperty("--peek", `${place.node.firstChild ? shown.node.offsetTop : row.offsetTop + row.offsetHeight + 12}px`);
   });
   own.observe(node);
   update();

@@ -127,7 +127,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
       view.to(Number(view.range.value) || 50);
       onsettings();
     } }, "A: without"),
-    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Before and after"));
+    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Compare"));
   const wanted = el("p.soft.preview-empty", {}, "Add an adapter to see what it does.");
   const changed = () => {
     keep();

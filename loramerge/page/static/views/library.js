@@ -57,7 +57,7 @@ function cardOf(again) {
         el("p.soft.small", {}, [card.family, card.ranks ? `rank ${ranks(card.ranks)}` : card.kinds?.join(", "), size(card.size)].filter(Boolean).join(" · ")),
         el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
         card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
-      el("button.quiet.card-add", { type: "button", onclick: go("mix", "add", card) }, icon("add"), "Mix"));
+      el("button.quiet.card-add", { type: "button", "aria-label": `Add ${card.name} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
     dragCard(node, card);
     return node;
   };

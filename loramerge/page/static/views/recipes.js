@@ -52,6 +52,7 @@ export function show(root, { about, query }) {
   const draw = () => {
     name.textContent = value.path ? `${value.path}${changed() ? " (changed)" : ""}` : "not saved yet";
     runButton.disabled = !value.text.trim();
+    if (textPanel) textPanel.hidden = !value.text && !value.path && document.activeElement !== area;
   };
   const variables = (found) => fill(set, Object.entries(found.variables ?? {}).map(([word, standard]) => {
     const id = `var-${word}`;
@@ -137,12 +138,13 @@ export function show(root, { about, query }) {
     value.force = force.checked;
     keep();
   } });
+  let textPanel;
   root.append(
     el("div.toolbar", {}, el("button", { type: "button", onclick: open }, icon("folder"), "Open"), shipped, name, el("span.grow"),
       el("button.quiet", { type: "button", onclick: () => copy(value.text, "Recipe") }, icon("copy"), "Copy"),
       el("button", { type: "button", onclick: save }, "Save"), runButton),
     el("div.columns.even", {},
-      el("div.column.main", {}, el("section.panel", { "aria-label": "Text" }, area, set, el("label.check", {}, force, "Replace outputs that this recipe did not make"))),
+      el("div.column.main", {}, textPanel = el("section.panel", { "aria-label": "Text", hidden: true }, area, set, el("label.check", {}, force, "Replace outputs that this recipe did not make"))),
       el("div.column.aside", {}, el("section.panel", { "aria-label": "Graph and tasks" }, place, running.node))));
   area.value = value.text;
   draw();
