@@ -66,7 +66,7 @@ function settingsForm(settings, about, changed) {
  *
  * @param {{about: object, settings: object, keep: Function}} options `settings` is changed in place
  */
-export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
+export function previewPanel({ about, settings, keep, onsettings = () => {}, settled = () => {} }) {
   const view = wipe();
   const said = el("p.soft.small.preview-said", { role: "status" }, "");
   const problem = el("div");
@@ -87,11 +87,14 @@ export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
       fill(problem);
       said.textContent = `${answer.columns.at(-1).label} · ${seconds(answer.seconds ?? 0)}`;
       node.dataset.drawn = JSON.stringify(body);
-      if (body === asked) state(DRAW);
+      if (body !== asked) return;
+      state(DRAW);
+      settled();
     },
     failed: (error) => {
       state("failed");
       fill(problem, failure(error));
+      settled();
     },
   });
 
@@ -140,6 +143,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {} }) {
   return {
     node,
     ask,
+    isDrawing: () => node.dataset.state === "busy",
     stop: () => {
       plain.stop();
       queue.stop();

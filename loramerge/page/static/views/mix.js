@@ -16,6 +16,7 @@ import { ranks } from "../words.js";
 
 // only these leave the result the weighted sum, which a preview draws from its parts
 const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
+const PLAN_EVERY = 1000; // milliseconds between plans while a slider moves
 const FIRST = { adapters: [], values: {}, output: "", draw: FIRST_SETTINGS, more: false };
 const OFFERED = { zuzu: { label: "zuzu", weight: 0.8 }, polka: { label: "polka", weight: 0.6 } };
 
@@ -68,15 +69,26 @@ export function show(root, { about, verbs, query }) {
     return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, "adapter", about.presets)) } : { of: { verb: "mix", values: all } };
   };
   const plan = planPanel("mix");
-  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()) });
+  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow() });
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
-  const slow = later(() => {
+  // one worker draws and plans: while something moves, pictures come first, and a plan now and then
+  let planned = 0;
+  let due = false;
+  const planNow = () => {
+    if (!due) return;
+    due = false;
+    planned = Date.now();
     plan.ask(values());
+  };
+  const slow = later(() => {
     end.update();
-  }, 40);
+    if (!preview.isDrawing()) planNow();
+  }, 60);
   const changed = () => {
     keep();
+    due = true;
     preview.ask(body());
+    if (Date.now() - planned > PLAN_EVERY) planNow();
     slow();
     tools.hidden = !value.adapters.length;
   };
