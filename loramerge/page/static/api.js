@@ -5,7 +5,7 @@ const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
 const TAB = Math.random().toString(36).slice(2, 10); // two tabs do not replace each other's requests
 
 /** An answer that says what is wrong, as the command line would. */
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, error) {
     super(error?.text ?? `the server answered ${status}`);
     this.status = status;

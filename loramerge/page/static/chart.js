@@ -8,7 +8,7 @@ const HIGH = 256;
 const PAD = { left: 52, right: 16, top: 12, bottom: 34 };
 
 /** Return about `count` round numbers between two. */
-export function ticks(low, high, count = 5) {
+function ticks(low, high, count = 5) {
   const span = high - low || 1;
   const raw = span / count;
   const unit = 10 ** Math.floor(Math.log10(raw));

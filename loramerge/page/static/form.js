@@ -96,7 +96,7 @@ function narrow(details, text) {
 }
 
 /** Return what an operator is for. */
-export function explained(operator) {
+function explained(operator) {
   return el("div.explained", {},
     operator.formula ? el("p.formula", {}, operator.formula) : null,
     operator.when ? el("p", {}, inWords(operator.when)) : null,

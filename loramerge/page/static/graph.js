@@ -5,7 +5,7 @@ import { svg, el } from "./dom.js";
 const BOX = { wide: 152, high: 44, across: 56, down: 16 };
 
 /** Return the layer of every node: one more than the highest it needs. */
-export function layers(nodes, edges) {
+function layers(nodes, edges) {
   const found = new Map(nodes.map((node) => [node.id, 0]));
   for (let turn = 0; turn < nodes.length; turn += 1) {
     let moved = false;

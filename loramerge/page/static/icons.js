@@ -43,5 +43,3 @@ export function icon(name) {
   return svg("svg.icon", { viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" },
     svg("path", { d: PATHS[name] ?? PATHS.tools }));
 }
-
-export const hasIcon = (name) => name in PATHS;

@@ -6,13 +6,13 @@ import { newest } from "./live.js";
 import { failure, notes } from "./toast.js";
 import { label, number, percent, plural, ranks, seconds, size, stem } from "./words.js";
 
-const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns"]);
+const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns", "losses", "survival", "dry_run"]);
 const SHARES = /^(kept|share|survives|survival|norm_kept|relative_error|rounded)/;
 
 const fact = (name, value) => (value === "" || value === null || value === undefined ? null : [el("dt", {}, name), el("dd", {}, value)]);
 
 /** Return the facts of a plan as rows. */
-export function facts(found) {
+function facts(found) {
   const most = found.at_most ? "≤ " : "";
   const others = Object.entries(found).filter(([name, value]) => !KNOWN.has(name) && ["number", "string"].includes(typeof value));
   return el("dl.facts", {},
@@ -73,27 +73,55 @@ function related(relations) {
 }
 
 /** Return a plan as nodes. */
-export function planned(found) {
+function planned(found) {
   return [
     found.refused ? failure({ message: found.refused }) : null,
-    notes("warn", found.warnings), facts(found), related(found.relations),
+    notes("warn", found.warnings), facts(found), lost(found), related(found.relations), dryRun(found.dry_run),
     notes("plain", found.remarks), notes("plain", found.findings?.map((one) => one.text ?? one)),
   ];
 }
 
+/** Return what is lost: of a resize by its ranks, of a bake by rounding. */
+function lost(found) {
+  const { losses, survival } = found;
+  const worst = survival?.worst ?? losses?.worst;
+  const name = worst?.module ?? worst?.name ?? (typeof worst === "string" ? worst : null);
+  const kept = survival?.kept ?? losses?.norm_kept;
+  if (kept === undefined && losses?.relative_error === undefined) return null;
+  return el("div.norms", {}, el("p.pair-names", {}, survival ? "What rounding keeps" : "What is kept"),
+    kept === undefined || kept === null ? null : meter("Kept", kept, percent(kept, 4)),
+    (survival ?? losses).relative_error > 0 ? meter("Error", Math.min(1, (survival ?? losses).relative_error), percent((survival ?? losses).relative_error)) : null,
+    survival?.change ? el("p.soft.small", {}, `Size of the change: ${typeof survival.change === "number" ? percent(survival.change) : survival.change} of the weights' norm`) : null,
+    name ? el("p.soft.small.breaks", {}, `Least kept: ${name}`) : null,
+    survival && survival.least !== undefined && kept < survival.least
+      ? notes("warn", ["Much of this change is lost by rounding: try another rounding or data type."]) : null);
+}
+
+/** Return what a dry run of a training found. */
+function dryRun(found) {
+  if (!found) return null;
+  const lines = (found.findings ?? found.warnings ?? []).map((one) => one.text ?? one);
+  const simple = Object.entries(found).filter(([, value]) => ["number", "string"].includes(typeof value));
+  return [notes("warn", lines), el("details.more", {}, el("summary", {}, "What the run would do"),
+    el("dl.facts", {}, simple.map(([name, value]) => fact(label(name), typeof value === "number" ? (/memory|size|bytes/.test(name) ? size(value) : /seconds/.test(name) ? seconds(value) : number(value, 4)) : value))))];
+}
+
 /** Return `{node, ask, stop}`: a panel that shows the newest plan. */
-export function planPanel(verb, { title = "Plan", onplan = () => {} } = {}) {
+export function planPanel(verb, { title = "Plan" } = {}) {
   const body = el("div.plan-body", {}, el("p.soft", {}, "The plan appears once there is something to plan."));
   const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
-  const queue = newest((values) => live("plan", { verb, values, relations: Object.values(values).some((one) => Array.isArray(one) && one.length > 1) }, `plan-${verb}`), {
+  let last = null;
+  const queue = newest(({ values, whole }) => live("plan", { verb, values, relations: whole }, `plan-${verb}`), {
     busy: (is) => {
       node.classList.toggle("busy", is);
       if (is) node.dataset.state = "busy";
     },
-    done: (found) => {
+    done: (found, { whole }) => {
       node.dataset.state = "shown";
+      // figures that need the weights stay until the next ones come
+      if (whole) last = found;
+      else for (const name of ["relations", "losses", "survival", "dry_run"]) found[name] ??= last?.[name];
       fill(body, planned(found));
-      onplan(found);
     },
     failed: (error) => {
       node.dataset.state = "failed";
@@ -102,8 +130,9 @@ export function planPanel(verb, { title = "Plan", onplan = () => {} } = {}) {
   });
   return {
     node,
-    ask(values) {
-      if (values) return queue.ask(values);
+    ask(values, whole = true) {
+      if (values) return queue.ask({ values, whole });
+      last = null;
       node.dataset.state = "empty";
       return fill(body, el("p.soft", {}, "The plan appears once there is something to plan."));
     },

@@ -3,7 +3,7 @@
 import { curve } from "./curve.js";
 import { el, fill, fresh } from "./dom.js";
 import { slider } from "./slider.js";
-import { inMode, partsOf, presetOf } from "./weights.js";
+import { brief, inMode, partsOf, presetOf } from "./weights.js";
 
 const MODES = { one: "One weight", components: "Per component", blocks: "Per block", depth: "Curve" };
 const DEPTH = ["first block", "", "middle", "", "last block"];
@@ -84,7 +84,12 @@ export function weighting(item, about, changed) {
   const parts = partsOf(item.family, about.families);
   const drawer = el("div.drawer", { hidden: !item.open });
   const row = el("div.weight");
+  const note = el("span.soft.small.brief");
   let own = null;
+  const told = () => {
+    note.textContent = brief(item.weight, about.presets);
+    changed();
+  };
   function change(mode) {
     item.weight = inMode(item.weight, mode, parts);
     changed();
@@ -92,20 +97,21 @@ export function weighting(item, about, changed) {
   }
   function draw() {
     const { weight } = item;
+    note.textContent = brief(weight, about.presets);
     own = weight.mode === "one"
       ? slider({ label: `Weight of ${item.label ?? item.name}`, value: weight.value, quiet: true, onchange: (next) => {
         weight.value = next;
-        changed();
+        told();
       } })
       : null;
-    fill(row, own ? own.node : el("span.soft.small", {}, MODES[weight.mode]));
+    fill(row, own ? own.node : note);
     const modes = modesOf(parts);
     fill(drawer,
       el("div.segments", { role: "radiogroup", "aria-label": "Kind of weight" }, modes.map((mode) =>
         el("button", { type: "button", role: "radio", "aria-checked": String(mode === weight.mode), onclick: () => change(mode) }, MODES[mode]))),
-      weight.mode === "components" ? sliders(weight, changed)
-        : weight.mode === "blocks" ? blocks(weight, about, parts, changed, draw)
-          : weight.mode === "depth" ? depth(weight, changed)
+      weight.mode === "components" ? sliders(weight, told)
+        : weight.mode === "blocks" ? blocks(weight, about, parts, told, draw)
+          : weight.mode === "depth" ? depth(weight, told)
             : el("p.soft.small", {}, "0 leaves the adapter out, 1 is as trained. A double click on the slider goes back to 1.")
     );
   }

@@ -44,7 +44,7 @@ export function brief(weight, presets) {
 }
 
 /** Return the size of a weight as one number, for what follows it roughly. */
-export function level(weight) {
+function level(weight) {
   const values = { components: Object.values(weight.parts ?? {}), blocks: weight.vector, depth: weight.points }[weight.mode];
   return values?.length ? values.reduce((sum, one) => sum + one, 0) / values.length : (weight.value ?? 1);
 }

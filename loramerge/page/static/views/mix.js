@@ -16,7 +16,7 @@ import { ranks } from "../words.js";
 
 // only these leave the result the weighted sum, which a preview draws from its parts
 const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
-const PLAN_EVERY = 1000; // milliseconds between plans while a slider moves
+const PLAN_EVERY = 300; // milliseconds between plans while a slider moves
 const FIRST = { adapters: [], values: {}, output: "", draw: FIRST_SETTINGS, more: false };
 const OFFERED = { zuzu: { label: "zuzu", weight: 0.8 }, polka: { label: "polka", weight: 0.6 } };
 
@@ -69,26 +69,26 @@ export function show(root, { about, verbs, query }) {
     return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, "adapter", about.presets)) } : { of: { verb: "mix", values: all } };
   };
   const plan = planPanel("mix");
-  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow() });
+  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true) });
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
-  // one worker draws and plans: while something moves, pictures come first, and a plan now and then
+  // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then
   let planned = 0;
   let due = false;
-  const planNow = () => {
+  const planNow = (whole) => {
     if (!due) return;
-    due = false;
+    due = !whole;
     planned = Date.now();
-    plan.ask(values());
+    plan.ask(values(), whole);
   };
   const slow = later(() => {
     end.update();
-    if (!preview.isDrawing()) planNow();
+    if (!preview.isDrawing()) planNow(true);
   }, 60);
   const changed = () => {
     keep();
     due = true;
     preview.ask(body());
-    if (Date.now() - planned > PLAN_EVERY) planNow();
+    if (Date.now() - planned > PLAN_EVERY) planNow(false);
     slow();
     tools.hidden = !value.adapters.length;
   };

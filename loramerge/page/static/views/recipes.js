@@ -17,10 +17,10 @@ const FIRST = { path: "", text: "", saved: "", set: {}, force: false };
 const EXAMPLE = `# Two adapters in one file, then a smaller one.
 version: 1
 vars: {w: 0.6}
-inputs: {character: zuzu, style: polka}
+inputs: {character: zuzu, look: polka}
 steps:
   both:
-    mix: {adapters: ["character:0.8", "style:\${w}"]}
+    mix: {adapters: ["character:0.8", "look:\${w}"]}
   small:
     resize: {adapter: both, rank: 4}
     save: out/both-r4.safetensors

@@ -24,7 +24,7 @@ function rowsTable(rows) {
 }
 
 /** Return any result as figures: facts first, then what lies deeper, closed. */
-export function figures(value, depth = 0) {
+function figures(value, depth = 0) {
   if (Array.isArray(value)) {
     if (value.length && value.every((one) => one && typeof one === "object" && !Array.isArray(one))) {
       return value.length === 1 ? figures(value[0], depth) : rowsTable(value);
