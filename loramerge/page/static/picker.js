@@ -5,7 +5,7 @@ import { dialog } from "./dialog.js";
 import { el, fill, later } from "./dom.js";
 import { icon } from "./icons.js";
 import { failure, fail } from "./toast.js";
-import { base, ranks, size } from "./words.js";
+import { base, rankOf, size, stem } from "./words.js";
 
 const KINDS = { adapters: "adapters", files: "adapters", models: "bases", bases: "bases", folders: "folders", recipes: "recipes", images: "images" };
 const TITLES = {
@@ -25,7 +25,7 @@ function library(choose) {
     try {
       const { cards } = await get("/api/library", { words: search.value, limit: 50, sort: "name" });
       fill(list, cards.length
-        ? cards.map((card) => row(card.name, [card.family, `rank ${ranks(card.ranks)}`, size(card.size)].filter(Boolean).join(" · "), "mix", () => choose(card), card.path))
+        ? cards.map((card) => row(stem(card.name), [card.family, rankOf(card) && `rank ${rankOf(card)}`, size(card.size)].filter(Boolean).join(" · "), "mix", () => choose(card), card.path))
         : el("li.soft.pad", {}, "No adapter matches. Browse the files, or add a folder to the library."));
     } catch (error) {
       fill(list, el("li", {}, failure(error)));

@@ -70,6 +70,9 @@ export function ranks(found) {
   return least === most ? String(least) : `${least}–${most}`;
 }
 
+/** Return the rank of a card in short, or nothing. */
+export const rankOf = (card) => (card.rank ?? ranks(card.ranks)) || "";
+
 /** Return how long ago a time (seconds since 1970 or ISO text) was. */
 export function ago(when) {
   if (!when) return "";

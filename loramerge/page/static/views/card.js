@@ -4,17 +4,17 @@ import { get, link, post } from "../api.js";
 import { dialog } from "../dialog.js";
 import { el, fill, fresh } from "../dom.js";
 import { fail, failure, say } from "../toast.js";
-import { label, ranks, size } from "../words.js";
+import { label, size, stem } from "../words.js";
 
-const HIDDEN = new Set(["id", "picture", "problems", "tags", "note", "rating", "name", "reference"]);
+const HIDDEN = new Set(["id", "picture", "problems", "tags", "note", "rating", "name", "reference", "ranks", "what", "group", "copies", "sidecars"]);
 
 function shown(name, value) {
   if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) return null;
-  if (name === "ranks") return ranks(value);
   if (name === "size" || name === "bytes") return size(value);
-  if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ");
-  if (typeof value === "object") return Object.entries(value).slice(0, 12).map(([key, one]) => `${key}: ${typeof one === "object" ? JSON.stringify(one) : one}`).join(", ");
-  return String(value);
+  if (name === "modified") return new Date(value * 1000).toLocaleString();
+  if (typeof value === "boolean") return value && name !== "indexed" ? "yes" : null;
+  if (Array.isArray(value)) return value.every((one) => typeof one !== "object") ? value.join(", ") : null;
+  return typeof value === "object" ? null : String(value);
 }
 
 function own(card, close, again) {
@@ -49,7 +49,7 @@ function own(card, close, again) {
 /** Show the details of a card; `again` is called when something was saved. */
 export function details(card, again) {
   const facts = el("div");
-  const opened = dialog(card.name, el("div.details-grid", {},
+  const opened = dialog(stem(card.name), el("div.details-grid", {},
     el("div", {}, card.picture ? el("img.cover.big", { src: link(`/picture/library/${card.id}`), alt: `Preview of ${card.name}` }) : null,
       el("div.row.wrap", {},
         el("a.button.primary", { href: `#/mix?add=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Add to mix"),

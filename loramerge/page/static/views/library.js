@@ -12,7 +12,7 @@ import { remembered } from "../store.js";
 import { copy, fail, say } from "../toast.js";
 import { wall } from "../wall.js";
 import { details } from "./card.js";
-import { plural, ranks, size } from "../words.js";
+import { plural, rankOf, size, stem } from "../words.js";
 
 const SORTS = { name: "Name", newest: "Newest", size: "Size", rank: "Rank", rating: "Rating", problems: "Problems" };
 const DOWN = new Set(["newest", "size", "rank", "rating", "problems"]);
@@ -36,7 +36,7 @@ function actions(card, again) {
 
 function cover(card) {
   if (card.picture) return el("img.cover", { src: link(`/picture/library/${card.id}`), alt: "", loading: "lazy", decoding: "async" });
-  return drawnCover(card.name);
+  return drawnCover(stem(card.name));
 }
 
 function worst(card) {
@@ -48,16 +48,16 @@ function worst(card) {
 
 function cardOf(again) {
   return (card) => {
-    const more = el("button.icon-only.card-menu", { type: "button", "aria-label": `Actions for ${card.name}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
+    const more = el("button.icon-only.card-menu", { type: "button", "aria-label": `Actions for ${stem(card.name)}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
     const words = [...(card.trigger_words ?? []), ...(card.tags ?? [])];
     const node = el("article.card", { "data-card": card.id, "data-reference": card.reference },
-      el("button.card-face", { type: "button", "aria-label": `Details of ${card.name}`, onclick: () => details(card, again) }, cover(card)),
+      el("button.card-face", { type: "button", "aria-label": `Details of ${stem(card.name)}`, onclick: () => details(card, again) }, cover(card)),
       el("div.card-text", {},
-        el("div.row.card-head", {}, el("h3", { title: card.path }, card.name), more),
-        el("p.soft.small", {}, [card.family, card.ranks ? `rank ${ranks(card.ranks)}` : card.kinds?.join(", "), size(card.size)].filter(Boolean).join(" · ")),
+        el("div.row.card-head", {}, el("h3", { title: card.path }, stem(card.name)), more),
+        el("p.soft.small", {}, [card.family, rankOf(card) ? `rank ${rankOf(card)}` : card.kinds?.join(", "), size(card.size)].filter(Boolean).join(" · ")),
         el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
         card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
-      el("button.quiet.card-add", { type: "button", "aria-label": `Add ${card.name} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
+      el("button.quiet.card-add", { type: "button", "aria-label": `Add ${stem(card.name)} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
     dragCard(node, card);
     return node;
   };

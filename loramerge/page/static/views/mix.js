@@ -12,7 +12,7 @@ import { FIRST_SETTINGS, previewPanel } from "../preview.js";
 import { dragCard, itemOf, stack } from "../stack.js";
 import { remembered } from "../store.js";
 import { plain, spoken } from "../weights.js";
-import { ranks } from "../words.js";
+import { rankOf, stem } from "../words.js";
 
 // only these leave the result the weighted sum, which a preview draws from its parts
 const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
@@ -35,7 +35,7 @@ function tray(take, about) {
       const { cards } = await get("/api/library", { words: search.value, limit: 8, sort: "name" });
       fill(list, cards.map((card) => {
         const node = el("button.tray-card", { type: "button", title: card.path, onclick: () => take(card) }, icon("add"),
-          el("span.tray-name", {}, card.name), el("span.soft.small", {}, [card.family, card.ranks ? `r ${ranks(card.ranks)}` : ""].filter(Boolean).join(" · ")));
+          el("span.tray-name", {}, stem(card.name)), el("span.soft.small", {}, [card.family, rankOf(card) && `rank ${rankOf(card)}`].filter(Boolean).join(" · ")));
         dragCard(node, card);
         return el("div", { role: "listitem" }, node);
       }));

@@ -115,7 +115,10 @@ export function show(root, { about, verbs, query }) {
     return undefined;
   }
   const queue = newest((adapter) => live("curve", { verb: "resize", values: { adapter, rank: 1, ...(value.values.base ? { base: value.values.base } : {}) } }, "curve"), {
-    busy: (is) => place.classList.toggle("busy", is),
+    busy: (is) => {
+      place.classList.toggle("busy", is);
+      if (is && !found) fill(place, el("p.soft", { role: "status" }, "Computing the curve…"));
+    },
     done: (answer) => {
       found = answer;
       draw();
@@ -131,6 +134,7 @@ export function show(root, { about, verbs, query }) {
   const settings = form({ verb: "resize", info, values: value.values, about, first: ["adapter"], kept: value, onchange: (word) => {
     if (word === "adapter" || word === "base") {
       value.place = null;
+      found = null;
       load();
     }
     changed();

@@ -1,0 +1,268 @@
+"""The page in a real browser: the story of a newcomer, all views, keyboard, phone, markup in names.
+
+Chromium is taken from the path, or from $LORAMERGE_CHROMIUM; without one these tests skip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+sync_api = pytest.importorskip("playwright.sync_api")
+
+from loramerge.cli.main import main  # noqa: E402
+from tests.page.browser import CHROMIUM, FLAGS, opened, served  # noqa: E402
+from tests.page.front import texts  # noqa: E402
+from tests.report.test_browser import CONTRASTS  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.xdist_group("browser"),
+]
+VIEWS = {
+    "library": "Library", "mix": "Mix", "resize": "Resize", "bake": "Bake", "merge": "Merge",
+    "convert": "Convert", "extract": "Extract", "train": "Train", "inspect": "Inspect", "diff": "Diff",
+    "compare": "Compare", "recipes": "Recipes", "jobs": "Jobs", "do/heal": "Heal", "do/verify": "Verify",
+}  # fmt: skip
+DRAWS = find_spec("torch") is not None and find_spec("diffusers") is not None
+MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+PLANTED = "#frame script, #toasts img, #view img:not(.wipe-left, .wipe-right)"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as tool:
+        found = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(folder, tmp_path_factory.mktemp("page-home")) as found:
+        yield found
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(not DRAWS, reason="torch and diffusers draw the preview")
+def test_a_newcomer_mixes_the_shipped_adapters_in_three_clicks(
+    browser, address, folder, monkeypatch
+):
+    """One click for the two, one on a slider, one to save; the file is the command line's."""
+    with opened(browser, address) as tab:
+        view = tab.view
+        view.get_by_role("link", name="Mix zuzu and polka").click()
+        before = tab.drawn()
+        first = view.locator(".wipe-right").get_attribute("src")
+        slider = view.get_by_role("slider", name="Weight of zuzu", exact=True)
+        box = slider.bounding_box()
+        view.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+        after = tab.drawn()
+        assert before["adapters"] != after["adapters"]
+        assert view.locator(".wipe-right").get_attribute("src") != first
+        view.locator(".plan[data-state=shown]").wait_for()
+        command = view.locator(".texts .code").inner_text()
+        view.get_by_role("button", name="Save the mix").click()
+        view.locator(".action .job[data-state=done]").wait_for()
+        saved = view.locator(".action .outputs .path").get_attribute("title")
+        assert (tab.said, tab.elsewhere) == ([], [])
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        words = command.split()
+        assert words[:2] == ["loramerge", "mix"] and after["adapters"] == words[2:4]
+        assert main([*words[1:], "-o", "by-hand.safetensors", "-q"]) == 0
+        assert digest(Path(saved)) == digest(Path("by-hand.safetensors"))
+
+
+@pytest.mark.skipif(not DRAWS, reason="torch and diffusers draw the preview")
+def test_a_drag_asks_for_one_picture_at_a_time_and_ends_with_the_newest(browser, address):
+    with opened(browser, address, "mix?add=zuzu&add=polka") as tab:
+        tab.drawn()
+        flying, most, count = 0, 0, 0
+
+        def begun(request):
+            nonlocal flying, most, count
+            if "/api/live" in request.url and '"preview"' in (request.post_data or ""):
+                flying, count = flying + 1, count + 1
+                most = max(most, flying)
+
+        def ended(request):
+            nonlocal flying
+            if "/api/live" in request.url and '"preview"' in (request.post_data or ""):
+                flying -= 1
+
+        tab.view.on("request", begun)
+        tab.view.on("requestfinished", ended)
+        box = tab.view.get_by_role("slider", name="Weight of polka", exact=True).bounding_box()
+        y = box["y"] + box["height"] / 2
+        tab.view.mouse.move(box["x"] + box["width"] * 0.4, y)
+        tab.view.mouse.down()
+        tab.view.mouse.move(box["x"] + box["width"] * 0.9, y, steps=30)
+        tab.view.mouse.up()
+        weight = tab.view.get_by_role("spinbutton", name="Weight of polka, as a number")
+        assert tab.drawn()["adapters"] == ["zuzu:0.8", f"polka:{weight.input_value()}"]
+        assert most == 1 and 1 <= count < 30 and tab.said == []
+
+
+def test_every_view_has_a_title_and_names_for_its_controls(browser, address):
+    with opened(browser, address) as tab:
+        for route, title in VIEWS.items():
+            tab.go(route)
+            assert tab.view.locator("h1").inner_text() == title
+            assert tab.view.title() == f"{title} · loramerge"
+            assert tab.view.locator(".side [aria-current=page]").inner_text() == title
+            assert tab.view.evaluate(NAMELESS) == [], route
+        assert (tab.said, tab.elsewhere) == ([], [])
+
+
+# controls that a screen reader has no name for
+NAMELESS = """() => [...document.querySelectorAll(
+    'button, a[href], input, select, textarea, [role=slider]')]
+  .filter((n) => n.checkVisibility())
+  .filter((n) => !(n.getAttribute('aria-label') || n.textContent.trim() || n.labels?.length))
+  .map((n) => n.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_views_are_legible_and_fit_a_phone(browser, address, scheme):
+    with opened(browser, address, size=(360, 740), scheme=scheme) as tab:
+        for route in VIEWS:
+            tab.go(route)
+            assert tab.is_wide <= 0, route
+            assert tab.view.evaluate(CONTRASTS) >= 4.5, route
+            assert tab.view.locator(".foot").is_visible()
+
+
+def test_all_modules_are_read_by_the_browser(browser, address):
+    with opened(browser, address) as tab:
+        for name in texts():
+            if name.endswith(".js"):
+                assert tab.view.evaluate("(name) => import(`/static/${name}`).then(() => 1)", name)
+        assert tab.said == []
+
+
+def test_the_page_can_be_used_by_keyboard(browser, address):
+    with opened(browser, address, "mix?add=zuzu&add=polka") as tab:
+        keys, view = tab.view.keyboard, tab.view
+        focus = lambda what: view.evaluate(f"document.activeElement.{what}")  # noqa: E731
+        order = lambda: view.locator(".stack-name").all_inner_texts()  # noqa: E731
+        view.locator(".stack-item").nth(1).wait_for()
+        keys.press("Tab")
+        assert focus("className") == "skip"
+        keys.press("Enter")
+        assert focus("id") == "main"
+        view.get_by_role("button", name="Move polka, 2 of 2").focus()
+        keys.press("ArrowUp")
+        assert order() == ["polka", "zuzu"]
+        assert focus("ariaLabel") == "Move polka, 1 of 2"
+        keys.press("ArrowDown")
+        assert order() == ["zuzu", "polka"]
+        keys.press("?")
+        assert view.get_by_role("dialog", name="Keyboard shortcuts").is_visible()
+        keys.press("Escape")
+        assert view.get_by_role("dialog").count() == 0
+        keys.press("/")
+        assert focus("type") == "search"
+        keys.press("Escape")
+        keys.press("g")
+        keys.press("j")
+        view.locator('.view-root[data-view="jobs"]').wait_for()
+        assert tab.said == []
+
+
+def test_a_reload_loses_nothing(browser, address):
+    with opened(browser, address, "mix?add=zuzu&add=polka") as tab:
+        weight = tab.view.get_by_role("spinbutton", name="Weight of zuzu, as a number")
+        weight.fill("0.37")
+        tab.view.get_by_label("Save as").fill("kept.safetensors")
+        tab.view.get_by_role("combobox", name="Method").select_option("slerp")
+        tab.view.reload()
+        assert weight.input_value() == "0.37"
+        assert tab.view.get_by_label("Save as").input_value() == "kept.safetensors"
+        assert tab.view.get_by_role("combobox", name="Method").input_value() == "slerp"
+        tab.view.get_by_role("button", name="Dark colours").click()
+        tab.view.reload()
+        assert tab.view.locator("html").get_attribute("data-theme") == "dark"
+
+
+def card(number: int, **more: Any) -> dict[str, Any]:
+    """An adapter of a library, as the server tells of it."""
+    name = f"adapter {number:04d}"
+    return {
+        "id": f"c{number}", "name": name, "path": f"/loras/{name}.safetensors", "reference": name,
+        "family": "sd15", "kinds": ["lora"], "ranks": {"8": 10}, "size": 1_000_000 + number,
+        "trigger_words": [], "tags": [], "rating": None, "note": None, "problems": [], "picture": False,
+    } | more  # fmt: skip
+
+
+def test_names_with_markup_stay_text(browser, address):
+    answers = {
+        "/api/library": {
+            "total": 1,
+            "cards": [
+                card(
+                    1, name=MARKUP, path=MARKUP, reference=MARKUP, family=MARKUP, tags=[MARKUP],
+                    trigger_words=[MARKUP], problems=[{"severity": "error", "text": MARKUP}],
+                )
+            ],
+            "families": [{"name": MARKUP, "count": 1}],
+        },
+        "/api/library/c1": {"title": MARKUP, "description": MARKUP, "base": {"a": MARKUP}},
+        "/api/jobs": [
+            {
+                "id": "1", "title": MARKUP, "verb": MARKUP, "values": None, "command": MARKUP,
+                "state": "failed", "created": 1, "started": 1, "ended": 2, "outputs": [MARKUP],
+                "events": [{"kind": "note", "text": MARKUP}], "error": {"text": MARKUP, "hint": MARKUP},
+            }
+        ],
+    }  # fmt: skip
+    with opened(browser, address, answers=answers) as tab:
+        tab.view.get_by_role("button", name="Details of").click()
+        tab.view.get_by_role("dialog").wait_for()
+        tab.view.keyboard.press("Escape")
+        for route in ("mix", f"mix?add={MARKUP}", "jobs"):
+            tab.go(route)
+            tab.view.wait_for_timeout(200)
+            assert tab.view.locator(PLANTED).count() == 0
+            assert MARKUP in tab.view.locator("#view").inner_text() or route == "mix"
+        assert tab.view.title() == "Jobs · loramerge"
+        assert [text for text in tab.said if "status of 400" not in text] == []
+
+
+def test_of_5000_cards_only_those_in_sight_exist(browser, address):
+    def page(request):
+        query = parse_qs(urlsplit(request.url).query)
+        first, limit = (int(query[name][0]) for name in ("offset", "limit"))
+        cards = [card(number) for number in range(first, min(first + limit, 5000))]
+        return {"total": 5000, "cards": cards, "families": []}
+
+    with opened(browser, address, answers={"/api/library": page}) as tab:
+        tab.view.locator(".card").first.wait_for()
+        assert tab.view.get_by_role("status").get_by_text("5,000 adapters").count() == 1
+        for share in (0.25, 0.5, 1):
+            tab.view.evaluate(
+                "(s) => scrollTo(0, s * document.documentElement.scrollHeight)", share
+            )
+            tab.view.wait_for_timeout(250)
+            assert 4 <= tab.view.locator(".card").count() <= 60
+        last = tab.view.locator(".card").last
+        assert last.get_attribute("aria-posinset") == "5000"
+        assert "adapter 4999" in last.inner_text() and tab.said == []
