@@ -84,6 +84,7 @@ def _of_scales(rows: Figures, count: int) -> str:
     more = sum(literal > usual for literal, usual in pairs)
     lost = sum(literal < 0 for literal, _ in pairs)
     return (
-        f"**Scales, {_NAMES[count]} adapters:** {more} of the {len(pairs)} operators whose default is "
-        f"`norm-match` keep more with `--scale literal`; the mean of {lost} is then below 0."
+        f"**Scales, {_NAMES[count]} adapters:** of the {len(pairs)} operators whose default is "
+        f"`norm-match`, {more or 'none'} keep more with `--scale literal`, and {lost or 'none'} then do "
+        "worse than no adapter."
     )
