@@ -53,6 +53,7 @@ class Doc:
         former: words of older recipes for it, which are still read, and options that are still taken.
         separated: several values stand in one text, with commas between them.
         number: type of the numbers that may stand for the text, in recipes and in Python.
+        path: whether a value is a path as it stands, which no name leads to.
     """
 
     help: str
@@ -66,6 +67,7 @@ class Doc:
     former: tuple[str, ...] = ()
     separated: bool = False
     number: type[int] | type[float] | None = None
+    path: bool = False
 
     @property
     def positional(self) -> bool:

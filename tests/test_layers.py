@@ -29,7 +29,7 @@ FLOORS = (
     ("files",),
     ("parameters",),
     ("habits", "events"),
-    ("errors", "discovery", "records"),
+    ("errors", "discovery", "records", "interruption"),
 )
 # the rooms inside train/, read alike
 ROOMS = (

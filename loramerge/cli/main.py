@@ -6,7 +6,6 @@ import contextlib
 import gc
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from loramerge import __version__
 from loramerge.cli.commands import command_named, summaries
 from loramerge.cli.show import complaint
 from loramerge.errors import FileError, LoramergeError, Message, on_command_line, spelled
+from loramerge.interruption import begin_interruptible, end_interruptible
 
 __all__ = ["group", "main"]
 
@@ -26,7 +26,6 @@ _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _Group(click.Group):
@@ -155,27 +154,6 @@ def _silence() -> None:
         os.close(nowhere)
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
-    """End as Ctrl-C does, so that no half-written file stays."""
-    raise KeyboardInterrupt
-
-
-def _not_raised(what: Any) -> None:
-    """Stop a moment later where an interruption came while Python could not raise it.
-
-    That is so in callbacks of weak references, which importing has, and in finalizers.
-    """
-    if what.exc_type is not KeyboardInterrupt:
-        sys.__unraisablehook__(what)
-        return
-    import _thread
-    import threading
-
-    known = signal.getsignal(signal.SIGTERM) is _stop
-    number = signal.SIGTERM if known else signal.SIGINT
-    threading.Timer(0.01, _thread.interrupt_main, (number,)).start()
-
-
 def _open_streams() -> None:
     """Put the null device where standard output or error is closed: a file would take its number."""
     for number in (0, 1, 2):
@@ -226,16 +204,9 @@ def console_entry() -> NoReturn:
     """Run as a process of its own."""
     _open_streams()
     _outlive_readers()
-    for name in _ENDING[1:]:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
-            signal.signal(number, _stop)
-    sys.unraisablehook = _not_raised
+    begin_interruptible()
     code = main()
-    for name in _ENDING:  # the work is done; libraries that shut down would answer with tracebacks
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) in (_stop, signal.default_int_handler):
-            signal.signal(number, signal.SIG_DFL)
+    end_interruptible()
     if code == 130:
         # an interrupt inside of `exec`, with which dataclasses are made, stays marked as unhandled, and
         # Python would end by the signal; the next evaluation clears the mark

@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 __all__ = [
-    "CAPTION_SUFFIXES", "IMAGE_SUFFIXES", "LISTING", "RUN_LOG", "RUN_STATE", "dataset_files",
-    "image_files",
+    "CAPTION_SUFFIXES", "IMAGE_SUFFIXES", "LISTING", "RUN_LOG", "RUN_SAMPLES", "RUN_STATE",
+    "dataset_files", "image_files",
 ]  # fmt: skip
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
     ".jxl", ".heic", ".heif", ".jp2",
 })  # fmt: skip
-RUN_LOG, RUN_STATE = "log.jsonl", "state.pt"  # in a run's folder
+RUN_LOG, RUN_STATE, RUN_SAMPLES = "log.jsonl", "state.pt", "samples.png"  # in a run's folder
 _SHARD = ".safetensors"
 CAPTION_SUFFIXES = (".txt", ".caption")  # the first that is there counts
 LISTING = "metadata.jsonl"

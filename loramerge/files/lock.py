@@ -19,12 +19,15 @@ _PAUSE = 0.01
 
 
 @contextmanager
-def locked(path: str | PathLike[str]) -> Iterator[None]:
+def locked(path: str | PathLike[str], patience: float = _PATIENCE) -> Iterator[None]:
     """Hold the lock of a file; others that want to change it wait.
 
     The system holds the lock on `NAME.lock` beside the file and lets go of it when the process ends,
     however that happens. Where the system or the disk has no such locks, `NAME.locked` marks it, and
     one that was left by a killed process counts no longer after ten seconds.
+
+    Args:
+        patience: seconds to wait for another process.
 
     Raises:
         FileError: if the file's folder cannot be written, or another process does not let go.
@@ -36,11 +39,11 @@ def locked(path: str | PathLike[str]) -> Iterator[None]:
     except OSError as error:
         raise FileError(f"cannot be changed: {error.strerror}", file=place) from None
     try:
-        if _wait(place, lambda: _system_lock(descriptor)):
+        if _wait(place, lambda: _system_lock(descriptor), patience):
             yield
             return
         mark = place.with_name(f"{place.name}.locked")
-        _wait(place, lambda: _marked(mark))
+        _wait(place, lambda: _marked(mark), patience)
         try:
             yield
         finally:
@@ -49,13 +52,13 @@ def locked(path: str | PathLike[str]) -> Iterator[None]:
         os.close(descriptor)  # which lets go of the lock
 
 
-def _wait(place: Path, attempt: Callable[[], bool | None]) -> bool:
+def _wait(place: Path, attempt: Callable[[], bool | None], patience: float) -> bool:
     """Repeat an attempt until it succeeds; None from it means that another process has the lock.
 
     Raises:
         FileError: if that does not change.
     """
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while (found := attempt()) is None:
         if time.monotonic() > deadline:
             raise FileError(

@@ -24,7 +24,9 @@ __all__ = [
     "find",
     "is_adapter_folder",
     "is_called",
+    "is_one",
     "is_sharded",
+    "may_hold",
     "names_in_library",
     "walk",
 ]
@@ -61,7 +63,7 @@ def is_sharded(path: Path) -> bool:
     return path.name.endswith(_INDEX) and path.is_file()
 
 
-def _is_one(folder: Path, holds: str) -> bool:
+def is_one(folder: Path, holds: str) -> bool:
     """Return whether a folder is an adapter, or a checkpoint, as a whole."""
     if holds == "adapters":
         from loramerge.adapter.source import pipeline_file
@@ -125,7 +127,7 @@ def find(
         return path
     folder = None
     for place in (path, Path(f"{path}{_SUFFIXES[0]}")):
-        if os.path.isdir(place) and not _is_one(place, holds):
+        if os.path.isdir(place) and not is_one(place, holds):
             folder = folder or place  # some folder of that name; meant only if nothing else is
         elif os.path.exists(place):  # unlike Path.exists, also for names no file system could hold
             return place
@@ -286,7 +288,7 @@ def walk(
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in sorted(files):
             path = Path(folder, name)
-            if not name.startswith(".") and _may_hold(path, holds):
+            if not name.startswith(".") and may_hold(path, holds):
                 yield path.relative_to(root).as_posix(), path
 
 
@@ -295,7 +297,7 @@ def _but_gone(tell: Callable[[OSError], None]) -> Callable[[OSError], None]:
     return lambda error: None if isinstance(error, FileNotFoundError) else tell(error)
 
 
-def _may_hold(path: Path, holds: str) -> bool:
+def may_hold(path: Path, holds: str) -> bool:
     """Return whether a file may be one of what is looked for; a GGUF file says which it is."""
     if path.suffix.lower() != GGUF:
         return path.name.lower().endswith(_SUFFIXES)
@@ -401,7 +403,7 @@ def _matched(pattern: Path) -> list[tuple[Path, PurePath]]:
 
     fixed = Path(*takewhile(lambda part: not any(c in part for c in _MAGIC), pattern.parts))
     paths = [Path(text) for text in sorted(glob.glob(str(pattern), recursive=True))]
-    paths = [p for p in paths if is_adapter_folder(p) or _may_hold(p, "adapters")]
+    paths = [p for p in paths if is_adapter_folder(p) or may_hold(p, "adapters")]
     if not paths:
         raise NotFound(
             f"no adapter matches {str(pattern)!r}",

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError, UsageError, listed
-from loramerge.library.lookup import below, find
+from loramerge.library.hub import hub_reference
+from loramerge.library.lookup import below, files_of, find
 from loramerge.page.forms import is_offered
 from loramerge.page.places import Places
-from loramerge.parameters import parameters_of, value_of
+from loramerge.parameters import Parameter, parameters_of, value_of
+from loramerge.recipe.saves import WRITTEN
 from loramerge.recipe.writing import recipe_content, yaml_text
 from loramerge.steps import engine
 from loramerge.steps.parameters import Verb, command_words
 from loramerge.steps.references import Reference
 from loramerge.verbs import verb_named
 
-__all__ = ["Action", "action_of", "check_paths"]
+__all__ = ["Action", "action_of", "check_paths", "container", "written"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def action_of(verb: object, values: object, places: Places) -> Action:
             )
     parameters = engine.parameters_from(found.parameters, values)
     check_paths(parameters, places)
-    if hasattr(parameters, "check"):
-        parameters.check()
+    if callable(check := getattr(parameters, "check", None)):  # a parameter of inspect has the name
+        check()
     return Action(found, dict(values), parameters)
 
 
@@ -90,39 +92,51 @@ def check_paths(parameters: Any, places: Places) -> None:
     Raises:
         UsageError: naming the path.
     """
-    for holds, name in _named(parameters):
-        if _is_path(name):
-            places.allowed(name)
-        if holds is None:
-            places.allowed(name)
-            continue
-        try:
-            place = find(name, holds, root=places.folder)
-        except LoramergeError:
-            continue  # the verb says so better
-        places.allowed(place)
+    found: list[Path] = []
+    for one, value in _given(parameters):
+        if one.doc.path:
+            (places.writable if written(one.name) else places.allowed)(value)
+        elif one.names(value):
+            named = value if isinstance(value, Reference) else Reference(str(value))
+            found += _files(named, str(one.doc.completes), places)
+    places.check(found)
 
 
-def _named(parameters: Any) -> Iterator[tuple[str | None, str]]:
-    """Yield what parameters name, with what it holds; None for an output."""
+def written(name: str) -> bool:
+    """Return whether a parameter, by its name, is a path to write to; others are read."""
+    return name == "output" or name in WRITTEN
+
+
+def _given(parameters: Any) -> Iterator[tuple[Parameter, Any]]:
+    """Yield each parameter with each of its values that are not None."""
     for one in parameters_of(type(parameters)):
         value = value_of(parameters, one)
         for single in value if one.many else (value,):
-            if one.name == "output" and single is not None:
-                yield None, str(single)
-            elif one.names(single):
-                holds = str(one.doc.completes)
-                if isinstance(single, Reference):
-                    yield single.holds(holds), single.name
-                else:
-                    yield holds, str(single)
+            if single is not None:
+                yield one, single
 
 
-def _is_path(name: str) -> bool:
-    """Return whether a name is written as a path, so that it may lead anywhere."""
-    return Path(name).is_absolute() or ".." in name.replace("\\", "/").split("/") or name[:1] == "~"
+def _files(named: Reference, completes: str, places: Places) -> list[Path]:
+    """Return the files that a name stands for; none where the verb refuses it with better words.
+
+    Raises:
+        UsageError: if it is a path that leads elsewhere, or would have to be downloaded.
+    """
+    name, holds = named.name, named.holds(completes)
+    places.allowed(name)  # a name that is no path lies in the current folder
+    if hub_reference(name) is not None:
+        find(name, "adapters" if holds == "files" else holds, root=places.folder)
+        return []  # in the cache of Hugging Face, where its repository and not a path names it
+    try:
+        if holds == "files":
+            return files_of(name, places.folder)
+        return [container(find(name, holds, root=places.folder))]
+    except LoramergeError:
+        return []
 
 
-def at(action: Action, output: Path) -> Action:
-    """Return the same action with its result at another path."""
-    return replace(action, parameters=replace(action.parameters, output=str(output)))
+def container(path: Path) -> Path:
+    """Return the file of `FILE#NAME`, one of several adapters in it; other paths as they are."""
+    if "#" not in path.name or path.exists():
+        return path
+    return path.with_name(path.name.rpartition("#")[0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramerge.errors import UsageError
+from loramerge.errors import LoramergeError, UsageError
+from loramerge.files.atomic import may_be_in_name
 from loramerge.library.index import has_index, open_index
 from loramerge.library.lookup import below
 from loramerge.library.registry import expanded, load_registry
@@ -30,16 +31,16 @@ class Places:
 
     def roots(self) -> list[Path]:
         """Return the folders and files, each once, with links followed; the current folder first."""
-        found = (Path(os.path.realpath(place)) for place in self._all())
+        found = (Path(os.path.realpath(place)) for place in (*self._own(), *shipped_places()))
         return list(dict.fromkeys(found))
 
-    def _all(self) -> Iterator[Path]:
+    def _own(self) -> Iterator[Path]:
+        """Yield what belongs to the user, and not to the installed package."""
         yield self.folder
         yield from self.opened
         registry = load_registry()
         yield from (Path(folder.path) for folder in registry.folders)
         yield from (Path(path) for path in registry.bases.values())
-        yield from shipped_places()
         if has_index():
             with open_index(create=False) as index:
                 yield from (
@@ -47,19 +48,44 @@ class Places:
                 )
 
     def allowed(self, path: str | Path) -> Path:
-        """Return a path, relative ones from the current folder, if the page may use it.
+        """Return a path, relative ones from the current folder, if the page may read it.
 
         Raises:
             UsageError: if it leads elsewhere. It is the same whether the path exists or not.
         """
-        try:
-            place = below(self.folder, os.fspath(expanded(path)))
-            real = os.path.realpath(place)
-        except (OSError, ValueError):  # a name that no file can have
-            raise self._refusal(path) from None
-        if any(_is_inside(real, os.fspath(root)) for root in self.roots()):
-            return place
-        raise self._refusal(path)
+        place = self._place(path)
+        self.check([place], self.roots())
+        return place
+
+    def check(self, paths: Sequence[Path], roots: Sequence[Path] | None = None) -> None:
+        """Refuse paths that lead elsewhere, asking for the places once.
+
+        Raises:
+            UsageError: naming the first.
+        """
+        texts = [os.fspath(root) for root in (self.roots() if roots is None else roots)]
+        for path in paths:
+            if not self._lies_in(path, texts):
+                raise self._refusal(path)
+
+    def inside(self, paths: Sequence[Path]) -> list[Path]:
+        """Return those of the paths that the page may read."""
+        texts = [os.fspath(root) for root in self.roots()]
+        return [path for path in paths if self._lies_in(path, texts)]
+
+    def writable(self, path: str | Path) -> Path:
+        """Return a path, relative ones from the current folder, if the page may write it.
+
+        What comes with loramerge can be read only.
+
+        Raises:
+            UsageError: if it leads elsewhere, or no new file should have its name.
+        """
+        place = self._place(path)
+        if not all(map(may_be_in_name, str(place))):
+            raise UsageError("this cannot be the name of a file", found=ascii(str(path)))
+        self.check([place], [Path(os.path.realpath(one)) for one in self._own()])
+        return place
 
     def reference(self, path: Path) -> str:
         """Return the shortest text that names a file in an action: a shipped name, or a path."""
@@ -71,10 +97,30 @@ class Places:
         except ValueError:
             return str(path)
 
+    def _place(self, path: str | Path) -> Path:
+        """Return a path as the engine reads it.
+
+        Raises:
+            UsageError: if no file can have such a name.
+        """
+        try:
+            place = below(self.folder, os.fspath(expanded(path)))
+            os.path.realpath(place)
+        except (LoramergeError, OSError, ValueError):
+            raise self._refusal(path) from None
+        return place
+
+    def _lies_in(self, path: Path, roots: Sequence[str]) -> bool:
+        try:
+            real = os.path.realpath(path)
+        except (OSError, ValueError):
+            return False
+        return any(_is_inside(real, root) for root in roots)
+
     def _refusal(self, path: object) -> UsageError:
         return UsageError(
             "the page may not use this path",
-            found=repr(os.fspath(path) if isinstance(path, Path) else path),
+            found=ascii(os.fspath(path) if isinstance(path, Path) else path)[:300],
             expected="a path in the current folder, the library, or what `loramerge ui` was given",
             hint="loramerge library add FOLDER, or start it as loramerge ui FOLDER",
         )

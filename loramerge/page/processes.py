@@ -10,11 +10,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from loramerge.errors import LoramergeError
 from loramerge.files.json_values import values_in
+from loramerge.page.places import Places
 
 __all__ = ["WorkerEnded", "WorkerError", "WorkerProcess"]
 
@@ -35,18 +36,26 @@ class WorkerEnded(LoramergeError):
     """The process of a worker ended before it answered."""
 
 
+class _Asked(NamedTuple):
+    """A request that waits for its answer."""
+
+    process: subprocess.Popen[str]
+    answer: asyncio.Future[Any]
+    listener: Listener
+
+
 class WorkerProcess:
     """One process, started at its first request and again if it ended.
 
     Args:
-        folder: the current folder of the process.
+        places: what it may use; the current folder of the process is theirs.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._process: subprocess.Popen[str] | None = None
         self._number = 0
-        self._waiting: dict[int, tuple[asyncio.Future[Any], Listener]] = {}
+        self._asked: dict[int, _Asked] = {}
         self._last: deque[str] = deque(maxlen=20)
 
     async def ask(self, request: Mapping[str, Any], listener: Listener = lambda event: None) -> Any:
@@ -65,103 +74,107 @@ class WorkerProcess:
     ) -> tuple[int, asyncio.Future[Any]]:
         """Send a request, and return its number and the answer to come; see `ask`."""
         if self._process is None or self._process.poll() is not None:
-            self._start()
+            self.let_go()  # of one that has ended, what it was told through
+            self._process = self._started()
         self._number += 1
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[self._number] = (future, listener)
-        self._send({**request, "id": self._number})
-        return self._number, future
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked[self._number] = _Asked(self._process, answer, listener)
+        opened = [os.fspath(path) for path in self._places.opened]
+        self._send({**request, "id": self._number, "opened": opened})
+        return self._number, answer
 
     def stop(self, number: int) -> None:
         """Interrupt a request as Ctrl-C does; its answer says that it was stopped."""
         self._send({"stop": number})
 
+    def let_go(self) -> None:
+        """Interrupt what runs; the process ends by itself, once what it writes is whole."""
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+    def wait(self, patience: float) -> None:
+        """Wait a while for the end of a process that was let go."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+
     def end(self, patience: float = _PATIENCE) -> None:
         """End the process: what runs is interrupted first, and killed if it does not end in time."""
+        self.let_go()
+        self.wait(patience)
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            if process.stdin is not None:
-                process.stdin.close()
-        except OSError:
-            pass
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
+        if process is not None and process.poll() is None:
             process.kill()
             process.wait()
 
     def _send(self, content: Mapping[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        try:
+        if self._process is None or self._process.stdin is None:
+            return
+        with suppress(OSError, ValueError):  # it ended, or was let go; the reader says so
             self._process.stdin.write(json.dumps(content) + "\n")
             self._process.stdin.flush()
-        except OSError:
-            pass  # it ended; the reader says so
 
-    def _start(self) -> None:
+    def _started(self) -> subprocess.Popen[str]:
         loop = asyncio.get_running_loop()
-        flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "loramerge.page.worker"],
+        process = subprocess.Popen(
+            # -P: nothing is imported from the current folder, whose files may come from anyone
+            [sys.executable, "-P", "-m", "loramerge.page.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=self._folder,
+            cwd=self._places.folder,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
             encoding="utf-8",
             errors="replace",
-            creationflags=flags,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             start_new_session=os.name != "nt",  # Ctrl-C in the terminal is the server's alone
         )
+        for read in (self._listen, self._keep):
+            threading.Thread(target=read, args=(process, loop), daemon=True).start()
+        return process
 
-        def tell(line: str) -> None:
-            loop.call_soon_threadsafe(self._heard, line)
-
-        threading.Thread(target=self._listen, args=(process, tell, loop), daemon=True).start()
-        threading.Thread(target=self._keep, args=(process,), daemon=True).start()
-
-    def _listen(
-        self, process: subprocess.Popen[str], tell: Callable[[str], None], loop: Any
-    ) -> None:
+    def _listen(self, process: subprocess.Popen[str], loop: asyncio.AbstractEventLoop) -> None:
         assert process.stdout is not None
         try:
-            for line in process.stdout:
-                tell(line)
+            with process.stdout as lines:
+                for line in lines:
+                    loop.call_soon_threadsafe(self._heard, line)
             process.wait()
             loop.call_soon_threadsafe(self._ended, process)
         except RuntimeError:
-            pass  # the loop is closed: the server ends
+            pass  # the loop is closed: the server has ended
 
-    def _keep(self, process: subprocess.Popen[str]) -> None:
+    def _keep(self, process: subprocess.Popen[str], _: object) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            self._last.append(line.rstrip())
+        with process.stderr as lines:
+            for line in lines:
+                self._last.append(line.rstrip())
 
     def _heard(self, line: str) -> None:
-        content = values_in(line)
-        future, listener = self._waiting.get(content["id"], (None, None))
-        if future is None or listener is None:
-            return
+        try:
+            content = values_in(line)
+            asked = self._asked[content["id"]]
+        except (ValueError, KeyError, TypeError):
+            return  # half a line of a process that was killed, or an answer that nobody waits for
         if "event" in content:
-            listener(content["event"])
+            asked.listener(content["event"])
             return
-        del self._waiting[content["id"]]
-        if future.done():
+        del self._asked[content["id"]]
+        if asked.answer.done():
             return
         if "error" in content:
-            future.set_exception(WorkerError(content["error"]))
+            asked.answer.set_exception(WorkerError(content["error"]))
         else:
-            future.set_result(content.get("result"))
+            asked.answer.set_result(content.get("result"))
 
     def _ended(self, process: subprocess.Popen[str]) -> None:
-        if self._process not in (process, None):
-            return
-        waiting, self._waiting = self._waiting, {}
-        for future, _ in waiting.values():
-            if not future.done():
-                said = "\n".join(self._last)
-                future.set_exception(
+        """Answer what a process has left unanswered."""
+        lost = [number for number, one in self._asked.items() if one.process is process]
+        said = "\n".join(self._last)
+        for asked in map(self._asked.pop, lost):
+            if not asked.answer.done():
+                asked.answer.set_exception(
                     WorkerEnded(
                         f"the process that computes ended with code {process.returncode}",
                         found=said[-2000:] or None,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -19,7 +23,7 @@ __all__ = ["serve"]
 def serve(
     folder: Path, opened: Sequence[Path], host: str, port: int, ready: Callable[[str], None]
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C, or until its terminal is closed.
 
     Args:
         folder: the current folder of everything that runs.
@@ -40,27 +44,52 @@ def serve(
     server = _Server(
         uvicorn.Config(
             app,
-            log_level="warning",
+            http="h11",
+            ws="none",
+            log_level="critical",  # answers say what is wrong
             access_log=False,
             server_header=False,
             date_header=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
             lifespan="on",
         )
     )
+    server.end = app.state.page.end
     server.ready = lambda: ready(f"http://{shown}:{port}/?token={token}")
     server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it can be asked."""
+    """Tells when it can be asked; ends by Ctrl-C, a closed terminal, or a request of the system."""
 
     ready: Callable[[], None]
+    end: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end()  # first, because it waits for streams, and for answers of the workers
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals that end it; unlike uvicorn's own, it does not raise them again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers: list[Any] = [getattr(signal, name, None) for name in _ENDING]
+        before = {one: signal.signal(one, self.handle_exit) for one in numbers if one is not None}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this system has
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -5,31 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
+import os
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
-from loramerge.errors import LoramergeError, UsageError
-from loramerge.files.json_values import values_in
+from loramerge.errors import LoramergeError
 from loramerge.library.registry import home
 from loramerge.page.guard import Guard
 from loramerge.page.jobs import Job, Jobs
 from loramerge.page.places import Places
 from loramerge.page.processes import WorkerError, WorkerProcess
+from loramerge.page.requests import body_of
 from loramerge.page.worker import error_json, plain
 
 __all__ = ["Page", "answer", "app_of", "body_of", "page_of"]
 
 _STATIC = Path(__file__).parent / "static"
-_LARGEST = 4 << 20  # bytes of a request's JSON
+_BEHIND = 1000  # events that a page may have to read yet
 
 
 @dataclass
@@ -53,9 +56,26 @@ class Page:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def tell(self, event: str, content: Any) -> None:
-        """Tell all open pages of something."""
-        for queue in self.listeners:
-            queue.put_nowait((event, content))
+        """Tell all open pages of something; one that does not read is let go, and asks again."""
+        for queue in list(self.listeners):
+            if queue.full():
+                self.listeners.discard(queue)
+                queue.get_nowait()
+                queue.put_nowait(("end", None))
+            else:
+                queue.put_nowait((event, content))
+
+    def listener(self) -> asyncio.Queue[tuple[str, Any]]:
+        """Return a queue that gets what pages are told, until it is taken off `listeners`."""
+        found: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(_BEHIND)
+        self.listeners.add(found)
+        return found
+
+    def end(self) -> None:
+        """End the streams of all pages, and interrupt what runs; the processes end by themselves."""
+        self.tell("end", None)
+        self.jobs.let_go()
+        self.live.let_go()
 
     def keep(self, data: bytes, kind: str) -> str:
         """Keep a picture or a page for a while, and return its number."""
@@ -76,29 +96,17 @@ def page_of(request: Request) -> Page:
     return found
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request.
+class _Json(JSONResponse):
+    """JSON in ASCII: names of files may have bytes that no other encoding takes."""
 
-    Raises:
-        UsageError: if it is none, or too large.
-    """
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > _LARGEST:
-            raise UsageError("the request is too large")
-    try:
-        found = values_in(data.decode() or "{}")
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError("the request is not a JSON object")
-    return found
+    def render(self, content: Any) -> bytes:
+        """Return the bytes."""
+        return json.dumps(content, allow_nan=False, default=str).encode("ascii")
 
 
 def answer(content: Any, status: int = 200) -> JSONResponse:
     """Return a JSON answer; NaN and infinity become null."""
-    return JSONResponse(plain(content), status)
+    return _Json(plain(content), status)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -108,10 +116,25 @@ async def _refused(request: Request, error: Exception) -> Response:
     return answer({"error": content}, status)
 
 
+async def _bug(request: Request, error: Exception) -> Response:
+    text = f"bug: {type(error).__name__}"
+    hint = "set LORAMERGE_TRACEBACK=1, start it again, and report what it prints"
+    return answer({"error": {"text": text, "hint": hint, "exit_code": 70}}, 500)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = {404: "there is no such page", 405: "this cannot be done here"}
+    said = text.get(error.status_code, error.detail)
+    found = answer({"error": {"text": said, "hint": None, "exit_code": 2}}, error.status_code)
+    found.headers.update(error.headers or {})
+    return found
+
+
 def app_of(
     places: Places, hosts: Iterable[str], token: str, *, store: Path | None = None
 ) -> Starlette:
-    """Return the application.
+    """Return the application; its `state.page` is what the routes share.
 
     Args:
         hosts: what a browser may call it, with the port.
@@ -120,14 +143,14 @@ def app_of(
     """
     from loramerge.page.routes import routes
 
-    name = hashlib.sha256(str(places.folder).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(places.folder)).hexdigest()[:16]
     page: Page
 
     def told(job: Job) -> None:
         page.tell("job", job.json())
 
     place = store or home() / "page" / name
-    page = Page(places, WorkerProcess(places.folder), Jobs(places.folder, place, told))
+    page = Page(places, WorkerProcess(places), Jobs(places, place, told))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -135,16 +158,32 @@ def app_of(
         try:
             yield
         finally:
+            page.end()
+            await asyncio.to_thread(page.live.wait, _PATIENCE / 2)
+            await page.jobs.ended(_PATIENCE)
             running.cancel()
-            page.tell("end", None)
-            await asyncio.to_thread(page.jobs.close)
-            await asyncio.to_thread(page.live.end, 1.0)
+            page.jobs.close()
 
-    app = Starlette(
+    app = _Guarded(
+        hosts,
+        token,
         routes=[*routes(), Mount("/static", StaticFiles(directory=_STATIC))],
-        middleware=[Middleware(Guard, hosts=tuple(hosts), token=token)],
-        exception_handlers={LoramergeError: _refused},
+        exception_handlers={LoramergeError: _refused, HTTPException: _http, Exception: _bug},
         lifespan=lifespan,
     )
     app.state.page = page
     return app
+
+
+_PATIENCE = 1.0  # seconds that processes have at the end of the server; later they end alone
+
+
+class _Guarded(Starlette):
+    """An application inside of a guard: even its own errors get the guard's headers."""
+
+    def __init__(self, hosts: Iterable[str], token: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._guard = Guard(super().__call__, hosts, token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._guard(scope, receive, send)

@@ -8,7 +8,6 @@ input, after which the process ends. What can be asked for is a module of `page.
 
 from __future__ import annotations
 
-import _thread
 import json
 import math
 import os
@@ -18,11 +17,12 @@ import sys
 import threading
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-from loramerge.errors import LoramergeError, UsageError, in_recipe, spelled
+from loramerge.errors import LoramergeError, OutOfMemory, UsageError, in_recipe, spelled
 from loramerge.events import Event, Progress, Warn
 from loramerge.files.json_values import values_in
+from loramerge.interruption import begin_interruptible, interrupt
 
 __all__ = ["error_json", "main", "plain"]
 
@@ -35,26 +35,42 @@ _ONE_THREAD = (
 
 
 class _Worker:
-    """Takes requests one after the other; `stop` reaches the one that runs."""
+    """Takes requests one after the other; `stop` reaches the one that runs.
+
+    Lines are read and written by other threads, because an interruption comes in the main one only:
+    no line is lost or cut.
+    """
 
     def __init__(self, lines: TextIO, out: TextIO) -> None:
         self._lines, self._out = lines, out
         self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._running: Any = None
         self._stopped: set[Any] = set()
         self._lock = threading.Lock()
+        self._ending = False
 
     def run(self) -> None:
         """Answer requests until the input ends."""
+        begin_interruptible(self._stop_running)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's `&`
+        signal.signal(signal.SIGTERM, self._end)
         threading.Thread(target=self._read, daemon=True).start()
-        while True:
+        writing = threading.Thread(target=self._write, daemon=True)
+        writing.start()
+        while not self._ending:
             try:
                 request = self._waiting.get()
-                if request is None:
-                    return
-                self._answer(request)
+                if request is not None and not self._ending:
+                    self._answer(request)
             except KeyboardInterrupt:  # it came between two requests
                 continue
+        self._said.put(None)
+        writing.join()
+
+    def _end(self, number: int, frame: Any) -> NoReturn:
+        self._ending = True
+        raise KeyboardInterrupt
 
     def _read(self) -> None:
         for line in self._lines:
@@ -63,14 +79,32 @@ class _Worker:
                 self._stop(content["stop"])
             else:
                 self._waiting.put(content)
+        # nobody listens any more; what libraries print must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        self._ending = True
         self._waiting.put(None)
-        self._stop(self._running)
+        self._stop_running()
+
+    def _write(self) -> None:
+        heard = True
+        while (text := self._said.get()) is not None:
+            try:
+                if heard:
+                    self._out.write(text + "\n")
+                    self._out.flush()
+            except (OSError, ValueError):
+                heard = False  # the server has ended; what runs is interrupted by the reader
+
+    def _stop_running(self) -> None:
+        with self._lock:
+            if self._running is not None:
+                interrupt()
 
     def _stop(self, number: Any) -> None:
         with self._lock:
             self._stopped.add(number)
             if number is not None and number == self._running:
-                _interrupt()
+                interrupt()
 
     def _answer(self, request: dict[str, Any]) -> None:
         number = request["id"]
@@ -78,8 +112,8 @@ class _Worker:
             try:
                 with self._lock:
                     self._running = number
-                    if number in self._stopped:
-                        raise KeyboardInterrupt
+                if number in self._stopped:
+                    raise KeyboardInterrupt
                 found = {"result": self._done(request)}
             finally:
                 with self._lock:
@@ -88,6 +122,8 @@ class _Worker:
             found = {"error": {"text": "stopped; no half-written file was left", "exit_code": 130}}
         except LoramergeError as error:
             found = {"error": error_json(error)}
+        except MemoryError:
+            found = {"error": {"text": "there is too little memory", "exit_code": _TOO_LITTLE}}
         except OSError as error:
             text = f"{error.filename or 'the system'}: {error.strerror or error}"
             found = {"error": {"text": text, "exit_code": 3}}
@@ -100,7 +136,7 @@ class _Worker:
             try:
                 self._say({"id": number, **found})
                 return
-            except KeyboardInterrupt:  # too late to stop anything; whoever asked takes one answer
+            except KeyboardInterrupt:  # too late to stop anything; the second answer is ignored
                 continue
 
     def _done(self, request: dict[str, Any]) -> Any:
@@ -115,18 +151,10 @@ class _Worker:
         return import_module(name).do(request, notify)
 
     def _say(self, content: dict[str, Any]) -> None:
-        text = json.dumps(plain(content), ensure_ascii=True, default=str)
-        with self._lock:
-            self._out.write(text + "\n")
-            self._out.flush()
+        self._said.put(json.dumps(plain(content), ensure_ascii=True, default=str))
 
 
-def _interrupt() -> None:
-    """Raise KeyboardInterrupt in the main thread, also where it waits for a lock."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-    else:
-        _thread.interrupt_main()
+_TOO_LITTLE = OutOfMemory.exit_code
 
 
 def event_json(event: Event) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError
+from loramerge.library.lookup import below
 from loramerge.parameters import Parameter, parameters_of, value_of
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input
@@ -165,6 +166,9 @@ class _Expansion:
         for one in parameters_of(type(parameters)):
             value = value_of(parameters, one)
             values = value if one.many else (value,)
+            if one.doc.recipe and one.doc.path:
+                placed = [v if v is None else str(below(self.root, v)) for v in values]
+                changed[one.name] = tuple(placed) if one.many else placed[0]
             if not one.doc.recipe or not any(map(one.names, values)):
                 continue
             found: list[Reference] = []

@@ -98,7 +98,7 @@ def outside_places(folder: Path, tasks: Mapping[str, Task]) -> list[str]:
     for task in tasks.values():
         named = (getattr(task.parameters, word, None) for word in WRITTEN)
         for place in (task.save, *named):
-            if isinstance(place, (str, Path)) and is_outside(folder, below(folder, str(place))):
+            if isinstance(place, (str, Path)) and is_outside(folder, Path(place)):
                 found[str(place)] = None
     return list(found)
 

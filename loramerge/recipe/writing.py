@@ -12,6 +12,7 @@ from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare, below, find
+from loramerge.library.shipped import SHIPPED_BASES, shipped_name
 from loramerge.parameters import item_word
 from loramerge.recipe.saves import WRITTEN, is_outside
 from loramerge.recipe.variables import escape
@@ -74,7 +75,7 @@ def recipe_content(steps: Sequence[tuple[str, Any, Any]], root: Path) -> dict[st
         if real not in names:
             stem = bare(place.name) or "input"
             names[real] = free_name(stem, {*inputs, *written})
-            inputs[names[real]] = relative_path(place, root)
+            inputs[names[real]] = _shipped(place, root) or relative_path(place, root)
         return names[real]
 
     for verb, parameters, result in steps:
@@ -112,6 +113,18 @@ def _locate(text: str, holds: str) -> Path:
         return find(text, holds if holds in ("bases", "models") else "adapters")
     except LoramergeError:
         return find(text, "bases") if holds == "files" else below(None, text)
+
+
+def _shipped(place: Path, root: Path) -> str | None:
+    """Return the name of what comes with loramerge, which every computer has; None for other files.
+
+    A file in the recipe's folder may have the name, too; then the name means that file.
+    """
+    name = shipped_name(place)
+    if name is None:
+        return None
+    found = find(name, "bases" if name in SHIPPED_BASES else "adapters", root=root)
+    return name if os.path.realpath(found) == os.path.realpath(place) else None
 
 
 def relative_path(path: Path, root: Path) -> str:

@@ -283,6 +283,7 @@ class WriteParameters:
             ("--output", "-o"),
             "FILE",
             recipe=False,
+            path=True,
         ),
     ] = None
     to: Annotated[

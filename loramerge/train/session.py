@@ -17,7 +17,7 @@ import torch
 from loramerge.adapter import Adapter
 from loramerge.errors import OutOfMemory, OutputExists, Setting, UsageError
 from loramerge.events import Note, Notify, ignore
-from loramerge.files.folders import RUN_LOG, RUN_STATE
+from loramerge.files.folders import RUN_LOG, RUN_SAMPLES, RUN_STATE
 from loramerge.train.dataset.arrange import Arranged
 from loramerge.train.dataset.header import header_of_images
 from loramerge.train.dataset.length import in_steps
@@ -50,7 +50,7 @@ from loramerge.train.spec.spec import Spec
 
 __all__ = ["LOG", "SHEET", "STATE", "Trained", "train"]
 
-STATE, LOG, SHEET = RUN_STATE, RUN_LOG, "samples.png"
+STATE, LOG, SHEET = RUN_STATE, RUN_LOG, RUN_SAMPLES
 
 Keep = Callable[[Adapter, int], None]
 

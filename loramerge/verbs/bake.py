@@ -89,6 +89,7 @@ class Bake(WeightParameters, UnknownParameter):
             ("--output", "-o"),
             "PATH",
             recipe=False,
+            path=True,
         ),
     ] = None
     skip_missing: Annotated[

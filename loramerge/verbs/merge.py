@@ -117,6 +117,7 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
             ("--output", "-o"),
             "PATH",
             recipe=False,
+            path=True,
         ),
     ] = None
     layout: Annotated[

@@ -68,7 +68,7 @@ class Meta:
     ] = False
     output: Annotated[
         str | None,
-        Doc("Write another file [default: replace FILE].", ("--output", "-o"), "FILE"),
+        Doc("Write another file [default: replace FILE].", ("--output", "-o"), "FILE", path=True),
     ] = None
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"))] = False
 

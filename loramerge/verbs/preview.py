@@ -137,7 +137,7 @@ class Preview:
     output: Annotated[
         str | None,
         Doc("PNG file to write [default: preview of the adapters].", ("--output", "-o"), "FILE",
-            recipe=False),
+            recipe=False, path=True),
     ] = None  # fmt: skip
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
         False

@@ -87,6 +87,7 @@ class Unbake(WeightParameters, UnknownParameter):
             ("--output", "-o"),
             "PATH",
             recipe=False,
+            path=True,
         ),
     ] = None
     skip_missing: Annotated[

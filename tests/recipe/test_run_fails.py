@@ -12,6 +12,8 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import LoramergeError, NumericsError, OutputExists
+from loramerge.recipe.recipe import load_recipe
+from loramerge.recipe.saves import outside_places
 from tests.builders.world import rewrite
 from tests.recipe.outcomes import CHAIN, done
 
@@ -142,3 +144,35 @@ def test_a_recipe_writes_outside_of_its_folder_only_if_told_to(run, recipe, tmp_
     assert "warning" in said and "--allow-outside" in said and Path(save).name in said
     run.refused(2, "run", "recipe.yaml", says=("outside of its folder", "--allow-outside"))
     run.ok("run", "recipe.yaml", "--allow-outside")
+
+
+def test_a_recipe_below_writes_in_its_own_folder_alone(run):
+    """`sub/../out` from `sub` is not `sub/sub/../out`: the path of a save starts from the recipe's
+    folder already."""
+    place = Path("sub")
+    place.mkdir()
+    (place / "recipe.yaml").write_text(
+        SAVES.format(rank=1, save="../out.safetensors").replace("a.saf", "../a.saf")
+    )
+    run.refused(2, "run", "sub/recipe.yaml", says=("outside of its folder", "--allow-outside"))
+    assert not Path("out.safetensors").exists()
+    text = SAVES.format(rank=1, save="out.safetensors").replace("a.saf", "../a.saf")
+    (place / "recipe.yaml").write_text(text)
+    run.ok("run", "sub/recipe.yaml")
+    assert (place / "out.safetensors").exists()
+
+
+def test_folders_of_a_run_and_pictures_start_from_the_recipe(work):
+    step = "train: {{base: tiny, images: ., folder: '{0}', cache: '{0}-cache'}}"
+    place = Path("sub")
+    place.mkdir()
+    for named, outside in (("runs", 0), ("../runs", 2), (str(work / "runs"), 2)):
+        text = f"version: 1\nsteps:\n  s:\n    {step.format(named)}\n    save: a.safetensors\n"
+        (place / "recipe.yaml").write_text(text)
+        found = load_recipe("sub/recipe.yaml")
+        parameters = found.tasks["s"].parameters
+        assert parameters.folder == str(Path("sub") / named)
+        assert len(outside_places(found.root, found.tasks)) == outside
+    text = "version: 1\nsteps:\n  s: {card: {file: zuzu, picture: [a.png]}, save: a.md}\n"
+    (place / "recipe.yaml").write_text(text)
+    assert load_recipe("sub/recipe.yaml").tasks["s"].parameters.picture == ("sub/a.png",)

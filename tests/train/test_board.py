@@ -12,9 +12,9 @@ torch: Any = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from loramerge.errors import MissingExtra  # noqa: E402
+from loramerge.files.run_log import read_log  # noqa: E402
 from loramerge.train.run import board as boards  # noqa: E402
 from loramerge.train.run.board import Board  # noqa: E402
-from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.train.run.loop import TrainStep  # noqa: E402
 from tests.train.test_verb import run  # noqa: E402
 

@@ -16,7 +16,7 @@ torch: Any = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from loramerge.cli.main import main  # noqa: E402
-from loramerge.train.run.log import read_log  # noqa: E402
+from loramerge.files.run_log import read_log  # noqa: E402
 from tests.builders.commands import ROOT  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402

@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, UsageError  # noqa: E402
 from loramerge.events import Progress  # noqa: E402
+from loramerge.files.run_log import read_log  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.dataset.arrange import Arranged  # noqa: E402
 from loramerge.train.dataset.captions import Captioning  # noqa: E402
@@ -22,7 +23,6 @@ from loramerge.train.dataset.scan import Dataset, Picture  # noqa: E402
 from loramerge.train.lora.modules import lora_layers  # noqa: E402
 from loramerge.train.lora.starting import start_from  # noqa: E402
 from loramerge.train.run import loop  # noqa: E402
-from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.train.spec.settings import Settings  # noqa: E402
 from loramerge.train.spec.spec import Data, Spec, Targets  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402

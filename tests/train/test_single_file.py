@@ -17,6 +17,7 @@ transformers: Any = pytest.importorskip("transformers")
 
 from loramerge.errors import UsageError  # noqa: E402
 from loramerge.families import FAMILIES  # noqa: E402
+from loramerge.files.run_log import read_log  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.models import clip_vocabulary  # noqa: E402
 from loramerge.train.models.architecture import Network  # noqa: E402
@@ -26,7 +27,6 @@ from loramerge.train.models.registry import architecture_of_family  # noqa: E402
 from loramerge.train.models.schedules import config_of_keys  # noqa: E402
 from loramerge.train.models.single import configured  # noqa: E402
 from loramerge.train.models.texts import encode  # noqa: E402
-from loramerge.train.run.log import read_log  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from loramerge.files.folders import RUN_SAMPLES
 from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import grid, png_bytes, write_png
 from loramerge.train.dataset.arrange import Arranged
@@ -55,7 +56,7 @@ class SampleSheet:
             if not done or int(path.name[:6]) > done:
                 path.unlink(missing_ok=True)
         if not done or not self._how.sample_every:
-            (self._folder / _SHEET).unlink(missing_ok=True)
+            (self._folder / RUN_SAMPLES).unlink(missing_ok=True)
 
     def draw(self, texts: Texts, done: int) -> list[Any]:
         """Generate the samples of a step, write the sheet up to this step, and return the samples."""
@@ -76,12 +77,12 @@ class SampleSheet:
             path = self._folder / "samples" / f"{done:06}-{index}.png"
             write_bytes(path, png_bytes(picture, _about(prompt, seed)), force=True)
         write_png(
-            sheet(self._folder, self.prompts, self._how.sample_seed, done), self._folder / _SHEET
+            sheet(self._folder, self.prompts, self._how.sample_seed, done),
+            self._folder / RUN_SAMPLES,
         )
         return found
 
 
-_SHEET = "samples.png"
 _FILES = "??????-*.png"
 
 

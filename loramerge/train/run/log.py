@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from loramerge.files.json_values import values_in
+from loramerge.files.run_log import read_log
 from loramerge.files.writer import write_bytes
 from loramerge.train.run.loop import TrainStep
 
-__all__ = ["Log", "read_chosen", "read_log"]
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a log; a line that a killed process left half written is none."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            entry = values_in(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and "step" in entry:
-            yield entry
+__all__ = ["Log", "read_chosen"]
 
 
 def read_chosen(path: Path) -> dict[str, Any] | None:

@@ -55,12 +55,13 @@ class Card:
             "Picture in the card's folder, or below; may be repeated [default: those beside FILE "
             "with its name].",
             metavar="FILE",
+            path=True,
         ),
     ] = ()
     output: Annotated[
         str | None,
         Doc("Output path [default: README.md beside FILE].", ("--output", "-o"), "FILE",
-            recipe=False),
+            recipe=False, path=True),
     ] = None  # fmt: skip
     force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
         False

@@ -416,6 +416,7 @@ class _Monitoring:
             "with -run].",
             metavar="DIR",
             result=False,
+            path=True,
         ),
     ] = None
     cache: Annotated[
@@ -425,6 +426,7 @@ class _Monitoring:
             "[default: cache in the run's folder].",
             metavar="DIR",
             result=False,
+            path=True,
         ),
     ] = None
     resume: Annotated[

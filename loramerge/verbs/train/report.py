@@ -24,7 +24,7 @@ _CURVES = {"loss": "loss", "validation loss": "validation", "gradients": "gradie
 
 def with_figures(result: TrainResult, parameters: Train, context: Context) -> TrainResult:
     """Return a result with the curves of its log and the findings about its adapter."""
-    from loramerge.train.run.log import read_log
+    from loramerge.files.run_log import read_log
 
     entries = list(read_log(Path(result.folder) / RUN_LOG))
     curves = {

@@ -245,7 +245,7 @@ def _probe(adapter: Adapter, parameters: Train, path: Path) -> None:
 
 def _losses(log: Path, name: str) -> tuple[float, float] | None:
     """Return the mean loss over the first and over the last tenth of its entries in the log."""
-    from loramerge.train.run.log import read_log
+    from loramerge.files.run_log import read_log
 
     losses = [entry[name] for entry in read_log(log) if entry.get(name) is not None]
     if not losses:

@@ -1,0 +1,74 @@
+"""Interruptions: signals that end a process do it as Ctrl-C does, so that nothing half-written stays."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+__all__ = ["begin_interruptible", "end_interruptible", "interrupt", "stop"]
+
+_ENDING = ("SIGTERM", "SIGHUP")  # Windows lacks the second
+
+
+def begin_interruptible(again: Callable[[], None] | None = None) -> None:
+    """Let signals that end a process raise KeyboardInterrupt, wherever it may be.
+
+    Those that are ignored stay so, as under `nohup`.
+
+    Args:
+        again: called a moment after an interruption that Python could not raise; None interrupts the
+            main thread once more.
+    """
+    for name in _ENDING:
+        number: Any = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+
+    def not_raised(what: Any) -> None:
+        """Stop a moment later where an interruption came while Python could not raise it.
+
+        That is so in callbacks of weak references, which importing has, and in finalizers.
+        """
+        if what.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(what)
+            return
+        import threading
+
+        threading.Timer(0.01, again or _once_more).start()
+
+    sys.unraisablehook = not_raised
+
+
+def end_interruptible() -> None:
+    """Let signals end the process at once: the work is done, and libraries that shut down would answer
+    with tracebacks."""
+    for name in ("SIGINT", *_ENDING):
+        number: Any = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (stop, signal.default_int_handler):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def stop(number: int, frame: Any) -> NoReturn:
+    """End as Ctrl-C does, so that no half-written file stays."""
+    raise KeyboardInterrupt
+
+
+def interrupt() -> None:
+    """Interrupt the main thread from another one, also where it waits for a lock or the disk."""
+    import _thread
+    import threading
+
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _once_more() -> None:
+    """Interrupt the main thread, unless it has done its work by now."""
+    import _thread
+
+    known = signal.getsignal(signal.SIGTERM) is stop
+    _thread.interrupt_main(signal.SIGTERM if known else signal.SIGINT)

@@ -1,0 +1,462 @@
+"""Attacks on the page: who may ask, which files it touches, and what odd requests do to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.builders.samples import safetensors_bytes
+from tests.page.serving import TOKEN, Answer, Served
+
+pytest.importorskip("starlette")
+
+from starlette.routing import Route
+
+from loramerge.page.guard import Guard
+from loramerge.page.places import Places
+from loramerge.page.routes import routes
+from loramerge.page.routes.files import clean_name
+
+pytestmark = pytest.mark.xdist_group("page")
+_SMALL = safetensors_bytes({"a": np.zeros(2, "f4")})
+ALWAYS = ("content-security-policy", "referrer-policy", "x-content-type-options", "cache-control")
+POSTS = sorted(
+    one.path for one in routes() if isinstance(one, Route) and "POST" in (one.methods or ())
+)
+
+
+# --- who may ask ---------------------------------------------------------------------------------
+
+# headers beside a request that would be answered → status, and the check that refuses it
+INTRUDERS: dict[str, tuple[dict[str, str | None], int, str]] = {
+    "another page": ({"origin": "http://evil.example"}, 403, "_origin"),
+    "a file": ({"origin": "null"}, 403, "_origin"),
+    "the same host under another scheme": ({"origin": "https://HOST"}, 403, "_origin"),
+    "a page of another port": ({"origin": "http://127.0.0.1:1"}, 403, "_origin"),
+    "another name of this computer": ({"host": "evil.example:80"}, 421, "_host"),
+    "no port": ({"host": "127.0.0.1"}, 421, "_host"),
+    "an empty host": ({"host": ""}, 421, "_host"),
+    "a request of another site": ({"sec-fetch-site": "cross-site"}, 403, "_site"),
+    "a request of a sister site": ({"sec-fetch-site": "same-site"}, 403, "_site"),
+    "no token": ({TOKEN: None}, 401, "_secret"),
+    "an empty token": ({TOKEN: ""}, 401, "_secret"),
+    "a wrong token": ({TOKEN: "secreT"}, 401, "_secret"),
+    "part of the token": ({TOKEN: "secre"}, 401, "_secret"),
+    "a cookie": ({TOKEN: None, "cookie": "token=secret"}, 401, "_secret"),
+    "another header": ({TOKEN: None, "authorization": "Bearer secret"}, 401, "_secret"),
+}
+
+
+def _intrude(page: Served, name: str) -> Answer:
+    headers = {n: v and v.replace("HOST", page.address) for n, v in INTRUDERS[name][0].items()}
+    return page.get("/api/about", headers=headers)
+
+
+@pytest.mark.parametrize("name", INTRUDERS)
+def test_a_request_from_elsewhere_is_refused(name: str, page: Served) -> None:
+    found = _intrude(page, name)
+    assert found.status == INTRUDERS[name][1]
+    assert set(found.body) == {"error"}  # and says nothing else
+    assert "secret" not in json.dumps(found.body)
+
+
+@pytest.mark.parametrize("check", ["_origin", "_host", "_site", "_secret"])
+def test_a_guard_without_one_of_its_checks_lets_these_requests_in(
+    check: str, page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = tuple(one for one in Guard.checks if one.__name__ != check)
+    monkeypatch.setattr(Guard, "checks", rest)
+    for name, (_, _, by) in INTRUDERS.items():
+        assert (_intrude(page, name).status == 200) == (by == check), name
+
+
+def test_the_page_itself_may_ask(page: Served) -> None:
+    own = {"origin": f"http://{page.address}", "sec-fetch-site": "same-origin"}
+    assert page.get("/api/about", headers=own).status == 200
+    assert page.get(f"/?token={page.token}", headers={TOKEN: None}).status == 200
+    assert page.get("/", headers={TOKEN: None}).status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/about"),
+        ("POST", "/api/jobs"),
+        ("POST", "/api/upload"),
+        ("DELETE", "/api/jobs/1"),
+    ],
+)
+def test_a_token_in_the_address_is_taken_only_for_what_a_browser_fetches_itself(
+    method: str, path: str, page: Served
+) -> None:
+    assert page.ask(method, f"{path}?token={page.token}", headers={TOKEN: None}).status == 401
+
+
+def test_two_hosts_or_two_origins_are_refused(page: Served) -> None:
+    for name in ("host", "origin"):
+        head = [f"Host: {page.address}", f"{TOKEN}: {page.token}"]
+        own = page.address if name == "host" else f"http://{page.address}"
+        head += [f"{name}: {own}", f"{name}: http://evil.example"]
+        assert _raw(page, "GET /api/about HTTP/1.1\r\n" + "\r\n".join(head) + "\r\n\r\n") in (
+            b"400",
+            b"403",
+            b"421",
+        )
+
+
+def _raw(page: Served, text: str) -> bytes:
+    """Send a text as it is, and return the status of the answer."""
+    host, port = page.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as found:
+        found.sendall(text.encode("latin-1"))
+        return found.makefile("rb").readline().split()[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/about", 200), ("GET", "/api/nothing", 404), ("PUT", "/api/about", 405),
+        ("POST", "/api/action", 400), ("GET", "/static/nothing.js", 404), ("GET", "/nothing", 404),
+        ("PATCH", "/api/jobs", 405), ("BREW", "/api/jobs", 405), ("GET", "/picture/none.png", 400),
+        ("GET", "/static/../server.py", 404), ("GET", "/static/%2e%2e/server.py", 404),
+        ("GET", "/static//etc/passwd", 404), ("GET", "/static/..%5cserver.py", 404),
+    ],
+)  # fmt: skip
+def test_every_answer_has_the_headers_that_protect_the_page(
+    method: str, path: str, status: int, page: Served
+) -> None:
+    found = page.ask(method, path)
+    assert found.status == status
+    wanted = ALWAYS[:3] if path.startswith("/static/") else ALWAYS
+    assert found.headers.keys() >= set(wanted)
+    assert "default-src 'none'" in found.headers["content-security-policy"]
+    assert found.headers["x-content-type-options"] == "nosniff"
+    if status >= 400 and not path.startswith("/static"):
+        assert found.headers["content-type"] == "application/json"
+
+
+def test_a_bug_is_told_without_a_traceback_and_with_all_headers(
+    page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("at /home/someone/secret.py")
+
+    monkeypatch.setattr("loramerge.page.routes.front._facts", fail)
+    found = page.get("/api/about")
+    assert found.status == 500
+    assert found.headers.keys() >= set(ALWAYS)
+    assert found.body["error"]["exit_code"] == 70
+    assert "secret.py" not in json.dumps(found.body)
+    assert "Traceback" not in json.dumps(found.body)
+
+
+# --- which files it touches ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(page: Served) -> Path:
+    """A file beside the current folder, and links to it and its folder."""
+    secret = page.folder.parent / "elsewhere" / "secret.safetensors"
+    for name, target in (("link.safetensors", secret), ("linked", secret.parent)):
+        place = page.folder / name
+        if not place.is_symlink():
+            place.symlink_to(target)
+    return secret
+
+
+def _spellings(outside: Path) -> list[str]:
+    return [
+        "../elsewhere/secret.safetensors",
+        "../elsewhere/secret",
+        "./x/../../elsewhere/secret.safetensors",
+        str(outside),
+        str(outside.with_suffix("")),
+        "link.safetensors",
+        "link",
+        "link.safetensors#first",
+        "linked/secret.safetensors",
+        "linked/secret",
+        "/etc/passwd",
+        "~/.ssh/id_rsa",
+        "~root/x.safetensors",
+    ]
+
+
+_NOTHING = ("", "link", "link.safetensors#first")  # the last two are names of adapters only
+
+# verb → word, values beside it
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "inspect": ("files", {}),
+    "resize": ("adapter", {"rank": 2}),
+    "mix": ("adapters", {}),
+    "diff": ("a", {"b": "zuzu"}),
+    "bake": ("base", {"adapters": "zuzu"}),
+    "card": ("picture", {"file": "zuzu"}),
+    "train": ("images", {"base": "tiny"}),
+}
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_no_action_reads_outside_of_the_places(verb: str, page: Served, outside: Path) -> None:
+    word, values = READERS[verb]
+    for text in _spellings(outside):
+        found = page.post("/api/action", {"verb": verb, "values": {word: text, **values}})
+        if found.status == 200:  # there is nothing of this name, which the verb says
+            assert text in _NOTHING[: 1 if verb in ("mix", "resize", "inspect", "diff") else 3]
+        else:
+            assert "may not use" in found.error or found.error.startswith("no base"), (text, found)
+
+
+def test_a_pattern_and_a_folder_read_nothing_outside_either(page: Served, outside: Path) -> None:
+    for text in ("linked", "*/secret.safetensors", "lin*", "../elsewhere/*", "*.safetensors"):
+        found = page.post("/api/action", {"verb": "inspect", "values": {"files": [text]}})
+        assert "may not use" in found.error, text
+
+
+def test_a_check_that_follows_no_links_reads_outside(
+    page: Served, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: the tests above must find it."""
+
+    def lies_in(_: Places, path: Path, roots: list[str]) -> bool:
+        return os.path.normpath(path).startswith(tuple(roots))
+
+    asked = {"verb": "diff", "values": {"a": "link", "b": "zuzu"}}
+    assert page.post("/api/action", asked).status == 400
+    monkeypatch.setattr(Places, "_lies_in", lies_in)
+    assert page.post("/api/action", asked).status == 200
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "../out.safetensors", "/tmp/out.safetensors", "linked/out.safetensors", "link.safetensors",
+        "~/out.safetensors", "x/../../out.safetensors", "a\0b.safetensors", "a\nb.safetensors",
+        "a\x1bb.safetensors", "\ud800.safetensors",
+    ],
+)  # fmt: skip
+def test_no_action_writes_outside_of_the_places(output: str, page: Served, outside: Path) -> None:
+    before = outside.read_bytes()
+    values = {"adapters": ["zuzu"], "output": output, "force": True}
+    for path in ("/api/action", "/api/jobs"):
+        assert page.post(path, {"verb": "mix", "values": values}).status == 400
+    assert outside.read_bytes() == before
+    assert page.get("/api/jobs").body == []
+
+
+def test_what_comes_with_loramerge_can_be_read_but_not_written(page: Served) -> None:
+    from loramerge.library.shipped import shipped
+
+    place = shipped("zuzu")
+    values = {"adapters": [str(place)], "output": str(place), "force": True}
+    found = page.post("/api/action", {"verb": "mix", "values": values})
+    assert "may not use" in found.error
+    values["output"] = "copy.safetensors"
+    assert page.post("/api/action", {"verb": "mix", "values": values}).status == 200
+
+
+@pytest.mark.parametrize("word", ["folder", "cache"])
+def test_folders_of_a_run_lie_in_the_places(word: str, page: Served, outside: Path) -> None:
+    (page.folder / "pictures").mkdir(exist_ok=True)
+    values = {"base": "tiny", "images": "pictures", word: "../elsewhere"}
+    found = page.post("/api/action", {"verb": "train", "values": values})
+    assert "may not use" in found.error
+
+
+def test_a_base_on_the_hub_is_not_downloaded(page: Served, no_hub: None) -> None:
+    found = page.post("/api/action", {"verb": "resize", "values": {"adapter": "hf:a/b", "rank": 2}})
+    assert found.status == 400
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if the hub is asked."""
+
+    def refuse() -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("loramerge.library.hub.connect", refuse)
+
+
+@pytest.mark.parametrize("folder", ["..", "../elsewhere", "linked", "/", "~", "a\0b", "/proc/self"])
+def test_no_folder_outside_of_the_places_is_listed(
+    folder: str, page: Served, outside: Path
+) -> None:
+    from urllib.parse import quote
+
+    found = page.get(f"/api/files?folder={quote(folder)}")
+    assert found.status == 400
+    assert "secret" not in json.dumps(found.body)
+
+
+def test_links_that_lead_out_and_hidden_files_are_not_listed(page: Served, outside: Path) -> None:
+    (page.folder / ".hidden.safetensors").write_bytes(b"")
+    found = page.get("/api/files").body
+    assert "link" not in json.dumps([found["files"], found["folders"]])
+    assert "hidden" not in json.dumps(found["files"])
+
+
+def test_a_name_with_markup_is_text_in_json(page: Served) -> None:
+    name = "<img src=x onerror=alert(1)>'\".safetensors"
+    (page.folder / name).write_bytes(b"")
+    found = page.get("/api/files")
+    assert name in [one["name"] for one in found.body["files"]]
+    assert found.headers["content-type"] == "application/json"
+    answer = page.post("/api/action", {"verb": "resize", "values": {"adapter": name, "rank": 1}})
+    assert answer.headers["content-type"] == "application/json"
+
+
+# --- uploads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("a.safetensors", "a.safetensors"), ("../../a.safetensors", "a.safetensors"),
+        ("C:\\Users\\x\\b.SAFETENSORS", "b.safetensors"), ("/etc/c.yaml", "c.yaml"),
+        ("a\0\x1b\nb.yaml", "ab.yaml"), (".hidden.yaml", "hidden.yaml"), ("..yaml", None),
+        ("<b>|x?.yml", "bx.yml"), ("a.pt", None), ("a.safetensors.exe", None), ("", None),
+        (".safetensors", None), ("a", None), ("ü" * 200 + ".yaml", "ü" * 60 + ".yaml"),
+        ("\ud800x.yaml", "x.yaml"), ("a/", None), ("page.html", None),
+    ],
+)  # fmt: skip
+def test_an_upload_gets_a_plain_name(name: str, kept: str | None) -> None:
+    from loramerge.errors import UsageError
+
+    if kept is None:
+        with pytest.raises(UsageError, match=r"only \.safetensors and \.yaml"):
+            clean_name(name)
+    else:
+        assert clean_name(name) == kept
+
+
+BAD_FILES = {
+    "a pickle": b"\x80\x04\x95" + b"c" * 40,
+    "a zip": b"PK\x03\x04" + bytes(60),
+    "a web page": b"<!doctype html><script>alert(1)</script>",
+    "nothing": b"",
+    "a header that is too long": (1 << 60).to_bytes(8, "little") + b"{}",
+    "too few bytes": _SMALL[:-3],
+    "too many bytes": _SMALL + b"more",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_an_upload_that_is_not_what_its_name_says_leaves_nothing(name: str, page: Served) -> None:
+    before = sorted(page.folder.iterdir())
+    found = page.ask("POST", "/api/upload?name=up.safetensors", raw=BAD_FILES[name])
+    assert found.status == 400
+    assert ".partial" not in json.dumps(found.body)
+    assert sorted(page.folder.iterdir()) == before
+
+
+def test_an_upload_is_written_whole_and_replaces_nothing(page: Served) -> None:
+    data = _SMALL
+    found = page.ask("POST", "/api/upload?name=../whole.safetensors", raw=data)
+    assert found.body["reference"] == "whole.safetensors"
+    assert (page.folder / "whole.safetensors").read_bytes() == data
+    again = page.ask("POST", "/api/upload?name=whole.safetensors", raw=data)
+    assert again.status == 400 and "exists" in again.error
+    assert page.ask("POST", "/api/upload?name=r.yaml", raw=b"version: 1\n").status == 200
+    assert page.ask("POST", "/api/upload?name=s.yaml", raw=b"a: [").status == 400
+    assert page.ask("POST", "/api/upload?name=t.yaml", raw=b"a" * (1 << 21)).status == 400
+
+
+def test_an_upload_that_stops_halfway_or_does_not_fit_leaves_nothing(
+    page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(page.folder.iterdir())
+    host, port = page.address.split(":")
+    head = f"POST /api/upload?name=half.safetensors HTTP/1.1\r\nHost: {page.address}\r\n"
+    head += f"{TOKEN}: {page.token}\r\nContent-Length: 100000\r\n\r\n"
+    with socket.create_connection((host, int(port))) as found:
+        found.sendall(head.encode() + b"x" * 1000)
+        time.sleep(0.05)
+    huge = _raw(page, head.replace("100000", "9" * 18))
+    assert huge == b"400"
+    deadline = time.monotonic() + 20
+    while sorted(page.folder.iterdir()) != before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sorted(page.folder.iterdir()) == before
+
+
+# --- odd requests ------------------------------------------------------------------------------------
+
+BAD_BODIES = {
+    "not JSON": b"{",
+    "a list": b"[]",
+    "a number": b"1",
+    "not UTF-8": b"\xff\xfe{}",
+    "deep lists": b'{"values": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep mappings": b'{"values": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
+    "rather deep": b'{"verb": "mix", "values": ' + b'{"a":' * 60 + b"1" + b"}" * 60 + b"}",
+    "a long number": b'{"verb": "mix", "values": {"rank": ' + b"9" * 10_000 + b"}}",
+    "infinity": b'{"verb": "resize", "values": {"adapter": "zuzu", "rank": Infinity}}',
+    "half a pair": b'{"verb": "\\ud800", "path": "\\ud800", "text": "\\ud800"}',
+    "too large": b'{"a": "' + b"x" * (5 << 20) + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_malformed_body_is_an_error_of_the_one_who_asks(name: str, page: Served) -> None:
+    for path in POSTS:
+        if path != "/api/upload":
+            found = page.ask("POST", path.replace("{id}", "0"), raw=BAD_BODIES[name])
+            assert 400 <= found.status < 500, (path, found)
+            assert set(found.body) == {"error"}, path
+
+
+def test_malformed_requests_and_slow_clients_do_not_hold_others_up(page: Served) -> None:
+    host, port = page.address.split(":")
+    assert _raw(page, "GET /\x00 HTTP/1.1\r\n\r\n") == b"400"
+    assert _raw(page, "nonsense\r\n\r\n") == b"400"
+    slow = []
+    for start in ("GET /api/about HT", "POST /api/action HTTP/1.1\r\nHost: x\r\nContent-Le", ""):
+        one = socket.create_connection((host, int(port)))
+        one.sendall(start.encode())
+        slow.append(one)
+    assert page.get("/api/about").status == 200
+    for one in slow:
+        one.close()
+
+
+def test_two_hundred_requests_at_once_are_all_answered(page: Served) -> None:
+    paths = ("/api/about", "/api/verbs", "/api/files", "/api/jobs")
+    found: list[int] = []
+
+    def ask(number: int) -> None:
+        found.append(page.get(paths[number % len(paths)]).status)
+
+    before = threading.active_count()
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(200)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert found == [200] * 200
+    assert threading.active_count() <= before + 50  # those of the server stay few
+
+
+def test_open_event_streams_are_let_go_and_do_not_pile_up(page: Served) -> None:
+    open_ones = []
+    for _ in range(20):
+        one = http.client.HTTPConnection(page.address, timeout=60)
+        one.request("GET", f"/api/events?token={page.token}")
+        assert one.getresponse().status == 200
+        open_ones.append(one)
+    shared = page.app.state.page
+    assert len(shared.listeners) == 20
+    for number in range(1500):  # more than a page may be behind; nobody reads
+        shared.tell("library", number)
+    assert max((one.qsize() for one in shared.listeners), default=0) <= 1000
+    for one in open_ones:
+        one.close()
