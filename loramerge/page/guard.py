@@ -93,6 +93,8 @@ class Guard:
         return _refused(403, "requests of other pages are refused")
 
     def _site(self, scope: Scope, headers: Headers) -> Response | None:
+        if scope["path"] == "/" and scope["method"] == "GET":
+            return None  # a link to the page, in a terminal that is a page itself
         if all(site in _OWN_SITES for site in headers.getlist("sec-fetch-site")):
             return None
         return _refused(403, "requests of other pages are refused")

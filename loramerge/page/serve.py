@@ -13,11 +13,14 @@ from typing import Any
 
 import uvicorn
 
-from loramerge.errors import FileError
+from loramerge.errors import FileError, UsageError
 from loramerge.page.places import Places
 from loramerge.page.server import app_of
 
 __all__ = ["serve"]
+
+
+_ANY = ("", "0.0.0.0", "::", "*")
 
 
 def serve(
@@ -33,7 +36,13 @@ def serve(
 
     Raises:
         FileError: if the address cannot be listened on.
+        UsageError: if it is not one address, by which the page could be asked for.
     """
+    if host in _ANY:
+        raise UsageError(
+            f"--host {host} means every address of this computer, and the page answers by one name",
+            hint="give the name or address by which you will open it",
+        )
     listening = _listening(host, port)
     port = listening.getsockname()[1]
     names = {host, "localhost"} if host in ("127.0.0.1", "::1", "localhost") else {host}

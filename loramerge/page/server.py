@@ -20,7 +20,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, NotFound
 from loramerge.library.registry import home
 from loramerge.page.guard import Guard
 from loramerge.page.jobs import Job, Jobs
@@ -112,7 +112,7 @@ def answer(content: Any, status: int = 200) -> JSONResponse:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, LoramergeError)
     content = error.content if isinstance(error, WorkerError) else error_json(error)
-    status = 500 if content["exit_code"] == 70 else 400
+    status = 404 if isinstance(error, NotFound) else 500 if content["exit_code"] == 70 else 400
     return answer({"error": content}, status)
 
 

@@ -21,6 +21,7 @@ pytest.importorskip("starlette")
 
 from starlette.routing import Route
 
+from loramerge.errors import UsageError
 from loramerge.page.guard import Guard
 from loramerge.page.places import Places
 from loramerge.page.routes import routes
@@ -84,6 +85,10 @@ def test_the_page_itself_may_ask(page: Served) -> None:
     assert page.get("/api/about", headers=own).status == 200
     assert page.get(f"/?token={page.token}", headers={TOKEN: None}).status == 200
     assert page.get("/", headers={TOKEN: None}).status == 401
+    link = {TOKEN: None, "sec-fetch-site": "cross-site"}  # from a terminal in a browser
+    assert page.get(f"/?token={page.token}", headers=link).status == 200
+    assert page.get("/", headers=link).status == 401
+    assert page.get(f"/picture/a.png?token={page.token}", headers=link).status == 403
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def _raw(page: Served, text: str) -> bytes:
     [
         ("GET", "/api/about", 200), ("GET", "/api/nothing", 404), ("PUT", "/api/about", 405),
         ("POST", "/api/action", 400), ("GET", "/static/nothing.js", 404), ("GET", "/nothing", 404),
-        ("PATCH", "/api/jobs", 405), ("BREW", "/api/jobs", 405), ("GET", "/picture/none.png", 400),
+        ("PATCH", "/api/jobs", 405), ("BREW", "/api/jobs", 405), ("GET", "/picture/none.png", 404),
         ("GET", "/static/../server.py", 404), ("GET", "/static/%2e%2e/server.py", 404),
         ("GET", "/static//etc/passwd", 404), ("GET", "/static/..%5cserver.py", 404),
     ],
@@ -157,6 +162,12 @@ def test_a_bug_is_told_without_a_traceback_and_with_all_headers(
     assert found.body["error"]["exit_code"] == 70
     assert "secret.py" not in json.dumps(found.body)
     assert "Traceback" not in json.dumps(found.body)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_the_page_has_one_name(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="every address"):
+        serve(tmp_path, [], host, 0, lambda address: None)
 
 
 # --- which files it touches ------------------------------------------------------------------------
@@ -330,8 +341,6 @@ def test_a_name_with_markup_is_text_in_json(page: Served) -> None:
     ],
 )  # fmt: skip
 def test_an_upload_gets_a_plain_name(name: str, kept: str | None) -> None:
-    from loramerge.errors import UsageError
-
     if kept is None:
         with pytest.raises(UsageError, match=r"only \.safetensors and \.yaml"):
             clean_name(name)

@@ -114,7 +114,7 @@ def test_a_job_is_stopped_while_it_runs_and_while_it_waits(page: Served) -> None
     assert "ended already" in page.post(f"/api/jobs/{running}/stop").error
     for number in (running, waiting):
         assert page.ask("DELETE", f"/api/jobs/{number}").status == 200
-    assert page.post(f"/api/jobs/{running}/stop").status == 400
+    assert page.post(f"/api/jobs/{running}/stop").status == 404
 
 
 def test_a_worker_that_dies_is_an_error_and_the_next_request_works(page: Served) -> None:
@@ -325,4 +325,4 @@ def test_a_run_is_shown_from_its_own_folder_alone(page: Served) -> None:
     job = _job("0456", folder="/etc", server=shared.jobs._history.server, state="done")
     shared.jobs._history.write(job)
     assert "may not use" in page.get("/api/jobs/0456/training").error
-    assert page.get("/api/jobs/none/training").status == 400
+    assert page.get("/api/jobs/none/training").status == 404

@@ -101,7 +101,7 @@ class _Opened:
             "mistakes": [],
         }
         try:
-            found |= _stated(parse_text(self.text, self.name)[0], self.set)
+            found |= _stated(parse_text(self.text, self.name)[0], {})
             recipe = self.checked()
             plan = plan_recipe(recipe, Context(notify=notify))
         except (RecipeError, UsageError) as error:

@@ -120,7 +120,9 @@ async def _stop(request: Request) -> Response:
 
 
 async def _forget(request: Request) -> Response:
-    page_of(request).jobs.forget(request.path_params["id"])
+    page, number = page_of(request), request.path_params["id"]
+    page.jobs.forget(number)
+    page.tell("job", {"id": number, "deleted": True})
     return answer({})
 
 
