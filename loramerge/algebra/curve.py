@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loramerge.adapter import Adapter, Site
 from loramerge.algebra.arrays import to_numpy
@@ -18,7 +18,7 @@ from loramerge.algebra.weights import Weight
 from loramerge.algebra.workers import ordered
 from loramerge.events import Notify, ignore
 
-__all__ = ["CurvePoint", "at_rank", "at_size", "ladder", "spectra_of"]
+__all__ = ["CurvePoint", "Loss", "at_rank", "at_size", "ladder", "spectra_of", "worst"]
 
 _STEPS = (1, 1.5)  # of a power of two: 1, 2, 3, 4, 6, 8, 12, …
 
@@ -33,6 +33,7 @@ class CurvePoint:
         relative_error: over all modules that can be cut.
         ranks: rank → number of modules.
         max_size: the bytes that the size of the file was limited to; None where the rank decides.
+        sites: site → its rank.
     """
 
     rank: int | None
@@ -40,11 +41,21 @@ class CurvePoint:
     relative_error: float
     ranks: Mapping[int, int]
     max_size: int | None = None
+    sites: Mapping[Site, int] = field(default_factory=dict)
 
     @property
     def norm_kept(self) -> float:
         """√(1 − error²)."""
         return math.sqrt(max(0.0, 1.0 - self.relative_error**2))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one module loses at a rank, relative to its own norm."""
+
+    site: Site
+    rank: int
+    relative_error: float
 
 
 def spectra_of(
@@ -96,7 +107,7 @@ def at_rank(spectra: Sequence[SiteSpectrum], rank: int, size: Callable[[int], in
         size: function of the rank that gives the bytes of the file.
     """
     ranks = {one.site: min(rank, len(one.energies)) for one in spectra}
-    return CurvePoint(rank, size(rank), _error(spectra, ranks), _counted(ranks))
+    return CurvePoint(rank, size(rank), _error(spectra, ranks), _counted(ranks), sites=ranks)
 
 
 def at_size(spectra: Sequence[SiteSpectrum], most: int, sizes: SizeModel) -> CurvePoint:
@@ -106,7 +117,16 @@ def at_size(spectra: Sequence[SiteSpectrum], most: int, sizes: SizeModel) -> Cur
         UsageError: if even a file without any direction is larger.
     """
     ranks = choose_ranks(spectra, Cut(RankRule(max_size=most), sizes))
-    return CurvePoint(None, sizes.exact(ranks), _error(spectra, ranks), _counted(ranks), most)
+    return CurvePoint(
+        None, sizes.exact(ranks), _error(spectra, ranks), _counted(ranks), most, ranks
+    )
+
+
+def worst(spectra: Sequence[SiteSpectrum], ranks: Mapping[Site, int], most: int) -> list[Loss]:
+    """Return the modules that lose most of themselves, the worst first; none that loses nothing."""
+    losses = (Loss(s.site, ranks[s.site], _error([s], ranks)) for s in spectra)
+    found = sorted(losses, key=lambda one: -one.relative_error)
+    return [one for one in found[:most] if one.relative_error > 0]
 
 
 def _counted(ranks: Mapping[Site, int]) -> dict[int, int]:

@@ -7,10 +7,11 @@ pairs of adapters, no score of the weights alone does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from loramerge.adapter import Adapter, Delta, Site
 from loramerge.algebra.compare import block_of, delta_product, in_order
@@ -22,7 +23,7 @@ from loramerge.events import Notify, ignore
 if TYPE_CHECKING:
     from loramerge.adapter.delta import Array
 
-__all__ = ["BlockNorms", "Interference", "Relation", "interference"]
+__all__ = ["BlockNorms", "Figures", "Interference", "Relation", "interference"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,39 @@ class _Space:
     right: Array
 
 
+@dataclass(frozen=True)
+class _Spaces:
+    """The energies ‖ΔW‖² of two deltas, and their parts in the other's output and input space.
+
+    Args:
+        ranks: of a and b.
+        shape: rows and columns.
+    """
+
+    energies: tuple[float, float]
+    outputs: tuple[float, float]
+    inputs: tuple[float, float]
+    ranks: tuple[int, int]
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two deltas of one module without their weights.
+
+    Args:
+        product: ⟨ΔW_a, ΔW_b⟩.
+        spaces: None where one of them has no factors, or where only the product was needed.
+    """
+
+    product: float
+    spaces: _Spaces | None = None
+
+
+# delta → another or itself → their figures, which no weight changes
+Figures = MutableMapping[Delta, MutableMapping[Delta, _Pair]]
+
+
 @dataclass
 class _PairSums:
     """Sums over modules for one pair."""
@@ -123,11 +157,31 @@ class _PairSums:
     outputs_by_chance: float = 0.0
     inputs_by_chance: float = 0.0
 
-    def add(self, other: _PairSums) -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+    def add(self, a: float, b: float, aa: float, bb: float, pair: _Pair) -> None:
+        """Add a module.
 
-    def pair(self, a: int, b: int) -> Relation:
+        Args:
+            a, b: the weights.
+            aa, bb: the energies with their weights.
+        """
+        self.modules += 1
+        self.aa += aa
+        self.bb += bb
+        self.ab += a * b * pair.product
+        if pair.spaces is not None:
+            self._add_spaces(a * a, b * b, pair.spaces)
+
+    def _add_spaces(self, a: float, b: float, spaces: _Spaces) -> None:
+        """Add the energy of each delta in the other's spaces; a, b: the squares of the weights."""
+        first, second = a * spaces.energies[0], b * spaces.energies[1]
+        self.energy += first + second
+        self.outputs += a * spaces.outputs[0] + b * spaces.outputs[1]
+        self.inputs += a * spaces.inputs[0] + b * spaces.inputs[1]
+        by_chance = first * spaces.ranks[1] + second * spaces.ranks[0]
+        self.outputs_by_chance += by_chance / spaces.shape[0]
+        self.inputs_by_chance += by_chance / spaces.shape[1]
+
+    def relation(self, a: int, b: int) -> Relation:
         size, energy = math.sqrt(self.aa * self.bb), self.energy
         sums = (self.outputs, self.inputs, self.outputs_by_chance, self.inputs_by_chance)
         shares = (min(1.0, one / energy) if energy else None for one in sums)
@@ -137,9 +191,10 @@ class _PairSums:
 
 def interference(
     terms: Mapping[Site, Sequence[Term]],
-    result: Adapter,
+    result: Adapter | float,
     count: int,
     *,
+    known: Figures | None = None,
     threads: int | None = None,
     notify: Notify = ignore,
 ) -> Interference:
@@ -147,36 +202,44 @@ def interference(
 
     Args:
         terms: of every module, as the mix combined them.
-        result: the result of the mix.
+        result: the result of the mix. A number says that it is the exact sum times it, whose norm
+            follows from the inner products of the inputs.
         count: of inputs.
+        known: keeps what no weight changes, for later calls with the same deltas.
     """
     usable = {
-        site: {term.position: term.weighted for term in those}
+        site: those
         for site, those in terms.items()
         if all(t.delta.facts.computable and not t.delta.needs_base for t in those)
     }
-
-    def work(site: Site) -> dict[tuple[int, int], _PairSums]:
-        return _module(usable[site])
-
-    found = ordered(work, usable, threads=threads, task="comparing inputs", notify=notify)
+    known = WeakKeyDictionary() if known is None else known
+    _learn([[term.delta for term in those] for those in usable.values()], known, threads, notify)
     sums = {pair: _PairSums() for pair in combinations(range(count), 2)}
     energies: dict[str, list[float]] = {}
-    for site, those in zip(usable, found, strict=True):
-        row = energies.setdefault(block_of(site), [0.0] * count)
-        for (a, b), one in those.items():
-            if a == b:
-                row[a] += one.aa
-            else:
-                sums[a, b].add(one)
-    results = dict.fromkeys(energies, 0.0)
-    for site, delta in result.deltas.items():
-        if site in usable and delta.facts.computable and not delta.needs_base:
-            results[block_of(site)] += delta_product(delta, delta)
+    results: dict[str, float] = {}
+    for site, those in usable.items():
+        block = block_of(site)
+        row = energies.setdefault(block, [0.0] * count)
+        results.setdefault(block, 0.0)
+        own = {t.position: t.weight**2 * known[t.delta][t.delta].product for t in those}
+        for position, energy in own.items():
+            row[position] += energy
+        total = math.fsum(own.values())
+        for a, b in combinations(sorted(those, key=lambda term: term.position), 2):
+            pair = known[a.delta][b.delta]
+            energy_a, energy_b = own[a.position], own[b.position]
+            sums[a.position, b.position].add(a.weight, b.weight, energy_a, energy_b, pair)
+            total += 2 * a.weight * b.weight * pair.product
+        if not isinstance(result, Adapter):
+            results[block] += result**2 * total
+    if isinstance(result, Adapter):
+        for site, delta in result.deltas.items():
+            if site in usable and delta.facts.computable and not delta.needs_base:
+                results[block_of(site)] += delta_product(delta, delta)
     blocks = tuple(_part(name, energies[name], results[name]) for name in in_order(energies))
     whole = [math.fsum(column) for column in zip(*energies.values(), strict=True)] or [0.0] * count
     return Interference(
-        tuple(one.pair(*pair) for pair, one in sums.items()),
+        tuple(one.relation(*pair) for pair, one in sums.items()),
         blocks,
         _part("all modules", whole, math.fsum(results.values())),
         tuple(site.name for site in terms if site not in usable),
@@ -189,34 +252,56 @@ def _part(name: str, energies: Sequence[float], result: float) -> BlockNorms:
     )
 
 
-def _module(deltas: Mapping[int, Delta]) -> dict[tuple[int, int], _PairSums]:
-    """Return the energies of one module's deltas, as pairs of a position with itself, and its pairs."""
-    spaces = {position: _space(delta) for position, delta in deltas.items()}
-    energies = {position: delta_product(delta, delta) for position, delta in deltas.items()}
-    found = {(p, p): _PairSums(aa=energy) for p, energy in energies.items()}
-    for a, b in combinations(sorted(deltas), 2):
-        one = _PairSums(1, energies[a], energies[b], delta_product(deltas[a], deltas[b]))
-        first, second = spaces[a], spaces[b]
-        if first is not None and second is not None:
-            _add_spaces(one, first, second)
-        found[a, b] = one
-    return found
+def _learn(
+    modules: Sequence[Sequence[Delta]], known: Figures, threads: int | None, notify: Notify
+) -> None:
+    """Compute the figures of all pairs of deltas of each module that are not known yet."""
+    missing = []
+    for deltas in modules:
+        products = {(delta, delta): False for delta in deltas}
+        wanted = products | dict.fromkeys(combinations(deltas, 2), True)
+        if new := [pair for pair, spaces in wanted.items() if not _has(known, *pair, spaces)]:
+            missing.append([(a, b, wanted[a, b]) for a, b in new])
+    found = ordered(_figures, missing, threads=threads, task="comparing inputs", notify=notify)
+    for pairs, figures in zip(missing, found, strict=True):
+        for (a, b, _), one in zip(pairs, figures, strict=True):
+            known.setdefault(a, WeakKeyDictionary())[b] = one
 
 
-def _add_spaces(one: _PairSums, a: _Space, b: _Space) -> None:
-    """Add the energy of each delta in the other's spaces."""
+def _has(known: Figures, a: Delta, b: Delta, spaces: bool) -> bool:
+    found = known.get(a, {}).get(b)
+    if found is None or not spaces or found.spaces is not None:
+        return found is not None
+    return a.rank is None or b.rank is None
+
+
+def _figures(pairs: Sequence[tuple[Delta, Delta, bool]]) -> list[_Pair]:
+    """Return the figures of pairs of deltas of one module, those of their spaces where wanted."""
+    apart = {delta for a, b, spaces in pairs if spaces for delta in (a, b)}
+    known = {delta: _space(delta) for delta in apart}
+    return [
+        _Pair(delta_product(a, b), _shared(known[a], known[b]) if spaces else None)
+        for a, b, spaces in pairs
+    ]
+
+
+def _shared(a: _Space | None, b: _Space | None) -> _Spaces | None:
+    """Return the energy of each delta in the other's spaces."""
+    if a is None or b is None:
+        return None
     energy_a, energy_b = a.values**2, b.values**2
-    one.energy += float(energy_a.sum() + energy_b.sum())
 
-    def shared(x: Array, y: Array) -> float:
+    def parts(x: Array, y: Array) -> tuple[float, float]:
         squares = (x.T @ y) ** 2
-        return float(energy_a @ squares.sum(axis=1) + energy_b @ squares.sum(axis=0))
+        return float(energy_a @ squares.sum(axis=1)), float(energy_b @ squares.sum(axis=0))
 
-    one.outputs += shared(a.left, b.left)
-    one.inputs += shared(a.right, b.right)
-    by_chance = float(energy_a.sum() * len(b.values) + energy_b.sum() * len(a.values))
-    one.outputs_by_chance += by_chance / len(a.left)
-    one.inputs_by_chance += by_chance / len(a.right)
+    return _Spaces(
+        (float(energy_a.sum()), float(energy_b.sum())),
+        parts(a.left, b.left),
+        parts(a.right, b.right),
+        (len(a.values), len(b.values)),
+        (len(a.left), len(a.right)),
+    )
 
 
 def _space(delta: Delta) -> _Space | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.arrays import Array
 
-__all__ = ["Digests", "Read", "digests", "form", "read", "unit_sketch"]
+__all__ = ["Digests", "Read", "described", "digests", "form", "read", "unit_sketch"]
 
 _MOST_TAGS = 100
 _COMMENTS = (
@@ -78,19 +78,38 @@ def read(path: Path, known: Digests) -> Read:
     }
     if path.suffix.lower() in _PICKLES and not path.is_dir():
         return Read(facts | {"what": "pickle"})
+    adapter, own = _opened(path)
+    if adapter is None:
+        return Read(facts | own)
+    sketch, reason = unit_sketch(adapter)
+    return Read(facts | own | {"not_sketched": reason}, sketch)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return the facts that the header of a file says, without its digests; pickles are not opened.
+
+    Raises:
+        LoramergeError: if it cannot be read.
+    """
+    facts = {"size": _size(path)}
+    if path.suffix.lower() in _PICKLES and not path.is_dir():
+        return facts | {"what": "pickle"}
+    return facts | _opened(path)[1]
+
+
+def _opened(path: Path) -> tuple[Adapter | None, dict[str, Any]]:
+    """Return the adapter in a file and its facts; for a checkpoint only these."""
     from loramerge.adapter.load import load
 
     try:
         adapter = load(path)
     except FormatError:
         if path.is_dir() and not is_adapter_folder(path):
-            return Read(facts | _of_checkpoint(path))
+            return None, _of_checkpoint(path)
         raise
     if adapter.only_replaces and not adapter.embeddings:
-        return Read(facts | _of_checkpoint(path))
-    facts |= _of_adapter(adapter)
-    sketch, reason = unit_sketch(adapter)
-    return Read(facts | {"not_sketched": reason}, sketch)
+        return None, _of_checkpoint(path)
+    return adapter, _of_adapter(adapter)
 
 
 def _size(path: Path) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "entries",
     "entry",
     "indexed_paths",
+    "matching",
     "named",
     "require_one",
     "search",
@@ -131,7 +132,7 @@ def search(
         rating: the least.
         missing: only those that are nowhere any more, which are left out otherwise.
     """
-    found = entries(index, _matching(index, words))
+    found = entries(index, matching(index, words))
     wanted = {tag.casefold() for tag in tags}
 
     def fits(one: Entry) -> bool:
@@ -145,7 +146,12 @@ def search(
     return [one for one in found if fits(one)]
 
 
-def _matching(index: Index, words: Sequence[str]) -> list[int]:
+def matching(index: Index, words: Sequence[str]) -> list[int]:
+    """Return the contents that have all of some words, the best first; all with a place without words.
+
+    Raises:
+        UsageError: if nothing in the words is one.
+    """
     if len(words) == 1 and _DIGITS.fullmatch(words[0]):
         like = f"{words[0].lower()}%"
         rows = index.rows(

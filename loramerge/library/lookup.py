@@ -26,6 +26,7 @@ __all__ = [
     "is_called",
     "is_one",
     "is_sharded",
+    "list_names_by",
     "may_hold",
     "names_in_library",
     "walk",
@@ -142,12 +143,15 @@ def find(
             )
         return place
     wanted = PurePath(name.replace("\\", "/")).as_posix()
-    matches: dict[str, Path] = {}
-    known: list[str] = []
-    for relative, place in (names or names_in_library)(registry, holds):
-        known.append(bare(relative))
-        if _matches(relative, wanted):
-            matches[os.path.realpath(place)] = place
+    names = names or _listing
+    listing = list(names(registry, holds))
+    matches = _matching(listing, wanted)
+    forget = getattr(names, "forget", None)
+    there = bool(matches) and all(place.exists() for place in matches.values())
+    if forget is not None and not there and name not in _SHIPPED[holds]:
+        forget()  # the file may be newer than what is remembered, or moved since
+        listing = list(names(registry, holds))
+        matches = _matching(listing, wanted)
     exact = {real: p for real, p in matches.items() if _is_whole(p, wanted)}
     matches = exact or matches
     if len(matches) > 1:
@@ -164,7 +168,17 @@ def find(
         return folder
     if (indexed := _indexed(name, holds, wanted)) is not None:
         return indexed
-    raise _not_found(name, holds, registry, known, root)
+    raise _not_found(name, holds, registry, [bare(one) for one, _ in listing], root)
+
+
+def _matching(names: Iterable[tuple[str, Path]], wanted: str) -> dict[str, Path]:
+    """Return real path → path of the files that a name means."""
+    last = wanted.rpartition("/")[2]
+    return {
+        os.path.realpath(place): place
+        for relative, place in names
+        if last in relative and _matches(relative, wanted)
+    }
 
 
 def _indexed(name: str, holds: str, wanted: str) -> Path | None:
@@ -265,13 +279,27 @@ def names_in_library(registry: NameRegistry, holds: str) -> Iterator[tuple[str, 
         yield from walk(folder.path, holds)
 
 
+_listing: Names = names_in_library
+
+
+def list_names_by(names: Names) -> None:
+    """Take another listing for all names of this process that are looked up; see `library.listings`."""
+    global _listing
+    _listing = names
+
+
 def walk(
-    root: str, holds: str, *, tell: Callable[[OSError], None] | None = None
+    root: str,
+    holds: str,
+    *,
+    tell: Callable[[OSError], None] | None = None,
+    folders_at_most: int | None = None,
 ) -> Iterator[tuple[str, Path]]:
     """Yield (relative path, path) of every candidate in a folder and below it.
 
     Args:
         tell: gets the error of each folder that cannot be read.
+        folders_at_most: that are entered; None is all of them.
     """
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, onerror=tell and _but_gone(tell), followlinks=True):
@@ -279,17 +307,20 @@ def walk(
             folders.clear()
             continue
         seen.add(real)
+        if folders_at_most is not None and len(seen) > folders_at_most:
+            return
         folders.sort()
         one = is_adapter_folder(folder) if holds == "adapters" else _BASE_CONFIG in files
-        if one and folder != root:
+        start = "" if folder == root else Path(folder).relative_to(root).as_posix()
+        if one and start:
             folders.clear()
-            yield Path(folder).relative_to(root).as_posix(), Path(folder)
+            yield start, Path(folder)
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in sorted(files):
             path = Path(folder, name)
             if not name.startswith(".") and may_hold(path, holds):
-                yield path.relative_to(root).as_posix(), path
+                yield f"{start}/{name}" if start else name, path
 
 
 def _but_gone(tell: Callable[[OSError], None]) -> Callable[[OSError], None]:

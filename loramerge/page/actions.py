@@ -60,8 +60,11 @@ class _Result:
     output: Path | None
 
 
-def action_of(verb: object, values: object, places: Places) -> Action:
+def action_of(verb: object, values: object, places: Places, *, whole: bool = True) -> Action:
     """Return an action whose values fit the verb and whose paths the page may use.
+
+    Args:
+        whole: refuse values that the verb cannot run with; each fits its parameter in any case.
 
     Raises:
         UsageError: naming what does not fit.
@@ -81,7 +84,8 @@ def action_of(verb: object, values: object, places: Places) -> Action:
             )
     parameters = engine.parameters_from(found.parameters, values)
     check_paths(parameters, places)
-    if callable(check := getattr(parameters, "check", None)):  # a parameter of inspect has the name
+    check = getattr(parameters, "check", None)
+    if whole and callable(check):  # a parameter of inspect has the name
         check()
     return Action(found, dict(values), parameters)
 

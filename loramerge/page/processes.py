@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from loramerge.errors import LoramergeError
 from loramerge.files.json_values import values_in
 from loramerge.page.places import Places
+from loramerge.page.worker import LASTING
 
-__all__ = ["WorkerEnded", "WorkerError", "WorkerProcess"]
+__all__ = ["Listener", "WorkerEnded", "WorkerError", "WorkerProcess"]
 
 Listener = Callable[[dict[str, Any]], None]
 _PATIENCE = 20.0  # seconds that a worker has to end by itself
@@ -49,10 +50,12 @@ class WorkerProcess:
 
     Args:
         places: what it may use; the current folder of the process is theirs.
+        lasting: it answers many requests, and may remember what it found for a moment.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, lasting: bool = False) -> None:
         self._places = places
+        self._options = [LASTING] if lasting else []
         self._process: subprocess.Popen[str] | None = None
         self._number = 0
         self._asked: dict[int, _Asked] = {}
@@ -83,9 +86,13 @@ class WorkerProcess:
         self._send({**request, "id": self._number, "opened": opened})
         return self._number, answer
 
-    def stop(self, number: int) -> None:
-        """Interrupt a request as Ctrl-C does; its answer says that it was stopped."""
-        self._send({"stop": number})
+    def stop(self, number: int, *, gently: bool = False) -> None:
+        """Interrupt a request as Ctrl-C does; its answer says that it was stopped.
+
+        Args:
+            gently: only where it tells of its progress, so that loaded models stay whole.
+        """
+        self._send({"stop": number, "gently": gently})
 
     def let_go(self) -> None:
         """Interrupt what runs; the process ends by itself, once what it writes is whole."""
@@ -119,7 +126,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         process = subprocess.Popen(
             # -P: nothing is imported from the current folder, whose files may come from anyone
-            [sys.executable, "-P", "-m", "loramerge.page.worker"],
+            [sys.executable, "-P", "-m", "loramerge.page.worker", *self._options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

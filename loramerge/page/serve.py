@@ -14,8 +14,10 @@ from typing import Any
 import uvicorn
 
 from loramerge.errors import FileError, UsageError
+from loramerge.library.listings import keep_listings
 from loramerge.page.places import Places
 from loramerge.page.server import app_of
+from loramerge.page.worker import LISTED_FOR
 
 __all__ = ["serve"]
 
@@ -43,6 +45,7 @@ def serve(
             f"--host {host} means every address of this computer, and the page answers by one name",
             hint="give the name or address by which you will open it",
         )
+    keep_listings(LISTED_FOR)
     listening = _listening(host, port)
     port = listening.getsockname()[1]
     names = {host, "localhost"} if host in ("127.0.0.1", "::1", "localhost") else {host}

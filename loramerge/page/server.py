@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from loramerge.errors import LoramergeError, NotFound
 from loramerge.library.registry import home
 from loramerge.page.guard import Guard
 from loramerge.page.jobs import Job, Jobs
+from loramerge.page.living import Live
 from loramerge.page.places import Places
-from loramerge.page.processes import WorkerError, WorkerProcess
+from loramerge.page.processes import WorkerError
 from loramerge.page.requests import body_of
+from loramerge.page.shelf import Shelf
 from loramerge.page.worker import error_json, plain
 
 __all__ = ["Page", "answer", "app_of", "body_of", "page_of"]
@@ -40,20 +42,26 @@ class Page:
     """What the routes share.
 
     Args:
-        live: the worker that stays.
+        live: the workers that stay.
+        shelf: the adapters that the page shows.
+        working: what goes on after an answer.
         listeners: a queue for each page that is open.
         kept: number → bytes and type of pictures and pages that were made, the newest last.
-        newest: key → the newest of the requests that replace each other.
-        turn: held by the request that the live worker answers.
     """
 
     places: Places
-    live: WorkerProcess
+    live: Live
+    shelf: Shelf
     jobs: Jobs
+    working: set[asyncio.Task[None]] = field(default_factory=set)
     listeners: set[asyncio.Queue[tuple[str, Any]]] = field(default_factory=set)
     kept: dict[str, tuple[bytes, str]] = field(default_factory=dict)
-    newest: dict[str, object] = field(default_factory=dict)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something after the answer."""
+        task = asyncio.create_task(work)
+        self.working.add(task)
+        task.add_done_callback(self.working.discard)
 
     def tell(self, event: str, content: Any) -> None:
         """Tell all open pages of something; one that does not read is let go, and asks again."""
@@ -148,9 +156,16 @@ def app_of(
 
     def told(job: Job) -> None:
         page.tell("job", job.json())
+        if job.ended is not None:  # it may have written an adapter, or indexed some
+            page.shelf.look_soon()
+            page.tell("library", {})
 
     place = store or home() / "page" / name
-    page = Page(places, WorkerProcess(places), Jobs(places, place, told))
+
+    def tell(event: str, content: Any) -> None:
+        page.tell(event, content)
+
+    page = Page(places, Live(places, tell), Shelf(places), Jobs(places, place, told))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

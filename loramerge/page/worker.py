@@ -23,8 +23,12 @@ from loramerge.errors import LoramergeError, OutOfMemory, UsageError, in_recipe,
 from loramerge.events import Event, Progress, Warn
 from loramerge.files.json_values import values_in
 from loramerge.interruption import begin_interruptible, interrupt
+from loramerge.library.listings import keep_listings
 
-__all__ = ["error_json", "main", "plain"]
+__all__ = ["LASTING", "LISTED_FOR", "error_json", "main", "plain"]
+
+LASTING = "--lasting"  # for a process that answers many requests
+LISTED_FOR = 5.0  # seconds for which such a process remembers the files of the library
 
 _ONE_THREAD = (
     "OPENBLAS_NUM_THREADS",
@@ -47,6 +51,7 @@ class _Worker:
         self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._running: Any = None
         self._stopped: set[Any] = set()
+        self._gently: set[Any] = set()  # those of them that stop where they tell of progress
         self._lock = threading.Lock()
         self._ending = False
 
@@ -76,7 +81,7 @@ class _Worker:
         for line in self._lines:
             content = values_in(line)
             if "stop" in content:
-                self._stop(content["stop"])
+                self._stop(content["stop"], gently=bool(content.get("gently")))
             else:
                 self._waiting.put(content)
         # nobody listens any more; what libraries print must not fail
@@ -100,10 +105,12 @@ class _Worker:
             if self._running is not None:
                 interrupt()
 
-    def _stop(self, number: Any) -> None:
+    def _stop(self, number: Any, *, gently: bool = False) -> None:
         with self._lock:
             self._stopped.add(number)
-            if number is not None and number == self._running:
+            if gently:
+                self._gently.add(number)
+            elif number is not None and number == self._running:
                 interrupt()
 
     def _answer(self, request: dict[str, Any]) -> None:
@@ -146,6 +153,8 @@ class _Worker:
             raise UsageError(f"the page cannot do {what!r}")
 
         def notify(event: Event) -> None:
+            if request["id"] in self._gently:
+                raise KeyboardInterrupt
             self._say({"id": request["id"], "event": event_json(event)})
 
         return import_module(name).do(request, notify)
@@ -194,6 +203,8 @@ def main() -> None:
         os.environ.setdefault(name, "1")
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if LASTING in sys.argv:
+        keep_listings(LISTED_FOR)
     lines = os.fdopen(os.dup(sys.stdin.fileno()), "r", encoding="utf-8")
     _Worker(lines, out).run()
 

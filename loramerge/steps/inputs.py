@@ -62,7 +62,9 @@ def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -
     if isinstance(known, Adapter):
         return require_whole(known) if whole else known
     path = known if known is not None else reference.path(root=context.root)
-    adapter = read_adapter(path)
+    adapter = (
+        read_adapter(path) if context.kept is None else context.kept.adapter(path, read_adapter)
+    )
     if adapter.deltas:
         warn_of(require_whole(adapter) if whole else adapter, context.notify)
     return adapter

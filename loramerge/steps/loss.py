@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
 from loramerge.errors import NumericsError, Setting
+from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
@@ -14,10 +16,11 @@ from loramerge.stream.on_grid import WAYS
 from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
 
-__all__ = ["LEAST", "require_kept", "wider_type"]
+__all__ = ["LEAST", "forecast", "require_kept", "wider_type"]
 
 LEAST = 0.9  # share of the change that must be kept
 _SAMPLES = 4  # tensors on which remedies are measured
+_FORECAST = 32  # tensors on which a forecast is measured
 
 Remedy = tuple[Setting, BakePlan, int | None]  # its setting, the plan with it, and the seed
 
@@ -38,7 +41,7 @@ def require_kept(
         return
     shares = ", ".join(plan.dtypes)
     hint: list[str | Setting] = []
-    for setting, other, number in _remedies(_sampled(plan), seed):
+    for setting, other, number in _remedies(_sampled(plan, _SAMPLES), seed):
         found = totals_of(survey(other, seed=number, threads=threads))
         if found is not None:
             figures = (
@@ -81,11 +84,43 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
             yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 
-def _sampled(plan: BakePlan) -> BakePlan:
+def forecast(
+    plan: BakePlan, seed: int | None, *, threads: int | None = None, notify: Notify = ignore
+) -> dict[str, Any] | None:
+    """Return how much of a change rounding will keep, measured without writing; None without a change.
+
+    Args:
+        seed: of stochastic rounding, None where it rounds to nearest.
+
+    Returns:
+        `kept` and `relative_error` as the bake reports them, `change` (‖ΔW‖ / ‖W‖), the `worst` module,
+        and of how many of the changed tensors this is.
+    """
+    some = _sampled(plan, _FORECAST)
+    totals = totals_of(survey(some, seed=seed, threads=threads, notify=notify))
+    if totals is None:
+        return None
+    worst = totals.worst
+    return {
+        "kept": totals.survived,
+        "relative_error": totals.relative_error,
+        "change": totals.change,
+        "worst": {"module": worst.module, "relative_error": worst.relative_error},
+        "least": LEAST,
+        "measured": len(_names(some)),
+        "tensors": len(_names(plan)),
+    }
+
+
+def _names(plan: BakePlan) -> list[tuple[CheckpointFile, str]]:
+    return list(dict.fromkeys((file, name) for file, name, _ in plan.all_edits()))
+
+
+def _sampled(plan: BakePlan, most: int) -> BakePlan:
     """Return a plan of a few of its tensors, from first to last."""
-    names = list(dict.fromkeys((file, name) for file, name, _ in plan.all_edits()))
-    step = max(1, len(names) // _SAMPLES)
+    names = _names(plan)
+    step = max(1, len(names) // most)
     edits: dict[CheckpointFile, dict[str, list[Edit]]] = {}
-    for file, name in names[::step][:_SAMPLES]:
+    for file, name in names[::step][:most]:
         edits.setdefault(file, {})[name] = plan.edits[file][name]
     return replace(plan, edits=edits)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from loramerge.adapter import Adapter
     from loramerge.algebra.interference import Interference
+    from loramerge.steps.kept import Kept
 
 __all__ = [
     "Context",
@@ -53,6 +54,7 @@ class Context:
             them here.
         details: add the figures that only a page or a picture of the result shows.
         models: keeps the model that drew last, for later runs of the process; None keeps none.
+        kept: keeps opened adapters, likewise.
     """
 
     threads: int | None = None
@@ -70,6 +72,7 @@ class Context:
     executor: Executor | None = None
     details: bool = False
     models: MutableMapping[Any, Any] | None = None
+    kept: Kept | None = None
 
     @property
     def torch_threads(self) -> int:
@@ -128,6 +131,8 @@ class Verb:
         large: bytes of a file from which the command does so by itself; None is never.
         explain: function of parameters and a context that computes without writing, and returns how
             the inputs relate.
+        forecast: function of parameters and a context that measures without writing what `predict`
+            cannot know from headers; it returns plain values by name.
     """
 
     name: str
@@ -141,6 +146,7 @@ class Verb:
     distributes: bool = False
     large: int | None = None
     explain: Callable[[Any, Context], Explained] | None = None
+    forecast: Callable[[Any, Context], dict[str, Any]] | None = None
 
     @property
     def in_recipes(self) -> bool:

@@ -26,6 +26,7 @@ from loramerge.steps.checkpoints import (
     left_out,
 )
 from loramerge.steps.inputs import adapter_of, base_path, open_base
+from loramerge.steps.loss import forecast as forecast_of
 from loramerge.steps.loss import require_kept
 from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
@@ -228,7 +229,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     base = base_input(checkpoint)
     made = _made(parameters, base, adapters)
     _require_once(parameters, base, made, context)
-    seed = parameters.seed if parameters.rounding == "stochastic" else None
+    seed = _seed(parameters)
 
     def accept(found: list[Survival]) -> None:
         if not (parameters.allow_loss or context.allow_loss):
@@ -278,7 +279,21 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     return found
 
 
-VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True)
+def forecast(parameters: Bake, context: Context = Context()) -> dict[str, Any]:
+    """Return how much of the change rounding will keep, as `survival`; see `steps.loss.forecast`."""
+    parameters.check()
+    parameters = parameters.settled()
+    checkpoint = open_base(parameters.base, context)
+    plan = _plan(parameters, checkpoint, _opened(parameters, context))
+    found = forecast_of(plan, _seed(parameters), threads=context.threads, notify=context.notify)
+    return {"survival": found}
+
+
+def _seed(parameters: Bake) -> int | None:
+    return parameters.seed if parameters.rounding == "stochastic" else None
+
+
+VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True, forecast=forecast)
 
 
 def _require_once(parameters: Bake, base: FileInput, made: Made | None, context: Context) -> None:

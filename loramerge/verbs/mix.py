@@ -333,14 +333,31 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
 
 
 def explain(parameters: Mix, context: Context = Context()) -> Explained:
-    """Mix in memory, and return how the inputs relate.
+    """Return how the inputs relate; only what is no plain sum is mixed in memory for that.
 
     Raises:
         LoramergeError: see `algebra.mix.mix`.
     """
-    result = compute_mix(replace(parameters, explain=True), context)
-    assert result.interference is not None
-    return Explained(tuple(one["adapter"] for one in result.inputs), result.interference)
+    parameters = parameters.settled()
+    parameters.check()
+    whole = not parameters.rule(1).truncates and parameters.compat is None
+    if not (whole and parameters.operation().is_sum):
+        result = compute_mix(replace(parameters, explain=True), context)
+        assert result.interference is not None
+        return Explained(tuple(one["adapter"] for one in result.inputs), result.interference)
+    source = _opened(parameters, context)
+    adapters = commonly_named(source.at_base())
+    weighted = [(a, r.weight) for a, r in zip(adapters, source.references, strict=True)]
+    require_base_free(weighted, parameters.rule(1))
+    found = interference(
+        terms_of(weighted, output_of(parameters, source.adapters).dialect),
+        1.0,
+        len(adapters),
+        known=None if context.kept is None else context.kept.figures,
+        threads=context.threads,
+        notify=context.notify,
+    )
+    return Explained(tuple(reference.label for reference in source.references), found)
 
 
 VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True, explain=explain)

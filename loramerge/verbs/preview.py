@@ -15,7 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import Message, Setting, UsageError
-from loramerge.events import Warn
+from loramerge.events import Progress, Warn
 from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
@@ -487,7 +487,9 @@ def _kept(name: str, parameters: Preview, context: Context, device: Any) -> Pipe
     key = (str(path), *states, parameters.config, parameters.prediction, str(device))
     if key not in context.models:
         context.models.clear()  # before the next is loaded
+        context.notify(Progress("loading", 0, 1, "models", _base_name(name, context)))
         context.models[key] = _loaded(name, parameters, context).to(device)
+        context.notify(Progress("loading", 1, 1, "models"))
     found: Pipeline = context.models[key]
     return found
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
 from loramerge.adapter import Adapter
-from loramerge.algebra.interference import Interference, interference
+from loramerge.algebra import interference as module
+from loramerge.algebra.interference import Figures, Interference, interference
 from loramerge.algebra.mix import mix
 from loramerge.algebra.terms import terms_of
 from loramerge.algebra.weights import Weight
@@ -101,3 +105,104 @@ def test_inputs_without_a_module_in_common() -> None:
     b = adapter({"unet.mid_block.y": low_rank((9, 9), 2, 2)})
     (pair,) = explained([(a, 1.0), (b, 1.0)]).pairs
     assert pair.modules == 0 and pair.cosine is None and pair.outputs is None
+
+
+# ---- the norm of an exact sum, from inner products that are kept while weights change
+
+
+def remembering() -> Callable[[Inputs], Interference]:
+    """Return a function of inputs that keeps what no weight changes between its calls."""
+    known: Figures = WeakKeyDictionary()
+
+    def found(inputs: Inputs) -> Interference:
+        terms = terms_of([(a, Weight(w)) for a, w in inputs])
+        return interference(terms, 1.0, len(inputs), known=known, threads=1)
+
+    return found
+
+
+def without_cross_terms() -> Callable[[Inputs], Interference]:
+    def found(inputs: Inputs) -> Interference:
+        right = remembering()(inputs)
+        return replace(right, total=replace(right.total, result=math.hypot(*right.total.inputs)))
+
+    return found
+
+
+def with_weights_once() -> Callable[[Inputs], Interference]:
+    """Energies that grow with the weight and not with its square."""
+    exact = remembering()
+    return lambda inputs: exact([(a, math.copysign(math.sqrt(abs(w)), w)) for a, w in inputs])
+
+
+def with_first_weights() -> Callable[[Inputs], Interference]:
+    """What is kept has the weights of the first call in it."""
+    exact, kept = remembering(), list[float]()
+
+    def found(inputs: Inputs) -> Interference:
+        kept[:] = kept or [w for _, w in inputs]
+        return exact([(a, w) for (a, _), w in zip(inputs, kept, strict=True)])
+
+    return found
+
+
+def by_module_alone() -> Callable[[Inputs], Interference]:
+    """What is kept is that of the first adapters, whichever are asked for."""
+    exact, kept = remembering(), list[Adapter]()
+
+    def found(inputs: Inputs) -> Interference:
+        kept[:] = kept or [a for a, _ in inputs]
+        return exact([(a, w) for a, (_, w) in zip(kept, inputs, strict=True)])
+
+    return found
+
+
+def without_signs() -> Callable[[Inputs], Interference]:
+    exact = remembering()
+    return lambda inputs: exact([(a, abs(w)) for a, w in inputs])
+
+
+def keeps_what_weights_do_not_change(make: Callable[[], Callable[[Inputs], Interference]]) -> None:
+    """Law: while weights and adapters change, every figure is that of mixing anew."""
+    found, a, b, c = make(), made(1, 3), made(50, 5), made(90, 2)
+    for inputs in (
+        [(a, 0.7), (b, -1.2)],
+        [(a, 0.3), (b, 0.9)],
+        [(c, 2.0), (b, 0.5)],
+        [(a, 1), (a, 0.5)],
+    ):
+        ours, expected = found(inputs), explained(inputs)
+        assert ours.total.result == pytest.approx(expected.total.result, rel=1e-6)
+        assert ours.total.inputs == pytest.approx(expected.total.inputs, rel=1e-9)
+        for one, other in zip(ours.blocks, expected.blocks, strict=True):
+            assert (one.name, one.result) == (other.name, pytest.approx(other.result, rel=1e-6))
+        for one, other in zip(ours.pairs, expected.pairs, strict=True):
+            assert astuple(one) == pytest.approx(astuple(other), rel=1e-9)
+
+
+def test_kept_figures_are_those_of_mixing_anew() -> None:
+    keeps_what_weights_do_not_change(remembering)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [without_cross_terms, with_weights_once, with_first_weights, by_module_alone, without_signs],
+)
+def test_wrong_figures_are_noticed(wrong: Callable[[], Callable[[Inputs], Interference]]) -> None:
+    with pytest.raises(AssertionError):
+        keeps_what_weights_do_not_change(wrong)
+
+
+def test_a_further_weight_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spaces and the products of modules are computed once, and go with the adapters."""
+    counted: list[int] = []
+    figures = module._figures
+    monkeypatch.setattr(module, "_figures", lambda pairs: (counted.append(1), figures(pairs))[1])
+    found, a, b = remembering(), made(1), made(2)
+    found([(a, 1.0), (b, 1.0)])
+    assert len(counted) == len(SHAPES)
+    found([(a, 0.3), (b, -2.0)])
+    found([(b, 0.3), (a, -2.0)])
+    assert len(counted) == 2 * len(SHAPES)  # the other order is another pair
+    found([(a, 0.1), (b, 0.2)])
+    assert len(counted) == 2 * len(SHAPES)

@@ -124,7 +124,7 @@ def test_a_worker_that_dies_is_an_error_and_the_next_request_works(page: Served)
     jobs._worker._process.kill()  # as the system does where memory is short
     job = page.until(running)
     assert job["state"] == "failed" and "memory" in job["error"]["hint"]
-    live = page.app.state.page.live
+    live = page.app.state.page.live.process_of("plan")
     asked = {"kind": "plan", "verb": "mix", "values": {"adapters": ["zuzu", "polka"]}}
     assert page.post("/api/live", asked).body["modules"] == 84
     live._process.kill()

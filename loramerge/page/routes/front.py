@@ -25,6 +25,7 @@ from loramerge.verbs import known_verbs
 
 __all__ = ["ROUTES"]
 
+_WARM_AFTER = 1.0  # seconds that the page has for itself first
 _FRONT = Path(__file__).parent.parent / "static" / "index.html"
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
@@ -36,7 +37,11 @@ async def _front(request: Request) -> Response:
 
 
 async def _about(request: Request) -> Response:
-    return answer(await asyncio.to_thread(_facts, page_of(request).places))
+    page = page_of(request)
+    facts = await asyncio.to_thread(_facts, page.places)
+    if facts["drawing"]:
+        page.live.warm(_WARM_AFTER)
+    return answer(facts)
 
 
 def _facts(places: Places) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loramerge.errors import UsageError
-from loramerge.page.actions import action_of
+from loramerge.page.actions import Action, action_of
+from loramerge.page.living import Replaced
 from loramerge.page.server import Page, answer, body_of, page_of
 
 __all__ = ["ROUTES"]
@@ -24,6 +25,7 @@ _KINDS: Mapping[str, str | None] = {
     "curve": "resize",
     "report": None,
 }
+_UNCHECKED = ("plan", "curve")  # a plan says what is refused; a curve needs less than `resize`
 
 
 async def _live(request: Request) -> Response:
@@ -31,32 +33,34 @@ async def _live(request: Request) -> Response:
     kind = str(content.get("kind"))
     if kind not in _KINDS:
         raise UsageError(f"{kind!r} cannot be asked for", expected=", ".join(_KINDS))
-    verb = _KINDS[kind] or content.get("verb")
-    action = await asyncio.to_thread(action_of, verb, content.get("values", {}), page.places)
-    asked = {
-        "do": kind,
-        "verb": action.verb.name,
-        "values": dict(action.values),
-        "relations": bool(content.get("relations")),
-    }
-    key = str(content.get("latest") or "")
-    turn = _turn(page, key) if key else lambda: True
-    async with _lock(page):  # the worker takes one at a time; those that were replaced never start
-        if not turn():
-            return answer({"replaced": True}, 409)
-        found = await page.live.ask(asked)
+    asked = await asyncio.to_thread(_asked, kind, content, page)
+    try:
+        found = await page.live.ask(asked, str(content.get("latest") or ""))
+    except Replaced:
+        return answer({"replaced": True})
     return answer(_kept(found, page))
 
 
-def _turn(page: Page, key: str) -> Callable[[], bool]:
-    """Return a function that says whether this is still the newest request with its key."""
-    mine = object()
-    page.newest[key] = mine
-    return lambda: page.newest.get(key) is mine
+def _asked(kind: str, content: Mapping[str, Any], page: Page) -> dict[str, Any]:
+    """Return the request to a worker.
+
+    Raises:
+        UsageError: if values do not fit, or name what the page may not use.
+    """
+    verb, values = _KINDS[kind] or content.get("verb"), content.get("values", {})
+    of = content.get("of") if kind == "preview" else None
+    whole = kind not in _UNCHECKED and of is None  # the result of an action stands for the adapters
+    action = action_of(verb, values, page.places, whole=whole)
+    asked = {"do": kind, **_said(action), "relations": bool(content.get("relations"))}
+    if of is None:
+        return asked
+    if not isinstance(of, Mapping):
+        raise UsageError("what is to be shown is not an action")
+    return asked | {"of": _said(action_of(of.get("verb"), of.get("values", {}), page.places))}
 
 
-def _lock(page: Page) -> asyncio.Lock:
-    return page.turn
+def _said(action: Action) -> dict[str, Any]:
+    return {"verb": action.verb.name, "values": dict(action.values)}
 
 
 def _kept(found: Any, page: Page) -> Any:

@@ -44,8 +44,7 @@ def recipe_request(content: Mapping[str, Any], places: Places) -> dict[str, Any]
 async def _open(request: Request) -> Response:
     content, page = await body_of(request), page_of(request)
     asked = await asyncio.to_thread(recipe_request, content, page.places)
-    async with page.turn:
-        return answer(await page.live.ask(asked))
+    return answer(await page.live.ask(asked))
 
 
 async def _save(request: Request) -> Response:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -85,13 +87,19 @@ def preview(
     """
     labels = [f"{prompt or '(no prompt)'} · seed {seed}" for prompt in prompts for seed in seeds]
     sheet = Sheet(labels, cells=[[] for _ in labels])
-    total = len(bases) * len(columns) + len(alone)
+    images = (len(bases) * len(columns) + len(alone)) * len(labels)
 
     def drawn(pipeline: Pipeline, column: Column) -> list[Any]:
         how = drawing(pipeline)
-        found = list(_column(pipeline, column, prompts, seeds, how, negative, skip))
-        notify(Progress("preview", len(sheet.columns) + 1, total, "columns"))
-        return found
+        before = len(sheet.columns) * len(labels)
+
+        def after_step(number: int, done: int, total: int) -> None:
+            steps = (
+                before + number
+            ) * how.steps + done * how.steps // total  # heun has more of them
+            notify(Progress("preview", steps, images * how.steps, "steps"))
+
+        return list(_column(pipeline, column, prompts, seeds, how, negative, skip, after_step))
 
     for name, load in bases:
         pipeline = load()
@@ -131,15 +139,22 @@ def _column(
     how: Drawing,
     negative: str,
     skip: int | None,
+    after_step: Callable[[int, int, int], None],
 ) -> Iterator[Any]:
-    """Yield the pictures of a column, prompt by prompt."""
+    """Yield the pictures of a column, prompt by prompt.
+
+    Args:
+        after_step: told the number of the picture, and how many of how many steps are done.
+    """
+    numbers = count()
     with torch.no_grad(), applied(pipeline.models, column.adapters):
         texts = Texts(pipeline, None, skip)
         for prompt in prompts:
             read_whole(pipeline, [prompt, negative])
             empty = texts([negative]) if negative else texts.empty()
             for seed in seeds:
-                yield from draw(pipeline, texts([prompt]), empty, [seed], how)
+                told = partial(after_step, next(numbers))
+                yield from draw(pipeline, texts([prompt]), empty, [seed], how, told)
 
 
 def _difference(one: Sequence[Any], other: Sequence[Any]) -> float:

@@ -6,7 +6,7 @@ An image does not depend on the others of the call, and no model changes its dty
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,10 +22,13 @@ from loramerge.train.models.tiles import in_tiles
 from loramerge.train.run.examples import time_ids
 
 __all__ = [
-    "SAMPLERS", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided",
+    "SAMPLERS", "AfterStep", "Drawing", "decoded", "draw", "drawing_mode", "guidance_of", "guided",
     "latents_of",
     "usual_rescale",
 ]  # fmt: skip
+
+# (steps of an image that are done, of how many); an exception that it raises ends the drawing
+AfterStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,12 @@ def guided(without: Any, found: Any, guidance: float, rescale: float = 0.0) -> A
 
 @torch.no_grad()
 def draw(
-    pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
+    pipeline: Pipeline,
+    states: States,
+    empty: States,
+    seeds: Sequence[int],
+    how: Drawing,
+    after_step: AfterStep = lambda done, total: None,
 ) -> list[Any]:
     """Generate one image for each text and seed.
 
@@ -140,18 +148,24 @@ def draw(
         empty: states of the negative or the empty prompt; a single row.
         seeds: seeds of the initial noise.
     """
-    found: list[Any] = decoded(pipeline, latents_of(pipeline, states, empty, seeds, how))
+    latents = latents_of(pipeline, states, empty, seeds, how, after_step)
+    found: list[Any] = decoded(pipeline, latents)
     return found
 
 
 @torch.no_grad()
 def latents_of(
-    pipeline: Pipeline, states: States, empty: States, seeds: Sequence[int], how: Drawing
+    pipeline: Pipeline,
+    states: States,
+    empty: States,
+    seeds: Sequence[int],
+    how: Drawing,
+    after_step: AfterStep = lambda done, total: None,
 ) -> list[Any]:
     """Return the latents of images, each `(1, c, h, w)`; see `draw`."""
     with drawing_mode(pipeline):
         return [
-            _latents(pipeline, _row(states, index), empty, seed, how)
+            _latents(pipeline, _row(states, index), empty, seed, how, after_step)
             for index, seed in enumerate(seeds)
         ]
 
@@ -188,7 +202,14 @@ def _row(states: States, index: int) -> States:
     return States(*(None if part is None else part[index : index + 1] for part in states))
 
 
-def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Drawing) -> Any:
+def _latents(
+    pipeline: Pipeline,
+    text: States,
+    empty: States,
+    seed: int,
+    how: Drawing,
+    after_step: AfterStep,
+) -> Any:
     architecture, denoiser = pipeline.architecture, pipeline.denoiser
     place, dtype = denoiser.device, next(denoiser.parameters()).dtype
     width, height = how.size
@@ -211,7 +232,8 @@ def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
     further = {}
     if "generator" in inspect.signature(scheduler.step).parameters and how.sampler is not None:
         further["generator"] = generator  # of what a sampler adds at each step
-    for time in scheduler.timesteps:
+    total = len(scheduler.timesteps)
+    for done, time in enumerate(scheduler.timesteps, 1):
         inputs = torch.cat([scaled(latents, time)] * len(both)).to(dtype)
         found = architecture.predict(
             denoiser, inputs, time.to(place), states, sizes, guidance
@@ -220,6 +242,7 @@ def _latents(pipeline: Pipeline, text: States, empty: States, seed: int, how: Dr
             without, found = found.chunk(2)
             found = guided(without, found, guidance, rescale)
         latents = scheduler.step(found, time, latents, **further).prev_sample
+        after_step(done, total)
     return latents
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.verbs.resize.curve import CurveResult, compute_curve
+from loramerge.verbs.resize.curve import Curve, CurveResult, compute_curve
 from loramerge.verbs.resize.parameters import Resize, ResizeFiles
 from loramerge.verbs.resize.run import (
     VERB,
@@ -16,6 +16,7 @@ from loramerge.verbs.resize.run import (
 
 __all__ = [
     "VERB",
+    "Curve",
     "CurveResult",
     "Resize",
     "ResizeFiles",

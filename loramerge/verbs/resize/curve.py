@@ -8,7 +8,8 @@ from typing import Any
 
 from loramerge.adapter.sites import for_dialect
 from loramerge.algebra.arrays import check_device
-from loramerge.algebra.curve import CurvePoint, at_rank, at_size, ladder, spectra_of
+from loramerge.algebra.curve import CurvePoint, Loss, at_rank, at_size, ladder, spectra_of, worst
+from loramerge.algebra.outcome import SizeModel
 from loramerge.errors import Setting, UsageError, sized
 from loramerge.library.lookup import expand
 from loramerge.steps.adapters import budget, whole_size
@@ -20,7 +21,7 @@ from loramerge.steps.source import open_source
 from loramerge.steps.writing import size_in_bytes
 from loramerge.verbs.resize.parameters import Resize, ResizeFiles
 
-__all__ = ["CurveResult", "compute_curve", "curve_of"]
+__all__ = ["Curve", "CurveResult", "compute_curve", "curve_of"]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -136,26 +137,67 @@ def compute_curve(
     Raises:
         LoramergeError: see `algebra.curve.spectra_of`.
     """
-    source = open_source(
-        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
-    )
-    adapter, output = source.adapter, output_of(parameters, source.adapters)
-    whole = for_dialect(source.weighted(), output.dialect)
-    spectra = spectra_of(
-        whole,
-        device=check_device(context.device),
-        precise=output.precise,
-        threads=context.threads,
-        notify=context.notify,
-    )
-    frame = whole.with_deltas({}, dtype=adapter.dtype)
-    total = whole_size([adapter], parameters) if sizes else 0
+    return Curve(parameters, context).points(ranks, sizes)
 
-    def model(**rule: Any) -> Any:
-        made = source.step("resize", replace(parameters, **rule))
-        return budget(frame, whole.deltas, output, made, context)
 
-    def size(rank: int, **rule: Any) -> int:
+class Curve:
+    """An adapter with its spectra, of which any number of points follows.
+
+    Args:
+        parameters: the adapter, and how it would be written.
+
+    Raises:
+        LoramergeError: see `algebra.curve.spectra_of`.
+    """
+
+    def __init__(self, parameters: Resize, context: Context = Context()) -> None:
+        self._parameters, self._context = parameters, context
+        self._source = open_source(
+            [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+        )
+        self._output = output_of(parameters, self._source.adapters)
+        self._whole = for_dialect(self._source.weighted(), self._output.dialect)
+        self._spectra = spectra_of(
+            self._whole,
+            device=check_device(context.device),
+            precise=self._output.precise,
+            threads=context.threads,
+            notify=context.notify,
+        )
+
+    def points(self, ranks: Sequence[int] = (), sizes: Sequence[str] = ()) -> CurveResult:
+        """Return the curve; see `compute_curve`."""
+        uniform = [self.at_rank(rank) for rank in (sorted(ranks) or ladder(self._spectra))]
+        best = [self._at_bytes(self._same_tensors(point)) for point in uniform]
+        return CurveResult(
+            path=self._source.adapter.label,
+            modules=len(self._spectra),
+            size_before=self._source.adapter.info.size,
+            uniform=uniform,
+            best=[*best, *map(self.at_size, sizes)],
+        )
+
+    def at_rank(self, rank: int) -> CurvePoint:
+        """Return the point of one rank for every module."""
+        return at_rank(self._spectra, rank, self._size)
+
+    def at_size(self, size: str) -> CurvePoint:
+        """Return the point of the best ranks for a size, as `max_size` has it.
+
+        Raises:
+            UsageError: if even a file without any direction is larger.
+        """
+        whole = whole_size([self._source.adapter], self._parameters)
+        return self._at_bytes(size_in_bytes(size, whole))
+
+    def worst(self, point: CurvePoint, most: int = 10) -> list[Loss]:
+        """Return the modules that lose most at a point; see `algebra.curve.worst`."""
+        return worst(self._spectra, point.sites, most)
+
+    def _at_bytes(self, most: int) -> CurvePoint:
+        return at_size(self._spectra, most, self._model(max_size=str(most)))
+
+    def _size(self, rank: int, **rule: Any) -> int:
         """Return the bytes at a rank; modules of that rank or less are written as they are.
 
         Args:
@@ -163,27 +205,20 @@ def compute_curve(
         """
         cut = {
             one.site: min(rank, len(one.energies))
-            for one in spectra
-            if (whole.deltas[one.site].rank or rank + 1) > rank
+            for one in self._spectra
+            if (self._whole.deltas[one.site].rank or rank + 1) > rank
         }
-        found: int = model(**(rule or {"rank": rank})).exact(cut)
-        return found
+        return self._model(**(rule or {"rank": rank})).exact(cut)
 
-    def same_tensors(point: CurvePoint) -> int:
+    def _same_tensors(self, point: CurvePoint) -> int:
         """Return the `max_size` with room for a point's tensors: its header has other bytes."""
         assert point.rank is not None
         most = point.size
-        while (needed := size(point.rank, max_size=str(most))) > most:
+        while (needed := self._size(point.rank, max_size=str(most))) > most:
             most = needed
         return most
 
-    uniform = [at_rank(spectra, rank, size) for rank in (sorted(ranks) or ladder(spectra))]
-    asked = [*map(same_tensors, uniform), *(size_in_bytes(text, total) for text in sizes)]
-    best = [at_size(spectra, most, model(max_size=str(most))) for most in asked]
-    return CurveResult(
-        path=adapter.label,
-        modules=len(spectra),
-        size_before=adapter.info.size,
-        uniform=uniform,
-        best=best,
-    )
+    def _model(self, **rule: Any) -> SizeModel:
+        made = self._source.step("resize", replace(self._parameters, **rule))
+        frame = self._whole.with_deltas({}, dtype=self._source.adapter.dtype)
+        return budget(frame, self._whole.deltas, self._output, made, self._context)

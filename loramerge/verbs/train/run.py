@@ -117,7 +117,17 @@ def predict(parameters: Train, context: Context = Context()) -> Prediction:
     return predict_training(fitted, spec_of(fitted.parameters, path, Made("train", {}), context))
 
 
-VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True)
+def forecast(parameters: Train, context: Context = Context()) -> dict[str, Any]:
+    """Return the findings of a dry run, as `dry_run`.
+
+    Raises:
+        LoramergeError: what the run would refuse.
+    """
+    parameters = replace(parameters, dry_run=True)
+    return {"dry_run": train(parameters, context).json()}
+
+
+VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True, forecast=forecast)
 
 
 # --- training -----------------------------------------------------------------------------------
