@@ -51,7 +51,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Loss:
-    """What one module loses at a rank, relative to its own norm."""
+    """The loss of one module at a rank, relative to its own norm."""
 
     site: Site
     rank: int

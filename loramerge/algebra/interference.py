@@ -127,7 +127,7 @@ class _Spaces:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Unweighted:
     """Two deltas of one module without their weights.
 
     Args:
@@ -140,7 +140,7 @@ class _Pair:
 
 
 # delta → another or itself → their figures, which no weight changes
-Figures = MutableMapping[Delta, MutableMapping[Delta, _Pair]]
+Figures = MutableMapping[Delta, MutableMapping[Delta, _Unweighted]]
 
 
 @dataclass
@@ -157,7 +157,7 @@ class _PairSums:
     outputs_by_chance: float = 0.0
     inputs_by_chance: float = 0.0
 
-    def add(self, a: float, b: float, aa: float, bb: float, pair: _Pair) -> None:
+    def add(self, a: float, b: float, aa: float, bb: float, pair: _Unweighted) -> None:
         """Add a module.
 
         Args:
@@ -262,7 +262,7 @@ def _learn(
         wanted = products | dict.fromkeys(combinations(deltas, 2), True)
         if new := [pair for pair, spaces in wanted.items() if not _has(known, *pair, spaces)]:
             missing.append([(a, b, wanted[a, b]) for a, b in new])
-    found = ordered(_figures, missing, threads=threads, task="comparing inputs", notify=notify)
+    found = ordered(_compared, missing, threads=threads, task="comparing inputs", notify=notify)
     for pairs, figures in zip(missing, found, strict=True):
         for (a, b, _), one in zip(pairs, figures, strict=True):
             known.setdefault(a, WeakKeyDictionary())[b] = one
@@ -275,12 +275,12 @@ def _has(known: Figures, a: Delta, b: Delta, spaces: bool) -> bool:
     return a.rank is None or b.rank is None
 
 
-def _figures(pairs: Sequence[tuple[Delta, Delta, bool]]) -> list[_Pair]:
+def _compared(pairs: Sequence[tuple[Delta, Delta, bool]]) -> list[_Unweighted]:
     """Return the figures of pairs of deltas of one module, those of their spaces where wanted."""
     apart = {delta for a, b, spaces in pairs if spaces for delta in (a, b)}
     known = {delta: _space(delta) for delta in apart}
     return [
-        _Pair(delta_product(a, b), _shared(known[a], known[b]) if spaces else None)
+        _Unweighted(delta_product(a, b), _shared(known[a], known[b]) if spaces else None)
         for a, b, spaces in pairs
     ]
 

@@ -26,7 +26,7 @@ from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.page.places import Places
 
-__all__ = ["HIDDEN", "Found", "Query", "Shelf", "number_of"]
+__all__ = ["HIDDEN", "Query", "Selection", "Shelf", "number_of"]
 
 HIDDEN = ("checkpoint", "unknown")  # what is shown only where it is asked for
 _FOLDERS = 1000  # that are looked into below one of the page's folders
@@ -37,11 +37,11 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True)
 class Query:
-    """What is to be shown.
+    """A request for cards.
 
     Args:
         words: all have to be there; see `entries.search`.
-        kind: of networks, or what a file is; empty is all but checkpoints and what is no adapter.
+        kind: of networks, or what a file is; empty is all adapters and embeddings.
         sort: see `_SORTS`; empty is by name, or the best first where there are words.
         descending: None is the usual direction.
         copies: content → number of its group; only these are shown, the copies of one thing together.
@@ -56,8 +56,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a query found.
+class Selection:
+    """The files that a query found.
 
     Args:
         families, kinds: with their counts, of all that could be shown.
@@ -104,7 +104,7 @@ class Shelf:
         self._numbers: dict[str, Glance] = {}
         self._copies: tuple[Any, Mapping[int, int]] | None = None
 
-    def find(self, query: Query) -> Found:
+    def find(self, query: Query) -> Selection:
         """Return what a query finds, in order.
 
         Raises:
@@ -127,7 +127,7 @@ class Shelf:
             copies = query.copies
             shown = [one for one in shown if one.content in copies]
             shown.sort(key=lambda one: copies[one.content or 0])
-        return Found(_in_order(shown, query), families, kinds)
+        return Selection(_in_order(shown, query), families, kinds)
 
     def get(self, number: str) -> Glance:
         """Return what a card shows.

@@ -333,7 +333,7 @@ def predict(parameters: Mix, context: Context = Context()) -> Prediction:
 
 
 def explain(parameters: Mix, context: Context = Context()) -> Explained:
-    """Return how the inputs relate; only what is no plain sum is mixed in memory for that.
+    """Return how the inputs relate; only other methods than the plain sum are mixed for that.
 
     Raises:
         LoramergeError: see `algebra.mix.mix`.

@@ -196,8 +196,8 @@ def test_wrong_figures_are_noticed(wrong: Callable[[], Callable[[Inputs], Interf
 def test_a_further_weight_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spaces and the products of modules are computed once, and go with the adapters."""
     counted: list[int] = []
-    figures = module._figures
-    monkeypatch.setattr(module, "_figures", lambda pairs: (counted.append(1), figures(pairs))[1])
+    compared = module._compared
+    monkeypatch.setattr(module, "_compared", lambda pairs: (counted.append(1), compared(pairs))[1])
     found, a, b = remembering(), made(1), made(2)
     found([(a, 1.0), (b, 1.0)])
     assert len(counted) == len(SHAPES)

@@ -76,7 +76,7 @@ def _loses(parameters: Any) -> bool:
 def _relations(verb: Verb, parameters: Any, context: Context) -> dict[str, Any] | None:
     """Return the relations of the inputs of a mix before ranks are lowered.
 
-    What a method makes of them is mixed for it where that is fast; else the norm of the result is None.
+    The inputs are mixed by another method only where that is fast; else the norm of the result is None.
     """
     if len(parameters.adapters) < 2:
         return None

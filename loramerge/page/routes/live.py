@@ -1,4 +1,4 @@
-"""What is computed while one looks: plans, previews, curves, reports. The newest request wins."""
+"""Plans, previews, curves and reports, computed while one looks. The newest request wins."""
 
 from __future__ import annotations
 
