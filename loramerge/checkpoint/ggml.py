@@ -12,7 +12,7 @@ from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import DTYPES
 
 __all__ = [
-    "BLOCK_TYPES", "BlockType", "Grid", "high_bits", "largest_of", "nibbles",
+    "BLOCK_TYPES", "BlockType", "Grid", "high_bits", "largest_magnitudes", "largest_of", "nibbles",
     "smallest_of",
 ]  # fmt: skip
 
@@ -78,6 +78,11 @@ class BlockType(ABC):
         """Return the blocks of weights that stood in `blocks` before they changed."""
         return self.fresh(values, draw)
 
+    def replaced(self, blocks: Array, values: Array, draw: Any = None) -> tuple[Array, Array]:
+        """Return `changed`, and the weights that it holds, as `values` returns them."""
+        found = self.changed(blocks, values, draw)
+        return found, self.values(found)
+
 
 def nibbles(packed: Array, width: int) -> Array:
     """Return codes of 4 bits: of each `width` bytes first the low halves, then the high ones."""
@@ -89,6 +94,11 @@ def nibbles(packed: Array, width: int) -> Array:
     np.right_shift(halves, np.uint8(4), out=found[:, :, 1])
     return found
 
+
+_SIGN, _MAGNITUDE = -0x80000000, 0x7FFFFFFF  # bits of a float32
+# added to a number, and the fraction cut off, it rounds to nearest, and halves away from zero: those
+# numbers that are just below a half stay below the next whole number
+_BELOW_HALF = 0.5 - 2.0**-25
 
 _NARROW = 16  # numbers of a group from which its extremes are found across groups
 
@@ -119,6 +129,21 @@ def _across(groups: Array, compare: Any) -> Array:
         found = compare(found[:, :_NARROW], found[:, _NARROW:])
     most: Array = compare.reduce(np.ascontiguousarray(found.T), axis=0)
     return most.reshape(shape)
+
+
+def largest_magnitudes(groups: Array) -> Array:
+    """Return the largest magnitude of each group of float32, `(groups, numbers)` → `(groups,)`.
+
+    Args:
+        groups: contiguous, of a power of two numbers each.
+    """
+    import numpy as np
+
+    # magnitudes are in the order of their bits, and whole numbers are compared faster
+    found = np.bitwise_and(groups.view(np.int32), np.int32(_MAGNITUDE)).reshape(-1)
+    while found.size > len(groups):
+        found = np.maximum(found[::2], found[1::2])
+    return found.view(np.float32)
 
 
 def high_bits(packed: Array) -> Array:
@@ -160,26 +185,30 @@ class _Eight(BlockType):
         return Grid(codes[:, None], _halves(blocks[:, :2])[:, None])
 
     def fresh(self, values: Array, draw: Any = None) -> Array:
+        return self._made(values, draw)[0]
+
+    def replaced(self, blocks: Array, values: Array, draw: Any = None) -> tuple[Array, Array]:
+        found, codes = self._made(values, draw)
+        return found, self.values(found) if codes is None else _halves(found[:, :2]) * codes
+
+    def _made(self, values: Array, draw: Any) -> tuple[Array, Array | None]:
+        """Return blocks, and their codes as float32, unless some are not numbers."""
         import numpy as np
 
-        # magnitudes are in the order of their bits, and whole numbers are compared faster
-        most = np.maximum.reduce(np.abs(values).view(np.int32), axis=1).view(np.float32)
-        step = most[:, None] / np.float32(127)
-        exact = values * _inverse(step)
-        if draw is not None:
-            codes = np.clip(np.floor(exact + draw(exact.shape)), -127, 127)
+        step = largest_magnitudes(values)[:, None] / np.float32(127)
+        inverse = _inverse(step)
+        codes = values * inverse
+        if draw is None:  # ggml rounds halves away from zero
+            half = np.bitwise_and(codes.view(np.int32), np.int32(_SIGN))
+            np.bitwise_or(half, np.float32(_BELOW_HALF).view(np.int32), out=half)
+            np.add(codes, half.view(np.float32), out=codes)
+            np.trunc(codes, out=codes)
         else:
-            codes = np.rint(exact)
-            exact -= codes
-            np.abs(exact, out=exact)
-            if exact.max(initial=0) >= 0.5:  # ggml rounds halves away from zero
-                half = exact == 0.5
-                away = values[half] * _inverse(np.broadcast_to(step, values.shape)[half])
-                codes[half] = np.trunc(away + np.copysign(np.float32(0.5), away))
+            codes = np.clip(np.floor(codes + draw(codes.shape)), -127, 127)
         found = np.empty((len(values), self.size), np.uint8)
         found[:, :2] = _bytes(step)
         np.copyto(found[:, 2:].view(np.int8), codes, casting="unsafe")
-        return found
+        return found, codes if np.isfinite(inverse).all() else None
 
 
 class _Few(BlockType):

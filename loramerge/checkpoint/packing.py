@@ -84,6 +84,12 @@ class BlockRows:
             raw, weights: before, see `raw` and `unpack`.
             draw: see `BlockType.fresh`.
         """
+        return self.repack(raw, weights, change, start, draw)[0]
+
+    def repack(
+        self, raw: Array, weights: Array, change: Array, start: int, draw: Any
+    ) -> tuple[Array, Array]:
+        """Return the same as `pack`, and the weights that it holds, as `unpack` returns them."""
         import numpy as np
 
         shape = (-1, self._kind.elements)
@@ -91,13 +97,14 @@ class BlockRows:
         every = bool(blocks[:, 0].all())  # mostly true, and soon known
         moved = np.flatnonzero(blocks.any(axis=1)) if not every else None
         if moved is not None and not len(moved):
-            return raw
+            return raw, weights
         new = (weights + change).astype(np.float32, copy=False).reshape(shape)
         if moved is None or len(moved) == len(raw):
-            return self._kind.changed(raw, new, draw)
-        found = raw.copy()
-        found[moved] = self._kind.changed(raw[moved], new[moved], draw)
-        return found
+            found, held = self._kind.replaced(raw, new, draw)
+            return found, held.reshape(weights.shape)
+        found, held = raw.copy(), weights.reshape(shape).copy()
+        found[moved], held[moved] = self._kind.replaced(raw[moved], new[moved], draw)
+        return found, held.reshape(weights.shape)
 
     def beside(self) -> Mapping[str, bytes]:
         """Return nothing: all scales are in the blocks."""

@@ -120,7 +120,9 @@ class ScaledCodec:
             out += stored
         if self._largest is None:
             self._largest = np.zeros((len(self._stored), 1), out.dtype)
-        np.max(np.abs(out), axis=1, keepdims=True, out=self._largest[rows])
+        largest = self._largest[rows]
+        np.max(out, axis=1, keepdims=True, out=largest)
+        np.maximum(largest, -np.min(out, axis=1, keepdims=True), out=largest)
 
     def fits(self, start: int, stop: int) -> bool:
         """Return whether the rows just added fit the type, or a second pass will make them."""

@@ -1,8 +1,11 @@
-"""Conversion between float8 and float32 by tables, several times as fast as number by number.
+"""Conversion between float8 and float32, several times as fast as number by number.
 
-A float32 is cut to its upper 16 bits, of which the last says whether anything was cut: rounding to odd.
-These are more than two bits beyond those of a float8, so that rounding them once more, to nearest and
-ties to even, gives what rounding the float32 gives. The table has one entry for each of the 65,536.
+Two float8 at once are looked up in a table of all pairs. A float32 is rounded by adding a number so large
+that the sum has no more bits than the float8, and taking it away again; what was added holds the exponent
+of the float8, and the sum its mantissa. Numbers that are larger than a float8 are cut to their upper 16
+bits, of which the last says whether anything was cut: rounding to odd. These are more than two bits
+beyond those of a float8, so that rounding them once more, to nearest and ties to even, gives what
+rounding the float32 gives. The table has one entry for each of the 65,536.
 """
 
 from __future__ import annotations
@@ -19,34 +22,89 @@ else:
 
 __all__ = ["codes_of", "is_eighth", "round_eighths", "widen_eighths"]
 
-_NAMES = frozenset({"float8_e4m3fn", "float8_e5m2"})
+# bits of the mantissa, bias of the exponent, and the largest number
+_LAYOUTS = {"float8_e4m3fn": (3, 7, 448.0), "float8_e5m2": (2, 15, 57344.0)}
+_EXPONENT = 0x7F800000  # bits of a float32
 _LOWER, _LAST = 0xFFFF, 0x10000
-_PIECE = 1 << 16  # numbers converted at once
+_PIECE = 1 << 17  # numbers converted at once
 
 
 def is_eighth(kind: Any) -> bool:
     """Return whether a type is one of the two float8 that weights are stored in."""
-    return kind.name in _NAMES
+    return kind.name in _LAYOUTS
 
 
 def widen_eighths(raw: Array, out: Array) -> None:
     """Fill a float32 array with float8 numbers, both contiguous and of one shape."""
     import numpy as np
 
-    np.take(_values(raw.dtype), raw.view(np.uint8), out=out, mode="clip")
+    codes, floats = raw.reshape(-1).view(np.uint8), out.reshape(-1)
+    even = codes.size - codes.size % 2
+    pairs, values = _tables(raw.dtype)
+    # no number is computed: 64 bits are moved
+    np.take(pairs, codes[:even].view(np.uint16), out=floats[:even].view(np.float64), mode="clip")
+    floats[even:] = values[codes[even:]]
 
 
 def round_eighths(exact: Array, out: Array, back: Array) -> None:
     """Round float32 numbers to float8, to nearest and ties to even, and give the same as float32.
 
     Args:
-        exact, out, back: contiguous and of one shape.
+        exact, out, back: contiguous and of one shape. Zeros of `back` may have lost their sign.
     """
     import numpy as np
 
-    values, floats = _values(out.dtype), back.reshape(-1)
-    _round(exact, out.view(np.uint8), _codes(out.dtype))
-    np.take(values, out.reshape(-1).view(np.uint8), out=floats, mode="clip")
+    flat, floats, codes = exact.reshape(-1), back.reshape(-1), out.reshape(-1).view(np.uint8)
+    piece = min(_PIECE, flat.size)
+    scratch = np.empty((4, piece), np.int32)
+    mantissa, bias, most = _LAYOUTS[out.dtype.name]
+    scratch[0] = (128 - bias) << 23  # the power of the smallest normal number
+    for start in range(0, flat.size, _PIECE):
+        part = slice(start, start + piece)
+        with np.errstate(over="ignore", invalid="ignore"):
+            fits = _fill_back(flat[part], floats[part], scratch, mantissa, most)
+        if fits:
+            _fill_codes(flat[part], codes[part], scratch, mantissa, bias)
+        else:
+            _round(flat[part], codes[part], _codes(out.dtype))
+            widen_eighths(out.reshape(-1)[part], floats[part])
+
+
+def _fill_back(exact: Array, back: Array, scratch: Array, mantissa: int, most: float) -> bool:
+    """Round numbers to floats; return whether all of them fit.
+
+    Args:
+        scratch: `(4, numbers)` of int32, the first filled with the least power.
+        mantissa, most: see `_LAYOUTS`.
+    """
+    import numpy as np
+
+    least, power, large, total = (one[: len(exact)] for one in scratch)
+    np.bitwise_and(exact.view(np.int32), np.int32(_EXPONENT), out=power)
+    np.maximum(power, least, out=power)
+    np.add(power, np.int32(((23 - mantissa) << 23) + (1 << 22)), out=large)  # times 1.5 · 2^…
+    added, summed = large.view(np.float32), total.view(np.float32)
+    np.add(exact, added, out=summed)
+    np.subtract(summed, added, out=back)
+    return bool(back.max() <= most and back.min() >= -most)
+
+
+def _fill_codes(exact: Array, codes: Array, scratch: Array, mantissa: int, bias: int) -> None:
+    """Fill an array with the bytes of numbers that `_fill_back` has rounded."""
+    import numpy as np
+
+    _, power, large, total = (one[: len(exact)] for one in scratch)
+    part = large.view(np.uint8)[: len(exact)]
+    np.copyto(codes, total, casting="unsafe")  # the number in units of its last place
+    np.abs(codes.view(np.int8), out=codes.view(np.int8))
+    np.right_shift(power, 23 - mantissa, out=power)
+    np.copyto(part, power, casting="unsafe")
+    np.add(codes, part, out=codes)
+    np.subtract(codes, np.uint8((128 - bias << mantissa) & 0xFF), out=codes)
+    np.right_shift(exact.view(np.int32), 24, out=power)
+    np.copyto(part, power, casting="unsafe")
+    np.bitwise_and(part, np.uint8(0x80), out=part)
+    np.bitwise_or(codes, part, out=codes)
 
 
 def codes_of(exact: Array, kind: Any) -> Array:
@@ -59,7 +117,7 @@ def codes_of(exact: Array, kind: Any) -> Array:
 
 
 def _round(exact: Array, out: Array, codes: Array) -> None:
-    """Fill an array with the bytes of numbers, by a table."""
+    """Fill an array with the bytes of any numbers, by a table."""
     import numpy as np
 
     flat, stored = exact.reshape(-1).view(np.uint32), out.reshape(-1)
@@ -78,12 +136,13 @@ def _round(exact: Array, out: Array, codes: Array) -> None:
 
 
 @cache
-def _values(kind: Any) -> Array:
-    """Return the numbers of all bytes."""
+def _tables(kind: Any) -> tuple[Array, Array]:
+    """Return the numbers of all pairs of bytes, each pair as 64 bits, and those of all bytes."""
     import numpy as np
 
-    found: Array = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
-    return found
+    values: Array = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    pairs = values[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.float64)
+    return pairs, values
 
 
 @cache

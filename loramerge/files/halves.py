@@ -81,7 +81,8 @@ def round_floats(exact: Array, out: Array, back: Array) -> None:
         _by_numpy(exact, out, back)
         return
     flat, halves, floats = (one.reshape(-1) for one in (exact, out, back))
-    scratch = np.empty((2, min(_PIECE, flat.size)), np.float32)
+    scratch = np.empty((3, min(_PIECE, flat.size)), np.float32)
+    scratch[2].view(np.int32)[:] = _LEAST
     for start in range(0, flat.size, _PIECE):
         part = slice(start, start + _PIECE)
         _round(flat[part], halves[part], floats[part], scratch)
@@ -98,14 +99,14 @@ def _round(exact: Array, out: Array, back: Array, scratch: Array) -> None:
     """Round so few numbers that all that is computed stays in the processor's cache."""
     import numpy as np
 
-    first, second = scratch[0, : len(exact)], scratch[1, : len(exact)]
+    first, second, least = (one[: len(exact)] for one in scratch)
     power = back.view(np.int32)
     np.bitwise_and(exact.view(np.int32), np.int32(_EXPONENT), out=power)
     if power.max() >= _LARGE:
         _by_numpy(exact, out, back)
         return
     # adding so large a number and taking it away again leaves eleven bits of the sum
-    np.maximum(power, np.int32(_LEAST), out=power)
+    np.maximum(power, least.view(np.int32), out=power)  # arrays are compared faster than numbers
     np.multiply(back, np.float32(1.5 * 2.0**_SHIFT), out=first)
     np.add(exact, first, out=back)
     np.subtract(back, first, out=back)

@@ -59,12 +59,14 @@ def compute_packed(
             covered = fill_change(edits, adders, start, stop, weights, asked) or ()
             with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
                 aimed = aimed_at(onto, packing, asked, start, stop)
-                packed = packing.pack(raw, weights, aimed, start, draw)
+                packed, written = _packed(packing, raw, weights, aimed, start, draw)
+                for index, first, last in covered:
+                    part = slice(first - start, last - start)
+                    measure(sums[index], asked[part], written[part], weights[part])
+            seen = sum(last - first for _, first, last in covered) == stop - start
+            if not seen or not all(math.isfinite(s.error) for s in sums):
                 written = packing.unpack(packed, start) - weights
-            require_finite_values(name, info.dtype, written, weights, asked)
-            for index, first, last in covered:
-                part = slice(first - start, last - start)
-                measure(sums[index], asked[part], written[part], weights[part])
+                require_finite_values(name, info.dtype, written, weights, asked)
             write_rows(packing, info.start, start, packed, out)
         for other, data in packing.beside().items():
             out.write(infos[other].start, data)
@@ -74,6 +76,22 @@ def compute_packed(
         ]
 
     return TensorTask(info.stop - info.start + beside, run)
+
+
+def _packed(
+    packing: Packing, raw: Any, weights: Any, change: Any, start: int, draw: Any
+) -> tuple[Any, Any]:
+    """Return the packed rows after a change, see `Packing.pack`, and the change that they hold."""
+    import numpy as np
+
+    repack = getattr(
+        packing, "repack", None
+    )  # of those that know the weights before they are packed
+    if repack is None:
+        packed = packing.pack(raw, weights, change, start, draw)
+        return packed, packing.unpack(packed, start) - weights
+    packed, held = repack(raw, weights, change, start, draw)
+    return packed, np.subtract(held, weights, out=None if held is weights else held)
 
 
 def aimed_at(onto: str, packing: Packing, asked: Any, start: int, stop: int) -> Any:

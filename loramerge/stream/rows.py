@@ -108,12 +108,14 @@ def compute_tensor(
                 codec.add(base, aimed, start, exact)
                 fits = fits and codec.fits(start, stop)
                 rounder.round(exact, rounded, back)
-                if fits:
-                    rounder.check(back, weights, asked)
                 codec.change(back, weights, start)
                 for index, first, last in covered:
                     part = slice(first - start, last - start)
                     measure(sums[index], asked[part], back[part], weights[part])
+                seen = sum(last - first for _, first, last in covered) == stop - start
+                if fits and not (seen and all(math.isfinite(s.error) for s in sums)):
+                    widen(rounded, back)
+                    rounder.check(back, weights, asked)
             out.write(
                 info.start + start * columns * target.itemsize, rounded.reshape(-1).view(np.uint8)
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, ReadRows
 from loramerge.adapter.floats import times, values
+from loramerge.adapter.kinds.bases.products import multiply
 from loramerge.adapter.kinds.bases.scale import Scale, encoded_scale, scaled_tensor
 from loramerge.adapter.kinds.bases.scaled import Scaled
 from loramerge.files.tensors import Tensor
@@ -121,13 +122,11 @@ class Factored(Scaled):
         return self._replaced(up=up, shape=(up.shape[0], *self.shape[1:]))
 
     def row_adder(self, dtype: str = "float32", read: ReadRows | None = None) -> AddRows:
-        import numpy as np
-
         up, down = self.factors(dtype)
 
         def add(start: int, stop: int, base: Any, out: Any, fresh: bool) -> None:
             if fresh:
-                np.matmul(up[start:stop], down, out=out)
+                multiply(up[start:stop], down, out)
             else:
                 out += up[start:stop] @ down
 
