@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.halves import round_floats, widen
 
 __all__ = [
     "BLOCK_TYPES", "BlockType", "Grid", "high_bits", "largest_magnitudes", "largest_of", "nibbles",
@@ -88,25 +89,28 @@ def nibbles(packed: Array, width: int) -> Array:
     """Return codes of 4 bits: of each `width` bytes first the low halves, then the high ones."""
     import numpy as np
 
-    halves = packed.reshape(len(packed), -1, width)
-    found = np.empty((*halves.shape[:2], 2, width), np.uint8)
-    np.bitwise_and(halves, np.uint8(15), out=found[:, :, 0])
-    np.right_shift(halves, np.uint8(4), out=found[:, :, 1])
-    return found
+    # eight bytes at a time; no bit of a byte gets into its neighbour
+    eights = np.ascontiguousarray(packed).view(np.uint64).reshape(len(packed), -1, width // 8)
+    found = np.empty((*eights.shape[:2], 2, width // 8), np.uint64)
+    np.bitwise_and(eights, np.uint64(_LOW_HALVES), out=found[:, :, 0])
+    high = np.right_shift(eights, np.uint64(4))
+    np.bitwise_and(high, np.uint64(_LOW_HALVES), out=found[:, :, 1])
+    return found.view(np.uint8).reshape(*eights.shape[:2], 2, width)
 
+
+_LOW_HALVES = 0x0F0F0F0F0F0F0F0F
 
 _SIGN, _MAGNITUDE = -0x80000000, 0x7FFFFFFF  # bits of a float32
 # added to a number, and the fraction cut off, it rounds to nearest, and halves away from zero: those
 # numbers that are just below a half stay below the next whole number
 _BELOW_HALF = 0.5 - 2.0**-25
 
-_NARROW = 16  # numbers of a group from which its extremes are found across groups
-
 
 def largest_of(groups: Array) -> Array:
     """Return the largest number of each group, `(…, numbers)` → `(…)`.
 
-    Groups are short, and numpy is fast along long axes: it compares halves, then all groups at once.
+    Args:
+        groups: contiguous, of a power of two numbers each, 8 or more.
     """
     import numpy as np
 
@@ -121,14 +125,20 @@ def smallest_of(groups: Array) -> Array:
 
 
 def _across(groups: Array, compare: Any) -> Array:
-    import numpy as np
+    """Return the extremes of groups.
 
-    shape = groups.shape[:-1]
-    found = groups.reshape(-1, groups.shape[-1])
-    if found.shape[1] == 2 * _NARROW:
-        found = compare(found[:, :_NARROW], found[:, _NARROW:])
-    most: Array = compare.reduce(np.ascontiguousarray(found.T), axis=0)
-    return most.reshape(shape)
+    Groups are short, and numpy is fast along long axes: everything is compared with what is half a group
+    behind it, then a quarter, although most of that is of no use.
+    """
+    width, flat = groups.shape[-1], groups.reshape(-1)
+    step = width // 2
+    while step >= 4:
+        flat = compare(flat[:-step], flat[step:])
+        step //= 2
+    found: Array = compare(flat[::width], flat[1::width])
+    for number in (2, 3):
+        compare(found, flat[number::width], out=found)
+    return found.reshape(groups.shape[:-1])
 
 
 def largest_magnitudes(groups: Array) -> Array:
@@ -182,22 +192,25 @@ class _Eight(BlockType):
         import numpy as np
 
         codes = blocks[:, 2:].view(np.int8).astype(np.float32)
-        return Grid(codes[:, None], _halves(blocks[:, :2])[:, None])
+        scales = np.ascontiguousarray(blocks).view(np.float16)[:, 0].copy()
+        step = np.empty(len(scales), np.float32)
+        widen(scales, step)
+        return Grid(codes[:, None], step[:, None, None])
 
     def fresh(self, values: Array, draw: Any = None) -> Array:
         return self._made(values, draw)[0]
 
     def replaced(self, blocks: Array, values: Array, draw: Any = None) -> tuple[Array, Array]:
-        found, codes = self._made(values, draw)
-        return found, self.values(found) if codes is None else _halves(found[:, :2]) * codes
+        found, held = self._made(values, draw)
+        return found, self.values(found) if held is None else held
 
     def _made(self, values: Array, draw: Any) -> tuple[Array, Array | None]:
-        """Return blocks, and their codes as float32, unless some are not numbers."""
+        """Return blocks, and the weights that they hold, unless some codes are not numbers."""
         import numpy as np
 
-        step = largest_magnitudes(values)[:, None] / np.float32(127)
+        step = largest_magnitudes(values) / np.float32(127)
         inverse = _inverse(step)
-        codes = values * inverse
+        codes = values * inverse[:, None]
         if draw is None:  # ggml rounds halves away from zero
             half = np.bitwise_and(codes.view(np.int32), np.int32(_SIGN))
             np.bitwise_or(half, np.float32(_BELOW_HALF).view(np.int32), out=half)
@@ -205,10 +218,17 @@ class _Eight(BlockType):
             np.trunc(codes, out=codes)
         else:
             codes = np.clip(np.floor(codes + draw(codes.shape)), -127, 127)
-        found = np.empty((len(values), self.size), np.uint8)
-        found[:, :2] = _bytes(step)
+        found, scales = (
+            np.empty((len(values), self.size), np.uint8),
+            np.empty(step.shape, np.float16),
+        )
+        with np.errstate(over="ignore"):  # what does not fit is found in the result
+            round_floats(step, scales, held := np.empty_like(step))
+        found.view(np.float16)[:, 0] = scales
         np.copyto(found[:, 2:].view(np.int8), codes, casting="unsafe")
-        return found, codes if np.isfinite(inverse).all() else None
+        if not np.isfinite(inverse).all():
+            return found, None
+        return found, np.multiply(codes, held[:, None], out=codes)
 
 
 class _Few(BlockType):

@@ -81,18 +81,25 @@ class _KType(BlockType):
         return self.write(self._codes(values, scales, None, draw)[0], *scales)
 
     def changed(self, blocks: Array, values: Array, draw: Any = None) -> Array:
+        return self.write(*self._nearest(blocks, values, draw))
+
+    def replaced(self, blocks: Array, values: Array, draw: Any = None) -> tuple[Array, Array]:
+        found = self._nearest(blocks, values, draw)
+        return self.write(*found), self._grid(*found).values()
+
+    def _nearest(self, blocks: Array, values: Array, draw: Any) -> tuple[Any, ...]:
+        """Return codes and scales, of each block the old scales or new ones; see `write`."""
         import numpy as np
 
-        kept = self.scales(blocks)
+        kept, scales = self.scales(blocks), self._scales(values)
         codes, error = self._codes(values, kept, blocks, draw)
-        scales = self._scales(values)
         other, others = self._codes(values, scales, None, draw)
-        near = ~(others < error)[:, None]
-        chosen = [
-            None if new is None else np.where(near, old, new)
-            for old, new in zip(kept, scales, strict=True)
-        ]
-        return self.write(np.where(near, codes, other), *chosen)  # type: ignore[arg-type]
+        nearer = np.flatnonzero(others < error)
+        codes[nearer] = other[nearer]
+        for old, new in zip(kept, scales, strict=True):
+            if old is not None:
+                old[nearer] = new[nearer]
+        return codes, *kept
 
     def _codes(
         self, values: Array, scales: tuple[Any, ...], before: Array | None, draw: Any
@@ -108,27 +115,35 @@ class _KType(BlockType):
 
         scale, whole, least, minima = scales
         step = (scale * whole.astype(np.float32))[:, :, None]
-        exact = values.reshape(len(values), self.groups, -1)
+        groups = values.reshape(len(values), self.groups, -1)
+        exact = np.empty_like(groups)
         if least is not None:
-            exact = exact + (least * minima.astype(np.float32))[:, :, None]
-        none = step == 0
-        empty = bool(none.any())
-        shifted = exact
+            offset = least * minima.astype(np.float32)
+            groups = np.add(groups, offset[:, :, None], out=exact)
+        none = np.nonzero(step[:, :, 0] == 0)
+        left = groups[none]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            exact = shifted / (np.where(none, np.float32(1), step) if empty else step)
+            np.divide(groups, np.where(step == 0, np.float32(1), step), out=exact)
             codes = np.rint(exact) if draw is None else np.floor(exact + draw(exact.shape))
             np.clip(codes, self.low, self.high, out=codes)
             exact -= codes if draw is None else np.clip(exact, self.low, self.high)
             error = np.einsum("bgi,bgi->bg", exact, exact) * step[:, :, 0] ** 2
-            if empty:
-                stay = 0 if before is None else self.codes(before).reshape(codes.shape)
-                codes = np.where(none, stay, codes)
-                left = np.einsum("bgi,bgi->bg", shifted, shifted)
-                error = np.where(none[:, :, 0], left, error)
+            if len(left):
+                codes[none] = 0 if before is None else self._codes_of(before, *none)
+                error[none] = np.einsum("gi,gi->g", left, left)
             error = error.sum(axis=1)
             if not np.isfinite(error).all():
                 codes = np.nan_to_num(codes, nan=0)
         return codes.astype(np.int8).reshape(len(values), _ALL), error
+
+    def _codes_of(self, blocks: Array, block: Array, group: Array) -> Array:
+        """Return the codes of some groups, `(groups, weights of a group)`."""
+        import numpy as np
+
+        some, place = np.unique(block, return_inverse=True)
+        codes = self.codes(blocks[some]).reshape(len(some), self.groups, -1)
+        found: Array = codes[place, group]
+        return found
 
     def _scales(self, values: Array) -> tuple[Any, ...]:
         """Return scales of groups from their extremes."""
@@ -155,7 +170,8 @@ class _KType(BlockType):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             scale = (extreme / np.float32(limit)).astype(np.float16).astype(np.float32)
             whole = np.rint(wanted / scale)
-        whole = np.clip(np.nan_to_num(whole, nan=0), self.least, self.most)
+        np.copyto(whole, 0, where=np.isnan(whole))
+        np.clip(whole, self.least, self.most, out=whole)
         return scale, whole.astype(np.int8)
 
 
@@ -190,11 +206,14 @@ def _joined(codes: Array, bits: int, width: int) -> Array:
     """Pack codes as `nibbles` and `_crumbs` unpack them."""
     import numpy as np
 
-    parts = codes.astype(np.uint8, copy=False).reshape(len(codes), -1, 8 // bits, width)
-    found = parts[:, :, 0]
+    # several bytes at a time; no bit of a byte gets into its neighbour
+    word = np.dtype(np.uint64 if width % 8 == 0 else np.uint32)
+    words = np.ascontiguousarray(codes).view(word)
+    parts = words.reshape(len(codes), -1, 8 // bits, width // word.itemsize)
+    found = parts[:, :, 0].copy()
     for number in range(1, 8 // bits):
-        found = found | (parts[:, :, number] << np.uint8(bits * number))
-    return found.reshape(len(codes), -1)
+        found |= parts[:, :, number] << word.type(bits * number)
+    return found.view(np.uint8).reshape(len(codes), -1)
 
 
 class _Six(_KType):
@@ -211,7 +230,7 @@ class _Six(_KType):
     def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
         import numpy as np
 
-        scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+        scales = blocks[:, 192:208].copy().view(np.int8)
         return _half(blocks, 208), scales, None, None
 
     def write(
@@ -238,11 +257,12 @@ class _FourFive(_KType):
     def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
         import numpy as np
 
-        packed = blocks[:, 4:16]
-        first, second, both = packed[:, :4], packed[:, 4:8], packed[:, 8:]
-        scales = np.concatenate((first & 63, (both & 15) | ((first >> 2) & 48)), axis=1)
-        minima = np.concatenate((second & 63, (both >> 4) | ((second >> 2) & 48)), axis=1)
-        return _half(blocks, 0), scales.view(np.int8), _half(blocks, 2), minima.view(np.int8)
+        # each byte of all blocks together: numpy is fast along long axes
+        first, second, both = np.ascontiguousarray(blocks[:, 4:16].T).reshape(3, 4, -1)
+        scales = np.concatenate((first & 63, (both & 15) | ((first >> 2) & 48)))
+        minima = np.concatenate((second & 63, (both >> 4) | ((second >> 2) & 48)))
+        found = [np.ascontiguousarray(one.T).view(np.int8) for one in (scales, minima)]
+        return _half(blocks, 0), found[0], _half(blocks, 2), found[1]
 
     @staticmethod
     def _high(packed: Array) -> Array:
@@ -256,13 +276,14 @@ class _FourFive(_KType):
         import numpy as np
 
         assert least is not None and minima is not None
-        whole, sc, mn = (one.astype(np.uint8) for one in (codes, scales, minima))
+        whole = codes.view(np.uint8)
+        sc, mn = (np.ascontiguousarray(one.view(np.uint8).T) for one in (scales, minima))
         packed = (
-            (sc[:, :4] & 63) | ((sc[:, 4:] >> 4) << 6),
-            (mn[:, :4] & 63) | ((mn[:, 4:] >> 4) << 6),
-            (sc[:, 4:] & 15) | ((mn[:, 4:] & 15) << 4),
+            (sc[:4] & 63) | ((sc[4:] >> 4) << 6),
+            (mn[:4] & 63) | ((mn[4:] >> 4) << 6),
+            (sc[4:] & 15) | ((mn[4:] & 15) << 4),
         )
-        parts = [_raw(scale), _raw(least), *packed]
+        parts = [_raw(scale), _raw(least), np.concatenate(packed).T]
         if self.high == 31:
             bits = (whole >> np.uint8(4)).reshape(len(whole), 8, 32).transpose(0, 2, 1)
             parts.append(np.packbits(bits.reshape(len(whole), _ALL), axis=1, bitorder="little"))

@@ -84,27 +84,40 @@ class BlockRows:
             raw, weights: before, see `raw` and `unpack`.
             draw: see `BlockType.fresh`.
         """
-        return self.repack(raw, weights, change, start, draw)[0]
+        moved, new = self._moved(raw, weights, change)
+        if moved is None:
+            return self._kind.changed(raw, new, draw)
+        found = raw.copy() if len(moved) else raw
+        if len(moved):
+            found[moved] = self._kind.changed(raw[moved], new, draw)
+        return found
 
     def repack(
         self, raw: Array, weights: Array, change: Array, start: int, draw: Any
     ) -> tuple[Array, Array]:
         """Return the same as `pack`, and the weights that it holds, as `unpack` returns them."""
-        import numpy as np
-
-        shape = (-1, self._kind.elements)
-        blocks = change.reshape(shape)
-        every = bool(blocks[:, 0].all())  # mostly true, and soon known
-        moved = np.flatnonzero(blocks.any(axis=1)) if not every else None
-        if moved is not None and not len(moved):
-            return raw, weights
-        new = (weights + change).astype(np.float32, copy=False).reshape(shape)
-        if moved is None or len(moved) == len(raw):
+        moved, new = self._moved(raw, weights, change)
+        if moved is None:
             found, held = self._kind.replaced(raw, new, draw)
             return found, held.reshape(weights.shape)
-        found, held = raw.copy(), weights.reshape(shape).copy()
-        found[moved], held[moved] = self._kind.replaced(raw[moved], new[moved], draw)
+        if not len(moved):
+            return raw, weights
+        found, held = raw.copy(), weights.reshape(-1, self._kind.elements).copy()
+        found[moved], held[moved] = self._kind.replaced(raw[moved], new, draw)
         return found, held.reshape(weights.shape)
+
+    def _moved(self, raw: Array, weights: Array, change: Array) -> tuple[Array | None, Array]:
+        """Return the numbers of the blocks that change, None for all, and their new weights."""
+        import numpy as np
+
+        blocks = change.reshape(-1, self._kind.elements)
+        every = bool(blocks[:, 0].all())  # mostly true, and soon known
+        moved = None if every else np.flatnonzero(blocks.any(axis=1))
+        if moved is not None and len(moved) == len(raw):
+            moved = None
+        old = weights.reshape(blocks.shape)
+        new = old + blocks if moved is None else old[moved] + blocks[moved]
+        return moved, new.astype(np.float32, copy=False)
 
     def beside(self) -> Mapping[str, bytes]:
         """Return nothing: all scales are in the blocks."""

@@ -180,7 +180,8 @@ class Packing(Protocol):
     """The conversion between the weights of one tensor and packed rows.
 
     The rows of a bake begin at multiples of `unit`, in order; the last ones may be fewer. Where an
-    attribute `scattered` is true, they do not lie in this order, and `beside` returns them all.
+    attribute `scattered` is true, they do not lie in this order, and `beside` returns them all. A method
+    `repack`, if there is one, takes what `pack` takes, and returns what `pack` and then `unpack` return.
     """
 
     @property

@@ -1,10 +1,10 @@
 """Conversion between float8 and float32, several times as fast as number by number.
 
-Two float8 at once are looked up in a table of all pairs. A float32 is rounded by adding a number so large
-that the sum has no more bits than the float8, and taking it away again; what was added holds the exponent
-of the float8, and the sum its mantissa. Numbers that are larger than a float8 are cut to their upper 16
-bits, of which the last says whether anything was cut: rounding to odd. These are more than two bits
-beyond those of a float8, so that rounding them once more, to nearest and ties to even, gives what
+Two float8 at once are looked up in a table of all pairs. A float32 is rounded by adding a number so
+large that the sum has no more bits than the float8, and taking it away again; what was added holds the
+exponent of the float8, and the sum its mantissa. Numbers that are larger than a float8 are cut to their
+upper 16 bits, of which the last says whether anything was cut: rounding to odd. These are more than two
+bits beyond those of a float8, so that rounding them once more, to nearest and ties to even, gives what
 rounding the float32 gives. The table has one entry for each of the 65,536.
 """
 
