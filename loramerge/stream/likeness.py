@@ -7,7 +7,7 @@ norm. Distances are those of the parameters that differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,7 +40,10 @@ from loramerge.stream.walk import Buffers
 
 __all__ = ["likeness", "part_of"]
 
-_BLOCK = 1 << 16  # elements that are computed with at a time: they stay in the cache
+_BLOCK = 1 << 16  # elements whose squares are added at a time
+_READ = (
+    4  # blocks that are read and subtracted at a time: fewer steps, of which each waits for others
+)
 _SAFE = 1e-24  # squares of float32 that add up to less may have vanished
 _WIDE = ("F16", "F32", "F64")  # types that may hold weights that were rounded to a narrower one
 
@@ -143,30 +146,40 @@ def _gap(pair: PlacePair, size: int, buffers: Buffers) -> Gap:
     noisy: bool | None = None if all(plain) and dtypes[0] == dtypes[1] else True
     a = b = moved = 0.0
     within = True
-    readers = [_reader(place, kind, f"{number}", buffers) for number, place in enumerate(pair)]
-    for start, stop in _blocks(pair):
-        ours, theirs = (read(start, stop) for read in readers)
+    readers = [
+        _reader(place, kind, f"{number}", buffers, bare=bare)
+        for number, (place, bare) in enumerate(zip(pair, plain, strict=True))
+    ]
+    step = _rows_of_block(pair)
+    rows = pair.tuned.shape[0]
+    for first in range(0, rows, _READ * step):
+        last = min(first + _READ * step, rows)
+        ours, theirs = (read(first, last) for read in readers)
         values = buffers.get("values", np.dtype(kind), ours.shape)
         with np.errstate(invalid="ignore", over="ignore"):
             np.subtract(ours, theirs, out=values)
-            energies = [_energy(block) for block in (ours, theirs, values)]
-        a, b, moved = a + energies[0], b + energies[1], moved + energies[2]
-        if noisy is None:
-            noisy = _was_rounded(ours, theirs, dtypes)
-        if noisy and within and math.isfinite(energies[2]):
-            within = rounding_in(pair, plain, start, stop, ours, theirs, values)[1]
+            for start in range(0, last - first, step):
+                blocks = [one[start : start + step] for one in (ours, theirs, values)]
+                energies = [_energy(block) for block in blocks]
+                a, b, moved = a + energies[0], b + energies[1], moved + energies[2]
+                if noisy is None:
+                    noisy = _was_rounded(*blocks[:2], dtypes)
+                if noisy and within and math.isfinite(energies[2]):
+                    begin = first + start
+                    found = rounding_in(pair, plain, begin, min(begin + step, last), *blocks)
+                    within = found[1]
     if moved == 0.0:
         return Gap(tensors=1, elements=size)
     rounded = int(bool(noisy) and within and math.isfinite(moved))
     return Gap(1, 1, rounded, a, b, moved, size, size)
 
 
-def _reader(place: Place, kind: str, use: str, buffers: Buffers) -> ReadRows:
+def _reader(place: Place, kind: str, use: str, buffers: Buffers, *, bare: bool) -> ReadRows:
     """Return the function that reads rows, into a buffer where they lie as they are."""
     import numpy as np
 
     columns = max(1, math.prod(place.shape[1:]))
-    mixed = place.transposed or place.swapped or place.heads or not is_bare(place)
+    mixed = place.transposed or place.swapped or place.heads or not bare
     if mixed or not isinstance(place.tensor, StoredTensor):
         read = read_weights([(0, place)], kind)
         return lambda start, stop: np.ascontiguousarray(read(start, stop).reshape(-1, columns))
@@ -198,12 +211,10 @@ def _was_rounded(ours: Any, theirs: Any, dtypes: Sequence[str]) -> bool:
     return wide and precision_of(ours, dtypes[0]) != precision_of(theirs, dtypes[1])
 
 
-def _blocks(pair: PlacePair) -> Iterator[tuple[int, int]]:
-    rows = pair.tuned.shape[0]
+def _rows_of_block(pair: PlacePair) -> int:
     columns = max(1, math.prod(pair.tuned.shape[1:]))
     whole = any(place.transposed or place.heads for place in pair)
-    step = rows if whole else max(1, _BLOCK // columns)
-    return ((start, min(start + step, rows)) for start in range(0, rows, max(1, step)))
+    return max(1, pair.tuned.shape[0] if whole else _BLOCK // columns)
 
 
 # ---- tensors beside the networks
