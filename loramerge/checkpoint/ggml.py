@@ -8,14 +8,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from loramerge.checkpoint.ggml_arrays import (
+    apart,
+    extreme_of,
+    high_bits,
+    joined,
+    largest_magnitudes,
+    largest_of,
+    smallest_of,
+)
 from loramerge.checkpoint.storage import Array
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.halves import round_floats, widen
 
-__all__ = [
-    "BLOCK_TYPES", "BlockType", "Grid", "high_bits", "largest_magnitudes", "largest_of", "nibbles",
-    "smallest_of",
-]  # fmt: skip
+__all__ = ["BLOCK_TYPES", "BlockType", "Grid"]
+
+_SIGN = -0x80000000  # bits of a float32
+# added to a number, and the fraction cut off, it rounds to nearest, and halves away from zero: those
+# numbers that are just below a half stay below the next whole number
+_BELOW_HALF = 0.5 - 2.0**-25
 
 
 class Grid:
@@ -83,84 +94,6 @@ class BlockType(ABC):
         """Return `changed`, and the weights that it holds, as `values` returns them."""
         found = self.changed(blocks, values, draw)
         return found, self.values(found)
-
-
-def nibbles(packed: Array, width: int) -> Array:
-    """Return codes of 4 bits: of each `width` bytes first the low halves, then the high ones."""
-    import numpy as np
-
-    # eight bytes at a time; no bit of a byte gets into its neighbour
-    eights = np.ascontiguousarray(packed).view(np.uint64).reshape(len(packed), -1, width // 8)
-    found = np.empty((*eights.shape[:2], 2, width // 8), np.uint64)
-    np.bitwise_and(eights, np.uint64(_LOW_HALVES), out=found[:, :, 0])
-    high = np.right_shift(eights, np.uint64(4))
-    np.bitwise_and(high, np.uint64(_LOW_HALVES), out=found[:, :, 1])
-    return found.view(np.uint8).reshape(*eights.shape[:2], 2, width)
-
-
-_LOW_HALVES = 0x0F0F0F0F0F0F0F0F
-
-_SIGN, _MAGNITUDE = -0x80000000, 0x7FFFFFFF  # bits of a float32
-# added to a number, and the fraction cut off, it rounds to nearest, and halves away from zero: those
-# numbers that are just below a half stay below the next whole number
-_BELOW_HALF = 0.5 - 2.0**-25
-
-
-def largest_of(groups: Array) -> Array:
-    """Return the largest number of each group, `(…, numbers)` → `(…)`.
-
-    Args:
-        groups: contiguous, of a power of two numbers each, 8 or more.
-    """
-    import numpy as np
-
-    return _across(groups, np.maximum)
-
-
-def smallest_of(groups: Array) -> Array:
-    """Return the smallest number of each group; see `largest_of`."""
-    import numpy as np
-
-    return _across(groups, np.minimum)
-
-
-def _across(groups: Array, compare: Any) -> Array:
-    """Return the extremes of groups.
-
-    Groups are short, and numpy is fast along long axes: everything is compared with what is half a group
-    behind it, then a quarter, although most of that is of no use.
-    """
-    width, flat = groups.shape[-1], groups.reshape(-1)
-    step = width // 2
-    while step >= 4:
-        flat = compare(flat[:-step], flat[step:])
-        step //= 2
-    found: Array = compare(flat[::width], flat[1::width])
-    for number in (2, 3):
-        compare(found, flat[number::width], out=found)
-    return found.reshape(groups.shape[:-1])
-
-
-def largest_magnitudes(groups: Array) -> Array:
-    """Return the largest magnitude of each group of float32, `(groups, numbers)` → `(groups,)`.
-
-    Args:
-        groups: contiguous, of a power of two numbers each.
-    """
-    import numpy as np
-
-    # magnitudes are in the order of their bits, and whole numbers are compared faster
-    found = np.bitwise_and(groups.view(np.int32), np.int32(_MAGNITUDE)).reshape(-1)
-    while found.size > len(groups):
-        found = np.maximum(found[::2], found[1::2])
-    return found.view(np.float32)
-
-
-def high_bits(packed: Array) -> Array:
-    """Return the bits of bytes, the lowest first, as `(blocks, 8 · bytes)`."""
-    import numpy as np
-
-    return np.unpackbits(packed, axis=-1, bitorder="little")
 
 
 def _halves(blocks: Array) -> Array:
@@ -247,38 +180,60 @@ class _Few(BlockType):
     def grid(self, blocks: Array) -> Grid:
         import numpy as np
 
-        scales = _halves(blocks[:, : self._head])
-        codes = nibbles(blocks[:, -16:], 16).reshape(len(blocks), 32)
+        codes = apart(blocks[:, -16:], 4, 16)
         if self._levels == 32:
             codes |= high_bits(blocks[:, self._head : self._head + 4]) << np.uint8(4)
-        found = codes.astype(np.float32)
+        return self._grid(blocks[:, : self._head], codes)
+
+    def _grid(self, head: Array, codes: Array) -> Grid:
+        """Return the numbers of blocks.
+
+        Args:
+            head: bytes of their scales.
+            codes: `(blocks, 32)`.
+        """
+        import numpy as np
+
+        scales, found = _halves(head), codes.astype(np.float32)
         if not self._minimum:
             found -= self._levels // 2
         offset = scales[:, 1:, None] if self._minimum else None
         return Grid(found[:, None], scales[:, :1, None], offset)
 
     def fresh(self, values: Array, draw: Any = None) -> Array:
+        return self._packed(*self._made(values, draw))
+
+    def replaced(self, blocks: Array, values: Array, draw: Any = None) -> tuple[Array, Array]:
+        head, codes = self._made(values, draw)
+        return self._packed(head, codes), self._grid(head, codes).values()
+
+    def _made(self, values: Array, draw: Any) -> tuple[Array, Array]:
+        """Return the bytes of scales, and the codes of weights; see `_grid`."""
         import numpy as np
 
         half, top = np.float32(0.5), self._levels - 1
         if self._minimum:
-            low = values.min(axis=1, keepdims=True)
-            step = (values.max(axis=1, keepdims=True) - low) / np.float32(top)
+            low = smallest_of(values)[:, None]
+            step = (largest_of(values)[:, None] - low) / np.float32(top)
             head = np.concatenate((_bytes(step), _bytes(low)), axis=1)
-            exact, shift = (values - low) * _inverse(step), half
+            exact, shift = values - low, half
+            exact *= _inverse(step)
         else:
-            most = np.abs(values).argmax(axis=1)[:, None]
-            step = np.take_along_axis(values, most, axis=1) / np.float32(-self._levels // 2)
+            step = extreme_of(values)[:, None] / np.float32(-self._levels // 2)
             head = _bytes(step)
             exact, shift = values * _inverse(step), np.float32(self._levels // 2) + half
         if draw is None:
-            codes = np.trunc(exact + shift)
+            exact += shift
+            np.trunc(exact, out=exact)
         else:
-            codes = np.floor(exact + (shift - half) + draw(exact.shape))
-        codes = np.clip(codes, 0, top).astype(np.uint8)
-        low_bits = codes & np.uint8(15)
-        packed = low_bits[:, :16] | (low_bits[:, 16:] << np.uint8(4))
-        parts = [head, packed]
+            exact = np.floor(exact + (shift - half) + draw(exact.shape))
+        return head, np.clip(exact, 0, top, out=exact).astype(np.uint8)
+
+    def _packed(self, head: Array, codes: Array) -> Array:
+        """Return the blocks of scales and codes."""
+        import numpy as np
+
+        parts = [head, joined(codes & np.uint8(15), 4, 16)]
         if self._levels == 32:
             parts.insert(1, np.packbits(codes >> np.uint8(4), axis=1, bitorder="little"))
         return np.concatenate(parts, axis=1)

@@ -9,14 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.checkpoint.ggml import (
-    BlockType,
-    Grid,
-    high_bits,
-    largest_of,
-    nibbles,
-    smallest_of,
-)
+from loramerge.checkpoint.ggml import BlockType, Grid
+from loramerge.checkpoint.ggml_arrays import apart, high_bits, joined, largest_of, smallest_of
 from loramerge.checkpoint.storage import Array
 
 __all__ = ["K_TYPES"]
@@ -190,40 +184,14 @@ def _raw(scale: Array) -> Array:
         return scale.astype(np.float16).view(np.uint8)
 
 
-def _crumbs(packed: Array, width: int) -> Array:
-    """Return codes of 2 bits: of each `width` bytes first the lowest pairs, then the next ones."""
-    import numpy as np
-
-    quarters = packed.reshape(len(packed), -1, width)
-    found = np.empty((*quarters.shape[:2], 4, width), np.uint8)
-    for number in range(4):
-        np.right_shift(quarters, np.uint8(2 * number), out=found[:, :, number])
-    found &= np.uint8(3)
-    return found.reshape(len(packed), -1)
-
-
-def _joined(codes: Array, bits: int, width: int) -> Array:
-    """Pack codes as `nibbles` and `_crumbs` unpack them."""
-    import numpy as np
-
-    # several bytes at a time; no bit of a byte gets into its neighbour
-    word = np.dtype(np.uint64 if width % 8 == 0 else np.uint32)
-    words = np.ascontiguousarray(codes).view(word)
-    parts = words.reshape(len(codes), -1, 8 // bits, width // word.itemsize)
-    found = parts[:, :, 0].copy()
-    for number in range(1, 8 // bits):
-        found |= parts[:, :, number] << word.type(bits * number)
-    return found.view(np.uint8).reshape(len(codes), -1)
-
-
 class _Six(_KType):
     """Q6_K: codes of 6 bits, 8-bit scales."""
 
     def codes(self, blocks: Array) -> Array:
         import numpy as np
 
-        low = nibbles(blocks[:, :128], 64).reshape(len(blocks), _ALL)
-        high = _crumbs(blocks[:, 128:192], 32)
+        low = apart(blocks[:, :128], 4, 64)
+        high = apart(blocks[:, 128:192], 2, 32)
         found: Array = (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
         return found
 
@@ -239,7 +207,7 @@ class _Six(_KType):
         import numpy as np
 
         whole = (codes + np.int8(32)).astype(np.uint8)
-        low, high = _joined(whole & 15, 4, 64), _joined(whole >> np.uint8(4), 2, 32)
+        low, high = joined(whole & 15, 4, 64), joined(whole >> np.uint8(4), 2, 32)
         return np.concatenate((low, high, scales.view(np.uint8), _raw(scale)), axis=1)
 
 
@@ -249,7 +217,7 @@ class _FourFive(_KType):
     def codes(self, blocks: Array) -> Array:
         import numpy as np
 
-        found: Array = nibbles(blocks[:, -128:], 32).reshape(len(blocks), _ALL)
+        found: Array = apart(blocks[:, -128:], 4, 32)
         if self.high == 31:
             found |= self._high(blocks[:, 16:48]) << np.uint8(4)
         return found.view(np.int8)
@@ -287,7 +255,7 @@ class _FourFive(_KType):
         if self.high == 31:
             bits = (whole >> np.uint8(4)).reshape(len(whole), 8, 32).transpose(0, 2, 1)
             parts.append(np.packbits(bits.reshape(len(whole), _ALL), axis=1, bitorder="little"))
-        return np.concatenate((*parts, _joined(whole & 15, 4, 32)), axis=1)
+        return np.concatenate((*parts, joined(whole & 15, 4, 32)), axis=1)
 
 
 class _Two(_KType):
@@ -296,7 +264,7 @@ class _Two(_KType):
     def codes(self, blocks: Array) -> Array:
         import numpy as np
 
-        return _crumbs(blocks[:, 16:80], 32).view(np.int8)
+        return apart(blocks[:, 16:80], 2, 32).view(np.int8)
 
     def scales(self, blocks: Array) -> tuple[Array, Array, Array | None, Array | None]:
         import numpy as np
@@ -311,7 +279,7 @@ class _Two(_KType):
 
         assert least is not None and minima is not None
         both = (scales.astype(np.uint8) & 15) | (minima.astype(np.uint8) << np.uint8(4))
-        return np.concatenate((both, _joined(codes, 2, 32), _raw(scale), _raw(least)), axis=1)
+        return np.concatenate((both, joined(codes, 2, 32), _raw(scale), _raw(least)), axis=1)
 
 
 class _Three(_KType):
@@ -322,7 +290,7 @@ class _Three(_KType):
 
         bits = high_bits(blocks[:, :32]).reshape(len(blocks), 32, 8)
         high = bits.transpose(0, 2, 1).reshape(len(blocks), _ALL)
-        low = _crumbs(blocks[:, 32:96], 32)
+        low = apart(blocks[:, 32:96], 2, 32)
         found: Array = low.view(np.int8) - ((high ^ np.uint8(1)) << np.uint8(2)).view(np.int8)
         return found
 
@@ -330,8 +298,8 @@ class _Three(_KType):
         import numpy as np
 
         packed = blocks[:, 96:108]
-        scales = nibbles(packed[:, :8], 8).reshape(len(blocks), 16)
-        scales = scales | (_crumbs(packed[:, 8:], 4) << np.uint8(4))
+        scales = apart(packed[:, :8], 4, 8)
+        scales = scales | (apart(packed[:, 8:], 2, 4) << np.uint8(4))
         return _half(blocks, 108), scales.view(np.int8) - np.int8(32), None, None
 
     def write(
@@ -343,8 +311,8 @@ class _Three(_KType):
         bits = (whole >> np.uint8(2)).reshape(len(whole), 8, 32).transpose(0, 2, 1)
         high = np.packbits(bits.reshape(len(whole), _ALL), axis=1, bitorder="little")
         sc = (scales + np.int8(32)).astype(np.uint8)
-        packed = _joined(sc & 15, 4, 8), _joined(sc >> np.uint8(4), 2, 4)
-        return np.concatenate((high, _joined(whole & 3, 2, 32), *packed, _raw(scale)), axis=1)
+        packed = joined(sc & 15, 4, 8), joined(sc >> np.uint8(4), 2, 4)
+        return np.concatenate((high, joined(whole & 3, 2, 32), *packed, _raw(scale)), axis=1)
 
 
 K_TYPES: dict[str, BlockType] = {
