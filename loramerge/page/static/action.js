@@ -59,8 +59,9 @@ function texts(verb) {
  *
  * @param {string} verb
  * @param {() => object|null} values of the action; null while something is missing
- * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, ready?: Function, act?: Function}} options
- *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered; `act`: what Run does, where it is no job
+ * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, started?: Function, ready?: Function, act?: Function}} options
+ *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered; `act`: what Run does, where it is no job;
+ *   `started`: shows the job elsewhere
  */
 export function actionPanel(verb, values, options = {}) {
   const { label = "Run", missing = "", output = "output", kept = {}, keep = () => {}, done = () => {} } = options;
@@ -136,9 +137,9 @@ export function actionPanel(verb, values, options = {}) {
     try {
       const { id: started, already } = await start({ verb, values: asActed() });
       if (already) say("This is running already.");
-      place.show(started);
+      if (options.started) options.started(started);
+      else place.show(started);
       replace.checked = false;
-      options.started?.(started);
     } catch (error) {
       fail(error);
     }

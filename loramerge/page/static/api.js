@@ -50,8 +50,11 @@ export const remove = (path) => answered(path, { method: "DELETE" });
 export const upload = (file) =>
   answered(queried("/api/upload", { name: file.name }), { method: "POST", body: file });
 
+/** Return the name under which the server tells of a live request of this tab. */
+export const keyOf = (latest) => `${TAB}-${latest}`;
+
 /** Ask the live worker; `latest` names what a newer request of this name replaces. */
-export const live = (kind, body, latest) => post("/api/live", { kind, ...body, latest: `${TAB}-${latest}` });
+export const live = (kind, body, latest) => post("/api/live", { kind, ...body, latest: keyOf(latest) });
 
 /** Return an address with the token, for pictures, reports and events. */
 export const link = (path, query) => queried(path, { ...query, token: TOKEN });

@@ -23,7 +23,7 @@ const FIRST = {
   card: ["file", "base_model", "license"],
   meta: ["file", "set", "unset"],
 };
-const NEVER = new Set(["force", "weights", "explain", "dry_run", "exit_code", "csv", "html", "resume"]);
+const NEVER = new Set(["force", "weights", "explain", "dry_run", "exit_code", "csv", "html"]);
 
 /** Return the parameters that a person sets, by word: the output and force belong to the panel's end. */
 export function settable(verb, info) {

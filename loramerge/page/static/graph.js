@@ -62,5 +62,6 @@ export function graph({ nodes, edges }, states = {}) {
   const stateOf = (node) => states[node.id] ?? states[String(node.label).split("\n")[0]];
   const picture = svg("svg.graph", { viewBox: `0 0 ${wide} ${high}`, width: wide, height: high, role: "img",
     "aria-label": `Graph of ${nodes.length} files and steps` }, lines, nodes.map((node) => box(node, places.get(node.id), stateOf(node))));
+  picture.style.minWidth = `${Math.round(wide * 0.6)}px`; // smaller letters cannot be read: then it scrolls
   return el("div.scroll.graph-box", { tabindex: "0", "aria-label": "Graph of the recipe" }, picture);
 }

@@ -45,18 +45,18 @@ function outputs(one) {
   }));
 }
 
-function buttons(one) {
+function buttons(one, here) {
   const train = one.verb === "train";
   const found = [];
   if (ACTIVE.has(one.state)) {
     found.push(el("button", { type: "button", onclick: () => stop(one.id) }, icon("stop"),
       train && one.state === "running" ? "Stop and keep" : "Cancel"));
   } else {
-    if (train || one.state !== "done") {
+    if (one.state !== "done") {
       found.push(el("button", { type: "button", onclick: () => again(one.id) }, icon("play"), train ? "Resume" : "Run again"));
     }
-    if (train) found.push(el("a.button", { href: `#/train?job=${one.id}` }, "Loss and samples"));
-    found.push(el("button.icon-only", { type: "button", "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
+    if (train && !here) found.push(el("a.button", { href: `#/train?job=${one.id}` }, "Loss and samples"));
+    if (!here) found.push(el("button.icon-only", { type: "button", "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
   }
   return found;
 }
@@ -82,14 +82,14 @@ function time(one) {
 }
 
 /** Return the block of a job that is not drawn again by itself. */
-export function jobBlock(one, { quiet = false } = {}) {
+export function jobBlock(one, { quiet = false, here = false } = {}) {
   const running = ACTIVE.has(one.state);
   return el(`article.job.${one.state}`, { "data-job": one.id, "data-state": one.state },
     el("header.row", {},
       el("span.state", {}, STATES[one.state] ?? one.state),
       el("h3", {}, one.title ?? one.verb ?? "Job"),
       el("span.soft.grow", {}, time(one)),
-      buttons(one)),
+      buttons(one, here)),
     running ? [bar(one), el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
     one.error ? failure({ message: one.error.text ?? String(one.error), hint: one.error.hint }) : null,
     replacing(one),

@@ -8,10 +8,12 @@ const known = new Map();
 const changed = signal();
 const library = signal();
 const connection = signal();
+const living = signal();
 
 export const ACTIVE = new Set(["waiting", "running"]);
 export const onChange = changed.add;
 export const onLibrary = library.add;
+export const onLive = living.add;
 export const onConnection = connection.add;
 
 /** Return all jobs, newest first. */
@@ -37,6 +39,7 @@ export function begin() {
   const source = new EventSource(link("/api/events"));
   let lost = false;
   source.addEventListener("job", (event) => merge(JSON.parse(event.data)));
+  source.addEventListener("live", (event) => living.say(JSON.parse(event.data)));
   source.addEventListener("library", () => library.say());
   source.addEventListener("open", () => {
     if (lost) load().catch(fail);

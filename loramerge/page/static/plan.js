@@ -114,6 +114,7 @@ export function planPanel(verb, { title = "Plan" } = {}) {
   const queue = newest(({ values, whole }) => live("plan", { verb, values, relations: whole }, `plan-${verb}`), {
     busy: (is) => {
       node.classList.toggle("busy", is);
+      if (is && node.dataset.state === "empty") fill(body, el("p.soft", {}, "Working it out…"));
       if (is) node.dataset.state = "busy";
     },
     done: (found, { whole }) => {

@@ -1,8 +1,9 @@
 // The picture beside the sliders. It is asked for as soon as something moves; one request at a time, the newest wins.
 
-import { link, live } from "./api.js";
+import { keyOf, link, live } from "./api.js";
 import { el, fill, fresh, later } from "./dom.js";
 import { icon } from "./icons.js";
+import { onLive } from "./jobs.js";
 import { newest } from "./live.js";
 import { pick } from "./picker.js";
 import { failure } from "./toast.js";
@@ -98,6 +99,13 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     },
   });
 
+  const doing = { loading: "Loading the model", preview: "Drawing" };
+  const endLive = onLive((event) => {
+    if (event.key !== keyOf("preview") || node.dataset.state !== "busy" || !doing[event.task]) return;
+    const share = event.total > 1 ? ` ${Math.round((100 * event.done) / event.total)} %` : "";
+    if (event.task === "loading" || node.dataset.drawn === undefined) said.textContent = `${doing[event.task]}…${share}`;
+  });
+
   function ask(body) {
     if (about.drawing === false) return;
     if (!body) {
@@ -145,6 +153,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     ask,
     isDrawing: () => node.dataset.state === "busy",
     stop: () => {
+      endLive();
       plain.stop();
       queue.stop();
     },

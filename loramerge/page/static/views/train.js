@@ -58,7 +58,7 @@ function watching() {
   }
   const draw = () => {
     const one = job(id);
-    if (one) fill(head, jobBlock(one, { quiet: true }));
+    if (one) fill(head, jobBlock(one, { quiet: true, here: true }));
   };
   const end = onChange((which) => {
     if (which !== null && which !== id) return;
@@ -89,7 +89,10 @@ export function show(root, { about, verbs, query }) {
   const watch = watching();
   const end = actionPanel("train", values, {
     label: "Start training", missing: "Choose a base model and a folder of images.", kept: value, keep,
-    started: (id) => watch.show(id),
+    started: (id) => {
+      watch.show(id);
+      scrollTo({ top: 0, behavior: "smooth" });
+    },
   });
   const check = later(() => plan.ask(values()), 400);
   const settings = form({ verb: "train", info, values: value.values, about, kept: value, onchange: () => {
