@@ -26,8 +26,8 @@ async function answered(path, options) {
     throw new ApiError(0, { text: "The server does not answer.", hint: "Start `loramerge ui` again in the terminal." });
   }
   const said = response.headers.get("content-type")?.startsWith("application/json") ? await response.json() : null;
+  if (said?.replaced) throw new Replaced();
   if (response.ok) return said;
-  if (response.status === 409 && said?.replaced) throw new Replaced();
   throw new ApiError(response.status, said?.error);
 }
 

@@ -54,11 +54,11 @@ function handle(drawn, points, index, choose, text) {
   return { node: el("div.handle", {}, el("label", { for: id }, "Smaller to larger"), range), said };
 }
 
-function worstTable(worst) {
+function worstTable(worst, open) {
   if (!worst?.length) return null;
-  return el("details.more", {}, el("summary", {}, "Modules that lose most"), el("div.scroll", {}, el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Module"), el("th.right", { scope: "col" }, "Error"))),
-    el("tbody", {}, worst.slice(0, 12).map((one) => el("tr", {}, el("td.breaks", {}, one.module), el("td.right", {}, percent(one.relative_error))))))));
+  return el("details.more", { open }, el("summary", {}, "Modules that lose most"), el("div.scroll", {}, el("table", {},
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Module"), el("th.right", { scope: "col" }, "Rank"), el("th.right", { scope: "col" }, "Error"))),
+    el("tbody", {}, worst.slice(0, 12).map((one) => el("tr", {}, el("td.breaks", {}, one.module), el("td.right", {}, one.rank ?? ""), el("td.right", {}, percent(one.relative_error))))))));
 }
 
 export function show(root, { about, verbs, query }) {
@@ -71,6 +71,7 @@ export function show(root, { about, verbs, query }) {
   }
   let found = null;
   const place = el("div.curve-place");
+  const worst = el("div");
   const ready = () => value.values.adapter && Object.keys(value.values).some((word) => !["adapter", "to", "for", "dtype", "base"].includes(word));
   const values = () => (ready() ? wire("resize", info, value.values, about) : null);
   const plan = planPanel("resize");
@@ -91,6 +92,7 @@ export function show(root, { about, verbs, query }) {
     if (value.by === "rank") value.values.rank = one.rank;
     else value.values.max_size = one.max_size ?? asSize(one.size);
     changed();
+    askWorst();
   }
   function draw() {
     const own = points();
@@ -110,11 +112,20 @@ export function show(root, { about, verbs, query }) {
       } }, name)));
     const hold = handle(drawn, own, index, choose, text);
     fill(place, el("div.row", {}, ways, el("span.grow"), hold.said), drawn.node, hold.node,
-      el("p.soft.small", {}, `The file has ${size(found.size_before)} now. The error is the share of the change's norm that is lost.`), worstTable(found.worst));
+      el("p.soft.small", {}, `The file has ${size(found.size_before)} now. The error is the share of the change's norm that is lost.`), worst);
     if (value.place === null) choose(index);
+    else askWorst();
     return undefined;
   }
-  const queue = newest((adapter) => live("curve", { verb: "resize", values: { adapter, rank: 1, ...(value.values.base ? { base: value.values.base } : {}) } }, "curve"), {
+  const curveAt = (choice) => ({ verb: "resize", values: { adapter: value.values.adapter, ...choice, ...(value.values.base ? { base: value.values.base } : {}) } });
+  const worstQueue = newest((choice) => live("curve", curveAt(choice), "curve-worst"), {
+    done: (answer) => fill(worst, worstTable(answer.worst, worst.querySelector("details")?.open)),
+  });
+  const askWorst = later(() => {
+    const { rank, max_size } = value.values;
+    if (rank || max_size) worstQueue.ask(rank ? { rank } : { max_size });
+  }, 200);
+  const queue = newest(() => live("curve", curveAt({ rank: 1 }), "curve"), {
     busy: (is) => {
       place.classList.toggle("busy", is);
       if (is && !found) fill(place, el("p.soft", { role: "status" }, "Computing the curve…"));
@@ -145,6 +156,8 @@ export function show(root, { about, verbs, query }) {
   load();
   plan.ask(values());
   return () => {
+    askWorst.cancel();
+    worstQueue.stop();
     queue.stop();
     plan.stop();
     end.stop();
