@@ -47,6 +47,16 @@ export function wire(verb, info, values, about) {
   return found;
 }
 
+/** Return a parameter of several operators with the help and the default that it has for one. */
+function forOperator(one, operator) {
+  if (!one.operators?.length) return one;
+  const parts = one.help.split(/(?<=\.) (?=[\w-]+(?:, [\w-]+)*: )/);
+  const own = parts.map((part) => part.match(/^([\w-]+(?:, [\w-]+)*): (.*)$/s)).find((found) => found?.[1].split(", ").includes(operator));
+  if (!own) return one;
+  const standard = own[2].match(/\s*\[default: ([^\]]+)\]/);
+  return { ...one, help: own[2].replace(standard?.[0] ?? "", ""), default: one.default ?? standard?.[1] ?? null };
+}
+
 /** Return the words of parameters that must be given and are not. */
 export function missing(verb, info, values) {
   return settable(verb, info).filter((one) => one.required && (values[one.word] === undefined || values[one.word] === null
@@ -65,14 +75,15 @@ export function form({ verb, info, values, about, skip = [], onchange, first, ke
   const words = first ?? FIRST[verb] ?? all.filter((one) => one.required).map((one) => one.word);
   const leading = words.map((word) => all.find((one) => one.word === word)).filter(Boolean);
   const rest = all.filter((one) => !words.includes(one.word));
-  const make = (one) => field(one, values[one.word], (value) => {
+  const make = (one) => field(forOperator(one, operatorOf()), values[one.word], (value) => {
     if (value === undefined) delete values[one.word];
     else values[one.word] = value;
     onchange(one.word);
     if (one.word === "method") draw();
   }, about);
+  const operatorOf = () => values.method ?? all.find((one) => one.word === "method")?.default;
   function draw() {
-    const operator = values.method ?? all.find((one) => one.word === "method")?.default;
+    const operator = operatorOf();
     const chosen = about.operators?.find((one) => one.name === operator);
     const own = rest.filter((one) => one.operators?.length && belongs(one, operator));
     const more = rest.filter((one) => !one.operators?.length);

@@ -6,11 +6,31 @@ import { icon } from "./icons.js";
 import { share } from "./job.js";
 import { active, onChange, onConnection } from "./jobs.js";
 import { FOOT, ROUTES, describe, others } from "./routes.js";
+import { CARD } from "./stack.js";
 import { isDark, toggle } from "./theme.js";
 import { plural } from "./words.js";
 
-const entry = (name, route) =>
-  el("a.nav-link", { href: `#/${name}`, "data-route": name }, icon(route.icon), el("span", {}, route.title));
+const TAKES = { mix: "add", resize: "file", bake: "file", convert: "file", inspect: "file", compare: "file" };
+
+/** Return a link of the navigation; a card may be dropped on one that takes a file. */
+function entry(name, route) {
+  const link = el("a.nav-link", { href: `#/${name}`, "data-route": name }, icon(route.icon), el("span", {}, route.title));
+  const word = TAKES[name];
+  if (!word) return link;
+  link.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes(CARD)) return;
+    event.preventDefault();
+    link.classList.add("over");
+  });
+  link.addEventListener("dragleave", () => link.classList.remove("over"));
+  link.addEventListener("drop", (event) => {
+    event.preventDefault();
+    link.classList.remove("over");
+    const { reference } = JSON.parse(event.dataTransfer.getData(CARD));
+    location.hash = `#/${name}?${word}=${encodeURIComponent(reference)}`;
+  });
+  return link;
+}
 
 function groups(verbs) {
   const all = Object.entries(ROUTES).map(([name, route]) => [name, route]);

@@ -41,8 +41,17 @@ function settingsForm(settings, about, changed) {
     });
     return [el("div.field", {}, el("label", { for: `${id}-${name}` }, text), box), box];
   };
+  // the tiny model wants few steps and little guidance; others what is usual for them
+  const usual = () => {
+    const tiny = settings.base.startsWith("tiny");
+    Object.assign(settings, tiny ? { steps: FIRST_SETTINGS.steps, guidance: FIRST_SETTINGS.guidance } : { steps: 20, guidance: "" });
+    steps.value = String(settings.steps);
+    guidance.value = String(settings.guidance);
+  };
   const [seedField, seed] = input("seed", "Seed", { type: "number", min: 0, step: 1 });
-  const [baseField, baseBox] = input("base", "Base", { list: "bases" });
+  const [baseField, baseBox] = input("base", "Base", { list: "bases", onchange: () => usual() });
+  const [stepsField, steps] = input("steps", "Steps", { type: "number", min: 1, max: 1000 });
+  const [guidanceField, guidance] = input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" });
   seedField.append(el("button.icon-only.in-field", { type: "button", "aria-label": "Another seed", title: "Another seed", onclick: () => {
     seed.value = String(Math.floor(Math.random() * 100000));
     settings.seed = seed.value;
@@ -53,12 +62,13 @@ function settingsForm(settings, about, changed) {
     if (!found) return;
     settings.base = found[0].reference ?? found[0].path;
     baseBox.value = settings.base;
+    usual();
     changed();
   } }, icon("folder")));
   return el("details.more.draw-settings", { open: innerHeight > 1000 }, el("summary", {}, "Prompt, seed and base"), el("div.draw-fields", {},
     input("prompt", "Prompt", {})[0],
     el("div.fields.small-fields", {}, baseField, seedField,
-      input("steps", "Steps", { type: "number", min: 1, max: 1000 })[0], input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" })[0]),
+      stepsField, guidanceField),
     input("negative", "Negative prompt", {})[0]));
 }
 

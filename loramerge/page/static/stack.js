@@ -10,7 +10,7 @@ import { plain } from "./weights.js";
 import { weighting } from "./weighting.js";
 
 /** The kind of data that a dragged card carries. */
-const CARD = "application/x-loramerge-card";
+export const CARD = "application/x-loramerge-card";
 
 /** Return an item for a name and what is known of it. */
 export const itemOf = (name, { family = null, label = null, weight = 1 } = {}) => ({

@@ -70,6 +70,9 @@ export function ranks(found) {
   return least === most ? String(least) : `${least}–${most}`;
 }
 
+/** Return the kinds of a card, which are a list or counted by name. */
+export const kindsOf = (card) => (Array.isArray(card.kinds) ? card.kinds : Object.keys(card.kinds ?? {})).join(", ");
+
 /** Return the rank of a card in short, or nothing. */
 export const rankOf = (card) => (card.rank ?? ranks(card.ranks)) || "";
 

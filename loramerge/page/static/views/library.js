@@ -12,7 +12,7 @@ import { remembered } from "../store.js";
 import { copy, fail, say } from "../toast.js";
 import { wall } from "../wall.js";
 import { details } from "./card.js";
-import { plural, rankOf, size, stem } from "../words.js";
+import { kindsOf, plural, rankOf, size, stem } from "../words.js";
 
 const SORTS = { name: "Name", newest: "Newest", size: "Size", rank: "Rank", rating: "Rating", problems: "Problems" };
 const DOWN = new Set(["newest", "size", "rank", "rating", "problems"]);
@@ -54,7 +54,7 @@ function cardOf(again) {
       el("button.card-face", { type: "button", "aria-label": `Details of ${stem(card.name)}`, onclick: () => details(card, again) }, cover(card)),
       el("div.card-text", {},
         el("div.row.card-head", {}, el("h3", { title: card.path }, stem(card.name)), more),
-        el("p.soft.small", {}, [card.family, rankOf(card) ? `rank ${rankOf(card)}` : card.kinds?.join(", "), size(card.size)].filter(Boolean).join(" · ")),
+        el("p.soft.small", {}, [card.family, rankOf(card) ? `rank ${rankOf(card)}` : kindsOf(card), size(card.size)].filter(Boolean).join(" · ")),
         el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
         card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
       el("button.quiet.card-add", { type: "button", "aria-label": `Add ${stem(card.name)} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));

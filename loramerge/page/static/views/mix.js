@@ -32,7 +32,7 @@ function tray(take, about) {
   const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search adapters to add" });
   const load = later(async () => {
     try {
-      const { cards } = await get("/api/library", { words: search.value, limit: 8, sort: "name" });
+      const { cards } = await get("/api/library", { words: search.value, limit: 6, sort: "name" });
       fill(list, cards.map((card) => {
         const node = el("button.tray-card", { type: "button", title: card.path, onclick: () => take(card) }, icon("add"),
           el("span.tray-name", {}, stem(card.name)), el("span.soft.small", {}, [card.family, rankOf(card) && `rank ${rankOf(card)}`].filter(Boolean).join(" · ")));
@@ -56,8 +56,7 @@ function known(about, name) {
 
 export function show(root, { about, verbs, query }) {
   const info = verbs.mix;
-  const memory = remembered("mix", FIRST);
-  const { value, keep } = memory;
+  const { value, keep } = remembered("mix", FIRST);
   const added = query.getAll("add").filter((name) => query.getAll("add").length === 1 || !value.adapters.some((one) => one.name === name));
   for (const name of added) value.adapters.push(known(about, name));
   if (query.has("add")) history.replaceState(null, "", `${location.pathname}${location.search}#/mix`);
@@ -112,11 +111,9 @@ export function show(root, { about, verbs, query }) {
     about.drawing === false ? null : el("button.quiet", { type: "button", onclick: grid }, icon("library"), "Grid of weights"),
     el("span.grow"),
     el("button.quiet", { type: "button", onclick: () => {
-      value.adapters.length = 0;
-      memory.value.values = value.values = {};
-      value.output = "";
+      Object.assign(value, { adapters: [], values: {}, output: "" });
       keep();
-      location.reload();
+      dispatchEvent(new HashChangeEvent("hashchange"));
     } }, "Start over"));
   root.append(el("div.columns", {},
     el("div.column.main", {},
