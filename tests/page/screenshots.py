@@ -151,7 +151,8 @@ def screenshots(target: Path, wanted: tuple[str, ...]) -> None:
         for name, (route, size, scheme, prepare) in SHOTS.items():
             if wanted and name not in wanted:
                 continue
-            with opened(browser, address, route, size=size, scheme=scheme) as tab:
+            phone = {"is_mobile": True, "has_touch": True} if size == PHONE else {}
+            with opened(browser, address, route, size=size, scheme=scheme, **phone) as tab:
                 # where it runs is nobody's business, and other at each run
                 tab.view.locator(".folder bdi").evaluate(
                     "(n) => { n.textContent = '~/pictures-of-mine' }"

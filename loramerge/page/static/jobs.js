@@ -4,6 +4,7 @@ import { get, link, post, remove } from "./api.js";
 import { signal } from "./store.js";
 import { fail } from "./toast.js";
 
+const HIDDEN = 10000; // milliseconds
 const known = new Map();
 const changed = signal();
 const library = signal();
@@ -34,22 +35,41 @@ function merge(part) {
   changed.say(part.id);
 }
 
-/** Begin to listen. A browser opens the stream again by itself when it broke. */
-export function begin() {
-  const source = new EventSource(link("/api/events"));
-  let lost = false;
+let source = null;
+let missed = false;
+
+function open() {
+  source = new EventSource(link("/api/events"));
   source.addEventListener("job", (event) => merge(JSON.parse(event.data)));
   source.addEventListener("live", (event) => living.say(JSON.parse(event.data)));
   source.addEventListener("library", () => library.say());
   source.addEventListener("open", () => {
-    if (lost) load().catch(fail);
-    lost = false;
+    if (missed) load().then(() => library.say(), fail);
+    missed = false;
     connection.say(true);
   });
   source.addEventListener("error", () => {
-    lost = true;
+    missed = true;
     connection.say(false);
   });
+}
+
+function close() {
+  source?.close();
+  source = null;
+  missed = true;
+}
+
+/** Begin to listen. A browser opens the stream again by itself when it broke. */
+export function begin() {
+  // a browser has six connections to one server for all tabs: one in the background gives its own back
+  let timer = 0;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(timer);
+    if (document.hidden) timer = setTimeout(close, HIDDEN);
+    else if (!source) open();
+  });
+  open();
   return load();
 }
 

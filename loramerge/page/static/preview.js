@@ -96,7 +96,8 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     done: async (answer, body) => {
       await view.showB(pictureOf(answer), "mix").catch(() => {});
       fill(problem);
-      said.textContent = `${answer.columns.at(-1).label} · ${seconds(answer.seconds ?? 0)}`;
+      const text = body.of ? "The mix as it would be saved" : answer.columns.at(-1).label;
+      said.textContent = `${text} · ${seconds(answer.seconds ?? 0)}`;
       node.dataset.drawn = JSON.stringify(body);
       if (body !== asked) return;
       state(DRAW);
